@@ -1,0 +1,45 @@
+//! What an entry carries: the protobuf types generated from `proto/raftkvd.proto`, and their coding.
+//!
+//! A normal entry's data is a [`Batch`]: many clients' commands share one entry. A conf change entry carries in its
+//! context a batch with exactly one command.
+//!
+//! Invariants: an encoded batch is never empty (raft-rs turns a refused conf change into an entry without data, so
+//! "no data" must mean "nothing to apply"); no two commands of one batch write the same key (the ETag of a key is
+//! the index of the entry that wrote it, and has to tell two values apart).
+
+use bytes::Bytes;
+use protobuf::{CodedInputStream, Message as _, ProtobufError};
+
+// The generator is older than some lints.
+#[allow(clippy::all, rustdoc::all, missing_docs, unused)]
+#[allow(mismatched_lifetime_syntaxes, renamed_and_removed_lints)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/mod.rs"));
+}
+
+pub use generated::raftkvd::{
+    Batch, Command, Etags, Kind, Member, RemovedMember, ReplicatedState, Session, SnapshotHeader,
+};
+
+/// Encodes a batch for an entry.
+pub fn encode(batch: &Batch) -> Bytes {
+    assert!(
+        !batch.commands.is_empty(),
+        "a batch of member {} has no command: an empty entry means nothing to apply",
+        batch.member
+    );
+    Bytes::from(
+        batch
+            .write_to_bytes()
+            .expect("a batch has no required field that could be missing"),
+    )
+}
+
+/// Decodes the data of an entry. Keys and values are slices of `data` and keep it alive.
+pub fn decode(data: &Bytes) -> Result<Batch, ProtobufError> {
+    let mut stream = CodedInputStream::from_carllerche_bytes(data);
+    let mut batch = Batch::new();
+    batch.merge_from(&mut stream)?;
+    stream.check_eof()?;
+    Ok(batch)
+}

@@ -1,0 +1,139 @@
+//! Every limit, with its unit in its name, and the settings of one process.
+//!
+//! The command line is parsed in `cli.rs` into a [`Config`]; all other modules take what they need from here.
+
+use crate::members::PeerUrl;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What one process was told on its command line, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This member's id, at least 1.
+    pub id: u64,
+    /// Peer URLs of `--cluster`: the i-th (from 1) is that of member i. Used on the very first start only.
+    pub cluster: Vec<PeerUrl>,
+    /// This member joins a running cluster: start with an empty log and wait for its leader.
+    pub join: bool,
+    /// Where clients connect.
+    pub client_address: SocketAddr,
+    /// Where peers connect.
+    pub peer_address: SocketAddr,
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// A snapshot is due when the log since the last one outweighs this and the last snapshot's size.
+    pub snapshot_bytes: u64,
+    /// Largest value a client may write.
+    pub value_bytes_max: usize,
+    /// Longest key, after percent-decoding.
+    pub key_bytes_max: usize,
+    /// By when every request is answered.
+    pub request_timeout: Duration,
+    /// Interval of the leader's heartbeats.
+    pub heartbeat: Duration,
+    /// A follower that heard nothing for one to two of these starts an election.
+    pub election_timeout: Duration,
+}
+
+impl Config {
+    /// Length of a raft tick: a fifth of a heartbeat, so that election timeouts are spread finely.
+    pub fn tick(&self) -> Duration {
+        (self.heartbeat / TICKS_PER_HEARTBEAT).max(Duration::from_millis(1))
+    }
+
+    /// The election timeout in ticks, rounded up.
+    pub fn election_ticks(&self) -> usize {
+        self.election_timeout
+            .as_micros()
+            .div_ceil(self.tick().as_micros()) as usize
+    }
+
+    /// The heartbeat interval in ticks.
+    pub fn heartbeat_ticks(&self) -> usize {
+        (self.heartbeat.as_micros() / self.tick().as_micros()).max(1) as usize
+    }
+}
+
+const TICKS_PER_HEARTBEAT: u32 = 5;
+
+// ---- Proposals and reads waiting in the node ----
+
+/// Proposals that wait for their outcome in one node; one more is refused with `QueueFull`.
+pub const PROPOSALS_MAX: usize = 32_768;
+/// Bytes of keys and values of those proposals.
+pub const PROPOSAL_BYTES_MAX: usize = 128 << 20;
+/// Linearizable reads that wait in one node.
+pub const READS_MAX: usize = 65_536;
+/// Commands are put into one entry up to this size; a larger command gets an entry of its own.
+pub const ENTRY_BYTES_MAX: usize = 256 << 10;
+/// Entries of one forwarded proposal message, in bytes; a single larger entry still goes, alone.
+pub const PROPOSE_BYTES_MAX: usize = 4 << 20;
+/// Commands in one entry at most.
+pub const ENTRY_COMMANDS_MAX: usize = 4_096;
+/// Membership changes that a leader holds back until it may propose one.
+pub const HELD_CONF_CHANGES_MAX: usize = 16;
+
+// ---- raft ----
+
+/// Entries of one append message, in bytes; a single larger entry still goes, alone.
+pub const APPEND_BYTES_MAX: u64 = 512 << 10;
+/// Append messages to one peer that are not yet answered.
+pub const APPENDS_IN_FLIGHT_MAX: usize = 128;
+/// Entries in a leader's log that are not committed; further proposals wait.
+pub const UNCOMMITTED_BYTES_MAX: u64 = 256 << 20;
+/// Committed entries that one pass of the loop publishes.
+pub const COMMITTED_BYTES_PER_READY_MAX: u64 = 4 << 20;
+/// Published entries that the store has not applied; beyond it a follower takes no further appends.
+pub const UNAPPLIED_BYTES_MAX: usize = 256 << 20;
+/// Peer messages waiting for the raft loop; further ones are dropped, and raft resends.
+pub const INBOX_MESSAGES_MAX: usize = 16_384;
+/// Bytes of those messages.
+pub const INBOX_MESSAGE_BYTES_MAX: usize = 256 << 20;
+
+// ---- storage ----
+
+/// A WAL segment is closed, and a new one begun, when it has reached this size.
+pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+/// Longest WAL record; a longer one is corrupt. It has to hold the largest entry, so it exceeds `VALUE_BYTES_LIMIT`.
+pub const RECORD_BYTES_MAX: usize = 128 << 20;
+/// Snapshot files that are kept.
+pub const SNAPSHOTS_KEPT: usize = 2;
+/// Target size of a snapshot's blocks.
+pub const SNAPSHOT_BLOCK_BYTES: usize = 256 << 10;
+
+// ---- transport ----
+
+/// Frames between peers are at most this long, so that a length field can't make a receiver allocate without bound.
+/// It exceeds the largest message (an append of one entry with a value of `VALUE_BYTES_LIMIT`) with room to spare.
+pub const FRAME_BYTES_MAX: usize = 128 << 20;
+/// Messages are coalesced into one frame up to this size.
+pub const FRAME_BYTES_TARGET: usize = 1 << 20;
+/// Bytes queued for one peer on one connection; further messages are dropped and reported to raft.
+pub const PEER_QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Messages queued for one peer on one connection.
+pub const PEER_QUEUE_MESSAGES_MAX: usize = 8_192;
+/// Connections that the peer port holds at one time.
+pub const PEER_CONNECTIONS_MAX: usize = 1_024;
+
+// ---- client API ----
+
+/// The largest `--max-value-bytes`: a value travels in one record and one frame.
+pub const VALUE_BYTES_LIMIT: usize = 64 << 20;
+/// The largest `--max-key-bytes`; the head of a request has to hold the key, percent-encoded.
+pub const KEY_BYTES_LIMIT: usize = 16 << 10;
+/// Connections that the client port holds at one time.
+pub const CLIENT_CONNECTIONS_MAX: usize = 16_384;
+/// Bytes of request bodies that are being read or wait for their outcome, over all connections.
+pub const BODY_BYTES_MAX: usize = 512 << 20;
+/// Time a client has to send the head of its request.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest head of a request.
+pub const HEADER_BYTES_MAX: usize = 64 << 10;
+/// Etags in one If-Match or If-None-Match.
+pub const ETAGS_MAX: usize = 64;
+
+// ---- stopping ----
+
+/// How long a SIGTERM waits for leadership to be handed over and for requests to be answered.
+pub const STOP_TIMEOUT: Duration = Duration::from_millis(1_500);

@@ -1,0 +1,272 @@
+//! Everything that the raft loop waits for, in one place: what clients propose and read, what peers say, what has
+//! become durable or was applied, and a few rare notices.
+//!
+//! One lock and one condition variable, so that a pass of the loop costs one wake-up however many events wait, and
+//! so that the loop sees them in a consistent cut: an event that was caused by another (a vote answers a request
+//! that was sent after its fsync) is never taken without it.
+//!
+//! Every lane has a limit. Clients are told that the queue is full; peer messages are dropped, since raft resends.
+
+use crate::config;
+use crate::proposal::{NotProposed, Outcome, Proposal, Read};
+use crate::storage::SnapshotMeta;
+use futures_channel::oneshot;
+use protobuf::Message as _;
+use raft::eraftpb::Message;
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Instant;
+
+/// The raft loop's inbox. Shared by the API, the transport, the WAL thread and the apply thread.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    events: Mutex<Events>,
+    wake: Condvar,
+}
+
+/// What the loop takes in one pass.
+#[derive(Debug, Default)]
+pub struct Events {
+    /// New proposals, in order of arrival.
+    pub proposals: Vec<Proposal>,
+    /// New linearizable reads.
+    pub reads: Vec<Read>,
+    /// Messages of peers, checked by the transport to come from a member and to be for this one.
+    pub messages: Vec<Message>,
+    /// Number of the newest ready whose save is durable, 0 when there is no news.
+    pub persisted: u64,
+    /// Index of the newest entry in the map, 0 when there is no news.
+    pub applied: u64,
+    /// Bytes of entry data applied since the last pass.
+    pub applied_bytes: usize,
+    /// The rest.
+    pub notices: Vec<Notice>,
+    message_bytes: usize,
+    proposal_bytes: usize,
+    messages_dropped: u64,
+    /// What the node already holds; see [`Inbox::take`].
+    held: Held,
+}
+
+/// What the node holds of proposals and reads whose outcome is open. They count towards the inbox's limits.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Held {
+    /// Proposals.
+    pub proposals: usize,
+    /// Bytes of their keys and values.
+    pub proposal_bytes: usize,
+    /// Reads.
+    pub reads: usize,
+}
+
+/// Rare events.
+#[derive(Debug)]
+pub enum Notice {
+    /// A message to this peer was dropped, or its connection failed.
+    Unreachable(u64),
+    /// The transfer of a snapshot to a peer has ended.
+    SnapshotSent {
+        /// The receiver.
+        to: u64,
+        /// It has the whole file, checked and durable.
+        ok: bool,
+    },
+    /// A snapshot that this node took is durable in its final place; `None`: it could not be written.
+    SnapshotWritten(Option<Box<SnapshotWritten>>),
+    /// A peer refuses to talk to this member.
+    Refused(Verdict),
+    /// Somebody wants to know how things stand.
+    Status(oneshot::Sender<crate::status::Status>),
+    /// Hand over leadership and stop.
+    Stop,
+}
+
+/// A snapshot file that was written.
+#[derive(Debug)]
+pub struct SnapshotWritten {
+    /// What it holds.
+    pub meta: SnapshotMeta,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Why a peer refuses this member, in the peer's own view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// The peer that refuses.
+    pub by: u64,
+    /// It is the leader, so its view is the newest.
+    pub by_leader: bool,
+    /// Its reason.
+    pub reason: Reason,
+}
+
+/// The reasons of a [`Verdict`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// This id was removed by the entry at this index.
+    Removed {
+        /// Index of the removing entry.
+        removed_index: u64,
+    },
+    /// No member has this id.
+    NotAMember,
+    /// The peer knows another data directory (incarnation) under this id.
+    WrongIncarnation {
+        /// Index of the entry that added the member which the peer knows.
+        added_index: u64,
+    },
+    /// The peer knows that this id was added later than this member's own state says: it is of an earlier life.
+    AddedLater {
+        /// Index of the entry that added the member which the peer knows.
+        added_index: u64,
+    },
+    /// The peer belongs to another cluster.
+    WrongCluster {
+        /// The peer's cluster id.
+        theirs: u64,
+    },
+    /// The peer has another member id than the URL stands for here: two addresses were mixed up.
+    WrongReceiver {
+        /// The id that answered.
+        actual: u64,
+    },
+}
+
+impl Inbox {
+    /// Queues a proposal. Its outcome, `QueueFull` included, comes by its reply.
+    pub fn propose(&self, proposal: Proposal) {
+        let bytes = proposal.command.key.len() + proposal.command.value.len();
+        let mut events = self.lock();
+        let count = events.held.proposals + events.proposals.len();
+        let total = events.held.proposal_bytes + events.proposal_bytes + bytes;
+        // A lone command always fits, whatever --max-value-bytes is.
+        if count >= config::PROPOSALS_MAX || (count > 0 && total > config::PROPOSAL_BYTES_MAX) {
+            drop(events);
+            // The receiver may be gone: then nobody wants to know.
+            let _ = proposal
+                .reply
+                .send(Outcome::NotProposed(NotProposed::QueueFull));
+            return;
+        }
+        events.proposal_bytes += bytes;
+        events.proposals.push(proposal);
+        self.notify(events);
+    }
+
+    /// Queues a linearizable read. Its outcome, `QueueFull` included, comes by its reply.
+    pub fn read(&self, read: Read) {
+        let mut events = self.lock();
+        if events.held.reads + events.reads.len() >= config::READS_MAX {
+            drop(events);
+            let _ = read.reply.send(Err(NotProposed::QueueFull));
+            return;
+        }
+        events.reads.push(read);
+        self.notify(events);
+    }
+
+    /// Queues messages of a peer; `bytes` is their encoded size. Over the limit they are dropped and counted.
+    pub fn receive(&self, messages: Vec<Message>, bytes: usize) {
+        let mut events = self.lock();
+        let count = events.messages.len() + messages.len();
+        let total = events.message_bytes + bytes;
+        if !events.messages.is_empty()
+            && (count > config::INBOX_MESSAGES_MAX || total > config::INBOX_MESSAGE_BYTES_MAX)
+        {
+            events.messages_dropped += messages.len() as u64;
+            return;
+        }
+        events.message_bytes = total;
+        events.messages.extend(messages);
+        self.notify(events);
+    }
+
+    /// The save of this ready, and so of all before it, is durable.
+    pub fn persisted(&self, number: u64) {
+        let mut events = self.lock();
+        events.persisted = number;
+        self.notify(events);
+    }
+
+    /// The map holds everything up to this index; `bytes` of entry data were applied for it.
+    pub fn applied(&self, index: u64, bytes: usize) {
+        let mut events = self.lock();
+        events.applied = index;
+        events.applied_bytes += bytes;
+        self.notify(events);
+    }
+
+    /// Queues a notice. A peer that is unreachable is noted once a pass.
+    pub fn notice(&self, notice: Notice) {
+        let mut events = self.lock();
+        if let Notice::Unreachable(id) = notice {
+            let known = |n: &Notice| matches!(n, Notice::Unreachable(other) if *other == id);
+            if events.notices.iter().any(known) {
+                return;
+            }
+        }
+        events.notices.push(notice);
+        self.notify(events);
+    }
+
+    /// Takes everything that waits; with nothing there, waits until something comes or the deadline passes.
+    /// `held` is what the node holds at this moment.
+    pub fn take(&self, deadline: Instant, held: Held) -> Events {
+        let mut events = self.lock();
+        events.held = held;
+        while events.is_empty() {
+            let wait = deadline.saturating_duration_since(Instant::now());
+            if wait.is_zero() {
+                break;
+            }
+            events = self
+                .wake
+                .wait_timeout(events, wait)
+                .expect("a thread panicked while it held the inbox")
+                .0;
+        }
+        let taken = std::mem::take(&mut *events);
+        // Until the next pass the node holds also what was just taken.
+        events.held = Held {
+            proposals: held.proposals + taken.proposals.len(),
+            proposal_bytes: held.proposal_bytes + taken.proposal_bytes,
+            reads: held.reads + taken.reads.len(),
+        };
+        events.messages_dropped = taken.messages_dropped;
+        taken
+    }
+
+    /// Peer messages dropped so far because the loop could not keep up.
+    pub fn messages_dropped(&self) -> u64 {
+        self.lock().messages_dropped
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Events> {
+        self.events
+            .lock()
+            .expect("a thread panicked while it held the inbox")
+    }
+
+    fn notify(&self, events: MutexGuard<'_, Events>) {
+        // The loop sleeps only on an empty inbox, so later events of the same pass cost no system call: the standard
+        // library's notify_one does nothing when nobody waits.
+        drop(events);
+        self.wake.notify_one();
+    }
+}
+
+impl Events {
+    fn is_empty(&self) -> bool {
+        self.proposals.is_empty()
+            && self.reads.is_empty()
+            && self.messages.is_empty()
+            && self.persisted == 0
+            && self.applied == 0
+            && self.notices.is_empty()
+    }
+}
+
+/// The encoded size of messages, as [`Inbox::receive`] and the transport's queues count it.
+pub fn encoded_bytes(messages: &[Message]) -> usize {
+    messages.iter().map(|m| m.compute_size() as usize).sum()
+}

@@ -1,0 +1,12 @@
+//! raftkvd.
+
+#![warn(missing_docs)]
+
+pub mod command;
+pub mod commit;
+pub mod config;
+pub mod inbox;
+pub mod members;
+pub mod proposal;
+pub mod status;
+pub mod storage;

@@ -1,0 +1,95 @@
+//! A client's wish on its way through raft, and what became of it.
+//!
+//! The reply travels with the data: the API puts the sending half of a one-shot channel into the [`Proposal`] or
+//! [`Read`], the node carries it beside the pending command, and whoever learns the outcome uses it up. Dropping a
+//! reply unused means "unknown" to the receiver, so no path can forget a client silently.
+//!
+//! The channel is that of `futures-channel`, which belongs to no runtime: nothing between here and the store needs
+//! tokio.
+
+use crate::command::Command;
+use futures_channel::oneshot;
+
+/// What became of a proposal. "Failed" ([`Outcome::NotProposed`]) and "unknown" are different answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Committed on a majority's disks and applied here. `index` is that of its entry.
+    Applied {
+        /// The index of the entry that carried it: the new ETag.
+        index: u64,
+    },
+    /// Committed, and its condition did not hold; nothing was changed. `current` is the ETag of the key, if it exists.
+    ConditionFailed {
+        /// The ETag the key has, `None` when it is absent.
+        current: Option<u64>,
+    },
+    /// Committed, and refused by the rules of membership; nothing was changed.
+    Refused(Refusal),
+    /// It surely was not proposed and never will be.
+    NotProposed(NotProposed),
+    /// It was handed to raft and may yet be applied, or not.
+    Unknown,
+}
+
+/// Why a membership change was refused when its turn came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A member has this id, with another URL.
+    #[error("this id belongs to a member with another URL")]
+    IdTaken,
+    /// Another member has this URL.
+    #[error("this URL belongs to another member")]
+    UrlTaken,
+    /// There is no such member.
+    #[error("there is no such member")]
+    NotFound,
+    /// The last voter can't be removed.
+    #[error("the last voter can't be removed")]
+    LastVoter,
+    /// One membership change at a time.
+    #[error("another membership change is under way")]
+    ChangeUnderWay,
+}
+
+/// Why a proposal or a linearizable read surely had no effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotProposed {
+    /// No leader was known until the deadline.
+    #[error("no leader is known")]
+    NoLeader,
+    /// A leader was known but did not answer until the deadline (reads only).
+    #[error("the leader did not confirm the read in time")]
+    NoQuorum,
+    /// Too much is already waiting.
+    #[error("too many requests are waiting")]
+    QueueFull,
+    /// This process is stopping.
+    #[error("this member is stopping")]
+    Stopping,
+}
+
+/// One command and where its outcome goes.
+#[derive(Debug)]
+pub struct Proposal {
+    /// What to do. Its `sequence` is set by the node.
+    pub command: Command,
+    /// When to give up, in ticks from now: the outcome is then `NotProposed` or `Unknown`. At least 1.
+    pub deadline_ticks: u64,
+    /// Where the outcome goes.
+    pub reply: Reply,
+}
+
+/// Where the outcome of a proposal goes.
+pub type Reply = oneshot::Sender<Outcome>;
+
+/// A linearizable read: the reply comes once everything that was acknowledged before the read arrived is in the map.
+#[derive(Debug)]
+pub struct Read {
+    /// When to give up, in ticks from now. At least 1.
+    pub deadline_ticks: u64,
+    /// Where the permission to read, or the reason against, goes.
+    pub reply: ReadReply,
+}
+
+/// Where the permission to read goes.
+pub type ReadReply = oneshot::Sender<Result<(), NotProposed>>;

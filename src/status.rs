@@ -1,0 +1,49 @@
+//! How things stand on this node: what `GET /-/status` shows.
+
+use crate::members::PeerUrl;
+
+/// A consistent view of the raft loop, taken between two passes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// This member.
+    pub id: u64,
+    /// Cluster id, 0 while a joiner has not learned it.
+    pub cluster: u64,
+    /// `leader`, `follower`, `candidate`, `learner`.
+    pub role: &'static str,
+    /// The leader this node knows of, 0 for none.
+    pub leader: u64,
+    /// Current term.
+    pub term: u64,
+    /// Highest index known to be committed.
+    pub committed: u64,
+    /// Highest index in the map.
+    pub applied: u64,
+    /// Index of the newest snapshot.
+    pub snapshot: u64,
+    /// The members as of `applied`.
+    pub members: Vec<MemberStatus>,
+}
+
+/// One member, as this node sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Its id.
+    pub id: u64,
+    /// Its peer URL.
+    pub url: PeerUrl,
+    /// It replicates and does not vote yet.
+    pub learner: bool,
+    /// On the leader: up to where its log is known to match, and whether it was heard within the last election
+    /// timeout.
+    pub progress: Option<Progress>,
+}
+
+/// What a leader knows of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Highest index known to be on its disk.
+    pub matched: u64,
+    /// It answered lately.
+    pub active: bool,
+}
