@@ -25,6 +25,8 @@ pub enum Commit {
 pub struct Apply {
     /// Index of the entry; the ETag of what it writes.
     pub index: u64,
+    /// What the entry weighs, for the limit on published entries that are not applied yet.
+    pub bytes: usize,
     /// Commands on the map, in order. Empty for an entry that only moves the index (a new leader's, a conf change).
     pub commands: Vec<(Command, Option<Reply>)>,
 }

@@ -71,8 +71,6 @@ pub const ENTRY_BYTES_MAX: usize = 256 << 10;
 pub const PROPOSE_BYTES_MAX: usize = 4 << 20;
 /// Commands in one entry at most.
 pub const ENTRY_COMMANDS_MAX: usize = 4_096;
-/// Membership changes that a leader holds back until it may propose one.
-pub const HELD_CONF_CHANGES_MAX: usize = 16;
 
 // ---- raft ----
 
@@ -91,10 +89,17 @@ pub const INBOX_MESSAGES_MAX: usize = 16_384;
 /// Bytes of those messages.
 pub const INBOX_MESSAGE_BYTES_MAX: usize = 256 << 20;
 
+/// A learner that lacks at most this many entries is made a voter.
+pub const PROMOTION_LAG_ENTRIES_MAX: u64 = 128;
+/// Entries behind the newest snapshot that stay in memory for followers that are a little behind.
+pub const LOG_TRAILING_BYTES_MAX: u64 = 16 << 20;
+
 // ---- storage ----
 
 /// A WAL segment is closed, and a new one begun, when it has reached this size.
 pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+/// Jobs that one write of the WAL takes together.
+pub const JOBS_PER_WRITE_MAX: usize = 256;
 /// Longest WAL record; a longer one is corrupt. It has to hold the largest entry, so it exceeds `VALUE_BYTES_LIMIT`.
 pub const RECORD_BYTES_MAX: usize = 128 << 20;
 /// Snapshot files that are kept.
@@ -137,3 +142,10 @@ pub const ETAGS_MAX: usize = 64;
 
 /// How long a SIGTERM waits for leadership to be handed over and for requests to be answered.
 pub const STOP_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// How long the runtime's tasks have to end after everything else has.
+pub const RUNTIME_STOP_TIMEOUT: Duration = Duration::from_millis(100);
+
+// ---- threads ----
+
+/// Threads of the tokio runtime: they serve all connections, of clients and of peers.
+pub const RUNTIME_THREADS: usize = 2;

@@ -70,13 +70,15 @@ pub enum Notice {
         /// It has the whole file, checked and durable.
         ok: bool,
     },
-    /// A snapshot that this node took is durable in its final place; `None`: it could not be written.
-    SnapshotWritten(Option<Box<SnapshotWritten>>),
+    /// A snapshot that this node took is durable in its final place.
+    SnapshotWritten(Box<SnapshotWritten>),
     /// A peer refuses to talk to this member.
     Refused(Verdict),
     /// Somebody wants to know how things stand.
     Status(oneshot::Sender<crate::status::Status>),
-    /// Hand over leadership and stop.
+    /// Hand leadership over, and say so once this node is not the leader any more or nobody could take it.
+    HandOver(oneshot::Sender<()>),
+    /// End the loop.
     Stop,
 }
 

@@ -75,7 +75,7 @@ impl Members {
     pub fn decide(&self, command: &Command) -> Result<Decision, Refusal> {
         let id = command.member_id;
         let known = self.members.get(&id);
-        let kind = match command.kind {
+        match command.kind {
             Kind::AddMember => {
                 let url = command
                     .member_url
@@ -88,11 +88,11 @@ impl Members {
                     None if self.members.values().any(|m| m.url == url) => {
                         return Err(Refusal::UrlTaken);
                     }
-                    None => ConfChangeType::AddLearnerNode,
+                    None => {}
                 }
             }
             Kind::PromoteMember => match known {
-                Some(member) if member.learner => ConfChangeType::AddNode,
+                Some(member) if member.learner => {}
                 Some(_) => return Ok(Decision::Nothing),
                 None => return Err(Refusal::NotFound),
             },
@@ -100,15 +100,12 @@ impl Members {
                 Some(member) if !member.learner && self.voters().count() == 1 => {
                     return Err(Refusal::LastVoter);
                 }
-                Some(_) => ConfChangeType::RemoveNode,
+                Some(_) => {}
                 None => return Err(Refusal::NotFound),
             },
-            Kind::Put | Kind::Delete => panic!("{:?} is no membership command", command.kind),
-        };
-        let mut change = ConfChange::default();
-        change.set_change_type(kind);
-        change.node_id = id;
-        Ok(Decision::Change(change))
+            Kind::Put | Kind::Delete => return Err(Refusal::NotFound),
+        }
+        Ok(Decision::Change(conf_change(command)))
     }
 
     /// Carries out a command that [`Members::decide`] accepted as a change, at the entry with this index.
@@ -212,6 +209,19 @@ impl Members {
             })
             .collect();
     }
+}
+
+/// What a membership command asks of raft.
+pub fn conf_change(command: &Command) -> ConfChange {
+    let mut change = ConfChange::default();
+    change.set_change_type(match command.kind {
+        Kind::AddMember => ConfChangeType::AddLearnerNode,
+        Kind::PromoteMember => ConfChangeType::AddNode,
+        Kind::RemoveMember => ConfChangeType::RemoveNode,
+        Kind::Put | Kind::Delete => panic!("{:?} is no membership command", command.kind),
+    });
+    change.node_id = command.member_id;
+    change
 }
 
 /// `http://host:port`: where a member's peers reach it. Compared and printed in one canonical form: the host in lower
