@@ -1,0 +1,1101 @@
+//! The node: drives raft-rs's `RawNode` by the Ready protocol and keeps what belongs to it: proposals and reads whose
+//! outcome is open, sessions, members.
+//!
+//! It stands between the raft loop, which feeds it events, and everything else, which gets its [`Output`]. It does no
+//! waiting: time is [`Node::tick`], durability is [`Node::persisted`], the disk and the network are values it
+//! returns. The daemon and a simulator drive the very same code.
+//!
+//! The protocol of one ready (raft 0.7.0; the caller repeats [`Node::ready`] until it gives nothing):
+//! 1. messages of a leader go out at once, beside its own fsync (thesis 10.2.1); promises (votes, append responses)
+//!    wait in the [`Job`] until the ready *and all before it* are durable, or a crash could break them;
+//! 2. entries and snapshot enter the in-memory log, since raft reads them back from there;
+//! 3. the job goes to the WAL, the ready is advanced, and committed entries are published in log order.
+//!
+//! Replicated state beside the map (members, sessions) changes here, at publication, and nowhere else: so each
+//! command's fate (stale, refused, to be applied) is decided before it reaches the store, alike on every node.
+//!
+//! Invariants, asserted: `snapshot <= applied <= published <= committed <= last`; every entry is published once, in
+//! order; raft's configuration equals `members`.
+
+mod pending;
+mod reads;
+#[cfg(test)]
+mod tests;
+
+use crate::command::{self, Batch, Command, Kind, ReplicatedState, Session};
+use crate::commit::{Apply, Commit};
+use crate::config;
+use crate::inbox::{Held, Reason, SnapshotWritten, Verdict};
+use crate::members::{Decision, Members};
+use crate::proposal::{NotProposed, Outcome, Proposal, Read, Refusal, Reply};
+use crate::status::{MemberStatus, Progress, Status};
+use crate::storage::log::{Log, entry_bytes};
+use crate::storage::{Mark, Recovered, Save, SnapshotMeta};
+use bytes::Bytes;
+use pending::Pending;
+use protobuf::Message as _;
+use raft::eraftpb::{ConfChange, Entry, EntryType, HardState, Message, MessageType};
+use raft::{ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
+use reads::Reads;
+use slog::{Logger, info, o, warn};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// What a node is made with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// This member.
+    pub id: u64,
+    /// Grows with every start of the process; durable before the node is made.
+    pub boot: u64,
+    /// Ticks of an election timeout.
+    pub election_ticks: usize,
+    /// Ticks between heartbeats.
+    pub heartbeat_ticks: usize,
+    /// See [`config::Config::snapshot_bytes`].
+    pub snapshot_bytes: u64,
+}
+
+/// What a call of [`Node::ready`] asks the caller to do, in the order of the fields.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// To send now.
+    pub messages: Vec<Message>,
+    /// To make durable.
+    pub job: Option<Job>,
+    /// To hand to the store.
+    pub commits: Vec<Commit>,
+    /// The members changed, and the change is durable where that matters.
+    pub members: Option<Arc<Members>>,
+    /// The leader changed; 0 for none.
+    pub leader: Option<u64>,
+    /// The process has to end. Told once; until it does, the node goes on.
+    pub exit: Option<Exit>,
+}
+
+impl Output {
+    /// There is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+            && self.job.is_none()
+            && self.commits.is_empty()
+            && self.members.is_none()
+            && self.leader.is_none()
+            && self.exit.is_none()
+    }
+}
+
+/// Work for the WAL.
+#[derive(Debug)]
+pub struct Job {
+    /// Passed to [`Node::persisted`] once this job and all before it are durable.
+    pub number: u64,
+    /// What to write.
+    pub save: Save,
+    /// To send once it is durable.
+    pub messages: Vec<Message>,
+}
+
+/// Why a node has to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// It is not a member any more, by the entry at this index, and a member that knows it said so.
+    Removed {
+        /// Index of the removing entry.
+        index: u64,
+    },
+    /// Its data directory is not the one its peers know for this id.
+    Wiped {
+        /// The peer that says so.
+        by: u64,
+    },
+    /// It is started as a first member, but this id was added to a running cluster.
+    NeedsJoin {
+        /// The peer that says so.
+        by: u64,
+    },
+    /// The leader knows of entries on this node's disk that are not there: it runs on an old or damaged copy.
+    LostLog {
+        /// What the leader holds to be committed here.
+        committed: u64,
+        /// What is here.
+        last: u64,
+    },
+}
+
+/// A raft member. See the module's documentation.
+pub struct Node {
+    settings: Settings,
+    raw: RawNode<Log>,
+    logger: Logger,
+    now: u64,
+    members: Members,
+    sessions: BTreeMap<u64, (u64, u64)>,
+    pending: Pending,
+    reads: Reads,
+    /// Resend what is in flight, from the first whose sequence is above this.
+    resend_after: Option<u64>,
+    /// Raft took no proposal at this tick and with this index published.
+    blocked: Option<(u64, u64)>,
+    last_news: u64,
+    published: u64,
+    applied: u64,
+    unapplied_bytes: usize,
+    /// Term and leader as of the last ready, and the role.
+    leadership: (u64, u64),
+    role: StateRole,
+    /// Index of a conf change that this leader proposed and that is not published.
+    conf_change_in_flight: u64,
+    last_ready: u64,
+    hard_state: HardState,
+    /// A commit index that no job carries yet: it waits for the next one that has to be written.
+    commit_unsaved: bool,
+    /// Numbers of jobs that are not durable, each with the term and vote it makes so.
+    jobs: VecDeque<(u64, (u64, u64))>,
+    durable_vote: (u64, u64),
+    /// Changes of members that may be told only once this ready is durable.
+    members_news: VecDeque<(u64, Arc<Members>)>,
+    snapshot_under_way: bool,
+    log_bytes_since_snapshot: u64,
+    last_snapshot_bytes: u64,
+    own_added_index: u64,
+    /// The own removal was published: nothing is proposed any more, and raft goes on in the old configuration until
+    /// a member confirms that it knows of the removal.
+    leaving: Option<u64>,
+    /// Not told yet.
+    exit: Option<Exit>,
+    exit_told: bool,
+}
+
+impl Node {
+    /// A node from what storage recovered. The store must already hold the recovered snapshot.
+    pub fn new(
+        settings: Settings,
+        recovered: Recovered,
+        logger: &Logger,
+        raft_logger: &Logger,
+    ) -> Result<Node, String> {
+        let state = recovered.snapshot.as_ref().map(|meta| &meta.state);
+        let (members, sessions) = match state {
+            Some(state) => (Members::from_state(state)?, sessions_of(state)),
+            None => Default::default(),
+        };
+        let published = recovered.snapshot.as_ref().map_or(0, |meta| meta.index);
+        let hard_state = recovered.hard_state.clone();
+        let last_snapshot_bytes = recovered.snapshot_bytes;
+        let raft_config = raft::Config {
+            id: settings.id,
+            election_tick: settings.election_ticks,
+            heartbeat_tick: settings.heartbeat_ticks,
+            applied: published,
+            max_size_per_msg: config::APPEND_BYTES_MAX,
+            max_inflight_msgs: config::APPENDS_IN_FLIGHT_MAX,
+            check_quorum: true,
+            pre_vote: true,
+            read_only_option: ReadOnlyOption::Safe,
+            max_uncommitted_size: config::UNCOMMITTED_BYTES_MAX,
+            max_committed_size_per_ready: config::COMMITTED_BYTES_PER_READY_MAX,
+            ..Default::default()
+        };
+        let raw = RawNode::new(&raft_config, Log::new(recovered), raft_logger)
+            .map_err(|error| format!("raft can't start: {error}"))?;
+        let mut node = Node {
+            pending: Pending::new(settings.id, settings.boot),
+            reads: Reads::new(settings.id, settings.boot),
+            logger: logger.new(o!()),
+            raw,
+            now: 0,
+            own_added_index: added_index(&members, settings.id),
+            members,
+            sessions,
+            resend_after: None,
+            blocked: None,
+            last_news: 0,
+            published,
+            applied: published,
+            unapplied_bytes: 0,
+            leadership: (hard_state.term, 0),
+            role: StateRole::Follower,
+            conf_change_in_flight: 0,
+            last_ready: 0,
+            durable_vote: (hard_state.term, hard_state.vote),
+            hard_state,
+            commit_unsaved: false,
+            jobs: VecDeque::new(),
+            members_news: VecDeque::new(),
+            snapshot_under_way: false,
+            log_bytes_since_snapshot: 0,
+            last_snapshot_bytes,
+            leaving: None,
+            exit: None,
+            exit_told: false,
+            settings,
+        };
+        node.check_configuration();
+        if node.is_sole_voter() {
+            node.campaign();
+        }
+        Ok(node)
+    }
+
+    // ---- events ----
+
+    /// Takes a client's proposal. Its outcome comes by its reply, by its deadline.
+    pub fn propose(&mut self, proposal: Proposal) {
+        self.pending.add(proposal, self.now);
+    }
+
+    /// Takes a linearizable read.
+    pub fn read(&mut self, read: Read) {
+        self.reads.add(read, self.now);
+    }
+
+    /// A tick has passed. The caller never makes up for ticks it missed: after a stall, several at once would end
+    /// the leader's heartbeats before its messages, which wait in the inbox, had a chance.
+    pub fn tick(&mut self) {
+        self.now += 1;
+        if self.is_leader() || !self.is_sole_voter() {
+            self.raw.tick();
+        } else if self.jobs.is_empty() {
+            // Nobody else could win, so there is nothing to wait for. But a sole voter wins at once, and raft-rs
+            // asserts that a winner's whole log is durable.
+            self.campaign();
+        }
+        let (unsent, unread) = match self.raw.raft.leader_id {
+            0 => (NotProposed::NoLeader, NotProposed::NoLeader),
+            _ => (NotProposed::NoQuorum, NotProposed::NoQuorum),
+        };
+        self.pending.expire(self.now, unsent);
+        self.reads.expire(self.now, unread);
+        self.reads
+            .retry_stale(self.now, 2 * self.settings.heartbeat_ticks as u64);
+        let patience = self.settings.election_ticks as u64;
+        let quiet = self.now - self.last_news >= patience;
+        if quiet && !self.is_leader() && self.pending.has_in_flight() {
+            // A forward to the leader may have been dropped. A leader's own entries can't be.
+            self.resend_after = Some(0);
+            self.last_news = self.now;
+        }
+        if self.is_leader()
+            && self
+                .now
+                .is_multiple_of(self.settings.heartbeat_ticks as u64)
+        {
+            self.promote_learners();
+        }
+    }
+
+    /// Takes a peer's message. The transport has checked that it comes from a member and is meant for this one.
+    pub fn step(&mut self, message: Message) {
+        let raft = &self.raw.raft;
+        match message.get_msg_type() {
+            // Passed on it would bear another's name: whoever sent it tries again when it hears of the new leader.
+            MessageType::MsgPropose | MessageType::MsgReadIndex if !self.is_leader() => return,
+            MessageType::MsgPropose => return self.step_proposal(message),
+            MessageType::MsgTransferLeader => return,
+            MessageType::MsgTimeoutNow if self.is_sole_voter() => return,
+            MessageType::MsgSnapshot if !is_consistent(message.get_snapshot()) => {
+                warn!(self.logger, "ignoring a snapshot whose members make no sense"; "from" => message.from);
+                return;
+            }
+            MessageType::MsgHeartbeat => {
+                let last = raft.raft_log.last_index();
+                if message.term >= raft.term && message.commit > last {
+                    // raft-rs would panic: the leader remembers an acknowledgement of this node that it does not.
+                    let committed = message.commit;
+                    self.end(Exit::LostLog { committed, last });
+                    return;
+                }
+            }
+            MessageType::MsgAppend if self.unapplied_bytes > config::UNAPPLIED_BYTES_MAX => return,
+            _ => {}
+        }
+        // An error here means that the message is of no use any more (its sender is no member, say).
+        let _ = self.raw.step(message);
+    }
+
+    /// The job with this number, and all before it, are durable.
+    pub fn persisted(&mut self, number: u64) {
+        while let Some((_, vote)) = self.jobs.pop_front_if(|(n, _)| *n <= number) {
+            self.durable_vote = vote;
+        }
+        self.raw.on_persist_ready(number);
+        self.tell_raft_what_is_applied();
+    }
+
+    /// The map holds everything up to `index`; `bytes` of entries were applied since the last call.
+    pub fn applied(&mut self, index: u64, bytes: usize) {
+        assert!(
+            self.applied <= index && index <= self.published,
+            "applied {index} is not in {}..={}",
+            self.applied,
+            self.published
+        );
+        self.applied = index;
+        self.unapplied_bytes = self.unapplied_bytes.saturating_sub(bytes);
+        self.tell_raft_what_is_applied();
+    }
+
+    /// A snapshot from the leader may be in the map before its mark is durable, which raft-rs does not allow for.
+    fn tell_raft_what_is_applied(&mut self) {
+        let index = self.applied.min(self.raw.raft.raft_log.persisted);
+        if index > self.raw.raft.raft_log.applied {
+            self.raw.advance_apply_to(index);
+        }
+    }
+
+    /// A snapshot that a [`Commit::Snapshot`] asked for is durable in its file. Returns the job that makes a restart
+    /// begin there.
+    pub fn snapshot_written(&mut self, written: SnapshotWritten) -> Option<Job> {
+        self.snapshot_under_way = false;
+        let SnapshotWritten { meta, bytes } = written;
+        if meta.index <= self.raw.store().snapshot_index() {
+            // One from the leader, installed meanwhile, is newer.
+            return None;
+        }
+        info!(self.logger, "took a snapshot"; "index" => meta.index, "bytes" => bytes);
+        self.last_snapshot_bytes = bytes;
+        // Raft still reads entries above what it takes for applied: they must not go.
+        assert!(
+            meta.index <= self.applied && self.applied <= self.hard_state.commit,
+            "snapshot {}, applied {}, committed {}",
+            meta.index,
+            self.applied,
+            self.hard_state.commit
+        );
+        let mark = Mark {
+            index: meta.index,
+            term: meta.term,
+            hard_state: self.hard_state.clone(),
+            installed: false,
+        };
+        let trailing = config::LOG_TRAILING_BYTES_MAX.min(self.settings.snapshot_bytes);
+        self.raw.mut_store().compact(meta, trailing);
+        let save = Save {
+            mark: Some(mark),
+            sync: true,
+            ..Default::default()
+        };
+        Some(self.job(self.last_ready, save, Vec::new()))
+    }
+
+    /// A message to this peer was lost.
+    pub fn unreachable(&mut self, peer: u64) {
+        self.raw.report_unreachable(peer);
+    }
+
+    /// The transfer of a snapshot has ended.
+    pub fn snapshot_sent(&mut self, to: u64, ok: bool) {
+        let status = match ok {
+            true => SnapshotStatus::Finish,
+            false => SnapshotStatus::Failure,
+        };
+        self.raw.report_snapshot(to, status);
+    }
+
+    /// A peer refuses this member. It counts only when the peer's view of this member is not older than its own: a
+    /// peer that lags may not know yet that this id was removed and added again.
+    pub fn refused(&mut self, verdict: Verdict) {
+        let own = self.own_added_index;
+        let by = verdict.by;
+        let never_led = self.raw.raft.raft_log.last_index() <= 1;
+        let exit = match verdict.reason {
+            Reason::Removed { removed_index } if own > 0 && removed_index > own => Exit::Removed {
+                index: removed_index,
+            },
+            Reason::WrongIncarnation { .. } if never_led && (own > 0 || verdict.by_leader) => {
+                Exit::Wiped { by }
+            }
+            Reason::AddedLater { added_index } if own > 0 && added_index > own => match never_led {
+                true => Exit::NeedsJoin { by },
+                false => Exit::Removed { index: added_index },
+            },
+            _ => return,
+        };
+        if let Exit::Removed { .. } = exit {
+            let id = self.settings.id;
+            let own_removal = |c: &Command| c.kind == Kind::RemoveMember && c.member_id == id;
+            let index = self.published;
+            self.pending
+                .resolve_where(own_removal, Outcome::Applied { index });
+        }
+        self.end(exit);
+    }
+
+    fn end(&mut self, exit: Exit) {
+        if !std::mem::replace(&mut self.exit_told, true) {
+            self.exit = Some(exit);
+        }
+    }
+
+    /// Hands leadership to the voter that is closest behind, if this is the leader and there is one.
+    pub fn hand_over(&mut self) {
+        if !self.is_leader() || self.raw.raft.lead_transferee.is_some() {
+            return;
+        }
+        let progress = self.raw.raft.prs();
+        let voters = self.members.voters().filter(|id| *id != self.settings.id);
+        let best = voters
+            .filter_map(|id| progress.get(id).map(|p| (p.recent_active, p.matched, id)))
+            .filter(|(active, ..)| *active)
+            .max();
+        if let Some((_, _, id)) = best {
+            info!(self.logger, "handing leadership over"; "to" => id);
+            self.raw.transfer_leader(id);
+        }
+    }
+
+    /// Ends all open proposals and reads: the process stops.
+    pub fn stop(&mut self) {
+        self.pending.stop(NotProposed::Stopping);
+        self.reads.stop(NotProposed::Stopping);
+    }
+
+    // ---- what to do ----
+
+    /// The next piece of work, `None` when all is done.
+    pub fn ready(&mut self) -> Option<Output> {
+        let mut output = Output::default();
+        if self.leaving.is_none() {
+            self.hand_proposals_to_raft();
+            self.hand_reads_to_raft();
+        }
+        let had_ready = self.raw.has_ready();
+        if had_ready {
+            self.handle_ready(&mut output);
+        }
+        self.release_reads(&mut output);
+        self.request_snapshot(&mut output);
+        let last_job = self.jobs.front().map_or(u64::MAX, |(number, _)| *number);
+        while let Some((_, members)) = self.members_news.pop_front_if(|(n, _)| *n < last_job) {
+            output.members = Some(members);
+        }
+        output.exit = self.exit.take();
+        (had_ready || !output.is_empty()).then_some(output)
+    }
+
+    /// What this node holds of clients' requests.
+    pub fn held(&self) -> Held {
+        Held {
+            reads: self.reads.held(),
+            ..self.pending.held()
+        }
+    }
+
+    /// How things stand. The cluster id is for the caller to fill in.
+    pub fn status(&self) -> Status {
+        let raft = &self.raw.raft;
+        let learner = self
+            .members
+            .members
+            .get(&self.settings.id)
+            .map(|m| m.learner);
+        let members = self.members.members.iter().map(|(id, member)| {
+            let known = raft.prs().get(*id).filter(|_| self.is_leader());
+            let own = *id == self.settings.id;
+            MemberStatus {
+                id: *id,
+                url: member.url.clone(),
+                learner: member.learner,
+                progress: known.map(|p| Progress {
+                    matched: p.matched,
+                    active: p.recent_active || own,
+                }),
+            }
+        });
+        Status {
+            id: self.settings.id,
+            cluster: 0,
+            role: match (raft.state, learner) {
+                (_, None) => "joining",
+                (_, Some(true)) => "learner",
+                (StateRole::Leader, _) => "leader",
+                (StateRole::Follower, _) => "follower",
+                (StateRole::Candidate | StateRole::PreCandidate, _) => "candidate",
+            },
+            leader: raft.leader_id,
+            term: raft.term,
+            committed: raft.raft_log.committed,
+            applied: self.applied,
+            snapshot: self.raw.store().snapshot_index(),
+            members: members.collect(),
+        }
+    }
+
+    /// The members as of what is published.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// There is no other voter that could lead.
+    pub fn is_alone(&self) -> bool {
+        self.members.voters().all(|id| id == self.settings.id)
+    }
+
+    /// This node is the leader.
+    pub fn is_leader(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    // ---- towards raft ----
+
+    fn hand_proposals_to_raft(&mut self) {
+        if self.raw.raft.leader_id == 0 || self.blocked == Some((self.now, self.published)) {
+            return;
+        }
+        self.blocked = None;
+        while let Some(after) = self.resend_after {
+            let Some(coded) = self.pending.code_in_flight(after) else {
+                self.resend_after = None;
+                break;
+            };
+            let last = coded.last_sequence;
+            if !self.hand_over_to_raft(coded.entries, coded.membership.as_ref()) {
+                return;
+            }
+            self.resend_after = Some(last);
+        }
+        while let Some(mut coded) = self.pending.code_unsent() {
+            let entries = std::mem::take(&mut coded.entries);
+            if !self.hand_over_to_raft(entries, coded.membership.as_ref()) {
+                return;
+            }
+            if !self.pending.has_in_flight() {
+                self.last_news = self.now;
+            }
+            self.pending.handed_over(&coded);
+        }
+    }
+
+    fn hand_reads_to_raft(&mut self) {
+        // A new leader answers reads only once it has committed in its term: until then raft-rs drops them silently.
+        let answers = !self.is_leader() || self.raw.raft.commit_to_current_term();
+        if self.raw.raft.leader_id == 0 || !answers {
+            return;
+        }
+        if let Some(context) = self.reads.begin(self.now) {
+            self.raw.read_index(context);
+        }
+    }
+
+    /// True when raft took the entries (which on a follower means: forwarded them). Otherwise nothing is offered
+    /// before the next tick or publication.
+    fn hand_over_to_raft(&mut self, entries: Vec<Entry>, membership: Option<&Command>) -> bool {
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.settings.id;
+        message.set_entries(entries.into());
+        // Raft refuses when there is no leader, while leadership moves, or when too much is uncommitted.
+        let taken = match membership.filter(|_| self.is_leader()) {
+            Some(command) => self.step_conf_change(message, command),
+            None => self.raw.step(message).is_ok(),
+        };
+        if !taken {
+            self.blocked = Some((self.now, self.published));
+        }
+        taken
+    }
+
+    /// A follower's proposal has reached this leader.
+    fn step_proposal(&mut self, message: Message) {
+        if self.leaving.is_some() || message.entries.is_empty() {
+            return;
+        }
+        let is_normal = |e: &Entry| e.get_entry_type() == EntryType::EntryNormal;
+        if message.entries.iter().all(is_normal) {
+            // What raft drops here, its proposer sends again.
+            let _ = self.raw.step(message);
+            return;
+        }
+        // Membership commands come one by one: see Pending::code.
+        let command = message.entries.first().and_then(conf_change_command);
+        if let Some((_, command)) = command.filter(|_| message.entries.len() == 1) {
+            self.step_conf_change(message, &command);
+        }
+    }
+
+    /// Proposes a conf change as the leader; false when it was not taken, and its proposer has to come again.
+    fn step_conf_change(&mut self, mut message: Message, command: &Command) -> bool {
+        match self.admit_conf_change(command) {
+            Admission::Later => false,
+            Admission::Refuse => {
+                let entries = message.take_entries().into_iter().map(refused_entry);
+                message.set_entries(entries.collect());
+                self.raw.step(message).is_ok()
+            }
+            Admission::Propose => {
+                let taken = self.raw.step(message).is_ok();
+                if taken {
+                    self.conf_change_in_flight = self.raw.raft.raft_log.last_index();
+                }
+                taken
+            }
+        }
+    }
+
+    /// Decides as the leader what to do with a conf change. Raft-rs would turn one that it can't take into an empty
+    /// entry without a word.
+    fn admit_conf_change(&mut self, command: &Command) -> Admission {
+        if self.conf_change_in_flight > self.published {
+            return Admission::Refuse;
+        }
+        if self.raw.raft.has_pending_conf() {
+            // A new leader can't know whether one is among the entries it inherited, until it has applied them.
+            return Admission::Later;
+        }
+        let own = command.kind == Kind::RemoveMember && command.member_id == self.settings.id;
+        if own && matches!(self.members.decide(command), Ok(Decision::Change(_))) {
+            // A leader does not propose its own removal: the cluster would be without one until a timeout.
+            self.hand_over();
+            return Admission::Later;
+        }
+        Admission::Propose
+    }
+
+    fn promote_learners(&mut self) {
+        let raft = &self.raw.raft;
+        let committed = raft.raft_log.committed;
+        let caught_up = |id: &u64| {
+            raft.prs().get(*id).is_some_and(|progress| {
+                progress.recent_active
+                    && progress.state == ProgressState::Replicate
+                    && progress.matched + config::PROMOTION_LAG_ENTRIES_MAX >= committed
+            })
+        };
+        let ready: Vec<u64> = self.members.learners().filter(caught_up).collect();
+        for id in ready {
+            let same = |c: &Command| c.kind == Kind::PromoteMember && c.member_id == id;
+            if self.conf_change_in_flight <= self.published && !self.pending.any(same) {
+                let mut command = Command::new();
+                command.kind = Kind::PromoteMember;
+                command.member_id = id;
+                let deadline = self.now + 2 * self.settings.election_ticks as u64;
+                self.pending.add_own(command, deadline);
+            }
+        }
+    }
+
+    fn campaign(&mut self) {
+        // It can only fail by not winning.
+        let _ = self.raw.campaign();
+    }
+
+    fn is_sole_voter(&self) -> bool {
+        self.members.voters().eq([self.settings.id])
+    }
+
+    // ---- from raft ----
+
+    fn handle_ready(&mut self, output: &mut Output) {
+        let mut ready = self.raw.ready();
+        self.last_ready = ready.number();
+        let mut promises = Vec::new();
+        let vote = (self.raw.raft.term, self.raw.raft.vote);
+        for message in ready.take_messages() {
+            self.route(message, vote, false, output, &mut promises);
+        }
+        for message in ready.take_persisted_messages() {
+            let promise = is_promise(&message);
+            self.route(message, vote, promise, output, &mut promises);
+        }
+        for state in ready.take_read_states() {
+            self.reads.confirm(&state.request_ctx, state.index);
+        }
+        let must_sync = ready.must_sync();
+        if let Some(hard_state) = ready.hs() {
+            self.hard_state = hard_state.clone();
+            self.commit_unsaved = true;
+        }
+        let snapshot = ready.snapshot().clone();
+        let entries = ready.take_entries();
+        let mut mark = None;
+        if !snapshot.is_empty() {
+            mark = Some(self.install_snapshot(&snapshot, output));
+        }
+        self.raw.mut_store().append(entries.clone());
+        let committed = ready.take_committed_entries();
+        self.raw.advance_append_async(ready);
+        let announces = self.publish(committed, output);
+
+        // A removal that a peer is told of must survive a crash of the teller, or a survivor could be left with a
+        // configuration whose other half has gone home.
+        let sync = must_sync || announces;
+        if sync || !(promises.is_empty() || self.jobs.is_empty()) {
+            let hard_state = self.commit_unsaved.then(|| self.hard_state.clone());
+            self.commit_unsaved = false;
+            let save = Save {
+                mark,
+                entries,
+                hard_state,
+                sync,
+            };
+            output.job = Some(self.job(self.last_ready, save, promises));
+        } else {
+            // Whatever these promises rest on is durable already.
+            output.messages.append(&mut promises);
+            if self.jobs.is_empty() {
+                // Nothing of this ready has to be written: raft may forget it.
+                self.raw.on_persist_ready(self.last_ready);
+            }
+        }
+        self.note_leadership(output);
+    }
+
+    /// Messages go out now, unless they promise something that a crash must not break.
+    fn route(
+        &self,
+        message: Message,
+        vote: (u64, u64),
+        promise: bool,
+        output: &mut Output,
+        promises: &mut Vec<Message>,
+    ) {
+        // With one voter, raft-rs lets a leader send entries of a term that is not durable yet: after a crash it
+        // would use the same term again for other entries. (With more voters the vote was durable before it won.)
+        if promise || vote != self.durable_vote {
+            promises.push(message);
+        } else {
+            output.messages.push(message);
+        }
+    }
+
+    fn job(&mut self, number: u64, save: Save, messages: Vec<Message>) -> Job {
+        let vote = (self.hard_state.term, self.hard_state.vote);
+        self.jobs.push_back((number, vote));
+        Job {
+            number,
+            save,
+            messages,
+        }
+    }
+
+    fn note_leadership(&mut self, output: &mut Output) {
+        let raft = &self.raw.raft;
+        let leadership = (raft.term, raft.leader_id);
+        if self.role != raft.state {
+            info!(self.logger, "became {}", role_name(raft.state); "term" => raft.term, "was" => role_name(self.role));
+            self.role = raft.state;
+        }
+        if self.leadership == leadership {
+            return;
+        }
+        if leadership.1 != 0 {
+            info!(self.logger, "the leader is {}", leadership.1; "term" => leadership.0);
+            self.resend_after = Some(0);
+            self.last_news = self.now;
+        }
+        if leadership.1 != self.leadership.1 {
+            output.leader = Some(leadership.1);
+        }
+        self.conf_change_in_flight = 0;
+        self.reads.retry();
+        self.leadership = leadership;
+    }
+
+    fn install_snapshot(
+        &mut self,
+        snapshot: &raft::eraftpb::Snapshot,
+        output: &mut Output,
+    ) -> Mark {
+        let metadata = snapshot.get_metadata();
+        let state =
+            ReplicatedState::parse_from_bytes(&snapshot.data).expect("step has read it before");
+        let meta = SnapshotMeta {
+            index: metadata.index,
+            term: metadata.term,
+            conf_state: metadata.get_conf_state().clone(),
+            state,
+        };
+        info!(self.logger, "installing a snapshot from the leader"; "index" => meta.index);
+        self.members = Members::from_state(&meta.state).expect("step has read it before");
+        self.sessions = sessions_of(&meta.state);
+        self.own_added_index = added_index(&self.members, self.settings.id);
+        if let Some((boot, sequence)) = self.sessions.get(&self.settings.id) {
+            if *boot == self.settings.boot {
+                self.pending.jumped(*sequence);
+            }
+        }
+        self.published = meta.index;
+        self.log_bytes_since_snapshot = 0;
+        self.last_snapshot_bytes = 0;
+        self.check_configuration();
+        self.members_news
+            .push_back((self.last_ready, Arc::new(self.members.clone())));
+        self.raw.mut_store().install(meta.clone());
+        output.commits.push(Commit::Restore(Box::new(meta)));
+        Mark {
+            index: metadata.index,
+            term: metadata.term,
+            hard_state: self.hard_state.clone(),
+            installed: true,
+        }
+    }
+
+    /// Publishes committed entries. True when one of them removed a member.
+    fn publish(&mut self, entries: Vec<Entry>, output: &mut Output) -> bool {
+        let mut removed = false;
+        for entry in entries {
+            assert_eq!(
+                entry.index,
+                self.published + 1,
+                "a gap in what is published"
+            );
+            self.published = entry.index;
+            let bytes = entry_bytes(&entry);
+            self.log_bytes_since_snapshot += bytes;
+            self.unapplied_bytes += bytes as usize;
+            let mut apply = Apply {
+                index: entry.index,
+                bytes: bytes as usize,
+                commands: Vec::new(),
+            };
+            match entry.get_entry_type() {
+                EntryType::EntryNormal => self.publish_commands(&entry, &mut apply),
+                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                    removed |= self.publish_conf_change(&entry);
+                }
+            }
+            output.commits.push(Commit::Apply(apply));
+        }
+        removed
+    }
+
+    fn publish_commands(&mut self, entry: &Entry, apply: &mut Apply) {
+        if entry.data.is_empty() {
+            return;
+        }
+        let Some(batch) = self.decode(&entry.data, entry.index) else {
+            return;
+        };
+        for command in batch.commands {
+            let Some(reply) = self.admit(batch.member, batch.boot, command.sequence) else {
+                continue;
+            };
+            if let Kind::Put | Kind::Delete = command.kind {
+                apply.commands.push((command, reply));
+            } else {
+                // The leader had another change under way when this one reached it: see refused_entry.
+                answer(reply, Outcome::Refused(Refusal::ChangeUnderWay));
+            }
+        }
+    }
+
+    /// True when a member was removed.
+    fn publish_conf_change(&mut self, entry: &Entry) -> bool {
+        let index = entry.index;
+        let Some((batch, command)) = conf_change_command(entry) else {
+            warn!(self.logger, "skipping an entry that holds no membership command"; "index" => index);
+            return false;
+        };
+        let Some(reply) = self.admit(batch.member, batch.boot, command.sequence) else {
+            return false;
+        };
+        let change = match self.members.decide(&command) {
+            Ok(Decision::Change(change)) => change,
+            Ok(Decision::Nothing) => {
+                answer(reply, Outcome::Applied { index });
+                return false;
+            }
+            Err(refusal) => {
+                answer(reply, Outcome::Refused(refusal));
+                return false;
+            }
+        };
+        let id = command.member_id;
+        info!(self.logger, "membership changed"; "change" => ?command.kind, "member" => id,
+            "url" => &command.member_url, "index" => index);
+        self.members.apply(&command, index);
+        self.apply_conf_change(id, &change, index);
+        let removes = command.kind == Kind::RemoveMember;
+        if removes {
+            self.sessions.remove(&id);
+        }
+        let after = if removes { self.last_ready } else { 0 };
+        self.members_news
+            .push_back((after, Arc::new(self.members.clone())));
+        answer(reply, Outcome::Applied { index });
+        removes
+    }
+
+    fn apply_conf_change(&mut self, id: u64, change: &ConfChange, index: u64) {
+        if id == self.settings.id && !self.members.members.contains_key(&id) {
+            // Raft is not told: raft-rs panics in a leader that has removed itself, and a node that went home at
+            // once could leave behind a survivor that needs its vote to learn of the removal. It goes on as before,
+            // proposing nothing, until a member that has the removal on its disk says so.
+            self.leaving = Some(index);
+            self.pending.stop(NotProposed::Stopping);
+            return;
+        }
+        if self.leaving.is_some() {
+            return;
+        }
+        if id == self.settings.id {
+            self.own_added_index = added_index(&self.members, id);
+        }
+        self.raw
+            .apply_conf_change(change)
+            .expect("the rules of membership allow only what raft can do");
+        self.check_configuration();
+    }
+
+    /// Whether a command is to be carried out: `None` for one that was already, or whose proposer is no member.
+    /// Otherwise the reply, if this node proposed it and somebody still waits.
+    fn admit(&mut self, member: u64, boot: u64, sequence: u64) -> Option<Option<Reply>> {
+        if !self.members.members.contains_key(&member) {
+            return None;
+        }
+        let newest = self.sessions.entry(member).or_default();
+        if (boot, sequence) <= *newest {
+            return None;
+        }
+        *newest = (boot, sequence);
+        if (member, boot) != (self.settings.id, self.settings.boot) {
+            return Some(None);
+        }
+        self.last_news = self.now;
+        Some(self.pending.applied(sequence))
+    }
+
+    fn decode(&self, data: &Bytes, index: u64) -> Option<Batch> {
+        match command::decode(data) {
+            Ok(batch) => Some(batch),
+            Err(error) => {
+                // It came from a peer that speaks another language. Every node skips it alike.
+                warn!(self.logger, "skipping an entry that can't be decoded"; "index" => index, "error" => %error);
+                None
+            }
+        }
+    }
+
+    fn release_reads(&mut self, output: &mut Output) {
+        let released = self.reads.release(self.published);
+        if released.is_empty() {
+            return;
+        }
+        if self.applied == self.published && output.commits.is_empty() {
+            for reply in released {
+                // The receiver may be gone: then nobody wants to know.
+                let _ = reply.send(Ok(()));
+            }
+        } else {
+            output.commits.push(Commit::Read(released));
+        }
+    }
+
+    fn request_snapshot(&mut self, output: &mut Output) {
+        let taken = self.raw.store().snapshot_index();
+        if self.snapshot_under_way || self.leaving.is_some() || self.published <= taken {
+            return;
+        }
+        let due = self.settings.snapshot_bytes.max(self.last_snapshot_bytes);
+        let wanted = self.raw.store().take_snapshot_wanted();
+        if self.log_bytes_since_snapshot < due && !wanted {
+            return;
+        }
+        self.log_bytes_since_snapshot = 0;
+        self.snapshot_under_way = true;
+        let mut state = ReplicatedState::new();
+        self.members.write_to(&mut state);
+        state.sessions = self.sessions.iter().map(session).collect();
+        let meta = SnapshotMeta {
+            index: self.published,
+            term: raft::Storage::term(self.raw.store(), self.published)
+                .expect("what is published and not compacted is in the log"),
+            conf_state: self.members.conf_state(),
+            state,
+        };
+        output.commits.push(Commit::Snapshot(Box::new(meta)));
+    }
+
+    fn check_configuration(&self) {
+        let raft = self.raw.raft.prs().conf().to_conf_state();
+        let ours = self.members.conf_state();
+        assert!(
+            sorted(raft.clone()) == ours,
+            "raft's configuration {raft:?} is not that of the members {ours:?}"
+        );
+    }
+}
+
+/// The replicated state in a snapshot message can be read and has the members of its configuration.
+fn is_consistent(snapshot: &raft::eraftpb::Snapshot) -> bool {
+    let Ok(state) = ReplicatedState::parse_from_bytes(&snapshot.data) else {
+        return false;
+    };
+    let conf_state = sorted(snapshot.get_metadata().get_conf_state().clone());
+    Members::from_state(&state).is_ok_and(|members| members.conf_state() == conf_state)
+}
+
+/// What a leader does with a conf change.
+enum Admission {
+    Propose,
+    Refuse,
+    Later,
+}
+
+/// A conf change that comes while another is under way goes into the log as a normal entry: at publication it is
+/// refused on every node alike, and its proposer learns of it.
+fn refused_entry(entry: Entry) -> Entry {
+    let mut normal = Entry::default();
+    normal.data = entry.context;
+    normal
+}
+
+/// The membership command of a conf change entry, with its batch.
+fn conf_change_command(entry: &Entry) -> Option<(Batch, Command)> {
+    let mut batch = command::decode(&entry.context).ok()?;
+    let command = batch.commands.pop()?;
+    let membership = !matches!(command.kind, Kind::Put | Kind::Delete);
+    (membership && batch.commands.is_empty()).then_some((batch, command))
+}
+
+/// Messages that a crash of this node must not belie. All others are requests, or answer something that is so now.
+fn is_promise(message: &Message) -> bool {
+    matches!(
+        message.get_msg_type(),
+        MessageType::MsgRequestVote
+            | MessageType::MsgRequestVoteResponse
+            | MessageType::MsgRequestPreVote
+            | MessageType::MsgRequestPreVoteResponse
+            | MessageType::MsgAppendResponse
+    )
+}
+
+fn answer(reply: Option<Reply>, outcome: Outcome) {
+    if let Some(reply) = reply {
+        // The receiver may be gone: then nobody wants to know.
+        let _ = reply.send(outcome);
+    }
+}
+
+fn added_index(members: &Members, id: u64) -> u64 {
+    members.members.get(&id).map_or(0, |m| m.added_index)
+}
+
+fn sessions_of(state: &ReplicatedState) -> BTreeMap<u64, (u64, u64)> {
+    let sessions = state.sessions.iter();
+    sessions.map(|s| (s.member, (s.boot, s.sequence))).collect()
+}
+
+fn session((member, (boot, sequence)): (&u64, &(u64, u64))) -> Session {
+    let mut session = Session::new();
+    session.member = *member;
+    session.boot = *boot;
+    session.sequence = *sequence;
+    session
+}
+
+fn sorted(mut state: raft::eraftpb::ConfState) -> raft::eraftpb::ConfState {
+    state.mut_voters().sort_unstable();
+    state.mut_learners().sort_unstable();
+    state
+}
+
+fn role_name(role: StateRole) -> &'static str {
+    match role {
+        StateRole::Leader => "leader",
+        StateRole::Follower => "follower",
+        StateRole::Candidate => "candidate",
+        StateRole::PreCandidate => "pre-candidate",
+    }
+}

@@ -1,0 +1,435 @@
+//! The proposals of this node whose outcome is open, and their coding into entries.
+//!
+//! A command gets its sequence when it is first handed to raft, and rides under it through every resend, so that it
+//! applies at most once. Commands leave in the order of their sequences; when a later one of ours is applied, an
+//! earlier one that is still open was dropped on its way, can never be applied any more (its sequence is stale), and
+//! goes back to the unsent ones.
+//!
+//! Invariants: sequences in `in_flight` ascend; an entry never writes a key twice; what was never handed to raft is
+//! `NotProposed` at its deadline, anything else `Unknown`.
+
+use crate::command::{self, Batch, Command, Kind};
+use crate::config;
+use crate::inbox::Held;
+use crate::members;
+use crate::proposal::{NotProposed, Outcome, Proposal, Reply};
+use protobuf::Message as _;
+use raft::eraftpb::{Entry, EntryType};
+use std::collections::{HashSet, VecDeque};
+
+/// A command whose outcome is open.
+#[derive(Debug)]
+struct Open {
+    command: Command,
+    /// Tick at which the client gives up.
+    deadline: u64,
+    /// `None` for what the node itself proposes.
+    reply: Option<Reply>,
+}
+
+impl Open {
+    fn bytes(&self) -> usize {
+        self.command.key.len() + self.command.value.len()
+    }
+
+    /// Ends it. The receiver may be gone: then nobody wants to know.
+    fn resolve(self, outcome: Outcome) {
+        if let Some(reply) = self.reply {
+            let _ = reply.send(outcome);
+        }
+    }
+}
+
+/// All open proposals.
+#[derive(Debug)]
+pub struct Pending {
+    member: u64,
+    boot: u64,
+    sequence: u64,
+    /// Not handed to raft, or known to be lost; without a sequence.
+    unsent: VecDeque<Open>,
+    /// Handed to raft, by sequence.
+    in_flight: VecDeque<Open>,
+    bytes: usize,
+}
+
+/// Commands coded for one proposal message.
+#[derive(Debug)]
+pub struct Coded {
+    /// The entries.
+    pub entries: Vec<Entry>,
+    /// The one command, if it is one of membership.
+    pub membership: Option<Command>,
+    /// How many commands there are.
+    pub commands: usize,
+    /// Sequence of the last one.
+    pub last_sequence: u64,
+}
+
+impl Pending {
+    /// No proposals. (member, boot) starts their ids.
+    pub fn new(member: u64, boot: u64) -> Pending {
+        Pending {
+            member,
+            boot,
+            sequence: 0,
+            unsent: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Takes a client's proposal.
+    pub fn add(&mut self, proposal: Proposal, now: u64) {
+        self.push(Open {
+            command: proposal.command,
+            deadline: now + proposal.deadline_ticks.max(1),
+            reply: Some(proposal.reply),
+        });
+    }
+
+    /// Takes a command of the node's own.
+    pub fn add_own(&mut self, command: Command, deadline: u64) {
+        self.push(Open {
+            command,
+            deadline,
+            reply: None,
+        });
+    }
+
+    fn push(&mut self, open: Open) {
+        self.bytes += open.bytes();
+        self.unsent.push_back(open);
+    }
+
+    /// How much is held, for the limits of the inbox.
+    pub fn held(&self) -> Held {
+        Held {
+            proposals: self.unsent.len() + self.in_flight.len(),
+            proposal_bytes: self.bytes,
+            reads: 0,
+        }
+    }
+
+    /// Something was handed to raft and has no outcome.
+    pub fn has_in_flight(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
+    /// An open command for which this holds.
+    pub fn any(&self, which: impl Fn(&Command) -> bool) -> bool {
+        let mut all = self.in_flight.iter().chain(&self.unsent);
+        all.any(|open| which(&open.command))
+    }
+
+    /// Codes the first unsent commands under new sequences: as many as fit a message, or a single one of membership.
+    /// They stay unsent until [`Pending::handed_over`] is called.
+    pub fn code_unsent(&mut self) -> Option<Coded> {
+        let count = message_len(self.unsent.iter());
+        for (sequence, open) in (self.sequence + 1..).zip(self.unsent.iter_mut().take(count)) {
+            open.command.sequence = sequence;
+        }
+        self.code(self.unsent.iter().take(count))
+    }
+
+    /// Raft took what [`Pending::code_unsent`] gave.
+    pub fn handed_over(&mut self, coded: &Coded) {
+        self.sequence = coded.last_sequence;
+        self.in_flight.extend(self.unsent.drain(..coded.commands));
+    }
+
+    /// Codes commands in flight for a resend, likewise, beginning with the first whose sequence is above `after`.
+    pub fn code_in_flight(&self, after: u64) -> Option<Coded> {
+        let start = self
+            .in_flight
+            .partition_point(|open| open.command.sequence <= after);
+        let count = message_len(self.in_flight.range(start..));
+        self.code(self.in_flight.range(start..start + count))
+    }
+
+    /// A command of ours with this sequence is being applied: returns its reply, if it is still open. Earlier ones
+    /// in flight were lost on their way and are unsent again.
+    pub fn applied(&mut self, sequence: u64) -> Option<Reply> {
+        let overtaken = self
+            .in_flight
+            .partition_point(|open| open.command.sequence < sequence);
+        if overtaken > 0 {
+            let lost: Vec<Open> = self.in_flight.drain(..overtaken).collect();
+            for open in lost.into_iter().rev() {
+                self.unsent.push_front(open);
+            }
+        }
+        let open = self
+            .in_flight
+            .pop_front_if(|open| open.command.sequence == sequence)?;
+        self.bytes -= open.bytes();
+        open.reply
+    }
+
+    /// A snapshot replaced the map; its session of ours reached `sequence`. What was in flight up to there may have
+    /// been applied or not.
+    pub fn jumped(&mut self, sequence: u64) {
+        while let Some(open) = self
+            .in_flight
+            .pop_front_if(|open| open.command.sequence <= sequence)
+        {
+            self.bytes -= open.bytes();
+            open.resolve(Outcome::Unknown);
+        }
+    }
+
+    /// Ends what has passed its deadline; `reason` is for what was never handed to raft.
+    pub fn expire(&mut self, now: u64, reason: NotProposed) {
+        self.end(
+            |open| open.deadline <= now,
+            Outcome::NotProposed(reason),
+            Outcome::Unknown,
+        );
+    }
+
+    /// Ends everything: the node stops.
+    pub fn stop(&mut self, reason: NotProposed) {
+        self.end(|_| true, Outcome::NotProposed(reason), Outcome::Unknown);
+    }
+
+    /// Ends, with this outcome, the open commands that `which` selects.
+    pub fn resolve_where(&mut self, which: impl Fn(&Command) -> bool, outcome: Outcome) {
+        self.end(|open| which(&open.command), outcome.clone(), outcome);
+    }
+
+    fn end(&mut self, which: impl Fn(&Open) -> bool, unsent: Outcome, in_flight: Outcome) {
+        let queues = [(&mut self.unsent, unsent), (&mut self.in_flight, in_flight)];
+        for (queue, outcome) in queues {
+            if !queue.iter().any(&which) {
+                continue;
+            }
+            let (ended, keep) = std::mem::take(queue).into_iter().partition(&which);
+            *queue = keep;
+            let ended: VecDeque<Open> = ended;
+            for open in ended {
+                self.bytes -= open.bytes();
+                open.resolve(outcome.clone());
+            }
+        }
+    }
+
+    /// Puts numbered commands into as few entries as the limits allow.
+    fn code<'a>(&self, commands: impl Iterator<Item = &'a Open>) -> Option<Coded> {
+        let mut coded = Coded {
+            entries: Vec::new(),
+            membership: None,
+            commands: 0,
+            last_sequence: 0,
+        };
+        let mut batch = self.batch();
+        let mut keys = HashSet::new();
+        let mut bytes = 0;
+        for open in commands {
+            let command = &open.command;
+            coded.commands += 1;
+            coded.last_sequence = command.sequence;
+            if is_membership(command) {
+                coded.entries.push(self.conf_change_entry(command));
+                coded.membership = Some(command.clone());
+                continue;
+            }
+            let full = bytes + open.bytes() > config::ENTRY_BYTES_MAX
+                || batch.commands.len() >= config::ENTRY_COMMANDS_MAX
+                || keys.contains(&command.key);
+            if full && !batch.commands.is_empty() {
+                let filled = std::mem::replace(&mut batch, self.batch());
+                coded.entries.push(normal_entry(&filled));
+                keys.clear();
+                bytes = 0;
+            }
+            keys.insert(&command.key);
+            bytes += open.bytes();
+            batch.commands.push(command.clone());
+        }
+        if !batch.commands.is_empty() {
+            coded.entries.push(normal_entry(&batch));
+        }
+        (coded.commands > 0).then_some(coded)
+    }
+
+    fn batch(&self) -> Batch {
+        let mut batch = Batch::new();
+        batch.member = self.member;
+        batch.boot = self.boot;
+        batch
+    }
+
+    fn conf_change_entry(&self, command: &Command) -> Entry {
+        let mut batch = self.batch();
+        batch.commands.push(command.clone());
+        let mut entry = Entry::default();
+        entry.set_entry_type(EntryType::EntryConfChange);
+        entry.data = members::conf_change(command)
+            .write_to_bytes()
+            .expect("a conf change has no required field")
+            .into();
+        entry.context = command::encode(&batch);
+        entry
+    }
+}
+
+/// A normal entry with this batch.
+pub fn normal_entry(batch: &Batch) -> Entry {
+    let mut entry = Entry::default();
+    entry.data = command::encode(batch);
+    entry
+}
+
+/// It changes the configuration and needs an entry of its own kind.
+fn is_membership(command: &Command) -> bool {
+    !matches!(command.kind, Kind::Put | Kind::Delete)
+}
+
+/// How many commands at the front of a queue go into one proposal message: a membership command goes alone, and a
+/// single command goes whatever its size.
+fn message_len<'a>(queue: impl Iterator<Item = &'a Open>) -> usize {
+    let mut bytes = 0;
+    let mut count = 0;
+    for open in queue {
+        bytes += open.bytes();
+        let alone = is_membership(&open.command) || bytes > config::PROPOSE_BYTES_MAX;
+        if alone {
+            return count.max(1);
+        }
+        count += 1;
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_channel::oneshot;
+
+    type Receiver = oneshot::Receiver<Outcome>;
+
+    fn put(pending: &mut Pending, key: &str) -> Receiver {
+        let mut command = Command::new();
+        command.key = key.to_owned().into();
+        let (reply, receiver) = oneshot::channel();
+        let proposal = Proposal {
+            command,
+            deadline_ticks: 10,
+            reply,
+        };
+        pending.add(proposal, 0);
+        receiver
+    }
+
+    /// Sequences of the commands that were handed over.
+    fn send(pending: &mut Pending) -> Vec<u64> {
+        let coded = pending.code_unsent().unwrap();
+        pending.handed_over(&coded);
+        sequences(&coded)
+    }
+
+    fn sequences(coded: &Coded) -> Vec<u64> {
+        let batches = coded
+            .entries
+            .iter()
+            .map(|e| command::decode(&e.data).unwrap());
+        batches
+            .flat_map(|batch| batch.commands.into_iter().map(|c| c.sequence))
+            .collect()
+    }
+
+    #[test]
+    fn writes_of_one_key_never_share_an_entry() {
+        let mut pending = Pending::new(1, 1);
+        let _receivers = ["a", "b", "a", "c", "a"].map(|key| put(&mut pending, key));
+        let coded = pending.code_unsent().unwrap();
+        let batches = coded
+            .entries
+            .iter()
+            .map(|e| command::decode(&e.data).unwrap());
+        let sizes: Vec<_> = batches.map(|batch| batch.commands.len()).collect();
+        assert_eq!(sizes, [2, 2, 1]);
+        assert_eq!(sequences(&coded), [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_membership_command_goes_alone() {
+        let mut pending = Pending::new(1, 1);
+        let _first = put(&mut pending, "a");
+        let mut command = Command::new();
+        command.kind = Kind::RemoveMember;
+        pending.add_own(command, 10);
+        let _second = put(&mut pending, "b");
+        assert_eq!(send(&mut pending), [1]);
+        let coded = pending.code_unsent().unwrap();
+        assert_eq!(coded.membership.as_ref().unwrap().sequence, 2);
+        assert_eq!(coded.entries.len(), 1);
+        assert_eq!(
+            coded.entries[0].get_entry_type(),
+            EntryType::EntryConfChange
+        );
+        pending.handed_over(&coded);
+        assert_eq!(send(&mut pending), [3]);
+        assert!(pending.code_unsent().is_none());
+    }
+
+    #[test]
+    fn what_raft_did_not_take_stays_unsent() {
+        let mut pending = Pending::new(1, 1);
+        let mut receiver = put(&mut pending, "a");
+        assert_eq!(sequences(&pending.code_unsent().unwrap()), [1]);
+        assert_eq!(sequences(&pending.code_unsent().unwrap()), [1]);
+        assert!(!pending.has_in_flight());
+        pending.expire(10, NotProposed::NoLeader);
+        let outcome = Outcome::NotProposed(NotProposed::NoLeader);
+        assert_eq!(receiver.try_recv(), Ok(Some(outcome)));
+    }
+
+    #[test]
+    fn an_overtaken_command_is_sent_again_under_a_new_sequence() {
+        let mut pending = Pending::new(1, 1);
+        let mut first = put(&mut pending, "a");
+        let _second = put(&mut pending, "b");
+        assert_eq!(send(&mut pending), [1, 2]);
+        assert!(pending.applied(2).is_some());
+        assert_eq!(first.try_recv(), Ok(None));
+        assert_eq!(send(&mut pending), [3]);
+        assert!(pending.applied(3).is_some());
+        assert_eq!(pending.held().proposals, 0);
+    }
+
+    #[test]
+    fn a_resend_keeps_sequences_and_order() {
+        let mut pending = Pending::new(1, 1);
+        let _receivers = ["a", "b", "c"].map(|key| put(&mut pending, key));
+        send(&mut pending);
+        assert_eq!(sequences(&pending.code_in_flight(1).unwrap()), [2, 3]);
+        assert_eq!(sequences(&pending.code_in_flight(0).unwrap()), [1, 2, 3]);
+        assert!(pending.code_in_flight(3).is_none());
+    }
+
+    #[test]
+    fn the_deadline_tells_unsent_from_unknown() {
+        let mut pending = Pending::new(1, 1);
+        let mut sent = put(&mut pending, "a");
+        send(&mut pending);
+        let mut unsent = put(&mut pending, "b");
+        pending.expire(9, NotProposed::NoLeader);
+        assert_eq!(sent.try_recv(), Ok(None));
+        pending.expire(10, NotProposed::NoLeader);
+        assert_eq!(sent.try_recv(), Ok(Some(Outcome::Unknown)));
+        let outcome = Outcome::NotProposed(NotProposed::NoLeader);
+        assert_eq!(unsent.try_recv(), Ok(Some(outcome)));
+        assert_eq!(pending.held().proposal_bytes, 0);
+    }
+
+    #[test]
+    fn a_snapshot_makes_what_it_may_hold_unknown() {
+        let mut pending = Pending::new(1, 1);
+        let mut receivers = ["a", "b", "c"].map(|key| put(&mut pending, key));
+        send(&mut pending);
+        pending.jumped(1);
+        let outcomes = receivers.each_mut().map(|r| r.try_recv().unwrap());
+        assert_eq!(outcomes, [Some(Outcome::Unknown), None, None]);
+    }
+}

@@ -1,0 +1,219 @@
+//! Linearizable reads: all that wait share one read-index round, and the next ones gather meanwhile.
+//!
+//! Raft drops a round silently when there is no leader, when the leader has not committed in its term, or when a
+//! message is lost. So a round is asked again, each time with a *fresh* context: one used twice could be answered by
+//! the confirmation of its earlier use. The answer to any attempt will do.
+//!
+//! Invariant: reads of a round arrived before its first attempt (so the index that any attempt yields covers all that
+//! was acknowledged to anybody before them), and they are released only behind that index.
+
+use crate::proposal::{NotProposed, Read, ReadReply};
+
+/// Attempts of one round whose answers are still taken.
+const ATTEMPTS_MAX: usize = 8;
+
+/// The reads of this node that are not released.
+#[derive(Debug)]
+pub struct Reads {
+    member: u64,
+    boot: u64,
+    sequence: u64,
+    waiting: Vec<Waiting>,
+    round: Option<Round>,
+    /// Confirmed, and waiting for the log to be published up to the index.
+    confirmed: Vec<(u64, Vec<Waiting>)>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    deadline: u64,
+    reply: ReadReply,
+}
+
+#[derive(Debug)]
+struct Round {
+    /// Of each attempt, the newest last.
+    contexts: Vec<Vec<u8>>,
+    /// Tick of the newest attempt; `None`: another one is due.
+    asked: Option<u64>,
+    reads: Vec<Waiting>,
+}
+
+impl Reads {
+    /// No reads. (member, boot) makes the contexts unique.
+    pub fn new(member: u64, boot: u64) -> Reads {
+        Reads {
+            member,
+            boot,
+            sequence: 0,
+            waiting: Vec::new(),
+            round: None,
+            confirmed: Vec::new(),
+        }
+    }
+
+    /// Takes a client's read.
+    pub fn add(&mut self, read: Read, now: u64) {
+        self.waiting.push(Waiting {
+            deadline: now + read.deadline_ticks.max(1),
+            reply: read.reply,
+        });
+    }
+
+    /// Number of reads held.
+    pub fn held(&self) -> usize {
+        let round = self.round.as_ref().map_or(0, |round| round.reads.len());
+        let confirmed: usize = self.confirmed.iter().map(|(_, reads)| reads.len()).sum();
+        self.waiting.len() + round + confirmed
+    }
+
+    /// Begins a round when none is under way and somebody waits, or another attempt when that is due: returns its
+    /// context for raft.
+    pub fn begin(&mut self, now: u64) -> Option<Vec<u8>> {
+        if self.round.is_none() && !self.waiting.is_empty() {
+            self.round = Some(Round {
+                contexts: Vec::new(),
+                asked: None,
+                reads: std::mem::take(&mut self.waiting),
+            });
+        }
+        let round = self.round.as_mut().filter(|round| round.asked.is_none())?;
+        self.sequence += 1;
+        let parts = [self.member, self.boot, self.sequence];
+        let context: Vec<u8> = parts.into_iter().flat_map(u64::to_le_bytes).collect();
+        if round.contexts.len() == ATTEMPTS_MAX {
+            round.contexts.remove(0);
+        }
+        round.contexts.push(context.clone());
+        round.asked = Some(now);
+        Some(context)
+    }
+
+    /// The round under way may be lost: ask again.
+    pub fn retry(&mut self) {
+        if let Some(round) = &mut self.round {
+            round.asked = None;
+        }
+    }
+
+    /// Asks again when the newest attempt is `ticks` or more old.
+    pub fn retry_stale(&mut self, now: u64, ticks: u64) {
+        let asked = self.round.as_ref().and_then(|round| round.asked);
+        if asked.is_some_and(|asked| now - asked >= ticks) {
+            self.retry();
+        }
+    }
+
+    /// Raft confirmed a context at an index.
+    pub fn confirm(&mut self, context: &[u8], index: u64) {
+        let ours = |round: &mut Round| round.contexts.iter().any(|c| c == context);
+        if let Some(round) = self.round.take_if(ours) {
+            self.confirmed.push((index, round.reads));
+        }
+    }
+
+    /// Takes the reads that are confirmed at or below this index.
+    pub fn release(&mut self, index: u64) -> Vec<ReadReply> {
+        let mut released = Vec::new();
+        self.confirmed.retain_mut(|(needed, reads)| {
+            let keep = *needed > index;
+            if !keep {
+                released.extend(reads.drain(..).map(|read| read.reply));
+            }
+            keep
+        });
+        released
+    }
+
+    /// Ends reads that have passed their deadline.
+    pub fn expire(&mut self, now: u64, reason: NotProposed) {
+        self.end(|read| read.deadline <= now, reason);
+        // Nobody waits for it any more, and the next readers need not either.
+        self.round.take_if(|round| round.reads.is_empty());
+    }
+
+    /// Ends all reads.
+    pub fn stop(&mut self, reason: NotProposed) {
+        self.end(|_| true, reason);
+    }
+
+    fn end(&mut self, which: impl Fn(&Waiting) -> bool, reason: NotProposed) {
+        let round = self.round.iter_mut().map(|round| &mut round.reads);
+        let confirmed = self.confirmed.iter_mut().map(|(_, reads)| reads);
+        let lists = std::iter::once(&mut self.waiting)
+            .chain(round)
+            .chain(confirmed);
+        for list in lists {
+            for read in list.extract_if(.., |read| which(read)) {
+                // The receiver may be gone: then nobody wants to know.
+                let _ = read.reply.send(Err(reason));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_channel::oneshot;
+
+    fn add(reads: &mut Reads) -> oneshot::Receiver<Result<(), NotProposed>> {
+        let (reply, receiver) = oneshot::channel();
+        let read = Read {
+            deadline_ticks: 10,
+            reply,
+        };
+        reads.add(read, 0);
+        receiver
+    }
+
+    #[test]
+    fn a_read_that_arrives_during_a_round_waits_for_the_next() {
+        let mut reads = Reads::new(1, 1);
+        let _first = add(&mut reads);
+        let context = reads.begin(0).unwrap();
+        let _second = add(&mut reads);
+        assert_eq!(reads.begin(0), None);
+        reads.confirm(&context, 7);
+        assert!(reads.release(6).is_empty());
+        assert_eq!(reads.release(7).len(), 1);
+        assert_ne!(reads.begin(0).unwrap(), context);
+    }
+
+    #[test]
+    fn a_lost_round_is_asked_again_with_a_fresh_context() {
+        let mut reads = Reads::new(1, 1);
+        let _first = add(&mut reads);
+        let old = reads.begin(0).unwrap();
+        reads.retry_stale(4, 5);
+        assert_eq!(reads.begin(4), None);
+        let _second = add(&mut reads);
+        reads.retry_stale(5, 5);
+        let new = reads.begin(5).unwrap();
+        assert_ne!(old, new);
+        // The answer to either attempt confirms the first read, and neither the second one, which came later.
+        reads.confirm(&old, 3);
+        assert_eq!(reads.release(3).len(), 1);
+        reads.confirm(&new, 4);
+        assert!(reads.release(4).is_empty());
+        assert_eq!(reads.held(), 1);
+    }
+
+    #[test]
+    fn every_read_ends_by_its_deadline() {
+        let mut reads = Reads::new(1, 1);
+        let mut receivers = vec![add(&mut reads)];
+        let context = reads.begin(0).unwrap();
+        reads.confirm(&context, 100);
+        receivers.push(add(&mut reads));
+        reads.begin(0).unwrap();
+        receivers.push(add(&mut reads));
+        reads.expire(9, NotProposed::NoQuorum);
+        assert_eq!(reads.held(), 3);
+        reads.expire(10, NotProposed::NoQuorum);
+        assert_eq!(reads.held(), 0);
+        for mut receiver in receivers {
+            assert_eq!(receiver.try_recv(), Ok(Some(Err(NotProposed::NoQuorum))));
+        }
+    }
+}

@@ -1,0 +1,689 @@
+//! Whole clusters of nodes in one thread, without sockets and files: messages, saves and maps are values that the
+//! test moves about, so a test decides what is delivered, made durable, applied or lost, and when.
+
+use super::*;
+use crate::members::PeerUrl;
+use crate::storage::SnapshotMeta;
+use futures_channel::oneshot;
+
+type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// A node, its "disk" and its map.
+struct Host {
+    node: Option<Node>,
+    boot: u64,
+    /// What a restart finds.
+    disk: Recovered,
+    /// The map of the snapshot on the disk.
+    disk_map: Map,
+    map: Map,
+    jobs: VecDeque<Job>,
+    /// Jobs become durable only when the test says so.
+    slow_disk: bool,
+    exit: Option<Exit>,
+    /// As the transport knows them.
+    members: Members,
+}
+
+struct Cluster {
+    hosts: BTreeMap<u64, Host>,
+    wires: VecDeque<Message>,
+    cut: Vec<(u64, u64)>,
+    snapshots: BTreeMap<u64, Map>,
+    snapshot_bytes: u64,
+}
+
+fn url(id: u64) -> PeerUrl {
+    format!("http://host:{id}").parse().unwrap()
+}
+
+fn logger() -> Logger {
+    Logger::root(slog::Discard, o!())
+}
+
+impl Cluster {
+    fn new(size: u64) -> Cluster {
+        let urls: Vec<_> = (1..=size).map(url).collect();
+        let members = Members::initial(&urls);
+        let mut state = ReplicatedState::new();
+        members.write_to(&mut state);
+        let meta = SnapshotMeta {
+            index: 1,
+            term: 1,
+            conf_state: members.conf_state(),
+            state,
+        };
+        let mut hard_state = HardState::default();
+        hard_state.term = 1;
+        hard_state.commit = 1;
+        let mut cluster = Cluster {
+            hosts: BTreeMap::new(),
+            wires: VecDeque::new(),
+            cut: Vec::new(),
+            snapshots: BTreeMap::new(),
+            snapshot_bytes: u64::MAX,
+        };
+        for id in 1..=size {
+            let disk = Recovered {
+                hard_state: hard_state.clone(),
+                snapshot: Some(meta.clone()),
+                ..Default::default()
+            };
+            cluster.add_host(id, disk);
+        }
+        cluster
+    }
+
+    fn add_host(&mut self, id: u64, disk: Recovered) {
+        let host = Host {
+            node: None,
+            boot: 0,
+            disk,
+            disk_map: Map::new(),
+            map: Map::new(),
+            jobs: VecDeque::new(),
+            slow_disk: false,
+            exit: None,
+            members: Members::default(),
+        };
+        self.hosts.insert(id, host);
+        self.start(id);
+    }
+
+    fn start(&mut self, id: u64) {
+        let settings = Settings {
+            id,
+            boot: self.hosts[&id].boot + 1,
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+            snapshot_bytes: self.snapshot_bytes,
+        };
+        let host = self.hosts.get_mut(&id).unwrap();
+        host.boot += 1;
+        host.map = host.disk_map.clone();
+        host.jobs.clear();
+        let node = Node::new(settings, host.disk.clone(), &logger(), &logger()).unwrap();
+        host.members = node.members().clone();
+        host.node = Some(node);
+        self.work(id);
+    }
+
+    /// Loses everything that is not on the disk.
+    fn crash(&mut self, id: u64) {
+        self.hosts.get_mut(&id).unwrap().node = None;
+        self.wires.retain(|m| m.to != id && m.from != id);
+    }
+
+    fn node(&mut self, id: u64) -> &mut Node {
+        self.hosts.get_mut(&id).unwrap().node.as_mut().unwrap()
+    }
+
+    fn work(&mut self, id: u64) {
+        loop {
+            let host = self.hosts.get_mut(&id).unwrap();
+            let Some(node) = host.node.as_mut() else {
+                return;
+            };
+            let mut idle = true;
+            while let Some(output) = node.ready() {
+                idle = false;
+                self.wires.extend(output.messages);
+                host.jobs.extend(output.job);
+                if let Some(members) = output.members {
+                    host.members = (*members).clone();
+                }
+                host.exit = host.exit.take().or(output.exit);
+                for commit in output.commits {
+                    match commit {
+                        Commit::Apply(apply) => {
+                            for (command, reply) in apply.commands {
+                                let index = apply.index;
+                                host.map
+                                    .insert(command.key.to_vec(), command.value.to_vec());
+                                answer(reply, Outcome::Applied { index });
+                            }
+                            node.applied(apply.index, apply.bytes);
+                        }
+                        Commit::Read(replies) => {
+                            for reply in replies {
+                                let _ = reply.send(Ok(()));
+                            }
+                        }
+                        Commit::Snapshot(meta) => {
+                            self.snapshots.insert(meta.index, host.map.clone());
+                            let written = SnapshotWritten {
+                                meta: *meta,
+                                bytes: 1,
+                            };
+                            host.jobs.extend(node.snapshot_written(written));
+                        }
+                        Commit::Restore(meta) => {
+                            host.map = self.snapshots[&meta.index].clone();
+                            node.applied(meta.index, 0);
+                        }
+                    }
+                }
+            }
+            if !host.slow_disk {
+                while let Some(job) = host.jobs.pop_front() {
+                    idle = false;
+                    save(&mut host.disk, &job.save, node);
+                    if let Some(mark) = &job.save.mark {
+                        host.disk_map = match mark.index {
+                            1 => Map::new(),
+                            index => self.snapshots[&index].clone(),
+                        };
+                    }
+                    node.persisted(job.number);
+                    self.wires.extend(job.messages);
+                }
+            }
+            if idle {
+                return;
+            }
+        }
+    }
+
+    /// Delivers messages until there are none.
+    fn settle(&mut self) {
+        let ids: Vec<u64> = self.hosts.keys().copied().collect();
+        for id in ids {
+            self.work(id);
+        }
+        while let Some(message) = self.wires.pop_front() {
+            let (from, to) = (message.from, message.to);
+            let cut = self.cut.contains(&(from, to));
+            let refuses = |a: u64, b: u64| {
+                self.hosts
+                    .get(&a)
+                    .and_then(|h| h.members.removed.get(&b).copied())
+            };
+            if let Some(removed_index) = refuses(to, from).filter(|_| !cut) {
+                let verdict = Verdict {
+                    by: to,
+                    by_leader: false,
+                    reason: Reason::Removed { removed_index },
+                };
+                if self.hosts[&from].node.is_some() {
+                    self.node(from).refused(verdict);
+                    self.work(from);
+                }
+                continue;
+            }
+            let snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
+            let up = self.hosts.get(&to).is_some_and(|host| host.node.is_some());
+            if !cut && up {
+                self.node(to).step(message);
+                self.work(to);
+            } else if self.hosts[&from].node.is_some() {
+                self.node(from).unreachable(to);
+            }
+            if snapshot && self.hosts[&from].node.is_some() {
+                self.node(from).snapshot_sent(to, !cut && up);
+                self.work(from);
+            }
+        }
+    }
+
+    fn tick(&mut self, count: usize) {
+        for _ in 0..count {
+            let ids: Vec<u64> = self.hosts.keys().copied().collect();
+            for id in ids {
+                if self.hosts[&id].node.is_some() {
+                    self.node(id).tick();
+                }
+            }
+            self.settle();
+        }
+    }
+
+    /// Ticks until there is exactly one leader that all running voters follow.
+    fn elect(&mut self) -> u64 {
+        for _ in 0..500 {
+            self.tick(1);
+            let running = self.hosts.values().filter_map(|host| host.node.as_ref());
+            let leaders: Vec<_> = running
+                .filter(|node| node.is_leader())
+                .map(|n| n.settings.id)
+                .collect();
+            if let [leader] = leaders[..] {
+                let running = self.hosts.values().filter_map(|host| host.node.as_ref());
+                if running
+                    .clone()
+                    .all(|node| node.raw.raft.leader_id == leader || node.leaving.is_some())
+                {
+                    return leader;
+                }
+            }
+        }
+        panic!("no leader after 500 ticks");
+    }
+
+    fn propose(&mut self, id: u64, command: Command) -> oneshot::Receiver<Outcome> {
+        let (reply, receiver) = oneshot::channel();
+        self.node(id).propose(Proposal {
+            command,
+            deadline_ticks: 200,
+            reply,
+        });
+        self.work(id);
+        receiver
+    }
+
+    fn put(&mut self, id: u64, key: &str) -> oneshot::Receiver<Outcome> {
+        let mut command = Command::new();
+        command.key = key.to_owned().into();
+        command.value = vec![b'v'; 100].into();
+        self.propose(id, command)
+    }
+
+    fn change(&mut self, id: u64, kind: Kind, member: u64) -> oneshot::Receiver<Outcome> {
+        let mut command = Command::new();
+        command.kind = kind;
+        command.member_id = member;
+        command.member_url = url(member).to_string();
+        self.propose(id, command)
+    }
+
+    fn read(&mut self, id: u64) -> oneshot::Receiver<Result<(), NotProposed>> {
+        let (reply, receiver) = oneshot::channel();
+        self.node(id).read(Read {
+            deadline_ticks: 20,
+            reply,
+        });
+        self.work(id);
+        receiver
+    }
+
+    fn follower(&mut self, leader: u64) -> u64 {
+        *self.hosts.keys().find(|id| **id != leader).unwrap()
+    }
+
+    fn assert_same_maps(&self) {
+        let maps: Vec<_> = self
+            .hosts
+            .values()
+            .filter(|h| h.node.is_some())
+            .map(|h| &h.map)
+            .collect();
+        assert!(maps.windows(2).all(|pair| pair[0] == pair[1]), "{maps:?}");
+    }
+}
+
+/// What storage does with a save, and finds at a restart.
+fn save(disk: &mut Recovered, save: &Save, node: &Node) {
+    if let Some(mark) = &save.mark {
+        let meta = match node.raw.store().snapshot_meta() {
+            Some(meta) if meta.index == mark.index => meta.clone(),
+            other => panic!("mark {} without its snapshot: {other:?}", mark.index),
+        };
+        match mark.installed {
+            true => disk.entries.clear(),
+            false => disk.entries.retain(|e| e.index > mark.index),
+        }
+        disk.snapshot = Some(meta);
+        disk.hard_state = mark.hard_state.clone();
+    }
+    if let Some(first) = save.entries.first() {
+        disk.entries.retain(|e| e.index < first.index);
+        disk.entries.extend(save.entries.iter().cloned());
+    }
+    if let Some(hard_state) = &save.hard_state {
+        disk.hard_state = hard_state.clone();
+    }
+}
+
+fn applied(receiver: &mut oneshot::Receiver<Outcome>) -> u64 {
+    match receiver.try_recv() {
+        Ok(Some(Outcome::Applied { index })) => index,
+        other => panic!("not applied: {other:?}"),
+    }
+}
+
+#[test]
+fn a_write_through_any_member_is_applied_on_all() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect();
+    for id in 1..=3 {
+        let mut outcome = cluster.put(id, &format!("k{id}"));
+        cluster.settle();
+        applied(&mut outcome);
+    }
+    cluster.tick(2);
+    cluster.assert_same_maps();
+    assert_eq!(cluster.hosts[&1].map.len(), 3);
+}
+
+#[test]
+fn a_sole_voter_leads_at_once_and_its_promises_wait_for_its_disk() {
+    let mut cluster = Cluster::new(1);
+    assert!(cluster.node(1).is_leader());
+    cluster.hosts.get_mut(&1).unwrap().slow_disk = true;
+    let mut outcome = cluster.put(1, "a");
+    cluster.tick(50);
+    assert_eq!(
+        outcome.try_recv(),
+        Ok(None),
+        "acknowledged before it was durable"
+    );
+    cluster.hosts.get_mut(&1).unwrap().slow_disk = false;
+    cluster.settle();
+    applied(&mut outcome);
+    cluster.crash(1);
+    cluster.start(1);
+    cluster.settle();
+    assert_eq!(cluster.hosts[&1].map.len(), 1);
+}
+
+#[test]
+fn a_write_in_flight_when_its_leader_dies_succeeds_once_under_the_next() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let follower = cluster.follower(leader);
+    // The forward reaches nobody.
+    let mut outcome = cluster.put(follower, "a");
+    cluster.crash(leader);
+    cluster.elect();
+    cluster.tick(20);
+    applied(&mut outcome);
+    cluster.start(leader);
+    cluster.tick(20);
+    cluster.assert_same_maps();
+}
+
+#[test]
+fn a_dropped_forward_is_sent_again_under_the_same_leader() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let follower = cluster.follower(leader);
+    let mut outcome = cluster.put(follower, "a");
+    cluster
+        .wires
+        .retain(|m| m.get_msg_type() != MessageType::MsgPropose);
+    cluster.tick(5);
+    assert_eq!(outcome.try_recv(), Ok(None));
+    cluster.tick(10);
+    applied(&mut outcome);
+}
+
+#[test]
+fn a_command_that_is_delivered_twice_applies_once() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let follower = cluster.follower(leader);
+    let mut outcome = cluster.put(follower, "a");
+    let copies: Vec<_> = cluster
+        .wires
+        .iter()
+        .filter(|m| m.to == leader)
+        .cloned()
+        .collect();
+    assert_eq!(copies.len(), 1);
+    cluster.wires.extend(copies);
+    cluster.settle();
+    let first = applied(&mut outcome);
+    // The second copy is in the log, and skipped: a later write of the key must not be undone by it.
+    cluster.tick(2);
+    assert!(cluster.node(leader).published > first);
+    let sessions = cluster.node(leader).sessions.clone();
+    assert_eq!(sessions[&follower], (1, 1));
+}
+
+#[test]
+fn reads_see_what_was_acknowledged_and_end_without_a_quorum() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    for id in 1..=3 {
+        let mut read = cluster.read(id);
+        cluster.settle();
+        assert_eq!(read.try_recv(), Ok(Some(Ok(()))));
+    }
+    let follower = cluster.follower(leader);
+    let other = 6 - leader - follower;
+    cluster.crash(leader);
+    cluster.crash(other);
+    let mut read = cluster.read(follower);
+    cluster.tick(25);
+    assert!(matches!(read.try_recv(), Ok(Some(Err(_)))));
+}
+
+#[test]
+fn a_read_on_a_deposed_leader_is_not_answered() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    for id in 1..=3 {
+        if id != leader {
+            cluster.cut.extend([(leader, id), (id, leader)]);
+        }
+    }
+    let mut read = cluster.read(leader);
+    cluster.tick(40);
+    assert!(matches!(read.try_recv(), Ok(Some(Err(_)))));
+}
+
+#[test]
+fn a_joiner_catches_up_by_snapshot_and_becomes_a_voter() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    for i in 0..20 {
+        cluster.put(leader, &format!("k{i}"));
+    }
+    let follower = cluster.follower(leader);
+    let mut outcome = cluster.change(follower, Kind::AddMember, 4);
+    cluster.settle();
+    applied(&mut outcome);
+    cluster.add_host(4, Recovered::default());
+    cluster.tick(30);
+    cluster.assert_same_maps();
+    assert_eq!(cluster.node(4).members().voters().count(), 4);
+    let mut outcome = cluster.put(4, "through the new one");
+    cluster.settle();
+    applied(&mut outcome);
+    let mut again = cluster.change(4, Kind::AddMember, 4);
+    cluster.settle();
+    applied(&mut again);
+}
+
+#[test]
+fn adding_an_absent_member_costs_no_quorum() {
+    let mut cluster = Cluster::new(1);
+    let mut outcome = cluster.change(1, Kind::AddMember, 2);
+    cluster.tick(50);
+    applied(&mut outcome);
+    let mut outcome = cluster.put(1, "a");
+    cluster.settle();
+    applied(&mut outcome);
+}
+
+#[test]
+fn a_removed_follower_learns_of_it_and_leaves() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let follower = cluster.follower(leader);
+    let mut outcome = cluster.change(leader, Kind::RemoveMember, follower);
+    cluster.settle();
+    applied(&mut outcome);
+    cluster.tick(40);
+    assert!(matches!(
+        cluster.hosts[&follower].exit,
+        Some(Exit::Removed { .. })
+    ));
+    assert_eq!(cluster.node(leader).members().voters().count(), 2);
+}
+
+#[test]
+fn a_leader_that_is_removed_hands_over_first_and_leaves() {
+    for size in [2, 3] {
+        let mut cluster = Cluster::new(size);
+        let leader = cluster.elect();
+        let mut outcome = cluster.change(leader, Kind::RemoveMember, leader);
+        cluster.tick(60);
+        applied(&mut outcome);
+        assert!(matches!(
+            cluster.hosts[&leader].exit,
+            Some(Exit::Removed { .. })
+        ));
+        cluster.crash(leader);
+        let next = cluster.elect();
+        assert_ne!(next, leader);
+        let mut outcome = cluster.put(next, "a");
+        cluster.tick(5);
+        applied(&mut outcome);
+    }
+}
+
+#[test]
+fn from_two_members_to_one_a_crash_of_the_survivor_strands_nobody() {
+    let mut cluster = Cluster::new(2);
+    let leader = cluster.elect();
+    let other = cluster.follower(leader);
+    let mut outcome = cluster.change(leader, Kind::RemoveMember, other);
+    // The survivor commits and applies the removal, and crashes before anything further is on its disk.
+    while outcome.try_recv() == Ok(None) {
+        let message = cluster.wires.pop_front().expect("the removal commits");
+        let to = message.to;
+        cluster.node(to).step(message);
+        if to == leader {
+            cluster.hosts.get_mut(&leader).unwrap().slow_disk = true;
+        }
+        cluster.work(to);
+    }
+    cluster.crash(leader);
+    cluster.hosts.get_mut(&leader).unwrap().slow_disk = false;
+    cluster.tick(30);
+    assert_eq!(
+        cluster.hosts[&other].exit, None,
+        "it left before the survivor could do without it"
+    );
+    cluster.start(leader);
+    cluster.tick(100);
+    assert!(matches!(
+        cluster.hosts[&other].exit,
+        Some(Exit::Removed { .. })
+    ));
+    cluster.crash(other);
+    cluster.crash(leader);
+    cluster.start(leader);
+    cluster.tick(50);
+    assert!(cluster.node(leader).is_leader());
+}
+
+#[test]
+fn the_last_voter_stays() {
+    let mut cluster = Cluster::new(1);
+    let mut outcome = cluster.change(1, Kind::RemoveMember, 1);
+    cluster.settle();
+    assert_eq!(
+        outcome.try_recv(),
+        Ok(Some(Outcome::Refused(Refusal::LastVoter)))
+    );
+}
+
+#[test]
+fn one_membership_change_at_a_time() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let mut first = cluster.change(leader, Kind::AddMember, 4);
+    let mut second = cluster.change(leader, Kind::AddMember, 5);
+    cluster.settle();
+    applied(&mut first);
+    let refused = Outcome::Refused(Refusal::ChangeUnderWay);
+    assert_eq!(second.try_recv(), Ok(Some(refused)));
+}
+
+#[test]
+fn snapshots_compact_the_log_and_a_restart_begins_there() {
+    let mut cluster = Cluster::new(3);
+    cluster.snapshot_bytes = 2_000;
+    for id in 1..=3 {
+        cluster.crash(id);
+        cluster.start(id);
+    }
+    let leader = cluster.elect();
+    for i in 0..100 {
+        let mut outcome = cluster.put(leader, &format!("k{i}"));
+        cluster.settle();
+        applied(&mut outcome);
+    }
+    cluster.tick(5);
+    for id in 1..=3 {
+        let log = cluster.node(id).raw.store();
+        assert!(log.snapshot_index() > 50 && log.bytes() < 10_000);
+        cluster.crash(id);
+    }
+    for id in 1..=3 {
+        cluster.start(id);
+    }
+    cluster.elect();
+    cluster.tick(10);
+    cluster.assert_same_maps();
+    assert_eq!(cluster.hosts[&1].map.len(), 100);
+}
+
+#[test]
+fn a_stale_refusal_of_a_lagging_peer_counts_for_nothing() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.put(leader, "a");
+    cluster.tick(5);
+    for reason in [
+        Reason::Removed { removed_index: 1 },
+        Reason::WrongIncarnation { added_index: 1 },
+        Reason::AddedLater { added_index: 1 },
+        Reason::NotAMember,
+        Reason::WrongCluster { theirs: 7 },
+    ] {
+        let verdict = Verdict {
+            by: 2,
+            by_leader: false,
+            reason,
+        };
+        cluster.node(1).refused(verdict);
+        cluster.settle();
+        assert_eq!(cluster.hosts[&1].exit, None, "{reason:?}");
+    }
+}
+
+#[test]
+fn a_heartbeat_beyond_the_log_ends_the_node_and_does_not_panic() {
+    let mut cluster = Cluster::new(3);
+    let mut heartbeat = Message::default();
+    heartbeat.set_msg_type(MessageType::MsgHeartbeat);
+    heartbeat.from = 2;
+    heartbeat.to = 1;
+    heartbeat.term = 5;
+    heartbeat.commit = 99;
+    cluster.node(1).step(heartbeat);
+    cluster.work(1);
+    let exit = Exit::LostLog {
+        committed: 99,
+        last: 1,
+    };
+    assert_eq!(cluster.hosts[&1].exit, Some(exit));
+}
+
+#[test]
+fn garbage_in_the_log_is_skipped_alike() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let follower = cluster.follower(leader);
+    for (kind, data) in [
+        (EntryType::EntryNormal, &b"\xff\xff\xff garbage"[..]),
+        (EntryType::EntryConfChange, b"\xff garbage"),
+        (EntryType::EntryConfChangeV2, b""),
+    ] {
+        let mut entry = Entry::default();
+        entry.set_entry_type(kind);
+        entry.data = data.to_vec().into();
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = follower;
+        message.to = leader;
+        message.set_entries(vec![entry].into());
+        cluster.node(leader).step(message);
+        cluster.settle();
+    }
+    let mut outcome = cluster.put(follower, "a");
+    cluster.settle();
+    applied(&mut outcome);
+}
