@@ -1,0 +1,203 @@
+//! A small blocking HTTP/1.1 client over `TcpStream`, so that the tests depend on nobody else's idea of HTTP and can
+//! send what a proper client never would.
+//!
+//! It sends one request at a time on a connection that stays open, and reads one response. It never retries: a
+//! request that was sent twice would spoil every test that counts.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// How long a client waits for anything; far longer than any `--request-timeout` in these tests.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// An answer.
+#[derive(Debug)]
+pub struct Response {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut found = self.headers.iter().filter(|(n, _)| n == name);
+        let value = found.next().map(|(_, value)| value.as_str());
+        assert!(
+            found.next().is_none(),
+            "header {name} came twice: {:?}",
+            self.headers
+        );
+        value
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The index in `ETag: "<index>"`.
+    pub fn etag(&self) -> u64 {
+        let etag = self
+            .header("etag")
+            .unwrap_or_else(|| panic!("no ETag in {self:?}"));
+        etag.strip_prefix('"')
+            .and_then(|rest| rest.strip_suffix('"'))
+            .and_then(|index| index.parse().ok())
+            .unwrap_or_else(|| panic!("the ETag {etag} is no quoted index"))
+    }
+}
+
+/// One connection to a client or peer port.
+#[derive(Debug)]
+pub struct Connection {
+    stream: BufReader<TcpStream>,
+}
+
+impl Connection {
+    pub fn open(address: SocketAddr) -> io::Result<Connection> {
+        let stream = TcpStream::connect_timeout(&address, CLIENT_TIMEOUT)?;
+        stream.set_read_timeout(Some(CLIENT_TIMEOUT))?;
+        stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
+        stream.set_nodelay(true)?;
+        Ok(Connection {
+            stream: BufReader::new(stream),
+        })
+    }
+
+    /// Sends a request and reads its response. `path` goes out as it is; see [`encode`].
+    pub fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<Response> {
+        let mut message = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");
+        for (name, value) in headers {
+            message += &format!("{name}: {value}\r\n");
+        }
+        if !body.is_empty() || matches!(method, "PUT" | "POST") {
+            message += &format!("Content-Length: {}\r\n", body.len());
+        }
+        message += "\r\n";
+        let mut message = message.into_bytes();
+        message.extend_from_slice(body);
+        // A server that refuses a request early closes while we still write: its answer is what counts.
+        let written = self.write(&message);
+        match self.response(method == "HEAD") {
+            Ok(response) => Ok(response),
+            Err(error) => written.and(Err(error)),
+        }
+    }
+
+    /// Writes bytes as they are.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
+    }
+
+    /// Reads the status line and the headers of the next response, which may be a `100 Continue`.
+    pub fn head(&mut self) -> io::Result<Response> {
+        let line = self.line()?;
+        let status = line
+            .strip_prefix("HTTP/1.1 ")
+            .and_then(|rest| rest.get(..3))
+            .and_then(|code| code.parse().ok())
+            .ok_or_else(|| invalid(format!("no status line: {line:?}")))?;
+        let mut headers = Vec::new();
+        loop {
+            let line = self.line()?;
+            if line.is_empty() {
+                break;
+            }
+            let (name, value) = line
+                .split_once(':')
+                .ok_or_else(|| invalid(format!("no header: {line:?}")))?;
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+        Ok(Response {
+            status,
+            headers,
+            body: Vec::new(),
+        })
+    }
+
+    /// Reads the next final response. `no_body`: it answers a HEAD.
+    pub fn response(&mut self, no_body: bool) -> io::Result<Response> {
+        let mut response = self.head()?;
+        while response.status < 200 && response.status != 101 {
+            response = self.head()?;
+        }
+        if no_body || matches!(response.status, 101 | 204 | 304) {
+            return Ok(response);
+        }
+        match response.header("content-length") {
+            Some(length) => {
+                let length = length
+                    .parse()
+                    .map_err(|_| invalid(format!("Content-Length {length:?}")))?;
+                response.body.resize(length, 0);
+                self.stream.read_exact(&mut response.body)?;
+            }
+            None if response.header("transfer-encoding").is_some() => {
+                return Err(invalid("a chunked response: none was expected".to_owned()));
+            }
+            None => {
+                self.stream.read_to_end(&mut response.body)?;
+            }
+        }
+        Ok(response)
+    }
+
+    /// Reads whatever comes until the other side closes; an abortive close is one too.
+    pub fn rest(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        match self.stream.read_to_end(&mut bytes) {
+            Err(error) if error.kind() != io::ErrorKind::ConnectionReset => Err(error),
+            _ => Ok(bytes),
+        }
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = Vec::new();
+        self.stream.read_until(b'\n', &mut line)?;
+        if line.pop() != Some(b'\n') {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the connection was closed before the response was whole",
+            ));
+        }
+        if line.last() == Some(&b'\r') {
+            line.pop();
+        }
+        String::from_utf8(line).map_err(|_| invalid("a header that is not UTF-8".to_owned()))
+    }
+}
+
+fn invalid(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+/// One request on a connection of its own.
+pub fn request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> io::Result<Response> {
+    Connection::open(address)?.send(method, path, headers, body)
+}
+
+/// The path that names this key: every byte that is not plainly harmless is percent-encoded.
+pub fn encode(key: &[u8]) -> String {
+    let mut path = String::from("/");
+    for &byte in key {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~' | b'/') {
+            path.push(char::from(byte));
+        } else {
+            path += &format!("%{byte:02X}");
+        }
+    }
+    path
+}

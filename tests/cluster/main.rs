@@ -1,0 +1,25 @@
+//! The workflows of the README, run on the real binary: real processes, sockets, files and signals.
+//!
+//! Every module holds the tests of one area; each test builds its own cluster in its own temporary directory with
+//! [`harness`], talks to it with [`http`], and waits for conditions with [`harness::eventually`], never for a fixed
+//! time. A test that fails prints the end of every node's log. One test alone: `cargo test --test cluster NAME`.
+//!
+//! Where the README promises a time (exit within 2 s), the test allows a noisy machine about twice of that and says
+//! so; all other deadlines are generous and only keep a broken daemon from hanging the run.
+
+mod harness;
+mod http;
+
+mod api;
+mod bad_input;
+mod command_line;
+mod exactly_once;
+mod failures;
+mod identity;
+mod membership;
+mod peers;
+mod ports;
+mod procfile;
+mod serving;
+mod snapshots;
+mod stopping;
