@@ -1,7 +1,6 @@
-//! Processes and clusters of them, and how to wait for what they do.
+//! Clusters of daemons, and how to wait for what they do.
 //!
-//! A [`Node`] is one daemon with its ports, data directory and log; it can be killed, stopped, paused and started
-//! again, and never outlives its value. A [`Cluster`] is a set of nodes in one temporary directory.
+//! A [`Cluster`] is a set of [`Node`]s in one temporary directory, each with what a client can ask it.
 //!
 //! Invariants: at most [`CLUSTERS_AT_ONCE`] clusters run at one time in this process, so that timings do not depend
 //! on how many threads the test runner has; no node may have panicked by the end of a test, whatever the test was
@@ -9,27 +8,21 @@
 
 use crate::http::{self, Response};
 use crate::ports::free_port;
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+pub use crate::process::{BINARY, Node, daemon, refuses_connections, run_to_end};
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// The daemon under test.
-pub const BINARY: &str = env!("CARGO_BIN_EXE_raftkvd");
 /// For tests in which a request has to wait for an election: the survivors may split their votes once or twice.
 pub const PATIENT: [&str; 2] = ["--request-timeout", "20s"];
 /// For whatever has no deadline of its own.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 const CLUSTERS_AT_ONCE: usize = 3;
-const POLL_INTERVAL: Duration = Duration::from_millis(15);
+pub const POLL_INTERVAL: Duration = Duration::from_millis(15);
 /// Lines of each node's log that a failing test prints.
 const LOG_TAIL_LINES: usize = 60;
 
@@ -88,371 +81,6 @@ impl Drop for Permit {
     fn drop(&mut self) {
         *RUNNING.lock().unwrap_or_else(|e| e.into_inner()) -= 1;
         FREED.notify_one();
-    }
-}
-
-/// A command of the daemon with a clean environment: what the developer has in theirs must not change a test.
-pub fn daemon(directory: &Path) -> Command {
-    let mut command = Command::new(BINARY);
-    command
-        .env_clear()
-        .env("RUST_BACKTRACE", "1")
-        .current_dir(directory)
-        .stdin(Stdio::null());
-    command
-}
-
-/// How a process ended that was to end by itself.
-#[derive(Debug)]
-pub struct Ended {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-/// Runs a command that is to end by itself. One that does not is killed, and the test fails.
-#[track_caller]
-pub fn run_to_end(command: &mut Command) -> Ended {
-    let directory = TempDir::new().expect("create a directory for the output");
-    let (stdout, stderr) = (
-        directory.path().join("stdout"),
-        directory.path().join("stderr"),
-    );
-    let mut child = command
-        .stdout(File::create(&stdout).expect("create the file for stdout"))
-        .stderr(File::create(&stderr).expect("create the file for stderr"))
-        .spawn()
-        .expect("start the daemon");
-    let status = wait(&mut child, PATIENCE);
-    if status.is_none() {
-        child.kill().expect("kill the daemon");
-        child.wait().expect("wait for the killed daemon");
-    }
-    let ended = Ended {
-        code: status.and_then(|status| status.code()),
-        stdout: read_lossy(&stdout),
-        stderr: read_lossy(&stderr),
-    };
-    assert!(status.is_some(), "{command:?} runs on; it said {ended:?}");
-    ended
-}
-
-fn wait(child: &mut Child, within: Duration) -> Option<ExitStatus> {
-    let begin = Instant::now();
-    loop {
-        match child.try_wait().expect("wait for the daemon") {
-            Some(status) => return Some(status),
-            None if begin.elapsed() > within => return None,
-            None => std::thread::sleep(POLL_INTERVAL),
-        }
-    }
-}
-
-fn read_lossy(path: &Path) -> String {
-    match fs::read(path) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(error) => format!("({}: {error})", path.display()),
-    }
-}
-
-/// One daemon.
-pub struct Node {
-    pub id: u64,
-    /// Where its clients connect.
-    pub address: SocketAddr,
-    /// Where its peers connect.
-    pub peer_address: SocketAddr,
-    pub data_dir: PathBuf,
-    /// What it is started with, all but the program's name.
-    pub arguments: Vec<String>,
-    /// Further variables of its environment, which is empty but for them.
-    pub environment: Vec<(String, String)>,
-    directory: PathBuf,
-    log: PathBuf,
-    /// Where in the log the newest start begins.
-    log_start: usize,
-    child: Option<Child>,
-    paused: bool,
-}
-
-impl Node {
-    /// A node that is not running, with arguments as they are.
-    pub fn with_arguments(
-        id: u64,
-        port: u16,
-        peer_port: u16,
-        directory: &Path,
-        data_dir: PathBuf,
-        arguments: Vec<String>,
-    ) -> Node {
-        Node {
-            id,
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-            peer_address: SocketAddr::from((Ipv4Addr::LOCALHOST, peer_port)),
-            data_dir,
-            arguments,
-            environment: Vec::new(),
-            log: directory.join(format!("node-{id}.log")),
-            log_start: 0,
-            directory: directory.to_owned(),
-            child: None,
-            paused: false,
-        }
-    }
-
-    /// The URL under which its peers know it.
-    pub fn url(&self) -> String {
-        format!("http://{}", self.peer_address)
-    }
-
-    /// Starts the process and does not wait for anything.
-    pub fn start(&mut self) {
-        assert!(self.child.is_none(), "node {} runs already", self.id);
-        self.log_start = self.log_text().len();
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&self.log)
-            .expect("open the node's log");
-        let child = daemon(&self.directory)
-            .args(&self.arguments)
-            .envs(self.environment.iter().cloned())
-            .stdout(log.try_clone().expect("clone the log's file"))
-            .stderr(log)
-            .spawn()
-            .expect("start the daemon");
-        self.child = Some(child);
-        self.paused = false;
-    }
-
-    /// Adds flags for the next start; a flag that is there already gets the new value.
-    pub fn set_flag(&mut self, flag: &str, value: &str) {
-        match self.arguments.iter().position(|a| a == flag) {
-            Some(at) => self.arguments[at + 1] = value.to_owned(),
-            None => self.arguments.extend([flag.to_owned(), value.to_owned()]),
-        }
-    }
-
-    /// It was started and was not seen to end; paused counts as not running.
-    pub fn is_running(&self) -> bool {
-        self.child.is_some() && !self.paused
-    }
-
-    /// kill -9, and until it is gone.
-    pub fn kill(&mut self) {
-        let mut child = self.child.take().expect("the node runs");
-        child.kill().expect("kill the daemon");
-        child.wait().expect("wait for the killed daemon");
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().expect("the node runs");
-        kill_process(Pid::from_child(child), signal).expect("signal the daemon");
-    }
-
-    /// SIGSTOP: it keeps its connections and says nothing.
-    pub fn pause(&mut self) {
-        self.signal(Signal::STOP);
-        self.paused = true;
-    }
-
-    /// SIGCONT.
-    pub fn resume(&mut self) {
-        self.signal(Signal::CONT);
-        self.paused = false;
-    }
-
-    /// Waits for it to end by itself. Gives its exit code, `None` if a signal ended it.
-    #[track_caller]
-    pub fn exit_code(&mut self, within: Duration) -> Option<i32> {
-        let child = self.child.as_mut().expect("the node runs");
-        let status = wait(child, within)
-            .unwrap_or_else(|| panic!("node {} still runs after {within:?}", self.id));
-        self.child = None;
-        status.code()
-    }
-
-    /// Starts it and waits for the end that this start has to come to.
-    #[track_caller]
-    pub fn start_expecting_exit(&mut self, code: i32) {
-        self.start();
-        let got = self.exit_code(PATIENCE);
-        assert_eq!(got, Some(code), "exit code; it said:\n{}", self.last_log());
-    }
-
-    /// The process, if it runs, has not ended.
-    #[track_caller]
-    pub fn assert_alive(&mut self) {
-        let child = self.child.as_mut().expect("the node runs");
-        let ended = child.try_wait().expect("wait for the daemon");
-        assert!(ended.is_none(), "node {} ended: {ended:?}", self.id);
-    }
-
-    /// Polls until `GET /-/ready` says yes. A process that ends meanwhile fails the test at once; but if it found
-    /// its port in use (somebody outside of these tests took it for a moment) it is started again.
-    #[track_caller]
-    pub fn wait_ready(&mut self) {
-        let id = self.id;
-        let what = format!("node {id} becomes ready");
-        eventually(&what, PATIENCE, || {
-            let child = self.child.as_mut().expect("the node runs");
-            if let Some(status) = child.try_wait().expect("wait for the daemon") {
-                let said = self.last_log();
-                let port_in_use = status.code() == Some(2) && said.contains("in use");
-                assert!(
-                    port_in_use,
-                    "node {id} ended with {status}; it said:\n{said}"
-                );
-                self.child = None;
-                self.start();
-            }
-            match http::request(self.address, "GET", "/-/ready", &[], b"") {
-                Ok(response) if response.status == 200 => Ok(()),
-                Ok(response) => Err(format!("{} {}", response.status, response.text())),
-                Err(error) => Err(error.to_string()),
-            }
-        });
-    }
-
-    /// One request on a connection of its own; the answer may be anything but none.
-    #[track_caller]
-    pub fn send(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &[u8],
-    ) -> Response {
-        match http::request(self.address, method, path, headers, body) {
-            Ok(response) => response,
-            Err(error) => panic!("{method} {path} on node {}: {error}", self.id),
-        }
-    }
-
-    /// What `GET /-/status` says.
-    pub fn status(&self) -> Result<Status, String> {
-        let response = http::request(self.address, "GET", "/-/status", &[], b"")
-            .map_err(|error| format!("GET /-/status on node {}: {error}", self.id))?;
-        if response.status != 200 {
-            return Err(format!(
-                "GET /-/status on node {}: {} {}",
-                self.id,
-                response.status,
-                response.text()
-            ));
-        }
-        Status::parse(&response.body)
-    }
-
-    /// Everything it ever said.
-    pub fn log_text(&self) -> String {
-        if self.log.exists() {
-            read_lossy(&self.log)
-        } else {
-            String::new()
-        }
-    }
-
-    /// What it said since its newest start.
-    pub fn last_log(&self) -> String {
-        let text = self.log_text();
-        text.get(self.log_start..).unwrap_or(&text).to_owned()
-    }
-
-    /// Removes its data directory; its log stays.
-    pub fn wipe(&mut self) {
-        assert!(self.child.is_none(), "node {} runs", self.id);
-        fs::remove_dir_all(&self.data_dir).expect("remove the data directory");
-    }
-
-    /// Names of the files in a directory of its data directory that end in this.
-    pub fn files(&self, directory: &str, suffix: &str) -> Vec<String> {
-        let mut names = Vec::new();
-        let entries = fs::read_dir(self.data_dir.join(directory)).expect("list the data directory");
-        for entry in entries {
-            let name = entry.expect("list the data directory").file_name();
-            names.push(name.into_string().expect("file names are ASCII"));
-        }
-        names.retain(|name| name.ends_with(suffix));
-        names.sort();
-        names
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // It may have ended by itself just now; then there is nothing to kill.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-/// What a node says of itself: `GET /-/status`.
-#[derive(Debug, Clone)]
-pub struct Status {
-    pub id: u64,
-    pub cluster: String,
-    pub role: String,
-    /// 0: none is known.
-    pub leader: u64,
-    pub term: u64,
-    pub committed: u64,
-    pub applied: u64,
-    pub snapshot: u64,
-    pub members: Vec<MemberStatus>,
-}
-
-#[derive(Debug, Clone)]
-pub struct MemberStatus {
-    pub id: u64,
-    pub url: String,
-    pub learner: bool,
-    /// On the leader.
-    pub matched: Option<u64>,
-}
-
-impl Status {
-    fn parse(json: &[u8]) -> Result<Status, String> {
-        let value: Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-        let number = |value: &Value, name: &str| {
-            value[name]
-                .as_u64()
-                .ok_or_else(|| format!("no number {name:?} in {value}"))
-        };
-        let text = |value: &Value, name: &str| {
-            value[name]
-                .as_str()
-                .map(str::to_owned)
-                .ok_or_else(|| format!("no text {name:?} in {value}"))
-        };
-        let members = value["members"]
-            .as_array()
-            .ok_or_else(|| format!("no members in {value}"))?;
-        let members = members.iter().map(|member| {
-            Ok(MemberStatus {
-                id: number(member, "id")?,
-                url: text(member, "url")?,
-                learner: text(member, "role")? == "learner",
-                matched: member["match"].as_u64(),
-            })
-        });
-        Ok(Status {
-            id: number(&value, "id")?,
-            cluster: value["cluster"].to_string(),
-            role: text(&value, "role")?,
-            leader: value["leader"].as_u64().unwrap_or(0),
-            term: number(&value, "term")?,
-            committed: number(&value, "committed")?,
-            applied: number(&value, "applied")?,
-            snapshot: number(&value, "snapshot")?,
-            members: members.collect::<Result<_, String>>()?,
-        })
-    }
-
-    pub fn member(&self, id: u64) -> Option<&MemberStatus> {
-        self.members.iter().find(|member| member.id == id)
     }
 }
 
@@ -555,7 +183,7 @@ impl Cluster {
     #[track_caller]
     pub fn start_all(&mut self) {
         for node in self.nodes.values_mut() {
-            if node.child.is_none() {
+            if !node.has_process() {
                 node.start();
             }
         }
@@ -566,7 +194,7 @@ impl Cluster {
 
     /// kill -9 to every node that runs, all at once.
     pub fn kill_all(&mut self) {
-        for node in self.nodes.values_mut().filter(|n| n.child.is_some()) {
+        for node in self.nodes.values_mut().filter(|n| n.has_process()) {
             node.kill();
         }
     }
@@ -732,12 +360,4 @@ impl Drop for Cluster {
 pub fn leader_and_followers(cluster: &Cluster) -> (u64, Vec<u64>) {
     let leader = cluster.leader();
     (leader, cluster.others(leader))
-}
-
-/// Tells a refused connection from an answer.
-pub fn refuses_connections(address: SocketAddr) -> bool {
-    match http::Connection::open(address) {
-        Ok(_) => false,
-        Err(error) => error.kind() == io::ErrorKind::ConnectionRefused,
-    }
 }

@@ -19,6 +19,7 @@ mod identity;
 mod membership;
 mod peers;
 mod ports;
+mod process;
 mod procfile;
 mod serving;
 mod snapshots;
