@@ -4,6 +4,7 @@
 //! It sends one request at a time on a connection that stays open, and reads one response. It never retries: a
 //! request that was sent twice would spoil every test that counts.
 
+use std::fmt;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -12,7 +13,6 @@ use std::time::Duration;
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// An answer.
-#[derive(Debug)]
 pub struct Response {
     pub status: u16,
     /// Names in lower case.
@@ -45,6 +45,20 @@ impl Response {
             .and_then(|rest| rest.strip_suffix('"'))
             .and_then(|index| index.parse().ok())
             .unwrap_or_else(|| panic!("the ETag {etag} is no quoted index"))
+    }
+}
+
+impl fmt::Debug for Response {
+    /// For messages of failed tests: the body as text, and not more of it than one wants to read.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.body.len().min(200);
+        let body = String::from_utf8_lossy(&self.body[..shown]);
+        let rest = self.body.len() - shown;
+        write!(f, "{} {:?} {body:?}", self.status, self.headers)?;
+        if rest > 0 {
+            write!(f, " and {rest} bytes more")?;
+        }
+        Ok(())
     }
 }
 
@@ -160,7 +174,15 @@ impl Connection {
 
     fn line(&mut self) -> io::Result<String> {
         let mut line = Vec::new();
-        self.stream.read_until(b'\n', &mut line)?;
+        self.stream
+            .read_until(b'\n', &mut line)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::WouldBlock => io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("no answer within {CLIENT_TIMEOUT:?}"),
+                ),
+                _ => error,
+            })?;
         if line.pop() != Some(b'\n') {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
