@@ -102,6 +102,14 @@ pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 pub const JOBS_PER_WRITE_MAX: usize = 256;
 /// Longest WAL record; a longer one is corrupt. It has to hold the largest entry, so it exceeds `VALUE_BYTES_LIMIT`.
 pub const RECORD_BYTES_MAX: usize = 128 << 20;
+/// One save of the WAL that exceeds this is written as several batches, each synced.
+pub const BATCH_BYTES_TARGET: usize = 32 << 20;
+/// Space of a WAL segment that is written with zeros ahead of the records: over it an fdatasync changes no metadata.
+pub const ZEROED_AHEAD_BYTES: u64 = 256 << 10;
+/// Longest header of a snapshot file: members, removed ids and sessions.
+pub const SNAPSHOT_HEADER_BYTES_MAX: usize = 16 << 20;
+/// Longest `meta` file: a pin takes 16 bytes.
+pub const META_BYTES_MAX: usize = 1 << 20;
 /// Snapshot files that are kept.
 pub const SNAPSHOTS_KEPT: usize = 2;
 /// Target size of a snapshot's blocks.

@@ -1,9 +1,340 @@
 //! What is on disk: `LOCK`, `meta`, `wal/`, `snap/` in the data directory. The only place with crash-ordering rules.
+//!
+//! [`open`] creates or recovers a data directory. Then the WAL thread owns the [`Wal`], and [`Meta`] and [`Snapshots`]
+//! are shared. Everything goes through [`disk::Disk`]; what that promises is stated there.
+//!
+//! # The orders, and what breaks when one is swapped
+//!
+//! 1. *Batch durable, then acknowledge, then the next batch.* [`Wal::save`] returns after the fdatasync. Acknowledged
+//!    earlier, a write or a vote could be lost; with two batches in flight, a damaged batch could no longer be told
+//!    from a torn one by what follows it.
+//! 2. *Segment, its name included, durable, then its first own batch.* Otherwise a synced batch stands in a file that
+//!    a crash removes.
+//! 3. *Snapshot file synced, then renamed, then the directory synced, then the mark.* Renamed before it is synced, a
+//!    valid name could stand for half a file; marked before the rename is durable, the mark could name no file.
+//! 4. *Mark and hard state in one record.* Apart, a crash between them leaves a snapshot above the commit index, from
+//!    which raft can't start.
+//! 5. *Mark durable, then older segments and snapshots go.* Otherwise a crash leaves a restart without what the older
+//!    mark needs. Segments go oldest first, one after the other durably, or a crash could leave a gap.
+//! 6. *`meta` says "starting" before anything else is made, and "in use" after everything was.* So what a crash left
+//!    of a first start is recognised and cleared, while a lost `meta` beside a log is refused: cleared by mistake it
+//!    would be a member that forgot its votes.
+//! 7. *Boot number durable before it is used.* A number that is used twice makes two proposals look like one.
+//! 8. *A pin durable before the peer is believed.* Otherwise a crash forgets it, and a wiped peer is taken for itself.
+//! 9. *A torn tail is copied aside durably, then cut durably, then the log goes on.* See `segment.rs`.
+//! 10. *What a restart has read is synced before it is used.* After a mere end of the process the kernel may hold bytes
+//!     that are not on the disk; acknowledging on their strength would repeat mistake 1.
+//! 11. *An error is final.* No write or sync is tried again; see `disk.rs`.
+//!
+//! Any prefix of the WAL that ends between two batches is consistent: the log has no gap, no hard state calls an entry
+//! committed that is missing, and each mark stands behind the entries it covers.
 
+pub mod disk;
 pub mod log;
+pub mod meta;
+pub mod record;
+mod recovery;
+pub mod segment;
+pub mod snapshot;
+pub mod wal;
+
+pub use disk::{Disk, DiskError, Lock, RealDisk};
+pub use meta::Meta;
+pub use snapshot::{ReceiveError, SnapshotSink, SnapshotSource, Snapshots};
+pub use wal::{Options, Wal};
 
 use crate::command::{ReplicatedState, SnapshotHeader};
+use crate::members::Members;
 use raft::eraftpb::{ConfState, Entry, HardState};
+use slog::{Logger, info};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Version of all file formats.
+const FORMAT_VERSION: u32 = 1;
+
+/// How a member begins when its data directory is empty. Ignored otherwise.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Start {
+    /// All members of a new cluster, this one among them. Each begins with the same snapshot.
+    Bootstrap(Members),
+    /// With nothing: the leader of a running cluster sends it all.
+    Join,
+}
+
+/// An open data directory.
+#[derive(Debug)]
+pub struct Opened {
+    /// Who it belongs to.
+    pub meta: Arc<Meta>,
+    /// The write-ahead log, for the WAL thread.
+    pub wal: Wal,
+    /// The snapshot files.
+    pub snapshots: Arc<Snapshots>,
+    /// Where raft goes on.
+    pub recovered: Recovered,
+    /// Keeps other processes out until it is dropped.
+    pub lock: Lock,
+    /// The directory was made just now.
+    pub first_start: bool,
+}
+
+/// The data directory can't be used. One line each: the cause, the file, the next thing to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// Another process has it.
+    #[error("{} is locked: another process uses this data directory; stop it, or choose another --data-dir",
+        path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// What it holds is damaged. Nothing was changed.
+    #[error("{} is corrupt at byte {offset}: {why}; nothing was changed; restore the data directory from a copy, or \
+        replace this member: move the directory away, DELETE /<id>, POST /<id>, start with --join", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// It belongs to somebody else.
+    #[error("{}: {why}; use the right --id and --data-dir, or replace this member: move the directory away, \
+        DELETE /<id>, POST /<id>, start with --join", path.display())]
+    WrongIdentity {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        why: String,
+    },
+    /// This member was removed from its cluster.
+    #[error("member {member} was removed from the cluster by entry {index}; to add it again move {} away, \
+        POST /{member} and start with --join", dir.display())]
+    Removed {
+        /// The data directory.
+        dir: PathBuf,
+        /// This member.
+        member: u64,
+        /// The entry that removed it.
+        index: u64,
+    },
+    /// It was written by another version of this program.
+    #[error("{} has format version {found}, this program knows {known}; start the version that wrote it", path.display())]
+    UnknownVersion {
+        /// The file.
+        path: PathBuf,
+        /// The version in it.
+        found: u32,
+        /// The version that this program reads.
+        known: u32,
+    },
+    /// The disk failed.
+    #[error("{0}; check its space, permissions and health, then start again")]
+    Io(#[from] DiskError),
+}
+
+impl StorageError {
+    /// With what the process exits.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            StorageError::Locked { .. } => 3,
+            StorageError::Corrupt { .. } => 4,
+            StorageError::WrongIdentity { .. } => 5,
+            StorageError::Removed { .. } => 7,
+            StorageError::Io(_) => 6,
+            StorageError::UnknownVersion { .. } => 1,
+        }
+    }
+
+    fn corrupt(path: &Path, offset: u64, why: &str) -> StorageError {
+        StorageError::Corrupt {
+            path: path.to_owned(),
+            offset,
+            why: why.to_owned(),
+        }
+    }
+}
+
+/// Creates (first start) or recovers the data directory `dir` of this member. Everything that it returns is durable,
+/// the incremented boot number included.
+pub fn open(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    member: u64,
+    start: Start,
+    logger: &Logger,
+) -> Result<Opened, StorageError> {
+    open_with(disk, dir, member, start, Options::default(), logger)
+}
+
+/// [`open`] with other sizes of the WAL's parts.
+pub fn open_with(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    member: u64,
+    start: Start,
+    options: Options,
+    logger: &Logger,
+) -> Result<Opened, StorageError> {
+    disk.create_dir_all(dir)?;
+    disk.sync_dir(disk::parent(dir))?;
+    let lock_path = dir.join("LOCK");
+    let Some(lock) = disk.lock(&lock_path)? else {
+        return Err(StorageError::Locked { path: lock_path });
+    };
+    let snapshots = Arc::new(Snapshots::new(disk.clone(), dir.join("snap")));
+    let (meta, wal, recovered, first_start) = match Meta::load(disk.clone(), dir)? {
+        Some(meta) if meta.in_use() => {
+            let meta = Arc::new(meta);
+            check_owner(dir, &meta, member)?;
+            let (wal, recovered) =
+                recovery::recover(&disk, dir, &meta, &snapshots, options, logger)?;
+            meta.next_boot()?;
+            (meta, wal, recovered, false)
+        }
+        unfinished => {
+            if unfinished.is_none() {
+                check_empty(&*disk, dir)?;
+            }
+            let (meta, wal, recovered) =
+                first_start(&disk, dir, member, start, &snapshots, options)?;
+            info!(logger, "new data directory"; "dir" => dir.display(), "member" => member,
+                "cluster" => format!("{:016x}", meta.cluster()));
+            (meta, wal, recovered, true)
+        }
+    };
+    Ok(Opened {
+        meta,
+        wal,
+        snapshots,
+        recovered,
+        lock,
+        first_start,
+    })
+}
+
+fn check_owner(dir: &Path, meta: &Meta, member: u64) -> Result<(), StorageError> {
+    if meta.member() != member {
+        return Err(StorageError::WrongIdentity {
+            path: dir.join("meta"),
+            why: format!(
+                "the data directory belongs to member {}, this is member {member}",
+                meta.member()
+            ),
+        });
+    }
+    match meta.removed() {
+        Some(index) => Err(StorageError::Removed {
+            dir: dir.to_owned(),
+            member,
+            index,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Without `meta` there must be nothing else: a first start writes it before all, so it was lost.
+fn check_empty(disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
+    for part in ["wal", "snap"] {
+        if !disk.list(&dir.join(part))?.is_empty() {
+            return Err(StorageError::WrongIdentity {
+                path: dir.join("meta"),
+                why: format!(
+                    "the file is missing, but {part}/ is not empty: it can't be told whose data this is"
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Makes a data directory. A crash at any point leaves one in which the next start begins from here again, or a
+/// complete one.
+fn first_start(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    member: u64,
+    start: Start,
+    snapshots: &Arc<Snapshots>,
+    options: Options,
+) -> Result<(Arc<Meta>, Wal, Recovered), StorageError> {
+    let cluster = match &start {
+        Start::Bootstrap(members) => members.cluster_id(),
+        Start::Join => 0,
+    };
+    let meta = Arc::new(Meta::create(disk.clone(), dir, member, cluster)?);
+    for part in ["wal", "snap"] {
+        let part = dir.join(part);
+        disk.create_dir_all(&part)?;
+        // Leftovers of a first start that did not complete.
+        for name in disk.list(&part)? {
+            disk.remove(&part.join(name))?;
+        }
+        disk.sync_dir(&part)?;
+    }
+    disk.sync_dir(dir)?;
+
+    let mut recovered = Recovered::default();
+    let mut state = wal::State::default();
+    if let Start::Bootstrap(members) = &start {
+        let snapshot = bootstrap_snapshot(members);
+        recovered.snapshot_bytes = snapshots.write(&snapshot, cluster, std::iter::empty())?;
+        recovered.hard_state.term = snapshot.term;
+        recovered.hard_state.commit = snapshot.index;
+        state.last = snapshot.index;
+        state.hard_state = recovered.hard_state.clone();
+        state.marks.push(Mark {
+            index: snapshot.index,
+            term: snapshot.term,
+            hard_state: recovered.hard_state.clone(),
+            installed: false,
+        });
+        recovered.snapshot = Some(snapshot);
+    }
+    let wal = Wal::create(
+        disk.clone(),
+        dir.join("wal"),
+        meta.clone(),
+        snapshots.clone(),
+        options,
+        state,
+    )?;
+    meta.complete_first_start()?;
+    Ok((meta, wal, recovered))
+}
+
+/// Where every first member begins, the same on each: as if an entry 1 of term 1 had added them all.
+fn bootstrap_snapshot(members: &Members) -> SnapshotMeta {
+    let mut state = ReplicatedState::new();
+    members.write_to(&mut state);
+    SnapshotMeta {
+        index: 1,
+        term: 1,
+        conf_state: members.conf_state(),
+        state,
+    }
+}
+
+fn check_version(path: &Path, found: u32) -> Result<(), StorageError> {
+    if found == FORMAT_VERSION {
+        return Ok(());
+    }
+    Err(StorageError::UnknownVersion {
+        path: path.to_owned(),
+        found,
+        known: FORMAT_VERSION,
+    })
+}
+
+/// Reads `%016x-%016x`, exactly as it is written.
+fn parse_numbers(text: &str) -> Option<(u64, u64)> {
+    let (first, second) = text.split_once('-')?;
+    let number = |text: &str| u64::from_str_radix(text, 16).ok();
+    let numbers = (number(first)?, number(second)?);
+    (format!("{:016x}-{:016x}", numbers.0, numbers.1) == text).then_some(numbers)
+}
 
 /// Describes a snapshot: where in the log it stands, and the replicated state beside the map.
 #[derive(Debug, Clone, Default, PartialEq)]

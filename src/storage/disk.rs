@@ -1,0 +1,289 @@
+//! The disk as storage sees it: two small traits, and the real one.
+//!
+//! Everything that storage does to files goes through [`Disk`] and [`DiskFile`], so that a simulator can enumerate
+//! every operation, crash between any two, and lose what was not synced. Nothing else in the crate touches files.
+//!
+//! The contract that the formats in this directory are built on:
+//! - Bytes written are durable once [`DiskFile::sync`] has returned, the file's length included. Before that, after a
+//!   crash each 512-byte sector (counted from the start of the file) holds either what it held before or what was
+//!   written, in any combination; a file that was growing may end at any byte.
+//! - Names (a creation, rename or removal) are durable once [`Disk::sync_dir`] of their directory has returned.
+//!   Before that, each is either there or not, in any combination; a rename is never half done.
+//! - After an operation has failed the state of what it touched is unknown. Callers never retry: the kernel may
+//!   have dropped the dirty pages and call the next sync a success.
+
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, fdatasync, flock};
+use rustix::io::Errno;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// An operation on the disk failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}: {source}", path.display())]
+pub struct DiskError {
+    /// What was tried, as a verb in the present tense.
+    pub action: &'static str,
+    /// With which file or directory.
+    pub path: PathBuf,
+    /// What the operating system says.
+    pub source: io::Error,
+}
+
+impl DiskError {
+    /// Adds to an error of the operating system what was tried with which file.
+    pub fn new(action: &'static str, path: &Path, source: impl Into<io::Error>) -> DiskError {
+        DiskError {
+            action,
+            path: path.to_owned(),
+            source: source.into(),
+        }
+    }
+}
+
+/// A file system.
+pub trait Disk: Send + Sync {
+    /// Opens an existing file for reading and writing; `None` when there is no such file.
+    fn open(&self, path: &Path) -> Result<Option<Box<dyn DiskFile>>, DiskError>;
+    /// Creates an empty file for reading and writing, in place of one that may exist. The name is not durable yet.
+    fn create(&self, path: &Path) -> Result<Box<dyn DiskFile>, DiskError>;
+    /// Names of the files and directories in a directory, in no order; none when there is no such directory.
+    fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError>;
+    /// Renames a file within its directory, over one that may exist, at once. Not durable yet.
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError>;
+    /// Removes a file. Not durable yet.
+    fn remove(&self, path: &Path) -> Result<(), DiskError>;
+    /// Creates a directory and those above it, unless they exist. Not durable yet.
+    fn create_dir_all(&self, dir: &Path) -> Result<(), DiskError>;
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, dir: &Path) -> Result<(), DiskError>;
+    /// Locks a file, created if need be, against other processes until the result is dropped. `None`: somebody else
+    /// has the lock.
+    fn lock(&self, path: &Path) -> Result<Option<Lock>, DiskError>;
+    /// Eight random bytes. They belong to the disk because they are used for salts and incarnations only, and so a
+    /// simulated disk makes the whole of storage deterministic.
+    fn random(&self) -> Result<u64, DiskError>;
+}
+
+/// An open file.
+pub trait DiskFile: Send {
+    /// Reads at an offset; fewer bytes than asked for only at the end of the file.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, DiskError>;
+    /// Writes all bytes at an offset. Not durable yet.
+    fn write_at(&mut self, bytes: &[u8], offset: u64) -> Result<(), DiskError>;
+    /// Makes what was written, and the length, durable (fdatasync).
+    fn sync(&mut self) -> Result<(), DiskError>;
+    /// Cuts the file, or extends it by zeros. Not durable yet.
+    fn set_len(&mut self, len: u64) -> Result<(), DiskError>;
+    /// Extends the file by zeros to at least `len` with its blocks reserved, as far as the file system can. Not
+    /// durable yet.
+    fn allocate(&mut self, len: u64) -> Result<(), DiskError>;
+    /// Its length.
+    fn len(&self) -> Result<u64, DiskError>;
+    /// Whether it has no bytes.
+    fn is_empty(&self) -> Result<bool, DiskError> {
+        Ok(self.len()? == 0)
+    }
+}
+
+/// A lock that is held until this is dropped.
+pub struct Lock {
+    _held: Box<dyn Send + Sync>,
+}
+
+impl Lock {
+    /// `held` releases the lock when it is dropped.
+    pub fn new(held: impl Send + Sync + 'static) -> Lock {
+        Lock {
+            _held: Box::new(held),
+        }
+    }
+}
+
+impl std::fmt::Debug for Lock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lock")
+    }
+}
+
+/// The machine's own disk.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealDisk;
+
+struct RealFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl RealFile {
+    fn wrap<T>(
+        &self,
+        action: &'static str,
+        result: Result<T, impl Into<io::Error>>,
+    ) -> Result<T, DiskError> {
+        result.map_err(|e| DiskError::new(action, &self.path, e))
+    }
+}
+
+impl Disk for RealDisk {
+    fn open(&self, path: &Path) -> Result<Option<Box<dyn DiskFile>>, DiskError> {
+        match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => Ok(Some(Box::new(RealFile {
+                file,
+                path: path.to_owned(),
+            }))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(DiskError::new("open", path, e)),
+        }
+    }
+
+    fn create(&self, path: &Path) -> Result<Box<dyn DiskFile>, DiskError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        let file = options
+            .open(path)
+            .map_err(|e| DiskError::new("create", path, e))?;
+        Ok(Box::new(RealFile {
+            file,
+            path: path.to_owned(),
+        }))
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
+        let wrap = |e| DiskError::new("list", dir, e);
+        let entries = match std::fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(wrap(e)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            // Storage writes only ASCII names, so a name that is changed here is none of its own.
+            names.push(
+                entry
+                    .map_err(wrap)?
+                    .file_name()
+                    .to_string_lossy()
+                    .into_owned(),
+            );
+        }
+        Ok(names)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        std::fs::rename(from, to).map_err(|e| DiskError::new("rename", from, e))
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), DiskError> {
+        std::fs::remove_file(path).map_err(|e| DiskError::new("remove", path, e))
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> Result<(), DiskError> {
+        std::fs::create_dir_all(dir).map_err(|e| DiskError::new("create directory", dir, e))
+    }
+
+    fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
+        File::open(dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(|e| DiskError::new("sync directory", dir, e))
+    }
+
+    fn lock(&self, path: &Path) -> Result<Option<Lock>, DiskError> {
+        let wrap = |e| DiskError::new("lock", path, e);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(path).map_err(wrap)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Lock::new(file))),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(e) => Err(wrap(e.into())),
+        }
+    }
+
+    fn random(&self) -> Result<u64, DiskError> {
+        let mut bytes = [0; 8];
+        let wrap = |e: io::Error| DiskError::new("get random bytes for", Path::new("storage"), e);
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match rustix::rand::getrandom(
+                &mut bytes[filled..],
+                rustix::rand::GetRandomFlags::empty(),
+            ) {
+                Ok(n) => filled += n,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(wrap(e.into())),
+            }
+        }
+        Ok(u64::from_le_bytes(bytes))
+    }
+}
+
+impl DiskFile for RealFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, DiskError> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self
+                .file
+                .read_at(&mut buffer[filled..], offset + filled as u64)
+            {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return self.wrap("read", Err(e)),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&mut self, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
+        self.wrap("write", self.file.write_all_at(bytes, offset))
+    }
+
+    fn sync(&mut self) -> Result<(), DiskError> {
+        self.wrap("fdatasync", fdatasync(&self.file))
+    }
+
+    fn set_len(&mut self, len: u64) -> Result<(), DiskError> {
+        self.wrap("truncate", self.file.set_len(len))
+    }
+
+    fn allocate(&mut self, len: u64) -> Result<(), DiskError> {
+        match fallocate(&self.file, FallocateFlags::empty(), 0, len) {
+            Ok(()) => Ok(()),
+            // Not every file system can reserve blocks. It costs speed, not safety.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                let current = self.len()?;
+                self.wrap("allocate", self.file.set_len(len.max(current)))
+            }
+            Err(e) => self.wrap("allocate", Err(e)),
+        }
+    }
+
+    fn len(&self) -> Result<u64, DiskError> {
+        Ok(self.wrap("stat", self.file.metadata())?.len())
+    }
+}
+
+/// Writes a small file so that a crash leaves either the whole old one or the whole new one. Durable on return.
+///
+/// In this order: write the temporary file, sync it, rename, sync the directory. Renamed before it was synced, the
+/// name could stand for a file that is empty after a crash. Without the last step the caller goes on with the new
+/// contents and a crash brings back the old ones.
+pub fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+    let temporary = path.with_extension("tmp");
+    let mut file = disk.create(&temporary)?;
+    file.write_at(bytes, 0)?;
+    file.sync()?;
+    disk.rename(&temporary, path)?;
+    disk.sync_dir(parent(path))
+}
+
+/// The directory that holds a path's name.
+pub fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}

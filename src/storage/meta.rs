@@ -1,0 +1,355 @@
+//! The `meta` file: who this data directory belongs to.
+//!
+//! A small file, rewritten as a whole and atomically on every change ([`replace_file`]): a crash leaves the old
+//! contents or the new ones. All numbers little-endian:
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | `rkvdmeta` |
+//! | 8 | 4 | format version, 1 |
+//! | 12 | 4 | state: 1 the first start is not complete, 2 in use |
+//! | 16 | 8 | member id |
+//! | 24 | 8 | cluster id, 0 while a joiner does not know it |
+//! | 32 | 8 | incarnation |
+//! | 40 | 8 | boot |
+//! | 48 | 8 | index of the entry that removed this member, 0 if none |
+//! | 56 | 8 | number of pins *n* |
+//! | 64 | 16 *n* | pins by ascending peer id: peer id u64, incarnation u64 |
+//! | 64 + 16 *n* | 4 | CRC32C of all before |
+//!
+//! The setters are for several threads; each is durable when it returns, and changes nothing when it fails.
+
+use super::disk::{Disk, DiskError, replace_file};
+use super::record::{u32_at, u64_at};
+use super::{FORMAT_VERSION, StorageError};
+use crate::config;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+const MAGIC: &[u8; 8] = b"rkvdmeta";
+const HEAD_BYTES: usize = 64;
+const CRC_BYTES: usize = 4;
+const PIN_BYTES: usize = 16;
+const STATE_STARTING: u32 = 1;
+const STATE_IN_USE: u32 = 2;
+
+/// Who this data directory belongs to, and whom it knows.
+pub struct Meta {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    contents: Mutex<Contents>,
+}
+
+/// What the file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Contents {
+    state: u32,
+    member: u64,
+    cluster: u64,
+    incarnation: u64,
+    boot: u64,
+    removed: u64,
+    pins: BTreeMap<u64, u64>,
+}
+
+impl Meta {
+    /// Begins the first start: from now on, until [`Meta::complete_first_start`], what is in the directory is
+    /// leftovers of a first start that did not complete. Durable on return.
+    pub(super) fn create(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        member: u64,
+        cluster: u64,
+    ) -> Result<Meta, DiskError> {
+        let contents = Contents {
+            state: STATE_STARTING,
+            member,
+            cluster,
+            incarnation: disk.random()?.max(1),
+            boot: 0,
+            removed: 0,
+            pins: BTreeMap::new(),
+        };
+        let meta = Meta {
+            path: dir.join("meta"),
+            disk,
+            contents: Mutex::new(contents.clone()),
+        };
+        meta.write(&contents)?;
+        Ok(meta)
+    }
+
+    /// Reads the file; `None` when there is none.
+    pub(super) fn load(disk: Arc<dyn Disk>, dir: &Path) -> Result<Option<Meta>, StorageError> {
+        let path = dir.join("meta");
+        let Some(file) = disk.open(&path)? else {
+            return Ok(None);
+        };
+        let len = file.len()?;
+        if len > config::META_BYTES_MAX as u64 {
+            return Err(corrupt(&path, 0, "it is longer than it may be"));
+        }
+        let mut bytes = vec![0; len as usize];
+        let read = file.read_at(&mut bytes, 0)?;
+        bytes.truncate(read);
+        let contents = decode(&path, &bytes)?;
+        Ok(Some(Meta {
+            disk,
+            path,
+            contents: Mutex::new(contents),
+        }))
+    }
+
+    /// Whether the first start was completed.
+    pub(super) fn in_use(&self) -> bool {
+        self.lock().state == STATE_IN_USE
+    }
+
+    /// Completes the first start, as its last step. Durable on return.
+    pub(super) fn complete_first_start(&self) -> Result<(), DiskError> {
+        self.change(|contents| {
+            contents.state = STATE_IN_USE;
+            contents.boot = 1;
+        })
+    }
+
+    /// Counts a start. Durable on return.
+    pub(super) fn next_boot(&self) -> Result<(), DiskError> {
+        self.change(|contents| contents.boot += 1)
+    }
+
+    /// Index of the entry that removed this member.
+    pub(super) fn removed(&self) -> Option<u64> {
+        match self.lock().removed {
+            0 => None,
+            index => Some(index),
+        }
+    }
+
+    /// The id of the member whose directory this is.
+    pub fn member(&self) -> u64 {
+        self.lock().member
+    }
+
+    /// The cluster's id, 0 while a joiner does not know it.
+    pub fn cluster(&self) -> u64 {
+        self.lock().cluster
+    }
+
+    /// A random number, made with the data directory: tells it from every other that claims the same id. Never 0.
+    pub fn incarnation(&self) -> u64 {
+        self.lock().incarnation
+    }
+
+    /// The number of this start of the process, from 1.
+    pub fn boot(&self) -> u64 {
+        self.lock().boot
+    }
+
+    /// The incarnation that this member knows for a peer.
+    pub fn pinned(&self, peer: u64) -> Option<u64> {
+        self.lock().pins.get(&peer).copied()
+    }
+
+    /// A joiner has learned which cluster it belongs to. Durable on return.
+    pub fn pin_cluster(&self, cluster: u64) -> Result<(), DiskError> {
+        self.change(|contents| {
+            assert!(
+                contents.cluster == 0 || contents.cluster == cluster,
+                "the cluster is pinned to {:016x} and can't become {cluster:016x}",
+                contents.cluster
+            );
+            contents.cluster = cluster;
+        })
+    }
+
+    /// Remembers a peer's incarnation. Durable on return.
+    pub fn pin(&self, peer: u64, incarnation: u64) -> Result<(), DiskError> {
+        self.change(|contents| {
+            contents.pins.insert(peer, incarnation);
+        })
+    }
+
+    /// Forgets the incarnation of a peer that was removed. Durable on return.
+    pub fn forget(&self, peer: u64) -> Result<(), DiskError> {
+        self.change(|contents| {
+            contents.pins.remove(&peer);
+        })
+    }
+
+    /// The entry with this index removed this member: it never starts again from this directory. Durable on return.
+    pub fn mark_removed(&self, index: u64) -> Result<(), DiskError> {
+        self.change(|contents| contents.removed = index)
+    }
+
+    /// Nothing is written when nothing changes. The memory changes after the file, so that nobody is told what is not
+    /// durable.
+    fn change(&self, change: impl FnOnce(&mut Contents)) -> Result<(), DiskError> {
+        let mut contents = self.lock();
+        let mut changed = contents.clone();
+        change(&mut changed);
+        if changed != *contents {
+            self.write(&changed)?;
+            *contents = changed;
+        }
+        Ok(())
+    }
+
+    fn write(&self, contents: &Contents) -> Result<(), DiskError> {
+        replace_file(&*self.disk, &self.path, &encode(contents))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.contents
+            .lock()
+            .expect("a thread panicked while it held the meta file")
+    }
+}
+
+impl std::fmt::Debug for Meta {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.lock().fmt(f)
+    }
+}
+
+fn encode(contents: &Contents) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes.extend_from_slice(&contents.state.to_le_bytes());
+    for field in [
+        contents.member,
+        contents.cluster,
+        contents.incarnation,
+        contents.boot,
+        contents.removed,
+        contents.pins.len() as u64,
+    ] {
+        bytes.extend_from_slice(&field.to_le_bytes());
+    }
+    for (peer, incarnation) in &contents.pins {
+        bytes.extend_from_slice(&peer.to_le_bytes());
+        bytes.extend_from_slice(&incarnation.to_le_bytes());
+    }
+    let crc = crc32c::crc32c(&bytes);
+    bytes.extend_from_slice(&crc.to_le_bytes());
+    assert!(
+        bytes.len() <= config::META_BYTES_MAX,
+        "a meta file of {} bytes",
+        bytes.len()
+    );
+    bytes
+}
+
+fn decode(path: &Path, bytes: &[u8]) -> Result<Contents, StorageError> {
+    if bytes.len() < HEAD_BYTES + CRC_BYTES {
+        return Err(corrupt(path, bytes.len() as u64, "it is too short"));
+    }
+    let end = bytes.len() - CRC_BYTES;
+    if &bytes[..8] != MAGIC {
+        return Err(corrupt(path, 0, "it does not begin with its magic number"));
+    }
+    // The CRC first: it is at the same place in every version, and a version that it does not cover means nothing.
+    if crc32c::crc32c(&bytes[..end]) != u32_at(bytes, end) {
+        return Err(corrupt(path, end as u64, "its CRC does not match"));
+    }
+    super::check_version(path, u32_at(bytes, 8))?;
+    let pins = u64_at(bytes, 56);
+    if pins.checked_mul(PIN_BYTES as u64) != Some((end - HEAD_BYTES) as u64) {
+        return Err(corrupt(path, 56, "its length does not fit its pins"));
+    }
+    let state = u32_at(bytes, 12);
+    if state != STATE_STARTING && state != STATE_IN_USE {
+        return Err(corrupt(path, 12, "its state is unknown"));
+    }
+    Ok(Contents {
+        state,
+        member: u64_at(bytes, 16),
+        cluster: u64_at(bytes, 24),
+        incarnation: u64_at(bytes, 32),
+        boot: u64_at(bytes, 40),
+        removed: u64_at(bytes, 48),
+        pins: bytes[HEAD_BYTES..end]
+            .chunks_exact(PIN_BYTES)
+            .map(|pin| (u64_at(pin, 0), u64_at(pin, 8)))
+            .collect(),
+    })
+}
+
+fn corrupt(path: &Path, offset: u64, why: &str) -> StorageError {
+    StorageError::corrupt(path, offset, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::disk::RealDisk;
+
+    fn meta_in(dir: &Path) -> Meta {
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        Meta::load(disk, dir).unwrap().unwrap()
+    }
+
+    #[test]
+    fn every_change_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let meta = Meta::create(Arc::new(RealDisk), dir.path(), 3, 0).unwrap();
+        let incarnation = meta.incarnation();
+        assert!(!meta_in(dir.path()).in_use());
+        meta.complete_first_start().unwrap();
+        meta.pin_cluster(77).unwrap();
+        meta.pin(1, 11).unwrap();
+        meta.pin(2, 22).unwrap();
+        meta.forget(1).unwrap();
+        meta.next_boot().unwrap();
+        let again = meta_in(dir.path());
+        assert!(again.in_use());
+        assert_eq!((again.member(), again.cluster(), again.boot()), (3, 77, 2));
+        assert_eq!(again.incarnation(), incarnation);
+        assert_eq!((again.pinned(1), again.pinned(2)), (None, Some(22)));
+        assert_eq!(again.removed(), None);
+        again.mark_removed(9).unwrap();
+        assert_eq!(meta_in(dir.path()).removed(), Some(9));
+        let names = RealDisk.list(dir.path()).unwrap();
+        assert_eq!(names, ["meta"], "no temporary file is left");
+    }
+
+    #[test]
+    fn every_flipped_or_missing_byte_is_corrupt() {
+        let dir = tempfile::tempdir().unwrap();
+        let meta = Meta::create(Arc::new(RealDisk), dir.path(), 3, 5).unwrap();
+        meta.pin(1, 11).unwrap();
+        let path = dir.path().join("meta");
+        let good = std::fs::read(&path).unwrap();
+        for at in 0..good.len() {
+            for flip in [0x01, 0x80, 0xff] {
+                let mut bad = good.clone();
+                bad[at] ^= flip;
+                std::fs::write(&path, &bad).unwrap();
+                let error = Meta::load(Arc::new(RealDisk), dir.path()).unwrap_err();
+                assert_eq!(error.exit_code(), 4, "byte {at}: {error}");
+            }
+            std::fs::write(&path, &good[..at]).unwrap();
+            let error = Meta::load(Arc::new(RealDisk), dir.path()).unwrap_err();
+            assert_eq!(error.exit_code(), 4, "{at} bytes: {error}");
+        }
+    }
+
+    #[test]
+    fn another_format_version_is_told_from_corruption() {
+        let dir = tempfile::tempdir().unwrap();
+        Meta::create(Arc::new(RealDisk), dir.path(), 3, 5).unwrap();
+        let path = dir.path().join("meta");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[8] = 9;
+        let end = bytes.len() - 4;
+        let crc = crc32c::crc32c(&bytes[..end]);
+        bytes[end..].copy_from_slice(&crc.to_le_bytes());
+        std::fs::write(&path, &bytes).unwrap();
+        let error = Meta::load(Arc::new(RealDisk), dir.path()).unwrap_err();
+        assert!(matches!(
+            error,
+            StorageError::UnknownVersion { found: 9, .. }
+        ));
+    }
+}

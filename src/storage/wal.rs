@@ -1,0 +1,340 @@
+//! The write-ahead log: what a ready of raft asks for becomes durable here.
+//!
+//! Owned by the WAL thread. Every [`Wal::save`] is one batch, hence one write and one fdatasync, however many saves it
+//! carries; rotation and purging apart.
+//!
+//! Invariants: a batch is durable before the next is written. A save without `sync` changes only the commit index; it
+//! stays in memory and goes into the next batch. That is safe because nothing relies on a durable commit index: after
+//! a crash raft learns it again from the leader or, as the leader, from a majority. Entries that are committed are
+//! durable on a majority in any case.
+
+use super::disk::{Disk, DiskError};
+use super::meta::Meta;
+use super::record::Batch;
+use super::segment::{Header, Name, Writer};
+use super::snapshot::Snapshots;
+use super::{Mark, Save};
+use crate::config;
+use raft::eraftpb::HardState;
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Sizes that tests make small.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// A segment is closed when the next batch would make it longer than this.
+    pub segment_bytes: u64,
+    /// A save is split into several batches beyond this.
+    pub batch_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            segment_bytes: config::SEGMENT_BYTES_MAX,
+            batch_bytes: config::BATCH_BYTES_TARGET,
+        }
+    }
+}
+
+/// What the WAL says at some place in it, the entries apart.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct State {
+    pub hard_state: HardState,
+    /// The newest marks, ascending, at most [`config::SNAPSHOTS_KEPT`]; as repeated at the start of a segment.
+    pub marks: Vec<Mark>,
+    /// Index of the last entry; that of the snapshot when no entry follows it.
+    pub last: u64,
+}
+
+impl State {
+    /// Index of the newest mark, 0 if there is none.
+    pub fn newest_mark(&self) -> u64 {
+        self.marks.last().map_or(0, |mark| mark.index)
+    }
+
+    /// Index of the oldest snapshot that is kept: a restart never needs what is before it.
+    fn oldest_mark(&self) -> u64 {
+        self.marks.first().map_or(0, |mark| mark.index)
+    }
+
+    pub fn apply_mark(&mut self, mark: &Mark) {
+        self.hard_state = mark.hard_state.clone();
+        if mark.installed {
+            self.last = mark.index;
+        }
+        if mark.index > self.newest_mark() {
+            // As a repetition it must not clear the log a second time.
+            self.marks.push(Mark {
+                installed: false,
+                ..mark.clone()
+            });
+            if self.marks.len() > config::SNAPSHOTS_KEPT {
+                self.marks.remove(0);
+            }
+        }
+    }
+}
+
+/// The write-ahead log.
+pub struct Wal {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    meta: Arc<Meta>,
+    snapshots: Arc<Snapshots>,
+    options: Options,
+    /// As of the last batch.
+    durable: State,
+    /// As of the last save; ahead of `durable` by the batch under construction and by a commit index that waits.
+    current: State,
+    /// Segments before the one that is written to, oldest first.
+    older: VecDeque<Name>,
+    segment: Writer,
+    batch: Batch,
+    failed: bool,
+}
+
+impl Wal {
+    /// Creates the first segment, which begins with this state. Durable on return.
+    pub(super) fn create(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        meta: Arc<Meta>,
+        snapshots: Arc<Snapshots>,
+        options: Options,
+        state: State,
+    ) -> Result<Wal, DiskError> {
+        let mut batch = Batch::default();
+        let header = Header {
+            name: Name {
+                sequence: 0,
+                first_index: state.last + 1,
+            },
+            previous: 0,
+            cluster: meta.cluster(),
+            member: meta.member(),
+            salt: disk.random()?,
+        };
+        encode_state(&mut batch, &state);
+        let segment = Writer::create(&*disk, &dir, header, &mut batch, options.segment_bytes)?;
+        Ok(Wal::resume(
+            disk,
+            dir,
+            meta,
+            snapshots,
+            options,
+            state,
+            Vec::new(),
+            segment,
+        ))
+    }
+
+    /// Goes on from what was recovered.
+    #[allow(clippy::too_many_arguments)] // Two callers, and a struct for them would say no more.
+    pub(super) fn resume(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        meta: Arc<Meta>,
+        snapshots: Arc<Snapshots>,
+        options: Options,
+        state: State,
+        older: Vec<Name>,
+        segment: Writer,
+    ) -> Wal {
+        let mut batch = Batch::default();
+        batch.clear();
+        Wal {
+            disk,
+            dir,
+            meta,
+            snapshots,
+            options,
+            durable: state.clone(),
+            current: state,
+            older: older.into(),
+            segment,
+            batch,
+            failed: false,
+        }
+    }
+
+    /// Appends all saves, in their order, as one write. On return they are durable if any of them has `sync`;
+    /// otherwise they are kept in memory and are written with the next that has.
+    ///
+    /// After a mark became durable, deletes segments and snapshots that no restart needs any more.
+    ///
+    /// After an error it is unknown what is durable, nothing may be acknowledged any more, and every later save fails:
+    /// the caller has to end the process. A write or sync that failed is never tried again.
+    pub fn save(&mut self, saves: &[Save]) -> Result<(), DiskError> {
+        if self.failed {
+            let source = io::Error::other("an earlier write failed");
+            return Err(DiskError::new("write", self.segment.path(), source));
+        }
+        let result = self.try_save(saves);
+        self.failed = result.is_err();
+        result
+    }
+
+    fn try_save(&mut self, saves: &[Save]) -> Result<(), DiskError> {
+        let newest_mark = self.durable.newest_mark();
+        for save in saves {
+            assert!(
+                save.sync || (save.mark.is_none() && save.entries.is_empty()),
+                "a save with {} entries that need not be durable",
+                save.entries.len()
+            );
+            if let Some(mark) = &save.mark {
+                self.add_mark(mark);
+            }
+            for entry in &save.entries {
+                let State { last, .. } = self.current;
+                let snapshot = self.current.newest_mark();
+                assert!(
+                    entry.index > snapshot && entry.index <= last + 1,
+                    "entry {} does not follow snapshot {snapshot} and entry {last}",
+                    entry.index
+                );
+                if self.batch.len() >= self.options.batch_bytes {
+                    self.flush()?;
+                }
+                self.batch.entry(entry);
+                self.current.last = entry.index;
+            }
+            if let Some(hard_state) = &save.hard_state {
+                self.add_hard_state(hard_state);
+            }
+        }
+        if saves.iter().any(|save| save.sync) {
+            self.flush()?;
+        }
+        if self.durable.newest_mark() > newest_mark {
+            self.purge()?;
+        }
+        Ok(())
+    }
+
+    fn add_mark(&mut self, mark: &Mark) {
+        let newest = self.current.newest_mark();
+        assert!(
+            mark.index >= newest,
+            "a mark at {} after one at {newest}",
+            mark.index
+        );
+        assert!(
+            mark.installed || mark.index <= self.current.last,
+            "a mark at {} behind the last entry {}",
+            mark.index,
+            self.current.last
+        );
+        let mut mark = mark.clone();
+        // It may stem from when the snapshot was begun. A vote or a commit index must never be taken back.
+        let newer = &self.current.hard_state;
+        let offered = &mut mark.hard_state;
+        if (newer.term, newer.vote != 0) >= (offered.term, offered.vote != 0) {
+            offered.term = newer.term;
+            offered.vote = newer.vote;
+        }
+        offered.commit = offered.commit.max(newer.commit);
+        assert!(
+            offered.commit >= mark.index,
+            "a mark at {} with commit index {}",
+            mark.index,
+            offered.commit
+        );
+        self.batch.mark(&mark);
+        self.current.apply_mark(&mark);
+    }
+
+    fn add_hard_state(&mut self, hard_state: &HardState) {
+        let before = &self.current.hard_state;
+        assert!(
+            hard_state.term >= before.term && hard_state.commit >= before.commit,
+            "hard state {hard_state:?} after {before:?}"
+        );
+        assert!(
+            hard_state.commit <= self.current.last,
+            "commit index {} behind the last entry {}",
+            hard_state.commit,
+            self.current.last
+        );
+        self.current.hard_state = hard_state.clone();
+    }
+
+    /// Writes what waits, the newest hard state behind everything else: then no prefix of the log calls an entry
+    /// committed that it does not hold.
+    fn flush(&mut self) -> Result<(), DiskError> {
+        if self.current.hard_state != self.durable.hard_state {
+            self.batch.hard_state(&self.current.hard_state);
+        }
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        if self.segment.is_full_for(&self.batch) {
+            self.rotate()?;
+        }
+        self.segment.append(&mut self.batch)?;
+        self.batch.clear();
+        self.durable.clone_from(&self.current);
+        Ok(())
+    }
+
+    /// Begins a new segment with the state that is durable: the batch under construction comes behind it.
+    fn rotate(&mut self) -> Result<(), DiskError> {
+        let before = self.segment.name();
+        let header = Header {
+            name: Name {
+                sequence: before.sequence + 1,
+                first_index: self.durable.last + 1,
+            },
+            previous: self.segment.crc(),
+            cluster: self.meta.cluster(),
+            member: self.meta.member(),
+            salt: self.disk.random()?,
+        };
+        let mut first = Batch::default();
+        encode_state(&mut first, &self.durable);
+        let len = self.options.segment_bytes;
+        self.segment = Writer::create(&*self.disk, &self.dir, header, &mut first, len)?;
+        self.older.push_back(before);
+        Ok(())
+    }
+
+    /// Deletes what no restart needs: a restart begins from a snapshot that is kept, at the earliest.
+    ///
+    /// Only after the mark is durable: without it a restart would begin from the snapshot before, or need the entries
+    /// from there on. The segments go oldest first, each durably before the next: if a crash kept an older one and
+    /// lost a newer one, the gap would look like corruption. Segments and snapshots need no order between them, for
+    /// neither is needed for the other.
+    fn purge(&mut self) -> Result<(), DiskError> {
+        let oldest = self.durable.oldest_mark();
+        while let Some(name) = self.older.front() {
+            let next = self.older.get(1).copied().unwrap_or(self.segment.name());
+            if next.first_index > oldest + 1 {
+                break;
+            }
+            self.disk.remove(&self.dir.join(name.file_name()))?;
+            self.disk.sync_dir(&self.dir)?;
+            self.older.pop_front();
+        }
+        self.snapshots.delete_below(oldest)
+    }
+}
+
+impl std::fmt::Debug for Wal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wal")
+            .field("segment", &self.segment.path())
+            .field("durable", &self.durable)
+            .finish_non_exhaustive()
+    }
+}
+
+fn encode_state(batch: &mut Batch, state: &State) {
+    batch.clear();
+    for mark in &state.marks {
+        batch.mark(mark);
+    }
+    batch.hard_state(&state.hard_state);
+}
