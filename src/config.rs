@@ -128,6 +128,29 @@ pub const PEER_QUEUE_BYTES_MAX: usize = 64 << 20;
 pub const PEER_QUEUE_MESSAGES_MAX: usize = 8_192;
 /// Connections that the peer port holds at one time.
 pub const PEER_CONNECTIONS_MAX: usize = 1_024;
+/// Time for a connection to a peer to be made.
+pub const PEER_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time for a peer to answer a handshake; it may have to sync a file for it.
+pub const PEER_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// First pause before a failed connection is tried again; doubled with every further failure.
+pub const PEER_BACKOFF_MIN: Duration = Duration::from_millis(20);
+/// Longest such pause.
+pub const PEER_BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// What was sent and is not acknowledged by the peer's kernel for this long ends the connection: otherwise TCP would
+/// go on for a quarter of an hour, with pauses of up to two minutes after the network is back.
+pub const PEER_SILENCE_MAX: Duration = Duration::from_secs(3);
+/// Time to write what is queued for a peer that was removed, or when this member stops.
+pub const PEER_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+/// Peers that are known only by their own word, because they were added later than this member's view reaches.
+pub const PEER_NEWCOMERS_MAX: usize = 16;
+/// Snapshots are read, sent and received in pieces of this size.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
+/// Such pieces that wait between the file and the network, on either side.
+pub const SNAPSHOT_CHUNKS_QUEUED: usize = 4;
+/// A snapshot transfer that makes no progress for this long is given up.
+pub const SNAPSHOT_STALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for the receiver of a snapshot to check it and make it durable once it has every byte.
+pub const SNAPSHOT_FINISH_TIMEOUT: Duration = Duration::from_secs(120);
 
 // ---- client API ----
 

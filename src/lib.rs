@@ -11,3 +11,4 @@ pub mod node;
 pub mod proposal;
 pub mod status;
 pub mod storage;
+pub mod transport;

@@ -1,0 +1,156 @@
+//! Opening a connection to a peer: the socket, the request, and what the answer means.
+
+use super::handshake::{self, Claims};
+use super::{Denied, Shared};
+use crate::config;
+use crate::inbox::{Reason, Verdict};
+use crate::members::PeerUrl;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::header::{HOST, HeaderValue};
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("connect: {0}")]
+    Connect(io::Error),
+    #[error("the connection failed: {0}")]
+    Broken(String),
+    #[error("it did not answer in time")]
+    Silent,
+    #[error("it refuses this member: {:?}", .0.reason)]
+    Refused(Verdict),
+    #[error("it is not the peer that was expected: {0:?}")]
+    Disliked(Reason),
+    #[error("it answered {0}")]
+    Unexpected(String),
+    #[error(transparent)]
+    Denied(Denied),
+}
+
+impl From<hyper::Error> for Failure {
+    fn from(error: hyper::Error) -> Failure {
+        Failure::Broken(error.to_string())
+    }
+}
+
+/// Connects to a peer. The connection ends when it takes nothing for as long as `silence`.
+pub(super) async fn connect(url: &PeerUrl, silence: Duration) -> Result<TcpStream, Failure> {
+    let connecting = TcpStream::connect((url.host(), url.port()));
+    let stream = timeout(config::PEER_CONNECT_TIMEOUT, connecting)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(Failure::Connect)?;
+    prepare(&stream, silence).map_err(Failure::Connect)?;
+    Ok(stream)
+}
+
+/// Sets the options that both ends of every peer connection have.
+pub(super) fn prepare(stream: &TcpStream, silence: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    // Where there are no such options, TCP's own and much longer ones hold.
+    #[cfg(not(target_os = "linux"))]
+    let _ = silence;
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::net::sockopt;
+        // Keepalive notices a vanished peer on an idle connection, the user timeout on one with data under way.
+        sockopt::set_socket_keepalive(stream, true)?;
+        sockopt::set_tcp_keepidle(stream, config::PEER_SILENCE_MAX)?;
+        sockopt::set_tcp_keepintvl(stream, config::PEER_SILENCE_MAX)?;
+        // It also runs while the peer's window is closed, so a slow disk behind a snapshot's connection counts too.
+        sockopt::set_tcp_user_timeout(stream, silence.as_millis() as u32)?;
+    }
+    Ok(())
+}
+
+/// A request with this member's claims.
+pub(super) fn request<B>(
+    shared: &Shared,
+    to: u64,
+    url: &PeerUrl,
+    path: &'static str,
+    body: B,
+) -> Result<Request<B>, Failure> {
+    let host = HeaderValue::try_from(url.authority())
+        .map_err(|error| Failure::Unexpected(error.to_string()))?;
+    let mut request = Request::new(body);
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = hyper::Uri::from_static(path);
+    request.headers_mut().insert(HOST, host);
+    shared.claims(to).write(request.headers_mut());
+    Ok(request)
+}
+
+/// Sends a request on a new connection, and hands the answer to `then`. Everything ends with the returned future.
+pub(super) async fn exchange<B, T, F>(
+    stream: TcpStream,
+    request: Request<B>,
+    then: impl FnOnce(Response<Incoming>) -> F,
+) -> Result<T, Failure>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    F: Future<Output = Result<T, Failure>>,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .max_buf_size(config::SNAPSHOT_CHUNK_BYTES)
+        .handshake::<_, B>(TokioIo::new(stream))
+        .await?;
+    let mut exchange = pin!(async move {
+        let response = sender.send_request(request).await?;
+        then(response).await
+    });
+    // The connection does its work only while it is polled. When it ends first (it was upgraded, or it broke), the
+    // exchange knows what came of it.
+    tokio::select! {
+        outcome = &mut exchange => outcome,
+        _ = connection.with_upgrades() => exchange.await,
+    }
+}
+
+/// The failure that an answer other than the hoped-for one stands for.
+pub(super) async fn read_refusal(response: Response<Incoming>) -> Failure {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), handshake::REFUSAL_BYTES_MAX);
+    let Ok(body) = body.collect().await else {
+        return Failure::Unexpected(status.to_string());
+    };
+    let body = body.to_bytes();
+    match handshake::parse_refusal(&body) {
+        Some(verdict) => Failure::Refused(verdict),
+        None => {
+            let text = String::from_utf8_lossy(&body);
+            let line = text.lines().next().unwrap_or_default();
+            Failure::Unexpected(format!("{status} {line:?}"))
+        }
+    }
+}
+
+/// Judges the claims in a positive answer of `peer`.
+pub(super) async fn judge(
+    shared: &Arc<Shared>,
+    peer: u64,
+    response: &Response<Incoming>,
+) -> Result<(), Failure> {
+    let claims = Claims::read(response.headers())
+        .map_err(|malformed| Failure::Unexpected(malformed.to_string()))?;
+    if claims.from != peer {
+        let actual = claims.from;
+        return Err(Failure::Disliked(Reason::WrongReceiver { actual }));
+    }
+    match shared.admit(&claims).await {
+        Ok(_) => Ok(()),
+        Err(Denied::Reason(reason)) => Err(Failure::Disliked(reason)),
+        Err(denied) => Err(Failure::Denied(denied)),
+    }
+}

@@ -1,0 +1,275 @@
+//! Frames: how messages are laid out on a stream between two peers.
+//!
+//! ```text
+//! offset  size  field
+//!      0     4  length of the payload, little endian, 1 to FRAME_BYTES_MAX
+//!      4     4  CRC32C of the payload, little endian
+//!      8     n  payload: messages, each as a varint length and a protobuf `eraftpb.Message`
+//! ```
+//!
+//! Invariants: a length field makes the reader allocate nothing, its buffer grows only as bytes arrive; nothing of a
+//! frame is decoded before its checksum was right; a frame is delivered whole or, on any fault, not at all, and then
+//! the connection ends, since where the next frame begins can't be trusted either.
+//!
+//! The decoder of protobuf 2.28 recurses on nested groups without a limit (RUSTSEC-2024-0437), which raft's messages
+//! never contain: only a peer whose handshake was accepted, with a right checksum, could send any.
+
+use crate::config::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET};
+use bytes::{Buf as _, Bytes, BytesMut};
+use protobuf::{CodedInputStream, CodedOutputStream, Message as _, ProtobufError};
+use raft::eraftpb::{Message, MessageType};
+use std::io;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+/// Bytes before the payload.
+pub(super) const HEADER_BYTES: usize = 8;
+
+/// Room that is made before every read.
+const READ_BYTES: usize = 64 << 10;
+
+/// Why a frame, or a message in it, was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FrameError {
+    #[error("a frame claims {0} bytes, 1 to {FRAME_BYTES_MAX} are allowed")]
+    Length(usize),
+    #[error("the checksum of a frame is wrong")]
+    Checksum,
+    #[error("a frame does not decode: {0}")]
+    Undecodable(#[from] ProtobufError),
+    #[error("a message goes from {from} to {to}, on a stream from {peer} to {me}")]
+    Misdirected {
+        from: u64,
+        to: u64,
+        peer: u64,
+        me: u64,
+    },
+    #[error("a message of type {0:?} has no place on this connection")]
+    WrongType(MessageType),
+}
+
+/// Appends one frame with these messages to `out`. They have to fit, see [`fits`].
+pub(super) fn encode(messages: &[Message], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEADER_BYTES]);
+    let mut stream = CodedOutputStream::vec(out);
+    for message in messages {
+        message
+            .write_length_delimited_to(&mut stream)
+            .expect("memory takes every byte, and a raft message has no required fields");
+    }
+    stream.flush().expect("memory takes every byte");
+    drop(stream);
+    let payload = &out[start + HEADER_BYTES..];
+    let length = payload.len();
+    assert!(
+        (1..=FRAME_BYTES_MAX).contains(&length),
+        "a frame of {length} bytes was made, 1 to {FRAME_BYTES_MAX} are allowed"
+    );
+    let checksum = crc32c::crc32c(payload);
+    out[start..start + 4].copy_from_slice(&(length as u32).to_le_bytes());
+    out[start + 4..start + HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
+}
+
+/// Whether a message of this encoded size fits into a frame, alone or as the last one after less than
+/// `FRAME_BYTES_TARGET`. The difference also covers the length prefixes.
+pub(super) fn fits(message_bytes: usize) -> bool {
+    message_bytes <= FRAME_BYTES_MAX - 2 * FRAME_BYTES_TARGET
+}
+
+/// Takes frames out of bytes as they arrive.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    buffer: BytesMut,
+}
+
+impl Frames {
+    /// Bytes that arrived but are not taken yet.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// What follows the last frame that was taken.
+    pub(super) fn into_rest(self) -> Bytes {
+        self.buffer.freeze()
+    }
+
+    /// The payload of the next frame, if all of it is here and its checksum is right.
+    pub(super) fn take(&mut self) -> Result<Option<Bytes>, FrameError> {
+        let Some(length) = self.length()? else {
+            return Ok(None);
+        };
+        if self.buffer.len() < HEADER_BYTES + length {
+            return Ok(None);
+        }
+        self.buffer.advance(4);
+        let checksum = self.buffer.get_u32_le();
+        let payload = self.buffer.split_to(length).freeze();
+        if crc32c::crc32c(&payload) != checksum {
+            return Err(FrameError::Checksum);
+        }
+        Ok(Some(payload))
+    }
+
+    /// Reads once, whatever is there. `Ok(0)` is the end of the stream.
+    pub(super) async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
+        // Only as much room as has already been filled is added, so that memory at most doubles what has arrived.
+        let missing = match self.length() {
+            Ok(Some(length)) => (HEADER_BYTES + length).saturating_sub(self.buffer.len()),
+            _ => 0,
+        };
+        let room = missing.min(self.buffer.len()).max(READ_BYTES);
+        self.buffer.reserve(room);
+        from.read_buf(&mut self.buffer).await
+    }
+
+    /// Length of the next frame's payload, once its header is here.
+    fn length(&self) -> Result<Option<usize>, FrameError> {
+        if self.buffer.len() < HEADER_BYTES {
+            return Ok(None);
+        }
+        let length = (&self.buffer[..4]).get_u32_le() as usize;
+        if length == 0 || length > FRAME_BYTES_MAX {
+            return Err(FrameError::Length(length));
+        }
+        Ok(Some(length))
+    }
+}
+
+/// The messages of a frame. raft-rs trusts `from` and `to` blindly, so both are checked here, and so is the type:
+/// the local ones (a tick, a report) would be obeyed if they came from a peer.
+pub(super) fn decode(
+    payload: &Bytes,
+    peer: u64,
+    me: u64,
+    snapshot: bool,
+) -> Result<Vec<Message>, FrameError> {
+    let mut stream = CodedInputStream::from_carllerche_bytes(payload);
+    let mut messages = Vec::new();
+    while !stream.eof()? {
+        let message: Message = stream.read_message()?;
+        if message.from != peer || message.to != me {
+            let (from, to) = (message.from, message.to);
+            return Err(FrameError::Misdirected { from, to, peer, me });
+        }
+        let local = matches!(
+            message.get_msg_type(),
+            MessageType::MsgHup
+                | MessageType::MsgBeat
+                | MessageType::MsgUnreachable
+                | MessageType::MsgSnapStatus
+                | MessageType::MsgCheckQuorum
+        );
+        if local || snapshot != (message.get_msg_type() == MessageType::MsgSnapshot) {
+            return Err(FrameError::WrongType(message.get_msg_type()));
+        }
+        messages.push(message);
+    }
+    Ok(messages)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(index: u64) -> Message {
+        let mut message = Message {
+            from: 2,
+            to: 1,
+            index,
+            ..Message::default()
+        };
+        message.set_msg_type(MessageType::MsgHeartbeat);
+        message
+    }
+
+    #[test]
+    fn frames_survive_arriving_byte_by_byte() {
+        let mut bytes = Vec::new();
+        encode(&[message(1), message(2)], &mut bytes);
+        encode(&[message(3)], &mut bytes);
+        let (mut frames, mut got) = (Frames::default(), Vec::new());
+        for byte in bytes {
+            frames.push(&[byte]);
+            while let Some(payload) = frames.take().unwrap() {
+                got.extend(decode(&payload, 2, 1, false).unwrap());
+            }
+        }
+        assert_eq!(got, [message(1), message(2), message(3)]);
+        assert!(frames.into_rest().is_empty());
+    }
+
+    #[test]
+    fn damaged_frames_are_errors() {
+        let mut good = Vec::new();
+        encode(&[message(1)], &mut good);
+        for (at, value) in [(0, 0), (3, 0xff), (5, good[5] ^ 1), (good.len() - 1, 0x55)] {
+            let mut bytes = good.clone();
+            bytes[at] = value;
+            if at == 0 {
+                bytes[..4].fill(0);
+            }
+            let mut frames = Frames::default();
+            frames.push(&bytes);
+            frames.take().unwrap_err();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_length_field_allocates_nothing() {
+        let mut frames = Frames::default();
+        let header = [(FRAME_BYTES_MAX as u32).to_le_bytes(), [0; 4]].concat();
+        frames.push(&header);
+        let mut rest: &[u8] = &[7; 100];
+        frames.fill(&mut rest).await.unwrap();
+        assert!(frames.take().unwrap().is_none());
+        assert!(
+            frames.buffer.capacity() <= 2 * READ_BYTES,
+            "{} bytes were allocated",
+            frames.buffer.capacity()
+        );
+    }
+
+    #[test]
+    fn messages_that_do_not_belong_here_are_refused() {
+        let payload = |change: fn(&mut Message)| {
+            let mut out = message(1);
+            change(&mut out);
+            Bytes::from(out.write_length_delimited_to_bytes().unwrap())
+        };
+        let decode = |payload: &Bytes| decode(payload, 2, 1, false);
+        decode(&payload(|_| ())).unwrap();
+        decode(&payload(|m| m.from = 3)).unwrap_err();
+        decode(&payload(|m| m.to = 3)).unwrap_err();
+        for kind in [
+            MessageType::MsgHup,
+            MessageType::MsgBeat,
+            MessageType::MsgUnreachable,
+            MessageType::MsgSnapStatus,
+            MessageType::MsgCheckQuorum,
+            MessageType::MsgSnapshot,
+        ] {
+            let mut out = message(1);
+            out.set_msg_type(kind);
+            let bytes = Bytes::from(out.write_length_delimited_to_bytes().unwrap());
+            decode(&bytes).unwrap_err();
+        }
+        decode(&Bytes::from_static(b"\x05abc")).unwrap_err();
+        // An unknown type reads as the first one, MsgHup, and so is refused as well.
+        decode(&Bytes::from_static(b"\x06\x08\x7f\x10\x01\x18\x02")).unwrap_err();
+    }
+
+    #[test]
+    fn entries_are_slices_of_the_frame() {
+        let mut append = message(1);
+        append.set_msg_type(MessageType::MsgAppend);
+        let entry = raft::eraftpb::Entry {
+            data: Bytes::from(vec![9; 1000]),
+            ..Default::default()
+        };
+        append.mut_entries().push(entry);
+        let payload = Bytes::from(append.write_length_delimited_to_bytes().unwrap());
+        let got = decode(&payload, 2, 1, false).unwrap();
+        let data = got[0].entries[0].data.as_ptr();
+        assert!(payload.as_ptr_range().contains(&data));
+    }
+}

@@ -1,0 +1,387 @@
+//! Snapshot transfers: `POST /raft/snapshot`, whose body is one frame with the MsgSnapshot, and then the file.
+//!
+//! Neither side ever holds the file: a few pieces wait between it and the network. Files are read and written by
+//! threads for blocking calls. A transfer that fails begins anew when raft asks again.
+
+use super::dial::{self, Failure};
+use super::frame::{self, FrameError, Frames};
+use super::handshake::Claims;
+use super::{Denied, FileError, Shared, SnapshotSource, encoded, inbound};
+use crate::config::{self, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNKS_QUEUED};
+use crate::inbox::Notice;
+use crate::members::PeerUrl;
+use crate::storage::SnapshotMeta;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use hyper::StatusCode;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use raft::eraftpb::Message;
+use slog::{info, o, warn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::{Instant, timeout};
+
+/// A snapshot on its way to a peer.
+pub(super) struct Transfer {
+    pub report: Report,
+    pub url: PeerUrl,
+    pub retired: watch::Receiver<bool>,
+    pub message: Message,
+}
+
+/// Reports the end of a transfer when it is dropped, so that no path out of it can forget to: a leader that hears
+/// nothing would never send that peer anything again.
+pub(super) struct Report {
+    shared: Arc<Shared>,
+    to: u64,
+    busy: Arc<AtomicBool>,
+    ok: bool,
+}
+
+impl Report {
+    pub(super) fn new(shared: &Arc<Shared>, to: u64, busy: &Arc<AtomicBool>) -> Report {
+        Report {
+            shared: shared.clone(),
+            to,
+            busy: busy.clone(),
+            ok: false,
+        }
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        // In this order: the answer to the report may be the next snapshot.
+        self.busy.store(false, Ordering::Release);
+        let (to, ok) = (self.to, self.ok);
+        self.shared.inbox.notice(Notice::SnapshotSent { to, ok });
+    }
+}
+
+/// Why a snapshot did not reach its receiver.
+#[derive(Debug, thiserror::Error)]
+enum SendError {
+    #[error("the peer was removed, or this member stops")]
+    Retired,
+    #[error("open the snapshot: {0}")]
+    Open(FileError),
+    #[error("its message of {0} bytes is too long")]
+    Message(usize),
+    #[error("no progress for {} s", .0.as_secs())]
+    Stalled(std::time::Duration),
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    #[error(transparent)]
+    Task(#[from] JoinError),
+}
+
+impl Transfer {
+    pub(super) async fn run(mut self, shared: Arc<Shared>) {
+        let to = self.report.to;
+        let index = self.message.get_snapshot().get_metadata().index;
+        let logger = shared.logger.new(o!("peer" => to, "index" => index));
+        let since = Instant::now();
+        let mut retired = self.retired.clone();
+        let sent = tokio::select! {
+            biased;
+            _ = retired.wait_for(|retired| *retired) => Err(SendError::Retired),
+            sent = self.send(&shared) => sent,
+        };
+        match sent {
+            Ok(bytes) => {
+                self.report.ok = true;
+                info!(logger, "sent a snapshot"; "bytes" => bytes,
+                    "ms" => since.elapsed().as_millis() as u64);
+            }
+            Err(error) => warn!(logger, "did not send a snapshot"; "error" => %error),
+        }
+    }
+
+    async fn send(&mut self, shared: &Arc<Shared>) -> Result<u64, SendError> {
+        let message = std::mem::take(&mut self.message);
+        if !frame::fits(encoded(&message)) {
+            return Err(SendError::Message(encoded(&message)));
+        }
+        let metadata = message.get_snapshot().get_metadata();
+        let (index, term) = (metadata.index, metadata.term);
+        let files = shared.snapshots.clone();
+        let source = spawn_blocking(move || files.open(index, term))
+            .await?
+            .map_err(SendError::Open)?;
+        let mut head = Vec::new();
+        frame::encode(&[message], &mut head);
+
+        let file_bytes = source.bytes();
+        let total = head.len() as u64 + file_bytes;
+        let (pieces, rest) = mpsc::channel(SNAPSHOT_CHUNKS_QUEUED);
+        let sent = Arc::new(watch::Sender::new(0));
+        let body = FileBody {
+            head: Some(Bytes::from(head)),
+            rest,
+            left: total,
+            total,
+            sent: sent.clone(),
+        };
+        let stream = dial::connect(&self.url, shared.limits.snapshot_stall).await?;
+        let to = self.report.to;
+        let request = dial::request(shared, to, &self.url, "/raft/snapshot", body)?;
+        // It ends by itself: with the file, or when the body is gone.
+        drop(spawn_blocking(move || read_file(source, &pieces)));
+        let exchange = dial::exchange(stream, request, async |response| {
+            if response.status() == StatusCode::NO_CONTENT {
+                return Ok(());
+            }
+            Err(dial::read_refusal(response).await)
+        });
+        tokio::select! {
+            outcome = exchange => outcome?,
+            limit = stalled(&sent, total, shared.limits.snapshot_stall) => {
+                return Err(SendError::Stalled(limit));
+            }
+        }
+        Ok(file_bytes)
+    }
+}
+
+/// Done when nothing has moved for `limit`; once everything is sent, when the receiver has taken too long with it.
+async fn stalled(
+    sent: &watch::Sender<u64>,
+    total: u64,
+    limit: std::time::Duration,
+) -> std::time::Duration {
+    let mut sent = sent.subscribe();
+    loop {
+        let complete = *sent.borrow_and_update() == total;
+        let limit = if complete {
+            config::SNAPSHOT_FINISH_TIMEOUT
+        } else {
+            limit
+        };
+        if timeout(limit, sent.changed()).await.is_err() {
+            return limit;
+        }
+    }
+}
+
+/// Reads a file piece by piece, for as long as somebody takes them.
+fn read_file(mut source: Box<dyn SnapshotSource>, pieces: &mpsc::Sender<io::Result<Bytes>>) {
+    let mut left = source.bytes();
+    while left > 0 {
+        let mut piece = BytesMut::zeroed(left.min(SNAPSHOT_CHUNK_BYTES as u64) as usize);
+        let read = match source.read(&mut piece) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                piece.truncate(count);
+                left -= count as u64;
+                Ok(piece.freeze())
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => Err(error),
+        };
+        let failed = read.is_err();
+        if pieces.blocking_send(read).is_err() || failed {
+            return;
+        }
+    }
+}
+
+/// The body of the request. Its length is declared, so the receiver can tell a whole file from a cut one.
+struct FileBody {
+    head: Option<Bytes>,
+    rest: mpsc::Receiver<io::Result<Bytes>>,
+    left: u64,
+    total: u64,
+    sent: Arc<watch::Sender<u64>>,
+}
+
+impl Body for FileBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let piece = match self.head.take() {
+            Some(head) => head,
+            None => match ready!(self.rest.poll_recv(context)) {
+                Some(Ok(piece)) => piece,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into()))),
+            },
+        };
+        self.left -= piece.len() as u64;
+        self.sent.send_replace(self.total - self.left);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+/// Why a snapshot was not received.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReceiveError {
+    #[error("another snapshot is being received")]
+    Busy,
+    #[error("no data for {} s", .0.as_secs())]
+    Stalled(std::time::Duration),
+    #[error("it was cut off")]
+    Cut,
+    #[error("the connection failed: {0}")]
+    Broken(#[from] hyper::Error),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("it begins with {0} messages, not with one")]
+    Messages(usize),
+    #[error("the file is of index {} term {}, its message of index {index} term {term}", file.0, file.1)]
+    Mismatch {
+        file: (u64, u64),
+        index: u64,
+        term: u64,
+    },
+    #[error("write the snapshot: {0}")]
+    File(FileError),
+    #[error("the sender is no longer welcome: {0}")]
+    Denied(Denied),
+}
+
+impl ReceiveError {
+    /// The status of the answer, as far as the sender still waits for one.
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            ReceiveError::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            ReceiveError::File(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            ReceiveError::Denied(_) => StatusCode::CONFLICT,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
+/// What the task that writes the file is given.
+enum Piece {
+    Data(Bytes),
+    /// It was all: an end without this is a cut.
+    End,
+}
+
+/// Receives a snapshot from a peer whose claims were accepted, and passes its message on once the file is durable.
+pub(super) async fn receive(
+    shared: &Arc<Shared>,
+    claims: Claims,
+    mut body: Incoming,
+) -> Result<SnapshotMeta, ReceiveError> {
+    let permit = shared.receiving.clone().try_acquire_owned();
+    let permit = permit.map_err(|_| ReceiveError::Busy)?;
+    let limit = shared.limits.snapshot_stall;
+
+    let mut frames = Frames::default();
+    let payload = loop {
+        if let Some(payload) = frames.take()? {
+            break payload;
+        }
+        let piece = next(&mut body, limit).await?.ok_or(ReceiveError::Cut)?;
+        frames.push(&piece);
+    };
+    let mut messages = frame::decode(&payload, claims.from, shared.me, true)?;
+    let count = messages.len();
+    let (1, Some(message)) = (count, messages.pop()) else {
+        return Err(ReceiveError::Messages(count));
+    };
+
+    let (pieces, taken) = mpsc::channel(SNAPSHOT_CHUNKS_QUEUED);
+    let files = shared.clone();
+    let writer = spawn_blocking(move || {
+        // The permit is given back only when the file is closed, also if nobody waits for this any more.
+        let _permit = permit;
+        write_file(&files, taken)
+    });
+    let forwarded = forward(&mut body, frames.into_rest(), limit, pieces).await;
+    let written = writer
+        .await
+        .unwrap_or_else(|error| Err(ReceiveError::File(error.into())));
+    // Whichever failed first made the other fail as well; a writer that was only cut off has nothing to say.
+    forwarded?;
+    let meta = written?;
+
+    let metadata = message.get_snapshot().get_metadata();
+    let (index, term) = (metadata.index, metadata.term);
+    if (meta.index, meta.term) != (index, term) {
+        let file = (meta.index, meta.term);
+        return Err(ReceiveError::Mismatch { file, index, term });
+    }
+    inbound::judge_again(shared, &claims)
+        .await
+        .map_err(ReceiveError::Denied)?;
+    shared.inbox.receive(vec![message], payload.len());
+    Ok(meta)
+}
+
+/// Passes the body on to the writer. That the writer has stopped is not this side's error.
+async fn forward(
+    body: &mut Incoming,
+    first: Bytes,
+    limit: std::time::Duration,
+    pieces: mpsc::Sender<Piece>,
+) -> Result<(), ReceiveError> {
+    let mut piece = Some(first);
+    while let Some(data) = piece {
+        if !data.is_empty() && pieces.send(Piece::Data(data)).await.is_err() {
+            return Ok(());
+        }
+        piece = next(body, limit).await?;
+    }
+    // The error is the writer's, and comes from there.
+    let _ = pieces.send(Piece::End).await;
+    Ok(())
+}
+
+/// The next piece of a body, `None` at its end.
+async fn next(
+    body: &mut Incoming,
+    limit: std::time::Duration,
+) -> Result<Option<Bytes>, ReceiveError> {
+    loop {
+        let frame = timeout(limit, body.frame())
+            .await
+            .map_err(|_| ReceiveError::Stalled(limit))?;
+        match frame.transpose()? {
+            // Trailers mean nothing here.
+            Some(frame) => match frame.into_data() {
+                Ok(data) => return Ok(Some(data)),
+                Err(_) => continue,
+            },
+            None => return Ok(None),
+        }
+    }
+}
+
+fn write_file(
+    shared: &Shared,
+    mut pieces: mpsc::Receiver<Piece>,
+) -> Result<SnapshotMeta, ReceiveError> {
+    let mut sink = shared
+        .snapshots
+        .receive(shared.cluster())
+        .map_err(ReceiveError::File)?;
+    loop {
+        match pieces.blocking_recv() {
+            Some(Piece::Data(data)) => sink.write(&data).map_err(ReceiveError::File)?,
+            Some(Piece::End) => return sink.finish().map_err(ReceiveError::File),
+            None => return Err(ReceiveError::Cut),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The peer port and those who have no business there.
+
+use super::*;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+const CHROME: &str = "Connection: Upgrade\r\nUpgrade: raftkvd/1\r\nraftkvd-version: 1\r\n\
+    raftkvd-cluster: c1\r\nraftkvd-to: 1\r\nraftkvd-added: 1\r\nraftkvd-lane: control\r\n";
+
+/// A handshake as member 2, which member 1 accepts.
+fn good_head() -> String {
+    format!(
+        "POST /raft/stream HTTP/1.1\r\nHost: x\r\n{CHROME}raftkvd-from: 2\r\nraftkvd-incarnation: c8\r\n\r\n"
+    )
+}
+
+/// Sends bytes and reads until the other side closes.
+async fn talk(peer: &Peer, bytes: &[u8], finish: bool) -> String {
+    let mut stream = TcpStream::connect(peer.address).await.unwrap();
+    // It may be cut off while it still talks.
+    let _ = stream.write_all(bytes).await;
+    if finish {
+        let _ = stream.shutdown().await;
+    }
+    let mut answer = Vec::new();
+    let read = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+    let _ = read.unwrap_or_else(|_| {
+        let start = String::from_utf8_lossy(&bytes[..bytes.len().min(1000)]);
+        panic!(
+            "not closed in time after {start:?}: {:?}",
+            String::from_utf8_lossy(&answer)
+        );
+    });
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_leaves_the_port_serving() {
+    let limits = Limits {
+        header_timeout: Duration::from_millis(300),
+        ..limits()
+    };
+    let mut one = Peer::start_with(1, 100, CLUSTER, "127.0.0.1:0", limits).await;
+    let mut two = Peer::start(2).await;
+    let members = members(&[(1, &one, 1), (2, &two, 1)]);
+    one.transport.set_members(&members, false);
+
+    let mut noise: u32 = 1;
+    let noise: Vec<u8> = (0..100_000)
+        .map(|_| {
+            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (noise >> 24) as u8
+        })
+        .collect();
+    talk(&one, &noise, false).await;
+    talk(&one, &[b'A'; 2 << 20], false).await;
+    talk(&one, b"", true).await;
+    // Half a request is cut off by time.
+    talk(&one, b"POST /raft/stream HTTP/1.1\r\nHost", false).await;
+    talk(&one, b"", false).await;
+    let head = good_head();
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "404"),
+        (
+            "GET /raft/stream HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+            "405",
+        ),
+        (
+            "POST /raft/stream HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+            "400",
+        ),
+        (head.replace("HTTP/1.1", "HTTP/1.0"), "400"),
+        (head.replace("version: 1", "version: 2"), "400"),
+        (head.replace("lane: control", "lane: fast"), "400"),
+        (head.replace("from: 2", "from: 1"), "400"),
+        (
+            head.replace("Upgrade: raftkvd/1", "Upgrade: websocket"),
+            "400",
+        ),
+        (head.replace("Host: x", "Content-Length: 9"), "400"),
+        (head.replace("from: 2", "from: 3"), "409"),
+        (head.replace("raft/stream", "raft/snapshot"), "400"),
+    ] {
+        let answer = talk(&one, request.as_bytes(), false).await;
+        let got = answer.split(' ').nth(1).unwrap_or_default();
+        assert_eq!(got, status, "{request}\n{answer}");
+    }
+
+    // Bad frames behind a good handshake end the connection, and nothing of them is delivered.
+    let mut frame = Vec::new();
+    frame::encode(&[heartbeat(2, 1, 5)], &mut frame);
+    let change = |at: usize, to: u8| {
+        let mut frame = frame.clone();
+        frame[at] = to;
+        frame
+    };
+    let encode = |message: Message| {
+        let mut frame = Vec::new();
+        frame::encode(&[message], &mut frame);
+        frame
+    };
+    for bad in [
+        change(3, 0xff),
+        change(4, !frame[4]),
+        change(frame.len() - 1, 0x77),
+        vec![0; 64],
+        noise,
+        encode(heartbeat(3, 1, 5)),
+        encode(heartbeat(2, 3, 5)),
+        encode(message(MessageType::MsgHup, 2, 1, 5)),
+        encode(message(MessageType::MsgSnapshot, 2, 1, 5)),
+    ] {
+        let answer = talk(&one, &[good_head().as_bytes(), &bad].concat(), false).await;
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    }
+
+    two.transport.set_members(&members, false);
+    until_connected(&one, &mut two).await;
+    until_connected(&two, &mut one).await;
+    assert!(one.messages.iter().all(|m| m.index == 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_do_not_keep_a_member_out() {
+    let limits = Limits {
+        connections: 200,
+        ..limits()
+    };
+    let mut one = Peer::start_with(1, 100, CLUSTER, "127.0.0.1:0", limits).await;
+    let two = Peer::start(2).await;
+    let mut idle = Vec::new();
+    for index in 0..300 {
+        let mut stream = TcpStream::connect(one.address).await.unwrap();
+        if index % 2 == 0 {
+            stream.write_all(b"POST /raft/str").await.unwrap();
+        }
+        idle.push(stream);
+    }
+    let members = members(&[(1, &one, 1), (2, &two, 1)]);
+    one.transport.set_members(&members, false);
+    two.transport.set_members(&members, false);
+    until_connected(&two, &mut one).await;
+    // The streams of members are no strangers: more idle connections do not end them.
+    for _ in 0..300 {
+        idle.push(TcpStream::connect(one.address).await.unwrap());
+    }
+    let before = one.messages.len();
+    two.transport.send(vec![heartbeat(2, 1, 77)]);
+    one.until("the message", |one| {
+        one.messages[before..].iter().any(|m| m.index == 77)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_stream_of_a_lane_replaces_the_first() {
+    let one = Peer::start(1).await;
+    let url_of_nobody = Peer::start(2).await;
+    one.transport
+        .set_members(&members(&[(1, &one, 1), (2, &url_of_nobody, 1)]), false);
+    let mut first = TcpStream::connect(one.address).await.unwrap();
+    first.write_all(good_head().as_bytes()).await.unwrap();
+    let mut start = [0; 12];
+    first.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 101");
+    let mut second = TcpStream::connect(one.address).await.unwrap();
+    second.write_all(good_head().as_bytes()).await.unwrap();
+    let mut rest = Vec::new();
+    timeout(PATIENCE, first.read_to_end(&mut rest))
+        .await
+        .expect("the first stream was not closed")
+        .unwrap();
+    second.read_exact(&mut start).await.unwrap();
+}

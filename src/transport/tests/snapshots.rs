@@ -1,0 +1,267 @@
+//! Snapshot transfers, with files in memory.
+
+use super::*;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// Files: 16 bytes of index and term, then content.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    /// By index and term.
+    kept: Mutex<HashMap<(u64, u64), Vec<u8>>>,
+    /// Sources read this many bytes and then fail.
+    broken_after: AtomicU64,
+    dropped: AtomicU64,
+}
+
+struct Source {
+    bytes: Vec<u8>,
+    position: usize,
+    broken_after: u64,
+}
+
+impl SnapshotSource for Source {
+    fn bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.broken_after > 0 && self.position as u64 >= self.broken_after {
+            return Err(io::Error::other("the disk is gone"));
+        }
+        let count = buffer.len().min(self.bytes.len() - self.position);
+        buffer[..count].copy_from_slice(&self.bytes[self.position..][..count]);
+        self.position += count;
+        Ok(count)
+    }
+}
+
+struct Sink {
+    files: Arc<Files>,
+    bytes: Vec<u8>,
+    finished: bool,
+}
+
+impl SnapshotSink for Sink {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), FileError> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+    fn finish(mut self: Box<Self>) -> Result<SnapshotMeta, FileError> {
+        if self.bytes.len() < 16 {
+            return Err("too short".into());
+        }
+        self.finished = true;
+        let number = |at: usize| u64::from_le_bytes(self.bytes[at..at + 8].try_into().unwrap());
+        let (index, term) = (number(0), number(8));
+        let bytes = std::mem::take(&mut self.bytes);
+        self.files.kept.lock().unwrap().insert((index, term), bytes);
+        Ok(SnapshotMeta {
+            index,
+            term,
+            ..SnapshotMeta::default()
+        })
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.files.dropped.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// What the trait is implemented for: a sink has to reach back to its files.
+pub(super) struct Shelf(pub(super) Arc<Files>);
+
+impl SnapshotFiles for Shelf {
+    fn open(&self, index: u64, term: u64) -> Result<Box<dyn SnapshotSource>, FileError> {
+        let kept = self.0.kept.lock().unwrap();
+        let bytes = kept.get(&(index, term)).ok_or("no such snapshot")?;
+        Ok(Box::new(Source {
+            bytes: bytes.clone(),
+            position: 0,
+            broken_after: self.0.broken_after.load(Ordering::SeqCst),
+        }))
+    }
+    fn receive(&self, cluster: u64) -> Result<Box<dyn SnapshotSink>, FileError> {
+        assert_eq!(cluster, CLUSTER);
+        Ok(Box::new(Sink {
+            files: self.0.clone(),
+            bytes: Vec::new(),
+            finished: false,
+        }))
+    }
+}
+
+impl Files {
+    fn put(&self, named: (u64, u64), inside: (u64, u64), bytes: usize) {
+        let mut file = [inside.0.to_le_bytes(), inside.1.to_le_bytes()].concat();
+        file.extend((0..bytes).map(|at| (at * 31 % 251) as u8));
+        self.kept.lock().unwrap().insert(named, file);
+    }
+}
+
+fn snapshot(from: u64, to: u64, index: u64, term: u64) -> Message {
+    let mut message = message(MessageType::MsgSnapshot, from, to, 0);
+    let metadata = message.mut_snapshot().mut_metadata();
+    metadata.index = index;
+    metadata.term = term;
+    message
+}
+
+impl Peer {
+    fn sent(&self, to: u64, ok: bool) -> usize {
+        let is = |notice: &&Notice| matches!(notice, Notice::SnapshotSent { to: t, ok: o } if (*t, *o) == (to, ok));
+        self.notices.iter().filter(is).count()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_streams_and_is_reported() {
+    let (mut one, mut two) = pair().await;
+    one.files.put((50, 3), (50, 3), 9_000_001);
+    let sent = snapshot(1, 2, 50, 3);
+    one.transport.send(vec![sent.clone()]);
+    one.until("the report", |one| one.sent(2, true) == 1).await;
+    two.until("the message", |two| !two.messages.is_empty())
+        .await;
+    assert_eq!(two.messages, [sent]);
+    let (here, there) = (
+        one.files.kept.lock().unwrap(),
+        two.files.kept.lock().unwrap(),
+    );
+    assert!(*here == *there, "the file has changed on its way");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_joiner_gets_its_first_snapshot() {
+    let one = Peer::start(1).await;
+    let mut four = Peer::start_with(4, 400, 0, "127.0.0.1:0", limits()).await;
+    let all = members(&[(1, &one, 1), (4, &four, 40)]);
+    one.transport.set_members(&all, false);
+    four.transport.set_members(&members(&[]), true);
+    one.files.put((50, 3), (50, 3), 1000);
+    one.transport.send(vec![snapshot(1, 4, 50, 3)]);
+    four.until("the message", |four| !four.messages.is_empty())
+        .await;
+    assert_eq!(four.memory.cluster(), CLUSTER);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_failed_transfer_is_reported() {
+    let (mut one, two) = pair().await;
+    // The file is missing; it breaks halfway; it is not what its message says; the peer is unknown.
+    one.transport.send(vec![snapshot(1, 2, 50, 3)]);
+    one.until("no file", |one| one.sent(2, false) == 1).await;
+
+    one.files.put((50, 3), (50, 3), 4 << 20);
+    one.files.broken_after.store(2 << 20, Ordering::SeqCst);
+    one.transport.send(vec![snapshot(1, 2, 50, 3)]);
+    one.until("a broken file", |one| one.sent(2, false) == 2)
+        .await;
+    let dropped = two.files.clone();
+    one.until("the receiver's cleaning up", |_| {
+        dropped.dropped.load(Ordering::SeqCst) == 1
+    })
+    .await;
+
+    one.files.broken_after.store(0, Ordering::SeqCst);
+    one.files.put((60, 3), (61, 3), 1000);
+    one.transport.send(vec![snapshot(1, 2, 60, 3)]);
+    one.until("a mismatch", |one| one.sent(2, false) == 3).await;
+
+    one.transport.send(vec![snapshot(1, 7, 60, 3)]);
+    one.until("nobody", |one| one.sent(7, false) == 1).await;
+    assert_eq!(one.sent(2, true), 0);
+    let events = two.inbox.take(Instant::now(), Held::default());
+    assert!(events.messages.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_takes_nothing_is_given_up() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut one = Peer::start(1).await;
+    let mut all = members(&[(1, &one, 1), (2, &one, 1)]);
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    all.members.get_mut(&2).unwrap().url = url.parse().unwrap();
+    one.transport.set_members(&all, false);
+    one.files.put((50, 3), (50, 3), 64 << 20);
+    one.transport
+        .send(vec![snapshot(1, 2, 50, 3), snapshot(1, 2, 50, 3)]);
+    // The second is refused at once, since one is on its way.
+    let events = one.inbox.take(Instant::now(), Held::default());
+    let only = |notice: &&Notice| matches!(notice, Notice::SnapshotSent { .. });
+    assert_eq!(events.notices.iter().filter(only).count(), 1);
+    one.until("the stall", |one| one.sent(2, false) == 1).await;
+
+    // The removal of a peer ends a transfer as well.
+    one.transport.send(vec![snapshot(1, 2, 50, 3)]);
+    all.members.remove(&2);
+    one.transport.set_members(&all, false);
+    one.until("the removal", |one| one.sent(2, false) == 2)
+        .await;
+}
+
+/// A snapshot request of member 2 to member 1, up to the middle of the file.
+async fn half_a_snapshot(one: &Peer) -> TcpStream {
+    let mut body = Vec::new();
+    frame::encode(&[snapshot(2, 1, 50, 3)], &mut body);
+    body.resize(body.len() + 100_000, 0);
+    let head = format!(
+        "POST /raft/snapshot HTTP/1.1\r\nHost: x\r\nraftkvd-version: 1\r\nraftkvd-cluster: c1\r\n\
+         raftkvd-to: 1\r\nraftkvd-added: 1\r\nraftkvd-from: 2\r\nraftkvd-incarnation: c8\r\n\
+         Content-Length: {}\r\n\r\n",
+        body.len() + 1
+    );
+    let mut stream = TcpStream::connect(one.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&body).await.unwrap();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_snapshot_leaves_nothing_and_frees_its_place() {
+    let (mut one, mut two) = pair().await;
+    two.files.put((70, 3), (70, 3), 1000);
+    let files = one.files.clone();
+    for (round, cut) in [(1, true), (2, false)] {
+        let mut half = half_a_snapshot(&one).await;
+        let transport = two.transport.clone();
+        let failures = two.sent(1, false);
+        two.until("the place is taken", |two| {
+            if two.sent(1, false) > failures {
+                return true;
+            }
+            transport.send(vec![snapshot(2, 1, 70, 3)]);
+            false
+        })
+        .await;
+        if cut {
+            drop(half);
+        } else {
+            // It just stops: the receiver gives up, and says so.
+            let mut answer = String::new();
+            half.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        }
+        one.until("the file is dropped", |_| {
+            files.dropped.load(Ordering::SeqCst) == round
+        })
+        .await;
+        let successes = two.sent(1, true);
+        let transport = two.transport.clone();
+        two.until("a whole snapshot", |two| {
+            transport.send(vec![snapshot(2, 1, 70, 3)]);
+            two.sent(1, true) > successes
+        })
+        .await;
+    }
+    one.until("the message", |one| !one.messages.is_empty())
+        .await;
+    assert!(
+        one.messages
+            .iter()
+            .all(|m| m.get_snapshot().get_metadata().index == 70)
+    );
+}
