@@ -168,6 +168,30 @@ pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 pub const HEADER_BYTES_MAX: usize = 64 << 10;
 /// Etags in one If-Match or If-None-Match.
 pub const ETAGS_MAX: usize = 64;
+/// The largest duration of an option, so that no sum of instants can overflow.
+pub const DURATION_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+/// Body of `POST /<id>`, which is a URL.
+pub const MEMBER_URL_BYTES_MAX: usize = 4 << 10;
+/// A value up to this size is copied out of the connection's read buffer, which can then be used again.
+pub const BODY_COPY_BYTES_MAX: usize = 4 << 10;
+/// How long a client may take no byte of its response before its connection is closed.
+pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// After a response that left the body of its request unread: how long the connection goes on to discard it, so that
+/// the client gets the response and not a reset.
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// After a failed accept (no file descriptor is left): how long to wait before the next.
+pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// When stopping: how long a connection may stay that has no request under way but has not ended either.
+pub const CONNECTION_END_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the raft loop has to answer `GET /-/status` and `/-/live`.
+pub const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the read of `GET /-/ready` may take.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(1);
+
+// ---- logs ----
+
+/// Lines that wait for the thread that writes them; further ones are dropped and counted.
+pub const LOG_LINES_MAX: usize = 4_096;
 
 // ---- stopping ----
 

@@ -1,0 +1,595 @@
+//! The command line: every option, also from the environment, to a checked [`Config`].
+//!
+//! What is wrong with it is said in one line on stderr: which value, why, and what to do. The process then exits
+//! with 2, before it has touched a file or a socket.
+
+use crate::config::{self, Config};
+use crate::logging::{self, Format};
+use crate::members::PeerUrl;
+use clap::Parser;
+use clap::builder::BoolishValueParser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What the command line asks for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The daemon's settings.
+    pub config: Config,
+    /// How to log.
+    pub log: logging::Settings,
+}
+
+/// Why there is nothing to run.
+#[derive(Debug)]
+pub enum Quit {
+    /// `--help` or `--version` was asked for: that goes to stdout.
+    Shown(clap::Error),
+    /// Something is wrong; this says what, in one line.
+    Usage(String),
+}
+
+impl Quit {
+    /// Prints it and returns the exit code.
+    pub fn show(&self) -> i32 {
+        match self {
+            Quit::Shown(text) => {
+                // Nobody reads it any more if this fails.
+                let _ = text.print();
+                0
+            }
+            Quit::Usage(line) => {
+                logging::fatal(line);
+                2
+            }
+        }
+    }
+}
+
+/// Reads the arguments, of which the first is the program's name, and the environment.
+pub fn parse(
+    arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+) -> Result<Options, Quit> {
+    match Args::try_parse_from(arguments) {
+        Ok(args) => check(args).map_err(Quit::Usage),
+        Err(error) => Err(match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Quit::Shown(error),
+            _ => Quit::Usage(condense(&error)),
+        }),
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  raftkvd                                       one member, alone: try it out
+  raftkvd --id 1 --cluster http://10.0.0.1:9021,http://10.0.0.2:9021,http://10.0.0.3:9021 --port 9121
+                                                the first of three members
+  raftkvd --id 4 --cluster URL1,URL2,URL3,URL4 --port 9121 --join
+                                                a fourth one, after POST /4 to any of the three
+
+Every option can also be set by the environment variable named with it; the option wins.
+Durations are written as 100ms, 5s, 1m30s; sizes in bytes, or as 64K, 64M, 1G (powers of 1024).";
+
+/// A small replicated key-value store: raft, a write-ahead log and an HTTP API in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "raftkvd", version, after_help = EXAMPLES, max_term_width = 110, allow_negative_numbers = true)]
+struct Args {
+    /// This member's id: its place in --cluster, counted from 1
+    #[arg(long, value_name = "N", env = "RAFTKVD_ID", default_value = "1", value_parser = parse_id, help_heading = "Cluster")]
+    id: u64,
+
+    /// Peer URLs of all members, in the order of their ids
+    #[arg(
+        long,
+        value_name = "URL[,URL...]",
+        env = "RAFTKVD_CLUSTER",
+        default_value = "http://127.0.0.1:9021",
+        help_heading = "Cluster"
+    )]
+    cluster: String,
+
+    /// Join a running cluster, to which this member was added by POST /<id>
+    #[arg(long, env = "RAFTKVD_JOIN", value_parser = BoolishValueParser::new(), help_heading = "Cluster")]
+    join: bool,
+
+    /// Interval of the leader's heartbeats
+    #[arg(long, value_name = "DURATION", env = "RAFTKVD_HEARTBEAT", default_value = "100ms", value_parser = parse_duration, help_heading = "Cluster")]
+    heartbeat: Duration,
+
+    /// Silence of the leader after which a new one is elected
+    #[arg(long, value_name = "DURATION", env = "RAFTKVD_ELECTION_TIMEOUT", default_value = "1s", value_parser = parse_duration, help_heading = "Cluster")]
+    election_timeout: Duration,
+
+    /// Port for clients
+    #[arg(long, value_name = "PORT", env = "RAFTKVD_PORT", default_value = "9121", value_parser = parse_port, help_heading = "Network")]
+    port: u16,
+
+    /// Address for clients [default: the host of this member's own peer URL]
+    #[arg(long, value_name = "IP", env = "RAFTKVD_LISTEN", value_parser = parse_ip, help_heading = "Network")]
+    listen: Option<IpAddr>,
+
+    /// Address for peers, if it is another than the host of this member's own peer URL
+    #[arg(long, value_name = "IP", env = "RAFTKVD_LISTEN_PEER", value_parser = parse_ip, help_heading = "Network")]
+    listen_peer: Option<IpAddr>,
+
+    /// Time by which every request is answered
+    #[arg(long, value_name = "DURATION", env = "RAFTKVD_REQUEST_TIMEOUT", default_value = "5s", value_parser = parse_duration, help_heading = "Network")]
+    request_timeout: Duration,
+
+    /// Directory for this member's data [default: raftkvd-<id>]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "RAFTKVD_DATA_DIR",
+        help_heading = "Data"
+    )]
+    data_dir: Option<PathBuf>,
+
+    /// Log written since the last snapshot that makes the next one due
+    #[arg(long, value_name = "SIZE", env = "RAFTKVD_SNAPSHOT_BYTES", default_value = "64MiB", value_parser = parse_size, help_heading = "Data")]
+    snapshot_bytes: u64,
+
+    /// Largest value
+    #[arg(long, value_name = "SIZE", env = "RAFTKVD_MAX_VALUE_BYTES", default_value = "1MiB", value_parser = parse_size, help_heading = "Data")]
+    max_value_bytes: u64,
+
+    /// Longest key
+    #[arg(long, value_name = "SIZE", env = "RAFTKVD_MAX_KEY_BYTES", default_value = "4KiB", value_parser = parse_size, help_heading = "Data")]
+    max_key_bytes: u64,
+
+    /// Form of the log on stderr: text or json
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "RAFTKVD_LOG_FORMAT",
+        default_value = "text",
+        help_heading = "Log"
+    )]
+    log_format: Format,
+
+    /// Least level that is logged: error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", env = "RAFTKVD_LOG_LEVEL", default_value = "info", value_parser = logging::parse_level, help_heading = "Log")]
+    log_level: slog::Level,
+}
+
+fn check(args: Args) -> Result<Options, String> {
+    let cluster = parse_cluster(&args.cluster)?;
+    let own = usize::try_from(args.id)
+        .ok()
+        .and_then(|id| cluster.get(id - 1));
+    let Some(own) = own else {
+        return Err(format!(
+            "--id {}: --cluster lists {} URL{}, so ids go from 1 to {}; the URL of member i is the i-th one",
+            args.id,
+            cluster.len(),
+            if cluster.len() == 1 { "" } else { "s" },
+            cluster.len()
+        ));
+    };
+    let at_least_one = |option: &str, value: u64, limit: usize| {
+        if value == 0 || value > limit as u64 {
+            return Err(format!(
+                "--{option} {value}: it has to be from 1 to {limit} bytes"
+            ));
+        }
+        Ok(value as usize)
+    };
+    let value_bytes_max = at_least_one(
+        "max-value-bytes",
+        args.max_value_bytes,
+        config::VALUE_BYTES_LIMIT,
+    )?;
+    let key_bytes_max = at_least_one("max-key-bytes", args.max_key_bytes, config::KEY_BYTES_LIMIT)?;
+    for (option, value) in [
+        ("request-timeout", args.request_timeout),
+        ("heartbeat", args.heartbeat),
+        ("election-timeout", args.election_timeout),
+    ] {
+        if value < Duration::from_millis(1) {
+            return Err(format!("--{option} {value:?}: it has to be at least 1ms"));
+        }
+    }
+    if args.snapshot_bytes == 0 {
+        return Err("--snapshot-bytes 0: it has to be at least 1".to_owned());
+    }
+    let listen_peer = match args.listen_peer {
+        Some(ip) => ip,
+        None => resolve(own, "--listen-peer")?,
+    };
+    let listen = match args.listen {
+        Some(ip) => ip,
+        None => resolve(own, "--listen")?,
+    };
+    let peer_address = SocketAddr::new(listen_peer, own.port());
+    let client_address = SocketAddr::new(listen, args.port);
+    let overlap = listen == listen_peer || listen.is_unspecified() || listen_peer.is_unspecified();
+    if args.port == own.port() && overlap {
+        return Err(format!(
+            "--port {}: this is the peer port of {own} too; clients and peers need two ports",
+            args.port
+        ));
+    }
+    let config = Config {
+        id: args.id,
+        join: args.join,
+        client_address,
+        peer_address,
+        data_dir: args
+            .data_dir
+            .unwrap_or_else(|| PathBuf::from(format!("raftkvd-{}", args.id))),
+        snapshot_bytes: args.snapshot_bytes,
+        value_bytes_max,
+        key_bytes_max,
+        request_timeout: args.request_timeout,
+        heartbeat: args.heartbeat,
+        election_timeout: args.election_timeout,
+        cluster,
+    };
+    // In ticks, as raft will compare them.
+    if config.heartbeat >= config.election_timeout
+        || config.heartbeat_ticks() >= config.election_ticks()
+    {
+        return Err(format!(
+            "--heartbeat {:?}: it has to be shorter than --election-timeout, which is {:?}; a tenth of it is usual",
+            config.heartbeat, config.election_timeout
+        ));
+    }
+    if config.data_dir.as_os_str().is_empty() {
+        return Err("--data-dir \"\": it has to name a directory".to_owned());
+    }
+    Ok(Options {
+        config,
+        log: logging::Settings {
+            format: args.log_format,
+            level: args.log_level,
+        },
+    })
+}
+
+fn parse_cluster(list: &str) -> Result<Vec<PeerUrl>, String> {
+    let mut urls = Vec::new();
+    let mut ids = HashMap::new();
+    for (id, text) in (1_u64..).zip(list.split(',')) {
+        let url: PeerUrl = text
+            .trim()
+            .parse()
+            .map_err(|why| format!("--cluster: URL {id}: {why}"))?;
+        if let Some(first) = ids.insert(url.clone(), id) {
+            return Err(format!(
+                "--cluster: {url} stands for member {first} and for member {id}; every member needs a URL of its own"
+            ));
+        }
+        urls.push(url);
+    }
+    Ok(urls)
+}
+
+/// The address that a peer URL's host stands for.
+fn resolve(url: &PeerUrl, option: &str) -> Result<IpAddr, String> {
+    let remedy = format!("give {option} the IP address to listen on");
+    let found = (url.host(), url.port())
+        .to_socket_addrs()
+        .map_err(|error| {
+            format!("--cluster: {url}: its host does not resolve ({error}); {remedy}")
+        })?
+        .map(|address| address.ip());
+    // A name often stands for an IPv6 and an IPv4 address. Peers try both, people type the latter.
+    let mut found: Vec<IpAddr> = found.collect();
+    found.sort_by_key(|ip| !ip.is_ipv4());
+    found
+        .first()
+        .copied()
+        .ok_or_else(|| format!("--cluster: {url}: its host has no address; {remedy}"))
+}
+
+fn parse_id(text: &str) -> Result<u64, String> {
+    text.parse::<u64>()
+        .ok()
+        .filter(|id| *id > 0)
+        .ok_or_else(|| "an id is a number from 1 on, the member's place in --cluster".to_owned())
+}
+
+fn parse_port(text: &str) -> Result<u16, String> {
+    text.parse::<u16>()
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(|| "a port is a number from 1 to 65535".to_owned())
+}
+
+fn parse_ip(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| {
+        "it has to be an IP address such as 127.0.0.1, or 0.0.0.0 for all of them".to_owned()
+    })
+}
+
+/// Reads a duration: numbers with units, such as `5s`, `0.5s`, `1m30s`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "write a duration as 100ms, 5s or 1m30s (units: ms, s, m, h)".to_owned();
+    let mut rest = text;
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let (number, tail) = split_number(rest).ok_or_else(wrong)?;
+        let unit = tail.find(|c: char| c.is_ascii_digit() || c == '.');
+        let (unit, tail) = tail.split_at(unit.unwrap_or(tail.len()));
+        seconds += number
+            * match unit {
+                "ms" => 0.001,
+                "s" => 1.0,
+                "m" => 60.0,
+                "h" => 3600.0,
+                _ => return Err(wrong()),
+            };
+        rest = tail;
+    }
+    if text.is_empty() {
+        return Err(wrong());
+    }
+    if seconds > config::DURATION_LIMIT.as_secs_f64() {
+        return Err(format!(
+            "at most {}h",
+            config::DURATION_LIMIT.as_secs() / 3600
+        ));
+    }
+    // Rounded to microseconds: sums of binary fractions are not exact.
+    Ok(Duration::from_micros((seconds * 1e6).round() as u64))
+}
+
+/// Reads a size: bytes, or a number with K, M or G (also KB, KiB, ...), all powers of 1024.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let wrong = || "write a size in bytes, or as 64K, 64MiB or 1G (powers of 1024)".to_owned();
+    let (number, unit) = split_number(text).ok_or_else(wrong)?;
+    let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        _ => return Err(wrong()),
+    };
+    let bytes = number * f64::from(1_u32 << shift);
+    // Above 2^53 a float skips integers; no size here makes sense up there.
+    if bytes.fract() != 0.0 || bytes > (1_u64 << 53) as f64 {
+        return Err(wrong());
+    }
+    Ok(bytes as u64)
+}
+
+/// Splits off a leading decimal number.
+fn split_number(text: &str) -> Option<(f64, &str)> {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, rest) = text.split_at(end);
+    // The length keeps it in the range where a float is exact enough.
+    if !number.starts_with(|c: char| c.is_ascii_digit()) || number.len() > 20 {
+        return None;
+    }
+    Some((number.parse().ok()?, rest))
+}
+
+/// One line out of clap's several: what is wrong, and a tip where it has one.
+fn condense(error: &clap::Error) -> String {
+    let get = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let argument = get(ContextKind::InvalidArg).map(|argument| {
+        // `--id <N>`: the name is enough.
+        argument.split(' ').next().unwrap_or(argument)
+    });
+    let mut line = match (error.kind(), argument, get(ContextKind::InvalidValue)) {
+        (ErrorKind::InvalidValue | ErrorKind::ValueValidation, Some(argument), Some("")) => {
+            format!("{argument} needs a value")
+        }
+        (ErrorKind::InvalidValue | ErrorKind::ValueValidation, Some(argument), Some(value)) => {
+            let why = std::error::Error::source(error).map(ToString::to_string);
+            let why = why.unwrap_or_else(|| "not a possible value".to_owned());
+            format!("{argument} {value:?}: {why}")
+        }
+        _ => {
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            first.strip_prefix("error: ").unwrap_or(first).to_owned()
+        }
+    };
+    if let Some(similar) = get(ContextKind::SuggestedArg) {
+        line.push_str(&format!("; did you mean {similar}?"));
+    }
+    line.push_str("; see raftkvd --help");
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(line: &str) -> Result<Options, Quit> {
+        parse(std::iter::once("raftkvd").chain(line.split_whitespace()))
+    }
+
+    fn usage(line: &str) -> String {
+        match options(line) {
+            Err(Quit::Usage(text)) => text,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn without_arguments_it_is_a_single_member() {
+        let Options { config, log } = options("").unwrap();
+        assert_eq!(config.id, 1);
+        assert_eq!(config.cluster, ["http://127.0.0.1:9021".parse().unwrap()]);
+        assert!(!config.join);
+        assert_eq!(config.client_address, "127.0.0.1:9121".parse().unwrap());
+        assert_eq!(config.peer_address, "127.0.0.1:9021".parse().unwrap());
+        assert_eq!(config.data_dir, PathBuf::from("raftkvd-1"));
+        assert_eq!(config.snapshot_bytes, 64 << 20);
+        assert_eq!(config.value_bytes_max, 1 << 20);
+        assert_eq!(config.key_bytes_max, 4 << 10);
+        assert_eq!(config.request_timeout, Duration::from_secs(5));
+        assert_eq!(config.heartbeat, Duration::from_millis(100));
+        assert_eq!(config.election_timeout, Duration::from_secs(1));
+        assert_eq!((log.format, log.level), (Format::Text, slog::Level::Info));
+    }
+
+    #[test]
+    fn every_option_is_taken() {
+        let line = "--id 2 --cluster http://10.0.0.1:1,http://localhost:2/ --port 3 --join --listen 0.0.0.0 \
+                    --listen-peer ::1 --data-dir d --snapshot-bytes 64k --max-value-bytes 2m --max-key-bytes 100 \
+                    --request-timeout 1m30s --heartbeat 0.05s --election-timeout 500ms --log-format json \
+                    --log-level debug";
+        let Options { config, log } = options(line).unwrap();
+        assert_eq!((config.id, config.cluster.len(), config.join), (2, 2, true));
+        assert_eq!(config.client_address, "0.0.0.0:3".parse().unwrap());
+        assert_eq!(config.peer_address, "[::1]:2".parse().unwrap());
+        assert_eq!(config.data_dir, PathBuf::from("d"));
+        assert_eq!(config.snapshot_bytes, 64 << 10);
+        assert_eq!(
+            (config.value_bytes_max, config.key_bytes_max),
+            (2 << 20, 100)
+        );
+        assert_eq!(config.request_timeout, Duration::from_secs(90));
+        assert_eq!(config.heartbeat, Duration::from_millis(50));
+        assert_eq!((log.format, log.level), (Format::Json, slog::Level::Debug));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_one_line_that_names_the_value() {
+        for (line, words) in [
+            ("--id 0", "--id \"0\""),
+            ("--id -1", "--id \"-1\""),
+            ("--id x", "--id \"x\""),
+            ("--id 2", "--id 2: --cluster lists 1 URL,"),
+            ("--id 18446744073709551615", "--id 18446744073709551615"),
+            ("--cluster 127.0.0.1:1", "\"127.0.0.1:1\""),
+            ("--cluster http://127.0.0.1", "no port"),
+            ("--cluster http://127.0.0.1:1/x", "path"),
+            ("--cluster http://a:1,,http://b:1", "URL 2"),
+            (
+                "--cluster http://a:1,http://A:1/",
+                "http://a:1 stands for member 1 and for member 2",
+            ),
+            (
+                "--cluster http://name.invalid:1",
+                "http://name.invalid:1: its host",
+            ),
+            ("--port 0", "--port \"0\""),
+            ("--port 65536", "--port \"65536\""),
+            ("--port 9021", "--port 9021"),
+            ("--port 9021 --listen 0.0.0.0", "--port 9021"),
+            ("--listen example", "--listen \"example\""),
+            ("--heartbeat 0s", "--heartbeat"),
+            ("--heartbeat 5", "--heartbeat \"5\""),
+            (
+                "--heartbeat 1s",
+                "--heartbeat 1s: it has to be shorter than --election-timeout",
+            ),
+            ("--heartbeat 2s", "--heartbeat 2s"),
+            ("--election-timeout 100ms", "--heartbeat 100ms"),
+            ("--request-timeout 0ms", "--request-timeout"),
+            ("--request-timeout 25h", "--request-timeout \"25h\""),
+            ("--request-timeout -5s", "'-5'"),
+            ("--max-value-bytes 0", "--max-value-bytes 0"),
+            ("--max-value-bytes 65M", "--max-value-bytes"),
+            ("--max-key-bytes 0", "--max-key-bytes 0"),
+            ("--max-key-bytes 17K", "--max-key-bytes"),
+            ("--snapshot-bytes lots", "--snapshot-bytes \"lots\""),
+            ("--snapshot-bytes 0", "--snapshot-bytes 0"),
+            ("--log-format xml", "--log-format \"xml\""),
+            ("--log-level loud", "--log-level \"loud\""),
+            ("--data-dirr x", "did you mean --data-dir?"),
+            ("--port", "--port"),
+            ("--port 1 --port 2", "--port"),
+            ("surplus", "surplus"),
+        ] {
+            let text = usage(line);
+            assert!(text.contains(words), "{line}: {text}");
+            assert!(!text.contains('\n') && text.len() < 250, "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn ports_may_be_equal_on_different_addresses() {
+        assert!(options("--port 9021 --listen 127.0.0.2").is_ok());
+    }
+
+    #[test]
+    fn a_host_that_is_not_needed_is_not_resolved() {
+        let line = "--cluster http://name.invalid:1 --listen 127.0.0.1 --listen-peer 127.0.0.1";
+        assert!(options(line).is_ok());
+    }
+
+    #[test]
+    fn help_and_version_are_no_errors() {
+        for line in ["--help", "-h", "--version", "-V"] {
+            assert!(matches!(options(line), Err(Quit::Shown(_))), "{line}");
+        }
+    }
+
+    #[test]
+    fn every_option_has_its_variable() {
+        use clap::CommandFactory as _;
+        for argument in Args::command().get_arguments() {
+            let Some(long) = argument.get_long() else {
+                continue;
+            };
+            if matches!(long, "help" | "version") {
+                continue;
+            }
+            let expected = format!("RAFTKVD_{}", long.to_ascii_uppercase().replace('-', "_"));
+            let variable = argument.get_env().map(|name| name.to_str().unwrap());
+            assert_eq!(variable, Some(expected.as_str()));
+            assert!(argument.get_help_heading().is_some());
+        }
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_and_sizes() {
+        let ms = Duration::from_millis;
+        for (text, duration) in [
+            ("100ms", ms(100)),
+            ("5s", ms(5_000)),
+            ("0.5s", ms(500)),
+            ("1m30s", ms(90_000)),
+            ("1h", ms(3_600_000)),
+            ("1.5ms", Duration::from_micros(1_500)),
+        ] {
+            assert_eq!(parse_duration(text), Ok(duration), "{text}");
+        }
+        for text in [
+            "",
+            "5",
+            "s",
+            "5 s",
+            "5sec",
+            "-1s",
+            "1.2.3s",
+            ".5s",
+            "1e3s",
+            "999999999h",
+            "NaNs",
+            "infs",
+        ] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+        for (text, size) in [
+            ("0", 0),
+            ("65536", 65536),
+            ("64K", 65536),
+            ("64KiB", 65536),
+            ("64kb", 65536),
+            ("1.5m", 3 << 19),
+            ("2 MiB", 2 << 20),
+            ("1G", 1 << 30),
+        ] {
+            assert_eq!(parse_size(text), Ok(size), "{text}");
+        }
+        for text in ["", "K", "-1", "1T", "0.3", "99999999999999999999", "1 2"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+}

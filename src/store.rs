@@ -1,0 +1,515 @@
+//! The map: every key with its value and the index of the entry that wrote it.
+//!
+//! It stands at the end of the commit channel. One thread, the apply thread, calls [`Store::apply`],
+//! [`Store::freeze`] and [`Store::replace`]; any number of threads call [`Store::get`].
+//!
+//! The map is cut into shards of `RwLock<Arc<table>>`. A snapshot takes a clone of every `Arc` between two batches, in
+//! microseconds, and is written from those clones while applies go on: the first later write to a shard copies that
+//! shard's table once, and only then do the two differ.
+//!
+//! Invariants: the value of a key and its index are read together, so an ETag never belongs to another value; a table
+//! that a [`Frozen`] holds is never changed; a reader never waits for the copy of a table, nor for the disk.
+
+use crate::command::{Command, Etags, Kind};
+use crate::config;
+use crate::proposal::Outcome;
+use bytes::Bytes;
+use std::array;
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::BuildHasher as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Few enough that a freeze is cheap, enough that the copy of one shard's table is short: with ten million keys a
+/// shard has 40,000 of them.
+const SHARDS: usize = 256;
+
+/// Keys are `Arc`s so that copying a table costs no allocation a key.
+///
+/// Hashed by the standard library's SipHash with a random key: clients choose the keys, so an unkeyed hash would let
+/// one of them slow down all; and its 20 ns for a short key don't show beside the 10 us of a request.
+type Table = HashMap<Arc<[u8]>, Value, RandomState>;
+
+/// What a key stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Value {
+    /// Index of the entry that wrote it: its ETag.
+    pub index: u64,
+    /// The bytes, as the client sent them.
+    pub bytes: Bytes,
+}
+
+/// The map of this node.
+pub struct Store {
+    /// The same for all shards and for every map that replaces this one: it selects the shard and serves the tables.
+    hasher: RandomState,
+    shards: [Shard; SHARDS],
+    /// Counted by the one writer; readers may see them a moment late.
+    keys: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// A cache line of its own, so that readers of neighbouring shards don't slow each other.
+#[repr(align(64))]
+struct Shard(RwLock<Arc<Table>>);
+
+/// The map as it was at one index, for the writer of a snapshot. Holding it costs the copies of the tables that are
+/// written meanwhile, so let go of it soon.
+pub struct Frozen {
+    tables: Vec<Arc<Table>>,
+}
+
+/// A map that is being filled from a snapshot, off to the side of the one that is read.
+pub struct Restore {
+    hasher: RandomState,
+    tables: Vec<Table>,
+    keys: u64,
+    bytes: u64,
+}
+
+impl Default for Store {
+    fn default() -> Store {
+        Store::new()
+    }
+}
+
+impl Store {
+    /// An empty map.
+    pub fn new() -> Store {
+        let hasher = RandomState::new();
+        Store {
+            shards: array::from_fn(|_| {
+                Shard(RwLock::new(Arc::new(Table::with_hasher(hasher.clone()))))
+            }),
+            hasher,
+            keys: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// The value of a key, at once, as the map is now. Whoever wants a linearizable answer asks the node first.
+    pub fn get(&self, key: &[u8]) -> Option<Value> {
+        self.shard(key).read().get(key).cloned()
+    }
+
+    /// Applies a write at the index of its entry. Only the apply thread calls it, in log order.
+    ///
+    /// Its conditions are decided here and nowhere else, so that every member decides alike. Key and value are copied
+    /// out of the entry unless the value is large: a slice would keep the whole frame alive that brought it.
+    pub fn apply(&self, command: &Command, index: u64) -> Outcome {
+        let shard = self.shard(&command.key);
+        let current = shard.read().get(&*command.key).map(|value| value.index);
+        if !holds(command, current) {
+            return Outcome::ConditionFailed { current };
+        }
+        let key_bytes = command.key.len() as u64;
+        let previous = match command.kind {
+            Kind::Put => {
+                let bytes = own(&command.value);
+                self.bytes
+                    .fetch_add(key_bytes + bytes.len() as u64, Ordering::Relaxed);
+                let value = Value { index, bytes };
+                let previous = match current {
+                    // The key that is there is kept: only the value is new.
+                    Some(_) => shard.write(|table| {
+                        table
+                            .get_mut(&*command.key)
+                            .map(|slot| std::mem::replace(slot, value))
+                    }),
+                    None => {
+                        let key: Arc<[u8]> = Arc::from(&*command.key);
+                        shard.write(|table| table.insert(key, value))
+                    }
+                };
+                if previous.is_none() {
+                    self.keys.fetch_add(1, Ordering::Relaxed);
+                }
+                previous
+            }
+            // What is absent already needs no write, and so no copy of a frozen table.
+            Kind::Delete if current.is_none() => None,
+            Kind::Delete => {
+                self.keys.fetch_sub(1, Ordering::Relaxed);
+                shard.write(|table| table.remove(&*command.key))
+            }
+            Kind::AddMember | Kind::PromoteMember | Kind::RemoveMember => {
+                panic!("{:?} is no command on the map", command.kind)
+            }
+        };
+        if let Some(previous) = previous {
+            self.bytes
+                .fetch_sub(key_bytes + previous.bytes.len() as u64, Ordering::Relaxed);
+        }
+        Outcome::Applied { index }
+    }
+
+    /// The map as it is now. Only the apply thread calls it, between two entries.
+    pub fn freeze(&self) -> Frozen {
+        Frozen {
+            tables: self.shards.iter().map(|s| Arc::clone(&s.read())).collect(),
+        }
+    }
+
+    /// Begins to fill a new map, which [`Store::replace`] then puts in the place of this one.
+    pub fn begin_restore(&self) -> Restore {
+        Restore {
+            tables: (0..SHARDS)
+                .map(|_| Table::with_hasher(self.hasher.clone()))
+                .collect(),
+            hasher: self.hasher.clone(),
+            keys: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Puts a restored map in the place of this one. Only the apply thread calls it.
+    ///
+    /// Shard by shard: a reader may meet one shard new and another old for a moment. That is what linearizability
+    /// allows, for a read of the old shard that follows one of the new shard waits for the whole restore.
+    pub fn replace(&self, restore: Restore) {
+        for (shard, table) in self.shards.iter().zip(restore.tables) {
+            let table = Arc::new(table);
+            let old = std::mem::replace(&mut *shard.lock(), table);
+            // Freed with the lock released already: it may hold a great many values.
+            drop(old);
+        }
+        self.keys.store(restore.keys, Ordering::Relaxed);
+        self.bytes.store(restore.bytes, Ordering::Relaxed);
+    }
+
+    /// Number of keys.
+    pub fn len(&self) -> u64 {
+        self.keys.load(Ordering::Relaxed)
+    }
+
+    /// There is no key.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of all keys and values.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    fn shard(&self, key: &[u8]) -> &Shard {
+        &self.shards[shard_of(&self.hasher, key)]
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Never the content: values stay out of logs.
+        write!(f, "Store({} keys, {} bytes)", self.len(), self.bytes())
+    }
+}
+
+impl Shard {
+    fn read(&self) -> RwLockReadGuard<'_, Arc<Table>> {
+        self.0
+            .read()
+            .expect("a thread panicked while it held a shard of the map")
+    }
+
+    fn lock(&self) -> RwLockWriteGuard<'_, Arc<Table>> {
+        self.0
+            .write()
+            .expect("a thread panicked while it held a shard of the map")
+    }
+
+    fn write<R>(&self, change: impl FnOnce(&mut Table) -> R) -> R {
+        let table = Arc::clone(&self.read());
+        // Two are this shard's and the one just taken; more mean a snapshot holds it.
+        if Arc::strong_count(&table) > 2 {
+            // Copied with no lock held, so that readers go on.
+            let copy = Arc::new(Table::clone(&table));
+            *self.lock() = copy;
+        }
+        drop(table);
+        // Nobody but the thread that is here freezes, so this copies nothing any more.
+        change(Arc::make_mut(&mut self.lock()))
+    }
+}
+
+impl Frozen {
+    /// Every entry as (key, index, value), in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], u64, &[u8])> {
+        self.tables
+            .iter()
+            .flat_map(|table| table.iter())
+            .map(|(key, value)| (&**key, value.index, &*value.bytes))
+    }
+
+    /// Number of keys.
+    pub fn len(&self) -> usize {
+        self.tables.iter().map(|table| table.len()).sum()
+    }
+
+    /// There is no key.
+    pub fn is_empty(&self) -> bool {
+        self.tables.iter().all(|table| table.is_empty())
+    }
+}
+
+impl Restore {
+    /// Adds an entry; of two with the same key the later one stays.
+    pub fn insert(&mut self, key: &[u8], index: u64, value: &[u8]) {
+        let table = &mut self.tables[shard_of(&self.hasher, key)];
+        let bytes = Bytes::copy_from_slice(value);
+        self.bytes += (key.len() + value.len()) as u64;
+        match table.insert(Arc::from(key), Value { index, bytes }) {
+            None => self.keys += 1,
+            Some(previous) => self.bytes -= (key.len() + previous.bytes.len()) as u64,
+        }
+    }
+}
+
+/// The tables look at the lowest and the seven highest bits of the same hash, so the shard takes others: keys of one
+/// shard would otherwise all collide in its table.
+fn shard_of(hasher: &RandomState, key: &[u8]) -> usize {
+    (hasher.hash_one(key) >> 40) as usize % SHARDS
+}
+
+/// An entry with a value beyond this size has no other command in it, so a slice keeps nothing else alive.
+fn own(value: &Bytes) -> Bytes {
+    if value.len() > config::ENTRY_BYTES_MAX {
+        value.clone()
+    } else {
+        Bytes::copy_from_slice(value)
+    }
+}
+
+/// The conditions of a write against the index of the key's value, by RFC 9110, section 13.
+fn holds(command: &Command, current: Option<u64>) -> bool {
+    let matches =
+        |etags: &Etags| current.is_some_and(|index| etags.any || etags.indexes.contains(&index));
+    command.if_match.as_ref().is_none_or(matches)
+        && !command.if_none_match.as_ref().is_some_and(matches)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn put(key: &[u8], value: &[u8]) -> Command {
+        let mut command = Command::new();
+        command.kind = Kind::Put;
+        command.key = Bytes::copy_from_slice(key);
+        command.value = Bytes::copy_from_slice(value);
+        command
+    }
+
+    fn delete(key: &[u8]) -> Command {
+        let mut command = put(key, b"");
+        command.kind = Kind::Delete;
+        command
+    }
+
+    fn any() -> Etags {
+        let mut etags = Etags::new();
+        etags.any = true;
+        etags
+    }
+
+    fn indexes(indexes: &[u64]) -> Etags {
+        let mut etags = Etags::new();
+        etags.indexes = indexes.to_vec();
+        etags
+    }
+
+    fn content(frozen: &Frozen) -> BTreeMap<Vec<u8>, (u64, Vec<u8>)> {
+        frozen
+            .iter()
+            .map(|(key, index, value)| (key.to_vec(), (index, value.to_vec())))
+            .collect()
+    }
+
+    #[test]
+    fn a_put_is_read_back_with_its_index_until_it_is_deleted() {
+        let store = Store::new();
+        assert_eq!(store.get(b"k"), None);
+        assert_eq!(
+            store.apply(&put(b"k", b"one"), 5),
+            Outcome::Applied { index: 5 }
+        );
+        store.apply(&put(b"k", b"three"), 6);
+        let value = store.get(b"k").unwrap();
+        assert_eq!((value.index, &*value.bytes), (6, &b"three"[..]));
+        assert_eq!((store.len(), store.bytes()), (1, 6));
+        assert_eq!(store.apply(&delete(b"k"), 7), Outcome::Applied { index: 7 });
+        assert_eq!(store.apply(&delete(b"k"), 8), Outcome::Applied { index: 8 });
+        assert_eq!(store.get(b"k"), None);
+        assert_eq!((store.len(), store.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn conditions_are_decided_as_http_says() {
+        let failed = |current| Outcome::ConditionFailed { current };
+        // (if_match, if_none_match, key exists with index 5, holds)
+        let table = [
+            (None, None, true, true),
+            (Some(any()), None, true, true),
+            (Some(any()), None, false, false),
+            (Some(indexes(&[4, 5])), None, true, true),
+            (Some(indexes(&[4])), None, true, false),
+            (Some(indexes(&[5])), None, false, false),
+            (Some(indexes(&[])), None, true, false),
+            (None, Some(any()), true, false),
+            (None, Some(any()), false, true),
+            (None, Some(indexes(&[5])), true, false),
+            (None, Some(indexes(&[4])), true, true),
+            (None, Some(indexes(&[])), true, true),
+            (None, Some(indexes(&[5])), false, true),
+            (Some(indexes(&[5])), Some(indexes(&[4])), true, true),
+            (Some(indexes(&[5])), Some(indexes(&[5])), true, false),
+        ];
+        for (if_match, if_none_match, exists, holds) in table {
+            for mut command in [put(b"k", b"new"), delete(b"k")] {
+                let store = Store::new();
+                if exists {
+                    store.apply(&put(b"k", b"old"), 5);
+                }
+                let before = store.get(b"k");
+                command.if_match = if_match.clone().into();
+                command.if_none_match = if_none_match.clone().into();
+                let outcome = store.apply(&command, 9);
+                if holds {
+                    assert_eq!(outcome, Outcome::Applied { index: 9 }, "{command:?}");
+                } else {
+                    assert_eq!(outcome, failed(exists.then_some(5)), "{command:?}");
+                    assert_eq!(store.get(b"k"), before, "{command:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_frozen_map_does_not_see_later_writes() {
+        let store = Store::new();
+        for i in 0..1000_u64 {
+            store.apply(&put(&i.to_be_bytes(), b"before"), i + 1);
+        }
+        let frozen = store.freeze();
+        for i in 0..1000_u64 {
+            match i % 3 {
+                0 => store.apply(&put(&i.to_be_bytes(), b"after"), 2000 + i),
+                1 => store.apply(&delete(&i.to_be_bytes()), 2000 + i),
+                _ => store.apply(&put(format!("new {i}").as_bytes(), b"x"), 2000 + i),
+            };
+        }
+        let content = content(&frozen);
+        assert_eq!((content.len(), frozen.len()), (1000, 1000));
+        for i in 0..1000_u64 {
+            assert_eq!(
+                content[&i.to_be_bytes().to_vec()],
+                (i + 1, b"before".to_vec())
+            );
+        }
+        assert_eq!(store.len(), store.freeze().len() as u64);
+        assert_eq!(&*store.get(&0_u64.to_be_bytes()).unwrap().bytes, b"after");
+        assert_eq!(store.get(&1_u64.to_be_bytes()), None);
+    }
+
+    #[test]
+    fn a_table_is_copied_once_a_freeze_and_only_where_it_is_written() {
+        let store = Store::new();
+        store.apply(&put(b"a", b"1"), 1);
+        let frozen = store.freeze();
+        let shard = shard_of(&store.hasher, b"a");
+        store.apply(&put(b"a", b"2"), 2);
+        let copied = Arc::as_ptr(&store.shards[shard].read());
+        assert_ne!(copied, Arc::as_ptr(&frozen.tables[shard]));
+        store.apply(&put(b"a", b"3"), 3);
+        assert_eq!(copied, Arc::as_ptr(&store.shards[shard].read()));
+        for (i, table) in frozen.tables.iter().enumerate() {
+            let shared = Arc::ptr_eq(table, &store.shards[i].read());
+            assert_eq!(shared, i != shard);
+        }
+        drop(frozen);
+        store.apply(&put(b"a", b"4"), 4);
+        assert_eq!(copied, Arc::as_ptr(&store.shards[shard].read()));
+    }
+
+    #[test]
+    fn a_restored_map_replaces_everything() {
+        let from = Store::new();
+        for i in 0..500_u64 {
+            from.apply(&put(&i.to_be_bytes(), &vec![i as u8; i as usize]), i + 1);
+        }
+        let frozen = from.freeze();
+        let to = Store::new();
+        to.apply(&put(b"gone", b"x"), 1);
+        let mut restore = to.begin_restore();
+        restore.insert(&7_u64.to_be_bytes(), 1, b"an earlier one");
+        for (key, index, value) in frozen.iter() {
+            restore.insert(key, index, value);
+        }
+        assert!(
+            to.get(b"gone").is_some(),
+            "the old map serves until it is replaced"
+        );
+        to.replace(restore);
+        assert_eq!(content(&to.freeze()), content(&frozen));
+        assert_eq!((to.len(), to.bytes()), (from.len(), from.bytes()));
+        assert_eq!(to.get(b"gone"), None);
+    }
+
+    #[test]
+    fn only_large_values_stay_slices_of_their_frame() {
+        let frame = Bytes::from(vec![1; 2 * config::ENTRY_BYTES_MAX]);
+        let within = |value: &Bytes| frame.as_ptr_range().contains(&value.as_ptr());
+        for (length, kept) in [(100, false), (config::ENTRY_BYTES_MAX + 1, true)] {
+            let store = Store::new();
+            let mut command = put(b"k", b"");
+            command.value = frame.slice(10..10 + length);
+            store.apply(&command, 1);
+            let value = store.get(b"k").unwrap();
+            assert_eq!(within(&value.bytes), kept);
+            assert_eq!(value.bytes, command.value);
+        }
+    }
+
+    #[test]
+    fn keys_are_spread_over_shards_and_within_them() {
+        let hasher = RandomState::new();
+        let mut counts = [0; SHARDS];
+        for i in 0..25_600_u64 {
+            counts[shard_of(&hasher, &i.to_be_bytes())] += 1;
+        }
+        assert!(counts.iter().all(|n| (20..300).contains(n)), "{counts:?}");
+    }
+
+    #[test]
+    fn readers_see_value_and_index_of_the_same_write_while_others_are_applied() {
+        let store = Arc::new(Store::new());
+        store.apply(&put(b"k", &1_u64.to_be_bytes()), 1);
+        let readers: Vec<_> = (0..3)
+            .map(|_| {
+                let store = Arc::clone(&store);
+                std::thread::spawn(move || {
+                    let mut newest = 0;
+                    while newest < 20_000 {
+                        let value = store.get(b"k").unwrap();
+                        assert_eq!(&*value.bytes, value.index.to_be_bytes());
+                        assert!(value.index >= newest, "time went backwards");
+                        newest = value.index;
+                    }
+                })
+            })
+            .collect();
+        let mut frozen = None;
+        for index in 2..=20_000_u64 {
+            store.apply(&put(b"k", &index.to_be_bytes()), index);
+            if index % 100 == 0 {
+                frozen = Some(store.freeze());
+            }
+        }
+        drop(frozen);
+        for reader in readers {
+            reader.join().unwrap();
+        }
+    }
+}
