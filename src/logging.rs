@@ -188,8 +188,7 @@ mod tests {
         slog::warn!(logger, "a warning");
         slog::info!(logger, "a role"; "id" => 1);
         slog::debug!(logger, "a message");
-        let lines = collected.0.lock().unwrap().clone();
-        lines
+        collected.0.lock().unwrap().clone()
     }
 
     #[test]

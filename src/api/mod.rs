@@ -1,12 +1,53 @@
-//! The client port.
+//! The client port: HTTP/1.1 requests to proposals and reads, outcomes to statuses.
+//!
+//! | path | GET, HEAD | PUT | DELETE | POST |
+//! |---|---|---|---|---|
+//! | `/<key>` | read (`kv`) | write (`kv`) | write (`kv`); all digits: remove a member (`members`) | `/<id>`: add a member (`members`) |
+//! | `/-/kv/<key>` | read (`kv`) | write (`kv`) | write (`kv`) | 405 |
+//! | `/-/status`, `/-/live`, `/-/ready` | `status` | 403 | 403 | 403 |
+//! | `/-`, `/-/<other>`, `/key`, `/key/<other>` | 404 | 403 | 403 | 403 |
+//!
+//! Other methods are 405 with `Allow`. Which row it is, is decided on the *decoded* path, the same that is the key: so
+//! `/%2D/kv/a` is `/-/kv/a`, and no key has two meanings.
+//!
+//! Flow: `connection` holds the sockets to their limits; [`serve`] accepts; `Front::answer` routes; `path`,
+//! `condition` and `body` read what the client sent; `ask` puts proposals and reads into the inbox and waits for what
+//! becomes of them; `reply` says it in HTTP.
+//!
+//! Invariants: every request ends by its deadline; a response says "not written" only of what surely was not
+//! proposed; whatever a client sends is answered with an error at worst, never with a panic; and values appear in no
+//! log and no message.
+
+mod ask;
+mod body;
+mod condition;
+mod connection;
+mod kv;
+mod members;
+mod path;
+mod reply;
+mod status;
+#[cfg(test)]
+mod tests;
 
 use crate::config::{self, Config};
 use crate::inbox::Inbox;
 use crate::store::Store;
+use body::Body;
+use futures_channel::oneshot;
+use hyper::body::Incoming;
+use hyper::http::request::Parts;
+use hyper::{Method, Request, StatusCode};
+use path::Route;
+use reply::{Answer, Reply};
 use slog::Logger;
+use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::time::{Instant, timeout};
 
 /// What the API needs of the rest of the process.
 #[derive(Debug, Clone)]
@@ -35,7 +76,7 @@ pub struct Limits {
     /// Time for the head of a request; an idle connection is closed after it too.
     pub header_timeout: Duration,
     /// Connections at one time; further ones wait to be accepted.
-    pub connections_max: usize,
+    pub connections_max: u32,
     /// Bytes of bodies that are being read or wait for their outcome.
     pub body_bytes_max: usize,
 }
@@ -48,16 +89,174 @@ impl Limits {
             value_bytes_max: config.value_bytes_max,
             request_timeout: config.request_timeout,
             header_timeout: config::HEADER_TIMEOUT,
-            connections_max: config::CLIENT_CONNECTIONS_MAX,
+            connections_max: config::CLIENT_CONNECTIONS_MAX as u32,
             body_bytes_max: config::BODY_BYTES_MAX,
         }
     }
 }
 
 /// Serves clients until `shutdown` completes; then lets requests that are under way finish, closes idle connections,
-/// and returns when none is left.
+/// and returns when none is left. How long that may take is up to the caller.
 pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output = ()>) {
-    let _ = api;
-    shutdown.await;
+    let connections_max = api.limits.connections_max;
+    let slots = Arc::new(Semaphore::new(connections_max as usize));
+    let (stop, stopping) = watch::channel(false);
+    let front = Arc::new(Front::new(api));
+    let mut shutdown = pin!(shutdown);
+    let mut failing = false;
+    loop {
+        // Accepted only when there is room for it: until then it waits in the kernel's queue.
+        let accept = async {
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            (listener.accept().await, slot)
+        };
+        let (accepted, slot) = tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            next = accept => next,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                failing = false;
+                let connection = connection::run(stream, Arc::clone(&front), stopping.clone());
+                tokio::spawn(async move {
+                    connection.await;
+                    drop(slot);
+                });
+            }
+            // The client was gone before it was accepted: nothing is wrong here.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                // Most likely no file descriptor is left. The next attempt would fail at once, so it waits.
+                if !failing {
+                    slog::error!(front.api.logger, "accept a client's connection: {}", error;
+                        "retry_ms" => config::ACCEPT_BACKOFF.as_millis() as u64);
+                }
+                failing = true;
+                if timeout(config::ACCEPT_BACKOFF, &mut shutdown).await.is_ok() {
+                    break;
+                }
+            }
+        }
+    }
     drop(listener);
+    stop.send_replace(true);
+    // Every connection gives its slot back when it ends. The semaphore is never closed, so this can't fail.
+    let _ = slots.acquire_many(connections_max).await;
+}
+
+/// What all connections share.
+struct Front {
+    api: Api,
+    /// One permit for each byte of [`Limits::body_bytes_max`].
+    body_bytes: Semaphore,
+    /// See [`Front::status`].
+    status: Mutex<Option<oneshot::Receiver<crate::status::Status>>>,
+}
+
+impl Front {
+    fn new(api: Api) -> Front {
+        Front {
+            body_bytes: Semaphore::new(api.limits.body_bytes_max),
+            status: Mutex::new(None),
+            api,
+        }
+    }
+
+    /// Answers one request. The second value tells that its body was left unread, so that the connection has to end.
+    async fn answer(&self, request: Request<Incoming>) -> (Reply, bool) {
+        let deadline = Instant::now() + self.api.limits.request_timeout;
+        let (head, incoming) = request.into_parts();
+        let mut body = Body::new(incoming);
+        let mut reply = match self.route(&head, &mut body, deadline).await {
+            Ok(reply) => reply,
+            Err(reply) => *reply,
+        };
+        let unread = body.is_unread();
+        if unread {
+            reply::close(&mut reply);
+        }
+        (reply, unread)
+    }
+
+    async fn route(&self, head: &Parts, body: &mut Body, deadline: Instant) -> Answer {
+        let path = head.uri.path();
+        let root_methods = "GET, HEAD, PUT, DELETE, POST";
+        if path == "*" || head.method == Method::CONNECT {
+            // They name no resource, so there is nothing that other methods would be allowed on.
+            return Err(reply::not_allowed(root_methods));
+        }
+        let query = head.uri.query();
+        let key = path::decode(path)?;
+        let route = path::route(key);
+        let allowed = match &route {
+            Route::Root(_) | Route::Reserved(_) => root_methods,
+            Route::Kv(_) => "GET, HEAD, PUT, DELETE",
+            Route::Status | Route::Live | Route::Ready => "GET, HEAD",
+        };
+        let reads = matches!(head.method, Method::GET | Method::HEAD);
+        let writes = matches!(head.method, Method::PUT | Method::DELETE | Method::POST);
+        match route {
+            _ if !reads && !writes => Err(reply::not_allowed(allowed)),
+            Route::Kv(_) if head.method == Method::POST => Err(reply::not_allowed(allowed)),
+            Route::Root(key) | Route::Kv(key) if reads => {
+                let options = path::read_options(query)?;
+                self.read(head, &self.checked(key)?, options, deadline)
+                    .await
+            }
+            Route::Status | Route::Live | Route::Ready if reads => {
+                path::no_options(query)?;
+                match route {
+                    Route::Status => self.show_status(deadline).await,
+                    Route::Live => self.show_live(deadline).await,
+                    _ => self.show_ready(deadline).await,
+                }
+            }
+            Route::Reserved(_) if reads => Err(reply::error(
+                StatusCode::NOT_FOUND,
+                format!("nothing is here; {}", path::hint(path)),
+            )),
+            Route::Reserved(_) | Route::Status | Route::Live | Route::Ready => Err(reply::error(
+                StatusCode::FORBIDDEN,
+                format!(
+                    "paths that start with - or key are reserved; {}",
+                    path::hint(path)
+                ),
+            )),
+            Route::Root(key) if head.method == Method::POST => {
+                path::no_options(query)?;
+                self.add_member(head, &key, body, deadline).await
+            }
+            Route::Root(key) if head.method == Method::DELETE && path::is_all_digits(&key) => {
+                path::no_options(query)?;
+                self.remove_member(head, &key, path, deadline).await
+            }
+            Route::Root(key) | Route::Kv(key) => {
+                path::no_options(query)?;
+                let key = self.checked(key)?;
+                self.write(head, key, body, deadline).await
+            }
+        }
+    }
+
+    /// The key, if it has a length that a key may have.
+    fn checked<'a>(&self, key: Cow<'a, [u8]>) -> Result<Cow<'a, [u8]>, Box<Reply>> {
+        if key.is_empty() {
+            return Err(reply::error(
+                StatusCode::BAD_REQUEST,
+                "the key is empty: write it behind the slash, as in /hello",
+            ));
+        }
+        let limit = self.api.limits.key_bytes_max;
+        if key.len() > limit {
+            return Err(reply::error(
+                StatusCode::URI_TOO_LONG,
+                format!(
+                    "the key has {} bytes, at most {limit} are allowed",
+                    key.len()
+                ),
+            ));
+        }
+        Ok(key)
+    }
 }

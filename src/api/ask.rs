@@ -1,0 +1,75 @@
+//! Questions to the raft loop, each with the time by which there is an answer.
+//!
+//! The node keeps the deadline, counted in its ticks, because only it knows whether a proposal was handed to raft.
+//! The timers here are a backstop for a loop that is stuck: they fire later, and assume the worst.
+
+use super::Front;
+use crate::command::Command;
+use crate::inbox::Notice;
+use crate::proposal::{NotProposed, Outcome, Proposal, Read};
+use crate::status::Status;
+use futures_channel::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+impl Front {
+    /// Proposes a command; returns its outcome by the deadline.
+    pub(super) async fn propose(&self, command: Command, deadline: Instant) -> Outcome {
+        let (reply, outcome) = oneshot::channel();
+        self.api.inbox.propose(Proposal {
+            command,
+            deadline_ticks: self.ticks_until(deadline),
+            reply,
+        });
+        match timeout_at(deadline, outcome).await {
+            Ok(Ok(outcome)) => outcome,
+            // No answer, or a reply that was dropped: the command may be anywhere.
+            Ok(Err(_)) | Err(_) => Outcome::Unknown,
+        }
+    }
+
+    /// Waits until the map holds everything that was acknowledged before now.
+    pub(super) async fn catch_up(&self, deadline: Instant) -> Result<(), NotProposed> {
+        let (reply, permission) = oneshot::channel();
+        self.api.inbox.read(Read {
+            deadline_ticks: self.ticks_until(deadline),
+            reply,
+        });
+        match timeout_at(deadline, permission).await {
+            Ok(Ok(permission)) => permission,
+            // A read has no effect, so nothing is unknown. Replies are dropped when the process ends.
+            Ok(Err(_)) => Err(NotProposed::Stopping),
+            Err(_) => Err(NotProposed::NoQuorum),
+        }
+    }
+
+    /// How things stand in the raft loop, or `None` if it does not answer in time.
+    ///
+    /// At most one question waits in the inbox, whatever clients do: askers take turns, and one that gives up leaves
+    /// its question to the next, for which the answer is still fresh.
+    pub(super) async fn status(&self, deadline: Instant) -> Option<Status> {
+        let ask = async {
+            let mut slot = self.status.lock().await;
+            // An unanswered one will be answered by how things stand after this moment.
+            let left = slot.take_if(|asked| matches!(asked.try_recv(), Ok(None)));
+            let asked = left.unwrap_or_else(|| {
+                let (reply, asked) = oneshot::channel();
+                self.api.inbox.notice(Notice::Status(reply));
+                asked
+            });
+            let answer = slot.insert(asked).await.ok();
+            *slot = None;
+            answer
+        };
+        timeout_at(deadline, ask).await.ok().flatten()
+    }
+
+    /// The node's deadline: two ticks earlier, so that its answer comes before the backstop.
+    fn ticks_until(&self, deadline: Instant) -> u64 {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let ticks = left.as_micros() / self.api.tick.as_micros().max(1);
+        u64::try_from(ticks)
+            .unwrap_or(u64::MAX)
+            .saturating_sub(2)
+            .max(1)
+    }
+}

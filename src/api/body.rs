@@ -1,0 +1,123 @@
+//! Request bodies: read by the deadline, no longer than allowed, and within a budget that all connections share.
+
+use super::reply::{self, Reply, Wish};
+use crate::config;
+use crate::proposal::NotProposed;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use hyper::StatusCode;
+use hyper::body::{Body as _, Incoming};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout_at};
+
+/// A request's body.
+pub(super) struct Body {
+    source: Incoming,
+    ended: bool,
+}
+
+/// A body that was read, and its share of the budget, which is given back when this is dropped.
+pub(super) struct Received<'a> {
+    pub(super) bytes: Bytes,
+    pub(super) _share: SemaphorePermit<'a>,
+}
+
+impl Body {
+    /// Nothing of it has been read.
+    pub(super) fn new(source: Incoming) -> Body {
+        Body {
+            ended: source.is_end_stream(),
+            source,
+        }
+    }
+
+    /// There is more of it than was read.
+    pub(super) fn is_unread(&self) -> bool {
+        !self.ended
+    }
+
+    /// Reads all of it.
+    pub(super) async fn receive<'a>(
+        &mut self,
+        budget: &'a Semaphore,
+        limit: usize,
+        wish: Wish,
+        deadline: Instant,
+    ) -> Result<Received<'a>, Box<Reply>> {
+        let too_large = || {
+            reply::error(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("the body is too large, at most {limit} bytes are allowed"),
+            )
+        };
+        let full = || reply::not_proposed(wish, NotProposed::QueueFull);
+        let announced = self.source.size_hint().lower();
+        if announced > limit as u64 {
+            return Err(too_large());
+        }
+        let mut share = budget.try_acquire_many(0).map_err(|_| full())?;
+        // Most bodies come in one piece, which needs no buffer.
+        let mut only = Bytes::new();
+        let mut joined = BytesMut::new();
+        while !self.ended {
+            let frame = match timeout_at(deadline, self.source.frame()).await {
+                Ok(Some(Ok(frame))) => frame,
+                Ok(None) => {
+                    self.ended = true;
+                    break;
+                }
+                Ok(Some(Err(_))) => {
+                    return Err(reply::error(
+                        StatusCode::BAD_REQUEST,
+                        "the body broke off or is malformed",
+                    ));
+                }
+                Err(_) => return Err(too_slow()),
+            };
+            self.ended = self.source.is_end_stream();
+            // Trailers mean nothing here.
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            let length = only.len() + joined.len() + data.len();
+            if length > limit {
+                return Err(too_large());
+            }
+            // Taken as the bytes come and not as they are announced, so that holding a large share costs sending it.
+            // A frame is far shorter than 4 GiB.
+            let part = budget.try_acquire_many(data.len() as u32);
+            share.merge(part.map_err(|_| full())?);
+            if length == data.len() {
+                only = data;
+                continue;
+            }
+            if joined.is_empty() {
+                // The announced length is below the limit; the room is not touched before bytes come.
+                joined.reserve((announced as usize).max(length));
+                joined.extend_from_slice(&std::mem::take(&mut only));
+            }
+            joined.extend_from_slice(&data);
+        }
+        let bytes = if !joined.is_empty() {
+            joined.freeze()
+        } else if only.len() <= config::BODY_COPY_BYTES_MAX {
+            // It is a slice of the connection's read buffer, which is free for the next request after this.
+            Bytes::copy_from_slice(&only)
+        } else {
+            only
+        };
+        Ok(Received {
+            bytes,
+            _share: share,
+        })
+    }
+}
+
+fn too_slow() -> Box<Reply> {
+    let mut reply = reply::error(
+        StatusCode::REQUEST_TIMEOUT,
+        "not written: the body did not come in time; it is safe to send it again",
+    );
+    reply::set_outcome(&mut reply, "none");
+    reply
+}

@@ -1,0 +1,215 @@
+//! Conditional requests: `If-Match` and `If-None-Match`, as RFC 9110, section 13, has them.
+//!
+//! An ETag here is the decimal index of the entry that wrote the value. A well-formed tag that is none is simply a tag
+//! that no value has.
+
+use super::reply::{self, Reply};
+use crate::command::Etags;
+use crate::config;
+use hyper::StatusCode;
+use hyper::header::{HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH};
+
+/// The conditions of a request.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Conditions {
+    /// The value has to have one of these tags.
+    pub(super) if_match: Option<Etags>,
+    /// The value must have none of these tags.
+    pub(super) if_none_match: Option<Etags>,
+}
+
+/// Whether weak tags (`W/"7"`) match: they do where only equality of content is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Comparison {
+    Strong,
+    Weak,
+}
+
+impl Conditions {
+    /// Reads them from a request's header fields.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Conditions, Box<Reply>> {
+        let read = |name: HeaderName, comparison| {
+            parse(headers, &name, comparison)
+                .map_err(|why| reply::error(StatusCode::BAD_REQUEST, format!("{name}: {why}")))
+        };
+        Ok(Conditions {
+            if_match: read(IF_MATCH, Comparison::Strong)?,
+            if_none_match: read(IF_NONE_MATCH, Comparison::Weak)?,
+        })
+    }
+
+    /// There are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.if_match.is_none() && self.if_none_match.is_none()
+    }
+}
+
+/// Whether the value with this index has one of the tags.
+pub(super) fn matches(etags: &Etags, index: u64) -> bool {
+    etags.any || etags.indexes.contains(&index)
+}
+
+const FORM: &str = "it has to be * or a list of etags such as \"7\", \"8\"";
+
+fn parse(
+    headers: &HeaderMap,
+    name: &HeaderName,
+    comparison: Comparison,
+) -> Result<Option<Etags>, String> {
+    let mut etags = Etags::new();
+    let mut count = 0;
+    // A field that comes more than once is one list.
+    for value in headers.get_all(name) {
+        let mut rest = value.as_bytes();
+        loop {
+            rest = skip(rest, |b| matches!(b, b' ' | b'\t' | b','));
+            if rest.is_empty() {
+                break;
+            }
+            count += 1;
+            if count > config::ETAGS_MAX {
+                return Err(format!("at most {} etags are allowed", config::ETAGS_MAX));
+            }
+            if let Some(tail) = rest.strip_prefix(b"*") {
+                etags.any = true;
+                rest = tail;
+            } else {
+                let (tag, tail) = tag(rest).ok_or(FORM)?;
+                if !tag.weak || comparison == Comparison::Weak {
+                    etags.indexes.extend(index(tag.opaque));
+                }
+                rest = tail;
+            }
+            rest = skip(rest, |b| matches!(b, b' ' | b'\t'));
+            if !rest.is_empty() && rest[0] != b',' {
+                return Err(FORM.to_owned());
+            }
+        }
+    }
+    if !headers.contains_key(name) {
+        return Ok(None);
+    }
+    if count == 0 || (etags.any && count > 1) {
+        return Err(FORM.to_owned());
+    }
+    Ok(Some(etags))
+}
+
+struct Tag<'a> {
+    weak: bool,
+    opaque: &'a [u8],
+}
+
+/// Splits off `[W/]"..."`.
+fn tag(text: &[u8]) -> Option<(Tag<'_>, &[u8])> {
+    let (weak, text) = match text.strip_prefix(b"W/") {
+        Some(text) => (true, text),
+        None => (false, text),
+    };
+    let text = text.strip_prefix(b"\"")?;
+    let end = text.iter().position(|b| *b == b'"')?;
+    let opaque = &text[..end];
+    // Visible characters and obs-text; a space is none.
+    let valid = |b: &u8| *b > b' ' && *b != 0x7f;
+    opaque
+        .iter()
+        .all(valid)
+        .then_some((Tag { weak, opaque }, &text[end + 1..]))
+}
+
+/// The index that is spelled so, if there is one. Tags are compared byte by byte, so `007` is not 7.
+fn index(opaque: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(opaque).ok()?;
+    let index: u64 = text.parse().ok()?;
+    (index.to_string() == text).then_some(index)
+}
+
+fn skip(text: &[u8], skipped: impl Fn(u8) -> bool) -> &[u8] {
+    let start = text.iter().position(|b| !skipped(*b));
+    &text[start.unwrap_or(text.len())..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::header::HeaderValue;
+
+    fn read(lines: &[&[u8]], comparison: Comparison) -> Result<Option<Etags>, String> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(IF_MATCH, HeaderValue::from_bytes(line).unwrap());
+        }
+        parse(&headers, &IF_MATCH, comparison)
+    }
+
+    fn indexes(line: &str, comparison: Comparison) -> Vec<u64> {
+        let etags = read(&[line.as_bytes()], comparison).unwrap().unwrap();
+        assert!(!etags.any);
+        etags.indexes
+    }
+
+    #[test]
+    fn lists_stars_and_weak_tags_are_read() {
+        use Comparison::*;
+        assert_eq!(read(&[], Strong), Ok(None));
+        assert!(read(&[b" * "], Strong).unwrap().unwrap().any);
+        assert_eq!(indexes("\"7\"", Strong), [7]);
+        assert_eq!(indexes("\"7\",\"8\" ,\t\"9\"", Strong), [7, 8, 9]);
+        assert_eq!(indexes(", ,\"7\",,", Strong), [7]);
+        assert_eq!(indexes("W/\"7\", \"8\"", Strong), [8]);
+        assert_eq!(indexes("W/\"7\", \"8\"", Weak), [7, 8]);
+        let two = read(&[b"\"7\"", b"\"8\""], Strong).unwrap().unwrap();
+        assert_eq!(two.indexes, [7, 8]);
+    }
+
+    #[test]
+    fn tags_of_others_match_nothing() {
+        for line in [
+            "\"\"",
+            "\"abc\"",
+            "\"007\"",
+            "\"+7\"",
+            "\"-7\"",
+            "\"7,8\"",
+            "\"18446744073709551616\"",
+            "\"\u{e9}\"",
+        ] {
+            assert!(indexes(line, Comparison::Strong).is_empty(), "{line}");
+        }
+        assert_eq!(indexes("\"0\"", Comparison::Strong), [0]);
+    }
+
+    #[test]
+    fn malformed_fields_are_refused() {
+        for line in [
+            "",
+            ",",
+            "7",
+            "\"7",
+            "7\"",
+            "\"7\" \"8\"",
+            "*, \"7\"",
+            "\"7\", *",
+            "**",
+            "w/\"7\"",
+            "W/7",
+            "W/ \"7\"",
+            "\"a b\"",
+            "'7'",
+        ] {
+            assert!(
+                read(&[line.as_bytes()], Comparison::Weak).is_err(),
+                "{line}"
+            );
+        }
+        assert!(read(&[b"*", b"\"7\""], Comparison::Weak).is_err());
+    }
+
+    #[test]
+    fn the_number_of_tags_is_limited() {
+        let most = vec!["\"7\""; config::ETAGS_MAX].join(",");
+        assert_eq!(indexes(&most, Comparison::Strong).len(), config::ETAGS_MAX);
+        let more = format!("{most},\"8\"");
+        assert!(read(&[more.as_bytes()], Comparison::Strong).is_err());
+    }
+}

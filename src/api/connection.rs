@@ -1,0 +1,198 @@
+//! One client's connection: hyper on a socket that is held to its limits.
+//!
+//! hyper limits the time for a head (which also ends idle connections) and its size. What it does not do is done
+//! here: a client that takes no byte of its response is cut off; a connection that ends while the client is still
+//! sending stays open for reading for a moment, since closing it would make the kernel send a reset that can destroy
+//! the response on its way; and stopping does not wait for half-sent heads.
+
+use super::Front;
+use crate::config;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::{Request, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Sleep, sleep};
+
+/// What a connection's socket, its requests and its task tell each other.
+#[derive(Default)]
+struct State {
+    /// A request is with the API.
+    busy: AtomicBool,
+    /// A request was answered before its body was read.
+    unread: AtomicBool,
+    /// The process is stopping.
+    stopping: AtomicBool,
+    /// While stopping: the request was answered.
+    answered: Notify,
+}
+
+/// Serves a connection until it ends, or until its last request after `stopping` has become true.
+pub(super) async fn run(stream: TcpStream, front: Arc<Front>, mut stopping: watch::Receiver<bool>) {
+    // Responses are written whole; without this one of them could wait for the ACK of the one before.
+    if let Err(error) = stream.set_nodelay(true) {
+        slog::debug!(front.api.logger, "set TCP_NODELAY for a client: {}", error);
+        return;
+    }
+    let state = Arc::new(State::default());
+    let socket = Socket {
+        stream,
+        state: Arc::clone(&state),
+        stalled: None,
+        lingering: None,
+    };
+    let header_timeout = front.api.limits.header_timeout;
+    let logger = front.api.logger.clone();
+    let service = service_fn(|request: Request<Incoming>| {
+        let front = Arc::clone(&front);
+        let state = Arc::clone(&state);
+        async move {
+            state.busy.store(true, Ordering::SeqCst);
+            let (reply, unread) = front.answer(request).await;
+            state.unread.store(unread, Ordering::SeqCst);
+            state.busy.store(false, Ordering::SeqCst);
+            if state.stopping.load(Ordering::SeqCst) {
+                state.answered.notify_one();
+            }
+            Ok::<_, Infallible>(reply)
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(config::HEADER_BYTES_MAX)
+        // A client that shuts down its side after its request still gets its response.
+        .half_close(true)
+        .serve_connection(TokioIo::new(socket), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        _ = stopping.wait_for(|stopping| *stopping) => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            state.stopping.store(true, Ordering::SeqCst);
+            // Ends an idle connection now, another one after the request that is under way.
+            connection.as_mut().graceful_shutdown();
+            let overdue = async {
+                while state.busy.load(Ordering::SeqCst) {
+                    state.answered.notified().await;
+                }
+                sleep(config::CONNECTION_END_TIMEOUT).await;
+            };
+            tokio::select! {
+                ended = connection => ended,
+                () = overdue => Ok(()),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        // Clients come and go as they like, and send what they like.
+        slog::debug!(logger, "a client's connection ended: {}", error);
+    }
+}
+
+struct Socket {
+    stream: TcpStream,
+    state: Arc<State>,
+    /// Runs while the client takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
+    /// Runs after our side was shut down.
+    lingering: Option<Pin<Box<Sleep>>>,
+}
+
+impl Socket {
+    /// Limits how long a write may be pending.
+    fn watched(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(sleep(config::WRITE_STALL_TIMEOUT)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.watched(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.watched(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// Shuts down our side, then discards what the client still sends until it closes its side too.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.lingering.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            // When stopping, an idle client would be waited for in vain.
+            if self.state.stopping.load(Ordering::SeqCst)
+                && !self.state.unread.load(Ordering::SeqCst)
+            {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let this = &mut *self;
+        let lingering = this
+            .lingering
+            .get_or_insert_with(|| Box::pin(sleep(config::LINGER_TIMEOUT)));
+        loop {
+            if lingering.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut space = [MaybeUninit::uninit(); 4096];
+            let mut buffer = ReadBuf::uninit(&mut space);
+            // tokio makes this pending now and then, so that a client which never ends can't keep the thread.
+            match ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                Ok(()) | Err(_) => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}

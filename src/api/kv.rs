@@ -1,0 +1,86 @@
+//! Keys: GET, HEAD, PUT, DELETE.
+
+use super::Front;
+use super::body::Body;
+use super::condition::{self, Conditions};
+use super::path::ReadOptions;
+use super::reply::{self, Answer, Wish};
+use crate::command::{Command, Kind};
+use crate::proposal::Outcome;
+use bytes::Bytes;
+use hyper::http::request::Parts;
+use hyper::{Method, StatusCode};
+use std::borrow::Cow;
+use tokio::time::Instant;
+
+impl Front {
+    /// GET and HEAD of a key.
+    pub(super) async fn read(
+        &self,
+        head: &Parts,
+        key: &[u8],
+        options: ReadOptions,
+        deadline: Instant,
+    ) -> Answer {
+        let conditions = Conditions::of(&head.headers)?;
+        if !options.stale {
+            let caught_up = self.catch_up(deadline).await;
+            caught_up.map_err(|why| reply::not_proposed(Wish::Read, why))?;
+        }
+        let Some(value) = self.api.store.get(key) else {
+            // Conditions count only for a request that would otherwise succeed.
+            return Err(reply::error(StatusCode::NOT_FOUND, "there is no such key"));
+        };
+        if let Some(etags) = &conditions.if_match
+            && !condition::matches(etags, value.index)
+        {
+            return Err(reply::read_condition_failed(value.index));
+        }
+        if let Some(etags) = &conditions.if_none_match
+            && condition::matches(etags, value.index)
+        {
+            return Ok(reply::not_modified(value.index));
+        }
+        Ok(reply::value(value.bytes, value.index))
+    }
+
+    /// PUT and DELETE of a key.
+    pub(super) async fn write(
+        &self,
+        head: &Parts,
+        key: Cow<'_, [u8]>,
+        body: &mut Body,
+        deadline: Instant,
+    ) -> Answer {
+        let conditions = Conditions::of(&head.headers)?;
+        let mut command = Command::new();
+        command.if_match = conditions.if_match.into();
+        command.if_none_match = conditions.if_none_match.into();
+        command.key = match key {
+            Cow::Borrowed(key) => Bytes::copy_from_slice(key),
+            Cow::Owned(key) => Bytes::from(key),
+        };
+        let is_put = head.method == Method::PUT;
+        let received = if is_put {
+            let limit = self.api.limits.value_bytes_max;
+            let received = body.receive(&self.body_bytes, limit, Wish::Write, deadline);
+            Some(received.await?)
+        } else {
+            None
+        };
+        command.kind = if is_put { Kind::Put } else { Kind::Delete };
+        if let Some(received) = &received {
+            command.value = received.bytes.clone();
+        }
+        match self.propose(command, deadline).await {
+            Outcome::Applied { index } => Ok(reply::done(is_put.then_some(index))),
+            Outcome::ConditionFailed { current } => Err(reply::condition_failed(current)),
+            Outcome::Refused(why) => Err(reply::error(
+                StatusCode::CONFLICT,
+                format!("not written: {why}"),
+            )),
+            Outcome::NotProposed(why) => Err(reply::not_proposed(Wish::Write, why)),
+            Outcome::Unknown => Err(reply::unknown(Wish::Write)),
+        }
+    }
+}

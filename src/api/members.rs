@@ -1,0 +1,109 @@
+//! Members: `POST /<id>` adds one, `DELETE /<id>` removes one.
+
+use super::Front;
+use super::body::Body;
+use super::condition::Conditions;
+use super::path;
+use super::reply::{self, Answer, Reply, Wish};
+use crate::command::{Command, Kind};
+use crate::config;
+use crate::members::PeerUrl;
+use crate::proposal::{Outcome, Refusal};
+use hyper::StatusCode;
+use hyper::http::request::Parts;
+use tokio::time::Instant;
+
+impl Front {
+    /// `POST /<id>` with a peer URL.
+    pub(super) async fn add_member(
+        &self,
+        head: &Parts,
+        key: &[u8],
+        body: &mut Body,
+        deadline: Instant,
+    ) -> Answer {
+        let Some(id) = path::member_id(key) else {
+            return Err(bad_request(
+                "POST /<id> adds a member: its id is a number from 1 to 18446744073709551615, without leading zeros",
+            ));
+        };
+        no_conditions(head)?;
+        let limit = config::MEMBER_URL_BYTES_MAX;
+        let received = body
+            .receive(&self.body_bytes, limit, Wish::Change, deadline)
+            .await?;
+        let url = std::str::from_utf8(&received.bytes)
+            .map_err(|_| bad_request("the body is not a peer URL: write it as http://HOST:PORT"))?
+            .trim();
+        if url.len() > 300 {
+            // No valid one is that long, and the message would repeat it.
+            return Err(bad_request("the body is not a peer URL: it is too long"));
+        }
+        let url: PeerUrl = url
+            .parse()
+            .map_err(|why: String| reply::error(StatusCode::BAD_REQUEST, why))?;
+        let mut command = Command::new();
+        command.kind = Kind::AddMember;
+        command.member_id = id;
+        command.member_url = url.to_string();
+        self.change(command, deadline).await
+    }
+
+    /// `DELETE /<id>`. `path` is that of the request, for the hint.
+    pub(super) async fn remove_member(
+        &self,
+        head: &Parts,
+        key: &[u8],
+        path: &str,
+        deadline: Instant,
+    ) -> Answer {
+        let Some(id) = path::member_id(key) else {
+            return Err(reply::error(
+                StatusCode::BAD_REQUEST,
+                format!(
+                    "DELETE of a number removes a member, and this number is no id; {}",
+                    path::hint(path)
+                ),
+            ));
+        };
+        no_conditions(head)?;
+        let mut command = Command::new();
+        command.kind = Kind::RemoveMember;
+        command.member_id = id;
+        self.change(command, deadline).await
+    }
+
+    async fn change(&self, command: Command, deadline: Instant) -> Answer {
+        let id = command.member_id;
+        match self.propose(command, deadline).await {
+            Outcome::Applied { .. } => Ok(reply::done(None)),
+            Outcome::Refused(why @ Refusal::NotFound) => Err(reply::error(
+                StatusCode::NOT_FOUND,
+                format!("{why} {id}; the key of that name is at /-/kv/{id}"),
+            )),
+            Outcome::Refused(why) => Err(reply::error(
+                StatusCode::CONFLICT,
+                format!("not changed: {why}"),
+            )),
+            // A membership command carries no condition.
+            Outcome::ConditionFailed { current } => Err(reply::condition_failed(current)),
+            Outcome::NotProposed(why) => Err(reply::not_proposed(Wish::Change, why)),
+            Outcome::Unknown => Err(reply::unknown(Wish::Change)),
+        }
+    }
+}
+
+/// A condition can't be kept for a member, and ignoring one would be worse than refusing it.
+fn no_conditions(head: &Parts) -> Result<(), Box<Reply>> {
+    if Conditions::of(&head.headers)?.is_empty() {
+        Ok(())
+    } else {
+        Err(bad_request(
+            "If-Match and If-None-Match don't apply to members",
+        ))
+    }
+}
+
+fn bad_request(line: &'static str) -> Box<Reply> {
+    reply::error(StatusCode::BAD_REQUEST, line)
+}

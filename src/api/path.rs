@@ -1,0 +1,268 @@
+//! The request target: its path is a key or one of a few fixed names, its query holds options.
+
+use super::reply::{self, Reply};
+use hyper::StatusCode;
+use std::borrow::Cow;
+
+/// What a decoded path names.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Route<'a> {
+    /// A key; or, by its method, a member.
+    Root(Cow<'a, [u8]>),
+    /// A key behind `/-/kv/`, where every key can be named.
+    Kv(Cow<'a, [u8]>),
+    /// `/-/status`.
+    Status,
+    /// `/-/live`.
+    Live,
+    /// `/-/ready`.
+    Ready,
+    /// Another path whose first segment is `-` or `key`.
+    Reserved(Cow<'a, [u8]>),
+}
+
+/// Options of a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ReadOptions {
+    /// Answer from the local map at once.
+    pub(super) stale: bool,
+}
+
+/// Percent-decodes what is behind the first `/` of a path. Nothing else is changed: `a//b` and `..` stay as they are,
+/// since they are keys and no file names. A path without escapes is not copied.
+pub(super) fn decode(path: &str) -> Result<Cow<'_, [u8]>, Box<Reply>> {
+    // Only `*` and the target of CONNECT have none, and they don't come here.
+    let raw = path.strip_prefix('/').unwrap_or(path).as_bytes();
+    let Some(first) = raw.iter().position(|b| *b == b'%') else {
+        return Ok(Cow::Borrowed(raw));
+    };
+    let mut key = Vec::with_capacity(raw.len());
+    key.extend_from_slice(&raw[..first]);
+    let mut rest = raw[first..].iter();
+    while let Some(&byte) = rest.next() {
+        if byte != b'%' {
+            key.push(byte);
+            continue;
+        }
+        let mut digit = || rest.next().and_then(|b| char::from(*b).to_digit(16));
+        match (digit(), digit()) {
+            // Two hexadecimal digits make at most 255.
+            (Some(high), Some(low)) => key.push((high << 4 | low) as u8),
+            _ => {
+                return Err(reply::error(
+                    StatusCode::BAD_REQUEST,
+                    "the path has a % without two hexadecimal digits behind it; write a percent sign as %25",
+                ));
+            }
+        }
+    }
+    Ok(Cow::Owned(key))
+}
+
+/// What a decoded path names.
+pub(super) fn route(key: Cow<'_, [u8]>) -> Route<'_> {
+    const KV: &[u8] = b"-/kv/";
+    match &*key {
+        b"-/status" => Route::Status,
+        b"-/live" => Route::Live,
+        b"-/ready" => Route::Ready,
+        bytes if bytes.starts_with(KV) => Route::Kv(match key {
+            Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[KV.len()..]),
+            Cow::Owned(mut bytes) => Cow::Owned(bytes.split_off(KV.len())),
+        }),
+        bytes => match bytes.split(|b| *b == b'/').next() {
+            Some(b"-" | b"key") => Route::Reserved(key),
+            _ => Route::Root(key),
+        },
+    }
+}
+
+/// Reads the options of a read.
+pub(super) fn read_options(query: Option<&str>) -> Result<ReadOptions, Box<Reply>> {
+    let mut stale = None;
+    for option in options(query) {
+        let asked = match option {
+            "consistency=stale" => true,
+            "consistency=linearizable" => false,
+            _ if option == "consistency" || option.starts_with("consistency=") => {
+                return Err(reply::error(
+                    StatusCode::BAD_REQUEST,
+                    "the option consistency has to be stale or linearizable",
+                ));
+            }
+            _ => {
+                return Err(unknown(
+                    option,
+                    "a read knows consistency=stale and consistency=linearizable",
+                ));
+            }
+        };
+        if stale.replace(asked).is_some() {
+            return Err(reply::error(
+                StatusCode::BAD_REQUEST,
+                "the option consistency is given twice",
+            ));
+        }
+    }
+    Ok(ReadOptions {
+        stale: stale.unwrap_or(false),
+    })
+}
+
+/// Refuses every option.
+pub(super) fn no_options(query: Option<&str>) -> Result<(), Box<Reply>> {
+    match options(query).next() {
+        None => Ok(()),
+        Some(option) => Err(unknown(option, "there are none for this request")),
+    }
+}
+
+fn options(query: Option<&str>) -> impl Iterator<Item = &str> {
+    query
+        .unwrap_or_default()
+        .split('&')
+        .filter(|option| !option.is_empty())
+}
+
+fn unknown(option: &str, known: &str) -> Box<Reply> {
+    let name = option.split('=').next().unwrap_or(option);
+    let name: String = name.chars().take(40).collect();
+    reply::error(
+        StatusCode::BAD_REQUEST,
+        format!("unknown option {name:?}: {known}; a question mark in a key is written %3F"),
+    )
+}
+
+/// Where the key is that a client most likely meant by a path which does not name it.
+pub(super) fn hint(path: &str) -> String {
+    if path.len() > 200 {
+        "the key of that name is at /-/kv/<key>".to_owned()
+    } else {
+        // The path as it came: encoded already, and free of control characters by its grammar.
+        format!("the key of that name is at /-/kv{path}")
+    }
+}
+
+/// Such a key stands for a member where members are added and removed.
+pub(super) fn is_all_digits(key: &[u8]) -> bool {
+    !key.is_empty() && key.iter().all(u8::is_ascii_digit)
+}
+
+/// Reads a member id: `[1-9][0-9]*` within u64.
+pub(super) fn member_id(key: &[u8]) -> Option<u64> {
+    if !is_all_digits(key) || key[0] == b'0' {
+        return None;
+    }
+    std::str::from_utf8(key).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(path: &str) -> Vec<u8> {
+        decode(path).unwrap().into_owned()
+    }
+
+    #[test]
+    fn a_path_is_decoded_once_and_not_normalised() {
+        for (path, expected) in [
+            ("/", &b""[..]),
+            ("/hello", b"hello"),
+            ("/a%2Fb", b"a/b"),
+            ("/a%2fb", b"a/b"),
+            ("/a/b", b"a/b"),
+            ("//a//b/", b"/a//b/"),
+            ("/../.", b"../."),
+            ("/%00%ff%FE", b"\0\xff\xfe"),
+            ("/%2541", b"%41"),
+            ("/a+b", b"a+b"),
+            ("/\u{e9}", "\u{e9}".as_bytes()),
+        ] {
+            assert_eq!(key(path), expected, "{path}");
+        }
+        assert!(matches!(decode("/plain"), Ok(Cow::Borrowed(b"plain"))));
+    }
+
+    #[test]
+    fn invalid_escapes_are_refused() {
+        for path in ["/%", "/%4", "/a%zz", "/%+1", "/%4g", "/%%41", "/% 1"] {
+            let reply = decode(path).unwrap_err();
+            assert_eq!(reply.status(), StatusCode::BAD_REQUEST, "{path}");
+        }
+    }
+
+    #[test]
+    fn routes_are_decided_on_the_decoded_path() {
+        let root = |key: &'static [u8]| Route::Root(Cow::Borrowed(key));
+        let kv = |key: &'static [u8]| Route::Kv(Cow::Borrowed(key));
+        let reserved = |key: &'static [u8]| Route::Reserved(Cow::Borrowed(key));
+        for (path, expected) in [
+            ("/a", root(b"a")),
+            ("/a/-/kv/b", root(b"a/-/kv/b")),
+            ("/-a", root(b"-a")),
+            ("/keys", root(b"keys")),
+            ("/123", root(b"123")),
+            ("//-/x", root(b"/-/x")),
+            ("/-/status", Route::Status),
+            ("/-/live", Route::Live),
+            ("/-/ready", Route::Ready),
+            ("/-/kv/a", kv(b"a")),
+            ("/-/kv/", kv(b"")),
+            ("/-/kv//", kv(b"/")),
+            ("/-/kv/-/kv/a", kv(b"-/kv/a")),
+            ("/%2D/kv/%2d%2Fx", kv(b"-/x")),
+            ("/-/kv", reserved(b"-/kv")),
+            ("/-", reserved(b"-")),
+            ("/-/", reserved(b"-/")),
+            ("/-/status/", reserved(b"-/status/")),
+            ("/key", reserved(b"key")),
+            ("/key/a", reserved(b"key/a")),
+            ("/%6Bey%2Fa", reserved(b"key/a")),
+        ] {
+            assert_eq!(route(decode(path).unwrap()), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn queries_hold_known_options_only() {
+        let stale = |query| read_options(query).map(|options| options.stale).ok();
+        assert_eq!(stale(None), Some(false));
+        assert_eq!(stale(Some("")), Some(false));
+        assert_eq!(stale(Some("consistency=stale")), Some(true));
+        assert_eq!(stale(Some("consistency=linearizable&")), Some(false));
+        for query in [
+            "x",
+            "=",
+            "consistency",
+            "consistency=",
+            "consistency=eventual",
+            "consistency=stale&consistency=stale",
+            "consistency=stale&x=1",
+            "Consistency=stale",
+        ] {
+            assert_eq!(stale(Some(query)), None, "{query}");
+        }
+        assert!(no_options(None).is_ok());
+        assert!(no_options(Some("")).is_ok());
+        assert!(no_options(Some("consistency=stale")).is_err());
+    }
+
+    #[test]
+    fn member_ids_have_one_spelling() {
+        assert_eq!(member_id(b"1"), Some(1));
+        assert_eq!(member_id(b"18446744073709551615"), Some(u64::MAX));
+        for text in [
+            "",
+            "0",
+            "007",
+            "+1",
+            "1x",
+            "-1",
+            "18446744073709551616",
+            "\u{661}",
+        ] {
+            assert_eq!(member_id(text.as_bytes()), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Responses: one-line messages, and what an outcome is in HTTP.
+
+use crate::proposal::NotProposed;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, RETRY_AFTER,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use hyper::{Response, StatusCode};
+use std::borrow::Cow;
+
+/// A response.
+pub(super) type Reply = Response<Full<Bytes>>;
+
+/// What a handler returns. A refusal is boxed, because it travels through many hands that otherwise carry little.
+pub(super) type Answer = Result<Reply, Box<Reply>>;
+
+/// `none`: the request surely had no effect and never will. `unknown`: it may have, or may yet.
+const OUTCOME: HeaderName = HeaderName::from_static("x-raftkvd-outcome");
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+
+/// What a request wanted to do, for the line that says it did not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// To read a key.
+    Read,
+    /// To write or delete a key.
+    Write,
+    /// To add or remove a member.
+    Change,
+}
+
+/// No content.
+pub(super) fn done(etag: Option<u64>) -> Reply {
+    let mut reply = Reply::default();
+    *reply.status_mut() = StatusCode::NO_CONTENT;
+    set_etag(&mut reply, etag);
+    reply
+}
+
+/// A value. For HEAD the same, since hyper leaves out the body and keeps its length.
+pub(super) fn value(bytes: Bytes, etag: u64) -> Reply {
+    let is_empty = bytes.is_empty();
+    let mut reply = Reply::new(Full::new(bytes));
+    set_etag(&mut reply, Some(etag));
+    let headers = reply.headers_mut();
+    if is_empty {
+        // The one length that hyper does not tell in answer to HEAD.
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    headers.insert(CONTENT_TYPE, OCTETS);
+    headers.insert(X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+    reply
+}
+
+/// The client has this value already.
+pub(super) fn not_modified(etag: u64) -> Reply {
+    let mut reply = Reply::default();
+    *reply.status_mut() = StatusCode::NOT_MODIFIED;
+    set_etag(&mut reply, Some(etag));
+    reply
+}
+
+/// A JSON text.
+pub(super) fn json(text: String) -> Reply {
+    let mut reply = Reply::new(Full::from(text));
+    reply.headers_mut().insert(CONTENT_TYPE, JSON);
+    reply
+}
+
+/// A message of one line.
+pub(super) fn text(status: StatusCode, line: impl Into<Cow<'static, str>>) -> Reply {
+    let mut line = line.into().into_owned();
+    debug_assert!(!line.contains('\n'), "a message is one line: {line:?}");
+    line.push('\n');
+    let mut reply = Reply::new(Full::from(line));
+    *reply.status_mut() = status;
+    let headers = reply.headers_mut();
+    headers.insert(CONTENT_TYPE, TEXT);
+    headers.insert(X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+    reply
+}
+
+/// A refusal with a message of one line.
+pub(super) fn error(status: StatusCode, line: impl Into<Cow<'static, str>>) -> Box<Reply> {
+    Box::new(text(status, line))
+}
+
+/// 405: this resource knows only these methods.
+pub(super) fn not_allowed(methods: &'static str) -> Box<Reply> {
+    let line = format!("this method is not supported here; use {methods}");
+    let mut reply = error(StatusCode::METHOD_NOT_ALLOWED, line);
+    reply
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(methods));
+    reply
+}
+
+/// 412, with the ETag that the key has.
+pub(super) fn condition_failed(current: Option<u64>) -> Box<Reply> {
+    let line = match current {
+        Some(index) => format!("not written: the condition does not hold, the etag is \"{index}\""),
+        None => "not written: the condition does not hold, the key is absent".to_owned(),
+    };
+    let mut reply = error(StatusCode::PRECONDITION_FAILED, line);
+    set_etag(&mut reply, current);
+    reply
+}
+
+/// 412 of a read.
+pub(super) fn read_condition_failed(current: u64) -> Box<Reply> {
+    let line = format!("the condition does not hold, the etag is \"{current}\"");
+    let mut reply = error(StatusCode::PRECONDITION_FAILED, line);
+    set_etag(&mut reply, Some(current));
+    reply
+}
+
+/// 503: surely nothing was done.
+pub(super) fn not_proposed(wish: Wish, why: NotProposed) -> Box<Reply> {
+    let line = match wish {
+        Wish::Read => format!("not read: {why}; try again"),
+        Wish::Write => format!("not written: {why}; it is safe to send it again"),
+        Wish::Change => format!("not changed: {why}; it is safe to send it again"),
+    };
+    let mut reply = error(StatusCode::SERVICE_UNAVAILABLE, line);
+    retry(&mut reply);
+    set_outcome(&mut reply, "none");
+    reply
+}
+
+/// 504: nobody knows.
+pub(super) fn unknown(wish: Wish) -> Box<Reply> {
+    let line = match wish {
+        Wish::Change => {
+            "unknown: the change may or may not be made; look at /-/status before sending it again"
+        }
+        Wish::Read | Wish::Write => {
+            "unknown: the write may or may not have been applied; read the key before sending it again"
+        }
+    };
+    let mut reply = error(StatusCode::GATEWAY_TIMEOUT, line);
+    set_outcome(&mut reply, "unknown");
+    reply
+}
+
+/// 503 of a request that asks how things stand.
+pub(super) fn unavailable(why: impl Into<Cow<'static, str>>) -> Box<Reply> {
+    let mut reply = error(StatusCode::SERVICE_UNAVAILABLE, why);
+    retry(&mut reply);
+    reply
+}
+
+/// Says what became of a request that is refused.
+pub(super) fn set_outcome(reply: &mut Reply, outcome: &'static str) {
+    reply
+        .headers_mut()
+        .insert(OUTCOME, HeaderValue::from_static(outcome));
+}
+
+/// Tells the client that the connection ends with this response.
+pub(super) fn close(reply: &mut Reply) {
+    reply
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("close"));
+}
+
+fn retry(reply: &mut Reply) {
+    reply
+        .headers_mut()
+        .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+}
+
+fn set_etag(reply: &mut Reply, index: Option<u64>) {
+    if let Some(index) = index {
+        let etag = HeaderValue::try_from(format!("\"{index}\""))
+            .expect("digits in quotes are valid in a header");
+        reply.headers_mut().insert(ETAG, etag);
+    }
+}

@@ -1,0 +1,147 @@
+//! How things stand: `/-/status` for people and scripts, `/-/live` and `/-/ready` for supervisors.
+
+use super::Front;
+use super::reply::{self, Answer};
+use crate::config;
+use crate::proposal::NotProposed;
+use crate::status::Status;
+use hyper::StatusCode;
+use std::fmt::Write as _;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const STUCK: &str = "the raft loop does not answer";
+
+impl Front {
+    /// `GET /-/status`.
+    pub(super) async fn show_status(&self, deadline: Instant) -> Answer {
+        match self.status(within(config::STATUS_TIMEOUT, deadline)).await {
+            Some(status) => Ok(reply::json(to_json(&status))),
+            None => Err(reply::unavailable(STUCK)),
+        }
+    }
+
+    /// `GET /-/live`: the raft loop runs. With or without a leader, a restart would not help.
+    pub(super) async fn show_live(&self, deadline: Instant) -> Answer {
+        match self.status(within(config::STATUS_TIMEOUT, deadline)).await {
+            Some(_) => Ok(reply::text(StatusCode::OK, "live")),
+            None => Err(reply::unavailable(STUCK)),
+        }
+    }
+
+    /// `GET /-/ready`: a linearizable read works, which takes a leader and a majority.
+    pub(super) async fn show_ready(&self, deadline: Instant) -> Answer {
+        let why = match self.catch_up(within(config::READY_TIMEOUT, deadline)).await {
+            Ok(()) => return Ok(reply::text(StatusCode::OK, "ready")),
+            Err(why) => why,
+        };
+        let why = match why {
+            NotProposed::NoQuorum => {
+                "the leader does not confirm reads, or the map lags behind".to_owned()
+            }
+            other => other.to_string(),
+        };
+        Err(reply::unavailable(format!("not ready: {why}")))
+    }
+}
+
+/// So long from now, but not beyond the request's deadline.
+fn within(limit: Duration, deadline: Instant) -> Instant {
+    deadline.min(Instant::now() + limit)
+}
+
+/// One line of JSON, the fields in an order that reads well. Roles and URLs hold no character that JSON escapes.
+fn to_json(status: &Status) -> String {
+    let or_null = |value: u64, text: String| {
+        if value == 0 { "null".to_owned() } else { text }
+    };
+    let mut json = format!(
+        "{{\"id\":{},\"cluster\":{},\"role\":\"{}\",\"leader\":{},\"term\":{},\"committed\":{},\"applied\":{},\
+         \"snapshot_index\":{},\"members\":[",
+        status.id,
+        or_null(status.cluster, format!("\"{:016x}\"", status.cluster)),
+        status.role,
+        or_null(status.leader, status.leader.to_string()),
+        status.term,
+        status.committed,
+        status.applied,
+        status.snapshot,
+    );
+    for (i, member) in status.members.iter().enumerate() {
+        let comma = if i == 0 { "" } else { "," };
+        let role = if member.learner { "learner" } else { "voter" };
+        // Writing to a string does not fail.
+        let _ = write!(
+            json,
+            "{comma}{{\"id\":{},\"url\":\"{}\",\"role\":\"{role}\"",
+            member.id, member.url
+        );
+        if let Some(progress) = member.progress {
+            let _ = write!(
+                json,
+                ",\"match_index\":{},\"active\":{}",
+                progress.matched, progress.active
+            );
+        }
+        json.push('}');
+    }
+    json.push_str("]}\n");
+    json
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{MemberStatus, Progress};
+    use serde_json::json;
+
+    #[test]
+    fn status_is_valid_json_with_every_field() {
+        let mut status = Status {
+            id: 1,
+            cluster: 0xab,
+            role: "leader",
+            leader: 1,
+            term: 3,
+            committed: 9,
+            applied: 8,
+            snapshot: 7,
+            members: vec![
+                MemberStatus {
+                    id: 1,
+                    url: "http://127.0.0.1:1".parse().unwrap(),
+                    learner: false,
+                    progress: Some(Progress {
+                        matched: 9,
+                        active: true,
+                    }),
+                },
+                MemberStatus {
+                    id: 4,
+                    url: "http://[::1]:4".parse().unwrap(),
+                    learner: true,
+                    progress: None,
+                },
+            ],
+        };
+        let parsed: serde_json::Value = serde_json::from_str(&to_json(&status)).unwrap();
+        assert_eq!(
+            parsed,
+            json!({
+                "id": 1, "cluster": "00000000000000ab", "role": "leader", "leader": 1, "term": 3,
+                "committed": 9, "applied": 8, "snapshot_index": 7,
+                "members": [
+                    {"id": 1, "url": "http://127.0.0.1:1", "role": "voter", "match_index": 9, "active": true},
+                    {"id": 4, "url": "http://[::1]:4", "role": "learner"},
+                ],
+            })
+        );
+        status.leader = 0;
+        status.cluster = 0;
+        status.members.clear();
+        let parsed: serde_json::Value = serde_json::from_str(&to_json(&status)).unwrap();
+        assert_eq!(parsed["leader"], json!(null));
+        assert_eq!(parsed["cluster"], json!(null));
+        assert_eq!(parsed["members"], json!([]));
+    }
+}

@@ -1,0 +1,261 @@
+//! Connections: limits, clients that misbehave, and stopping.
+
+use super::*;
+
+fn impatient() -> Limits {
+    Limits {
+        header_timeout: Duration::from_millis(300),
+        ..limits()
+    }
+}
+
+#[test]
+fn too_large_a_body_is_refused_before_it_is_read() {
+    let cluster = Cluster::start();
+    for (header, body) in [
+        ("Content-Length: 100001", &b""[..]),
+        ("Content-Length: 99999999999999", b"abc"),
+        ("Content-Length: 100001\r\nExpect: 100-continue", b""),
+    ] {
+        let mut client = cluster.connect();
+        client.write(format!("PUT /a HTTP/1.1\r\n{header}\r\n\r\n").as_bytes());
+        client.write(body);
+        let refused = client.receive("PUT");
+        assert_eq!(refused.status, 413, "{header}");
+        assert!(refused.text().contains("at most 100000 bytes"));
+        assert_eq!(refused.header("connection"), Some("close"));
+        client
+            .reader
+            .get_mut()
+            .shutdown(std::net::Shutdown::Write)
+            .unwrap();
+        assert_eq!(client.rest(), b"");
+    }
+    assert_eq!(cluster.put("/a", &[b'x'; 100_000]).status, 204);
+}
+
+#[test]
+fn a_chunked_body_is_cut_off_at_the_limit() {
+    let cluster = Cluster::start();
+    let mut client = cluster.connect();
+    client.write(b"PUT /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for _ in 0..11 {
+        client.write(b"2710\r\n");
+        client.write(&[b'x'; 10_000]);
+        client.write(b"\r\n");
+    }
+    assert_eq!(client.receive("PUT").status, 413);
+    assert_eq!(cluster.get("/a").status, 404);
+}
+
+#[test]
+fn a_client_that_goes_on_sending_still_gets_its_refusal() {
+    let cluster = Cluster::start();
+    let mut client = cluster.connect();
+    client.write(b"PUT /a HTTP/1.1\r\nContent-Length: 10000000\r\n\r\n");
+    // Far more than the socket buffers hold: without lingering, writing would fail and the response be lost.
+    for _ in 0..1_000 {
+        client.write(&[b'x'; 10_000]);
+    }
+    assert_eq!(client.receive("PUT").status, 413);
+}
+
+#[test]
+fn expect_continue_is_answered_when_the_body_is_wanted() {
+    let cluster = Cluster::start();
+    let mut client = cluster.connect();
+    client.write(b"PUT /a HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n");
+    assert_eq!(client.receive("PUT").status, 100);
+    client.write(b"abc");
+    assert_eq!(client.receive("PUT").status, 204);
+}
+
+#[test]
+fn a_body_that_does_not_come_is_408() {
+    let cluster = Cluster::with(Limits {
+        request_timeout: Duration::from_millis(300),
+        ..limits()
+    });
+    let mut client = cluster.connect();
+    client.write(b"PUT /a HTTP/1.1\r\nContent-Length: 3\r\n\r\nab");
+    let slow = client.receive("PUT");
+    assert_eq!(slow.status, 408);
+    assert_eq!(slow.header("x-raftkvd-outcome"), Some("none"));
+    assert_eq!(slow.header("connection"), Some("close"));
+    assert!(slow.text().contains("safe to send it again"));
+    assert_eq!(cluster.get("/a").status, 404);
+}
+
+#[test]
+fn a_body_that_breaks_off_writes_nothing() {
+    let cluster = Cluster::start();
+    let mut client = cluster.connect();
+    client.write(b"PUT /a HTTP/1.1\r\nContent-Length: 3\r\n\r\nab");
+    client
+        .reader
+        .get_mut()
+        .shutdown(std::net::Shutdown::Write)
+        .unwrap();
+    client.rest();
+    let mut client = cluster.connect();
+    client.write(b"PUT /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n");
+    assert_eq!(client.receive("PUT").status, 400);
+    assert_eq!(cluster.get("/a").status, 404);
+    assert!(
+        cluster.deadlines.lock().unwrap().len() <= 2,
+        "only the reads came to the node"
+    );
+}
+
+#[test]
+fn a_head_that_does_not_come_ends_the_connection() {
+    let cluster = Cluster::with(impatient());
+    for start in ["", "GET /a HT", "GET /a HTTP/1.1\r\nHost: x\r\n"] {
+        let mut client = cluster.connect();
+        client.write(start.as_bytes());
+        assert_eq!(client.rest(), b"", "{start:?}");
+    }
+    // An idle connection that has been used ends as well.
+    let mut client = cluster.connect();
+    assert_eq!(client.send("GET", "/a", &[], b"").status, 404);
+    assert_eq!(client.rest(), b"");
+}
+
+#[test]
+fn a_thousand_half_open_connections_do_not_stop_a_request() {
+    let cluster = Cluster::start();
+    let half_open: Vec<Client> = (0..1_000)
+        .map(|i| {
+            let mut client = cluster.connect();
+            if i % 2 == 0 {
+                client.write(b"PUT /a HTTP/1.1\r\nContent-Le");
+            }
+            client
+        })
+        .collect();
+    assert_eq!(cluster.put("/a", b"1").status, 204);
+    assert_eq!(cluster.get("/a").body, b"1");
+    drop(half_open);
+}
+
+#[test]
+fn connections_beyond_the_limit_wait_for_their_turn() {
+    let cluster = Cluster::with(Limits {
+        connections_max: 2,
+        ..limits()
+    });
+    let mut first = cluster.connect();
+    let mut second = cluster.connect();
+    assert_eq!(first.send("GET", "/a", &[], b"").status, 404);
+    assert_eq!(second.send("GET", "/a", &[], b"").status, 404);
+    let mut third = cluster.connect();
+    third.write(b"GET /a HTTP/1.1\r\n\r\n");
+    let patience = Some(Duration::from_millis(100));
+    third.reader.get_mut().set_read_timeout(patience).unwrap();
+    let mut byte = [0];
+    assert!(third.reader.get_mut().read(&mut byte).is_err());
+    drop(first);
+    third
+        .reader
+        .get_mut()
+        .set_read_timeout(Some(Duration::from_secs(15)))
+        .unwrap();
+    assert_eq!(third.receive("GET").status, 404);
+}
+
+#[test]
+fn requests_share_a_connection_and_may_be_pipelined() {
+    let cluster = Cluster::start();
+    let mut client = cluster.connect();
+    for i in 0..100 {
+        let body = format!("value {i}");
+        assert_eq!(client.send("PUT", "/a", &[], body.as_bytes()).status, 204);
+        assert_eq!(client.send("GET", "/a", &[], b"").body, body.as_bytes());
+        assert_eq!(client.send("GET", "/absent", &[], b"").status, 404);
+    }
+    client.write(b"PUT /b HTTP/1.1\r\nContent-Length: 1\r\n\r\n1GET /b HTTP/1.1\r\n\r\nDELETE /b HTTP/1.1\r\n\r\n");
+    assert_eq!(client.receive("PUT").status, 204);
+    assert_eq!(client.receive("GET").body, b"1");
+    assert_eq!(client.receive("DELETE").status, 204);
+}
+
+#[test]
+fn a_client_that_shuts_down_its_side_still_gets_the_response() {
+    let cluster = Cluster::start();
+    let mut client = cluster.connect();
+    client.write(b"PUT /a HTTP/1.0\r\nContent-Length: 1\r\n\r\n1");
+    client
+        .reader
+        .get_mut()
+        .shutdown(std::net::Shutdown::Write)
+        .unwrap();
+    assert_eq!(client.receive("PUT").status, 204);
+    assert_eq!(client.rest(), b"");
+}
+
+#[test]
+fn garbage_is_refused_and_the_server_goes_on() {
+    let cluster = Cluster::start();
+    let long_path = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(100_000));
+    let long_header = format!("GET /a HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(500_000));
+    let many_headers = format!("GET /a HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(1_000));
+    for (bytes, status) in [
+        (&b"\x16\x03\x01\x02\0\x01\0\x01\xfc\r\n\r\n"[..], 400),
+        (b"GET\r\n\r\n", 400),
+        (b"GET /a HTTP/9.9\r\n\r\n", 400),
+        (b"GET /a b HTTP/1.1\r\n\r\n", 400),
+        (b"GET /\xff HTTP/1.1\r\n\r\n", 400),
+        (b"PUT /a HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
+        (
+            b"PUT /a HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            400,
+        ),
+        (b"PUT /a HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
+        (long_path.as_bytes(), 414),
+        (long_header.as_bytes(), 431),
+        (many_headers.as_bytes(), 431),
+    ] {
+        let mut client = cluster.connect();
+        client.write(bytes);
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(60)]).into_owned();
+        assert_eq!(client.receive("GET").status, status, "{shown:?}");
+    }
+    assert_eq!(cluster.put("/a", b"1").status, 204);
+}
+
+#[test]
+fn stopping_answers_what_is_under_way_and_closes_what_is_idle() {
+    let mut cluster = Cluster::start();
+    let mut idle = cluster.connect();
+    assert_eq!(idle.send("GET", "/a", &[], b"").status, 404);
+    let mut unused = cluster.connect();
+    let mut half_sent = cluster.connect();
+    half_sent.write(b"GET /a HT");
+    cluster.set(Mode::Silent);
+    let asked = cluster.deadlines.lock().unwrap().len();
+    let mut busy = cluster.connect();
+    busy.write(b"GET /-/live HTTP/1.1\r\n\r\n");
+    let mut writing = cluster.connect();
+    writing.write(b"PUT /a HTTP/1.1\r\nContent-Length: 2\r\n\r\n1");
+    let mut reading = cluster.connect();
+    reading.write(b"GET /a HTTP/1.1\r\n\r\n");
+    eventually("the read is with the node", || {
+        cluster.deadlines.lock().unwrap().len() > asked
+    });
+    let began = StdInstant::now();
+    cluster.stop();
+    assert_eq!(idle.rest(), b"");
+    assert_eq!(unused.rest(), b"");
+    assert_eq!(half_sent.rest(), b"");
+    assert!(
+        TcpStream::connect(cluster.address).is_err(),
+        "nobody listens any more"
+    );
+    cluster.set(Mode::Serve);
+    writing.write(b"2");
+    assert_eq!(writing.receive("PUT").status, 204);
+    assert_eq!(busy.receive("GET").status, 200);
+    assert_eq!(reading.receive("GET").status, 200);
+    cluster.wait();
+    assert!(began.elapsed() < Duration::from_secs(10));
+}

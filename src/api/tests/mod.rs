@@ -1,0 +1,373 @@
+//! The API over real sockets, with a scripted thread in the place of the raft loop.
+
+mod connections;
+mod keys;
+mod outcomes;
+
+use super::*;
+use crate::command::Kind;
+use crate::inbox::{Held, Notice};
+use crate::members::{Decision, Members};
+use crate::proposal::{NotProposed, Outcome};
+use crate::status::{MemberStatus, Status};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Mutex as StdMutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant as StdInstant;
+use tokio::sync::oneshot as signal;
+
+/// What the scripted loop does with what it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Applies commands at once, as a single member would.
+    Serve,
+    /// Answers that nothing was proposed.
+    Refuse(NotProposed),
+    /// Drops every reply.
+    Drop,
+    /// Keeps every reply and says nothing, until the mode is `Serve`: then reads are answered and proposals dropped.
+    Silent,
+}
+
+struct Cluster {
+    address: SocketAddr,
+    mode: Arc<StdMutex<Mode>>,
+    /// Deadlines of what the loop took, in ticks.
+    deadlines: Arc<StdMutex<Vec<u64>>>,
+    done: Arc<AtomicBool>,
+    raft: Option<JoinHandle<()>>,
+    stop: Option<signal::Sender<()>>,
+    server: Option<JoinHandle<()>>,
+}
+
+fn limits() -> Limits {
+    Limits {
+        key_bytes_max: 64,
+        value_bytes_max: 100_000,
+        request_timeout: Duration::from_secs(20),
+        header_timeout: Duration::from_secs(20),
+        connections_max: 4_096,
+        body_bytes_max: 1 << 20,
+    }
+}
+
+impl Cluster {
+    fn start() -> Cluster {
+        Cluster::with(limits())
+    }
+
+    fn with(limits: Limits) -> Cluster {
+        let inbox = Arc::new(Inbox::default());
+        let store = Arc::new(Store::new());
+        let mode = Arc::new(StdMutex::new(Mode::Serve));
+        let deadlines = Arc::new(StdMutex::new(Vec::new()));
+        let done = Arc::new(AtomicBool::new(false));
+        let raft = {
+            let (inbox, store) = (Arc::clone(&inbox), Arc::clone(&store));
+            let (mode, deadlines) = (Arc::clone(&mode), Arc::clone(&deadlines));
+            let done = Arc::clone(&done);
+            std::thread::spawn(move || play(&inbox, &store, &mode, &deadlines, &done))
+        };
+        let api = Api {
+            inbox,
+            store,
+            limits,
+            tick: Duration::from_millis(20),
+            logger: Logger::root(slog::Discard, slog::o!()),
+        };
+        let (stop, stopped) = signal::channel();
+        let (bound, address) = std::sync::mpsc::channel();
+        let server = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                bound.send(listener.local_addr().unwrap()).unwrap();
+                serve(listener, api, async {
+                    let _ = stopped.await;
+                })
+                .await;
+            });
+        });
+        Cluster {
+            address: address.recv().unwrap(),
+            mode,
+            deadlines,
+            done,
+            raft: Some(raft),
+            stop: Some(stop),
+            server: Some(server),
+        }
+    }
+
+    fn set(&self, mode: Mode) {
+        *self.mode.lock().unwrap() = mode;
+    }
+
+    fn connect(&self) -> Client {
+        let stream = TcpStream::connect(self.address).unwrap();
+        // No test waits for ever.
+        stream
+            .set_read_timeout(Some(Duration::from_secs(15)))
+            .unwrap();
+        stream
+            .set_write_timeout(Some(Duration::from_secs(15)))
+            .unwrap();
+        Client {
+            reader: BufReader::new(stream),
+        }
+    }
+
+    /// One request on a connection of its own.
+    fn send(&self, method: &str, target: &str, headers: &[&str], body: &[u8]) -> Response {
+        self.connect().send(method, target, headers, body)
+    }
+
+    fn get(&self, target: &str) -> Response {
+        self.send("GET", target, &[], b"")
+    }
+
+    fn put(&self, target: &str, body: &[u8]) -> Response {
+        self.send("PUT", target, &[], body)
+    }
+
+    /// Begins to stop the server.
+    fn stop(&mut self) {
+        let _ = self.stop.take().map(|stop| stop.send(()));
+    }
+
+    /// Waits until the server has returned.
+    fn wait(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop();
+        self.done.store(true, Ordering::SeqCst);
+        if let Some(raft) = self.raft.take() {
+            raft.join().unwrap();
+        }
+        if !std::thread::panicking() {
+            self.wait();
+        }
+    }
+}
+
+/// The scripted loop.
+fn play(
+    inbox: &Inbox,
+    store: &Store,
+    mode: &StdMutex<Mode>,
+    deadlines: &StdMutex<Vec<u64>>,
+    done: &AtomicBool,
+) {
+    let mut members = Members::initial(&["http://127.0.0.1:9021".parse().unwrap()]);
+    let mut index = 1;
+    let mut kept_proposals = Vec::new();
+    let mut kept_reads: Vec<crate::proposal::Read> = Vec::new();
+    let mut kept_questions = Vec::new();
+    while !done.load(Ordering::SeqCst) {
+        let events = inbox.take(
+            StdInstant::now() + Duration::from_millis(5),
+            Held::default(),
+        );
+        let mode = *mode.lock().unwrap();
+        for proposal in events.proposals {
+            deadlines.lock().unwrap().push(proposal.deadline_ticks);
+            let outcome = match mode {
+                Mode::Serve => {
+                    index += 1;
+                    let command = &proposal.command;
+                    if matches!(command.kind, Kind::Put | Kind::Delete) {
+                        store.apply(command, index)
+                    } else {
+                        match members.decide(command) {
+                            Ok(Decision::Change(_)) => {
+                                members.apply(command, index);
+                                Outcome::Applied { index }
+                            }
+                            Ok(Decision::Nothing) => Outcome::Applied { index },
+                            Err(refusal) => Outcome::Refused(refusal),
+                        }
+                    }
+                }
+                Mode::Refuse(why) => Outcome::NotProposed(why),
+                Mode::Drop => continue,
+                Mode::Silent => {
+                    kept_proposals.push(proposal);
+                    continue;
+                }
+            };
+            let _ = proposal.reply.send(outcome);
+        }
+        for read in events.reads {
+            deadlines.lock().unwrap().push(read.deadline_ticks);
+            match mode {
+                Mode::Serve => drop(read.reply.send(Ok(()))),
+                Mode::Refuse(why) => drop(read.reply.send(Err(why))),
+                Mode::Drop => {}
+                Mode::Silent => kept_reads.push(read),
+            }
+        }
+        if mode == Mode::Serve {
+            kept_proposals.clear();
+            for read in kept_reads.drain(..) {
+                let _ = read.reply.send(Ok(()));
+            }
+        }
+        for notice in events.notices {
+            let Notice::Status(question) = notice else {
+                panic!("the API sends no {notice:?}");
+            };
+            kept_questions.push(question);
+        }
+        if mode == Mode::Drop {
+            kept_questions.clear();
+        }
+        if mode == Mode::Silent {
+            assert!(kept_questions.len() <= 1, "one question at a time");
+            continue;
+        }
+        for question in kept_questions.drain(..) {
+            let _ = question.send(Status {
+                id: 1,
+                cluster: members.cluster_id(),
+                role: "leader",
+                leader: 1,
+                term: 2,
+                committed: index,
+                applied: index,
+                snapshot: 1,
+                members: members
+                    .members
+                    .iter()
+                    .map(|(id, member)| MemberStatus {
+                        id: *id,
+                        url: member.url.clone(),
+                        learner: member.learner,
+                        progress: None,
+                    })
+                    .collect(),
+            });
+        }
+    }
+}
+
+/// A connection that speaks HTTP by hand, so that a test decides on every byte.
+struct Client {
+    reader: BufReader<TcpStream>,
+}
+
+#[derive(Debug)]
+struct Response {
+    status: u16,
+    /// Names in lower case.
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Client {
+    fn write(&mut self, bytes: &[u8]) {
+        self.reader.get_mut().write_all(bytes).unwrap();
+    }
+
+    fn send(&mut self, method: &str, target: &str, headers: &[&str], body: &[u8]) -> Response {
+        let mut head = format!("{method} {target} HTTP/1.1\r\nHost: x\r\n");
+        for header in headers {
+            head.push_str(header);
+            head.push_str("\r\n");
+        }
+        if !body.is_empty() {
+            head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+        }
+        head.push_str("\r\n");
+        self.write(head.as_bytes());
+        self.write(body);
+        self.receive(method)
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn receive(&mut self, method: &str) -> Response {
+        let status = self.line();
+        let status = status
+            .strip_prefix("HTTP/1.1 ")
+            .or(status.strip_prefix("HTTP/1.0 "))
+            .unwrap_or_else(|| panic!("no status line: {status:?}"));
+        let status = status[..3].parse().unwrap();
+        let mut headers = Vec::new();
+        loop {
+            let line = self.line();
+            let Some((name, value)) = line.split_once(':') else {
+                break;
+            };
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+        let mut response = Response {
+            status,
+            headers,
+            body: Vec::new(),
+        };
+        let length = response.header("content-length").unwrap_or("0");
+        let bodiless = method == "HEAD" || matches!(status, 100 | 204 | 304);
+        if !bodiless {
+            response.body = vec![0; length.parse().unwrap()];
+            self.reader.read_exact(&mut response.body).unwrap();
+        }
+        response
+    }
+
+    /// Reads until the server has closed; returns what came.
+    fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        self.reader.read_to_end(&mut rest).unwrap();
+        rest
+    }
+}
+
+impl Response {
+    fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    fn etag(&self) -> &str {
+        self.header("etag").expect("the response has an etag")
+    }
+
+    /// The one line of a message.
+    fn text(&self) -> &str {
+        let text = std::str::from_utf8(&self.body).unwrap();
+        let line = text
+            .strip_suffix('\n')
+            .expect("a message ends in a newline");
+        assert!(!line.contains('\n') && !line.is_empty(), "{text:?}");
+        assert_eq!(
+            self.header("content-type"),
+            Some("text/plain; charset=utf-8")
+        );
+        line
+    }
+}
+
+/// Polls until it holds.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = StdInstant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(StdInstant::now() < deadline, "not in time: {what}");
+        std::thread::yield_now();
+    }
+}

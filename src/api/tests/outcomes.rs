@@ -1,0 +1,133 @@
+//! What becomes of a request that is not simply applied.
+
+use super::*;
+
+fn quick() -> Limits {
+    Limits {
+        request_timeout: Duration::from_millis(300),
+        ..limits()
+    }
+}
+
+const REQUESTS: [(&str, &str, &[u8]); 4] = [
+    ("PUT", "/a", b"1"),
+    ("DELETE", "/a", b""),
+    ("POST", "/4", b"http://h:1"),
+    ("DELETE", "/4", b""),
+];
+
+#[test]
+fn what_was_not_proposed_is_503_and_says_so() {
+    let cluster = Cluster::start();
+    for why in [
+        NotProposed::NoLeader,
+        NotProposed::NoQuorum,
+        NotProposed::QueueFull,
+        NotProposed::Stopping,
+    ] {
+        cluster.set(Mode::Refuse(why));
+        for (method, target, body) in REQUESTS.into_iter().chain([("GET", "/a", &b""[..])]) {
+            let refused = cluster.send(method, target, &[], body);
+            assert_eq!(refused.status, 503, "{method} {target}");
+            assert_eq!(refused.header("retry-after"), Some("1"));
+            assert_eq!(refused.header("x-raftkvd-outcome"), Some("none"));
+            assert!(refused.text().contains(&why.to_string()));
+            assert!(refused.text().starts_with("not "));
+        }
+        assert_eq!(cluster.get("/a?consistency=stale").status, 404);
+        let ready = cluster.get("/-/ready");
+        assert_eq!(ready.status, 503);
+        assert!(ready.text().starts_with("not ready: "));
+        assert_eq!(cluster.get("/-/live").status, 200);
+    }
+}
+
+#[test]
+fn a_dropped_reply_is_unknown() {
+    let cluster = Cluster::start();
+    cluster.set(Mode::Drop);
+    for (method, target, body) in REQUESTS {
+        let unknown = cluster.send(method, target, &[], body);
+        assert_eq!(unknown.status, 504, "{method} {target}");
+        assert_eq!(unknown.header("x-raftkvd-outcome"), Some("unknown"));
+        assert_eq!(unknown.header("retry-after"), None);
+        assert!(unknown.text().contains("may or may not"));
+    }
+    assert_eq!(cluster.get("/a").status, 503);
+    assert_eq!(cluster.get("/-/status").status, 503);
+}
+
+#[test]
+fn a_loop_that_is_stuck_does_not_keep_requests_beyond_their_deadline() {
+    let cluster = Cluster::with(quick());
+    cluster.put("/a", b"1");
+    cluster.set(Mode::Silent);
+    let began = StdInstant::now();
+    for (method, target, body) in REQUESTS {
+        let unknown = cluster.send(method, target, &[], body);
+        assert_eq!(unknown.status, 504, "{method} {target}");
+        assert_eq!(unknown.header("x-raftkvd-outcome"), Some("unknown"));
+    }
+    let read = cluster.get("/a");
+    assert_eq!(
+        (read.status, read.header("x-raftkvd-outcome")),
+        (503, Some("none"))
+    );
+    assert_eq!(cluster.get("/a?consistency=stale").body, b"1");
+    for target in ["/-/status", "/-/live", "/-/ready"] {
+        let stuck = cluster.get(target);
+        assert_eq!(stuck.status, 503);
+        assert!(!stuck.text().is_empty());
+    }
+    assert!(began.elapsed() > Duration::from_millis(7 * 300));
+    // The scripted loop asserts that the questions that timed out left one behind, not several.
+    cluster.set(Mode::Serve);
+    assert_eq!(cluster.get("/-/status").status, 200);
+    assert_eq!(cluster.get("/-/live").status, 200);
+}
+
+#[test]
+fn the_node_gives_up_two_ticks_before_the_api_does() {
+    let cluster = Cluster::with(Limits {
+        request_timeout: Duration::from_secs(2),
+        ..limits()
+    });
+    cluster.put("/a", b"1");
+    cluster.get("/a");
+    for ticks in cluster.deadlines.lock().unwrap().drain(..) {
+        // 2 s are 100 ticks of 20 ms; some time has gone by before the question.
+        assert!((50..=98).contains(&ticks), "{ticks}");
+    }
+    let short = Cluster::with(Limits {
+        request_timeout: Duration::from_millis(30),
+        ..limits()
+    });
+    short.put("/a", b"1");
+    assert_eq!(*short.deadlines.lock().unwrap(), [1]);
+}
+
+#[test]
+fn bodies_that_exceed_the_common_budget_are_refused_and_give_it_back() {
+    let cluster = Cluster::with(Limits {
+        body_bytes_max: 100,
+        ..limits()
+    });
+    let full = cluster.put("/a", &[b'x'; 101]);
+    assert_eq!((full.status, full.header("retry-after")), (503, Some("1")));
+    assert!(full.text().contains("too many"));
+    // One body takes most of it and waits for its outcome.
+    cluster.set(Mode::Silent);
+    let mut waiting = cluster.connect();
+    waiting.write(b"PUT /a HTTP/1.1\r\nContent-Length: 90\r\n\r\n");
+    waiting.write(&[b'x'; 90]);
+    eventually("the write is with the node", || {
+        !cluster.deadlines.lock().unwrap().is_empty()
+    });
+    assert_eq!(cluster.put("/b", &[b'x'; 11]).status, 503);
+    cluster.set(Mode::Serve);
+    assert_eq!(cluster.put("/b", &[b'x'; 10]).status, 204);
+    assert_eq!(waiting.receive("PUT").status, 504);
+    eventually("the share is given back", || {
+        cluster.put("/c", &[b'x'; 100]).status == 204
+    });
+}
