@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod api;
+pub mod apply;
 pub mod cli;
 pub mod command;
 pub mod commit;
@@ -12,7 +13,10 @@ pub mod logging;
 pub mod members;
 pub mod node;
 pub mod proposal;
+pub mod raft_loop;
+pub mod server;
 pub mod status;
 pub mod storage;
 pub mod store;
 pub mod transport;
+pub mod writer;

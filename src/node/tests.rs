@@ -466,7 +466,7 @@ fn a_joiner_catches_up_by_snapshot_and_becomes_a_voter() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
     for i in 0..20 {
-        cluster.put(leader, &format!("k{i}"));
+        drop(cluster.put(leader, &format!("k{i}")));
     }
     let follower = cluster.follower(leader);
     let mut outcome = cluster.change(follower, Kind::AddMember, 4);
@@ -624,7 +624,7 @@ fn snapshots_compact_the_log_and_a_restart_begins_there() {
 fn a_stale_refusal_of_a_lagging_peer_counts_for_nothing() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
-    cluster.put(leader, "a");
+    drop(cluster.put(leader, "a"));
     cluster.tick(5);
     for reason in [
         Reason::Removed { removed_index: 1 },

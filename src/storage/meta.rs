@@ -14,8 +14,8 @@
 //! | 40 | 8 | boot |
 //! | 48 | 8 | index of the entry that removed this member, 0 if none |
 //! | 56 | 8 | number of pins *n* |
-//! | 64 | 16 *n* | pins by ascending peer id: peer id u64, incarnation u64 |
-//! | 64 + 16 *n* | 4 | CRC32C of all before |
+//! | 64 | 24 *n* | pins by ascending peer id: peer id u64, incarnation u64, added index u64 |
+//! | 64 + 24 *n* | 4 | CRC32C of all before |
 //!
 //! The setters are for several threads; each is durable when it returns, and changes nothing when it fails.
 
@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 const MAGIC: &[u8; 8] = b"rkvdmeta";
 const HEAD_BYTES: usize = 64;
 const CRC_BYTES: usize = 4;
-const PIN_BYTES: usize = 16;
+const PIN_BYTES: usize = 24;
 const STATE_STARTING: u32 = 1;
 const STATE_IN_USE: u32 = 2;
 
@@ -50,7 +50,17 @@ struct Contents {
     incarnation: u64,
     boot: u64,
     removed: u64,
-    pins: BTreeMap<u64, u64>,
+    pins: BTreeMap<u64, Pin>,
+}
+
+/// The incarnation that a peer has in one of its lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pin {
+    /// The random number of its data directory.
+    pub incarnation: u64,
+    /// The life: the index of the entry that added the member. A pin of an earlier life than the current one is void,
+    /// so nothing has to be deleted when a member is removed.
+    pub added_index: u64,
 }
 
 impl Meta {
@@ -147,8 +157,8 @@ impl Meta {
         self.lock().boot
     }
 
-    /// The incarnation that this member knows for a peer.
-    pub fn pinned(&self, peer: u64) -> Option<u64> {
+    /// What is remembered of a peer.
+    pub fn pinned(&self, peer: u64) -> Option<Pin> {
         self.lock().pins.get(&peer).copied()
     }
 
@@ -164,17 +174,10 @@ impl Meta {
         })
     }
 
-    /// Remembers a peer's incarnation. Durable on return.
-    pub fn pin(&self, peer: u64, incarnation: u64) -> Result<(), DiskError> {
+    /// Remembers a peer in place of what was remembered before. Durable on return.
+    pub fn pin(&self, peer: u64, pin: Pin) -> Result<(), DiskError> {
         self.change(|contents| {
-            contents.pins.insert(peer, incarnation);
-        })
-    }
-
-    /// Forgets the incarnation of a peer that was removed. Durable on return.
-    pub fn forget(&self, peer: u64) -> Result<(), DiskError> {
-        self.change(|contents| {
-            contents.pins.remove(&peer);
+            contents.pins.insert(peer, pin);
         })
     }
 
@@ -227,9 +230,10 @@ fn encode(contents: &Contents) -> Vec<u8> {
     ] {
         bytes.extend_from_slice(&field.to_le_bytes());
     }
-    for (peer, incarnation) in &contents.pins {
-        bytes.extend_from_slice(&peer.to_le_bytes());
-        bytes.extend_from_slice(&incarnation.to_le_bytes());
+    for (peer, pin) in &contents.pins {
+        for field in [*peer, pin.incarnation, pin.added_index] {
+            bytes.extend_from_slice(&field.to_le_bytes());
+        }
     }
     let crc = crc32c::crc32c(&bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
@@ -271,7 +275,13 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Contents, StorageError> {
         removed: u64_at(bytes, 48),
         pins: bytes[HEAD_BYTES..end]
             .chunks_exact(PIN_BYTES)
-            .map(|pin| (u64_at(pin, 0), u64_at(pin, 8)))
+            .map(|bytes| {
+                let pin = Pin {
+                    incarnation: u64_at(bytes, 8),
+                    added_index: u64_at(bytes, 16),
+                };
+                (u64_at(bytes, 0), pin)
+            })
             .collect(),
     })
 }
@@ -290,6 +300,13 @@ mod tests {
         Meta::load(disk, dir).unwrap().unwrap()
     }
 
+    fn pin(incarnation: u64) -> Pin {
+        Pin {
+            incarnation,
+            added_index: 7,
+        }
+    }
+
     #[test]
     fn every_change_is_there_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
@@ -298,15 +315,17 @@ mod tests {
         assert!(!meta_in(dir.path()).in_use());
         meta.complete_first_start().unwrap();
         meta.pin_cluster(77).unwrap();
-        meta.pin(1, 11).unwrap();
-        meta.pin(2, 22).unwrap();
-        meta.forget(1).unwrap();
+        meta.pin(1, pin(11)).unwrap();
+        meta.pin(2, pin(21)).unwrap();
+        meta.pin(2, pin(22)).unwrap();
         meta.next_boot().unwrap();
         let again = meta_in(dir.path());
         assert!(again.in_use());
         assert_eq!((again.member(), again.cluster(), again.boot()), (3, 77, 2));
         assert_eq!(again.incarnation(), incarnation);
-        assert_eq!((again.pinned(1), again.pinned(2)), (None, Some(22)));
+        assert_eq!(again.pinned(1), Some(pin(11)));
+        assert_eq!(again.pinned(2), Some(pin(22)));
+        assert_eq!(again.pinned(3), None);
         assert_eq!(again.removed(), None);
         again.mark_removed(9).unwrap();
         assert_eq!(meta_in(dir.path()).removed(), Some(9));
@@ -318,7 +337,7 @@ mod tests {
     fn every_flipped_or_missing_byte_is_corrupt() {
         let dir = tempfile::tempdir().unwrap();
         let meta = Meta::create(Arc::new(RealDisk), dir.path(), 3, 5).unwrap();
-        meta.pin(1, 11).unwrap();
+        meta.pin(1, pin(11)).unwrap();
         let path = dir.path().join("meta");
         let good = std::fs::read(&path).unwrap();
         for at in 0..good.len() {

@@ -39,7 +39,7 @@ pub mod snapshot;
 pub mod wal;
 
 pub use disk::{Disk, DiskError, Lock, RealDisk};
-pub use meta::Meta;
+pub use meta::{Meta, Pin};
 pub use snapshot::{ReceiveError, SnapshotSink, SnapshotSource, Snapshots};
 pub use wal::{Options, Wal};
 

@@ -10,9 +10,10 @@
 //! otherwise a member that lags could refuse the very leader from which it has to learn. A claim of an earlier life,
 //! or of none, is judged by the view.
 
-use super::{Pin, View};
+use super::View;
 use crate::inbox::{Reason, Verdict};
 use crate::members::PeerUrl;
+use crate::storage::Pin;
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderValue};
 use std::fmt;

@@ -34,7 +34,7 @@ mod tests;
 use crate::config;
 use crate::inbox::{Inbox, Notice};
 use crate::members::{Members, PeerUrl};
-use crate::storage::SnapshotMeta;
+use crate::storage::{Pin, SnapshotMeta};
 use handshake::{Accepted, Claims, Known, Lane};
 use outbound::{Outbound, Queue};
 use protobuf::Message as _;
@@ -69,16 +69,6 @@ pub trait Directory: Send + Sync + 'static {
     fn pin_cluster(&self, cluster: u64) -> Result<(), FileError>;
     /// Remembers a peer in place of what was remembered before; durable on return.
     fn pin(&self, peer: u64, pin: Pin) -> Result<(), FileError>;
-}
-
-/// The incarnation that a peer has in one of its lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pin {
-    /// The random number of its data directory.
-    pub incarnation: u64,
-    /// The life: the index of the entry that added the member. A pin of an earlier life than the current one is void,
-    /// so nothing has to be deleted when a member is removed.
-    pub added_index: u64,
 }
 
 /// Snapshot files, as the transport needs them. Called where blocking is allowed.

@@ -1,0 +1,535 @@
+//! Wiring: opens storage, makes the channels, starts the threads and the listeners, and stops them in order.
+//!
+//! ```text
+//! tokio runtime   client API, peer connections
+//! raft            raft_loop::run: owns the Node
+//! wal             writer::run: owns the Wal
+//! apply           apply::run: the only writer of the Store
+//! snapshot        apply::write_snapshots
+//! main            waits here for a signal or a reason to end
+//! ```
+//!
+//! Only this module starts threads. Each ends when the one it is fed by has ended: raft by [`Notice::Stop`], then wal
+//! and apply, then snapshot.
+
+use crate::api::{self, Api};
+use crate::apply;
+use crate::config::{self, Config};
+use crate::inbox::{Inbox, Notice};
+use crate::logging;
+use crate::members::Members;
+use crate::node::{self, Exit, Node};
+use crate::raft_loop;
+use crate::storage::{
+    self, DiskError, Meta, Pin, RealDisk, SnapshotMeta, SnapshotSink, SnapshotSource, Snapshots,
+    StorageError,
+};
+use crate::store::Store;
+use crate::transport::{self, Transport};
+use crate::writer;
+use futures_channel::oneshot;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use slog::{Logger, info, warn};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// Why the process ends with another code than 0. Its text is one line: cause, file, and the next thing to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// An address can't be listened on.
+    #[error(
+        "can't listen on {address}: {source}; stop what uses this port, or choose another with {option}"
+    )]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The option that sets it.
+        option: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The data directory.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The disk failed while the daemon ran.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The peers know another data directory under this id.
+    #[error(
+        "{dir} is not the data directory that member {by} knows for member {id}: it was emptied or replaced, and \
+         what member {id} had acknowledged is gone; replace the member: curl -X DELETE http://CLIENT_ADDRESS/{id} and \
+         then curl -X POST -d {url} http://CLIENT_ADDRESS/{id} (at any other member), then start it with --join on an \
+         empty data directory"
+    )]
+    Wiped {
+        /// This member.
+        id: u64,
+        /// Its peer URL.
+        url: String,
+        /// The data directory.
+        dir: String,
+        /// Who says so.
+        by: u64,
+    },
+    /// The id was added to a running cluster, and this process was started as one of its first members.
+    #[error(
+        "member {id} was added to a running cluster, as member {by} knows, but {dir} was made as that of a first \
+         member; remove {dir} and start again with --join"
+    )]
+    NeedsJoin {
+        /// This member.
+        id: u64,
+        /// The data directory.
+        dir: String,
+        /// Who says so.
+        by: u64,
+    },
+    /// Entries that this member acknowledged are not on its disk.
+    #[error(
+        "{dir} ends at entry {last}, but the leader knows that this member had acknowledged entry {committed}: it is \
+         an old copy or was damaged; replace the member: curl -X DELETE http://CLIENT_ADDRESS/{id} and then curl -X \
+         POST -d {url} http://CLIENT_ADDRESS/{id} (at any other member), then start it with --join on an empty data \
+         directory"
+    )]
+    LostLog {
+        /// This member.
+        id: u64,
+        /// Its peer URL.
+        url: String,
+        /// The data directory.
+        dir: String,
+        /// The last entry.
+        last: u64,
+        /// What the leader holds to be here.
+        committed: u64,
+    },
+    /// Anything else.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+impl Failure {
+    /// The exit code: see the README.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Failure::Listen { .. } => 2,
+            Failure::Storage(error) => error.exit_code(),
+            Failure::Disk(_) => 6,
+            Failure::Wiped { .. } | Failure::NeedsJoin { .. } | Failure::LostLog { .. } => 5,
+            Failure::Fatal(_) => 1,
+        }
+    }
+}
+
+/// What the main thread waits for.
+enum End {
+    Signal(&'static str),
+    Node(Exit),
+    Failed(Failure),
+}
+
+/// Runs one member until it is stopped or removed (`Ok`), or fails.
+pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
+    raise_file_limit(logger);
+    let initial = Members::initial(&config.cluster);
+    let start = match config.join {
+        true => storage::Start::Join,
+        false => storage::Start::Bootstrap(initial.clone()),
+    };
+    let disk = Arc::new(RealDisk);
+    let opened = storage::open(disk, &config.data_dir, config.id, start, logger)?;
+    let client_listener = listen(config.client_address, "--port or --listen")?;
+    let peer_listener = listen(config.peer_address, "--cluster or --listen-peer")?;
+
+    let store = Arc::new(Store::new());
+    if let Some(meta) = &opened.recovered.snapshot {
+        apply::load(&store, &opened.snapshots, meta, logger)?;
+    }
+    let settings = node::Settings {
+        id: config.id,
+        boot: opened.meta.boot(),
+        election_ticks: config.election_ticks(),
+        heartbeat_ticks: config.heartbeat_ticks(),
+        snapshot_bytes: config.snapshot_bytes,
+    };
+    let joining = opened.recovered.snapshot.is_none();
+    let raft_logger = logging::raft_logger(logger);
+    let node =
+        Node::new(settings, opened.recovered, logger, &raft_logger).map_err(Failure::Fatal)?;
+    let known = if joining { &initial } else { node.members() };
+    warn_if_flags_differ(&initial, known, opened.first_start, logger);
+
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config::RUNTIME_THREADS)
+        .thread_name("tokio")
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Fatal(format!("can't start the runtime: {error}")))?;
+    let inbox = Arc::new(Inbox::default());
+    let (ends, mut ended) = unbounded_channel();
+    let transport = Transport::new(
+        transport::Settings {
+            directory: Arc::new(Directory {
+                meta: opened.meta.clone(),
+                ends: ends.clone(),
+            }),
+            snapshots: opened.snapshots.clone(),
+            limits: transport::Limits::default(),
+        },
+        inbox.clone(),
+        runtime.handle().clone(),
+        logger.clone(),
+    );
+    transport.set_members(known, joining);
+    let (stop_peers, peers_stop) = oneshot::channel::<()>();
+    runtime.spawn({
+        let (transport, listener) = (transport.clone(), into_tokio(peer_listener, &runtime)?);
+        async move { transport.serve(listener, cancelled(peers_stop)).await }
+    });
+
+    let (job_sender, jobs) = mpsc::channel();
+    let (commit_sender, commits) = mpsc::channel();
+    let (snapshot_sender, snapshot_jobs) = mpsc::channel();
+    let channels = raft_loop::Channels {
+        inbox: inbox.clone(),
+        jobs: job_sender,
+        commits: commit_sender,
+        transport: transport.clone(),
+        meta: opened.meta.clone(),
+        exit: {
+            let ends = ends.clone();
+            // The main thread may be ending already.
+            Box::new(move |exit| drop(ends.send(End::Node(exit))))
+        },
+    };
+    let tick = config.tick();
+    let mut threads = vec![spawn("raft", &ends, {
+        let logger = logger.clone();
+        move || {
+            raft_loop::run(node, channels, tick, &logger);
+            Ok(())
+        }
+    })?];
+    threads.push(spawn("wal", &ends, {
+        let (inbox, transport) = (inbox.clone(), transport.clone());
+        move || Ok(writer::run(opened.wal, &jobs, &inbox, &transport)?)
+    })?);
+    threads.push(spawn("apply", &ends, {
+        let (store, inbox, snapshots) = (store.clone(), inbox.clone(), opened.snapshots.clone());
+        let logger = logger.clone();
+        move || {
+            Ok(apply::run(
+                &commits,
+                &store,
+                &inbox,
+                &snapshots,
+                &snapshot_sender,
+                &logger,
+            )?)
+        }
+    })?);
+    threads.push(spawn("snapshot", &ends, {
+        let (inbox, snapshots, meta) =
+            (inbox.clone(), opened.snapshots.clone(), opened.meta.clone());
+        move || {
+            Ok(apply::write_snapshots(
+                &snapshot_jobs,
+                &snapshots,
+                || meta.cluster(),
+                &inbox,
+            )?)
+        }
+    })?);
+
+    let api = Api {
+        inbox: inbox.clone(),
+        store,
+        limits: api::Limits::new(&config),
+        tick,
+        logger: logger.clone(),
+    };
+    let (stop_clients, clients_stop) = oneshot::channel::<()>();
+    let client_listener = into_tokio(client_listener, &runtime)?;
+    let clients = runtime.spawn(api::serve(client_listener, api, cancelled(clients_stop)));
+    watch_signals(&runtime, &ends)?;
+    announce(&config, logger);
+
+    let end = runtime.block_on(ended.recv());
+    let result = match end.expect("this function holds a sender") {
+        End::Failed(failure) => return Err(failure),
+        End::Signal(name) => {
+            info!(logger, "stopping"; "signal" => name);
+            Ok(())
+        }
+        End::Node(exit) => on_exit(exit, &config, &opened.meta, logger),
+    };
+    let gently = result.is_ok();
+    let stopped = runtime.block_on(async {
+        let stop = async {
+            if gently {
+                stop_gently(&inbox, stop_clients, clients).await;
+            }
+            inbox.notice(Notice::Stop);
+            let joined =
+                tokio::task::spawn_blocking(|| threads.into_iter().map(JoinHandle::join).count());
+            // A thread that panicked has ended the process: see main.rs.
+            let _ = joined.await;
+            transport.close().await;
+            drop(stop_peers);
+        };
+        tokio::select! {
+            () = stop => Ok(()),
+            failure = next_failure(&mut ended) => Err(failure),
+        }
+    });
+    runtime.shutdown_timeout(config::RUNTIME_STOP_TIMEOUT);
+    drop(opened.lock);
+    stopped.and(result)
+}
+
+/// Hands leadership over, and lets requests that are under way finish; both by `STOP_TIMEOUT`.
+async fn stop_gently(
+    inbox: &Inbox,
+    stop_clients: oneshot::Sender<()>,
+    clients: tokio::task::JoinHandle<()>,
+) {
+    let (reply, handed_over) = oneshot::channel();
+    inbox.notice(Notice::HandOver(reply));
+    let all = async {
+        // Clients are served until there is another leader: what they send meanwhile it will take.
+        let _ = tokio::time::timeout(config::STOP_TIMEOUT / 2, handed_over).await;
+        drop(stop_clients);
+        let _ = clients.await;
+    };
+    // What is not done by then will not be.
+    let _ = tokio::time::timeout(config::STOP_TIMEOUT, all).await;
+}
+
+/// Completes when the sender is dropped.
+async fn cancelled(receiver: oneshot::Receiver<()>) {
+    let _ = receiver.await;
+}
+
+/// What makes a stop that is under way fail.
+async fn next_failure(ended: &mut UnboundedReceiver<End>) -> Failure {
+    loop {
+        match ended.recv().await.expect("the caller holds a sender") {
+            End::Failed(failure) => return failure,
+            End::Signal(name) => {
+                return Failure::Fatal(format!(
+                    "stopped at once by a second signal ({name}); requests that were under way have no answer"
+                ));
+            }
+            End::Node(_) => {}
+        }
+    }
+}
+
+/// Why a node has to end, as an error or, for a removed member, as a durable mark and success.
+fn on_exit(exit: Exit, config: &Config, meta: &Meta, logger: &Logger) -> Result<(), Failure> {
+    let id = config.id;
+    let dir = config.data_dir.display().to_string();
+    let url = config.cluster[id as usize - 1].to_string();
+    match exit {
+        Exit::Removed { index } => {
+            meta.mark_removed(index)?;
+            info!(logger, "this member was removed from the cluster: stopping"; "index" => index);
+            Ok(())
+        }
+        Exit::Wiped { by } => Err(Failure::Wiped { id, url, dir, by }),
+        Exit::NeedsJoin { by } => Err(Failure::NeedsJoin { id, dir, by }),
+        Exit::LostLog { committed, last } => Err(Failure::LostLog {
+            id,
+            url,
+            dir,
+            last,
+            committed,
+        }),
+    }
+}
+
+/// Starts a thread that reports its failure.
+fn spawn(
+    name: &str,
+    ends: &UnboundedSender<End>,
+    body: impl FnOnce() -> Result<(), Failure> + Send + 'static,
+) -> Result<JoinHandle<()>, Failure> {
+    let ends = ends.clone();
+    let run = move || {
+        if let Err(failure) = body() {
+            // The main thread may be ending already.
+            let _ = ends.send(End::Failed(failure));
+        }
+    };
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|error| Failure::Fatal(format!("can't start a thread: {error}")))
+}
+
+fn listen(address: SocketAddr, option: &'static str) -> Result<TcpListener, Failure> {
+    let failed = |source| Failure::Listen {
+        address,
+        option,
+        source,
+    };
+    // The standard library sets SO_REUSEADDR, so that a restart need not wait for old connections to time out.
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+fn into_tokio(
+    listener: TcpListener,
+    runtime: &tokio::runtime::Runtime,
+) -> Result<tokio::net::TcpListener, Failure> {
+    let _context = runtime.enter();
+    tokio::net::TcpListener::from_std(listener)
+        .map_err(|error| Failure::Fatal(format!("can't use a listener: {error}")))
+}
+
+fn watch_signals(
+    runtime: &tokio::runtime::Runtime,
+    ends: &UnboundedSender<End>,
+) -> Result<(), Failure> {
+    for (name, kind) in [
+        ("SIGTERM", SignalKind::terminate()),
+        ("SIGINT", SignalKind::interrupt()),
+    ] {
+        let _context = runtime.enter();
+        let mut signals = signal(kind)
+            .map_err(|error| Failure::Fatal(format!("can't watch for {name}: {error}")))?;
+        let ends = ends.clone();
+        runtime.spawn(async move {
+            while signals.recv().await.is_some() {
+                // The main thread may be ending already.
+                let _ = ends.send(End::Signal(name));
+            }
+        });
+    }
+    Ok(())
+}
+
+/// The one line on stderr for who has just started it, whatever the log is set to.
+fn announce(config: &Config, logger: &Logger) {
+    let address = config.client_address;
+    eprintln!(
+        "raftkvd {} is listening: try curl -X PUT -d hello http://{address}/greeting and then curl \
+         http://{address}/greeting",
+        config.id
+    );
+    info!(logger, "started"; "version" => env!("CARGO_PKG_VERSION"), "id" => config.id,
+        "clients" => %address, "peers" => %config.peer_address, "data" => %config.data_dir.display());
+}
+
+/// A restart goes by what is on disk. Flags that say something else deserve a word.
+fn warn_if_flags_differ(flags: &Members, stored: &Members, first_start: bool, logger: &Logger) {
+    let urls = |members: &Members| -> Vec<String> {
+        let listed = members.members.iter();
+        listed
+            .map(|(id, member)| format!("{id}={}", member.url))
+            .collect()
+    };
+    if !first_start && urls(flags) != urls(stored) {
+        warn!(logger, "--cluster differs from the stored members and is ignored: it counts on the first start only";
+            "stored" => urls(stored).join(","), "--cluster" => urls(flags).join(","));
+    }
+}
+
+/// Every connection needs a file descriptor, and the usual soft limit of 1,024 is soon used up.
+fn raise_file_limit(logger: &Logger) {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        warn!(logger, "can't raise the limit of open files"; "error" => %error);
+    }
+}
+
+/// What the transport asks of the data directory. When its disk fails, the process ends.
+struct Directory {
+    meta: Arc<Meta>,
+    ends: UnboundedSender<End>,
+}
+
+impl Directory {
+    /// Ends the process when the disk has failed: nothing it was asked to remember may be relied on.
+    fn checked(&self, result: Result<(), DiskError>) -> Result<(), transport::FileError> {
+        result.map_err(|error| {
+            let text = error.to_string();
+            // The main thread may be ending already.
+            let _ = self.ends.send(End::Failed(error.into()));
+            text.into()
+        })
+    }
+}
+
+impl transport::Directory for Directory {
+    fn member(&self) -> u64 {
+        self.meta.member()
+    }
+
+    fn cluster(&self) -> u64 {
+        self.meta.cluster()
+    }
+
+    fn incarnation(&self) -> u64 {
+        self.meta.incarnation()
+    }
+
+    fn pinned(&self, peer: u64) -> Option<Pin> {
+        self.meta.pinned(peer)
+    }
+
+    fn pin_cluster(&self, cluster: u64) -> Result<(), transport::FileError> {
+        self.checked(self.meta.pin_cluster(cluster))
+    }
+
+    fn pin(&self, peer: u64, pin: Pin) -> Result<(), transport::FileError> {
+        self.checked(self.meta.pin(peer, pin))
+    }
+}
+
+impl transport::SnapshotFiles for Snapshots {
+    fn open(
+        &self,
+        index: u64,
+        term: u64,
+    ) -> Result<Box<dyn transport::SnapshotSource>, transport::FileError> {
+        Ok(Box::new(Snapshots::open(self, index, term)?))
+    }
+
+    fn receive(
+        &self,
+        cluster: u64,
+    ) -> Result<Box<dyn transport::SnapshotSink>, transport::FileError> {
+        Ok(Box::new(Snapshots::receive(self, cluster)?))
+    }
+}
+
+impl transport::SnapshotSource for SnapshotSource {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        SnapshotSource::read(self, buffer)
+    }
+}
+
+impl transport::SnapshotSink for SnapshotSink {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), transport::FileError> {
+        Ok(SnapshotSink::write(self, bytes)?)
+    }
+
+    fn finish(self: Box<Self>) -> Result<SnapshotMeta, transport::FileError> {
+        Ok(SnapshotSink::finish(*self)?)
+    }
+}
