@@ -366,7 +366,7 @@ impl Status {
                 id: number(member, "id")?,
                 url: text(member, "url")?,
                 learner: text(member, "role")? == "learner",
-                matched: member["match"].as_u64(),
+                matched: member["match_index"].as_u64(),
             })
         });
         Ok(Status {
@@ -377,7 +377,7 @@ impl Status {
             term: number(&value, "term")?,
             committed: number(&value, "committed")?,
             applied: number(&value, "applied")?,
-            snapshot: number(&value, "snapshot")?,
+            snapshot: number(&value, "snapshot_index")?,
             members: members.collect::<Result<_, String>>()?,
         })
     }
