@@ -30,12 +30,16 @@
 //! committed that is missing, and each mark stands behind the entries it covers.
 
 pub mod disk;
+#[cfg(test)]
+mod fake_disk;
 pub mod log;
 pub mod meta;
 pub mod record;
 mod recovery;
 pub mod segment;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 pub mod wal;
 
 pub use disk::{Disk, DiskError, Lock, RealDisk};

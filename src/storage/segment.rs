@@ -431,9 +431,11 @@ impl Window {
     fn get(&mut self, offset: u64, count: usize) -> Result<&[u8], DiskError> {
         let held = self.start..self.start + self.bytes.len() as u64;
         if offset < held.start || offset + count as u64 > held.end {
+            let left = self.len.saturating_sub(offset);
+            let ahead = left.min(WINDOW_BYTES as u64) as usize;
             self.bytes.clear();
-            self.bytes.resize(count.max(WINDOW_BYTES), 0);
-            let left = self.len.saturating_sub(offset).min(self.bytes.len() as u64);
+            self.bytes.resize(count.max(ahead), 0);
+            let left = left.min(self.bytes.len() as u64);
             self.file
                 .read_at(&mut self.bytes[..left as usize], offset)?;
             self.start = offset;
