@@ -301,7 +301,7 @@ fn push_hard_state(bytes: &mut Vec<u8>, hard_state: &HardState) {
 }
 
 fn hard_state_at(bytes: &[u8], at: usize) -> HardState {
-    let mut hard_state = HardState::default();
+    let mut hard_state = HardState::new();
     hard_state.term = u64_at(bytes, at);
     hard_state.vote = u64_at(bytes, at + 8);
     hard_state.commit = u64_at(bytes, at + 16);
@@ -316,4 +316,117 @@ pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
 /// A little-endian number in bytes whose length was checked.
 pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn records() -> Vec<Record> {
+        let mut hard_state = HardState::new();
+        hard_state.term = u64::MAX;
+        hard_state.vote = 2;
+        hard_state.commit = 3;
+        let mut entry = Entry::new();
+        entry.index = 7;
+        entry.term = 5;
+        entry.data = vec![0; 3000].into();
+        entry.context = vec![1].into();
+        let mark = Mark {
+            index: 4,
+            term: 5,
+            hard_state: hard_state.clone(),
+            installed: true,
+        };
+        vec![
+            Record::Mark(mark),
+            Record::Entry(Entry::default()),
+            Record::Entry(entry),
+            Record::HardState(hard_state),
+        ]
+    }
+
+    fn encode(offset: u64) -> Vec<u8> {
+        let mut batch = Batch::default();
+        batch.clear();
+        for record in records() {
+            match record {
+                Record::Entry(entry) => batch.entry(&entry),
+                Record::HardState(hard_state) => batch.hard_state(&hard_state),
+                Record::Mark(mark) => batch.mark(&mark),
+            }
+        }
+        batch.finish(99, offset, 1);
+        std::mem::take(batch.bytes_mut())
+    }
+
+    fn decode(bytes: &[u8], offset: u64) -> Option<(Head, Vec<Record>)> {
+        let head = Head::decode(&bytes[..HEAD_BYTES], 99, offset)?;
+        if !head.verify(bytes) {
+            return None;
+        }
+        let mut found = Vec::new();
+        decode_body(&bytes[HEAD_BYTES..HEAD_BYTES + head.body], |record| {
+            found.push(record);
+            Ok(())
+        })
+        .unwrap();
+        Some((head, found))
+    }
+
+    #[test]
+    fn a_batch_survives_a_round_trip_at_its_place_only() {
+        for offset in [0, 8, 496, 504, 512, 1 << 40] {
+            let bytes = encode(offset);
+            assert_eq!(bytes.len() as u64 % ALIGNMENT, 0);
+            let (head, found) = decode(&bytes, offset).unwrap();
+            assert_eq!(found, records());
+            assert!(head.zero_sectors >= 4, "the zeros of the value");
+            assert!(!head.has_hole(&bytes, offset));
+            assert_eq!(Head::decode(&bytes, 98, offset), None);
+            assert_eq!(Head::decode(&bytes, 99, offset + 8), None);
+        }
+    }
+
+    #[test]
+    fn a_cut_or_lost_sector_is_a_hole_and_a_flip_is_none() {
+        for offset in [0, 488, 496, 504, 512] {
+            let good = encode(offset);
+            let (head, _) = decode(&good, offset).unwrap();
+            for at in 0..good.len() {
+                let mut cut = good.clone();
+                cut[at..].fill(0);
+                let hole = match at < HEAD_BYTES {
+                    true => head_has_hole(&cut[..HEAD_BYTES], offset),
+                    false => head.has_hole(&cut, offset),
+                };
+                assert!(hole, "cut at {at}");
+                for bit in 0..8 {
+                    let mut flipped = good.clone();
+                    flipped[at] ^= 1 << bit;
+                    assert_eq!(decode(&flipped, offset), None, "bit {bit} of byte {at}");
+                    let hole = match at < HEAD_BYTES {
+                        true => head_has_hole(&flipped[..HEAD_BYTES], offset),
+                        false => head.has_hole(&flipped, offset),
+                    };
+                    assert!(!hole, "bit {bit} of byte {at}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_records_are_errors() {
+        for (body, why) in [
+            (&[1, 0, 0][..], "shorter than its head"),
+            (&[1, 0, 0, 0, 1], "claims to have 1 bytes"),
+            (&[0xff, 0xff, 0xff, 0xff, 1], "claims to have 4294967295"),
+            (&[0, 0, 0, 0, 9], "type 9"),
+            (&[0, 0, 0, 0, 2], "type 2 and 0 bytes"),
+            (&[1, 0, 0, 0, 1, 0xff], "does not decode"),
+        ] {
+            let error = decode_body(body, |_| Ok(())).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+    }
 }

@@ -1,0 +1,235 @@
+//! Torn tails are cut off, damage is refused, and the two are told apart.
+
+use super::*;
+
+/// A WAL of one segment with this many batches of one entry each, some of whose values are zeros. Nothing in it is known
+/// to be committed, so only the format can tell what is missing.
+fn wal_of(batches: u64) -> (FakeDisk, PathBuf, Expected, Expected) {
+    let disk = FakeDisk::new(9);
+    let mut opened = start(&disk, LARGE).unwrap();
+    let mut expected = Expected::new();
+    let mut before = expected.clone();
+    for i in 0..batches {
+        let len = if i == batches - 1 { 1500 } else { i % 40 };
+        let mut value = vec![0; len as usize];
+        value.iter_mut().skip(1100).for_each(|byte| *byte = 3);
+        let save = append([entry(2 + i, 1, value)]);
+        before.clone_from(&expected);
+        expected.save(&save);
+        opened.wal.save(&[save]).unwrap();
+    }
+    let segment = segments(&disk).pop().unwrap();
+    (disk, segment, before, expected)
+}
+
+/// Where the last batch begins and ends: the marker of a head is at byte 20 of it.
+fn last_batch(bytes: &[u8]) -> (usize, usize) {
+    let head = bytes.windows(4).rposition(|w| w == b"rkvB").unwrap() - 20;
+    (head, bytes.iter().rposition(|b| *b != 0).unwrap() + 1)
+}
+
+#[test]
+fn torn_tail_is_truncated() {
+    let (disk, segment, before, whole) = wal_of(20);
+    let good = disk.read(&segment);
+    let (begin, end) = last_batch(&good);
+    assert!(end - begin > 1500);
+    for cut in begin..=end {
+        for shorter in [false, true] {
+            let disk = disk.after_power_loss(1);
+            disk.tamper(&segment, |bytes| {
+                if shorter {
+                    bytes.truncate(cut);
+                } else {
+                    bytes[cut..].fill(0);
+                }
+            });
+            let mut opened = start(&disk, LARGE).unwrap_or_else(|e| panic!("cut at {cut}: {e}"));
+            let expected = if cut == end { &whole } else { &before };
+            assert_eq!(&Expected::of(&opened.recovered), expected, "cut at {cut}");
+            let aside = files(&disk, "broken");
+            assert_eq!(
+                aside.len(),
+                usize::from(cut > begin && cut < end),
+                "cut at {cut}"
+            );
+            if let Some(aside) = aside.first() {
+                let kept = disk.read(aside);
+                assert!(!kept.is_empty() && good[begin..].starts_with(&kept));
+            }
+            // Whatever stood there never comes back.
+            let last = expected.last();
+            let save = append([entry(last + 1, 2, vec![])]);
+            opened.wal.save(&[save]).unwrap();
+            let again = start(&disk.after_power_loss(1), LARGE).unwrap().recovered;
+            assert_eq!(indexes(&again), (2..=last + 1).collect::<Vec<_>>());
+            assert_eq!(again.entries.last().unwrap().term, 2);
+        }
+    }
+}
+
+#[test]
+fn any_combination_of_lost_sectors_is_a_torn_tail() {
+    let (disk, segment, before, whole) = wal_of(20);
+    let good = disk.read(&segment);
+    let (begin, end) = last_batch(&good);
+    let sectors: Vec<usize> = (begin / 512..end.div_ceil(512)).collect();
+    assert!(sectors.len() >= 3);
+    for lost in 0..1u32 << sectors.len() {
+        let disk = disk.after_power_loss(1);
+        disk.tamper(&segment, |bytes| {
+            for (at, sector) in sectors.iter().enumerate() {
+                if lost & (1 << at) != 0 {
+                    bytes[(sector * 512).max(begin)..(sector + 1) * 512].fill(0);
+                }
+            }
+        });
+        let unharmed = disk.read(&segment) == good;
+        let found = start(&disk, LARGE).unwrap().recovered;
+        let expected = if unharmed { &whole } else { &before };
+        assert_eq!(&Expected::of(&found), expected, "lost {lost:b}");
+    }
+}
+
+#[test]
+fn every_flipped_byte_of_a_wal_is_refused_or_harmless() {
+    let (disk, segment, _, whole) = wal_of(200);
+    let (_, end) = last_batch(&disk.read(&segment));
+    let mut refused = 0;
+    for at in 0..end + 200 {
+        let flip = [0xff, 0x01, 0x80][at % 3];
+        let disk = disk.after_power_loss(1);
+        disk.tamper(&segment, |bytes| bytes[at] ^= flip);
+        match start(&disk, LARGE) {
+            Ok(opened) => {
+                assert!(at >= end, "byte {at} is of no account?");
+                assert_eq!(Expected::of(&opened.recovered), whole, "byte {at}");
+            }
+            result => {
+                let offset = assert_corrupt(result, &segment) as usize;
+                assert!(offset <= at && at < offset + 2000, "{offset} for {at}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused >= end);
+}
+
+#[test]
+fn damage_before_a_later_batch_is_never_a_torn_tail() {
+    let (disk, segment, ..) = wal_of(5);
+    let good = disk.read(&segment);
+    let heads: Vec<usize> = (20..good.len() - 4)
+        .filter(|at| &good[*at..at + 4] == b"rkvB")
+        .map(|at| at - 20)
+        .collect();
+    let (begin, end) = (heads[heads.len() - 3], heads[heads.len() - 2]);
+    // All kinds of holes: the whole batch, its start, its end.
+    for range in [begin..end, begin..begin + 24, begin + 8..end, end - 1..end] {
+        let disk = disk.after_power_loss(1);
+        disk.tamper(&segment, |bytes| bytes[range].fill(0));
+        let offset = assert_corrupt(start(&disk, LARGE), &segment);
+        assert_eq!(offset, begin as u64);
+    }
+}
+
+#[test]
+fn a_committed_entry_that_is_missing_is_corrupt() {
+    let disk = FakeDisk::new(9);
+    drop(start(&disk, LARGE).unwrap());
+    // The WAL itself would never write this.
+    let path = segments(&disk).pop().unwrap();
+    let name = segment::Name {
+        sequence: 0,
+        first_index: 2,
+    };
+    let segment::Begin::Segment(mut reader) =
+        segment::Reader::open(&disk, &dir().join("wal"), name).unwrap()
+    else {
+        panic!("the header is torn");
+    };
+    while reader.next(&mut |_| Ok(())).unwrap() == segment::Step::Batch {}
+    let mut writer = reader.into_writer(LARGE.segment_bytes).unwrap();
+    let mut batch = record::Batch::default();
+    batch.clear();
+    batch.entry(&entry(2, 1, vec![]));
+    batch.hard_state(&hard_state(1, 0, 4));
+    writer.append(&mut batch).unwrap();
+    let error = start(&disk, LARGE).unwrap_err();
+    assert!(error.to_string().contains("4 are committed"), "{error}");
+    assert_corrupt(Err(error), &path);
+}
+
+#[test]
+fn a_missing_segment_or_end_of_a_segment_is_corrupt() {
+    let disk = FakeDisk::new(9);
+    let mut opened = start(&disk, SMALL).unwrap();
+    for index in 2..60 {
+        let save = append([entry(index, 1, vec![5; 300])]);
+        opened.wal.save(&[save]).unwrap();
+    }
+    let all = segments(&disk);
+    assert!(all.len() > 3);
+    for missing in &all[..all.len() - 1] {
+        let disk = disk.after_power_loss(1);
+        disk.remove(missing).unwrap();
+        let error = start(&disk, SMALL).unwrap_err();
+        assert_eq!(error.exit_code(), 4, "{error}");
+    }
+    let disk = disk.after_power_loss(1);
+    let (begin, _) = last_batch(&disk.read(&all[1]));
+    disk.tamper(&all[1], |bytes| bytes[begin..].fill(0));
+    assert_corrupt(start(&disk, SMALL), &all[1]);
+}
+
+#[test]
+fn bytes_of_another_segment_or_place_never_validate() {
+    let (disk, segment, before, _) = wal_of(20);
+    let (other, other_segment, ..) = {
+        let disk = FakeDisk::new(10);
+        let mut opened = start(&disk, LARGE).unwrap();
+        for i in 0..20 {
+            opened
+                .wal
+                .save(&[append([entry(2 + i, 1, vec![1; 40])])])
+                .unwrap();
+        }
+        (disk.clone(), segments(&disk).pop().unwrap())
+    };
+    let stale = other.read(&other_segment);
+    let good = disk.read(&segment);
+    let (begin, end) = last_batch(&good);
+    // Behind the end: a batch of another file at the same place, and a batch of this file at another place.
+    let own = good[begin..end].to_vec();
+    for bytes_behind in [stale[begin..begin + 800].to_vec(), own] {
+        let disk = disk.after_power_loss(1);
+        disk.tamper(&segment, |bytes| {
+            bytes[begin..].fill(0);
+            bytes[begin + 512..begin + 512 + bytes_behind.len()].copy_from_slice(&bytes_behind);
+        });
+        let found = start(&disk, LARGE).unwrap().recovered;
+        assert_eq!(Expected::of(&found), before);
+    }
+}
+
+#[test]
+fn garbage_is_refused_without_a_panic() {
+    let (disk, segment, _, whole) = wal_of(20);
+    let len = disk.read(&segment).len() as u64;
+    let mut random = Random(4);
+    for _ in 0..2000 {
+        let disk = disk.after_power_loss(1);
+        disk.tamper(&segment, |bytes| {
+            for _ in 0..1 + random.below(40) {
+                let at = random.below(len.min(4000)) as usize;
+                let count = random.below(9) as usize;
+                for byte in &mut bytes[at..at + count] {
+                    *byte = random.next() as u8;
+                }
+            }
+        });
+        if let Ok(opened) = start(&disk, LARGE) {
+            assert_eq!(Expected::of(&opened.recovered), whole);
+        }
+    }
+}

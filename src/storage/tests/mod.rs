@@ -1,0 +1,517 @@
+//! Tests of storage as a whole: what a restart finds after crashes, damage and mistakes.
+
+mod crash;
+mod damage;
+
+use super::fake_disk::{FakeDisk, Random};
+use super::*;
+use crate::config;
+use crate::members::{Members, PeerUrl};
+use std::collections::BTreeMap;
+
+const SMALL: Options = Options {
+    segment_bytes: 4096,
+    batch_bytes: config::BATCH_BYTES_TARGET,
+};
+/// One segment holds the whole of a test.
+const LARGE: Options = Options {
+    segment_bytes: 64 << 10,
+    batch_bytes: config::BATCH_BYTES_TARGET,
+};
+
+fn logger() -> Logger {
+    Logger::root(slog::Discard, slog::o!())
+}
+
+fn dir() -> &'static Path {
+    Path::new("/data")
+}
+
+fn members() -> Members {
+    let urls: Vec<PeerUrl> = ["http://a:1", "http://a:2", "http://a:3"]
+        .iter()
+        .map(|url| url.parse().unwrap())
+        .collect();
+    Members::initial(&urls)
+}
+
+fn start(disk: &FakeDisk, options: Options) -> Result<Opened, StorageError> {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let start = Start::Bootstrap(members());
+    open_with(disk, dir(), 3, start, options, &logger())
+}
+
+fn entry(index: u64, term: u64, data: Vec<u8>) -> Entry {
+    let mut entry = Entry::new();
+    entry.index = index;
+    entry.term = term;
+    entry.data = data.into();
+    entry
+}
+
+fn hard_state(term: u64, vote: u64, commit: u64) -> HardState {
+    let mut hard_state = HardState::new();
+    hard_state.term = term;
+    hard_state.vote = vote;
+    hard_state.commit = commit;
+    hard_state
+}
+
+fn append(entries: impl IntoIterator<Item = Entry>) -> Save {
+    Save {
+        entries: entries.into_iter().collect(),
+        sync: true,
+        ..Save::default()
+    }
+}
+
+fn state(term: u64, vote: u64, commit: u64, sync: bool) -> Save {
+    Save {
+        hard_state: Some(hard_state(term, vote, commit)),
+        sync,
+        ..Save::default()
+    }
+}
+
+fn mark(index: u64, term: u64, hard_state: HardState, installed: bool) -> Save {
+    Save {
+        mark: Some(Mark {
+            index,
+            term,
+            hard_state,
+            installed,
+        }),
+        sync: true,
+        ..Save::default()
+    }
+}
+
+fn write_snapshot(snapshots: &Snapshots, index: u64, term: u64) -> Result<u64, DiskError> {
+    let meta = SnapshotMeta {
+        index,
+        term,
+        conf_state: members().conf_state(),
+        ..SnapshotMeta::default()
+    };
+    let value = index.to_string();
+    let entries = [(b"index".as_slice(), index, value.as_bytes())];
+    snapshots.write(&meta, members().cluster_id(), entries.into_iter())
+}
+
+fn indexes(recovered: &Recovered) -> Vec<u64> {
+    recovered.entries.iter().map(|e| e.index).collect()
+}
+
+fn segments(disk: &FakeDisk) -> Vec<PathBuf> {
+    files(disk, "wal")
+}
+
+fn files(disk: &FakeDisk, extension: &str) -> Vec<PathBuf> {
+    let mut paths = disk.paths();
+    paths.retain(|path| path.extension().is_some_and(|e| e == extension));
+    paths
+}
+
+fn assert_corrupt(result: Result<Opened, StorageError>, file: &Path) -> u64 {
+    match result {
+        Err(error @ StorageError::Corrupt { .. }) => {
+            let text = error.to_string();
+            assert!(!text.contains('\n') && text.contains("byte"), "{text}");
+            assert_eq!(error.exit_code(), 4);
+            let StorageError::Corrupt { path, offset, .. } = error else {
+                unreachable!()
+            };
+            assert_eq!(path, file);
+            offset
+        }
+        other => panic!("{} should be corrupt: {other:?}", file.display()),
+    }
+}
+
+/// What a restart has to find.
+#[derive(Debug, Clone, PartialEq)]
+struct Expected {
+    entries: Vec<Entry>,
+    hard_state: HardState,
+    snapshot: u64,
+}
+
+impl Expected {
+    fn new() -> Expected {
+        Expected {
+            entries: Vec::new(),
+            hard_state: hard_state(1, 0, 1),
+            snapshot: 1,
+        }
+    }
+
+    fn last(&self) -> u64 {
+        self.entries.last().map_or(self.snapshot, |e| e.index)
+    }
+
+    fn save(&mut self, save: &Save) {
+        if let Some(mark) = &save.mark {
+            self.hard_state = mark.hard_state.clone();
+            self.snapshot = mark.index;
+            if mark.installed {
+                self.entries.clear();
+            }
+            self.entries.retain(|e| e.index > mark.index);
+        }
+        for entry in &save.entries {
+            self.entries.retain(|e| e.index < entry.index);
+            self.entries.push(entry.clone());
+        }
+        if let Some(hard_state) = &save.hard_state {
+            self.hard_state = hard_state.clone();
+        }
+    }
+
+    fn of(recovered: &Recovered) -> Expected {
+        Expected {
+            entries: recovered.entries.clone(),
+            hard_state: recovered.hard_state.clone(),
+            snapshot: recovered.snapshot.as_ref().map_or(0, |s| s.index),
+        }
+    }
+}
+
+#[test]
+fn a_first_start_and_the_next_one_begin_with_the_same_snapshot() {
+    let disk = FakeDisk::new(1);
+    let first = start(&disk, LARGE).unwrap();
+    assert!(first.first_start);
+    assert_eq!((first.meta.boot(), first.meta.member()), (1, 3));
+    assert_eq!(first.meta.cluster(), members().cluster_id());
+    let found = first.recovered.snapshot.clone().unwrap();
+    assert_eq!((found.index, found.term), (1, 1));
+    assert_eq!(found.conf_state.get_voters(), [1, 2, 3]);
+    assert_eq!(Members::from_state(&found.state), Ok(members()));
+    assert_eq!(first.recovered.hard_state, hard_state(1, 0, 1));
+    let incarnation = first.meta.incarnation();
+    let recovered = first.recovered;
+
+    let second = start(&disk.after_power_loss(7), LARGE).unwrap();
+    assert!(!second.first_start);
+    assert_eq!(
+        (second.meta.boot(), second.meta.incarnation()),
+        (2, incarnation)
+    );
+    assert_eq!(second.recovered.snapshot, recovered.snapshot);
+    assert_eq!(second.recovered.snapshot_bytes, recovered.snapshot_bytes);
+    assert_eq!(second.recovered.hard_state, recovered.hard_state);
+    assert_eq!(second.recovered.entries, []);
+}
+
+#[test]
+fn a_joiner_starts_empty_and_keeps_what_it_was_sent() {
+    let disk = FakeDisk::new(1);
+    let open = |disk: &FakeDisk| {
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        open_with(disk, dir(), 4, Start::Join, LARGE, &logger()).unwrap()
+    };
+    let first = open(&disk);
+    assert_eq!(first.meta.cluster(), 0);
+    assert_eq!(first.recovered.snapshot, None);
+    let disk = disk.after_power_loss(1);
+    let mut second = open(&disk);
+    assert_eq!(second.meta.cluster(), 0);
+    assert_eq!(second.recovered.snapshot, None);
+    second.meta.pin_cluster(members().cluster_id()).unwrap();
+    write_snapshot(&second.snapshots, 40, 2).unwrap();
+    let mut save = mark(40, 2, hard_state(2, 0, 40), true);
+    save.entries.push(entry(41, 2, vec![1]));
+    second.wal.save(&[save]).unwrap();
+    let third = open(&disk.after_power_loss(1));
+    assert_eq!(third.meta.cluster(), members().cluster_id());
+    assert_eq!(third.recovered.snapshot.as_ref().unwrap().index, 40);
+    assert_eq!(indexes(&third.recovered), [41]);
+    assert_eq!(third.recovered.hard_state, hard_state(2, 0, 40));
+}
+
+#[test]
+fn a_save_costs_one_write_and_one_sync() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, LARGE).unwrap();
+    opened
+        .wal
+        .save(&[append([entry(2, 1, vec![0; 9])])])
+        .unwrap();
+    disk.take_counts();
+    let saves = [
+        append([entry(3, 1, vec![1; 9]), entry(4, 1, vec![1; 99])]),
+        append([entry(5, 1, vec![1; 9])]),
+        state(1, 0, 4, false),
+    ];
+    opened.wal.save(&saves).unwrap();
+    let once = BTreeMap::from([("sync", 1), ("write", 1)]);
+    assert_eq!(disk.take_counts(), once);
+    opened.wal.save(&[append([entry(6, 1, vec![1])])]).unwrap();
+    assert_eq!(disk.take_counts(), once);
+    opened.wal.save(&[state(1, 0, 5, false)]).unwrap();
+    assert_eq!(disk.take_counts(), BTreeMap::new());
+}
+
+#[test]
+fn a_commit_index_that_waits_goes_with_the_next_save() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, LARGE).unwrap();
+    opened.wal.save(&[append([entry(2, 1, vec![])])]).unwrap();
+    opened.wal.save(&[state(1, 3, 2, false)]).unwrap();
+    let found = start(&disk.after_power_loss(1), LARGE).unwrap().recovered;
+    assert_eq!(found.hard_state, hard_state(1, 0, 1), "not yet durable");
+    opened.wal.save(&[append([entry(3, 1, vec![])])]).unwrap();
+    let found = start(&disk.after_power_loss(1), LARGE).unwrap().recovered;
+    assert_eq!(found.hard_state, hard_state(1, 3, 2));
+    // A newer one is never overtaken by an older one that waited.
+    let saves = [state(1, 3, 3, false), state(2, 1, 3, true)];
+    opened.wal.save(&saves).unwrap();
+    let found = start(&disk.after_power_loss(1), LARGE).unwrap().recovered;
+    assert_eq!(found.hard_state, hard_state(2, 1, 3));
+}
+
+#[test]
+fn an_old_mark_takes_back_neither_vote_nor_commit_index() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, LARGE).unwrap();
+    let entries = append((2..9).map(|i| entry(i, 1, vec![])));
+    opened.wal.save(&[entries, state(4, 2, 8, true)]).unwrap();
+    write_snapshot(&opened.snapshots, 5, 1).unwrap();
+    let old = mark(5, 1, hard_state(1, 1, 5), false);
+    opened.wal.save(&[old]).unwrap();
+    let found = start(&disk.after_power_loss(1), LARGE).unwrap().recovered;
+    assert_eq!(found.hard_state, hard_state(4, 2, 8));
+    assert_eq!(found.snapshot.as_ref().unwrap().index, 5);
+    assert_eq!(indexes(&found), [6, 7, 8]);
+}
+
+#[test]
+fn conflicting_entries_replace_the_rest_of_the_log() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, LARGE).unwrap();
+    let first = append((2..10).map(|i| entry(i, 1, vec![1])));
+    let second = append([entry(4, 2, vec![2]), entry(5, 2, vec![2])]);
+    opened.wal.save(&[first]).unwrap();
+    opened.wal.save(&[second]).unwrap();
+    let mut opened = start(&disk.after_power_loss(1), LARGE).unwrap();
+    let found = &opened.recovered;
+    assert_eq!(indexes(found), [2, 3, 4, 5]);
+    let terms: Vec<u64> = found.entries.iter().map(|e| e.term).collect();
+    assert_eq!(terms, [1, 1, 2, 2]);
+    opened.wal.save(&[append([entry(6, 2, vec![2])])]).unwrap();
+}
+
+#[test]
+fn an_installed_snapshot_clears_the_log_and_a_local_one_does_not() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, LARGE).unwrap();
+    let entries = append((2..10).map(|i| entry(i, 1, vec![1])));
+    opened.wal.save(&[entries, state(1, 0, 9, true)]).unwrap();
+    write_snapshot(&opened.snapshots, 6, 1).unwrap();
+    let local = mark(6, 1, hard_state(1, 0, 9), false);
+    opened.wal.save(&[local]).unwrap();
+    let found = start(&disk.after_power_loss(1), LARGE).unwrap().recovered;
+    assert_eq!(indexes(&found), [7, 8, 9]);
+
+    write_snapshot(&opened.snapshots, 30, 2).unwrap();
+    let installed = mark(30, 2, hard_state(2, 0, 30), true);
+    opened.wal.save(&[installed]).unwrap();
+    let found = start(&disk.after_power_loss(1), LARGE).unwrap().recovered;
+    assert_eq!(found.snapshot.as_ref().unwrap().index, 30);
+    assert_eq!(indexes(&found), []);
+    opened.wal.save(&[append([entry(31, 2, vec![])])]).unwrap();
+    let found = start(&disk.after_power_loss(1), LARGE).unwrap().recovered;
+    assert_eq!(indexes(&found), [31]);
+}
+
+#[test]
+fn a_huge_save_is_written_in_several_batches() {
+    let options = Options {
+        segment_bytes: 4096,
+        batch_bytes: 2000,
+    };
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, options).unwrap();
+    let save = append((2..50).map(|i| entry(i, 1, vec![i as u8; 700])));
+    opened.wal.save(&[save, state(1, 0, 49, true)]).unwrap();
+    // A record that is larger than a whole segment gets one to itself.
+    opened
+        .wal
+        .save(&[append([entry(50, 1, vec![7; 20_000])])])
+        .unwrap();
+    opened.wal.save(&[append([entry(51, 1, vec![8])])]).unwrap();
+    assert!(segments(&disk).len() > 10);
+    let found = start(&disk.after_power_loss(1), options).unwrap().recovered;
+    assert_eq!(indexes(&found), (2..52).collect::<Vec<_>>());
+    assert_eq!(found.entries[48].data.len(), 20_000);
+}
+
+#[test]
+fn rotation_and_purge_keep_two_snapshots_and_the_log_from_the_older_one() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, SMALL).unwrap();
+    let mut index = 1;
+    let mut most = 0;
+    for round in 1..20u64 {
+        for _ in 0..30 {
+            index += 1;
+            let save = append([entry(index, round, vec![round as u8; 200])]);
+            opened
+                .wal
+                .save(&[save, state(round, 0, index, false)])
+                .unwrap();
+        }
+        let snapshot = index - 10;
+        write_snapshot(&opened.snapshots, snapshot, round).unwrap();
+        let save = mark(snapshot, round, hard_state(round, 0, index), false);
+        opened.wal.save(&[save]).unwrap();
+        assert_eq!(files(&disk, "snap").len(), 2);
+        most = most.max(segments(&disk).len());
+
+        let found = start(&disk.after_power_loss(round), SMALL).unwrap();
+        assert_eq!(found.recovered.snapshot.as_ref().unwrap().index, snapshot);
+        let expected: Vec<u64> = (snapshot + 1..=index).collect();
+        assert_eq!(indexes(&found.recovered), expected);
+    }
+    assert!(most < 12, "{most} segments were kept");
+
+    // The older snapshot and the log behind it do, when the newer one is damaged.
+    let newest = opened.snapshots.path(index - 10, 19);
+    let damaged = disk.after_power_loss(1);
+    damaged.tamper(&newest, |bytes| bytes[40] ^= 1);
+    let found = start(&damaged, SMALL).unwrap();
+    let older = index - 40;
+    assert_eq!(found.recovered.snapshot.as_ref().unwrap().index, older);
+    let expected: Vec<u64> = (older + 1..=index).collect();
+    assert_eq!(indexes(&found.recovered), expected);
+    assert_eq!(found.recovered.hard_state.commit, index);
+    assert_eq!(files(&damaged, "broken").len(), 1);
+    let again = start(&damaged.after_power_loss(1), SMALL).unwrap();
+    assert_eq!(again.recovered.entries, found.recovered.entries);
+}
+
+#[test]
+fn without_any_valid_snapshot_the_start_is_refused_and_changes_nothing() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, SMALL).unwrap();
+    opened.wal.save(&[append([entry(2, 1, vec![])])]).unwrap();
+    let path = opened.snapshots.path(1, 1);
+    disk.tamper(&path, |bytes| bytes[30] ^= 1);
+    let before = disk.paths();
+    assert_corrupt(start(&disk, SMALL), &path);
+    assert_eq!(disk.paths(), before);
+
+    // An older one is of no use behind one that replaced the log.
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, SMALL).unwrap();
+    write_snapshot(&opened.snapshots, 30, 2).unwrap();
+    let installed = mark(30, 2, hard_state(2, 0, 30), true);
+    opened.wal.save(&[installed]).unwrap();
+    let path = opened.snapshots.path(30, 2);
+    disk.tamper(&path, |bytes| bytes.truncate(20));
+    assert_corrupt(start(&disk, SMALL), &path);
+}
+
+// ---- errors ----
+
+#[test]
+fn a_failed_write_or_sync_is_final() {
+    for failing in 1..=2 {
+        let disk = FakeDisk::new(1);
+        let mut opened = start(&disk, LARGE).unwrap();
+        disk.crash_at(disk.operations() + failing);
+        let save = [append([entry(2, 1, vec![])])];
+        assert!(opened.wal.save(&save).is_err());
+        let operations = disk.operations();
+        let error = opened.wal.save(&save).unwrap_err();
+        assert!(error.to_string().contains("an earlier write failed"));
+        assert_eq!(disk.operations(), operations, "it was tried again");
+    }
+}
+
+#[test]
+#[should_panic(expected = "does not follow")]
+fn a_gap_in_what_is_saved_is_a_bug() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, LARGE).unwrap();
+    let _ = opened.wal.save(&[append([entry(3, 1, vec![])])]);
+}
+
+#[test]
+fn a_directory_in_use_is_locked() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || {
+        let start = Start::Bootstrap(members());
+        super::open(Arc::new(RealDisk), dir.path(), 1, start, &logger())
+    };
+    let first = open().unwrap();
+    let error = open().unwrap_err();
+    assert!(matches!(error, StorageError::Locked { .. }), "{error}");
+    assert_eq!(error.exit_code(), 3);
+    drop(first);
+    assert!(!open().unwrap().first_start);
+}
+
+#[test]
+fn the_real_disk_keeps_what_was_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("deep/data");
+    let open = || {
+        let start = Start::Bootstrap(members());
+        open_with(Arc::new(RealDisk), &data, 1, start, SMALL, &logger()).unwrap()
+    };
+    let mut index = 1;
+    for boot in 1..4 {
+        let mut opened = open();
+        assert_eq!(opened.meta.boot(), boot);
+        let last = opened.recovered.entries.last().map_or(1, |e| e.index);
+        assert_eq!(last, index);
+        for _ in 0..40 {
+            index += 1;
+            let save = append([entry(index, 1, vec![index as u8; 300])]);
+            opened.wal.save(&[save]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn data_of_somebody_else_is_refused() {
+    let disk = FakeDisk::new(1);
+    drop(start(&disk, LARGE).unwrap());
+    let open = |disk: &FakeDisk, member| {
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        open_with(disk, dir(), member, Start::Join, LARGE, &logger())
+    };
+    let error = open(&disk, 2).unwrap_err();
+    assert_eq!(error.exit_code(), 5, "{error}");
+    assert!(!error.to_string().contains('\n'));
+    open(&disk, 3).unwrap();
+
+    // The WAL of one directory, the meta file of another.
+    for (member, cluster) in [(3, Start::Join), (4, Start::Bootstrap(members()))] {
+        let other = FakeDisk::new(2);
+        let shared: Arc<dyn Disk> = Arc::new(other.clone());
+        open_with(shared, dir(), member, cluster, LARGE, &logger()).unwrap();
+        let mixed = disk.after_power_loss(1);
+        mixed.tamper(&dir().join("meta"), |bytes| {
+            *bytes = other.read(&dir().join("meta"));
+        });
+        let error = open(&mixed, member).unwrap_err();
+        assert_eq!(error.exit_code(), 5, "{error}");
+    }
+
+    disk.remove(&dir().join("meta")).unwrap();
+    let error = start(&disk, LARGE).unwrap_err();
+    assert_eq!(error.exit_code(), 5, "{error}");
+}
+
+#[test]
+fn a_removed_member_does_not_start_again() {
+    let disk = FakeDisk::new(1);
+    let opened = start(&disk, LARGE).unwrap();
+    opened.meta.mark_removed(77).unwrap();
+    let error = start(&disk.after_power_loss(1), LARGE).unwrap_err();
+    assert_eq!(error.exit_code(), 7);
+    let text = error.to_string();
+    assert!(text.contains("POST /3") && !text.contains('\n'), "{text}");
+}
