@@ -11,6 +11,9 @@ pub(super) struct Files {
     kept: Mutex<HashMap<(u64, u64), Vec<u8>>>,
     /// Sources read this many bytes and then fail.
     broken_after: AtomicU64,
+    /// Files that were begun to be received.
+    begun: AtomicU64,
+    /// Those of them that were given up.
     dropped: AtomicU64,
 }
 
@@ -86,6 +89,7 @@ impl SnapshotFiles for Shelf {
     }
     fn receive(&self, cluster: u64) -> Result<Box<dyn SnapshotSink>, FileError> {
         assert_eq!(cluster, CLUSTER);
+        self.0.begun.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(Sink {
             files: self.0.clone(),
             bytes: Vec::new(),
@@ -220,23 +224,29 @@ async fn half_a_snapshot(one: &Peer) -> TcpStream {
     stream
 }
 
+/// Sends one snapshot and tells how its transfer ended.
+async fn transfer(from: &mut Peer, to: u64) -> bool {
+    let reports = |peer: &Peer| (peer.sent(to, true), peer.sent(to, false));
+    let before = reports(from);
+    let message = snapshot(from.memory.member, to, 70, 3);
+    from.transport.send(vec![message]);
+    from.until("a report", |from| reports(from) != before).await;
+    from.sent(to, true) > before.0
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_snapshot_leaves_nothing_and_frees_its_place() {
     let (mut one, mut two) = pair().await;
     two.files.put((70, 3), (70, 3), 1000);
     let files = one.files.clone();
     for (round, cut) in [(1, true), (2, false)] {
+        let begun = files.begun.load(Ordering::SeqCst);
         let mut half = half_a_snapshot(&one).await;
-        let transport = two.transport.clone();
-        let failures = two.sent(1, false);
-        two.until("the place is taken", |two| {
-            if two.sent(1, false) > failures {
-                return true;
-            }
-            transport.send(vec![snapshot(2, 1, 70, 3)]);
-            false
+        one.until("the file is begun", |_| {
+            files.begun.load(Ordering::SeqCst) > begun
         })
         .await;
+        assert!(!transfer(&mut two, 1).await, "two snapshots at a time");
         if cut {
             drop(half);
         } else {
@@ -249,13 +259,11 @@ async fn a_cut_snapshot_leaves_nothing_and_frees_its_place() {
             files.dropped.load(Ordering::SeqCst) == round
         })
         .await;
-        let successes = two.sent(1, true);
-        let transport = two.transport.clone();
-        two.until("a whole snapshot", |two| {
-            transport.send(vec![snapshot(2, 1, 70, 3)]);
-            two.sent(1, true) > successes
-        })
-        .await;
+        // The place is free a moment after the file is gone.
+        let deadline = Instant::now() + PATIENCE;
+        while !transfer(&mut two, 1).await {
+            assert!(Instant::now() < deadline, "the place stays taken");
+        }
     }
     one.until("the message", |one| !one.messages.is_empty())
         .await;
