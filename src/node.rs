@@ -231,7 +231,7 @@ impl Node {
             exit_told: false,
             settings,
         };
-        node.check_configuration();
+        node.members_changed();
         if node.is_sole_voter() {
             node.campaign();
         }
@@ -818,7 +818,7 @@ impl Node {
         self.published = meta.index;
         self.log_bytes_since_snapshot = 0;
         self.last_snapshot_bytes = 0;
-        self.check_configuration();
+        self.members_changed();
         self.members_news
             .push_back((self.last_ready, Arc::new(self.members.clone())));
         self.raw.mut_store().install(meta.clone());
@@ -935,7 +935,7 @@ impl Node {
         self.raw
             .apply_conf_change(change)
             .expect("the rules of membership allow only what raft can do");
-        self.check_configuration();
+        self.members_changed();
     }
 
     /// Whether a command is to be carried out: `None` for one that was already, or whose proposer is no member.
@@ -1007,7 +1007,13 @@ impl Node {
         output.commits.push(Commit::Snapshot(Box::new(meta)));
     }
 
-    fn check_configuration(&self) {
+    /// Raft's configuration and the members have changed together.
+    fn members_changed(&mut self) {
+        let added = self.members.members.iter();
+        let added = added
+            .map(|(id, member)| (*id, member.added_index))
+            .collect();
+        self.raw.mut_store().set_added(added);
         let raft = self.raw.raft.prs().conf().to_conf_state();
         let ours = self.members.conf_state();
         assert!(

@@ -142,9 +142,12 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         false => storage::Start::Bootstrap(initial.clone()),
     };
     let disk = Arc::new(RealDisk);
-    let opened = storage::open(disk, &config.data_dir, config.id, start, logger)?;
+    let lock = storage::lock(&*disk, &config.data_dir)?;
+    // Behind the lock, so that a second start of the same member says that it is one; before the data directory is
+    // touched, so that a port that is in use leaves nothing behind.
     let client_listener = listen(config.client_address, "--port or --listen")?;
     let peer_listener = listen(config.peer_address, "--cluster or --listen-peer")?;
+    let opened = storage::open(disk, &config.data_dir, config.id, start, logger)?;
 
     let store = Arc::new(Store::new());
     if let Some(meta) = &opened.recovered.snapshot {
@@ -288,7 +291,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         }
     });
     runtime.shutdown_timeout(config::RUNTIME_STOP_TIMEOUT);
-    drop(opened.lock);
+    drop(lock);
     stopped.and(result)
 }
 

@@ -569,6 +569,36 @@ fn from_two_members_to_one_a_crash_of_the_survivor_strands_nobody() {
 }
 
 #[test]
+fn an_id_that_was_removed_can_be_added_again_on_an_empty_disk() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let follower = cluster.follower(leader);
+    let mut outcome = cluster.change(leader, Kind::RemoveMember, follower);
+    cluster.tick(30);
+    applied(&mut outcome);
+    assert!(matches!(
+        cluster.hosts[&follower].exit,
+        Some(Exit::Removed { .. })
+    ));
+    cluster.crash(follower);
+    let mut outcome = cluster.change(leader, Kind::AddMember, follower);
+    cluster.tick(5);
+    applied(&mut outcome);
+    // The only snapshot so far is the first one, in which the id still has its first life.
+    cluster.add_host(follower, Recovered::default());
+    cluster.tick(40);
+    assert_eq!(cluster.hosts[&follower].exit, None);
+    assert_eq!(cluster.node(follower).members().voters().count(), 3);
+    let mut read = cluster.read(follower);
+    let mut outcome = cluster.put(follower, "a");
+    cluster.settle();
+    assert_eq!(read.try_recv(), Ok(Some(Ok(()))));
+    applied(&mut outcome);
+    cluster.tick(2);
+    cluster.assert_same_maps();
+}
+
+#[test]
 fn the_last_voter_stays() {
     let mut cluster = Cluster::new(1);
     let mut outcome = cluster.change(1, Kind::RemoveMember, 1);

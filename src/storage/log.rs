@@ -12,7 +12,7 @@ use protobuf::Message as _;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{Error, GetEntriesContext, RaftState, StorageError};
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Implements [`raft::Storage`].
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct Log {
     entries: VecDeque<Entry>,
     bytes: u64,
     snapshot: Option<SnapshotMeta>,
+    /// Where each member was added.
+    added: BTreeMap<u64, u64>,
     /// Raft asked for a snapshot that `snapshot` does not satisfy. A cell, because raft asks through `&self`.
     snapshot_wanted: Cell<bool>,
     /// As of start: raft asks for them once.
@@ -45,6 +47,7 @@ impl Log {
             entries: VecDeque::new(),
             bytes: 0,
             snapshot: recovered.snapshot,
+            added: BTreeMap::new(),
             snapshot_wanted: Cell::new(false),
             hard_state: recovered.hard_state,
             conf_state,
@@ -111,6 +114,12 @@ impl Log {
         }
         self.snapshot_wanted.set(false);
         self.snapshot = Some(meta);
+    }
+
+    /// Tells where each member was added. A member is never given a snapshot from before that: if its id was in use
+    /// earlier, it would go through its predecessor's removal as if it were its own.
+    pub fn set_added(&mut self, added: BTreeMap<u64, u64>) {
+        self.added = added;
     }
 
     /// Raft wanted a newer snapshot since the last call.
@@ -212,7 +221,8 @@ impl raft::Storage for Log {
         let fit = self.snapshot.as_ref().filter(|meta| {
             let known =
                 meta.conf_state.voters.contains(&to) || meta.conf_state.learners.contains(&to);
-            known && meta.index >= request_index && meta.index >= self.compacted.0
+            let added = self.added.get(&to).copied().unwrap_or(0);
+            known && meta.index >= request_index.max(added).max(self.compacted.0)
         });
         let Some(meta) = fit else {
             self.snapshot_wanted.set(true);
@@ -312,5 +322,8 @@ mod tests {
         assert!(log.take_snapshot_wanted() && !log.take_snapshot_wanted());
         log.compact(meta(15, 3, &[1, 2]), 0);
         assert_eq!(log.snapshot(0, 2).unwrap().get_metadata().index, 15);
+        log.set_added(BTreeMap::from([(1, 1), (2, 17)]));
+        assert!(log.snapshot(0, 2).is_err(), "2 is of an earlier life there");
+        assert!(log.snapshot(0, 1).is_ok());
     }
 }

@@ -77,8 +77,6 @@ pub struct Opened {
     pub snapshots: Arc<Snapshots>,
     /// Where raft goes on.
     pub recovered: Recovered,
-    /// Keeps other processes out until it is dropped.
-    pub lock: Lock,
     /// The directory was made just now.
     pub first_start: bool,
 }
@@ -161,8 +159,19 @@ impl StorageError {
     }
 }
 
-/// Creates (first start) or recovers the data directory `dir` of this member. Everything that it returns is durable,
-/// the incremented boot number included.
+/// Creates the data directory if need be, and keeps other processes out of it until the lock is dropped.
+pub fn lock(disk: &dyn Disk, dir: &Path) -> Result<Lock, StorageError> {
+    disk.create_dir_all(dir)?;
+    disk.sync_dir(disk::parent(dir))?;
+    let path = dir.join("LOCK");
+    match disk.lock(&path)? {
+        Some(lock) => Ok(lock),
+        None => Err(StorageError::Locked { path }),
+    }
+}
+
+/// Fills (first start) or recovers the data directory `dir` of this member, which the caller has locked. Everything
+/// that it returns is durable, the incremented boot number included.
 pub fn open(
     disk: Arc<dyn Disk>,
     dir: &Path,
@@ -182,12 +191,6 @@ pub fn open_with(
     options: Options,
     logger: &Logger,
 ) -> Result<Opened, StorageError> {
-    disk.create_dir_all(dir)?;
-    disk.sync_dir(disk::parent(dir))?;
-    let lock_path = dir.join("LOCK");
-    let Some(lock) = disk.lock(&lock_path)? else {
-        return Err(StorageError::Locked { path: lock_path });
-    };
     let snapshots = Arc::new(Snapshots::new(disk.clone(), dir.join("snap")));
     let (meta, wal, recovered, first_start) = match Meta::load(disk.clone(), dir)? {
         Some(meta) if meta.in_use() => {
@@ -214,7 +217,6 @@ pub fn open_with(
         wal,
         snapshots,
         recovered,
-        lock,
         first_start,
     })
 }

@@ -318,7 +318,7 @@ fn an_installed_snapshot_clears_the_log_and_a_local_one_does_not() {
     opened.wal.save(&[installed]).unwrap();
     let found = start(&disk.after_power_loss(1), LARGE).unwrap().recovered;
     assert_eq!(found.snapshot.as_ref().unwrap().index, 30);
-    assert_eq!(indexes(&found), []);
+    assert!(indexes(&found).is_empty());
     opened.wal.save(&[append([entry(31, 2, vec![])])]).unwrap();
     let found = start(&disk.after_power_loss(1), LARGE).unwrap().recovered;
     assert_eq!(indexes(&found), [31]);
@@ -440,16 +440,12 @@ fn a_gap_in_what_is_saved_is_a_bug() {
 #[test]
 fn a_directory_in_use_is_locked() {
     let dir = tempfile::tempdir().unwrap();
-    let open = || {
-        let start = Start::Bootstrap(members());
-        super::open(Arc::new(RealDisk), dir.path(), 1, start, &logger())
-    };
-    let first = open().unwrap();
-    let error = open().unwrap_err();
+    let first = lock(&RealDisk, dir.path()).unwrap();
+    let error = lock(&RealDisk, dir.path()).unwrap_err();
     assert!(matches!(error, StorageError::Locked { .. }), "{error}");
     assert_eq!(error.exit_code(), 3);
     drop(first);
-    assert!(!open().unwrap().first_start);
+    lock(&RealDisk, dir.path()).unwrap();
 }
 
 #[test]
@@ -458,6 +454,7 @@ fn the_real_disk_keeps_what_was_saved() {
     let data = dir.path().join("deep/data");
     let open = || {
         let start = Start::Bootstrap(members());
+        let _lock = lock(&RealDisk, &data).unwrap();
         open_with(Arc::new(RealDisk), &data, 1, start, SMALL, &logger()).unwrap()
     };
     let mut index = 1;
