@@ -15,7 +15,7 @@
 //!   does not fit is dropped and reported, as is everything queued for a connection that fails. No message is sent
 //!   twice: raft resends.
 //! - A snapshot's transfer is reported exactly once, however it ends.
-//! - A message reaches the inbox only from a peer whose [`handshake`] was accepted, which it names as its sender, and
+//! - A message reaches the inbox only from a peer whose handshake was accepted, which it names as its sender, and
 //!   only while the view of the members allows that peer. raft-rs itself checks none of this.
 //! - What the transport learns about a peer for good (the cluster, an incarnation) is durable before it is relied on.
 //!
