@@ -1,10 +1,13 @@
 //! Whole clusters of nodes in one thread, without sockets and files: messages, saves and maps are values that the
 //! test moves about, so a test decides what is delivered, made durable, applied or lost, and when.
 
+use super::publish::answer;
 use super::*;
 use crate::members::PeerUrl;
+use crate::proposal::Refusal;
 use crate::storage::SnapshotMeta;
 use futures_channel::oneshot;
+use raft::eraftpb::{Entry, EntryType};
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 

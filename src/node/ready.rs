@@ -1,0 +1,213 @@
+//! One ready of raft, by the protocol that the parent module describes: what may be said at once, what has to be
+//! durable first, what is handed to the WAL; and the snapshots that are taken and installed on the way.
+
+use super::{Job, Node, Output, added_index, role_name, sessions_of, sorted};
+use crate::command::{ReplicatedState, Session};
+use crate::commit::Commit;
+use crate::members::Members;
+use crate::storage::{Mark, Save, SnapshotMeta};
+use protobuf::Message as _;
+use raft::eraftpb::{Message, MessageType};
+use slog::info;
+use std::sync::Arc;
+
+impl Node {
+    pub(super) fn handle_ready(&mut self, output: &mut Output) {
+        let mut ready = self.raw.ready();
+        self.last_ready = ready.number();
+        let mut promises = Vec::new();
+        let vote = (self.raw.raft.term, self.raw.raft.vote);
+        for message in ready.take_messages() {
+            self.route(message, vote, false, output, &mut promises);
+        }
+        for message in ready.take_persisted_messages() {
+            let promise = is_promise(&message);
+            self.route(message, vote, promise, output, &mut promises);
+        }
+        for state in ready.take_read_states() {
+            self.reads.confirm(&state.request_ctx, state.index);
+        }
+        let must_sync = ready.must_sync();
+        if let Some(hard_state) = ready.hs() {
+            self.hard_state = hard_state.clone();
+            self.commit_unsaved = true;
+        }
+        let snapshot = ready.snapshot().clone();
+        let entries = ready.take_entries();
+        let mut mark = None;
+        if !snapshot.is_empty() {
+            mark = Some(self.install_snapshot(&snapshot, output));
+        }
+        self.raw.mut_store().append(entries.clone());
+        let committed = ready.take_committed_entries();
+        self.raw.advance_append_async(ready);
+        let announces = self.publish(committed, output);
+
+        // A removal that a peer is told of must survive a crash of the teller, or a survivor could be left with a
+        // configuration whose other half has gone home.
+        let sync = must_sync || announces;
+        if sync || !(promises.is_empty() || self.jobs.is_empty()) {
+            let hard_state = self.commit_unsaved.then(|| self.hard_state.clone());
+            self.commit_unsaved = false;
+            let save = Save {
+                mark,
+                entries,
+                hard_state,
+                sync,
+            };
+            output.job = Some(self.job(self.last_ready, save, promises));
+        } else {
+            // Whatever these promises rest on is durable already.
+            output.messages.append(&mut promises);
+            if self.jobs.is_empty() {
+                // Nothing of this ready has to be written: raft may forget it.
+                self.raw.on_persist_ready(self.last_ready);
+            }
+        }
+        self.note_leadership(output);
+    }
+
+    /// Messages go out now, unless they promise something that a crash must not break.
+    fn route(
+        &self,
+        message: Message,
+        vote: (u64, u64),
+        promise: bool,
+        output: &mut Output,
+        promises: &mut Vec<Message>,
+    ) {
+        // With one voter, raft-rs lets a leader send entries of a term that is not durable yet: after a crash it
+        // would use the same term again for other entries. (With more voters the vote was durable before it won.)
+        if promise || vote != self.durable_vote {
+            promises.push(message);
+        } else {
+            output.messages.push(message);
+        }
+    }
+
+    pub(super) fn job(&mut self, number: u64, save: Save, messages: Vec<Message>) -> Job {
+        let vote = (self.hard_state.term, self.hard_state.vote);
+        self.jobs.push_back((number, vote));
+        Job {
+            number,
+            save,
+            messages,
+        }
+    }
+
+    fn note_leadership(&mut self, output: &mut Output) {
+        let raft = &self.raw.raft;
+        let leadership = (raft.term, raft.leader_id);
+        if self.role != raft.state {
+            info!(self.logger, "became {}", role_name(raft.state); "term" => raft.term, "was" => role_name(self.role));
+            self.role = raft.state;
+        }
+        if self.leadership == leadership {
+            return;
+        }
+        if leadership.1 != 0 {
+            info!(self.logger, "the leader is {}", leadership.1; "term" => leadership.0);
+            self.resend_after = Some(0);
+            self.last_news = self.now;
+        }
+        if leadership.1 != self.leadership.1 {
+            output.leader = Some(leadership.1);
+        }
+        self.conf_change_in_flight = 0;
+        self.reads.retry();
+        self.leadership = leadership;
+    }
+
+    fn install_snapshot(
+        &mut self,
+        snapshot: &raft::eraftpb::Snapshot,
+        output: &mut Output,
+    ) -> Mark {
+        let metadata = snapshot.get_metadata();
+        let state =
+            ReplicatedState::parse_from_bytes(&snapshot.data).expect("step has read it before");
+        let meta = SnapshotMeta {
+            index: metadata.index,
+            term: metadata.term,
+            conf_state: metadata.get_conf_state().clone(),
+            state,
+        };
+        info!(self.logger, "installing a snapshot from the leader"; "index" => meta.index);
+        self.members = Members::from_state(&meta.state).expect("step has read it before");
+        self.sessions = sessions_of(&meta.state);
+        self.own_added_index = added_index(&self.members, self.settings.id);
+        if let Some((boot, sequence)) = self.sessions.get(&self.settings.id) {
+            if *boot == self.settings.boot {
+                self.pending.jumped(*sequence);
+            }
+        }
+        self.published = meta.index;
+        self.log_bytes_since_snapshot = 0;
+        self.last_snapshot_bytes = 0;
+        self.members_changed();
+        self.members_news
+            .push_back((self.last_ready, Arc::new(self.members.clone())));
+        self.raw.mut_store().install(meta.clone());
+        output.commits.push(Commit::Restore(Box::new(meta)));
+        Mark {
+            index: metadata.index,
+            term: metadata.term,
+            hard_state: self.hard_state.clone(),
+            installed: true,
+        }
+    }
+
+    pub(super) fn request_snapshot(&mut self, output: &mut Output) {
+        let taken = self.raw.store().snapshot_index();
+        if self.snapshot_under_way || self.leaving.is_some() || self.published <= taken {
+            return;
+        }
+        let due = self.settings.snapshot_bytes.max(self.last_snapshot_bytes);
+        let wanted = self.raw.store().take_snapshot_wanted();
+        if self.log_bytes_since_snapshot < due && !wanted {
+            return;
+        }
+        self.log_bytes_since_snapshot = 0;
+        self.snapshot_under_way = true;
+        let mut state = ReplicatedState::new();
+        self.members.write_to(&mut state);
+        state.sessions = self.sessions.iter().map(session).collect();
+        let meta = SnapshotMeta {
+            index: self.published,
+            term: raft::Storage::term(self.raw.store(), self.published)
+                .expect("what is published and not compacted is in the log"),
+            conf_state: self.members.conf_state(),
+            state,
+        };
+        output.commits.push(Commit::Snapshot(Box::new(meta)));
+    }
+}
+
+/// The replicated state in a snapshot message can be read and has the members of its configuration.
+pub(super) fn is_consistent(snapshot: &raft::eraftpb::Snapshot) -> bool {
+    let Ok(state) = ReplicatedState::parse_from_bytes(&snapshot.data) else {
+        return false;
+    };
+    let conf_state = sorted(snapshot.get_metadata().get_conf_state().clone());
+    Members::from_state(&state).is_ok_and(|members| members.conf_state() == conf_state)
+}
+
+/// Messages that a crash of this node must not belie. All others are requests, or answer something that is so now.
+fn is_promise(message: &Message) -> bool {
+    matches!(
+        message.get_msg_type(),
+        MessageType::MsgRequestVote
+            | MessageType::MsgRequestVoteResponse
+            | MessageType::MsgRequestPreVote
+            | MessageType::MsgRequestPreVoteResponse
+            | MessageType::MsgAppendResponse
+    )
+}
+
+fn session((member, (boot, sequence)): (&u64, &(u64, u64))) -> Session {
+    let mut session = Session::new();
+    session.member = *member;
+    session.boot = *boot;
+    session.sequence = *sequence;
+    session
+}
