@@ -54,7 +54,7 @@ fn torn_tail_is_truncated() {
                 "cut at {cut}"
             );
             if let Some(aside) = aside.first() {
-                let kept = disk.read(aside);
+                let kept = disk.after_power_loss(1).read(aside);
                 assert!(!kept.is_empty() && good[begin..].starts_with(&kept));
             }
             // Whatever stood there never comes back.
@@ -180,6 +180,23 @@ fn a_missing_segment_or_end_of_a_segment_is_corrupt() {
     let (begin, _) = last_batch(&disk.read(&all[1]));
     disk.tamper(&all[1], |bytes| bytes[begin..].fill(0));
     assert_corrupt(start(&disk, SMALL), &all[1]);
+}
+
+#[test]
+fn a_vote_that_is_missing_at_the_end_of_a_segment_is_corrupt() {
+    let disk = FakeDisk::new(9);
+    let mut opened = start(&disk, SMALL).unwrap();
+    let mut term = 1;
+    while segments(&disk).len() < 3 {
+        term += 1;
+        opened.wal.save(&[state(term, 1, 1, true)]).unwrap();
+    }
+    for segment in &segments(&disk)[..2] {
+        let disk = disk.after_power_loss(1);
+        let (begin, _) = last_batch(&disk.read(segment));
+        disk.tamper(segment, |bytes| bytes[begin..].fill(0));
+        assert_corrupt(start(&disk, SMALL), segment);
+    }
 }
 
 #[test]

@@ -391,6 +391,50 @@ fn rotation_and_purge_keep_two_snapshots_and_the_log_from_the_older_one() {
 }
 
 #[test]
+fn the_log_reaches_back_to_the_older_snapshot_wherever_segments_end() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, SMALL).unwrap();
+    let mut older = 1;
+    for index in 2..200 {
+        let bytes = index as usize * 37 % 900;
+        let save = append([entry(index, 1, vec![1; bytes])]);
+        opened.wal.save(&[save, state(1, 0, index, false)]).unwrap();
+        write_snapshot(&opened.snapshots, index, 1).unwrap();
+        let save = mark(index, 1, hard_state(1, 0, index), false);
+        opened.wal.save(&[save]).unwrap();
+
+        let damaged = disk.after_power_loss(index);
+        damaged.tamper(&opened.snapshots.path(index, 1), |bytes| bytes[40] ^= 1);
+        let found = start(&damaged, SMALL).unwrap().recovered;
+        assert_eq!(found.snapshot.as_ref().unwrap().index, older);
+        assert_eq!(indexes(&found), [index]);
+        older = index;
+    }
+    assert!(segments(&disk).len() <= 2);
+}
+
+#[test]
+fn snapshots_that_no_mark_names_are_deleted() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, LARGE).unwrap();
+    opened.wal.save(&[append([entry(2, 1, vec![])])]).unwrap();
+    write_snapshot(&opened.snapshots, 2, 1).unwrap();
+    let mut sink = opened.snapshots.receive(1).unwrap();
+    sink.write(b"half a file").unwrap();
+    let killed = disk.after_kill();
+    assert_eq!(
+        (files(&killed, "snap").len(), files(&killed, "tmp").len()),
+        (2, 1)
+    );
+    let found = start(&killed, LARGE).unwrap();
+    assert_eq!(found.recovered.snapshot.unwrap().index, 1);
+    assert_eq!(
+        (files(&killed, "snap").len(), files(&killed, "tmp").len()),
+        (1, 0)
+    );
+}
+
+#[test]
 fn without_any_valid_snapshot_the_start_is_refused_and_changes_nothing() {
     let disk = FakeDisk::new(1);
     let mut opened = start(&disk, SMALL).unwrap();
