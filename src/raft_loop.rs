@@ -55,10 +55,9 @@ pub fn run(mut node: Node, channels: Channels, tick: Duration, logger: &Logger) 
                 Notice::Unreachable(peer) => node.unreachable(peer),
                 Notice::SnapshotSent { to, ok } => node.snapshot_sent(to, ok),
                 Notice::SnapshotWritten(written) => {
-                    if let Some(job) = node.snapshot_written(*written) {
-                        if channels.jobs.send(job).is_err() {
-                            return;
-                        }
+                    let job = node.snapshot_written(*written);
+                    if job.is_some_and(|job| channels.jobs.send(job).is_err()) {
+                        return;
                     }
                 }
                 Notice::Refused(verdict) => node.refused(verdict),

@@ -136,10 +136,10 @@ impl Node {
         self.members = Members::from_state(&meta.state).expect("step has read it before");
         self.sessions = sessions_of(&meta.state);
         self.own_added_index = added_index(&self.members, self.settings.id);
-        if let Some((boot, sequence)) = self.sessions.get(&self.settings.id) {
-            if *boot == self.settings.boot {
-                self.pending.jumped(*sequence);
-            }
+        if let Some((boot, sequence)) = self.sessions.get(&self.settings.id)
+            && *boot == self.settings.boot
+        {
+            self.pending.jumped(*sequence);
         }
         self.published = meta.index;
         self.log_bytes_since_snapshot = 0;
