@@ -1,4 +1,40 @@
 //! raftkvd: a small replicated key-value store.
+//!
+//! # Follow the data
+//!
+//! ```text
+//!  client                                                        peers
+//!    │ HTTP                                                       ▲ │
+//!  ┌─▼───┐  proposals (inbox)  ┌───────────┐      messages      ┌─┴─▼───────┐
+//!  │ api ├────────────────────►│ raft_loop │◄──────────────────►│ transport │
+//!  └─▲─┬─┘                     │  (node)   │                    └───────────┘
+//!    │ │ read                  └─┬───────▲─┘
+//!    │ │          commit channel │  jobs │ persisted
+//!  ┌─┴─▼───┐  ┌───────┐          │   ┌───▼────┐
+//!  │ store │◄─┤ apply │◄─────────┘   │ writer │  storage: WAL, snapshots, meta
+//!  └───────┘  └───────┘              └────────┘
+//! ```
+//!
+//! A request becomes a [`proposal::Proposal`] that carries the sending half of its reply. The [`raft_loop`] takes what
+//! waits in the [`inbox`] and gives it to the [`node`], which puts many commands into one entry and drives raft. The
+//! [`writer`] makes entries durable, one sync for all that wait. Committed entries go down the [`commit`] channel,
+//! each command with its reply; [`apply`] changes the [`store`] and answers.
+//!
+//! Four rules keep it one-way: the reply travels with the data; a snapshot or a read is a marker in the commit channel,
+//! whose position is its index; the node does no waiting and owns no clock, thread, socket or file; one thread writes
+//! the store.
+//!
+//! # Words and watermarks
+//!
+//! A *proposal* is a client's wish, an *entry* a record of the log. *Committed* means durable on a majority,
+//! *published* handed to the commit channel, *applied* in the map. On every node, always:
+//!
+//! `compacted <= snapshot <= applied <= published <= committed <= last`
+//!
+//! # Dependencies point down
+//!
+//! main -> [`cli`], [`logging`], [`server`] -> [`api`], [`raft_loop`], [`writer`], [`apply`], [`transport`] -> [`node`],
+//! [`store`], [`inbox`] -> [`storage`], [`members`], [`proposal`], [`commit`], [`status`], [`command`] -> [`config`]
 
 #![warn(missing_docs)]
 
