@@ -196,7 +196,10 @@ pub const LOG_LINES_MAX: usize = 4_096;
 // ---- stopping ----
 
 /// How long a SIGTERM waits for leadership to be handed over and for requests to be answered.
-pub const STOP_TIMEOUT: Duration = Duration::from_millis(1_500);
+pub const STOP_TIMEOUT: Duration = Duration::from_millis(1_000);
+/// How long the threads may take to end after that. One that is writing or loading a snapshot takes longer, and is
+/// left to end with the process: the next start removes what is unfinished.
+pub const THREADS_STOP_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long the runtime's tasks have to end after everything else has.
 pub const RUNTIME_STOP_TIMEOUT: Duration = Duration::from_millis(100);
 

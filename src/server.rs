@@ -31,7 +31,9 @@ use futures_channel::oneshot;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use slog::{Logger, info, warn};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, TcpListener};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -142,7 +144,8 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         false => storage::Start::Bootstrap(initial.clone()),
     };
     let disk = Arc::new(RealDisk);
-    let lock = storage::lock(&*disk, &config.data_dir)?;
+    // Held to the end of the process: a thread may still write while this function returns with a failure.
+    let _lock = ManuallyDrop::new(storage::lock(&*disk, &config.data_dir)?);
     // Behind the lock, so that a second start of the same member says that it is one; before the data directory is
     // touched, so that a port that is in use leaves nothing behind.
     let client_listener = listen(config.client_address, "--port or --listen")?;
@@ -173,6 +176,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::Fatal(format!("can't start the runtime: {error}")))?;
+    let runtime = Runtime(Some(runtime));
     let inbox = Arc::new(Inbox::default());
     let (ends, mut ended) = unbounded_channel();
     let transport = Transport::new(
@@ -281,7 +285,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
             let joined =
                 tokio::task::spawn_blocking(|| threads.into_iter().map(JoinHandle::join).count());
             // A thread that panicked has ended the process: see main.rs.
-            let _ = joined.await;
+            let _ = tokio::time::timeout(config::THREADS_STOP_TIMEOUT, joined).await;
             transport.close().await;
             drop(stop_peers);
         };
@@ -290,9 +294,27 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
             failure = next_failure(&mut ended) => Err(failure),
         }
     });
-    runtime.shutdown_timeout(config::RUNTIME_STOP_TIMEOUT);
-    drop(lock);
     stopped.and(result)
+}
+
+/// The runtime, ended within a limit however [`run`] returns: its own drop would wait for calls that block (a name
+/// that does not resolve, a disk that hangs) as long as they take.
+struct Runtime(Option<tokio::runtime::Runtime>);
+
+impl Deref for Runtime {
+    type Target = tokio::runtime::Runtime;
+
+    fn deref(&self) -> &tokio::runtime::Runtime {
+        self.0.as_ref().expect("it is taken when it is dropped")
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_timeout(config::RUNTIME_STOP_TIMEOUT);
+        }
+    }
 }
 
 /// Hands leadership over, and lets requests that are under way finish; both by `STOP_TIMEOUT`.
