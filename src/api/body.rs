@@ -115,7 +115,7 @@ impl Body {
 
 fn too_slow() -> Box<Reply> {
     let mut reply = reply::error(
-        StatusCode::REQUEST_TIMEOUT,
+        StatusCode::SERVICE_UNAVAILABLE,
         "not written: the body did not come in time; it is safe to send it again",
     );
     reply::set_outcome(&mut reply, "none");

@@ -221,7 +221,7 @@ fn a_request_whose_body_never_ends_is_ended_by_its_timeout() {
     // An answer, or the end of the connection; never 204.
     match connection.response(false) {
         Ok(response) => assert!(
-            matches!(response.status, 408 | 503),
+            response.status == 503,
             "it was surely not proposed: {response:?}"
         ),
         Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof),

@@ -71,7 +71,7 @@ fn expect_continue_is_answered_when_the_body_is_wanted() {
 }
 
 #[test]
-fn a_body_that_does_not_come_is_408() {
+fn a_body_that_does_not_come_is_503() {
     let cluster = Cluster::with(Limits {
         request_timeout: Duration::from_millis(300),
         ..limits()
@@ -79,7 +79,7 @@ fn a_body_that_does_not_come_is_408() {
     let mut client = cluster.connect();
     client.write(b"PUT /a HTTP/1.1\r\nContent-Length: 3\r\n\r\nab");
     let slow = client.receive("PUT");
-    assert_eq!(slow.status, 408);
+    assert_eq!(slow.status, 503);
     assert_eq!(slow.header("x-raftkvd-outcome"), Some("none"));
     assert_eq!(slow.header("connection"), Some("close"));
     assert!(slow.text().contains("safe to send it again"));
