@@ -92,7 +92,9 @@ impl Members {
                 }
             }
             Kind::PromoteMember => match known {
-                Some(member) if member.learner => {}
+                // A promotion that was long on its way must not hit the next life of an id, which may not even run.
+                Some(member)
+                    if member.learner && member.added_index == command.member_added_index => {}
                 Some(_) => return Ok(Decision::Nothing),
                 None => return Err(Refusal::NotFound),
             },
@@ -395,7 +397,16 @@ mod tests {
         assert!(matches!(members.decide(&add), Ok(Decision::Change(_))));
         members.apply(&add, 7);
         assert_eq!(members.learners().collect::<Vec<_>>(), [4]);
-        members.apply(&command(PromoteMember, 4, ""), 8);
+        let mut promote = command(PromoteMember, 4, "");
+        promote.member_added_index = 5;
+        assert_eq!(
+            members.decide(&promote),
+            Ok(Decision::Nothing),
+            "an earlier life"
+        );
+        promote.member_added_index = 7;
+        assert!(matches!(members.decide(&promote), Ok(Decision::Change(_))));
+        members.apply(&promote, 8);
         assert_eq!(members.conf_state().get_voters(), [1, 2, 3, 4]);
         for id in [1, 2, 3] {
             members.apply(&command(RemoveMember, id, ""), 8 + id);

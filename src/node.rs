@@ -164,6 +164,10 @@ pub struct Node {
     /// The own removal was published: nothing is proposed any more, and raft goes on in the old configuration until
     /// a member confirms that it knows of the removal.
     leaving: Option<u64>,
+    /// Since when, and by whom, a joiner has been told that it is not who it claims to be.
+    suspicion: Option<(u64, u64)>,
+    /// A joiner has said that it waits to be added.
+    waiting_told: bool,
     /// Not told yet.
     exit: Option<Exit>,
     exit_told: bool,
@@ -229,6 +233,8 @@ impl Node {
             log_bytes_since_snapshot: 0,
             last_snapshot_bytes,
             leaving: None,
+            suspicion: None,
+            waiting_told: false,
             exit: None,
             exit_told: false,
             settings,
@@ -245,27 +251,34 @@ impl Node {
     /// Takes a client's proposal. Its outcome comes by its reply, by its deadline.
     pub fn propose(&mut self, proposal: Proposal) {
         self.pending.add(proposal, self.now);
+        if self.leaving.is_some() {
+            self.pending.stop(NotProposed::Stopping);
+        }
     }
 
     /// Takes a linearizable read.
     pub fn read(&mut self, read: Read) {
         self.reads.add(read, self.now);
+        if self.leaving.is_some() {
+            self.reads.stop(NotProposed::Stopping);
+        }
     }
 
     /// A tick has passed. The caller never makes up for ticks it missed: after a stall, several at once would end
     /// the leader's heartbeats before its messages, which wait in the inbox, had a chance.
     pub fn tick(&mut self) {
         self.now += 1;
-        if self.is_leader() || !self.is_sole_voter() {
-            self.raw.tick();
-        } else if self.jobs.is_empty() {
-            // Nobody else could win, so there is nothing to wait for. But a sole voter wins at once, and raft-rs
-            // asserts that a winner's whole log is durable.
-            self.campaign();
+        if self.may_campaign() {
+            if self.is_leader() || !self.is_sole_voter() {
+                self.raw.tick();
+            } else {
+                // Nobody else could win, so there is nothing to wait for.
+                self.campaign();
+            }
         }
         let (unsent, unread) = match self.raw.raft.leader_id {
             0 => (NotProposed::NoLeader, NotProposed::NoLeader),
-            _ => (NotProposed::NoQuorum, NotProposed::NoQuorum),
+            _ => (NotProposed::NotTaken, NotProposed::NoQuorum),
         };
         self.pending.expire(self.now, unsent);
         self.reads.expire(self.now, unread);
@@ -295,7 +308,7 @@ impl Node {
             MessageType::MsgPropose | MessageType::MsgReadIndex if !self.is_leader() => return,
             MessageType::MsgPropose => return self.step_proposal(message),
             MessageType::MsgTransferLeader => return,
-            MessageType::MsgTimeoutNow if self.is_sole_voter() => return,
+            MessageType::MsgTimeoutNow if !self.may_campaign() => return,
             MessageType::MsgSnapshot if !is_consistent(message.get_snapshot()) => {
                 warn!(self.logger, "ignoring a snapshot whose members make no sense"; "from" => message.from);
                 return;
@@ -308,6 +321,7 @@ impl Node {
                     self.end(Exit::LostLog { committed, last });
                     return;
                 }
+                self.suspicion = None;
             }
             MessageType::MsgAppend if self.unapplied_bytes > config::UNAPPLIED_BYTES_MAX => return,
             _ => {}
@@ -405,8 +419,26 @@ impl Node {
             Reason::Removed { removed_index } if own > 0 && removed_index > own => Exit::Removed {
                 index: removed_index,
             },
-            Reason::WrongIncarnation { .. } if never_led && (own > 0 || verdict.by_leader) => {
+            Reason::WrongIncarnation { .. } if never_led && own > 0 => Exit::Wiped { by },
+            Reason::WrongIncarnation { .. } if never_led && verdict.by_leader => {
+                // A joiner has no view of its own to compare with, and who calls itself the leader may just have
+                // been replaced. So the same word has to come again, with nothing from a leader in between.
+                let patience = 2 * self.settings.election_ticks as u64;
+                let (since, suspect) = *self.suspicion.get_or_insert((self.now, by));
+                if suspect != by {
+                    self.suspicion = Some((self.now, by));
+                    return;
+                }
+                if self.now - since < patience {
+                    return;
+                }
                 Exit::Wiped { by }
+            }
+            Reason::NotAMember | Reason::Removed { .. } if own == 0 => {
+                if !std::mem::replace(&mut self.waiting_told, true) {
+                    info!(self.logger, "waiting to be added: POST /{} to any member", self.settings.id; "by" => by);
+                }
+                return;
             }
             Reason::AddedLater { added_index } if own > 0 && added_index > own => match never_led {
                 true => Exit::NeedsJoin { by },
@@ -542,6 +574,16 @@ impl Node {
     fn campaign(&mut self) {
         // It can only fail by not winning.
         let _ = self.raw.campaign();
+    }
+
+    /// Raft-rs asserts that the whole log of a candidate that wins is durable, which matters where it wins at once;
+    /// and a candidate reads the entries that it has not applied, which are gone while a snapshot from the leader is
+    /// still being loaded.
+    fn may_campaign(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        let loading = log.applied + 1 < log.first_index();
+        let durable = self.jobs.is_empty() && log.last_index() == log.persisted;
+        !loading && (durable || self.is_leader() || !self.is_sole_voter())
     }
 
     fn is_sole_voter(&self) -> bool {

@@ -57,6 +57,9 @@ pub enum NotProposed {
     /// No leader was known until the deadline.
     #[error("no leader is known")]
     NoLeader,
+    /// The leader took no proposals until the deadline: leadership was moving, or too much was uncommitted.
+    #[error("the leader takes no writes at present")]
+    NotTaken,
     /// A leader was known but did not answer until the deadline (reads only).
     #[error("the leader did not confirm the read in time")]
     NoQuorum,

@@ -138,6 +138,16 @@ impl Pending {
         self.in_flight.extend(self.unsent.drain(..coded.commands));
     }
 
+    /// Puts the first unsent command behind all others, unless `count` of them were tried already. It has no sequence
+    /// yet, so its place is free.
+    pub fn defer_first(&mut self, count: usize) -> bool {
+        let more = count < self.unsent.len();
+        if more {
+            self.unsent.rotate_left(1);
+        }
+        more
+    }
+
     /// Codes commands in flight for a resend, likewise, beginning with the first whose sequence is above `after`.
     pub fn code_in_flight(&self, after: u64) -> Option<Coded> {
         let start = self

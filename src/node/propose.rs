@@ -35,10 +35,16 @@ impl Node {
             }
             self.resend_after = Some(last);
         }
+        let mut deferred = 0;
         while let Some(mut coded) = self.pending.code_unsent() {
             let entries = std::mem::take(&mut coded.entries);
             if !self.hand_over_to_raft(entries, coded.membership.as_ref()) {
-                return;
+                // A change of membership that has to wait lets the writes behind it pass.
+                deferred += 1;
+                if coded.membership.is_none() || !self.pending.defer_first(deferred) {
+                    return;
+                }
+                continue;
             }
             if !self.pending.has_in_flight() {
                 self.last_news = self.now;
@@ -53,7 +59,7 @@ impl Node {
         if self.raw.raft.leader_id == 0 || !answers {
             return;
         }
-        if let Some(context) = self.reads.begin(self.now) {
+        if let Some(context) = self.reads.begin(self.now, self.own_added_index) {
             self.raw.read_index(context);
         }
     }
@@ -149,6 +155,7 @@ impl Node {
                 let mut command = Command::new();
                 command.kind = Kind::PromoteMember;
                 command.member_id = id;
+                command.member_added_index = self.members.members[&id].added_index;
                 let deadline = self.now + 2 * self.settings.election_ticks as u64;
                 self.pending.add_own(command, deadline);
             }

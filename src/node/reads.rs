@@ -68,8 +68,9 @@ impl Reads {
     }
 
     /// Begins a round when none is under way and somebody waits, or another attempt when that is due: returns its
-    /// context for raft.
-    pub fn begin(&mut self, now: u64) -> Option<Vec<u8>> {
+    /// context for raft. `life` is the index that added this member: an id that is removed and added again counts its
+    /// boots from 1 once more.
+    pub fn begin(&mut self, now: u64, life: u64) -> Option<Vec<u8>> {
         if self.round.is_none() && !self.waiting.is_empty() {
             self.round = Some(Round {
                 contexts: Vec::new(),
@@ -79,7 +80,7 @@ impl Reads {
         }
         let round = self.round.as_mut().filter(|round| round.asked.is_none())?;
         self.sequence += 1;
-        let parts = [self.member, self.boot, self.sequence];
+        let parts = [self.member, life, self.boot, self.sequence];
         let context: Vec<u8> = parts.into_iter().flat_map(u64::to_le_bytes).collect();
         if round.contexts.len() == ATTEMPTS_MAX {
             round.contexts.remove(0);
@@ -130,6 +131,7 @@ impl Reads {
         self.end(|read| read.deadline <= now, reason);
         // Nobody waits for it any more, and the next readers need not either.
         self.round.take_if(|round| round.reads.is_empty());
+        self.confirmed.retain(|(_, reads)| !reads.is_empty());
     }
 
     /// Ends all reads.
@@ -171,25 +173,25 @@ mod tests {
     fn a_read_that_arrives_during_a_round_waits_for_the_next() {
         let mut reads = Reads::new(1, 1);
         let _first = add(&mut reads);
-        let context = reads.begin(0).unwrap();
+        let context = reads.begin(0, 1).unwrap();
         let _second = add(&mut reads);
-        assert_eq!(reads.begin(0), None);
+        assert_eq!(reads.begin(0, 1), None);
         reads.confirm(&context, 7);
         assert!(reads.release(6).is_empty());
         assert_eq!(reads.release(7).len(), 1);
-        assert_ne!(reads.begin(0).unwrap(), context);
+        assert_ne!(reads.begin(0, 1).unwrap(), context);
     }
 
     #[test]
     fn a_lost_round_is_asked_again_with_a_fresh_context() {
         let mut reads = Reads::new(1, 1);
         let _first = add(&mut reads);
-        let old = reads.begin(0).unwrap();
+        let old = reads.begin(0, 1).unwrap();
         reads.retry_stale(4, 5);
-        assert_eq!(reads.begin(4), None);
+        assert_eq!(reads.begin(4, 1), None);
         let _second = add(&mut reads);
         reads.retry_stale(5, 5);
-        let new = reads.begin(5).unwrap();
+        let new = reads.begin(5, 1).unwrap();
         assert_ne!(old, new);
         // The answer to either attempt confirms the first read, and neither the second one, which came later.
         reads.confirm(&old, 3);
@@ -203,10 +205,10 @@ mod tests {
     fn every_read_ends_by_its_deadline() {
         let mut reads = Reads::new(1, 1);
         let mut receivers = vec![add(&mut reads)];
-        let context = reads.begin(0).unwrap();
+        let context = reads.begin(0, 1).unwrap();
         reads.confirm(&context, 100);
         receivers.push(add(&mut reads));
-        reads.begin(0).unwrap();
+        reads.begin(0, 1).unwrap();
         receivers.push(add(&mut reads));
         reads.expire(9, NotProposed::NoQuorum);
         assert_eq!(reads.held(), 3);

@@ -23,6 +23,8 @@ struct Host {
     jobs: VecDeque<Job>,
     /// Jobs become durable only when the test says so.
     slow_disk: bool,
+    /// The map takes in nothing.
+    slow_store: bool,
     exit: Option<Exit>,
     /// As the transport knows them.
     members: Members,
@@ -86,6 +88,7 @@ impl Cluster {
             map: Map::new(),
             jobs: VecDeque::new(),
             slow_disk: false,
+            slow_store: false,
             exit: None,
             members: Members::default(),
         };
@@ -145,7 +148,9 @@ impl Cluster {
                                     .insert(command.key.to_vec(), command.value.to_vec());
                                 answer(reply, Outcome::Applied { index });
                             }
-                            node.applied(apply.index, apply.bytes);
+                            if !host.slow_store {
+                                node.applied(apply.index, apply.bytes);
+                            }
                         }
                         Commit::Read(replies) => {
                             for reply in replies {
@@ -162,7 +167,9 @@ impl Cluster {
                         }
                         Commit::Restore(meta) => {
                             host.map = self.snapshots[&meta.index].clone();
-                            node.applied(meta.index, 0);
+                            if !host.slow_store {
+                                node.applied(meta.index, 0);
+                            }
                         }
                     }
                 }
@@ -485,6 +492,54 @@ fn a_joiner_catches_up_by_snapshot_and_becomes_a_voter() {
     let mut again = cluster.change(4, Kind::AddMember, 4);
     cluster.settle();
     applied(&mut again);
+}
+
+#[test]
+fn a_member_that_still_loads_a_snapshot_does_not_campaign() {
+    let mut cluster = Cluster::new(3);
+    cluster.snapshot_bytes = 1_000;
+    for id in 1..=3 {
+        cluster.crash(id);
+        cluster.start(id);
+    }
+    let leader = cluster.elect();
+    let behind = cluster.follower(leader);
+    cluster.crash(behind);
+    for i in 0..300 {
+        drop(cluster.put(leader, &format!("k{i}")));
+        cluster.settle();
+    }
+    cluster.start(behind);
+    cluster.hosts.get_mut(&behind).unwrap().slow_store = true;
+    for _ in 0..100 {
+        if cluster.node(behind).published > 1 {
+            break;
+        }
+        cluster.tick(1);
+    }
+    assert!(cluster.node(behind).published > 1 && cluster.node(behind).applied == 1);
+    // The others are gone, and one election timeout after the other passes.
+    cluster.crash(leader);
+    cluster.crash(6 - leader - behind);
+    cluster.tick(50);
+    assert_eq!(cluster.node(behind).role, StateRole::Follower);
+}
+
+#[test]
+fn a_joiner_needs_to_hear_twice_that_it_is_not_itself() {
+    let mut cluster = Cluster::new(1);
+    cluster.add_host(2, Recovered::default());
+    let verdict = Verdict {
+        by: 1,
+        by_leader: true,
+        reason: Reason::WrongIncarnation { added_index: 1 },
+    };
+    cluster.node(2).refused(verdict.clone());
+    cluster.tick(25);
+    assert_eq!(cluster.hosts[&2].exit, None);
+    cluster.node(2).refused(verdict);
+    cluster.settle();
+    assert_eq!(cluster.hosts[&2].exit, Some(Exit::Wiped { by: 1 }));
 }
 
 #[test]
