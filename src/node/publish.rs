@@ -84,8 +84,9 @@ impl Node {
             }
         };
         let id = command.member_id;
+        let url = &self.members.members.get(&id).map(|m| m.url.to_string());
         info!(self.logger, "membership changed"; "change" => ?command.kind, "member" => id,
-            "url" => &command.member_url, "index" => index);
+            "url" => url.as_ref().unwrap_or(&command.member_url), "index" => index);
         self.members.apply(&command, index);
         self.apply_conf_change(id, &change, index);
         let removes = command.kind == Kind::RemoveMember;
