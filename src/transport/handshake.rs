@@ -101,6 +101,11 @@ impl Claims {
         if claims.from == 0 || claims.from == claims.to {
             return Err(Malformed::Header(HEADER_FROM));
         }
+        // Who knows when it was added has learned that from its cluster. Without this rule a stranger could claim any
+        // later life, and be believed, without knowing a thing of the cluster.
+        if claims.cluster == 0 && claims.added_index != 0 {
+            return Err(Malformed::Header(HEADER_CLUSTER));
+        }
         Ok(claims)
     }
 }
@@ -210,6 +215,9 @@ pub(super) fn check(
             }
         }
     }
+    // A joiner takes everybody's word, so only for those that it was told of does it keep something on disk. It has
+    // nothing yet that a second data directory under one id could spoil.
+    let remember = !view.joining || view.members.members.contains_key(&claims.from);
     let life = claims.added_index.max(known.index());
     // A pin of an earlier life says nothing about this one: nobody has to delete it, and no crash can leave it behind.
     let pin = pin.filter(|pin| pin.added_index >= life);
@@ -219,7 +227,7 @@ pub(super) fn check(
         }),
         _ => Ok(Accepted {
             pin_cluster: (cluster == 0 && claims.cluster != 0).then_some(claims.cluster),
-            pin: pin.is_none().then_some(Pin {
+            pin: (remember && pin.is_none()).then_some(Pin {
                 incarnation: claims.incarnation,
                 added_index: life,
             }),
@@ -425,6 +433,24 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_joiner_remembers_only_peers_that_it_was_told_of() {
+        let joining = View {
+            joining: true,
+            ..view()
+        };
+        let to_joiner = |id| Claims {
+            to: 9,
+            ..claims(id, 40)
+        };
+        let told = check(&to_joiner(4), 9, CLUSTER, &joining, None).unwrap();
+        assert_eq!(told.pin, pin(7, 40));
+        for stranger in 10..20 {
+            let accepted = check(&to_joiner(stranger), 9, CLUSTER, &joining, None).unwrap();
+            assert_eq!(accepted.pin, None);
+        }
+    }
+
+    #[test]
     fn claims_survive_headers() {
         let mut headers = HeaderMap::new();
         let claims = Claims {
@@ -437,6 +463,7 @@ mod tests {
         for (name, value) in [
             (HEADER_VERSION, "2"),
             (HEADER_CLUSTER, "xyz"),
+            (HEADER_CLUSTER, "0"),
             (HEADER_FROM, "0"),
             (HEADER_FROM, "1"),
             (HEADER_TO, "-1"),
