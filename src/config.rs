@@ -108,7 +108,7 @@ pub const BATCH_BYTES_TARGET: usize = 32 << 20;
 pub const ZEROED_AHEAD_BYTES: u64 = 256 << 10;
 /// Longest header of a snapshot file: members, removed ids and sessions.
 pub const SNAPSHOT_HEADER_BYTES_MAX: usize = 16 << 20;
-/// Longest `meta` file: a pin takes 16 bytes.
+/// Longest `meta` file: a pin takes 24 bytes.
 pub const META_BYTES_MAX: usize = 1 << 20;
 /// Snapshot files that are kept.
 pub const SNAPSHOTS_KEPT: usize = 2;

@@ -21,7 +21,7 @@ use crate::members::Members;
 use crate::node::{self, Exit, Node};
 use crate::raft_loop;
 use crate::storage::{
-    self, DiskError, Meta, Pin, RealDisk, SnapshotMeta, SnapshotSink, SnapshotSource, Snapshots,
+    self, DiskError, Meta, Pin, PinError, RealDisk, SnapshotMeta, SnapshotSink, SnapshotSource, Snapshots,
     StorageError,
 };
 use crate::store::Store;
@@ -518,7 +518,10 @@ impl transport::Directory for Directory {
     }
 
     fn pin(&self, peer: u64, pin: Pin) -> Result<(), transport::FileError> {
-        self.checked(self.meta.pin(peer, pin))
+        match self.meta.pin(peer, pin) {
+            Err(PinError::Disk(error)) => self.checked(Err(error)),
+            other => Ok(other?),
+        }
     }
 }
 

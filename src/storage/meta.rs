@@ -31,6 +31,7 @@ const MAGIC: &[u8; 8] = b"rkvdmeta";
 const HEAD_BYTES: usize = 64;
 const CRC_BYTES: usize = 4;
 const PIN_BYTES: usize = 24;
+const PINS_MAX: usize = (config::META_BYTES_MAX - HEAD_BYTES - CRC_BYTES) / PIN_BYTES;
 const STATE_STARTING: u32 = 1;
 const STATE_IN_USE: u32 = 2;
 
@@ -61,6 +62,17 @@ pub struct Pin {
     /// The life: the index of the entry that added the member. A pin of an earlier life than the current one is void,
     /// so nothing has to be deleted when a member is removed.
     pub added_index: u64,
+}
+
+/// A peer can't be remembered.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    /// The file has no room for another peer.
+    #[error("{} has no room to remember another peer", .0.display())]
+    Full(PathBuf),
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
 }
 
 impl Meta {
@@ -174,11 +186,20 @@ impl Meta {
         })
     }
 
-    /// Remembers a peer in place of what was remembered before. Durable on return.
-    pub fn pin(&self, peer: u64, pin: Pin) -> Result<(), DiskError> {
+    /// Remembers a peer in place of what was remembered before. Durable on return. There is room for tens of thousands
+    /// of ids; peers say themselves who they are, so that they exceed it is no reason to fail.
+    pub fn pin(&self, peer: u64, pin: Pin) -> Result<(), PinError> {
+        let mut full = false;
         self.change(|contents| {
-            contents.pins.insert(peer, pin);
-        })
+            full = contents.pins.len() >= PINS_MAX && !contents.pins.contains_key(&peer);
+            if !full {
+                contents.pins.insert(peer, pin);
+            }
+        })?;
+        match full {
+            true => Err(PinError::Full(self.path.clone())),
+            false => Ok(()),
+        }
     }
 
     /// The entry with this index removed this member: it never starts again from this directory. Durable on return.
@@ -331,6 +352,24 @@ mod tests {
         assert_eq!(meta_in(dir.path()).removed(), Some(9));
         let names = RealDisk.list(dir.path()).unwrap();
         assert_eq!(names, ["meta"], "no temporary file is left");
+    }
+
+    #[test]
+    fn a_full_file_refuses_another_peer_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let meta = Meta::create(Arc::new(RealDisk), dir.path(), 3, 5).unwrap();
+        // All at once: each pin by itself would be a sync.
+        let fill = |contents: &mut Contents| {
+            let pins = (1..=PINS_MAX as u64).map(|id| (id, pin(id)));
+            contents.pins.extend(pins);
+        };
+        meta.change(fill).unwrap();
+        let refused = meta.pin(u64::MAX, pin(1));
+        assert!(matches!(refused, Err(PinError::Full(_))), "{refused:?}");
+        assert_eq!(meta.pinned(u64::MAX), None);
+        meta.pin(7, pin(8)).unwrap();
+        meta.next_boot().unwrap();
+        assert_eq!(meta_in(dir.path()).pinned(7), Some(pin(8)));
     }
 
     #[test]

@@ -43,7 +43,7 @@ mod tests;
 pub mod wal;
 
 pub use disk::{Disk, DiskError, Lock, RealDisk};
-pub use meta::{Meta, Pin};
+pub use meta::{Meta, Pin, PinError};
 pub use snapshot::{ReceiveError, SnapshotSink, SnapshotSource, Snapshots};
 pub use wal::{Options, Wal};
 
