@@ -62,30 +62,35 @@ pub(super) async fn serve(
         };
         failing = false;
         let full = tasks.len() >= shared.limits.connections;
-        let mut known = strangers.lock();
         if full {
-            let Some((_, oldest)) = known.pop_first() else {
+            let oldest = strangers.lock().pop_first();
+            let Some((_, Some(oldest))) = oldest else {
                 debug!(shared.logger, "no room for another connection"; "from" => %address);
                 continue;
             };
             oldest.abort();
         }
+        // The place is taken before there is a task that could give it back, and the lock is not held while the task is
+        // made or ended: a runtime that stops drops a task where it stands, and that takes the lock.
+        strangers.lock().insert(serial, None);
         let stranger = Stranger {
             serial,
             strangers: strangers.clone(),
         };
         let logger = shared.logger.new(o!("from" => address.to_string()));
         let task = tasks.spawn(connection(shared.clone(), stream, stranger, logger));
-        known.insert(serial, task);
+        if let Some(place) = strangers.lock().get_mut(&serial) {
+            *place = Some(task);
+        }
     }
 }
 
-/// Connections without an accepted handshake, oldest first.
+/// Connections without an accepted handshake, oldest first. The newest has no task for a moment.
 #[derive(Default)]
-struct Strangers(Mutex<BTreeMap<u64, AbortHandle>>);
+struct Strangers(Mutex<BTreeMap<u64, Option<AbortHandle>>>);
 
 impl Strangers {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, AbortHandle>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Option<AbortHandle>>> {
         self.0
             .lock()
             .expect("a thread panicked while it held the new connections")
