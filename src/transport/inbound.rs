@@ -173,7 +173,10 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, stranger: Stranger, 
         return;
     };
     let from = claims.from;
-    let entry = Entry::new(&shared, from, lane);
+    let Some(entry) = Entry::new(&shared, from, lane, stranger.serial) else {
+        debug!(logger, "a stream came after a newer one"; "peer" => from, "lane" => %lane);
+        return;
+    };
     let stream = Stream {
         shared: &shared,
         claims,
@@ -323,12 +326,15 @@ fn answer(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
 /// The streams of all peers, and what was logged of those who got none.
 #[derive(Default)]
 pub(super) struct Registry {
-    streams: Mutex<HashMap<(u64, Lane), Arc<Notify>>>,
+    streams: Mutex<Streams>,
     refusals: Mutex<HashMap<u64, String>>,
 }
 
+/// By peer and lane: the serial number of the connection, and what tells it that it was replaced.
+type Streams = HashMap<(u64, Lane), (u64, Arc<Notify>)>;
+
 impl Registry {
-    fn streams(&self) -> MutexGuard<'_, HashMap<(u64, Lane), Arc<Notify>>> {
+    fn streams(&self) -> MutexGuard<'_, Streams> {
         self.streams
             .lock()
             .expect("a thread panicked while it held the streams")
@@ -341,7 +347,8 @@ impl Registry {
     }
 }
 
-/// A stream in the [`Registry`]. A peer has one a lane: a second means that the first is dead and does not know it.
+/// A stream in the [`Registry`]. A peer has one a lane: a second means that the first is dead and does not know it. The
+/// first is the one that was accepted first, also when its handshake (it may sync a file) took longer.
 struct Entry<'a> {
     shared: &'a Shared,
     key: (u64, Lane),
@@ -349,25 +356,29 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    fn new(shared: &'a Shared, from: u64, lane: Lane) -> Entry<'a> {
+    /// `None`: there is a newer one.
+    fn new(shared: &'a Shared, from: u64, lane: Lane, serial: u64) -> Option<Entry<'a>> {
         let (key, replaced) = ((from, lane), Arc::new(Notify::new()));
         let mut streams = shared.inbound.streams();
-        if let Some(older) = streams.insert(key, replaced.clone()) {
+        if streams.get(&key).is_some_and(|(newer, _)| *newer > serial) {
+            return None;
+        }
+        if let Some((_, older)) = streams.insert(key, (serial, replaced.clone())) {
             older.notify_one();
         }
         drop(streams);
-        Entry {
+        Some(Entry {
             shared,
             key,
             replaced,
-        }
+        })
     }
 }
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
         let mut streams = self.shared.inbound.streams();
-        let own = |current: &Arc<Notify>| Arc::ptr_eq(current, &self.replaced);
+        let own = |(_, current): &(u64, Arc<Notify>)| Arc::ptr_eq(current, &self.replaced);
         if streams.get(&self.key).is_some_and(own) {
             streams.remove(&self.key);
         }

@@ -173,3 +173,28 @@ async fn a_second_stream_of_a_lane_replaces_the_first() {
         .unwrap();
     second.read_exact(&mut start).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_handshake_does_not_replace_a_newer_stream() {
+    let mut one = Peer::start(1).await;
+    let url_of_nobody = Peer::start(2).await;
+    one.transport
+        .set_members(&members(&[(1, &one, 1), (2, &url_of_nobody, 1)]), false);
+    let mut older = TcpStream::connect(one.address).await.unwrap();
+    let mut newer = TcpStream::connect(one.address).await.unwrap();
+    let mut frame = Vec::new();
+    frame::encode(&[heartbeat(2, 1, 5)], &mut frame);
+    let hello = [good_head().as_bytes(), &frame].concat();
+    newer.write_all(&hello).await.unwrap();
+    one.until("the newer stream", |one| one.messages.len() == 1)
+        .await;
+
+    older.write_all(&hello).await.unwrap();
+    let mut answer = Vec::new();
+    let closed = timeout(PATIENCE, older.read_to_end(&mut answer)).await;
+    // With its frame unread the connection may end by a reset.
+    let _ = closed.expect("the older stream was kept");
+    newer.write_all(&frame).await.unwrap();
+    one.until("the newer stream again", |one| one.messages.len() == 2)
+        .await;
+}
