@@ -128,6 +128,8 @@ pub const PEER_QUEUE_BYTES_MAX: usize = 64 << 20;
 pub const PEER_QUEUE_MESSAGES_MAX: usize = 8_192;
 /// Connections that the peer port holds at one time.
 pub const PEER_CONNECTIONS_MAX: usize = 1_024;
+/// Longest head of a request on the peer port; it has to hold a URL. Also the size of what is read at one time.
+pub const PEER_HEAD_BYTES_MAX: usize = 16 << 10;
 /// Time for a connection to a peer to be made.
 pub const PEER_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time for a peer to answer a handshake; it may have to sync a file for it.

@@ -140,7 +140,7 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, stranger: Stranger, 
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shared.limits.header_timeout)
-        .max_buf_size(config::SNAPSHOT_CHUNK_BYTES)
+        .max_buf_size(config::PEER_HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await;

@@ -80,6 +80,10 @@ async fn garbage_leaves_the_port_serving() {
         ),
         (head.replace("Host: x", "Content-Length: 9"), "400"),
         (head.replace("from: 2", "from: 3"), "409"),
+        (
+            head.replace("Host: x", &format!("Host: {}", "x".repeat(20_000))),
+            "431",
+        ),
         (head.replace("raft/stream", "raft/snapshot"), "400"),
     ] {
         let answer = talk(&one, request.as_bytes(), false).await;
