@@ -167,8 +167,8 @@ impl Inbox {
         self.notify(events);
     }
 
-    /// Queues messages of a peer; `bytes` is their encoded size. Over the limit they are dropped and counted.
-    pub fn receive(&self, messages: Vec<Message>, bytes: usize) {
+    /// Queues messages of a peer; `bytes` is their encoded size. Over the limit they are dropped and counted: false.
+    pub fn receive(&self, messages: Vec<Message>, bytes: usize) -> bool {
         let mut events = self.lock();
         let count = events.messages.len() + messages.len();
         let total = events.message_bytes + bytes;
@@ -176,11 +176,12 @@ impl Inbox {
             && (count > config::INBOX_MESSAGES_MAX || total > config::INBOX_MESSAGE_BYTES_MAX)
         {
             events.messages_dropped += messages.len() as u64;
-            return;
+            return false;
         }
         events.message_bytes = total;
         events.messages.extend(messages);
         self.notify(events);
+        true
     }
 
     /// The save of this ready, and so of all before it, is durable.

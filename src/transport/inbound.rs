@@ -447,7 +447,8 @@ impl Stream<'_> {
             }
         };
         if !messages.is_empty() {
-            self.shared.inbox.receive(messages, bytes);
+            // Those that do not fit are counted there, and raft resends.
+            let _ = self.shared.inbox.receive(messages, bytes);
         }
         end
     }

@@ -237,6 +237,8 @@ impl Body for FileBody {
 pub(super) enum ReceiveError {
     #[error("another snapshot is being received")]
     Busy,
+    #[error("too many messages wait for the raft loop")]
+    Overloaded,
     #[error("no data for {} s", .0.as_secs())]
     Stalled(std::time::Duration),
     #[error("it was cut off")]
@@ -263,7 +265,7 @@ impl ReceiveError {
     /// The status of the answer, as far as the sender still waits for one.
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            ReceiveError::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            ReceiveError::Busy | ReceiveError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             ReceiveError::File(_) => StatusCode::INTERNAL_SERVER_ERROR,
             ReceiveError::Denied(_) => StatusCode::CONFLICT,
             _ => StatusCode::BAD_REQUEST,
@@ -326,8 +328,10 @@ pub(super) async fn receive(
     inbound::judge_again(shared, &claims)
         .await
         .map_err(ReceiveError::Denied)?;
-    shared.inbox.receive(vec![message], payload.len());
-    Ok(meta)
+    match shared.inbox.receive(vec![message], payload.len()) {
+        true => Ok(meta),
+        false => Err(ReceiveError::Overloaded),
+    }
 }
 
 /// Passes the body on to the writer. That the writer has stopped is not this side's error.

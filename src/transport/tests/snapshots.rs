@@ -207,6 +207,18 @@ async fn a_receiver_that_takes_nothing_is_given_up() {
         .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_whose_message_is_dropped_is_not_reported_as_sent() {
+    let (mut one, two) = pair().await;
+    one.files.put((50, 3), (50, 3), 1000);
+    let flood = vec![heartbeat(1, 2, 0); config::INBOX_MESSAGES_MAX];
+    assert!(two.inbox.receive(flood, 0));
+    one.transport.send(vec![snapshot(1, 2, 50, 3)]);
+    one.until("the failure", |one| one.sent(2, false) == 1)
+        .await;
+    assert_eq!(one.sent(2, true), 0);
+}
+
 /// A snapshot request of member 2 to member 1, up to the middle of the file.
 async fn half_a_snapshot(one: &Peer) -> TcpStream {
     let mut body = Vec::new();
