@@ -557,7 +557,7 @@ impl transport::SnapshotSink for SnapshotSink {
         Ok(SnapshotSink::write(self, bytes)?)
     }
 
-    fn finish(self: Box<Self>) -> Result<SnapshotMeta, transport::FileError> {
-        Ok(SnapshotSink::finish(*self)?)
+    fn finish(self: Box<Self>, promised: &SnapshotMeta) -> Result<(), transport::FileError> {
+        Ok(SnapshotSink::finish(*self, promised)?)
     }
 }

@@ -272,9 +272,10 @@ impl SnapshotSink {
         Ok(())
     }
 
-    /// Checks the whole file: its header, that it belongs to the expected cluster, every block, the footer. Then gives
-    /// it its final name. Durable in its final place on return.
-    pub fn finish(mut self) -> Result<SnapshotMeta, ReceiveError> {
+    /// Checks the whole file: its header, that it belongs to the expected cluster and is the snapshot that was promised
+    /// (its index, term and state), every block, the footer. Then gives it its final name. Durable in its final place on
+    /// return.
+    pub fn finish(mut self, promised: &SnapshotMeta) -> Result<(), ReceiveError> {
         self.flush()?;
         let path = self.temporary.path.clone();
         let checked = || -> Result<SnapshotHeader, StorageError> {
@@ -297,9 +298,21 @@ impl SnapshotSink {
                 header.cluster, self.cluster
             )));
         }
+        let found = SnapshotMeta::from_header(&header);
+        // Before it has its name: there may be another under it, from which a restart begins.
+        if (found.index, found.term) != (promised.index, promised.term) {
+            return Err(ReceiveError::Invalid(format!(
+                "it is of index {} term {}, and not of index {} term {}",
+                found.index, found.term, promised.index, promised.term
+            )));
+        }
+        if found.state != promised.state {
+            let why = "its replicated state is not that of its message";
+            return Err(ReceiveError::Invalid(why.to_owned()));
+        }
         self.file.sync()?;
-        publish(self.temporary, &self.dir, header.index, header.term)?;
-        Ok(SnapshotMeta::from_header(&header))
+        publish(self.temporary, &self.dir, header.index, header.term)
+            .map_err(ReceiveError::Disk)
     }
 
     fn flush(&mut self) -> Result<(), DiskError> {
@@ -604,12 +617,12 @@ mod tests {
     }
 
     /// Sends a file from one disk to another, in pieces of odd sizes.
-    fn send(bytes: &[u8], to: &Snapshots, cluster: u64) -> Result<SnapshotMeta, ReceiveError> {
+    fn send(bytes: &[u8], to: &Snapshots, cluster: u64) -> Result<(), ReceiveError> {
         let mut sink = to.receive(cluster)?;
         for piece in bytes.chunks(70_001) {
             sink.write(piece)?;
         }
-        sink.finish()
+        sink.finish(&meta(9))
     }
 
     fn file(snapshots: &Snapshots, index: u64) -> Vec<u8> {
@@ -635,7 +648,7 @@ mod tests {
             let size = write(&sender, 9, &entries);
             let sent = file(&sender, 9);
             assert_eq!(sent.len() as u64, size);
-            assert_eq!(send(&sent, &receiver, 77).unwrap(), meta(9));
+            send(&sent, &receiver, 77).unwrap();
             // Both are durable, and nothing else is there.
             for disk in [from, to] {
                 let disk = disk.after_power_loss(5);
@@ -725,6 +738,29 @@ mod tests {
         assert!(matches!(what, Err(ReceiveError::Invalid(_))), "{what:?}");
         drop(own.receive(77).unwrap());
         assert_eq!(disk.paths().len(), 1);
+    }
+
+    #[test]
+    fn a_snapshot_that_was_not_promised_does_not_get_its_name() {
+        let disk = FakeDisk::new(1);
+        let own = snapshots(&disk);
+        write(&own, 9, &entries(3, 20));
+        let bytes = file(&own, 9);
+        own.delete_below(10).unwrap();
+        let mut other_state = meta(9);
+        let removed = crate::command::RemovedMember::default();
+        other_state.state.removed.push(removed);
+        let other_term = SnapshotMeta {
+            term: 4,
+            ..meta(9)
+        };
+        for promised in [meta(8), other_term, other_state] {
+            let mut sink = own.receive(77).unwrap();
+            sink.write(&bytes).unwrap();
+            let what = sink.finish(&promised);
+            assert!(matches!(what, Err(ReceiveError::Invalid(_))), "{what:?}");
+            assert_eq!(disk.paths().len(), 0);
+        }
     }
 
     #[test]

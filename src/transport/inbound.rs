@@ -239,8 +239,8 @@ async fn handle(
     let Some(lane) = lane else {
         let from = claims.from;
         return match snapshot::receive(shared, claims, request.into_body()).await {
-            Ok(meta) => {
-                info!(logger, "received a snapshot"; "peer" => from, "index" => meta.index);
+            Ok(index) => {
+                info!(logger, "received a snapshot"; "peer" => from, "index" => index);
                 answer(StatusCode::NO_CONTENT, "")
             }
             Err(error) => {

@@ -91,8 +91,9 @@ pub trait SnapshotSource: Send + 'static {
 pub trait SnapshotSink: Send + 'static {
     /// Appends.
     fn write(&mut self, bytes: &[u8]) -> Result<(), FileError>;
-    /// Checks all of it and puts it durably into its final place.
-    fn finish(self: Box<Self>) -> Result<SnapshotMeta, FileError>;
+    /// Checks all of it, and that it is the snapshot that its message promised (index, term and state), and puts it
+    /// durably into its final place.
+    fn finish(self: Box<Self>, promised: &SnapshotMeta) -> Result<(), FileError>;
 }
 
 /// What a transport works with.

@@ -7,6 +7,7 @@ use super::dial::{self, Failure};
 use super::frame::{self, FrameError, Frames};
 use super::handshake::Claims;
 use super::{Denied, FileError, Shared, SnapshotSource, encoded, inbound};
+use crate::command::ReplicatedState;
 use crate::config::{self, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNKS_QUEUED};
 use crate::inbox::Notice;
 use crate::members::PeerUrl;
@@ -15,7 +16,8 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::StatusCode;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use raft::eraftpb::Message;
+use protobuf::Message as _;
+use raft::eraftpb::{Message, Snapshot};
 use slog::{info, o, warn};
 use std::io;
 use std::pin::Pin;
@@ -249,12 +251,8 @@ pub(super) enum ReceiveError {
     Frame(#[from] FrameError),
     #[error("it begins with {0} messages, not with one")]
     Messages(usize),
-    #[error("the file is of index {} term {}, its message of index {index} term {term}", file.0, file.1)]
-    Mismatch {
-        file: (u64, u64),
-        index: u64,
-        term: u64,
-    },
+    #[error("its message holds no replicated state: {0}")]
+    State(#[from] protobuf::ProtobufError),
     #[error("write the snapshot: {0}")]
     File(FileError),
     #[error("the sender is no longer welcome: {0}")]
@@ -281,11 +279,12 @@ enum Piece {
 }
 
 /// Receives a snapshot from a peer whose claims were accepted, and passes its message on once the file is durable.
+/// Gives its index.
 pub(super) async fn receive(
     shared: &Arc<Shared>,
     claims: Claims,
     mut body: Incoming,
-) -> Result<SnapshotMeta, ReceiveError> {
+) -> Result<u64, ReceiveError> {
     let permit = shared.receiving.clone().try_acquire_owned();
     let permit = permit.map_err(|_| ReceiveError::Busy)?;
     let limit = shared.limits.snapshot_stall;
@@ -304,12 +303,14 @@ pub(super) async fn receive(
         return Err(ReceiveError::Messages(count));
     };
 
+    let promised = promised(message.get_snapshot())?;
+    let index = promised.index;
     let (pieces, taken) = mpsc::channel(SNAPSHOT_CHUNKS_QUEUED);
     let files = shared.clone();
     let writer = spawn_blocking(move || {
         // The permit is given back only when the file is closed, also if nobody waits for this any more.
         let _permit = permit;
-        write_file(&files, taken)
+        write_file(&files, &promised, taken)
     });
     let forwarded = forward(&mut body, frames.into_rest(), limit, pieces).await;
     let written = writer
@@ -317,19 +318,13 @@ pub(super) async fn receive(
         .unwrap_or_else(|error| Err(ReceiveError::File(error.into())));
     // Whichever failed first made the other fail as well; a writer that was only cut off has nothing to say.
     forwarded?;
-    let meta = written?;
+    written?;
 
-    let metadata = message.get_snapshot().get_metadata();
-    let (index, term) = (metadata.index, metadata.term);
-    if (meta.index, meta.term) != (index, term) {
-        let file = (meta.index, meta.term);
-        return Err(ReceiveError::Mismatch { file, index, term });
-    }
     inbound::judge_again(shared, &claims)
         .await
         .map_err(ReceiveError::Denied)?;
     match shared.inbox.receive(vec![message], payload.len()) {
-        true => Ok(meta),
+        true => Ok(index),
         false => Err(ReceiveError::Overloaded),
     }
 }
@@ -373,10 +368,22 @@ async fn next(
     }
 }
 
+/// What the message of a snapshot says about its file.
+fn promised(snapshot: &Snapshot) -> Result<SnapshotMeta, ReceiveError> {
+    let metadata = snapshot.get_metadata();
+    Ok(SnapshotMeta {
+        index: metadata.index,
+        term: metadata.term,
+        conf_state: metadata.get_conf_state().clone(),
+        state: ReplicatedState::parse_from_bytes(&snapshot.data)?,
+    })
+}
+
 fn write_file(
     shared: &Shared,
+    promised: &SnapshotMeta,
     mut pieces: mpsc::Receiver<Piece>,
-) -> Result<SnapshotMeta, ReceiveError> {
+) -> Result<(), ReceiveError> {
     let mut sink = shared
         .snapshots
         .receive(shared.cluster())
@@ -384,7 +391,7 @@ fn write_file(
     loop {
         match pieces.blocking_recv() {
             Some(Piece::Data(data)) => sink.write(&data).map_err(ReceiveError::File)?,
-            Some(Piece::End) => return sink.finish().map_err(ReceiveError::File),
+            Some(Piece::End) => return sink.finish(promised).map_err(ReceiveError::File),
             None => return Err(ReceiveError::Cut),
         }
     }

@@ -49,20 +49,19 @@ impl SnapshotSink for Sink {
         self.bytes.extend_from_slice(bytes);
         Ok(())
     }
-    fn finish(mut self: Box<Self>) -> Result<SnapshotMeta, FileError> {
+    fn finish(mut self: Box<Self>, promised: &SnapshotMeta) -> Result<(), FileError> {
         if self.bytes.len() < 16 {
             return Err("too short".into());
         }
-        self.finished = true;
         let number = |at: usize| u64::from_le_bytes(self.bytes[at..at + 8].try_into().unwrap());
         let (index, term) = (number(0), number(8));
+        if (promised.index, promised.term) != (index, term) {
+            return Err("another snapshot".into());
+        }
+        self.finished = true;
         let bytes = std::mem::take(&mut self.bytes);
         self.files.kept.lock().unwrap().insert((index, term), bytes);
-        Ok(SnapshotMeta {
-            index,
-            term,
-            ..SnapshotMeta::default()
-        })
+        Ok(())
     }
 }
 
@@ -174,6 +173,7 @@ async fn every_failed_transfer_is_reported() {
     one.files.put((60, 3), (61, 3), 1000);
     one.transport.send(vec![snapshot(1, 2, 60, 3)]);
     one.until("a mismatch", |one| one.sent(2, false) == 3).await;
+    assert!(two.files.kept.lock().unwrap().is_empty());
 
     one.transport.send(vec![snapshot(1, 7, 60, 3)]);
     one.until("nobody", |one| one.sent(7, false) == 1).await;
