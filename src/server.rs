@@ -21,8 +21,8 @@ use crate::members::Members;
 use crate::node::{self, Exit, Node};
 use crate::raft_loop;
 use crate::storage::{
-    self, DiskError, Meta, Pin, PinError, RealDisk, SnapshotMeta, SnapshotSink, SnapshotSource, Snapshots,
-    StorageError,
+    self, DiskError, Meta, Pin, PinError, RealDisk, ReceiveError, SnapshotMeta, SnapshotSink,
+    SnapshotSource, Snapshots, StorageError,
 };
 use crate::store::Store;
 use crate::transport::{self, Transport};
@@ -185,7 +185,10 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
                 meta: opened.meta.clone(),
                 ends: ends.clone(),
             }),
-            snapshots: opened.snapshots.clone(),
+            snapshots: Arc::new(SnapshotFiles {
+                snapshots: opened.snapshots.clone(),
+                ends: ends.clone(),
+            }),
             limits: transport::Limits::default(),
         },
         inbox.clone(),
@@ -478,6 +481,23 @@ fn raise_file_limit(logger: &Logger) {
     }
 }
 
+/// Ends the process because its disk has failed. Gives what the transport is told.
+fn fail(ends: &UnboundedSender<End>, error: DiskError) -> transport::FileError {
+    let text = error.to_string();
+    // The main thread may be ending already.
+    let _ = ends.send(End::Failed(error.into()));
+    text.into()
+}
+
+/// As [`fail`], but a disk that is only full is no reason to end: what was received of the snapshot is removed, and its
+/// sender tries again.
+fn fail_unless_full(ends: &UnboundedSender<End>, error: DiskError) -> transport::FileError {
+    match error.source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => error.into(),
+        _ => fail(ends, error),
+    }
+}
+
 /// What the transport asks of the data directory. When its disk fails, the process ends.
 struct Directory {
     meta: Arc<Meta>,
@@ -487,12 +507,7 @@ struct Directory {
 impl Directory {
     /// Ends the process when the disk has failed: nothing it was asked to remember may be relied on.
     fn checked(&self, result: Result<(), DiskError>) -> Result<(), transport::FileError> {
-        result.map_err(|error| {
-            let text = error.to_string();
-            // The main thread may be ending already.
-            let _ = self.ends.send(End::Failed(error.into()));
-            text.into()
-        })
+        result.map_err(|error| fail(&self.ends, error))
     }
 }
 
@@ -525,20 +540,36 @@ impl transport::Directory for Directory {
     }
 }
 
-impl transport::SnapshotFiles for Snapshots {
+/// The snapshot files as the transport uses them. When the disk fails while one is received, the process ends.
+struct SnapshotFiles {
+    snapshots: Arc<Snapshots>,
+    ends: UnboundedSender<End>,
+}
+
+/// A snapshot file that is being received.
+struct Received {
+    sink: SnapshotSink,
+    ends: UnboundedSender<End>,
+}
+
+impl transport::SnapshotFiles for SnapshotFiles {
     fn open(
         &self,
         index: u64,
         term: u64,
     ) -> Result<Box<dyn transport::SnapshotSource>, transport::FileError> {
-        Ok(Box::new(Snapshots::open(self, index, term)?))
+        Ok(Box::new(self.snapshots.open(index, term)?))
     }
 
     fn receive(
         &self,
         cluster: u64,
     ) -> Result<Box<dyn transport::SnapshotSink>, transport::FileError> {
-        Ok(Box::new(Snapshots::receive(self, cluster)?))
+        let ends = self.ends.clone();
+        match self.snapshots.receive(cluster) {
+            Ok(sink) => Ok(Box::new(Received { sink, ends })),
+            Err(error) => Err(fail_unless_full(&ends, error)),
+        }
     }
 }
 
@@ -552,12 +583,43 @@ impl transport::SnapshotSource for SnapshotSource {
     }
 }
 
-impl transport::SnapshotSink for SnapshotSink {
+impl transport::SnapshotSink for Received {
     fn write(&mut self, bytes: &[u8]) -> Result<(), transport::FileError> {
-        Ok(SnapshotSink::write(self, bytes)?)
+        let written = self.sink.write(bytes);
+        written.map_err(|error| fail_unless_full(&self.ends, error))
     }
 
     fn finish(self: Box<Self>, promised: &SnapshotMeta) -> Result<(), transport::FileError> {
-        Ok(SnapshotSink::finish(*self, promised)?)
+        let Received { sink, ends } = *self;
+        sink.finish(promised).map_err(|error| match error {
+            ReceiveError::Disk(error) => fail_unless_full(&ends, error),
+            ReceiveError::Invalid(_) => error.into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+    use std::path::Path;
+
+    #[test]
+    fn a_disk_that_fails_under_a_received_snapshot_ends_the_process_and_a_full_one_does_not() {
+        for (errno, exit_code) in [
+            (Errno::IO, Some(6)),
+            (Errno::ROFS, Some(6)),
+            (Errno::NOSPC, None),
+            (Errno::DQUOT, None),
+        ] {
+            let (ends, mut ended) = unbounded_channel();
+            let error = DiskError::new("write", Path::new("0.tmp"), errno);
+            fail_unless_full(&ends, error);
+            let end = match ended.try_recv() {
+                Ok(End::Failed(failure)) => Some(failure.exit_code()),
+                _ => None,
+            };
+            assert_eq!(end, exit_code, "{errno}");
+        }
     }
 }

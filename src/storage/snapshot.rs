@@ -311,8 +311,7 @@ impl SnapshotSink {
             return Err(ReceiveError::Invalid(why.to_owned()));
         }
         self.file.sync()?;
-        publish(self.temporary, &self.dir, header.index, header.term)
-            .map_err(ReceiveError::Disk)
+        publish(self.temporary, &self.dir, header.index, header.term).map_err(ReceiveError::Disk)
     }
 
     fn flush(&mut self) -> Result<(), DiskError> {
@@ -750,10 +749,7 @@ mod tests {
         let mut other_state = meta(9);
         let removed = crate::command::RemovedMember::default();
         other_state.state.removed.push(removed);
-        let other_term = SnapshotMeta {
-            term: 4,
-            ..meta(9)
-        };
+        let other_term = SnapshotMeta { term: 4, ..meta(9) };
         for promised in [meta(8), other_term, other_state] {
             let mut sink = own.receive(77).unwrap();
             sink.write(&bytes).unwrap();
