@@ -15,7 +15,7 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use slog::{Logger, debug, error, info, o, warn};
+use slog::{Logger, debug, error, o, warn};
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::pin::pin;
@@ -238,11 +238,8 @@ async fn handle(
     let claims = as_accepted(claims, &accepted);
     let Some(lane) = lane else {
         let from = claims.from;
-        return match snapshot::receive(shared, claims, request.into_body()).await {
-            Ok(index) => {
-                info!(logger, "received a snapshot"; "peer" => from, "index" => index);
-                answer(StatusCode::NO_CONTENT, "")
-            }
+        return match snapshot::receive(shared, claims, request.into_body(), logger).await {
+            Ok(()) => answer(StatusCode::NO_CONTENT, ""),
             Err(error) => {
                 warn!(logger, "did not receive a snapshot"; "peer" => from, "error" => %error);
                 answer(error.status(), &error.to_string())

@@ -18,13 +18,13 @@ use hyper::StatusCode;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use protobuf::Message as _;
 use raft::eraftpb::{Message, Snapshot};
-use slog::{info, o, warn};
+use slog::{Logger, info, o, warn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, timeout};
 
@@ -279,12 +279,12 @@ enum Piece {
 }
 
 /// Receives a snapshot from a peer whose claims were accepted, and passes its message on once the file is durable.
-/// Gives its index.
 pub(super) async fn receive(
     shared: &Arc<Shared>,
     claims: Claims,
     mut body: Incoming,
-) -> Result<u64, ReceiveError> {
+    logger: &Logger,
+) -> Result<(), ReceiveError> {
     let permit = shared.receiving.clone().try_acquire_owned();
     let permit = permit.map_err(|_| ReceiveError::Busy)?;
     let limit = shared.limits.snapshot_stall;
@@ -303,29 +303,69 @@ pub(super) async fn receive(
         return Err(ReceiveError::Messages(count));
     };
 
-    let promised = promised(message.get_snapshot())?;
-    let index = promised.index;
     let (pieces, taken) = mpsc::channel(SNAPSHOT_CHUNKS_QUEUED);
-    let files = shared.clone();
-    let writer = spawn_blocking(move || {
-        // The permit is given back only when the file is closed, also if nobody waits for this any more.
-        let _permit = permit;
-        write_file(&files, &promised, taken)
-    });
+    let arriving = Arriving {
+        promised: promised(message.get_snapshot())?,
+        shared: shared.clone(),
+        claims,
+        message,
+        bytes: payload.len(),
+        permit,
+        logger: logger.clone(),
+    };
+    // By itself, because this future is dropped when the sender goes: a file that has got its name is always announced.
+    let arriving = tokio::spawn(arriving.run(taken));
     let forwarded = forward(&mut body, frames.into_rest(), limit, pieces).await;
-    let written = writer
+    let arrived = arriving
         .await
         .unwrap_or_else(|error| Err(ReceiveError::File(error.into())));
     // Whichever failed first made the other fail as well; a writer that was only cut off has nothing to say.
     forwarded?;
-    written?;
+    arrived
+}
 
-    inbound::judge_again(shared, &claims)
-        .await
-        .map_err(ReceiveError::Denied)?;
-    match shared.inbox.receive(vec![message], payload.len()) {
-        true => Ok(index),
-        false => Err(ReceiveError::Overloaded),
+/// A snapshot whose file is being received.
+struct Arriving {
+    shared: Arc<Shared>,
+    claims: Claims,
+    message: Message,
+    /// Encoded size of the message.
+    bytes: usize,
+    promised: SnapshotMeta,
+    permit: OwnedSemaphorePermit,
+    logger: Logger,
+}
+
+impl Arriving {
+    /// Writes the file from its pieces, and passes the message on.
+    async fn run(self, pieces: mpsc::Receiver<Piece>) -> Result<(), ReceiveError> {
+        let Arriving {
+            shared,
+            claims,
+            message,
+            bytes,
+            promised,
+            permit,
+            logger,
+        } = self;
+        let index = promised.index;
+        let files = shared.clone();
+        let written = spawn_blocking(move || {
+            // The permit is given back only when the file is closed, also if nobody waits for this any more.
+            let _permit = permit;
+            write_file(&files, &promised, pieces)
+        });
+        written
+            .await
+            .unwrap_or_else(|error| Err(ReceiveError::File(error.into())))?;
+        inbound::judge_again(&shared, &claims)
+            .await
+            .map_err(ReceiveError::Denied)?;
+        if !shared.inbox.receive(vec![message], bytes) {
+            return Err(ReceiveError::Overloaded);
+        }
+        info!(logger, "received a snapshot"; "peer" => claims.from, "index" => index);
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Snapshot transfers, with files in memory.
 
 use super::*;
+use std::sync::mpsc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -15,6 +16,9 @@ pub(super) struct Files {
     begun: AtomicU64,
     /// Those of them that were given up.
     dropped: AtomicU64,
+    /// The next file has all its bytes, and waits with its completion for what comes here.
+    finishing: AtomicBool,
+    gate: Mutex<Option<mpsc::Receiver<()>>>,
 }
 
 struct Source {
@@ -50,6 +54,11 @@ impl SnapshotSink for Sink {
         Ok(())
     }
     fn finish(mut self: Box<Self>, promised: &SnapshotMeta) -> Result<(), FileError> {
+        let gate = self.files.gate.lock().unwrap().take();
+        if let Some(gate) = gate {
+            self.files.finishing.store(true, Ordering::SeqCst);
+            gate.recv().unwrap();
+        }
         if self.bytes.len() < 16 {
             return Err("too short".into());
         }
@@ -219,16 +228,16 @@ async fn a_snapshot_whose_message_is_dropped_is_not_reported_as_sent() {
     assert_eq!(one.sent(2, true), 0);
 }
 
-/// A snapshot request of member 2 to member 1, up to the middle of the file.
-async fn half_a_snapshot(one: &Peer) -> TcpStream {
+/// A snapshot request of member 2 to member 1, with this file of which so many bytes are not sent.
+async fn request(one: &Peer, file: &[u8], missing: usize) -> TcpStream {
     let mut body = Vec::new();
     frame::encode(&[snapshot(2, 1, 50, 3)], &mut body);
-    body.resize(body.len() + 100_000, 0);
+    body.extend_from_slice(file);
     let head = format!(
         "POST /raft/snapshot HTTP/1.1\r\nHost: x\r\nraftkvd-version: 1\r\nraftkvd-cluster: c1\r\n\
          raftkvd-to: 1\r\nraftkvd-added: 1\r\nraftkvd-from: 2\r\nraftkvd-incarnation: c8\r\n\
          Content-Length: {}\r\n\r\n",
-        body.len() + 1
+        body.len() + missing
     );
     let mut stream = TcpStream::connect(one.address).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -247,13 +256,36 @@ async fn transfer(from: &mut Peer, to: u64) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_is_announced_also_when_its_sender_has_gone() {
+    let (mut one, _two) = pair().await;
+    let (open, gate) = mpsc::channel();
+    *one.files.gate.lock().unwrap() = Some(gate);
+    let file = [50u64.to_le_bytes(), 3u64.to_le_bytes()].concat();
+    let sender = request(&one, &file, 0).await;
+    let files = one.files.clone();
+    one.until("the whole file", |_| files.finishing.load(Ordering::SeqCst))
+        .await;
+    drop(sender);
+    // By the time that another connection was served, the end of this one has most likely been seen.
+    let mut stream = TcpStream::connect(one.address).await.unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
+    open.send(()).unwrap();
+    one.until("the message", |one| one.messages == [snapshot(2, 1, 50, 3)])
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_snapshot_leaves_nothing_and_frees_its_place() {
     let (mut one, mut two) = pair().await;
     two.files.put((70, 3), (70, 3), 1000);
     let files = one.files.clone();
     for (round, cut) in [(1, true), (2, false)] {
         let begun = files.begun.load(Ordering::SeqCst);
-        let mut half = half_a_snapshot(&one).await;
+        let mut half = request(&one, &[0; 100_000], 1).await;
         one.until("the file is begun", |_| {
             files.begun.load(Ordering::SeqCst) > begun
         })
