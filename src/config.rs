@@ -149,7 +149,7 @@ pub const PEER_NEWCOMERS_MAX: usize = 16;
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 /// Such pieces that wait between the file and the network, on either side.
 pub const SNAPSHOT_CHUNKS_QUEUED: usize = 4;
-/// A snapshot transfer that makes no progress for this long is given up.
+/// A snapshot transfer that takes longer than this for one such piece is given up; that is 26 kB/s.
 pub const SNAPSHOT_STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for the receiver of a snapshot to check it and make it durable once it has every byte.
 pub const SNAPSHOT_FINISH_TIMEOUT: Duration = Duration::from_secs(120);

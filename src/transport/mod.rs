@@ -115,7 +115,7 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Time to answer a handshake.
     pub handshake_timeout: Duration,
-    /// A snapshot transfer that makes no progress for this long is given up.
+    /// A snapshot transfer that takes longer than this for one piece is given up.
     pub snapshot_stall: Duration,
 }
 

@@ -24,6 +24,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, timeout};
@@ -75,7 +76,7 @@ enum SendError {
     #[error("its message of {0} bytes is too long")]
     Message(usize),
     #[error("no progress for {} s", .0.as_secs())]
-    Stalled(std::time::Duration),
+    Stalled(Duration),
     #[error(transparent)]
     Failed(#[from] Failure),
     #[error(transparent)]
@@ -151,11 +152,7 @@ impl Transfer {
 }
 
 /// Done when nothing has moved for `limit`; once everything is sent, when the receiver has taken too long with it.
-async fn stalled(
-    sent: &watch::Sender<u64>,
-    total: u64,
-    limit: std::time::Duration,
-) -> std::time::Duration {
+async fn stalled(sent: &watch::Sender<u64>, total: u64, limit: Duration) -> Duration {
     let mut sent = sent.subscribe();
     loop {
         let complete = *sent.borrow_and_update() == total;
@@ -241,8 +238,8 @@ pub(super) enum ReceiveError {
     Busy,
     #[error("too many messages wait for the raft loop")]
     Overloaded,
-    #[error("no data for {} s", .0.as_secs())]
-    Stalled(std::time::Duration),
+    #[error("less than {SNAPSHOT_CHUNK_BYTES} bytes came in {} s", .0.as_secs())]
+    Slow(Duration),
     #[error("it was cut off")]
     Cut,
     #[error("the connection failed: {0}")]
@@ -282,19 +279,19 @@ enum Piece {
 pub(super) async fn receive(
     shared: &Arc<Shared>,
     claims: Claims,
-    mut body: Incoming,
+    body: Incoming,
     logger: &Logger,
 ) -> Result<(), ReceiveError> {
     let permit = shared.receiving.clone().try_acquire_owned();
     let permit = permit.map_err(|_| ReceiveError::Busy)?;
-    let limit = shared.limits.snapshot_stall;
+    let mut body = Paced::new(body, shared.limits.snapshot_stall);
 
     let mut frames = Frames::default();
     let payload = loop {
         if let Some(payload) = frames.take()? {
             break payload;
         }
-        let piece = next(&mut body, limit).await?.ok_or(ReceiveError::Cut)?;
+        let piece = body.next().await?.ok_or(ReceiveError::Cut)?;
         frames.push(&piece);
     };
     let mut messages = frame::decode(&payload, claims.from, shared.me, true)?;
@@ -315,7 +312,7 @@ pub(super) async fn receive(
     };
     // By itself, because this future is dropped when the sender goes: a file that has got its name is always announced.
     let arriving = tokio::spawn(arriving.run(taken));
-    let forwarded = forward(&mut body, frames.into_rest(), limit, pieces).await;
+    let forwarded = forward(&mut body, frames.into_rest(), pieces).await;
     let arrived = arriving
         .await
         .unwrap_or_else(|error| Err(ReceiveError::File(error.into())));
@@ -371,9 +368,8 @@ impl Arriving {
 
 /// Passes the body on to the writer. That the writer has stopped is not this side's error.
 async fn forward(
-    body: &mut Incoming,
+    body: &mut Paced,
     first: Bytes,
-    limit: std::time::Duration,
     pieces: mpsc::Sender<Piece>,
 ) -> Result<(), ReceiveError> {
     let mut piece = Some(first);
@@ -381,29 +377,54 @@ async fn forward(
         if !data.is_empty() && pieces.send(Piece::Data(data)).await.is_err() {
             return Ok(());
         }
-        piece = next(body, limit).await?;
+        piece = body.next().await?;
     }
     // The error is the writer's, and comes from there.
     let _ = pieces.send(Piece::End).await;
     Ok(())
 }
 
-/// The next piece of a body, `None` at its end.
-async fn next(
-    body: &mut Incoming,
-    limit: std::time::Duration,
-) -> Result<Option<Bytes>, ReceiveError> {
-    loop {
-        let frame = timeout(limit, body.frame())
-            .await
-            .map_err(|_| ReceiveError::Stalled(limit))?;
-        match frame.transpose()? {
+/// A body that has to come at some rate, so that nobody holds the only place of a receiver for ever: a whole piece of a
+/// snapshot within the limit. Time that the own disk takes does not count.
+struct Paced {
+    body: Incoming,
+    limit: Duration,
+    /// What the piece under way may still take.
+    left: Duration,
+    /// What has come of it.
+    bytes: usize,
+}
+
+impl Paced {
+    fn new(body: Incoming, limit: Duration) -> Paced {
+        Paced {
+            body,
+            limit,
+            left: limit,
+            bytes: 0,
+        }
+    }
+
+    /// What comes next of the body, `None` at its end.
+    async fn next(&mut self) -> Result<Option<Bytes>, ReceiveError> {
+        loop {
+            let since = Instant::now();
+            let frame = timeout(self.left, self.body.frame())
+                .await
+                .map_err(|_| ReceiveError::Slow(self.limit))?;
+            self.left = self.left.saturating_sub(since.elapsed());
+            let Some(frame) = frame.transpose()? else {
+                return Ok(None);
+            };
             // Trailers mean nothing here.
-            Some(frame) => match frame.into_data() {
-                Ok(data) => return Ok(Some(data)),
-                Err(_) => continue,
-            },
-            None => return Ok(None),
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            self.bytes += data.len();
+            if self.bytes >= SNAPSHOT_CHUNK_BYTES {
+                (self.bytes, self.left) = (0, self.limit);
+            }
+            return Ok(Some(data));
         }
     }
 }

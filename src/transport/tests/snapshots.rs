@@ -279,6 +279,27 @@ async fn a_snapshot_is_announced_also_when_its_sender_has_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_trickles_is_given_up() {
+    let (mut one, _two) = pair().await;
+    let mut sender = request(&one, &[0; 1000], 1_000_000).await;
+    let deadline = Instant::now() + PATIENCE;
+    let trickle = limits().snapshot_stall / 10;
+    // It ends with an answer, or, when that crosses with another byte, with an error.
+    while tokio::time::timeout(trickle, sender.read(&mut [0; 12]))
+        .await
+        .is_err()
+        && sender.write_all(&[0]).await.is_ok()
+    {
+        assert!(Instant::now() < deadline, "it holds the only place");
+    }
+    let files = one.files.clone();
+    one.until("the file is dropped", |_| {
+        files.dropped.load(Ordering::SeqCst) == 1
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_snapshot_leaves_nothing_and_frees_its_place() {
     let (mut one, mut two) = pair().await;
     two.files.put((70, 3), (70, 3), 1000);
