@@ -151,6 +151,8 @@ pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 pub const SNAPSHOT_CHUNKS_QUEUED: usize = 4;
 /// A snapshot transfer that takes longer than this for one such piece is given up; that is 26 kB/s.
 pub const SNAPSHOT_STALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest pause before a snapshot is sent again to a peer whose disk refuses it; the first is `PEER_BACKOFF_MAX`.
+pub const SNAPSHOT_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Time for the receiver of a snapshot to check it and make it durable once it has every byte.
 pub const SNAPSHOT_FINISH_TIMEOUT: Duration = Duration::from_secs(120);
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{HOST, HeaderValue};
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::pin::pin;
@@ -33,6 +33,9 @@ pub(super) enum Failure {
     Disliked(Reason),
     #[error("it answered {0}")]
     Unexpected(String),
+    /// Its own fault, most likely its disk's.
+    #[error("it answered {0}")]
+    Troubled(String),
     #[error(transparent)]
     Denied(Denied),
 }
@@ -131,7 +134,11 @@ pub(super) async fn read_refusal(response: Response<Incoming>) -> Failure {
         None => {
             let text = String::from_utf8_lossy(&body);
             let line = text.lines().next().unwrap_or_default();
-            Failure::Unexpected(format!("{status} {line:?}"))
+            let answer = format!("{status} {line:?}");
+            match status {
+                StatusCode::INTERNAL_SERVER_ERROR => Failure::Troubled(answer),
+                _ => Failure::Unexpected(answer),
+            }
         }
     }
 }

@@ -14,7 +14,8 @@
 //! - [`Transport::send`] never blocks and never waits for the network. Queues are bounded in count and bytes; what
 //!   does not fit is dropped and reported, as is everything queued for a connection that fails. No message is sent
 //!   twice: raft resends.
-//! - A snapshot's transfer is reported exactly once, however it ends.
+//! - A snapshot's transfer is reported exactly once, however it ends; a failure after a pause, since raft answers it
+//!   with the next attempt.
 //! - A message reaches the inbox only from a peer whose handshake was accepted, which it names as its sender, and
 //!   only while the view of the members allows that peer. raft-rs itself checks none of this.
 //! - What the transport learns about a peer for good (the cluster, an incarnation) is durable before it is relied on.
@@ -40,9 +41,10 @@ use outbound::{Outbound, Queue};
 use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
 use slog::{Logger, debug, o, warn};
+use snapshot::SnapshotLane;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -117,6 +119,8 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// A snapshot transfer that takes longer than this for one piece is given up.
     pub snapshot_stall: Duration,
+    /// A failed snapshot transfer is reported, and so tried again, after this pause.
+    pub snapshot_pause: Duration,
 }
 
 impl Default for Limits {
@@ -126,6 +130,7 @@ impl Default for Limits {
             header_timeout: config::HEADER_TIMEOUT,
             handshake_timeout: config::PEER_HANDSHAKE_TIMEOUT,
             snapshot_stall: config::SNAPSHOT_STALL_TIMEOUT,
+            snapshot_pause: config::PEER_BACKOFF_MAX,
         }
     }
 }
@@ -203,8 +208,7 @@ struct Peer {
     tasks: Vec<JoinHandle<()>>,
     /// True ends the tasks, once the queues are empty or a short time is over.
     retired: watch::Sender<bool>,
-    /// A snapshot is being sent.
-    snapshot: Arc<AtomicBool>,
+    snapshots: Arc<SnapshotLane>,
 }
 
 impl Peer {
@@ -255,9 +259,9 @@ impl Transport {
             let to = message.to;
             if message.get_msg_type() == MessageType::MsgSnapshot {
                 match peers.by_id.get(&to) {
-                    Some(peer) if !peer.snapshot.swap(true, Ordering::AcqRel) => {
+                    Some(peer) if peer.snapshots.take() => {
                         let transfer = snapshot::Transfer {
-                            report: snapshot::Report::new(&self.shared, to, &peer.snapshot),
+                            report: snapshot::Report::new(&self.shared, to, &peer.snapshots),
                             url: peer.url.clone(),
                             retired: peer.retired.subscribe(),
                             message,
@@ -398,7 +402,7 @@ impl Shared {
             queues,
             tasks: tasks.into(),
             retired,
-            snapshot: Arc::default(),
+            snapshots: Arc::default(),
         }
     }
 

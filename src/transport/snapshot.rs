@@ -21,8 +21,8 @@ use raft::eraftpb::{Message, Snapshot};
 use slog::{Logger, info, o, warn};
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
@@ -42,16 +42,45 @@ pub(super) struct Transfer {
 pub(super) struct Report {
     shared: Arc<Shared>,
     to: u64,
-    busy: Arc<AtomicBool>,
+    lane: Arc<SnapshotLane>,
     ok: bool,
 }
 
+/// The transfers to one peer: one at a time.
+#[derive(Default)]
+pub(super) struct SnapshotLane {
+    busy: AtomicBool,
+    trouble: Mutex<Trouble>,
+}
+
+/// What came of the transfers so far.
+#[derive(Default)]
+struct Trouble {
+    /// The pause after the last failure, zero after a success.
+    pause: Duration,
+    /// The failure that was logged last.
+    logged: Option<String>,
+}
+
+impl SnapshotLane {
+    /// Takes the place of the one transfer. False: there is one already.
+    pub(super) fn take(&self) -> bool {
+        !self.busy.swap(true, Ordering::AcqRel)
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Trouble> {
+        self.trouble
+            .lock()
+            .expect("a thread panicked while it held a peer's trouble")
+    }
+}
+
 impl Report {
-    pub(super) fn new(shared: &Arc<Shared>, to: u64, busy: &Arc<AtomicBool>) -> Report {
+    pub(super) fn new(shared: &Arc<Shared>, to: u64, lane: &Arc<SnapshotLane>) -> Report {
         Report {
             shared: shared.clone(),
             to,
-            busy: busy.clone(),
+            lane: lane.clone(),
             ok: false,
         }
     }
@@ -60,7 +89,7 @@ impl Report {
 impl Drop for Report {
     fn drop(&mut self) {
         // In this order: the answer to the report may be the next snapshot.
-        self.busy.store(false, Ordering::Release);
+        self.lane.busy.store(false, Ordering::Release);
         let (to, ok) = (self.to, self.ok);
         self.shared.inbox.notice(Notice::SnapshotSent { to, ok });
     }
@@ -98,11 +127,31 @@ impl Transfer {
         match sent {
             Ok(bytes) => {
                 self.report.ok = true;
+                *self.report.lane.trouble() = Trouble::default();
                 info!(logger, "sent a snapshot"; "bytes" => bytes,
                     "ms" => since.elapsed().as_millis() as u64);
             }
-            Err(error) => warn!(logger, "did not send a snapshot"; "error" => %error),
+            Err(SendError::Retired) => {
+                info!(logger, "did not send a snapshot"; "error" => %SendError::Retired);
+            }
+            Err(error) => {
+                let pause = self.failed(&error, shared.limits.snapshot_pause, &logger);
+                // The report comes after the pause: raft answers it with the next attempt.
+                let _ = timeout(pause, retired.wait_for(|retired| *retired)).await;
+            }
         }
+    }
+
+    /// Logs a failure, unless it was logged already. Gives the pause before the next attempt.
+    fn failed(&self, error: &SendError, first: Duration, logger: &Logger) -> Duration {
+        let text = error.to_string();
+        let mut trouble = self.report.lane.trouble();
+        trouble.pause = next_pause(trouble.pause, error, first);
+        if trouble.logged.as_ref() != Some(&text) {
+            warn!(logger, "did not send a snapshot"; "error" => &text);
+            trouble.logged = Some(text);
+        }
+        trouble.pause
     }
 
     async fn send(&mut self, shared: &Arc<Shared>) -> Result<u64, SendError> {
@@ -148,6 +197,16 @@ impl Transfer {
             }
         }
         Ok(file_bytes)
+    }
+}
+
+/// A receiver whose disk is full has to write most of the file to find out, so it is asked less and less often.
+fn next_pause(last: Duration, error: &SendError, first: Duration) -> Duration {
+    match error {
+        SendError::Failed(Failure::Troubled(_)) => {
+            (last * 2).clamp(first, config::SNAPSHOT_PAUSE_MAX.max(first))
+        }
+        _ => first,
     }
 }
 
@@ -455,5 +514,23 @@ fn write_file(
             Some(Piece::End) => return sink.finish(promised).map_err(ReceiveError::File),
             None => return Err(ReceiveError::Cut),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_grows_while_the_receiver_has_trouble() {
+        let first = config::PEER_BACKOFF_MAX;
+        let full = SendError::Failed(Failure::Troubled("the disk is full".to_owned()));
+        let mut last = Duration::ZERO;
+        for seconds in [1, 2, 4, 8, 16, 30, 30] {
+            last = next_pause(last, &full, first);
+            assert_eq!(last.as_secs(), seconds);
+        }
+        let silent = SendError::Failed(Failure::Silent);
+        assert_eq!(next_pause(last, &silent, first), first);
     }
 }

@@ -66,6 +66,7 @@ fn limits() -> Limits {
     Limits {
         handshake_timeout: Duration::from_secs(2),
         snapshot_stall: Duration::from_millis(500),
+        snapshot_pause: Duration::from_millis(20),
         ..Limits::default()
     }
 }

@@ -1,6 +1,7 @@
 //! Snapshot transfers, with files in memory.
 
 use super::*;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -189,6 +190,36 @@ async fn every_failed_transfer_is_reported() {
     assert_eq!(one.sent(2, true), 0);
     let events = two.inbox.take(Instant::now(), Held::default());
     assert!(events.messages.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_transfer_is_reported_after_a_pause_or_with_the_peers_removal() {
+    for (pause, removed) in [(Duration::from_millis(300), false), (PATIENCE * 2, true)] {
+        let limits = Limits {
+            snapshot_pause: pause,
+            ..limits()
+        };
+        let mut one = Peer::start_with(1, 100, CLUSTER, "127.0.0.1:0", limits).await;
+        let two = Peer::start(2).await;
+        one.transport
+            .set_members(&members(&[(1, &one, 1), (2, &two, 1)]), false);
+        two.transport
+            .set_members(&members(&[(1, &one, 1), (2, &two, 1)]), false);
+        one.files.put((50, 3), (50, 3), 4 << 20);
+        one.files.broken_after.store(2 << 20, Ordering::SeqCst);
+        let since = Instant::now();
+        one.transport.send(vec![snapshot(1, 2, 50, 3)]);
+        one.until("the failure", |_| {
+            two.files.dropped.load(Ordering::SeqCst) == 1
+        })
+        .await;
+        if removed {
+            assert_eq!(one.sent(2, false), 0);
+            one.transport.set_members(&members(&[(1, &one, 1)]), false);
+        }
+        one.until("the report", |one| one.sent(2, false) == 1).await;
+        assert!(removed || since.elapsed() >= pause);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
