@@ -38,6 +38,10 @@
 
 #![warn(missing_docs)]
 
+// The tests here share files with those in tests/, where this crate goes by its name.
+#[cfg(test)]
+extern crate self as raftkvd;
+
 pub mod api;
 pub mod apply;
 pub mod cli;

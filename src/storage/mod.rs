@@ -31,6 +31,7 @@
 
 pub mod disk;
 #[cfg(test)]
+#[path = "../../tests/simulation/disk.rs"]
 mod fake_disk;
 pub mod log;
 pub mod meta;

@@ -581,7 +581,10 @@ mod tests {
     type Entries = Vec<(Vec<u8>, u64, Vec<u8>)>;
 
     fn snapshots(disk: &FakeDisk) -> Snapshots {
-        Snapshots::new(Arc::new(disk.clone()), PathBuf::from("/snap"))
+        let dir = PathBuf::from("/snap");
+        disk.create_dir_all(&dir).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        Snapshots::new(Arc::new(disk.clone()), dir)
     }
 
     fn meta(index: u64) -> SnapshotMeta {

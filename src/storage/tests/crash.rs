@@ -96,7 +96,7 @@ fn a_crash_at_any_operation_loses_nothing_that_was_acknowledged() {
         run(&whole, seed, 60);
         for operation in 1..=whole.operations() + 1 {
             let disk = FakeDisk::new(seed);
-            disk.crash_at(operation);
+            disk.inject(operation, Fault::CrashBefore);
             let (acknowledged, next) = run(&disk, seed, 60);
             for loss in 0..3 {
                 let name = format!("seed {seed}, operation {operation}, loss {loss}");
@@ -130,11 +130,11 @@ fn a_crash_at_any_operation_loses_nothing_that_was_acknowledged() {
 fn a_crash_during_recovery_loses_nothing_either() {
     for operation in (1..400).step_by(7) {
         let disk = FakeDisk::new(5);
-        disk.crash_at(operation);
+        disk.inject(operation, Fault::CrashBefore);
         let (acknowledged, next) = run(&disk, 5, 60);
         for again in 1..20 {
             let after = disk.after_power_loss(operation);
-            after.crash_at(again);
+            after.inject(again, Fault::CrashBefore);
             let complete = start(&after, SMALL).is_ok();
             let after = after.after_power_loss(again);
             let opened = start(&after, SMALL).unwrap();
@@ -154,7 +154,7 @@ fn a_crash_during_recovery_loses_nothing_either() {
 fn what_a_restart_found_after_a_kill_is_durable() {
     for operation in 20..300 {
         let disk = FakeDisk::new(6);
-        disk.crash_at(operation);
+        disk.inject(operation, Fault::CrashBefore);
         run(&disk, 6, 60);
         let killed = disk.after_kill();
         let mut opened = start(&killed, SMALL).unwrap();
@@ -182,7 +182,7 @@ fn an_interrupted_first_start_is_begun_again() {
     drop(start(&whole, LARGE).unwrap());
     for operation in 1..=whole.operations() {
         let disk = FakeDisk::new(3);
-        disk.crash_at(operation);
+        disk.inject(operation, Fault::CrashBefore);
         assert!(start(&disk, LARGE).is_err());
         for loss in 0..8 {
             let after = disk.after_power_loss(loss);

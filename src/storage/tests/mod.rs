@@ -3,7 +3,7 @@
 mod crash;
 mod damage;
 
-use super::fake_disk::{FakeDisk, Random};
+use super::fake_disk::{FakeDisk, Fault, Operation, Random};
 use super::*;
 use crate::config;
 use crate::members::{Members, PeerUrl};
@@ -36,9 +36,19 @@ fn members() -> Members {
 }
 
 fn start(disk: &FakeDisk, options: Options) -> Result<Opened, StorageError> {
+    open_as(disk, 3, Start::Bootstrap(members()), options)
+}
+
+/// As the server does it, except that the lock is given back at once.
+fn open_as(
+    disk: &FakeDisk,
+    member: u64,
+    start: Start,
+    options: Options,
+) -> Result<Opened, StorageError> {
+    let _lock = lock(disk, dir())?;
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    let start = Start::Bootstrap(members());
-    open_with(disk, dir(), 3, start, options, &logger())
+    open_with(disk, dir(), member, start, options, &logger())
 }
 
 fn entry(index: u64, term: u64, data: Vec<u8>) -> Entry {
@@ -206,10 +216,7 @@ fn a_first_start_and_the_next_one_begin_with_the_same_snapshot() {
 #[test]
 fn a_joiner_starts_empty_and_keeps_what_it_was_sent() {
     let disk = FakeDisk::new(1);
-    let open = |disk: &FakeDisk| {
-        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-        open_with(disk, dir(), 4, Start::Join, LARGE, &logger()).unwrap()
-    };
+    let open = |disk: &FakeDisk| open_as(disk, 4, Start::Join, LARGE).unwrap();
     let first = open(&disk);
     assert_eq!(first.meta.cluster(), 0);
     assert_eq!(first.recovered.snapshot, None);
@@ -244,7 +251,7 @@ fn a_save_costs_one_write_and_one_sync() {
         state(1, 0, 4, false),
     ];
     opened.wal.save(&saves).unwrap();
-    let once = BTreeMap::from([("sync", 1), ("write", 1)]);
+    let once = BTreeMap::from([(Operation::Sync, 1), (Operation::Write, 1)]);
     assert_eq!(disk.take_counts(), once);
     opened.wal.save(&[append([entry(6, 1, vec![1])])]).unwrap();
     assert_eq!(disk.take_counts(), once);
@@ -463,7 +470,7 @@ fn a_failed_write_or_sync_is_final() {
     for failing in 1..=2 {
         let disk = FakeDisk::new(1);
         let mut opened = start(&disk, LARGE).unwrap();
-        disk.crash_at(disk.operations() + failing);
+        disk.inject(disk.operations() + failing, Fault::Fail);
         let save = [append([entry(2, 1, vec![])])];
         assert!(opened.wal.save(&save).is_err());
         let operations = disk.operations();
@@ -519,10 +526,7 @@ fn the_real_disk_keeps_what_was_saved() {
 fn data_of_somebody_else_is_refused() {
     let disk = FakeDisk::new(1);
     drop(start(&disk, LARGE).unwrap());
-    let open = |disk: &FakeDisk, member| {
-        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-        open_with(disk, dir(), member, Start::Join, LARGE, &logger())
-    };
+    let open = |disk: &FakeDisk, member| open_as(disk, member, Start::Join, LARGE);
     let error = open(&disk, 2).unwrap_err();
     assert_eq!(error.exit_code(), 5, "{error}");
     assert!(!error.to_string().contains('\n'));
@@ -531,8 +535,7 @@ fn data_of_somebody_else_is_refused() {
     // The WAL of one directory, the meta file of another.
     for (member, cluster) in [(3, Start::Join), (4, Start::Bootstrap(members()))] {
         let other = FakeDisk::new(2);
-        let shared: Arc<dyn Disk> = Arc::new(other.clone());
-        open_with(shared, dir(), member, cluster, LARGE, &logger()).unwrap();
+        open_as(&other, member, cluster, LARGE).unwrap();
         let mixed = disk.after_power_loss(1);
         mixed.tamper(&dir().join("meta"), |bytes| {
             *bytes = other.read(&dir().join("meta"));

@@ -1,0 +1,766 @@
+//! A disk in memory, for the tests of storage (which include this file) and for the simulation.
+//!
+//! It counts and names every operation that changes something, stops before or after a chosen one as a crash does,
+//! lets a chosen one fail, fills up, and then shows what a real disk might hold after the power was off. What that may
+//! be is the contract in `storage/disk.rs`:
+//! - Of bytes that were not synced, each sector of 512 holds the old or the new ones; a file that was growing ends
+//!   anywhere.
+//! - Of names (creations of files and directories, renames, removals) whose directory was not synced, any combination
+//!   is there. What is in a directory goes when the directory's own name does.
+//! - After a sync has failed, the kernel calls the bytes clean: a later sync succeeds and does not write them.
+//!
+//! Everything is decided by seeds; nothing depends on time or on the machine.
+
+// It is part of several test targets, and not each needs all of it.
+#![allow(dead_code)]
+
+use raftkvd::storage::disk::{Disk, DiskError, DiskFile, Lock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+const SECTOR: usize = 512;
+
+/// SplitMix64: the same seed, the same numbers.
+#[derive(Debug, Clone, Copy)]
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}
+
+/// An operation that changes something: what a crash can come before or after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Operation {
+    CreateDir,
+    Create,
+    Write,
+    Allocate,
+    Truncate,
+    Sync,
+    Rename,
+    Remove,
+    SyncDir,
+}
+
+impl Operation {
+    /// As storage names it in its errors.
+    fn verb(self) -> &'static str {
+        match self {
+            Operation::CreateDir => "create directory",
+            Operation::Create => "create",
+            Operation::Write => "write",
+            Operation::Allocate => "allocate",
+            Operation::Truncate => "truncate",
+            Operation::Sync => "fdatasync",
+            Operation::Rename => "rename",
+            Operation::Remove => "remove",
+            Operation::SyncDir => "sync directory",
+        }
+    }
+}
+
+/// What the disk does at a chosen operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The machine stops before it: the operation has no effect, and neither has any later one.
+    CrashBefore,
+    /// The machine stops after it: it has its effect, but nobody learns of it.
+    CrashAfter,
+    /// It fails with an input/output error, and the disk goes on. Of a write, a part may have been done; what a sync
+    /// should have made durable may be so or not, and no later sync tries again.
+    Fail,
+}
+
+/// What a crash takes of everything that was not synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// All bytes and all names.
+    Everything,
+    /// Nothing: all was written in time.
+    Nothing,
+    /// The bytes, but not the names.
+    Bytes,
+    /// The names, but not the bytes.
+    Names,
+    /// Any combination of names, and of each file any combination of sectors, drawn from this seed.
+    Torn(u64),
+}
+
+#[derive(Debug, Clone, Default)]
+struct Content {
+    now: Vec<u8>,
+    synced: Vec<u8>,
+    /// The next sync writes this part of `now`, and its length. Outside of it the two may differ as well: there a
+    /// sync has failed.
+    dirty: Range<usize>,
+    /// Handles that are open.
+    open: usize,
+}
+
+impl Content {
+    fn touch(&mut self, part: Range<usize>) {
+        if self.dirty.is_empty() {
+            self.dirty = part;
+        } else {
+            self.dirty = self.dirty.start.min(part.start)..self.dirty.end.max(part.end);
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8], offset: usize) {
+        let (from, end) = (offset, offset + bytes.len());
+        let old = self.now.len();
+        if old < end {
+            self.now.resize(end, 0);
+        }
+        self.now[from..end].copy_from_slice(bytes);
+        self.touch(from.min(old)..end);
+    }
+
+    fn set_len(&mut self, len: usize) {
+        let old = self.now.len();
+        self.now.resize(len, 0);
+        self.touch(old.min(len)..old.max(len));
+    }
+
+    fn sync(&mut self) {
+        self.synced.resize(self.now.len(), 0);
+        let part = self.dirty.start..self.dirty.end.min(self.now.len());
+        if !part.is_empty() {
+            self.synced[part.clone()].copy_from_slice(&self.now[part]);
+        }
+        self.dirty = 0..0;
+    }
+
+    /// What a crash leaves.
+    fn after(&self, loss: Loss, random: &mut Random) -> Content {
+        let bytes = match loss {
+            Loss::Everything | Loss::Bytes => self.synced.clone(),
+            Loss::Nothing | Loss::Names => self.now.clone(),
+            Loss::Torn(_) => torn(&self.synced, &self.now, random),
+        };
+        Content {
+            now: bytes.clone(),
+            synced: bytes,
+            ..Content::default()
+        }
+    }
+}
+
+fn torn(old: &[u8], new: &[u8], random: &mut Random) -> Vec<u8> {
+    if old == new {
+        return new.to_vec();
+    }
+    let (short, long) = (old.len().min(new.len()), old.len().max(new.len()));
+    let len = match random.below(3) {
+        0 => old.len(),
+        1 => new.len(),
+        _ if old.len() < new.len() => short + random.below((long - short) as u64) as usize,
+        _ => new.len(),
+    };
+    // Often nothing or everything was written; in between any combination.
+    let chance = [0, 1, 1, 2, 3, 4][random.below(6) as usize];
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let source = if random.below(4) < chance { new } else { old };
+        let sector = (bytes.len() / SECTOR + 1) * SECTOR;
+        let end = sector.min(len);
+        let held = source.len().clamp(bytes.len(), end);
+        bytes.extend_from_slice(&source[bytes.len().min(source.len())..held.min(source.len())]);
+        bytes.resize(end, 0);
+    }
+    bytes
+}
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Node {
+    Dir,
+    File(u64),
+}
+
+type Names = BTreeMap<PathBuf, Node>;
+
+#[derive(Debug, Clone)]
+enum NameChange {
+    Create(PathBuf, Node),
+    Rename(PathBuf, PathBuf, Node),
+    Remove(PathBuf),
+}
+
+impl NameChange {
+    fn dir(&self) -> &Path {
+        let (NameChange::Create(path, _) | NameChange::Rename(path, ..) | NameChange::Remove(path)) =
+            self;
+        path.parent().unwrap()
+    }
+
+    fn apply(&self, names: &mut Names) {
+        match self {
+            NameChange::Create(path, node) => {
+                names.insert(path.clone(), *node);
+            }
+            NameChange::Rename(from, to, node) => {
+                names.remove(from);
+                names.insert(to.clone(), *node);
+            }
+            NameChange::Remove(path) => {
+                names.remove(path);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    contents: BTreeMap<u64, Content>,
+    next_content: u64,
+    names: Names,
+    synced_names: Names,
+    pending: Vec<NameChange>,
+    locked: BTreeSet<PathBuf>,
+    random: Random,
+    operations: u64,
+    counts: BTreeMap<Operation, u64>,
+    journal: Option<Vec<(Operation, PathBuf)>>,
+    faults: BTreeMap<u64, Fault>,
+    crashed: bool,
+    /// Bytes that all files together may have.
+    capacity: Option<u64>,
+}
+
+impl State {
+    fn change(&mut self, change: NameChange) {
+        change.apply(&mut self.names);
+        self.pending.push(change);
+    }
+
+    fn used(&self) -> u64 {
+        let sizes = self.names.values().map(|node| match node {
+            Node::Dir => 0,
+            Node::File(id) => self.contents[id].now.len() as u64,
+        });
+        sizes.sum()
+    }
+
+    /// Bytes by which files can still grow.
+    fn free(&self) -> u64 {
+        self.capacity
+            .map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used()))
+    }
+
+    /// Forgets what no name and no handle leads to, not even after a crash.
+    fn forget_unreachable(&mut self) {
+        let pending = self.pending.iter().filter_map(|change| match change {
+            NameChange::Create(_, node) | NameChange::Rename(.., node) => Some(node),
+            NameChange::Remove(_) => None,
+        });
+        let named: BTreeSet<u64> = (self.names.values())
+            .chain(self.synced_names.values())
+            .chain(pending)
+            .filter_map(|node| match node {
+                Node::Dir => None,
+                Node::File(id) => Some(*id),
+            })
+            .collect();
+        self.contents
+            .retain(|id, content| content.open > 0 || named.contains(id));
+    }
+}
+
+/// The disk; clones share it.
+#[derive(Debug, Clone)]
+pub struct FakeDisk {
+    state: Arc<Mutex<State>>,
+}
+
+impl FakeDisk {
+    pub fn new(seed: u64) -> FakeDisk {
+        FakeDisk {
+            state: Arc::new(Mutex::new(State {
+                contents: BTreeMap::new(),
+                next_content: 0,
+                names: Names::new(),
+                synced_names: Names::new(),
+                pending: Vec::new(),
+                locked: BTreeSet::new(),
+                random: Random(seed),
+                operations: 0,
+                counts: BTreeMap::new(),
+                journal: None,
+                faults: BTreeMap::new(),
+                crashed: false,
+                capacity: None,
+            })),
+        }
+    }
+
+    /// Lets the n-th operation meet a fault. They are counted from 1 over the disk's life.
+    pub fn inject(&self, operation: u64, fault: Fault) {
+        self.state().faults.insert(operation, fault);
+    }
+
+    /// Only so many bytes are free from now on; `None`: any number.
+    pub fn set_free(&self, bytes: Option<u64>) {
+        let mut state = self.state();
+        state.capacity = bytes.map(|bytes| state.used() + bytes);
+    }
+
+    /// Operations so far.
+    pub fn operations(&self) -> u64 {
+        self.state().operations
+    }
+
+    /// Whether a crash that was injected has come.
+    pub fn crashed(&self) -> bool {
+        self.state().crashed
+    }
+
+    /// How often each kind of operation was done since the last call.
+    pub fn take_counts(&self) -> BTreeMap<Operation, u64> {
+        std::mem::take(&mut self.state().counts)
+    }
+
+    /// Begins to keep a list of all operations.
+    pub fn keep_journal(&self) {
+        self.state().journal = Some(Vec::new());
+    }
+
+    /// The operations since [`FakeDisk::keep_journal`].
+    pub fn journal(&self) -> Vec<(Operation, PathBuf)> {
+        self.state().journal.clone().unwrap_or_default()
+    }
+
+    /// What a machine finds after the power was off, in any combination that this seed draws.
+    pub fn after_power_loss(&self, seed: u64) -> FakeDisk {
+        self.after_crash(Loss::Torn(seed))
+    }
+
+    /// What a machine finds after the power was off. This disk stays as it is.
+    pub fn after_crash(&self, loss: Loss) -> FakeDisk {
+        let seed = if let Loss::Torn(seed) = loss { seed } else { 0 };
+        let mut random = Random(seed);
+        let disk = FakeDisk::new(seed ^ 0xd15c);
+        {
+            let state = self.state();
+            let mut new = disk.state();
+            new.names = state.synced_names.clone();
+            for change in &state.pending {
+                let kept = match loss {
+                    Loss::Everything | Loss::Names => false,
+                    Loss::Nothing | Loss::Bytes => true,
+                    Loss::Torn(_) => random.below(2) == 0,
+                };
+                if kept {
+                    change.apply(&mut new.names);
+                }
+            }
+            remove_orphans(&mut new.names);
+            let contents = state.contents.iter();
+            new.contents = contents
+                .map(|(id, content)| (*id, content.after(loss, &mut random)))
+                .collect();
+            new.next_content = state.next_content;
+            new.capacity = state.capacity;
+            new.synced_names = new.names.clone();
+            new.forget_unreachable();
+        }
+        disk
+    }
+
+    /// What a process finds that is started after another was killed: everything, but it is not yet durable.
+    pub fn after_kill(&self) -> FakeDisk {
+        let disk = FakeDisk::new(1);
+        {
+            let state = self.state();
+            let mut new = disk.state();
+            new.contents = state.contents.clone();
+            for content in new.contents.values_mut() {
+                content.open = 0;
+            }
+            new.next_content = state.next_content;
+            new.names = state.names.clone();
+            new.synced_names = state.synced_names.clone();
+            new.pending = state.pending.clone();
+            new.random = state.random;
+            new.capacity = state.capacity;
+            new.forget_unreachable();
+        }
+        disk
+    }
+
+    /// The bytes of a file.
+    pub fn read(&self, path: &Path) -> Vec<u8> {
+        let state = self.state();
+        state.contents[&file_at(&state.names, path)].now.clone()
+    }
+
+    /// Changes the bytes of a file behind everybody's back, durably.
+    pub fn tamper(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.state();
+        let id = file_at(&state.names, path);
+        let content = state.contents.get_mut(&id).unwrap();
+        change(&mut content.now);
+        content.synced = content.now.clone();
+        content.dirty = 0..0;
+    }
+
+    /// Paths of all files.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let state = self.state();
+        let files = state.names.iter().filter(|(_, node)| **node != Node::Dir);
+        files.map(|(path, _)| path.clone()).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A test that failed still drops its files.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_state(
+        &self,
+        action: &'static str,
+        path: &Path,
+    ) -> Result<MutexGuard<'_, State>, DiskError> {
+        let state = self.state();
+        if state.crashed {
+            return Err(stopped(action, path));
+        }
+        Ok(state)
+    }
+
+    /// Counts an operation and lets it meet its fault. `full` does it; `partial` does what may be done of one that
+    /// fails. An operation that has no effect without a fault either, as the file system refuses it, is an error of
+    /// `full`.
+    fn operate<T>(
+        &self,
+        operation: Operation,
+        path: &Path,
+        full: impl FnOnce(&mut State) -> Result<T, io::Error>,
+        partial: impl FnOnce(&mut State),
+    ) -> Result<T, DiskError> {
+        let mut state = self.read_state(operation.verb(), path)?;
+        let state = &mut *state;
+        state.operations += 1;
+        *state.counts.entry(operation).or_default() += 1;
+        if let Some(journal) = &mut state.journal {
+            journal.push((operation, path.to_owned()));
+        }
+        match state.faults.get(&state.operations).copied() {
+            None => full(state).map_err(|e| DiskError::new(operation.verb(), path, e)),
+            Some(Fault::CrashBefore) => {
+                state.crashed = true;
+                Err(stopped(operation.verb(), path))
+            }
+            Some(Fault::CrashAfter) => {
+                let _ = full(state);
+                state.crashed = true;
+                Err(stopped(operation.verb(), path))
+            }
+            Some(Fault::Fail) => {
+                partial(state);
+                let source = io::Error::from_raw_os_error(EIO);
+                Err(DiskError::new(operation.verb(), path, source))
+            }
+        }
+    }
+
+    fn handle(&self, state: &mut State, path: &Path, content: u64) -> Box<dyn DiskFile> {
+        state.contents.get_mut(&content).unwrap().open += 1;
+        Box::new(FakeFile {
+            disk: self.clone(),
+            path: path.to_owned(),
+            content,
+        })
+    }
+}
+
+const ENOENT: i32 = 2;
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+
+fn errno(number: i32) -> io::Error {
+    io::Error::from_raw_os_error(number)
+}
+
+fn stopped(action: &'static str, path: &Path) -> DiskError {
+    DiskError::new(action, path, io::Error::other("the machine has stopped"))
+}
+
+fn file_at(names: &Names, path: &Path) -> u64 {
+    match names.get(path) {
+        Some(Node::File(id)) => *id,
+        other => panic!("{} is {other:?}", path.display()),
+    }
+}
+
+/// The root is always there.
+fn is_dir(names: &Names, path: &Path) -> bool {
+    path.parent().is_none() || names.get(path) == Some(&Node::Dir)
+}
+
+/// Removes what stands in a directory that is not there.
+fn remove_orphans(names: &mut Names) {
+    let mut kept = Names::new();
+    // A directory comes before what is in it.
+    for (path, node) in std::mem::take(names) {
+        if is_dir(&kept, path.parent().unwrap()) {
+            kept.insert(path, node);
+        }
+    }
+    *names = kept;
+}
+
+impl Disk for FakeDisk {
+    fn open(&self, path: &Path) -> Result<Option<Box<dyn DiskFile>>, DiskError> {
+        let mut state = self.read_state("open", path)?;
+        match state.names.get(path).copied() {
+            Some(Node::File(content)) => Ok(Some(self.handle(&mut state, path, content))),
+            Some(Node::Dir) => panic!("{} is a directory", path.display()),
+            None => Ok(None),
+        }
+    }
+
+    fn create(&self, path: &Path) -> Result<Box<dyn DiskFile>, DiskError> {
+        let create = |state: &mut State| {
+            if !is_dir(&state.names, path.parent().unwrap()) {
+                return Err(errno(ENOENT));
+            }
+            // A file that exists is emptied, and a crash may bring its bytes back.
+            if let Some(Node::File(content)) = state.names.get(path).copied() {
+                state.contents.get_mut(&content).unwrap().set_len(0);
+                return Ok(self.handle(state, path, content));
+            }
+            let content = state.next_content;
+            state.next_content += 1;
+            state.contents.insert(content, Content::default());
+            state.change(NameChange::Create(path.to_owned(), Node::File(content)));
+            Ok(self.handle(state, path, content))
+        };
+        self.operate(Operation::Create, path, create, |_| ())
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
+        let state = self.read_state("list", dir)?;
+        let inside = state.names.keys().filter(|path| path.parent() == Some(dir));
+        Ok(inside
+            .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+            .collect())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        assert_eq!(from.parent(), to.parent(), "a rename between directories");
+        let rename = |state: &mut State| {
+            let node = *state.names.get(from).ok_or_else(|| errno(ENOENT))?;
+            state.change(NameChange::Rename(from.to_owned(), to.to_owned(), node));
+            Ok(())
+        };
+        self.operate(Operation::Rename, from, rename, |_| ())
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), DiskError> {
+        let remove = |state: &mut State| {
+            match state.names.get(path) {
+                Some(Node::File(_)) => state.change(NameChange::Remove(path.to_owned())),
+                Some(Node::Dir) => panic!("{} is a directory", path.display()),
+                None => return Err(errno(ENOENT)),
+            }
+            Ok(())
+        };
+        self.operate(Operation::Remove, path, remove, |_| ())
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> Result<(), DiskError> {
+        let mut missing: Vec<&Path> = dir.ancestors().collect();
+        {
+            let state = self.read_state("create directory", dir)?;
+            missing.retain(|dir| !is_dir(&state.names, dir));
+        }
+        for dir in missing.into_iter().rev() {
+            let create = |state: &mut State| {
+                state.change(NameChange::Create(dir.to_owned(), Node::Dir));
+                Ok(())
+            };
+            self.operate(Operation::CreateDir, dir, create, |_| ())?;
+        }
+        Ok(())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
+        let sync = |state: &mut State| {
+            if !is_dir(&state.names, dir) {
+                return Err(errno(ENOENT));
+            }
+            let (durable, rest) = std::mem::take(&mut state.pending)
+                .into_iter()
+                .partition::<Vec<_>, _>(|change| change.dir() == dir);
+            for change in durable {
+                change.apply(&mut state.synced_names);
+            }
+            state.pending = rest;
+            state.forget_unreachable();
+            Ok(())
+        };
+        self.operate(Operation::SyncDir, dir, sync, |_| ())
+    }
+
+    fn lock(&self, path: &Path) -> Result<Option<Lock>, DiskError> {
+        let exists = self.read_state("lock", path)?.names.contains_key(path);
+        if !exists {
+            self.create(path)?;
+        }
+        let mut state = self.read_state("lock", path)?;
+        if !state.locked.insert(path.to_owned()) {
+            return Ok(None);
+        }
+        Ok(Some(Lock::new(FakeLock {
+            disk: self.clone(),
+            path: path.to_owned(),
+        })))
+    }
+
+    fn random(&self) -> Result<u64, DiskError> {
+        Ok(self.state().random.next())
+    }
+}
+
+struct FakeLock {
+    disk: FakeDisk,
+    path: PathBuf,
+}
+
+impl Drop for FakeLock {
+    fn drop(&mut self) {
+        self.disk.state().locked.remove(&self.path);
+    }
+}
+
+struct FakeFile {
+    disk: FakeDisk,
+    path: PathBuf,
+    content: u64,
+}
+
+impl FakeFile {
+    fn operate(
+        &self,
+        operation: Operation,
+        full: impl FnOnce(&mut Content, u64, &mut Random) -> Result<(), io::Error>,
+        partial: impl FnOnce(&mut Content, &mut Random),
+    ) -> Result<(), DiskError> {
+        let id = self.content;
+        self.disk.operate(
+            operation,
+            &self.path,
+            |state| {
+                let free = state.free();
+                let content = state.contents.get_mut(&id).unwrap();
+                full(content, free, &mut state.random)
+            },
+            |state| {
+                let content = state.contents.get_mut(&id).unwrap();
+                partial(content, &mut state.random);
+            },
+        )
+    }
+}
+
+impl DiskFile for FakeFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, DiskError> {
+        let state = self.disk.read_state("read", &self.path)?;
+        let bytes = &state.contents[&self.content].now;
+        let from = (offset as usize).min(bytes.len());
+        let count = buffer.len().min(bytes.len() - from);
+        buffer[..count].copy_from_slice(&bytes[from..from + count]);
+        Ok(count)
+    }
+
+    fn write_at(&mut self, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
+        let offset = offset as usize;
+        self.operate(
+            Operation::Write,
+            |content, free, _| {
+                let most = (content.now.len() as u64).saturating_add(free);
+                let room = most.saturating_sub(offset as u64);
+                if bytes.len() as u64 > room {
+                    content.write(&bytes[..room as usize], offset);
+                    return Err(errno(ENOSPC));
+                }
+                content.write(bytes, offset);
+                Ok(())
+            },
+            |content, random| {
+                let done = random.below(bytes.len() as u64 + 1) as usize;
+                content.write(&bytes[..done], offset);
+            },
+        )
+    }
+
+    fn sync(&mut self) -> Result<(), DiskError> {
+        self.operate(
+            Operation::Sync,
+            |content, _, _| {
+                content.sync();
+                Ok(())
+            },
+            |content, random| {
+                content.synced = torn(&content.synced, &content.now, random);
+                content.dirty = 0..0;
+            },
+        )
+    }
+
+    fn set_len(&mut self, len: u64) -> Result<(), DiskError> {
+        self.operate(
+            Operation::Truncate,
+            |content, free, _| {
+                if len.saturating_sub(content.now.len() as u64) > free {
+                    return Err(errno(ENOSPC));
+                }
+                content.set_len(len as usize);
+                Ok(())
+            },
+            |_, _| (),
+        )
+    }
+
+    fn allocate(&mut self, len: u64) -> Result<(), DiskError> {
+        self.operate(
+            Operation::Allocate,
+            |content, free, _| {
+                let old = content.now.len() as u64;
+                if len.saturating_sub(old) > free {
+                    return Err(errno(ENOSPC));
+                }
+                content.set_len(len.max(old) as usize);
+                Ok(())
+            },
+            |_, _| (),
+        )
+    }
+
+    fn len(&self) -> Result<u64, DiskError> {
+        let state = self.disk.read_state("stat", &self.path)?;
+        Ok(state.contents[&self.content].now.len() as u64)
+    }
+}
+
+impl Drop for FakeFile {
+    fn drop(&mut self) {
+        let mut state = self.disk.state();
+        state.contents.get_mut(&self.content).unwrap().open -= 1;
+    }
+}
