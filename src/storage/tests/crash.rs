@@ -195,3 +195,31 @@ fn an_interrupted_first_start_is_begun_again() {
         }
     }
 }
+
+#[test]
+fn the_directories_above_the_data_directory_are_durable_too() {
+    let data = Path::new("/var/lib/raftkvd/data");
+    let open = |disk: &FakeDisk| {
+        let _lock = lock(disk, data)?;
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        open_with(disk, data, 4, Start::Join, LARGE, &logger())
+    };
+    let whole = FakeDisk::new(1);
+    open(&whole).unwrap();
+    for operation in 1..=whole.operations() {
+        for fault in [Fault::CrashBefore, Fault::CrashAfter] {
+            // A process that was killed may have left directories whose names are not durable yet.
+            let disk = FakeDisk::new(1);
+            disk.inject(operation, fault);
+            open(&disk).unwrap_err();
+            let disk = disk.after_kill();
+            let boot = open(&disk).unwrap().meta.boot();
+            let again = open(&disk.after_crash(Loss::Everything)).unwrap();
+            assert_eq!(
+                again.meta.boot(),
+                boot + 1,
+                "{fault:?} {operation}: it began anew"
+            );
+        }
+    }
+}

@@ -3,7 +3,7 @@
 mod crash;
 mod damage;
 
-use super::fake_disk::{FakeDisk, Fault, Operation, Random};
+use super::fake_disk::{FakeDisk, Fault, Loss, Operation, Random};
 use super::*;
 use crate::config;
 use crate::members::{Members, PeerUrl};
