@@ -19,6 +19,7 @@
 //! 6. *`meta` says "starting" before anything else is made, and "in use" after everything was.* So what a crash left
 //!    of a first start is recognised and cleared, while a lost `meta` beside a log is refused: cleared by mistake it
 //!    would be a member that forgot its votes.
+//!    The names of all directories on the way to it come before even that: lost, they take everything with them.
 //! 7. *Boot number durable before it is used.* A number that is used twice makes two proposals look like one.
 //! 8. *A pin durable before the peer is believed.* Otherwise a crash forgets it, and a wiped peer is taken for itself.
 //! 9. *A torn tail is copied aside durably, then cut durably, then the log goes on.* See `segment.rs`.
@@ -163,12 +164,35 @@ impl StorageError {
 /// Creates the data directory if need be, and keeps other processes out of it until the lock is dropped.
 pub fn lock(disk: &dyn Disk, dir: &Path) -> Result<Lock, StorageError> {
     disk.create_dir_all(dir)?;
-    disk.sync_dir(disk::parent(dir))?;
+    sync_names_above(disk, dir)?;
     let path = dir.join("LOCK");
     match disk.lock(&path)? {
         Some(lock) => Ok(lock),
         None => Err(StorageError::Locked { path }),
     }
+}
+
+/// Makes the name of the data directory durable, and those of all directories above it: whichever of them was new, a
+/// crash that lost its name would take the data with it. Which were new is not asked. A process that was killed may
+/// have made them and not synced them.
+fn sync_names_above(disk: &dyn Disk, dir: &Path) -> Result<(), DiskError> {
+    let none_of_ours = |error: &DiskError| {
+        use std::io::ErrorKind::*;
+        // Directories of others, or of file systems that are made once and only read: no new name is in them.
+        let kind = error.source.kind();
+        matches!(kind, PermissionDenied | InvalidInput | ReadOnlyFilesystem)
+    };
+    for (distance, above) in dir.ancestors().skip(1).enumerate() {
+        let above = match above.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => above,
+        };
+        match disk.sync_dir(above) {
+            Err(error) if distance > 0 && none_of_ours(&error) => {}
+            result => result?,
+        }
+    }
+    Ok(())
 }
 
 /// Fills (first start) or recovers the data directory `dir` of this member, which the caller has locked. Everything

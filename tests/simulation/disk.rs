@@ -16,6 +16,7 @@
 
 use raftkvd::storage::disk::{Disk, DiskError, DiskFile, Lock};
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -402,6 +403,25 @@ impl FakeDisk {
         disk
     }
 
+    /// The same for disks that look the same to whoever reads them and would lose the same in a crash.
+    pub fn fingerprint(&self) -> u64 {
+        let state = self.state();
+        let mut hasher = DefaultHasher::new();
+        let mut hash = |names: &Names| {
+            for (path, node) in names {
+                path.hash(&mut hasher);
+                if let Node::File(id) = node {
+                    let content = &state.contents[id];
+                    (&content.now, &content.synced).hash(&mut hasher);
+                }
+            }
+            names.len().hash(&mut hasher);
+        };
+        hash(&state.names);
+        hash(&state.synced_names);
+        hasher.finish()
+    }
+
     /// The bytes of a file.
     pub fn read(&self, path: &Path) -> Vec<u8> {
         let state = self.state();
@@ -453,27 +473,28 @@ impl FakeDisk {
         partial: impl FnOnce(&mut State),
     ) -> Result<T, DiskError> {
         let mut state = self.read_state(operation.verb(), path)?;
-        let state = &mut *state;
         state.operations += 1;
         *state.counts.entry(operation).or_default() += 1;
         if let Some(journal) = &mut state.journal {
             journal.push((operation, path.to_owned()));
         }
         match state.faults.get(&state.operations).copied() {
-            None => full(state).map_err(|e| DiskError::new(operation.verb(), path, e)),
+            None => full(&mut state).map_err(|e| DiskError::new(operation.verb(), path, e)),
             Some(Fault::CrashBefore) => {
                 state.crashed = true;
                 Err(stopped(operation.verb(), path))
             }
             Some(Fault::CrashAfter) => {
-                let _ = full(state);
+                let lost = full(&mut state);
                 state.crashed = true;
+                // A handle that is dropped locks the state.
+                drop(state);
+                drop(lost);
                 Err(stopped(operation.verb(), path))
             }
             Some(Fault::Fail) => {
-                partial(state);
-                let source = io::Error::from_raw_os_error(EIO);
-                Err(DiskError::new(operation.verb(), path, source))
+                partial(&mut state);
+                Err(DiskError::new(operation.verb(), path, errno(EIO)))
             }
         }
     }
