@@ -1,6 +1,7 @@
 //! Tests of storage as a whole: what a restart finds after crashes, damage and mistakes.
 
 mod crash;
+mod crash_points;
 mod damage;
 
 use super::fake_disk::{FakeDisk, Fault, Loss, Operation, Random};
