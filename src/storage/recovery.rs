@@ -49,6 +49,12 @@ pub(super) fn recover(
             "segment" => scan.last.path().display(), "offset" => scan.last.offset());
         scan.last.cut_tail(&**disk, &wal_dir)?;
     }
+    let writer = scan.last.into_writer(options.segment_bytes)?;
+    // Names that the previous process created may have survived it in the kernel's memory only.
+    disk.sync_dir(&wal_dir)?;
+
+    // Only now, as what was read is durable, snapshots go: a mark that the previous process wrote and did not sync
+    // would be lost by a crash, and then the snapshots before it are needed.
     let keep: Vec<_> = scan
         .log
         .state
@@ -61,8 +67,6 @@ pub(super) fn recover(
         set_aside(&**disk, &snapshots.path(*index, *term))?;
     }
     snapshots.delete_leftovers(&keep)?;
-    // Names that the previous process created may have survived it in the kernel's memory only.
-    disk.sync_dir(&wal_dir)?;
     disk.sync_dir(&dir.join("snap"))?;
 
     let bytes: usize = recovered.entries.iter().map(|e| e.data.len()).sum();
@@ -89,7 +93,7 @@ pub(super) fn recover(
         options,
         state,
         scan.names,
-        scan.last.into_writer(options.segment_bytes)?,
+        writer,
     );
     Ok((wal, recovered))
 }
