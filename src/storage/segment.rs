@@ -206,6 +206,8 @@ pub struct Reader {
     header: Header,
     /// Where the next batch should be.
     offset: u64,
+    /// Where the last write began that gave what was read: that of the last batch, or of the header with the first.
+    last_write: u64,
     crc: u32,
     used_from: u64,
 }
@@ -272,6 +274,7 @@ impl Reader {
             path,
             header,
             offset: HEADER_BYTES as u64,
+            last_write: 0,
             crc,
             used_from: 0,
         })))
@@ -307,6 +310,9 @@ impl Reader {
         }
         record::decode_body(&batch[HEAD_BYTES..HEAD_BYTES + head.body], visit)
             .map_err(|why| StorageError::corrupt(&self.path, self.offset, &why))?;
+        if self.used_from != 0 {
+            self.last_write = self.offset;
+        }
         self.offset += head.batch_bytes() as u64;
         self.crc = head.crc;
         if self.used_from == 0 {
@@ -367,6 +373,10 @@ impl Reader {
 
     /// Goes on to write behind the last valid batch. What was read is durable on return: after a mere end of the
     /// process the last batch may still be in the kernel's memory only.
+    ///
+    /// To sync it is not enough. If it was a failed sync that ended the process, the kernel calls the bytes clean
+    /// though they never reached the disk, and the next sync does nothing. So the last batch is written again; those
+    /// before it were synced with success, or it would not be there.
     pub fn into_writer(mut self, len: u64) -> Result<Writer, StorageError> {
         assert!(
             !self.is_unused(),
@@ -376,6 +386,9 @@ impl Reader {
         if self.window.len < len {
             self.window.file.allocate(len)?;
         }
+        let (begin, end) = (self.last_write, self.offset);
+        let bytes = self.window.get(begin, (end - begin) as usize)?.to_vec();
+        self.window.file.write_at(&bytes, begin)?;
         self.window.file.sync()?;
         Ok(Writer {
             len: self.window.len.max(len),
