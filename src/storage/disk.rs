@@ -74,8 +74,6 @@ pub trait DiskFile: Send {
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> Result<(), DiskError>;
     /// Makes what was written, and the length, durable (fdatasync).
     fn sync(&mut self) -> Result<(), DiskError>;
-    /// Cuts the file, or extends it by zeros. Not durable yet.
-    fn set_len(&mut self, len: u64) -> Result<(), DiskError>;
     /// Extends the file by zeros to at least `len` with its blocks reserved, as far as the file system can. Not
     /// durable yet.
     fn allocate(&mut self, len: u64) -> Result<(), DiskError>;
@@ -242,10 +240,6 @@ impl DiskFile for RealFile {
 
     fn sync(&mut self) -> Result<(), DiskError> {
         self.wrap("fdatasync", fdatasync(&self.file))
-    }
-
-    fn set_len(&mut self, len: u64) -> Result<(), DiskError> {
-        self.wrap("truncate", self.file.set_len(len))
     }
 
     fn allocate(&mut self, len: u64) -> Result<(), DiskError> {

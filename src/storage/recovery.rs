@@ -13,7 +13,7 @@
 use super::disk::Disk;
 use super::meta::Meta;
 use super::record::Record;
-use super::segment::{Begin, Name, Reader, Step};
+use super::segment::{self, Name, Reader, Step};
 use super::snapshot::Snapshots;
 use super::wal::{Options, State, Wal};
 use super::{Recovered, SnapshotMeta, StorageError};
@@ -40,16 +40,18 @@ pub(super) fn recover(
     let chosen = choose_snapshot(snapshots, meta, &scan, logger)?;
     let recovered = judge(&mut scan, &chosen)?;
 
-    if let Some(name) = scan.torn_creation {
-        warn!(logger, "a segment whose creation a crash interrupted is removed"; "segment" => name.file_name());
-        disk.remove(&wal_dir.join(name.file_name()))?;
+    for name in disk.list(&wal_dir)? {
+        // A segment that a crash interrupted in the making.
+        if name.ends_with(segment::TEMPORARY) {
+            disk.remove(&wal_dir.join(name))?;
+        }
     }
     if scan.torn_tail {
         warn!(logger, "the end of the WAL was torn by a crash; it is kept aside as .broken and cut off";
             "segment" => scan.last.path().display(), "offset" => scan.last.offset());
         scan.last.cut_tail(&**disk, &wal_dir)?;
     }
-    let writer = scan.last.into_writer(options.segment_bytes)?;
+    let writer = scan.last.into_writer()?;
     // Names that the previous process created may have survived it in the kernel's memory only.
     disk.sync_dir(&wal_dir)?;
 
@@ -101,11 +103,9 @@ pub(super) fn recover(
 /// What the segments hold.
 struct Scan {
     log: Log,
-    /// All but one whose creation was torn.
     names: Vec<Name>,
     last: Reader,
     torn_tail: bool,
-    torn_creation: Option<Name>,
 }
 
 fn scan(disk: &dyn Disk, wal_dir: &Path, meta: &Meta) -> Result<Scan, StorageError> {
@@ -121,50 +121,28 @@ fn scan(disk: &dyn Disk, wal_dir: &Path, meta: &Meta) -> Result<Scan, StorageErr
     let mut log = Log::new(first.first_index);
     let mut last: Option<Reader> = None;
     let mut torn_tail = false;
-    let mut torn_creation = None;
     for (at, name) in names.iter().enumerate() {
-        let is_last = at + 1 == names.len();
-        // The very first segment was complete before `meta` said that the directory is in use.
-        let may_be_unused = is_last && at > 0;
-        let path = wal_dir.join(name.file_name());
-        let mut reader = match Reader::open(disk, wal_dir, *name)? {
-            Begin::Segment(reader) => *reader,
-            Begin::Torn if may_be_unused => {
-                torn_creation = Some(*name);
-                break;
-            }
-            Begin::Torn => {
-                return Err(StorageError::corrupt(&path, 0, "the header is missing"));
-            }
-        };
+        let mut reader = Reader::open(disk, wal_dir, *name)?;
         check_identity(&reader, meta)?;
         if let Some(before) = &last {
             check_succession(before, &reader, &log)?;
         }
-        let damage = read_batches(&mut reader, &mut log, is_last)?;
-        if damage && reader.is_unused() {
-            if !may_be_unused {
-                return Err(StorageError::corrupt(
-                    &path,
-                    reader.offset(),
-                    "the first batch is missing",
-                ));
-            }
-            torn_creation = Some(*name);
-            break;
+        torn_tail = read_batches(&mut reader, &mut log, at + 1 == names.len())?;
+        if reader.is_unused() {
+            let (path, offset) = (reader.path(), reader.offset());
+            return Err(StorageError::corrupt(
+                path,
+                offset,
+                "the first batch is missing",
+            ));
         }
-        torn_tail = damage && is_last;
         last = Some(reader);
-    }
-    if torn_creation.is_some() {
-        names.pop();
     }
     Ok(Scan {
         log,
         names,
-        last: last.expect("a lone segment without a header was refused"),
+        last: last.expect("there is a segment"),
         torn_tail,
-        torn_creation,
     })
 }
 
@@ -173,8 +151,7 @@ fn read_batches(reader: &mut Reader, log: &mut Log, is_last: bool) -> Result<boo
     loop {
         let hole = match reader.next(&mut |record| log.apply(record))? {
             Step::Batch => continue,
-            // The first batch is written with the header, so a header without it was torn off from it.
-            Step::End => return Ok(reader.is_unused()),
+            Step::End => return Ok(false),
             Step::Damaged { hole } => hole,
         };
         let corrupt = |why: &str| StorageError::corrupt(reader.path(), reader.offset(), why);

@@ -14,14 +14,16 @@
 //! | 32 | 8 | sequence, from 0, without gaps |
 //! | 40 | 8 | first index: one behind the end of the log when the segment was begun |
 //! | 48 | 8 | salt, random |
-//! | 56 | 4 | CRC32C of bytes 0..56; the seed of the first batch |
-//! | 60 | 4 | `rkvS` |
-//! | 64 | | batches; the first one repeats the marks that are in force and the hard state |
+//! | 56 | 8 | length that the file was made with; it never gets shorter |
+//! | 64 | 4 | CRC32C of bytes 0..64; the seed of the first batch |
+//! | 68 | 4 | `rkvS` |
+//! | 72 | | batches; the first one repeats the marks that are in force and the hard state |
 //! | | | zeros |
 //!
-//! The first batch is written together with the header, and both are durable, the file's name included, before any
-//! other batch is written. So the segments before can be deleted as soon as their entries are not needed, and a
-//! last segment without a valid first batch was never used.
+//! A segment is made under another name, `*.wal.tmp`, with its header and first batch, and is synced and renamed before
+//! any other batch is written. So the segments before can be deleted as soon as their entries are not needed, and a
+//! crash leaves a segment whole or none: one without its first batch, or shorter than it was made, was damaged. What
+//! a cut took from the end of a file could otherwise pass for a torn tail.
 
 use super::disk::{Disk, DiskError, DiskFile};
 use super::record::{self, Batch, HEAD_BYTES, Head, Record, is_zero, u32_at, u64_at};
@@ -30,10 +32,14 @@ use crate::config;
 use std::path::{Path, PathBuf};
 
 /// Bytes of a segment's header.
-pub const HEADER_BYTES: usize = 64;
+pub const HEADER_BYTES: usize = 72;
 
 const MAGIC: &[u8; 8] = b"rkvdwal\0";
 const END_MARKER: &[u8; 4] = b"rkvS";
+const CRC_AT: usize = 64;
+const MARKER_AT: usize = 68;
+/// What a segment's name ends with while it is made.
+pub const TEMPORARY: &str = ".tmp";
 /// Files are read in pieces of this size.
 const WINDOW_BYTES: usize = 1 << 20;
 
@@ -75,6 +81,8 @@ pub struct Header {
     pub member: u64,
     /// Random, so that bytes of another file never pass for a batch of this one.
     pub salt: u64,
+    /// Length that the file was made with.
+    pub len: u64,
 }
 
 impl Header {
@@ -89,18 +97,19 @@ impl Header {
             self.name.sequence,
             self.name.first_index,
             self.salt,
+            self.len,
         ];
-        for (place, field) in bytes[16..56].chunks_exact_mut(8).zip(fields) {
+        for (place, field) in bytes[16..CRC_AT].chunks_exact_mut(8).zip(fields) {
             place.copy_from_slice(&field.to_le_bytes());
         }
-        let crc = crc32c::crc32c(&bytes[..56]);
-        bytes[56..60].copy_from_slice(&crc.to_le_bytes());
-        bytes[60..].copy_from_slice(END_MARKER);
+        let crc = crc32c::crc32c(&bytes[..CRC_AT]);
+        bytes[CRC_AT..MARKER_AT].copy_from_slice(&crc.to_le_bytes());
+        bytes[MARKER_AT..].copy_from_slice(END_MARKER);
         bytes
     }
 
     fn crc(&self) -> u32 {
-        u32_at(&self.encode(), 56)
+        u32_at(&self.encode(), CRC_AT)
     }
 }
 
@@ -123,28 +132,35 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Creates a segment of `len` bytes that begins with the batch `first`. The segment, its name and that batch are
+    /// Creates a segment that begins with the batch `first`. The segment, its name and that batch are
     /// durable on return.
     ///
-    /// In this order: write, sync the file, sync the directory, and only then the caller writes its first own batch.
-    /// Were a batch written to a file whose name is not durable, a crash could take all of it away though the batch
-    /// was synced.
+    /// In this order: write, sync the file, rename, sync the directory, and only then the caller writes its first own
+    /// batch. Were a batch written to a file whose name is not durable, a crash could take all of it away though the
+    /// batch was synced.
     pub fn create(
         disk: &dyn Disk,
         dir: &Path,
         header: Header,
         first: &mut Batch,
-        len: u64,
     ) -> Result<Writer, DiskError> {
+        let len = header.len;
         let path = dir.join(header.name.file_name());
-        let mut file = disk.create(&path)?;
+        let temporary = dir.join(header.name.file_name() + TEMPORARY);
+        let mut file = disk.create(&temporary)?;
         file.allocate(len)?;
         let mut bytes = header.encode().to_vec();
         let crc = first.finish(header.salt, HEADER_BYTES as u64, header.crc());
         bytes.extend_from_slice(first.bytes_mut());
         file.write_at(&bytes, 0)?;
         file.sync()?;
+        disk.rename(&temporary, &path)?;
         disk.sync_dir(dir)?;
+        // Opened anew, so that errors tell its name.
+        let file = disk.open(&path)?.ok_or_else(|| {
+            let vanished = std::io::Error::from(std::io::ErrorKind::NotFound);
+            DiskError::new("open", &path, vanished)
+        })?;
         let end = bytes.len() as u64;
         Ok(Writer {
             file,
@@ -227,17 +243,9 @@ pub enum Step {
     },
 }
 
-/// What a file begins with.
-pub enum Begin {
-    /// A valid header.
-    Segment(Box<Reader>),
-    /// The creation of the file was torn by a crash. Nothing was in it.
-    Torn,
-}
-
 impl Reader {
     /// Opens a segment and reads its header.
-    pub fn open(disk: &dyn Disk, dir: &Path, name: Name) -> Result<Begin, StorageError> {
+    pub fn open(disk: &dyn Disk, dir: &Path, name: Name) -> Result<Reader, StorageError> {
         let path = dir.join(name.file_name());
         let corrupt = |offset, why: &str| StorageError::corrupt(&path, offset, why);
         let file = disk
@@ -246,13 +254,11 @@ impl Reader {
         let mut window = Window::new(file)?;
         let mut bytes = [0; HEADER_BYTES];
         bytes.copy_from_slice(window.get(0, HEADER_BYTES)?);
-        let crc = crc32c::crc32c(&bytes[..56]);
-        if &bytes[..8] != MAGIC || &bytes[60..] != END_MARKER || u32_at(&bytes, 56) != crc {
-            // The header lies in one sector and ends with a byte that is not zero, so a torn one ends with zeros.
-            let torn = bytes[HEADER_BYTES - 1] == 0;
-            if torn && window.nonzero_end(HEADER_BYTES as u64)? == HEADER_BYTES as u64 {
-                return Ok(Begin::Torn);
-            }
+        let crc = crc32c::crc32c(&bytes[..CRC_AT]);
+        if &bytes[..8] != MAGIC
+            || &bytes[MARKER_AT..] != END_MARKER
+            || u32_at(&bytes, CRC_AT) != crc
+        {
             return Err(corrupt(0, "the segment's header is damaged"));
         }
         check_version(&path, u32_at(&bytes, 8))?;
@@ -265,11 +271,15 @@ impl Reader {
                 first_index: u64_at(&bytes, 40),
             },
             salt: u64_at(&bytes, 48),
+            len: u64_at(&bytes, 56),
         };
         if header.name != name {
             return Err(corrupt(32, "the segment's header does not fit its name"));
         }
-        Ok(Begin::Segment(Box::new(Reader {
+        if window.len < header.len {
+            return Err(corrupt(window.len, "the file ends here: it was cut"));
+        }
+        Ok(Reader {
             window,
             path,
             header,
@@ -277,7 +287,7 @@ impl Reader {
             last_write: 0,
             crc,
             used_from: 0,
-        })))
+        })
     }
 
     /// Reads the next batch. An error of `visit` makes the batch corrupt.
@@ -345,7 +355,7 @@ impl Reader {
         Ok(self.window.nonzero_end(self.offset)?)
     }
 
-    /// Whether no batch was valid: not even the one that was written with the header.
+    /// Whether not even the batch was valid that was written with the header.
     pub fn is_unused(&self) -> bool {
         self.used_from == 0
     }
@@ -355,7 +365,7 @@ impl Reader {
     ///
     /// In this order: the copy, with its name, becomes durable before the original is touched, or a crash could lose
     /// both. And the zeros are durable before the next batch is written: a rest of the torn batch behind it would
-    /// look like a damaged batch at the next start.
+    /// look like a damaged batch at the next start. The file is not made shorter: see the length in its header.
     pub fn cut_tail(&mut self, disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
         let count = (self.nonzero_end()? - self.offset) as usize;
         let mut name = self.header.name.file_name();
@@ -364,10 +374,9 @@ impl Reader {
         copy.write_at(self.window.get(self.offset, count)?, 0)?;
         copy.sync()?;
         disk.sync_dir(dir)?;
-        let len = self.window.len;
-        self.window.file.set_len(self.offset)?;
-        self.window.file.allocate(len.max(self.offset))?;
+        self.window.file.write_at(&vec![0; count], self.offset)?;
         self.window.file.sync()?;
+        self.window.bytes.clear();
         Ok(())
     }
 
@@ -377,21 +386,18 @@ impl Reader {
     /// To sync it is not enough. If it was a failed sync that ended the process, the kernel calls the bytes clean
     /// though they never reached the disk, and the next sync does nothing. So the last batch is written again; those
     /// before it were synced with success, or it would not be there.
-    pub fn into_writer(mut self, len: u64) -> Result<Writer, StorageError> {
+    pub fn into_writer(mut self) -> Result<Writer, StorageError> {
         assert!(
             !self.is_unused(),
             "{} holds no valid batch to go on from",
             self.path.display()
         );
-        if self.window.len < len {
-            self.window.file.allocate(len)?;
-        }
         let (begin, end) = (self.last_write, self.offset);
         let bytes = self.window.get(begin, (end - begin) as usize)?.to_vec();
         self.window.file.write_at(&bytes, begin)?;
         self.window.file.sync()?;
         Ok(Writer {
-            len: self.window.len.max(len),
+            len: self.window.len,
             file: self.window.file,
             path: self.path,
             header: self.header,

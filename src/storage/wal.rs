@@ -116,9 +116,10 @@ impl Wal {
             cluster: meta.cluster(),
             member: meta.member(),
             salt: disk.random()?,
+            len: options.segment_bytes,
         };
         encode_state(&mut batch, &state);
-        let segment = Writer::create(&*disk, &dir, header, &mut batch, options.segment_bytes)?;
+        let segment = Writer::create(&*disk, &dir, header, &mut batch)?;
         Ok(Wal::resume(
             disk,
             dir,
@@ -292,11 +293,11 @@ impl Wal {
             cluster: self.meta.cluster(),
             member: self.meta.member(),
             salt: self.disk.random()?,
+            len: self.options.segment_bytes,
         };
         let mut first = Batch::default();
         encode_state(&mut first, &self.durable);
-        let len = self.options.segment_bytes;
-        self.segment = Writer::create(&*self.disk, &self.dir, header, &mut first, len)?;
+        self.segment = Writer::create(&*self.disk, &self.dir, header, &mut first)?;
         self.older.push_back(before);
         Ok(())
     }

@@ -50,7 +50,6 @@ pub enum Operation {
     Create,
     Write,
     Allocate,
-    Truncate,
     Sync,
     Rename,
     Remove,
@@ -65,7 +64,6 @@ impl Operation {
             Operation::Create => "create",
             Operation::Write => "write",
             Operation::Allocate => "allocate",
-            Operation::Truncate => "truncate",
             Operation::Sync => "fdatasync",
             Operation::Rename => "rename",
             Operation::Remove => "remove",
@@ -741,20 +739,6 @@ impl DiskFile for FakeFile {
                 content.synced = torn(&content.synced, &content.now, random);
                 content.dirty = 0..0;
             },
-        )
-    }
-
-    fn set_len(&mut self, len: u64) -> Result<(), DiskError> {
-        self.operate(
-            Operation::Truncate,
-            |content, free, _| {
-                if len.saturating_sub(content.now.len() as u64) > free {
-                    return Err(errno(ENOSPC));
-                }
-                content.set_len(len as usize);
-                Ok(())
-            },
-            |_, _| (),
         )
     }
 

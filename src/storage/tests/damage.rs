@@ -35,36 +35,28 @@ fn torn_tail_is_truncated() {
     let (begin, end) = last_batch(&good);
     assert!(end - begin > 1500);
     for cut in begin..=end {
-        for shorter in [false, true] {
-            let disk = disk.after_power_loss(1);
-            disk.tamper(&segment, |bytes| {
-                if shorter {
-                    bytes.truncate(cut);
-                } else {
-                    bytes[cut..].fill(0);
-                }
-            });
-            let mut opened = start(&disk, LARGE).unwrap_or_else(|e| panic!("cut at {cut}: {e}"));
-            let expected = if cut == end { &whole } else { &before };
-            assert_eq!(&Expected::of(&opened.recovered), expected, "cut at {cut}");
-            let aside = files(&disk, "broken");
-            assert_eq!(
-                aside.len(),
-                usize::from(cut > begin && cut < end),
-                "cut at {cut}"
-            );
-            if let Some(aside) = aside.first() {
-                let kept = disk.after_power_loss(1).read(aside);
-                assert!(!kept.is_empty() && good[begin..].starts_with(&kept));
-            }
-            // Whatever stood there never comes back.
-            let last = expected.last();
-            let save = append([entry(last + 1, 2, vec![])]);
-            opened.wal.save(&[save]).unwrap();
-            let again = start(&disk.after_power_loss(1), LARGE).unwrap().recovered;
-            assert_eq!(indexes(&again), (2..=last + 1).collect::<Vec<_>>());
-            assert_eq!(again.entries.last().unwrap().term, 2);
+        let disk = disk.after_power_loss(1);
+        disk.tamper(&segment, |bytes| bytes[cut..].fill(0));
+        let mut opened = start(&disk, LARGE).unwrap_or_else(|e| panic!("cut at {cut}: {e}"));
+        let expected = if cut == end { &whole } else { &before };
+        assert_eq!(&Expected::of(&opened.recovered), expected, "cut at {cut}");
+        let aside = files(&disk, "broken");
+        assert_eq!(
+            aside.len(),
+            usize::from(cut > begin && cut < end),
+            "cut at {cut}"
+        );
+        if let Some(aside) = aside.first() {
+            let kept = disk.after_power_loss(1).read(aside);
+            assert!(!kept.is_empty() && good[begin..].starts_with(&kept));
         }
+        // Whatever stood there never comes back.
+        let last = expected.last();
+        let save = append([entry(last + 1, 2, vec![])]);
+        opened.wal.save(&[save]).unwrap();
+        let again = start(&disk.after_power_loss(1), LARGE).unwrap().recovered;
+        assert_eq!(indexes(&again), (2..=last + 1).collect::<Vec<_>>());
+        assert_eq!(again.entries.last().unwrap().term, 2);
     }
 }
 
@@ -143,13 +135,9 @@ fn a_committed_entry_that_is_missing_is_corrupt() {
         sequence: 0,
         first_index: 2,
     };
-    let segment::Begin::Segment(mut reader) =
-        segment::Reader::open(&disk, &dir().join("wal"), name).unwrap()
-    else {
-        panic!("the header is torn");
-    };
+    let mut reader = segment::Reader::open(&disk, &dir().join("wal"), name).unwrap();
     while reader.next(&mut |_| Ok(())).unwrap() == segment::Step::Batch {}
-    let mut writer = reader.into_writer(LARGE.segment_bytes).unwrap();
+    let mut writer = reader.into_writer().unwrap();
     let mut batch = record::Batch::default();
     batch.clear();
     batch.entry(&entry(2, 1, vec![]));
@@ -249,4 +237,152 @@ fn garbage_is_refused_without_a_panic() {
             assert_eq!(Expected::of(&opened.recovered), whole);
         }
     }
+}
+
+/// A WAL of about 200 records in several segments, with snapshots, votes and commit indexes in it. What it holds, and
+/// what it holds when a start goes back to the older snapshot.
+fn wal_with_everything() -> (FakeDisk, Expected, Expected) {
+    let disk = FakeDisk::new(9);
+    let mut opened = start(&disk, SMALL).unwrap();
+    let mut expected = Expected::new();
+    let mut older = Expected::new();
+    for index in 2..112 {
+        let value = vec![index as u8 % 3; index as usize % 90];
+        let mut saves = vec![append([entry(index, 1, value)])];
+        if index % 10 == 0 {
+            saves.push(state(1 + index / 20, 1, index - 1, true));
+        }
+        if index % 40 == 0 {
+            write_snapshot(&opened.snapshots, index - 5, 1).unwrap();
+            let hard_state = hard_state(1 + index / 20, 1, index - 1);
+            saves.push(mark(index - 5, 1, hard_state, false));
+        }
+        for save in &saves {
+            opened.wal.save(std::slice::from_ref(save)).unwrap();
+            expected.save(save);
+            let behind = Save {
+                mark: save.mark.clone().filter(|mark| mark.index == 35),
+                ..save.clone()
+            };
+            older.save(&behind);
+        }
+    }
+    older.hard_state.clone_from(&expected.hard_state);
+    assert!(segments(&disk).len() >= 3);
+    assert_eq!((older.snapshot, expected.snapshot), (35, 75));
+    (disk, expected, older)
+}
+
+#[test]
+fn every_flipped_byte_of_every_segment_is_refused_or_harmless() {
+    let (disk, whole, _) = wal_with_everything();
+    assert_eq!(
+        Expected::of(&start(&disk.after_kill(), SMALL).unwrap().recovered),
+        whole
+    );
+    let (mut refused, mut harmless) = (0, 0);
+    for segment in segments(&disk) {
+        for at in 0..disk.read(&segment).len() {
+            let flip = [0xff, 0x01, 0x80][at % 3];
+            let disk = disk.after_kill();
+            disk.tamper(&segment, |bytes| bytes[at] ^= flip);
+            match start(&disk, SMALL) {
+                Ok(opened) => {
+                    assert_eq!(Expected::of(&opened.recovered), whole, "byte {at}");
+                    harmless += 1;
+                }
+                result => {
+                    let offset = assert_corrupt(result, &segment) as usize;
+                    assert!(offset <= at && at < offset + 2000, "{offset} for {at}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    println!("{refused} flips refused, {harmless} harmless");
+    assert!(refused > 4000);
+}
+
+#[test]
+fn every_flipped_byte_of_a_snapshot_is_refused_or_made_up_for() {
+    let (disk, _, older) = wal_with_everything();
+    // Of two snapshots, the older one and the log behind it say all that the newer one said.
+    let paths = files(&disk, "snap");
+    let [_, newest] = &paths[..] else {
+        panic!("{paths:?}")
+    };
+    for at in 0..disk.read(newest).len() {
+        for flip in [0xff, 0x01, 0x80] {
+            let disk = disk.after_kill();
+            disk.tamper(newest, |bytes| bytes[at] ^= flip);
+            let found = start(&disk, SMALL).unwrap_or_else(|e| panic!("byte {at}: {e}"));
+            assert_eq!(Expected::of(&found.recovered), older, "byte {at}");
+            assert_eq!(files(&disk, "broken").len(), 1);
+        }
+    }
+    // The only one.
+    let disk = FakeDisk::new(9);
+    drop(start(&disk, SMALL).unwrap());
+    let path = files(&disk, "snap").pop().unwrap();
+    for at in 0..disk.read(&path).len() {
+        for flip in [0xff, 0x01, 0x80] {
+            let disk = disk.after_kill();
+            disk.tamper(&path, |bytes| bytes[at] ^= flip);
+            let before = disk.fingerprint();
+            assert_corrupt(start(&disk, SMALL), &path);
+            assert_eq!(disk.fingerprint(), before, "something was changed");
+        }
+    }
+}
+
+#[test]
+fn every_flipped_byte_of_meta_is_refused() {
+    let (disk, ..) = wal_with_everything();
+    let opened = start(&disk, SMALL).unwrap();
+    for peer in 1..3 {
+        let pin = Pin {
+            incarnation: peer,
+            added_index: 1,
+        };
+        opened.meta.pin(peer, pin).unwrap();
+    }
+    let path = dir().join("meta");
+    let len = disk.read(&path).len();
+    for at in 0..len {
+        for bit in 0..8 {
+            let disk = disk.after_kill();
+            disk.tamper(&path, |bytes| bytes[at] ^= 1 << bit);
+            let before = disk.fingerprint();
+            assert_corrupt(start(&disk, SMALL), &path);
+            assert_eq!(disk.fingerprint(), before, "something was changed");
+        }
+        let disk = disk.after_kill();
+        disk.tamper(&path, |bytes| bytes.truncate(at));
+        assert_corrupt(start(&disk, SMALL), &path);
+    }
+}
+
+#[test]
+fn a_file_cut_at_any_byte_is_corrupt() {
+    let (disk, whole, _) = wal_with_everything();
+    let mut starts = Vec::new();
+    for segment in segments(&disk) {
+        let len = disk.read(&segment).len();
+        for cut in 0..=len {
+            let disk = disk.after_kill();
+            disk.tamper(&segment, |bytes| bytes.truncate(cut));
+            match start(&disk, SMALL) {
+                Ok(opened) => {
+                    assert_eq!(Expected::of(&opened.recovered), whole);
+                    starts.push((segment.clone(), cut));
+                }
+                result => {
+                    let offset = assert_corrupt(result, &segment);
+                    assert!(offset <= cut as u64, "{offset} for {cut}");
+                }
+            }
+        }
+        assert_eq!(starts.pop(), Some((segment, len)), "not cut at all");
+    }
+    assert_eq!(starts, []);
 }
