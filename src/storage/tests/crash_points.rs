@@ -7,6 +7,7 @@
 //! before it.
 
 use super::*;
+use crate::storage::meta::PinError;
 use std::collections::{BTreeSet, HashSet};
 
 /// Segments hold a few records, and a save of some entries is several batches.
@@ -186,7 +187,11 @@ impl Told {
         let change = |known: &mut Known| {
             known.pins.insert(peer, pin);
         };
-        self.change(change, || opened.meta.pin(peer, pin))
+        self.change(change, || match opened.meta.pin(peer, pin) {
+            Ok(()) => Ok(()),
+            Err(PinError::Disk(error)) => Err(error),
+            Err(full @ PinError::Full(_)) => panic!("{full}"),
+        })
     }
 
     /// Appends entries of these sizes.
@@ -213,13 +218,13 @@ impl Told {
         for piece in sent_snapshot(index).chunks(40) {
             sink.write(piece)?;
         }
-        let meta = match sink.finish() {
-            Ok(meta) => meta,
+        match sink.finish(&snapshot_meta(index, 1)) {
+            Ok(()) => {}
             Err(ReceiveError::Disk(error)) => return Err(error.into()),
             Err(ReceiveError::Invalid(why)) => panic!("the snapshot is not valid: {why}"),
-        };
+        }
         let term = self.current.hard_state.term + 1;
-        let mut save = mark(meta.index, meta.term, hard_state(term, 0, index), true);
+        let mut save = mark(index, 1, hard_state(term, 0, index), true);
         save.entries.push(entry(index + 1, term, vec![1; 30]));
         Ok(self.save(opened, &[save])?)
     }

@@ -98,15 +98,19 @@ fn mark(index: u64, term: u64, hard_state: HardState, installed: bool) -> Save {
 }
 
 fn write_snapshot(snapshots: &Snapshots, index: u64, term: u64) -> Result<u64, DiskError> {
-    let meta = SnapshotMeta {
+    let meta = snapshot_meta(index, term);
+    let value = index.to_string();
+    let entries = [(b"index".as_slice(), index, value.as_bytes())];
+    snapshots.write(&meta, members().cluster_id(), entries.into_iter())
+}
+
+fn snapshot_meta(index: u64, term: u64) -> SnapshotMeta {
+    SnapshotMeta {
         index,
         term,
         conf_state: members().conf_state(),
         ..SnapshotMeta::default()
-    };
-    let value = index.to_string();
-    let entries = [(b"index".as_slice(), index, value.as_bytes())];
-    snapshots.write(&meta, members().cluster_id(), entries.into_iter())
+    }
 }
 
 fn indexes(recovered: &Recovered) -> Vec<u64> {
