@@ -1,0 +1,6 @@
+//! The tests of the linearizability checker itself: it has to pass every good history and to catch every bad one.
+
+mod checker;
+
+mod histories;
+mod random;
