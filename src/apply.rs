@@ -1,7 +1,8 @@
 //! The apply thread: the consumer of the commit channel and the only writer of the store.
 //!
 //! It applies entries in log order, answers the clients whose proposals they carried, releases reads, and starts
-//! snapshots. It never waits for a snapshot to be written: it freezes the map (see `store.rs`) and hands it over.
+//! snapshots. It never waits for a snapshot to be written, nor for the map to be hashed: it freezes the map (see
+//! `store.rs`) and hands it over.
 
 use crate::commit::Commit;
 use crate::inbox::{Inbox, Notice, SnapshotWritten};
@@ -61,6 +62,10 @@ pub fn run(
                     if snapshot_jobs.send(job).is_err() {
                         return Ok(());
                     }
+                }
+                Commit::Freeze { index, reply } => {
+                    // Whoever asked may have given up.
+                    let _ = reply.send((index, store.freeze()));
                 }
                 Commit::Restore(meta) => {
                     load(store, snapshots, &meta, logger)?;

@@ -1,11 +1,13 @@
 //! The commit channel: what the raft loop publishes, in log order, to the one component that writes the store.
 //!
 //! Position is meaning: a [`Commit::Read`] stands behind every entry the read has to see, and a [`Commit::Snapshot`]
-//! stands exactly at its index. No message carries an index to wait for.
+//! or [`Commit::Freeze`] stands exactly at its index. No message carries an index to wait for.
 
 use crate::command::Command;
 use crate::proposal::{ReadReply, Reply};
 use crate::storage::SnapshotMeta;
+use crate::store::Frozen;
+use futures_channel::oneshot;
 
 /// One item of the commit channel.
 #[derive(Debug)]
@@ -16,6 +18,13 @@ pub enum Commit {
     Read(Vec<ReadReply>),
     /// Take a snapshot of the map as it is now; this is what goes into its header.
     Snapshot(Box<SnapshotMeta>),
+    /// Somebody wants the map as it is now, which is as of this index.
+    Freeze {
+        /// Index of the last entry before this item.
+        index: u64,
+        /// Takes the index and the map.
+        reply: oneshot::Sender<(u64, Frozen)>,
+    },
     /// Replace the map by the snapshot file with this header, which was received from the leader and is durable.
     Restore(Box<SnapshotMeta>),
 }

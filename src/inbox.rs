@@ -10,6 +10,7 @@
 use crate::config;
 use crate::proposal::{NotProposed, Outcome, Proposal, Read};
 use crate::storage::SnapshotMeta;
+use crate::store::Frozen;
 use futures_channel::oneshot;
 use protobuf::Message as _;
 use raft::eraftpb::Message;
@@ -76,6 +77,8 @@ pub enum Notice {
     Refused(Verdict),
     /// Somebody wants to know how things stand.
     Status(oneshot::Sender<crate::status::Status>),
+    /// Somebody wants the map as of one index, and to know which.
+    Freeze(oneshot::Sender<(u64, Frozen)>),
     /// Hand leadership over, and say so once this node is not the leader any more or nobody could take it.
     HandOver(oneshot::Sender<()>),
     /// End the loop.

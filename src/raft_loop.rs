@@ -11,6 +11,7 @@ use crate::commit::Commit;
 use crate::inbox::{Inbox, Notice};
 use crate::node::{Exit, Job, Node, Output};
 use crate::storage::Meta;
+use crate::store::Frozen;
 use crate::transport::Transport;
 use futures_channel::oneshot;
 use slog::{Logger, warn};
@@ -39,6 +40,7 @@ pub fn run(mut node: Node, channels: Channels, tick: Duration, logger: &Logger) 
     // The first pass does not wait: a node may have work from its start.
     let mut next_tick = Instant::now();
     let mut handing_over: Vec<oneshot::Sender<()>> = Vec::new();
+    let mut freezing: Vec<oneshot::Sender<(u64, Frozen)>> = Vec::new();
     let mut dropped = 0;
     loop {
         let events = channels.inbox.take(next_tick, node.held());
@@ -67,6 +69,7 @@ pub fn run(mut node: Node, channels: Channels, tick: Duration, logger: &Logger) 
                     // Whoever asked may have given up.
                     let _ = reply.send(status);
                 }
+                Notice::Freeze(reply) => freezing.push(reply),
                 Notice::HandOver(reply) => {
                     node.hand_over();
                     handing_over.push(reply);
@@ -102,6 +105,17 @@ pub fn run(mut node: Node, channels: Channels, tick: Duration, logger: &Logger) 
         }
         while let Some(output) = node.ready() {
             if carry_out(output, &channels).is_err() {
+                return;
+            }
+        }
+        // Behind all outputs: what is published is in the channel, so the position is that index.
+        for reply in freezing.drain(..) {
+            let index = node.published();
+            if channels
+                .commits
+                .send(vec![Commit::Freeze { index, reply }])
+                .is_err()
+            {
                 return;
             }
         }

@@ -242,6 +242,16 @@ impl Frozen {
             .map(|(key, value)| (&**key, value.index, &*value.bytes))
     }
 
+    /// A hash of all keys, indexes and values, the same on every member and in every process that holds the same.
+    ///
+    /// It is the sum of the entries' hashes, since the tables have no order. It tells accidents, not attackers: its
+    /// key is no secret, so whoever wants to can make two maps with the same hash.
+    pub fn hash(&self) -> u64 {
+        self.iter()
+            .map(|(key, index, value)| entry_hash(key, index, value))
+            .fold(0, u64::wrapping_add)
+    }
+
     /// Number of keys.
     pub fn len(&self) -> usize {
         self.tables.iter().map(|table| table.len()).sum()
@@ -250,6 +260,12 @@ impl Frozen {
     /// There is no key.
     pub fn is_empty(&self) -> bool {
         self.tables.iter().all(|table| table.is_empty())
+    }
+}
+
+impl fmt::Debug for Frozen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frozen({} keys)", self.len())
     }
 }
 
@@ -270,6 +286,31 @@ impl Restore {
 /// shard would otherwise all collide in its table.
 fn shard_of(hasher: &RandomState, key: &[u8]) -> usize {
     (hasher.hash_one(key) >> 40) as usize % SHARDS
+}
+
+/// Of its own and not the standard library's, whose algorithm may change from one build to the next: members of
+/// different builds have to agree.
+fn entry_hash(key: &[u8], index: u64, value: &[u8]) -> u64 {
+    // Odd, with as many ones as zeros in no order.
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mix = |hash: u64, word: u64| {
+        // Both halves of the product, so that every bit of the input reaches every bit of the result.
+        let product = u128::from(hash ^ word) * u128::from(FACTOR);
+        ((product >> 64) as u64 ^ product as u64).rotate_left(23) ^ hash
+    };
+    let text = |hash: u64, bytes: &[u8]| {
+        let (words, rest) = bytes.as_chunks::<8>();
+        let hash = words
+            .iter()
+            .fold(mix(hash, bytes.len() as u64), |hash, word| {
+                mix(hash, u64::from_le_bytes(*word))
+            });
+        rest.iter()
+            .fold(hash, |hash, byte| mix(hash, u64::from(*byte)))
+    };
+    let hash = text(text(mix(FACTOR, index), key), value);
+    // Once more, so that the last word is as well mixed as the others.
+    mix(hash, FACTOR.rotate_left(32))
 }
 
 /// An entry with a value beyond this size has no other command in it, so a slice keeps nothing else alive.
@@ -470,6 +511,56 @@ mod tests {
             assert_eq!(within(&value.bytes), kept);
             assert_eq!(value.bytes, command.value);
         }
+    }
+
+    type Entry<'a> = (&'a [u8], u64, &'a [u8]);
+
+    fn filled(entries: &[Entry]) -> u64 {
+        let store = Store::new();
+        for (key, index, value) in entries {
+            store.apply(&put(key, value), *index);
+        }
+        store.freeze().hash()
+    }
+
+    #[test]
+    fn maps_have_the_same_hash_if_and_only_if_they_hold_the_same() {
+        let names: Vec<Vec<u8>> = (0..100_u64).map(|i| i.to_be_bytes().to_vec()).collect();
+        let mut entries: Vec<Entry> = (1..)
+            .zip(&names)
+            .map(|(index, name)| (name.as_slice(), index, name.as_slice()))
+            .collect();
+        let hash = filled(&entries);
+        entries.reverse();
+        assert_eq!(filled(&entries), hash, "another way to the same map");
+        let changed: [&[Entry]; 9] = [
+            &[],
+            &[(b"", 1, b"")],
+            &[(b"a", 1, b"b")],
+            &[(b"a", 2, b"b")],
+            &[(b"b", 1, b"a")],
+            &[(b"ab", 1, b"")],
+            &[(b"", 1, b"ab")],
+            &[(b"a", 1, b"b\0")],
+            &[(b"a", 1, b"x"), (b"b", 2, b"y")],
+        ];
+        let mut hashes: Vec<u64> = changed.iter().map(|entries| filled(entries)).collect();
+        hashes.push(filled(&[(b"a", 1, b"y"), (b"b", 2, b"x")]));
+        hashes.push(filled(&[(b"a", 2, b"x"), (b"b", 1, b"y")]));
+        for length in 0..64 {
+            hashes.push(filled(&[(b"zeros", 1, &[0; 64][..length])]));
+            hashes.push(filled(&[(b"one bit", 1, &(1_u64 << length).to_le_bytes())]));
+        }
+        let all = hashes.len();
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), all, "two different maps have one hash");
+        // Members of different builds compare theirs, so it stays as it is.
+        assert_eq!(filled(&[]), 0);
+        assert_eq!(
+            filled(&[(b"key", 7, b"a value of 19 bytes")]),
+            0x471f_8e65_82a7_5d7f
+        );
     }
 
     #[test]

@@ -3,12 +3,13 @@
 //! The node keeps the deadline, counted in its ticks, because only it knows whether a proposal was handed to raft.
 //! The timers here are a backstop for a loop that is stuck: they fire later, and assume the worst.
 
-use super::Front;
+use super::{Asked, Front};
 use crate::command::Command;
 use crate::inbox::Notice;
 use crate::proposal::{NotProposed, Outcome, Proposal, Read};
 use crate::status::Status;
 use futures_channel::oneshot;
+use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 
 impl Front {
@@ -49,18 +50,45 @@ impl Front {
     pub(super) async fn status(&self, deadline: Instant) -> Option<Status> {
         let ask = async {
             let mut slot = self.status.lock().await;
-            // An unanswered one will be answered by how things stand after this moment.
-            let left = slot.take_if(|asked| matches!(asked.try_recv(), Ok(None)));
-            let asked = left.unwrap_or_else(|| {
-                let (reply, asked) = oneshot::channel();
-                self.api.inbox.notice(Notice::Status(reply));
-                asked
-            });
-            let answer = slot.insert(asked).await.ok();
-            *slot = None;
-            answer
+            self.ask(&mut slot, Notice::Status).await
         };
         timeout_at(deadline, ask).await.ok().flatten()
+    }
+
+    /// The hash of the map and its index, or `None` if it takes too long. One at a time: each holds a frozen map,
+    /// and a core while it hashes.
+    pub(super) async fn hash(&self, deadline: Instant) -> Option<(u64, u64)> {
+        let ask = async {
+            let mut slot = Arc::clone(&self.frozen).lock_owned().await;
+            let (index, map) = self.ask(&mut slot, Notice::Freeze).await?;
+            let hashing = tokio::task::spawn_blocking(move || {
+                let hash = map.hash();
+                // The next one's turn begins when the map is given back, whether somebody still waits or not.
+                drop(map);
+                drop(slot);
+                hash
+            });
+            Some((index, hashing.await.ok()?))
+        };
+        timeout_at(deadline, ask).await.ok().flatten()
+    }
+
+    /// Puts a question to the loop, unless one of the same kind waits there already, and waits for the answer.
+    async fn ask<T>(
+        &self,
+        slot: &mut Asked<T>,
+        notice: impl FnOnce(oneshot::Sender<T>) -> Notice,
+    ) -> Option<T> {
+        // An unanswered one will be answered by how things stand after this moment.
+        let left = slot.take_if(|asked| matches!(asked.try_recv(), Ok(None)));
+        let asked = left.unwrap_or_else(|| {
+            let (reply, asked) = oneshot::channel();
+            self.api.inbox.notice(notice(reply));
+            asked
+        });
+        let answer = slot.insert(asked).await.ok();
+        *slot = None;
+        answer
     }
 
     /// The node's deadline: two ticks earlier, so that its answer comes before the backstop.

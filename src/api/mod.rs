@@ -4,7 +4,7 @@
 //! |---|---|---|---|---|
 //! | `/<key>` | read (`kv`) | write (`kv`) | write (`kv`); all digits: remove a member (`members`) | `/<id>`: add a member (`members`) |
 //! | `/-/kv/<key>` | read (`kv`) | write (`kv`) | write (`kv`) | 405 |
-//! | `/-/status`, `/-/live`, `/-/ready` | `status` | 403 | 403 | 403 |
+//! | `/-/status`, `/-/hash`, `/-/live`, `/-/ready` | `status` | 403 | 403 | 403 |
 //! | `/-`, `/-/<other>`, `/key`, `/key/<other>` | 404 | 403 | 403 | 403 |
 //!
 //! Other methods are 405 with `Allow`. Which row it is, is decided on the *decoded* path, the same that is the key: so
@@ -32,7 +32,7 @@ mod tests;
 
 use crate::config::{self, Config};
 use crate::inbox::Inbox;
-use crate::store::Store;
+use crate::store::{Frozen, Store};
 use body::Body;
 use futures_channel::oneshot;
 use hyper::body::Incoming;
@@ -151,14 +151,20 @@ struct Front {
     /// One permit for each byte of [`Limits::body_bytes_max`].
     body_bytes: Semaphore,
     /// See [`Front::status`].
-    status: Mutex<Option<oneshot::Receiver<crate::status::Status>>>,
+    status: Mutex<Asked<crate::status::Status>>,
+    /// The same for the map; who holds the lock hashes it, also when nobody waits for the result any more.
+    frozen: Arc<Mutex<Asked<(u64, Frozen)>>>,
 }
+
+/// A question that waits in the inbox, or was answered after whoever asked had given up.
+type Asked<T> = Option<oneshot::Receiver<T>>;
 
 impl Front {
     fn new(api: Api) -> Front {
         Front {
             body_bytes: Semaphore::new(api.limits.body_bytes_max),
             status: Mutex::new(None),
+            frozen: Arc::default(),
             api,
         }
     }
@@ -192,7 +198,7 @@ impl Front {
         let allowed = match &route {
             Route::Root(_) | Route::Reserved(_) => root_methods,
             Route::Kv(_) => "GET, HEAD, PUT, DELETE",
-            Route::Status | Route::Live | Route::Ready => "GET, HEAD",
+            Route::Status | Route::Hash | Route::Live | Route::Ready => "GET, HEAD",
         };
         let reads = matches!(head.method, Method::GET | Method::HEAD);
         let writes = matches!(head.method, Method::PUT | Method::DELETE | Method::POST);
@@ -204,10 +210,11 @@ impl Front {
                 self.read(head, &self.checked(key)?, options, deadline)
                     .await
             }
-            Route::Status | Route::Live | Route::Ready if reads => {
+            Route::Status | Route::Hash | Route::Live | Route::Ready if reads => {
                 path::no_options(query)?;
                 match route {
                     Route::Status => self.show_status(deadline).await,
+                    Route::Hash => self.show_hash(deadline).await,
                     Route::Live => self.show_live(deadline).await,
                     _ => self.show_ready(deadline).await,
                 }
@@ -216,13 +223,15 @@ impl Front {
                 StatusCode::NOT_FOUND,
                 format!("nothing is here; {}", path::hint(path)),
             )),
-            Route::Reserved(_) | Route::Status | Route::Live | Route::Ready => Err(reply::error(
-                StatusCode::FORBIDDEN,
-                format!(
-                    "paths that start with - or key are reserved; {}",
-                    path::hint(path)
-                ),
-            )),
+            Route::Reserved(_) | Route::Status | Route::Hash | Route::Live | Route::Ready => {
+                Err(reply::error(
+                    StatusCode::FORBIDDEN,
+                    format!(
+                        "paths that start with - or key are reserved; {}",
+                        path::hint(path)
+                    ),
+                ))
+            }
             Route::Root(key) if head.method == Method::POST => {
                 path::no_options(query)?;
                 self.add_member(head, &key, body, deadline).await

@@ -13,6 +13,8 @@ pub(super) enum Route<'a> {
     Kv(Cow<'a, [u8]>),
     /// `/-/status`.
     Status,
+    /// `/-/hash`.
+    Hash,
     /// `/-/live`.
     Live,
     /// `/-/ready`.
@@ -64,6 +66,7 @@ pub(super) fn route(key: Cow<'_, [u8]>) -> Route<'_> {
     const KV: &[u8] = b"-/kv/";
     match &*key {
         b"-/status" => Route::Status,
+        b"-/hash" => Route::Hash,
         b"-/live" => Route::Live,
         b"-/ready" => Route::Ready,
         bytes if bytes.starts_with(KV) => Route::Kv(match key {
@@ -205,6 +208,7 @@ mod tests {
             ("/123", root(b"123")),
             ("//-/x", root(b"/-/x")),
             ("/-/status", Route::Status),
+            ("/-/hash", Route::Hash),
             ("/-/live", Route::Live),
             ("/-/ready", Route::Ready),
             ("/-/kv/a", kv(b"a")),

@@ -1,4 +1,4 @@
-//! How things stand: `/-/status` for people and scripts, `/-/live` and `/-/ready` for supervisors.
+//! How things stand: `/-/status` and `/-/hash` for people and scripts, `/-/live` and `/-/ready` for supervisors.
 
 use super::Front;
 use super::reply::{self, Answer};
@@ -18,6 +18,19 @@ impl Front {
         match self.status(within(config::STATUS_TIMEOUT, deadline)).await {
             Some(status) => Ok(reply::json(to_json(&status))),
             None => Err(reply::unavailable(STUCK)),
+        }
+    }
+
+    /// `GET /-/hash`: what the map is at one index, in 16 digits. Members that show the same index show the same.
+    pub(super) async fn show_hash(&self, deadline: Instant) -> Answer {
+        match self.hash(deadline).await {
+            Some((index, hash)) => Ok(reply::json(format!(
+                "{{\"index\":{index},\"hash\":\"{hash:016x}\"}}\n"
+            ))),
+            None => Err(reply::unavailable(
+                "the map was not hashed in time: the node lags behind, or the map is large; try again with a longer \
+                 --request-timeout",
+            )),
         }
     }
 

@@ -165,6 +165,7 @@ impl Cluster {
                             };
                             host.jobs.extend(node.snapshot_written(written));
                         }
+                        Commit::Freeze { .. } => panic!("the loop sends it, not the node"),
                         Commit::Restore(meta) => {
                             host.map = self.snapshots[&meta.index].clone();
                             if !host.slow_store {

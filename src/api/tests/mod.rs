@@ -225,10 +225,14 @@ fn play(
             }
         }
         for notice in events.notices {
-            let Notice::Status(question) = notice else {
-                panic!("the API sends no {notice:?}");
-            };
-            kept_questions.push(question);
+            match notice {
+                Notice::Status(question) => kept_questions.push(question),
+                Notice::Freeze(reply) if mode == Mode::Serve => {
+                    let _ = reply.send((index, store.freeze()));
+                }
+                Notice::Freeze(_) => {}
+                _ => panic!("the API sends no {notice:?}"),
+            }
         }
         if mode == Mode::Drop {
             kept_questions.clear();

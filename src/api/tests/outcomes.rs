@@ -74,16 +74,37 @@ fn a_loop_that_is_stuck_does_not_keep_requests_beyond_their_deadline() {
         (503, Some("none"))
     );
     assert_eq!(cluster.get("/a?consistency=stale").body, b"1");
-    for target in ["/-/status", "/-/live", "/-/ready"] {
+    for target in ["/-/status", "/-/hash", "/-/live", "/-/ready"] {
         let stuck = cluster.get(target);
         assert_eq!(stuck.status, 503);
         assert!(!stuck.text().is_empty());
     }
-    assert!(began.elapsed() > Duration::from_millis(7 * 300));
+    assert!(began.elapsed() > Duration::from_millis(8 * 300));
     // The scripted loop asserts that the questions that timed out left one behind, not several.
     cluster.set(Mode::Serve);
     assert_eq!(cluster.get("/-/status").status, 200);
     assert_eq!(cluster.get("/-/live").status, 200);
+}
+
+#[test]
+fn the_hash_tells_maps_apart_and_names_its_index() {
+    let cluster = Cluster::start();
+    let hash = || {
+        let response = cluster.get("/-/hash");
+        assert_eq!(response.status, 200);
+        let json: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
+        let hash = json["hash"].as_str().unwrap().to_owned();
+        assert!(hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()));
+        (json["index"].as_u64().unwrap(), hash)
+    };
+    let before = hash();
+    assert_eq!(before, hash());
+    cluster.put("/a", b"1");
+    let after = hash();
+    assert!(after.0 > before.0 && after.1 != before.1, "{after:?}");
+    let refused = cluster.put("/-/hash", b"x");
+    assert_eq!(refused.status, 403);
+    assert_eq!(cluster.get("/-/hash?x=1").status, 400);
 }
 
 #[test]
