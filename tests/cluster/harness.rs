@@ -10,7 +10,7 @@ use crate::http::{self, Response};
 use crate::ports::free_port;
 pub use crate::process::{BINARY, Node, daemon, refuses_connections, run_to_end};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex};
@@ -89,6 +89,7 @@ pub struct Cluster {
     pub nodes: BTreeMap<u64, Node>,
     /// Flags that every node gets.
     flags: Vec<String>,
+    url_host: Ipv4Addr,
     // Fields are dropped in this order: first the nodes end, then their directory goes, then the next may run.
     directory: TempDir,
     _permit: Option<Permit>,
@@ -111,26 +112,35 @@ impl Cluster {
 
     /// `n` members that were not started.
     pub fn prepare(n: usize, flags: &[&str]) -> Cluster {
-        Cluster::lay_out(n, flags, Some(Permit::acquire()))
+        Cluster::lay_out(n, flags, Ipv4Addr::LOCALHOST, Some(Permit::acquire()))
+    }
+
+    /// `n` members that were not started and reach each other through whatever listens on this host, on the ports
+    /// that they listen on themselves on 127.0.0.1.
+    pub fn prepare_behind(host: Ipv4Addr, n: usize, flags: &[&str]) -> Cluster {
+        let local = ["--listen", "127.0.0.1", "--listen-peer", "127.0.0.1"];
+        let flags = [&local, flags].concat();
+        Cluster::lay_out(n, &flags, host, Some(Permit::acquire()))
     }
 
     /// A further cluster for a test that has one already: it counts as part of the first, because a test that
     /// waited for a second permit while holding its first could wait for ever.
     pub fn prepare_beside(_first: &Cluster, n: usize, flags: &[&str]) -> Cluster {
-        Cluster::lay_out(n, flags, None)
+        Cluster::lay_out(n, flags, Ipv4Addr::LOCALHOST, None)
     }
 
-    fn lay_out(n: usize, flags: &[&str], permit: Option<Permit>) -> Cluster {
+    fn lay_out(n: usize, flags: &[&str], url_host: Ipv4Addr, permit: Option<Permit>) -> Cluster {
         let mut cluster = Cluster {
             nodes: BTreeMap::new(),
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
+            url_host,
             directory: TempDir::new().expect("create the cluster's directory"),
             _permit: permit,
         };
         let peer_ports: Vec<u16> = (0..n).map(|_| free_port()).collect();
         let urls: Vec<String> = peer_ports
             .iter()
-            .map(|port| format!("http://127.0.0.1:{port}"))
+            .map(|port| format!("http://{url_host}:{port}"))
             .collect();
         for (id, peer_port) in (1..).zip(peer_ports) {
             cluster.lay_out_node(id, peer_port, &urls.join(","), false);
@@ -159,7 +169,8 @@ impl Cluster {
         if join {
             arguments.push("--join".to_owned());
         }
-        let node = Node::with_arguments(id, port, peer_port, self.path(), data_dir, arguments);
+        let mut node = Node::with_arguments(id, port, peer_port, self.path(), data_dir, arguments);
+        node.url_host = self.url_host;
         let previous = self.nodes.insert(id, node);
         assert!(previous.is_none(), "node {id} exists already");
     }
@@ -170,7 +181,7 @@ impl Cluster {
         let id = self.nodes.keys().max().expect("there is a node") + 1;
         let mut urls: Vec<String> = self.nodes.values().map(Node::url).collect();
         assert_eq!(urls.len() as u64 + 1, id, "the list has to name every id");
-        urls.push(format!("http://127.0.0.1:{peer_port}"));
+        urls.push(format!("http://{}:{peer_port}", self.url_host));
         self.lay_out_node(id, peer_port, &urls.join(","), true);
         id
     }
@@ -312,6 +323,22 @@ impl Cluster {
     pub fn remove_member(&self, via: u64, id: u64) {
         let response = self.send(via, "DELETE", &format!("/{id}"), &[], b"");
         assert_eq!(response.status, 204, "DELETE /{id}: {response:?}");
+    }
+
+    /// Waits until these nodes have applied the same, and asserts that their maps are the same then.
+    #[track_caller]
+    pub fn assert_hashes_agree(&self, ids: &[u64]) {
+        let hashes = eventually("the nodes have applied the same", PATIENCE, || {
+            let hashes: Vec<(u64, String)> = ids
+                .iter()
+                .map(|id| self.nodes[id].hash())
+                .collect::<Result<_, _>>()?;
+            let same = hashes.iter().all(|(index, _)| *index == hashes[0].0);
+            require(same, || format!("{hashes:?}"))?;
+            Ok(hashes)
+        });
+        let same = hashes.iter().all(|hash| *hash == hashes[0]);
+        assert!(same, "the maps of nodes {ids:?} differ: {hashes:?}");
     }
 
     /// Waits until this node knows these voters, and no learner.

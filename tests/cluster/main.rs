@@ -6,15 +6,25 @@
 //!
 //! Where the README promises a time (exit within 2 s), the test allows a noisy machine about twice of that and says
 //! so; all other deadlines are generous and only keep a broken daemon from hanging the run.
+//!
+//! [`faults`] is one long test: clients that record what they were told, while nodes and the network between them
+//! fail. It runs for a minute here, and as long as it is told to alone:
+//! `RAFTKVD_FAULTS_SECONDS=300 cargo test --test cluster faults:: -- --nocapture`.
 
+#[path = "../linearizability/checker/mod.rs"]
+mod checker;
+mod clients;
 mod harness;
 mod http;
+mod proxy;
 
 mod api;
 mod bad_input;
 mod command_line;
+mod disk_faults;
 mod exactly_once;
 mod failures;
+mod faults;
 mod identity;
 mod membership;
 mod peers;

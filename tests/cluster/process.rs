@@ -19,7 +19,10 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_raftkvd");
 
 /// A command of the daemon with a clean environment: what the developer has in theirs must not change a test.
 pub fn daemon(directory: &Path) -> Command {
-    let mut command = Command::new(BINARY);
+    clean(Command::new(BINARY), directory)
+}
+
+fn clean(mut command: Command, directory: &Path) -> Command {
     command
         .env_clear()
         .env("RUST_BACKTRACE", "1")
@@ -91,6 +94,10 @@ pub struct Node {
     pub data_dir: PathBuf,
     /// What it is started with, all but the program's name.
     pub arguments: Vec<String>,
+    /// What it is started by, as a program with its arguments; empty: by nothing. It has to become the daemon by exec.
+    pub wrapper: Vec<String>,
+    /// The host in its peer URL, if it is not where it listens: a proxy's.
+    pub url_host: Ipv4Addr,
     /// Further variables of its environment, which is empty but for them.
     pub environment: Vec<(String, String)>,
     directory: PathBuf,
@@ -117,6 +124,8 @@ impl Node {
             peer_address: SocketAddr::from((Ipv4Addr::LOCALHOST, peer_port)),
             data_dir,
             arguments,
+            wrapper: Vec::new(),
+            url_host: Ipv4Addr::LOCALHOST,
             environment: Vec::new(),
             log: directory.join(format!("node-{id}.log")),
             log_start: 0,
@@ -128,7 +137,7 @@ impl Node {
 
     /// The URL under which its peers know it.
     pub fn url(&self) -> String {
-        format!("http://{}", self.peer_address)
+        format!("http://{}:{}", self.url_host, self.peer_address.port())
     }
 
     /// Starts the process and does not wait for anything.
@@ -140,7 +149,10 @@ impl Node {
             .append(true)
             .open(&self.log)
             .expect("open the node's log");
-        let child = daemon(&self.directory)
+        let mut words = self.wrapper.clone();
+        words.push(BINARY.to_owned());
+        let child = clean(Command::new(&words[0]), &self.directory)
+            .args(&words[1..])
             .args(&self.arguments)
             .envs(self.environment.iter().cloned())
             .stdout(log.try_clone().expect("clone the log's file"))
@@ -273,6 +285,18 @@ impl Node {
             ));
         }
         Status::parse(&response.body)
+    }
+
+    /// What `GET /-/hash` says: the index and the hash of the map there.
+    pub fn hash(&self) -> Result<(u64, String), String> {
+        let response = http::request(self.address, "GET", "/-/hash", &[], b"")
+            .map_err(|error| format!("GET /-/hash on node {}: {error}", self.id))?;
+        let value: Value =
+            serde_json::from_slice(&response.body).map_err(|_| format!("{response:?}"))?;
+        match (value["index"].as_u64(), value["hash"].as_str()) {
+            (Some(index), Some(hash)) => Ok((index, hash.to_owned())),
+            _ => Err(format!("{response:?}")),
+        }
     }
 
     /// Everything it ever said.

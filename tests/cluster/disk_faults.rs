@@ -1,0 +1,275 @@
+//! Disks that fail, slow down or fill up under the real binary. `strace` makes system calls fail, a small tmpfs is
+//! a disk that is soon full; where one of them is missing its tests say so and check nothing.
+
+use crate::harness::{Cluster, PATIENCE, PATIENT, leader_and_followers};
+use crate::http::{self, Connection};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A process that a member's disk made stop.
+const DISK_FAILED: Option<i32> = Some(6);
+
+/// The words that start a program with this done to its calls of fdatasync, if there is an strace that can.
+fn fdatasync_with(injection: &str) -> Option<Vec<String>> {
+    let wrapper: Vec<String> = [
+        "/usr/bin/env",
+        "PATH=/usr/local/bin:/usr/bin:/bin",
+        // -D: strace runs beside, so that the daemon is the child that we signal and whose exit code we get.
+        "strace",
+        "-D",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=fdatasync",
+        "-e",
+        &format!("inject=fdatasync:{injection}"),
+    ]
+    .map(str::to_owned)
+    .into();
+    let works = Command::new(&wrapper[0])
+        .args(&wrapper[1..])
+        .arg("true")
+        .stderr(Stdio::null())
+        .status();
+    if works.is_ok_and(|status| status.success()) {
+        return Some(wrapper);
+    }
+    println!("skipped: there is no strace here that may trace");
+    None
+}
+
+/// Writes through a node from several connections until each got an answer other than 204, or none. Gives what was
+/// acknowledged.
+fn write_until_it_fails(cluster: &Cluster, id: u64) -> BTreeMap<String, String> {
+    let address = cluster.address(id);
+    let acknowledged = Mutex::new(BTreeMap::new());
+    thread::scope(|scope| {
+        for writer in 0..4 {
+            let acknowledged = &acknowledged;
+            scope.spawn(move || {
+                let mut connection = Connection::open(address).expect("connect");
+                for number in 0.. {
+                    let (key, value) = (format!("{writer}/{number}"), format!("value {number}"));
+                    let path = http::encode(key.as_bytes());
+                    match connection.send("PUT", &path, &[], value.as_bytes()) {
+                        Ok(response) if response.status == 204 => {
+                            acknowledged.lock().expect("the list").insert(key, value);
+                        }
+                        _ => break,
+                    }
+                }
+            });
+        }
+    });
+    acknowledged.into_inner().expect("the list")
+}
+
+#[test]
+fn a_failed_fdatasync_ends_the_node_and_acknowledges_nothing() {
+    let Some(wrapper) = fdatasync_with("error=EIO:when=40+") else {
+        return;
+    };
+    let mut cluster = Cluster::prepare(1, &[]);
+    cluster.node(1).wrapper = wrapper;
+    cluster.start_all();
+    let acknowledged = write_until_it_fails(&cluster, 1);
+    let node = cluster.node(1);
+    assert_eq!(node.exit_code(PATIENCE), DISK_FAILED);
+    let said = node.last_log();
+    let last = said.lines().last().unwrap_or_default();
+    assert!(
+        last.contains("fdatasync") && last.contains(".wal"),
+        "{said}"
+    );
+    assert!(!acknowledged.is_empty(), "it failed too early: {said}");
+
+    node.wrapper.clear();
+    cluster.start_all();
+    for (key, value) in &acknowledged {
+        cluster.assert_value(1, key, value);
+    }
+    // Of each writer at most the write that had no answer is there as well, not one later.
+    for writer in 0..4 {
+        let prefix = format!("{writer}/");
+        let count = acknowledged
+            .keys()
+            .filter(|k| k.starts_with(&prefix))
+            .count();
+        assert_eq!(cluster.get(1, &format!("{writer}/{}", count + 1)), None);
+    }
+}
+
+#[test]
+fn a_leader_whose_disk_fails_ends_and_the_others_go_on() {
+    let Some(wrapper) = fdatasync_with("error=EIO:when=200+") else {
+        return;
+    };
+    let mut cluster = Cluster::prepare(3, &PATIENT);
+    for id in 1..=3 {
+        cluster.node(id).start();
+    }
+    for id in 1..=3 {
+        cluster.node(id).wait_ready();
+    }
+    // The one with the bad disk shall lead: the others give way until it does.
+    let bad = cluster.leader();
+    cluster.node(bad).kill();
+    cluster.node(bad).wrapper = wrapper;
+    cluster.node(bad).start();
+    cluster.node(bad).wait_ready();
+    let deadline = Instant::now() + PATIENCE;
+    while cluster.leader() != bad {
+        assert!(
+            Instant::now() < deadline,
+            "node {bad} does not come to lead"
+        );
+        let leader = cluster.leader();
+        cluster.node(leader).signal(rustix::process::Signal::TERM);
+        assert_eq!(cluster.node(leader).exit_code(PATIENCE), Some(0));
+        cluster.node(leader).start();
+        cluster.node(leader).wait_ready();
+    }
+    let acknowledged = write_until_it_fails(&cluster, bad);
+    assert_eq!(cluster.node(bad).exit_code(PATIENCE), DISK_FAILED);
+    assert!(!acknowledged.is_empty());
+    let survivor = cluster.running()[0];
+    for (key, value) in &acknowledged {
+        cluster.assert_value(survivor, key, value);
+    }
+    cluster.put(survivor, "after", "the failure");
+    cluster.node(bad).wrapper.clear();
+    cluster.node(bad).start();
+    cluster.node(bad).wait_ready();
+    cluster.assert_value(bad, "after", "the failure");
+    cluster.assert_hashes_agree(&[1, 2, 3]);
+}
+
+#[test]
+fn a_leader_with_a_slow_disk_still_acknowledges_many_writes_at_a_time() {
+    const SYNC: Duration = Duration::from_millis(100);
+    const WRITERS: u32 = 16;
+    const EACH: u32 = 8;
+    let Some(wrapper) = fdatasync_with(&format!("delay_enter={}", SYNC.as_micros())) else {
+        return;
+    };
+    let mut cluster = Cluster::prepare(3, &PATIENT);
+    for id in 1..=3 {
+        cluster.node(id).wrapper = wrapper.clone();
+    }
+    cluster.start_all();
+    let (leader, _) = leader_and_followers(&cluster);
+    let begin = Instant::now();
+    thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let cluster = &cluster;
+            scope.spawn(move || {
+                for number in 0..EACH {
+                    cluster.put(leader, &format!("{writer}/{number}"), number.to_string());
+                }
+            });
+        }
+    });
+    let took = begin.elapsed();
+    // A sync for each write would take twice as long as this allows.
+    let allowed = SYNC * WRITERS * EACH / 2;
+    assert!(took < allowed, "{took:?}");
+    for writer in 0..WRITERS {
+        cluster.assert_value(leader, &format!("{writer}/7"), "7");
+    }
+    cluster.assert_hashes_agree(&[1, 2, 3]);
+}
+
+/// A file system in memory, mounted for a test.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path, megabytes: u32) -> Option<SmallDisk> {
+        fs::create_dir(at).expect("create the mount point");
+        let options = format!("size={megabytes}m");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(at)
+            .stderr(Stdio::null())
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(SmallDisk(at.to_owned()));
+        }
+        println!("skipped: mounting is not allowed here");
+        None
+    }
+
+    fn grow(&self, megabytes: u32) {
+        let grown = Command::new("mount")
+            .args(["-o", &format!("remount,size={megabytes}m")])
+            .arg(&self.0)
+            .status();
+        assert!(grown.expect("run mount").success(), "grow the disk");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // After a failed test the node still runs: then the disk goes when that has ended.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// Fills the disk of a single node, whichever of its files is the one that does not fit, and gives it room again.
+fn fill_the_disk(snapshot_bytes: &str) {
+    const VALUE_BYTES: usize = 500_000;
+    let mut cluster = Cluster::prepare(1, &["--snapshot-bytes", snapshot_bytes]);
+    let mount_point = cluster.path().join("disk");
+    // Room for one segment of the log, which is reserved at once, and little more.
+    let Some(disk) = SmallDisk::mount(&mount_point, 72) else {
+        return;
+    };
+    let data_dir = mount_point.join("data");
+    let node = cluster.node(1);
+    node.set_flag("--data-dir", data_dir.to_str().expect("an ASCII path"));
+    node.data_dir = data_dir;
+    cluster.start_all();
+    let mut connection = Connection::open(cluster.address(1)).expect("connect");
+    let mut acknowledged = 0;
+    let value = |number: usize| number.to_string().repeat(VALUE_BYTES / 4);
+    loop {
+        let path = format!("/big-{acknowledged}");
+        match connection.send("PUT", &path, &[], value(acknowledged).as_bytes()) {
+            Ok(response) if response.status == 204 => acknowledged += 1,
+            _ => break,
+        }
+        assert!(acknowledged < 2_000, "the disk does not fill up");
+    }
+    let node = cluster.node(1);
+    assert_eq!(node.exit_code(PATIENCE), DISK_FAILED);
+    let said = node.last_log();
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.contains("No space left"), "{said}");
+    assert!(acknowledged > 0);
+
+    // With no room it does not come back; but it says why, and loses nothing by trying.
+    disk.grow(400);
+    cluster.start_all();
+    for number in 0..acknowledged {
+        cluster.assert_value(1, &format!("big-{number}"), &value(number));
+    }
+    cluster.put(1, "after", "there is room");
+    // The disk goes before the directory that it is mounted in.
+    cluster.node(1).kill();
+}
+
+#[test]
+fn a_disk_that_the_log_fills_ends_the_node_and_loses_nothing() {
+    fill_the_disk("64M");
+}
+
+#[test]
+fn a_disk_that_a_snapshot_fills_ends_the_node_and_loses_nothing() {
+    fill_the_disk("1M");
+}
