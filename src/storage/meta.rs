@@ -17,7 +17,8 @@
 //! | 64 | 24 *n* | pins by ascending peer id: peer id u64, incarnation u64, added index u64 |
 //! | 64 + 24 *n* | 4 | CRC32C of all before |
 //!
-//! The setters are for several threads; each is durable when it returns, and changes nothing when it fails.
+//! The setters are for several threads; each is durable when it returns, and changes nothing when it fails. Readers
+//! never wait for the disk: the raft loop is one of them.
 
 use super::disk::{Disk, DiskError, replace_file};
 use super::record::{u32_at, u64_at};
@@ -39,6 +40,9 @@ const STATE_IN_USE: u32 = 2;
 pub struct Meta {
     disk: Arc<dyn Disk>,
     path: PathBuf,
+    /// Held while a change is written, so that there is one at a time. Taken before `contents`.
+    writing: Mutex<()>,
+    /// What is durable. Held to copy and to replace it only.
     contents: Mutex<Contents>,
 }
 
@@ -96,6 +100,7 @@ impl Meta {
         let meta = Meta {
             path: dir.join("meta"),
             disk,
+            writing: Mutex::new(()),
             contents: Mutex::new(contents.clone()),
         };
         meta.write(&contents)?;
@@ -119,6 +124,7 @@ impl Meta {
         Ok(Some(Meta {
             disk,
             path,
+            writing: Mutex::new(()),
             contents: Mutex::new(contents),
         }))
     }
@@ -210,12 +216,16 @@ impl Meta {
     /// Nothing is written when nothing changes. The memory changes after the file, so that nobody is told what is not
     /// durable.
     fn change(&self, change: impl FnOnce(&mut Contents)) -> Result<(), DiskError> {
-        let mut contents = self.lock();
+        let _writing = self
+            .writing
+            .lock()
+            .expect("a thread panicked while it wrote the meta file");
+        let contents = self.lock().clone();
         let mut changed = contents.clone();
         change(&mut changed);
-        if changed != *contents {
+        if changed != contents {
             self.write(&changed)?;
-            *contents = changed;
+            *self.lock() = changed;
         }
         Ok(())
     }
@@ -227,7 +237,7 @@ impl Meta {
     fn lock(&self) -> MutexGuard<'_, Contents> {
         self.contents
             .lock()
-            .expect("a thread panicked while it held the meta file")
+            .expect("a thread panicked while it held what the meta file says")
     }
 }
 
