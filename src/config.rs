@@ -114,6 +114,9 @@ pub const META_BYTES_MAX: usize = 1 << 20;
 pub const SNAPSHOTS_KEPT: usize = 2;
 /// Target size of a snapshot's blocks.
 pub const SNAPSHOT_BLOCK_BYTES: usize = 256 << 10;
+/// A snapshot file that grows is synced whenever this much was written: the WAL's fdatasync must not wait behind
+/// hundreds of megabytes.
+pub const SNAPSHOT_SYNC_BYTES: u64 = 16 << 20;
 
 // ---- transport ----
 

@@ -2,6 +2,7 @@
 //!
 //! `snap/%016x-%016x.snap` (index, term). Written and read as a stream of blocks, never whole in memory. A file has its
 //! final name only when all of it is durable; what is being written is called `*.tmp` and is removed by the next start.
+//! It is synced every [`config::SNAPSHOT_SYNC_BYTES`] while it grows. A sync that failed is final: the file is given up.
 //! All numbers little-endian:
 //!
 //! | part | bytes | field |
@@ -72,9 +73,8 @@ pub struct SnapshotSink {
     dir: PathBuf,
     cluster: u64,
     temporary: Temporary,
-    file: Box<dyn DiskFile>,
+    file: Growing,
     buffer: Vec<u8>,
-    offset: u64,
 }
 
 /// A received snapshot can't be used.
@@ -128,8 +128,7 @@ impl Snapshots {
     ) -> Result<u64, DiskError> {
         let temporary = self.temporary();
         let mut writer = Writer {
-            file: self.disk.create(&temporary.path)?,
-            offset: 0,
+            file: Growing::new(self.disk.create(&temporary.path)?),
             crc: 0,
             block: Vec::with_capacity(config::SNAPSHOT_BLOCK_BYTES * 2),
             count: 0,
@@ -195,12 +194,11 @@ impl Snapshots {
     pub fn receive(&self, cluster: u64) -> Result<SnapshotSink, DiskError> {
         let temporary = self.temporary();
         Ok(SnapshotSink {
-            file: self.disk.create(&temporary.path)?,
+            file: Growing::new(self.disk.create(&temporary.path)?),
             dir: self.dir.clone(),
             cluster,
             temporary,
             buffer: Vec::with_capacity(config::SNAPSHOT_BLOCK_BYTES),
-            offset: 0,
         })
     }
 
@@ -258,7 +256,7 @@ impl SnapshotSource {
 }
 
 impl SnapshotSink {
-    /// Takes the next bytes of the file. Nothing is durable yet.
+    /// Takes the next bytes of the file. After an error it is to be dropped.
     pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), DiskError> {
         while !bytes.is_empty() {
             let room = config::SNAPSHOT_BLOCK_BYTES - self.buffer.len();
@@ -279,7 +277,7 @@ impl SnapshotSink {
         self.flush()?;
         let path = self.temporary.path.clone();
         let checked = || -> Result<SnapshotHeader, StorageError> {
-            let mut reader = Reader::new(&*self.file, &path)?;
+            let mut reader = Reader::new(&*self.file.file, &path)?;
             let header = reader.header()?;
             reader.blocks(&mut |_, _, _| {})?;
             Ok(header)
@@ -315,8 +313,7 @@ impl SnapshotSink {
     }
 
     fn flush(&mut self) -> Result<(), DiskError> {
-        self.file.write_at(&self.buffer, self.offset)?;
-        self.offset += self.buffer.len() as u64;
+        self.file.append(&self.buffer)?;
         self.buffer.clear();
         Ok(())
     }
@@ -348,9 +345,41 @@ fn publish(mut temporary: Temporary, dir: &Path, index: u64, term: u64) -> Resul
     disk.sync_dir(dir)
 }
 
-struct Writer {
+/// A file that is written from front to back, and synced now and then on the way.
+struct Growing {
     file: Box<dyn DiskFile>,
-    offset: u64,
+    len: u64,
+    /// Up to here it is durable.
+    synced: u64,
+}
+
+impl Growing {
+    fn new(file: Box<dyn DiskFile>) -> Growing {
+        Growing {
+            file,
+            len: 0,
+            synced: 0,
+        }
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
+        self.file.write_at(bytes, self.len)?;
+        self.len += bytes.len() as u64;
+        if self.len - self.synced >= config::SNAPSHOT_SYNC_BYTES {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), DiskError> {
+        self.file.sync()?;
+        self.synced = self.len;
+        Ok(())
+    }
+}
+
+struct Writer {
+    file: Growing,
     crc: u32,
     /// Head and payload of the block under construction.
     block: Vec<u8>,
@@ -376,7 +405,7 @@ impl Writer {
         bytes.extend_from_slice(&encoded);
         self.crc = crc32c(&bytes);
         bytes.extend_from_slice(&self.crc.to_le_bytes());
-        self.append(&bytes)
+        self.file.append(&bytes)
     }
 
     fn entry(&mut self, key: &[u8], index: u64, value: &[u8]) -> Result<(), DiskError> {
@@ -414,7 +443,7 @@ impl Writer {
         block[4..8].copy_from_slice(&self.count.to_le_bytes());
         self.crc = block_crc(self.crc, &block);
         block[8..12].copy_from_slice(&self.crc.to_le_bytes());
-        self.append(&block)?;
+        self.file.append(&block)?;
         block.clear();
         block.shrink_to(config::SNAPSHOT_BLOCK_BYTES * 2);
         self.block = block;
@@ -433,15 +462,9 @@ impl Writer {
         let crc = crc32c_append(self.crc, &footer);
         footer.extend_from_slice(&crc.to_le_bytes());
         assert_eq!(footer.len(), FOOTER_BYTES);
-        self.append(&footer)?;
+        self.file.append(&footer)?;
         self.file.sync()?;
-        Ok(self.offset)
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
-        self.file.write_at(bytes, self.offset)?;
-        self.offset += bytes.len() as u64;
-        Ok(())
+        Ok(self.file.len)
     }
 }
 
