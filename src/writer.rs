@@ -32,6 +32,8 @@ pub fn run(
         if !messages.is_empty() {
             transport.send(messages);
         }
+        // Last: nobody shall wait for the removal of files.
+        wal.purge()?;
     }
     Ok(())
 }

@@ -15,7 +15,8 @@
 //! 4. *Mark and hard state in one record.* Apart, a crash between them leaves a snapshot above the commit index, from
 //!    which raft can't start.
 //! 5. *Mark durable, then older segments and snapshots go.* Otherwise a crash leaves a restart without what the older
-//!    mark needs. Segments go oldest first, one after the other durably, or a crash could leave a gap.
+//!    mark needs. They go after it was reported that the save is durable: removing large files takes long. Segments go
+//!    oldest first, one after the other durably, or a crash could leave a gap.
 //! 6. *`meta` says "starting" before anything else is made, and "in use" after everything was.* So what a crash left
 //!    of a first start is recognised and cleared, while a lost `meta` beside a log is refused: cleared by mistake it
 //!    would be a member that forgot its votes.

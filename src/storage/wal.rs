@@ -1,7 +1,8 @@
 //! The write-ahead log: what a ready of raft asks for becomes durable here.
 //!
 //! Owned by the WAL thread. Every [`Wal::save`] is one batch, hence one write and one fdatasync, however many saves it
-//! carries; rotation and purging apart.
+//! carries; rotation apart. [`Wal::purge`] deletes what is not needed any more. It is a call of its own, for nobody who
+//! waits for a save shall wait for that.
 //!
 //! Invariants: a batch is durable before the next is written. A save without `sync` changes only the commit index; it
 //! stays in memory and goes into the next batch. That is safe because nothing relies on a durable commit index: after
@@ -93,6 +94,8 @@ pub struct Wal {
     older: VecDeque<Name>,
     segment: Writer,
     batch: Batch,
+    /// A mark became durable since the last purge.
+    purge_due: bool,
     failed: bool,
 }
 
@@ -157,6 +160,7 @@ impl Wal {
             older: older.into(),
             segment,
             batch,
+            purge_due: false,
             failed: false,
         }
     }
@@ -164,22 +168,24 @@ impl Wal {
     /// Appends all saves, in their order, as one write. On return they are durable if any of them has `sync`;
     /// otherwise they are kept in memory and are written with the next that has.
     ///
-    /// After a mark became durable, deletes segments and snapshots that no restart needs any more.
-    ///
     /// After an error it is unknown what is durable, nothing may be acknowledged any more, and every later save fails:
     /// the caller has to end the process. A write or sync that failed is never tried again.
     pub fn save(&mut self, saves: &[Save]) -> Result<(), DiskError> {
-        if self.failed {
-            let source = io::Error::other("an earlier write failed");
-            return Err(DiskError::new("write", self.segment.path(), source));
-        }
+        self.check()?;
         let result = self.try_save(saves);
         self.failed = result.is_err();
         result
     }
 
+    fn check(&self) -> Result<(), DiskError> {
+        if self.failed {
+            let source = io::Error::other("an earlier write failed");
+            return Err(DiskError::new("write", self.segment.path(), source));
+        }
+        Ok(())
+    }
+
     fn try_save(&mut self, saves: &[Save]) -> Result<(), DiskError> {
-        let newest_mark = self.durable.newest_mark();
         for save in saves {
             assert!(
                 save.sync || (save.mark.is_none() && save.entries.is_empty()),
@@ -209,9 +215,6 @@ impl Wal {
         }
         if saves.iter().any(|save| save.sync) {
             self.flush()?;
-        }
-        if self.durable.newest_mark() > newest_mark {
-            self.purge()?;
         }
         Ok(())
     }
@@ -277,6 +280,7 @@ impl Wal {
         }
         self.segment.append(&mut self.batch)?;
         self.batch.clear();
+        self.purge_due |= self.current.newest_mark() != self.durable.newest_mark();
         self.durable.clone_from(&self.current);
         Ok(())
     }
@@ -302,13 +306,25 @@ impl Wal {
         Ok(())
     }
 
-    /// Deletes what no restart needs: a restart begins from a snapshot that is kept, at the earliest.
+    /// After a mark became durable, deletes what no restart needs any more: a restart begins from a snapshot that is
+    /// kept, at the earliest. Does nothing otherwise. To be called when it has been reported that the save is durable.
+    /// An error is as final as one of [`Wal::save`].
     ///
     /// Only after the mark is durable: without it a restart would begin from the snapshot before, or need the entries
     /// from there on. The segments go oldest first, each durably before the next: if a crash kept an older one and
     /// lost a newer one, the gap would look like corruption. Segments and snapshots need no order between them, for
     /// neither is needed for the other.
-    fn purge(&mut self) -> Result<(), DiskError> {
+    pub fn purge(&mut self) -> Result<(), DiskError> {
+        self.check()?;
+        if !std::mem::take(&mut self.purge_due) {
+            return Ok(());
+        }
+        let result = self.try_purge();
+        self.failed = result.is_err();
+        result
+    }
+
+    fn try_purge(&mut self) -> Result<(), DiskError> {
         let oldest = self.durable.oldest_mark();
         while let Some(name) = self.older.front() {
             let next = self.older.get(1).copied().unwrap_or(self.segment.name());

@@ -80,7 +80,8 @@ fn run(disk: &FakeDisk, seed: u64, rounds: u64) -> (Expected, Expected) {
         let acknowledged = script.durable.clone();
         let result = script
             .next(&opened.snapshots)
-            .and_then(|saves| opened.wal.save(&saves));
+            .and_then(|saves| opened.wal.save(&saves))
+            .and_then(|()| opened.wal.purge());
         if result.is_err() {
             return (acknowledged, script.durable);
         }
