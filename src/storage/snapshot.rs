@@ -31,11 +31,12 @@ use crate::command::SnapshotHeader;
 use crate::config;
 use crc32c::{crc32c, crc32c_append};
 use protobuf::Message as _;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 const MAGIC: &[u8; 8] = b"rkvdsnap";
 const END_MAGIC: &[u8; 8] = b"rkvdends";
@@ -58,6 +59,20 @@ pub struct Snapshots {
     dir: PathBuf,
     /// Names temporary files apart.
     temporary: AtomicU64,
+    unloaded: Arc<Unloaded>,
+}
+
+/// Index and term of received snapshots that are still to be loaded: until then they are not deleted, however many
+/// newer ones are marked meanwhile. One that raft has no use for stays until a newer one is loaded, or the next start.
+#[derive(Default)]
+struct Unloaded(Mutex<BTreeSet<(u64, u64)>>);
+
+impl Unloaded {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<(u64, u64)>> {
+        self.0
+            .lock()
+            .expect("a thread panicked while it held the set of snapshots to load")
+    }
 }
 
 /// An open snapshot file, for sending. It can be read to its end even when the snapshot is deleted meanwhile.
@@ -75,6 +90,7 @@ pub struct SnapshotSink {
     temporary: Temporary,
     file: Growing,
     buffer: Vec<u8>,
+    unloaded: Arc<Unloaded>,
 }
 
 /// A received snapshot can't be used.
@@ -110,6 +126,7 @@ impl Snapshots {
             disk,
             dir,
             temporary: AtomicU64::new(0),
+            unloaded: Arc::default(),
         }
     }
 
@@ -154,6 +171,8 @@ impl Snapshots {
     ) -> Result<SnapshotMeta, StorageError> {
         let path = self.path(index, term);
         let file = self.open_file(&path)?;
+        // An open file can be read when it is deleted. Older ones will never be loaded after this one.
+        self.unloaded.lock().retain(|(other, _)| *other > index);
         let mut reader = Reader::new(&*file, &path)?;
         let header = reader.header()?;
         if (header.index, header.term) != (index, term) {
@@ -199,13 +218,17 @@ impl Snapshots {
             cluster,
             temporary,
             buffer: Vec::with_capacity(config::SNAPSHOT_BLOCK_BYTES),
+            unloaded: self.unloaded.clone(),
         })
     }
 
-    /// Deletes the snapshots below an index: no restart begins from them any more. The deletion need not be durable.
+    /// Deletes the snapshots below an index: no restart begins from them any more. Received ones that are still to be
+    /// loaded stay until the next time. The deletion need not be durable.
     pub(super) fn delete_below(&self, index: u64) -> Result<(), DiskError> {
         for name in self.disk.list(&self.dir)? {
-            if parse_file_name(&name).is_some_and(|(other, _)| other < index) {
+            let superfluous = parse_file_name(&name)
+                .is_some_and(|found| found.0 < index && !self.unloaded.lock().contains(&found));
+            if superfluous {
                 self.disk.remove(&self.dir.join(name))?;
             }
         }
@@ -309,6 +332,9 @@ impl SnapshotSink {
             return Err(ReceiveError::Invalid(why.to_owned()));
         }
         self.file.sync()?;
+        // Before it has a name by which it could be deleted.
+        let place = (header.index, header.term);
+        self.unloaded.lock().insert(place);
         publish(self.temporary, &self.dir, header.index, header.term).map_err(ReceiveError::Disk)
     }
 
