@@ -360,16 +360,16 @@ impl Reader {
         self.used_from == 0
     }
 
-    /// Copies what is behind the last valid batch to `<segment>.broken` and overwrites it with zeros. Durable on
-    /// return.
+    /// Copies what is behind the last valid batch to `<segment>.<offset>.broken` (hexadecimal) and overwrites it with
+    /// zeros. Durable on return.
     ///
     /// In this order: the copy, with its name, becomes durable before the original is touched, or a crash could lose
     /// both. And the zeros are durable before the next batch is written: a rest of the torn batch behind it would
     /// look like a damaged batch at the next start. The file is not made shorter: see the length in its header.
     pub fn cut_tail(&mut self, disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
         let count = (self.nonzero_end()? - self.offset) as usize;
-        let mut name = self.header.name.file_name();
-        name.push_str(".broken");
+        let segment = self.header.name.file_name();
+        let name = format!("{segment}.{:016x}.broken", self.offset);
         let mut copy = disk.create(&dir.join(name))?;
         copy.write_at(self.window.get(self.offset, count)?, 0)?;
         copy.sync()?;

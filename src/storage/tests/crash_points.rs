@@ -165,7 +165,7 @@ impl Told {
             self.durable.log = log.clone();
         }
         self.current = log;
-        Ok(())
+        opened.wal.purge()
     }
 
     /// Changes `meta`.
