@@ -66,15 +66,16 @@ impl State {
         if mark.installed {
             self.last = mark.index;
         }
-        if mark.index > self.newest_mark() {
-            // As a repetition it must not clear the log a second time.
-            self.marks.push(Mark {
-                installed: false,
-                ..mark.clone()
-            });
-            if self.marks.len() > config::SNAPSHOTS_KEPT {
-                self.marks.remove(0);
-            }
+        // The later mark wins: a restart that found the newest snapshot damaged began from the older one, and the next
+        // snapshot may have been taken before the damaged one's index.
+        self.marks.retain(|other| other.index < mark.index);
+        // As a repetition it must not clear the log a second time.
+        self.marks.push(Mark {
+            installed: false,
+            ..mark.clone()
+        });
+        if self.marks.len() > config::SNAPSHOTS_KEPT {
+            self.marks.remove(0);
         }
     }
 }
