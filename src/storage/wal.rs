@@ -248,8 +248,22 @@ impl Wal {
             mark.index,
             offered.commit
         );
+        assert!(
+            !mark.installed || mark.index >= newer.commit,
+            "a snapshot at {} installed below the commit index {}",
+            mark.index,
+            newer.commit
+        );
+        let hard_state = mark.hard_state.clone();
+        // The entries behind the snapshot up to the commit index may come in a later batch than the mark.
+        let last = match mark.installed {
+            true => mark.index,
+            false => self.current.last,
+        };
+        mark.hard_state.commit = last.min(hard_state.commit);
         self.batch.mark(&mark);
         self.current.apply_mark(&mark);
+        self.current.hard_state = hard_state;
     }
 
     fn add_hard_state(&mut self, hard_state: &HardState) {
@@ -268,10 +282,13 @@ impl Wal {
     }
 
     /// Writes what waits, the newest hard state behind everything else: then no prefix of the log calls an entry
-    /// committed that it does not hold.
+    /// committed that it does not hold. In the midst of a save the rest of its entries is still to come, and what they
+    /// make committed waits with them.
     fn flush(&mut self) -> Result<(), DiskError> {
-        if self.current.hard_state != self.durable.hard_state {
-            self.batch.hard_state(&self.current.hard_state);
+        let mut hard_state = self.current.hard_state.clone();
+        hard_state.commit = hard_state.commit.min(self.current.last);
+        if hard_state != self.durable.hard_state {
+            self.batch.hard_state(&hard_state);
         }
         if self.batch.is_empty() {
             return Ok(());
@@ -283,6 +300,7 @@ impl Wal {
         self.batch.clear();
         self.purge_due |= self.current.newest_mark() != self.durable.newest_mark();
         self.durable.clone_from(&self.current);
+        self.durable.hard_state = hard_state;
         Ok(())
     }
 
