@@ -204,6 +204,8 @@ struct Peers {
 /// A peer that messages can be sent to.
 struct Peer {
     url: PeerUrl,
+    /// Its life.
+    added_index: u64,
     queues: [Arc<Queue>; 2],
     tasks: Vec<JoinHandle<()>>,
     /// True ends the tasks, once the queues are empty or a short time is over.
@@ -362,26 +364,34 @@ impl Shared {
         peers
             .newcomers
             .retain(|id, (_, added_index)| view.is_news(*id, *added_index));
-        let mut wanted: HashMap<u64, &PeerUrl> = HashMap::new();
-        wanted.extend(view.members.members.iter().map(|(id, m)| (*id, &m.url)));
+        let mut wanted: HashMap<u64, (&PeerUrl, u64)> = HashMap::new();
+        let members = view.members.members.iter();
+        wanted.extend(members.map(|(id, m)| (*id, (&m.url, m.added_index))));
         // A newcomer of a known id has moved, as far as the view can tell.
-        wanted.extend(peers.newcomers.iter().map(|(id, (url, _))| (*id, url)));
+        let newcomers = peers.newcomers.iter();
+        wanted.extend(newcomers.map(|(id, (url, added_index))| (*id, (url, *added_index))));
         wanted.remove(&self.me);
 
-        let kept = |id: &u64, peer: &mut Peer| wanted.get(id).is_some_and(|url| **url == peer.url);
+        // A member that was removed and added again since the last view starts from nothing, also at the same place:
+        // what is queued for its earlier life speaks of a log that it does not have.
+        let kept = |id: &u64, peer: &mut Peer| {
+            wanted
+                .get(id)
+                .is_some_and(|wanted| *wanted == (&peer.url, peer.added_index))
+        };
         let gone = peers.by_id.extract_if(|id, peer| !kept(id, peer));
         for (_, peer) in gone.collect::<Vec<_>>() {
             peer.retire();
         }
-        for (id, url) in wanted {
+        for (id, (url, added_index)) in wanted {
             peers
                 .by_id
                 .entry(id)
-                .or_insert_with(|| self.start_peer(id, url));
+                .or_insert_with(|| self.start_peer(id, url, added_index));
         }
     }
 
-    fn start_peer(self: &Arc<Shared>, id: u64, url: &PeerUrl) -> Peer {
+    fn start_peer(self: &Arc<Shared>, id: u64, url: &PeerUrl, added_index: u64) -> Peer {
         let retired = watch::Sender::new(false);
         let queues = Lane::ALL.map(|_| Arc::new(Queue::default()));
         let tasks = Lane::ALL.map(|lane| {
@@ -399,6 +409,7 @@ impl Shared {
         });
         Peer {
             url: url.clone(),
+            added_index,
             queues,
             tasks: tasks.into(),
             retired,

@@ -143,3 +143,24 @@ async fn an_id_that_was_removed_comes_back_with_a_new_directory() {
     };
     assert_eq!(one.memory.pinned(2), Some(pin));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_queued_for_an_earlier_life_does_not_reach_the_next() {
+    let mut one = Peer::start(1).await;
+    // It is connected to, and answers only once somebody serves the port.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut all = members(&[(1, &one, 1), (2, &one, 1)]);
+    all.members.get_mut(&2).unwrap().url = url.parse().unwrap();
+    one.transport.set_members(&all, false);
+    one.transport.send(vec![heartbeat(1, 2, 5)]);
+
+    // It was removed and added again, and the view in between was skipped.
+    all.members.get_mut(&2).unwrap().added_index = 44;
+    one.transport.set_members(&all, false);
+    let mut two = Peer::start_on(2, 222, 0, listener, limits());
+    two.transport.set_members(&all, true);
+    until_connected(&one, &mut two).await;
+    until_connected(&two, &mut one).await;
+    assert!(two.messages.iter().all(|m| m.index == 0));
+}

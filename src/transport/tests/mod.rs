@@ -83,6 +83,17 @@ impl Peer {
         address: &str,
         limits: Limits,
     ) -> Peer {
+        let listener = TcpListener::bind(address).await.unwrap();
+        Peer::start_on(id, incarnation, cluster, listener, limits)
+    }
+
+    fn start_on(
+        id: u64,
+        incarnation: u64,
+        cluster: u64,
+        listener: TcpListener,
+        limits: Limits,
+    ) -> Peer {
         let memory = Arc::new(Memory {
             member: id,
             incarnation,
@@ -99,7 +110,6 @@ impl Peer {
         let runtime = tokio::runtime::Handle::current();
         let logger = Logger::root(slog::Discard, o!());
         let transport = Transport::new(settings, inbox.clone(), runtime, logger);
-        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn({
