@@ -3,6 +3,7 @@
 mod crash;
 mod crash_points;
 mod damage;
+mod review;
 
 use super::fake_disk::{FakeDisk, Fault, Loss, Operation, Random};
 use super::*;
