@@ -118,7 +118,7 @@ fn a_leader_whose_disk_fails_ends_and_the_others_go_on() {
     for id in 1..=3 {
         cluster.node(id).wait_ready();
     }
-    // The one with the bad disk shall lead: the others give way until it does.
+    // The one with the bad disk shall lead: the others give way until it does, in few steps, for its syncs are counted.
     let bad = cluster.leader();
     cluster.node(bad).kill();
     cluster.node(bad).wrapper = wrapper;
@@ -130,11 +130,16 @@ fn a_leader_whose_disk_fails_ends_and_the_others_go_on() {
             Instant::now() < deadline,
             "node {bad} does not come to lead"
         );
+        // With the third one down, the leader can hand over to nobody else.
         let leader = cluster.leader();
+        let other = 6 - bad - leader;
+        cluster.node(other).kill();
         cluster.node(leader).signal(rustix::process::Signal::TERM);
         assert_eq!(cluster.node(leader).exit_code(PATIENCE), Some(0));
         cluster.node(leader).start();
+        cluster.node(other).start();
         cluster.node(leader).wait_ready();
+        cluster.node(other).wait_ready();
     }
     let acknowledged = write_until_it_fails(&cluster, bad);
     assert_eq!(cluster.node(bad).exit_code(PATIENCE), DISK_FAILED);
