@@ -197,7 +197,7 @@ fn check_identity(reader: &Reader, meta: &Meta) -> Result<(), StorageError> {
 fn check_succession(before: &Reader, reader: &Reader, log: &Log) -> Result<(), StorageError> {
     let header = reader.header();
     let corrupt = |why: &str| Err(StorageError::corrupt(reader.path(), 0, why));
-    if header.name.sequence != before.header().name.sequence + 1 {
+    if Some(header.name.sequence) != before.header().name.sequence.checked_add(1) {
         return corrupt("the segment before it is missing");
     }
     if header.previous != before.crc() || header.name.first_index != log.state.last + 1 {

@@ -312,6 +312,10 @@ impl Reader {
         if head.previous != self.crc {
             return Ok(Step::Damaged { hole: false });
         }
+        if head.batch_bytes() as u64 > self.window.len - self.offset {
+            // Its end is not there, so it was torn; and no memory is reserved for what is not there.
+            return Ok(Step::Damaged { hole: true });
+        }
         let batch = self.window.get(self.offset, head.batch_bytes())?;
         if !head.verify(batch) {
             return Ok(Step::Damaged {
