@@ -22,6 +22,8 @@ mod ask;
 mod body;
 mod condition;
 mod connection;
+#[doc(hidden)]
+pub mod fuzzing;
 mod kv;
 mod members;
 mod path;

@@ -11,8 +11,8 @@
 //! frame is decoded before its checksum was right; a frame is delivered whole or, on any fault, not at all, and then
 //! the connection ends, since where the next frame begins can't be trusted either.
 //!
-//! The decoder of protobuf 2.28 recurses on nested groups without a limit (RUSTSEC-2024-0437), which raft's messages
-//! never contain: only a peer whose handshake was accepted, with a right checksum, could send any.
+//! RUSTSEC-2024-0437 says that protobuf's decoder recurses on nested groups without a limit. That of 2.28 refuses a group
+//! within a group; a test of the fuzzers' targets (tests/fuzz/) says so.
 
 use crate::config::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET};
 use bytes::{Buf as _, Bytes, BytesMut};

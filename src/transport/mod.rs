@@ -25,6 +25,8 @@
 
 mod dial;
 mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod inbound;
 mod outbound;

@@ -1,0 +1,44 @@
+//! Doors for the fuzzers, which are crates of their own (`tests/fuzz/`). The parsers behind them stay private, so that
+//! nothing else comes to depend on them.
+
+use super::condition::{self, Conditions};
+use super::path;
+use hyper::HeaderMap;
+
+/// The key of a path, or the status with which it is refused. Everything that is done with a path is done.
+pub fn key(text: &str) -> Result<Vec<u8>, u16> {
+    let key = path::decode(text).map_err(|reply| reply.status().as_u16())?;
+    let _ = path::hint(text);
+    let bytes = key.to_vec();
+    let _ = path::route(key);
+    Ok(bytes)
+}
+
+/// The member that a key names.
+pub fn member_id(key: &[u8]) -> Option<u64> {
+    path::member_id(key)
+}
+
+/// Whether a query asks for a stale read, or the status with which it is refused.
+pub fn stale(query: Option<&str>) -> Result<bool, u16> {
+    let none = path::no_options(query);
+    let read = path::read_options(query);
+    assert!(none.is_err() || read.is_ok(), "{query:?}");
+    match read {
+        Ok(options) => Ok(options.stale),
+        Err(reply) => Err(reply.status().as_u16()),
+    }
+}
+
+/// How many etags the conditions of a request name, or the status with which they are refused.
+pub fn conditions(headers: &HeaderMap) -> Result<usize, u16> {
+    let conditions = Conditions::of(headers).map_err(|reply| reply.status().as_u16())?;
+    let lists = [&conditions.if_match, &conditions.if_none_match];
+    let mut count = 0;
+    for etags in lists.into_iter().flatten() {
+        let named = |index: &u64| condition::matches(etags, *index);
+        assert!(etags.indexes.iter().all(named));
+        count += etags.indexes.len();
+    }
+    Ok(count)
+}

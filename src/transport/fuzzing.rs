@@ -1,0 +1,72 @@
+//! Doors for the fuzzers, which are crates of their own (`tests/fuzz/`). The parsers behind them stay private, so that
+//! nothing else comes to depend on them.
+
+use super::frame::{self, Frames};
+use super::handshake::{self, Claims};
+use hyper::HeaderMap;
+use raft::eraftpb::Message;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+use tokio::io::{AsyncRead, ReadBuf};
+
+/// Gives its bytes in pieces, without ever waiting.
+struct Pieces<'a> {
+    bytes: &'a [u8],
+    piece: usize,
+}
+
+impl AsyncRead for Pieces<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let count = self.piece.min(self.bytes.len()).min(buffer.remaining());
+        let (now, rest) = self.bytes.split_at(count);
+        buffer.put_slice(now);
+        self.bytes = rest;
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Reads what peer 2 sends to member 1 on one connection, as it arrives in pieces of this size.
+pub fn stream(bytes: &[u8], piece: usize, snapshot: bool) -> Result<Vec<Message>, String> {
+    let mut from = Pieces {
+        bytes,
+        piece: piece.max(1),
+    };
+    let (mut frames, mut messages) = (Frames::default(), Vec::new());
+    loop {
+        while let Some(payload) = frames.take().map_err(|e| e.to_string())? {
+            messages.extend(frame::decode(&payload, 2, 1, snapshot).map_err(|e| e.to_string())?);
+        }
+        let fill = pin!(frames.fill(&mut from));
+        match fill.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(0)) => return Ok(messages),
+            Poll::Ready(Ok(_)) => {}
+            other => panic!("memory neither fails nor makes wait: {other:?}"),
+        }
+    }
+}
+
+/// Encodes messages into one frame.
+pub fn encode(messages: &[Message]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame::encode(messages, &mut bytes);
+    bytes
+}
+
+/// Reads the head of a handshake, and writes what it understood.
+pub fn handshake(headers: &HeaderMap) -> Option<HeaderMap> {
+    let claims = Claims::read(headers).ok()?;
+    let mut written = HeaderMap::new();
+    claims.write(&mut written);
+    assert_eq!(Claims::read(&written).ok(), Some(claims));
+    Some(written)
+}
+
+/// Reads the body of a refusal. Gives whether it was one.
+pub fn refusal(body: &[u8]) -> bool {
+    handshake::parse_refusal(body).is_some()
+}
