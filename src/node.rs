@@ -30,7 +30,7 @@ use crate::commit::Commit;
 use crate::config;
 use crate::inbox::{Held, Reason, SnapshotWritten, Verdict};
 use crate::members::Members;
-use crate::proposal::{NotProposed, Outcome, Proposal, Read};
+use crate::proposal::{NotProposed, Outcome, Proposal, Read, Reply};
 use crate::status::{MemberStatus, Progress, Status};
 use crate::storage::log::Log;
 use crate::storage::{Mark, Recovered, Save};
@@ -125,6 +125,16 @@ pub enum Exit {
     },
 }
 
+/// A change of members, which may be told only once a ready is durable.
+struct MembersNews {
+    /// The ready; 0 when it may be told at once.
+    after: u64,
+    index: u64,
+    members: Arc<Members>,
+    /// Of whoever asked for the change here.
+    reply: Option<Reply>,
+}
+
 /// A raft member. See the module's documentation.
 pub struct Node {
     settings: Settings,
@@ -155,8 +165,7 @@ pub struct Node {
     /// Numbers of jobs that are not durable, each with the term and vote it makes so.
     jobs: VecDeque<(u64, (u64, u64))>,
     durable_vote: (u64, u64),
-    /// Changes of members that may be told only once this ready is durable.
-    members_news: VecDeque<(u64, Arc<Members>)>,
+    members_news: VecDeque<MembersNews>,
     snapshot_under_way: bool,
     log_bytes_since_snapshot: u64,
     last_snapshot_bytes: u64,
@@ -501,8 +510,10 @@ impl Node {
         self.release_reads(&mut output);
         self.request_snapshot(&mut output);
         let last_job = self.jobs.front().map_or(u64::MAX, |(number, _)| *number);
-        while let Some((_, members)) = self.members_news.pop_front_if(|(n, _)| *n < last_job) {
-            output.members = Some(members);
+        while let Some(news) = self.members_news.pop_front_if(|news| news.after < last_job) {
+            output.members = Some(news.members);
+            let index = news.index;
+            publish::answer(news.reply, Outcome::Applied { index });
         }
         output.exit = self.exit.take();
         (had_ready || !output.is_empty()).then_some(output)

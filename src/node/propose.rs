@@ -143,9 +143,11 @@ impl Node {
         let committed = raft.raft_log.committed;
         let caught_up = |id: &u64| {
             raft.prs().get(*id).is_some_and(|progress| {
-                progress.recent_active
-                    && progress.state == ProgressState::Replicate
-                    && progress.matched + config::PROMOTION_LAG_ENTRIES_MAX >= committed
+                let behind = committed.saturating_sub(progress.matched);
+                // After a snapshot a member is probed until there is an entry to send it: in an idle cluster, for ever.
+                let replicates = progress.state == ProgressState::Replicate || behind == 0;
+                let close = behind <= config::PROMOTION_LAG_ENTRIES_MAX;
+                progress.recent_active && replicates && close
             })
         };
         let ready: Vec<u64> = self.members.learners().filter(caught_up).collect();

@@ -1,7 +1,7 @@
 //! Publication: committed entries, in log order, become commits for the store. Here, and nowhere else, is decided what
 //! becomes of each command (stale, refused, to be applied), from replicated state only, so alike on every node.
 
-use super::{Node, Output, added_index, sorted};
+use super::{MembersNews, Node, Output, added_index, sorted};
 use crate::command::{self, Batch, Command, Kind};
 use crate::commit::{Apply, Commit};
 use crate::members::Decision;
@@ -93,10 +93,14 @@ impl Node {
         if removes {
             self.sessions.remove(&id);
         }
-        let after = if removes { self.last_ready } else { 0 };
-        self.members_news
-            .push_back((after, Arc::new(self.members.clone())));
-        answer(reply, Outcome::Applied { index });
+        // Who was told of a removal may take the removed member's disk away. From two voters to one, a survivor that
+        // then crashes and does not know that the removal was committed would need that member's vote for ever.
+        self.members_news.push_back(MembersNews {
+            after: if removes { self.last_ready } else { 0 },
+            index,
+            members: Arc::new(self.members.clone()),
+            reply,
+        });
         removes
     }
 

@@ -1,7 +1,7 @@
 //! One ready of raft, by the protocol that the parent module describes: what may be said at once, what has to be
 //! durable first, what is handed to the WAL; and the snapshots that are taken and installed on the way.
 
-use super::{Job, Node, Output, added_index, role_name, sessions_of, sorted};
+use super::{Job, MembersNews, Node, Output, added_index, role_name, sessions_of, sorted};
 use crate::command::{ReplicatedState, Session};
 use crate::commit::Commit;
 use crate::members::Members;
@@ -145,8 +145,12 @@ impl Node {
         self.log_bytes_since_snapshot = 0;
         self.last_snapshot_bytes = 0;
         self.members_changed();
-        self.members_news
-            .push_back((self.last_ready, Arc::new(self.members.clone())));
+        self.members_news.push_back(MembersNews {
+            after: self.last_ready,
+            index: meta.index,
+            members: Arc::new(self.members.clone()),
+            reply: None,
+        });
         self.raw.mut_store().install(meta.clone());
         output.commits.push(Commit::Restore(Box::new(meta)));
         Mark {

@@ -598,7 +598,7 @@ fn from_two_members_to_one_a_crash_of_the_survivor_strands_nobody() {
     let other = cluster.follower(leader);
     let mut outcome = cluster.change(leader, Kind::RemoveMember, other);
     // The survivor commits and applies the removal, and crashes before anything further is on its disk.
-    while outcome.try_recv() == Ok(None) {
+    while cluster.node(leader).members().voters().count() == 2 {
         let message = cluster.wires.pop_front().expect("the removal commits");
         let to = message.to;
         cluster.node(to).step(message);
@@ -607,6 +607,11 @@ fn from_two_members_to_one_a_crash_of_the_survivor_strands_nobody() {
         }
         cluster.work(to);
     }
+    assert_eq!(
+        outcome.try_recv(),
+        Ok(None),
+        "the operator was told before the survivor could do without the other"
+    );
     cluster.crash(leader);
     cluster.hosts.get_mut(&leader).unwrap().slow_disk = false;
     cluster.tick(30);
