@@ -66,7 +66,9 @@ pub fn peer_frames(data: &[u8]) {
             {
                 let again = transport::fuzzing::encode(&messages);
                 let again = transport::fuzzing::stream(&again, 1 << 20, mode & 4 != 0);
-                assert_eq!(again, Ok(messages));
+                let again = again.expect("what was encoded decodes");
+                // Their texts: unknown fields are kept, but in any order.
+                assert_eq!(format!("{again:?}"), format!("{messages:?}"));
             }
         }
         2 => {
@@ -351,7 +353,9 @@ pub fn commands(data: &[u8]) {
     }
     if !batch.commands.is_empty() {
         let again = command::encode(&batch);
-        assert_eq!(command::decode(&again).ok(), Some(batch));
+        let again = command::decode(&again).expect("what was encoded decodes");
+        // Their texts: unknown fields are kept, but in any order.
+        assert_eq!(format!("{again:?}"), format!("{batch:?}"));
     }
 }
 
