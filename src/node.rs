@@ -41,6 +41,7 @@ use reads::Reads;
 use ready::is_consistent;
 use slog::{Logger, info, o, warn};
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 /// What a node is made with.
@@ -56,6 +57,8 @@ pub struct Settings {
     pub heartbeat_ticks: usize,
     /// See [`config::Config::snapshot_bytes`].
     pub snapshot_bytes: u64,
+    /// Election timeouts are drawn from it: another one on every member, or their elections would go on colliding.
+    pub seed: u64,
 }
 
 /// What a call of [`Node::ready`] asks the caller to do, in the order of the fields.
@@ -277,6 +280,7 @@ impl Node {
     /// the leader's heartbeats before its messages, which wait in the inbox, had a chance.
     pub fn tick(&mut self) {
         self.now += 1;
+        self.draw_election_timeout();
         if self.may_campaign() {
             if self.is_leader() || !self.is_sole_voter() {
                 self.raw.tick();
@@ -600,6 +604,16 @@ impl Node {
         let loading = log.applied + 1 < log.first_index();
         let durable = self.jobs.is_empty() && log.last_index() == log.persisted;
         !loading && (durable || self.is_leader() || !self.is_sole_voter())
+    }
+
+    /// Raft-rs draws the timeout anew at every reset, from a generator of the thread. This one follows from the seed
+    /// and the term alone, so that a simulation can repeat a run; a collision still ends, for it ends the term.
+    fn draw_election_timeout(&mut self) {
+        let ticks = self.settings.election_ticks;
+        let place = (self.settings.seed, self.raw.raft.term);
+        let draw = BuildHasherDefault::<DefaultHasher>::default().hash_one(place);
+        let timeout = ticks + draw as usize % ticks;
+        self.raw.raft.set_randomized_election_timeout(timeout);
     }
 
     fn is_sole_voter(&self) -> bool {

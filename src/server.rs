@@ -162,6 +162,8 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         election_ticks: config.election_ticks(),
         heartbeat_ticks: config.heartbeat_ticks(),
         snapshot_bytes: config.snapshot_bytes,
+        // Random, so that no two members draw the same timeouts.
+        seed: opened.meta.incarnation(),
     };
     let joining = opened.recovered.snapshot.is_none();
     let raft_logger = logging::raft_logger(logger);

@@ -103,6 +103,7 @@ impl Cluster {
             election_ticks: 10,
             heartbeat_ticks: 2,
             snapshot_bytes: self.snapshot_bytes,
+            seed: id,
         };
         let host = self.hosts.get_mut(&id).unwrap();
         host.boot += 1;
