@@ -35,7 +35,7 @@ const HEADER_LANE: &str = "raftkvd-lane";
 
 /// What an end of a connection says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Claims {
+pub struct Claims {
     /// Its cluster, 0 for a joiner that does not know it yet.
     pub cluster: u64,
     /// Its member id.
@@ -174,7 +174,7 @@ impl fmt::Display for Lane {
 
 /// What is to be remembered about a peer whose claims were believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Accepted {
+pub struct Accepted {
     /// The cluster that this joiner now belongs to, if it did not know before.
     pub pin_cluster: Option<u64>,
     /// The peer's incarnation, if it is news.
@@ -187,7 +187,7 @@ pub(super) struct Accepted {
 
 /// Judges a peer's claims, as member `me` of `cluster` (0: not known yet), with this view of the members and this
 /// memory of the peer.
-pub(super) fn check(
+pub fn check(
     claims: &Claims,
     me: u64,
     cluster: u64,

@@ -27,7 +27,7 @@ mod dial;
 mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
-mod handshake;
+pub mod handshake;
 mod inbound;
 mod outbound;
 mod snapshot;
@@ -145,7 +145,7 @@ pub struct Transport {
 
 /// Whom this member knows, as of some index.
 #[derive(Debug, Default)]
-struct View {
+pub struct View {
     members: Members,
     /// `members` come from the command line: they say where to dial, and not who belongs to the cluster.
     joining: bool,
@@ -155,6 +155,34 @@ struct View {
 }
 
 impl View {
+    /// The view of member `me` that follows this one.
+    pub fn next(&self, me: u64, members: &Members, joining: bool) -> View {
+        let own = members.members.get(&me).filter(|_| !joining);
+        View {
+            members: members.clone(),
+            joining,
+            own_added_index: own.map_or(self.own_added_index, |own| own.added_index),
+            own_url: own.map(|own| own.url.clone()).or(self.own_url.clone()),
+        }
+    }
+
+    /// What member `me` with this view claims towards a peer.
+    pub fn claims(&self, me: u64, to: u64, cluster: u64, incarnation: u64) -> Claims {
+        Claims {
+            cluster,
+            from: me,
+            to,
+            incarnation,
+            added_index: self.own_added_index,
+            url: self.own_url.clone(),
+        }
+    }
+
+    /// Where a member is reached.
+    pub fn url(&self, id: u64) -> Option<&PeerUrl> {
+        self.members.members.get(&id).map(|member| &member.url)
+    }
+
     fn known(&self, id: u64) -> Known {
         if self.joining {
             return Known::Never;
@@ -168,7 +196,7 @@ impl View {
 
     /// Whether a life of `id` that begins at `added_index` is later than everything that is known here. The lives of
     /// the first members begin at 1, and every view but that of an empty joiner knows those.
-    fn is_news(&self, id: u64, added_index: u64) -> bool {
+    pub fn is_news(&self, id: u64, added_index: u64) -> bool {
         added_index > self.known(id).index().max(u64::from(!self.joining))
     }
 }
@@ -301,13 +329,8 @@ impl Transport {
         let shared = &self.shared;
         let mut peers = shared.peers();
         let before = shared.view.borrow().clone();
-        let own = members.members.get(&shared.me).filter(|_| !joining);
-        shared.view.send_replace(Arc::new(View {
-            members: members.clone(),
-            joining,
-            own_added_index: own.map_or(before.own_added_index, |own| own.added_index),
-            own_url: own.map(|own| own.url.clone()).or(before.own_url.clone()),
-        }));
+        let view = before.next(shared.me, members, joining);
+        shared.view.send_replace(Arc::new(view));
         shared.reconcile(&mut peers);
     }
 
@@ -421,15 +444,8 @@ impl Shared {
 
     /// What this member claims towards a peer.
     fn claims(&self, to: u64) -> Claims {
-        let view = self.view();
-        Claims {
-            cluster: self.cluster(),
-            from: self.me,
-            to,
-            incarnation: self.incarnation,
-            added_index: view.own_added_index,
-            url: view.own_url.clone(),
-        }
+        self.view()
+            .claims(self.me, to, self.cluster(), self.incarnation)
     }
 
     /// Judges what a peer claims. On return everything that was learned from it is durable.
