@@ -312,6 +312,11 @@ impl FakeDisk {
         self.state().faults.insert(operation, fault);
     }
 
+    /// No fault that was injected comes any more.
+    pub fn clear_faults(&self) {
+        self.state().faults.clear();
+    }
+
     /// Only so many bytes are free from now on; `None`: any number.
     pub fn set_free(&self, bytes: Option<u64>) {
         let mut state = self.state();

@@ -1,0 +1,452 @@
+//! Clients that read and write a few hot keys through any member, and an operator who changes the membership.
+//!
+//! Every value is unique, so that a read tells which write it saw. Nothing is sent twice. A DELETE carries a unique
+//! value as well: the daemon ignores it, and the oracle knows the command by it.
+
+use crate::checker::{Condition, Input, Operation, Output};
+use crate::faults::Plan;
+use crate::process::Process;
+use crate::world::{Event, MILLISECOND, SECOND, Target, World};
+use futures_channel::oneshot;
+use raftkvd::command::{Command, Etags, Kind};
+use raftkvd::members::{Members, PeerUrl};
+use raftkvd::proposal::{NotProposed, Outcome, Proposal, Read};
+use std::collections::BTreeMap;
+
+/// Ticks that the node has for a request.
+const DEADLINE_TICKS: u64 = 80;
+/// When a client stops waiting.
+const PATIENCE: u64 = 4 * SECOND;
+
+pub struct Clients {
+    open: BTreeMap<u64, Open>,
+    next: u64,
+    pub history: Vec<Operation>,
+    etags: BTreeMap<u64, u64>,
+    pub stopped: bool,
+    keys: u64,
+    value_bytes: u64,
+}
+
+/// A request that a client waits for.
+struct Open {
+    client: Option<usize>,
+    machine: usize,
+    key: u64,
+    /// Unique.
+    value: Vec<u8>,
+    input: Input,
+    invoked: u64,
+    waiting: Waiting,
+}
+
+enum Waiting {
+    /// On its way.
+    Request,
+    Write(oneshot::Receiver<Outcome>),
+    Read(oneshot::Receiver<Result<(), NotProposed>>),
+    /// On its way back.
+    Answer(Output),
+}
+
+impl Clients {
+    pub fn new(plan: &Plan) -> Clients {
+        Clients {
+            open: BTreeMap::new(),
+            next: 0,
+            history: Vec::new(),
+            etags: BTreeMap::new(),
+            stopped: false,
+            keys: plan.keys,
+            value_bytes: plan.value_bytes,
+        }
+    }
+
+    pub fn is_open(&self, operation: u64) -> bool {
+        self.open.contains_key(&operation)
+    }
+}
+
+fn key_name(key: u64) -> Vec<u8> {
+    format!("k{key}").into_bytes()
+}
+
+impl World {
+    /// Everything begins.
+    pub fn begin(&mut self) {
+        for client in 0..self.plan.clients {
+            let delay = self.random.below(SECOND);
+            self.after(delay, Event::Client(client as usize));
+        }
+        self.after(SECOND, Event::Fault);
+        if self.plan.membership {
+            self.after(2 * SECOND, Event::Admin);
+        }
+    }
+
+    /// A client begins its next request.
+    pub fn client(&mut self, client: usize) {
+        if self.clients.stopped {
+            return;
+        }
+        let key = self.random.below(self.clients.keys);
+        let machine = self.random.below(self.machines.len() as u64) as usize;
+        let etag = self.clients.etags.get(&key).copied();
+        let condition = match (self.random.below(4), etag) {
+            (0, Some(etag)) => Condition::IfMatch(etag),
+            (1, _) => Condition::IfAbsent,
+            _ => Condition::None,
+        };
+        let value = self.value();
+        let input = match self.random.below(10) {
+            0..5 => Input::Get,
+            5..9 => Input::Put {
+                value: value.clone(),
+                condition,
+            },
+            _ => Input::Delete { condition },
+        };
+        self.ask(Some(client), machine, key, value, input);
+    }
+
+    fn value(&mut self) -> Vec<u8> {
+        let length = self.random.below(self.clients.value_bytes) as usize;
+        let mut value = format!("{} ", self.clients.next + 1).into_bytes();
+        value.resize(value.len() + length, b'.');
+        value
+    }
+
+    fn ask(
+        &mut self,
+        client: Option<usize>,
+        machine: usize,
+        key: u64,
+        value: Vec<u8>,
+        input: Input,
+    ) -> u64 {
+        self.clients.next += 1;
+        let number = self.clients.next;
+        let open = Open {
+            client,
+            machine,
+            key,
+            value,
+            input,
+            invoked: self.now,
+            waiting: Waiting::Request,
+        };
+        self.clients.open.insert(number, open);
+        let delay = self.random.between(50, 2 * MILLISECOND);
+        let target = self.target(machine);
+        self.after(delay, Event::Request(target, number));
+        self.after(PATIENCE, Event::GiveUp(number));
+        number
+    }
+
+    /// A read or a write of a key through this machine, for the end of a run.
+    pub fn ask_read(&mut self, machine: usize, key: u64) -> u64 {
+        self.ask(None, machine, key, Vec::new(), Input::Get)
+    }
+
+    pub fn ask_write(&mut self, machine: usize, key: u64) -> u64 {
+        let value = self.value();
+        let input = Input::Put {
+            value: value.clone(),
+            condition: Condition::None,
+        };
+        self.ask(None, machine, key, value, input)
+    }
+
+    /// A request arrives at its member.
+    pub fn request(&mut self, target: Target, number: u64) {
+        let Some(open) = self.clients.open.get_mut(&number) else {
+            return;
+        };
+        let process = self.machines[target.machine].process.as_mut();
+        let process = process.expect("it was looked for");
+        if let Input::Get = open.input {
+            let (reply, permission) = oneshot::channel();
+            process.inbox.read(Read {
+                deadline_ticks: DEADLINE_TICKS,
+                reply,
+            });
+            open.waiting = Waiting::Read(permission);
+        } else {
+            let (reply, outcome) = oneshot::channel();
+            process.inbox.propose(Proposal {
+                command: command(open),
+                deadline_ticks: DEADLINE_TICKS,
+                reply,
+            });
+            open.waiting = Waiting::Write(outcome);
+        }
+        self.wake(target.machine);
+    }
+
+    /// Nobody listens at the place where a request went.
+    pub fn refused(&mut self, number: u64) {
+        if let Some(open) = self.clients.open.get_mut(&number) {
+            open.waiting = Waiting::Answer(Output::NotApplied);
+            self.after(20 * MILLISECOND, Event::Response(number));
+        }
+    }
+
+    /// Looks which requests the process of a machine has answered.
+    pub fn poll(&mut self, machine: usize) {
+        let Some(process) = self.machines[machine].process.as_ref() else {
+            return;
+        };
+        let mut answered = Vec::new();
+        for (number, open) in &mut self.clients.open {
+            if open.machine != machine {
+                continue;
+            }
+            let output = match &mut open.waiting {
+                Waiting::Write(outcome) => match outcome.try_recv() {
+                    Ok(None) => continue,
+                    Ok(Some(outcome)) => Some(outcome),
+                    Err(_) => None,
+                }
+                .map_or(Output::Unknown, written),
+                Waiting::Read(permission) => match permission.try_recv() {
+                    Ok(None) => continue,
+                    Ok(Some(Ok(()))) => read(process, open.key),
+                    Ok(Some(Err(_))) | Err(_) => Output::NotApplied,
+                },
+                Waiting::Request | Waiting::Answer(_) => continue,
+            };
+            let place = match (&open.input, &output) {
+                (Input::Get, _) => None,
+                (_, Output::Written(index)) => Some(*index),
+                (_, Output::ConditionFailed(_)) => Some(None),
+                _ => None,
+            };
+            if let Some(place) = place {
+                self.oracle.acknowledges(&open.value, place);
+            }
+            answered.push(*number);
+            // The answer to a DELETE has no ETag.
+            let output = match (&open.input, output) {
+                (Input::Delete { .. }, Output::Written(_)) => Output::Written(None),
+                (_, output) => output,
+            };
+            open.waiting = Waiting::Answer(output);
+        }
+        for number in answered {
+            let delay = self.random.between(50, 2 * MILLISECOND);
+            self.after(delay, Event::Response(number));
+        }
+    }
+
+    /// The process of a machine has ended: its connections break.
+    pub fn answer_none(&mut self, machine: usize) {
+        let mut broken = Vec::new();
+        for (number, open) in &mut self.clients.open {
+            if open.machine == machine
+                && matches!(open.waiting, Waiting::Write(_) | Waiting::Read(_))
+            {
+                open.waiting = Waiting::Answer(Output::Unknown);
+                broken.push(*number);
+            }
+        }
+        for number in broken {
+            self.after(MILLISECOND, Event::Response(number));
+        }
+    }
+
+    pub fn response(&mut self, number: u64) {
+        if let Some(open) = self.clients.open.remove(&number) {
+            let Waiting::Answer(output) = open.waiting else {
+                panic!("operation {number} was answered without an answer");
+            };
+            let open = Open {
+                waiting: Waiting::Request,
+                ..open
+            };
+            self.record(open, output);
+        }
+    }
+
+    /// Those who still wait learn nothing.
+    pub fn give_up_all(&mut self) {
+        for open in std::mem::take(&mut self.clients.open).into_values() {
+            self.record(open, Output::Unknown);
+        }
+    }
+
+    pub fn give_up(&mut self, number: u64) {
+        if let Some(open) = self.clients.open.remove(&number) {
+            self.record(open, Output::Unknown);
+        }
+    }
+
+    fn record(&mut self, open: Open, output: Output) {
+        match &output {
+            Output::Value(Some((_, etag))) | Output::Written(Some(etag)) => {
+                self.clients.etags.insert(open.key, *etag);
+            }
+            _ => {}
+        }
+        self.count(match &output {
+            Output::Value(_) => "reads answered",
+            Output::Written(_) => "writes acknowledged",
+            Output::ConditionFailed(_) => "conditions failed",
+            Output::NotApplied => "requests refused",
+            Output::Unknown => "outcomes unknown",
+        });
+        let unknown = output == Output::Unknown;
+        self.clients.history.push(Operation {
+            key: key_name(open.key),
+            node: open.machine as u64,
+            invoked: open.invoked,
+            returned: (!unknown).then_some(self.now),
+            input: open.input,
+            output,
+        });
+        if let Some(client) = open.client {
+            let delay = self.random.between(MILLISECOND, self.plan.thinking);
+            self.after(delay, Event::Client(client));
+        }
+    }
+
+    // ---- the operator ----
+
+    /// Starts members that were added.
+    pub fn start_members(&mut self) {
+        self.stop_orphans();
+        let members = self.oracle.told_members();
+        for (id, member) in &members.members {
+            let place = World::machine_at(&member.url);
+            let machine = &self.machines[place];
+            if !machine.ready && machine.id == *id {
+                self.machines[place].ready = true;
+                self.start(place);
+            }
+        }
+    }
+
+    /// Stops processes that were removed before they learned that they had been added: nobody can tell them, and to
+    /// others they look like whoever gets their id next.
+    fn stop_orphans(&mut self) {
+        let members = self.oracle.told_members();
+        for place in 0..self.machines.len() {
+            let machine = &mut self.machines[place];
+            let member = members.members.get(&machine.id).map(|member| &member.url);
+            if machine.ready && !machine.joined && member != Some(&machine.url) {
+                machine.ready = false;
+                self.kill(self.target(place));
+            }
+        }
+    }
+
+    pub fn admin(&mut self) {
+        if self.clients.stopped {
+            return;
+        }
+        let delay = self.random.between(200 * MILLISECOND, 3 * SECOND);
+        self.after(delay, Event::Admin);
+        self.start_members();
+        let members = self.oracle.told_members();
+        let mut command = Command::new();
+        if self.random.below(5) < members.members.len() as u64 {
+            let ids: Vec<u64> = members.members.keys().copied().collect();
+            command.kind = Kind::RemoveMember;
+            command.member_id = *self.random.pick(&ids);
+            self.count("removals asked for");
+        } else {
+            let (id, url) = self.addition(&members);
+            command.kind = Kind::AddMember;
+            command.member_id = id;
+            command.member_url = url.to_string();
+            self.count("additions asked for");
+        }
+        let (reply, _) = oneshot::channel();
+        let places: Vec<usize> = (0..self.machines.len()).collect();
+        let place = *self.random.pick(&places);
+        if let Some(process) = self.process(place) {
+            process.inbox.propose(Proposal {
+                command,
+                deadline_ticks: DEADLINE_TICKS,
+                reply,
+            });
+            self.wake(place);
+        }
+    }
+
+    /// Whom to add, and where: an id that was removed, or a new one, on a new machine or the wiped old one.
+    fn addition(&mut self, members: &Members) -> (u64, PeerUrl) {
+        let again: Vec<u64> = members.removed.keys().copied().collect();
+        let highest = members.members.keys().chain(&again).max();
+        let id = match !again.is_empty() && self.random.chance(700) {
+            true => *self.random.pick(&again),
+            false => highest.map_or(1, |highest| highest + 1),
+        };
+        let own = |place: &usize| {
+            let machine = &self.machines[*place];
+            let in_use = members.members.values().any(|m| m.url == machine.url);
+            machine.id == id && !in_use
+        };
+        let places: Vec<usize> = (0..self.machines.len()).filter(own).collect();
+        let place = match places.first() {
+            Some(place) if self.random.chance(500) => {
+                let place = *place;
+                self.wipe(place);
+                self.machines[place].join = true;
+                place
+            }
+            _ => self.add_machine(id, true, Members::default()),
+        };
+        let placeholder = |id: u64| World::url(60_000 + id as usize);
+        let ids = 1..=id.max(*highest.unwrap_or(&id));
+        let urls: Vec<PeerUrl> = ids
+            .map(|other| match members.members.get(&other) {
+                _ if other == id => self.machines[place].url.clone(),
+                Some(member) => member.url.clone(),
+                None => placeholder(other),
+            })
+            .collect();
+        self.machines[place].initial = Members::initial(&urls);
+        (id, self.machines[place].url.clone())
+    }
+}
+
+fn command(open: &Open) -> Command {
+    let mut command = Command::new();
+    let (kind, condition) = match &open.input {
+        Input::Put { condition, .. } => (Kind::Put, condition),
+        Input::Delete { condition } => (Kind::Delete, condition),
+        Input::Get => panic!("a read is no command"),
+    };
+    command.kind = kind;
+    command.key = key_name(open.key).into();
+    command.value = open.value.clone().into();
+    match condition {
+        Condition::None => {}
+        Condition::IfMatch(etag) => {
+            let mut etags = Etags::new();
+            etags.indexes = vec![*etag];
+            command.if_match = Some(etags).into();
+        }
+        Condition::IfAbsent => {
+            let mut etags = Etags::new();
+            etags.any = true;
+            command.if_none_match = Some(etags).into();
+        }
+    }
+    command
+}
+
+fn written(outcome: Outcome) -> Output {
+    match outcome {
+        Outcome::Applied { index } => Output::Written(Some(index)),
+        Outcome::ConditionFailed { current } => Output::ConditionFailed(current),
+        Outcome::NotProposed(_) => Output::NotApplied,
+        Outcome::Unknown => Output::Unknown,
+        Outcome::Refused(why) => panic!("a write was refused: {why}"),
+    }
+}
+
+fn read(process: &Process, key: u64) -> Output {
+    let value = process.store.get(&key_name(key));
+    Output::Value(value.map(|value| (value.bytes.to_vec(), value.index)))
+}

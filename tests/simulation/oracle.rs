@@ -1,0 +1,244 @@
+//! What must hold at every moment, checked against what all machines did since the run began.
+//!
+//! A violation panics with both values; whoever runs the seed catches it and prints the seed.
+
+use raft::eraftpb::{Entry, HardState, Message, MessageType};
+use raftkvd::command::{Command, Kind};
+use raftkvd::members::Members;
+use raftkvd::storage::SnapshotMeta;
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// An entry as far as it is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shadow {
+    pub term: u64,
+    pub hash: u64,
+}
+
+/// A value of the model's map.
+type Value = (u64, Vec<u8>);
+
+/// The memory of a run.
+#[derive(Default)]
+pub struct Oracle {
+    /// Who led in each term.
+    leaders: BTreeMap<u64, u64>,
+    /// Whom a member, in one of its lives, voted for in each term.
+    votes: BTreeMap<(u64, u64, u64), u64>,
+    /// By index and term: the entry's hash and the term of the one before it. Equal here for all logs means, by
+    /// induction, equal logs up to any common entry.
+    entries: BTreeMap<(u64, u64), (u64, u64)>,
+    /// By index, from 2 on.
+    committed: BTreeMap<u64, Shadow>,
+    /// By index, from 2 on: a hash of what was to be applied.
+    applied: Vec<u64>,
+    /// The map as it has to be after each index, from 1 on.
+    states: Vec<u64>,
+    map: BTreeMap<Vec<u8>, Value>,
+    snapshots: BTreeMap<u64, SnapshotMeta>,
+    /// Each membership that was published, with the index of its first entry.
+    members: Vec<(u64, Members)>,
+    /// By index, a hash of the members.
+    published: BTreeMap<u64, u64>,
+    /// How many of these were told by a node, and so can't be lost any more.
+    told: usize,
+    /// Where each client's operation stands in the log.
+    places: BTreeMap<Vec<u8>, u64>,
+}
+
+pub fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+pub fn shadow(entry: &Entry) -> Shadow {
+    Shadow {
+        term: entry.term,
+        hash: hash(&(
+            entry.get_entry_type() as u8,
+            &entry.data[..],
+            &entry.context[..],
+        )),
+    }
+}
+
+/// A hash of a map that is given in any order.
+pub fn state_hash<'a>(entries: impl Iterator<Item = (&'a [u8], u64, &'a [u8])>) -> u64 {
+    entries.fold(0, |sum: u64, entry| sum.wrapping_add(hash(&entry)))
+}
+
+impl Oracle {
+    pub fn new() -> Oracle {
+        Oracle {
+            states: vec![0],
+            ..Oracle::default()
+        }
+    }
+
+    pub fn leads(&mut self, member: u64, term: u64) {
+        let first = *self.leaders.entry(term).or_insert(member);
+        assert_eq!(first, member, "two leaders in term {term}");
+    }
+
+    /// A vote or append response leaves a machine.
+    pub fn sends(&mut self, message: &Message, life: u64) {
+        if message.get_msg_type() == MessageType::MsgRequestVoteResponse && !message.reject {
+            let key = (message.from, life, message.term);
+            let first = *self.votes.entry(key).or_insert(message.to);
+            assert_eq!(
+                first, message.to,
+                "member {} voted twice in term {}",
+                message.from, message.term
+            );
+        }
+    }
+
+    /// An entry is on a disk, behind one of term `before`.
+    pub fn stores(&mut self, index: u64, entry: Shadow, before: u64) {
+        let place = (index, entry.term);
+        let first = *self.entries.entry(place).or_insert((entry.hash, before));
+        assert_eq!(
+            first,
+            (entry.hash, before),
+            "two logs differ at or before (index, term) {place:?}"
+        );
+    }
+
+    /// A restart found this: what it calls committed has to be that.
+    pub fn recovers(&self, entries: &[Entry], hard_state: &HardState) {
+        for entry in entries.iter().take_while(|e| e.index <= hard_state.commit) {
+            if let Some(known) = self.committed.get(&entry.index) {
+                assert_eq!(
+                    *known,
+                    shadow(entry),
+                    "committed entry {} has changed over a restart",
+                    entry.index
+                );
+            }
+        }
+    }
+
+    /// A node publishes an entry with these commands.
+    pub fn commits<'a>(
+        &mut self,
+        index: u64,
+        entry: Shadow,
+        commands: impl Iterator<Item = &'a Command>,
+    ) {
+        let first = *self.committed.entry(index).or_insert(entry);
+        assert_eq!(first, entry, "committed entry {index} has changed");
+        let commands: Vec<&Command> = commands.collect();
+        let digest = commands.iter().fold(index, |sum, c| {
+            hash(&(sum, &c.key[..], &c.value[..], c.kind as i32, c.sequence))
+        });
+        let place = (index - 2) as usize;
+        if let Some(first) = self.applied.get(place) {
+            assert_eq!(
+                *first, digest,
+                "members disagree on which commands of entry {index} count"
+            );
+            return;
+        }
+        assert_eq!(place, self.applied.len(), "an entry was skipped");
+        self.applied.push(digest);
+        for command in commands {
+            self.apply(command, index);
+        }
+        let map = self.map.iter();
+        let state = state_hash(map.map(|(k, (i, v))| (&k[..], *i, &v[..])));
+        self.states.push(state);
+    }
+
+    /// Applies a command to the model, and checks that it is its first time.
+    fn apply(&mut self, command: &Command, index: u64) {
+        let previous = self.places.insert(command.value.to_vec(), index);
+        assert_eq!(previous, None, "a command applies twice, now at {index}");
+        let current = self.map.get(&command.key[..]).map(|(index, _)| *index);
+        let matches = |etags: &raftkvd::command::Etags| {
+            current.is_some_and(|index| etags.any || etags.indexes.contains(&index))
+        };
+        let refused = command.if_match.as_ref().is_some_and(|e| !matches(e))
+            || command.if_none_match.as_ref().is_some_and(matches);
+        if refused {
+            return;
+        }
+        if command.kind == Kind::Put {
+            let value = (index, command.value.to_vec());
+            self.map.insert(command.key.to_vec(), value);
+        } else {
+            self.map.remove(&command.key[..]);
+        }
+    }
+
+    /// A client is told that its operation, known by its unique value, is in the log at `index` (or somewhere).
+    pub fn acknowledges(&self, value: &[u8], index: Option<u64>) {
+        let place = self.places.get(value).copied();
+        assert!(
+            place.is_some() && (index.is_none() || index == place),
+            "an operation was answered as one of entry {index:?}, it is in {place:?}"
+        );
+    }
+
+    /// A map after applying `index`.
+    pub fn holds(&self, machine: usize, index: u64, state: u64) {
+        let wanted = self.states.get((index - 1) as usize);
+        assert_eq!(
+            wanted,
+            Some(&state),
+            "the map of machine {machine} is wrong at {index}"
+        );
+    }
+
+    /// A node has published everything up to `index`, and these are the members now.
+    pub fn publishes(&mut self, index: u64, members: &Members) {
+        let digest = hash(&format!("{members:?}"));
+        let first = *self.published.entry(index).or_insert(digest);
+        assert_eq!(
+            first, digest,
+            "nodes differ in the members at {index}: {members:?}"
+        );
+        match self.members.last() {
+            Some((newest, known)) if *newest >= index || known == members => {}
+            Some(_) => self.members.push((index, members.clone())),
+            None => {
+                self.members.push((index, members.clone()));
+                self.told = 1;
+            }
+        }
+    }
+
+    /// A node tells its members.
+    pub fn tells(&mut self, members: &Members) {
+        let place = self.members.iter().rposition(|(_, known)| known == members);
+        self.told = self.told.max(place.map_or(0, |place| place + 1));
+    }
+
+    /// The newest members that a node has told.
+    pub fn told_members(&self) -> Members {
+        let told = self.members[..self.told].last();
+        told.map(|(_, members)| members.clone()).unwrap_or_default()
+    }
+
+    /// The newest members that a node has published.
+    pub fn members(&self) -> Members {
+        let newest = self.members.last();
+        newest
+            .map(|(_, members)| members.clone())
+            .unwrap_or_default()
+    }
+
+    pub fn takes_snapshot(&mut self, meta: &SnapshotMeta) {
+        let first = self
+            .snapshots
+            .entry(meta.index)
+            .or_insert_with(|| meta.clone());
+        assert_eq!(first, meta, "members differ in their replicated state");
+    }
+
+    /// Entries that were committed.
+    pub fn committed(&self) -> u64 {
+        self.committed.len() as u64
+    }
+}

@@ -1,0 +1,109 @@
+//! A run: trouble for a while, then peace, in which everything has to come out well.
+
+use crate::checker;
+use crate::oracle;
+use crate::world::{MILLISECOND, SECOND, Summary, World};
+use slog::Logger;
+
+/// In peace, by when everything is well.
+const PATIENCE: u64 = 120 * SECOND;
+
+/// Runs a seed; panics when something that must hold does not.
+pub fn run(seed: u64, logger: &Logger) -> Summary {
+    let mut world = World::new(seed, logger);
+    let duration = world.plan.duration;
+    world.run_until(duration, |_| false);
+    world.heal();
+    // What clients and the operator have asked for comes to its end.
+    world.run_until(duration + 5 * SECOND, |_| false);
+    world.converge();
+    world.write_everywhere();
+    world.converge();
+    world.read_everywhere();
+    world.give_up_all();
+    let history = &world.clients.history;
+    if let Err(violation) = checker::check(history) {
+        panic!("{violation}");
+    }
+    world.summary.operations = history.len() as u64;
+    world.summary.simulated = world.now;
+    world.summary.committed = world.oracle.committed();
+    let digest = oracle::hash(&format!("{history:?}"));
+    world.summary.trace ^= digest;
+    world.summary
+}
+
+impl World {
+    /// Waits until all members run, are voters, and hold the same.
+    fn converge(&mut self) {
+        let end = self.now + PATIENCE;
+        loop {
+            self.start_members();
+            let why = match self.unsettled() {
+                None => return,
+                Some(why) => why,
+            };
+            assert!(self.now < end, "no progress in peace: {why}");
+            self.run_until(self.now + 50 * MILLISECOND, |_| false);
+        }
+    }
+
+    fn unsettled(&self) -> Option<String> {
+        let members = self.oracle.members();
+        let mut applied = None;
+        for (id, member) in &members.members {
+            let place = World::machine_at(&member.url);
+            let Some(process) = self.machines[place].process.as_ref() else {
+                return Some(format!("machine {place} of member {id} does not run"));
+            };
+            let status = process.node.status();
+            let state = (status.leader, status.committed, status.applied);
+            if member.learner || *process.node.members() != members {
+                return Some(format!("member {id} on machine {place}: {status:?}"));
+            }
+            let same = *applied.get_or_insert(state) == state;
+            if !same || state.0 == 0 || state.1 != state.2 || process.applied() != state.2 {
+                return Some(format!("member {id} on machine {place}: {status:?}"));
+            }
+        }
+        members.members.is_empty().then(|| "nobody runs".to_owned())
+    }
+
+    fn places(&self) -> Vec<usize> {
+        let members = self.oracle.members();
+        let members = members.members.values();
+        members.map(|m| World::machine_at(&m.url)).collect()
+    }
+
+    fn write_everywhere(&mut self) {
+        for place in self.places() {
+            let before = self.acknowledged();
+            let end = self.now + PATIENCE;
+            while self.acknowledged() == before {
+                assert!(self.now < end, "no write through machine {place} succeeds");
+                let key = self.random.below(self.plan.keys);
+                let operation = self.ask_write(place, key);
+                self.finish(operation);
+            }
+        }
+    }
+
+    fn acknowledged(&self) -> u64 {
+        let counts = &self.summary.counts;
+        counts.get("writes acknowledged").copied().unwrap_or(0)
+    }
+
+    fn read_everywhere(&mut self) {
+        for place in self.places() {
+            for key in 0..self.plan.keys {
+                let operation = self.ask_read(place, key);
+                self.finish(operation);
+            }
+        }
+    }
+
+    fn finish(&mut self, operation: u64) {
+        let end = self.now + PATIENCE;
+        self.run_until(end, |world| !world.clients.is_open(operation));
+    }
+}

@@ -1,0 +1,657 @@
+//! The world: machines, the network between them, clients, faults, and the queue of what happens when.
+//!
+//! One thread, one generator of random numbers, one queue ordered by time and then by age. Nothing else decides, so
+//! a seed is a run. Time is counted in microseconds.
+
+use crate::clients::Clients;
+use crate::disk::{FakeDisk, Loss, Random};
+use crate::faults::Plan;
+use crate::network::{Delivery, Network};
+use crate::oracle::Oracle;
+use crate::process::{Effect, Launch, Process, Worker};
+use raft::eraftpb::Message;
+use raftkvd::inbox::Notice;
+use raftkvd::members::{Members, PeerUrl};
+use raftkvd::node::{Exit, Output};
+use raftkvd::storage::{Options, Start, StorageError};
+use slog::{Logger, info, o};
+use std::cell::Cell;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+pub const MILLISECOND: u64 = 1_000;
+/// A run that needs more goes in circles.
+const EVENTS_MAX: u64 = 10_000_000;
+pub const SECOND: u64 = 1_000 * MILLISECOND;
+
+thread_local! {
+    /// For the log of a run.
+    pub static NOW: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Something that happens at a machine happens only to the process it was meant for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target {
+    pub machine: usize,
+    pub epoch: u64,
+}
+
+/// What happens. Those with a target wait while its process is paused.
+pub enum Event {
+    Pass(Target),
+    Write(Target),
+    Written(Target, u64, Vec<Message>),
+    Apply(Target),
+    Snapshot(Target),
+    Deliver(Target, Box<Delivery>),
+    Piece(Target, u64),
+    Report(Target, u64, bool),
+    Request(Target, u64),
+    Response(u64),
+    GiveUp(u64),
+    Client(usize),
+    Admin,
+    Fault,
+    Recover(usize),
+    Start(usize),
+    Kill(Target),
+}
+
+impl Event {
+    fn target(&self) -> Option<Target> {
+        match self {
+            Event::Pass(target)
+            | Event::Write(target)
+            | Event::Written(target, ..)
+            | Event::Apply(target)
+            | Event::Snapshot(target)
+            | Event::Deliver(target, _)
+            | Event::Piece(target, _)
+            | Event::Report(target, ..)
+            | Event::Request(target, _) => Some(*target),
+            _ => None,
+        }
+    }
+
+    fn number(&self) -> u64 {
+        match self {
+            Event::Pass(_) => 1,
+            Event::Write(_) => 2,
+            Event::Written(_, number, _) => 3 + (number << 8),
+            Event::Apply(_) => 4,
+            Event::Snapshot(_) => 5,
+            Event::Deliver(_, delivery) => 6 + (delivery.digest() << 8),
+            Event::Piece(_, transfer) => 7 + (transfer << 8),
+            Event::Report(_, to, ok) => 8 + (to << 8) + u64::from(*ok),
+            Event::Request(_, operation) => 9 + (operation << 8),
+            Event::Response(operation) => 10 + (operation << 8),
+            Event::GiveUp(operation) => 11 + (operation << 8),
+            Event::Client(client) => 12 + ((*client as u64) << 8),
+            Event::Admin => 13,
+            Event::Fault => 14,
+            Event::Recover(at) => 15 + ((*at as u64) << 8),
+            Event::Start(machine) => 16 + ((*machine as u64) << 8),
+            Event::Kill(_) => 17,
+        }
+    }
+}
+
+struct Scheduled {
+    time: u64,
+    age: u64,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Scheduled) -> bool {
+        (self.time, self.age) == (other.time, other.age)
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Scheduled) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Scheduled) -> std::cmp::Ordering {
+        (self.time, self.age).cmp(&(other.time, other.age))
+    }
+}
+
+/// A computer with a disk, on which one member runs or does not.
+pub struct Machine {
+    pub id: u64,
+    pub url: PeerUrl,
+    pub disk: FakeDisk,
+    pub epoch: u64,
+    pub process: Option<Process>,
+    pub paused_until: u64,
+    pub join: bool,
+    /// What `--cluster` says.
+    pub initial: Members,
+    /// Nobody starts it any more.
+    pub retired: bool,
+    /// It may be started: its member was added. Started before, an empty member could be taken for its predecessor of
+    /// the same id by those who have not heard of the removal.
+    pub ready: bool,
+    /// It has learned when it was added.
+    pub joined: bool,
+    pub full: bool,
+    tick: u64,
+    /// How long its disk takes.
+    sync: u64,
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub trace: u64,
+    pub simulated: u64,
+    pub events: u64,
+    pub operations: u64,
+    pub committed: u64,
+    /// How often each thing that is worth counting happened.
+    pub counts: BTreeMap<&'static str, u64>,
+}
+
+pub struct World {
+    pub now: u64,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    age: u64,
+    pub random: Random,
+    pub machines: Vec<Machine>,
+    pub network: Network,
+    pub clients: Clients,
+    pub plan: Plan,
+    pub oracle: Oracle,
+    pub summary: Summary,
+    pub logger: Logger,
+    pub options: Options,
+    pub snapshot_bytes: u64,
+}
+
+impl World {
+    pub fn new(seed: u64, logger: &Logger) -> World {
+        let mut random = Random(seed);
+        // The first draws of neighbouring seeds have much in common.
+        for _ in 0..4 {
+            random.next();
+        }
+        let plan = Plan::draw(&mut random);
+        let clients = Clients::new(&plan);
+        let options = Options {
+            segment_bytes: random.between(4 << 10, 32 << 10),
+            batch_bytes: random.between(1 << 10, 16 << 10) as usize,
+        };
+        let mut world = World {
+            now: 0,
+            queue: BinaryHeap::new(),
+            age: 0,
+            network: Network::default(),
+            clients,
+            machines: Vec::new(),
+            oracle: Oracle::new(),
+            summary: Summary::default(),
+            logger: logger.new(o!()),
+            options,
+            snapshot_bytes: random.between(2 << 10, 32 << 10),
+            random,
+            plan,
+        };
+        let size = world.plan.members;
+        let urls: Vec<PeerUrl> = (0..size).map(|n| World::url(n as usize)).collect();
+        let initial = Members::initial(&urls);
+        for id in 1..=size {
+            let machine = world.add_machine(id, false, initial.clone());
+            world.start(machine);
+        }
+        world.begin();
+        world
+    }
+
+    pub fn url(machine: usize) -> PeerUrl {
+        let url = format!("http://machine:{}", machine + 1);
+        url.parse().expect("it is a valid URL")
+    }
+
+    pub fn machine_at(url: &PeerUrl) -> usize {
+        url.port() as usize - 1
+    }
+
+    pub fn add_machine(&mut self, id: u64, join: bool, initial: Members) -> usize {
+        let number = self.machines.len();
+        let disk = FakeDisk::new(self.random.next());
+        self.machines.push(Machine {
+            id,
+            url: World::url(number),
+            disk,
+            epoch: 0,
+            process: None,
+            paused_until: 0,
+            join,
+            initial,
+            retired: false,
+            ready: !join,
+            joined: !join,
+            full: false,
+            tick: self.random.between(16 * MILLISECOND, 24 * MILLISECOND),
+            sync: self.random.between(50, 3 * MILLISECOND),
+        });
+        number
+    }
+
+    // ---- the queue ----
+
+    pub fn after(&mut self, delay: u64, event: Event) {
+        self.push(self.now + delay, event);
+    }
+
+    fn push(&mut self, time: u64, event: Event) {
+        self.age += 1;
+        self.queue.push(Reverse(Scheduled {
+            time,
+            age: self.age,
+            event,
+        }));
+    }
+
+    pub fn count(&mut self, what: &'static str) {
+        *self.summary.counts.entry(what).or_default() += 1;
+    }
+
+    /// Lets time pass until then, or until `done`.
+    pub fn run_until(&mut self, end: u64, done: impl Fn(&World) -> bool) {
+        while let Some(Reverse(next)) = self.queue.peek() {
+            if next.time > end {
+                break;
+            }
+            let Reverse(Scheduled { time, event, .. }) = self.queue.pop().expect("it was there");
+            self.now = self.now.max(time);
+            NOW.set(self.now);
+            self.handle(event);
+            if done(self) {
+                return;
+            }
+        }
+        self.now = self.now.max(end);
+    }
+
+    fn handle(&mut self, event: Event) {
+        if let Some(target) = event.target() {
+            let machine = &self.machines[target.machine];
+            if machine.process.is_none() || machine.epoch != target.epoch {
+                return self.lost(event);
+            }
+            if machine.paused_until > self.now {
+                let until = machine.paused_until;
+                return self.push(until, event);
+            }
+        }
+        self.summary.events += 1;
+        assert!(
+            self.summary.events < EVENTS_MAX,
+            "{EVENTS_MAX} events, and no end"
+        );
+        let place = event.target().map_or(0, |t| t.machine as u64 + 1);
+        for part in [self.now, event.number(), place] {
+            self.summary.trace = (self.summary.trace ^ part).wrapping_mul(0x0100_0000_01b3);
+        }
+        let target = event.target();
+        match event {
+            Event::Pass(target) => self.pass(target),
+            Event::Write(target) => self.write(target),
+            Event::Written(target, number, messages) => self.written(target, number, messages),
+            Event::Apply(target) => self.apply(target),
+            Event::Snapshot(target) => self.write_snapshot(target),
+            Event::Deliver(target, delivery) => self.deliver(target, *delivery),
+            Event::Piece(_, transfer) => self.piece(transfer),
+            Event::Report(target, to, ok) => self.report(target, to, ok),
+            Event::Request(target, operation) => self.request(target, operation),
+            Event::Response(operation) => self.response(operation),
+            Event::GiveUp(operation) => self.give_up(operation),
+            Event::Client(client) => self.client(client),
+            Event::Admin => self.admin(),
+            Event::Fault => self.fault(),
+            Event::Recover(at) => self.recover(at),
+            Event::Start(machine) => self.start(machine),
+            Event::Kill(target) => self.kill(target),
+        }
+        if let Some(target) = target {
+            // An operation on the disk whose error nobody looks at can be the one at which the power goes.
+            let machine = &self.machines[target.machine];
+            if machine.epoch == target.epoch && machine.process.is_some() {
+                if machine.disk.crashed() {
+                    self.power_off(target.machine);
+                } else {
+                    self.poll(target.machine);
+                }
+            }
+        }
+    }
+
+    /// What was meant for a process that is gone.
+    fn lost(&mut self, event: Event) {
+        match event {
+            Event::Piece(_, transfer) => self.end_transfer(transfer, false),
+            Event::Request(_, operation) => self.refused(operation),
+            _ => {}
+        }
+    }
+
+    // ---- machines ----
+
+    pub fn target(&self, machine: usize) -> Target {
+        let epoch = self.machines[machine].epoch;
+        Target { machine, epoch }
+    }
+
+    pub fn process(&mut self, machine: usize) -> Option<&mut Process> {
+        self.machines[machine].process.as_mut()
+    }
+
+    /// The process that the target stands for.
+    fn at(&mut self, target: Target) -> &mut Process {
+        self.process(target.machine)
+            .expect("events of processes that are gone are dropped")
+    }
+
+    pub fn start(&mut self, number: usize) {
+        let machine = &mut self.machines[number];
+        if machine.process.is_some() || machine.retired || !machine.ready {
+            return;
+        }
+        machine.epoch += 1;
+        let start = match machine.join {
+            true => Start::Join,
+            false => Start::Bootstrap(machine.initial.clone()),
+        };
+        let launch = Launch {
+            disk: &machine.disk,
+            id: machine.id,
+            start,
+            initial: &machine.initial,
+            options: self.options,
+            snapshot_bytes: self.snapshot_bytes,
+            now: self.now,
+            tick: machine.tick,
+            logger: self
+                .logger
+                .new(o!("machine" => number, "epoch" => machine.epoch)),
+        };
+        match Process::launch(launch, &mut self.oracle) {
+            Ok(process) => {
+                machine.process = Some(process);
+                self.count("starts");
+                self.wake(number);
+            }
+            Err(StorageError::Io(error)) => {
+                info!(self.logger, "a start failed"; "machine" => number, "error" => %error);
+                if self.machines[number].disk.crashed() {
+                    return self.power_off(number);
+                }
+                self.machines[number].epoch += 1;
+                self.restart_later(number);
+            }
+            Err(StorageError::Removed { .. }) => machine.retired = true,
+            Err(error) => panic!("machine {number} can't start: {error}"),
+        }
+    }
+
+    pub fn restart_later(&mut self, machine: usize) {
+        let delay = self.random.between(20 * MILLISECOND, 3 * SECOND);
+        self.after(delay, Event::Start(machine));
+    }
+
+    /// The power goes: of what was not synced, anything may be left.
+    pub fn power_off(&mut self, number: usize) {
+        let draw = self.random.next();
+        let loss = match draw % 8 {
+            0 => Loss::Everything,
+            1 => Loss::Nothing,
+            2 => Loss::Bytes,
+            3 => Loss::Names,
+            _ => Loss::Torn(draw),
+        };
+        self.count("power losses");
+        let machine = &mut self.machines[number];
+        machine.disk = machine.disk.after_crash(loss);
+        self.ended(number);
+        self.restart_later(number);
+    }
+
+    /// The process ends at once, the machine goes on.
+    pub fn kill(&mut self, target: Target) {
+        let machine = &mut self.machines[target.machine];
+        if machine.process.is_none() || machine.epoch != target.epoch {
+            return;
+        }
+        machine.disk = machine.disk.after_kill();
+        self.ended(target.machine);
+        self.restart_later(target.machine);
+    }
+
+    fn ended(&mut self, number: usize) {
+        info!(self.logger, "ends"; "machine" => number);
+        let machine = &mut self.machines[number];
+        machine.epoch += 1;
+        machine.paused_until = 0;
+        machine.process = None;
+        self.answer_none(number);
+    }
+
+    /// The disk has failed under a running process: it ends.
+    fn failed(&mut self, target: Target, error: &dyn std::fmt::Display) {
+        info!(self.logger, "the disk failed"; "machine" => target.machine, "error" => %error);
+        if self.machines[target.machine].disk.crashed() {
+            return self.power_off(target.machine);
+        }
+        assert!(
+            error.to_string().starts_with("cannot "),
+            "machine {} ends: {error}",
+            target.machine
+        );
+        self.count("ends by a failed disk");
+        self.kill(target);
+    }
+
+    /// Gives a disk of the joiner's own to a machine that was in use before.
+    pub fn wipe(&mut self, number: usize) {
+        let disk = FakeDisk::new(self.random.next());
+        let machine = &mut self.machines[number];
+        machine.disk = disk;
+        machine.retired = false;
+        machine.ready = false;
+        machine.joined = false;
+        machine.full = false;
+        self.ended(number);
+    }
+
+    // ---- the threads of a process ----
+
+    /// The raft loop has something to do, or a tick to wait for.
+    pub fn wake(&mut self, machine: usize) {
+        let delay = self.random.between(5, 60);
+        let now = self.now;
+        let target = self.target(machine);
+        if let Some(process) = self.process(machine) {
+            let at = now + delay;
+            if process.pass_at.is_none_or(|pass| pass > at) {
+                process.pass_at = Some(at);
+                self.push(at, Event::Pass(target));
+            }
+        }
+    }
+
+    fn pass(&mut self, target: Target) {
+        let now = self.now;
+        let process = self.machines[target.machine].process.as_mut();
+        let process = process.expect("events of processes that are gone are dropped");
+        if process.pass_at.is_none_or(|at| at > now) {
+            return;
+        }
+        let effects = process.pass(now, &mut self.oracle);
+        let next = process.next_tick.max(now + 1);
+        process.pass_at = Some(next);
+        self.push(next, Event::Pass(target));
+        for effect in effects {
+            if self.machines[target.machine].epoch != target.epoch {
+                return;
+            }
+            match effect {
+                Effect::Job(job) => self.at(target).jobs.push_back(job),
+                Effect::Output(output) => self.carry_out(target, *output),
+            }
+        }
+        if self.machines[target.machine].epoch != target.epoch {
+            return;
+        }
+        let process = self.at(target);
+        let gone = process.stopping && (!process.node.is_leader() || process.node.is_alone());
+        self.feed(target);
+        if gone {
+            self.at(target).node.stop();
+            self.poll(target.machine);
+            self.count("graceful stops");
+            self.kill(target);
+        }
+    }
+
+    /// See `raft_loop::carry_out`.
+    fn carry_out(&mut self, target: Target, output: Output) {
+        let process = self.at(target);
+        if let Some(members) = &output.members {
+            process.set_members(members);
+            let joined = process.life() > 0;
+            self.machines[target.machine].joined |= joined;
+        }
+        let process = self.at(target);
+        if let Some(leader) = output.leader {
+            process.leader = leader;
+        }
+        process.jobs.extend(output.job);
+        if !output.commits.is_empty() {
+            process.commits.push_back(output.commits);
+        }
+        self.send(target, output.messages);
+        if let Some(exit) = output.exit {
+            if self.machines[target.machine].epoch == target.epoch {
+                self.exit(target, exit);
+            }
+        }
+    }
+
+    fn exit(&mut self, target: Target, exit: Exit) {
+        info!(self.logger, "exit"; "machine" => target.machine, "exit" => ?exit);
+        let Exit::Removed { index } = exit else {
+            panic!("machine {} ends: {exit:?}", target.machine);
+        };
+        self.count("ends by removal");
+        let marked = self.at(target).meta.mark_removed(index);
+        if let Err(error) = marked {
+            return self.failed(target, &error);
+        }
+        self.machines[target.machine].retired = true;
+        self.kill(target);
+    }
+
+    /// Wakes the threads that have work.
+    fn feed(&mut self, target: Target) {
+        let sync = self.delay_of_sync(target.machine);
+        let apply = self.random.between(5, 300);
+        let snapshot = self.random.between(MILLISECOND, 50 * MILLISECOND);
+        let slow = match self.plan.slow_threads && self.random.chance(3) {
+            true => self.random.between(10 * MILLISECOND, 2 * SECOND),
+            false => 0,
+        };
+        let process = self.at(target);
+        let (write, applies) = (!process.jobs.is_empty(), !process.commits.is_empty());
+        let write = write && std::mem::replace(&mut process.writer, Worker::Busy) == Worker::Idle;
+        let applies =
+            applies && std::mem::replace(&mut process.applier, Worker::Busy) == Worker::Idle;
+        if write {
+            self.after(sync, Event::Write(target));
+        }
+        if applies {
+            self.after(apply + slow, Event::Apply(target));
+        }
+        let process = self.at(target);
+        if process.snapshots_waiting > 0
+            && std::mem::replace(&mut process.snapshotter, Worker::Busy) == Worker::Idle
+        {
+            self.after(snapshot + slow, Event::Snapshot(target));
+        }
+    }
+
+    fn delay_of_sync(&mut self, machine: usize) -> u64 {
+        let usual = self.machines[machine].sync;
+        match self.plan.slow_threads && self.random.chance(5) {
+            true => self.random.between(usual, SECOND),
+            false => self.random.between(usual / 4, usual),
+        }
+    }
+
+    fn write(&mut self, target: Target) {
+        let machine = &mut self.machines[target.machine];
+        let process = machine.process.as_mut();
+        let process = process.expect("events of processes that are gone are dropped");
+        match process.write(&mut self.random, &mut self.oracle) {
+            Ok((number, messages)) => {
+                // It is durable, and nobody knows yet.
+                let delay = self.delay_of_sync(target.machine) / 4;
+                self.after(delay, Event::Written(target, number, messages));
+            }
+            Err(error) => self.failed(target, &error),
+        }
+    }
+
+    /// See `writer::run` for the order.
+    fn written(&mut self, target: Target, number: u64, messages: Vec<Message>) {
+        let process = self.at(target);
+        process.inbox.persisted(number);
+        process.writer = Worker::Idle;
+        self.wake(target.machine);
+        self.send(target, messages);
+        if self.machines[target.machine].epoch == target.epoch {
+            self.feed(target);
+        }
+    }
+
+    fn apply(&mut self, target: Target) {
+        let process = self.machines[target.machine].process.as_mut();
+        let process = process.expect("events of processes that are gone are dropped");
+        process.applier = Worker::Idle;
+        if let Err(error) = process.apply(target.machine, &self.oracle) {
+            return self.failed(target, &error);
+        }
+        self.wake(target.machine);
+        self.feed(target);
+    }
+
+    fn write_snapshot(&mut self, target: Target) {
+        let process = self.at(target);
+        process.snapshotter = Worker::Idle;
+        if let Err(error) = process.write_snapshot() {
+            return self.failed(target, &error);
+        }
+        self.count("snapshots taken");
+        self.wake(target.machine);
+        self.feed(target);
+    }
+
+    /// Learned by the transport, so a failing disk ends the process.
+    pub fn disk_failed(&mut self, machine: usize, error: &dyn std::fmt::Display) {
+        let target = self.target(machine);
+        self.failed(target, error);
+    }
+
+    pub fn notice(&mut self, machine: usize, notice: Notice) {
+        if let Some(process) = self.process(machine) {
+            process.inbox.notice(notice);
+            self.wake(machine);
+        }
+    }
+}
