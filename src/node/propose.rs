@@ -8,6 +8,7 @@ use super::publish::conf_change_command;
 use crate::command::{Command, Kind};
 use crate::config;
 use crate::members::Decision;
+use crate::proposal::Outcome;
 use raft::ProgressState;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
@@ -50,6 +51,11 @@ impl Node {
                 self.last_news = self.now;
             }
             self.pending.handed_over(&coded);
+            if cfg!(raftkvd_mutant = "acknowledge-before-commit") && self.is_leader() {
+                let index = self.raw.raft.raft_log.last_index();
+                self.pending
+                    .resolve_where(|_| true, Outcome::Applied { index });
+            }
         }
     }
 
@@ -60,6 +66,9 @@ impl Node {
             return;
         }
         if let Some(context) = self.reads.begin(self.now, self.own_added_index) {
+            if cfg!(raftkvd_mutant = "stale-read") {
+                self.reads.confirm(&context, self.published);
+            }
             self.raw.read_index(context);
         }
     }

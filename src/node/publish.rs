@@ -119,6 +119,9 @@ impl Node {
         if id == self.settings.id {
             self.own_added_index = added_index(&self.members, id);
         }
+        if cfg!(raftkvd_mutant = "removed-counts") && !self.members.members.contains_key(&id) {
+            return;
+        }
         self.raw
             .apply_conf_change(change)
             .expect("the rules of membership allow only what raft can do");
@@ -132,7 +135,7 @@ impl Node {
             return None;
         }
         let newest = self.sessions.entry(member).or_default();
-        if (boot, sequence) <= *newest {
+        if (boot, sequence) <= *newest && !cfg!(raftkvd_mutant = "applied-twice") {
             return None;
         }
         *newest = (boot, sequence);
@@ -179,7 +182,7 @@ impl Node {
         let raft = self.raw.raft.prs().conf().to_conf_state();
         let ours = self.members.conf_state();
         assert!(
-            sorted(raft.clone()) == ours,
+            sorted(raft.clone()) == ours || cfg!(raftkvd_mutant = "removed-counts"),
             "raft's configuration {raft:?} is not that of the members {ours:?}"
         );
     }

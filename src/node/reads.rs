@@ -79,7 +79,7 @@ impl Reads {
             });
         }
         let round = self.round.as_mut().filter(|round| round.asked.is_none())?;
-        self.sequence += 1;
+        self.sequence += u64::from(!cfg!(raftkvd_mutant = "reused-read-context"));
         let parts = [self.member, life, self.boot, self.sequence];
         let context: Vec<u8> = parts.into_iter().flat_map(u64::to_le_bytes).collect();
         if round.contexts.len() == ATTEMPTS_MAX {

@@ -78,7 +78,9 @@ impl Node {
     ) {
         // With one voter, raft-rs lets a leader send entries of a term that is not durable yet: after a crash it
         // would use the same term again for other entries. (With more voters the vote was durable before it won.)
-        if promise || vote != self.durable_vote {
+        let early = cfg!(raftkvd_mutant = "early-vote")
+            && message.get_msg_type() == MessageType::MsgRequestVoteResponse;
+        if (promise || vote != self.durable_vote) && !early {
             promises.push(message);
         } else {
             output.messages.push(message);

@@ -46,7 +46,7 @@ pub(super) fn recover(
             disk.remove(&wal_dir.join(name))?;
         }
     }
-    if scan.torn_tail {
+    if scan.torn_tail && !cfg!(raftkvd_mutant = "torn-tail-kept") {
         warn!(logger, "the end of the WAL was torn by a crash; it is kept aside as .broken and cut off";
             "segment" => scan.last.path().display(), "offset" => scan.last.offset());
         scan.last.cut_tail(&**disk, &wal_dir)?;
@@ -352,7 +352,9 @@ fn judge(scan: &mut Scan, chosen: &Chosen) -> Result<Recovered, StorageError> {
     log.drop_up_to(index);
     let mut hard_state = log.state.hard_state.clone();
     // Not a matter of repair: whoever saved a mark had that much committed.
-    hard_state.commit = hard_state.commit.max(log.state.newest_mark());
+    if !cfg!(raftkvd_mutant = "torn-mark") {
+        hard_state.commit = hard_state.commit.max(log.state.newest_mark());
+    }
     if hard_state.commit > log.state.last {
         return Err(corrupt(format!(
             "the log ends at entry {}, but {} are committed: entries are missing",

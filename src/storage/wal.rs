@@ -194,7 +194,7 @@ impl Wal {
                 save.entries.len()
             );
             if let Some(mark) = &save.mark {
-                self.add_mark(mark);
+                self.add_mark(mark)?;
             }
             for entry in &save.entries {
                 let State { last, .. } = self.current;
@@ -220,7 +220,7 @@ impl Wal {
         Ok(())
     }
 
-    fn add_mark(&mut self, mark: &Mark) {
+    fn add_mark(&mut self, mark: &Mark) -> Result<(), DiskError> {
         let newest = self.current.newest_mark();
         assert!(
             mark.index >= newest,
@@ -255,6 +255,14 @@ impl Wal {
             newer.commit
         );
         let hard_state = mark.hard_state.clone();
+        if cfg!(raftkvd_mutant = "torn-mark") {
+            mark.hard_state = self.durable.hard_state.clone();
+            self.batch.mark(&mark);
+            self.current.apply_mark(&mark);
+            self.flush()?;
+            self.current.hard_state = hard_state;
+            return Ok(());
+        }
         // The entries behind the snapshot up to the commit index may come in a later batch than the mark.
         let last = match mark.installed {
             true => mark.index,
@@ -264,6 +272,7 @@ impl Wal {
         self.batch.mark(&mark);
         self.current.apply_mark(&mark);
         self.current.hard_state = hard_state;
+        Ok(())
     }
 
     fn add_hard_state(&mut self, hard_state: &HardState) {
