@@ -426,10 +426,10 @@ impl World {
     }
 
     fn transferred(&mut self, from: Target, to: Target, peer: u64, ok: bool) {
-        if self.machines[to.machine].epoch == to.epoch {
-            if let Some(process) = self.process(to.machine) {
-                process.receiving = false;
-            }
+        if self.machines[to.machine].epoch == to.epoch
+            && let Some(process) = self.process(to.machine)
+        {
+            process.receiving = false;
         }
         // The answer may be lost.
         let cut = self.network.is_cut(to.machine, from.machine);

@@ -41,6 +41,9 @@ pub enum Worker {
     Busy,
 }
 
+/// Number of a job, and of each of its entries the index, what it is, and the term before it.
+type Unsaved = (u64, Vec<(u64, Shadow, u64)>);
+
 pub struct Process {
     pub id: u64,
     pub node: Node,
@@ -71,7 +74,7 @@ pub struct Process {
     /// What the node's log holds, from the newest mark on.
     log: BTreeMap<u64, Shadow>,
     /// By job: what its save will add to the log on the disk (index, entry, term of the one before).
-    unsaved: VecDeque<(u64, Vec<(u64, Shadow, u64)>)>,
+    unsaved: VecDeque<Unsaved>,
     published: u64,
     applied: u64,
     pub stopping: bool,
@@ -204,7 +207,7 @@ impl Process {
                     effects.extend(self.node.snapshot_written(*written).map(Effect::Job));
                 }
                 Notice::Refused(verdict) => self.node.refused(verdict),
-                Notice::HandOver(_) | Notice::Status(_) | Notice::Stop => {}
+                Notice::HandOver(_) | Notice::Status(_) | Notice::Freeze(_) | Notice::Stop => {}
             }
         }
         for message in events.messages {
@@ -268,18 +271,16 @@ impl Process {
                 }
                 Commit::Snapshot(meta) => oracle.takes_snapshot(meta),
                 Commit::Restore(meta) => self.published = meta.index,
-                Commit::Read(_) => {}
+                Commit::Read(_) | Commit::Freeze { .. } => {}
             }
         }
     }
 
     fn shadow(&mut self, number: u64, save: &Save) {
-        if let Some(mark) = &save.mark {
-            if mark.installed {
-                self.log.clear();
-                let (term, hash) = (mark.term, 0);
-                self.log.insert(mark.index, Shadow { term, hash });
-            }
+        if let Some(mark) = save.mark.as_ref().filter(|mark| mark.installed) {
+            self.log.clear();
+            let (term, hash) = (mark.term, 0);
+            self.log.insert(mark.index, Shadow { term, hash });
         }
         if let Some(first) = save.entries.first() {
             self.log.split_off(&first.index);
@@ -317,6 +318,7 @@ impl Process {
                 oracle.stores(index, entry, before);
             }
         }
+        self.wal.purge()?;
         Ok((number, messages))
     }
 
@@ -333,7 +335,7 @@ impl Process {
                 Commit::Apply(apply) => applied = apply.index,
                 Commit::Restore(meta) => applied = meta.index,
                 Commit::Snapshot(_) => self.snapshots_waiting += 1,
-                Commit::Read(_) => {}
+                Commit::Read(_) | Commit::Freeze { .. } => {}
             }
         }
         let (sender, commits) = mpsc::channel();

@@ -537,10 +537,10 @@ impl World {
             process.commits.push_back(output.commits);
         }
         self.send(target, output.messages);
-        if let Some(exit) = output.exit {
-            if self.machines[target.machine].epoch == target.epoch {
-                self.exit(target, exit);
-            }
+        if let Some(exit) = output.exit
+            && self.machines[target.machine].epoch == target.epoch
+        {
+            self.exit(target, exit);
         }
     }
 
