@@ -30,7 +30,9 @@ begin=$(date +%s)
 step cargo fmt --check
 step cargo clippy --all-targets --locked -- -D warnings
 step env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
-step cargo test --locked
+# Of the simulation only the kept seeds: a random one may show a bug that is not this change's. Search for more with
+# RAFTKVD_SIMULATION_SECONDS=600 cargo test --test simulation
+step env RAFTKVD_SIMULATION_SECONDS=0 cargo test --locked
 step cargo bench --no-run --locked
 echo
 echo "ci.sh: all passed in $(($(date +%s) - begin)) s"
