@@ -18,6 +18,13 @@ pub struct Members {
     pub members: BTreeMap<u64, Member>,
     /// Removed ids, with the index of the entry that removed them; an id added again leaves this map.
     pub removed: BTreeMap<u64, u64>,
+    /// Index of the newest removal while it is not settled, otherwise 0.
+    ///
+    /// A removal is settled by any change or settlement that a leader proposed after it had carried the removal out:
+    /// the appends that brought that entry to a majority said that the removal is committed. Only then may the
+    /// removed member go: before, those who know that they do without it may be too few to elect one of them, and the
+    /// others still need its vote.
+    pub unsettled_removal: u64,
 }
 
 /// One member.
@@ -56,6 +63,7 @@ impl Members {
         Members {
             members: members.collect(),
             removed: BTreeMap::new(),
+            unsettled_removal: 0,
         }
     }
 
@@ -105,7 +113,7 @@ impl Members {
                 Some(_) => {}
                 None => return Err(Refusal::NotFound),
             },
-            Kind::Put | Kind::Delete => return Err(Refusal::NotFound),
+            Kind::Put | Kind::Delete | Kind::SettleRemoval => return Err(Refusal::NotFound),
         }
         Ok(Decision::Change(conf_change(command)))
     }
@@ -113,6 +121,8 @@ impl Members {
     /// Carries out a command that [`Members::decide`] accepted as a change, at the entry with this index.
     pub fn apply(&mut self, command: &Command, index: u64) {
         let id = command.member_id;
+        // A leader proposes no change before it has carried out the one before.
+        self.unsettled_removal = 0;
         match command.kind {
             Kind::AddMember => {
                 let url = command.member_url.parse().expect("decide parsed this URL");
@@ -136,8 +146,11 @@ impl Members {
             Kind::RemoveMember => {
                 self.members.remove(&id).expect("decide found the member");
                 self.removed.insert(id, index);
+                self.unsettled_removal = index;
             }
-            Kind::Put | Kind::Delete => panic!("{:?} is no membership command", command.kind),
+            Kind::Put | Kind::Delete | Kind::SettleRemoval => {
+                panic!("{:?} changes no members", command.kind)
+            }
         }
     }
 
@@ -183,11 +196,13 @@ impl Members {
         Ok(Members {
             members,
             removed: removed.collect(),
+            unsettled_removal: state.unsettled_removal,
         })
     }
 
     /// Writes the members into a snapshot header's state.
     pub fn write_to(&self, state: &mut ReplicatedState) {
+        state.unsettled_removal = self.unsettled_removal;
         state.members = self
             .members
             .iter()
@@ -220,7 +235,9 @@ pub fn conf_change(command: &Command) -> ConfChange {
         Kind::AddMember => ConfChangeType::AddLearnerNode,
         Kind::PromoteMember => ConfChangeType::AddNode,
         Kind::RemoveMember => ConfChangeType::RemoveNode,
-        Kind::Put | Kind::Delete => panic!("{:?} is no membership command", command.kind),
+        Kind::Put | Kind::Delete | Kind::SettleRemoval => {
+            panic!("{:?} changes no members", command.kind)
+        }
     });
     change.node_id = command.member_id;
     change
@@ -416,7 +433,9 @@ mod tests {
             Err(Refusal::LastVoter)
         );
         assert_eq!(members.removed, BTreeMap::from([(1, 9), (2, 10), (3, 11)]));
+        assert_eq!(members.unsettled_removal, 11);
         members.apply(&command(AddMember, 2, "http://b:2"), 12);
+        assert_eq!(members.unsettled_removal, 0);
         assert!(!members.removed.contains_key(&2));
     }
 

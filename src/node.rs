@@ -132,10 +132,7 @@ pub enum Exit {
 struct MembersNews {
     /// The ready; 0 when it may be told at once.
     after: u64,
-    index: u64,
     members: Arc<Members>,
-    /// Of whoever asked for the change here.
-    reply: Option<Reply>,
 }
 
 /// A raft member. See the module's documentation.
@@ -169,12 +166,14 @@ pub struct Node {
     jobs: VecDeque<(u64, (u64, u64))>,
     durable_vote: (u64, u64),
     members_news: VecDeque<MembersNews>,
+    /// Of removals that are not settled, with their indexes.
+    removal_replies: Vec<(u64, Reply)>,
     snapshot_under_way: bool,
     log_bytes_since_snapshot: u64,
     last_snapshot_bytes: u64,
     own_added_index: u64,
     /// The own removal was published: nothing is proposed any more, and raft goes on in the old configuration until
-    /// a member confirms that it knows of the removal.
+    /// a member says that the removal is settled.
     leaving: Option<u64>,
     /// Since when, and by whom, a joiner has been told that it is not who it claims to be.
     suspicion: Option<(u64, u64)>,
@@ -241,6 +240,7 @@ impl Node {
             commit_unsaved: false,
             jobs: VecDeque::new(),
             members_news: VecDeque::new(),
+            removal_replies: Vec::new(),
             snapshot_under_way: false,
             log_bytes_since_snapshot: 0,
             last_snapshot_bytes,
@@ -310,6 +310,7 @@ impl Node {
                 .is_multiple_of(self.settings.heartbeat_ticks as u64)
         {
             self.promote_learners();
+            self.settle_removal();
         }
     }
 
@@ -465,6 +466,9 @@ impl Node {
             let index = self.published;
             self.pending
                 .resolve_where(own_removal, Outcome::Applied { index });
+            for (index, reply) in self.removal_replies.drain(..) {
+                publish::answer(Some(reply), Outcome::Applied { index });
+            }
         }
         self.end(exit);
     }
@@ -496,6 +500,7 @@ impl Node {
     pub fn stop(&mut self) {
         self.pending.stop(NotProposed::Stopping);
         self.reads.stop(NotProposed::Stopping);
+        self.removal_replies.clear();
     }
 
     // ---- what to do ----
@@ -516,8 +521,6 @@ impl Node {
         let last_job = self.jobs.front().map_or(u64::MAX, |(number, _)| *number);
         while let Some(news) = self.members_news.pop_front_if(|news| news.after < last_job) {
             output.members = Some(news.members);
-            let index = news.index;
-            publish::answer(news.reply, Outcome::Applied { index });
         }
         output.exit = self.exit.take();
         (had_ready || !output.is_empty()).then_some(output)

@@ -134,7 +134,7 @@ impl Store {
                 self.keys.fetch_sub(1, Ordering::Relaxed);
                 shard.write(|table| table.remove(&*command.key))
             }
-            Kind::AddMember | Kind::PromoteMember | Kind::RemoveMember => {
+            Kind::AddMember | Kind::PromoteMember | Kind::RemoveMember | Kind::SettleRemoval => {
                 panic!("{:?} is no command on the map", command.kind)
             }
         };

@@ -291,8 +291,8 @@ pub fn normal_entry(batch: &Batch) -> Entry {
 }
 
 /// It changes the configuration and needs an entry of its own kind.
-fn is_membership(command: &Command) -> bool {
-    !matches!(command.kind, Kind::Put | Kind::Delete)
+pub fn is_membership(command: &Command) -> bool {
+    !matches!(command.kind, Kind::Put | Kind::Delete | Kind::SettleRemoval)
 }
 
 /// How many commands at the front of a queue go into one proposal message: a membership command goes alone, and a

@@ -167,10 +167,29 @@ impl Node {
                 command.kind = Kind::PromoteMember;
                 command.member_id = id;
                 command.member_added_index = self.members.members[&id].added_index;
-                let deadline = self.now + 2 * self.settings.election_ticks as u64;
-                self.pending.add_own(command, deadline);
+                self.propose_own(command);
             }
         }
+    }
+
+    /// Proposes, as the leader, what lets the member that was removed last go home: see
+    /// [`Members::unsettled_removal`](crate::members::Members::unsettled_removal).
+    pub(super) fn settle_removal(&mut self) {
+        let term = self.raw.raft.term;
+        let same = |c: &Command| c.kind == Kind::SettleRemoval && c.leader_term == term;
+        let settled = self.members.unsettled_removal == 0;
+        if settled || self.leaving.is_some() || !self.is_leader() || self.pending.any(same) {
+            return;
+        }
+        let mut command = Command::new();
+        command.kind = Kind::SettleRemoval;
+        command.leader_term = term;
+        self.propose_own(command);
+    }
+
+    fn propose_own(&mut self, command: Command) {
+        let deadline = self.now + 2 * self.settings.election_ticks as u64;
+        self.pending.add_own(command, deadline);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Publication: committed entries, in log order, become commits for the store. Here, and nowhere else, is decided what
 //! becomes of each command (stale, refused, to be applied), from replicated state only, so alike on every node.
 
+use super::pending::is_membership;
 use super::{MembersNews, Node, Output, added_index, sorted};
 use crate::command::{self, Batch, Command, Kind};
 use crate::commit::{Apply, Commit};
@@ -13,9 +14,8 @@ use slog::{info, warn};
 use std::sync::Arc;
 
 impl Node {
-    /// Publishes committed entries. True when one of them removed a member.
-    pub(super) fn publish(&mut self, entries: Vec<Entry>, output: &mut Output) -> bool {
-        let mut removed = false;
+    /// Publishes committed entries.
+    pub(super) fn publish(&mut self, entries: Vec<Entry>, output: &mut Output) {
         for entry in entries {
             assert_eq!(
                 entry.index,
@@ -34,12 +34,11 @@ impl Node {
             match entry.get_entry_type() {
                 EntryType::EntryNormal => self.publish_commands(&entry, &mut apply),
                 EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
-                    removed |= self.publish_conf_change(&entry);
+                    self.publish_conf_change(&entry);
                 }
             }
             output.commits.push(Commit::Apply(apply));
         }
-        removed
     }
 
     fn publish_commands(&mut self, entry: &Entry, apply: &mut Apply) {
@@ -53,62 +52,80 @@ impl Node {
             let Some(reply) = self.admit(batch.member, batch.boot, command.sequence) else {
                 continue;
             };
-            if let Kind::Put | Kind::Delete = command.kind {
-                apply.commands.push((command, reply));
-            } else {
+            match command.kind {
+                Kind::Put | Kind::Delete => apply.commands.push((command, reply)),
+                // Of another term, it was forwarded to a leader that may not have carried out the removal.
+                Kind::SettleRemoval if command.leader_term == entry.term => self.removal_settled(),
+                Kind::SettleRemoval => {}
                 // The leader had another change under way when this one reached it: see refused_entry.
-                answer(reply, Outcome::Refused(Refusal::ChangeUnderWay));
+                Kind::AddMember | Kind::PromoteMember | Kind::RemoveMember => {
+                    answer(reply, Outcome::Refused(Refusal::ChangeUnderWay));
+                }
             }
         }
     }
 
-    /// True when a member was removed.
-    fn publish_conf_change(&mut self, entry: &Entry) -> bool {
+    fn publish_conf_change(&mut self, entry: &Entry) {
         let index = entry.index;
         let Some((batch, command)) = conf_change_command(entry) else {
             warn!(self.logger, "skipping an entry that holds no membership command"; "index" => index);
-            return false;
+            return;
         };
         let Some(reply) = self.admit(batch.member, batch.boot, command.sequence) else {
-            return false;
+            return;
         };
         let change = match self.members.decide(&command) {
             Ok(Decision::Change(change)) => change,
             Ok(Decision::Nothing) => {
                 answer(reply, Outcome::Applied { index });
-                return false;
+                return;
             }
             Err(refusal) => {
                 answer(reply, Outcome::Refused(refusal));
-                return false;
+                return;
             }
         };
         let id = command.member_id;
         let url = &self.members.members.get(&id).map(|m| m.url.to_string());
         info!(self.logger, "membership changed"; "change" => ?command.kind, "member" => id,
             "url" => url.as_ref().unwrap_or(&command.member_url), "index" => index);
+        self.removal_settled();
         self.members.apply(&command, index);
         self.apply_conf_change(id, &change, index);
-        let removes = command.kind == Kind::RemoveMember;
-        if removes {
+        if command.kind == Kind::RemoveMember {
             self.sessions.remove(&id);
+            // Who is told of a removal may take the removed member's disk away.
+            self.removal_replies
+                .extend(reply.map(|reply| (index, reply)));
+            self.settle_removal();
+        } else {
+            answer(reply, Outcome::Applied { index });
         }
-        // Who was told of a removal may take the removed member's disk away. From two voters to one, a survivor that
-        // then crashes and does not know that the removal was committed would need that member's vote for ever.
-        self.members_news.push_back(MembersNews {
-            after: if removes { self.last_ready } else { 0 },
-            index,
-            members: Arc::new(self.members.clone()),
-            reply,
-        });
-        removes
+        self.tell_members(0);
+    }
+
+    /// The newest removal, if it was not settled, is.
+    fn removal_settled(&mut self) {
+        if self.members.unsettled_removal != 0 {
+            self.members.unsettled_removal = 0;
+            self.tell_members(0);
+        }
+        for (index, reply) in self.removal_replies.drain(..) {
+            answer(Some(reply), Outcome::Applied { index });
+        }
+    }
+
+    /// The members have changed; `after` is the ready that has to be durable before anybody hears of it, or 0.
+    pub(super) fn tell_members(&mut self, after: u64) {
+        let members = Arc::new(self.members.clone());
+        self.members_news.push_back(MembersNews { after, members });
     }
 
     fn apply_conf_change(&mut self, id: u64, change: &ConfChange, index: u64) {
         if id == self.settings.id && !self.members.members.contains_key(&id) {
             // Raft is not told: raft-rs panics in a leader that has removed itself, and a node that went home at
             // once could leave behind a survivor that needs its vote to learn of the removal. It goes on as before,
-            // proposing nothing, until a member that has the removal on its disk says so.
+            // proposing nothing, until a member that knows the removal to be settled says so.
             self.leaving = Some(index);
             self.pending.stop(NotProposed::Stopping);
             return;
@@ -192,8 +209,7 @@ impl Node {
 pub(super) fn conf_change_command(entry: &Entry) -> Option<(Batch, Command)> {
     let mut batch = command::decode(&entry.context).ok()?;
     let command = batch.commands.pop()?;
-    let membership = !matches!(command.kind, Kind::Put | Kind::Delete);
-    (membership && batch.commands.is_empty()).then_some((batch, command))
+    (is_membership(&command) && batch.commands.is_empty()).then_some((batch, command))
 }
 
 pub(super) fn answer(reply: Option<Reply>, outcome: Outcome) {

@@ -1,7 +1,7 @@
 //! One ready of raft, by the protocol that the parent module describes: what may be said at once, what has to be
 //! durable first, what is handed to the WAL; and the snapshots that are taken and installed on the way.
 
-use super::{Job, MembersNews, Node, Output, added_index, role_name, sessions_of, sorted};
+use super::{Job, Node, Output, added_index, role_name, sessions_of, sorted};
 use crate::command::{ReplicatedState, Session};
 use crate::commit::Commit;
 use crate::members::Members;
@@ -9,7 +9,6 @@ use crate::storage::{Mark, Save, SnapshotMeta};
 use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
 use slog::info;
-use std::sync::Arc;
 
 impl Node {
     pub(super) fn handle_ready(&mut self, output: &mut Output) {
@@ -41,19 +40,16 @@ impl Node {
         self.raw.mut_store().append(entries.clone());
         let committed = ready.take_committed_entries();
         self.raw.advance_append_async(ready);
-        let announces = self.publish(committed, output);
+        self.publish(committed, output);
 
-        // A removal that a peer is told of must survive a crash of the teller, or a survivor could be left with a
-        // configuration whose other half has gone home.
-        let sync = must_sync || announces;
-        if sync || !(promises.is_empty() || self.jobs.is_empty()) {
+        if must_sync || !(promises.is_empty() || self.jobs.is_empty()) {
             let hard_state = self.commit_unsaved.then(|| self.hard_state.clone());
             self.commit_unsaved = false;
             let save = Save {
                 mark,
                 entries,
                 hard_state,
-                sync,
+                sync: must_sync,
             };
             output.job = Some(self.job(self.last_ready, save, promises));
         } else {
@@ -147,12 +143,9 @@ impl Node {
         self.log_bytes_since_snapshot = 0;
         self.last_snapshot_bytes = 0;
         self.members_changed();
-        self.members_news.push_back(MembersNews {
-            after: self.last_ready,
-            index: meta.index,
-            members: Arc::new(self.members.clone()),
-            reply: None,
-        });
+        // Whether they were carried out cannot be said any more: dropped, they are answered so.
+        self.removal_replies.clear();
+        self.tell_members(self.last_ready);
         self.raw.mut_store().install(meta.clone());
         output.commits.push(Commit::Restore(Box::new(meta)));
         Mark {

@@ -208,7 +208,9 @@ impl Cluster {
             let refuses = |a: u64, b: u64| {
                 self.hosts
                     .get(&a)
-                    .and_then(|h| h.members.removed.get(&b).copied())
+                    .and_then(|h| Some((&h.members, *h.members.removed.get(&b)?)))
+                    .filter(|(members, index)| *index != members.unsettled_removal)
+                    .map(|(_, index)| index)
             };
             if let Some(removed_index) = refuses(to, from).filter(|_| !cut) {
                 let verdict = Verdict {
@@ -631,6 +633,60 @@ fn from_two_members_to_one_a_crash_of_the_survivor_strands_nobody() {
     cluster.start(leader);
     cluster.tick(50);
     assert!(cluster.node(leader).is_leader());
+}
+
+#[test]
+fn a_learner_that_knows_of_a_removal_does_not_send_the_removed_home() {
+    let mut cluster = Cluster::new(2);
+    let leader = cluster.elect();
+    let other = cluster.follower(leader);
+    let mut outcome = cluster.change(leader, Kind::AddMember, 3);
+    cluster.add_host(3, Recovered::default());
+    cluster.settle();
+    applied(&mut outcome);
+    // It has just caught up, and the leader has had no time to promote it.
+    while cluster.node(3).members().members.is_empty() {
+        cluster.tick(1);
+    }
+    let members = cluster.node(leader).members();
+    assert_eq!(members.learners().collect::<Vec<_>>(), [3]);
+    // Everybody hears that the removal is committed. The only voter that stays forgets it again.
+    cluster.hosts.get_mut(&leader).unwrap().slow_disk = true;
+    let mut outcome = cluster.change(leader, Kind::RemoveMember, other);
+    let knows =
+        |cluster: &mut Cluster, id| !cluster.node(id).members().members.contains_key(&other);
+    for _ in 0..10 {
+        cluster.work(leader);
+        let job = cluster.hosts.get_mut(&leader).unwrap().jobs.pop_front();
+        // Its entry is durable and its commit index is not.
+        if let Some(job) = job.filter(|_| !knows(&mut cluster, leader)) {
+            let host = cluster.hosts.get_mut(&leader).unwrap();
+            let node = host.node.as_mut().unwrap();
+            save(&mut host.disk, &job.save, node);
+            node.persisted(job.number);
+            cluster.wires.extend(job.messages);
+        }
+        cluster.settle();
+    }
+    for id in [leader, other, 3] {
+        assert!(knows(&mut cluster, id), "{id} does not know of the removal");
+    }
+    assert_eq!(outcome.try_recv(), Ok(None), "told before it was settled");
+    cluster.crash(leader);
+    cluster.hosts.get_mut(&leader).unwrap().slow_disk = false;
+    cluster.tick(50);
+    assert_eq!(cluster.hosts[&other].exit, None);
+    cluster.start(leader);
+    assert!(!knows(&mut cluster, leader), "nothing was forgotten");
+    cluster.tick(100);
+    assert!(matches!(
+        cluster.hosts[&other].exit,
+        Some(Exit::Removed { .. })
+    ));
+    cluster.crash(other);
+    let mut outcome = cluster.put(leader, "a");
+    cluster.tick(50);
+    applied(&mut outcome);
 }
 
 #[test]

@@ -206,7 +206,8 @@ pub fn check(
         _ if newcomer => {}
         // An empty joiner knows nobody, so it takes everybody's word.
         Known::Never if view.joining => {}
-        Known::Never => return Err(Reason::NotAMember),
+        // While its removal is not settled it must not go home: its vote may be needed elsewhere.
+        Known::Never | Known::Leaving(_) => return Err(Reason::NotAMember),
         Known::Removed(removed_index) => return Err(Reason::Removed { removed_index }),
         Known::Added(added_index) => {
             // An empty joiner claims no life: it is in the one that is known, unless its incarnation says otherwise.
@@ -244,6 +245,8 @@ pub(super) enum Known {
     Never,
     /// It is a member, added by the entry at this index.
     Added(u64),
+    /// It was removed by the entry at this index, and that is not settled yet.
+    Leaving(u64),
     /// It was removed by the entry at this index.
     Removed(u64),
 }
@@ -253,7 +256,7 @@ impl Known {
     pub(super) fn index(self) -> u64 {
         match self {
             Known::Never => 0,
-            Known::Added(index) | Known::Removed(index) => index,
+            Known::Added(index) | Known::Leaving(index) | Known::Removed(index) => index,
         }
     }
 }
@@ -308,7 +311,7 @@ mod tests {
 
     const CLUSTER: u64 = 0xc1;
 
-    /// Members 1, 2 and 3 of the first hour, 4 added at 40, and 5 removed at 50.
+    /// Members 1, 2 and 3 of the first hour, 4 added at 40, 5 removed at 50, and 9 removed at 60, not settled.
     fn view() -> View {
         let urls = ["http://a:1", "http://a:2", "http://a:3"].map(|url| url.parse().unwrap());
         let mut members = Members::initial(&urls);
@@ -319,6 +322,8 @@ mod tests {
         };
         members.members.insert(4, added);
         members.removed.insert(5, 50);
+        members.removed.insert(9, 60);
+        members.unsettled_removal = 60;
         View {
             members,
             ..View::default()
@@ -376,9 +381,11 @@ mod tests {
             (foreign, None, Reason::WrongCluster { theirs: CLUSTER }),
             (claims(5, 0), None, Reason::Removed { removed_index: 50 }),
             (claims(5, 1), None, Reason::Removed { removed_index: 50 }),
+            // Its removal is not settled.
+            (claims(9, 1), None, Reason::NotAMember),
             (claims(6, 0), None, Reason::NotAMember),
             // Every view knows what became of the first members.
-            (claims(6, 1), None, Reason::NotAMember),
+            (claims(9, 1), None, Reason::NotAMember),
             (claims(4, 1), None, Reason::AddedLater { added_index: 40 }),
             // Wiped and started as a joiner, wiped and started as a first member.
             (

@@ -189,6 +189,9 @@ impl View {
         }
         match (self.members.members.get(&id), self.members.removed.get(&id)) {
             (Some(member), _) => Known::Added(member.added_index),
+            (None, Some(index)) if *index == self.members.unsettled_removal => {
+                Known::Leaving(*index)
+            }
             (None, Some(index)) => Known::Removed(*index),
             (None, None) => Known::Never,
         }
