@@ -5,6 +5,10 @@
 //! so that the loop sees them in a consistent cut: an event that was caused by another (a vote answers a request
 //! that was sent after its fsync) is never taken without it.
 //!
+//! What could only wait in the node anyway gathers here and wakes nobody: proposals while the leader's disk is busy with
+//! the ones before (the next write will take them all), and reads while a read-index round is under way. So batches grow
+//! with the load, and a lone request waits for nothing.
+//!
 //! Every lane has a limit. Clients are told that the queue is full; peer messages are dropped, since raft resends.
 
 use crate::config;
@@ -46,6 +50,8 @@ pub struct Events {
     messages_dropped: u64,
     /// What the node already holds; see [`Inbox::take`].
     held: Held,
+    /// The loop sleeps and was not woken yet.
+    asleep: bool,
 }
 
 /// What the node holds of proposals and reads whose outcome is open. They count towards the inbox's limits.
@@ -57,6 +63,10 @@ pub struct Held {
     pub proposal_bytes: usize,
     /// Reads.
     pub reads: usize,
+    /// As the leader it is writing entries: new proposals would wait for the end of that.
+    pub writing: bool,
+    /// A round is under way: new reads would wait for its end.
+    pub reading: bool,
 }
 
 /// Rare events.
@@ -194,7 +204,8 @@ impl Inbox {
         self.notify(events);
     }
 
-    /// The map holds everything up to this index; `bytes` of entry data were applied for it.
+    /// The map holds everything up to this index; `bytes` of entry data were applied for it. Nothing waits for that, so
+    /// the loop learns it with its next event, by the next tick at the latest.
     pub fn applied(&self, index: u64, bytes: usize) {
         let mut events = self.lock();
         events.applied = index;
@@ -215,28 +226,36 @@ impl Inbox {
         self.notify(events);
     }
 
-    /// Takes everything that waits; with nothing there, waits until something comes or the deadline passes.
-    /// `held` is what the node holds at this moment.
+    /// Takes what waits; with nothing there that the node could go on with, waits until something comes or the deadline
+    /// passes. `held` is what the node holds at this moment: while it is writing, proposals stay here until the write is
+    /// durable, or until the deadline, since the node is who tells clients that theirs has passed.
     pub fn take(&self, deadline: Instant, held: Held) -> Events {
         let mut events = self.lock();
         events.held = held;
-        while events.is_empty() {
+        let mut in_time = true;
+        while in_time && !events.can_go_on() {
             let wait = deadline.saturating_duration_since(Instant::now());
-            if wait.is_zero() {
-                break;
+            in_time = !wait.is_zero();
+            if in_time {
+                events.asleep = true;
+                events = self
+                    .wake
+                    .wait_timeout(events, wait)
+                    .expect("a thread panicked while it held the inbox")
+                    .0;
             }
-            events = self
-                .wake
-                .wait_timeout(events, wait)
-                .expect("a thread panicked while it held the inbox")
-                .0;
         }
-        let taken = std::mem::take(&mut *events);
+        let mut taken = std::mem::take(&mut *events);
+        if in_time && held.writing && taken.persisted == 0 {
+            events.proposals = std::mem::take(&mut taken.proposals);
+            events.proposal_bytes = std::mem::take(&mut taken.proposal_bytes);
+        }
         // Until the next pass the node holds also what was just taken.
         events.held = Held {
             proposals: held.proposals + taken.proposals.len(),
             proposal_bytes: held.proposal_bytes + taken.proposal_bytes,
             reads: held.reads + taken.reads.len(),
+            ..held
         };
         events.messages_dropped = taken.messages_dropped;
         taken
@@ -253,22 +272,25 @@ impl Inbox {
             .expect("a thread panicked while it held the inbox")
     }
 
-    fn notify(&self, events: MutexGuard<'_, Events>) {
-        // The loop sleeps only on an empty inbox, so later events of the same pass cost no system call: the standard
-        // library's notify_one does nothing when nobody waits.
+    fn notify(&self, mut events: MutexGuard<'_, Events>) {
+        // A notification is a system call whether somebody waits or not: only the first event of a pass makes it.
+        let wakes = events.asleep && events.can_go_on();
+        events.asleep &= !wakes;
         drop(events);
-        self.wake.notify_one();
+        if wakes {
+            self.wake.notify_one();
+        }
     }
 }
 
 impl Events {
-    fn is_empty(&self) -> bool {
-        self.proposals.is_empty()
-            && self.reads.is_empty()
-            && self.messages.is_empty()
-            && self.persisted == 0
-            && self.applied == 0
-            && self.notices.is_empty()
+    /// Something is there for the node to go on with.
+    fn can_go_on(&self) -> bool {
+        (!self.proposals.is_empty() && !self.held.writing)
+            || (!self.reads.is_empty() && !self.held.reading)
+            || !self.messages.is_empty()
+            || self.persisted > 0
+            || !self.notices.is_empty()
     }
 }
 

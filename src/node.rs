@@ -530,6 +530,8 @@ impl Node {
     pub fn held(&self) -> Held {
         Held {
             reads: self.reads.held(),
+            writing: self.is_leader() && !self.jobs.is_empty(),
+            reading: self.reads.is_asking(),
             ..self.pending.held()
         }
     }

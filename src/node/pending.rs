@@ -107,7 +107,7 @@ impl Pending {
         Held {
             proposals: self.unsent.len() + self.in_flight.len(),
             proposal_bytes: self.bytes,
-            reads: 0,
+            ..Held::default()
         }
     }
 

@@ -67,6 +67,13 @@ impl Reads {
         self.waiting.len() + round + confirmed
     }
 
+    /// A round is under way.
+    pub fn is_asking(&self) -> bool {
+        self.round
+            .as_ref()
+            .is_some_and(|round| round.asked.is_some())
+    }
+
     /// Begins a round when none is under way and somebody waits, or another attempt when that is due: returns its
     /// context for raft. `life` is the index that added this member: an id that is removed and added again counts its
     /// boots from 1 once more.
