@@ -1,16 +1,116 @@
-//! The apply thread: the consumer of the commit channel and the only writer of the store.
+//! The end of the commit channel: the only code that writes the store.
 //!
-//! It applies entries in log order, answers the clients whose proposals they carried, releases reads, and starts
-//! snapshots. It never waits for a snapshot to be written, nor for the map to be hashed: it freezes the map (see
-//! `store.rs`) and hands it over.
+//! The apply thread applies entries in log order, answers the clients whose proposals they carried, releases reads, and
+//! starts snapshots. It never waits for a snapshot to be written, nor for the map to be hashed: it freezes the map (see
+//! `store.rs`) and hands it over. A few commands that find the channel empty take no such detour: the raft loop applies
+//! them itself, which saves a lone request a change of thread.
+//!
+//! Invariant: batches are applied one at a time, in the order in which they were handed over. The loop applies only when
+//! the thread has finished everything before, and there is no other source of batches.
 
-use crate::commit::Commit;
+use crate::commit::{Apply, Commit};
+use crate::config;
 use crate::inbox::{Inbox, Notice, SnapshotWritten};
+use crate::proposal::ReadReply;
 use crate::storage::{DiskError, SnapshotMeta, Snapshots, StorageError};
 use crate::store::{Frozen, Store};
 use slog::{Logger, info};
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Instant;
+
+/// The raft loop's end of the commit channel.
+pub struct Commits {
+    batches: Sender<Vec<Commit>>,
+    /// Batches that were sent and are not finished.
+    unfinished: Arc<AtomicUsize>,
+}
+
+/// The apply thread's end of the commit channel.
+pub struct Batches {
+    batches: Receiver<Vec<Commit>>,
+    unfinished: Arc<AtomicUsize>,
+}
+
+/// The thread at the other end has ended: the process is stopping.
+#[derive(Debug)]
+pub struct ThreadEnded;
+
+/// The commit channel. What it holds is bounded by `UNAPPLIED_BYTES_MAX`.
+pub fn channel() -> (Commits, Batches) {
+    let (sender, receiver) = mpsc::channel();
+    let unfinished = Arc::new(AtomicUsize::new(0));
+    let commits = Commits {
+        batches: sender,
+        unfinished: unfinished.clone(),
+    };
+    let batches = Batches {
+        batches: receiver,
+        unfinished,
+    };
+    (commits, batches)
+}
+
+impl Commits {
+    /// Sends a batch to the apply thread.
+    pub fn send(&self, batch: Vec<Commit>) -> Result<(), ThreadEnded> {
+        self.unfinished.fetch_add(1, Ordering::Relaxed);
+        self.batches.send(batch).map_err(|_| ThreadEnded)
+    }
+
+    /// Applies a batch here if that is as good as sending it; returns the index that the map then has, and the bytes
+    /// of the entries, or `None` when it was sent.
+    pub fn hand_over(
+        &self,
+        batch: Vec<Commit>,
+        store: &Store,
+    ) -> Result<Option<(u64, usize)>, ThreadEnded> {
+        let commands = batch.iter().map(|commit| match commit {
+            Commit::Apply(apply) if apply.bytes <= config::LONE_WRITE_BYTES_MAX => {
+                Some(apply.commands.len())
+            }
+            Commit::Read(reads) => Some(reads.len()),
+            _ => None,
+        });
+        let small = commands
+            .sum::<Option<usize>>()
+            .is_some_and(|commands| commands <= config::LONE_APPLY_COMMANDS_MAX);
+        // Acquire: what the thread wrote is seen here.
+        if !small || self.unfinished.load(Ordering::Acquire) > 0 {
+            return self.send(batch).map(|()| None);
+        }
+        let mut applied = (0, 0);
+        for commit in batch {
+            match commit {
+                Commit::Apply(apply) => {
+                    applied = (apply.index, applied.1 + apply.bytes);
+                    carry_out(apply, store);
+                }
+                Commit::Read(reads) => release(reads),
+                other => panic!("{other:?} is not small"),
+            }
+        }
+        Ok(Some(applied))
+    }
+}
+
+fn carry_out(apply: Apply, store: &Store) {
+    for (command, reply) in apply.commands {
+        let outcome = store.apply(&command, apply.index);
+        if let Some(reply) = reply {
+            // The client may be gone: then nobody wants to know.
+            let _ = reply.send(outcome);
+        }
+    }
+}
+
+fn release(reads: Vec<ReadReply>) {
+    for reply in reads {
+        // Likewise.
+        let _ = reply.send(Ok(()));
+    }
+}
 
 /// A snapshot to write: its header, and the map as of its index.
 pub struct SnapshotJob {
@@ -20,35 +120,24 @@ pub struct SnapshotJob {
 
 /// Runs until the raft loop has ended, or a snapshot from the leader can't be loaded.
 pub fn run(
-    commits: &Receiver<Vec<Commit>>,
+    commits: &Batches,
     store: &Store,
     inbox: &Inbox,
     snapshots: &Snapshots,
     snapshot_jobs: &Sender<SnapshotJob>,
     logger: &Logger,
 ) -> Result<(), StorageError> {
-    while let Ok(batch) = commits.recv() {
+    while let Ok(batch) = commits.batches.recv() {
         let mut applied = 0;
         let mut bytes = 0;
         for commit in batch {
             match commit {
                 Commit::Apply(apply) => {
-                    for (command, reply) in apply.commands {
-                        let outcome = store.apply(&command, apply.index);
-                        if let Some(reply) = reply {
-                            // The client may be gone: then nobody wants to know.
-                            let _ = reply.send(outcome);
-                        }
-                    }
                     applied = apply.index;
                     bytes += apply.bytes;
+                    carry_out(apply, store);
                 }
-                Commit::Read(replies) => {
-                    for reply in replies {
-                        // Likewise.
-                        let _ = reply.send(Ok(()));
-                    }
-                }
+                Commit::Read(reads) => release(reads),
                 Commit::Snapshot(meta) => {
                     // The node hears of what is applied first: it must not compact entries that it still counts as
                     // unapplied, however quickly the snapshot is written.
@@ -76,6 +165,8 @@ pub fn run(
         if applied > 0 {
             inbox.applied(applied, bytes);
         }
+        // Release: see Commits::hand_over. Behind the news of what was applied, or the loop could get ahead of it.
+        commits.unfinished.fetch_sub(1, Ordering::Release);
     }
     Ok(())
 }

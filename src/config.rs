@@ -98,6 +98,14 @@ pub const LOG_TRAILING_BYTES_MAX: u64 = 16 << 20;
 
 /// A WAL segment is closed, and a new one begun, when it has reached this size.
 pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+/// The raft loop itself applies a batch that finds the commit channel empty, up to this number of commands and reads.
+pub const LONE_APPLY_COMMANDS_MAX: usize = 16;
+/// The raft loop itself writes a job that comes alone, up to this size.
+pub const LONE_WRITE_BYTES_MAX: usize = 64 << 10;
+/// When such a write took longer than this, the disk is busy, and the WAL thread writes everything ...
+pub const LONE_WRITE_SLOW: Duration = Duration::from_millis(5);
+/// ... for this long.
+pub const LONE_WRITE_PAUSE: Duration = Duration::from_secs(1);
 /// Jobs that one write of the WAL takes together.
 pub const JOBS_PER_WRITE_MAX: usize = 256;
 /// Longest WAL record; a longer one is corrupt. It has to hold the largest entry, so it exceeds `VALUE_BYTES_LIMIT`.
@@ -213,4 +221,12 @@ pub const RUNTIME_STOP_TIMEOUT: Duration = Duration::from_millis(100);
 // ---- threads ----
 
 /// Threads of the tokio runtime: they serve all connections, of clients and of peers.
-pub const RUNTIME_THREADS: usize = 2;
+pub fn runtime_threads() -> usize {
+    // The other half of the processors is for raft, the log, the store and the kernel. With two processors a second
+    // thread here only made each wake the other (measured: half the context switches with one, and more writes).
+    let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
+    (processors / 2).clamp(1, RUNTIME_THREADS_MAX)
+}
+
+/// The most that [`runtime_threads`] says.
+pub const RUNTIME_THREADS_MAX: usize = 8;

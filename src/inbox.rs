@@ -261,6 +261,12 @@ impl Inbox {
         taken
     }
 
+    /// Nothing is here that the loop could do while its disk is busy.
+    pub fn is_quiet(&self) -> bool {
+        let events = self.lock();
+        events.reads.is_empty() && events.messages.is_empty() && events.notices.is_empty()
+    }
+
     /// Peer messages dropped so far because the loop could not keep up.
     pub fn messages_dropped(&self) -> u64 {
         self.lock().messages_dropped

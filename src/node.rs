@@ -99,6 +99,8 @@ pub struct Job {
     pub save: Save,
     /// To send once it is durable.
     pub messages: Vec<Message>,
+    /// All before it are durable, and as the leader this node waits for no answer to an entry before it.
+    pub is_lone: bool,
 }
 
 /// Why a node has to end.

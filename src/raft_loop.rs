@@ -4,29 +4,32 @@
 //! most one tick, then work off the node's outputs until there are none. Everything that waits meanwhile is served
 //! by the next pass in one batch.
 //!
-//! The loop owns the node and never waits for the disk, the store or the network: jobs, commits and messages are
-//! handed over through queues.
+//! The loop owns the node and never waits for the store or the network: commits and messages are handed over through
+//! queues. For the disk it waits only when it has nothing else to do: see `writer.rs`.
 
+use crate::apply::Commits;
 use crate::commit::Commit;
 use crate::inbox::{Inbox, Notice};
-use crate::node::{Exit, Job, Node, Output};
-use crate::storage::Meta;
-use crate::store::Frozen;
+use crate::node::{Exit, Node, Output};
+use crate::storage::{DiskError, Meta};
+use crate::store::{Frozen, Store};
 use crate::transport::Transport;
+use crate::writer::{Writer, WriterError, Written};
 use futures_channel::oneshot;
 use slog::{Logger, warn};
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 /// Where the loop gets its events and puts its work.
 pub struct Channels {
     /// Events.
     pub inbox: Arc<Inbox>,
-    /// To the WAL thread. What it holds is bounded by what raft lets be in flight.
-    pub jobs: Sender<Job>,
-    /// To the apply thread. What it holds is bounded by `UNAPPLIED_BYTES_MAX`.
-    pub commits: Sender<Vec<Commit>>,
+    /// To the WAL. What it holds is bounded by what raft lets be in flight.
+    pub writer: Writer,
+    /// To the store.
+    pub commits: Commits,
+    /// The map, for what the loop applies itself.
+    pub store: Arc<Store>,
     /// To the peers.
     pub transport: Transport,
     /// For the cluster id, which a joiner learns late.
@@ -35,8 +38,25 @@ pub struct Channels {
     pub exit: Box<dyn Fn(Exit) + Send>,
 }
 
-/// Runs until [`Notice::Stop`], or until a thread that it works with has ended.
-pub fn run(mut node: Node, channels: Channels, tick: Duration, logger: &Logger) {
+/// Runs until [`Notice::Stop`], until a thread that it works with has ended, or until the disk fails.
+pub fn run(
+    mut node: Node,
+    mut channels: Channels,
+    tick: Duration,
+    logger: &Logger,
+) -> Result<(), DiskError> {
+    match serve(&mut node, &mut channels, tick, logger) {
+        Ok(()) | Err(WriterError::ThreadEnded) => Ok(()),
+        Err(WriterError::Disk(error)) => Err(error),
+    }
+}
+
+fn serve(
+    node: &mut Node,
+    channels: &mut Channels,
+    tick: Duration,
+    logger: &Logger,
+) -> Result<(), WriterError> {
     // The first pass does not wait: a node may have work from its start.
     let mut next_tick = Instant::now();
     let mut handing_over: Vec<oneshot::Sender<()>> = Vec::new();
@@ -57,9 +77,8 @@ pub fn run(mut node: Node, channels: Channels, tick: Duration, logger: &Logger) 
                 Notice::Unreachable(peer) => node.unreachable(peer),
                 Notice::SnapshotSent { to, ok } => node.snapshot_sent(to, ok),
                 Notice::SnapshotWritten(written) => {
-                    let job = node.snapshot_written(*written);
-                    if job.is_some_and(|job| channels.jobs.send(job).is_err()) {
-                        return;
+                    if let Some(job) = node.snapshot_written(*written) {
+                        channels.writer.hand_over(job, false)?;
                     }
                 }
                 Notice::Refused(verdict) => node.refused(verdict),
@@ -76,7 +95,7 @@ pub fn run(mut node: Node, channels: Channels, tick: Duration, logger: &Logger) 
                 }
                 Notice::Stop => {
                     node.stop();
-                    return;
+                    return Ok(());
                 }
             }
         }
@@ -104,20 +123,13 @@ pub fn run(mut node: Node, channels: Channels, tick: Duration, logger: &Logger) 
             }
         }
         while let Some(output) = node.ready() {
-            if carry_out(output, &channels).is_err() {
-                return;
-            }
+            carry_out(output, node, channels)?;
         }
         // Behind all outputs: what is published is in the channel, so the position is that index.
         for reply in freezing.drain(..) {
             let index = node.published();
-            if channels
-                .commits
-                .send(vec![Commit::Freeze { index, reply }])
-                .is_err()
-            {
-                return;
-            }
+            let freeze = Commit::Freeze { index, reply };
+            channels.commits.send(vec![freeze])?;
         }
         if !node.is_leader() || node.is_alone() {
             for reply in handing_over.drain(..) {
@@ -128,10 +140,7 @@ pub fn run(mut node: Node, channels: Channels, tick: Duration, logger: &Logger) 
     }
 }
 
-/// A thread that the loop works with has ended: the process is stopping.
-struct Ended;
-
-fn carry_out(output: Output, channels: &Channels) -> Result<(), Ended> {
+fn carry_out(output: Output, node: &mut Node, channels: &mut Channels) -> Result<(), WriterError> {
     // First the addresses, then the messages that need them.
     if let Some(members) = output.members {
         channels.transport.set_members(&members, false);
@@ -142,14 +151,27 @@ fn carry_out(output: Output, channels: &Channels) -> Result<(), Ended> {
     if !output.messages.is_empty() {
         channels.transport.send(output.messages);
     }
-    if let Some(job) = output.job {
-        channels.jobs.send(job).map_err(|_| Ended)?;
-    }
     if !output.commits.is_empty() {
-        channels.commits.send(output.commits).map_err(|_| Ended)?;
+        let applied = channels
+            .commits
+            .hand_over(output.commits, &channels.store)?;
+        if let Some((index, bytes)) = applied.filter(|(index, _)| *index > 0) {
+            // By the same way as the news of the thread, so that none overtakes another.
+            channels.inbox.applied(index, bytes);
+        }
     }
     if let Some(exit) = output.exit {
         (channels.exit)(exit);
+    }
+    // Last, as it may take the time of an fdatasync.
+    if let Some(job) = output.job {
+        let quiet = channels.inbox.is_quiet();
+        if let Written::Here { number, messages } = channels.writer.hand_over(job, quiet)? {
+            node.persisted(number);
+            if !messages.is_empty() {
+                channels.transport.send(messages);
+            }
+        }
     }
     Ok(())
 }

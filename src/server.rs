@@ -3,7 +3,7 @@
 //! ```text
 //! tokio runtime   client API, peer connections
 //! raft            raft_loop::run: owns the Node
-//! wal             writer::run: owns the Wal
+//! wal             writer::run: writes the Wal, and the loop what comes alone
 //! apply           apply::run: the only writer of the Store
 //! snapshot        apply::write_snapshots
 //! main            waits here for a signal or a reason to end
@@ -26,7 +26,7 @@ use crate::storage::{
 };
 use crate::store::Store;
 use crate::transport::{self, Transport};
-use crate::writer;
+use crate::writer::{self, SharedWal, Writer};
 use futures_channel::oneshot;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use slog::{Logger, info, warn};
@@ -34,8 +34,8 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -173,7 +173,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     warn_if_flags_differ(&initial, known, opened.first_start, logger);
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config::RUNTIME_THREADS)
+        .worker_threads(config::runtime_threads())
         .thread_name("tokio")
         .enable_all()
         .build()
@@ -204,13 +204,15 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         async move { transport.serve(listener, cancelled(peers_stop)).await }
     });
 
+    let wal: SharedWal = Arc::new(Mutex::new(opened.wal));
     let (job_sender, jobs) = mpsc::channel();
-    let (commit_sender, commits) = mpsc::channel();
+    let (commit_sender, commits) = apply::channel();
     let (snapshot_sender, snapshot_jobs) = mpsc::channel();
     let channels = raft_loop::Channels {
         inbox: inbox.clone(),
-        jobs: job_sender,
+        writer: Writer::new(wal.clone(), job_sender),
         commits: commit_sender,
+        store: store.clone(),
         transport: transport.clone(),
         meta: opened.meta.clone(),
         exit: {
@@ -222,14 +224,11 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     let tick = config.tick();
     let mut threads = vec![spawn("raft", &ends, {
         let logger = logger.clone();
-        move || {
-            raft_loop::run(node, channels, tick, &logger);
-            Ok(())
-        }
+        move || Ok(raft_loop::run(node, channels, tick, &logger)?)
     })?];
     threads.push(spawn("wal", &ends, {
         let (inbox, transport) = (inbox.clone(), transport.clone());
-        move || Ok(writer::run(opened.wal, &jobs, &inbox, &transport)?)
+        move || Ok(writer::run(&wal, &jobs, &inbox, &transport)?)
     })?);
     threads.push(spawn("apply", &ends, {
         let (store, inbox, snapshots) = (store.clone(), inbox.clone(), opened.snapshots.clone());

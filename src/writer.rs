@@ -1,17 +1,121 @@
-//! The WAL thread: makes durable what the raft loop hands over, then lets out what had to wait for it.
+//! Writing the WAL: makes durable what the node asks for, then lets out what had to wait for it.
 //!
-//! All jobs that wait become one write and one fdatasync: group commit. While it runs, the next jobs gather.
+//! The WAL thread takes all jobs that wait into one write and one fdatasync: group commit. While it runs, the next jobs
+//! gather. A job that comes alone takes no such detour: with nothing else to do meanwhile the raft loop writes it
+//! itself, which saves a lone request two changes of thread on every member that it passes.
+//!
+//! Invariant: jobs are written in the order in which they were handed over. The loop writes only when all before it are
+//! durable, and there is no other source of jobs.
 
+use crate::apply::ThreadEnded;
 use crate::config;
 use crate::inbox::Inbox;
 use crate::node::Job;
 use crate::storage::{DiskError, Save, Wal};
 use crate::transport::Transport;
-use std::sync::mpsc::Receiver;
+use raft::eraftpb::Message;
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex, TryLockError};
+use std::time::Instant;
 
-/// Runs until the raft loop has ended, or the disk fails: then nothing of the failed batch was said to anybody.
+/// The WAL, shared by the thread and the loop.
+pub type SharedWal = Arc<Mutex<Wal>>;
+
+/// The raft loop's way to the WAL.
+pub struct Writer {
+    wal: SharedWal,
+    jobs: Sender<Job>,
+    /// A write of the loop's own took long: until then, the thread does it all, and heartbeats do not wait for the disk.
+    slow_until: Option<Instant>,
+}
+
+/// What became of a job.
+pub enum Written {
+    /// It is durable, and these of its messages may go once the node knows that.
+    Here {
+        /// The job's number.
+        number: u64,
+        /// Its messages.
+        messages: Vec<Message>,
+    },
+    /// The WAL thread has it, and tells the inbox.
+    Queued,
+}
+
+impl Writer {
+    /// Writes here what is alone, and puts everything else into `jobs`, for [`run`].
+    pub fn new(wal: SharedWal, jobs: Sender<Job>) -> Writer {
+        Writer {
+            wal,
+            jobs,
+            slow_until: None,
+        }
+    }
+
+    /// Hands a job over, or writes it at once if that is as good: nothing before it is still to be written, it is
+    /// small, and `quiet`: nothing waits for the loop that could be done meanwhile.
+    pub fn hand_over(&mut self, job: Job, quiet: bool) -> Result<Written, WriterError> {
+        let small = entry_bytes(&job.save) <= config::LONE_WRITE_BYTES_MAX;
+        if quiet && job.is_lone && small && job.save.mark.is_none() && self.disk_is_fast() {
+            // The thread may still be removing old files.
+            let begun = Instant::now();
+            let written = match self.wal.try_lock() {
+                Ok(mut wal) => wal.save(std::slice::from_ref(&job.save)).map(|()| true)?,
+                Err(TryLockError::WouldBlock) => false,
+                Err(TryLockError::Poisoned(_)) => panic!("{PANICKED}"),
+            };
+            let ended = Instant::now();
+            if ended - begun > config::LONE_WRITE_SLOW {
+                self.slow_until = Some(ended + config::LONE_WRITE_PAUSE);
+            }
+            if written {
+                return Ok(Written::Here {
+                    number: job.number,
+                    messages: job.messages,
+                });
+            }
+        }
+        self.jobs.send(job).map_err(|_| ThreadEnded)?;
+        Ok(Written::Queued)
+    }
+
+    fn disk_is_fast(&mut self) -> bool {
+        self.slow_until.take_if(|until| *until <= Instant::now());
+        self.slow_until.is_none()
+    }
+}
+
+const PANICKED: &str = "a thread panicked while it wrote the WAL";
+
+/// Why a job could not be handed over.
+#[derive(Debug)]
+pub enum WriterError {
+    /// The disk failed. Nothing of the job was said to anybody.
+    Disk(DiskError),
+    /// The WAL thread has ended: the process is stopping.
+    ThreadEnded,
+}
+
+impl From<ThreadEnded> for WriterError {
+    fn from(ThreadEnded: ThreadEnded) -> WriterError {
+        WriterError::ThreadEnded
+    }
+}
+
+impl From<DiskError> for WriterError {
+    fn from(error: DiskError) -> WriterError {
+        WriterError::Disk(error)
+    }
+}
+
+fn entry_bytes(save: &Save) -> usize {
+    save.entries.iter().map(|entry| entry.data.len()).sum()
+}
+
+/// The WAL thread. Runs until the raft loop has ended, or the disk fails: then nothing of the failed batch was said to
+/// anybody.
 pub fn run(
-    mut wal: Wal,
+    wal: &Mutex<Wal>,
     jobs: &Receiver<Job>,
     inbox: &Inbox,
     transport: &Transport,
@@ -20,6 +124,7 @@ pub fn run(
         let mut number = 0;
         let mut saves: Vec<Save> = Vec::new();
         let mut messages = Vec::new();
+        let mut wal = wal.lock().expect(PANICKED);
         for job in std::iter::once(first).chain(jobs.try_iter().take(config::JOBS_PER_WRITE_MAX)) {
             number = job.number;
             saves.push(job.save);

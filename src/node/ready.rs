@@ -85,11 +85,15 @@ impl Node {
 
     pub(super) fn job(&mut self, number: u64, save: Save, messages: Vec<Message>) -> Job {
         let vote = (self.hard_state.term, self.hard_state.vote);
+        let first = save.entries.first().map_or(0, |entry| entry.index);
+        let awaits_answers = self.is_leader() && first > self.raw.raft.raft_log.committed + 1;
+        let is_lone = self.jobs.is_empty() && !awaits_answers;
         self.jobs.push_back((number, vote));
         Job {
             number,
             save,
             messages,
+            is_lone,
         }
     }
 

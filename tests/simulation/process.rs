@@ -338,7 +338,7 @@ impl Process {
                 Commit::Read(_) | Commit::Freeze { .. } => {}
             }
         }
-        let (sender, commits) = mpsc::channel();
+        let (sender, commits) = apply::channel();
         sender.send(batch).expect("the receiver is there");
         drop(sender);
         apply::run(
