@@ -1,0 +1,178 @@
+//! One figure of a table: a load on a server, over several rounds.
+
+use crate::load::{self, Until};
+use crate::options::Options;
+use crate::proc::{self, Written};
+use crate::request::Requests;
+use crate::{daemons, disk};
+use std::net::SocketAddr;
+
+/// CPU time is told for so many requests.
+const CPU_REQUESTS: f64 = 1e5;
+
+/// Where a load goes.
+pub struct Server {
+    pub name: String,
+    pub addresses: Vec<SocketAddr>,
+    /// All processes that have to do with it, the leader first.
+    pub pids: Vec<u32>,
+    /// A raftkvd whose log is looked at: its process and its client address.
+    pub leader: Option<(u32, SocketAddr)>,
+}
+
+/// What one round gave.
+#[derive(Debug, Clone, Default)]
+pub struct Round {
+    /// Requests per second.
+    pub rate: f64,
+    pub p50_us: f64,
+    pub p99_us: f64,
+    pub p999_us: f64,
+    pub errors: u64,
+    pub first_error: Option<String>,
+    /// CPU seconds per 100,000 requests: of each process, and of the generator.
+    pub cpu: Vec<f64>,
+    pub generator_cpu: f64,
+    /// Of the leader's log; zeros where nothing is written or nobody tells.
+    pub entries_per_sync: f64,
+    pub bytes_per_sync: f64,
+}
+
+struct Sample {
+    cpu: Vec<f64>,
+    generator: f64,
+    written: Written,
+    committed: u64,
+}
+
+impl Sample {
+    fn take(server: &Server) -> Sample {
+        let (written, committed) = match server.leader {
+            Some((pid, address)) => (proc::written_by_wal(pid), daemons::committed(address)),
+            None => Default::default(),
+        };
+        Sample {
+            cpu: server
+                .pids
+                .iter()
+                .map(|pid| proc::cpu_seconds(*pid))
+                .collect(),
+            generator: proc::cpu_seconds(std::process::id()),
+            written,
+            committed,
+        }
+    }
+}
+
+/// One round of a load.
+pub fn measure(
+    server: &Server,
+    requests: &Requests,
+    connections: usize,
+    options: &Options,
+) -> Round {
+    let until = Until::Time {
+        warm_up: options.warm_up(),
+        measure: options.measure(),
+    };
+    let mut samples = Vec::new();
+    let outcome = load::run(requests, &server.addresses, connections, until, || {
+        samples.push(Sample::take(server));
+    });
+    let [before, after] = &samples[..] else {
+        panic!("the time that counts has two ends");
+    };
+    let share = CPU_REQUESTS / outcome.requests.max(1) as f64;
+    let cpu = before.cpu.iter().zip(&after.cpu);
+    let calls = after.written.calls.saturating_sub(before.written.calls);
+    let per_sync = |count: u64| match calls {
+        0 => 0.0,
+        _ => count as f64 / calls as f64,
+    };
+    Round {
+        rate: outcome.rate(),
+        p50_us: outcome.latencies.quantile_us(0.5),
+        p99_us: outcome.latencies.quantile_us(0.99),
+        p999_us: outcome.latencies.quantile_us(0.999),
+        errors: outcome.errors,
+        first_error: outcome.first_error,
+        cpu: cpu.map(|(b, a)| (a - b) * share).collect(),
+        generator_cpu: (after.generator - before.generator) * share,
+        entries_per_sync: per_sync(after.committed.saturating_sub(before.committed)),
+        bytes_per_sync: per_sync(after.written.bytes.saturating_sub(before.written.bytes)),
+    }
+}
+
+/// A run of writes to the bare disk in the form of a round.
+pub fn of_disk(outcome: &disk::Outcome) -> Round {
+    Round {
+        rate: outcome.rate(),
+        p50_us: outcome.latencies.quantile_us(0.5),
+        p99_us: outcome.latencies.quantile_us(0.99),
+        p999_us: outcome.latencies.quantile_us(0.999),
+        ..Default::default()
+    }
+}
+
+/// Writes every key once, so that no read finds nothing. A server that can't is broken.
+pub fn fill(server: &Server, requests: &Requests) {
+    const CONNECTIONS: usize = 64;
+    let outcome = load::run(
+        requests,
+        &server.addresses,
+        CONNECTIONS,
+        Until::EveryKey,
+        || {},
+    );
+    assert_eq!(
+        (outcome.requests, &outcome.first_error),
+        (requests.keys() as u64, &None),
+        "every key is written to {}",
+        server.name
+    );
+}
+
+/// The rounds of one figure.
+#[derive(Default)]
+pub struct Cell(pub Vec<Round>);
+
+impl Cell {
+    pub fn median(&self, of: impl Fn(&Round) -> f64) -> f64 {
+        median(self.0.iter().map(of).collect())
+    }
+
+    /// Of the rates: how far apart they are, as a share of the median.
+    pub fn spread(&self) -> f64 {
+        let rates = || self.0.iter().map(|round| round.rate);
+        let (least, most) = (
+            rates().fold(f64::INFINITY, f64::min),
+            rates().fold(0.0, f64::max),
+        );
+        (most - least) / self.median(|round| round.rate).max(1e-9)
+    }
+
+    pub fn errors(&self) -> u64 {
+        self.0.iter().map(|round| round.errors).sum()
+    }
+
+    pub fn first_error(&self) -> Option<&str> {
+        self.0.iter().find_map(|round| round.first_error.as_deref())
+    }
+
+    /// Medians, process by process.
+    pub fn cpu(&self) -> Vec<f64> {
+        let processes = self.0.first().map_or(0, |round| round.cpu.len());
+        (0..processes)
+            .map(|process| self.median(|round| round.cpu[process]))
+            .collect()
+    }
+}
+
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => 0.0,
+        odd if odd % 2 == 1 => values[odd / 2],
+        even => (values[even / 2 - 1] + values[even / 2]) / 2.0,
+    }
+}

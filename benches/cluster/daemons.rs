@@ -1,0 +1,167 @@
+//! raftkvd as processes: clusters of one or three members with fresh data directories and default settings.
+
+use crate::cell::Server;
+use crate::process::{Process, eventually};
+use crate::{http, ports};
+use serde_json::Value;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_raftkvd");
+
+pub struct Member {
+    pub address: SocketAddr,
+    arguments: Vec<String>,
+    log: PathBuf,
+    pub process: Option<Process>,
+}
+
+impl Member {
+    /// Starts the process and waits for nothing.
+    pub fn start(&mut self) {
+        assert!(self.process.is_none(), "the member runs already");
+        let mut command = Command::new(BINARY);
+        command
+            .args(&self.arguments)
+            // What the developer has in theirs must not change a figure.
+            .env_clear();
+        self.process = Some(Process::start(&mut command, &self.log));
+    }
+
+    pub fn take(&mut self) -> Process {
+        self.process.take().expect("the member runs")
+    }
+
+    pub fn pid(&self) -> u32 {
+        let process = self.process.as_ref().expect("the member runs");
+        process.pid()
+    }
+}
+
+/// What `GET /-/status` says.
+struct Status {
+    id: u64,
+    leader: u64,
+    committed: u64,
+    applied: u64,
+}
+
+fn status(address: SocketAddr) -> Result<Status, String> {
+    let response = http::request(address, "GET", "/-/status", &[], b"")
+        .map_err(|error| format!("GET /-/status: {error}"))?;
+    let json: Value =
+        serde_json::from_slice(&response.body).map_err(|_| format!("{response:?}"))?;
+    Ok(Status {
+        id: json["id"].as_u64().unwrap_or(0),
+        leader: json["leader"].as_u64().unwrap_or(0),
+        committed: json["committed"].as_u64().unwrap_or(0),
+        applied: json["applied"].as_u64().unwrap_or(0),
+    })
+}
+
+/// The commit index, 0 when the member does not say.
+pub fn committed(address: SocketAddr) -> u64 {
+    status(address).map_or(0, |status| status.committed)
+}
+
+pub struct Cluster {
+    pub members: Vec<Member>,
+}
+
+impl Cluster {
+    /// Members that are not started yet.
+    pub fn prepare(dir: &Path, size: usize) -> Cluster {
+        fs::create_dir_all(dir).expect("make a directory");
+        let urls: Vec<String> = (0..size)
+            .map(|_| format!("http://127.0.0.1:{}", ports::free_port()))
+            .collect();
+        let members = (1..=size).map(|id| {
+            let port = ports::free_port();
+            let data_dir = dir.join(format!("data-{id}")).display().to_string();
+            let words = [
+                ("--id", id.to_string()),
+                ("--cluster", urls.join(",")),
+                ("--port", port.to_string()),
+                ("--data-dir", data_dir),
+            ];
+            Member {
+                address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+                arguments: words
+                    .into_iter()
+                    .flat_map(|(flag, value)| [flag.to_owned(), value])
+                    .collect(),
+                log: dir.join(format!("log-{id}")),
+                process: None,
+            }
+        });
+        Cluster {
+            members: members.collect(),
+        }
+    }
+
+    /// Members that are ready.
+    pub fn start(dir: &Path, size: usize) -> Cluster {
+        let mut cluster = Cluster::prepare(dir, size);
+        for member in &mut cluster.members {
+            member.start();
+        }
+        cluster.wait_until_settled();
+        cluster
+    }
+
+    /// Until all members are ready, follow one leader and have applied what it has committed.
+    pub fn wait_until_settled(&mut self) {
+        for member in &mut self.members {
+            eventually("a member becomes ready", || {
+                let process = member.process.as_mut().expect("the member runs");
+                process.assert_alive();
+                match http::request(member.address, "GET", "/-/ready", &[], b"") {
+                    Ok(response) if response.status == 200 => Ok(()),
+                    Ok(response) => Err(format!("{response:?}")),
+                    Err(error) => Err(error.to_string()),
+                }
+            });
+        }
+        eventually("all members have caught up", || {
+            let leader = self.leader_now()?;
+            let committed = status(self.members[leader].address)?.committed;
+            for member in &self.members {
+                let status = status(member.address)?;
+                if status.applied < committed || status.leader != leader as u64 + 1 {
+                    return Err(format!("member {} lags behind", status.id));
+                }
+            }
+            Ok(())
+        });
+    }
+
+    /// Its place among the members.
+    pub fn leader(&self) -> usize {
+        eventually("there is one leader", || self.leader_now())
+    }
+
+    fn leader_now(&self) -> Result<usize, String> {
+        for (place, member) in self.members.iter().enumerate() {
+            let status = status(member.address)?;
+            if status.leader == status.id {
+                return Ok(place);
+            }
+        }
+        Err("no member leads".to_owned())
+    }
+
+    /// Where a load goes: to these members, given by their places counted from the leader's.
+    pub fn server(&self, name: &str, leader: usize, places: &[usize]) -> Server {
+        let size = self.members.len();
+        let member = |place: &usize| &self.members[(leader + place) % size];
+        let all: Vec<usize> = (0..size).collect();
+        Server {
+            name: name.to_owned(),
+            addresses: places.iter().map(|place| member(place).address).collect(),
+            pids: all.iter().map(|place| member(place).pid()).collect(),
+            leader: Some((member(&0).pid(), member(&0).address)),
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! The load generator: one thread, one epoll, connections that each send the next request when the last was answered.
+//!
+//! It shares the machine with what it measures, so it does as little as it can: requests are built beforehand,
+//! responses are only searched for their end, and the clock is read once for each.
+
+use crate::histogram::Histogram;
+use crate::request::Requests;
+use crate::response::Parser;
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use std::io::{self, IoSlice, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// How long a connection may take to be made, and what is under way at the end to be answered.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes that are read from a socket at one time.
+const READ_BYTES: usize = 64 << 10;
+/// Events that are taken at one time.
+const EVENTS: usize = 256;
+
+/// How often, and for how long, to ask.
+pub enum Until {
+    /// Random keys: for so long without counting, then for so long with.
+    Time {
+        warm_up: Duration,
+        measure: Duration,
+    },
+    /// Every key once.
+    EveryKey,
+}
+
+/// What came of it.
+#[derive(Default)]
+pub struct Outcome {
+    /// Answered as they should be, within the time that counts.
+    pub requests: u64,
+    pub seconds: f64,
+    /// Of those requests.
+    pub latencies: Histogram,
+    /// Failed, at any time.
+    pub errors: u64,
+    /// Why the first one did.
+    pub first_error: Option<String>,
+}
+
+impl Outcome {
+    pub fn rate(&self) -> f64 {
+        self.requests as f64 / self.seconds.max(1e-9)
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    address: SocketAddr,
+    parser: Parser,
+    key: usize,
+    /// Bytes of the request that are with the kernel.
+    sent: usize,
+    begun: Instant,
+    /// A request is under way.
+    busy: bool,
+}
+
+/// Runs a load over so many connections, spread evenly over the addresses. `edge` is called when the time that counts
+/// begins and when it ends.
+pub fn run(
+    requests: &Requests,
+    addresses: &[SocketAddr],
+    connections: usize,
+    until: Until,
+    mut edge: impl FnMut(),
+) -> Outcome {
+    let mut generator = Generator::new(requests, addresses, connections, &until);
+    let begin = Instant::now();
+    generator.begin_all(begin);
+    match until {
+        Until::EveryKey => {
+            let limit = begin + PATIENCE * 6;
+            generator.work(|generator, now| generator.busy == 0 || now > limit);
+            generator.outcome.seconds = begin.elapsed().as_secs_f64();
+        }
+        Until::Time { warm_up, measure } => {
+            generator.work(|_, now| now >= begin + warm_up);
+            edge();
+            let counted = Instant::now();
+            generator.outcome.latencies = Histogram::default();
+            generator.outcome.requests = 0;
+            generator.work(|_, now| now >= counted + measure);
+            generator.outcome.seconds = counted.elapsed().as_secs_f64();
+            edge();
+            // What is under way must not disturb what is measured next.
+            generator.counting = false;
+            generator.stopping = true;
+            let limit = Instant::now() + PATIENCE;
+            generator.work(|generator, now| generator.busy == 0 || now > limit);
+        }
+    }
+    generator.outcome
+}
+
+struct Generator<'a> {
+    requests: &'a Requests,
+    connections: Vec<Connection>,
+    epoll: rustix::fd::OwnedFd,
+    buffer: Vec<u8>,
+    outcome: Outcome,
+    /// Connections that wait for an answer.
+    busy: usize,
+    counting: bool,
+    stopping: bool,
+    /// The next key, when every key is asked for once.
+    next_key: Option<usize>,
+    random: u64,
+}
+
+impl<'a> Generator<'a> {
+    fn new(
+        requests: &'a Requests,
+        addresses: &[SocketAddr],
+        connections: usize,
+        until: &Until,
+    ) -> Generator<'a> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC).expect("make an epoll");
+        let mut generator = Generator {
+            requests,
+            connections: Vec::new(),
+            epoll,
+            buffer: vec![0; READ_BYTES],
+            outcome: Outcome::default(),
+            busy: 0,
+            counting: true,
+            stopping: false,
+            next_key: matches!(until, Until::EveryKey).then_some(0),
+            // Any but 0.
+            random: 0x9e37_79b9_7f4a_7c15,
+        };
+        for number in 0..connections {
+            let address = addresses[number % addresses.len()];
+            let stream = connect(address).expect("connect to the server");
+            generator.watch(&stream, number);
+            generator.connections.push(Connection {
+                stream,
+                address,
+                parser: Parser::default(),
+                key: 0,
+                sent: 0,
+                begun: Instant::now(),
+                busy: false,
+            });
+        }
+        generator
+    }
+
+    fn watch(&self, stream: &TcpStream, number: usize) {
+        // Told once of every change: a connection costs no call of epoll_ctl after this one.
+        let events = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
+        epoll::add(
+            &self.epoll,
+            stream,
+            EventData::new_u64(number as u64),
+            events,
+        )
+        .expect("watch a connection");
+    }
+
+    fn begin_all(&mut self, now: Instant) {
+        for number in 0..self.connections.len() {
+            self.begin(number, now);
+        }
+    }
+
+    /// Serves connections until `done`.
+    fn work(&mut self, mut done: impl FnMut(&Generator, Instant) -> bool) {
+        let mut events: Vec<epoll::Event> = Vec::with_capacity(EVENTS);
+        // So that the time is looked at when nothing happens.
+        let pause = Timespec {
+            tv_sec: 0,
+            tv_nsec: 5_000_000,
+        };
+        let mut now = Instant::now();
+        while !done(self, now) {
+            events.clear();
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&pause)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => panic!("wait for connections: {error}"),
+            }
+            for event in &events {
+                self.serve(event.data.u64() as usize);
+            }
+            now = Instant::now();
+        }
+    }
+
+    /// Sends the next request on this connection, if there is to be one.
+    fn begin(&mut self, number: usize, now: Instant) {
+        let keys = self.requests.keys();
+        let key = match &mut self.next_key {
+            _ if self.stopping => return,
+            Some(next) if *next < keys => {
+                *next += 1;
+                *next - 1
+            }
+            Some(_) => return,
+            None => {
+                self.random ^= self.random << 13;
+                self.random ^= self.random >> 7;
+                self.random ^= self.random << 17;
+                self.random as usize % keys
+            }
+        };
+        let connection = &mut self.connections[number];
+        connection.key = key;
+        connection.sent = 0;
+        connection.begun = now;
+        connection.busy = true;
+        self.busy += 1;
+        self.send(number);
+    }
+
+    fn send(&mut self, number: usize) {
+        let connection = &mut self.connections[number];
+        let (head, body) = self.requests.parts(connection.key);
+        while connection.busy && connection.sent < head.len() + body.len() {
+            let in_body = connection.sent.saturating_sub(head.len());
+            let rest = [
+                IoSlice::new(&head[connection.sent.min(head.len())..]),
+                IoSlice::new(&body[in_body..]),
+            ];
+            let written = match body.is_empty() {
+                true => connection.stream.write(&rest[0]),
+                false => connection.stream.write_vectored(&rest),
+            };
+            match written {
+                Ok(count) => connection.sent += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return self.fail(number, format!("write: {error}")),
+            }
+        }
+    }
+
+    fn serve(&mut self, number: usize) {
+        self.send(number);
+        loop {
+            let connection = &mut self.connections[number];
+            if !connection.busy {
+                return;
+            }
+            let count = match connection.stream.read(&mut self.buffer) {
+                Ok(0) => return self.fail(number, "the server closed the connection".to_owned()),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return self.fail(number, format!("read: {error}")),
+            };
+            match connection.parser.feed(&self.buffer[..count]) {
+                Ok(Some(status)) => {
+                    self.answered(number, status);
+                    // The answer to the next request is not there yet. If it is, epoll tells.
+                    return;
+                }
+                // A short read has emptied the socket.
+                Ok(None) if count < READ_BYTES => return,
+                Ok(None) => {}
+                Err(error) => return self.fail(number, error),
+            }
+        }
+    }
+
+    fn answered(&mut self, number: usize, status: u16) {
+        let now = Instant::now();
+        let connection = &mut self.connections[number];
+        connection.busy = false;
+        self.busy -= 1;
+        if !self.requests.kind.succeeds_with(status) {
+            self.note_error(format!("status {status}"));
+        } else if self.counting {
+            self.outcome.requests += 1;
+            self.outcome.latencies.record(now - connection.begun);
+        }
+        self.begin(number, now);
+    }
+
+    /// The connection is of no use any more. Another one takes its place.
+    fn fail(&mut self, number: usize, why: String) {
+        self.note_error(why);
+        self.busy -= 1;
+        let connection = &mut self.connections[number];
+        connection.busy = false;
+        connection.parser = Parser::default();
+        match connect(connection.address) {
+            Ok(stream) => {
+                connection.stream = stream;
+                self.watch(&self.connections[number].stream, number);
+                self.begin(number, Instant::now());
+            }
+            Err(error) => self.note_error(format!("connect again: {error}")),
+        }
+    }
+
+    fn note_error(&mut self, why: String) {
+        self.outcome.errors += 1;
+        self.outcome.first_error.get_or_insert(why);
+    }
+}
+
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}

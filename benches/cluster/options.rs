@@ -1,0 +1,125 @@
+//! What the command line asks for.
+
+use crate::etcd;
+use std::time::Duration;
+
+const USAGE: &str = "usage: cargo bench --bench cluster -- [--seconds S] [--rounds N] [--smoke] \
+                     [load|values|failover|start|etcd ...]";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Section {
+    Load,
+    Values,
+    Failover,
+    Start,
+    Etcd,
+}
+
+impl Section {
+    const ALL: [Section; 5] = [
+        Section::Load,
+        Section::Values,
+        Section::Failover,
+        Section::Start,
+        Section::Etcd,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Section::Load => "load",
+            Section::Values => "values",
+            Section::Failover => "failover",
+            Section::Start => "start",
+            Section::Etcd => "etcd",
+        }
+    }
+
+    /// Runs of the load generator in one round.
+    fn runs(self) -> usize {
+        match self {
+            Section::Load => crate::throughput::RUNS,
+            Section::Values => crate::values::RUNS,
+            Section::Etcd if etcd::is_installed() => etcd::RUNS,
+            Section::Etcd | Section::Failover | Section::Start => 0,
+        }
+    }
+}
+
+pub struct Options {
+    pub seconds: f64,
+    pub rounds: usize,
+    /// How often something is killed, handed over or started.
+    pub events: usize,
+    pub keys: usize,
+    pub sections: Vec<Section>,
+}
+
+impl Options {
+    pub fn parse(arguments: &[String]) -> Result<Options, String> {
+        let (mut seconds, mut rounds, mut smoke) = (None, None, false);
+        let mut sections = Vec::new();
+        let mut words = arguments.iter();
+        while let Some(word) = words.next() {
+            let mut value = || words.next().and_then(|word| word.parse::<f64>().ok());
+            match word.as_str() {
+                // cargo says it to every bench.
+                "--bench" => {}
+                "--smoke" => smoke = true,
+                "--seconds" => {
+                    let given = value().filter(|seconds| (0.01..=3600.0).contains(seconds));
+                    seconds = Some(given.ok_or("--seconds takes a number from 0.01 to 3600")?);
+                }
+                "--rounds" => {
+                    let given = value().filter(|rounds| (1.0..=1000.0).contains(rounds));
+                    rounds = Some(given.ok_or("--rounds takes a number from 1 to 1000")? as usize);
+                }
+                name => {
+                    let section = Section::ALL.into_iter().find(|s| s.name() == name);
+                    sections.push(section.ok_or(format!("{name}: not known; {USAGE}"))?);
+                }
+            }
+        }
+        if sections.is_empty() {
+            sections = Section::ALL.to_vec();
+        }
+        sections.dedup();
+        Ok(Options {
+            seconds: seconds.unwrap_or(if smoke { 0.04 } else { 5.0 }),
+            rounds: rounds.unwrap_or(if smoke { 1 } else { 3 }),
+            events: if smoke { 1 } else { 10 },
+            keys: if smoke { 1_000 } else { 10_000 },
+            sections,
+        })
+    }
+
+    pub fn measure(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+
+    /// A fifth of what is measured.
+    pub fn warm_up(&self) -> Duration {
+        self.measure() / 5
+    }
+
+    /// How long it will take, for a reader who wonders whether to wait.
+    pub fn estimate(&self) -> String {
+        let round = (self.measure() + self.warm_up()).as_secs_f64();
+        let mut seconds = 1.0;
+        for section in &self.sections {
+            seconds += section.runs() as f64 * self.rounds as f64 * round;
+            seconds += match section {
+                // Elections and restarts.
+                Section::Failover => 6.0 * self.events as f64,
+                Section::Start => 2.0 * self.events as f64,
+                // Starting, and writing every key once.
+                Section::Load | Section::Values => 3.0,
+                Section::Etcd if etcd::is_installed() => 10.0,
+                Section::Etcd => 0.0,
+            };
+        }
+        match seconds {
+            short if short < 90.0 => format!("{short:.0} s"),
+            long => format!("{:.0} min", long / 60.0),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What the daemon is to reach, and whether it does.
+
+use crate::request::Kind;
+use std::fmt::Write as _;
+
+/// Which members a load goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Through {
+    Leader,
+    Follower,
+    All,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Target {
+    /// At least this share of the ceiling's rate.
+    Share(f64),
+    /// The p50 is at most that of the ceiling, so many fdatasyncs and so many microseconds.
+    P50 { syncs: f64, extra_us: f64 },
+}
+
+/// The target of one figure of the load, if it has one. What is asked of three members is asked of the leader unless
+/// it says otherwise.
+pub fn of_load(kind: Kind, connections: usize, nodes: usize, through: Through) -> Option<Target> {
+    use Through::{Follower, Leader};
+    Some(match (kind, connections, nodes, through) {
+        (Kind::Put, 256, 1, Leader) => Target::Share(0.70),
+        (Kind::Put, 256, 3, Leader) => Target::Share(0.50),
+        (Kind::Put, 64, 1, Leader) => Target::Share(0.60),
+        (Kind::Put, 64, 3, Leader) => Target::Share(0.40),
+        (Kind::Put, 1, 1, Leader) => Target::P50 {
+            syncs: 1.3,
+            extra_us: 0.0,
+        },
+        (Kind::Put, 1, 3, Leader) => Target::P50 {
+            syncs: 2.2,
+            extra_us: 100.0,
+        },
+        (Kind::Get, 256, 1, Leader) => Target::Share(0.85),
+        (Kind::Get, 256, 3, Leader) => Target::Share(0.75),
+        (Kind::Get, 256, 3, Follower) => Target::Share(0.60),
+        (Kind::Stale, 256, 1, Leader) => Target::Share(0.95),
+        (Kind::Stale, 256, 3, Leader) => Target::Share(0.90),
+        _ => return None,
+    })
+}
+
+/// Share of the disk's bandwidth with values of 1 MiB.
+pub fn of_values(nodes: usize) -> f64 {
+    if nodes == 1 { 0.6 } else { 0.3 }
+}
+
+/// From kill -9 of the leader to the next acknowledged write, median.
+pub const KILL_MS: f64 = 300.0;
+/// Longest gap between acknowledged writes when the leader gets a SIGTERM, median.
+pub const HANDOVER_MS: f64 = 100.0;
+
+/// From exec to the first acknowledged write; with three members from that of the last one.
+pub fn of_start(nodes: usize) -> f64 {
+    if nodes == 1 { 50.0 } else { 300.0 }
+}
+
+/// Collects what was reached, for the end of the output.
+#[derive(Default)]
+pub struct Verdicts {
+    text: String,
+    met: usize,
+    missed: usize,
+}
+
+impl Verdicts {
+    /// Notes a figure that has a target, and gives the words to print beside it.
+    pub fn at_least(&mut self, what: &str, measured: f64, target: f64) -> String {
+        let met = measured >= target;
+        let (measured, target) = (format!("{measured:.2}"), format!(">= {target:.2}"));
+        self.note(what, &measured, &target, met)
+    }
+
+    /// The same for a figure that is to be small; `unit` goes behind both numbers.
+    pub fn at_most(&mut self, what: &str, measured: f64, target: f64, unit: &str) -> String {
+        let met = measured <= target;
+        let (measured, target) = (
+            format!("{measured:.0} {unit}"),
+            format!("<= {target:.0} {unit}"),
+        );
+        self.note(what, &measured, &target, met)
+    }
+
+    fn note(&mut self, what: &str, measured: &str, target: &str, met: bool) -> String {
+        let word = if met { "met" } else { "missed" };
+        *(if met { &mut self.met } else { &mut self.missed }) += 1;
+        // Writing to a string does not fail.
+        let _ = writeln!(self.text, "{what:<62}{measured:>12}{target:>14}  {word}");
+        format!("{target} {word}")
+    }
+
+    pub fn print(&self) {
+        println!("\n==== targets: {} met, {} missed", self.met, self.missed);
+        print!("{}", self.text);
+    }
+}
