@@ -8,8 +8,9 @@ use crate::daemons::Cluster;
 use crate::options::Options;
 use crate::process::{Process, eventually};
 use crate::request::{Kind, Requests};
+use crate::table::{self, Ratios};
 use crate::throughput::VALUE_BYTES;
-use crate::{http, ports, table};
+use crate::{http, ports};
 use serde_json::Value;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -72,9 +73,8 @@ pub fn run(dir: &Path, options: &Options) {
                     our_kind.name(),
                     their_kind.name(),
                 ));
-                let rate = |cell: &Cell| cell.median(|round| round.rate);
-                let ratio = rate(&cells[0]) / rate(&cells[1]).max(1e-9);
-                table::row("raftkvd", &cells[0], Some(ratio), "");
+                let ratios = Ratios::new(&cells[0], &cells[1]);
+                table::row("raftkvd", &cells[0], Some(&ratios), "");
                 table::row("etcd", &cells[1], None, "");
             }
         }

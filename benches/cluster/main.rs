@@ -102,7 +102,7 @@ fn introduce(options: &Options) {
          wrk is not used"
     );
     println!(
-        "each figure: median of {} rounds of {} s after {} s of warm-up; spread: (largest - smallest) / median",
+        "each figure: median of {} round(s) of {} s after {} s of warm-up; spread: (largest - smallest) / median",
         options.rounds,
         options.seconds,
         options.warm_up().as_secs_f64(),

@@ -75,14 +75,16 @@ impl Options {
                 }
                 name => {
                     let section = Section::ALL.into_iter().find(|s| s.name() == name);
-                    sections.push(section.ok_or(format!("{name}: not known; {USAGE}"))?);
+                    let section = section.ok_or(format!("{name}: not known; {USAGE}"))?;
+                    if !sections.contains(&section) {
+                        sections.push(section);
+                    }
                 }
             }
         }
         if sections.is_empty() {
             sections = Section::ALL.to_vec();
         }
-        sections.dedup();
         Ok(Options {
             seconds: seconds.unwrap_or(if smoke { 0.04 } else { 5.0 }),
             rounds: rounds.unwrap_or(if smoke { 1 } else { 3 }),
@@ -109,7 +111,7 @@ impl Options {
             seconds += section.runs() as f64 * self.rounds as f64 * round;
             seconds += match section {
                 // Elections and restarts.
-                Section::Failover => 6.0 * self.events as f64,
+                Section::Failover => 5.0 * self.events as f64,
                 Section::Start => 2.0 * self.events as f64,
                 // Starting, and writing every key once.
                 Section::Load | Section::Values => 3.0,

@@ -6,7 +6,7 @@ use crate::cell::Cell;
 pub fn head(title: &str) {
     println!("\n==== {title}");
     println!(
-        "{:<17}{:>8}{:>6}{:>7} {:<17}{:>8}{:>8}{:>8}{:>5}{:>8}{:>8}  CPU s/100k",
+        "{:<17}{:>7}{:>5}{:>6} {:<16}{:>7}{:>7}{:>7}{:>4}{:>7}{:>7}  CPU s/100k",
         "",
         "req/s",
         "+-%",
@@ -16,21 +16,47 @@ pub fn head(title: &str) {
         "p99 us",
         "p99.9",
         "err",
-        "ent/syn",
-        "KiB/syn",
+        "e/sync",
+        "K/sync",
     );
 }
 
-/// A row of it: `ratio` is that to the ceiling, `target` what is asked for and whether it is met.
-pub fn row(name: &str, cell: &Cell, ratio: Option<f64>, target: &str) {
-    let ratio = ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
+/// How a row compares with another one.
+pub struct Ratios {
+    /// Of the rates.
+    rate: f64,
+    /// Of the CPU time for a request, of all processes together.
+    cpu: f64,
+}
+
+impl Ratios {
+    pub fn new(cell: &Cell, other: &Cell) -> Ratios {
+        let rate = |cell: &Cell| cell.median(|round| round.rate);
+        let cpu = |cell: &Cell| {
+            let generator = cell.median(|round| round.generator_cpu);
+            cell.cpu().iter().sum::<f64>() + generator
+        };
+        Ratios {
+            rate: rate(cell) / rate(other).max(1e-9),
+            cpu: cpu(other) / cpu(cell).max(1e-9),
+        }
+    }
+
+    pub fn rate(&self) -> f64 {
+        self.rate
+    }
+}
+
+/// A row of it; `target` is what is asked for and whether it is met.
+pub fn row(name: &str, cell: &Cell, ratios: Option<&Ratios>, target: &str) {
+    let ratio = ratios.map_or(String::new(), |ratios| format!("{:.2}", ratios.rate));
     let optional = |value: f64| match value {
         0.0 => "-".to_owned(),
         value if value < 9.95 => format!("{value:.2}"),
         value => format!("{value:.0}"),
     };
     let servers: Vec<String> = cell.cpu().iter().map(|cpu| format!("{cpu:.1}")).collect();
-    let cpu = match servers.is_empty() {
+    let mut cpu = match servers.is_empty() {
         true => String::new(),
         false => format!(
             "{} g{:.1}",
@@ -38,8 +64,11 @@ pub fn row(name: &str, cell: &Cell, ratio: Option<f64>, target: &str) {
             cell.median(|round| round.generator_cpu)
         ),
     };
+    if let Some(ratios) = ratios {
+        cpu += &format!(" x{:.2}", ratios.cpu);
+    }
     println!(
-        "{name:<17}{:>8.0}{:>6.0}{ratio:>7} {target:<17}{:>8.0}{:>8.0}{:>8.0}{:>5}{:>8}{:>8}  {cpu}",
+        "{name:<17}{:>7.0}{:>5.0}{ratio:>6} {target:<16}{:>7.0}{:>7.0}{:>7.0}{:>4}{:>7}{:>7}  {cpu}",
         cell.median(|round| round.rate),
         cell.spread() * 100.0,
         cell.median(|round| round.p50_us),

@@ -6,7 +6,7 @@ use crate::daemons::Cluster;
 use crate::disk;
 use crate::options::Options;
 use crate::request::{Kind, Requests};
-use crate::table;
+use crate::table::{self, Ratios};
 use crate::targets::{self, Target, Through, Verdicts};
 use std::path::Path;
 
@@ -30,12 +30,17 @@ pub fn run(dir: &Path, options: &Options, verdicts: &mut Verdicts) {
     let one = Cluster::start(&dir.join("one"), 1);
     let mut three = Cluster::start(&dir.join("three"), 3);
     println!(
-        "\nPUT and GET: values of {VALUE_BYTES} B, {} keys. ratio: to the ceiling. CPU: of each process (the leader first), \
-         g: of the generator.",
+        "\nPUT and GET: values of {VALUE_BYTES} B, {} keys. ratio: of req/s to the ceiling's.",
         options.keys
     );
     println!(
-        "ent/syn, KiB/syn: entries and bytes (zeros written ahead included) for each fdatasync of the leader's log."
+        "e/sync, K/sync: entries and KiB (zeros written ahead included) for each fdatasync of the leader's log."
+    );
+    println!(
+        "CPU: of each process, the leader first; g: of the generator; x: the ceiling's sum to this one, which"
+    );
+    println!(
+        "is the ratio that is left where only CPU time counts: steadier when others use the machine too."
     );
     let fill = Requests::new(Kind::Put, options.keys, VALUE_BYTES);
     cell::fill(&one.server("1 node", 0, &[0]), &fill);
@@ -113,25 +118,26 @@ fn compare(
     let title = format!("{}, {connections} connection{plural}", kind.name());
     table::head(&title);
     if needs_disk {
-        table::row("disk: append", &appends, None, "4 KiB + fdatasync");
-        table::row("disk: overwrite", &overwrites, None, "4 KiB + fdatasync");
+        table::row("4 KiB append", &appends, None, "with fdatasync");
+        table::row("4 KiB overwrite", &overwrites, None, "with fdatasync");
     }
-    let rate = |cell: &Cell| cell.median(|round| round.rate);
     let p50 = |cell: &Cell| cell.median(|round| round.p50_us);
     let ceiling = &cells[0];
     for (contender, cell) in contenders.iter().zip(&cells) {
         let name = &contender.server.name;
         let what = format!("{title}: {name}");
-        let ratio = (contender.nodes > 0).then(|| rate(cell) / rate(ceiling).max(1e-9));
+        let ratios = (contender.nodes > 0).then(|| Ratios::new(cell, ceiling));
         let target = targets::of_load(kind, connections, contender.nodes, contender.through);
-        let verdict = match (target, ratio) {
-            (Some(Target::Share(share)), Some(ratio)) => verdicts.at_least(&what, ratio, share),
+        let verdict = match (target, &ratios) {
+            (Some(Target::Share(share)), Some(ratios)) => {
+                verdicts.at_least(&what, ratios.rate(), share)
+            }
             (Some(Target::P50 { syncs, extra_us }), _) => {
                 let limit = p50(ceiling) + syncs * p50(&appends) + extra_us;
                 verdicts.at_most(&format!("{what}, p50"), p50(cell), limit, "us")
             }
             _ => String::new(),
         };
-        table::row(name, cell, ratio, &verdict);
+        table::row(name, cell, ratios.as_ref(), &verdict);
     }
 }
