@@ -1,0 +1,314 @@
+//! The node by itself: three of them in one thread, without sockets, disks and maps. What they do in a second bounds
+//! what a raft thread can do, and a change to the node shows here before it drowns in the noise of a whole cluster.
+//!
+//! `cargo bench --bench node [SECONDS]`. A pass is that of the raft loop: a node takes all that waits for it, then works
+//! off its outputs; what it wants to be durable or applied is so at once. All three run one after the other, so a
+//! member of a real cluster does about three times as much. Rounds alternate between all figures; medians are printed.
+
+use futures_channel::oneshot;
+use raft::eraftpb::{HardState, Message};
+use raftkvd::command::{Command, ReplicatedState};
+use raftkvd::commit::Commit;
+use raftkvd::inbox::SnapshotWritten;
+use raftkvd::members::Members;
+use raftkvd::node::{Job, Node, Settings};
+use raftkvd::proposal::{NotProposed, Outcome, Proposal, Read};
+use raftkvd::storage::{Recovered, SnapshotMeta};
+use slog::{Logger, o};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Requests that wait at one time.
+const OUTSTANDING: [usize; 3] = [1, 16, 256];
+const ROUNDS: usize = 5;
+const SIZE: u64 = 3;
+const KEYS: usize = 10_000;
+const VALUE_BYTES: usize = 100;
+/// As in the daemon, by default: without snapshots the log would outgrow the memory.
+const SNAPSHOT_BYTES: u64 = 64 << 20;
+/// No time passes after the election, so any will do.
+const DEADLINE_TICKS: u64 = 1_000;
+const ELECTION_TICKS: usize = 10;
+const HEARTBEAT_TICKS: usize = 2;
+
+/// A figure: what is asked, and of whom.
+#[derive(Clone, Copy)]
+enum Load {
+    Commands { through_leader: bool },
+    Reads { through_leader: bool },
+}
+
+const LOADS: [(&str, Load); 4] = [
+    (
+        "commands/s, leader",
+        Load::Commands {
+            through_leader: true,
+        },
+    ),
+    (
+        "commands/s, follower",
+        Load::Commands {
+            through_leader: false,
+        },
+    ),
+    (
+        "reads/s, leader",
+        Load::Reads {
+            through_leader: true,
+        },
+    ),
+    (
+        "reads/s, follower",
+        Load::Reads {
+            through_leader: false,
+        },
+    ),
+];
+
+fn main() {
+    let seconds = std::env::args()
+        .find_map(|argument| argument.parse::<f64>().ok())
+        .unwrap_or(1.0);
+    let budget = Duration::from_secs_f64(seconds / ROUNDS as f64);
+    let mut cluster = Cluster::new();
+    println!("{SIZE} nodes in one thread, values of {VALUE_BYTES} B, {seconds} s each");
+    print!("outstanding");
+    for (name, _) in LOADS {
+        print!("{name:>22}");
+    }
+    println!();
+    for outstanding in OUTSTANDING {
+        let mut rates = LOADS.map(|_| Vec::new());
+        for _ in 0..ROUNDS {
+            for ((_, load), rates) in LOADS.into_iter().zip(&mut rates) {
+                rates.push(cluster.measure(load, outstanding, budget));
+            }
+        }
+        print!("{outstanding:>11}");
+        for mut rates in rates {
+            rates.sort_by(f64::total_cmp);
+            print!("{:>22.0}", rates[ROUNDS / 2]);
+        }
+        println!();
+    }
+}
+
+struct Host {
+    node: Node,
+    inbox: Vec<Message>,
+    jobs: VecDeque<Job>,
+}
+
+struct Cluster {
+    /// That of member 1 first.
+    hosts: Vec<Host>,
+    leader: usize,
+    next_key: usize,
+}
+
+impl Cluster {
+    fn new() -> Cluster {
+        let urls: Vec<_> = (1..=SIZE)
+            .map(|id| format!("http://host:{id}").parse().expect("a URL"))
+            .collect();
+        let members = Members::initial(&urls);
+        let mut state = ReplicatedState::new();
+        members.write_to(&mut state);
+        let meta = SnapshotMeta {
+            index: 1,
+            term: 1,
+            conf_state: members.conf_state(),
+            state,
+        };
+        let hosts = (1..=SIZE).map(|id| {
+            let recovered = Recovered {
+                hard_state: HardState {
+                    term: 1,
+                    commit: 1,
+                    ..Default::default()
+                },
+                snapshot: Some(meta.clone()),
+                ..Default::default()
+            };
+            let settings = Settings {
+                id,
+                boot: 1,
+                election_ticks: ELECTION_TICKS,
+                heartbeat_ticks: HEARTBEAT_TICKS,
+                snapshot_bytes: SNAPSHOT_BYTES,
+                seed: id,
+            };
+            let logger = Logger::root(slog::Discard, o!());
+            Host {
+                node: Node::new(settings, recovered, &logger, &logger).expect("a node"),
+                inbox: Vec::new(),
+                jobs: VecDeque::new(),
+            }
+        });
+        let mut cluster = Cluster {
+            hosts: hosts.collect(),
+            leader: 0,
+            next_key: 0,
+        };
+        cluster.elect();
+        cluster
+    }
+
+    fn elect(&mut self) {
+        // So long that whoever is elected has also told everybody.
+        for _ in 0..10 * ELECTION_TICKS {
+            for host in &mut self.hosts {
+                host.node.tick();
+            }
+            self.settle();
+        }
+        let leader = self.hosts.iter().position(|host| host.node.is_leader());
+        self.leader = leader.expect("a leader was elected");
+    }
+
+    /// Requests per second, so many of which wait at one time.
+    fn measure(&mut self, load: Load, outstanding: usize, budget: Duration) -> f64 {
+        let begun = Instant::now();
+        let mut answered = 0;
+        while begun.elapsed() < budget {
+            match load {
+                Load::Commands { through_leader } => self.write(through_leader, outstanding),
+                Load::Reads { through_leader } => self.read(through_leader, outstanding),
+            }
+            answered += outstanding;
+        }
+        answered as f64 / begun.elapsed().as_secs_f64()
+    }
+
+    fn write(&mut self, through_leader: bool, count: usize) {
+        let place = self.place(through_leader);
+        let mut receivers: Vec<oneshot::Receiver<Outcome>> = Vec::with_capacity(count);
+        for _ in 0..count {
+            self.next_key = (self.next_key + 1) % KEYS;
+            let mut command = Command::new();
+            command.key = format!("key-{:05}", self.next_key).into();
+            command.value = vec![b'v'; VALUE_BYTES].into();
+            let (reply, receiver) = oneshot::channel();
+            receivers.push(receiver);
+            self.hosts[place].node.propose(Proposal {
+                command,
+                deadline_ticks: DEADLINE_TICKS,
+                reply,
+            });
+        }
+        self.work(place);
+        self.settle();
+        for mut receiver in receivers {
+            let outcome = receiver.try_recv();
+            assert!(
+                matches!(outcome, Ok(Some(Outcome::Applied { .. }))),
+                "a command that came to nothing: {outcome:?}"
+            );
+        }
+    }
+
+    fn read(&mut self, through_leader: bool, count: usize) {
+        let place = self.place(through_leader);
+        let mut receivers: Vec<oneshot::Receiver<Result<(), NotProposed>>> =
+            Vec::with_capacity(count);
+        for _ in 0..count {
+            let (reply, receiver) = oneshot::channel();
+            receivers.push(receiver);
+            self.hosts[place].node.read(Read {
+                deadline_ticks: DEADLINE_TICKS,
+                reply,
+            });
+        }
+        self.work(place);
+        self.settle();
+        for mut receiver in receivers {
+            let outcome = receiver.try_recv();
+            assert!(
+                matches!(outcome, Ok(Some(Ok(())))),
+                "a read that came to nothing: {outcome:?}"
+            );
+        }
+    }
+
+    fn place(&self, through_leader: bool) -> usize {
+        match through_leader {
+            true => self.leader,
+            false => (self.leader + 1) % self.hosts.len(),
+        }
+    }
+
+    /// Until no message is under way.
+    fn settle(&mut self) {
+        for place in 0..self.hosts.len() {
+            self.work(place);
+        }
+        while self.hosts.iter().any(|host| !host.inbox.is_empty()) {
+            for place in 0..self.hosts.len() {
+                let messages = std::mem::take(&mut self.hosts[place].inbox);
+                if messages.is_empty() {
+                    continue;
+                }
+                for message in messages {
+                    self.hosts[place].node.step(message);
+                }
+                self.work(place);
+            }
+        }
+    }
+
+    /// Works off what a node wants done.
+    fn work(&mut self, place: usize) {
+        loop {
+            let Host { node, jobs, .. } = &mut self.hosts[place];
+            let mut messages = Vec::new();
+            while let Some(output) = node.ready() {
+                messages.extend(output.messages);
+                jobs.extend(output.job);
+                for commit in output.commits {
+                    jobs.extend(apply(node, commit));
+                }
+            }
+            let job = jobs.pop_front();
+            let idle = job.is_none();
+            if let Some(job) = job {
+                node.persisted(job.number);
+                messages.extend(job.messages);
+            }
+            for message in messages {
+                self.hosts[message.to as usize - 1].inbox.push(message);
+            }
+            if idle {
+                return;
+            }
+        }
+    }
+}
+
+/// What the apply and the snapshot thread do, but for the map.
+fn apply(node: &mut Node, commit: Commit) -> Option<Job> {
+    match commit {
+        Commit::Apply(apply) => {
+            for (_, reply) in apply.commands {
+                if let Some(reply) = reply {
+                    let index = apply.index;
+                    reply
+                        .send(Outcome::Applied { index })
+                        .expect("it is waited for");
+                }
+            }
+            node.applied(apply.index, apply.bytes);
+            None
+        }
+        Commit::Read(replies) => {
+            for reply in replies {
+                reply.send(Ok(())).expect("it is waited for");
+            }
+            None
+        }
+        Commit::Snapshot(meta) => node.snapshot_written(SnapshotWritten {
+            meta: *meta,
+            bytes: 1,
+        }),
+        other => panic!("nobody lags behind or asks for the map: {other:?}"),
+    }
+}
