@@ -34,5 +34,7 @@ step env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 # RAFTKVD_SIMULATION_SECONDS=600 cargo test --test simulation
 step env RAFTKVD_SIMULATION_SECONDS=0 cargo test --locked
 step cargo bench --no-run --locked
+# That it works and prints. What it measures in so short a time is nobody's pass or fail.
+step cargo bench --locked --bench cluster -- --smoke
 echo
 echo "ci.sh: all passed in $(($(date +%s) - begin)) s"
