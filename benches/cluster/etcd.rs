@@ -98,7 +98,9 @@ impl Etcd {
             let port = ports::free_port();
             let mut command = Command::new(BINARY);
             command
+                // etcd takes all its options from the environment too. Where it is found stays as it is.
                 .env_clear()
+                .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
                 .arg("--name")
                 .arg(format!("member{member}"))
                 .arg("--data-dir")
