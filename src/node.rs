@@ -543,7 +543,7 @@ impl Node {
         self.published
     }
 
-    /// How things stand. The cluster id is for the caller to fill in.
+    /// How things stand. The cluster id and what the WAL wrote are for the caller to fill in.
     pub fn status(&self) -> Status {
         let raft = &self.raw.raft;
         let learner = self
@@ -579,6 +579,8 @@ impl Node {
             committed: raft.raft_log.committed,
             applied: self.applied,
             snapshot: self.raw.store().snapshot_index(),
+            wal_syncs: 0,
+            wal_bytes: 0,
             members: members.collect(),
         }
     }

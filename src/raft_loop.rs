@@ -85,6 +85,8 @@ fn serve(
                 Notice::Status(reply) => {
                     let mut status = node.status();
                     status.cluster = channels.meta.cluster();
+                    status.wal_syncs = channels.writer.written().syncs();
+                    status.wal_bytes = channels.writer.written().bytes();
                     // Whoever asked may have given up.
                     let _ = reply.send(status);
                 }

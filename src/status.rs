@@ -21,6 +21,10 @@ pub struct Status {
     pub applied: u64,
     /// Index of the newest snapshot.
     pub snapshot: u64,
+    /// Batches that the WAL has written and synced since the start of the process.
+    pub wal_syncs: u64,
+    /// Their bytes.
+    pub wal_bytes: u64,
     /// The members as of `applied`.
     pub members: Vec<MemberStatus>,
 }

@@ -11,7 +11,7 @@ use crate::apply::ThreadEnded;
 use crate::config;
 use crate::inbox::Inbox;
 use crate::node::Job;
-use crate::storage::{DiskError, Save, Wal};
+use crate::storage::{self, DiskError, Save, Wal};
 use crate::transport::Transport;
 use raft::eraftpb::Message;
 use std::sync::mpsc::{Receiver, Sender};
@@ -24,6 +24,7 @@ pub type SharedWal = Arc<Mutex<Wal>>;
 /// The raft loop's way to the WAL.
 pub struct Writer {
     wal: SharedWal,
+    written: Arc<storage::Written>,
     jobs: Sender<Job>,
     /// A write of the loop's own took long: until then, the thread does it all, and heartbeats do not wait for the disk.
     slow_until: Option<Instant>,
@@ -45,8 +46,10 @@ pub enum Written {
 impl Writer {
     /// Writes here what is alone, and puts everything else into `jobs`, for [`run`].
     pub fn new(wal: SharedWal, jobs: Sender<Job>) -> Writer {
+        let written = wal.lock().expect(PANICKED).written();
         Writer {
             wal,
+            written,
             jobs,
             slow_until: None,
         }
@@ -77,6 +80,11 @@ impl Writer {
         }
         self.jobs.send(job).map_err(|_| ThreadEnded)?;
         Ok(Written::Queued)
+    }
+
+    /// What the WAL has written.
+    pub fn written(&self) -> &storage::Written {
+        &self.written
     }
 
     fn disk_is_fast(&mut self) -> bool {

@@ -34,7 +34,7 @@ pub fn serve() {
         std::process::exit(0);
     });
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config::RUNTIME_THREADS)
+        .worker_threads(config::runtime_threads())
         .enable_all()
         .build()
         .expect("start the runtime");

@@ -1,8 +1,9 @@
 //! One figure of a table: a load on a server, over several rounds.
 
+use crate::daemons::Written;
 use crate::load::{self, Until};
 use crate::options::Options;
-use crate::proc::{self, Written};
+use crate::proc;
 use crate::request::Requests;
 use crate::{daemons, disk};
 use std::net::SocketAddr;
@@ -16,8 +17,8 @@ pub struct Server {
     pub addresses: Vec<SocketAddr>,
     /// All processes that have to do with it, the leader first.
     pub pids: Vec<u32>,
-    /// A raftkvd whose log is looked at: its process and its client address.
-    pub leader: Option<(u32, SocketAddr)>,
+    /// The client address of a raftkvd whose log is looked at.
+    pub leader: Option<SocketAddr>,
 }
 
 /// What one round gave.
@@ -35,6 +36,7 @@ pub struct Round {
     pub generator_cpu: f64,
     /// Of the leader's log; zeros where nothing is written or nobody tells.
     pub entries_per_sync: f64,
+    pub writes_per_sync: f64,
     pub bytes_per_sync: f64,
 }
 
@@ -42,15 +44,11 @@ struct Sample {
     cpu: Vec<f64>,
     generator: f64,
     written: Written,
-    committed: u64,
 }
 
 impl Sample {
     fn take(server: &Server) -> Sample {
-        let (written, committed) = match server.leader {
-            Some((pid, address)) => (proc::written_by_wal(pid), daemons::committed(address)),
-            None => Default::default(),
-        };
+        let written = server.leader.map(daemons::written).unwrap_or_default();
         Sample {
             cpu: server
                 .pids
@@ -59,7 +57,6 @@ impl Sample {
                 .collect(),
             generator: proc::cpu_seconds(std::process::id()),
             written,
-            committed,
         }
     }
 }
@@ -84,11 +81,15 @@ pub fn measure(
     };
     let share = CPU_REQUESTS / outcome.requests.max(1) as f64;
     let cpu = before.cpu.iter().zip(&after.cpu);
-    let calls = after.written.calls.saturating_sub(before.written.calls);
-    let per_sync = |count: u64| match calls {
+    let growth = |of: fn(&Written) -> u64| of(&after.written).saturating_sub(of(&before.written));
+    let syncs = growth(|written| written.syncs);
+    let per_sync = |count: u64| match syncs {
         0 => 0.0,
-        _ => count as f64 / calls as f64,
+        _ => count as f64 / syncs as f64,
     };
+    let entries = growth(|written| written.committed);
+    // Reads write nothing; the entries of their rounds, if any, are no writes of theirs.
+    let writes = if entries > 0 { outcome.requests } else { 0 };
     Round {
         rate: outcome.rate(),
         p50_us: outcome.latencies.quantile_us(0.5),
@@ -98,8 +99,9 @@ pub fn measure(
         first_error: outcome.first_error,
         cpu: cpu.map(|(b, a)| (a - b) * share).collect(),
         generator_cpu: (after.generator - before.generator) * share,
-        entries_per_sync: per_sync(after.committed.saturating_sub(before.committed)),
-        bytes_per_sync: per_sync(after.written.bytes.saturating_sub(before.written.bytes)),
+        entries_per_sync: per_sync(entries),
+        writes_per_sync: per_sync(writes),
+        bytes_per_sync: per_sync(growth(|written| written.bytes)),
     }
 }
 

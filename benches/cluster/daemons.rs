@@ -46,6 +46,8 @@ struct Status {
     leader: u64,
     committed: u64,
     applied: u64,
+    wal_syncs: u64,
+    wal_bytes: u64,
 }
 
 fn status(address: SocketAddr) -> Result<Status, String> {
@@ -58,12 +60,29 @@ fn status(address: SocketAddr) -> Result<Status, String> {
         leader: json["leader"].as_u64().unwrap_or(0),
         committed: json["committed"].as_u64().unwrap_or(0),
         applied: json["applied"].as_u64().unwrap_or(0),
+        wal_syncs: json["wal_syncs"].as_u64().unwrap_or(0),
+        wal_bytes: json["wal_bytes"].as_u64().unwrap_or(0),
     })
 }
 
-/// The commit index, 0 when the member does not say.
-pub fn committed(address: SocketAddr) -> u64 {
-    status(address).map_or(0, |status| status.committed)
+/// How far a member's log is, and what it took to write it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Written {
+    pub committed: u64,
+    pub syncs: u64,
+    pub bytes: u64,
+}
+
+/// Zeros when the member does not say.
+pub fn written(address: SocketAddr) -> Written {
+    status(address).map_or_else(
+        |_| Written::default(),
+        |status| Written {
+            committed: status.committed,
+            syncs: status.wal_syncs,
+            bytes: status.wal_bytes,
+        },
+    )
 }
 
 pub struct Cluster {
@@ -161,7 +180,7 @@ impl Cluster {
             name: name.to_owned(),
             addresses: places.iter().map(|place| member(place).address).collect(),
             pids: all.iter().map(|place| member(place).pid()).collect(),
-            leader: Some((member(&0).pid(), member(&0).address)),
+            leader: Some(member(&0).address),
         }
     }
 }

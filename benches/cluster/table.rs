@@ -1,4 +1,4 @@
-//! How figures are printed: aligned, at most 120 columns wide.
+//! How figures are printed: aligned, about 120 columns wide.
 
 use crate::cell::Cell;
 
@@ -6,7 +6,7 @@ use crate::cell::Cell;
 pub fn head(title: &str) {
     println!("\n==== {title}");
     println!(
-        "{:<17}{:>7}{:>5}{:>6} {:<16}{:>7}{:>7}{:>7}{:>4}{:>7}{:>7}  CPU s/100k",
+        "{:<17}{:>7}{:>5}{:>6} {:<16}{:>7}{:>7}{:>7}{:>4}{:>7}{:>7}{:>7}  CPU s/100k",
         "",
         "req/s",
         "+-%",
@@ -16,6 +16,7 @@ pub fn head(title: &str) {
         "p99 us",
         "p99.9",
         "err",
+        "w/sync",
         "e/sync",
         "K/sync",
     );
@@ -68,13 +69,14 @@ pub fn row(name: &str, cell: &Cell, ratios: Option<&Ratios>, target: &str) {
         cpu += &format!(" x{:.2}", ratios.cpu);
     }
     println!(
-        "{name:<17}{:>7.0}{:>5.0}{ratio:>6} {target:<16}{:>7.0}{:>7.0}{:>7.0}{:>4}{:>7}{:>7}  {cpu}",
+        "{name:<17}{:>7.0}{:>5.0}{ratio:>6} {target:<16}{:>7.0}{:>7.0}{:>7.0}{:>4}{:>7}{:>7}{:>7}  {cpu}",
         cell.median(|round| round.rate),
         cell.spread() * 100.0,
         cell.median(|round| round.p50_us),
         cell.median(|round| round.p99_us),
         cell.median(|round| round.p999_us),
         cell.errors(),
+        optional(cell.median(|round| round.writes_per_sync)),
         optional(cell.median(|round| round.entries_per_sync)),
         optional(cell.median(|round| round.bytes_per_sync) / 1024.0),
     );

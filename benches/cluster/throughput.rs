@@ -34,7 +34,7 @@ pub fn run(dir: &Path, options: &Options, verdicts: &mut Verdicts) {
         options.keys
     );
     println!(
-        "e/sync, K/sync: entries and KiB (zeros written ahead included) for each fdatasync of the leader's log."
+        "w/sync, e/sync, K/sync: writes, entries and KiB for each fdatasync of the leader's log."
     );
     println!(
         "CPU: of each process, the leader first; g: of the generator; x: the ceiling's sum to this one, which"

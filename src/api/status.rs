@@ -70,7 +70,7 @@ fn to_json(status: &Status) -> String {
     };
     let mut json = format!(
         "{{\"id\":{},\"cluster\":{},\"role\":\"{}\",\"leader\":{},\"term\":{},\"committed\":{},\"applied\":{},\
-         \"snapshot_index\":{},\"members\":[",
+         \"snapshot_index\":{},\"wal_syncs\":{},\"wal_bytes\":{},\"members\":[",
         status.id,
         or_null(status.cluster, format!("\"{:016x}\"", status.cluster)),
         status.role,
@@ -79,6 +79,8 @@ fn to_json(status: &Status) -> String {
         status.committed,
         status.applied,
         status.snapshot,
+        status.wal_syncs,
+        status.wal_bytes,
     );
     for (i, member) in status.members.iter().enumerate() {
         let comma = if i == 0 { "" } else { "," };
@@ -119,6 +121,8 @@ mod tests {
             committed: 9,
             applied: 8,
             snapshot: 7,
+            wal_syncs: 6,
+            wal_bytes: 5,
             members: vec![
                 MemberStatus {
                     id: 1,
@@ -142,7 +146,7 @@ mod tests {
             parsed,
             json!({
                 "id": 1, "cluster": "00000000000000ab", "role": "leader", "leader": 1, "term": 3,
-                "committed": 9, "applied": 8, "snapshot_index": 7,
+                "committed": 9, "applied": 8, "snapshot_index": 7, "wal_syncs": 6, "wal_bytes": 5,
                 "members": [
                     {"id": 1, "url": "http://127.0.0.1:1", "role": "voter", "match_index": 9, "active": true},
                     {"id": 4, "url": "http://[::1]:4", "role": "learner"},

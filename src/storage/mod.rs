@@ -48,7 +48,7 @@ pub mod wal;
 pub use disk::{Disk, DiskError, Lock, RealDisk};
 pub use meta::{Meta, Pin, PinError};
 pub use snapshot::{ReceiveError, SnapshotSink, SnapshotSource, Snapshots};
-pub use wal::{Options, Wal};
+pub use wal::{Options, Wal, Written};
 
 use crate::command::{ReplicatedState, SnapshotHeader};
 use crate::members::Members;

@@ -21,6 +21,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Sizes that tests make small.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +81,25 @@ impl State {
     }
 }
 
+/// What the WAL has written since it was opened, for whoever wants to know while it writes.
+#[derive(Debug, Default)]
+pub struct Written {
+    syncs: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Written {
+    /// Batches, each written and synced once.
+    pub fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
+    }
+
+    /// Their bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
 /// The write-ahead log.
 pub struct Wal {
     disk: Arc<dyn Disk>,
@@ -98,6 +118,7 @@ pub struct Wal {
     /// A mark became durable since the last purge.
     purge_due: bool,
     failed: bool,
+    written: Arc<Written>,
 }
 
 impl Wal {
@@ -163,7 +184,13 @@ impl Wal {
             batch,
             purge_due: false,
             failed: false,
+            written: Arc::default(),
         }
+    }
+
+    /// What it has written.
+    pub fn written(&self) -> Arc<Written> {
+        self.written.clone()
     }
 
     /// Appends all saves, in their order, as one write. On return they are durable if any of them has `sync`;
@@ -306,6 +333,9 @@ impl Wal {
             self.rotate()?;
         }
         self.segment.append(&mut self.batch)?;
+        self.written.syncs.fetch_add(1, Ordering::Relaxed);
+        let bytes = self.batch.len() as u64;
+        self.written.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.batch.clear();
         self.purge_due |= self.current.newest_mark() != self.durable.newest_mark();
         self.durable.clone_from(&self.current);

@@ -251,6 +251,8 @@ fn play(
                 committed: index,
                 applied: index,
                 snapshot: 1,
+                wal_syncs: 0,
+                wal_bytes: 0,
                 members: members
                     .members
                     .iter()
