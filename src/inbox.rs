@@ -18,6 +18,7 @@ use crate::store::Frozen;
 use futures_channel::oneshot;
 use protobuf::Message as _;
 use raft::eraftpb::Message;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -26,6 +27,8 @@ use std::time::Instant;
 pub struct Inbox {
     events: Mutex<Events>,
     wake: Condvar,
+    /// See [`Inbox::set_map_is_current`].
+    map_is_current: AtomicBool,
 }
 
 /// What the loop takes in one pass.
@@ -168,8 +171,20 @@ impl Inbox {
         self.notify(events);
     }
 
-    /// Queues a linearizable read. Its outcome, `QueueFull` included, comes by its reply.
+    /// The map holds every write that anybody was told of: see `Node::map_is_current`. The loop says so, and takes it
+    /// back before it says anything to a peer.
+    pub fn set_map_is_current(&self, is_current: bool) {
+        self.map_is_current.store(is_current, Ordering::SeqCst);
+    }
+
+    /// Queues a linearizable read, if there is anything to wait for. Its outcome, `QueueFull` included, comes by its
+    /// reply.
     pub fn read(&self, read: Read) {
+        if self.map_is_current.load(Ordering::SeqCst) {
+            // The receiver may be gone: then nobody wants to know.
+            let _ = read.reply.send(Ok(()));
+            return;
+        }
         let mut events = self.lock();
         if events.held.reads + events.reads.len() >= config::READS_MAX {
             drop(events);

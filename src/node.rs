@@ -177,6 +177,8 @@ pub struct Node {
     /// The own removal was published: nothing is proposed any more, and raft goes on in the old configuration until
     /// a member says that the removal is settled.
     leaving: Option<u64>,
+    /// Index up to which the map has to reach before [`Node::map_is_current`], while this node is alone.
+    current_from: Option<u64>,
     /// Since when, and by whom, a joiner has been told that it is not who it claims to be.
     suspicion: Option<(u64, u64)>,
     /// A joiner has said that it waits to be added.
@@ -247,6 +249,7 @@ impl Node {
             log_bytes_since_snapshot: 0,
             last_snapshot_bytes,
             leaving: None,
+            current_from: None,
             suspicion: None,
             waiting_told: false,
             exit: None,
@@ -588,6 +591,21 @@ impl Node {
     /// The members as of what is published.
     pub fn members(&self) -> &Members {
         &self.members
+    }
+
+    /// The map of this node holds every write that anybody was told of: nobody else is a member, and so a write is told
+    /// of only after it was applied here. What others may have told before they went is committed and below
+    /// `current_from`. Somebody who is added can tell of a write only after this node has heard of the addition.
+    pub fn map_is_current(&mut self) -> bool {
+        let members = &self.members.members;
+        let alone = members.len() == 1 && members.contains_key(&self.settings.id);
+        if alone && self.is_leader() && self.raw.raft.commit_to_current_term() {
+            let committed = self.raw.raft.raft_log.committed;
+            self.applied >= *self.current_from.get_or_insert(committed)
+        } else {
+            self.current_from = None;
+            false
+        }
     }
 
     /// There is no other voter that could lead.

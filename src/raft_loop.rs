@@ -125,8 +125,12 @@ fn serve(
             }
         }
         while let Some(output) = node.ready() {
+            // Before anything of this is said to a peer.
+            channels.inbox.set_map_is_current(node.map_is_current());
             carry_out(output, node, channels)?;
         }
+        // It may have become so by what was applied.
+        channels.inbox.set_map_is_current(node.map_is_current());
         // Behind all outputs: what is published is in the channel, so the position is that index.
         for reply in freezing.drain(..) {
             let index = node.published();

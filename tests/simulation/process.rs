@@ -230,6 +230,7 @@ impl Process {
             self.observe(&output, oracle);
             effects.push(Effect::Output(Box::new(output)));
         }
+        self.inbox.set_map_is_current(self.node.map_is_current());
         if self.published > 0 {
             oracle.publishes(self.published, self.node.members());
         }
