@@ -261,7 +261,7 @@ impl Inbox {
             }
         }
         let mut taken = std::mem::take(&mut *events);
-        if in_time && held.writing && taken.persisted == 0 {
+        if in_time && taken.gathers() {
             events.proposals = std::mem::take(&mut taken.proposals);
             events.proposal_bytes = std::mem::take(&mut taken.proposal_bytes);
         }
@@ -305,9 +305,15 @@ impl Inbox {
 }
 
 impl Events {
+    /// Proposals wait for the end of the write. Not when they are large: they are many enough for a write of their own,
+    /// and coding them takes as long as writing them, so the two shall overlap.
+    fn gathers(&self) -> bool {
+        self.held.writing && self.persisted == 0 && self.proposal_bytes < config::GATHERED_BYTES_MAX
+    }
+
     /// Something is there for the node to go on with.
     fn can_go_on(&self) -> bool {
-        (!self.proposals.is_empty() && !self.held.writing)
+        (!self.proposals.is_empty() && !self.gathers())
             || (!self.reads.is_empty() && !self.held.reading)
             || !self.messages.is_empty()
             || self.persisted > 0

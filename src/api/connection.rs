@@ -12,6 +12,7 @@ use hyper::server::conn::http1;
 use hyper::{Request, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
@@ -74,10 +75,23 @@ pub(super) async fn run(stream: TcpStream, front: Arc<Front>, mut stopping: watc
         .half_close(true)
         .serve_connection(TokioIo::new(socket), service);
     let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => Some(ended),
-        _ = stopping.wait_for(|stopping| *stopping) => None,
-    };
+    let stops = stopping.clone();
+    let mut stop = pin!(stopping.wait_for(|stopping| *stopping));
+    let mut waits_for_stop = false;
+    let ended = poll_fn(|cx| {
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(ended));
+        }
+        // Asked once, it wakes this task whose waker never changes: asking at each request would take a lock that all
+        // connections share. An error means that nobody is left who could stop us.
+        if !waits_for_stop || stops.has_changed().unwrap_or(true) {
+            waits_for_stop = true;
+            ready!(stop.as_mut().poll(cx)).ok();
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    })
+    .await;
     let ended = match ended {
         Some(ended) => ended,
         None => {
