@@ -204,3 +204,69 @@ pub fn write_snapshots(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Command, Kind};
+    use slog::o;
+
+    /// An entry of so many commands, each with a key of its own.
+    fn entry(index: u64, commands: usize) -> Commit {
+        let commands = (0..commands).map(|number| {
+            let mut command = Command::new();
+            command.kind = Kind::Put;
+            command.key = format!("{index}-{number}").into();
+            (command, None)
+        });
+        Commit::Apply(Apply {
+            index,
+            bytes: 1,
+            commands: commands.collect(),
+        })
+    }
+
+    #[test]
+    fn the_loop_applies_only_few_commands_and_only_behind_the_thread() {
+        let dir = tempfile::tempdir().unwrap();
+        let logger = Logger::root(slog::Discard, o!());
+        let store = Store::new();
+        let inbox = Inbox::default();
+        let disk = Arc::new(crate::storage::RealDisk);
+        let url = "http://127.0.0.1:9021".parse().unwrap();
+        let members = crate::members::Members::initial(&[url]);
+        let start = crate::storage::Start::Bootstrap(members);
+        let opened = crate::storage::open(disk, dir.path(), 1, start, &logger).unwrap();
+        let (commits, batches) = channel();
+
+        let few = vec![entry(2, 1), entry(3, 2)];
+        assert_eq!(commits.hand_over(few, &store).unwrap(), Some((3, 2)));
+        assert_eq!(store.len(), 3);
+        let many = vec![entry(4, config::LONE_APPLY_COMMANDS_MAX + 1)];
+        assert_eq!(commits.hand_over(many, &store).unwrap(), None);
+        // The thread has not finished what is before.
+        assert_eq!(commits.hand_over(vec![entry(5, 1)], &store).unwrap(), None);
+        assert_eq!(store.len(), 3);
+
+        let (snapshot_jobs, _) = mpsc::channel();
+        let store = &store;
+        std::thread::scope(|scope| {
+            let (inbox, snapshots, logger) = (&inbox, &opened.snapshots, &logger);
+            let thread =
+                scope.spawn(move || run(&batches, store, inbox, snapshots, &snapshot_jobs, logger));
+            while commits.unfinished.load(Ordering::Acquire) > 0 {
+                std::thread::yield_now();
+            }
+            assert_eq!(
+                commits.hand_over(vec![entry(6, 1)], store).unwrap(),
+                Some((6, 1))
+            );
+            drop(commits);
+            thread.join().unwrap().unwrap();
+        });
+        assert_eq!(
+            store.len() as usize,
+            3 + config::LONE_APPLY_COMMANDS_MAX + 3
+        );
+    }
+}

@@ -150,3 +150,82 @@ pub fn run(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::members::Members;
+    use crate::storage::{RealDisk, Start};
+    use raft::eraftpb::Entry;
+    use slog::{Logger, o};
+    use std::sync::mpsc;
+
+    fn wal(dir: &std::path::Path) -> Wal {
+        let url = "http://127.0.0.1:9021".parse().unwrap();
+        let start = Start::Bootstrap(Members::initial(&[url]));
+        let logger = Logger::root(slog::Discard, o!());
+        let disk = Arc::new(RealDisk);
+        storage::open(disk, dir, 1, start, &logger).unwrap().wal
+    }
+
+    /// A job of one entry, which is also its number.
+    fn job(index: u64, bytes: usize) -> Job {
+        let mut entry = Entry::default();
+        entry.index = index;
+        entry.term = 1;
+        entry.data = vec![7; bytes].into();
+        Job {
+            number: index,
+            save: Save {
+                entries: vec![entry],
+                sync: true,
+                ..Default::default()
+            },
+            messages: Vec::new(),
+            is_lone: true,
+        }
+    }
+
+    fn is_written_here(written: Result<Written, WriterError>) -> bool {
+        matches!(written, Ok(Written::Here { .. }))
+    }
+
+    #[test]
+    fn only_a_small_lone_job_is_written_by_the_loop() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared: SharedWal = Arc::new(Mutex::new(wal(dir.path())));
+        let (sender, jobs) = mpsc::channel();
+        let mut writer = Writer::new(shared.clone(), sender);
+        let drain = || {
+            let job = jobs.try_recv().expect("the thread was given nothing");
+            shared.lock().unwrap().save(&[job.save]).unwrap();
+        };
+        let syncs = writer.written().syncs();
+        // A slow disk would send it to the thread, so this is the first write, whose time does not count.
+        assert!(is_written_here(writer.hand_over(job(2, 10), true)));
+        assert_eq!(writer.written().syncs(), syncs + 1);
+        assert!(jobs.try_recv().is_err());
+        writer.slow_until = None;
+
+        assert!(!is_written_here(writer.hand_over(job(3, 10), false)));
+        drain();
+        let mut second = job(4, 10);
+        second.is_lone = false;
+        assert!(!is_written_here(writer.hand_over(second, true)));
+        drain();
+        let large = job(5, config::LONE_WRITE_BYTES_MAX + 1);
+        assert!(!is_written_here(writer.hand_over(large, true)));
+        drain();
+        // The thread has something to do with the WAL.
+        let held = shared.lock().unwrap();
+        assert!(!is_written_here(writer.hand_over(job(6, 10), true)));
+        drop(held);
+        drain();
+        // The disk was slow.
+        writer.slow_until = Some(Instant::now() + config::LONE_WRITE_PAUSE * 3600);
+        assert!(!is_written_here(writer.hand_over(job(7, 10), true)));
+        drain();
+        writer.slow_until = Some(Instant::now());
+        assert!(is_written_here(writer.hand_over(job(8, 10), true)));
+    }
+}
