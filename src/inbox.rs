@@ -77,6 +77,10 @@ pub struct Held {
 pub enum Notice {
     /// A message to this peer was dropped, or its connection failed.
     Unreachable(u64),
+    /// This peer was reached, and has accepted this member.
+    Connected(u64),
+    /// A connection to this peer has broken, and its host refuses another: nobody listens there any more.
+    Gone(u64),
     /// The transfer of a snapshot to a peer has ended.
     SnapshotSent {
         /// The receiver.
@@ -96,6 +100,16 @@ pub enum Notice {
     HandOver(oneshot::Sender<()>),
     /// End the loop.
     Stop,
+}
+
+impl Notice {
+    /// The peer, if it says how that one is reached.
+    fn reachability(&self) -> Option<u64> {
+        match self {
+            Notice::Unreachable(id) | Notice::Connected(id) | Notice::Gone(id) => Some(*id),
+            _ => None,
+        }
+    }
 }
 
 /// A snapshot file that was written.
@@ -228,14 +242,16 @@ impl Inbox {
         self.notify(events);
     }
 
-    /// Queues a notice. A peer that is unreachable is noted once a pass.
+    /// Queues a notice. Of those that say how a peer is reached, one of each kind waits at most, so that a connection
+    /// that comes and goes fills nothing; the newest comes last.
     pub fn notice(&self, notice: Notice) {
         let mut events = self.lock();
-        if let Notice::Unreachable(id) = notice {
-            let known = |n: &Notice| matches!(n, Notice::Unreachable(other) if *other == id);
-            if events.notices.iter().any(known) {
-                return;
-            }
+        if let Some(peer) = notice.reachability() {
+            let kind = std::mem::discriminant(&notice);
+            let same = |other: &Notice| {
+                std::mem::discriminant(other) == kind && other.reachability() == Some(peer)
+            };
+            events.notices.retain(|other| !same(other));
         }
         events.notices.push(notice);
         self.notify(events);

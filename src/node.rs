@@ -17,6 +17,7 @@
 //! Invariants, asserted: `snapshot <= applied <= published <= committed <= last`; every entry is published once, in
 //! order; raft's configuration equals `members`.
 
+mod elections;
 mod pending;
 mod propose;
 mod publish;
@@ -34,14 +35,14 @@ use crate::proposal::{NotProposed, Outcome, Proposal, Read, Reply};
 use crate::status::{MemberStatus, Progress, Status};
 use crate::storage::log::Log;
 use crate::storage::{Mark, Recovered, Save};
+use elections::{Haste, Reached};
 use pending::Pending;
 use raft::eraftpb::{HardState, Message, MessageType};
 use raft::{RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 use reads::Reads;
 use ready::is_consistent;
 use slog::{Logger, info, o, warn};
-use std::collections::{BTreeMap, VecDeque};
-use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// What a node is made with.
@@ -158,6 +159,8 @@ pub struct Node {
     /// Term and leader as of the last ready, and the role.
     leadership: (u64, u64),
     role: StateRole,
+    reached: Reached,
+    haste: Option<Haste>,
     /// Index of a conf change that this leader proposed and that is not published.
     conf_change_in_flight: u64,
     last_ready: u64,
@@ -237,6 +240,8 @@ impl Node {
             unapplied_bytes: 0,
             leadership: (hard_state.term, 0),
             role: StateRole::Follower,
+            reached: Some(BTreeSet::new()),
+            haste: None,
             conf_change_in_flight: 0,
             last_ready: 0,
             durable_vote: (hard_state.term, hard_state.vote),
@@ -286,6 +291,7 @@ impl Node {
     pub fn tick(&mut self) {
         self.now += 1;
         self.draw_election_timeout();
+        self.campaign_in_turn();
         if self.may_campaign() {
             if self.is_leader() || !self.is_sole_voter() {
                 self.raw.tick();
@@ -616,35 +622,6 @@ impl Node {
     /// This node is the leader.
     pub fn is_leader(&self) -> bool {
         self.raw.raft.state == StateRole::Leader
-    }
-
-    fn campaign(&mut self) {
-        // It can only fail by not winning.
-        let _ = self.raw.campaign();
-    }
-
-    /// Raft-rs asserts that the whole log of a candidate that wins is durable, which matters where it wins at once;
-    /// and a candidate reads the entries that it has not applied, which are gone while a snapshot from the leader is
-    /// still being loaded.
-    fn may_campaign(&self) -> bool {
-        let log = &self.raw.raft.raft_log;
-        let loading = log.applied + 1 < log.first_index();
-        let durable = self.jobs.is_empty() && log.last_index() == log.persisted;
-        !loading && (durable || self.is_leader() || !self.is_sole_voter())
-    }
-
-    /// Raft-rs draws the timeout anew at every reset, from a generator of the thread. This one follows from the seed
-    /// and the term alone, so that a simulation can repeat a run; a collision still ends, for it ends the term.
-    fn draw_election_timeout(&mut self) {
-        let ticks = self.settings.election_ticks;
-        let place = (self.settings.seed, self.raw.raft.term);
-        let draw = BuildHasherDefault::<DefaultHasher>::default().hash_one(place);
-        let timeout = ticks + draw as usize % ticks;
-        self.raw.raft.set_randomized_election_timeout(timeout);
-    }
-
-    fn is_sole_voter(&self) -> bool {
-        self.members.voters().eq([self.settings.id])
     }
 }
 

@@ -75,6 +75,8 @@ fn serve(
         for notice in events.notices {
             match notice {
                 Notice::Unreachable(peer) => node.unreachable(peer),
+                Notice::Connected(peer) => node.peer_connected(peer),
+                Notice::Gone(peer) => node.peer_gone(peer),
                 Notice::SnapshotSent { to, ok } => node.snapshot_sent(to, ok),
                 Notice::SnapshotWritten(written) => {
                     if let Some(job) = node.snapshot_written(*written) {

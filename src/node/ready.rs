@@ -111,6 +111,7 @@ impl Node {
             info!(self.logger, "the leader is {}", leadership.1; "term" => leadership.0);
             self.resend_after = Some(0);
             self.last_news = self.now;
+            self.reached = None;
         }
         if leadership.1 != self.leadership.1 {
             output.leader = Some(leadership.1);

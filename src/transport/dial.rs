@@ -40,6 +40,13 @@ pub(super) enum Failure {
     Denied(Denied),
 }
 
+impl Failure {
+    /// The peer's host has answered that nobody listens there.
+    pub(super) fn nobody_listens(&self) -> bool {
+        matches!(self, Failure::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+    }
+}
+
 impl From<hyper::Error> for Failure {
     fn from(error: hyper::Error) -> Failure {
         Failure::Broken(error.to_string())

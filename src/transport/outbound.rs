@@ -113,15 +113,20 @@ impl Outbound {
     pub(super) async fn run(mut self) {
         let mut pause = config::PEER_BACKOFF_MIN;
         let mut retired = self.retired.clone();
+        // There was a connection, and what became of the process at its far end is not known.
+        let mut lost = false;
         loop {
             let dialed = tokio::select! {
                 biased;
                 _ = retired.wait_for(|retired| *retired) => return self.queue.clear(),
                 dialed = self.dial() => dialed,
             };
+            let mut at_once = false;
             let failure = match dialed {
                 Ok(stream) => {
                     self.log(None);
+                    self.tell(Notice::Connected(self.peer));
+                    lost = true;
                     let since = Instant::now();
                     let Some(why) = self.write(stream).await else {
                         return;
@@ -129,6 +134,7 @@ impl Outbound {
                     // A connection that ends as soon as it was made is no reason to hurry.
                     if since.elapsed() > config::PEER_BACKOFF_MAX {
                         pause = config::PEER_BACKOFF_MIN;
+                        at_once = true;
                     }
                     Failure::Broken(why)
                 }
@@ -137,8 +143,16 @@ impl Outbound {
             self.queue.clear();
             self.log(Some(failure.to_string()));
             self.shared.inbox.notice(Notice::Unreachable(self.peer));
+            // Of a peer that does not answer nothing is known; but a host that does, and knows of no listener, has seen
+            // its process end.
+            if failure.nobody_listens() && std::mem::take(&mut lost) {
+                self.tell(Notice::Gone(self.peer));
+            }
             if let Failure::Refused(verdict) = failure {
                 self.shared.inbox.notice(Notice::Refused(verdict));
+            }
+            if at_once {
+                continue;
             }
             let over = timeout(pause, async {
                 tokio::select! {
@@ -232,6 +246,13 @@ impl Outbound {
             debug!(self.logger, "messages to a retired peer were given up"; "lane" => %self.lane);
         }
         None
+    }
+
+    /// Tells what one lane knows for both.
+    fn tell(&self, notice: Notice) {
+        if self.lane == Lane::Control {
+            self.shared.inbox.notice(notice);
+        }
     }
 
     /// Logs a change, `None` being "connected". One lane speaks for both.

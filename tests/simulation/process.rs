@@ -202,6 +202,8 @@ impl Process {
         for notice in events.notices {
             match notice {
                 Notice::Unreachable(peer) => self.node.unreachable(peer),
+                Notice::Connected(peer) => self.node.peer_connected(peer),
+                Notice::Gone(peer) => self.node.peer_gone(peer),
                 Notice::SnapshotSent { to, ok } => self.node.snapshot_sent(to, ok),
                 Notice::SnapshotWritten(written) => {
                     effects.extend(self.node.snapshot_written(*written).map(Effect::Job));

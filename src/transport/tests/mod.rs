@@ -165,7 +165,21 @@ impl Peer {
     }
 
     fn unreachable(&self, id: u64) -> bool {
-        let is = |notice: &Notice| matches!(notice, Notice::Unreachable(peer) if *peer == id);
+        self.failures(id) > 0
+    }
+
+    fn failures(&self, id: u64) -> usize {
+        let is = |notice: &&Notice| matches!(notice, Notice::Unreachable(peer) if *peer == id);
+        self.notices.iter().filter(is).count()
+    }
+
+    fn found_gone(&self, id: u64) -> usize {
+        let is = |notice: &&Notice| matches!(notice, Notice::Gone(peer) if *peer == id);
+        self.notices.iter().filter(is).count()
+    }
+
+    fn reached(&self, id: u64) -> bool {
+        let is = |notice: &Notice| matches!(notice, Notice::Connected(peer) if *peer == id);
         self.notices.iter().any(is)
     }
 

@@ -76,11 +76,16 @@ async fn what_does_not_fit_is_dropped_and_reported() {
 async fn a_restarted_peer_is_found_again_and_a_dead_one_reported() {
     let (mut one, mut two) = pair().await;
     until_connected(&one, &mut two).await;
+    one.until("the word of it", |one| one.reached(2)).await;
     one.notices.clear();
     let members = members(&[(1, &one, 1), (2, &two, 1)]);
     let address = two.stop().await.to_string();
     // Nothing is sent, and still it is noticed.
     one.until("the loss", |one| one.unreachable(2)).await;
+    one.until("why", |one| one.found_gone(2) > 0).await;
+    // It is dialed again and again, and that is no news.
+    one.until("more attempts", |one| one.failures(2) >= 6).await;
+    assert_eq!(one.found_gone(2), 1, "{:?}", one.notices);
 
     let mut two = Peer::start_with(2, 200, CLUSTER, &address, limits()).await;
     two.transport.set_members(&members, false);
@@ -95,11 +100,9 @@ async fn an_accepted_peer_is_dialed_without_a_pause() {
     let members = members(&[(1, &one, 1), (2, &reserved, 1)]);
     let address = reserved.stop().await.to_string();
     one.transport.set_members(&members, false);
-    one.until("the pause has grown", |one| {
-        let failures = |notice: &&Notice| matches!(notice, Notice::Unreachable(2));
-        one.notices.iter().filter(failures).count() >= 8
-    })
-    .await;
+    one.until("the pause has grown", |one| one.failures(2) >= 8)
+        .await;
+    assert_eq!(one.found_gone(2), 0, "it was never there");
     let mut two = Peer::start_with(2, 200, CLUSTER, &address, limits()).await;
     let since = Instant::now();
     two.transport.set_members(&members, false);

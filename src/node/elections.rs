@@ -1,0 +1,148 @@
+//! When this node campaigns: after raft's election timeout, or sooner where there is nothing to wait for.
+//!
+//! The timeout is for a leader that may only be slow. It needs not pass when the leader's *process* is known to be
+//! gone ([`Node::peer_gone`]), nor when a whole cluster has just been started and nobody has led yet
+//! ([`Node::peer_connected`]). All voters learn of that in the same moment, and votes that cross are split: so they
+//! campaign *in turn*, by id, a heartbeat interval apart, which raft wants to be more than a round trip.
+//!
+//! Invariants: haste only ever starts pre-votes. Whoever still hears from a leader ignores those, and the next word of
+//! that leader is followed again in the same term; so a report that is wrong disturbs nobody, and neither safety nor
+//! progress rests on one that is right.
+
+use super::Node;
+use raft::StateRole;
+use slog::info;
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+
+/// Campaigning in turn, in one term, for at most an election timeout.
+pub(super) struct Haste {
+    term: u64,
+    end: u64,
+    /// The leader that is gone; 0: nobody has led since the start.
+    gone: u64,
+    /// Ticks without a word of it after which it is believed to be gone.
+    silence: usize,
+    /// The tick of this node's next turn.
+    turn: u64,
+}
+
+impl Node {
+    /// The process of this peer has ended, as far as its host can tell: a connection has broken, and its host
+    /// refuses another one.
+    pub fn peer_gone(&mut self, id: u64) {
+        if let Some(reached) = &mut self.reached {
+            reached.remove(&id);
+        }
+        let raft = &self.raw.raft;
+        if id != raft.leader_id || self.is_leader() || !raft.promotable() {
+            return;
+        }
+        info!(self.logger, "the leader's process is gone"; "leader" => id, "term" => raft.term);
+        // It is forgotten at the next tick, behind what it had said before and is still in the inbox.
+        self.haste = Some(self.begin_haste(id, 0));
+    }
+
+    /// This peer was reached, and has accepted this node.
+    pub fn peer_connected(&mut self, id: u64) {
+        let Some(reached) = &mut self.reached else {
+            return;
+        };
+        reached.insert(id);
+        let up = |voter: &u64| *voter == self.settings.id || reached.contains(voter);
+        let quorum = 2 * self.members.voters().filter(up).count() > self.members.voters().count();
+        let raft = &self.raw.raft;
+        if !quorum || self.haste.is_some() || raft.leader_id != 0 || !raft.promotable() {
+            return;
+        }
+        let fresh = raft.term == 1 && raft.raft_log.last_index() == 1;
+        // A cluster that is older may have a leader, from whom there will be a word within a heartbeat.
+        let delay = if fresh {
+            0
+        } else {
+            self.settings.heartbeat_ticks
+        };
+        self.haste = Some(self.begin_haste(0, delay as u64));
+        self.campaign_in_turn();
+    }
+
+    fn begin_haste(&self, gone: u64, delay: u64) -> Haste {
+        Haste {
+            term: self.raw.raft.term,
+            end: self.now + self.settings.election_ticks as u64,
+            gone,
+            silence: 0,
+            turn: self.now + delay + self.place_in_turn(gone).0,
+        }
+    }
+
+    /// Ticks to wait until it is this voter's turn, and from one of its turns to the next.
+    fn place_in_turn(&self, gone: u64) -> (u64, u64) {
+        let voters = || self.members.voters().filter(move |id| *id != gone);
+        let before = voters().filter(|id| *id < self.settings.id).count();
+        let apart = self.settings.heartbeat_ticks;
+        ((before * apart) as u64, (voters().count() * apart) as u64)
+    }
+
+    /// Campaigns if there is haste, and it is this node's turn. Called at every tick.
+    pub(super) fn campaign_in_turn(&mut self) {
+        let Some(mut haste) = self.haste.take() else {
+            return;
+        };
+        let raft = &self.raw.raft;
+        let leader = raft.leader_id;
+        if raft.term != haste.term || self.now >= haste.end || (leader != 0 && leader != haste.gone)
+        {
+            return;
+        }
+        let (first, every) = self.place_in_turn(haste.gone);
+        if leader != 0 {
+            if raft.election_elapsed >= haste.silence {
+                // Without a leader raft grants pre-votes, and the vote of this term stays what it is.
+                self.raw.raft.become_follower(haste.term, 0);
+                haste.turn = self.now + 1 + first;
+                // Should there be a word of it yet, then either it is alive and there will be more, or that was late.
+                haste.silence = 2 * self.settings.heartbeat_ticks;
+            }
+        } else if self.now >= haste.turn && raft.state != StateRole::Candidate {
+            // Again and again, because a pre-vote is ignored by whoever does not know yet.
+            haste.turn = self.now + every;
+            if self.may_campaign() {
+                self.campaign();
+            }
+        }
+        self.haste = Some(haste);
+    }
+
+    pub(super) fn campaign(&mut self) {
+        // It can only fail by not winning.
+        let _ = self.raw.campaign();
+    }
+
+    /// Raft-rs asserts that the whole log of a candidate that wins is durable, which matters where it wins at once;
+    /// and a candidate reads the entries that it has not applied, which are gone while a snapshot from the leader is
+    /// still being loaded.
+    pub(super) fn may_campaign(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        let loading = log.applied + 1 < log.first_index();
+        let durable = self.jobs.is_empty() && log.last_index() == log.persisted;
+        !loading && (durable || self.is_leader() || !self.is_sole_voter())
+    }
+
+    /// Raft-rs draws the timeout anew at every reset, from a generator of the thread. This one follows from the seed
+    /// and the term alone, so that a simulation can repeat a run; a collision still ends, for it ends the term.
+    pub(super) fn draw_election_timeout(&mut self) {
+        let ticks = self.settings.election_ticks;
+        let place = (self.settings.seed, self.raw.raft.term);
+        let draw = BuildHasherDefault::<DefaultHasher>::default().hash_one(place);
+        let timeout = ticks + draw as usize % ticks;
+        self.raw.raft.set_randomized_election_timeout(timeout);
+    }
+
+    pub(super) fn is_sole_voter(&self) -> bool {
+        self.members.voters().eq([self.settings.id])
+    }
+}
+
+/// Peers that were reached, for as long as no leader was known since the start.
+pub(super) type Reached = Option<BTreeSet<u64>>;
