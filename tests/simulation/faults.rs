@@ -34,9 +34,10 @@ enum Kind {
     Kill,
     GracefulStop,
     Weather,
+    Flap,
 }
 
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 13] = [
     Kind::Isolate,
     Kind::Split,
     Kind::OneWay,
@@ -49,6 +50,7 @@ const KINDS: [Kind; 12] = [
     Kind::Kill,
     Kind::GracefulStop,
     Kind::Weather,
+    Kind::Flap,
 ];
 
 /// Ends when its time has come.
@@ -183,6 +185,12 @@ impl World {
                 self.wake(place);
                 // By then it is ended in any case.
                 self.after(1_500 * MILLISECOND, Event::Kill(target));
+            }
+            Kind::Flap => {
+                for _ in 0..self.random.between(1, 20) {
+                    let delay = self.random.below(2 * SECOND);
+                    self.after(delay, Event::Flap(place));
+                }
             }
         }
     }

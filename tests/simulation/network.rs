@@ -57,6 +57,14 @@ struct Link {
     claims: Claims,
 }
 
+/// An attempt to connect.
+pub struct Dial {
+    pub place: usize,
+    pub peer: u64,
+    /// There was a connection before.
+    lost: bool,
+}
+
 /// A message on its way.
 pub struct Delivery {
     from: usize,
@@ -183,6 +191,87 @@ impl World {
         }
     }
 
+    /// A process dials all that it knows of, whether or not it has something to say.
+    pub fn dial_all(&mut self, from: Target) {
+        let process = self.process(from.machine).expect("it was just started");
+        let peers: Vec<(u64, usize)> = process.peers().collect();
+        // The command line of a joiner also names members that are no more.
+        let there = |(_, place): &(u64, usize)| *place < self.machines.len();
+        let peers: Vec<_> = peers.into_iter().filter(there).collect();
+        for (peer, place) in peers {
+            let delay = self.network.delay(&mut self.random);
+            let lost = false;
+            self.after(delay, Event::Dial(from, Dial { place, peer, lost }));
+        }
+    }
+
+    /// A process has ended: those that were connected to it notice, unless the news can't reach them.
+    pub fn hang_up(&mut self, ended: Target) {
+        let broken = |link: &Link| link.to == ended;
+        let links: Vec<_> = self
+            .network
+            .links
+            .values()
+            .filter(|link| broken(link))
+            .collect();
+        let peers: Vec<_> = links
+            .iter()
+            .map(|link| (link.from, link.claims.to))
+            .collect();
+        self.network.links.retain(|_, link| !broken(link));
+        for (from, peer) in peers {
+            if !self.network.is_cut(ended.machine, from.machine) {
+                self.redial(from, ended.machine, peer);
+            }
+        }
+    }
+
+    fn redial(&mut self, from: Target, place: usize, peer: u64) {
+        let delay = self.network.delay(&mut self.random);
+        let lost = true;
+        self.after(delay, Event::Dial(from, Dial { place, peer, lost }));
+    }
+
+    /// Dials until there is a connection. A host that is up and on which nothing runs refuses.
+    pub fn dialed(&mut self, from: Target, mut dial: Dial) {
+        let Dial { place, peer, .. } = dial;
+        let (pair, to) = ((from.machine, place), self.target(place));
+        let connected = |link: &Link| link.from == from && link.to == to;
+        let known = self
+            .process(from.machine)
+            .is_some_and(|p| p.peers().any(|p| p == (peer, place)));
+        if !known || self.network.links.get(&pair).is_some_and(connected) {
+            return;
+        }
+        let cut =
+            self.network.is_cut(from.machine, place) || self.network.is_cut(place, from.machine);
+        let machine = &self.machines[place];
+        if machine.process.is_none() && !machine.dark && !cut && std::mem::take(&mut dial.lost) {
+            self.count("processes found gone");
+            self.notice(from.machine, Notice::Gone(peer));
+        }
+        if self.dial(from, place, peer).is_err() {
+            let pause = self.random.between(20 * MILLISECOND, SECOND);
+            self.after(pause, Event::Dial(from, dial));
+        }
+    }
+
+    /// Connections to a process that lives are refused for a moment: by a proxy that restarts, say.
+    pub fn flap(&mut self, place: usize) {
+        let to = self.target(place);
+        let links = self.network.links.values().filter(|link| link.to == to);
+        let peers: Vec<_> = links.map(|link| (link.from, link.claims.to)).collect();
+        for (from, peer) in peers {
+            if self.target(from.machine) != from || self.random.chance(300) {
+                continue;
+            }
+            self.network.links.remove(&(from.machine, place));
+            self.count("processes wrongly found gone");
+            self.notice(from.machine, Notice::Gone(peer));
+            self.redial(from, place, peer);
+        }
+    }
+
     /// Connects, at most once in a while, and remembers the connection.
     fn dial(&mut self, from: Target, place: usize, to: u64) -> Result<(), NoLink> {
         let pair = (from.machine, place);
@@ -193,6 +282,7 @@ impl World {
         self.network.dial_after.insert(pair, self.now + pause);
         let claims = self.shake_hands(from, place, to)?;
         self.network.dial_after.remove(&pair);
+        self.notice(from.machine, Notice::Connected(to));
         let link = Link {
             from,
             to: self.target(place),

@@ -5,6 +5,7 @@
 
 use crate::disk::{FakeDisk, Random};
 use crate::oracle::{self, Oracle, Shadow};
+use crate::world::World;
 use raft::eraftpb::Message;
 use raftkvd::apply::{self, SnapshotJob};
 use raftkvd::commit::Commit;
@@ -66,6 +67,7 @@ pub struct Process {
     pub snapshotter: Worker,
     /// Of the transport.
     view: View,
+    known: BTreeSet<u64>,
     pub leader: u64,
     pub newcomers: BTreeMap<u64, (PeerUrl, u64)>,
     /// Peers to which a snapshot is under way.
@@ -148,6 +150,7 @@ impl Process {
             node.members()
         };
         let view = View::default().next(launch.id, known, joining);
+        let known = known.members.keys().copied().collect();
         let (snapshot_sender, snapshot_jobs) = mpsc::channel();
         let process = Process {
             id: launch.id,
@@ -169,6 +172,7 @@ impl Process {
             snapshots_waiting: 0,
             snapshotter: Worker::Idle,
             view,
+            known,
             leader: 0,
             newcomers: BTreeMap::new(),
             sending: BTreeSet::new(),
@@ -381,6 +385,7 @@ impl Process {
 
     pub fn set_members(&mut self, members: &Members) {
         self.view = self.view.next(self.id, members, false);
+        self.known = members.members.keys().copied().collect();
         let view = &self.view;
         self.newcomers
             .retain(|id, (_, added)| view.is_news(*id, *added));
@@ -392,6 +397,12 @@ impl Process {
             Some((url, _)) => Some(url),
             None => self.view.url(id),
         }
+    }
+
+    /// The others that it knows, and where they are.
+    pub fn peers(&self) -> impl Iterator<Item = (u64, usize)> + '_ {
+        let others = self.known.iter().filter(|id| **id != self.id);
+        others.filter_map(|id| Some((*id, World::machine_at(self.url(*id)?))))
     }
 
     pub fn claims(&self, to: u64) -> Claims {

@@ -6,7 +6,7 @@
 use crate::clients::Clients;
 use crate::disk::{FakeDisk, Loss, Random};
 use crate::faults::Plan;
-use crate::network::{Delivery, Network};
+use crate::network::{Delivery, Dial, Network};
 use crate::oracle::Oracle;
 use crate::process::{Effect, Launch, Process, Worker};
 use raft::eraftpb::Message;
@@ -44,6 +44,7 @@ pub enum Event {
     Apply(Target),
     Snapshot(Target),
     Deliver(Target, Box<Delivery>),
+    Dial(Target, Dial),
     Piece(Target, u64),
     Report(Target, u64, bool),
     Request(Target, u64),
@@ -55,6 +56,7 @@ pub enum Event {
     Recover(usize),
     Start(usize),
     Kill(Target),
+    Flap(usize),
 }
 
 impl Event {
@@ -66,6 +68,7 @@ impl Event {
             | Event::Apply(target)
             | Event::Snapshot(target)
             | Event::Deliver(target, _)
+            | Event::Dial(target, _)
             | Event::Piece(target, _)
             | Event::Report(target, ..)
             | Event::Request(target, _) => Some(*target),
@@ -92,6 +95,8 @@ impl Event {
             Event::Recover(at) => 15 + ((*at as u64) << 8),
             Event::Start(machine) => 16 + ((*machine as u64) << 8),
             Event::Kill(_) => 17,
+            Event::Dial(_, dial) => 18 + ((dial.place as u64) << 8),
+            Event::Flap(machine) => 19 + ((*machine as u64) << 8),
         }
     }
 }
@@ -141,6 +146,8 @@ pub struct Machine {
     /// It has learned when it was added.
     pub joined: bool,
     pub full: bool,
+    /// It is without power: not even its host answers.
+    pub dark: bool,
     tick: u64,
     /// How long its disk takes.
     sync: u64,
@@ -238,6 +245,7 @@ impl World {
             ready: !join,
             joined: !join,
             full: false,
+            dark: false,
             tick: self.random.between(16 * MILLISECOND, 24 * MILLISECOND),
             sync: self.random.between(50, 3 * MILLISECOND),
         });
@@ -319,6 +327,8 @@ impl World {
             Event::Recover(at) => self.recover(at),
             Event::Start(machine) => self.start(machine),
             Event::Kill(target) => self.kill(target),
+            Event::Dial(target, dial) => self.dialed(target, dial),
+            Event::Flap(machine) => self.flap(machine),
         }
         if let Some(target) = target {
             // An operation on the disk whose error nobody looks at can be the one at which the power goes.
@@ -385,8 +395,10 @@ impl World {
         match Process::launch(launch, &mut self.oracle) {
             Ok(process) => {
                 machine.process = Some(process);
+                machine.dark = false;
                 self.count("starts");
                 self.wake(number);
+                self.dial_all(self.target(number));
             }
             Err(StorageError::Io(error)) => {
                 info!(self.logger, "a start failed"; "machine" => number, "error" => %error);
@@ -419,6 +431,8 @@ impl World {
         self.count("power losses");
         let machine = &mut self.machines[number];
         machine.disk = machine.disk.after_crash(loss);
+        // The host may be up again long before the process.
+        machine.dark = draw & (1 << 32) == 0;
         self.ended(number);
         self.restart_later(number);
     }
@@ -436,10 +450,12 @@ impl World {
 
     fn ended(&mut self, number: usize) {
         info!(self.logger, "ends"; "machine" => number);
+        let ended = self.target(number);
         let machine = &mut self.machines[number];
         machine.epoch += 1;
         machine.paused_until = 0;
         machine.process = None;
+        self.hang_up(ended);
         self.answer_none(number);
     }
 
