@@ -46,6 +46,36 @@ fn a_killed_leader_is_replaced_and_follows_when_it_is_back() {
     cluster.assert_value(leader, "foo", "bar");
 }
 
+/// Nobody who waits for such a timeout leads in time.
+const NO_TIMEOUT: [&str; 4] = ["--election-timeout", "10m", "--request-timeout", "20s"];
+
+#[test]
+fn a_killed_leader_is_replaced_without_an_election_timeout() {
+    let mut cluster = Cluster::start_with(3, &NO_TIMEOUT);
+    let (leader, followers) = leader_and_followers(&cluster);
+    cluster.put(leader, "foo", "old");
+    cluster.node(leader).kill();
+    cluster.put(followers[0], "foo", "bar");
+    cluster.assert_value(followers[1], "foo", "bar");
+    let next = cluster.leader();
+    assert_ne!(next, leader);
+    // Another one, with the first as a voter that has just come back.
+    cluster.node(leader).start();
+    cluster.node(leader).wait_ready();
+    cluster.node(next).kill();
+    cluster.put(leader, "foo", "baz");
+    cluster.assert_value(cluster.others(leader)[0], "foo", "baz");
+}
+
+#[test]
+fn a_cluster_starts_and_restarts_without_an_election_timeout() {
+    let mut cluster = Cluster::start_with(3, &NO_TIMEOUT);
+    cluster.put(1, "foo", "bar");
+    cluster.kill_all();
+    cluster.start_all();
+    cluster.assert_value(2, "foo", "bar");
+}
+
 #[test]
 fn all_members_killed_at_once_lose_nothing() {
     let mut cluster = Cluster::start(3);

@@ -16,7 +16,7 @@ const STOP: Duration = Duration::from_secs(4);
 
 /// Stops the leader of three while clients write through the others.
 fn stop_the_leader(signal: Signal) {
-    // Without a handover nobody would even try to lead for 5 s, so a write that takes less proves one.
+    // A leader that nobody can do without is missed for as long as this.
     const ELECTION_TIMEOUT: Duration = Duration::from_secs(5);
     let flags = ["--election-timeout", "5s", "--request-timeout", "20s"];
     let mut cluster = Cluster::start_with(3, &flags);
@@ -71,6 +71,12 @@ fn stop_the_leader(signal: Signal) {
     assert!(
         slowest < ELECTION_TIMEOUT,
         "a write took {slowest:?}: no handover"
+    );
+    // Survivors would also do without a handover, but then it would have led to its end.
+    let said = cluster.nodes[&leader].last_log();
+    assert!(
+        said.contains("became follower, was: leader"),
+        "it said:\n{said}"
     );
     // It comes back as a follower with everything.
     cluster.node(leader).start();
