@@ -341,3 +341,26 @@ impl Events {
 pub fn encoded_bytes(messages: &[Message]) -> usize {
     messages.iter().map(|m| m.compute_size() as usize).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_comes_and_goes_fills_nothing_and_its_last_word_is_the_last() {
+        let inbox = Inbox::default();
+        for _ in 0..1_000 {
+            for peer in [2, 3] {
+                inbox.notice(Notice::Connected(peer));
+                inbox.notice(Notice::Unreachable(peer));
+                inbox.notice(Notice::Gone(peer));
+            }
+        }
+        inbox.notice(Notice::Connected(3));
+        let taken = inbox.take(Instant::now(), Held::default()).notices;
+        assert_eq!(taken.len(), 6, "{taken:?}");
+        let of = |peer| taken.iter().rfind(|n| n.reachability() == Some(peer));
+        assert!(matches!(of(2), Some(Notice::Gone(2))), "{taken:?}");
+        assert!(matches!(of(3), Some(Notice::Connected(3))), "{taken:?}");
+    }
+}

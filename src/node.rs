@@ -159,6 +159,8 @@ pub struct Node {
     /// Term and leader as of the last ready, and the role.
     leadership: (u64, u64),
     role: StateRole,
+    /// The newest term in which this node knows that reads are answered.
+    readable_term: u64,
     reached: Reached,
     haste: Option<Haste>,
     /// Index of a conf change that this leader proposed and that is not published.
@@ -240,6 +242,7 @@ impl Node {
             unapplied_bytes: 0,
             leadership: (hard_state.term, 0),
             role: StateRole::Follower,
+            readable_term: 0,
             reached: Some(BTreeSet::new()),
             haste: None,
             conf_change_in_flight: 0,

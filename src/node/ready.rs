@@ -61,6 +61,12 @@ impl Node {
             }
         }
         self.note_leadership(output);
+        let raft = &self.raw.raft;
+        if self.readable_term != raft.term && raft.leader_id != 0 && raft.commit_to_current_term() {
+            // What was asked before this leader had committed anything, raft-rs has dropped.
+            self.readable_term = raft.term;
+            self.reads.retry();
+        }
     }
 
     /// Messages go out now, unless they promise something that a crash must not break.

@@ -862,23 +862,24 @@ fn survivors_of_a_leader_that_is_gone_elect_one_of_them_within_ticks_and_one_ter
     for (size, killed) in [(3, 1), (3, 2), (3, 3), (5, 1), (5, 4)] {
         let mut cluster = Cluster::new(size);
         cluster.elect();
-        cluster.node(killed).campaign();
-        cluster.tick(12);
         while leader(&mut cluster) != killed {
             let current = cluster.elect();
             cluster.node(current).raw.transfer_leader(killed);
             cluster.tick(1);
         }
         let term = cluster.node(killed).raw.raft.term;
-        let follower = cluster.follower(killed);
-        // It is lost on its way to a leader that is no more.
+        // The highest id does not win, so it has to ask.
+        let follower = (1..=size).rfind(|id| *id != killed).unwrap();
+        // They are lost on their way to a leader that is no more.
         let mut outcome = cluster.put(follower, "a");
+        let mut read = cluster.read(follower);
         kill(&mut cluster, killed);
         cluster.tick(3);
         let next = leader(&mut cluster);
         assert!(next != 0 && next != killed, "no leader after 3 ticks");
         assert_eq!(cluster.node(next).raw.raft.term, term + 1);
         applied(&mut outcome);
+        assert_eq!(read.try_recv(), Ok(Some(Ok(()))));
     }
 }
 

@@ -1,7 +1,8 @@
 //! One lane to one peer: a bounded queue, and the task that writes it to the peer for as long as the peer is known.
 //!
 //! The task always tries to be connected, also with nothing to send: a refusal has to reach a removed member soon,
-//! and the first message after a pause shall not wait for a handshake.
+//! and the first message after a pause shall not wait for a handshake. A connection that breaks is made again at once: if
+//! the peer's host refuses that, the peer's process is gone, which is worth a notice, for it may have been the leader.
 
 use super::dial::{self, Failure};
 use super::handshake::{Lane, UPGRADE};
