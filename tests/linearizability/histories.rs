@@ -342,6 +342,26 @@ fn an_unknown_write_that_only_a_condition_names_counts() {
 }
 
 #[test]
+fn conditions_that_name_two_unknown_writes_may_see_them_in_either_order_of_calls() {
+    let failed = |etag| Output::ConditionFailed(Some(etag));
+    // Who was called first saw the later write.
+    good(&[
+        put((1, 2), "a", 5),
+        put_unknown(3, "b"),
+        put_unknown(4, "c"),
+        put_if((5, 20), "d", Condition::IfAbsent, failed(8)),
+        delete_if((6, 19), Condition::IfMatch(5), failed(7)),
+    ]);
+    bad(&[
+        put((1, 2), "a", 5),
+        put_unknown(3, "b"),
+        put_unknown(4, "c"),
+        put_if((5, 6), "d", Condition::IfAbsent, failed(8)),
+        delete_if((7, 8), Condition::IfMatch(5), failed(7)),
+    ]);
+}
+
+#[test]
 fn equal_values_are_told_apart_by_their_etags() {
     good(&[
         put_unknown(1, "same"),

@@ -332,7 +332,9 @@ impl<'a> Search<'a> {
             return (known == etag).then_some(state);
         }
         let tied = self.facts.open_etags.get(&etag)?;
-        let fits = etag > state.newest && tied.is_none_or(|tied| tied == value);
+        // Whoever names an ETag between would be left behind.
+        let next = self.next_named().is_none_or(|next| etag <= next);
+        let fits = next && etag > state.newest && tied.is_none_or(|tied| tied == value);
         fits.then_some(State {
             present: Some((value, Some(etag))),
             newest: etag,
