@@ -333,6 +333,13 @@ impl Transport {
         let mut peers = shared.peers();
         let before = shared.view.borrow().clone();
         let view = before.next(shared.me, members, joining);
+        if view.own_added_index != before.own_added_index {
+            // A joiner that has just been let in had nothing to say of itself when it connected, not even where it
+            // is. Whoever joins beside it has to hear that, or could never answer it.
+            for (_, peer) in peers.by_id.drain() {
+                peer.retire();
+            }
+        }
         shared.view.send_replace(Arc::new(view));
         shared.reconcile(&mut peers);
     }

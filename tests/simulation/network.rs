@@ -205,6 +205,12 @@ impl World {
         }
     }
 
+    /// A process has learned when and where it was added: it says so to everybody, on new connections.
+    pub fn introduce(&mut self, from: Target) {
+        self.network.links.retain(|_, link| link.from != from);
+        self.dial_all(from);
+    }
+
     /// A process has ended: those that were connected to it notice, unless the news can't reach them.
     pub fn hang_up(&mut self, ended: Target) {
         let broken = |link: &Link| link.to == ended;

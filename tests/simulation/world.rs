@@ -540,9 +540,13 @@ impl World {
     fn carry_out(&mut self, target: Target, output: Output) {
         let process = self.at(target);
         if let Some(members) = &output.members {
+            let before = process.life();
             process.set_members(members);
-            let joined = process.life() > 0;
-            self.machines[target.machine].joined |= joined;
+            let life = process.life();
+            self.machines[target.machine].joined |= life > 0;
+            if life != before {
+                self.introduce(target);
+            }
         }
         let process = self.at(target);
         if let Some(leader) = output.leader {

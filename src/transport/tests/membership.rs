@@ -42,6 +42,25 @@ async fn a_wiped_member_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_joiner_that_was_let_in_says_where_it_is_to_whoever_knew_it_before() {
+    let mut one = Peer::start(1).await;
+    let mut three = Peer::start_with(3, 300, 0, "127.0.0.1:0", limits()).await;
+    let mut four = Peer::start_with(4, 400, 0, "127.0.0.1:0", limits()).await;
+    let all = members(&[(1, &one, 1), (3, &three, 94), (4, &four, 117)]);
+    // Both wait to be let in, and the command line of the first one is older than the second.
+    let older = members(&[(3, &three, 1)]);
+    three.transport.set_members(&older, true);
+    four.transport.set_members(&all, true);
+    until_connected(&four, &mut three).await;
+    one.transport.set_members(&all, false);
+    until_connected(&four, &mut one).await;
+    // The second one is let in, and may lead while the first one still waits.
+    four.transport.set_members(&all, false);
+    until_connected(&three, &mut four).await;
+    until_connected(&four, &mut three).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_clusters_refuse_each_other() {
     let mut one = Peer::start_with(1, 100, 0xaaaa, "127.0.0.1:0", limits()).await;
     let mut two = Peer::start_with(2, 200, 0xbbbb, "127.0.0.1:0", limits()).await;
