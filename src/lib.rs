@@ -21,8 +21,8 @@
 //! each command with its reply; [`apply`] changes the [`store`] and answers.
 //!
 //! Four rules keep it one-way: the reply travels with the data; a snapshot or a read is a marker in the commit channel,
-//! whose position is its index; the node does no waiting and owns no clock, thread, socket or file; one thread writes
-//! the store.
+//! whose position is its index; the node does no waiting and owns no clock, thread, socket or file; one place writes
+//! the store, one batch at a time.
 //!
 //! # Words and watermarks
 //!
