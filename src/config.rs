@@ -128,6 +128,12 @@ pub const SNAPSHOT_BLOCK_BYTES: usize = 256 << 10;
 /// hundreds of megabytes.
 pub const SNAPSHOT_SYNC_BYTES: u64 = 16 << 20;
 
+// ---- the map ----
+
+/// A key and its value lie in one allocation up to this size, and a GET copies the value; beyond it the value lies apart,
+/// and a GET shares it.
+pub const SMALL_BYTES_MAX: usize = 4 << 10;
+
 // ---- transport ----
 
 /// Frames between peers are at most this long, so that a length field can't make a receiver allocate without bound.

@@ -1,36 +1,40 @@
 //! The map: every key with its value and the index of the entry that wrote it.
 //!
-//! It stands at the end of the commit channel. One thread, the apply thread, calls [`Store::apply`],
-//! [`Store::freeze`] and [`Store::replace`]; any number of threads call [`Store::get`].
+//! It stands at the end of the commit channel. One thread at a time, the apply thread or the raft loop in its stead,
+//! calls [`Store::apply`]; the apply thread calls [`Store::freeze`] and [`Store::replace`]; any number of threads call
+//! [`Store::get`].
 //!
 //! The map is cut into shards of `RwLock<Arc<table>>`. A snapshot takes a clone of every `Arc` between two batches, in
 //! microseconds, and is written from those clones while applies go on: the first later write to a shard copies that
-//! shard's table once, and only then do the two differ.
+//! shard's table once, and only then do the two differ. The copy shares the entries (see `store/entry.rs`): who lets go
+//! of one last frees it.
 //!
 //! Invariants: the value of a key and its index are read together, so an ETag never belongs to another value; a table
-//! that a [`Frozen`] holds is never changed; a reader never waits for the copy of a table, nor for the disk.
+//! that a [`Frozen`] holds is never changed, nor is an entry in it; a reader never waits for the copy of a table, nor
+//! for the copy of a large value, nor for the disk. It does wait while the table of its shard grows, which is seldom: in
+//! place, it takes no second reference to every entry.
+
+mod entry;
 
 use crate::command::{Command, Etags, Kind};
 use crate::config;
 use crate::proposal::Outcome;
 use bytes::Bytes;
-use std::array;
-use std::collections::HashMap;
+use entry::Entry;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as Place;
 use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::BuildHasher as _;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Few enough that a freeze is cheap, enough that the copy of one shard's table is short: with ten million keys a
-/// shard has 40,000 of them.
-const SHARDS: usize = 256;
+/// shard has 5,000 of them, and its copy takes 200 us, as each of its entries is counted up.
+const SHARDS: usize = 2048;
 
-/// Keys are `Arc`s so that copying a table costs no allocation a key.
-///
-/// Hashed by the standard library's SipHash with a random key: clients choose the keys, so an unkeyed hash would let
-/// one of them slow down all; and its 20 ns for a short key don't show beside the 10 us of a request.
-type Table = HashMap<Arc<[u8]>, Value, RandomState>;
+/// The entries of one shard, found by the hash of their key.
+type Table = HashTable<Entry>;
 
 /// What a key stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,30 +47,58 @@ pub struct Value {
 
 /// The map of this node.
 pub struct Store {
-    /// The same for all shards and for every map that replaces this one: it selects the shard and serves the tables.
-    hasher: RandomState,
-    shards: [Shard; SHARDS],
+    /// The same for all shards and for every map that replaces this one.
+    hasher: KeyHasher,
+    shards: Box<[Shard]>,
     /// Counted by the one writer; readers may see them a moment late.
     keys: AtomicU64,
     bytes: AtomicU64,
 }
+
+/// Hashes a key once, for its shard and for the table.
+///
+/// By the standard library's SipHash with a random key: clients choose the keys, so an unkeyed hash would let one of
+/// them slow down all.
+#[derive(Clone)]
+struct KeyHasher(RandomState);
 
 /// A cache line of its own, so that readers of neighbouring shards don't slow each other.
 #[repr(align(64))]
 struct Shard(RwLock<Arc<Table>>);
 
 /// The map as it was at one index, for the writer of a snapshot. Holding it costs the copies of the tables that are
-/// written meanwhile, so let go of it soon.
+/// written meanwhile and the entries that are replaced, so let go of it soon.
 pub struct Frozen {
     tables: Vec<Arc<Table>>,
 }
 
 /// A map that is being filled from a snapshot, off to the side of the one that is read.
 pub struct Restore {
-    hasher: RandomState,
+    hasher: KeyHasher,
     tables: Vec<Table>,
     keys: u64,
     bytes: u64,
+}
+
+/// A command on its way into a table.
+struct Change<'a> {
+    hasher: &'a KeyHasher,
+    hash: u64,
+    command: &'a Command,
+    index: u64,
+    /// What a put of a large value stores: made before the shard is locked.
+    large: Option<Entry>,
+}
+
+/// What became of it.
+struct Changed {
+    outcome: Outcome,
+    /// Values that are there now and were not before: -1, 0 or 1.
+    keys: i64,
+    /// Likewise the bytes of keys and values.
+    bytes: i64,
+    /// What was in its place: to be freed with the shard's lock released.
+    previous: Option<Entry>,
 }
 
 impl Default for Store {
@@ -78,12 +110,13 @@ impl Default for Store {
 impl Store {
     /// An empty map.
     pub fn new() -> Store {
-        let hasher = RandomState::new();
+        // One for all: the first write to a shard copies it.
+        let empty = Arc::new(Table::new());
         Store {
-            shards: array::from_fn(|_| {
-                Shard(RwLock::new(Arc::new(Table::with_hasher(hasher.clone()))))
-            }),
-            hasher,
+            hasher: KeyHasher(RandomState::new()),
+            shards: (0..SHARDS)
+                .map(|_| Shard(RwLock::new(Arc::clone(&empty))))
+                .collect(),
             keys: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         }
@@ -91,58 +124,42 @@ impl Store {
 
     /// The value of a key, at once, as the map is now. Whoever wants a linearizable answer asks the node first.
     pub fn get(&self, key: &[u8]) -> Option<Value> {
-        self.shard(key).read().get(key).cloned()
+        let hash = self.hasher.hash(key);
+        find(&self.shards[shard_of(hash)].read(), hash, key).map(Entry::value)
     }
 
-    /// Applies a write at the index of its entry. Only the apply thread calls it, in log order.
+    /// Applies a write at the index of its entry. One thread at a time calls it, in log order.
     ///
     /// Its conditions are decided here and nowhere else, so that every member decides alike. Key and value are copied
     /// out of the entry unless the value is large: a slice would keep the whole frame alive that brought it.
     pub fn apply(&self, command: &Command, index: u64) -> Outcome {
-        let shard = self.shard(&command.key);
-        let current = shard.read().get(&*command.key).map(|value| value.index);
-        if !holds(command, current) {
-            return Outcome::ConditionFailed { current };
-        }
-        let key_bytes = command.key.len() as u64;
-        let previous = match command.kind {
+        let (key, value) = (&*command.key, &command.value);
+        let large = match command.kind {
             Kind::Put => {
-                let bytes = own(&command.value);
-                self.bytes
-                    .fetch_add(key_bytes + bytes.len() as u64, Ordering::Relaxed);
-                let value = Value { index, bytes };
-                let previous = match current {
-                    // The key that is there is kept: only the value is new.
-                    Some(_) => shard.write(|table| {
-                        table
-                            .get_mut(&*command.key)
-                            .map(|slot| std::mem::replace(slot, value))
-                    }),
-                    None => {
-                        let key: Arc<[u8]> = Arc::from(&*command.key);
-                        shard.write(|table| table.insert(key, value))
-                    }
-                };
-                if previous.is_none() {
-                    self.keys.fetch_add(1, Ordering::Relaxed);
-                }
-                previous
+                (!Entry::is_small(key, value)).then(|| Entry::large(key, index, own(value)))
             }
-            // What is absent already needs no write, and so no copy of a frozen table.
-            Kind::Delete if current.is_none() => None,
-            Kind::Delete => {
-                self.keys.fetch_sub(1, Ordering::Relaxed);
-                shard.write(|table| table.remove(&*command.key))
-            }
+            Kind::Delete => None,
             Kind::AddMember | Kind::PromoteMember | Kind::RemoveMember | Kind::SettleRemoval => {
                 panic!("{:?} is no command on the map", command.kind)
             }
         };
-        if let Some(previous) = previous {
-            self.bytes
-                .fetch_sub(key_bytes + previous.bytes.len() as u64, Ordering::Relaxed);
+        let hash = self.hasher.hash(key);
+        let change = Change {
+            hasher: &self.hasher,
+            hash,
+            command,
+            index,
+            large,
+        };
+        let changed = self.shards[shard_of(hash)].change(change);
+        // A write of the same length, which is the usual one, leaves the counters' cache line alone.
+        for (counter, by) in [(&self.keys, changed.keys), (&self.bytes, changed.bytes)] {
+            if by != 0 {
+                counter.fetch_add(by.cast_unsigned(), Ordering::Relaxed);
+            }
         }
-        Outcome::Applied { index }
+        drop(changed.previous);
+        changed.outcome
     }
 
     /// The map as it is now. Only the apply thread calls it, between two entries.
@@ -155,10 +172,8 @@ impl Store {
     /// Begins to fill a new map, which [`Store::replace`] then puts in the place of this one.
     pub fn begin_restore(&self) -> Restore {
         Restore {
-            tables: (0..SHARDS)
-                .map(|_| Table::with_hasher(self.hasher.clone()))
-                .collect(),
             hasher: self.hasher.clone(),
+            tables: (0..SHARDS).map(|_| Table::new()).collect(),
             keys: 0,
             bytes: 0,
         }
@@ -193,10 +208,6 @@ impl Store {
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
-
-    fn shard(&self, key: &[u8]) -> &Shard {
-        &self.shards[shard_of(&self.hasher, key)]
-    }
 }
 
 impl fmt::Debug for Store {
@@ -219,17 +230,98 @@ impl Shard {
             .expect("a thread panicked while it held a shard of the map")
     }
 
-    fn write<R>(&self, change: impl FnOnce(&mut Table) -> R) -> R {
-        let table = Arc::clone(&self.read());
-        // Two are this shard's and the one just taken; more mean a snapshot holds it.
-        if Arc::strong_count(&table) > 2 {
-            // Copied with no lock held, so that readers go on.
-            let copy = Arc::new(Table::clone(&table));
-            *self.lock() = copy;
+    fn change(&self, change: Change) -> Changed {
+        let mut current = self.lock();
+        if let Some(table) = Arc::get_mut(&mut current) {
+            return change.make(table);
         }
-        drop(table);
-        // Nobody but the thread that is here freezes, so this copies nothing any more.
-        change(Arc::make_mut(&mut self.lock()))
+        // A snapshot holds the table. It is copied, and the copy changed, with no lock held, so that readers go on. No
+        // other thread writes meanwhile.
+        drop(current);
+        let frozen = Arc::clone(&self.read());
+        let found = find(&frozen, change.hash, &change.command.key);
+        if let Some(outcome) = change.nothing_to_do(found.map(Entry::index)) {
+            return Changed::nothing(outcome);
+        }
+        let mut table = Table::clone(&frozen);
+        let changed = change.make(&mut table);
+        let table = Arc::new(table);
+        // This is not the end of the old table: `frozen` is still there.
+        *self.lock() = table;
+        changed
+    }
+}
+
+impl Change<'_> {
+    /// The outcome, if it changes nothing: its condition does not hold against the index of the key's value, or what
+    /// it deletes is absent already.
+    fn nothing_to_do(&self, current: Option<u64>) -> Option<Outcome> {
+        if !holds(self.command, current) {
+            Some(Outcome::ConditionFailed { current })
+        } else if self.command.kind == Kind::Delete && current.is_none() {
+            Some(Outcome::Applied { index: self.index })
+        } else {
+            None
+        }
+    }
+
+    /// Decides the conditions and changes the table, with one lookup.
+    fn make(self, table: &mut Table) -> Changed {
+        let key = &*self.command.key;
+        let found = table.find_entry(self.hash, |entry| entry.key() == key);
+        let current = found.as_ref().ok().map(|place| place.get().index());
+        if let Some(outcome) = self.nothing_to_do(current) {
+            return Changed::nothing(outcome);
+        }
+        let mut changed = Changed::nothing(Outcome::Applied { index: self.index });
+        let value = &*self.command.value;
+        let size = |value: &[u8]| (key.len() + value.len()) as i64;
+        let new =
+            |large: Option<Entry>| large.unwrap_or_else(|| Entry::new(key, self.index, value));
+        match found {
+            Ok(place) if self.command.kind == Kind::Delete => {
+                let (previous, _) = place.remove();
+                changed.keys = -1;
+                changed.bytes = -size(previous.parts().2);
+                changed.previous = Some(previous);
+            }
+            Ok(mut place) => {
+                changed.bytes = size(value) - size(place.get().parts().2);
+                if self.large.is_some() || !place.get_mut().overwrite(self.index, value) {
+                    let entry = new(self.large);
+                    changed.previous = Some(std::mem::replace(place.get_mut(), entry));
+                }
+            }
+            Err(absent) => {
+                let entry = new(self.large);
+                changed.keys = 1;
+                changed.bytes = size(value);
+                absent
+                    .into_table()
+                    .insert_unique(self.hash, entry, |entry| self.hasher.hash(entry.key()));
+            }
+        }
+        changed
+    }
+}
+
+impl Changed {
+    fn nothing(outcome: Outcome) -> Changed {
+        Changed {
+            outcome,
+            keys: 0,
+            bytes: 0,
+            previous: None,
+        }
+    }
+}
+
+impl KeyHasher {
+    fn hash(&self, key: &[u8]) -> u64 {
+        let mut hasher = self.0.build_hasher();
+        // Not `Hash`, which would write the length too: it tells keys apart only where more than one is hashed.
+        hasher.write(key);
+        hasher.finish()
     }
 }
 
@@ -239,7 +331,7 @@ impl Frozen {
         self.tables
             .iter()
             .flat_map(|table| table.iter())
-            .map(|(key, value)| (&**key, value.index, &*value.bytes))
+            .map(Entry::parts)
     }
 
     /// A hash of all keys, indexes and values, the same on every member and in every process that holds the same.
@@ -272,20 +364,35 @@ impl fmt::Debug for Frozen {
 impl Restore {
     /// Adds an entry; of two with the same key the later one stays.
     pub fn insert(&mut self, key: &[u8], index: u64, value: &[u8]) {
-        let table = &mut self.tables[shard_of(&self.hasher, key)];
-        let bytes = Bytes::copy_from_slice(value);
+        let hash = self.hasher.hash(key);
+        let entry = Entry::new(key, index, value);
         self.bytes += (key.len() + value.len()) as u64;
-        match table.insert(Arc::from(key), Value { index, bytes }) {
-            None => self.keys += 1,
-            Some(previous) => self.bytes -= (key.len() + previous.bytes.len()) as u64,
+        let place = self.tables[shard_of(hash)].entry(
+            hash,
+            |entry| entry.key() == key,
+            |entry| self.hasher.hash(entry.key()),
+        );
+        match place {
+            Place::Vacant(place) => {
+                place.insert(entry);
+                self.keys += 1;
+            }
+            Place::Occupied(mut place) => {
+                let previous = std::mem::replace(place.get_mut(), entry);
+                self.bytes -= (key.len() + previous.parts().2.len()) as u64;
+            }
         }
     }
 }
 
 /// The tables look at the lowest and the seven highest bits of the same hash, so the shard takes others: keys of one
 /// shard would otherwise all collide in its table.
-fn shard_of(hasher: &RandomState, key: &[u8]) -> usize {
-    (hasher.hash_one(key) >> 40) as usize % SHARDS
+fn shard_of(hash: u64) -> usize {
+    (hash >> 40) as usize % SHARDS
+}
+
+fn find<'a>(table: &'a Table, hash: u64, key: &[u8]) -> Option<&'a Entry> {
+    table.find(hash, |entry| entry.key() == key)
 }
 
 /// Of its own and not the standard library's, whose algorithm may change from one build to the next: members of
@@ -333,7 +440,7 @@ fn holds(command: &Command, current: Option<u64>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     fn put(key: &[u8], value: &[u8]) -> Command {
         let mut command = Command::new();
@@ -459,7 +566,7 @@ mod tests {
         let store = Store::new();
         store.apply(&put(b"a", b"1"), 1);
         let frozen = store.freeze();
-        let shard = shard_of(&store.hasher, b"a");
+        let shard = shard_of(store.hasher.hash(b"a"));
         store.apply(&put(b"a", b"2"), 2);
         let copied = Arc::as_ptr(&store.shards[shard].read());
         assert_ne!(copied, Arc::as_ptr(&frozen.tables[shard]));
@@ -565,12 +672,113 @@ mod tests {
 
     #[test]
     fn keys_are_spread_over_shards_and_within_them() {
-        let hasher = RandomState::new();
+        let hasher = KeyHasher(RandomState::new());
         let mut counts = [0; SHARDS];
-        for i in 0..25_600_u64 {
-            counts[shard_of(&hasher, &i.to_be_bytes())] += 1;
+        for i in 0..100 * SHARDS as u64 {
+            counts[shard_of(hasher.hash(&i.to_be_bytes()))] += 1;
         }
         assert!(counts.iter().all(|n| (20..300).contains(n)), "{counts:?}");
+        // What a table goes by first, the lowest bits, still differs between keys of one shard.
+        let of_one_shard = (0..).map(|i: u64| hasher.hash(&i.to_be_bytes()));
+        let lowest: BTreeSet<u64> = of_one_shard
+            .filter(|hash| shard_of(*hash) == 0)
+            .take(100)
+            .map(|hash| hash % 1024)
+            .collect();
+        assert!(lowest.len() > 70, "{} of 100", lowest.len());
+    }
+
+    #[test]
+    fn a_value_may_change_between_small_and_large() {
+        let store = Store::new();
+        let lengths = [
+            0,
+            1,
+            config::SMALL_BYTES_MAX - 1,
+            config::SMALL_BYTES_MAX,
+            config::ENTRY_BYTES_MAX,
+            config::ENTRY_BYTES_MAX + 1,
+        ];
+        let mut index = 0;
+        for first in lengths {
+            for second in lengths {
+                for length in [first, second] {
+                    index += 1;
+                    let value = vec![index as u8; length];
+                    store.apply(&put(b"k", &value), index);
+                    let read = store.get(b"k").unwrap();
+                    assert_eq!((read.index, &*read.bytes), (index, &*value));
+                    assert_eq!((store.len(), store.bytes()), (1, 1 + length as u64));
+                }
+            }
+        }
+        // A key beyond what the head of a small entry can tell.
+        let long = vec![b'l'; 70_000];
+        store.apply(&put(&long, b"v"), 99);
+        assert_eq!(&*store.get(&long).unwrap().bytes, b"v");
+        store.apply(&delete(&long), 100);
+        store.apply(&delete(b"k"), 101);
+        assert_eq!((store.len(), store.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn a_value_that_was_read_stays_as_it_was_read() {
+        for length in [8, config::SMALL_BYTES_MAX + 1] {
+            let store = Store::new();
+            store.apply(&put(b"k", &vec![1; length]), 1);
+            let read = store.get(b"k").unwrap();
+            store.apply(&put(b"k", &vec![2; length]), 2);
+            assert_eq!((read.index, &*read.bytes), (1, &*vec![1; length]));
+        }
+    }
+
+    #[test]
+    fn what_changes_nothing_copies_no_frozen_table() {
+        let store = Store::new();
+        store.apply(&put(b"a", b"1"), 1);
+        let frozen = store.freeze();
+        let mut refused = put(b"a", b"2");
+        refused.if_match = Some(indexes(&[9])).into();
+        let current = Some(1);
+        assert_eq!(
+            store.apply(&refused, 2),
+            Outcome::ConditionFailed { current }
+        );
+        for i in 0..100_u64 {
+            store.apply(&delete(&i.to_be_bytes()), 3 + i);
+        }
+        for (shard, table) in store.shards.iter().zip(&frozen.tables) {
+            assert!(Arc::ptr_eq(table, &shard.read()));
+        }
+    }
+
+    #[test]
+    fn an_entry_is_freed_by_whoever_holds_it_last() {
+        let holders = |store: &Store| {
+            let hash = store.hasher.hash(b"a");
+            find(&store.shards[shard_of(hash)].read(), hash, b"a")
+                .unwrap()
+                .holders()
+        };
+        let store = Store::new();
+        store.apply(&put(b"a", b"1"), 1);
+        // Another key of the same shard: its table is copied, with `a` in it.
+        let of = |key: &[u8]| shard_of(store.hasher.hash(key));
+        let other = (0_u64..)
+            .map(|i| i.to_be_bytes())
+            .find(|key| of(key) == of(b"a"))
+            .unwrap();
+        let frozen = store.freeze();
+        assert_eq!(holders(&store), 1);
+        store.apply(&put(&other, b"x"), 2);
+        assert_eq!(holders(&store), 2);
+        let again = store.freeze();
+        store.apply(&delete(&other), 3);
+        assert_eq!(holders(&store), 3);
+        drop(frozen);
+        assert_eq!(holders(&store), 2);
+        drop(again);
+        assert_eq!(holders(&store), 1);
     }
 
     #[test]

@@ -1,0 +1,152 @@
+//! One key of the map, with its index and value, in one allocation.
+//!
+//! A lookup compares the key and mostly wants the value: both lie side by side, so it misses the cache once for them. A
+//! table holds 16 bytes an entry, and its copy shares the entries.
+//!
+//! | bytes of a small entry | field |
+//! |---|---|
+//! | 8 | index, little-endian |
+//! | 2 | length *n* of the key, little-endian |
+//! | *n* | key |
+//! | | value |
+//!
+//! Invariants: an entry that another table shares is never changed; which of the two forms an entry has depends on its
+//! size alone.
+
+use super::Value;
+use crate::config;
+use bytes::Bytes;
+use std::iter;
+use std::sync::Arc;
+
+const INDEX_BYTES: usize = 8;
+const HEAD_BYTES: usize = INDEX_BYTES + 2;
+
+/// A key with its index and value. A clone shares them.
+#[derive(Clone)]
+pub(super) enum Entry {
+    Small(Arc<[u8]>),
+    /// Its value may be a slice of the frame that brought it, and a reader shares it.
+    Large(Arc<Large>),
+}
+
+pub(super) struct Large {
+    index: u64,
+    key: Box<[u8]>,
+    value: Bytes,
+}
+
+// The compiler keeps the form in what the pointer can't be. A table would grow by a half if it did not.
+const _: () = assert!(size_of::<Entry>() == 2 * size_of::<usize>());
+// The length of a small entry's key has two bytes.
+const _: () = assert!(config::SMALL_BYTES_MAX <= u16::MAX as usize);
+
+impl Entry {
+    /// Copies key and value.
+    pub(super) fn new(key: &[u8], index: u64, value: &[u8]) -> Entry {
+        if Entry::is_small(key, value) {
+            Entry::small(key, index, value)
+        } else {
+            Entry::large(key, index, Bytes::copy_from_slice(value))
+        }
+    }
+
+    /// Whether key and value go into one allocation.
+    pub(super) fn is_small(key: &[u8], value: &[u8]) -> bool {
+        key.len() + value.len() <= config::SMALL_BYTES_MAX
+    }
+
+    fn small(key: &[u8], index: u64, value: &[u8]) -> Entry {
+        // To fill zeros took less time than to collect the parts elsewhere and copy them.
+        let mut bytes: Arc<[u8]> =
+            iter::repeat_n(0, HEAD_BYTES + key.len() + value.len()).collect();
+        let fill = Arc::get_mut(&mut bytes).expect("what was just made has one owner");
+        let (head, rest) = fill.split_at_mut(HEAD_BYTES);
+        head[..INDEX_BYTES].copy_from_slice(&index.to_le_bytes());
+        head[INDEX_BYTES..].copy_from_slice(&(key.len() as u16).to_le_bytes());
+        let (key_place, value_place) = rest.split_at_mut(key.len());
+        key_place.copy_from_slice(key);
+        value_place.copy_from_slice(value);
+        Entry::Small(bytes)
+    }
+
+    /// Copies the key and takes the value.
+    pub(super) fn large(key: &[u8], index: u64, value: Bytes) -> Entry {
+        Entry::Large(Arc::new(Large {
+            index,
+            key: Box::from(key),
+            value,
+        }))
+    }
+
+    /// Gives a small entry a new index and a new value of the same length, in place. Does nothing and answers no when
+    /// the length is another, or another table shares the entry.
+    pub(super) fn overwrite(&mut self, index: u64, value: &[u8]) -> bool {
+        let Entry::Small(bytes) = self else {
+            return false;
+        };
+        let start = HEAD_BYTES + key_len(bytes);
+        if bytes.len() - start != value.len() {
+            return false;
+        }
+        let Some(bytes) = Arc::get_mut(bytes) else {
+            return false;
+        };
+        bytes[..INDEX_BYTES].copy_from_slice(&index.to_le_bytes());
+        bytes[start..].copy_from_slice(value);
+        true
+    }
+
+    /// Key, index and value.
+    pub(super) fn parts(&self) -> (&[u8], u64, &[u8]) {
+        match self {
+            Entry::Small(bytes) => {
+                let (key, value) = bytes[HEAD_BYTES..].split_at(key_len(bytes));
+                (key, small_index(bytes), value)
+            }
+            Entry::Large(large) => (&large.key, large.index, &large.value),
+        }
+    }
+
+    /// The key.
+    pub(super) fn key(&self) -> &[u8] {
+        self.parts().0
+    }
+
+    /// The index of the entry of the log that wrote it.
+    pub(super) fn index(&self) -> u64 {
+        self.parts().1
+    }
+
+    /// What a reader gets: a copy of a small value, so that its traffic does not touch the entry, a share of a large
+    /// one.
+    pub(super) fn value(&self) -> Value {
+        let (_, index, value) = self.parts();
+        let bytes = match self {
+            Entry::Small(_) => Bytes::copy_from_slice(value),
+            Entry::Large(large) => large.value.clone(),
+        };
+        Value { index, bytes }
+    }
+
+    /// How many tables hold it.
+    #[cfg(test)]
+    pub(super) fn holders(&self) -> usize {
+        match self {
+            Entry::Small(bytes) => Arc::strong_count(bytes),
+            Entry::Large(large) => Arc::strong_count(large),
+        }
+    }
+}
+
+fn small_index(bytes: &[u8]) -> u64 {
+    let head = bytes.first_chunk::<INDEX_BYTES>();
+    u64::from_le_bytes(*head.expect("an entry begins with its index"))
+}
+
+fn key_len(bytes: &[u8]) -> usize {
+    usize::from(u16::from_le_bytes([
+        bytes[INDEX_BYTES],
+        bytes[INDEX_BYTES + 1],
+    ]))
+}
