@@ -110,11 +110,16 @@ impl Default for Store {
 impl Store {
     /// An empty map.
     pub fn new() -> Store {
+        Store::with_shards(SHARDS)
+    }
+
+    /// An empty map of so many shards. A simulation has few keys and looks at all of them after each step.
+    pub fn with_shards(shards: usize) -> Store {
         // One for all: the first write to a shard copies it.
         let empty = Arc::new(Table::new());
         Store {
             hasher: KeyHasher(RandomState::new()),
-            shards: (0..SHARDS)
+            shards: (0..shards)
                 .map(|_| Shard(RwLock::new(Arc::clone(&empty))))
                 .collect(),
             keys: AtomicU64::new(0),
@@ -125,7 +130,7 @@ impl Store {
     /// The value of a key, at once, as the map is now. Whoever wants a linearizable answer asks the node first.
     pub fn get(&self, key: &[u8]) -> Option<Value> {
         let hash = self.hasher.hash(key);
-        find(&self.shards[shard_of(hash)].read(), hash, key).map(Entry::value)
+        find(&self.shard(hash).read(), hash, key).map(Entry::value)
     }
 
     /// Applies a write at the index of its entry. One thread at a time calls it, in log order.
@@ -151,7 +156,7 @@ impl Store {
             index,
             large,
         };
-        let changed = self.shards[shard_of(hash)].change(change);
+        let changed = self.shard(hash).change(change);
         // A write of the same length, which is the usual one, leaves the counters' cache line alone.
         for (counter, by) in [(&self.keys, changed.keys), (&self.bytes, changed.bytes)] {
             if by != 0 {
@@ -173,7 +178,7 @@ impl Store {
     pub fn begin_restore(&self) -> Restore {
         Restore {
             hasher: self.hasher.clone(),
-            tables: (0..SHARDS).map(|_| Table::new()).collect(),
+            tables: self.shards.iter().map(|_| Table::new()).collect(),
             keys: 0,
             bytes: 0,
         }
@@ -192,6 +197,10 @@ impl Store {
         }
         self.keys.store(restore.keys, Ordering::Relaxed);
         self.bytes.store(restore.bytes, Ordering::Relaxed);
+    }
+
+    fn shard(&self, hash: u64) -> &Shard {
+        &self.shards[shard_of(hash, self.shards.len())]
     }
 
     /// Number of keys.
@@ -367,7 +376,8 @@ impl Restore {
         let hash = self.hasher.hash(key);
         let entry = Entry::new(key, index, value);
         self.bytes += (key.len() + value.len()) as u64;
-        let place = self.tables[shard_of(hash)].entry(
+        let shard = shard_of(hash, self.tables.len());
+        let place = self.tables[shard].entry(
             hash,
             |entry| entry.key() == key,
             |entry| self.hasher.hash(entry.key()),
@@ -387,8 +397,8 @@ impl Restore {
 
 /// The tables look at the lowest and the seven highest bits of the same hash, so the shard takes others: keys of one
 /// shard would otherwise all collide in its table.
-fn shard_of(hash: u64) -> usize {
-    (hash >> 40) as usize % SHARDS
+fn shard_of(hash: u64, shards: usize) -> usize {
+    (hash >> 40) as usize % shards
 }
 
 fn find<'a>(table: &'a Table, hash: u64, key: &[u8]) -> Option<&'a Entry> {
@@ -566,7 +576,7 @@ mod tests {
         let store = Store::new();
         store.apply(&put(b"a", b"1"), 1);
         let frozen = store.freeze();
-        let shard = shard_of(store.hasher.hash(b"a"));
+        let shard = shard_of(store.hasher.hash(b"a"), SHARDS);
         store.apply(&put(b"a", b"2"), 2);
         let copied = Arc::as_ptr(&store.shards[shard].read());
         assert_ne!(copied, Arc::as_ptr(&frozen.tables[shard]));
@@ -675,13 +685,13 @@ mod tests {
         let hasher = KeyHasher(RandomState::new());
         let mut counts = [0; SHARDS];
         for i in 0..100 * SHARDS as u64 {
-            counts[shard_of(hasher.hash(&i.to_be_bytes()))] += 1;
+            counts[shard_of(hasher.hash(&i.to_be_bytes()), SHARDS)] += 1;
         }
         assert!(counts.iter().all(|n| (20..300).contains(n)), "{counts:?}");
         // What a table goes by first, the lowest bits, still differs between keys of one shard.
         let of_one_shard = (0..).map(|i: u64| hasher.hash(&i.to_be_bytes()));
         let lowest: BTreeSet<u64> = of_one_shard
-            .filter(|hash| shard_of(*hash) == 0)
+            .filter(|hash| shard_of(*hash, SHARDS) == 0)
             .take(100)
             .map(|hash| hash % 1024)
             .collect();
@@ -756,14 +766,14 @@ mod tests {
     fn an_entry_is_freed_by_whoever_holds_it_last() {
         let holders = |store: &Store| {
             let hash = store.hasher.hash(b"a");
-            find(&store.shards[shard_of(hash)].read(), hash, b"a")
+            find(&store.shard(hash).read(), hash, b"a")
                 .unwrap()
                 .holders()
         };
         let store = Store::new();
         store.apply(&put(b"a", b"1"), 1);
         // Another key of the same shard: its table is copied, with `a` in it.
-        let of = |key: &[u8]| shard_of(store.hasher.hash(key));
+        let of = |key: &[u8]| shard_of(store.hasher.hash(key), SHARDS);
         let other = (0_u64..)
             .map(|i| i.to_be_bytes())
             .find(|key| of(key) == of(b"a"))

@@ -113,7 +113,7 @@ impl Process {
         let disk = Arc::new(launch.disk.clone());
         let opened =
             storage::open_with(disk, dir, launch.id, launch.start, launch.options, &logger)?;
-        let store = Store::new();
+        let store = Store::with_shards(8);
         if let Some(meta) = &opened.recovered.snapshot {
             apply::load(&store, &opened.snapshots, meta, &logger)?;
         }
