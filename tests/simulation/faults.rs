@@ -144,19 +144,15 @@ impl World {
             }
             _ if !running => {}
             Kind::PowerLoss => self.power_off(place),
-            Kind::CrashAtOperation | Kind::FailedOperation => {
-                let fault = match (kind, self.random.below(2)) {
-                    (Kind::FailedOperation, _) => Fault::Fail,
-                    (_, 0) => Fault::CrashBefore,
-                    _ => Fault::CrashAfter,
-                };
+            Kind::CrashAtOperation => {
+                self.crash_at_operation(place);
+                self.machines[place].crashes_ahead = self.random.below(4);
+            }
+            Kind::FailedOperation => {
                 let ahead = self.random.between(1, 60);
                 let disk = &self.machines[place].disk;
-                disk.inject(disk.operations() + ahead, fault);
-                self.count(match fault {
-                    Fault::Fail => "operations that fail",
-                    _ => "operations that crash",
-                });
+                disk.inject(disk.operations() + ahead, Fault::Fail);
+                self.count("operations that fail");
             }
             Kind::FullDisk => {
                 let free = self.random.below(20 << 10);
@@ -193,6 +189,18 @@ impl World {
                 }
             }
         }
+    }
+
+    /// The power goes at one of the next operations of this machine's disk.
+    pub fn crash_at_operation(&mut self, place: usize) {
+        let fault = match self.random.below(2) {
+            0 => Fault::CrashBefore,
+            _ => Fault::CrashAfter,
+        };
+        let ahead = self.random.between(1, 60);
+        let disk = &self.machines[place].disk;
+        disk.inject(disk.operations() + ahead, fault);
+        self.count("operations that crash");
     }
 
     fn cut(&mut self, name: &'static str, apart: impl Fn(usize, usize) -> bool) {
@@ -242,6 +250,7 @@ impl World {
         }
         for machine in &mut self.machines {
             machine.disk.clear_faults();
+            machine.crashes_ahead = 0;
             machine.paused_until = 0;
         }
         for place in 0..self.machines.len() {

@@ -146,6 +146,8 @@ pub struct Machine {
     /// It has learned when it was added.
     pub joined: bool,
     pub full: bool,
+    /// So many of its next starts end in another crash: what a crash left behind is what the next one meets.
+    pub crashes_ahead: u64,
     /// It is without power: not even its host answers.
     pub dark: bool,
     tick: u64,
@@ -245,6 +247,7 @@ impl World {
             ready: !join,
             joined: !join,
             full: false,
+            crashes_ahead: 0,
             dark: false,
             tick: self.random.between(16 * MILLISECOND, 24 * MILLISECOND),
             sync: self.random.between(50, 3 * MILLISECOND),
@@ -374,6 +377,11 @@ impl World {
         if machine.process.is_some() || machine.retired || !machine.ready {
             return;
         }
+        if machine.crashes_ahead > 0 {
+            machine.crashes_ahead -= 1;
+            self.crash_at_operation(number);
+        }
+        let machine = &mut self.machines[number];
         machine.epoch += 1;
         let start = match machine.join {
             true => Start::Join,
