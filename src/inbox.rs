@@ -263,19 +263,18 @@ impl Inbox {
     pub fn take(&self, deadline: Instant, held: Held) -> Events {
         let mut events = self.lock();
         events.held = held;
-        let mut in_time = true;
-        while in_time && !events.can_go_on() {
-            let wait = deadline.saturating_duration_since(Instant::now());
-            in_time = !wait.is_zero();
-            if in_time {
-                events.asleep = true;
-                events = self
-                    .wake
-                    .wait_timeout(events, wait)
-                    .expect("a thread panicked while it held the inbox")
-                    .0;
-            }
+        let mut wait = deadline.saturating_duration_since(Instant::now());
+        while !wait.is_zero() && !events.can_go_on() {
+            events.asleep = true;
+            events = self
+                .wake
+                .wait_timeout(events, wait)
+                .expect("a thread panicked while it held the inbox")
+                .0;
+            wait = deadline.saturating_duration_since(Instant::now());
         }
+        // Also when other events leave no time to sleep.
+        let in_time = !wait.is_zero();
         let mut taken = std::mem::take(&mut *events);
         if in_time && taken.gathers() {
             events.proposals = std::mem::take(&mut taken.proposals);
@@ -345,6 +344,26 @@ pub fn encoded_bytes(messages: &[Message]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn at_the_deadline_the_node_gets_the_proposals_that_gather_whatever_else_there_is() {
+        let inbox = Inbox::default();
+        let (reply, _outcome) = oneshot::channel();
+        inbox.propose(Proposal {
+            command: crate::command::Command::new(),
+            deadline_ticks: 1,
+            reply,
+        });
+        let held = Held {
+            writing: true,
+            ..Held::default()
+        };
+        let later = Instant::now() + std::time::Duration::from_secs(600);
+        inbox.receive(vec![Message::default()], 1);
+        assert_eq!(inbox.take(later, held).proposals.len(), 0);
+        inbox.receive(vec![Message::default()], 1);
+        assert_eq!(inbox.take(Instant::now(), held).proposals.len(), 1);
+    }
 
     #[test]
     fn a_connection_that_comes_and_goes_fills_nothing_and_its_last_word_is_the_last() {
