@@ -223,6 +223,7 @@ impl Wal {
             if let Some(mark) = &save.mark {
                 self.add_mark(mark)?;
             }
+            let mut hard_state = save.hard_state.as_ref();
             for entry in &save.entries {
                 let State { last, .. } = self.current;
                 let snapshot = self.current.newest_mark();
@@ -236,10 +237,23 @@ impl Wal {
                 }
                 self.batch.entry(entry);
                 self.current.last = entry.index;
+                // Not before the first entry, which may take the place of others that were never committed; and not
+                // only behind the last: who holds an entry holds also what was said to be committed along with it.
+                if let Some(hard_state) = hard_state.take() {
+                    self.add_hard_state(hard_state);
+                }
             }
-            if let Some(hard_state) = &save.hard_state {
+            if let Some(hard_state) = hard_state {
                 self.add_hard_state(hard_state);
             }
+            let State { last, .. } = self.current;
+            assert!(
+                save.hard_state
+                    .as_ref()
+                    .is_none_or(|state| state.commit <= last),
+                "{:?} behind the last entry {last}",
+                save.hard_state
+            );
         }
         if saves.iter().any(|save| save.sync) {
             self.flush()?;
@@ -307,12 +321,6 @@ impl Wal {
         assert!(
             hard_state.term >= before.term && hard_state.commit >= before.commit,
             "hard state {hard_state:?} after {before:?}"
-        );
-        assert!(
-            hard_state.commit <= self.current.last,
-            "commit index {} behind the last entry {}",
-            hard_state.commit,
-            self.current.last
         );
         self.current.hard_state = hard_state.clone();
     }

@@ -360,3 +360,38 @@ fn an_installed_snapshot_with_more_entries_than_a_batch_holds_can_be_torn_anywhe
     }
     assert!(found_midway > 10, "{found_midway}");
 }
+
+#[test]
+fn an_entry_is_never_found_without_the_commit_index_that_came_along_with_it() {
+    let options = Options {
+        segment_bytes: 4096,
+        batch_bytes: 2000,
+    };
+    let mut found_midway = 0;
+    for failing in 1..60 {
+        let disk = FakeDisk::new(failing);
+        let mut opened = start(&disk, options).unwrap();
+        let before = append((2..6).map(|i| entry(i, 1, vec![3; 700])));
+        opened.wal.save(&[before, state(1, 0, 2, true)]).unwrap();
+        // Entries 4 and 5 were never committed; others take their place.
+        let mut save = append((4..20).map(|i| entry(i, 2, vec![4; 700])));
+        save.hard_state = Some(hard_state(2, 0, 7));
+        disk.inject(disk.operations() + failing, Fault::Fail);
+        let done = opened.wal.save(&[save]).is_ok();
+        for loss in 0..3 {
+            let found = start(&disk.after_power_loss(loss), options)
+                .unwrap_or_else(|e| panic!("operation {failing}, loss {loss}: {e}"))
+                .recovered;
+            let last = found.entries.last().unwrap();
+            let commit = found.hard_state.commit;
+            if last.term == 2 {
+                assert_eq!(commit, last.index.min(7));
+                found_midway += u64::from(last.index < 19);
+            } else {
+                assert_eq!((last.index, commit), (5, 2));
+            }
+            assert!(!done || last.index == 19);
+        }
+    }
+    assert!(found_midway > 10, "{found_midway}");
+}
