@@ -175,15 +175,17 @@ impl Node {
     /// Proposes, as the leader, what lets the member that was removed last go home: see
     /// [`Members::unsettled_removal`](crate::members::Members::unsettled_removal).
     pub(super) fn settle_removal(&mut self) {
-        let term = self.raw.raft.term;
-        let same = |c: &Command| c.kind == Kind::SettleRemoval && c.leader_term == term;
-        let settled = self.members.unsettled_removal == 0;
-        if settled || self.leaving.is_some() || !self.is_leader() || self.pending.any(same) {
+        let (term, removed) = (self.raw.raft.term, self.members.unsettled_removal);
+        let same = |c: &Command| {
+            c.kind == Kind::SettleRemoval && (c.leader_term, c.removed_index) == (term, removed)
+        };
+        if removed == 0 || self.leaving.is_some() || !self.is_leader() || self.pending.any(same) {
             return;
         }
         let mut command = Command::new();
         command.kind = Kind::SettleRemoval;
         command.leader_term = term;
+        command.removed_index = removed;
         self.propose_own(command);
     }
 

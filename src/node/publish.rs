@@ -54,9 +54,14 @@ impl Node {
             };
             match command.kind {
                 Kind::Put | Kind::Delete => apply.commands.push((command, reply)),
-                // Of another term, it was forwarded to a leader that may not have carried out the removal.
-                Kind::SettleRemoval if command.leader_term == entry.term => self.removal_settled(),
-                Kind::SettleRemoval => {}
+                Kind::SettleRemoval => {
+                    // Of another term, it was forwarded to a leader that may not have carried out the removal. And
+                    // the next removal may have come before it into the log, when nobody had carried that one out.
+                    let same_term = command.leader_term == entry.term;
+                    if same_term && command.removed_index == self.members.unsettled_removal {
+                        self.removal_settled();
+                    }
+                }
                 // The leader had another change under way when this one reached it: see refused_entry.
                 Kind::AddMember | Kind::PromoteMember | Kind::RemoveMember => {
                     answer(reply, Outcome::Refused(Refusal::ChangeUnderWay));

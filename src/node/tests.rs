@@ -690,6 +690,80 @@ fn a_learner_that_knows_of_a_removal_does_not_send_the_removed_home() {
 }
 
 #[test]
+fn a_settlement_of_one_removal_does_not_settle_the_next() {
+    let mut cluster = Cluster::new(3);
+    let first = cluster.elect();
+    let [removed, next]: [u64; 2] = (1..=3)
+        .filter(|id| *id != first)
+        .collect::<Vec<_>>()
+        .try_into()
+        .unwrap();
+    drop(cluster.change(first, Kind::RemoveMember, removed));
+    while cluster.node(first).members().voters().count() == 3 {
+        let message = cluster.wires.pop_front().expect("the removal commits");
+        let to = message.to;
+        if to == removed {
+            continue;
+        }
+        cluster.node(to).step(message);
+        if to == first {
+            // What settles it is lost in a crash.
+            cluster.hosts.get_mut(&first).unwrap().slow_disk = true;
+        }
+        cluster.work(to);
+    }
+    // Of all that the leader says from here on, only its commit index arrives.
+    cluster.wires.clear();
+    for _ in 0..2 {
+        cluster.node(first).tick();
+        cluster.work(first);
+    }
+    let heartbeat = |m: &Message| m.to == next && m.get_msg_type() == MessageType::MsgHeartbeat;
+    for message in std::mem::take(&mut cluster.wires)
+        .into_iter()
+        .filter(heartbeat)
+    {
+        cluster.node(next).step(message);
+    }
+    cluster.work(next);
+    assert_eq!(cluster.node(next).members().voters().count(), 2);
+    cluster.crash(first);
+    cluster.crash(removed);
+    cluster.hosts.get_mut(&first).unwrap().slow_disk = false;
+    cluster.start(first);
+    for _ in 0..100 {
+        if !cluster.node(next).is_leader() {
+            cluster.node(next).tick();
+            cluster.settle();
+        }
+    }
+    assert!(cluster.node(next).is_leader());
+    assert_ne!(cluster.node(next).members().unsettled_removal, 0);
+
+    // The new leader settles the one before while another one is under way, from two members to one.
+    let mut outcome = cluster.change(next, Kind::RemoveMember, first);
+    for _ in 0..2 {
+        cluster.node(next).tick();
+        cluster.work(next);
+    }
+    cluster.hosts.get_mut(&next).unwrap().slow_disk = true;
+    cluster.settle();
+    assert_eq!(cluster.node(next).members().voters().count(), 1);
+    // If it crashes now, it needs the other's vote to learn that it is alone.
+    assert_eq!(outcome.try_recv(), Ok(None), "told before it was settled");
+    cluster.crash(next);
+    cluster.hosts.get_mut(&next).unwrap().slow_disk = false;
+    assert_eq!(cluster.hosts[&first].exit, None);
+    cluster.start(next);
+    cluster.tick(100);
+    assert!(cluster.node(next).is_leader());
+    assert!(matches!(
+        cluster.hosts[&first].exit,
+        Some(Exit::Removed { .. })
+    ));
+}
+
+#[test]
 fn an_id_that_was_removed_can_be_added_again_on_an_empty_disk() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
