@@ -22,6 +22,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
+use tokio::task::coop::unconstrained;
 use tokio::time::{Sleep, sleep};
 
 /// What a connection's socket, its requests and its task tell each other.
@@ -76,7 +77,10 @@ pub(super) async fn run(stream: TcpStream, front: Arc<Front>, mut stopping: watc
         .serve_connection(TokioIo::new(socket), service);
     let mut connection = pin!(connection);
     let stops = stopping.clone();
-    let mut stop = pin!(stopping.wait_for(|stopping| *stopping));
+    // Outside of tokio's budget: it is asked once, behind a connection that may have used all of that up, and would then
+    // not have been registered.
+    let stop = unconstrained(stopping.wait_for(|stopping| *stopping));
+    let mut stop = pin!(stop);
     let mut waits_for_stop = false;
     let ended = poll_fn(|cx| {
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
