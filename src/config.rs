@@ -104,10 +104,8 @@ pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 pub const LONE_APPLY_COMMANDS_MAX: usize = 16;
 /// The raft loop itself writes a job that comes alone, up to this size.
 pub const LONE_WRITE_BYTES_MAX: usize = 64 << 10;
-/// When such a write took longer than this, the disk is busy, and the WAL thread writes everything ...
+/// When the last write took longer than this, the disk is busy, and the WAL thread does the next one.
 pub const LONE_WRITE_SLOW: Duration = Duration::from_millis(5);
-/// ... for this long.
-pub const LONE_WRITE_PAUSE: Duration = Duration::from_secs(1);
 /// Jobs that one write of the WAL takes together.
 pub const JOBS_PER_WRITE_MAX: usize = 256;
 /// Longest WAL record; a longer one is corrupt. It has to hold the largest entry, so it exceeds `VALUE_BYTES_LIMIT`.

@@ -26,7 +26,7 @@ use crate::storage::{
 };
 use crate::store::Store;
 use crate::transport::{self, Transport};
-use crate::writer::{self, SharedWal, Writer};
+use crate::writer;
 use futures_channel::oneshot;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use slog::{Logger, info, warn};
@@ -34,8 +34,8 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -204,13 +204,12 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         async move { transport.serve(listener, cancelled(peers_stop)).await }
     });
 
-    let wal: SharedWal = Arc::new(Mutex::new(opened.wal));
-    let (job_sender, jobs) = mpsc::channel();
+    let (writer, jobs) = writer::channel(opened.wal);
     let (commit_sender, commits) = apply::channel();
     let (snapshot_sender, snapshot_jobs) = mpsc::channel();
     let channels = raft_loop::Channels {
         inbox: inbox.clone(),
-        writer: Writer::new(wal.clone(), job_sender),
+        writer,
         commits: commit_sender,
         store: store.clone(),
         transport: transport.clone(),
@@ -228,7 +227,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     })?];
     threads.push(spawn("wal", &ends, {
         let (inbox, transport) = (inbox.clone(), transport.clone());
-        move || Ok(writer::run(&wal, &jobs, &inbox, &transport)?)
+        move || Ok(writer::run(&jobs, &inbox, &transport)?)
     })?);
     threads.push(spawn("apply", &ends, {
         let (store, inbox, snapshots) = (store.clone(), inbox.clone(), opened.snapshots.clone());

@@ -14,20 +14,31 @@ use crate::node::Job;
 use crate::storage::{self, DiskError, Save, Wal};
 use crate::transport::Transport;
 use raft::eraftpb::Message;
-use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
-
-/// The WAL, shared by the thread and the loop.
-pub type SharedWal = Arc<Mutex<Wal>>;
 
 /// The raft loop's way to the WAL.
 pub struct Writer {
-    wal: SharedWal,
+    shared: Arc<Shared>,
     written: Arc<storage::Written>,
     jobs: Sender<Job>,
-    /// A write of the loop's own took long: until then, the thread does it all, and heartbeats do not wait for the disk.
-    slow_until: Option<Instant>,
+}
+
+/// The WAL thread's end of the jobs.
+pub struct Jobs {
+    shared: Arc<Shared>,
+    jobs: Receiver<Job>,
+}
+
+struct Shared {
+    wal: Mutex<Wal>,
+    /// Jobs that were sent to the thread and are not finished.
+    unfinished: AtomicUsize,
+    /// The last write, whoever did it, took long: until one does not, the thread does it all, and heartbeats do not
+    /// wait for the disk.
+    slow: AtomicBool,
 }
 
 /// What became of a job.
@@ -43,41 +54,42 @@ pub enum Written {
     Queued,
 }
 
-impl Writer {
-    /// Writes here what is alone, and puts everything else into `jobs`, for [`run`].
-    pub fn new(wal: SharedWal, jobs: Sender<Job>) -> Writer {
-        let written = wal.lock().expect(PANICKED).written();
-        Writer {
-            wal,
-            written,
-            jobs,
-            slow_until: None,
-        }
-    }
+/// The ends of the way to this WAL. What it holds is bounded by what raft lets be in flight.
+pub fn channel(wal: Wal) -> (Writer, Jobs) {
+    let (sender, receiver) = mpsc::channel();
+    let written = wal.written();
+    let shared = Arc::new(Shared {
+        wal: Mutex::new(wal),
+        unfinished: AtomicUsize::new(0),
+        slow: AtomicBool::new(false),
+    });
+    let writer = Writer {
+        shared: shared.clone(),
+        written,
+        jobs: sender,
+    };
+    let jobs = Jobs {
+        shared,
+        jobs: receiver,
+    };
+    (writer, jobs)
+}
 
+impl Writer {
     /// Hands a job over, or writes it at once if that is as good: nothing before it is still to be written, it is
     /// small, and `quiet`: nothing waits for the loop that could be done meanwhile.
     pub fn hand_over(&mut self, job: Job, quiet: bool) -> Result<Written, WriterError> {
         let small = entry_bytes(&job.save) <= config::LONE_WRITE_BYTES_MAX;
-        if quiet && job.is_lone && small && job.save.mark.is_none() && self.disk_is_fast() {
-            // The thread may still be removing old files.
-            let begun = Instant::now();
-            let written = match self.wal.try_lock() {
-                Ok(mut wal) => wal.save(std::slice::from_ref(&job.save)).map(|()| true)?,
-                Err(TryLockError::WouldBlock) => false,
-                Err(TryLockError::Poisoned(_)) => panic!("{PANICKED}"),
-            };
-            let ended = Instant::now();
-            if ended - begun > config::LONE_WRITE_SLOW {
-                self.slow_until = Some(ended + config::LONE_WRITE_PAUSE);
-            }
-            if written {
-                return Ok(Written::Here {
-                    number: job.number,
-                    messages: job.messages,
-                });
-            }
+        let alone = job.is_lone && self.shared.unfinished.load(Ordering::Acquire) == 0;
+        let fast = !self.shared.slow.load(Ordering::Relaxed);
+        if quiet && alone && fast && small && job.save.mark.is_none() {
+            self.shared.save(std::slice::from_ref(&job.save))?;
+            return Ok(Written::Here {
+                number: job.number,
+                messages: job.messages,
+            });
         }
+        self.shared.unfinished.fetch_add(1, Ordering::Relaxed);
         self.jobs.send(job).map_err(|_| ThreadEnded)?;
         Ok(Written::Queued)
     }
@@ -86,10 +98,16 @@ impl Writer {
     pub fn written(&self) -> &storage::Written {
         &self.written
     }
+}
 
-    fn disk_is_fast(&mut self) -> bool {
-        self.slow_until.take_if(|until| *until <= Instant::now());
-        self.slow_until.is_none()
+impl Shared {
+    fn save(&self, saves: &[Save]) -> Result<(), DiskError> {
+        let mut wal = self.wal.lock().expect(PANICKED);
+        let begun = Instant::now();
+        wal.save(saves)?;
+        let slow = begun.elapsed() > config::LONE_WRITE_SLOW;
+        self.slow.store(slow, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -122,23 +140,18 @@ fn entry_bytes(save: &Save) -> usize {
 
 /// The WAL thread. Runs until the raft loop has ended, or the disk fails: then nothing of the failed batch was said to
 /// anybody.
-pub fn run(
-    wal: &Mutex<Wal>,
-    jobs: &Receiver<Job>,
-    inbox: &Inbox,
-    transport: &Transport,
-) -> Result<(), DiskError> {
+pub fn run(jobs: &Jobs, inbox: &Inbox, transport: &Transport) -> Result<(), DiskError> {
+    let Jobs { shared, jobs } = jobs;
     while let Ok(first) = jobs.recv() {
         let mut number = 0;
         let mut saves: Vec<Save> = Vec::new();
         let mut messages = Vec::new();
-        let mut wal = wal.lock().expect(PANICKED);
         for job in std::iter::once(first).chain(jobs.try_iter().take(config::JOBS_PER_WRITE_MAX)) {
             number = job.number;
             saves.push(job.save);
             messages.extend(job.messages);
         }
-        wal.save(&saves)?;
+        shared.save(&saves)?;
         // In this order: the answer to one of the messages must not reach the node before it knows of the save that
         // the message rested on (raft-rs asserts that a candidate that wins has a durable log).
         inbox.persisted(number);
@@ -146,7 +159,9 @@ pub fn run(
             transport.send(messages);
         }
         // Last: nobody shall wait for the removal of files.
-        wal.purge()?;
+        shared.wal.lock().expect(PANICKED).purge()?;
+        // Release: what was written and sent here comes before what the loop then writes.
+        shared.unfinished.fetch_sub(saves.len(), Ordering::Release);
     }
     Ok(())
 }
@@ -158,7 +173,6 @@ mod tests {
     use crate::storage::{RealDisk, Start};
     use raft::eraftpb::Entry;
     use slog::{Logger, o};
-    use std::sync::mpsc;
 
     fn wal(dir: &std::path::Path) -> Wal {
         let url = "http://127.0.0.1:9021".parse().unwrap();
@@ -193,39 +207,36 @@ mod tests {
     #[test]
     fn only_a_small_lone_job_is_written_by_the_loop() {
         let dir = tempfile::tempdir().unwrap();
-        let shared: SharedWal = Arc::new(Mutex::new(wal(dir.path())));
-        let (sender, jobs) = mpsc::channel();
-        let mut writer = Writer::new(shared.clone(), sender);
-        let drain = || {
+        let (mut writer, Jobs { shared, jobs }) = channel(wal(dir.path()));
+        // What the thread does.
+        let finish = || {
             let job = jobs.try_recv().expect("the thread was given nothing");
-            shared.lock().unwrap().save(&[job.save]).unwrap();
+            shared.wal.lock().unwrap().save(&[job.save]).unwrap();
+            shared.unfinished.fetch_sub(1, Ordering::Release);
         };
         let syncs = writer.written().syncs();
-        // A slow disk would send it to the thread, so this is the first write, whose time does not count.
         assert!(is_written_here(writer.hand_over(job(2, 10), true)));
         assert_eq!(writer.written().syncs(), syncs + 1);
         assert!(jobs.try_recv().is_err());
-        writer.slow_until = None;
+        // However long that took here.
+        shared.slow.store(false, Ordering::Relaxed);
 
         assert!(!is_written_here(writer.hand_over(job(3, 10), false)));
-        drain();
-        let mut second = job(4, 10);
+        // The thread has not finished what is before.
+        assert!(!is_written_here(writer.hand_over(job(4, 10), true)));
+        finish();
+        finish();
+        let mut second = job(5, 10);
         second.is_lone = false;
         assert!(!is_written_here(writer.hand_over(second, true)));
-        drain();
-        let large = job(5, config::LONE_WRITE_BYTES_MAX + 1);
+        finish();
+        let large = job(6, config::LONE_WRITE_BYTES_MAX + 1);
         assert!(!is_written_here(writer.hand_over(large, true)));
-        drain();
-        // The thread has something to do with the WAL.
-        let held = shared.lock().unwrap();
-        assert!(!is_written_here(writer.hand_over(job(6, 10), true)));
-        drop(held);
-        drain();
-        // The disk was slow.
-        writer.slow_until = Some(Instant::now() + config::LONE_WRITE_PAUSE * 3600);
+        finish();
+        shared.slow.store(true, Ordering::Relaxed);
         assert!(!is_written_here(writer.hand_over(job(7, 10), true)));
-        drain();
-        writer.slow_until = Some(Instant::now());
+        finish();
+        shared.slow.store(false, Ordering::Relaxed);
         assert!(is_written_here(writer.hand_over(job(8, 10), true)));
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn recover(
             disk.remove(&wal_dir.join(name))?;
         }
     }
-    if scan.torn_tail && !cfg!(raftkvd_mutant = "torn-tail-kept") {
+    if scan.torn_tail {
         warn!(logger, "the end of the WAL was torn by a crash; it is kept aside as .broken and cut off";
             "segment" => scan.last.path().display(), "offset" => scan.last.offset());
         scan.last.cut_tail(&**disk, &wal_dir)?;
