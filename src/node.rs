@@ -25,6 +25,7 @@ mod reads;
 mod ready;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use crate::command::{Command, Kind, ReplicatedState};
 use crate::commit::Commit;
@@ -166,6 +167,10 @@ pub struct Node {
     /// Index of a conf change that this leader proposed and that is not published.
     conf_change_in_flight: u64,
     last_ready: u64,
+    /// The commit index that the followers were told when nothing was under way any more.
+    commit_told: u64,
+    /// Peers that have spoken, the latest first.
+    heard: Vec<u64>,
     hard_state: HardState,
     /// A commit index that no job carries yet: it waits for the next one that has to be written.
     commit_unsaved: bool,
@@ -221,6 +226,8 @@ impl Node {
             read_only_option: ReadOnlyOption::Safe,
             max_uncommitted_size: config::UNCOMMITTED_BYTES_MAX,
             max_committed_size_per_ready: config::COMMITTED_BYTES_PER_READY_MAX,
+            // See tell_commit.
+            skip_bcast_commit: true,
             ..Default::default()
         };
         let raw = RawNode::new(&raft_config, Log::new(recovered), raft_logger)
@@ -247,6 +254,8 @@ impl Node {
             haste: None,
             conf_change_in_flight: 0,
             last_ready: 0,
+            commit_told: published,
+            heard: Vec::new(),
             durable_vote: (hard_state.term, hard_state.vote),
             hard_state,
             commit_unsaved: false,
@@ -354,8 +363,15 @@ impl Node {
             MessageType::MsgAppend if self.unapplied_bytes > config::UNAPPLIED_BYTES_MAX => return,
             _ => {}
         }
+        self.note_heard(message.from);
+        let read = message.get_msg_type() == MessageType::MsgReadIndex;
+        let context = message.entries.first().filter(|_| read);
+        let context = context.map(|entry| entry.data.clone());
         // An error here means that the message is of no use any more (its sender is no member, say).
         let _ = self.raw.step(message);
+        if let Some(context) = context {
+            self.ask_a_majority(&context);
+        }
     }
 
     /// The job with this number, and all before it, are durable.
@@ -425,6 +441,7 @@ impl Node {
 
     /// A message to this peer was lost.
     pub fn unreachable(&mut self, peer: u64) {
+        self.note_unheard(peer);
         self.raw.report_unreachable(peer);
     }
 
@@ -526,6 +543,7 @@ impl Node {
             self.hand_proposals_to_raft();
             self.hand_reads_to_raft();
         }
+        self.tell_commit();
         let had_ready = self.raw.has_ready();
         if had_ready {
             self.handle_ready(&mut output);

@@ -31,6 +31,7 @@ impl Node {
     /// The process of this peer has ended, as far as its host can tell: a connection has broken, and its host
     /// refuses another one.
     pub fn peer_gone(&mut self, id: u64) {
+        self.note_unheard(id);
         if let Some(reached) = &mut self.reached {
             reached.remove(&id);
         }

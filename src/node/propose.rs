@@ -69,7 +69,10 @@ impl Node {
             if cfg!(raftkvd_mutant = "stale-read") {
                 self.reads.confirm(&context, self.published);
             }
-            self.raw.read_index(context);
+            self.raw.read_index(context.clone());
+            if self.is_leader() {
+                self.ask_a_majority(&context);
+            }
         }
     }
 

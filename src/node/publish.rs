@@ -201,6 +201,8 @@ impl Node {
             .map(|(id, member)| (*id, member.added_index))
             .collect();
         self.raw.mut_store().set_added(added);
+        let members = &self.members.members;
+        self.heard.retain(|id| members.contains_key(id));
         let raft = self.raw.raft.prs().conf().to_conf_state();
         let ours = self.members.conf_state();
         assert!(
