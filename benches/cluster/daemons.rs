@@ -1,4 +1,4 @@
-//! raftkvd as processes: clusters of one or three members with fresh data directories and default settings.
+//! raftkvd as processes: clusters of one or three members with fresh data directories and, mostly, default settings.
 
 use crate::cell::Server;
 use crate::process::{Process, eventually};
@@ -19,6 +19,29 @@ pub struct Member {
 }
 
 impl Member {
+    /// One that is not started yet. `urls`: `--cluster`, in the order of the ids, which begin with 1; `extra`: further
+    /// options.
+    pub fn new(dir: &Path, id: usize, urls: &[String], extra: &[&str]) -> Member {
+        let port = ports::free_port();
+        let data_dir = data_dir(dir, id).display().to_string();
+        let words = [
+            ("--id", id.to_string()),
+            ("--cluster", urls.join(",")),
+            ("--port", port.to_string()),
+            ("--data-dir", data_dir),
+        ];
+        let words = words.into_iter();
+        let words = words.flat_map(|(flag, value)| [flag.to_owned(), value]);
+        Member {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            arguments: words
+                .chain(extra.iter().map(|word| (*word).to_owned()))
+                .collect(),
+            log: log(dir, id),
+            process: None,
+        }
+    }
+
     /// Starts the process and waits for nothing.
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "the member runs already");
@@ -40,7 +63,24 @@ impl Member {
     }
 }
 
-/// What `GET /-/status` says.
+/// Where a member's data lies.
+pub fn data_dir(dir: &Path, id: usize) -> PathBuf {
+    dir.join(format!("data-{id}"))
+}
+
+/// Where its output goes.
+pub fn log(dir: &Path, id: usize) -> PathBuf {
+    dir.join(format!("log-{id}"))
+}
+
+/// Peer URLs on free ports of this host.
+pub fn free_urls(count: usize) -> Vec<String> {
+    (0..count)
+        .map(|_| format!("http://127.0.0.1:{}", ports::free_port()))
+        .collect()
+}
+
+/// What of `GET /-/status` is looked at here.
 struct Status {
     id: u64,
     leader: u64,
@@ -50,11 +90,15 @@ struct Status {
     wal_bytes: u64,
 }
 
-fn status(address: SocketAddr) -> Result<Status, String> {
+/// What `GET /-/status` says.
+pub fn status_json(address: SocketAddr) -> Result<Value, String> {
     let response = http::request(address, "GET", "/-/status", &[], b"")
         .map_err(|error| format!("GET /-/status: {error}"))?;
-    let json: Value =
-        serde_json::from_slice(&response.body).map_err(|_| format!("{response:?}"))?;
+    serde_json::from_slice(&response.body).map_err(|_| format!("{response:?}"))
+}
+
+fn status(address: SocketAddr) -> Result<Status, String> {
+    let json = status_json(address)?;
     Ok(Status {
         id: json["id"].as_u64().unwrap_or(0),
         leader: json["leader"].as_u64().unwrap_or(0),
@@ -93,28 +137,8 @@ impl Cluster {
     /// Members that are not started yet.
     pub fn prepare(dir: &Path, size: usize) -> Cluster {
         fs::create_dir_all(dir).expect("make a directory");
-        let urls: Vec<String> = (0..size)
-            .map(|_| format!("http://127.0.0.1:{}", ports::free_port()))
-            .collect();
-        let members = (1..=size).map(|id| {
-            let port = ports::free_port();
-            let data_dir = dir.join(format!("data-{id}")).display().to_string();
-            let words = [
-                ("--id", id.to_string()),
-                ("--cluster", urls.join(",")),
-                ("--port", port.to_string()),
-                ("--data-dir", data_dir),
-            ];
-            Member {
-                address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-                arguments: words
-                    .into_iter()
-                    .flat_map(|(flag, value)| [flag.to_owned(), value])
-                    .collect(),
-                log: dir.join(format!("log-{id}")),
-                process: None,
-            }
-        });
+        let urls = free_urls(size);
+        let members = (1..=size).map(|id| Member::new(dir, id, &urls, &[]));
         Cluster {
             members: members.collect(),
         }

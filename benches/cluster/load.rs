@@ -1,7 +1,7 @@
 //! The load generator: one thread, one epoll, connections that each send the next request when the last was answered.
 //!
-//! It shares the machine with what it measures, so it does as little as it can: requests are built beforehand,
-//! responses are only searched for their end, and the clock is read once for each.
+//! It shares the machine with what it measures, so it does as little as it can: requests are copied from what was built
+//! beforehand, responses are only searched for their end, and the clock is read once for each.
 
 use crate::histogram::Histogram;
 use crate::request::Requests;
@@ -11,9 +11,10 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a connection may take to be made, and what is under way at the end to be answered.
+/// How long a connection may take to be made, and what is under way to be answered.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes that are read from a socket at one time.
 const READ_BYTES: usize = 64 << 10;
@@ -21,7 +22,7 @@ const READ_BYTES: usize = 64 << 10;
 const EVENTS: usize = 256;
 
 /// How often, and for how long, to ask.
-pub enum Until {
+pub enum Until<'a> {
     /// Random keys: for so long without counting, then for so long with.
     Time {
         warm_up: Duration,
@@ -29,6 +30,15 @@ pub enum Until {
     },
     /// Every key once.
     EveryKey,
+    /// Random keys, until this is set. Every answer is noted in [`Outcome::answers`].
+    Told(&'a AtomicBool),
+}
+
+/// One answer as it should be.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer {
+    pub ended: Instant,
+    pub latency_us: u32,
 }
 
 /// What came of it.
@@ -39,6 +49,8 @@ pub struct Outcome {
     pub seconds: f64,
     /// Of those requests.
     pub latencies: Histogram,
+    /// In the order in which they came.
+    pub answers: Vec<Answer>,
     /// Failed, at any time.
     pub errors: u64,
     /// Why the first one did.
@@ -55,7 +67,8 @@ struct Connection {
     stream: TcpStream,
     address: SocketAddr,
     parser: Parser,
-    key: usize,
+    /// Of the request that is under way: all but a large value.
+    head: Vec<u8>,
     /// Bytes of the request that are with the kernel.
     sent: usize,
     begun: Instant,
@@ -69,7 +82,7 @@ pub fn run(
     requests: &Requests,
     addresses: &[SocketAddr],
     connections: usize,
-    until: Until,
+    until: Until<'_>,
     mut edge: impl FnMut(),
 ) -> Outcome {
     let mut generator = Generator::new(requests, addresses, connections, &until);
@@ -77,8 +90,9 @@ pub fn run(
     generator.begin_all(begin);
     match until {
         Until::EveryKey => {
-            let limit = begin + PATIENCE * 6;
-            generator.work(|generator, now| generator.busy == 0 || now > limit);
+            generator.work(|generator, now| {
+                generator.busy == 0 || now > generator.answered_at + PATIENCE
+            });
             generator.outcome.seconds = begin.elapsed().as_secs_f64();
         }
         Until::Time { warm_up, measure } => {
@@ -92,9 +106,13 @@ pub fn run(
             edge();
             // What is under way must not disturb what is measured next.
             generator.counting = false;
-            generator.stopping = true;
-            let limit = Instant::now() + PATIENCE;
-            generator.work(|generator, now| generator.busy == 0 || now > limit);
+            generator.finish();
+        }
+        Until::Told(stop) => {
+            generator.noting = true;
+            generator.work(|_, _| stop.load(Ordering::Relaxed));
+            generator.outcome.seconds = begin.elapsed().as_secs_f64();
+            generator.finish();
         }
     }
     generator.outcome
@@ -109,7 +127,9 @@ struct Generator<'a> {
     /// Connections that wait for an answer.
     busy: usize,
     counting: bool,
+    noting: bool,
     stopping: bool,
+    answered_at: Instant,
     /// The next key, when every key is asked for once.
     next_key: Option<usize>,
     random: u64,
@@ -120,7 +140,7 @@ impl<'a> Generator<'a> {
         requests: &'a Requests,
         addresses: &[SocketAddr],
         connections: usize,
-        until: &Until,
+        until: &Until<'_>,
     ) -> Generator<'a> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).expect("make an epoll");
         let mut generator = Generator {
@@ -131,7 +151,9 @@ impl<'a> Generator<'a> {
             outcome: Outcome::default(),
             busy: 0,
             counting: true,
+            noting: false,
             stopping: false,
+            answered_at: Instant::now(),
             next_key: matches!(until, Until::EveryKey).then_some(0),
             // Any but 0.
             random: 0x9e37_79b9_7f4a_7c15,
@@ -144,7 +166,7 @@ impl<'a> Generator<'a> {
                 stream,
                 address,
                 parser: Parser::default(),
-                key: 0,
+                head: Vec::new(),
                 sent: 0,
                 begun: Instant::now(),
                 busy: false,
@@ -193,6 +215,13 @@ impl<'a> Generator<'a> {
         }
     }
 
+    /// Begins nothing any more, and waits for what is under way.
+    fn finish(&mut self) {
+        self.stopping = true;
+        let limit = Instant::now() + PATIENCE;
+        self.work(|generator, now| generator.busy == 0 || now > limit);
+    }
+
     /// Sends the next request on this connection, if there is to be one.
     fn begin(&mut self, number: usize, now: Instant) {
         let keys = self.requests.keys();
@@ -211,7 +240,7 @@ impl<'a> Generator<'a> {
             }
         };
         let connection = &mut self.connections[number];
-        connection.key = key;
+        self.requests.write_head(key, &mut connection.head);
         connection.sent = 0;
         connection.begun = now;
         connection.busy = true;
@@ -221,7 +250,7 @@ impl<'a> Generator<'a> {
 
     fn send(&mut self, number: usize) {
         let connection = &mut self.connections[number];
-        let (head, body) = self.requests.parts(connection.key);
+        let (head, body) = (&connection.head, self.requests.body());
         while connection.busy && connection.sent < head.len() + body.len() {
             let in_body = connection.sent.saturating_sub(head.len());
             let rest = [
@@ -274,11 +303,19 @@ impl<'a> Generator<'a> {
         let connection = &mut self.connections[number];
         connection.busy = false;
         self.busy -= 1;
+        self.answered_at = now;
         if !self.requests.kind.succeeds_with(status) {
             self.note_error(format!("status {status}"));
         } else if self.counting {
             self.outcome.requests += 1;
-            self.outcome.latencies.record(now - connection.begun);
+            let latency = now - connection.begun;
+            self.outcome.latencies.record(latency);
+            if self.noting {
+                self.outcome.answers.push(Answer {
+                    ended: now,
+                    latency_us: latency.as_micros() as u32,
+                });
+            }
         }
         self.begin(number, now);
     }

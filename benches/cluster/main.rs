@@ -13,7 +13,7 @@
 //! - [`ceiling`], [`daemons`], [`etcd`], [`process`]: what it is let loose on
 //! - [`cell`], [`throughput`], [`values`], [`failover`], [`start`]: what is measured
 //! - [`disk`], [`proc`]: what the machine does meanwhile
-//! - [`options`], [`targets`], [`table`]: what is asked and told
+//! - [`options`], [`targets`], [`verdicts`], [`table`]: what is asked and told
 
 mod ceiling;
 mod cell;
@@ -22,10 +22,13 @@ mod disk;
 mod etcd;
 mod failover;
 mod histogram;
+// benches/scale uses more of these two.
+#[allow(dead_code)]
 mod load;
 mod options;
 mod proc;
 mod process;
+#[allow(dead_code)]
 mod request;
 mod response;
 mod start;
@@ -33,6 +36,7 @@ mod table;
 mod targets;
 mod throughput;
 mod values;
+mod verdicts;
 
 // The tests' own; they use more of it.
 #[allow(dead_code)]
@@ -45,7 +49,7 @@ mod ports;
 use options::{Options, Section};
 use std::fs;
 use std::path::Path;
-use targets::Verdicts;
+use verdicts::Verdicts;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

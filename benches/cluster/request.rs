@@ -1,4 +1,4 @@
-//! The requests of a load, built before it begins, so that sending one costs no more than a system call.
+//! The requests of a load, built before it begins, so that sending one costs little more than a system call.
 
 use std::sync::Arc;
 
@@ -39,64 +39,110 @@ impl Kind {
     }
 }
 
+/// Bytes of a key: `key-` and digits.
+pub const KEY_BYTES: usize = 16;
+const KEY_DIGITS: usize = 12;
+
 /// One request for each key.
 pub struct Requests {
     pub kind: Kind,
-    heads: Vec<Vec<u8>>,
+    keys: usize,
+    heads: Heads,
     body: Arc<[u8]>,
+}
+
+enum Heads {
+    /// The request for key 0, and where the digits of its key end: there may be ten million keys.
+    Template(Vec<u8>, usize),
+    /// Where the key is encoded.
+    Built(Vec<Vec<u8>>),
 }
 
 impl Requests {
     pub fn new(kind: Kind, keys: usize, value_bytes: usize) -> Requests {
         let value = vec![b'v'; value_bytes];
         let inline = value_bytes <= INLINE_BYTES_MAX;
-        let heads = (0..keys).map(|key| {
-            let key = format!("key-{key:05}");
-            match kind {
-                Kind::Put => {
-                    let head = format!(
-                        "PUT /{key} HTTP/1.1\r\nHost: bench\r\nContent-Length: {value_bytes}\r\n\r\n"
-                    );
-                    let mut head = head.into_bytes();
-                    if inline {
-                        head.extend_from_slice(&value);
-                    }
-                    head
+        let heads = match kind {
+            Kind::Put => {
+                let rest =
+                    format!(" HTTP/1.1\r\nHost: bench\r\nContent-Length: {value_bytes}\r\n\r\n");
+                let (mut bytes, end) = template("PUT", &rest);
+                if inline {
+                    bytes.extend_from_slice(&value);
                 }
-                Kind::Get => format!("GET /{key} HTTP/1.1\r\nHost: bench\r\n\r\n").into_bytes(),
-                Kind::Stale => {
-                    format!("GET /{key}?consistency=stale HTTP/1.1\r\nHost: bench\r\n\r\n")
-                        .into_bytes()
-                }
-                Kind::EtcdPut => {
-                    let (key, value) = (base64(key.as_bytes()), base64(&value));
-                    post(
-                        "/v3/kv/put",
-                        &format!("{{\"key\":\"{key}\",\"value\":\"{value}\"}}"),
-                    )
-                }
-                Kind::EtcdRange => {
-                    let key = base64(key.as_bytes());
-                    post("/v3/kv/range", &format!("{{\"key\":\"{key}\"}}"))
-                }
+                Heads::Template(bytes, end)
             }
-        });
+            Kind::Get => {
+                let (bytes, end) = template("GET", " HTTP/1.1\r\nHost: bench\r\n\r\n");
+                Heads::Template(bytes, end)
+            }
+            Kind::Stale => {
+                let rest = "?consistency=stale HTTP/1.1\r\nHost: bench\r\n\r\n";
+                let (bytes, end) = template("GET", rest);
+                Heads::Template(bytes, end)
+            }
+            Kind::EtcdPut => {
+                let value = base64(&value);
+                Heads::Built(posts(keys, "/v3/kv/put", |key| {
+                    format!("{{\"key\":\"{key}\",\"value\":\"{value}\"}}")
+                }))
+            }
+            Kind::EtcdRange => Heads::Built(posts(keys, "/v3/kv/range", |key| {
+                format!("{{\"key\":\"{key}\"}}")
+            })),
+        };
         let shared = kind == Kind::Put && !inline;
         Requests {
             kind,
-            heads: heads.collect(),
+            keys,
+            heads,
             body: if shared { value.into() } else { Arc::new([]) },
         }
     }
 
     pub fn keys(&self) -> usize {
-        self.heads.len()
+        self.keys
     }
 
-    /// What is to be sent for a key, in two parts.
-    pub fn parts(&self, key: usize) -> (&[u8], &[u8]) {
-        (&self.heads[key], &self.body)
+    /// Puts what is to be sent for a key, but for a large value, in the place of what the buffer holds.
+    pub fn write_head(&self, key: usize, head: &mut Vec<u8>) {
+        head.clear();
+        match &self.heads {
+            Heads::Template(bytes, end) => {
+                head.extend_from_slice(bytes);
+                let mut rest = key;
+                for digit in head[..*end].iter_mut().rev().take(KEY_DIGITS) {
+                    *digit = b'0' + (rest % 10) as u8;
+                    rest /= 10;
+                }
+            }
+            Heads::Built(heads) => head.extend_from_slice(&heads[key]),
+        }
     }
+
+    /// What follows the head: the value, if it is large.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+fn key_name(key: usize) -> String {
+    format!("key-{key:0KEY_DIGITS$}")
+}
+
+/// A request for key 0, and where its key ends.
+fn template(method: &str, rest: &str) -> (Vec<u8>, usize) {
+    let mut bytes = format!("{method} /{}", key_name(0)).into_bytes();
+    let end = bytes.len();
+    bytes.extend_from_slice(rest.as_bytes());
+    (bytes, end)
+}
+
+/// Requests with a body that is made from each key in base64.
+fn posts(keys: usize, path: &str, json: impl Fn(&str) -> String) -> Vec<Vec<u8>> {
+    (0..keys)
+        .map(|key| post(path, &json(&base64(key_name(key).as_bytes()))))
+        .collect()
 }
 
 fn post(path: &str, json: &str) -> Vec<u8> {

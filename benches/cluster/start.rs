@@ -6,7 +6,8 @@ use crate::http;
 use crate::options::Options;
 use crate::process::PATIENCE;
 use crate::table;
-use crate::targets::{self, Verdicts};
+use crate::targets;
+use crate::verdicts::Verdicts;
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,6 @@
-//! What the daemon is to reach, and whether it does.
+//! What the daemon is to reach: see `verdicts.rs` for whether it does.
 
 use crate::request::Kind;
-use std::fmt::Write as _;
 
 /// Which members a load goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,44 +57,4 @@ pub const HANDOVER_MS: f64 = 100.0;
 /// From exec to the first acknowledged write; with three members from that of the last one.
 pub fn of_start(nodes: usize) -> f64 {
     if nodes == 1 { 50.0 } else { 300.0 }
-}
-
-/// Collects what was reached, for the end of the output.
-#[derive(Default)]
-pub struct Verdicts {
-    text: String,
-    met: usize,
-    missed: usize,
-}
-
-impl Verdicts {
-    /// Notes a figure that has a target, and gives the words to print beside it.
-    pub fn at_least(&mut self, what: &str, measured: f64, target: f64) -> String {
-        let met = measured >= target;
-        let (measured, target) = (format!("{measured:.2}"), format!(">= {target:.2}"));
-        self.note(what, &measured, &target, met)
-    }
-
-    /// The same for a figure that is to be small; `unit` goes behind both numbers.
-    pub fn at_most(&mut self, what: &str, measured: f64, target: f64, unit: &str) -> String {
-        let met = measured <= target;
-        let (measured, target) = (
-            format!("{measured:.0} {unit}"),
-            format!("<= {target:.0} {unit}"),
-        );
-        self.note(what, &measured, &target, met)
-    }
-
-    fn note(&mut self, what: &str, measured: &str, target: &str, met: bool) -> String {
-        let word = if met { "met" } else { "missed" };
-        *(if met { &mut self.met } else { &mut self.missed }) += 1;
-        // Writing to a string does not fail.
-        let _ = writeln!(self.text, "{what:<62}{measured:>12}{target:>14}  {word}");
-        format!("{target} {word}")
-    }
-
-    pub fn print(&self) {
-        println!("\n==== targets: {} met, {} missed", self.met, self.missed);
-        print!("{}", self.text);
-    }
 }

@@ -7,7 +7,8 @@ use crate::disk;
 use crate::options::Options;
 use crate::request::{Kind, Requests};
 use crate::table::{self, Ratios};
-use crate::targets::{self, Target, Through, Verdicts};
+use crate::targets::{self, Target, Through};
+use crate::verdicts::Verdicts;
 use std::path::Path;
 
 /// Bytes of a value.
@@ -130,7 +131,7 @@ fn compare(
         let target = targets::of_load(kind, connections, contender.nodes, contender.through);
         let verdict = match (target, &ratios) {
             (Some(Target::Share(share)), Some(ratios)) => {
-                verdicts.at_least(&what, ratios.rate(), share)
+                verdicts.at_least(&what, ratios.rate(), share, "")
             }
             (Some(Target::P50 { syncs, extra_us }), _) => {
                 let limit = p50(ceiling) + syncs * p50(&appends) + extra_us;

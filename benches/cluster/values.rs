@@ -5,7 +5,8 @@ use crate::daemons::Cluster;
 use crate::disk;
 use crate::options::Options;
 use crate::request::{Kind, Requests};
-use crate::targets::{self, Verdicts};
+use crate::targets;
+use crate::verdicts::Verdicts;
 use std::path::Path;
 
 /// Bytes of a value, and connections: fewer where a few keep the disk busy.
@@ -62,7 +63,7 @@ pub fn run(dir: &Path, options: &Options, verdicts: &mut Verdicts) {
             let verdict = match bytes == 1 << 20 {
                 true => {
                     let what = format!("PUT of 1 MiB values against the disk: {}", server.name);
-                    verdicts.at_least(&what, ratio, targets::of_values(*nodes))
+                    verdicts.at_least(&what, ratio, targets::of_values(*nodes), "")
                 }
                 false => String::new(),
             };
