@@ -37,5 +37,6 @@ step env RAFTKVD_SIMULATION_SECONDS=120 cargo test --locked
 step cargo bench --no-run --locked
 # That it works and prints. What it measures in so short a time is nobody's pass or fail.
 step cargo bench --locked --bench cluster -- --smoke
+step cargo bench --locked --bench scale -- --smoke
 echo
 echo "ci.sh: all passed in $(($(date +%s) - begin)) s"
