@@ -1104,3 +1104,60 @@ fn a_cluster_that_was_restarted_elects_without_its_timeout_and_a_member_that_was
     assert_eq!(leader(&mut cluster), living);
     assert_eq!(cluster.node(living).raw.raft.term, term);
 }
+
+/// Messages of this type on the wires that have no entries.
+fn empty(cluster: &Cluster, kind: MessageType) -> Vec<u64> {
+    let wires = cluster.wires.iter();
+    wires
+        .filter(|m| m.get_msg_type() == kind && m.entries.is_empty())
+        .map(|m| m.to)
+        .collect()
+}
+
+#[test]
+fn followers_are_told_of_a_commit_once_nothing_is_under_way() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.hosts.get_mut(&leader).unwrap().slow_disk = true;
+    let _first = cluster.put(leader, "a");
+    cluster.settle();
+    // Both followers have it: it is committed, though the leader's own disk is still busy.
+    let log = &cluster.node(leader).raw.raft.raft_log;
+    assert_eq!(log.committed, log.last_index());
+    let follower = cluster.follower(leader);
+    assert!(!cluster.hosts[&follower].map.contains_key(&b"a"[..]));
+    // The next entry brings the news along, and nothing else does.
+    let _second = cluster.put(leader, "b");
+    assert!(empty(&cluster, MessageType::MsgAppend).is_empty());
+    cluster.settle();
+    assert!(cluster.hosts[&follower].map.contains_key(&b"a"[..]));
+    // And of the last they are told without a tick.
+    cluster.hosts.get_mut(&leader).unwrap().slow_disk = false;
+    cluster.settle();
+    cluster.assert_same_maps();
+    assert!(cluster.hosts[&follower].map.contains_key(&b"b"[..]));
+}
+
+#[test]
+fn a_read_round_asks_a_majority_and_then_everybody() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.tick(10);
+    let mut read = cluster.read(leader);
+    let asked = empty(&cluster, MessageType::MsgHeartbeat);
+    assert_eq!(asked.len(), 1);
+    cluster.settle();
+    assert_eq!(read.try_recv(), Ok(Some(Ok(()))));
+    // The one that would be asked again has gone silent; a regular heartbeat asks the other.
+    cluster.cut = vec![(leader, asked[0])];
+    let mut read = cluster.read(leader);
+    let heard = empty(&cluster, MessageType::MsgHeartbeat);
+    assert_eq!(heard, asked);
+    cluster.wires.clear();
+    cluster.tick(10);
+    assert_eq!(read.try_recv(), Ok(Some(Ok(()))));
+    let mut read = cluster.read(leader);
+    assert_ne!(empty(&cluster, MessageType::MsgHeartbeat), asked);
+    cluster.settle();
+    assert_eq!(read.try_recv(), Ok(Some(Ok(()))));
+}
