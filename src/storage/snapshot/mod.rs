@@ -1,0 +1,182 @@
+//! Snapshot files: the whole map, and the replicated state beside it, at one index.
+//!
+//! `snap/%016x-%016x.snap` (index, term). Written and read as a stream of blocks, never whole in memory. A file has its
+//! final name only when all of it is durable; what is being written is called `*.tmp` and is removed by the next start.
+//! It is synced every [`config::SNAPSHOT_SYNC_BYTES`] while it grows. A sync that failed is final: the file is given up.
+//! All numbers little-endian:
+//!
+//! | part | bytes | field |
+//! |---|---|---|
+//! | header | 8 | `rkvdsnap` |
+//! | | 4 | format version, 1 |
+//! | | 4 | length *n* of the next field |
+//! | | *n* | `SnapshotHeader` as protobuf: cluster, index, term, configuration, members, removed ids, sessions |
+//! | | 4 | CRC32C of all before |
+//! | block | 4 | payload length, at least 1 |
+//! | | 4 | number of entries in it |
+//! | | 4 | CRC32C of the two fields before and the payload, seeded by the CRC of the header or block before |
+//! | | | payload: for each entry key length u32, value length u32, index u64, key, value |
+//! | footer | 4 | 0, where a block has its payload length |
+//! | | 8 | `rkvdends` |
+//! | | 8 | number of entries |
+//! | | 8 | number of blocks |
+//! | | 4 | CRC32C of the four fields before, seeded by the CRC of the header or block before |
+//!
+//! Nothing follows the footer. The CRCs are chained, so that blocks can't be swapped, left out or doubled.
+
+mod read;
+mod receive;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use read::SnapshotSource;
+pub use receive::{ReceiveError, SnapshotSink};
+
+use super::StorageError;
+use super::disk::{Disk, DiskError, DiskFile};
+use crate::config;
+use crc32c::crc32c_append;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+const MAGIC: &[u8; 8] = b"rkvdsnap";
+const END_MAGIC: &[u8; 8] = b"rkvdends";
+const BLOCK_HEAD_BYTES: usize = 12;
+const ENTRY_HEAD_BYTES: usize = 16;
+const FOOTER_BYTES: usize = 32;
+
+/// A block is closed as soon as it exceeds its target by an entry.
+const BLOCK_BYTES_LIMIT: usize = config::SNAPSHOT_BLOCK_BYTES
+    + ENTRY_HEAD_BYTES
+    + config::KEY_BYTES_LIMIT
+    + config::VALUE_BYTES_LIMIT;
+
+/// The snapshot files of a data directory. Shared by the threads that write, load, send, receive and delete them.
+pub struct Snapshots {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    /// Names temporary files apart.
+    temporary: AtomicU64,
+    unloaded: Arc<Unloaded>,
+}
+
+/// Index and term of received snapshots that are still to be loaded: until then they are not deleted, however many
+/// newer ones are marked meanwhile. One that raft has no use for stays until a newer one is loaded, or the next start.
+#[derive(Default)]
+struct Unloaded(Mutex<BTreeSet<(u64, u64)>>);
+
+impl Unloaded {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<(u64, u64)>> {
+        self.0
+            .lock()
+            .expect("a thread panicked while it held the set of snapshots to load")
+    }
+}
+
+/// A temporary file, removed when dropped.
+struct Temporary {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.keep {
+            // When it can't be removed now, the next start does it.
+            let _ = self.disk.remove(&self.path);
+        }
+    }
+}
+
+impl Snapshots {
+    pub(super) fn new(disk: Arc<dyn Disk>, dir: PathBuf) -> Snapshots {
+        Snapshots {
+            disk,
+            dir,
+            temporary: AtomicU64::new(0),
+            unloaded: Arc::default(),
+        }
+    }
+
+    /// The path of a snapshot's file.
+    pub fn path(&self, index: u64, term: u64) -> PathBuf {
+        self.dir.join(file_name(index, term))
+    }
+
+    /// Deletes the snapshots below an index: no restart begins from them any more. Received ones that are still to be
+    /// loaded stay until the next time. The deletion need not be durable.
+    pub(super) fn delete_below(&self, index: u64) -> Result<(), DiskError> {
+        for name in self.disk.list(&self.dir)? {
+            let superfluous = parse_file_name(&name)
+                .is_some_and(|found| found.0 < index && !self.unloaded.lock().contains(&found));
+            if superfluous {
+                self.disk.remove(&self.dir.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes temporary files, and snapshots that `keep` does not name: they were written or received just before a
+    /// crash, and no durable mark tells that a restart may begin from them.
+    pub(super) fn delete_leftovers(&self, keep: &[(u64, u64)]) -> Result<(), DiskError> {
+        for name in self.disk.list(&self.dir)? {
+            let leftover = match parse_file_name(&name) {
+                Some(found) => !keep.contains(&found),
+                None => name.ends_with(".tmp"),
+            };
+            if leftover {
+                self.disk.remove(&self.dir.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open_file(&self, path: &Path) -> Result<Box<dyn DiskFile>, StorageError> {
+        self.disk
+            .open(path)?
+            .ok_or_else(|| StorageError::corrupt(path, 0, "the snapshot's file is missing"))
+    }
+
+    fn temporary(&self) -> Temporary {
+        let number = self.temporary.fetch_add(1, Ordering::Relaxed);
+        Temporary {
+            disk: self.disk.clone(),
+            path: self.dir.join(format!("{number}.tmp")),
+            keep: false,
+        }
+    }
+}
+
+impl fmt::Debug for Snapshots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Snapshots({})", self.dir.display())
+    }
+}
+
+/// Gives a file that was synced its final name. Durable on return; only then may a mark name it.
+fn publish(mut temporary: Temporary, dir: &Path, index: u64, term: u64) -> Result<(), DiskError> {
+    let disk = temporary.disk.clone();
+    disk.rename(&temporary.path, &dir.join(file_name(index, term)))?;
+    temporary.keep = true;
+    if cfg!(raftkvd_mutant = "directory-not-synced") {
+        return Ok(());
+    }
+    disk.sync_dir(dir)
+}
+
+fn block_crc(seed: u32, block: &[u8]) -> u32 {
+    crc32c_append(crc32c_append(seed, &block[..8]), &block[BLOCK_HEAD_BYTES..])
+}
+
+fn file_name(index: u64, term: u64) -> String {
+    format!("{index:016x}-{term:016x}.snap")
+}
+
+fn parse_file_name(name: &str) -> Option<(u64, u64)> {
+    super::parse_numbers(name.strip_suffix(".snap")?)
+}

@@ -1,0 +1,121 @@
+//! Receiving a snapshot file.
+
+use super::read::Reader;
+use super::write::Growing;
+use super::{Snapshots, Temporary, Unloaded, publish};
+use crate::command::SnapshotHeader;
+use crate::config;
+use crate::storage::disk::DiskError;
+use crate::storage::{SnapshotMeta, StorageError};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A snapshot file that is being received. Dropped unfinished, it removes its file.
+pub struct SnapshotSink {
+    dir: PathBuf,
+    cluster: u64,
+    temporary: Temporary,
+    file: Growing,
+    buffer: Vec<u8>,
+    unloaded: Arc<Unloaded>,
+}
+
+/// A received snapshot can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// What was sent is no whole and valid snapshot of this cluster.
+    #[error("the received snapshot is not valid: {0}")]
+    Invalid(String),
+    /// The own disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+impl Snapshots {
+    /// Begins to receive a snapshot of this cluster, into a temporary file.
+    pub fn receive(&self, cluster: u64) -> Result<SnapshotSink, DiskError> {
+        let temporary = self.temporary();
+        Ok(SnapshotSink {
+            file: Growing::new(self.disk.create(&temporary.path)?),
+            dir: self.dir.clone(),
+            cluster,
+            temporary,
+            buffer: Vec::with_capacity(config::SNAPSHOT_BLOCK_BYTES),
+            unloaded: self.unloaded.clone(),
+        })
+    }
+}
+
+impl SnapshotSink {
+    /// Takes the next bytes of the file. After an error it is to be dropped.
+    pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), DiskError> {
+        while !bytes.is_empty() {
+            let room = config::SNAPSHOT_BLOCK_BYTES - self.buffer.len();
+            let (now, rest) = bytes.split_at(room.min(bytes.len()));
+            self.buffer.extend_from_slice(now);
+            bytes = rest;
+            if self.buffer.len() == config::SNAPSHOT_BLOCK_BYTES {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the whole file: its header, that it belongs to the expected cluster and is the snapshot that was promised
+    /// (its index, term and state), every block, the footer. Then gives it its final name. Durable in its final place on
+    /// return.
+    pub fn finish(mut self, promised: &SnapshotMeta) -> Result<(), ReceiveError> {
+        self.flush()?;
+        let path = self.temporary.path.clone();
+        let checked = || -> Result<SnapshotHeader, StorageError> {
+            let mut reader = Reader::new(&*self.file.file, &path)?;
+            let header = reader.header()?;
+            reader.blocks(&mut |_, _, _| {})?;
+            Ok(header)
+        };
+        let header = match checked() {
+            Ok(header) => header,
+            Err(StorageError::Io(e)) => return Err(e.into()),
+            Err(StorageError::Corrupt { offset, why, .. }) => {
+                return Err(ReceiveError::Invalid(format!("{why} (at byte {offset})")));
+            }
+            Err(e) => return Err(ReceiveError::Invalid(e.to_string())),
+        };
+        if header.cluster != self.cluster {
+            return Err(ReceiveError::Invalid(format!(
+                "it is of cluster {:016x}, this is {:016x}",
+                header.cluster, self.cluster
+            )));
+        }
+        let found = SnapshotMeta::from_header(&header);
+        // Before it has its name: there may be another under it, from which a restart begins.
+        if (found.index, found.term) != (promised.index, promised.term) {
+            return Err(ReceiveError::Invalid(format!(
+                "it is of index {} term {}, and not of index {} term {}",
+                found.index, found.term, promised.index, promised.term
+            )));
+        }
+        if found.state != promised.state {
+            let why = "its replicated state is not that of its message";
+            return Err(ReceiveError::Invalid(why.to_owned()));
+        }
+        self.file.sync()?;
+        // Before it has a name by which it could be deleted.
+        let place = (header.index, header.term);
+        self.unloaded.lock().insert(place);
+        publish(self.temporary, &self.dir, header.index, header.term).map_err(ReceiveError::Disk)
+    }
+
+    fn flush(&mut self) -> Result<(), DiskError> {
+        self.file.append(&self.buffer)?;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+impl fmt::Debug for SnapshotSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SnapshotSink({})", self.temporary.path.display())
+    }
+}

@@ -1,0 +1,202 @@
+//! What is written is what is read, and nothing else is.
+
+use super::*;
+use crate::storage::SnapshotMeta;
+use crate::storage::fake_disk::{FakeDisk, Random};
+
+type Entries = Vec<(Vec<u8>, u64, Vec<u8>)>;
+
+fn snapshots(disk: &FakeDisk) -> Snapshots {
+    let dir = PathBuf::from("/snap");
+    disk.create_dir_all(&dir).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    Snapshots::new(Arc::new(disk.clone()), dir)
+}
+
+fn meta(index: u64) -> SnapshotMeta {
+    let mut meta = SnapshotMeta {
+        index,
+        term: 3,
+        ..SnapshotMeta::default()
+    };
+    meta.conf_state.set_voters(vec![1, 2, 3]);
+    meta
+}
+
+fn entries(count: u64, bytes: usize) -> Entries {
+    (0..count)
+        .map(|i| {
+            let value = vec![i as u8; bytes + i as usize % 7];
+            (format!("key {i}").into_bytes(), i + 1, value)
+        })
+        .collect()
+}
+
+fn write(snapshots: &Snapshots, index: u64, entries: &Entries) -> u64 {
+    let entries = entries.iter().map(|(k, i, v)| (&k[..], *i, &v[..]));
+    snapshots.write(&meta(index), 77, entries).unwrap()
+}
+
+fn load(snapshots: &Snapshots, index: u64) -> Result<Entries, StorageError> {
+    let mut found = Vec::new();
+    let loaded = snapshots.load(index, 3, |k, i, v| found.push((k.to_vec(), i, v.to_vec())))?;
+    assert_eq!(loaded, meta(index));
+    Ok(found)
+}
+
+/// Sends a file from one disk to another, in pieces of odd sizes.
+fn send(bytes: &[u8], to: &Snapshots, cluster: u64) -> Result<(), ReceiveError> {
+    let mut sink = to.receive(cluster)?;
+    for piece in bytes.chunks(70_001) {
+        sink.write(piece)?;
+    }
+    sink.finish(&meta(9))
+}
+
+fn file(snapshots: &Snapshots, index: u64) -> Vec<u8> {
+    let mut source = snapshots.open(index, 3).unwrap();
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 1000];
+    loop {
+        match source.read(&mut buffer).unwrap() {
+            0 => break,
+            n => bytes.extend_from_slice(&buffer[..n]),
+        }
+    }
+    assert_eq!(bytes.len() as u64, source.bytes);
+    bytes
+}
+
+#[test]
+fn what_is_written_is_loaded_sent_and_received() {
+    for (count, bytes) in [(0, 0), (1, 0), (3, 10), (2000, 600), (2, 3 << 20)] {
+        let (from, to) = (FakeDisk::new(1), FakeDisk::new(2));
+        let (sender, receiver) = (snapshots(&from), snapshots(&to));
+        let entries = entries(count, bytes);
+        let size = write(&sender, 9, &entries);
+        let sent = file(&sender, 9);
+        assert_eq!(sent.len() as u64, size);
+        send(&sent, &receiver, 77).unwrap();
+        // Both are durable, and nothing else is there.
+        for disk in [from, to] {
+            let disk = disk.after_power_loss(5);
+            assert_eq!(load(&snapshots(&disk), 9).unwrap(), entries);
+            assert_eq!(disk.paths().len(), 1);
+        }
+    }
+}
+
+#[test]
+fn every_flipped_or_missing_byte_is_caught() {
+    let disk = FakeDisk::new(1);
+    let own = snapshots(&disk);
+    write(&own, 9, &entries(40, 20));
+    let good = file(&own, 9);
+    let path = own.path(9, 3);
+    let caught = |bad: Vec<u8>| {
+        let what = send(&bad, &own, 77);
+        assert!(matches!(what, Err(ReceiveError::Invalid(_))), "{what:?}");
+        disk.tamper(&path, |bytes| *bytes = bad);
+        let error = load(&own, 9).unwrap_err();
+        assert_eq!(error.exit_code(), 4, "{error}");
+    };
+    for at in 0..good.len() {
+        for flip in [0x01, 0x80, 0xff] {
+            let mut bad = good.clone();
+            bad[at] ^= flip;
+            caught(bad);
+        }
+        caught(good[..at].to_vec());
+    }
+    caught([&good[..], &[0]].concat());
+    assert_eq!(disk.paths(), [path], "temporary files are left");
+}
+
+#[test]
+fn blocks_in_another_order_are_caught() {
+    let disk = FakeDisk::new(1);
+    let own = snapshots(&disk);
+    // Two blocks of the same length, after a header of which the length is known.
+    let block = config::SNAPSHOT_BLOCK_BYTES + 17 + BLOCK_HEAD_BYTES;
+    let value = vec![7; config::SNAPSHOT_BLOCK_BYTES];
+    let entries = vec![(vec![b'a'], 1, value.clone()), (vec![b'b'], 2, value)];
+    write(&own, 9, &entries);
+    let good = file(&own, 9);
+    let start = good.len() - FOOTER_BYTES - 2 * block;
+    let (first, second) = (start..start + block, start + block..start + 2 * block);
+    let swapped = [
+        &good[..start],
+        &good[second.clone()],
+        &good[first.clone()],
+        &good[second.end..],
+    ]
+    .concat();
+    assert_eq!(swapped.len(), good.len());
+    let without = [&good[..first.start], &good[second.start..]].concat();
+    for bad in [swapped, without] {
+        assert!(matches!(
+            send(&bad, &own, 77),
+            Err(ReceiveError::Invalid(_))
+        ));
+    }
+    assert!(send(&good, &own, 77).is_ok());
+}
+
+#[test]
+fn a_length_in_a_file_reserves_no_memory_beyond_the_file() {
+    let disk = FakeDisk::new(1);
+    let own = snapshots(&disk);
+    write(&own, 9, &entries(3, 20));
+    let good = file(&own, 9);
+    let mut random = Random(1);
+    for _ in 0..500 {
+        let mut bad = good.clone();
+        let at = random.below(bad.len() as u64 - 4) as usize;
+        bad[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(send(&bad, &own, 77).is_err() || bad == good);
+    }
+}
+
+#[test]
+fn a_snapshot_of_another_cluster_is_not_received() {
+    let disk = FakeDisk::new(1);
+    let own = snapshots(&disk);
+    write(&own, 9, &entries(3, 20));
+    let what = send(&file(&own, 9), &own, 78);
+    assert!(matches!(what, Err(ReceiveError::Invalid(_))), "{what:?}");
+    drop(own.receive(77).unwrap());
+    assert_eq!(disk.paths().len(), 1);
+}
+
+#[test]
+fn a_snapshot_that_was_not_promised_does_not_get_its_name() {
+    let disk = FakeDisk::new(1);
+    let own = snapshots(&disk);
+    write(&own, 9, &entries(3, 20));
+    let bytes = file(&own, 9);
+    own.delete_below(10).unwrap();
+    let mut other_state = meta(9);
+    let removed = crate::command::RemovedMember::default();
+    other_state.state.removed.push(removed);
+    let other_term = SnapshotMeta { term: 4, ..meta(9) };
+    for promised in [meta(8), other_term, other_state] {
+        let mut sink = own.receive(77).unwrap();
+        sink.write(&bytes).unwrap();
+        let what = sink.finish(&promised);
+        assert!(matches!(what, Err(ReceiveError::Invalid(_))), "{what:?}");
+        assert_eq!(disk.paths().len(), 0);
+    }
+}
+
+#[test]
+fn a_deleted_snapshot_can_be_sent_to_its_end() {
+    let disk = FakeDisk::new(1);
+    let own = snapshots(&disk);
+    write(&own, 9, &entries(300, 20));
+    let mut source = own.open(9, 3).unwrap();
+    own.delete_below(10).unwrap();
+    assert_eq!(disk.paths().len(), 0);
+    let mut buffer = vec![0; 1 << 20];
+    assert_eq!(source.read(&mut buffer).unwrap() as u64, source.bytes);
+    assert_eq!(own.open(9, 3).unwrap_err().exit_code(), 4);
+}

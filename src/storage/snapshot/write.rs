@@ -1,0 +1,160 @@
+//! Writing a snapshot file.
+
+use super::{BLOCK_HEAD_BYTES, END_MAGIC, FOOTER_BYTES, MAGIC, Snapshots, block_crc, publish};
+use crate::command::SnapshotHeader;
+use crate::config;
+use crate::storage::disk::{DiskError, DiskFile};
+use crate::storage::{FORMAT_VERSION, SnapshotMeta};
+use crc32c::{crc32c, crc32c_append};
+use protobuf::Message as _;
+
+impl Snapshots {
+    /// Writes a snapshot file; durable in its final place on return. Gives its size. `entries` yields every entry of
+    /// the map: key, index, value.
+    pub fn write<'a>(
+        &self,
+        meta: &SnapshotMeta,
+        cluster: u64,
+        entries: impl Iterator<Item = (&'a [u8], u64, &'a [u8])>,
+    ) -> Result<u64, DiskError> {
+        let temporary = self.temporary();
+        let mut writer = Writer {
+            file: Growing::new(self.disk.create(&temporary.path)?),
+            crc: 0,
+            block: Vec::with_capacity(config::SNAPSHOT_BLOCK_BYTES * 2),
+            count: 0,
+            entries: 0,
+            blocks: 0,
+        };
+        writer.header(&meta.to_header(cluster))?;
+        for (key, index, value) in entries {
+            writer.entry(key, index, value)?;
+        }
+        let bytes = writer.finish()?;
+        publish(temporary, &self.dir, meta.index, meta.term)?;
+        Ok(bytes)
+    }
+}
+
+struct Writer {
+    file: Growing,
+    crc: u32,
+    /// Head and payload of the block under construction.
+    block: Vec<u8>,
+    count: u32,
+    entries: u64,
+    blocks: u64,
+}
+
+impl Writer {
+    fn header(&mut self, header: &SnapshotHeader) -> Result<(), DiskError> {
+        let encoded = header
+            .write_to_bytes()
+            .expect("a snapshot header has no required field that could be missing");
+        assert!(
+            encoded.len() <= config::SNAPSHOT_HEADER_BYTES_MAX,
+            "a snapshot header of {} bytes, the limit is {}",
+            encoded.len(),
+            config::SNAPSHOT_HEADER_BYTES_MAX
+        );
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&(encoded.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&encoded);
+        self.crc = crc32c(&bytes);
+        bytes.extend_from_slice(&self.crc.to_le_bytes());
+        self.file.append(&bytes)
+    }
+
+    fn entry(&mut self, key: &[u8], index: u64, value: &[u8]) -> Result<(), DiskError> {
+        assert!(
+            key.len() <= config::KEY_BYTES_LIMIT && value.len() <= config::VALUE_BYTES_LIMIT,
+            "a key of {} and a value of {} bytes exceed the limits",
+            key.len(),
+            value.len()
+        );
+        if self.block.is_empty() {
+            self.block.resize(BLOCK_HEAD_BYTES, 0);
+        }
+        self.block
+            .extend_from_slice(&(key.len() as u32).to_le_bytes());
+        self.block
+            .extend_from_slice(&(value.len() as u32).to_le_bytes());
+        self.block.extend_from_slice(&index.to_le_bytes());
+        self.block.extend_from_slice(key);
+        self.block.extend_from_slice(value);
+        self.count += 1;
+        self.entries += 1;
+        if self.block.len() - BLOCK_HEAD_BYTES >= config::SNAPSHOT_BLOCK_BYTES {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), DiskError> {
+        if self.block.is_empty() {
+            return Ok(());
+        }
+        let mut block = std::mem::take(&mut self.block);
+        let payload = (block.len() - BLOCK_HEAD_BYTES) as u32;
+        block[0..4].copy_from_slice(&payload.to_le_bytes());
+        block[4..8].copy_from_slice(&self.count.to_le_bytes());
+        self.crc = block_crc(self.crc, &block);
+        block[8..12].copy_from_slice(&self.crc.to_le_bytes());
+        self.file.append(&block)?;
+        block.clear();
+        block.shrink_to(config::SNAPSHOT_BLOCK_BYTES * 2);
+        self.block = block;
+        self.count = 0;
+        self.blocks += 1;
+        Ok(())
+    }
+
+    /// Writes the footer and makes the file durable; its name is not yet. Gives its size.
+    fn finish(mut self) -> Result<u64, DiskError> {
+        self.flush()?;
+        let mut footer = vec![0; 4];
+        footer.extend_from_slice(END_MAGIC);
+        footer.extend_from_slice(&self.entries.to_le_bytes());
+        footer.extend_from_slice(&self.blocks.to_le_bytes());
+        let crc = crc32c_append(self.crc, &footer);
+        footer.extend_from_slice(&crc.to_le_bytes());
+        assert_eq!(footer.len(), FOOTER_BYTES);
+        self.file.append(&footer)?;
+        self.file.sync()?;
+        Ok(self.file.len)
+    }
+}
+
+/// A file that is written from front to back, and synced now and then on the way.
+pub(super) struct Growing {
+    pub(super) file: Box<dyn DiskFile>,
+    len: u64,
+    /// Up to here it is durable.
+    synced: u64,
+}
+
+impl Growing {
+    pub(super) fn new(file: Box<dyn DiskFile>) -> Growing {
+        Growing {
+            file,
+            len: 0,
+            synced: 0,
+        }
+    }
+
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
+        self.file.write_at(bytes, self.len)?;
+        self.len += bytes.len() as u64;
+        if self.len - self.synced >= config::SNAPSHOT_SYNC_BYTES {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn sync(&mut self) -> Result<(), DiskError> {
+        self.file.sync()?;
+        self.synced = self.len;
+        Ok(())
+    }
+}
