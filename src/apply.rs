@@ -198,7 +198,11 @@ pub fn write_snapshots(
     inbox: &Inbox,
 ) -> Result<(), DiskError> {
     while let Ok(SnapshotJob { meta, map }) = jobs.recv() {
-        let bytes = snapshots.write(&meta, cluster(), map.iter())?;
+        let mut file = snapshots.begin(&meta, cluster())?;
+        for (key, index, value) in map.iter() {
+            file.entry(key, index, value)?;
+        }
+        let bytes = file.finish()?;
         let written = SnapshotWritten { meta, bytes };
         inbox.notice(Notice::SnapshotWritten(Box::new(written)));
     }

@@ -123,8 +123,10 @@ pub const SNAPSHOTS_KEPT: usize = 2;
 /// Target size of a snapshot's blocks.
 pub const SNAPSHOT_BLOCK_BYTES: usize = 256 << 10;
 /// A snapshot file that grows is synced whenever this much was written: the WAL's fdatasync must not wait behind
-/// hundreds of megabytes.
-pub const SNAPSHOT_SYNC_BYTES: u64 = 16 << 20;
+/// more.
+pub const SNAPSHOT_SYNC_BYTES: u64 = 1 << 20;
+/// Longest pause after such a piece of a snapshot that is written here; mostly it is as long as the piece took.
+pub const SNAPSHOT_PIECE_PAUSE_MAX: Duration = Duration::from_millis(50);
 
 // ---- the map ----
 

@@ -47,7 +47,7 @@ pub mod wal;
 
 pub use disk::{Disk, DiskError, Lock, RealDisk};
 pub use meta::{Meta, Pin, PinError};
-pub use snapshot::{ReceiveError, SnapshotSink, SnapshotSource, Snapshots};
+pub use snapshot::{ReceiveError, SnapshotSink, SnapshotSource, SnapshotWriter, Snapshots};
 pub use wal::{Options, Wal, Written};
 
 use crate::command::{ReplicatedState, SnapshotHeader};

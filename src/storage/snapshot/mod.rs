@@ -32,6 +32,7 @@ mod write;
 
 pub use read::SnapshotSource;
 pub use receive::{ReceiveError, SnapshotSink};
+pub use write::SnapshotWriter;
 
 use super::StorageError;
 use super::disk::{Disk, DiskError, DiskFile};

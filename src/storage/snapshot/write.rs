@@ -1,42 +1,32 @@
-//! Writing a snapshot file.
+//! Writing a snapshot file, beside a WAL that is not to notice.
+//!
+//! The WAL's fdatasyncs go to the same disk, and raft and the API want the same processors. So the file is written in
+//! pieces of [`config::SNAPSHOT_SYNC_BYTES`], each synced before the next, and after each the writer pauses for as long
+//! as the piece took, but no longer than [`config::SNAPSHOT_PIECE_PAUSE_MAX`]. It is a share and not a rate: what the disk
+//! has to give to it under the load of the moment, a snapshot uses half of, whatever the disk. That bounds the log too:
+//! while a snapshot is written it grows by what is written meanwhile, and a snapshot takes at most twice the time that
+//! it would take without pauses.
 
-use super::{BLOCK_HEAD_BYTES, END_MAGIC, FOOTER_BYTES, MAGIC, Snapshots, block_crc, publish};
+use super::{
+    BLOCK_HEAD_BYTES, END_MAGIC, FOOTER_BYTES, MAGIC, Snapshots, Temporary, block_crc, publish,
+};
 use crate::command::SnapshotHeader;
 use crate::config;
 use crate::storage::disk::{DiskError, DiskFile};
 use crate::storage::{FORMAT_VERSION, SnapshotMeta};
 use crc32c::{crc32c, crc32c_append};
 use protobuf::Message as _;
+use std::fmt;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Instant;
 
-impl Snapshots {
-    /// Writes a snapshot file; durable in its final place on return. Gives its size. `entries` yields every entry of
-    /// the map: key, index, value.
-    pub fn write<'a>(
-        &self,
-        meta: &SnapshotMeta,
-        cluster: u64,
-        entries: impl Iterator<Item = (&'a [u8], u64, &'a [u8])>,
-    ) -> Result<u64, DiskError> {
-        let temporary = self.temporary();
-        let mut writer = Writer {
-            file: Growing::new(self.disk.create(&temporary.path)?),
-            crc: 0,
-            block: Vec::with_capacity(config::SNAPSHOT_BLOCK_BYTES * 2),
-            count: 0,
-            entries: 0,
-            blocks: 0,
-        };
-        writer.header(&meta.to_header(cluster))?;
-        for (key, index, value) in entries {
-            writer.entry(key, index, value)?;
-        }
-        let bytes = writer.finish()?;
-        publish(temporary, &self.dir, meta.index, meta.term)?;
-        Ok(bytes)
-    }
-}
-
-struct Writer {
+/// A snapshot file that is being written. Dropped unfinished, it removes its file.
+pub struct SnapshotWriter {
+    dir: PathBuf,
+    /// Index and term.
+    place: (u64, u64),
+    temporary: Temporary,
     file: Growing,
     crc: u32,
     /// Head and payload of the block under construction.
@@ -44,9 +34,47 @@ struct Writer {
     count: u32,
     entries: u64,
     blocks: u64,
+    /// When the piece that is not synced was begun.
+    piece_begun: Instant,
 }
 
-impl Writer {
+impl Snapshots {
+    /// Begins to write a snapshot file.
+    pub fn begin(&self, meta: &SnapshotMeta, cluster: u64) -> Result<SnapshotWriter, DiskError> {
+        let temporary = self.temporary();
+        let mut writer = SnapshotWriter {
+            dir: self.dir.clone(),
+            place: (meta.index, meta.term),
+            file: Growing::new(self.disk.create(&temporary.path)?),
+            temporary,
+            crc: 0,
+            block: Vec::with_capacity(config::SNAPSHOT_BLOCK_BYTES * 2),
+            count: 0,
+            entries: 0,
+            blocks: 0,
+            piece_begun: Instant::now(),
+        };
+        writer.header(&meta.to_header(cluster))?;
+        Ok(writer)
+    }
+
+    /// Writes a snapshot file at once; durable in its final place on return. Gives its size. `entries` yields every
+    /// entry of the map: key, index, value.
+    pub fn write<'a>(
+        &self,
+        meta: &SnapshotMeta,
+        cluster: u64,
+        entries: impl Iterator<Item = (&'a [u8], u64, &'a [u8])>,
+    ) -> Result<u64, DiskError> {
+        let mut writer = self.begin(meta, cluster)?;
+        for (key, index, value) in entries {
+            writer.entry(key, index, value)?;
+        }
+        writer.finish()
+    }
+}
+
+impl SnapshotWriter {
     fn header(&mut self, header: &SnapshotHeader) -> Result<(), DiskError> {
         let encoded = header
             .write_to_bytes()
@@ -63,10 +91,12 @@ impl Writer {
         bytes.extend_from_slice(&encoded);
         self.crc = crc32c(&bytes);
         bytes.extend_from_slice(&self.crc.to_le_bytes());
-        self.file.append(&bytes)
+        self.file.append(&bytes)?;
+        Ok(())
     }
 
-    fn entry(&mut self, key: &[u8], index: u64, value: &[u8]) -> Result<(), DiskError> {
+    /// Adds an entry of the map, and now and then waits for the disk, and for others to have their turn.
+    pub fn entry(&mut self, key: &[u8], index: u64, value: &[u8]) -> Result<(), DiskError> {
         assert!(
             key.len() <= config::KEY_BYTES_LIMIT && value.len() <= config::VALUE_BYTES_LIMIT,
             "a key of {} and a value of {} bytes exceed the limits",
@@ -101,7 +131,14 @@ impl Writer {
         block[4..8].copy_from_slice(&self.count.to_le_bytes());
         self.crc = block_crc(self.crc, &block);
         block[8..12].copy_from_slice(&self.crc.to_le_bytes());
-        self.file.append(&block)?;
+        if self.file.append(&block)? {
+            thread::sleep(
+                self.piece_begun
+                    .elapsed()
+                    .min(config::SNAPSHOT_PIECE_PAUSE_MAX),
+            );
+            self.piece_begun = Instant::now();
+        }
         block.clear();
         block.shrink_to(config::SNAPSHOT_BLOCK_BYTES * 2);
         self.block = block;
@@ -110,8 +147,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the footer and makes the file durable; its name is not yet. Gives its size.
-    fn finish(mut self) -> Result<u64, DiskError> {
+    /// Ends the file. It is durable in its final place on return. Gives its size.
+    pub fn finish(mut self) -> Result<u64, DiskError> {
         self.flush()?;
         let mut footer = vec![0; 4];
         footer.extend_from_slice(END_MAGIC);
@@ -122,7 +159,15 @@ impl Writer {
         assert_eq!(footer.len(), FOOTER_BYTES);
         self.file.append(&footer)?;
         self.file.sync()?;
+        let (index, term) = self.place;
+        publish(self.temporary, &self.dir, index, term)?;
         Ok(self.file.len)
+    }
+}
+
+impl fmt::Debug for SnapshotWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SnapshotWriter({})", self.temporary.path.display())
     }
 }
 
@@ -143,13 +188,15 @@ impl Growing {
         }
     }
 
-    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
+    /// Gives whether all of it is durable now.
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<bool, DiskError> {
         self.file.write_at(bytes, self.len)?;
         self.len += bytes.len() as u64;
-        if self.len - self.synced >= config::SNAPSHOT_SYNC_BYTES {
-            self.sync()?;
+        if self.len - self.synced < config::SNAPSHOT_SYNC_BYTES {
+            return Ok(false);
         }
-        Ok(())
+        self.sync()?;
+        Ok(true)
     }
 
     pub(super) fn sync(&mut self) -> Result<(), DiskError> {
