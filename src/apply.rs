@@ -179,7 +179,7 @@ pub fn load(
     logger: &Logger,
 ) -> Result<(), StorageError> {
     let begun = Instant::now();
-    let mut restore = store.begin_restore();
+    let restore = store.begin_restore();
     snapshots.load(meta.index, meta.term, |key, index, value| {
         restore.insert(key, index, value);
     })?;
@@ -199,9 +199,7 @@ pub fn write_snapshots(
 ) -> Result<(), DiskError> {
     while let Ok(SnapshotJob { meta, map }) = jobs.recv() {
         let mut file = snapshots.begin(&meta, cluster())?;
-        for (key, index, value) in map.iter() {
-            file.entry(key, index, value)?;
-        }
+        map.visit(|key, index, value| file.entry(key, index, value))?;
         let bytes = file.finish()?;
         let written = SnapshotWritten { meta, bytes };
         inbox.notice(Notice::SnapshotWritten(Box::new(written)));

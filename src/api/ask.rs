@@ -63,8 +63,7 @@ impl Front {
             let (index, map) = self.ask(&mut slot, Notice::Freeze).await?;
             let hashing = tokio::task::spawn_blocking(move || {
                 let hash = map.hash();
-                // The next one's turn begins when the map is given back, whether somebody still waits or not.
-                drop(map);
+                // The next one's turn begins when the map was given back, whether somebody still waits or not.
                 drop(slot);
                 hash
             });

@@ -1,7 +1,7 @@
 //! One key of the map, with its index and value, in one allocation.
 //!
 //! A lookup compares the key and mostly wants the value: both lie side by side, so it misses the cache once for them. A
-//! table holds 16 bytes an entry, and its copy shares the entries.
+//! table holds 16 bytes an entry.
 //!
 //! | bytes of a small entry | field |
 //! |---|---|
@@ -10,26 +10,23 @@
 //! | *n* | key |
 //! | | value |
 //!
-//! Invariants: an entry that another table shares is never changed; which of the two forms an entry has depends on its
-//! size alone.
+//! Invariant: which of the two forms an entry has depends on its size alone.
 
 use super::Value;
 use crate::config;
 use bytes::Bytes;
-use std::iter;
-use std::sync::Arc;
 
 const INDEX_BYTES: usize = 8;
 const HEAD_BYTES: usize = INDEX_BYTES + 2;
 
-/// A key with its index and value. A clone shares them.
-#[derive(Clone)]
+/// A key with its index and value.
 pub(super) enum Entry {
-    Small(Arc<[u8]>),
+    Small(Box<[u8]>),
     /// Its value may be a slice of the frame that brought it, and a reader shares it.
-    Large(Arc<Large>),
+    Large(Box<Large>),
 }
 
+#[derive(Clone)]
 pub(super) struct Large {
     index: u64,
     key: Box<[u8]>,
@@ -57,22 +54,17 @@ impl Entry {
     }
 
     fn small(key: &[u8], index: u64, value: &[u8]) -> Entry {
-        // To fill zeros took less time than to collect the parts elsewhere and copy them.
-        let mut bytes: Arc<[u8]> =
-            iter::repeat_n(0, HEAD_BYTES + key.len() + value.len()).collect();
-        let fill = Arc::get_mut(&mut bytes).expect("what was just made has one owner");
-        let (head, rest) = fill.split_at_mut(HEAD_BYTES);
-        head[..INDEX_BYTES].copy_from_slice(&index.to_le_bytes());
-        head[INDEX_BYTES..].copy_from_slice(&(key.len() as u16).to_le_bytes());
-        let (key_place, value_place) = rest.split_at_mut(key.len());
-        key_place.copy_from_slice(key);
-        value_place.copy_from_slice(value);
-        Entry::Small(bytes)
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + key.len() + value.len());
+        bytes.extend_from_slice(&index.to_le_bytes());
+        bytes.extend_from_slice(&(key.len() as u16).to_le_bytes());
+        bytes.extend_from_slice(key);
+        bytes.extend_from_slice(value);
+        Entry::Small(bytes.into_boxed_slice())
     }
 
     /// Copies the key and takes the value.
     pub(super) fn large(key: &[u8], index: u64, value: Bytes) -> Entry {
-        Entry::Large(Arc::new(Large {
+        Entry::Large(Box::new(Large {
             index,
             key: Box::from(key),
             value,
@@ -80,7 +72,7 @@ impl Entry {
     }
 
     /// Gives a small entry a new index and a new value of the same length, in place. Does nothing and answers no when
-    /// the length is another, or another table shares the entry.
+    /// the length is another.
     pub(super) fn overwrite(&mut self, index: u64, value: &[u8]) -> bool {
         let Entry::Small(bytes) = self else {
             return false;
@@ -89,9 +81,6 @@ impl Entry {
         if bytes.len() - start != value.len() {
             return false;
         }
-        let Some(bytes) = Arc::get_mut(bytes) else {
-            return false;
-        };
         bytes[..INDEX_BYTES].copy_from_slice(&index.to_le_bytes());
         bytes[start..].copy_from_slice(value);
         true
@@ -100,10 +89,7 @@ impl Entry {
     /// Key, index and value.
     pub(super) fn parts(&self) -> (&[u8], u64, &[u8]) {
         match self {
-            Entry::Small(bytes) => {
-                let (key, value) = bytes[HEAD_BYTES..].split_at(key_len(bytes));
-                (key, small_index(bytes), value)
-            }
+            Entry::Small(bytes) => small_parts(bytes),
             Entry::Large(large) => (&large.key, large.index, &large.value),
         }
     }
@@ -128,15 +114,55 @@ impl Entry {
         };
         Value { index, bytes }
     }
+}
 
-    /// How many tables hold it.
-    #[cfg(test)]
-    pub(super) fn holders(&self) -> usize {
-        match self {
-            Entry::Small(bytes) => Arc::strong_count(bytes),
-            Entry::Large(large) => Arc::strong_count(large),
+/// Copies of many entries: one after the other the small ones, each as it was, and shares of the large ones.
+#[derive(Default)]
+pub(super) struct Copies {
+    small: Vec<u8>,
+    /// Where each of them ends.
+    ends: Vec<usize>,
+    large: Vec<Large>,
+}
+
+impl Copies {
+    pub(super) fn add(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Small(bytes) => {
+                self.small.extend_from_slice(bytes);
+                self.ends.push(self.small.len());
+            }
+            Entry::Large(large) => self.large.push((**large).clone()),
         }
     }
+
+    /// Visits key, index and value of each.
+    pub(super) fn visit<E>(
+        &self,
+        visit: &mut impl FnMut(&[u8], u64, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut start = 0;
+        for end in &self.ends {
+            let (key, index, value) = small_parts(&self.small[start..*end]);
+            visit(key, index, value)?;
+            start = *end;
+        }
+        for Large { key, index, value } in &self.large {
+            visit(key, *index, value)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.small.clear();
+        self.ends.clear();
+        self.large.clear();
+    }
+}
+
+fn small_parts(bytes: &[u8]) -> (&[u8], u64, &[u8]) {
+    let (key, value) = bytes[HEAD_BYTES..].split_at(key_len(bytes));
+    (key, small_index(bytes), value)
 }
 
 fn small_index(bytes: &[u8]) -> u64 {

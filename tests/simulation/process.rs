@@ -22,6 +22,7 @@ use raftkvd::transport::View;
 use raftkvd::transport::handshake::{self, Accepted, Claims};
 use slog::Logger;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -365,7 +366,12 @@ impl Process {
     }
 
     fn state_hash(&self) -> u64 {
-        oracle::state_hash(self.store.freeze().iter())
+        let mut sum = 0_u64;
+        let Ok(()) = self.store.freeze().visit(|key, index, value| {
+            sum = sum.wrapping_add(oracle::hash(&(key, index, value)));
+            Ok::<(), Infallible>(())
+        });
+        sum
     }
 
     // ---- the snapshot thread ----

@@ -1,0 +1,65 @@
+//! A map that is being filled from a snapshot, off to the side of the one that is read, by several threads.
+
+use super::entry::Entry;
+use super::{KeyHasher, Table, shard_of};
+use hashbrown::hash_table::Entry as Place;
+use std::sync::Mutex;
+
+/// A map that is being filled from a snapshot.
+pub struct Restore {
+    hasher: KeyHasher,
+    /// One for each shard. Locked for one entry at a time, and there are so many that threads hardly ever meet.
+    parts: Vec<Mutex<Part>>,
+}
+
+/// What becomes a shard.
+#[derive(Default)]
+pub(super) struct Part {
+    pub table: Table,
+    /// Of keys and values.
+    pub bytes: u64,
+    /// The highest index of an entry.
+    pub newest: u64,
+}
+
+impl Restore {
+    pub(super) fn new(hasher: KeyHasher, shards: usize) -> Restore {
+        Restore {
+            hasher,
+            parts: (0..shards).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    /// Adds an entry; of two with the same key, which no snapshot has, the newer one stays.
+    pub fn insert(&self, key: &[u8], index: u64, value: &[u8]) {
+        let hash = self.hasher.hash(key);
+        let entry = Entry::new(key, index, value);
+        let part = &self.parts[shard_of(hash, self.parts.len())];
+        let mut part = part.lock().expect(PANICKED);
+        let part = &mut *part;
+        let place = part.table.entry(
+            hash,
+            |entry| entry.key() == key,
+            |entry| self.hasher.hash(entry.key()),
+        );
+        match place {
+            Place::Vacant(place) => {
+                place.insert(entry);
+            }
+            Place::Occupied(place) if place.get().index() > index => return,
+            Place::Occupied(mut place) => {
+                let previous = std::mem::replace(place.get_mut(), entry);
+                part.bytes -= (key.len() + previous.parts().2.len()) as u64;
+            }
+        }
+        part.bytes += (key.len() + value.len()) as u64;
+        part.newest = part.newest.max(index);
+    }
+
+    pub(super) fn into_parts(self) -> impl Iterator<Item = Part> {
+        let parts = self.parts.into_iter();
+        parts.map(|part| part.into_inner().expect(PANICKED))
+    }
+}
+
+const PANICKED: &str = "a thread panicked while it restored the map";
