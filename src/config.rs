@@ -128,6 +128,11 @@ pub const SNAPSHOT_SYNC_BYTES: u64 = 1 << 20;
 /// Longest pause after such a piece of a snapshot that is written here; mostly it is as long as the piece took.
 pub const SNAPSHOT_PIECE_PAUSE_MAX: Duration = Duration::from_millis(50);
 
+/// A snapshot is loaded by one thread more for each such part of it.
+pub const LOAD_BYTES_PER_THREAD: u64 = 8 << 20;
+/// How often it is told how far a replay has come.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
+
 // ---- the map ----
 
 /// A key and its value lie in one allocation up to this size, and a GET copies the value; beyond it the value lies apart,
@@ -238,3 +243,12 @@ pub fn runtime_threads() -> usize {
 
 /// The most that [`runtime_threads`] says.
 pub const RUNTIME_THREADS_MAX: usize = 8;
+
+/// Threads that load a large snapshot: as many as there are processors.
+pub fn load_threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
+    processors.min(LOAD_THREADS_MAX)
+}
+
+/// The most that [`load_threads`] says: one thread after the other takes the next block of the file.
+pub const LOAD_THREADS_MAX: usize = 8;

@@ -34,7 +34,8 @@
 //! # Dependencies point down
 //!
 //! main -> [`cli`], [`logging`], [`server`] -> [`api`], [`raft_loop`], [`writer`], [`apply`], [`transport`] -> [`node`],
-//! [`store`], [`inbox`] -> [`storage`], [`members`], [`proposal`], [`commit`], [`status`], [`command`] -> [`config`]
+//! [`store`], [`inbox`] -> [`storage`], [`members`], [`proposal`], [`commit`], [`status`], [`command`],
+//! [`progress`] -> [`config`]
 
 #![warn(missing_docs)]
 
@@ -52,6 +53,7 @@ pub mod inbox;
 pub mod logging;
 pub mod members;
 pub mod node;
+pub mod progress;
 pub mod proposal;
 pub mod raft_loop;
 pub mod server;
