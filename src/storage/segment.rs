@@ -180,7 +180,11 @@ impl Writer {
         let bytes = batch.bytes_mut();
         let end = self.end + bytes.len() as u64;
         if end > self.zeroed {
-            let ahead = (end + 1).next_multiple_of(config::ZEROED_AHEAD_BYTES);
+            let ahead = match bytes.len() {
+                // Writing every byte twice would cost more than the metadata of so few syncs.
+                len if len > config::ZEROED_FOR_BATCH_BYTES_MAX => end,
+                _ => (end + 1).next_multiple_of(config::ZEROED_AHEAD_BYTES),
+            };
             self.len = self.len.max(end);
             self.zeroed = ahead.min(self.len);
             bytes.resize((self.zeroed - self.end) as usize, 0);
