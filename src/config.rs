@@ -125,12 +125,14 @@ pub const META_BYTES_MAX: usize = 1 << 20;
 pub const SNAPSHOTS_KEPT: usize = 2;
 /// Target size of a snapshot's blocks.
 pub const SNAPSHOT_BLOCK_BYTES: usize = 256 << 10;
-/// A snapshot file that grows is synced whenever this much was written: the WAL's fdatasync must not wait behind
-/// more.
-pub const SNAPSHOT_SYNC_BYTES: u64 = 1 << 20;
-/// Longest pause after such a piece of a snapshot that is written here; mostly it is as long as the piece took.
+/// A snapshot file that is written is synced whenever this much was: the WAL's fdatasync must not wait behind more.
+pub const SNAPSHOT_SYNC_BYTES: u64 = 256 << 10;
+/// After such a piece its writer pauses for so many times as long as the piece took,
+pub const SNAPSHOT_PAUSES: u32 = 3;
+/// but no longer than this.
 pub const SNAPSHOT_PIECE_PAUSE_MAX: Duration = Duration::from_millis(50);
-
+/// The same for one that is received, at the pace of its sender.
+pub const RECEIVED_SYNC_BYTES: u64 = 1 << 20;
 /// A snapshot is loaded by one thread more for each such part of it.
 pub const LOAD_BYTES_PER_THREAD: u64 = 8 << 20;
 /// How often it is told how far a replay has come.

@@ -37,7 +37,10 @@ impl Snapshots {
     pub fn receive(&self, cluster: u64) -> Result<SnapshotSink, DiskError> {
         let temporary = self.temporary();
         Ok(SnapshotSink {
-            file: Growing::new(self.disk.create(&temporary.path)?),
+            file: Growing::new(
+                self.disk.create(&temporary.path)?,
+                config::RECEIVED_SYNC_BYTES,
+            ),
             dir: self.dir.clone(),
             cluster,
             temporary,

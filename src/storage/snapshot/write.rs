@@ -1,11 +1,11 @@
 //! Writing a snapshot file, beside a WAL that is not to notice.
 //!
 //! The WAL's fdatasyncs go to the same disk, and raft and the API want the same processors. So the file is written in
-//! pieces of [`config::SNAPSHOT_SYNC_BYTES`], each synced before the next, and after each the writer pauses for as long
-//! as the piece took, but no longer than [`config::SNAPSHOT_PIECE_PAUSE_MAX`]. It is a share and not a rate: what the disk
-//! has to give to it under the load of the moment, a snapshot uses half of, whatever the disk. That bounds the log too:
-//! while a snapshot is written it grows by what is written meanwhile, and a snapshot takes at most twice the time that
-//! it would take without pauses.
+//! pieces of [`config::SNAPSHOT_SYNC_BYTES`], each synced before the next, and after each the writer pauses for
+//! [`config::SNAPSHOT_PAUSES`] times as long as the piece took, but no longer than
+//! [`config::SNAPSHOT_PIECE_PAUSE_MAX`]. It is a share and not a rate: of what the disk has to give to it under the load
+//! of the moment a snapshot uses a quarter, whatever the disk. That bounds the log too: while a snapshot is written it
+//! grows by what is written meanwhile, and that takes at most four times as long as without pauses.
 
 use super::{
     BLOCK_HEAD_BYTES, END_MAGIC, FOOTER_BYTES, MAGIC, Snapshots, Temporary, block_crc, publish,
@@ -45,7 +45,10 @@ impl Snapshots {
         let mut writer = SnapshotWriter {
             dir: self.dir.clone(),
             place: (meta.index, meta.term),
-            file: Growing::new(self.disk.create(&temporary.path)?),
+            file: Growing::new(
+                self.disk.create(&temporary.path)?,
+                config::SNAPSHOT_SYNC_BYTES,
+            ),
             temporary,
             crc: 0,
             block: Vec::with_capacity(config::SNAPSHOT_BLOCK_BYTES * 2),
@@ -132,11 +135,8 @@ impl SnapshotWriter {
         self.crc = block_crc(self.crc, &block);
         block[8..12].copy_from_slice(&self.crc.to_le_bytes());
         if self.file.append(&block)? {
-            thread::sleep(
-                self.piece_begun
-                    .elapsed()
-                    .min(config::SNAPSHOT_PIECE_PAUSE_MAX),
-            );
+            let pause = self.piece_begun.elapsed() * config::SNAPSHOT_PAUSES;
+            thread::sleep(pause.min(config::SNAPSHOT_PIECE_PAUSE_MAX));
             self.piece_begun = Instant::now();
         }
         block.clear();
@@ -171,20 +171,22 @@ impl fmt::Debug for SnapshotWriter {
     }
 }
 
-/// A file that is written from front to back, and synced now and then on the way.
+/// A file that is written from front to back, and synced on the way whenever so many bytes are not.
 pub(super) struct Growing {
     pub(super) file: Box<dyn DiskFile>,
     len: u64,
     /// Up to here it is durable.
     synced: u64,
+    sync_bytes: u64,
 }
 
 impl Growing {
-    pub(super) fn new(file: Box<dyn DiskFile>) -> Growing {
+    pub(super) fn new(file: Box<dyn DiskFile>, sync_bytes: u64) -> Growing {
         Growing {
             file,
             len: 0,
             synced: 0,
+            sync_bytes,
         }
     }
 
@@ -192,7 +194,7 @@ impl Growing {
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<bool, DiskError> {
         self.file.write_at(bytes, self.len)?;
         self.len += bytes.len() as u64;
-        if self.len - self.synced < config::SNAPSHOT_SYNC_BYTES {
+        if self.len - self.synced < self.sync_bytes {
             return Ok(false);
         }
         self.sync()?;
