@@ -8,9 +8,11 @@
 //! Invariant: batches are applied one at a time, in the order in which they were handed over. The loop applies only when
 //! the thread has finished everything before, and there is no other source of batches.
 
+use crate::command::SnapshotHeader;
 use crate::commit::{Apply, Commit};
 use crate::config;
 use crate::inbox::{Inbox, Notice, SnapshotWritten};
+use crate::progress::{Progress, Replay, Unit};
 use crate::proposal::ReadReply;
 use crate::storage::{DiskError, SnapshotMeta, Snapshots, StorageError};
 use crate::store::{Frozen, Store};
@@ -25,29 +27,33 @@ pub struct Commits {
     batches: Sender<Vec<Commit>>,
     /// Batches that were sent and are not finished.
     unfinished: Arc<AtomicUsize>,
+    replay: Arc<Replay>,
 }
 
 /// The apply thread's end of the commit channel.
 pub struct Batches {
     batches: Receiver<Vec<Commit>>,
     unfinished: Arc<AtomicUsize>,
+    replay: Arc<Replay>,
 }
 
 /// The thread at the other end has ended: the process is stopping.
 #[derive(Debug)]
 pub struct ThreadEnded;
 
-/// The commit channel. What it holds is bounded by `UNAPPLIED_BYTES_MAX`.
-pub fn channel() -> (Commits, Batches) {
+/// The commit channel. What it holds is bounded by `UNAPPLIED_BYTES_MAX`. Both ends tell the replay what is applied.
+pub fn channel(replay: Arc<Replay>) -> (Commits, Batches) {
     let (sender, receiver) = mpsc::channel();
     let unfinished = Arc::new(AtomicUsize::new(0));
     let commits = Commits {
         batches: sender,
         unfinished: unfinished.clone(),
+        replay: replay.clone(),
     };
     let batches = Batches {
         batches: receiver,
         unfinished,
+        replay,
     };
     (commits, batches)
 }
@@ -85,7 +91,7 @@ impl Commits {
             match commit {
                 Commit::Apply(apply) => {
                     applied = (apply.index, applied.1 + apply.bytes);
-                    carry_out(apply, store);
+                    carry_out(apply, store, &self.replay);
                 }
                 Commit::Read(reads) => release(reads),
                 other => panic!("{other:?} is not small"),
@@ -95,7 +101,7 @@ impl Commits {
     }
 }
 
-fn carry_out(apply: Apply, store: &Store) {
+fn carry_out(apply: Apply, store: &Store, replay: &Replay) {
     for (command, reply) in apply.commands {
         let outcome = store.apply(&command, apply.index);
         if let Some(reply) = reply {
@@ -103,6 +109,7 @@ fn carry_out(apply: Apply, store: &Store) {
             let _ = reply.send(outcome);
         }
     }
+    replay.applied(apply.index);
 }
 
 fn release(reads: Vec<ReadReply>) {
@@ -135,7 +142,7 @@ pub fn run(
                 Commit::Apply(apply) => {
                     applied = apply.index;
                     bytes += apply.bytes;
-                    carry_out(apply, store);
+                    carry_out(apply, store, &commits.replay);
                 }
                 Commit::Read(reads) => release(reads),
                 Commit::Snapshot(meta) => {
@@ -157,8 +164,10 @@ pub fn run(
                     let _ = reply.send((index, store.freeze()));
                 }
                 Commit::Restore(meta) => {
-                    load(store, snapshots, &meta, logger)?;
-                    applied = meta.index;
+                    let (index, term) = (meta.index, meta.term);
+                    load(store, snapshots, index, term, |_, _| (), logger)?;
+                    commits.replay.applied(index);
+                    applied = index;
                 }
             }
         }
@@ -171,22 +180,29 @@ pub fn run(
     Ok(())
 }
 
-/// Replaces the map by a snapshot file. Readers see the old map until the new one is complete.
+/// Replaces the map by the snapshot file of this index and term. Readers see the old map until the new one is complete.
+/// Gives the file's header and size; `loaded` is told how many bytes of it are done, and of how many.
 pub fn load(
     store: &Store,
     snapshots: &Snapshots,
-    meta: &SnapshotMeta,
+    index: u64,
+    term: u64,
+    mut loaded: impl FnMut(u64, u64) + Send,
     logger: &Logger,
-) -> Result<(), StorageError> {
+) -> Result<(SnapshotHeader, u64), StorageError> {
     let begun = Instant::now();
-    let restore = store.begin_restore();
-    snapshots.load(meta.index, meta.term, |key, index, value| {
-        restore.insert(key, index, value);
+    let mut progress = Progress::new("loading a snapshot", Unit::Bytes, logger);
+    let restore = store.begin_restore(snapshots.claimed_entries(index, term)?);
+    let insert = |key: &[u8], index, value: &[u8]| restore.insert(key, index, value);
+    let found = snapshots.load(index, term, insert, |done, total| {
+        loaded(done, total);
+        progress.at(done, total);
     })?;
+    drop(progress);
     store.replace(restore);
-    info!(logger, "loaded a snapshot"; "index" => meta.index, "keys" => store.len(),
+    info!(logger, "loaded a snapshot"; "index" => index, "keys" => store.len(), "bytes" => found.1,
         "ms" => begun.elapsed().as_millis() as u64);
-    Ok(())
+    Ok(found)
 }
 
 /// The snapshot thread: writes one snapshot after the other. Runs until the apply thread has ended, or the disk
@@ -239,7 +255,7 @@ mod tests {
         let members = crate::members::Members::initial(&[url]);
         let start = crate::storage::Start::Bootstrap(members);
         let opened = crate::storage::open(disk, dir.path(), 1, start, &logger).unwrap();
-        let (commits, batches) = channel();
+        let (commits, batches) = channel(Arc::default());
 
         let few = vec![entry(2, 1), entry(3, 2)];
         assert_eq!(commits.hand_over(few, &store).unwrap(), Some((3, 2)));

@@ -6,11 +6,17 @@
 //! wal             writer::run: writes the Wal, and the loop what comes alone
 //! apply           apply::run: the only writer of the Store
 //! snapshot        apply::write_snapshots
+//! load            storage::open_and_load, then it ends
 //! main            waits here for a signal or a reason to end
 //! ```
 //!
-//! Only this module starts threads. Each ends when the one it is fed by has ended: raft by [`Notice::Stop`], then wal
-//! and apply, then snapshot.
+//! In this order: the lock of the data directory; both ports, so that one in use is told before anything is touched;
+//! clients are served, at first with how far the load has come; the snapshot is loaded and the log read; then raft and
+//! all the rest begin, and peers are served. Until then this member has said nothing to anybody: it knows neither its
+//! vote nor its log, and the kernel keeps the connections of its peers waiting.
+//!
+//! Only this module starts threads that stay. Each ends when the one it is fed by has ended: raft by [`Notice::Stop`],
+//! then wal and apply, then snapshot.
 
 use crate::api::{self, Api};
 use crate::apply;
@@ -19,6 +25,7 @@ use crate::inbox::{Inbox, Notice};
 use crate::logging;
 use crate::members::Members;
 use crate::node::{self, Exit, Node};
+use crate::progress::Replay;
 use crate::raft_loop;
 use crate::storage::{
     self, DiskError, Meta, Pin, PinError, RealDisk, ReceiveError, SnapshotMeta, SnapshotSink,
@@ -150,12 +157,68 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     // touched, so that a port that is in use leaves nothing behind.
     let client_listener = listen(config.client_address, "--port or --listen")?;
     let peer_listener = listen(config.peer_address, "--cluster or --listen-peer")?;
-    let opened = storage::open(disk, &config.data_dir, config.id, start, logger)?;
-
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config::runtime_threads())
+        .thread_name("tokio")
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Fatal(format!("can't start the runtime: {error}")))?;
+    let runtime = Runtime(Some(runtime));
+    let inbox = Arc::new(Inbox::default());
+    let (ends, mut ended) = unbounded_channel();
     let store = Arc::new(Store::new());
-    if let Some(meta) = &opened.recovered.snapshot {
-        apply::load(&store, &opened.snapshots, meta, logger)?;
-    }
+    // To free millions of entries one by one takes seconds. The end of the process does it at once.
+    let _map = ManuallyDrop::new(store.clone());
+    let replay = Arc::new(Replay::new());
+    let tick = config.tick();
+    // Clients are served from now on: until the map is loaded they are told how far that has come. Peers are not; the
+    // kernel keeps their connections until there is a node that knows what it may say.
+    let api = Api {
+        inbox: inbox.clone(),
+        store: store.clone(),
+        limits: api::Limits::new(&config),
+        tick,
+        replay: replay.clone(),
+        logger: logger.clone(),
+    };
+    let (stop_clients, clients_stop) = oneshot::channel::<()>();
+    let client_listener = into_tokio(client_listener, &runtime)?;
+    let clients = runtime.spawn(api::serve(client_listener, api, cancelled(clients_stop)));
+    watch_signals(&runtime, &ends)?;
+
+    // On a thread of its own, so that a signal does not have to wait for it.
+    let (loaded, opened) = oneshot::channel();
+    spawn("load", &ends, {
+        let (dir, id, logger) = (config.data_dir.clone(), config.id, logger.clone());
+        let (store, replay) = (store.clone(), replay.clone());
+        move || {
+            let load = &mut |snapshots: &Snapshots, index, term| {
+                let told = |done, total| replay.loaded(done, total);
+                apply::load(&store, snapshots, index, term, told, &logger)
+            };
+            let options = storage::Options::default();
+            let opened = storage::open_and_load(disk, &dir, id, start, options, load, &logger)?;
+            // The main thread may be ending already.
+            drop(loaded.send(opened));
+            Ok(())
+        }
+    })?;
+    let opened = runtime.block_on(async {
+        tokio::select! {
+            Ok(opened) = opened => Ok(opened),
+            end = ended.recv() => Err(end.expect("this function holds a sender")),
+        }
+    });
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(End::Failed(failure)) => return Err(failure),
+        // Nothing has begun that would have to be ended in order.
+        Err(End::Signal(name)) => {
+            info!(logger, "stopping before the start was complete"; "signal" => name);
+            return Ok(());
+        }
+        Err(End::Node(exit)) => panic!("{exit:?} of a node that is still to be made"),
+    };
     let settings = node::Settings {
         id: config.id,
         boot: opened.meta.boot(),
@@ -166,21 +229,18 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         seed: opened.meta.incarnation(),
     };
     let joining = opened.recovered.snapshot.is_none();
+    let snapshot = opened
+        .recovered
+        .snapshot
+        .as_ref()
+        .map_or(0, |meta| meta.index);
+    let committed = opened.recovered.hard_state.commit;
     let raft_logger = logging::raft_logger(logger);
     let node =
         Node::new(settings, opened.recovered, logger, &raft_logger).map_err(Failure::Fatal)?;
     let known = if joining { &initial } else { node.members() };
     warn_if_flags_differ(&initial, known, opened.first_start, logger);
 
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config::runtime_threads())
-        .thread_name("tokio")
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Fatal(format!("can't start the runtime: {error}")))?;
-    let runtime = Runtime(Some(runtime));
-    let inbox = Arc::new(Inbox::default());
-    let (ends, mut ended) = unbounded_channel();
     let transport = Transport::new(
         transport::Settings {
             directory: Arc::new(Directory {
@@ -205,7 +265,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     });
 
     let (writer, jobs) = writer::channel(opened.wal);
-    let (commit_sender, commits) = apply::channel();
+    let (commit_sender, commits) = apply::channel(replay.clone());
     let (snapshot_sender, snapshot_jobs) = mpsc::channel();
     let channels = raft_loop::Channels {
         inbox: inbox.clone(),
@@ -220,7 +280,8 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
             Box::new(move |exit| drop(ends.send(End::Node(exit))))
         },
     };
-    let tick = config.tick();
+    // Before anything is applied. What clients send now waits in the inbox for the raft loop.
+    replay.begin_log(snapshot, committed, logger);
     let mut threads = vec![spawn("raft", &ends, {
         let logger = logger.clone();
         move || Ok(raft_loop::run(node, channels, tick, &logger)?)
@@ -256,17 +317,6 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         }
     })?);
 
-    let api = Api {
-        inbox: inbox.clone(),
-        store,
-        limits: api::Limits::new(&config),
-        tick,
-        logger: logger.clone(),
-    };
-    let (stop_clients, clients_stop) = oneshot::channel::<()>();
-    let client_listener = into_tokio(client_listener, &runtime)?;
-    let clients = runtime.spawn(api::serve(client_listener, api, cancelled(clients_stop)));
-    watch_signals(&runtime, &ends)?;
     announce(&config, logger);
 
     let end = runtime.block_on(ended.recv());

@@ -203,9 +203,10 @@ impl Store {
         Frozen::new(&self.map)
     }
 
-    /// Begins to fill a new map, which [`Store::replace`] then puts in the place of this one.
-    pub fn begin_restore(&self) -> Restore {
-        Restore::new(self.map.hasher.clone(), self.map.shards.len())
+    /// Begins to fill a new map, which [`Store::replace`] then puts in the place of this one. It will have about so many
+    /// keys: tables that grow cost half of the time.
+    pub fn begin_restore(&self, keys: u64) -> Restore {
+        Restore::new(self.map.hasher.clone(), self.map.shards.len(), keys)
     }
 
     /// Puts a restored map in the place of this one. Only the apply thread calls it.

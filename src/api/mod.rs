@@ -34,6 +34,7 @@ mod tests;
 
 use crate::config::{self, Config};
 use crate::inbox::Inbox;
+use crate::progress::Replay;
 use crate::store::{Frozen, Store};
 use body::Body;
 use futures_channel::oneshot;
@@ -62,6 +63,8 @@ pub struct Api {
     pub limits: Limits,
     /// Length of the node's tick, in which it counts deadlines.
     pub tick: Duration,
+    /// What has to be replayed before there is anything to serve.
+    pub replay: Arc<Replay>,
     /// Where to log.
     pub logger: Logger,
 }
@@ -206,6 +209,10 @@ impl Front {
         let writes = matches!(head.method, Method::PUT | Method::DELETE | Method::POST);
         match route {
             _ if !reads && !writes => Err(reply::not_allowed(allowed)),
+            Route::Live if reads && self.api.replay.is_loading() => {
+                Ok(reply::text(StatusCode::OK, "live"))
+            }
+            _ if self.api.replay.is_loading() => Err(self.loading()),
             Route::Kv(_) if head.method == Method::POST => Err(reply::not_allowed(allowed)),
             Route::Root(key) | Route::Kv(key) if reads => {
                 let options = path::read_options(query)?;

@@ -1,7 +1,7 @@
 //! How things stand: `/-/status` and `/-/hash` for people and scripts, `/-/live` and `/-/ready` for supervisors.
 
 use super::Front;
-use super::reply::{self, Answer};
+use super::reply::{self, Answer, Reply};
 use crate::config;
 use crate::proposal::NotProposed;
 use crate::status::Status;
@@ -34,7 +34,8 @@ impl Front {
         }
     }
 
-    /// `GET /-/live`: the raft loop runs. With or without a leader, a restart would not help.
+    /// `GET /-/live`: the raft loop runs, or the snapshot is being loaded for it. With or without a leader, a restart
+    /// would not help.
     pub(super) async fn show_live(&self, deadline: Instant) -> Answer {
         match self.status(within(config::STATUS_TIMEOUT, deadline)).await {
             Some(_) => Ok(reply::text(StatusCode::OK, "live")),
@@ -42,8 +43,20 @@ impl Front {
         }
     }
 
+    /// 503 of every request while the snapshot is loaded.
+    pub(super) fn loading(&self) -> Box<Reply> {
+        let what = self.api.replay.under_way();
+        let what = what.as_deref().unwrap_or("it has just begun to serve");
+        let mut reply = reply::unavailable(format!("not ready: {what}; try again"));
+        reply::set_outcome(&mut reply, "none");
+        reply
+    }
+
     /// `GET /-/ready`: a linearizable read works, which takes a leader and a majority.
     pub(super) async fn show_ready(&self, deadline: Instant) -> Answer {
+        if let Some(what) = self.api.replay.under_way() {
+            return Err(reply::unavailable(format!("not ready: {what}")));
+        }
         let why = match self.catch_up(within(config::READY_TIMEOUT, deadline)).await {
             Ok(()) => return Ok(reply::text(StatusCode::OK, "ready")),
             Err(why) => why,

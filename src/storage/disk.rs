@@ -67,7 +67,7 @@ pub trait Disk: Send + Sync {
 }
 
 /// An open file.
-pub trait DiskFile: Send {
+pub trait DiskFile: Send + Sync {
     /// Reads at an offset; fewer bytes than asked for only at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, DiskError>;
     /// Writes all bytes at an offset. Not durable yet.

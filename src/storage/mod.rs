@@ -217,13 +217,34 @@ pub fn open_with(
     options: Options,
     logger: &Logger,
 ) -> Result<Opened, StorageError> {
+    let check = &mut |snapshots: &Snapshots, index, term| {
+        snapshots.load(index, term, |_, _, _| (), |_, _| ())
+    };
+    open_and_load(disk, dir, member, start, options, check, logger)
+}
+
+/// Loads the snapshot of this index and term, all of it; gives its header and the size of its file. Called again with
+/// an older one if the file is damaged.
+pub type Load<'a> =
+    dyn FnMut(&Snapshots, u64, u64) -> Result<(SnapshotHeader, u64), StorageError> + 'a;
+
+/// [`open_with`], and loads the snapshot to begin from on the way, unless this is a first start: so it is read once.
+pub fn open_and_load(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    member: u64,
+    start: Start,
+    options: Options,
+    load: &mut Load<'_>,
+    logger: &Logger,
+) -> Result<Opened, StorageError> {
     let snapshots = Arc::new(Snapshots::new(disk.clone(), dir.join("snap")));
     let (meta, wal, recovered, first_start) = match Meta::load(disk.clone(), dir)? {
         Some(meta) if meta.in_use() => {
             let meta = Arc::new(meta);
             check_owner(dir, &meta, member)?;
             let (wal, recovered) =
-                recovery::recover(&disk, dir, &meta, &snapshots, options, logger)?;
+                recovery::recover(&disk, dir, &meta, &snapshots, options, load, logger)?;
             meta.next_boot()?;
             (meta, wal, recovered, false)
         }

@@ -16,7 +16,7 @@ use super::record::Record;
 use super::segment::{self, Name, Reader, Step};
 use super::snapshot::Snapshots;
 use super::wal::{Options, State, Wal};
-use super::{Recovered, SnapshotMeta, StorageError};
+use super::{Load, Recovered, SnapshotMeta, StorageError};
 use crate::config;
 use raft::eraftpb::Entry;
 use slog::{Logger, info, warn};
@@ -32,12 +32,13 @@ pub(super) fn recover(
     meta: &Arc<Meta>,
     snapshots: &Arc<Snapshots>,
     options: Options,
+    load: &mut Load<'_>,
     logger: &Logger,
 ) -> Result<(Wal, Recovered), StorageError> {
     let began = Instant::now();
     let wal_dir = dir.join("wal");
     let mut scan = scan(&**disk, &wal_dir, meta)?;
-    let chosen = choose_snapshot(snapshots, meta, &scan, logger)?;
+    let chosen = choose_snapshot(snapshots, meta, &scan, load, logger)?;
     let recovered = judge(&mut scan, &chosen)?;
 
     for name in disk.list(&wal_dir)? {
@@ -298,11 +299,12 @@ fn choose_snapshot(
     snapshots: &Snapshots,
     meta: &Meta,
     scan: &Scan,
+    load: &mut Load<'_>,
     logger: &Logger,
 ) -> Result<Chosen, StorageError> {
     let mut chosen = Chosen::default();
     for mark in scan.log.state.marks.iter().rev() {
-        match snapshots.verify(mark.index, mark.term) {
+        match load(snapshots, mark.index, mark.term) {
             Ok((header, bytes)) => {
                 if header.cluster != meta.cluster() {
                     return Err(StorageError::WrongIdentity {

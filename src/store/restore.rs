@@ -23,10 +23,14 @@ pub(super) struct Part {
 }
 
 impl Restore {
-    pub(super) fn new(hasher: KeyHasher, shards: usize) -> Restore {
+    pub(super) fn new(hasher: KeyHasher, shards: usize, keys: u64) -> Restore {
+        let part = || Part {
+            table: Table::with_capacity(keys as usize / shards),
+            ..Part::default()
+        };
         Restore {
             hasher,
-            parts: (0..shards).map(|_| Mutex::default()).collect(),
+            parts: (0..shards).map(|_| Mutex::new(part())).collect(),
         }
     }
 

@@ -208,7 +208,7 @@ fn a_frozen_map_outlives_the_map_that_replaces_it() {
     store.apply(&delete(&7_u64.to_be_bytes()), 101);
     for _ in 0..2 {
         // Some entries are as they were, and some are other ones with low indexes.
-        let restore = store.begin_restore();
+        let restore = store.begin_restore(100);
         for i in 50..150_u64 {
             restore.insert(&i.to_be_bytes(), i / 2 + 1, b"restored");
         }
@@ -234,7 +234,7 @@ fn a_restored_map_replaces_everything() {
     }
     let to = Store::new();
     to.apply(&put(b"gone", b"x"), 1);
-    let restore = to.begin_restore();
+    let restore = to.begin_restore(100);
     restore.insert(&7_u64.to_be_bytes(), 1, b"an earlier one");
     let Ok(()) = from.freeze().visit(|key, index, value| {
         restore.insert(key, index, value);

@@ -23,6 +23,7 @@ use raftkvd::storage::{
 };
 use raftkvd::{api, transport};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Memory that anything may take, whatever it reads.
@@ -267,13 +268,15 @@ pub fn snapshot(data: &[u8]) {
     };
     disk.tamper(&path, |file| *file = bytes.clone());
     bounded(3 * SOME + DECODER + 64 * bytes.len(), || {
-        let mut held = 0;
-        let visit = |key: &[u8], _, value: &[u8]| held += key.len() + value.len();
-        match opened.snapshots.load(4, 1, visit) {
-            Ok(meta) => {
-                assert_eq!((meta.index, meta.term), (4, 1));
-                let _ = Members::from_state(&meta.state);
-                assert!(held <= bytes.len());
+        let held = AtomicUsize::new(0);
+        let visit = |key: &[u8], _: u64, value: &[u8]| {
+            held.fetch_add(key.len() + value.len(), Ordering::Relaxed);
+        };
+        match opened.snapshots.load(4, 1, visit, |_, _| ()) {
+            Ok((header, _)) => {
+                assert_eq!((header.index, header.term), (4, 1));
+                let _ = Members::from_state(header.get_state());
+                assert!(held.into_inner() <= bytes.len());
             }
             Err(StorageError::Io(error)) => panic!("{error}"),
             Err(error) => assert!(!error.to_string().contains('\n')),
@@ -284,7 +287,7 @@ pub fn snapshot(data: &[u8]) {
             sink.write(piece).unwrap();
         }
         match sink.finish(&snapshot_meta(4)) {
-            Ok(()) => assert!(opened.snapshots.load(4, 1, |_, _, _| ()).is_ok()),
+            Ok(()) => assert!(opened.snapshots.load(4, 1, |_, _, _| (), |_, _| ()).is_ok()),
             Err(ReceiveError::Disk(error)) => panic!("{error}"),
             Err(ReceiveError::Invalid(_)) => {}
         }

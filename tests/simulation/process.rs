@@ -112,12 +112,12 @@ impl Process {
         let logger = launch.logger;
         let lock = storage::lock(launch.disk, dir)?;
         let disk = Arc::new(launch.disk.clone());
-        let opened =
-            storage::open_with(disk, dir, launch.id, launch.start, launch.options, &logger)?;
         let store = Store::with_shards(8);
-        if let Some(meta) = &opened.recovered.snapshot {
-            apply::load(&store, &opened.snapshots, meta, &logger)?;
-        }
+        let load = &mut |snapshots: &Snapshots, index, term| {
+            apply::load(&store, snapshots, index, term, |_, _| (), &logger)
+        };
+        let (id, start, options) = (launch.id, launch.start, launch.options);
+        let opened = storage::open_and_load(disk, dir, id, start, options, load, &logger)?;
         let recovered = &opened.recovered;
         oracle.recovers(&recovered.entries, &recovered.hard_state);
         let joining = recovered.snapshot.is_none();
@@ -346,7 +346,7 @@ impl Process {
                 Commit::Read(_) | Commit::Freeze { .. } => {}
             }
         }
-        let (sender, commits) = apply::channel();
+        let (sender, commits) = apply::channel(Arc::default());
         sender.send(batch).expect("the receiver is there");
         drop(sender);
         apply::run(

@@ -59,6 +59,12 @@ impl Cluster {
     }
 
     fn with(limits: Limits) -> Cluster {
+        let replay = Replay::new();
+        replay.begin_log(0, 0, &Logger::root(slog::Discard, slog::o!()));
+        Cluster::replaying(limits, Arc::new(replay))
+    }
+
+    fn replaying(limits: Limits, replay: Arc<Replay>) -> Cluster {
         let inbox = Arc::new(Inbox::default());
         let store = Arc::new(Store::new());
         let mode = Arc::new(StdMutex::new(Mode::Serve));
@@ -75,6 +81,7 @@ impl Cluster {
             store,
             limits,
             tick: Duration::from_millis(20),
+            replay,
             logger: Logger::root(slog::Discard, slog::o!()),
         };
         let (stop, stopped) = signal::channel();

@@ -152,3 +152,44 @@ fn bodies_that_exceed_the_common_budget_are_refused_and_give_it_back() {
         cluster.put("/c", &[b'x'; 100]).status == 204
     });
 }
+
+#[test]
+fn while_the_snapshot_loads_live_is_200_and_all_else_says_how_far_it_is() {
+    let replay = Arc::new(Replay::new());
+    let cluster = Cluster::replaying(limits(), Arc::clone(&replay));
+    replay.loaded(431, 1_000);
+    let live = cluster.get("/-/live");
+    assert_eq!((live.status, live.text()), (200, "live"));
+    // A local read too: there is no map to read.
+    let others = [
+        cluster.get("/-/ready"),
+        cluster.get("/-/status"),
+        cluster.get("/-/hash"),
+        cluster.get("/some?consistency=stale"),
+        cluster.put("/some", b"value"),
+        cluster.send("DELETE", "/some", &[], b""),
+        cluster.send("POST", "/2", &[], b"http://127.0.0.1:1"),
+    ];
+    for response in others {
+        let line = "not ready: replaying 43 % of the snapshot; try again";
+        assert_eq!((response.status, response.text()), (503, line));
+        assert_eq!(response.header("retry-after"), Some("1"));
+        assert_eq!(response.header("x-raftkvd-outcome"), Some("none"));
+    }
+    assert!(
+        cluster.deadlines.lock().unwrap().is_empty(),
+        "the loop was asked"
+    );
+
+    replay.begin_log(10, 110, &Logger::root(slog::Discard, slog::o!()));
+    replay.applied(53);
+    let ready = cluster.get("/-/ready");
+    let line = "not ready: replaying 43 % of the log";
+    assert_eq!((ready.status, ready.text()), (503, line));
+    assert_eq!(ready.header("retry-after"), Some("1"));
+    // What can wait for its turn does.
+    assert_eq!(cluster.put("/some", b"value").status, 204);
+    replay.applied(110);
+    assert_eq!(cluster.get("/-/ready").status, 200);
+    assert_eq!(cluster.get("/some").body, b"value");
+}

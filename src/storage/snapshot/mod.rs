@@ -2,7 +2,8 @@
 //!
 //! `snap/%016x-%016x.snap` (index, term). Written and read as a stream of blocks, never whole in memory. A file has its
 //! final name only when all of it is durable; what is being written is called `*.tmp` and is removed by the next start.
-//! It is synced every [`config::SNAPSHOT_SYNC_BYTES`] while it grows. A sync that failed is final: the file is given up.
+//! It is synced every [`config::SNAPSHOT_SYNC_BYTES`] while it grows; see `write.rs` for what that spares whom. A sync
+//! that failed is final: the file is given up.
 //! All numbers little-endian:
 //!
 //! | part | bytes | field |

@@ -8,15 +8,15 @@ use crate::command::SnapshotHeader;
 use crate::config;
 use crate::storage::disk::{DiskError, DiskFile};
 use crate::storage::record::{u32_at, u64_at};
-use crate::storage::{SnapshotMeta, StorageError, check_version};
+use crate::storage::{StorageError, check_version};
 use crc32c::{crc32c, crc32c_append};
 use protobuf::Message as _;
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::sync::Mutex;
+use std::thread;
 
-/// Takes the entries of a map: key, index, value.
-type Visit<'a> = dyn FnMut(&[u8], u64, &[u8]) + 'a;
 /// An open snapshot file, for sending. It can be read to its end even when the snapshot is deleted meanwhile.
 pub struct SnapshotSource {
     file: Box<dyn DiskFile>,
@@ -26,14 +26,19 @@ pub struct SnapshotSource {
 }
 
 impl Snapshots {
-    /// Streams the entries of a snapshot's map to `visit`: key, index, value. Every CRC is checked; what was visited
-    /// before an error is not to be used.
+    /// Passes the entries of a snapshot's map to `visit`, in no order, from several threads if the file is large: key,
+    /// index, value. `progress` is told now and then how many bytes of the file are done, and of how many. Gives the
+    /// header, and the size of the file. Every CRC is checked; what was visited before an error is not to be used.
+    ///
+    /// The CRCs are chained, so one thread after the other reads and checks the next block, which is quick. What takes
+    /// time is to visit its entries, and that the threads do side by side.
     pub fn load(
         &self,
         index: u64,
         term: u64,
-        mut visit: impl FnMut(&[u8], u64, &[u8]),
-    ) -> Result<SnapshotMeta, StorageError> {
+        visit: impl Fn(&[u8], u64, &[u8]) + Sync,
+        progress: impl FnMut(u64, u64) + Send,
+    ) -> Result<(SnapshotHeader, u64), StorageError> {
         let path = self.path(index, term);
         let file = self.open_file(&path)?;
         // An open file can be read when it is deleted. Older ones will never be loaded after this one.
@@ -43,25 +48,48 @@ impl Snapshots {
         if (header.index, header.term) != (index, term) {
             return Err(reader.corrupt("its header does not fit its name"));
         }
-        reader.blocks(&mut visit)?;
-        Ok(SnapshotMeta::from_header(&header))
+        let bytes = reader.len;
+        let threads = config::load_threads().min((bytes / config::LOAD_BYTES_PER_THREAD) as usize);
+        let source = Mutex::new((reader, progress));
+        let work = || -> Result<(), StorageError> {
+            let mut block = Vec::new();
+            loop {
+                let start = {
+                    let mut source = source.lock().expect(PANICKED);
+                    let (reader, progress) = &mut *source;
+                    let Some(start) = reader.block(&mut block)? else {
+                        return Ok(());
+                    };
+                    progress(reader.offset, reader.len);
+                    start
+                };
+                if !visit_entries(&block, &visit) {
+                    let (reader, _) = &mut *source.lock().expect(PANICKED);
+                    return Err(reader.undecodable(start));
+                }
+            }
+        };
+        thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let own = work();
+            let others = others.into_iter();
+            others.fold(own, |result, other| {
+                result.and(other.join().expect(PANICKED))
+            })
+        })?;
+        Ok((header, bytes))
     }
 
-    /// Checks a whole file, for a restart. Gives its header and size.
-    pub(in crate::storage) fn verify(
-        &self,
-        index: u64,
-        term: u64,
-    ) -> Result<(SnapshotHeader, u64), StorageError> {
-        let path = self.path(index, term);
-        let file = self.open_file(&path)?;
-        let mut reader = Reader::new(&*file, &path)?;
-        let header = reader.header()?;
-        if (header.index, header.term) != (index, term) {
-            return Err(reader.corrupt("its header does not fit its name"));
-        }
-        reader.blocks(&mut |_, _, _| {})?;
-        Ok((header, reader.len))
+    /// The number of entries that a snapshot's footer claims, which nobody has checked: it is no more than the file has
+    /// room for, and 0 if there is no such file.
+    pub fn claimed_entries(&self, index: u64, term: u64) -> Result<u64, DiskError> {
+        let Some(file) = self.disk.open(&self.path(index, term))? else {
+            return Ok(0);
+        };
+        let len = file.len()?;
+        let mut footer = [0; FOOTER_BYTES];
+        file.read_at(&mut footer, len.saturating_sub(FOOTER_BYTES as u64))?;
+        Ok(u64_at(&footer, 12).min(len / ENTRY_HEAD_BYTES as u64))
     }
 
     /// Opens a snapshot for sending.
@@ -100,6 +128,10 @@ pub(super) struct Reader<'a> {
     len: u64,
     offset: u64,
     crc: u32,
+    entries: u64,
+    blocks: u64,
+    /// There is no more to read: the footer was, or something was wrong.
+    ended: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -110,6 +142,9 @@ impl<'a> Reader<'a> {
             len: file.len()?,
             offset: 0,
             crc: 0,
+            entries: 0,
+            blocks: 0,
+            ended: false,
         })
     }
 
@@ -134,42 +169,61 @@ impl<'a> Reader<'a> {
             .map_err(|_| self.corrupt_at(16, "its header does not decode"))
     }
 
-    pub(super) fn blocks(&mut self, visit: &mut Visit<'_>) -> Result<(), StorageError> {
+    /// Reads the rest of the file and checks it.
+    pub(super) fn check(&mut self) -> Result<(), StorageError> {
         let mut block = Vec::new();
-        let (mut entries, mut blocks) = (0u64, 0u64);
-        loop {
-            let start = self.offset;
-            block.clear();
-            self.read(&mut block, BLOCK_HEAD_BYTES)?;
-            let payload = u32_at(&block, 0) as usize;
-            if payload == 0 {
-                self.read(&mut block, FOOTER_BYTES - BLOCK_HEAD_BYTES)?;
-                let crc = crc32c_append(self.crc, &block[..FOOTER_BYTES - 4]);
-                if crc != u32_at(&block, FOOTER_BYTES - 4) || &block[4..12] != END_MAGIC {
-                    return Err(self.corrupt_at(start, "the CRC of its footer does not match"));
-                }
-                if (u64_at(&block, 12), u64_at(&block, 20)) != (entries, blocks) {
-                    return Err(self.corrupt_at(start, "its footer counts other entries"));
-                }
-                if self.offset != self.len {
-                    return Err(self.corrupt("something follows its footer"));
-                }
-                return Ok(());
+        while let Some(start) = self.block(&mut block)? {
+            if !visit_entries(&block, &|_, _, _| ()) {
+                return Err(self.undecodable(start));
             }
-            if payload > BLOCK_BYTES_LIMIT {
-                return Err(self.corrupt_at(start, "a block claims to be longer than it may be"));
-            }
-            self.read(&mut block, payload)?;
-            self.crc = block_crc(self.crc, &block);
-            if self.crc != u32_at(&block, 8) {
-                return Err(self.corrupt_at(start, "the CRC of a block does not match"));
-            }
-            let count = visit_entries(&block[BLOCK_HEAD_BYTES..], visit)
-                .filter(|count| *count == u32_at(&block, 4))
-                .ok_or_else(|| self.corrupt_at(start, "the entries of a block do not decode"))?;
-            entries += u64::from(count);
-            blocks += 1;
         }
+        Ok(())
+    }
+
+    /// Reads the next block, head and payload, and checks its CRC. Gives where it begins; `None` behind the footer, or
+    /// after an error.
+    fn block(&mut self, block: &mut Vec<u8>) -> Result<Option<u64>, StorageError> {
+        if self.ended {
+            return Ok(None);
+        }
+        // Unless all goes well.
+        self.ended = true;
+        let start = self.offset;
+        block.clear();
+        self.read(block, BLOCK_HEAD_BYTES)?;
+        let payload = u32_at(block, 0) as usize;
+        if payload == 0 {
+            self.read(block, FOOTER_BYTES - BLOCK_HEAD_BYTES)?;
+            let crc = crc32c_append(self.crc, &block[..FOOTER_BYTES - 4]);
+            if crc != u32_at(block, FOOTER_BYTES - 4) || &block[4..12] != END_MAGIC {
+                return Err(self.corrupt_at(start, "the CRC of its footer does not match"));
+            }
+            if (u64_at(block, 12), u64_at(block, 20)) != (self.entries, self.blocks) {
+                return Err(self.corrupt_at(start, "its footer counts other entries"));
+            }
+            if self.offset != self.len {
+                return Err(self.corrupt("something follows its footer"));
+            }
+            return Ok(None);
+        }
+        if payload > BLOCK_BYTES_LIMIT {
+            return Err(self.corrupt_at(start, "a block claims to be longer than it may be"));
+        }
+        self.read(block, payload)?;
+        self.crc = block_crc(self.crc, block);
+        if self.crc != u32_at(block, 8) {
+            return Err(self.corrupt_at(start, "the CRC of a block does not match"));
+        }
+        self.entries += u64::from(u32_at(block, 4));
+        self.blocks += 1;
+        self.ended = false;
+        Ok(Some(start))
+    }
+
+    /// The CRC of a block is right, and what is in it is not. Nobody reads on.
+    fn undecodable(&mut self, start: u64) -> StorageError {
+        self.ended = true;
+        self.corrupt_at(start, "the entries of a block do not decode")
     }
 
     /// Appends the next `count` bytes of the file to `bytes`.
@@ -195,16 +249,27 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Gives the number of entries; `None` when the lengths do not add up.
-fn visit_entries(mut bytes: &[u8], visit: &mut Visit<'_>) -> Option<u32> {
+const PANICKED: &str = "a thread panicked while it loaded a snapshot";
+
+/// Visits the entries of a block. No, if its lengths do not add up, or it holds another number of them than it says.
+fn visit_entries(block: &[u8], visit: &impl Fn(&[u8], u64, &[u8])) -> bool {
+    let (head, mut bytes) = block.split_at(BLOCK_HEAD_BYTES);
     let mut count = 0;
     while !bytes.is_empty() {
-        let (head, rest) = bytes.split_at_checked(ENTRY_HEAD_BYTES)?;
-        let (key, rest) = rest.split_at_checked(u32_at(head, 0) as usize)?;
-        let (value, rest) = rest.split_at_checked(u32_at(head, 4) as usize)?;
-        visit(key, u64_at(head, 8), value);
+        let Some(rest) = visit_entry(bytes, visit) else {
+            return false;
+        };
         bytes = rest;
         count += 1;
     }
-    Some(count)
+    count == u32_at(head, 4)
+}
+
+/// Visits the first entry; gives what follows it.
+fn visit_entry<'a>(bytes: &'a [u8], visit: &impl Fn(&[u8], u64, &[u8])) -> Option<&'a [u8]> {
+    let (head, rest) = bytes.split_at_checked(ENTRY_HEAD_BYTES)?;
+    let (key, rest) = rest.split_at_checked(u32_at(head, 0) as usize)?;
+    let (value, rest) = rest.split_at_checked(u32_at(head, 4) as usize)?;
+    visit(key, u64_at(head, 8), value);
+    Some(rest)
 }

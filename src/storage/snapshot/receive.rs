@@ -74,7 +74,7 @@ impl SnapshotSink {
         let checked = || -> Result<SnapshotHeader, StorageError> {
             let mut reader = Reader::new(&*self.file.file, &path)?;
             let header = reader.header()?;
-            reader.blocks(&mut |_, _, _| {})?;
+            reader.check()?;
             Ok(header)
         };
         let header = match checked() {

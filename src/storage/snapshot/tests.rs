@@ -38,9 +38,25 @@ fn write(snapshots: &Snapshots, index: u64, entries: &Entries) -> u64 {
 }
 
 fn load(snapshots: &Snapshots, index: u64) -> Result<Entries, StorageError> {
-    let mut found = Vec::new();
-    let loaded = snapshots.load(index, 3, |k, i, v| found.push((k.to_vec(), i, v.to_vec())))?;
-    assert_eq!(loaded, meta(index));
+    let found = Mutex::new(Vec::new());
+    let mut told = (0, 0);
+    let visit = |k: &[u8], i: u64, v: &[u8]| {
+        found.lock().unwrap().push((k.to_vec(), i, v.to_vec()));
+    };
+    let (header, bytes) = snapshots.load(index, 3, visit, |done, total| {
+        assert!(
+            told.0 < done && done <= total,
+            "{done} of {total} after {told:?}"
+        );
+        told = (done, total);
+    })?;
+    assert_eq!(SnapshotMeta::from_header(&header), meta(index));
+    let mut found = found.into_inner().unwrap();
+    if !found.is_empty() {
+        assert_eq!(told, (bytes - FOOTER_BYTES as u64, bytes));
+    }
+    // Threads visit in an order of their own.
+    found.sort_by_key(|(_, index, _)| *index);
     Ok(found)
 }
 
@@ -69,7 +85,14 @@ fn file(snapshots: &Snapshots, index: u64) -> Vec<u8> {
 
 #[test]
 fn what_is_written_is_loaded_sent_and_received() {
-    for (count, bytes) in [(0, 0), (1, 0), (3, 10), (2000, 600), (2, 3 << 20)] {
+    for (count, bytes) in [
+        (0, 0),
+        (1, 0),
+        (3, 10),
+        (2000, 600),
+        (2, 3 << 20),
+        (40_000, 1_000),
+    ] {
         let (from, to) = (FakeDisk::new(1), FakeDisk::new(2));
         let (sender, receiver) = (snapshots(&from), snapshots(&to));
         let entries = entries(count, bytes);
@@ -110,6 +133,26 @@ fn every_flipped_or_missing_byte_is_caught() {
     }
     caught([&good[..], &[0]].concat());
     assert_eq!(disk.paths(), [path], "temporary files are left");
+}
+
+#[test]
+fn damage_is_caught_by_whichever_thread_meets_it() {
+    let disk = FakeDisk::new(1);
+    let own = snapshots(&disk);
+    let path = own.path(9, 3);
+    let size = write(&own, 9, &entries(40_000, 1_000));
+    assert!(size > 4 * config::LOAD_BYTES_PER_THREAD);
+    for at in [size / 3, size / 2, size - 100, size - 1] {
+        disk.tamper(&path, |bytes| bytes[at as usize] ^= 1);
+        let error = load(&own, 9).unwrap_err();
+        assert_eq!(error.exit_code(), 4, "{error}");
+        disk.tamper(&path, |bytes| bytes[at as usize] ^= 1);
+    }
+    assert_eq!(load(&own, 9).unwrap().len(), 40_000);
+    assert_eq!(own.claimed_entries(9, 3).unwrap(), 40_000);
+    disk.tamper(&path, |bytes| bytes[size as usize - 14] = 0xff);
+    assert!(own.claimed_entries(9, 3).unwrap() <= size / ENTRY_HEAD_BYTES as u64);
+    assert_eq!(own.claimed_entries(8, 3).unwrap(), 0);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 use super::*;
 use crate::storage::meta::PinError;
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Mutex;
 
 /// Segments hold a few records, and a save of some entries is several batches.
 const TINY: Options = Options {
@@ -264,14 +265,17 @@ fn check_snapshot(opened: &Opened) {
     let Some(snapshot) = &opened.recovered.snapshot else {
         return;
     };
-    let mut found = Vec::new();
-    let meta = opened
+    let found = Mutex::new(Vec::new());
+    let visit = |key: &[u8], index, value: &[u8]| {
+        let entry = (key.to_vec(), index, value.to_vec());
+        found.lock().unwrap().push(entry);
+    };
+    let (header, _) = opened
         .snapshots
-        .load(snapshot.index, snapshot.term, |key, index, value| {
-            found.push((key.to_vec(), index, value.to_vec()));
-        })
+        .load(snapshot.index, snapshot.term, visit, |_, _| ())
         .unwrap();
-    assert_eq!(&meta, snapshot);
+    assert_eq!(&SnapshotMeta::from_header(&header), snapshot);
+    let found = found.into_inner().unwrap();
     if snapshot.index > 1 {
         let (index, text) = (snapshot.index, snapshot.index.to_string());
         assert_eq!(found, [(b"index".to_vec(), index, text.into_bytes())]);
