@@ -245,6 +245,8 @@ impl Process {
             if let Effect::Output(output) = effect
                 && let Some(members) = &output.members
                 && members.members.contains_key(&self.id)
+                // Before that nobody is told that a removal succeeded, and nobody takes the removed one's disk away.
+                && members.unsettled_removal == 0
             {
                 oracle.tells(members);
             }
