@@ -26,6 +26,8 @@ const KEYS: usize = 10_000;
 const VALUE_BYTES: usize = 100;
 /// As in the daemon, by default: without snapshots the log would outgrow the memory.
 const SNAPSHOT_BYTES: u64 = 64 << 20;
+/// Likewise.
+const LOG_CACHE_BYTES: u64 = 64 << 20;
 /// No time passes after the election, so any will do.
 const DEADLINE_TICKS: u64 = 1_000;
 const ELECTION_TICKS: usize = 10;
@@ -136,6 +138,8 @@ impl Cluster {
                 election_ticks: ELECTION_TICKS,
                 heartbeat_ticks: HEARTBEAT_TICKS,
                 snapshot_bytes: SNAPSHOT_BYTES,
+                log_cache_bytes: LOG_CACHE_BYTES,
+                pinned_log_bytes: u64::MAX,
                 seed: id,
             };
             let logger = Logger::root(slog::Discard, o!());

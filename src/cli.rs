@@ -133,6 +133,10 @@ struct Args {
     #[arg(long, value_name = "SIZE", env = "RAFTKVD_SNAPSHOT_BYTES", default_value = "64MiB", value_parser = parse_size, help_heading = "Data")]
     snapshot_bytes: u64,
 
+    /// Log that is kept in memory; older entries are read back from the disk
+    #[arg(long, value_name = "SIZE", env = "RAFTKVD_LOG_CACHE_BYTES", default_value = "64MiB", value_parser = parse_size, help_heading = "Data")]
+    log_cache_bytes: u64,
+
     /// Largest value
     #[arg(long, value_name = "SIZE", env = "RAFTKVD_MAX_VALUE_BYTES", default_value = "1MiB", value_parser = parse_size, help_heading = "Data")]
     max_value_bytes: u64,
@@ -193,8 +197,13 @@ fn check(args: Args) -> Result<Options, String> {
             return Err(format!("--{option} {value:?}: it has to be at least 1ms"));
         }
     }
-    if args.snapshot_bytes == 0 {
-        return Err("--snapshot-bytes 0: it has to be at least 1".to_owned());
+    for (option, value) in [
+        ("snapshot-bytes", args.snapshot_bytes),
+        ("log-cache-bytes", args.log_cache_bytes),
+    ] {
+        if value == 0 {
+            return Err(format!("--{option} 0: it has to be at least 1"));
+        }
     }
     let listen_peer = match args.listen_peer {
         Some(ip) => ip,
@@ -222,6 +231,7 @@ fn check(args: Args) -> Result<Options, String> {
             .data_dir
             .unwrap_or_else(|| PathBuf::from(format!("raftkvd-{}", args.id))),
         snapshot_bytes: args.snapshot_bytes,
+        log_cache_bytes: args.log_cache_bytes,
         value_bytes_max,
         key_bytes_max,
         request_timeout: args.request_timeout,

@@ -24,6 +24,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// A snapshot is due when the log since the last one outweighs this and the last snapshot's size.
     pub snapshot_bytes: u64,
+    /// Applied entries stay in memory up to this size; older ones are read back from the WAL.
+    pub log_cache_bytes: u64,
     /// Largest value a client may write.
     pub value_bytes_max: usize,
     /// Longest key, after percent-decoding.
@@ -93,8 +95,15 @@ pub const INBOX_MESSAGE_BYTES_MAX: usize = 256 << 20;
 
 /// A learner that lacks at most this many entries is made a voter.
 pub const PROMOTION_LAG_ENTRIES_MAX: u64 = 128;
-/// Entries behind the newest snapshot that stay in memory for followers that are a little behind.
-pub const LOG_TRAILING_BYTES_MAX: u64 = 16 << 20;
+/// Applied entries that stay in memory for followers that are a little behind, unless `--log-cache-bytes` says otherwise.
+pub const LOG_CACHE_BYTES_DEFAULT: u64 = 64 << 20;
+/// Entries that are read back from the WAL at one time, in bytes; a single larger one still is, alone.
+pub const READ_BACK_BYTES: u64 = 4 << 20;
+/// Pieces of so many bytes that are being read back, and that are held afterwards.
+pub const READ_BACKS_MAX: usize = 4;
+/// The log that is kept for a follower that was sent a snapshot, for as long as it is behind. With more it has to be
+/// sent another one.
+pub const PINNED_LOG_BYTES_MAX: u64 = 4 << 30;
 
 // ---- storage ----
 
@@ -112,6 +121,8 @@ pub const JOBS_PER_WRITE_MAX: usize = 256;
 pub const RECORD_BYTES_MAX: usize = 128 << 20;
 /// One save of the WAL that exceeds this is written as several batches, each synced.
 pub const BATCH_BYTES_TARGET: usize = 32 << 20;
+/// The place of a batch in the WAL is remembered every so many bytes.
+pub const READ_BACK_PLACE_BYTES: u64 = 64 << 10;
 /// Space of a WAL segment that is written with zeros ahead of the records: over it an fdatasync changes no metadata.
 pub const ZEROED_AHEAD_BYTES: u64 = 256 << 10;
 /// Batches up to this size are what makes zeros be written ahead. A longer one serves many writes: 90 us more of its sync are

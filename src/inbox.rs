@@ -17,7 +17,7 @@ use crate::storage::SnapshotMeta;
 use crate::store::Frozen;
 use futures_channel::oneshot;
 use protobuf::Message as _;
-use raft::eraftpb::Message;
+use raft::eraftpb::{Entry, Message};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Instant;
@@ -90,6 +90,8 @@ pub enum Notice {
     },
     /// A snapshot that this node took is durable in its final place.
     SnapshotWritten(Box<SnapshotWritten>),
+    /// What the node wanted of the log was read back.
+    ReadBack(ReadBack),
     /// A peer refuses to talk to this member.
     Refused(Verdict),
     /// Somebody wants to know how things stand.
@@ -119,6 +121,15 @@ pub struct SnapshotWritten {
     pub meta: SnapshotMeta,
     /// Its size.
     pub bytes: u64,
+}
+
+/// Entries that were read back from the WAL.
+#[derive(Debug)]
+pub struct ReadBack {
+    /// The index from which they were asked for.
+    pub first: u64,
+    /// `None`: they are deleted, and a snapshot stands for them.
+    pub entries: Option<Vec<Entry>>,
 }
 
 /// Why a peer refuses this member, in the peer's own view.

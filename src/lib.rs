@@ -33,9 +33,9 @@
 //!
 //! # Dependencies point down
 //!
-//! main -> [`cli`], [`logging`], [`server`] -> [`api`], [`raft_loop`], [`writer`], [`apply`], [`transport`] -> [`node`],
-//! [`store`], [`inbox`] -> [`storage`], [`members`], [`proposal`], [`commit`], [`status`], [`command`],
-//! [`progress`] -> [`config`]
+//! main -> [`cli`], [`logging`], [`server`] -> [`api`], [`raft_loop`], [`writer`], [`read_back`], [`apply`],
+//! [`transport`] -> [`node`], [`store`], [`inbox`] -> [`storage`], [`members`], [`proposal`], [`commit`], [`status`],
+//! [`command`], [`progress`] -> [`config`]
 
 #![warn(missing_docs)]
 
@@ -56,6 +56,7 @@ pub mod node;
 pub mod progress;
 pub mod proposal;
 pub mod raft_loop;
+pub mod read_back;
 pub mod server;
 pub mod status;
 pub mod storage;

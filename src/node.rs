@@ -17,6 +17,7 @@
 //! Invariants, asserted: `snapshot <= applied <= published <= committed <= last`; every entry is published once, in
 //! order; raft's configuration equals `members`.
 
+mod behind;
 mod elections;
 mod pending;
 mod propose;
@@ -35,7 +36,9 @@ use crate::members::Members;
 use crate::proposal::{NotProposed, Outcome, Proposal, Read, Reply};
 use crate::status::{MemberStatus, Progress, Status};
 use crate::storage::log::Log;
+use crate::storage::read_back::Request;
 use crate::storage::{Mark, Recovered, Save};
+use behind::Behind;
 use elections::{Haste, Reached};
 use pending::Pending;
 use raft::eraftpb::{HardState, Message, MessageType};
@@ -59,6 +62,10 @@ pub struct Settings {
     pub heartbeat_ticks: usize,
     /// See [`config::Config::snapshot_bytes`].
     pub snapshot_bytes: u64,
+    /// See [`config::Config::log_cache_bytes`].
+    pub log_cache_bytes: u64,
+    /// See [`config::PINNED_LOG_BYTES_MAX`].
+    pub pinned_log_bytes: u64,
     /// Election timeouts are drawn from it: another one on every member, or their elections would go on colliding.
     pub seed: u64,
 }
@@ -72,6 +79,8 @@ pub struct Output {
     pub job: Option<Job>,
     /// To hand to the store.
     pub commits: Vec<Commit>,
+    /// To read back from the WAL, for [`Node::read_back`].
+    pub read_backs: Vec<Request>,
     /// The members changed, and the change is durable where that matters.
     pub members: Option<Arc<Members>>,
     /// The leader changed; 0 for none.
@@ -86,6 +95,7 @@ impl Output {
         self.messages.is_empty()
             && self.job.is_none()
             && self.commits.is_empty()
+            && self.read_backs.is_empty()
             && self.members.is_none()
             && self.leader.is_none()
             && self.exit.is_none()
@@ -103,6 +113,8 @@ pub struct Job {
     pub messages: Vec<Message>,
     /// All before it are durable, and as the leader this node waits for no answer to an entry before it.
     pub is_lone: bool,
+    /// Up to this index the node will not want to read entries back.
+    pub compacted: u64,
 }
 
 /// Why a node has to end.
@@ -183,6 +195,7 @@ pub struct Node {
     snapshot_under_way: bool,
     log_bytes_since_snapshot: u64,
     last_snapshot_bytes: u64,
+    behind: Behind,
     own_added_index: u64,
     /// The own removal was published: nothing is proposed any more, and raft goes on in the old configuration until
     /// a member says that the removal is settled.
@@ -230,7 +243,8 @@ impl Node {
             skip_bcast_commit: true,
             ..Default::default()
         };
-        let raw = RawNode::new(&raft_config, Log::new(recovered), raft_logger)
+        let log = Log::new(recovered, settings.log_cache_bytes);
+        let raw = RawNode::new(&raft_config, log, raft_logger)
             .map_err(|error| format!("raft can't start: {error}"))?;
         let mut node = Node {
             pending: Pending::new(settings.id, settings.boot),
@@ -265,6 +279,7 @@ impl Node {
             snapshot_under_way: false,
             log_bytes_since_snapshot: 0,
             last_snapshot_bytes,
+            behind: Behind::default(),
             leaving: None,
             current_from: None,
             suspicion: None,
@@ -274,7 +289,7 @@ impl Node {
             settings,
         };
         node.members_changed();
-        if node.is_sole_voter() {
+        if node.is_sole_voter() && node.may_campaign() {
             node.campaign();
         }
         Ok(node)
@@ -311,6 +326,9 @@ impl Node {
                 // Nobody else could win, so there is nothing to wait for.
                 self.campaign();
             }
+        } else {
+            // Raft would campaign by itself. But who has not heard from the leader for long shall vote for another.
+            self.raw.raft.election_elapsed += 1;
         }
         let (unsent, unread) = match self.raw.raft.leader_id {
             0 => (NotProposed::NoLeader, NotProposed::NoLeader),
@@ -327,13 +345,15 @@ impl Node {
             self.resend_after = Some(0);
             self.last_news = self.now;
         }
-        if self.is_leader()
-            && self
-                .now
-                .is_multiple_of(self.settings.heartbeat_ticks as u64)
+        if self
+            .now
+            .is_multiple_of(self.settings.heartbeat_ticks as u64)
         {
-            self.promote_learners();
-            self.settle_removal();
+            if self.is_leader() {
+                self.promote_learners();
+                self.settle_removal();
+            }
+            self.look_after_log();
         }
     }
 
@@ -360,7 +380,7 @@ impl Node {
                 }
                 self.suspicion = None;
             }
-            MessageType::MsgAppend if self.unapplied_bytes > config::UNAPPLIED_BYTES_MAX => return,
+            MessageType::MsgAppend if self.has_too_much_to_apply() => return,
             _ => {}
         }
         self.note_heard(message.from);
@@ -401,6 +421,7 @@ impl Node {
         let index = self.applied.min(self.raw.raft.raft_log.persisted);
         if index > self.raw.raft.raft_log.applied {
             self.raw.advance_apply_to(index);
+            self.raw.mut_store().trim(index);
         }
     }
 
@@ -429,8 +450,8 @@ impl Node {
             hard_state: self.hard_state.clone(),
             installed: false,
         };
-        let trailing = config::LOG_TRAILING_BYTES_MAX.min(self.settings.snapshot_bytes);
-        self.raw.mut_store().compact(meta, trailing);
+        let pinned = self.pinned();
+        self.raw.mut_store().compact(meta, pinned);
         let save = Save {
             mark: Some(mark),
             sync: true,
@@ -447,6 +468,9 @@ impl Node {
 
     /// The transfer of a snapshot has ended.
     pub fn snapshot_sent(&mut self, to: u64, ok: bool) {
+        if !ok {
+            self.transfer_failed(to);
+        }
         let status = match ok {
             true => SnapshotStatus::Finish,
             false => SnapshotStatus::Failure,
@@ -544,10 +568,13 @@ impl Node {
             self.hand_reads_to_raft();
         }
         self.tell_commit();
-        let had_ready = self.raw.has_ready();
+        let mut had_ready = self.raw.has_ready();
         if had_ready {
             self.handle_ready(&mut output);
+            // What raft has to publish it has until it gets it.
+            had_ready = !self.waits_for_log();
         }
+        self.request_log(&mut output);
         self.release_reads(&mut output);
         self.request_snapshot(&mut output);
         let last_job = self.jobs.front().map_or(u64::MAX, |(number, _)| *number);

@@ -7,10 +7,11 @@
 //! The loop owns the node and never waits for the store or the network: commits and messages are handed over through
 //! queues. For the disk it waits only when it has nothing else to do: see `writer.rs`.
 
-use crate::apply::Commits;
+use crate::apply::{Commits, ThreadEnded};
 use crate::commit::Commit;
 use crate::inbox::{Inbox, Notice};
 use crate::node::{Exit, Node, Output};
+use crate::storage::read_back::Request;
 use crate::storage::{DiskError, Meta};
 use crate::store::{Frozen, Store};
 use crate::transport::Transport;
@@ -18,6 +19,7 @@ use crate::writer::{Writer, WriterError, Written};
 use futures_channel::oneshot;
 use slog::{Logger, warn};
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 /// Where the loop gets its events and puts its work.
@@ -26,6 +28,8 @@ pub struct Channels {
     pub inbox: Arc<Inbox>,
     /// To the WAL. What it holds is bounded by what raft lets be in flight.
     pub writer: Writer,
+    /// To the thread that reads the log back. The node asks for few pieces at one time.
+    pub read_back: Sender<Request>,
     /// To the store.
     pub commits: Commits,
     /// The map, for what the loop applies itself.
@@ -90,6 +94,7 @@ fn serve(
                         channels.writer.hand_over(job, false)?;
                     }
                 }
+                Notice::ReadBack(read) => node.read_back(read),
                 Notice::Refused(verdict) => node.refused(verdict),
                 Notice::Status(reply) => {
                     let mut status = node.status();
@@ -174,6 +179,9 @@ fn carry_out(output: Output, node: &mut Node, channels: &mut Channels) -> Result
             // By the same way as the news of the thread, so that none overtakes another.
             channels.inbox.applied(index, bytes);
         }
+    }
+    for request in output.read_backs {
+        channels.read_back.send(request).map_err(|_| ThreadEnded)?;
     }
     if let Some(exit) = output.exit {
         (channels.exit)(exit);

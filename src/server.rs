@@ -6,6 +6,7 @@
 //! wal             writer::run: writes the Wal, and the loop what comes alone
 //! apply           apply::run: the only writer of the Store
 //! snapshot        apply::write_snapshots
+//! read-back       read_back::run: reads the WAL for followers that are behind
 //! load            storage::open_and_load, then it ends
 //! main            waits here for a signal or a reason to end
 //! ```
@@ -16,7 +17,7 @@
 //! vote nor its log, and the kernel keeps the connections of its peers waiting.
 //!
 //! Only this module starts threads that stay. Each ends when the one it is fed by has ended: raft by [`Notice::Stop`],
-//! then wal and apply, then snapshot.
+//! then wal, read-back and apply, then snapshot.
 
 use crate::api::{self, Api};
 use crate::apply;
@@ -27,6 +28,7 @@ use crate::members::Members;
 use crate::node::{self, Exit, Node};
 use crate::progress::Replay;
 use crate::raft_loop;
+use crate::read_back;
 use crate::storage::{
     self, DiskError, Meta, Pin, PinError, RealDisk, ReceiveError, SnapshotMeta, SnapshotSink,
     SnapshotSource, Snapshots, StorageError,
@@ -191,12 +193,16 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     spawn("load", &ends, {
         let (dir, id, logger) = (config.data_dir.clone(), config.id, logger.clone());
         let (store, replay) = (store.clone(), replay.clone());
+        let log_cache_bytes = config.log_cache_bytes;
         move || {
             let load = &mut |snapshots: &Snapshots, index, term| {
                 let told = |done, total| replay.loaded(done, total);
                 apply::load(&store, snapshots, index, term, told, &logger)
             };
-            let options = storage::Options::default();
+            let options = storage::Options {
+                cache_bytes: log_cache_bytes,
+                ..storage::Options::default()
+            };
             let opened = storage::open_and_load(disk, &dir, id, start, options, load, &logger)?;
             // The main thread may be ending already.
             drop(loaded.send(opened));
@@ -225,6 +231,8 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         election_ticks: config.election_ticks(),
         heartbeat_ticks: config.heartbeat_ticks(),
         snapshot_bytes: config.snapshot_bytes,
+        log_cache_bytes: config.log_cache_bytes,
+        pinned_log_bytes: config::PINNED_LOG_BYTES_MAX,
         // Random, so that no two members draw the same timeouts.
         seed: opened.meta.incarnation(),
     };
@@ -264,12 +272,15 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         async move { transport.serve(listener, cancelled(peers_stop)).await }
     });
 
+    let wal_reader = opened.wal.read_back();
+    let (read_back_sender, read_backs) = mpsc::channel();
     let (writer, jobs) = writer::channel(opened.wal);
     let (commit_sender, commits) = apply::channel(replay.clone());
     let (snapshot_sender, snapshot_jobs) = mpsc::channel();
     let channels = raft_loop::Channels {
         inbox: inbox.clone(),
         writer,
+        read_back: read_back_sender,
         commits: commit_sender,
         store: store.clone(),
         transport: transport.clone(),
@@ -289,6 +300,10 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     threads.push(spawn("wal", &ends, {
         let (inbox, transport) = (inbox.clone(), transport.clone());
         move || Ok(writer::run(&jobs, &inbox, &transport)?)
+    })?);
+    threads.push(spawn("read-back", &ends, {
+        let inbox = inbox.clone();
+        move || Ok(read_back::run(&read_backs, &wal_reader, &inbox)?)
     })?);
     threads.push(spawn("apply", &ends, {
         let (store, inbox, snapshots) = (store.clone(), inbox.clone(), opened.snapshots.clone());

@@ -144,10 +144,12 @@ pub fn run(jobs: &Jobs, inbox: &Inbox, transport: &Transport) -> Result<(), Disk
     let Jobs { shared, jobs } = jobs;
     while let Ok(first) = jobs.recv() {
         let mut number = 0;
+        let mut compacted = 0;
         let mut saves: Vec<Save> = Vec::new();
         let mut messages = Vec::new();
         for job in std::iter::once(first).chain(jobs.try_iter().take(config::JOBS_PER_WRITE_MAX)) {
             number = job.number;
+            compacted = job.compacted;
             saves.push(job.save);
             messages.extend(job.messages);
         }
@@ -159,7 +161,7 @@ pub fn run(jobs: &Jobs, inbox: &Inbox, transport: &Transport) -> Result<(), Disk
             transport.send(messages);
         }
         // Last: nobody shall wait for the removal of files.
-        shared.wal.lock().expect(PANICKED).purge()?;
+        shared.wal.lock().expect(PANICKED).purge(compacted)?;
         // Release: what was written and sent here comes before what the loop then writes.
         shared.unfinished.fetch_sub(saves.len(), Ordering::Release);
     }
@@ -197,6 +199,7 @@ mod tests {
             },
             messages: Vec::new(),
             is_lone: true,
+            compacted: 0,
         }
     }
 

@@ -121,13 +121,13 @@ impl Node {
     }
 
     /// Raft-rs asserts that the whole log of a candidate that wins is durable, which matters where it wins at once;
-    /// and a candidate reads the entries that it has not applied, which are gone while a snapshot from the leader is
-    /// still being loaded.
+    /// and a candidate looks at all entries that it has not applied, without waiting for them. They are gone while a
+    /// snapshot from the leader is still being loaded, and some may not be in memory after a start.
     pub(super) fn may_campaign(&self) -> bool {
         let log = &self.raw.raft.raft_log;
-        let loading = log.applied + 1 < log.first_index();
+        let readable = log.applied + 1 >= log.store.cached_from();
         let durable = self.jobs.is_empty() && log.last_index() == log.persisted;
-        !loading && (durable || self.is_leader() || !self.is_sole_voter())
+        readable && (durable || self.is_leader() || !self.is_sole_voter())
     }
 
     /// Raft-rs draws the timeout anew at every reset, from a generator of the thread. This one follows from the seed

@@ -7,7 +7,7 @@ use crate::command::{self, Batch, Command, Kind};
 use crate::commit::{Apply, Commit};
 use crate::members::Decision;
 use crate::proposal::{NotProposed, Outcome, Refusal, Reply};
-use crate::storage::log::entry_bytes;
+use crate::storage::outline::entry_bytes;
 use bytes::Bytes;
 use raft::eraftpb::{ConfChange, Entry, EntryType};
 use slog::{info, warn};

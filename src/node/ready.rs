@@ -17,6 +17,7 @@ impl Node {
         let mut promises = Vec::new();
         let vote = (self.raw.raft.term, self.raw.raft.vote);
         for message in ready.take_messages() {
+            self.pin_for(&message);
             self.route(message, vote, false, output, &mut promises);
         }
         for message in ready.take_persisted_messages() {
@@ -100,6 +101,7 @@ impl Node {
             save,
             messages,
             is_lone,
+            compacted: self.raw.store().compacted(),
         }
     }
 

@@ -1,11 +1,15 @@
 //! Whole clusters of nodes in one thread, without sockets and files: messages, saves and maps are values that the
 //! test moves about, so a test decides what is delivered, made durable, applied or lost, and when.
 
+mod behind;
+
 use super::publish::answer;
 use super::*;
+use crate::inbox::ReadBack;
 use crate::members::PeerUrl;
 use crate::proposal::Refusal;
 use crate::storage::SnapshotMeta;
+use crate::storage::outline::{Outline, entry_bytes};
 use futures_channel::oneshot;
 use raft::eraftpb::{Entry, EntryType};
 
@@ -21,6 +25,13 @@ struct Host {
     disk_map: Map,
     map: Map,
     jobs: VecDeque<Job>,
+    /// The log on the disk, as far back as the node may want it.
+    wal: BTreeMap<u64, Entry>,
+    read_backs: VecDeque<Request>,
+    /// Nothing is read back.
+    slow_reader: bool,
+    /// Pieces that were read back.
+    pieces: usize,
     /// Jobs become durable only when the test says so.
     slow_disk: bool,
     /// The map takes in nothing.
@@ -35,7 +46,12 @@ struct Cluster {
     wires: VecDeque<Message>,
     cut: Vec<(u64, u64)>,
     snapshots: BTreeMap<u64, Map>,
+    /// Snapshots that are under way arrive only when the test says so.
+    slow_snapshots: bool,
+    sent: Vec<Message>,
     snapshot_bytes: u64,
+    log_cache_bytes: u64,
+    pinned_log_bytes: u64,
 }
 
 fn url(id: u64) -> PeerUrl {
@@ -66,7 +82,11 @@ impl Cluster {
             wires: VecDeque::new(),
             cut: Vec::new(),
             snapshots: BTreeMap::new(),
+            slow_snapshots: false,
+            sent: Vec::new(),
             snapshot_bytes: u64::MAX,
+            log_cache_bytes: u64::MAX,
+            pinned_log_bytes: u64::MAX,
         };
         for id in 1..=size {
             let disk = Recovered {
@@ -87,6 +107,10 @@ impl Cluster {
             disk_map: Map::new(),
             map: Map::new(),
             jobs: VecDeque::new(),
+            wal: BTreeMap::new(),
+            read_backs: VecDeque::new(),
+            slow_reader: false,
+            pieces: 0,
             slow_disk: false,
             slow_store: false,
             exit: None,
@@ -103,13 +127,17 @@ impl Cluster {
             election_ticks: 10,
             heartbeat_ticks: 2,
             snapshot_bytes: self.snapshot_bytes,
+            log_cache_bytes: self.log_cache_bytes,
+            pinned_log_bytes: self.pinned_log_bytes,
             seed: id,
         };
         let host = self.hosts.get_mut(&id).unwrap();
         host.boot += 1;
         host.map = host.disk_map.clone();
         host.jobs.clear();
-        let node = Node::new(settings, host.disk.clone(), &logger(), &logger()).unwrap();
+        host.read_backs.clear();
+        let recovered = recover(&host.disk, self.log_cache_bytes);
+        let node = Node::new(settings, recovered, &logger(), &logger()).unwrap();
         host.members = node.members().clone();
         host.node = Some(node);
         self.work(id);
@@ -136,6 +164,7 @@ impl Cluster {
                 idle = false;
                 self.wires.extend(output.messages);
                 host.jobs.extend(output.job);
+                host.read_backs.extend(output.read_backs);
                 if let Some(members) = output.members {
                     host.members = (*members).clone();
                 }
@@ -180,6 +209,14 @@ impl Cluster {
                 while let Some(job) = host.jobs.pop_front() {
                     idle = false;
                     save(&mut host.disk, &job.save, node);
+                    if job.save.mark.as_ref().is_some_and(|mark| mark.installed) {
+                        host.wal.clear();
+                    }
+                    for entry in &job.save.entries {
+                        host.wal.split_off(&entry.index);
+                        host.wal.insert(entry.index, entry.clone());
+                    }
+                    host.wal.retain(|index, _| *index > job.compacted);
                     if let Some(mark) = &job.save.mark {
                         host.disk_map = match mark.index {
                             1 => Map::new(),
@@ -188,6 +225,15 @@ impl Cluster {
                     }
                     node.persisted(job.number);
                     self.wires.extend(job.messages);
+                }
+            }
+            assert!(host.read_backs.len() <= config::READ_BACKS_MAX);
+            if !host.slow_reader {
+                while let Some(request) = host.read_backs.pop_front() {
+                    idle = false;
+                    host.pieces += 1;
+                    let (first, entries) = (request.first, request.read_from(&host.wal));
+                    node.read_back(ReadBack { first, entries });
                 }
             }
             if idle {
@@ -225,6 +271,10 @@ impl Cluster {
                 continue;
             }
             let snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
+            if snapshot && self.slow_snapshots {
+                self.sent.push(message);
+                continue;
+            }
             let up = self.hosts.get(&to).is_some_and(|host| host.node.is_some());
             if !cut && up {
                 self.node(to).step(message);
@@ -322,6 +372,22 @@ impl Cluster {
             .collect();
         assert!(maps.windows(2).all(|pair| pair[0] == pair[1]), "{maps:?}");
     }
+}
+
+/// What a restart finds that takes only so much into memory.
+fn recover(disk: &Recovered, cache_bytes: u64) -> Recovered {
+    let mut recovered = disk.clone();
+    let (index, term) = disk.snapshot.as_ref().map_or((0, 0), |m| (m.index, m.term));
+    let mut outline = Outline::new(index, term);
+    disk.entries.iter().for_each(|entry| outline.push(entry));
+    let mut bytes: u64 = disk.entries.iter().map(entry_bytes).sum();
+    recovered.entries.retain(|entry| {
+        let kept = bytes <= cache_bytes || entry.index > disk.hard_state.commit;
+        bytes -= entry_bytes(entry);
+        kept
+    });
+    recovered.outline = Some(outline);
+    recovered
 }
 
 /// What storage does with a save, and finds at a restart.

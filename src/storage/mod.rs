@@ -26,7 +26,9 @@
 //! 9. *A torn tail is copied aside durably, then cut durably, then the log goes on.* See `segment.rs`.
 //! 10. *What a restart has read is synced before it is used.* After a mere end of the process the kernel may hold bytes
 //!     that are not on the disk; acknowledging on their strength would repeat mistake 1.
-//! 11. *An error is final.* No write or sync is tried again; see `disk.rs`.
+//! 11. *A segment out of the index, then its file goes.* Not for a crash: who reads entries back beside it takes a
+//!     missing file for damage otherwise.
+//! 12. *An error is final.* No write or sync is tried again; see `disk.rs`.
 //!
 //! Any prefix of the WAL that ends between two batches is consistent: the log has no gap, no hard state calls an entry
 //! committed that is missing, and each mark stands behind the entries it covers.
@@ -37,6 +39,8 @@ pub mod disk;
 mod fake_disk;
 pub mod log;
 pub mod meta;
+pub mod outline;
+pub mod read_back;
 pub mod record;
 mod recovery;
 pub mod segment;
@@ -47,6 +51,8 @@ pub mod wal;
 
 pub use disk::{Disk, DiskError, Lock, RealDisk};
 pub use meta::{Meta, Pin, PinError};
+pub use outline::Outline;
+pub use read_back::ReadBack;
 pub use snapshot::{ReceiveError, SnapshotSink, SnapshotSource, SnapshotWriter, Snapshots};
 pub use wal::{Options, Wal, Written};
 
@@ -346,6 +352,9 @@ fn first_start(
         });
         recovered.snapshot = Some(snapshot);
     }
+    let start = recovered.snapshot.as_ref();
+    let (index, term) = start.map_or((0, 0), |meta| (meta.index, meta.term));
+    recovered.outline = Some(Outline::new(index, term));
     let wal = Wal::create(
         disk.clone(),
         dir.join("wal"),
@@ -467,6 +476,10 @@ pub struct Recovered {
     pub snapshot: Option<SnapshotMeta>,
     /// Size of that snapshot's file.
     pub snapshot_bytes: u64,
-    /// The entries behind the snapshot, without gaps.
+    /// Of the whole log that can be read back, which begins at or before the snapshot, up to the last of `entries`.
+    /// `None` is for who makes one without a disk: it is `entries`, behind the snapshot.
+    pub outline: Option<Outline>,
+    /// The newest entries behind the snapshot, without gaps: all that are not known to be committed, and of the others
+    /// as many as memory shall hold.
     pub entries: Vec<Entry>,
 }

@@ -9,9 +9,14 @@
 //!
 //! A restart begins from the newest snapshot that a durable mark names. When its file is damaged, it begins from the
 //! older one that is kept for this, if the log reaches back that far.
+//!
+//! Of the committed entries, which may be many, only the newest are kept in memory; of the others it is noted where they
+//! stand (`read_back.rs`), so that they can be read again.
 
 use super::disk::Disk;
 use super::meta::Meta;
+use super::outline::{Outline, entry_bytes};
+use super::read_back::{Effect, Index, Place};
 use super::record::Record;
 use super::segment::{self, Name, Reader, Step};
 use super::snapshot::Snapshots;
@@ -37,7 +42,7 @@ pub(super) fn recover(
 ) -> Result<(Wal, Recovered), StorageError> {
     let began = Instant::now();
     let wal_dir = dir.join("wal");
-    let mut scan = scan(&**disk, &wal_dir, meta)?;
+    let mut scan = scan(&**disk, &wal_dir, meta, options.cache_bytes)?;
     let chosen = choose_snapshot(snapshots, meta, &scan, load, logger)?;
     let recovered = judge(&mut scan, &chosen)?;
 
@@ -72,15 +77,17 @@ pub(super) fn recover(
     snapshots.delete_leftovers(&keep)?;
     disk.sync_dir(&dir.join("snap"))?;
 
-    let bytes: usize = recovered.entries.iter().map(|e| e.data.len()).sum();
+    let bytes: u64 = recovered.entries.iter().map(entry_bytes).sum();
+    let snapshot = recovered.snapshot.as_ref().map_or(0, |meta| meta.index);
     info!(logger, "recovered";
         "segments" => scan.names.len(),
-        "entries" => recovered.entries.len(),
-        "entry_bytes" => bytes,
+        "entries" => scan.log.state.last - snapshot,
+        "in_memory" => recovered.entries.len(),
+        "bytes_in_memory" => bytes,
         "last" => scan.log.state.last,
         "term" => recovered.hard_state.term,
         "commit" => recovered.hard_state.commit,
-        "snapshot" => recovered.snapshot.as_ref().map_or(0, |s| s.index),
+        "snapshot" => snapshot,
         "snapshot_bytes" => recovered.snapshot_bytes,
         "milliseconds" => began.elapsed().as_millis() as u64);
 
@@ -97,6 +104,7 @@ pub(super) fn recover(
         state,
         scan.names,
         writer,
+        scan.index,
     );
     Ok((wal, recovered))
 }
@@ -104,12 +112,18 @@ pub(super) fn recover(
 /// What the segments hold.
 struct Scan {
     log: Log,
+    index: Index,
     names: Vec<Name>,
     last: Reader,
     torn_tail: bool,
 }
 
-fn scan(disk: &dyn Disk, wal_dir: &Path, meta: &Meta) -> Result<Scan, StorageError> {
+fn scan(
+    disk: &dyn Disk,
+    wal_dir: &Path,
+    meta: &Meta,
+    cache_bytes: u64,
+) -> Result<Scan, StorageError> {
     let mut names: Vec<Name> = disk
         .list(wal_dir)?
         .iter()
@@ -119,7 +133,8 @@ fn scan(disk: &dyn Disk, wal_dir: &Path, meta: &Meta) -> Result<Scan, StorageErr
     let Some(first) = names.first() else {
         return Err(StorageError::corrupt(wal_dir, 0, "there is no segment"));
     };
-    let mut log = Log::new(first.first_index);
+    let mut log = Log::new(first.first_index, cache_bytes);
+    let mut index = Index::default();
     let mut last: Option<Reader> = None;
     let mut torn_tail = false;
     for (at, name) in names.iter().enumerate() {
@@ -128,7 +143,8 @@ fn scan(disk: &dyn Disk, wal_dir: &Path, meta: &Meta) -> Result<Scan, StorageErr
         if let Some(before) = &last {
             check_succession(before, &reader, &log)?;
         }
-        torn_tail = read_batches(&mut reader, &mut log, at + 1 == names.len())?;
+        index.begin(*name, reader.offset());
+        torn_tail = read_batches(&mut reader, &mut log, &mut index, at + 1 == names.len())?;
         if reader.is_unused() {
             let (path, offset) = (reader.path(), reader.offset());
             return Err(StorageError::corrupt(
@@ -141,6 +157,7 @@ fn scan(disk: &dyn Disk, wal_dir: &Path, meta: &Meta) -> Result<Scan, StorageErr
     }
     Ok(Scan {
         log,
+        index,
         names,
         last: last.expect("there is a segment"),
         torn_tail,
@@ -148,10 +165,24 @@ fn scan(disk: &dyn Disk, wal_dir: &Path, meta: &Meta) -> Result<Scan, StorageErr
 }
 
 /// Reads a segment to its end. Gives whether there is damage behind it that a crash explains.
-fn read_batches(reader: &mut Reader, log: &mut Log, is_last: bool) -> Result<bool, StorageError> {
+fn read_batches(
+    reader: &mut Reader,
+    log: &mut Log,
+    index: &mut Index,
+    is_last: bool,
+) -> Result<bool, StorageError> {
     loop {
-        let hole = match reader.next(&mut |record| log.apply(record))? {
-            Step::Batch => continue,
+        let place = Place {
+            sequence: reader.header().name.sequence,
+            offset: reader.offset(),
+            previous: reader.crc(),
+        };
+        let mut effect = Effect::default();
+        let hole = match reader.next(&mut |record| log.apply(record, &mut effect))? {
+            Step::Batch => {
+                index.add(place, &effect, reader.offset());
+                continue;
+            }
             Step::End => return Ok(false),
             Step::Damaged { hole } => hole,
         };
@@ -217,24 +248,31 @@ fn check_succession(before: &Reader, reader: &Reader, log: &Log) -> Result<(), S
 /// The log as far as it was read.
 struct Log {
     state: State,
-    /// Without gaps; the first has the index `start`, or is still to come.
+    /// Of all entries, from those behind the older of two snapshots on.
+    outline: Outline,
+    /// The newest of them: all that are not known to be committed, and of the others up to `cache_bytes`.
     entries: VecDeque<Entry>,
-    start: u64,
+    bytes: u64,
+    cache_bytes: u64,
 }
 
 impl Log {
-    fn new(first_index: u64) -> Log {
+    fn new(first_index: u64, cache_bytes: u64) -> Log {
+        let last = first_index.saturating_sub(1);
         Log {
             state: State {
-                last: first_index.saturating_sub(1),
+                last,
                 ..State::default()
             },
+            // What is before the first segment nobody asks for, but a snapshot that stands there: see `judge`.
+            outline: Outline::new(last, 0),
             entries: VecDeque::new(),
-            start: first_index,
+            bytes: 0,
+            cache_bytes,
         }
     }
 
-    fn apply(&mut self, record: Record) -> Result<(), String> {
+    fn apply(&mut self, record: Record, effect: &mut Effect) -> Result<(), String> {
         match record {
             Record::Entry(entry) => {
                 let index = entry.index;
@@ -246,12 +284,10 @@ impl Log {
                 if index <= snapshot {
                     return Err(format!("entry {index} is older than snapshot {snapshot}"));
                 }
-                // What was read from `index` on was never committed, and another leader replaced it.
-                if index < self.start {
-                    self.entries.clear();
-                    self.start = index;
-                }
-                self.entries.truncate((index - self.start) as usize);
+                effect.entry(index);
+                self.truncate(index)?;
+                self.bytes += entry_bytes(&entry);
+                self.outline.push(&entry);
                 self.entries.push_back(entry);
                 self.state.last = index;
             }
@@ -259,27 +295,65 @@ impl Log {
             Record::Mark(mark) => {
                 let index = mark.index;
                 if mark.installed {
-                    self.entries.clear();
-                    self.start = index + 1;
+                    effect.clear();
+                    self.clear(index, mark.term);
                 } else if index > self.state.last {
                     let last = self.state.last;
                     return Err(format!("snapshot {index} is newer than entry {last}"));
                 }
                 self.state.apply_mark(&mark);
                 if self.state.marks.len() == config::SNAPSHOTS_KEPT {
-                    let oldest = self.state.marks[0].index;
-                    self.drop_up_to(oldest);
+                    let oldest = &self.state.marks[0];
+                    let (index, term) = (oldest.index, oldest.term);
+                    self.drop_to(index, term);
                 }
             }
+        }
+        while self.bytes > self.cache_bytes
+            && let Some(entry) = self
+                .entries
+                .pop_front_if(|entry| entry.index <= self.state.hard_state.commit)
+        {
+            self.bytes -= entry_bytes(&entry);
         }
         Ok(())
     }
 
-    fn drop_up_to(&mut self, index: u64) {
-        if index >= self.start {
-            let count = (index + 1 - self.start) as usize;
-            self.entries.drain(..count.min(self.entries.len()));
-            self.start = index + 1;
+    /// What was read from `index` on was never committed, and another leader replaced it.
+    fn truncate(&mut self, index: u64) -> Result<(), String> {
+        if index <= self.outline.start().0 {
+            // All of it, and the end of what stood in a segment that is deleted.
+            self.clear(index - 1, 0);
+        }
+        while self.outline.last() >= index {
+            let Some(entry) = self.entries.pop_back() else {
+                return Err(format!(
+                    "entry {index} takes the place of one that was committed"
+                ));
+            };
+            self.bytes -= entry_bytes(&entry);
+            self.outline.pop(&entry);
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self, index: u64, term: u64) {
+        self.entries.clear();
+        self.bytes = 0;
+        self.outline = Outline::new(index, term);
+    }
+
+    fn drop_to(&mut self, index: u64, term: u64) {
+        if (self.outline.start().0..=self.outline.last()).contains(&index) {
+            self.outline.drop_to(index, term);
+            self.forget_to(index);
+        }
+    }
+
+    /// Leaves the entries up to this index to the disk.
+    fn forget_to(&mut self, index: u64) {
+        while let Some(entry) = self.entries.pop_front_if(|entry| entry.index <= index) {
+            self.bytes -= entry_bytes(&entry);
         }
     }
 }
@@ -339,7 +413,7 @@ fn judge(scan: &mut Scan, chosen: &Chosen) -> Result<Recovered, StorageError> {
     let log = &mut scan.log;
     let index = chosen.meta.as_ref().map_or(0, |meta| meta.index);
     let corrupt = |why: String| StorageError::corrupt(scan.last.path(), scan.last.offset(), &why);
-    if log.start > index + 1 {
+    if log.outline.start().0 > index {
         // Behind a damaged snapshot that replaced the log, the older one is of no use.
         return Err(match &chosen.error {
             Some(StorageError::Corrupt { path, offset, why }) => {
@@ -347,11 +421,19 @@ fn judge(scan: &mut Scan, chosen: &Chosen) -> Result<Recovered, StorageError> {
             }
             _ => corrupt(format!(
                 "the log begins at entry {}, the snapshot ends at {index}: entries are missing",
-                log.start
+                log.outline.start().0 + 1
             )),
         });
     }
-    log.drop_up_to(index);
+    // Nobody is sent what is before the older snapshot: the segments that hold it may go at any time.
+    let marks = log.state.marks.iter().map(|mark| (mark.index, mark.term));
+    let oldest = marks
+        .filter(|(index, _)| *index >= log.outline.start().0)
+        .min();
+    if let Some((index, term)) = oldest {
+        log.drop_to(index, term);
+    }
+    log.forget_to(index);
     let mut hard_state = log.state.hard_state.clone();
     // Not a matter of repair: whoever saved a mark had that much committed.
     if !cfg!(raftkvd_mutant = "torn-mark") {
@@ -367,6 +449,7 @@ fn judge(scan: &mut Scan, chosen: &Chosen) -> Result<Recovered, StorageError> {
         hard_state,
         snapshot: chosen.meta.clone(),
         snapshot_bytes: chosen.bytes,
+        outline: Some(std::mem::take(&mut log.outline)),
         entries: std::mem::take(&mut log.entries).into(),
     })
 }

@@ -215,6 +215,11 @@ impl Writer {
         self.crc
     }
 
+    /// Where the next batch goes.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
@@ -257,9 +262,10 @@ impl Reader {
         let file = disk
             .open(&path)?
             .ok_or_else(|| corrupt(0, "the segment vanished"))?;
-        let mut window = Window::new(file)?;
+        let window = Window::new(file)?;
         let mut bytes = [0; HEADER_BYTES];
-        bytes.copy_from_slice(window.get(0, HEADER_BYTES)?);
+        // Not by the window, which would read a whole piece ahead: the reader may be about to go elsewhere.
+        window.file.read_at(&mut bytes, 0)?;
         let crc = crc32c::crc32c(&bytes[..CRC_AT]);
         if &bytes[..8] != MAGIC
             || &bytes[MARKER_AT..] != END_MARKER
@@ -294,6 +300,12 @@ impl Reader {
             crc,
             used_from: 0,
         })
+    }
+
+    /// Goes to a batch, which stands behind one with the body CRC `previous`. Such a reader can't become a writer.
+    pub(super) fn seek(&mut self, offset: u64, previous: u32) {
+        self.offset = offset;
+        self.crc = previous;
     }
 
     /// Reads the next batch. An error of `visit` makes the batch corrupt.

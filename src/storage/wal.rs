@@ -2,7 +2,8 @@
 //!
 //! Owned by the WAL thread. Every [`Wal::save`] is one batch, hence one write and one fdatasync, however many saves it
 //! carries; rotation apart. [`Wal::purge`] deletes what is not needed any more. It is a call of its own, for nobody who
-//! waits for a save shall wait for that.
+//! waits for a save shall wait for that. Where entries stand, so that they can be read back, is noted in an index
+//! (`read_back.rs`) as they are written.
 //!
 //! Invariants: a batch is durable before the next is written. A save without `sync` changes only the commit index; it
 //! stays in memory and goes into the next batch. That is safe because nothing relies on a durable commit index: after
@@ -11,6 +12,7 @@
 
 use super::disk::{Disk, DiskError};
 use super::meta::Meta;
+use super::read_back::{Effect, Index, Place, ReadBack, SharedIndex};
 use super::record::Batch;
 use super::segment::{Header, Name, Writer};
 use super::snapshot::Snapshots;
@@ -30,6 +32,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// A save is split into several batches beyond this.
     pub batch_bytes: usize,
+    /// Of committed entries, a start takes the newest into memory, up to so many bytes.
+    pub cache_bytes: u64,
 }
 
 impl Default for Options {
@@ -37,6 +41,7 @@ impl Default for Options {
         Options {
             segment_bytes: config::SEGMENT_BYTES_MAX,
             batch_bytes: config::BATCH_BYTES_TARGET,
+            cache_bytes: config::LOG_CACHE_BYTES_DEFAULT,
         }
     }
 }
@@ -115,6 +120,9 @@ pub struct Wal {
     older: VecDeque<Name>,
     segment: Writer,
     batch: Batch,
+    /// What the batch does to the log.
+    effect: Effect,
+    index: SharedIndex,
     /// A mark became durable since the last purge.
     purge_due: bool,
     failed: bool,
@@ -145,6 +153,8 @@ impl Wal {
         };
         encode_state(&mut batch, &state);
         let segment = Writer::create(&*disk, &dir, header, &mut batch)?;
+        let mut index = Index::default();
+        index.begin(segment.name(), segment.end());
         Ok(Wal::resume(
             disk,
             dir,
@@ -154,6 +164,7 @@ impl Wal {
             state,
             Vec::new(),
             segment,
+            index,
         ))
     }
 
@@ -168,6 +179,7 @@ impl Wal {
         state: State,
         older: Vec<Name>,
         segment: Writer,
+        index: Index,
     ) -> Wal {
         let mut batch = Batch::default();
         batch.clear();
@@ -182,6 +194,8 @@ impl Wal {
             older: older.into(),
             segment,
             batch,
+            effect: Effect::default(),
+            index: SharedIndex::new(index),
             purge_due: false,
             failed: false,
             written: Arc::default(),
@@ -191,6 +205,11 @@ impl Wal {
     /// What it has written.
     pub fn written(&self) -> Arc<Written> {
         self.written.clone()
+    }
+
+    /// Reads what it has written.
+    pub fn read_back(&self) -> ReadBack {
+        ReadBack::new(self.disk.clone(), self.dir.clone(), self.index.clone())
     }
 
     /// Appends all saves, in their order, as one write. On return they are durable if any of them has `sync`;
@@ -236,6 +255,7 @@ impl Wal {
                     self.flush()?;
                 }
                 self.batch.entry(entry);
+                self.effect.entry(entry.index);
                 self.current.last = entry.index;
                 // Not before the first entry, which may take the place of others that were never committed; and not
                 // only behind the last: who holds an entry holds also what was said to be committed along with it.
@@ -295,6 +315,9 @@ impl Wal {
             mark.index,
             newer.commit
         );
+        if mark.installed {
+            self.effect.clear();
+        }
         let hard_state = mark.hard_state.clone();
         if cfg!(raftkvd_mutant = "torn-mark") {
             mark.hard_state = self.durable.hard_state.clone();
@@ -340,7 +363,14 @@ impl Wal {
         if self.segment.is_full_for(&self.batch) {
             self.rotate()?;
         }
+        let place = Place {
+            sequence: self.segment.name().sequence,
+            offset: self.segment.end(),
+            previous: self.segment.crc(),
+        };
         self.segment.append(&mut self.batch)?;
+        let effect = std::mem::take(&mut self.effect);
+        self.index.lock().add(place, &effect, self.segment.end());
         self.written.syncs.fetch_add(1, Ordering::Relaxed);
         let bytes = self.batch.len() as u64;
         self.written.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -368,40 +398,51 @@ impl Wal {
         let mut first = Batch::default();
         encode_state(&mut first, &self.durable);
         self.segment = Writer::create(&*self.disk, &self.dir, header, &mut first)?;
+        self.index.lock().begin(header.name, self.segment.end());
         self.older.push_back(before);
         Ok(())
     }
 
-    /// After a mark became durable, deletes what no restart needs any more: a restart begins from a snapshot that is
-    /// kept, at the earliest. Does nothing otherwise. To be called when it has been reported that the save is durable.
-    /// An error is as final as one of [`Wal::save`].
+    /// Deletes what is not needed any more, neither by a restart, which begins from a snapshot that is kept at the
+    /// earliest, nor to be read back: that is no entry up to `compacted`. To be called when it has been reported that
+    /// the save is durable. An error is as final as one of [`Wal::save`].
     ///
     /// Only after the mark is durable: without it a restart would begin from the snapshot before, or need the entries
     /// from there on. The segments go oldest first, each durably before the next: if a crash kept an older one and
     /// lost a newer one, the gap would look like corruption. Segments and snapshots need no order between them, for
     /// neither is needed for the other.
-    pub fn purge(&mut self) -> Result<(), DiskError> {
+    pub fn purge(&mut self, compacted: u64) -> Result<(), DiskError> {
         self.check()?;
-        if !std::mem::take(&mut self.purge_due) {
-            return Ok(());
-        }
-        let result = self.try_purge();
+        let result = self.try_purge(compacted);
         self.failed = result.is_err();
         result
     }
 
-    fn try_purge(&mut self) -> Result<(), DiskError> {
+    fn try_purge(&mut self, compacted: u64) -> Result<(), DiskError> {
         let oldest = self.durable.oldest_mark();
+        let superfluous = oldest.min(compacted);
         while let Some(name) = self.older.front() {
             let next = self.older.get(1).copied().unwrap_or(self.segment.name());
-            if next.first_index > oldest + 1 {
+            if next.first_index > superfluous.saturating_add(1) {
                 break;
             }
+            self.index.lock().forget_oldest(*name);
             self.disk.remove(&self.dir.join(name.file_name()))?;
             self.disk.sync_dir(&self.dir)?;
             self.older.pop_front();
         }
-        self.snapshots.delete_below(oldest)
+        match std::mem::take(&mut self.purge_due) {
+            true => self.snapshots.delete_below(oldest),
+            false => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Wal {
+    /// How many places are remembered.
+    pub(super) fn places(&self) -> usize {
+        self.index.lock().places()
     }
 }
 

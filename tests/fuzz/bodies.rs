@@ -102,6 +102,7 @@ pub fn peer_frames(data: &[u8]) {
 const OPTIONS: Options = Options {
     segment_bytes: 4096,
     batch_bytes: config::BATCH_BYTES_TARGET,
+    cache_bytes: u64::MAX,
 };
 
 fn dir() -> &'static Path {

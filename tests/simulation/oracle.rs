@@ -106,6 +106,17 @@ impl Oracle {
         );
     }
 
+    /// This was read back from a disk.
+    pub fn reads_back(&self, entry: &Entry) {
+        let place = (entry.index, entry.term);
+        let stored = self.entries.get(&place).map(|(hash, _)| *hash);
+        assert_eq!(
+            stored,
+            Some(shadow(entry).hash),
+            "entry (index, term) {place:?} was read back wrong"
+        );
+    }
+
     /// A restart found this: what it calls committed has to be that.
     pub fn recovers(&self, entries: &[Entry], hard_state: &HardState) {
         for entry in entries.iter().take_while(|e| e.index <= hard_state.commit) {

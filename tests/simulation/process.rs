@@ -6,16 +6,18 @@
 use crate::disk::{FakeDisk, Random};
 use crate::oracle::{self, Oracle, Shadow};
 use crate::world::World;
-use raft::eraftpb::Message;
+use raft::eraftpb::{Entry, Message};
 use raftkvd::apply::{self, SnapshotJob};
 use raftkvd::commit::Commit;
 use raftkvd::inbox::Reason;
-use raftkvd::inbox::{Inbox, Notice};
+use raftkvd::inbox::{self, Inbox, Notice};
 use raftkvd::members::{Members, PeerUrl};
 use raftkvd::node::{Job, Node, Output, Settings};
 use raftkvd::storage::meta::PinError;
+use raftkvd::storage::read_back::Request;
 use raftkvd::storage::{
-    self, DiskError, Lock, Meta, Options, Save, Snapshots, Start, StorageError, Wal,
+    self, DiskError, Lock, Meta, Options, ReadBack, Recovered, Save, Snapshots, Start,
+    StorageError, Wal,
 };
 use raftkvd::store::Store;
 use raftkvd::transport::View;
@@ -66,6 +68,11 @@ pub struct Process {
     snapshot_jobs: Receiver<SnapshotJob>,
     pub snapshots_waiting: usize,
     pub snapshotter: Worker,
+    wal_reader: ReadBack,
+    pub requests: VecDeque<Request>,
+    pub reader: Worker,
+    /// Indexes of the two newest marks.
+    marks: (u64, u64),
     /// Of the transport.
     view: View,
     known: BTreeSet<u64>,
@@ -100,6 +107,7 @@ pub struct Launch<'a> {
     pub initial: &'a Members,
     pub options: Options,
     pub snapshot_bytes: u64,
+    pub pinned_log_bytes: u64,
     pub now: u64,
     pub tick: u64,
     pub logger: Logger,
@@ -119,7 +127,8 @@ impl Process {
         let (id, start, options) = (launch.id, launch.start, launch.options);
         let opened = storage::open_and_load(disk, dir, id, start, options, load, &logger)?;
         let recovered = &opened.recovered;
-        oracle.recovers(&recovered.entries, &recovered.hard_state);
+        let entries = Process::entries(recovered, &opened.wal.read_back())?;
+        oracle.recovers(&entries, &recovered.hard_state);
         let joining = recovered.snapshot.is_none();
         let mut log = BTreeMap::new();
         let mut applied = 0;
@@ -128,7 +137,7 @@ impl Process {
             let (term, hash) = (meta.term, 0);
             log.insert(meta.index, Shadow { term, hash });
         }
-        for entry in &recovered.entries {
+        for entry in &entries {
             let shadow = oracle::shadow(entry);
             if let Some(before) = log.get(&(entry.index - 1)) {
                 oracle.stores(entry.index, shadow, before.term);
@@ -141,6 +150,8 @@ impl Process {
             election_ticks: ELECTION_TICKS,
             heartbeat_ticks: HEARTBEAT_TICKS,
             snapshot_bytes: launch.snapshot_bytes,
+            log_cache_bytes: launch.options.cache_bytes,
+            pinned_log_bytes: launch.pinned_log_bytes,
             seed: opened.meta.incarnation(),
         };
         let node = Node::new(settings, opened.recovered, &logger, &logger)
@@ -160,6 +171,10 @@ impl Process {
             store,
             meta: opened.meta,
             snapshots: opened.snapshots,
+            wal_reader: opened.wal.read_back(),
+            requests: VecDeque::new(),
+            reader: Worker::Idle,
+            marks: (0, applied),
             wal: opened.wal,
             next_tick: launch.now,
             pass_at: None,
@@ -192,6 +207,23 @@ impl Process {
         Ok(process)
     }
 
+    /// All entries behind the snapshot, those that a start has left to the disk included.
+    fn entries(recovered: &Recovered, reader: &ReadBack) -> Result<Vec<Entry>, StorageError> {
+        let outline = recovered.outline.as_ref().expect("it has a disk");
+        let snapshot = recovered.snapshot.as_ref().map_or(0, |meta| meta.index);
+        let end = outline.last() + 1 - recovered.entries.len() as u64;
+        let mut entries = Vec::new();
+        let mut next = snapshot + 1;
+        while next < end {
+            let piece = reader.read(&Request::new(outline, next, end, 10_000))?;
+            let piece = piece.expect("nothing was deleted yet");
+            next += piece.len() as u64;
+            entries.extend(piece);
+        }
+        entries.extend(recovered.entries.iter().cloned());
+        Ok(entries)
+    }
+
     // ---- the raft loop ----
 
     /// One pass: see `raft_loop::run`.
@@ -213,6 +245,7 @@ impl Process {
                 Notice::SnapshotWritten(written) => {
                     effects.extend(self.node.snapshot_written(*written).map(Effect::Job));
                 }
+                Notice::ReadBack(read) => self.node.read_back(read),
                 Notice::Refused(verdict) => self.node.refused(verdict),
                 Notice::HandOver(_) | Notice::Status(_) | Notice::Freeze(_) | Notice::Stop => {}
             }
@@ -317,8 +350,13 @@ impl Process {
             false => self.jobs.len(),
         };
         let (mut number, mut saves, mut messages) = (0, Vec::new(), Vec::new());
+        let mut compacted = 0;
         for job in self.jobs.drain(..most) {
             number = job.number;
+            compacted = job.compacted;
+            if let Some(mark) = &job.save.mark {
+                self.marks = (self.marks.1, mark.index);
+            }
             saves.push(job.save);
             messages.extend(job.messages);
         }
@@ -328,8 +366,32 @@ impl Process {
                 oracle.stores(index, entry, before);
             }
         }
-        self.wal.purge()?;
+        self.wal.purge(compacted)?;
         Ok((number, messages))
+    }
+
+    /// A job that waits keeps more of the log than the two newest snapshots need.
+    pub fn pins_log(&self) -> bool {
+        let pins = |job: &Job| job.compacted > 1 && job.compacted < self.marks.0;
+        self.jobs.iter().any(pins)
+    }
+
+    // ---- the read-back thread ----
+
+    /// Reads what the node has wanted longest. False when it was deleted meanwhile.
+    pub fn read_back(&mut self, oracle: &Oracle) -> Result<bool, StorageError> {
+        let Some(request) = self.requests.pop_front() else {
+            return Ok(true);
+        };
+        let entries = self.wal_reader.read(&request)?;
+        for entry in entries.iter().flatten() {
+            oracle.reads_back(entry);
+        }
+        let found = entries.is_some();
+        let first = request.first;
+        let read = inbox::ReadBack { first, entries };
+        self.inbox.notice(Notice::ReadBack(read));
+        Ok(found)
     }
 
     // ---- the apply thread ----

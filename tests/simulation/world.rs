@@ -43,6 +43,7 @@ pub enum Event {
     Written(Target, u64, Vec<Message>),
     Apply(Target),
     Snapshot(Target),
+    ReadBack(Target),
     Deliver(Target, Box<Delivery>),
     Dial(Target, Dial),
     Piece(Target, u64),
@@ -67,6 +68,7 @@ impl Event {
             | Event::Written(target, ..)
             | Event::Apply(target)
             | Event::Snapshot(target)
+            | Event::ReadBack(target)
             | Event::Deliver(target, _)
             | Event::Dial(target, _)
             | Event::Piece(target, _)
@@ -97,6 +99,7 @@ impl Event {
             Event::Kill(_) => 17,
             Event::Dial(_, dial) => 18 + ((dial.place as u64) << 8),
             Event::Flap(machine) => 19 + ((*machine as u64) << 8),
+            Event::ReadBack(_) => 20,
         }
     }
 }
@@ -172,6 +175,8 @@ pub struct World {
     queue: BinaryHeap<Reverse<Scheduled>>,
     age: u64,
     pub random: Random,
+    /// For what came later than the rest: it has a stream of its own, so that kept seeds go on to mean what they did.
+    pub later: Random,
     pub machines: Vec<Machine>,
     pub network: Network,
     pub clients: Clients,
@@ -181,6 +186,8 @@ pub struct World {
     pub logger: Logger,
     pub options: Options,
     pub snapshot_bytes: u64,
+    /// Of a node's log, see `raftkvd::node::Settings`.
+    pub pinned_log_bytes: u64,
 }
 
 impl World {
@@ -192,9 +199,12 @@ impl World {
         }
         let plan = Plan::draw(&mut random);
         let clients = Clients::new(&plan);
+        let mut later = Random(!random.0);
         let options = Options {
             segment_bytes: random.between(4 << 10, 32 << 10),
             batch_bytes: random.between(1 << 10, 16 << 10) as usize,
+            // Often only a few entries, and then what followers lack is read back.
+            cache_bytes: *later.pick(&[1, 300, 3_000, u64::MAX]),
         };
         let mut world = World {
             now: 0,
@@ -208,7 +218,9 @@ impl World {
             logger: logger.new(o!()),
             options,
             snapshot_bytes: random.between(2 << 10, 32 << 10),
+            pinned_log_bytes: *later.pick(&[2_000, 50_000, u64::MAX]),
             random,
+            later,
             plan,
         };
         let size = world.plan.members;
@@ -318,6 +330,7 @@ impl World {
             Event::Written(target, number, messages) => self.written(target, number, messages),
             Event::Apply(target) => self.apply(target),
             Event::Snapshot(target) => self.write_snapshot(target),
+            Event::ReadBack(target) => self.read_back(target),
             Event::Deliver(target, delivery) => self.deliver(target, *delivery),
             Event::Piece(_, transfer) => self.piece(transfer),
             Event::Report(target, to, ok) => self.report(target, to, ok),
@@ -394,6 +407,7 @@ impl World {
             initial: &machine.initial,
             options: self.options,
             snapshot_bytes: self.snapshot_bytes,
+            pinned_log_bytes: self.pinned_log_bytes,
             now: self.now,
             tick: machine.tick,
             logger: self
@@ -561,6 +575,7 @@ impl World {
             process.leader = leader;
         }
         process.jobs.extend(output.job);
+        process.requests.extend(output.read_backs);
         if !output.commits.is_empty() {
             process.commits.push_back(output.commits);
         }
@@ -612,6 +627,16 @@ impl World {
         {
             self.after(snapshot + slow, Event::Snapshot(target));
         }
+        let process = self.at(target);
+        if !process.requests.is_empty()
+            && std::mem::replace(&mut process.reader, Worker::Busy) == Worker::Idle
+        {
+            let delay = match self.plan.slow_threads && self.later.chance(50) {
+                true => self.later.between(10 * MILLISECOND, 2 * SECOND),
+                false => self.later.between(20, 5 * MILLISECOND),
+            };
+            self.after(delay, Event::ReadBack(target));
+        }
     }
 
     fn delay_of_sync(&mut self, machine: usize) -> u64 {
@@ -626,8 +651,12 @@ impl World {
         let machine = &mut self.machines[target.machine];
         let process = machine.process.as_mut();
         let process = process.expect("events of processes that are gone are dropped");
+        let pinned = process.pins_log();
         match process.write(&mut self.random, &mut self.oracle) {
             Ok((number, messages)) => {
+                if pinned {
+                    self.count("writes while the log is kept for a follower");
+                }
                 // It is durable, and nobody knows yet.
                 let delay = self.delay_of_sync(target.machine) / 4;
                 self.after(delay, Event::Written(target, number, messages));
@@ -666,6 +695,20 @@ impl World {
             return self.failed(target, &error);
         }
         self.count("snapshots taken");
+        self.wake(target.machine);
+        self.feed(target);
+    }
+
+    /// See `read_back::run`.
+    fn read_back(&mut self, target: Target) {
+        let process = self.machines[target.machine].process.as_mut();
+        let process = process.expect("events of processes that are gone are dropped");
+        process.reader = Worker::Idle;
+        match process.read_back(&self.oracle) {
+            Ok(true) => self.count("pieces of the log read back"),
+            Ok(false) => self.count("pieces deleted before they were read"),
+            Err(error) => return self.failed(target, &error),
+        }
         self.wake(target.machine);
         self.feed(target);
     }

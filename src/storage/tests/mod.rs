@@ -3,6 +3,7 @@
 mod crash;
 mod crash_points;
 mod damage;
+mod read_back;
 mod review;
 
 use super::fake_disk::{FakeDisk, Fault, Loss, Operation, Random};
@@ -14,11 +15,13 @@ use std::collections::BTreeMap;
 const SMALL: Options = Options {
     segment_bytes: 4096,
     batch_bytes: config::BATCH_BYTES_TARGET,
+    cache_bytes: u64::MAX,
 };
 /// One segment holds the whole of a test.
 const LARGE: Options = Options {
     segment_bytes: 64 << 10,
     batch_bytes: config::BATCH_BYTES_TARGET,
+    cache_bytes: u64::MAX,
 };
 
 fn logger() -> Logger {
@@ -184,8 +187,29 @@ impl Expected {
     }
 
     fn of(recovered: &Recovered) -> Expected {
+        let outline = recovered.outline.as_ref().unwrap();
+        let snapshot = recovered.snapshot.as_ref().map_or(0, |s| s.index);
+        let held = recovered.entries.len() as u64;
+        assert_eq!(snapshot + held, outline.last(), "all entries are in memory");
+        Expected::with(recovered, recovered.entries.clone())
+    }
+
+    /// With the entries that a start has left to the disk.
+    fn read_back(opened: &Opened) -> Expected {
+        let recovered = &opened.recovered;
+        let snapshot = recovered.snapshot.as_ref().map_or(0, |s| s.index);
+        let mut entries = read_back::all(&opened.wal, recovered.outline.as_ref().unwrap());
+        entries.retain(|entry| entry.index > snapshot);
+        assert!(entries.ends_with(&recovered.entries));
+        let left = &entries[..entries.len() - recovered.entries.len()];
+        let commit = recovered.hard_state.commit;
+        assert!(left.iter().all(|entry| entry.index <= commit));
+        Expected::with(recovered, entries)
+    }
+
+    fn with(recovered: &Recovered, entries: Vec<Entry>) -> Expected {
         Expected {
-            entries: recovered.entries.clone(),
+            entries,
             hard_state: recovered.hard_state.clone(),
             snapshot: recovered.snapshot.as_ref().map_or(0, |s| s.index),
         }
@@ -342,6 +366,7 @@ fn a_huge_save_is_written_in_several_batches() {
     let options = Options {
         segment_bytes: 4096,
         batch_bytes: 2000,
+        cache_bytes: u64::MAX,
     };
     let disk = FakeDisk::new(1);
     let mut opened = start(&disk, options).unwrap();
@@ -378,7 +403,7 @@ fn rotation_and_purge_keep_two_snapshots_and_the_log_from_the_older_one() {
         write_snapshot(&opened.snapshots, snapshot, round).unwrap();
         let save = mark(snapshot, round, hard_state(round, 0, index), false);
         opened.wal.save(&[save]).unwrap();
-        opened.wal.purge().unwrap();
+        opened.wal.purge(u64::MAX).unwrap();
         assert_eq!(files(&disk, "snap").len(), 2);
         most = most.max(segments(&disk).len());
 
@@ -416,7 +441,7 @@ fn the_log_reaches_back_to_the_older_snapshot_wherever_segments_end() {
         write_snapshot(&opened.snapshots, index, 1).unwrap();
         let save = mark(index, 1, hard_state(1, 0, index), false);
         opened.wal.save(&[save]).unwrap();
-        opened.wal.purge().unwrap();
+        opened.wal.purge(u64::MAX).unwrap();
 
         let damaged = disk.after_power_loss(index);
         damaged.tamper(&opened.snapshots.path(index, 1), |bytes| bytes[40] ^= 1);

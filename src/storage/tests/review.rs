@@ -176,11 +176,11 @@ fn a_save_waits_for_no_removal() {
     }
     let before = (segments(&disk).len(), files(&disk, "snap").len());
     assert_eq!(before.1, 3);
-    opened.wal.purge().unwrap();
+    opened.wal.purge(u64::MAX).unwrap();
     assert!(segments(&disk).len() < before.0);
     assert_eq!(files(&disk, "snap").len(), 2);
     let operations = disk.operations();
-    opened.wal.purge().unwrap();
+    opened.wal.purge(u64::MAX).unwrap();
     assert_eq!(disk.operations(), operations);
 }
 
@@ -196,8 +196,8 @@ fn a_failed_removal_is_final() {
         opened.wal.save(&[save]).unwrap();
     }
     disk.inject(disk.operations() + 1, Fault::Fail);
-    opened.wal.purge().unwrap_err();
-    opened.wal.purge().unwrap_err();
+    opened.wal.purge(u64::MAX).unwrap_err();
+    opened.wal.purge(u64::MAX).unwrap_err();
     let save = append([entry(9, 1, vec![])]);
     opened.wal.save(&[save]).unwrap_err();
 }
@@ -283,7 +283,7 @@ fn a_received_snapshot_is_there_until_it_was_loaded() {
         sink.finish(&snapshot_meta(index, 1)).unwrap();
         let save = mark(index, 1, hard_state(1, 0, index), true);
         opened.wal.save(&[save]).unwrap();
-        opened.wal.purge().unwrap();
+        opened.wal.purge(u64::MAX).unwrap();
         opened.snapshots.clone()
     };
     let places = [30, 60, 90, 120];
@@ -306,7 +306,7 @@ fn a_snapshot_taken_after_a_fallback_to_an_older_one_counts() {
         write_snapshot(&opened.snapshots, index, 1).unwrap();
         let save = mark(index, 1, hard_state(1, 0, 29), false);
         opened.wal.save(&[save]).unwrap();
-        opened.wal.purge().unwrap();
+        opened.wal.purge(u64::MAX).unwrap();
     };
     for index in 2..30 {
         let save = append([entry(index, 1, vec![5; 300])]);
@@ -336,6 +336,7 @@ fn an_installed_snapshot_with_more_entries_than_a_batch_holds_can_be_torn_anywhe
     let options = Options {
         segment_bytes: 4096,
         batch_bytes: 2000,
+        cache_bytes: u64::MAX,
     };
     let mut found_midway = 0;
     for failing in 1..60 {
@@ -367,6 +368,7 @@ fn an_entry_is_never_found_without_the_commit_index_that_came_along_with_it() {
     let options = Options {
         segment_bytes: 4096,
         batch_bytes: 2000,
+        cache_bytes: u64::MAX,
     };
     let mut found_midway = 0;
     for failing in 1..60 {

@@ -1,0 +1,239 @@
+//! The outline of the log: what is known of every entry, also of those that are not in memory: its term, and about how
+//! much it weighs.
+//!
+//! Raft asks for terms at any time and can't wait for them. Terms rarely change, so a pair for each change says it all.
+//!
+//! Invariant: `start.0 < terms[0].0 < terms[1].0 < ... <= last`, unless the log is empty.
+
+use raft::eraftpb::Entry;
+use std::collections::VecDeque;
+
+/// Weights are known to this many bytes.
+const MILESTONE_BYTES: u64 = 1 << 20;
+
+/// See the module's documentation.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Outline {
+    /// Index and term of the entry before the first; (0, 0) when there never was one.
+    start: (u64, u64),
+    last: u64,
+    /// First index of each row of entries of one term, and that term.
+    terms: VecDeque<(u64, u64)>,
+    /// What all entries ever weighed, up to the last.
+    bytes: u64,
+    /// Index and `bytes` up to it, every [`MILESTONE_BYTES`].
+    milestones: VecDeque<(u64, u64)>,
+}
+
+/// What an entry weighs, in memory and (about) on disk.
+pub fn entry_bytes(entry: &Entry) -> u64 {
+    (entry.data.len() + entry.context.len() + 32) as u64
+}
+
+impl Outline {
+    /// An empty log behind this index and its term.
+    pub fn new(index: u64, term: u64) -> Outline {
+        Outline {
+            start: (index, term),
+            last: index,
+            ..Outline::default()
+        }
+    }
+
+    /// Index and term of the entry before the first.
+    pub fn start(&self) -> (u64, u64) {
+        self.start
+    }
+
+    /// The last index; that of the start when there is no entry.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// The term of an entry, or of the start. `None` for any other index.
+    pub fn term(&self, index: u64) -> Option<u64> {
+        if index == self.start.0 {
+            return Some(self.start.1);
+        }
+        if index < self.start.0 || index > self.last {
+            return None;
+        }
+        // Mostly it is the newest.
+        match self.terms.back() {
+            Some((first, term)) if *first <= index => Some(*term),
+            _ => {
+                let row = self.terms.partition_point(|(first, _)| *first <= index);
+                Some(self.terms[row - 1].1)
+            }
+        }
+    }
+
+    /// Index and term at which each row begins that has entries from `first` to before `end`.
+    pub fn rows(&self, first: u64, end: u64) -> Vec<(u64, u64)> {
+        let row = self.terms.partition_point(|(index, _)| *index <= first);
+        let rows = self.terms.range(row.saturating_sub(1)..);
+        rows.take_while(|(index, _)| *index < end)
+            .copied()
+            .collect()
+    }
+
+    /// Adds the next entry.
+    pub fn push(&mut self, entry: &Entry) {
+        self.last += 1;
+        assert_eq!(entry.index, self.last, "entries have a gap");
+        self.bytes += entry_bytes(entry);
+        if self
+            .terms
+            .back()
+            .is_none_or(|(_, term)| *term != entry.term)
+        {
+            self.terms.push_back((entry.index, entry.term));
+        }
+        let behind = self.milestones.back().map_or(0, |(_, bytes)| *bytes);
+        if self.bytes - behind >= MILESTONE_BYTES {
+            self.milestones.push_back((entry.index, self.bytes));
+        }
+    }
+
+    /// Takes the entry back that was added last.
+    pub fn pop(&mut self, entry: &Entry) {
+        assert!(
+            entry.index == self.last && self.last > self.start.0,
+            "entry {} is not the last, {}, of a log behind {}",
+            entry.index,
+            self.last,
+            self.start.0
+        );
+        self.last -= 1;
+        self.bytes -= entry_bytes(entry);
+        self.terms.pop_back_if(|(first, _)| *first == entry.index);
+        self.milestones
+            .pop_back_if(|(index, _)| *index == entry.index);
+    }
+
+    /// Forgets the entries up to this index, which has this term.
+    pub fn drop_to(&mut self, index: u64, term: u64) {
+        assert!(
+            (self.start.0..=self.last).contains(&index),
+            "{index} is not in a log behind {} up to {}",
+            self.start.0,
+            self.last
+        );
+        self.start = (index, term);
+        while self
+            .terms
+            .get(1)
+            .is_some_and(|(next, _)| *next <= index + 1)
+        {
+            self.terms.pop_front();
+        }
+        if index == self.last {
+            self.terms.clear();
+        }
+        if let Some((first, _)) = self.terms.front_mut() {
+            *first = (*first).max(index + 1);
+        }
+        // The last one before the start says what the entries behind the start weigh.
+        while self.milestones.get(1).is_some_and(|(at, _)| *at <= index) {
+            self.milestones.pop_front();
+        }
+    }
+
+    /// About what the entries behind this index weigh: never less than they do.
+    pub fn bytes_behind(&self, index: u64) -> u64 {
+        let milestone = self.milestones.partition_point(|(at, _)| *at <= index);
+        match milestone {
+            0 => self.bytes,
+            _ => self.bytes - self.milestones[milestone - 1].1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(index: u64, term: u64, bytes: usize) -> Entry {
+        let mut entry = Entry::default();
+        entry.index = index;
+        entry.term = term;
+        entry.data = vec![0; bytes].into();
+        entry
+    }
+
+    /// Beside a plain list.
+    #[test]
+    fn every_term_is_known_whatever_was_added_taken_back_and_dropped() {
+        let mut random = 7_u64;
+        let mut below = |end: u64| {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1);
+            (random >> 33) % end
+        };
+        let mut outline = Outline::new(5, 1);
+        let mut start = (5, 1);
+        let mut list: VecDeque<Entry> = VecDeque::new();
+        let mut term = 1;
+        for _ in 0..20_000 {
+            match below(10) {
+                0..6 => {
+                    term += u64::from(below(5) == 0);
+                    let bytes = [10, 1000, 300_000][below(3) as usize];
+                    let next = entry(outline.last() + 1, term, bytes);
+                    outline.push(&next);
+                    list.push_back(next);
+                }
+                6..9 => {
+                    if let Some(last) = list.pop_back() {
+                        outline.pop(&last);
+                    }
+                }
+                _ => {
+                    let count = below(4).min(list.len() as u64);
+                    for gone in list.drain(..count as usize) {
+                        start = (gone.index, gone.term);
+                    }
+                    outline.drop_to(start.0, start.1);
+                }
+            }
+            assert_eq!(outline.start(), start);
+            assert_eq!(outline.last(), start.0 + list.len() as u64);
+            assert_eq!(outline.term(start.0), Some(start.1));
+            assert_eq!(outline.term(start.0.wrapping_sub(1)), None);
+            assert_eq!(outline.term(outline.last() + 1), None);
+            let mut behind = list.iter().map(entry_bytes).sum::<u64>();
+            for listed in &list {
+                assert_eq!(outline.term(listed.index), Some(listed.term), "{outline:?}");
+                behind -= entry_bytes(listed);
+                let found = outline.bytes_behind(listed.index);
+                assert!(found >= behind, "{found} {behind}");
+            }
+        }
+    }
+
+    #[test]
+    fn weights_are_known_to_a_milestone() {
+        let mut outline = Outline::new(0, 0);
+        for index in 1..=100 {
+            outline.push(&entry(index, 1, 100_000 - 32));
+        }
+        outline.drop_to(40, 1);
+        assert_eq!(
+            outline.bytes_behind(100),
+            100_000,
+            "the last milestone is at 99"
+        );
+        let half = outline.bytes_behind(50);
+        assert!((5_000_000..=5_000_000 + MILESTONE_BYTES + 100_000).contains(&half));
+    }
+
+    #[test]
+    fn rows_are_those_of_a_range() {
+        let mut outline = Outline::new(10, 1);
+        for (index, term) in (11..).zip([1, 1, 2, 2, 5, 5]) {
+            outline.push(&entry(index, term, 1));
+        }
+        assert_eq!(outline.rows(11, 17), [(11, 1), (13, 2), (15, 5)]);
+        assert_eq!(outline.rows(14, 15), [(13, 2)]);
+        assert_eq!(outline.rows(12, 14), [(11, 1), (13, 2)]);
+    }
+}

@@ -1,0 +1,327 @@
+//! What is read back from the WAL is what the log holds, from wherever, over segments, conflicts, restarts and deletions;
+//! and never anything else.
+
+use super::*;
+use crate::storage::outline::entry_bytes;
+use crate::storage::read_back::{ReadBack, Request};
+
+/// Everything that an outline knows, piece by piece.
+pub(super) fn all(wal: &Wal, outline: &Outline) -> Vec<Entry> {
+    from(&wal.read_back(), outline, outline.start().0 + 1)
+}
+
+fn from(reader: &ReadBack, outline: &Outline, mut first: u64) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    while first <= outline.last() {
+        let request = Request::new(outline, first, outline.last() + 1, 1500);
+        let piece = reader.read(&request).unwrap();
+        let piece = piece.unwrap_or_else(|| panic!("entry {first} of {outline:?} is gone"));
+        let all_but_one = &piece[..piece.len() - 1];
+        assert!(all_but_one.iter().map(entry_bytes).sum::<u64>() < 1500);
+        first += piece.len() as u64;
+        entries.extend(piece);
+    }
+    entries
+}
+
+/// A member whose log is known beside the WAL.
+struct Writer {
+    disk: FakeDisk,
+    opened: Opened,
+    /// From the older of two snapshots on.
+    log: Vec<Entry>,
+    outline: Outline,
+    commit: u64,
+    term: u64,
+}
+
+impl Writer {
+    fn new(options: Options) -> Writer {
+        let disk = FakeDisk::new(1);
+        Writer {
+            opened: start(&disk, options).unwrap(),
+            disk,
+            log: Vec::new(),
+            outline: Outline::new(1, 1),
+            commit: 1,
+            term: 1,
+        }
+    }
+
+    fn append(&mut self, first: u64, sizes: &[usize]) {
+        while self.outline.last() >= first {
+            self.outline.pop(&self.log.pop().unwrap());
+        }
+        let term = self.term;
+        let entries = (first..).zip(sizes);
+        let entries: Vec<_> = entries
+            .map(|(index, size)| entry(index, term, vec![(index ^ term) as u8; *size]))
+            .collect();
+        for entry in &entries {
+            self.outline.push(entry);
+            self.log.push(entry.clone());
+        }
+        let save = [append(entries), state(term, 0, self.commit, false)];
+        self.opened.wal.save(&save).unwrap();
+    }
+
+    fn snapshot(&mut self, index: u64, compacted: u64) {
+        let term = self.outline.term(index).unwrap();
+        write_snapshot(&self.opened.snapshots, index, term).unwrap();
+        let hard_state = hard_state(self.term, 0, self.commit);
+        let save = mark(index, term, hard_state, false);
+        self.opened.wal.save(&[save]).unwrap();
+        self.opened.wal.purge(compacted).unwrap();
+    }
+
+    fn compact(&mut self, index: u64) {
+        self.log.retain(|entry| entry.index > index);
+        let term = self.outline.term(index).unwrap();
+        self.outline.drop_to(index, term);
+    }
+
+    fn check(&self) {
+        let reader = self.opened.wal.read_back();
+        assert_eq!(all(&self.opened.wal, &self.outline), self.log);
+        // From each of them.
+        for (at, entry) in self.log.iter().enumerate() {
+            let request = Request::new(&self.outline, entry.index, entry.index + 1, u64::MAX);
+            let found = reader.read(&request).unwrap().unwrap();
+            assert_eq!(found, [self.log[at].clone()]);
+        }
+    }
+
+    /// After a restart, which knows as much of the log.
+    fn restart(&mut self, options: Options) {
+        let disk = self.disk.after_power_loss(7);
+        self.opened = start(&disk, options).unwrap();
+        self.disk = disk;
+        let found = self.opened.recovered.outline.clone().unwrap();
+        let (start, _) = found.start();
+        if start > self.outline.start().0 {
+            self.compact(start);
+        }
+        assert_eq!(
+            (start, found.last()),
+            (self.outline.start().0, self.outline.last())
+        );
+        for entry in &self.log {
+            assert_eq!(found.term(entry.index), Some(entry.term));
+        }
+        self.check();
+    }
+}
+
+#[test]
+fn entries_are_read_back_over_segments_and_after_a_restart() {
+    let mut writer = Writer::new(SMALL);
+    for index in 2..100 {
+        writer.append(index, &[index as usize * 37 % 900]);
+    }
+    writer.append(100, &[700, 10, 20_000, 300]);
+    assert!(segments(&writer.disk).len() > 8);
+    writer.check();
+    writer.restart(SMALL);
+    writer.append(104, &[5]);
+    writer.check();
+}
+
+#[test]
+fn replaced_entries_are_never_read_back() {
+    for seed in 0..60 {
+        let mut random = Random(seed);
+        let mut writer = Writer::new(SMALL);
+        for _ in 0..60 {
+            let last = writer.outline.last();
+            let conflict = random.below(3) == 0;
+            let first = match conflict {
+                // Another leader, and perhaps far back, over segments.
+                true => writer.commit + 1 + random.below(last - writer.commit + 1),
+                false => last + 1,
+            };
+            writer.term += u64::from(conflict);
+            let sizes: Vec<_> = (0..1 + random.below(4))
+                .map(|_| [0, 50, 500, 1900][random.below(4) as usize])
+                .collect();
+            writer.append(first, &sizes);
+            if random.below(12) == 0 {
+                let last = writer.outline.last();
+                writer.commit += random.below(last - writer.commit + 1);
+            }
+            writer.check();
+        }
+        writer.restart(SMALL);
+    }
+}
+
+#[test]
+fn a_save_that_replaces_its_own_entries_is_read_back_right() {
+    let mut writer = Writer::new(SMALL);
+    writer.append(2, &[10; 8]);
+    let saves = [
+        append((6..12).map(|i| entry(i, 2, vec![2; 30]))),
+        append((4..9).map(|i| entry(i, 3, vec![3; 30]))),
+        append((8..10).map(|i| entry(i, 4, vec![4; 30]))),
+    ];
+    for save in &saves {
+        let first = save.entries[0].index;
+        while writer.outline.last() >= first {
+            writer.outline.pop(&writer.log.pop().unwrap());
+        }
+        for entry in &save.entries {
+            writer.outline.push(entry);
+            writer.log.push(entry.clone());
+        }
+    }
+    writer.opened.wal.save(&saves).unwrap();
+    writer.check();
+    let found = start(&writer.disk.after_power_loss(1), SMALL).unwrap();
+    assert_eq!(all(&found.wal, &writer.outline), writer.log);
+}
+
+#[test]
+fn the_log_is_there_behind_the_older_snapshot_or_further_back_when_it_is_pinned() {
+    let mut writer = Writer::new(SMALL);
+    for index in 2..60 {
+        writer.append(index, &[300]);
+    }
+    writer.commit = 59;
+    let before = segments(&writer.disk).len();
+    for index in [20, 30, 40] {
+        writer.snapshot(index, 5);
+    }
+    assert_eq!(segments(&writer.disk).len(), before, "entry 6 is pinned");
+    writer.check();
+    // Somebody asks for what is deleted before it is read.
+    let reader = writer.opened.wal.read_back();
+    let old = Request::new(&writer.outline, 6, 20, u64::MAX);
+    assert_eq!(reader.read(&old).unwrap().unwrap().len(), 14);
+    writer.opened.wal.purge(u64::MAX).unwrap();
+    assert!(segments(&writer.disk).len() < before);
+    assert_eq!(reader.read(&old).unwrap(), None);
+    writer.compact(30);
+    writer.check();
+    writer.restart(SMALL);
+}
+
+#[test]
+fn a_file_that_is_deleted_under_the_reader_is_gone_and_one_that_vanished_is_damage() {
+    let mut writer = Writer::new(SMALL);
+    for index in 2..60 {
+        writer.append(index, &[300]);
+    }
+    let reader = writer.opened.wal.read_back();
+    let request = Request::new(&writer.outline, 3, 40, u64::MAX);
+    let first = segments(&writer.disk)[0].clone();
+    writer.disk.remove(&first).unwrap();
+    let error = reader.read(&request).unwrap_err();
+    assert_eq!(error.exit_code(), 4);
+    assert!(error.to_string().contains("vanished"), "{error}");
+}
+
+#[test]
+fn damage_is_found_and_never_sent() {
+    let mut writer = Writer::new(SMALL);
+    for index in 2..30 {
+        writer.append(index, &[300]);
+    }
+    let reader = writer.opened.wal.read_back();
+    let request = Request::new(&writer.outline, 2, 30, u64::MAX);
+    let (mut refused, mut harmless) = (0, 0);
+    for segment in segments(&writer.disk) {
+        let good = writer.disk.read(&segment);
+        for at in 0..good.len() {
+            writer.disk.tamper(&segment, |bytes| bytes[at] ^= 0x10);
+            match reader.read(&request) {
+                Ok(found) => {
+                    assert_eq!(found.as_ref(), Some(&writer.log), "byte {at}");
+                    harmless += 1;
+                }
+                Err(StorageError::Corrupt { path, .. }) => {
+                    assert_eq!(path, segment);
+                    refused += 1;
+                }
+                Err(StorageError::UnknownVersion { path, .. }) => assert_eq!(path, segment),
+                Err(error) => panic!("{error}"),
+            }
+            writer.disk.tamper(&segment, |bytes| bytes[at] ^= 0x10);
+        }
+    }
+    assert!(refused > 9_000, "{refused} refused, {harmless} harmless");
+    let error = {
+        let disk = writer.disk.clone();
+        disk.inject(disk.operations() + 1, Fault::CrashBefore);
+        disk.sync_dir(dir()).unwrap_err();
+        reader.read(&request).unwrap_err()
+    };
+    assert_eq!(error.exit_code(), 6, "{error}");
+}
+
+#[test]
+fn behind_an_installed_snapshot_the_log_begins_anew() {
+    let mut writer = Writer::new(SMALL);
+    writer.append(2, &[300; 20]);
+    write_snapshot(&writer.opened.snapshots, 40, 2).unwrap();
+    let mut save = mark(40, 2, hard_state(2, 0, 40), true);
+    save.entries = (41..50).map(|i| entry(i, 2, vec![1; 300])).collect();
+    let log = save.entries.clone();
+    let mut outline = Outline::new(40, 2);
+    log.iter().for_each(|entry| outline.push(entry));
+    writer.opened.wal.save(&[save]).unwrap();
+    assert_eq!(all(&writer.opened.wal, &outline), log);
+    let old = Request::new(&writer.outline, 5, 6, 1);
+    assert_eq!(writer.opened.wal.read_back().read(&old).unwrap(), None);
+    let found = start(&writer.disk.after_power_loss(1), SMALL).unwrap();
+    assert_eq!(found.recovered.outline, Some(outline.clone()));
+    assert_eq!(all(&found.wal, &outline), log);
+}
+
+#[test]
+fn a_start_takes_the_newest_entries_into_memory_and_those_that_may_be_replaced() {
+    let options = Options {
+        cache_bytes: 2_000,
+        ..SMALL
+    };
+    let mut writer = Writer::new(SMALL);
+    for index in 2..60 {
+        writer.commit = index - 1;
+        writer.append(index, &[300]);
+    }
+    for index in 60..80 {
+        writer.append(index, &[300]);
+    }
+    let found = start(&writer.disk.after_power_loss(1), options).unwrap();
+    let recovered = &found.recovered;
+    assert_eq!(recovered.hard_state.commit, 58);
+    // Whatever is not known to be committed stays, and it is more than the cache shall have.
+    assert_eq!(indexes(recovered), (59..80).collect::<Vec<_>>());
+    assert_eq!(Expected::read_back(&found).entries, writer.log);
+
+    writer.commit = 79;
+    writer.append(80, &[300]);
+    writer.append(81, &[300]);
+    let found = start(&writer.disk.after_power_loss(1), options).unwrap();
+    assert_eq!(indexes(&found.recovered), (76..=81).collect::<Vec<_>>());
+    assert_eq!(Expected::read_back(&found).entries, writer.log);
+    // It goes on, and what it was started with is read back as before.
+    writer.opened = found;
+    writer.append(82, &[300]);
+    writer.check();
+}
+
+#[test]
+fn places_are_few() {
+    let mut writer = Writer::new(LARGE);
+    for index in 2..3_000 {
+        writer.append(index, &[200]);
+    }
+    let bytes: u64 = writer.log.iter().map(entry_bytes).sum();
+    let segments = segments(&writer.disk).len() as u64;
+    let places = writer.opened.wal.places() as u64;
+    assert!(
+        places <= bytes / config::READ_BACK_PLACE_BYTES + segments,
+        "{places}"
+    );
+    writer.restart(LARGE);
+    assert_eq!(writer.opened.wal.places() as u64, places);
+}
