@@ -152,3 +152,35 @@ fn a_single_node_restarts_from_snapshot_and_log_again_and_again() {
     assert!(status.snapshot > 1, "{status:?}");
     assert!(cluster.nodes[&1].files("snap", ".snap").len() <= 2);
 }
+
+#[test]
+fn a_member_that_was_away_and_one_that_restarts_read_what_memory_does_not_hold() {
+    const KEYS: usize = 600;
+    let value = |i: usize| format!("{i}-{}", "v".repeat(8 << 10));
+    // About five megabytes of log, and no snapshot of it.
+    let mut cluster = Cluster::start_with(3, &["--log-cache-bytes", "64K"]);
+    cluster.node(3).kill();
+    for i in 0..KEYS {
+        cluster.put(1, &format!("key-{i}"), value(i));
+    }
+    cluster.node(3).start();
+    cluster.node(3).wait_ready();
+    let assert_holds_all = |cluster: &Cluster, id: u64| {
+        for i in (0..KEYS).step_by(7) {
+            cluster.assert_value(id, &format!("key-{i}"), &value(i));
+        }
+        let status = cluster.nodes[&id].status().expect("status");
+        assert_eq!(
+            status.snapshot, 1,
+            "it had no need of a snapshot: {status:?}"
+        );
+    };
+    assert_holds_all(&cluster, 3);
+    cluster.kill_all();
+    cluster.start_all();
+    for id in 1..=3 {
+        assert_holds_all(&cluster, id);
+    }
+    cluster.put(2, "after", "the restart");
+    cluster.assert_value(3, "after", "the restart");
+}
