@@ -145,6 +145,10 @@ struct Args {
     #[arg(long, value_name = "SIZE", env = "RAFTKVD_MAX_KEY_BYTES", default_value = "4KiB", value_parser = parse_size, help_heading = "Data")]
     max_key_bytes: u64,
 
+    /// Keys and values in the store over which this member refuses writes and takes only deletions; 0 for no limit
+    #[arg(long, value_name = "SIZE", env = "RAFTKVD_MAX_STORE_BYTES", default_value = "0", value_parser = parse_size, help_heading = "Data")]
+    max_store_bytes: u64,
+
     /// Form of the log on stderr: text or json
     #[arg(
         long,
@@ -234,6 +238,7 @@ fn check(args: Args) -> Result<Options, String> {
         log_cache_bytes: args.log_cache_bytes,
         value_bytes_max,
         key_bytes_max,
+        store_bytes_max: args.max_store_bytes,
         request_timeout: args.request_timeout,
         heartbeat: args.heartbeat,
         election_timeout: args.election_timeout,
@@ -439,6 +444,7 @@ mod tests {
         assert_eq!(config.snapshot_bytes, 64 << 20);
         assert_eq!(config.value_bytes_max, 1 << 20);
         assert_eq!(config.key_bytes_max, 4 << 10);
+        assert_eq!(config.store_bytes_max, 0);
         assert_eq!(config.request_timeout, Duration::from_secs(5));
         assert_eq!(config.heartbeat, Duration::from_millis(100));
         assert_eq!(config.election_timeout, Duration::from_secs(1));
@@ -449,8 +455,8 @@ mod tests {
     fn every_option_is_taken() {
         let line = "--id 2 --cluster http://10.0.0.1:1,http://localhost:2/ --port 3 --join --listen 0.0.0.0 \
                     --listen-peer ::1 --data-dir d --snapshot-bytes 64k --max-value-bytes 2m --max-key-bytes 100 \
-                    --request-timeout 1m30s --heartbeat 0.05s --election-timeout 500ms --log-format json \
-                    --log-level debug";
+                    --max-store-bytes 3G --request-timeout 1m30s --heartbeat 0.05s --election-timeout 500ms \
+                    --log-format json --log-level debug";
         let Options { config, log } = options(line).unwrap();
         assert_eq!((config.id, config.cluster.len(), config.join), (2, 2, true));
         assert_eq!(config.client_address, "0.0.0.0:3".parse().unwrap());
@@ -461,6 +467,7 @@ mod tests {
             (config.value_bytes_max, config.key_bytes_max),
             (2 << 20, 100)
         );
+        assert_eq!(config.store_bytes_max, 3 << 30);
         assert_eq!(config.request_timeout, Duration::from_secs(90));
         assert_eq!(config.heartbeat, Duration::from_millis(50));
         assert_eq!((log.format, log.level), (Format::Json, slog::Level::Debug));

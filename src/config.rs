@@ -30,6 +30,8 @@ pub struct Config {
     pub value_bytes_max: usize,
     /// Longest key, after percent-decoding.
     pub key_bytes_max: usize,
+    /// Keys and values that the map may hold before writes are refused, 0 for any number.
+    pub store_bytes_max: u64,
     /// By when every request is answered.
     pub request_timeout: Duration,
     /// Interval of the leader's heartbeats.

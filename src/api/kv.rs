@@ -72,6 +72,11 @@ impl Front {
         if let Some(received) = &received {
             command.value = received.bytes.clone();
         }
+        // Kept until the outcome is known.
+        let _room = match is_put {
+            true => self.take_room(command.key.len() + command.value.len())?,
+            false => None,
+        };
         match self.propose(command, deadline).await {
             Outcome::Applied { index } => Ok(reply::done(is_put.then_some(index))),
             Outcome::ConditionFailed { current } => Err(reply::condition_failed(current)),

@@ -11,7 +11,7 @@
 //! `/%2D/kv/a` is `/-/kv/a`, and no key has two meanings.
 //!
 //! Flow: `connection` holds the sockets to their limits; [`serve`] accepts; `Front::answer` routes; `path`,
-//! `condition` and `body` read what the client sent; `ask` puts proposals and reads into the inbox and waits for what
+//! `condition` and `body` read what the client sent; `quota` sees to room for it; `ask` puts proposals and reads into the inbox and waits for what
 //! becomes of them; `reply` says it in HTTP.
 //!
 //! Invariants: every request ends by its deadline; a response says "not written" only of what surely was not
@@ -27,6 +27,7 @@ pub mod fuzzing;
 mod kv;
 mod members;
 mod path;
+mod quota;
 mod reply;
 mod status;
 #[cfg(test)]
@@ -84,6 +85,8 @@ pub struct Limits {
     pub connections_max: u32,
     /// Bytes of bodies that are being read or wait for their outcome.
     pub body_bytes_max: usize,
+    /// Bytes of keys and values that the map may hold, 0 for any number.
+    pub store_bytes_max: u64,
 }
 
 impl Limits {
@@ -96,6 +99,7 @@ impl Limits {
             header_timeout: config::HEADER_TIMEOUT,
             connections_max: config::CLIENT_CONNECTIONS_MAX as u32,
             body_bytes_max: config::BODY_BYTES_MAX,
+            store_bytes_max: config.store_bytes_max,
         }
     }
 }
@@ -155,6 +159,7 @@ struct Front {
     api: Api,
     /// One permit for each byte of [`Limits::body_bytes_max`].
     body_bytes: Semaphore,
+    under_way: quota::UnderWay,
     /// See [`Front::status`].
     status: Mutex<Asked<crate::status::Status>>,
     /// The same for the map; who holds the lock hashes it, also when nobody waits for the result any more.
@@ -168,6 +173,7 @@ impl Front {
     fn new(api: Api) -> Front {
         Front {
             body_bytes: Semaphore::new(api.limits.body_bytes_max),
+            under_way: quota::UnderWay::default(),
             status: Mutex::new(None),
             frozen: Arc::default(),
             api,

@@ -31,6 +31,7 @@ mod peers;
 mod ports;
 mod process;
 mod procfile;
+mod quota;
 mod serving;
 mod snapshots;
 mod stopping;

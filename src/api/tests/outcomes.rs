@@ -193,3 +193,54 @@ fn while_the_snapshot_loads_live_is_200_and_all_else_says_how_far_it_is() {
     assert_eq!(cluster.get("/-/ready").status, 200);
     assert_eq!(cluster.get("/some").body, b"value");
 }
+
+#[test]
+fn over_the_quota_writes_are_507_and_deletions_make_room() {
+    let cluster = Cluster::with(Limits {
+        store_bytes_max: 1_000,
+        ..limits()
+    });
+    let full = |response: Response| {
+        assert_eq!(response.status, 507, "{response:?}");
+        assert_eq!(response.header("x-raftkvd-outcome"), Some("none"));
+        assert_eq!(response.header("retry-after"), None);
+        let text = response.text();
+        assert!(text.contains("--max-store-bytes 1000;"), "{text}");
+        assert_eq!(text.lines().count(), 1);
+    };
+    // Keys count: three of 1 + 332 bytes are 999, and 1,000 are allowed.
+    for key in ["/a", "/b", "/c"] {
+        assert_eq!(cluster.put(key, &[7; 332]).status, 204);
+    }
+    full(cluster.put("/d", b"x"));
+    assert_eq!(cluster.put("/d", b"").status, 204);
+    full(cluster.put("/e", b""));
+    // Also in the place of a value that is no smaller.
+    full(cluster.put("/a", &[8; 332]));
+    assert_eq!(cluster.get("/a").body, [7; 332]);
+    assert_eq!(cluster.get("/e").status, 404);
+    assert_eq!(cluster.send("DELETE", "/b", &[], b"").status, 204);
+    assert_eq!(cluster.put("/b", &[9; 332]).status, 204);
+    full(cluster.put("/e", b""));
+}
+
+#[test]
+fn what_is_on_its_way_counts_towards_the_quota() {
+    let cluster = Cluster::with(Limits {
+        store_bytes_max: 1_000,
+        request_timeout: Duration::from_secs(1),
+        ..limits()
+    });
+    cluster.set(Mode::Silent);
+    let mut waiting = cluster.connect();
+    waiting.write(b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n");
+    waiting.write(&[7; 900]);
+    eventually("the loop takes it", || {
+        !cluster.deadlines.lock().unwrap().is_empty()
+    });
+    assert_eq!(cluster.put("/b", &[7; 100]).status, 507);
+    assert_eq!(waiting.receive("PUT").status, 504);
+    // Given up here, its room is free.
+    cluster.set(Mode::Serve);
+    assert_eq!(cluster.put("/b", &[7; 100]).status, 204);
+}
