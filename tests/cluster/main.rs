@@ -35,3 +35,4 @@ mod quota;
 mod serving;
 mod snapshots;
 mod stopping;
+mod transfers;
