@@ -164,8 +164,11 @@ pub const SMALL_BYTES_MAX: usize = 4 << 10;
 pub const FRAME_BYTES_MAX: usize = 128 << 20;
 /// Messages are coalesced into one frame up to this size.
 pub const FRAME_BYTES_TARGET: usize = 1 << 20;
-/// Bytes queued for one peer on one connection; further messages are dropped and reported to raft.
-pub const PEER_QUEUE_BYTES_MAX: usize = 64 << 20;
+/// The data of an entry from this size on goes to the socket from where it is, instead of being copied into the frame.
+pub const FRAME_DATA_APART_BYTES: usize = 64 << 10;
+/// Bytes queued for one peer on one connection; further messages are dropped and reported to raft. All that a leader may
+/// have uncommitted fits, so that large values are not sent twice; it is shared with the log.
+pub const PEER_QUEUE_BYTES_MAX: usize = 256 << 20;
 /// Messages queued for one peer on one connection.
 pub const PEER_QUEUE_MESSAGES_MAX: usize = 8_192;
 /// Connections that the peer port holds at one time.

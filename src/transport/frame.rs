@@ -14,10 +14,12 @@
 //! RUSTSEC-2024-0437 says that protobuf's decoder recurses on nested groups without a limit. That of 2.28 refuses a group
 //! within a group; a test of the fuzzers' targets (tests/fuzz/) says so.
 
-use crate::config::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET};
+use crate::config::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET, FRAME_DATA_APART_BYTES};
 use bytes::{Buf as _, Bytes, BytesMut};
-use protobuf::{CodedInputStream, CodedOutputStream, Message as _, ProtobufError};
-use raft::eraftpb::{Message, MessageType};
+use protobuf::rt::compute_raw_varint32_size;
+use protobuf::wire_format::WireTypeLengthDelimited;
+use protobuf::{CodedInputStream, CodedOutputStream, Message as _, ProtobufError, ProtobufResult};
+use raft::eraftpb::{Entry, Message, MessageType};
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
@@ -47,27 +49,127 @@ pub(super) enum FrameError {
     WrongType(MessageType),
 }
 
-/// Appends one frame with these messages to `out`. They have to fit, see [`fits`].
-pub(super) fn encode(messages: &[Message], out: &mut Vec<u8>) {
-    let start = out.len();
-    out.extend_from_slice(&[0; HEADER_BYTES]);
-    let mut stream = CodedOutputStream::vec(out);
-    for message in messages {
-        message
-            .write_length_delimited_to(&mut stream)
+/// A frame on its way out. The data of large entries is shared with the log and not copied into it.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    bytes: Vec<u8>,
+    /// Data, and how many of `bytes` stand before it.
+    apart: Vec<(usize, Bytes)>,
+}
+
+impl Outgoing {
+    /// A frame with these messages, which have to fit (see [`fits`]), in place of the one before. Takes them all.
+    pub(super) fn fill(&mut self, messages: &mut Vec<Message>) {
+        self.clear();
+        self.bytes.extend_from_slice(&[0; HEADER_BYTES]);
+        for message in messages.drain(..) {
+            if message.entries.iter().any(goes_apart) {
+                self.push_with_data_apart(message);
+            } else {
+                self.code(|stream| message.write_length_delimited_to(stream));
+            }
+        }
+        let (mut length, mut checksum) = (0, 0);
+        for piece in self.pieces() {
+            // The first is the header's, at least.
+            let payload = &piece[if length == 0 { HEADER_BYTES } else { 0 }..];
+            length += payload.len();
+            checksum = crc32c::crc32c_append(checksum, payload);
+        }
+        assert!(
+            (1..=FRAME_BYTES_MAX).contains(&length),
+            "a frame of {length} bytes was made, 1 to {FRAME_BYTES_MAX} are allowed"
+        );
+        self.bytes[..4].copy_from_slice(&(length as u32).to_le_bytes());
+        self.bytes[4..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
+    }
+
+    /// Forgets the frame, which was written or given up.
+    pub(super) fn clear(&mut self) {
+        self.apart.clear();
+        self.bytes.clear();
+        // The room that one huge frame needed is given back.
+        self.bytes.shrink_to(2 * FRAME_BYTES_TARGET);
+    }
+
+    /// Its bytes, in order.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let mut before = 0;
+        let apart = self.apart.iter().flat_map(move |(at, data)| {
+            let own = &self.bytes[std::mem::replace(&mut before, *at)..*at];
+            [own, &**data]
+        });
+        let rest = self.apart.last().map_or(0, |(at, _)| *at);
+        apart.chain(std::iter::once(&self.bytes[rest..]))
+    }
+
+    /// Fields may come in any order, and a part of them at a time: first all but the entries, and then each entry with
+    /// its data as the last field.
+    fn push_with_data_apart(&mut self, mut message: Message) {
+        let entries = message.take_entries().into_iter().map(|mut entry| {
+            let data = match goes_apart(&entry) {
+                true => std::mem::take(&mut entry.data),
+                false => Bytes::new(),
+            };
+            let of_data = if data.is_empty() {
+                0
+            } else {
+                field_bytes(data.len())
+            };
+            let size = entry.compute_size() as usize + of_data;
+            (entry, data, size)
+        });
+        let entries: Vec<_> = entries.collect();
+        let of_entries = entries.iter().map(|(.., size)| field_bytes(*size));
+        let size = message.compute_size() as usize + of_entries.sum::<usize>();
+        self.code(|stream| {
+            stream.write_raw_varint32(size as u32)?;
+            message.write_to_with_cached_sizes(stream)
+        });
+        for (entry, data, size) in entries {
+            self.code(|stream| {
+                stream.write_tag(ENTRIES_FIELD, WireTypeLengthDelimited)?;
+                stream.write_raw_varint32(size as u32)?;
+                entry.write_to_with_cached_sizes(stream)?;
+                if !data.is_empty() {
+                    stream.write_tag(DATA_FIELD, WireTypeLengthDelimited)?;
+                    stream.write_raw_varint32(data.len() as u32)?;
+                }
+                Ok(())
+            });
+            if !data.is_empty() {
+                self.apart.push((self.bytes.len(), data));
+            }
+        }
+    }
+
+    fn code(&mut self, write: impl FnOnce(&mut CodedOutputStream<'_>) -> ProtobufResult<()>) {
+        let mut stream = CodedOutputStream::vec(&mut self.bytes);
+        write(&mut stream)
+            .and_then(|()| stream.flush())
             .expect("memory takes every byte, and a raft message has no required fields");
     }
-    stream.flush().expect("memory takes every byte");
-    drop(stream);
-    let payload = &out[start + HEADER_BYTES..];
-    let length = payload.len();
-    assert!(
-        (1..=FRAME_BYTES_MAX).contains(&length),
-        "a frame of {length} bytes was made, 1 to {FRAME_BYTES_MAX} are allowed"
-    );
-    let checksum = crc32c::crc32c(payload);
-    out[start..start + 4].copy_from_slice(&(length as u32).to_le_bytes());
-    out[start + 4..start + HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
+}
+
+/// `eraftpb.Message.entries`.
+const ENTRIES_FIELD: u32 = 7;
+/// `eraftpb.Entry.data`.
+const DATA_FIELD: u32 = 4;
+
+fn goes_apart(entry: &Entry) -> bool {
+    entry.data.len() >= FRAME_DATA_APART_BYTES
+}
+
+/// Size of a field of so many bytes, with its tag (one byte, as its number is below 16) and its length.
+fn field_bytes(bytes: usize) -> usize {
+    1 + compute_raw_varint32_size(bytes as u32) as usize + bytes
+}
+
+/// Appends one frame with these messages to `out`. They have to fit, see [`fits`].
+pub(super) fn encode(messages: &[Message], out: &mut Vec<u8>) {
+    let mut frame = Outgoing::default();
+    frame.fill(&mut messages.to_vec());
+    out.extend(frame.pieces().flatten());
 }
 
 /// Whether a message of this encoded size fits into a frame, alone or as the last one after less than
@@ -256,6 +358,51 @@ mod tests {
         decode(&Bytes::from_static(b"\x05abc")).unwrap_err();
         // An unknown type reads as the first one, MsgHup, and so is refused as well.
         decode(&Bytes::from_static(b"\x06\x08\x7f\x10\x01\x18\x02")).unwrap_err();
+    }
+
+    #[test]
+    fn data_that_goes_apart_arrives_as_if_it_did_not() {
+        let sizes = [
+            0,
+            1,
+            FRAME_DATA_APART_BYTES - 1,
+            FRAME_DATA_APART_BYTES,
+            3 << 20,
+            0,
+            FRAME_DATA_APART_BYTES,
+        ];
+        let mut append = message(1);
+        append.set_msg_type(MessageType::MsgAppend);
+        append.commit = 7;
+        for (index, size) in (1..).zip(sizes) {
+            let mut entry = Entry::default();
+            entry.index = index;
+            entry.term = 300;
+            entry.data = Bytes::from(vec![index as u8; size]);
+            entry.context = Bytes::from_static(b"context");
+            append.mut_entries().push(entry);
+        }
+        append.mut_entries().push(Entry::default());
+        for messages in [
+            vec![append.clone()],
+            vec![message(2), append.clone(), message(3), append],
+        ] {
+            let mut frame = Outgoing::default();
+            // What was there before leaves nothing.
+            frame.fill(&mut messages.clone());
+            frame.fill(&mut messages.clone());
+            let data = messages.iter().flat_map(|m| m.entries.iter());
+            let apart: Vec<_> = data.filter(|entry| goes_apart(entry)).collect();
+            assert_eq!(frame.apart.len(), apart.len());
+            for (entry, (_, data)) in apart.iter().zip(&frame.apart) {
+                assert_eq!(entry.data.as_ptr(), data.as_ptr(), "it was copied");
+            }
+            let mut frames = Frames::default();
+            frame.pieces().for_each(|piece| frames.push(piece));
+            let payload = frames.take().unwrap().unwrap();
+            assert_eq!(decode(&payload, 2, 1, false).unwrap(), messages);
+            assert!(frames.into_rest().is_empty());
+        }
     }
 
     #[test]

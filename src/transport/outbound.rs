@@ -215,18 +215,17 @@ impl Outbound {
         });
         let queue = &self.queue;
         let mut written = pin!(async {
-            let (mut messages, mut buffer) = (Vec::new(), Vec::new());
+            let (mut messages, mut outgoing) = (Vec::new(), frame::Outgoing::default());
             while queue.take(&mut messages).is_some() {
                 if messages.is_empty() {
                     queue.wake.notified().await;
                     continue;
                 }
-                frame::encode(&messages, &mut buffer);
-                messages.clear();
-                write.write_all(&buffer).await?;
-                buffer.clear();
-                // The room that one huge value needed is given back.
-                buffer.shrink_to(2 * config::FRAME_BYTES_TARGET);
+                outgoing.fill(&mut messages);
+                for piece in outgoing.pieces() {
+                    write.write_all(piece).await?;
+                }
+                outgoing.clear();
             }
             write.shutdown().await
         });

@@ -57,11 +57,11 @@ async fn what_does_not_fit_is_dropped_and_reported() {
     let events = one.inbox.take(Instant::now(), Held::default());
     assert!(matches!(events.notices[..], [Notice::Unreachable(2)]));
 
-    let half = config::PEER_QUEUE_BYTES_MAX / 2;
-    one.transport.send(vec![append(1, half - 100)]);
+    let quarter = append(1, config::PEER_QUEUE_BYTES_MAX / 4 - 100);
+    one.transport.send(vec![quarter.clone(); 4]);
     let events = one.inbox.take(Instant::now(), Held::default());
     assert!(events.notices.is_empty(), "{:?}", events.notices);
-    one.transport.send(vec![append(2, half + 100)]);
+    one.transport.send(vec![quarter]);
     let events = one.inbox.take(Instant::now(), Held::default());
     assert!(matches!(events.notices[..], [Notice::Unreachable(2)]));
 
