@@ -65,8 +65,9 @@ const TICKS_PER_HEARTBEAT: u32 = 5;
 
 /// Proposals that wait for their outcome in one node; one more is refused with `QueueFull`.
 pub const PROPOSALS_MAX: usize = 32_768;
-/// Bytes of keys and values of those proposals.
-pub const PROPOSAL_BYTES_MAX: usize = 128 << 20;
+/// Bytes of keys and values of those proposals: two of the largest values, and keys. More of those would only wait for
+/// the disks, beyond their deadline.
+pub const PROPOSAL_BYTES_MAX: usize = 2 * VALUE_BYTES_LIMIT + (16 << 20);
 /// Linearizable reads that wait in one node.
 pub const READS_MAX: usize = 65_536;
 /// Proposals that gather while the leader writes, in bytes; with more it goes on at once.
@@ -210,7 +211,7 @@ pub const KEY_BYTES_LIMIT: usize = 16 << 10;
 /// Connections that the client port holds at one time.
 pub const CLIENT_CONNECTIONS_MAX: usize = 16_384;
 /// Bytes of request bodies that are being read or wait for their outcome, over all connections.
-pub const BODY_BYTES_MAX: usize = 512 << 20;
+pub const BODY_BYTES_MAX: usize = 256 << 20;
 /// Time a client has to send the head of its request.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest head of a request.
