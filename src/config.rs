@@ -76,6 +76,9 @@ pub const GATHERED_BYTES_MAX: usize = 128 << 10;
 pub const ENTRY_BYTES_MAX: usize = 256 << 10;
 /// Entries of one forwarded proposal message, in bytes; a single larger entry still goes, alone.
 pub const PROPOSE_BYTES_MAX: usize = 4 << 20;
+/// A forward that has no outcome is sent again after an election timeout, and a tick more for so many bytes that are
+/// open: at the default tick, 12 MiB/s.
+pub const RESEND_BYTES_PER_TICK: usize = 256 << 10;
 /// Commands in one entry at most.
 pub const ENTRY_COMMANDS_MAX: usize = 4_096;
 

@@ -338,7 +338,9 @@ impl Node {
         self.reads.expire(self.now, unread);
         self.reads
             .retry_stale(self.now, 2 * self.settings.heartbeat_ticks as u64);
-        let patience = self.settings.election_ticks as u64;
+        // Large values need longer than that on their way through the leader and a majority's disks.
+        let under_way = self.pending.held().proposal_bytes / config::RESEND_BYTES_PER_TICK;
+        let patience = (self.settings.election_ticks + under_way) as u64;
         let quiet = self.now - self.last_news >= patience;
         if quiet && !self.is_leader() && self.pending.has_in_flight() {
             // A forward to the leader may have been dropped. A leader's own entries can't be.
