@@ -200,6 +200,11 @@ pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 pub const SNAPSHOT_CHUNKS_QUEUED: usize = 4;
 /// A snapshot transfer that takes longer than this for one such piece is given up; that is 26 kB/s.
 pub const SNAPSHOT_STALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a snapshot that are sent in a second, at most: whoever sends it, and whoever shares its network or its disks,
+/// goes on serving meanwhile. The receiver then needs longer to load the file than to get it.
+pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 256 << 20;
+/// What a transfer that was held up may make good of that at once.
+pub const SNAPSHOT_BURST: Duration = Duration::from_millis(20);
 /// Longest pause before a snapshot is sent again to a peer whose disk refuses it; the first is `PEER_BACKOFF_MAX`.
 pub const SNAPSHOT_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Time for the receiver of a snapshot to check it and make it durable once it has every byte.

@@ -123,6 +123,8 @@ pub struct Limits {
     pub snapshot_stall: Duration,
     /// A failed snapshot transfer is reported, and so tried again, after this pause.
     pub snapshot_pause: Duration,
+    /// Bytes of a snapshot that are sent in a second, at most.
+    pub snapshot_pace: u64,
 }
 
 impl Default for Limits {
@@ -133,6 +135,7 @@ impl Default for Limits {
             handshake_timeout: config::PEER_HANDSHAKE_TIMEOUT,
             snapshot_stall: config::SNAPSHOT_STALL_TIMEOUT,
             snapshot_pause: config::PEER_BACKOFF_MAX,
+            snapshot_pace: config::SNAPSHOT_BYTES_PER_SECOND,
         }
     }
 }

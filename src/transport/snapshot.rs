@@ -183,7 +183,8 @@ impl Transfer {
         let to = self.report.to;
         let request = dial::request(shared, to, &self.url, "/raft/snapshot", body)?;
         // It ends by itself: with the file, or when the body is gone.
-        drop(spawn_blocking(move || read_file(source, &pieces)));
+        let pace = Pace::new(shared.limits.snapshot_pace);
+        drop(spawn_blocking(move || read_file(source, pace, &pieces)));
         let exchange = dial::exchange(stream, request, async |response| {
             if response.status() == StatusCode::NO_CONTENT {
                 return Ok(());
@@ -227,15 +228,21 @@ async fn stalled(sent: &watch::Sender<u64>, total: u64, limit: Duration) -> Dura
 }
 
 /// Reads a file piece by piece, for as long as somebody takes them.
-fn read_file(mut source: Box<dyn SnapshotSource>, pieces: &mpsc::Sender<io::Result<Bytes>>) {
+fn read_file(
+    mut source: Box<dyn SnapshotSource>,
+    mut pace: Pace,
+    pieces: &mpsc::Sender<io::Result<Bytes>>,
+) {
     let mut left = source.bytes();
     while left > 0 {
+        std::thread::sleep(pace.wait(std::time::Instant::now()));
         let mut piece = BytesMut::zeroed(left.min(SNAPSHOT_CHUNK_BYTES as u64) as usize);
         let read = match source.read(&mut piece) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => {
                 piece.truncate(count);
                 left -= count as u64;
+                pace.add(count);
                 Ok(piece.freeze())
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -245,6 +252,34 @@ fn read_file(mut source: Box<dyn SnapshotSource>, pieces: &mpsc::Sender<io::Resu
         if pieces.blocking_send(read).is_err() || failed {
             return;
         }
+    }
+}
+
+/// Holds a transfer to a number of bytes a second.
+struct Pace {
+    bytes_per_second: u64,
+    /// When what was sent so far would have been sent at that pace.
+    due: std::time::Instant,
+}
+
+impl Pace {
+    fn new(bytes_per_second: u64) -> Pace {
+        Pace {
+            bytes_per_second,
+            due: std::time::Instant::now(),
+        }
+    }
+
+    fn add(&mut self, bytes: usize) {
+        self.due += Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+    }
+
+    /// How long to wait before going on.
+    fn wait(&mut self, now: std::time::Instant) -> Duration {
+        if let Some(earliest) = now.checked_sub(config::SNAPSHOT_BURST) {
+            self.due = self.due.max(earliest);
+        }
+        self.due.saturating_duration_since(now)
     }
 }
 
@@ -426,17 +461,30 @@ impl Arriving {
 }
 
 /// Passes the body on to the writer. That the writer has stopped is not this side's error.
+///
+/// In whole pieces, so that the writer is not woken for each part of a body, which has `PEER_HEAD_BYTES_MAX` at most.
 async fn forward(
     body: &mut Paced,
     first: Bytes,
     pieces: mpsc::Sender<Piece>,
 ) -> Result<(), ReceiveError> {
-    let mut piece = Some(first);
-    while let Some(data) = piece {
-        if !data.is_empty() && pieces.send(Piece::Data(data)).await.is_err() {
-            return Ok(());
+    let mut gathered = BytesMut::from(first);
+    loop {
+        let next = body.next().await?;
+        if let Some(data) = &next {
+            gathered.extend_from_slice(data);
         }
-        piece = body.next().await?;
+        let whole = gathered.len() >= SNAPSHOT_CHUNK_BYTES || next.is_none();
+        if whole && !gathered.is_empty() {
+            let room = BytesMut::with_capacity(SNAPSHOT_CHUNK_BYTES + config::PEER_HEAD_BYTES_MAX);
+            let piece = std::mem::replace(&mut gathered, room).freeze();
+            if pieces.send(Piece::Data(piece)).await.is_err() {
+                return Ok(());
+            }
+        }
+        if next.is_none() {
+            break;
+        }
     }
     // The error is the writer's, and comes from there.
     let _ = pieces.send(Piece::End).await;
@@ -532,5 +580,21 @@ mod tests {
         }
         let silent = SendError::Failed(Failure::Silent);
         assert_eq!(next_pause(last, &silent, first), first);
+    }
+
+    #[test]
+    fn a_transfer_keeps_its_pace_and_makes_little_good() {
+        let mut pace = Pace::new(1_000_000);
+        let begun = pace.due;
+        let ms = Duration::from_millis;
+        assert_eq!(pace.wait(begun), Duration::ZERO);
+        pace.add(250_000);
+        assert_eq!(pace.wait(begun), ms(250));
+        assert_eq!(pace.wait(begun + ms(250)), Duration::ZERO);
+        // It was held up for ten seconds.
+        let later = begun + ms(10_250);
+        assert_eq!(pace.wait(later), Duration::ZERO);
+        pace.add(250_000);
+        assert_eq!(pace.wait(later), ms(250) - config::SNAPSHOT_BURST);
     }
 }
