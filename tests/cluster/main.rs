@@ -26,6 +26,7 @@ mod exactly_once;
 mod failures;
 mod faults;
 mod identity;
+mod large_values;
 mod membership;
 mod peers;
 mod ports;

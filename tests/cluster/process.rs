@@ -181,6 +181,11 @@ impl Node {
         self.child.is_some() && !self.paused
     }
 
+    /// Id of its process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the node runs").id()
+    }
+
     /// kill -9, and until it is gone.
     pub fn kill(&mut self) {
         let mut child = self.child.take().expect("the node runs");
