@@ -321,19 +321,24 @@ impl Change<'_> {
             .map
             .freezes
             .want(self.shard, previous.index(), self.index);
+        let mut kept = None;
         if self.command.kind == Kind::Delete {
             changed.keys = -1;
             changed.bytes = -size(previous.parts().2);
             changed.previous = Some(place.remove().0);
         } else {
             changed.bytes = size(value) - size(previous.parts().2);
-            let in_place = !wanted && self.large.is_none();
-            if !(in_place && place.get_mut().overwrite(self.index, value)) {
+            if previous.has_room_for(value) {
+                // A copy is kept for a while, and what stays, stays where it is. Otherwise the map would move from the
+                // memory of the threads that loaded it to that of the one that writes it, and leave holes behind.
+                kept = wanted.then(|| previous.clone());
+                place.get_mut().overwrite(self.index, value);
+            } else {
                 let entry = new(self.large);
                 changed.previous = Some(std::mem::replace(place.get_mut(), entry));
             }
         }
-        if wanted && let Some(entry) = changed.previous.take() {
+        if wanted && let Some(entry) = kept.or_else(|| changed.previous.take()) {
             let until = self.index;
             let replaced = shard.replaced.get_or_insert_default();
             replaced.0.push(Old { entry, until });

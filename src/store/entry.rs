@@ -19,7 +19,8 @@ use bytes::Bytes;
 const INDEX_BYTES: usize = 8;
 const HEAD_BYTES: usize = INDEX_BYTES + 2;
 
-/// A key with its index and value.
+/// A key with its index and value. A clone copies a small one, and shares the value of a large one.
+#[derive(Clone)]
 pub(super) enum Entry {
     Small(Box<[u8]>),
     /// Its value may be a slice of the frame that brought it, and a reader shares it.
@@ -71,19 +72,25 @@ impl Entry {
         }))
     }
 
-    /// Gives a small entry a new index and a new value of the same length, in place. Does nothing and answers no when
-    /// the length is another.
-    pub(super) fn overwrite(&mut self, index: u64, value: &[u8]) -> bool {
+    /// A value can be written in the place of the one that is there: both are small, and of the same length.
+    pub(super) fn has_room_for(&self, value: &[u8]) -> bool {
+        match self {
+            Entry::Small(_) => self.parts().2.len() == value.len(),
+            Entry::Large(_) => false,
+        }
+    }
+
+    /// Gives it a new index and a new value, for which it has room.
+    pub(super) fn overwrite(&mut self, index: u64, value: &[u8]) {
         let Entry::Small(bytes) = self else {
-            return false;
+            panic!(
+                "a large entry of {} bytes has room for nothing",
+                self.parts().2.len()
+            );
         };
         let start = HEAD_BYTES + key_len(bytes);
-        if bytes.len() - start != value.len() {
-            return false;
-        }
         bytes[..INDEX_BYTES].copy_from_slice(&index.to_le_bytes());
         bytes[start..].copy_from_slice(value);
-        true
     }
 
     /// Key, index and value.
