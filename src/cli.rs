@@ -201,12 +201,17 @@ fn check(args: Args) -> Result<Options, String> {
             return Err(format!("--{option} {value:?}: it has to be at least 1ms"));
         }
     }
-    for (option, value) in [
-        ("snapshot-bytes", args.snapshot_bytes),
-        ("log-cache-bytes", args.log_cache_bytes),
+    for (option, value, least) in [
+        ("snapshot-bytes", args.snapshot_bytes, 1),
+        // A start reads about so much of the log in a tick.
+        (
+            "log-cache-bytes",
+            args.log_cache_bytes,
+            config::LOG_CACHE_BYTES_LEAST,
+        ),
     ] {
-        if value == 0 {
-            return Err(format!("--{option} 0: it has to be at least 1"));
+        if value < least {
+            return Err(format!("--{option} {value}: it has to be at least {least}"));
         }
     }
     let listen_peer = match args.listen_peer {

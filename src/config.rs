@@ -105,6 +105,8 @@ pub const PROMOTION_LAG_ENTRIES_MAX: u64 = 128;
 pub const LOG_CACHE_BYTES_DEFAULT: u64 = 64 << 20;
 /// Entries that are read back from the WAL at one time, in bytes; a single larger one still is, alone.
 pub const READ_BACK_BYTES: u64 = 4 << 20;
+/// The smallest `--log-cache-bytes`.
+pub const LOG_CACHE_BYTES_LEAST: u64 = 64 << 10;
 /// Pieces of so many bytes that are being read back, and that are held afterwards.
 pub const READ_BACKS_MAX: usize = 4;
 /// The log that is kept for a follower that was sent a snapshot, for as long as it is behind. With more it has to be
@@ -230,6 +232,18 @@ pub const ETAGS_MAX: usize = 64;
 pub const DURATION_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Body of `POST /<id>`, which is a URL.
 pub const MEMBER_URL_BYTES_MAX: usize = 4 << 10;
+/// Operations of a transaction, likewise its conditions, and pairs of `POST /key`.
+pub const TXN_OPERATIONS_MAX: usize = 1_024;
+/// Body of `POST /-/txn` and of `POST /key`: few enough that a thread of the runtime may parse it.
+pub const TXN_BODY_BYTES_MAX: usize = 4 << 20;
+/// Keys that one `GET /-/kv` lists unless it says how many.
+pub const LIST_KEYS_DEFAULT: usize = 1_000;
+/// Keys that one `GET /-/kv` lists at most.
+pub const LIST_KEYS_MAX: usize = 10_000;
+/// A list ends early at this size; a single larger entry still goes, alone.
+pub const LIST_BYTES_MAX: usize = 4 << 20;
+/// Bytes of lists that are on their way to their clients, over all connections.
+pub const LISTS_BYTES_MAX: usize = 256 << 20;
 /// A value up to this size is copied out of the connection's read buffer, which can then be used again.
 pub const BODY_COPY_BYTES_MAX: usize = 4 << 10;
 /// How long a client may take no byte of its response before its connection is closed.

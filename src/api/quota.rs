@@ -35,16 +35,22 @@ impl Front {
             return Ok(None);
         }
         let bytes = bytes as u64;
-        let before = self.under_way.0.fetch_add(bytes, Ordering::Relaxed);
-        let room = Room {
-            under_way: &self.under_way,
-            bytes,
-        };
-        let held = self.api.store.bytes().saturating_add(before);
-        if held.saturating_add(bytes) > limit {
-            return Err(full(held, bytes, limit));
+        let stored = self.api.store.bytes();
+        // In one step: a write that is refused must not take room from another for a moment.
+        let taken =
+            self.under_way
+                .0
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |under_way| {
+                    let sum = under_way.saturating_add(bytes);
+                    (stored.saturating_add(sum) <= limit).then_some(sum)
+                });
+        match taken {
+            Ok(_) => Ok(Some(Room {
+                under_way: &self.under_way,
+                bytes,
+            })),
+            Err(under_way) => Err(full(stored.saturating_add(under_way), bytes, limit)),
         }
-        Ok(Some(room))
     }
 }
 

@@ -89,6 +89,10 @@ impl Snapshots {
         let len = file.len()?;
         let mut footer = [0; FOOTER_BYTES];
         file.read_at(&mut footer, len.saturating_sub(FOOTER_BYTES as u64))?;
+        // The end of a file that was cut off is anything, and would reserve memory for as many.
+        if footer[..4] != [0; 4] || footer[4..12] != *END_MAGIC {
+            return Ok(0);
+        }
         Ok(u64_at(&footer, 12).min(len / ENTRY_HEAD_BYTES as u64))
     }
 
