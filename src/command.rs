@@ -4,8 +4,8 @@
 //! context a batch with exactly one command.
 //!
 //! Invariants: an encoded batch is never empty (raft-rs turns a refused conf change into an entry without data, so
-//! "no data" must mean "nothing to apply"); no two commands of one batch write the same key (the ETag of a key is
-//! the index of the entry that wrote it, and has to tell two values apart).
+//! "no data" must mean "nothing to apply"); nothing in one batch writes a key twice, neither two commands nor one
+//! transaction (the ETag of a key is the index of the entry that wrote it, and has to tell two values apart).
 
 use bytes::Bytes;
 use protobuf::{CodedInputStream, Message as _, ProtobufError};
@@ -18,8 +18,35 @@ mod generated {
 }
 
 pub use generated::raftkvd::{
-    Batch, Command, Etags, Kind, Member, RemovedMember, ReplicatedState, Session, SnapshotHeader,
+    Batch, Check, Command, Etags, Kind, Member, RemovedMember, ReplicatedState, Session,
+    SnapshotHeader, Transaction, Write,
 };
+
+/// What a check or a write of a transaction counts beside its key and value: about what it takes in memory.
+const OPERATION_BYTES: usize = 64;
+
+impl Command {
+    /// What it counts towards the limits on bytes: its keys and values.
+    pub fn payload_bytes(&self) -> usize {
+        let single = self.key.len() + self.value.len();
+        self.transaction.as_ref().map_or(single, |transaction| {
+            let checks = transaction.checks.iter().map(|check| check.key.len());
+            let writes = transaction.writes.iter();
+            let writes = writes.map(|write| write.key.len() + write.value.len());
+            checks
+                .chain(writes)
+                .map(|bytes| bytes + OPERATION_BYTES)
+                .sum()
+        })
+    }
+
+    /// The keys that it may write.
+    pub fn written_keys(&self) -> impl Iterator<Item = &Bytes> {
+        let single = (self.kind != Kind::Transaction).then_some(&self.key);
+        let writes = self.transaction.iter().flat_map(|t| t.writes.iter());
+        single.into_iter().chain(writes.map(|write| &write.key))
+    }
+}
 
 /// Encodes a batch for an entry.
 pub fn encode(batch: &Batch) -> Bytes {

@@ -178,7 +178,7 @@ pub enum Reason {
 impl Inbox {
     /// Queues a proposal. Its outcome, `QueueFull` included, comes by its reply.
     pub fn propose(&self, proposal: Proposal) {
-        let bytes = proposal.command.key.len() + proposal.command.value.len();
+        let bytes = proposal.command.payload_bytes();
         let mut events = self.lock();
         let count = events.held.proposals + events.proposals.len();
         let total = events.held.proposal_bytes + events.proposal_bytes + bytes;

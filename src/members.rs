@@ -113,7 +113,9 @@ impl Members {
                 Some(_) => {}
                 None => return Err(Refusal::NotFound),
             },
-            Kind::Put | Kind::Delete | Kind::SettleRemoval => return Err(Refusal::NotFound),
+            Kind::Put | Kind::Delete | Kind::Transaction | Kind::SettleRemoval => {
+                return Err(Refusal::NotFound);
+            }
         }
         Ok(Decision::Change(conf_change(command)))
     }
@@ -148,7 +150,7 @@ impl Members {
                 self.removed.insert(id, index);
                 self.unsettled_removal = index;
             }
-            Kind::Put | Kind::Delete | Kind::SettleRemoval => {
+            Kind::Put | Kind::Delete | Kind::Transaction | Kind::SettleRemoval => {
                 panic!("{:?} changes no members", command.kind)
             }
         }
@@ -235,7 +237,7 @@ pub fn conf_change(command: &Command) -> ConfChange {
         Kind::AddMember => ConfChangeType::AddLearnerNode,
         Kind::PromoteMember => ConfChangeType::AddNode,
         Kind::RemoveMember => ConfChangeType::RemoveNode,
-        Kind::Put | Kind::Delete | Kind::SettleRemoval => {
+        Kind::Put | Kind::Delete | Kind::Transaction | Kind::SettleRemoval => {
             panic!("{:?} changes no members", command.kind)
         }
     });

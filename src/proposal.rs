@@ -23,12 +23,30 @@ pub enum Outcome {
         /// The ETag the key has, `None` when it is absent.
         current: Option<u64>,
     },
+    /// A transaction: committed on a majority's disks and applied here.
+    Transacted {
+        /// The index of the entry that carried it: the ETag of every key that it put.
+        index: u64,
+        /// For each of its writes, whether the key was there before.
+        existed: Box<[bool]>,
+    },
+    /// A transaction: committed, and these of its checks did not hold; nothing was changed.
+    ChecksFailed(Box<[FailedCheck]>),
     /// Committed, and refused by the rules of membership; nothing was changed.
     Refused(Refusal),
     /// It surely was not proposed and never will be.
     NotProposed(NotProposed),
     /// It was handed to raft and may yet be applied, or not.
     Unknown,
+}
+
+/// A check of a transaction that did not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FailedCheck {
+    /// Its place in the transaction, from 0.
+    pub position: usize,
+    /// The ETag the key has, `None` when it is absent.
+    pub current: Option<u64>,
 }
 
 /// Why a membership change was refused when its turn came.

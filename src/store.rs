@@ -9,19 +9,23 @@
 //! has not reached keeps the entry that it replaces beside the table, if the snapshot is to have that one; what was
 //! written later tells itself apart by its index.
 //!
-//! Invariants: the value of a key and its index are read together, so an ETag never belongs to another value; an entry
-//! that a [`Frozen`] has still to see is never changed or freed; a reader never waits for the disk, nor for the copy of
-//! a large value. It may wait while the table of its shard grows or is copied out for a snapshot, which is seldom, and
-//! takes less than a millisecond.
+//! Invariants: the value of a key and its index are read together, so an ETag never belongs to another value; no reader,
+//! of one key after the other or of a frozen map, sees a part of a transaction (`store/txn.rs`); an entry that a
+//! [`Frozen`] has still to see is never changed or freed; a reader never waits for the disk, nor for the copy of a large
+//! value. It may wait while the table of its shard grows or is copied out for a snapshot, which is seldom, and takes less
+//! than a millisecond.
 
 mod entry;
 mod frozen;
 mod restore;
+mod scan;
 #[cfg(test)]
 mod tests;
+mod txn;
 
 pub use frozen::Frozen;
 pub use restore::Restore;
+pub use scan::{GivenUp, Listed, Page, Range};
 
 use crate::command::{Command, Etags, Kind};
 use crate::config;
@@ -169,6 +173,9 @@ impl Store {
                 (!Entry::is_small(key, value)).then(|| Entry::large(key, index, own(value)))
             }
             Kind::Delete => None,
+            Kind::Transaction => {
+                return self.apply_transaction(command, index);
+            }
             Kind::AddMember | Kind::PromoteMember | Kind::RemoveMember | Kind::SettleRemoval => {
                 panic!("{:?} is no command on the map", command.kind)
             }
@@ -185,17 +192,23 @@ impl Store {
             large,
         };
         let changed = change.make(&mut map.shards[shard].lock());
+        self.count(index, changed.keys, changed.bytes);
+        drop(changed.previous);
+        changed.outcome
+    }
+
+    /// Counts what a write at this index has changed.
+    fn count(&self, index: u64, keys: i64, bytes: i64) {
+        let map = &*self.map;
         if index > map.newest.load(Ordering::Relaxed) {
             map.newest.store(index, Ordering::Relaxed);
         }
         // A write of the same length, which is the usual one, does not change them.
-        for (counter, by) in [(&map.keys, changed.keys), (&map.bytes, changed.bytes)] {
+        for (counter, by) in [(&map.keys, keys), (&map.bytes, bytes)] {
             if by != 0 {
                 counter.fetch_add(by.cast_unsigned(), Ordering::Relaxed);
             }
         }
-        drop(changed.previous);
-        changed.outcome
     }
 
     /// The map as it is now. Only the apply thread calls it, between two entries.
@@ -211,11 +224,12 @@ impl Store {
 
     /// Puts a restored map in the place of this one. Only the apply thread calls it.
     ///
-    /// Shard by shard: a reader may meet one shard new and another old for a moment. That is what linearizability
-    /// allows, for a read of the old shard that follows one of the new shard waits for the whole restore.
+    /// All shards at once, or a stale reader could meet one key of a transaction and then miss another.
     pub fn replace(&self, restore: Restore) {
         let (mut keys, mut bytes, mut newest) = (0, 0, 0);
-        for (number, part) in restore.into_parts().enumerate() {
+        let mut locks: Vec<_> = self.map.shards.iter().map(Shard::lock).collect();
+        let mut gone = Vec::new();
+        for (number, (part, current)) in restore.into_parts().zip(&mut locks).enumerate() {
             keys += part.table.len() as u64;
             bytes += part.bytes;
             newest = part.newest.max(newest);
@@ -223,13 +237,12 @@ impl Store {
                 table: part.table,
                 replaced: None,
             };
-            let mut current = self.map.shards[number].lock();
-            let old = std::mem::replace(&mut *current, new);
-            let old = self.map.freezes.keep(number, old);
-            // Freed with the lock released already: it may hold a great many values.
-            drop(current);
-            drop(old);
+            let old = std::mem::replace(&mut **current, new);
+            gone.push(self.map.freezes.keep(number, old));
         }
+        // Freed with the locks released already: it may hold a great many values.
+        drop(locks);
+        drop(gone);
         self.map.keys.store(keys, Ordering::Relaxed);
         self.map.bytes.store(bytes, Ordering::Relaxed);
         self.map.newest.store(newest, Ordering::Relaxed);
@@ -282,7 +295,8 @@ impl Change<'_> {
     /// The outcome, if it changes nothing: its condition does not hold against the index of the key's value, or what
     /// it deletes is absent already.
     fn nothing_to_do(&self, current: Option<u64>) -> Option<Outcome> {
-        if !holds(self.command, current) {
+        let (if_match, if_none_match) = (&self.command.if_match, &self.command.if_none_match);
+        if !holds(if_match.as_ref(), if_none_match.as_ref(), current) {
             Some(Outcome::ConditionFailed { current })
         } else if self.command.kind == Kind::Delete && current.is_none() {
             Some(Outcome::Applied { index: self.index })
@@ -382,10 +396,9 @@ fn own(value: &Bytes) -> Bytes {
     }
 }
 
-/// The conditions of a write against the index of the key's value, by RFC 9110, section 13.
-fn holds(command: &Command, current: Option<u64>) -> bool {
+/// Conditions against the index of the key's value, by RFC 9110, section 13.
+fn holds(if_match: Option<&Etags>, if_none_match: Option<&Etags>, current: Option<u64>) -> bool {
     let matches =
         |etags: &Etags| current.is_some_and(|index| etags.any || etags.indexes.contains(&index));
-    command.if_match.as_ref().is_none_or(matches)
-        && !command.if_none_match.as_ref().is_some_and(matches)
+    if_match.is_none_or(matches) && !if_none_match.is_some_and(matches)
 }

@@ -29,7 +29,7 @@ struct Open {
 
 impl Open {
     fn bytes(&self) -> usize {
-        self.command.key.len() + self.command.value.len()
+        self.command.payload_bytes()
     }
 
     /// Ends it. The receiver may be gone: then nobody wants to know.
@@ -245,14 +245,14 @@ impl Pending {
             }
             let full = bytes + open.bytes() > config::ENTRY_BYTES_MAX
                 || batch.commands.len() >= config::ENTRY_COMMANDS_MAX
-                || keys.contains(&command.key);
+                || command.written_keys().any(|key| keys.contains(key));
             if full && !batch.commands.is_empty() {
                 let filled = std::mem::replace(&mut batch, self.batch());
                 coded.entries.push(normal_entry(&filled));
                 keys.clear();
                 bytes = 0;
             }
-            keys.insert(&command.key);
+            keys.extend(command.written_keys());
             bytes += open.bytes();
             batch.commands.push(command.clone());
         }
@@ -292,7 +292,10 @@ pub fn normal_entry(batch: &Batch) -> Entry {
 
 /// It changes the configuration and needs an entry of its own kind.
 pub fn is_membership(command: &Command) -> bool {
-    !matches!(command.kind, Kind::Put | Kind::Delete | Kind::SettleRemoval)
+    !matches!(
+        command.kind,
+        Kind::Put | Kind::Delete | Kind::Transaction | Kind::SettleRemoval
+    )
 }
 
 /// How many commands at the front of a queue go into one proposal message: a membership command goes alone, and a
@@ -360,6 +363,39 @@ mod tests {
         let sizes: Vec<_> = batches.map(|batch| batch.commands.len()).collect();
         assert_eq!(sizes, [2, 2, 1]);
         assert_eq!(sequences(&coded), [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_transaction_shares_an_entry_with_writes_of_other_keys_only() {
+        let mut pending = Pending::new(1, 1);
+        let transaction = |pending: &mut Pending, keys: [&str; 2]| {
+            let mut command = Command::new();
+            command.kind = Kind::Transaction;
+            let mut body = command::Transaction::new();
+            for key in keys {
+                let mut write = command::Write::new();
+                write.key = key.to_owned().into();
+                body.writes.push(write);
+            }
+            command.transaction = Some(body).into();
+            pending.add_own(command, 10);
+        };
+        let _a = put(&mut pending, "a");
+        transaction(&mut pending, ["b", "c"]);
+        let _c = put(&mut pending, "c");
+        transaction(&mut pending, ["d", "e"]);
+        transaction(&mut pending, ["f", "d"]);
+        let _f = put(&mut pending, "f");
+        let coded = pending.code_unsent().unwrap();
+        let batches = coded
+            .entries
+            .iter()
+            .map(|e| command::decode(&e.data).unwrap());
+        let sizes: Vec<_> = batches.map(|batch| batch.commands.len()).collect();
+        assert_eq!(sizes, [2, 2, 1, 1]);
+        assert!(pending.held().proposal_bytes > 3 + 6);
+        pending.stop(NotProposed::Stopping);
+        assert_eq!(pending.held().proposal_bytes, 0);
     }
 
     #[test]

@@ -53,7 +53,9 @@ impl Node {
                 continue;
             };
             match command.kind {
-                Kind::Put | Kind::Delete => apply.commands.push((command, reply)),
+                Kind::Put | Kind::Delete | Kind::Transaction => {
+                    apply.commands.push((command, reply));
+                }
                 Kind::SettleRemoval => {
                     // Of another term, it was forwarded to a leader that may not have carried out the removal. And
                     // the next removal may have come before it into the log, when nobody had carried that one out.

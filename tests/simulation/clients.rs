@@ -8,7 +8,7 @@ use crate::faults::Plan;
 use crate::process::Process;
 use crate::world::{Event, MILLISECOND, SECOND, Target, World};
 use futures_channel::oneshot;
-use raftkvd::command::{Command, Etags, Kind};
+use raftkvd::command::{Check, Command, Etags, Kind, Transaction, Write};
 use raftkvd::members::{Members, PeerUrl};
 use raftkvd::proposal::{NotProposed, Outcome, Proposal, Read};
 use std::collections::BTreeMap;
@@ -33,6 +33,8 @@ struct Open {
     client: Option<usize>,
     machine: usize,
     key: u64,
+    /// A second key, which a transaction writes as well if the condition on the first one holds.
+    second: Option<u64>,
     /// Unique.
     value: Vec<u8>,
     input: Input,
@@ -98,7 +100,8 @@ impl World {
             _ => Condition::None,
         };
         let value = self.value();
-        let input = match self.random.below(10) {
+        let kind = self.random.below(10);
+        let input = match kind {
             0..5 => Input::Get,
             5..9 => Input::Put {
                 value: value.clone(),
@@ -106,7 +109,9 @@ impl World {
             },
             _ => Input::Delete { condition },
         };
-        self.ask(Some(client), machine, key, value, input);
+        let second = (kind == 8).then_some((key + 1) % self.clients.keys);
+        let second = second.filter(|second| *second != key);
+        self.ask(Some(client), machine, key, second, value, input);
     }
 
     fn value(&mut self) -> Vec<u8> {
@@ -121,6 +126,7 @@ impl World {
         client: Option<usize>,
         machine: usize,
         key: u64,
+        second: Option<u64>,
         value: Vec<u8>,
         input: Input,
     ) -> u64 {
@@ -130,6 +136,7 @@ impl World {
             client,
             machine,
             key,
+            second,
             value,
             input,
             invoked: self.now,
@@ -145,7 +152,7 @@ impl World {
 
     /// A read or a write of a key through this machine, for the end of a run.
     pub fn ask_read(&mut self, machine: usize, key: u64) -> u64 {
-        self.ask(None, machine, key, Vec::new(), Input::Get)
+        self.ask(None, machine, key, None, Vec::new(), Input::Get)
     }
 
     pub fn ask_write(&mut self, machine: usize, key: u64) -> u64 {
@@ -154,7 +161,7 @@ impl World {
             value: value.clone(),
             condition: Condition::None,
         };
-        self.ask(None, machine, key, value, input)
+        self.ask(None, machine, key, None, value, input)
     }
 
     /// A request arrives at its member.
@@ -295,6 +302,26 @@ impl World {
             Output::Unknown => "outcomes unknown",
         });
         let unknown = output == Output::Unknown;
+        if let Some(key) = open.second {
+            // To whoever looks at one key alone, a transaction is a write of that key; that all happens at one place is
+            // what the oracle looks at.
+            let output = match &output {
+                Output::ConditionFailed(_) => Output::NotApplied,
+                output => output.clone(),
+            };
+            self.count("transactions answered");
+            self.clients.history.push(Operation {
+                key: key_name(key),
+                node: open.machine as u64,
+                invoked: open.invoked,
+                returned: (!unknown).then_some(self.now),
+                input: Input::Put {
+                    value: open.value,
+                    condition: Condition::None,
+                },
+                output,
+            });
+        }
         self.clients.history.push(Operation {
             key: key_name(open.key),
             node: open.machine as u64,
@@ -433,13 +460,33 @@ fn command(open: &Open) -> Command {
             command.if_none_match = Some(etags).into();
         }
     }
+    if let Some(second) = open.second {
+        // The value stays with the command: the oracle knows it by that.
+        let mut transaction = Transaction::new();
+        let mut check = Check::new();
+        check.key = command.key.clone();
+        check.if_match = command.if_match.take().into();
+        check.if_none_match = command.if_none_match.take().into();
+        transaction.checks.push(check);
+        for key in [open.key, second] {
+            let mut write = Write::new();
+            write.key = key_name(key).into();
+            write.value = command.value.clone();
+            transaction.writes.push(write);
+        }
+        command.kind = Kind::Transaction;
+        command.transaction = Some(transaction).into();
+    }
     command
 }
 
 fn written(outcome: Outcome) -> Output {
     match outcome {
-        Outcome::Applied { index } => Output::Written(Some(index)),
+        Outcome::Applied { index } | Outcome::Transacted { index, .. } => {
+            Output::Written(Some(index))
+        }
         Outcome::ConditionFailed { current } => Output::ConditionFailed(current),
+        Outcome::ChecksFailed(failed) => Output::ConditionFailed(failed[0].current),
         Outcome::NotProposed(_) => Output::NotApplied,
         Outcome::Unknown => Output::Unknown,
         Outcome::Refused(why) => panic!("a write was refused: {why}"),

@@ -3,7 +3,7 @@
 //! A violation panics with both values; whoever runs the seed catches it and prints the seed.
 
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
-use raftkvd::command::{Command, Kind};
+use raftkvd::command::{Command, Etags, Kind};
 use raftkvd::members::Members;
 use raftkvd::storage::SnapshotMeta;
 use std::collections::BTreeMap;
@@ -166,13 +166,18 @@ impl Oracle {
     fn apply(&mut self, command: &Command, index: u64) {
         let previous = self.places.insert(command.value.to_vec(), index);
         assert_eq!(previous, None, "a command applies twice, now at {index}");
-        let current = self.map.get(&command.key[..]).map(|(index, _)| *index);
-        let matches = |etags: &raftkvd::command::Etags| {
-            current.is_some_and(|index| etags.any || etags.indexes.contains(&index))
-        };
-        let refused = command.if_match.as_ref().is_some_and(|e| !matches(e))
-            || command.if_none_match.as_ref().is_some_and(matches);
-        if refused {
+        if let Some(transaction) = command.transaction.as_ref() {
+            let mut checks = transaction.checks.iter();
+            if checks.all(|c| self.passes(&c.key, c.if_match.as_ref(), c.if_none_match.as_ref())) {
+                for write in transaction.writes.iter() {
+                    let value = (index, write.value.to_vec());
+                    self.map.insert(write.key.to_vec(), value);
+                }
+            }
+            return;
+        }
+        let (if_match, if_none_match) = (&command.if_match, &command.if_none_match);
+        if !self.passes(&command.key, if_match.as_ref(), if_none_match.as_ref()) {
             return;
         }
         if command.kind == Kind::Put {
@@ -181,6 +186,14 @@ impl Oracle {
         } else {
             self.map.remove(&command.key[..]);
         }
+    }
+
+    fn passes(&self, key: &[u8], if_match: Option<&Etags>, if_none_match: Option<&Etags>) -> bool {
+        let current = self.map.get(key).map(|(index, _)| *index);
+        let matches = |etags: &Etags| {
+            current.is_some_and(|index| etags.any || etags.indexes.contains(&index))
+        };
+        if_match.is_none_or(matches) && !if_none_match.is_some_and(matches)
     }
 
     /// A client is told that its operation, known by its unique value, is in the log at `index` (or somewhere).
