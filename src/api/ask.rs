@@ -8,6 +8,7 @@ use crate::command::Command;
 use crate::inbox::Notice;
 use crate::proposal::{NotProposed, Outcome, Proposal, Read};
 use crate::status::Status;
+use crate::store::Frozen;
 use futures_channel::oneshot;
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
@@ -55,19 +56,29 @@ impl Front {
         timeout_at(deadline, ask).await.ok().flatten()
     }
 
-    /// The hash of the map and its index, or `None` if it takes too long. One at a time: each holds a frozen map,
-    /// and a core while it hashes.
+    /// The hash of the map and its index, or `None` if it takes too long.
     pub(super) async fn hash(&self, deadline: Instant) -> Option<(u64, u64)> {
+        self.with_frozen(deadline, |index, map| (index, map.hash()))
+            .await
+    }
+
+    /// What `work` makes of the map as of an index, or `None` if it takes too long. One at a time: each holds a frozen
+    /// map, and a core while it looks at all of it.
+    pub(super) async fn with_frozen<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        work: impl FnOnce(u64, Frozen) -> T + Send + 'static,
+    ) -> Option<T> {
         let ask = async {
             let mut slot = Arc::clone(&self.frozen).lock_owned().await;
             let (index, map) = self.ask(&mut slot, Notice::Freeze).await?;
-            let hashing = tokio::task::spawn_blocking(move || {
-                let hash = map.hash();
-                // The next one's turn begins when the map was given back, whether somebody still waits or not.
+            let working = tokio::task::spawn_blocking(move || {
+                let made = work(index, map);
+                // The next one's turn begins when the map is let go of, whether somebody still waits or not.
                 drop(slot);
-                hash
+                made
             });
-            Some((index, hashing.await.ok()?))
+            working.await.ok()
         };
         timeout_at(deadline, ask).await.ok().flatten()
     }

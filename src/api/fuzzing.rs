@@ -2,8 +2,11 @@
 //! nothing else comes to depend on them.
 
 use super::condition::{self, Conditions};
-use super::path;
+use super::{Limits, json, list, path};
+use crate::command::Transaction;
+use crate::store::Range;
 use hyper::HeaderMap;
+use std::collections::BTreeMap;
 
 /// The key of a path, or the status with which it is refused. Everything that is done with a path is done.
 pub fn key(text: &str) -> Result<Vec<u8>, u16> {
@@ -28,6 +31,31 @@ pub fn stale(query: Option<&str>) -> Result<bool, u16> {
         Ok(options) => Ok(options.stale),
         Err(reply) => Err(reply.status().as_u16()),
     }
+}
+
+/// The keys and values of the body of `POST /key`, or the status with which it is refused.
+pub fn pairs(body: &[u8], limits: &Limits) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, u16> {
+    let writes = json::pairs(body, limits).map_err(|reply| reply.status().as_u16())?;
+    let pairs = writes.iter();
+    Ok(pairs
+        .map(|write| (write.key.to_vec(), write.value.to_vec()))
+        .collect())
+}
+
+/// The transaction in the body of `POST /-/txn`, or the status with which it is refused.
+pub fn transaction(body: &[u8], limits: &Limits) -> Result<Transaction, u16> {
+    json::transaction(body, limits).map_err(|reply| reply.status().as_u16())
+}
+
+/// The members of a JSON object that stand for this key, and the one that stands for this value.
+pub fn members(key: &[u8], value: &[u8]) -> (String, String) {
+    (json::key_members(key), json::value_member(value))
+}
+
+/// Prefix, last key and limit in the query of a list, or the status with which it is refused.
+pub fn range(query: Option<&str>) -> Result<Range, u16> {
+    let options = list::list_options(query).map_err(|reply| reply.status().as_u16())?;
+    Ok(options.range)
 }
 
 /// How many etags the conditions of a request name, or the status with which they are refused.

@@ -4,9 +4,10 @@ use super::Front;
 use super::body::Body;
 use super::condition::{self, Conditions};
 use super::path::ReadOptions;
-use super::reply::{self, Answer, Wish};
+use super::reply::{self, Answer, Reply, Wish};
 use crate::command::{Command, Kind};
 use crate::proposal::Outcome;
+use crate::store::Value;
 use bytes::Bytes;
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
@@ -22,6 +23,18 @@ impl Front {
         options: ReadOptions,
         deadline: Instant,
     ) -> Answer {
+        let value = self.look_up(head, key, options, deadline).await?;
+        Ok(reply::value(value.bytes, value.index))
+    }
+
+    /// The value that a GET is to show; whatever else it is to answer is an error here.
+    pub(super) async fn look_up(
+        &self,
+        head: &Parts,
+        key: &[u8],
+        options: ReadOptions,
+        deadline: Instant,
+    ) -> Result<Value, Box<Reply>> {
         let conditions = Conditions::of(&head.headers)?;
         if !options.stale {
             let caught_up = self.catch_up(deadline).await;
@@ -39,9 +52,9 @@ impl Front {
         if let Some(etags) = &conditions.if_none_match
             && condition::matches(etags, value.index)
         {
-            return Ok(reply::not_modified(value.index));
+            return Err(Box::new(reply::not_modified(value.index)));
         }
-        Ok(reply::value(value.bytes, value.index))
+        Ok(value)
     }
 
     /// PUT and DELETE of a key.
@@ -84,6 +97,9 @@ impl Front {
                 StatusCode::CONFLICT,
                 format!("not written: {why}"),
             )),
+            other @ (Outcome::Transacted { .. } | Outcome::ChecksFailed(_)) => {
+                panic!("{other:?} is no outcome of a single write")
+            }
             Outcome::NotProposed(why) => Err(reply::not_proposed(Wish::Write, why)),
             Outcome::Unknown => Err(reply::unknown(Wish::Write)),
         }

@@ -87,6 +87,9 @@ impl Front {
             )),
             // A membership command carries no condition.
             Outcome::ConditionFailed { current } => Err(reply::condition_failed(current)),
+            other @ (Outcome::Transacted { .. } | Outcome::ChecksFailed(_)) => {
+                panic!("{other:?} is no outcome of a change of membership")
+            }
             Outcome::NotProposed(why) => Err(reply::not_proposed(Wish::Change, why)),
             Outcome::Unknown => Err(reply::unknown(Wish::Change)),
         }

@@ -4,14 +4,19 @@
 //! |---|---|---|---|---|
 //! | `/<key>` | read (`kv`) | write (`kv`) | write (`kv`); all digits: remove a member (`members`) | `/<id>`: add a member (`members`) |
 //! | `/-/kv/<key>` | read (`kv`) | write (`kv`) | write (`kv`) | 405 |
+//! | `/-/kv` | all keys (`list`) | 403 | 403 | 403 |
+//! | `/-/txn` | 405 | 403 | 403 | many keys at once (`txn`) |
+//! | `/key/<key>` | read as JSON (`pairs`) | 403 | write (`pairs`) | 403 |
+//! | `/key` | 404 | 403 | 403 | many keys at once (`pairs`) |
 //! | `/-/status`, `/-/hash`, `/-/live`, `/-/ready` | `status` | 403 | 403 | 403 |
-//! | `/-`, `/-/<other>`, `/key`, `/key/<other>` | 404 | 403 | 403 | 403 |
+//! | `/-`, `/-/<other>` | 404 | 403 | 403 | 403 |
 //!
 //! Other methods are 405 with `Allow`. Which row it is, is decided on the *decoded* path, the same that is the key: so
 //! `/%2D/kv/a` is `/-/kv/a`, and no key has two meanings.
 //!
 //! Flow: `connection` holds the sockets to their limits; [`serve`] accepts; `Front::answer` routes; `path`,
-//! `condition` and `body` read what the client sent; `quota` sees to room for it; `ask` puts proposals and reads into the inbox and waits for what
+//! `condition`, `body` and `json` read what the client sent; `quota` sees to room for it; `ask` puts proposals and
+//! reads into the inbox and waits for what
 //! becomes of them; `reply` says it in HTTP.
 //!
 //! Invariants: every request ends by its deadline; a response says "not written" only of what surely was not
@@ -19,19 +24,24 @@
 //! log and no message.
 
 mod ask;
+mod base64;
 mod body;
 mod condition;
 mod connection;
 #[doc(hidden)]
 pub mod fuzzing;
+mod json;
 mod kv;
+mod list;
 mod members;
+mod pairs;
 mod path;
 mod quota;
 mod reply;
 mod status;
 #[cfg(test)]
 mod tests;
+mod txn;
 
 use crate::config::{self, Config};
 use crate::inbox::Inbox;
@@ -164,6 +174,8 @@ struct Front {
     status: Mutex<Asked<crate::status::Status>>,
     /// The same for the map; who holds the lock hashes it, also when nobody waits for the result any more.
     frozen: Arc<Mutex<Asked<(u64, Frozen)>>>,
+    /// One permit for each byte of the lists that are being sent.
+    list_bytes: Arc<Semaphore>,
 }
 
 /// A question that waits in the inbox, or was answered after whoever asked had given up.
@@ -176,6 +188,7 @@ impl Front {
             under_way: quota::UnderWay::default(),
             status: Mutex::new(None),
             frozen: Arc::default(),
+            list_bytes: Arc::new(Semaphore::new(config::LISTS_BYTES_MAX)),
             api,
         }
     }
@@ -209,7 +222,9 @@ impl Front {
         let allowed = match &route {
             Route::Root(_) | Route::Reserved(_) => root_methods,
             Route::Kv(_) => "GET, HEAD, PUT, DELETE",
-            Route::Status | Route::Hash | Route::Live | Route::Ready => "GET, HEAD",
+            Route::Pair(_) => "GET, HEAD, DELETE",
+            Route::Pairs | Route::Txn => "POST",
+            Route::List | Route::Status | Route::Hash | Route::Live | Route::Ready => "GET, HEAD",
         };
         let reads = matches!(head.method, Method::GET | Method::HEAD);
         let writes = matches!(head.method, Method::PUT | Method::DELETE | Method::POST);
@@ -225,6 +240,26 @@ impl Front {
                 self.read(head, &self.checked(key)?, options, deadline)
                     .await
             }
+            Route::Pair(key) if reads => {
+                let options = path::read_options(query)?;
+                self.read_pair(head, &self.checked(key)?, options, deadline)
+                    .await
+            }
+            Route::Pair(key) if head.method == Method::DELETE => {
+                path::no_options(query)?;
+                let key = self.checked(key)?;
+                self.delete_pair(head, key, body, deadline).await
+            }
+            Route::Pairs if head.method == Method::POST => {
+                path::no_options(query)?;
+                self.set_pairs(head, body, deadline).await
+            }
+            Route::Txn if head.method == Method::POST => {
+                path::no_options(query)?;
+                self.transact(head, body, deadline).await
+            }
+            Route::Txn if reads => Err(reply::not_allowed(allowed)),
+            Route::List if reads => self.list(list::list_options(query)?, deadline).await,
             Route::Status | Route::Hash | Route::Live | Route::Ready if reads => {
                 path::no_options(query)?;
                 match route {
@@ -234,19 +269,25 @@ impl Front {
                     _ => self.show_ready(deadline).await,
                 }
             }
-            Route::Reserved(_) if reads => Err(reply::error(
+            Route::Reserved(_) | Route::Pairs if reads => Err(reply::error(
                 StatusCode::NOT_FOUND,
                 format!("nothing is here; {}", path::hint(path)),
             )),
-            Route::Reserved(_) | Route::Status | Route::Hash | Route::Live | Route::Ready => {
-                Err(reply::error(
-                    StatusCode::FORBIDDEN,
-                    format!(
-                        "paths that start with - or key are reserved; {}",
-                        path::hint(path)
-                    ),
-                ))
-            }
+            Route::Reserved(_)
+            | Route::List
+            | Route::Txn
+            | Route::Pairs
+            | Route::Pair(_)
+            | Route::Status
+            | Route::Hash
+            | Route::Live
+            | Route::Ready => Err(reply::error(
+                StatusCode::FORBIDDEN,
+                format!(
+                    "paths that start with - or key are reserved; {}",
+                    path::hint(path)
+                ),
+            )),
             Route::Root(key) if head.method == Method::POST => {
                 path::no_options(query)?;
                 self.add_member(head, &key, body, deadline).await

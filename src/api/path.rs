@@ -3,6 +3,7 @@
 use super::reply::{self, Reply};
 use hyper::StatusCode;
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 /// What a decoded path names.
 #[derive(Debug, PartialEq, Eq)]
@@ -11,6 +12,14 @@ pub(super) enum Route<'a> {
     Root(Cow<'a, [u8]>),
     /// A key behind `/-/kv/`, where every key can be named.
     Kv(Cow<'a, [u8]>),
+    /// `/-/kv`: all keys.
+    List,
+    /// `/-/txn`.
+    Txn,
+    /// `/key`: keys and values in JSON.
+    Pairs,
+    /// A key behind `/key/`, for JSON.
+    Pair(Cow<'a, [u8]>),
     /// `/-/status`.
     Status,
     /// `/-/hash`.
@@ -19,7 +28,7 @@ pub(super) enum Route<'a> {
     Live,
     /// `/-/ready`.
     Ready,
-    /// Another path whose first segment is `-` or `key`.
+    /// Another path whose first segment is `-`.
     Reserved(Cow<'a, [u8]>),
 }
 
@@ -35,8 +44,18 @@ pub(super) struct ReadOptions {
 pub(super) fn decode(path: &str) -> Result<Cow<'_, [u8]>, Box<Reply>> {
     // Only `*` and the target of CONNECT have none, and they don't come here.
     let raw = path.strip_prefix('/').unwrap_or(path).as_bytes();
+    percent_decode(raw).ok_or_else(|| {
+        reply::error(
+            StatusCode::BAD_REQUEST,
+            "the path has a % without two hexadecimal digits behind it; write a percent sign as %25",
+        )
+    })
+}
+
+/// `None` if a percent sign has no two hexadecimal digits behind it.
+pub(super) fn percent_decode(raw: &[u8]) -> Option<Cow<'_, [u8]>> {
     let Some(first) = raw.iter().position(|b| *b == b'%') else {
-        return Ok(Cow::Borrowed(raw));
+        return Some(Cow::Borrowed(raw));
     };
     let mut key = Vec::with_capacity(raw.len());
     key.extend_from_slice(&raw[..first]);
@@ -47,36 +66,51 @@ pub(super) fn decode(path: &str) -> Result<Cow<'_, [u8]>, Box<Reply>> {
             continue;
         }
         let mut digit = || rest.next().and_then(|b| char::from(*b).to_digit(16));
-        match (digit(), digit()) {
-            // Two hexadecimal digits make at most 255.
-            (Some(high), Some(low)) => key.push((high << 4 | low) as u8),
-            _ => {
-                return Err(reply::error(
-                    StatusCode::BAD_REQUEST,
-                    "the path has a % without two hexadecimal digits behind it; write a percent sign as %25",
-                ));
-            }
+        let (high, low) = (digit()?, digit()?);
+        // Two hexadecimal digits make at most 255.
+        key.push((high << 4 | low) as u8);
+    }
+    Some(Cow::Owned(key))
+}
+
+/// Spells a key so that it can stand in a path or a query.
+pub(super) fn percent_encode(key: &[u8]) -> String {
+    let mut text = String::with_capacity(key.len());
+    for &byte in key {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            // Writing to a string does not fail.
+            let _ = write!(text, "%{byte:02X}");
         }
     }
-    Ok(Cow::Owned(key))
+    text
 }
 
 /// What a decoded path names.
 pub(super) fn route(key: Cow<'_, [u8]>) -> Route<'_> {
     const KV: &[u8] = b"-/kv/";
+    const PAIR: &[u8] = b"key/";
     match &*key {
+        b"-/kv" => Route::List,
+        b"-/txn" => Route::Txn,
+        b"key" => Route::Pairs,
         b"-/status" => Route::Status,
         b"-/hash" => Route::Hash,
         b"-/live" => Route::Live,
         b"-/ready" => Route::Ready,
-        bytes if bytes.starts_with(KV) => Route::Kv(match key {
-            Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[KV.len()..]),
-            Cow::Owned(mut bytes) => Cow::Owned(bytes.split_off(KV.len())),
-        }),
-        bytes => match bytes.split(|b| *b == b'/').next() {
-            Some(b"-" | b"key") => Route::Reserved(key),
-            _ => Route::Root(key),
-        },
+        bytes if bytes.starts_with(KV) => Route::Kv(behind(key, KV.len())),
+        bytes if bytes.starts_with(PAIR) => Route::Pair(behind(key, PAIR.len())),
+        b"-" => Route::Reserved(key),
+        bytes if bytes.starts_with(b"-/") => Route::Reserved(key),
+        _ => Route::Root(key),
+    }
+}
+
+fn behind(path: Cow<'_, [u8]>, start: usize) -> Cow<'_, [u8]> {
+    match path {
+        Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[start..]),
+        Cow::Owned(mut bytes) => Cow::Owned(bytes.split_off(start)),
     }
 }
 
@@ -120,14 +154,14 @@ pub(super) fn no_options(query: Option<&str>) -> Result<(), Box<Reply>> {
     }
 }
 
-fn options(query: Option<&str>) -> impl Iterator<Item = &str> {
+pub(super) fn options(query: Option<&str>) -> impl Iterator<Item = &str> {
     query
         .unwrap_or_default()
         .split('&')
         .filter(|option| !option.is_empty())
 }
 
-fn unknown(option: &str, known: &str) -> Box<Reply> {
+pub(super) fn unknown(option: &str, known: &str) -> Box<Reply> {
     let name = option.split('=').next().unwrap_or(option);
     let name: String = name.chars().take(40).collect();
     reply::error(
@@ -196,6 +230,18 @@ mod tests {
     }
 
     #[test]
+    fn an_encoded_key_is_read_back() {
+        let all: Vec<u8> = (0..=255).collect();
+        let text = percent_encode(&all);
+        assert!(
+            text.bytes()
+                .all(|b| b.is_ascii_graphic() && !b"?#&+".contains(&b))
+        );
+        assert_eq!(percent_decode(text.as_bytes()).unwrap(), all);
+        assert_eq!(percent_encode(b"a/b-c %"), "a/b-c%20%25");
+    }
+
+    #[test]
     fn routes_are_decided_on_the_decoded_path() {
         let root = |key: &'static [u8]| Route::Root(Cow::Borrowed(key));
         let kv = |key: &'static [u8]| Route::Kv(Cow::Borrowed(key));
@@ -216,13 +262,16 @@ mod tests {
             ("/-/kv//", kv(b"/")),
             ("/-/kv/-/kv/a", kv(b"-/kv/a")),
             ("/%2D/kv/%2d%2Fx", kv(b"-/x")),
-            ("/-/kv", reserved(b"-/kv")),
+            ("/-/kv", Route::List),
+            ("/-/txn", Route::Txn),
+            ("/-/txn/", reserved(b"-/txn/")),
             ("/-", reserved(b"-")),
             ("/-/", reserved(b"-/")),
             ("/-/status/", reserved(b"-/status/")),
-            ("/key", reserved(b"key")),
-            ("/key/a", reserved(b"key/a")),
-            ("/%6Bey%2Fa", reserved(b"key/a")),
+            ("/key", Route::Pairs),
+            ("/key/", Route::Pair(Cow::Borrowed(b""))),
+            ("/key/a", Route::Pair(Cow::Borrowed(b"a"))),
+            ("/%6Bey%2Fa/", Route::Pair(Cow::Borrowed(b"a/"))),
         ] {
             assert_eq!(route(decode(path).unwrap()), expected, "{path}");
         }

@@ -68,9 +68,16 @@ pub(super) fn not_modified(etag: u64) -> Reply {
     reply
 }
 
+/// Nothing to show, where a client expects 200.
+pub(super) fn empty(etag: Option<u64>) -> Reply {
+    let mut reply = Reply::default();
+    set_etag(&mut reply, etag);
+    reply
+}
+
 /// A JSON text.
-pub(super) fn json(text: String) -> Reply {
-    let mut reply = Reply::new(Full::from(text));
+pub(super) fn json(text: impl Into<Bytes>) -> Reply {
+    let mut reply = Reply::new(Full::new(text.into()));
     reply.headers_mut().insert(CONTENT_TYPE, JSON);
     reply
 }
@@ -177,7 +184,7 @@ fn retry(reply: &mut Reply) {
         .insert(RETRY_AFTER, HeaderValue::from_static("1"));
 }
 
-fn set_etag(reply: &mut Reply, index: Option<u64>) {
+pub(super) fn set_etag(reply: &mut Reply, index: Option<u64>) {
     if let Some(index) = index {
         reply.headers_mut().insert(ETAG, etag(index));
     }

@@ -2,6 +2,7 @@
 
 mod connections;
 mod keys;
+mod many;
 mod outcomes;
 
 use super::*;
@@ -195,7 +196,7 @@ fn play(
                 Mode::Serve => {
                     index += 1;
                     let command = &proposal.command;
-                    if matches!(command.kind, Kind::Put | Kind::Delete) {
+                    if matches!(command.kind, Kind::Put | Kind::Delete | Kind::Transaction) {
                         store.apply(command, index)
                     } else {
                         match members.decide(command) {
@@ -235,7 +236,8 @@ fn play(
         for notice in events.notices {
             match notice {
                 Notice::Status(question) => kept_questions.push(question),
-                Notice::Freeze(reply) if mode == Mode::Serve => {
+                // For that a leader is not needed.
+                Notice::Freeze(reply) if matches!(mode, Mode::Serve | Mode::Refuse(_)) => {
                     let _ = reply.send((index, store.freeze()));
                 }
                 Notice::Freeze(_) => {}

@@ -1,0 +1,571 @@
+//! What clients send in JSON: pairs for `POST /key`, transactions for `POST /-/txn`. And how keys and values are
+//! written in JSON, which is the same in both directions.
+//!
+//! A key is a string; one that is not UTF-8 is percent-encoded, with `"encoded":true` beside it. A value is the string
+//! `value`, or base64 in `value_base64`.
+//!
+//! Bodies are read piece by piece and not into a tree: nothing is taken that has no place there, a name that comes twice
+//! is noticed, and whatever there is too much of ends the reading at once. Messages show names and keys, never values.
+
+use super::reply::{self, Reply};
+use super::{Limits, base64, path};
+use crate::command::{Check, Etags, Transaction, Write};
+use crate::config;
+use bytes::Bytes;
+use hyper::StatusCode;
+use serde_core::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// Reads `{"key":"value",...}` as writes.
+pub(super) fn pairs(body: &[u8], limits: &Limits) -> Result<Vec<Write>, Box<Reply>> {
+    let mut refused = None;
+    let seed = Pairs {
+        refused: &mut refused,
+    };
+    let pairs = read(body, seed).map_err(|why| {
+        refused.unwrap_or_else(|| bad(format!("the body is not an object of strings: {why}")))
+    })?;
+    let mut writes = Vec::with_capacity(pairs.len());
+    for (key, value) in pairs {
+        let place = || format!("the pair {}", shown(&key));
+        let mut write = Write::new();
+        write.value = checked_value(value.into_bytes(), limits, &place)?;
+        write.key = checked_key(key.clone().into_bytes(), limits, &place)?;
+        writes.push(write);
+    }
+    Ok(writes)
+}
+
+/// Reads `{"conditions":[...],"operations":[...]}`.
+pub(super) fn transaction(body: &[u8], limits: &Limits) -> Result<Transaction, Box<Reply>> {
+    let mut refused = None;
+    let seed = Lists {
+        refused: &mut refused,
+    };
+    let lists = read(body, seed).map_err(|why| {
+        let form = "{\"conditions\":[...],\"operations\":[...]}";
+        refused.unwrap_or_else(|| bad(format!("the body is not {form}: {why}")))
+    })?;
+    let mut transaction = Transaction::new();
+    for (position, fields) in lists.conditions.unwrap_or_default().into_iter().enumerate() {
+        let place = || format!("conditions[{position}]");
+        transaction.checks.push(check(fields, limits, &place)?);
+    }
+    let mut written = BTreeSet::new();
+    for (position, fields) in lists.operations.unwrap_or_default().into_iter().enumerate() {
+        let place = || format!("operations[{position}]");
+        let write = write(fields, limits, &place)?;
+        if !written.insert(write.key.clone()) {
+            return Err(bad(format!(
+                "{}: another operation writes the same key; one transaction writes a key once",
+                place()
+            )));
+        }
+        transaction.writes.push(write);
+    }
+    if transaction.checks.is_empty() && transaction.writes.is_empty() {
+        return Err(bad(
+            "the body has neither conditions nor operations".to_owned()
+        ));
+    }
+    Ok(transaction)
+}
+
+/// The members of an object that name this key: `"key":"..."`.
+pub(super) fn key_members(key: &[u8]) -> String {
+    match std::str::from_utf8(key) {
+        Ok(text) => format!("\"key\":{}", quoted(text)),
+        Err(_) => format!("\"key\":\"{}\",\"encoded\":true", path::percent_encode(key)),
+    }
+}
+
+/// The member of an object that holds this value.
+pub(super) fn value_member(value: &[u8]) -> String {
+    match std::str::from_utf8(value) {
+        Ok(text) => format!("\"value\":{}", quoted(text)),
+        Err(_) => format!("\"value_base64\":\"{}\"", base64::encode(value)),
+    }
+}
+
+/// A string of JSON.
+pub(super) fn quoted(text: &str) -> String {
+    serde_json::to_string(text).expect("a string can be written as JSON")
+}
+
+// ---- keys and values ----
+
+/// Tells where something is, for messages.
+type Place<'a> = &'a dyn Fn() -> String;
+
+fn check(fields: Fields, limits: &Limits, place: Place) -> Result<Check, Box<Reply>> {
+    let mut check = Check::new();
+    check.key = key(&fields, limits, place)?;
+    let any = || {
+        let mut etags = Etags::new();
+        etags.any = true;
+        Some(etags).into()
+    };
+    match (fields.etag, fields.exists, fields.absent) {
+        (Some(index), None, None) => {
+            let mut etags = Etags::new();
+            etags.indexes.push(index);
+            check.if_match = Some(etags).into();
+        }
+        (None, Some(true), None) | (None, None, Some(false)) => check.if_match = any(),
+        (None, Some(false), None) | (None, None, Some(true)) => check.if_none_match = any(),
+        _ => {
+            return Err(bad(format!(
+                "{}: a condition has one of \"etag\":\"7\", \"exists\":true and \"absent\":true",
+                place()
+            )));
+        }
+    }
+    Ok(check)
+}
+
+fn write(fields: Fields, limits: &Limits, place: Place) -> Result<Write, Box<Reply>> {
+    let mut write = Write::new();
+    write.key = key(&fields, limits, place)?;
+    write.delete = match fields.op.as_deref() {
+        Some("put") => false,
+        Some("delete") => true,
+        _ => {
+            return Err(bad(format!(
+                "{}: \"op\" has to be \"put\" or \"delete\"",
+                place()
+            )));
+        }
+    };
+    let value = match (fields.value, fields.value_base64) {
+        (Some(text), None) => Some(text.into_bytes()),
+        (None, Some(text)) => Some(
+            base64::decode(&text)
+                .ok_or_else(|| bad(format!("{}: \"value_base64\" is not base64", place())))?,
+        ),
+        (None, None) => None,
+        (Some(_), Some(_)) => {
+            return Err(bad(format!(
+                "{}: it has both \"value\" and \"value_base64\"",
+                place()
+            )));
+        }
+    };
+    match (value, write.delete) {
+        (Some(value), false) => write.value = checked_value(value, limits, place)?,
+        (None, true) => {}
+        (None, false) => {
+            return Err(bad(format!(
+                "{}: a put has a \"value\" or a \"value_base64\"",
+                place()
+            )));
+        }
+        (Some(_), true) => return Err(bad(format!("{}: a delete has no value", place()))),
+    }
+    Ok(write)
+}
+
+fn key(fields: &Fields, limits: &Limits, place: Place) -> Result<Bytes, Box<Reply>> {
+    let Some(text) = &fields.key else {
+        return Err(bad(format!("{}: it has no \"key\"", place())));
+    };
+    let key = if fields.encoded == Some(true) {
+        let key = path::percent_decode(text.as_bytes());
+        let why = || {
+            format!(
+                "{}: the key has a % without two hexadecimal digits behind it",
+                place()
+            )
+        };
+        key.ok_or_else(|| bad(why()))?.into_owned()
+    } else {
+        text.clone().into_bytes()
+    };
+    checked_key(key, limits, place)
+}
+
+fn checked_key(key: Vec<u8>, limits: &Limits, place: Place) -> Result<Bytes, Box<Reply>> {
+    if key.is_empty() {
+        return Err(bad(format!("{}: the key is empty", place())));
+    }
+    let (length, limit) = (key.len(), limits.key_bytes_max);
+    if length > limit {
+        return Err(too_large(format!(
+            "{}: the key has {length} bytes, at most {limit} are allowed",
+            place()
+        )));
+    }
+    Ok(Bytes::from(key))
+}
+
+fn checked_value(value: Vec<u8>, limits: &Limits, place: Place) -> Result<Bytes, Box<Reply>> {
+    let (length, limit) = (value.len(), limits.value_bytes_max);
+    if length > limit {
+        return Err(too_large(format!(
+            "{}: the value has {length} bytes, at most {limit} are allowed",
+            place()
+        )));
+    }
+    Ok(Bytes::from(value))
+}
+
+fn bad(line: String) -> Box<Reply> {
+    reply::error(StatusCode::BAD_REQUEST, line)
+}
+
+fn too_large(line: String) -> Box<Reply> {
+    reply::error(StatusCode::PAYLOAD_TOO_LARGE, line)
+}
+
+/// A name or a key in a message: in quotes, not all of a long one, in one line.
+fn shown(text: &str) -> String {
+    let start: String = text.chars().take(40).collect();
+    format!("{start:?}")
+}
+
+// ---- JSON ----
+
+/// Why a body is refused that JSON has nothing against.
+type Refused = Option<Box<Reply>>;
+
+fn read<'de, S: DeserializeSeed<'de>>(body: &'de [u8], seed: S) -> serde_json::Result<S::Value> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let value = seed.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
+}
+
+/// Ends the reading with this answer.
+fn refuse<E: Error>(refused: &mut Refused, reply: Box<Reply>) -> E {
+    *refused = Some(reply);
+    E::custom("refused")
+}
+
+fn too_many<E: Error>(refused: &mut Refused, what: &str) -> E {
+    let limit = config::TXN_OPERATIONS_MAX;
+    refuse(
+        refused,
+        too_large(format!(
+            "there are too many {what}, at most {limit} are allowed"
+        )),
+    )
+}
+
+/// The object of `POST /key`.
+struct Pairs<'a> {
+    refused: &'a mut Refused,
+}
+
+/// The object of `POST /-/txn`.
+struct Lists<'a> {
+    refused: &'a mut Refused,
+}
+
+#[derive(Default)]
+struct ReadLists {
+    conditions: Option<Vec<Fields>>,
+    operations: Option<Vec<Fields>>,
+}
+
+/// One list of it.
+struct List<'a> {
+    name: &'static str,
+    known: &'static [&'static str],
+    refused: &'a mut Refused,
+}
+
+/// One object in a list.
+struct Item {
+    known: &'static [&'static str],
+}
+
+const CONDITION: &[&str] = &["key", "encoded", "etag", "exists", "absent"];
+const OPERATION: &[&str] = &["op", "key", "encoded", "value", "value_base64"];
+
+/// What it says.
+#[derive(Default)]
+struct Fields {
+    op: Option<String>,
+    key: Option<String>,
+    encoded: Option<bool>,
+    value: Option<String>,
+    value_base64: Option<String>,
+    etag: Option<u64>,
+    exists: Option<bool>,
+    absent: Option<bool>,
+}
+
+/// A string; this names it in messages.
+struct Text<'a>(&'a str);
+
+/// `true` or `false`.
+struct Flag<'a>(&'a str);
+
+/// `"7"`, 7, or as it stands in the header field.
+struct Etag;
+
+impl<'de> DeserializeSeed<'de> for Pairs<'_> {
+    type Value = BTreeMap<String, String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<Self::Value, D::Error> {
+        source.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Pairs<'_> {
+    type Value = BTreeMap<String, String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object such as {\"user1\":\"batman\"}")
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<Self::Value, E> {
+        Err(no_text(&self))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
+        let mut pairs = BTreeMap::new();
+        while let Some(key) = object.next_key::<String>()? {
+            if pairs.len() == config::TXN_OPERATIONS_MAX {
+                return Err(too_many(self.refused, "keys"));
+            }
+            let value = object.next_value_seed(Text(&key))?;
+            if pairs.contains_key(&key) {
+                return Err(twice(&key));
+            }
+            pairs.insert(key, value);
+        }
+        Ok(pairs)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Lists<'_> {
+    type Value = ReadLists;
+
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<ReadLists, D::Error> {
+        source.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Lists<'_> {
+    type Value = ReadLists;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<ReadLists, E> {
+        Err(no_text(&self))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<ReadLists, A::Error> {
+        let mut lists = ReadLists::default();
+        while let Some(name) = object.next_key::<String>()? {
+            let (list, name, known) = match &*name {
+                "conditions" => (&mut lists.conditions, "conditions", CONDITION),
+                "operations" => (&mut lists.operations, "operations", OPERATION),
+                other => return Err(unknown(other, &["conditions", "operations"])),
+            };
+            let refused = &mut *self.refused;
+            let read = object.next_value_seed(List {
+                name,
+                known,
+                refused,
+            })?;
+            if list.replace(read).is_some() {
+                return Err(twice(name));
+            }
+        }
+        Ok(lists)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for List<'_> {
+    type Value = Vec<Fields>;
+
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<Vec<Fields>, D::Error> {
+        source.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for List<'_> {
+    type Value = Vec<Fields>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "a list of {}", self.name)
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<Vec<Fields>, E> {
+        Err(no_text(&self))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<Fields>, A::Error> {
+        let mut items = Vec::new();
+        let known = self.known;
+        while let Some(item) = list.next_element_seed(Item { known })? {
+            if items.len() == config::TXN_OPERATIONS_MAX {
+                return Err(too_many(self.refused, self.name));
+            }
+            items.push(item);
+        }
+        Ok(items)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Item {
+    type Value = Fields;
+
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<Fields, D::Error> {
+        source.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Item {
+    type Value = Fields;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "an object with some of {}", self.known.join(", "))
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<Fields, E> {
+        Err(no_text(&self))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Fields, A::Error> {
+        let mut fields = Fields::default();
+        while let Some(name) = object.next_key::<String>()? {
+            let name = &*name;
+            if !self.known.contains(&name) {
+                return Err(unknown(name, self.known));
+            }
+            let twice_given = match name {
+                "op" => fields
+                    .op
+                    .replace(object.next_value_seed(Text(name))?)
+                    .is_some(),
+                "key" => fields
+                    .key
+                    .replace(object.next_value_seed(Text(name))?)
+                    .is_some(),
+                "value" => fields
+                    .value
+                    .replace(object.next_value_seed(Text(name))?)
+                    .is_some(),
+                "value_base64" => fields
+                    .value_base64
+                    .replace(object.next_value_seed(Text(name))?)
+                    .is_some(),
+                "encoded" => fields
+                    .encoded
+                    .replace(object.next_value_seed(Flag(name))?)
+                    .is_some(),
+                "exists" => fields
+                    .exists
+                    .replace(object.next_value_seed(Flag(name))?)
+                    .is_some(),
+                "absent" => fields
+                    .absent
+                    .replace(object.next_value_seed(Flag(name))?)
+                    .is_some(),
+                "etag" => fields.etag.replace(object.next_value_seed(Etag)?).is_some(),
+                other => panic!("{other} is known and has no field"),
+            };
+            if twice_given {
+                return Err(twice(name));
+            }
+        }
+        Ok(fields)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Text<'_> {
+    type Value = String;
+
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<String, D::Error> {
+        source.deserialize_any(self)
+    }
+}
+
+impl Visitor<'_> for Text<'_> {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "a string for {}", shown(self.0))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Flag<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<bool, D::Error> {
+        source.deserialize_any(self)
+    }
+}
+
+impl Visitor<'_> for Flag<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "true or false for {}", shown(self.0))
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<bool, E> {
+        Err(no_text(&self))
+    }
+
+    fn visit_bool<E: Error>(self, flag: bool) -> Result<bool, E> {
+        Ok(flag)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Etag {
+    type Value = u64;
+
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<u64, D::Error> {
+        source.deserialize_any(self)
+    }
+}
+
+impl Visitor<'_> for Etag {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an etag such as \"7\"")
+    }
+
+    fn visit_u64<E: Error>(self, index: u64) -> Result<u64, E> {
+        Ok(index)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<u64, E> {
+        let inner = text
+            .strip_prefix('"')
+            .and_then(|rest| rest.strip_suffix('"'));
+        let digits = inner.unwrap_or(text);
+        let index = digits.parse().ok();
+        // One spelling, as everywhere.
+        let index = index.filter(|index: &u64| index.to_string() == digits);
+        index.ok_or_else(|| E::custom(format_args!("{} is not an etag such as \"7\"", shown(text))))
+    }
+}
+
+/// The usual message would repeat the string, which may be a value.
+fn no_text<E: Error>(expected: &dyn serde_core::de::Expected) -> E {
+    E::custom(format_args!("a string stands where {expected} belongs"))
+}
+
+fn twice<E: Error>(name: &str) -> E {
+    E::custom(format_args!("{} is there twice", shown(name)))
+}
+
+fn unknown<E: Error>(name: &str, known: &[&str]) -> E {
+    E::custom(format_args!(
+        "unknown name {}: there are {}",
+        shown(name),
+        known.join(", ")
+    ))
+}

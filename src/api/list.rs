@@ -1,0 +1,184 @@
+//! `GET /-/kv`: the keys, in ascending order, a page at a time.
+//!
+//! A page is the map as of one index, and costs a look at every key (see `store/scan.rs`), on a thread for what blocks;
+//! so they are made one after the other. What was made and is on its way to its client counts too, since a client may
+//! read slowly.
+
+use super::path::{options, percent_decode, percent_encode, unknown};
+use super::reply::{self, Answer, Reply, Wish};
+use super::txn::separator;
+use super::{Front, json};
+use crate::config;
+use crate::store::{GivenUp, Page, Range};
+use bytes::Bytes;
+use hyper::StatusCode;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+/// What a list is of.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ListOptions {
+    pub(super) range: Range,
+    pub(super) stale: bool,
+}
+
+/// A list on its way to the client, and its share of the budget.
+struct Sent {
+    text: String,
+    _share: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Sent {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+}
+
+impl Front {
+    /// `GET /-/kv`.
+    pub(super) async fn list(&self, options: ListOptions, deadline: Instant) -> Answer {
+        if !options.stale {
+            let caught_up = self.catch_up(deadline).await;
+            caught_up.map_err(|why| reply::not_proposed(Wish::Read, why))?;
+        }
+        let give_up = move || Instant::now() >= deadline;
+        let made = self.with_frozen(deadline, move |index, map| {
+            let page = map.least(&options.range, give_up)?;
+            Ok(to_json(index, &page, &options))
+        });
+        let text = made.await.unwrap_or(Err(GivenUp)).map_err(not_listed)?;
+        // A list is far shorter than 4 GiB.
+        let share = Arc::clone(&self.list_bytes).try_acquire_many_owned(text.len() as u32);
+        let share = share.map_err(|_| not_listed("too many lists are being sent"))?;
+        let sent = Sent {
+            text,
+            _share: share,
+        };
+        Ok(reply::json(Bytes::from_owner(sent)))
+    }
+}
+
+fn not_listed(why: impl std::fmt::Display) -> Box<Reply> {
+    reply::unavailable(format!(
+        "not listed: {why}; try again, or with a longer --request-timeout"
+    ))
+}
+
+const ENCODED: &str = "percent-encoded";
+const LIMIT: &str = "a number from 1 to 10000";
+const _: () = assert!(config::LIST_KEYS_MAX == 10_000);
+
+/// Reads the options of a list. Prefix and key are percent-encoded; a plus sign stands for itself.
+pub(super) fn list_options(query: Option<&str>) -> Result<ListOptions, Box<Reply>> {
+    let (mut prefix, mut after, mut limit, mut values, mut stale) = (None, None, None, None, None);
+    for option in options(query) {
+        let (name, text) = option.split_once('=').unwrap_or((option, ""));
+        let bytes = || percent_decode(text.as_bytes()).map(|bytes| bytes.into_owned());
+        let one_of = |yes, no| match text {
+            _ if text == yes => Some(true),
+            _ if text == no => Some(false),
+            _ => None,
+        };
+        // Whether it was given before; `None` if its value is none.
+        let (given, form) = match name {
+            "prefix" => (bytes().map(|b| prefix.replace(b).is_some()), ENCODED),
+            "after" => (bytes().map(|b| after.replace(b).is_some()), ENCODED),
+            "limit" => {
+                let number = text.parse().ok();
+                let number = number.filter(|n| (1..=config::LIST_KEYS_MAX).contains(n));
+                (number.map(|n| limit.replace(n).is_some()), LIMIT)
+            }
+            "values" => {
+                let asked = one_of("true", "false");
+                (asked.map(|v| values.replace(v).is_some()), "true or false")
+            }
+            "consistency" => {
+                let asked = one_of("stale", "linearizable");
+                (
+                    asked.map(|s| stale.replace(s).is_some()),
+                    "stale or linearizable",
+                )
+            }
+            _ => {
+                return Err(unknown(
+                    option,
+                    "a list knows prefix, after, limit, values and consistency",
+                ));
+            }
+        };
+        let refused = match given {
+            Some(false) => continue,
+            Some(true) => format!("the option {name} is given twice"),
+            None => format!("the option {name} has to be {form}"),
+        };
+        return Err(reply::error(StatusCode::BAD_REQUEST, refused));
+    }
+    Ok(ListOptions {
+        range: Range {
+            prefix: prefix.unwrap_or_default(),
+            after: after.unwrap_or_default(),
+            limit: limit.unwrap_or(config::LIST_KEYS_DEFAULT),
+            values: values.unwrap_or(false),
+        },
+        stale: stale.unwrap_or(false),
+    })
+}
+
+fn to_json(index: u64, page: &Page, options: &ListOptions) -> String {
+    let mut text = format!("{{\"index\":{index},\"keys\":[");
+    let mut last = None;
+    let mut more = page.more;
+    for (position, entry) in page.entries.iter().enumerate() {
+        let start = text.len();
+        text += separator(position);
+        // Writing to a string does not fail.
+        let _ = write!(
+            text,
+            "{{{},\"size\":{},\"etag\":\"{}\"",
+            json::key_members(&entry.key),
+            entry.size,
+            entry.index
+        );
+        if let Some(value) = &entry.value {
+            text.push(',');
+            text += &json::value_member(value);
+        }
+        text.push('}');
+        if text.len() > config::LIST_BYTES_MAX && position > 0 {
+            text.truncate(start);
+            more = true;
+            break;
+        }
+        last = Some(&*entry.key);
+    }
+    text += "\n],\"next\":";
+    match last.filter(|_| more) {
+        Some(after) => {
+            let next = json::quoted(&next(options, after));
+            text += &next;
+        }
+        None => text += "null",
+    }
+    text + "}\n"
+}
+
+/// Where the list goes on.
+fn next(options: &ListOptions, after: &[u8]) -> String {
+    let mut link = format!("/-/kv?after={}", percent_encode(after));
+    let range = &options.range;
+    if !range.prefix.is_empty() {
+        let _ = write!(link, "&prefix={}", percent_encode(&range.prefix));
+    }
+    if range.limit != config::LIST_KEYS_DEFAULT {
+        let _ = write!(link, "&limit={}", range.limit);
+    }
+    if range.values {
+        link += "&values=true";
+    }
+    if options.stale {
+        link += "&consistency=stale";
+    }
+    link
+}

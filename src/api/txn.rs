@@ -1,0 +1,130 @@
+//! Transactions: `POST /-/txn` for conditions and operations on many keys, all or nothing.
+
+use super::body::Body;
+use super::condition::Conditions;
+use super::reply::{self, Answer, Reply, Wish};
+use super::{Front, json};
+use crate::command::{Command, Kind, Transaction};
+use crate::config;
+use crate::proposal::{FailedCheck, Outcome};
+use hyper::StatusCode;
+use hyper::http::request::Parts;
+use tokio::time::Instant;
+
+/// A transaction that was carried out.
+pub(super) struct Transacted {
+    /// The ETag of every key that it put.
+    pub(super) index: u64,
+    /// For each of its writes, whether the key was there before.
+    pub(super) existed: Box<[bool]>,
+}
+
+impl Front {
+    /// `POST /-/txn`.
+    pub(super) async fn transact(
+        &self,
+        head: &Parts,
+        body: &mut Body,
+        deadline: Instant,
+    ) -> Answer {
+        no_conditions(head)?;
+        let limit = config::TXN_BODY_BYTES_MAX;
+        let received = body
+            .receive(&self.body_bytes, limit, Wish::Write, deadline)
+            .await?;
+        let transaction = json::transaction(&received.bytes, &self.api.limits)?;
+        // Keys and values are shared with it.
+        let asked = transaction.clone();
+        match self.propose_transaction(transaction, deadline).await? {
+            Ok(done) => {
+                let mut reply = reply::json(done_json(&asked, &done));
+                reply::set_etag(&mut reply, Some(done.index));
+                Ok(reply)
+            }
+            Err(failed) => {
+                let mut reply = reply::json(failed_json(&asked, &failed));
+                *reply.status_mut() = StatusCode::PRECONDITION_FAILED;
+                Ok(reply)
+            }
+        }
+    }
+
+    /// Proposes a transaction; returns what it did, or which of its checks failed.
+    pub(super) async fn propose_transaction(
+        &self,
+        transaction: Transaction,
+        deadline: Instant,
+    ) -> Result<Result<Transacted, Box<[FailedCheck]>>, Box<Reply>> {
+        let puts = transaction.writes.iter().filter(|write| !write.delete);
+        let bytes: usize = puts.map(|put| put.key.len() + put.value.len()).sum();
+        let _room = match bytes {
+            0 => None,
+            _ => self.take_room(bytes)?,
+        };
+        let mut command = Command::new();
+        command.kind = Kind::Transaction;
+        command.transaction = Some(transaction).into();
+        match self.propose(command, deadline).await {
+            Outcome::Transacted { index, existed } => Ok(Ok(Transacted { index, existed })),
+            Outcome::ChecksFailed(failed) => Ok(Err(failed)),
+            Outcome::NotProposed(why) => Err(reply::not_proposed(Wish::Write, why)),
+            Outcome::Unknown => Err(reply::unknown(Wish::Write)),
+            other @ (Outcome::Applied { .. }
+            | Outcome::ConditionFailed { .. }
+            | Outcome::Refused(_)) => panic!("{other:?} is no outcome of a transaction"),
+        }
+    }
+}
+
+/// They would be of one key, and there is none in the path.
+pub(super) fn no_conditions(head: &Parts) -> Result<(), Box<Reply>> {
+    if Conditions::of(&head.headers)?.is_empty() {
+        return Ok(());
+    }
+    Err(reply::error(
+        StatusCode::BAD_REQUEST,
+        "If-Match and If-None-Match don't apply here: POST /-/txn takes conditions in its body",
+    ))
+}
+
+fn done_json(asked: &Transaction, done: &Transacted) -> String {
+    let mut text = format!(
+        "{{\"succeeded\":true,\"etag\":\"{}\",\"operations\":[",
+        done.index
+    );
+    for (position, (write, existed)) in asked.writes.iter().zip(&done.existed).enumerate() {
+        let (op, outcome) = match (write.delete, existed) {
+            (false, false) => ("put", "created"),
+            (false, true) => ("put", "replaced"),
+            (true, true) => ("delete", "deleted"),
+            (true, false) => ("delete", "absent"),
+        };
+        text += separator(position);
+        text += &format!(
+            "{{\"op\":\"{op}\",{},\"outcome\":\"{outcome}\"}}",
+            json::key_members(&write.key)
+        );
+    }
+    text + "\n]}\n"
+}
+
+fn failed_json(asked: &Transaction, failed: &[FailedCheck]) -> String {
+    let mut text = "{\"succeeded\":false,\"failed\":[".to_owned();
+    for (position, check) in failed.iter().enumerate() {
+        let etag = check
+            .current
+            .map_or("null".to_owned(), |index| format!("\"{index}\""));
+        text += separator(position);
+        text += &format!(
+            "{{\"condition\":{},{},\"etag\":{etag}}}",
+            check.position,
+            json::key_members(&asked.checks[check.position].key)
+        );
+    }
+    text + "\n]}\n"
+}
+
+/// Each in a line of its own.
+pub(super) fn separator(position: usize) -> &'static str {
+    if position == 0 { "\n" } else { ",\n" }
+}
