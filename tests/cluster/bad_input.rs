@@ -86,8 +86,10 @@ fn bad_keys_queries_and_methods() {
         (403, "PUT", "/-/other"),
         (403, "DELETE", "/-/other"),
         (403, "PUT", "/key/foo"),
-        (403, "DELETE", "/key/foo"),
+        (403, "POST", "/key/foo"),
         (403, "PUT", "/key"),
+        (403, "DELETE", "/key"),
+        (403, "DELETE", "/-/kv"),
         (403, "PUT", "/-"),
     ] {
         let text = assert_refused(&cluster, status, method, path, b"");

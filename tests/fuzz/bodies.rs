@@ -22,9 +22,11 @@ use raftkvd::storage::{
     Mark, Opened, Options, ReceiveError, Save, SnapshotMeta, Start, StorageError, open_with, record,
 };
 use raftkvd::{api, transport};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// Memory that anything may take, whatever it reads.
 const SOME: usize = 1 << 20;
@@ -398,4 +400,72 @@ pub fn http(data: &[u8]) {
             Err(status) => assert_eq!(status, 400),
         }
     });
+}
+
+// ---- JSON ----
+
+/// A body of `POST /key` and of `POST /-/txn`, and the query of a list.
+pub fn json(data: &[u8]) {
+    let limits = api::Limits {
+        key_bytes_max: 64,
+        value_bytes_max: 1_000,
+        request_timeout: Duration::ZERO,
+        header_timeout: Duration::ZERO,
+        connections_max: 0,
+        body_bytes_max: 0,
+        store_bytes_max: 0,
+    };
+    let fits = |key: &[u8], value: &[u8]| {
+        !key.is_empty()
+            && key.len() <= limits.key_bytes_max
+            && value.len() <= limits.value_bytes_max
+    };
+    let refused = |status: u16| assert!(matches!(status, 400 | 413), "{status}");
+    let limit = SOME + 64 * data.len();
+    match bounded(limit, || api::fuzzing::pairs(data, &limits)) {
+        Ok(pairs) => {
+            assert!(pairs.len() <= config::TXN_OPERATIONS_MAX);
+            assert!(pairs.iter().all(|(key, value)| fits(key, value)));
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("it was JSON");
+            let members = pairs
+                .iter()
+                .map(|(key, value)| (text(key), text(value).into()));
+            let again = serde_json::Value::Object(members.collect()).to_string();
+            assert_eq!(api::fuzzing::pairs(again.as_bytes(), &limits), Ok(pairs));
+        }
+        Err(status) => refused(status),
+    }
+    match bounded(limit, || api::fuzzing::transaction(data, &limits)) {
+        Ok(transaction) => {
+            let (checks, writes) = (&transaction.checks, &transaction.writes);
+            assert!(checks.len().max(writes.len()) <= config::TXN_OPERATIONS_MAX);
+            assert!(checks.iter().all(|check| fits(&check.key, b"")));
+            assert!(writes.iter().all(|write| fits(&write.key, &write.value)));
+            let keys: BTreeSet<&[u8]> = writes.iter().map(|write| &*write.key).collect();
+            assert_eq!(keys.len(), writes.len(), "a key is written once");
+            // What a list says of a key and a value is taken back as it was.
+            let operations = writes.iter().map(|write| {
+                let (key, value) = api::fuzzing::members(&write.key, &write.value);
+                match write.delete {
+                    true => format!("{{\"op\":\"delete\",{key}}}"),
+                    false => format!("{{\"op\":\"put\",{key},{value}}}"),
+                }
+            });
+            let operations: Vec<String> = operations.collect();
+            if !operations.is_empty() {
+                let again = format!("{{\"operations\":[{}]}}", operations.join(","));
+                let again = api::fuzzing::transaction(again.as_bytes(), &limits);
+                assert_eq!(again.as_ref().map(|again| &again.writes), Ok(writes));
+            }
+        }
+        Err(status) => refused(status),
+    }
+    let query = String::from_utf8_lossy(data);
+    match bounded(limit, || api::fuzzing::range(Some(&query))) {
+        Ok(range) => {
+            assert!((1..=config::LIST_KEYS_MAX).contains(&range.limit));
+            assert!(range.prefix.len() + range.after.len() <= query.len());
+        }
+        Err(status) => assert_eq!(status, 400),
+    }
 }

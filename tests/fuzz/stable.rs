@@ -100,6 +100,11 @@ fn http() {
 }
 
 #[test]
+fn json() {
+    check("json", bodies::json);
+}
+
+#[test]
 #[should_panic(expected = "bytes were allocated")]
 fn an_allocation_beyond_the_limit_is_noticed() {
     allocation::bounded(1000, || drop(std::hint::black_box(vec![0u8; 1001])));
