@@ -70,6 +70,8 @@ pub const PROPOSALS_MAX: usize = 32_768;
 pub const PROPOSAL_BYTES_MAX: usize = 2 * VALUE_BYTES_LIMIT + (16 << 20);
 /// Linearizable reads that wait in one node.
 pub const READS_MAX: usize = 65_536;
+/// Requests for another leader that wait in one node.
+pub const TRANSFERS_MAX: usize = 16;
 /// Proposals that gather while the leader writes, in bytes; with more it goes on at once.
 pub const GATHERED_BYTES_MAX: usize = 128 << 10;
 /// Commands are put into one entry up to this size; a larger command gets an entry of its own.

@@ -12,7 +12,7 @@
 //! Every lane has a limit. Clients are told that the queue is full; peer messages are dropped, since raft resends.
 
 use crate::config;
-use crate::proposal::{NotProposed, Outcome, Proposal, Read};
+use crate::proposal::{NotProposed, NotTransferred, Outcome, Proposal, Read, Transfer};
 use crate::storage::SnapshotMeta;
 use crate::store::Frozen;
 use futures_channel::oneshot;
@@ -98,6 +98,8 @@ pub enum Notice {
     Status(oneshot::Sender<crate::status::Status>),
     /// Somebody wants the map as of one index, and to know which.
     Freeze(oneshot::Sender<(u64, Frozen)>),
+    /// A client wants this member to lead: see [`Inbox::transfer`].
+    Transfer(Transfer),
     /// Hand leadership over, and say so once this node is not the leader any more or nobody could take it.
     HandOver(oneshot::Sender<()>),
     /// End the loop.
@@ -265,6 +267,21 @@ impl Inbox {
             events.notices.retain(|other| !same(other));
         }
         events.notices.push(notice);
+        self.notify(events);
+    }
+
+    /// Queues a client's wish for another leader. Its outcome, `QueueFull` included, comes by its reply.
+    pub fn transfer(&self, transfer: Transfer) {
+        let mut events = self.lock();
+        let waits = |notice: &&Notice| matches!(notice, Notice::Transfer(_));
+        if events.notices.iter().filter(waits).count() >= config::TRANSFERS_MAX {
+            drop(events);
+            let full = NotTransferred::NotProposed(NotProposed::QueueFull);
+            // The receiver may be gone: then nobody wants to know.
+            let _ = transfer.reply.send(Err(full));
+            return;
+        }
+        events.notices.push(Notice::Transfer(transfer));
         self.notify(events);
     }
 

@@ -27,6 +27,7 @@ mod ready;
 #[cfg(test)]
 mod tests;
 mod traffic;
+mod transfer;
 
 use crate::command::{Command, Kind, ReplicatedState};
 use crate::commit::Commit;
@@ -209,6 +210,8 @@ pub struct Node {
     /// Not told yet.
     exit: Option<Exit>,
     exit_told: bool,
+    /// Of clients who want another leader.
+    transfers: Vec<transfer::Open>,
 }
 
 impl Node {
@@ -286,6 +289,7 @@ impl Node {
             waiting_told: false,
             exit: None,
             exit_told: false,
+            transfers: Vec::new(),
             settings,
         };
         node.members_changed();
@@ -366,7 +370,7 @@ impl Node {
             // Passed on it would bear another's name: whoever sent it tries again when it hears of the new leader.
             MessageType::MsgPropose | MessageType::MsgReadIndex if !self.is_leader() => return,
             MessageType::MsgPropose => return self.step_proposal(message),
-            MessageType::MsgTransferLeader => return,
+            MessageType::MsgTransferLeader => return self.step_transfer(&message),
             MessageType::MsgTimeoutNow if !self.may_campaign() => return,
             MessageType::MsgSnapshot if !is_consistent(message.get_snapshot()) => {
                 warn!(self.logger, "ignoring a snapshot whose members make no sense"; "from" => message.from);
@@ -558,6 +562,7 @@ impl Node {
         self.pending.stop(NotProposed::Stopping);
         self.reads.stop(NotProposed::Stopping);
         self.removal_replies.clear();
+        self.stop_transfers();
     }
 
     // ---- what to do ----
@@ -570,6 +575,7 @@ impl Node {
             self.hand_reads_to_raft();
         }
         self.tell_commit();
+        self.pursue_transfers();
         let mut had_ready = self.raw.has_ready();
         if had_ready {
             self.handle_ready(&mut output);

@@ -69,6 +69,46 @@ pub enum Refusal {
     ChangeUnderWay,
 }
 
+/// Why leadership was not handed to a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotTransferred {
+    /// There is no such member.
+    #[error("there is no such member")]
+    NotFound,
+    /// It has no vote.
+    #[error("it is a learner, which becomes a voter by itself when it has caught up")]
+    Learner,
+    /// The leader has not heard of it for an election timeout.
+    #[error("the leader does not hear of it; start it, or look at its log")]
+    Inactive,
+    /// Its log ends too far behind.
+    #[error("it is not caught up; try again later")]
+    Behind,
+    /// Leadership is on its way to yet another member.
+    #[error("leadership is being handed to another member")]
+    UnderWay,
+    /// Nothing was begun.
+    #[error("{0}")]
+    NotProposed(NotProposed),
+    /// The leader was asked, and has not refused; the member may lead yet.
+    #[error("the leader was asked, and nobody knows what came of it")]
+    Unknown,
+}
+
+/// A wish that another member leads.
+#[derive(Debug)]
+pub struct Transfer {
+    /// The member.
+    pub to: u64,
+    /// When to give up, in ticks from now. At least 1.
+    pub deadline_ticks: u64,
+    /// Where the outcome goes: it leads as far as this node knows, or why not.
+    pub reply: TransferReply,
+}
+
+/// Where the outcome of a transfer goes.
+pub type TransferReply = oneshot::Sender<Result<(), NotTransferred>>;
+
 /// Why a proposal or a linearizable read surely had no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotProposed {

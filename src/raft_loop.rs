@@ -105,6 +105,7 @@ fn serve(
                     let _ = reply.send(status);
                 }
                 Notice::Freeze(reply) => freezing.push(reply),
+                Notice::Transfer(transfer) => node.transfer(transfer),
                 Notice::HandOver(reply) => {
                     node.hand_over();
                     handing_over.push(reply);

@@ -6,7 +6,7 @@
 use super::{Asked, Front};
 use crate::command::Command;
 use crate::inbox::Notice;
-use crate::proposal::{NotProposed, Outcome, Proposal, Read};
+use crate::proposal::{NotProposed, NotTransferred, Outcome, Proposal, Read, Transfer};
 use crate::status::Status;
 use crate::store::Frozen;
 use futures_channel::oneshot;
@@ -41,6 +41,21 @@ impl Front {
             // A read has no effect, so nothing is unknown. Replies are dropped when the process ends.
             Ok(Err(_)) => Err(NotProposed::Stopping),
             Err(_) => Err(NotProposed::NoQuorum),
+        }
+    }
+
+    /// Has leadership handed to this member; returns what came of it by the deadline.
+    pub(super) async fn transfer(&self, to: u64, deadline: Instant) -> Result<(), NotTransferred> {
+        let (reply, outcome) = oneshot::channel();
+        self.api.inbox.transfer(Transfer {
+            to,
+            deadline_ticks: self.ticks_until(deadline),
+            reply,
+        });
+        match timeout_at(deadline, outcome).await {
+            Ok(Ok(outcome)) => outcome,
+            // No answer, or a reply that was dropped: the leader may have been asked.
+            Ok(Err(_)) | Err(_) => Err(NotTransferred::Unknown),
         }
     }
 

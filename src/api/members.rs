@@ -97,7 +97,7 @@ impl Front {
 }
 
 /// A condition can't be kept for a member, and ignoring one would be worse than refusing it.
-fn no_conditions(head: &Parts) -> Result<(), Box<Reply>> {
+pub(super) fn no_conditions(head: &Parts) -> Result<(), Box<Reply>> {
     if Conditions::of(&head.headers)?.is_empty() {
         Ok(())
     } else {

@@ -6,6 +6,7 @@
 //! | `/-/kv/<key>` | read (`kv`) | write (`kv`) | write (`kv`) | 405 |
 //! | `/-/kv` | all keys (`list`) | 403 | 403 | 403 |
 //! | `/-/txn` | 405 | 403 | 403 | many keys at once (`txn`) |
+//! | `/-/leader` | 405 | 403 | 403 | hand leadership over (`leader`) |
 //! | `/key/<key>` | read as JSON (`pairs`) | 403 | write (`pairs`) | 403 |
 //! | `/key` | 404 | 403 | 403 | many keys at once (`pairs`) |
 //! | `/-/status`, `/-/hash`, `/-/live`, `/-/ready` | `status` | 403 | 403 | 403 |
@@ -32,6 +33,7 @@ mod connection;
 pub mod fuzzing;
 mod json;
 mod kv;
+mod leader;
 mod list;
 mod members;
 mod pairs;
@@ -223,7 +225,7 @@ impl Front {
             Route::Root(_) | Route::Reserved(_) => root_methods,
             Route::Kv(_) => "GET, HEAD, PUT, DELETE",
             Route::Pair(_) => "GET, HEAD, DELETE",
-            Route::Pairs | Route::Txn => "POST",
+            Route::Pairs | Route::Txn | Route::Leader => "POST",
             Route::List | Route::Status | Route::Hash | Route::Live | Route::Ready => "GET, HEAD",
         };
         let reads = matches!(head.method, Method::GET | Method::HEAD);
@@ -258,7 +260,11 @@ impl Front {
                 path::no_options(query)?;
                 self.transact(head, body, deadline).await
             }
-            Route::Txn if reads => Err(reply::not_allowed(allowed)),
+            Route::Leader if head.method == Method::POST => {
+                path::no_options(query)?;
+                self.hand_over(head, body, deadline).await
+            }
+            Route::Txn | Route::Leader if reads => Err(reply::not_allowed(allowed)),
             Route::List if reads => self.list(list::list_options(query)?, deadline).await,
             Route::Status | Route::Hash | Route::Live | Route::Ready if reads => {
                 path::no_options(query)?;
@@ -276,6 +282,7 @@ impl Front {
             Route::Reserved(_)
             | Route::List
             | Route::Txn
+            | Route::Leader
             | Route::Pairs
             | Route::Pair(_)
             | Route::Status

@@ -20,6 +20,8 @@ pub(super) enum Route<'a> {
     Pairs,
     /// A key behind `/key/`, for JSON.
     Pair(Cow<'a, [u8]>),
+    /// `/-/leader`.
+    Leader,
     /// `/-/status`.
     Status,
     /// `/-/hash`.
@@ -94,6 +96,7 @@ pub(super) fn route(key: Cow<'_, [u8]>) -> Route<'_> {
     match &*key {
         b"-/kv" => Route::List,
         b"-/txn" => Route::Txn,
+        b"-/leader" => Route::Leader,
         b"key" => Route::Pairs,
         b"-/status" => Route::Status,
         b"-/hash" => Route::Hash,
@@ -264,6 +267,7 @@ mod tests {
             ("/%2D/kv/%2d%2Fx", kv(b"-/x")),
             ("/-/kv", Route::List),
             ("/-/txn", Route::Txn),
+            ("/-/leader", Route::Leader),
             ("/-/txn/", reserved(b"-/txn/")),
             ("/-", reserved(b"-")),
             ("/-/", reserved(b"-/")),

@@ -27,6 +27,7 @@ mod failures;
 mod faults;
 mod identity;
 mod large_values;
+mod leadership;
 mod many_keys;
 mod membership;
 mod peers;

@@ -247,6 +247,7 @@ impl Process {
                 }
                 Notice::ReadBack(read) => self.node.read_back(read),
                 Notice::Refused(verdict) => self.node.refused(verdict),
+                Notice::Transfer(transfer) => self.node.transfer(transfer),
                 Notice::HandOver(_) | Notice::Status(_) | Notice::Freeze(_) | Notice::Stop => {}
             }
         }

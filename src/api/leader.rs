@@ -1,0 +1,48 @@
+//! Leadership: `POST /-/leader` hands it to the member whose id is the body.
+
+use super::Front;
+use super::body::Body;
+use super::members::no_conditions;
+use super::path;
+use super::reply::{self, Answer, Wish};
+use crate::config;
+use crate::proposal::NotTransferred;
+use hyper::StatusCode;
+use hyper::http::request::Parts;
+use tokio::time::Instant;
+
+impl Front {
+    /// `POST /-/leader` with an id. 204 once that member leads, as far as this one knows.
+    pub(super) async fn hand_over(
+        &self,
+        head: &Parts,
+        body: &mut Body,
+        deadline: Instant,
+    ) -> Answer {
+        no_conditions(head)?;
+        let limit = config::MEMBER_URL_BYTES_MAX;
+        let received = body
+            .receive(&self.body_bytes, limit, Wish::Change, deadline)
+            .await?;
+        let Some(id) = path::member_id(received.bytes.trim_ascii()) else {
+            return Err(reply::error(
+                StatusCode::BAD_REQUEST,
+                "the body has to be the id of the member that shall lead, such as 2",
+            ));
+        };
+        let why = match self.transfer(id, deadline).await {
+            Ok(()) => return Ok(reply::done(None)),
+            Err(why) => why,
+        };
+        let line = format!("not handed over to member {id}: {why}");
+        Err(match why {
+            NotTransferred::NotFound => reply::error(StatusCode::NOT_FOUND, line),
+            NotTransferred::Learner
+            | NotTransferred::Inactive
+            | NotTransferred::Behind
+            | NotTransferred::UnderWay => reply::error(StatusCode::CONFLICT, line),
+            NotTransferred::NotProposed(why) => reply::not_proposed(Wish::Change, why),
+            NotTransferred::Unknown => reply::unknown(Wish::Change),
+        })
+    }
+}
