@@ -1,11 +1,11 @@
 //! Request bodies: read by the deadline, no longer than allowed, and within a budget that all connections share.
 
+use super::code::Code;
 use super::reply::{self, Reply, Wish};
 use crate::config;
 use crate::proposal::NotProposed;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
-use hyper::StatusCode;
 use hyper::body::{Body as _, Incoming};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
@@ -46,7 +46,7 @@ impl Body {
     ) -> Result<Received<'a>, Box<Reply>> {
         let too_large = || {
             reply::error(
-                StatusCode::PAYLOAD_TOO_LARGE,
+                Code::TooLarge,
                 format!("the body is too large, at most {limit} bytes are allowed"),
             )
         };
@@ -68,7 +68,7 @@ impl Body {
                 }
                 Ok(Some(Err(_))) => {
                     return Err(reply::error(
-                        StatusCode::BAD_REQUEST,
+                        Code::BadBody,
                         "the body broke off or is malformed",
                     ));
                 }
@@ -115,7 +115,7 @@ impl Body {
 
 fn too_slow() -> Box<Reply> {
     let mut reply = reply::error(
-        StatusCode::SERVICE_UNAVAILABLE,
+        Code::TooSlow,
         "not written: the body did not come in time; it is safe to send it again",
     );
     reply::set_outcome(&mut reply, "none");

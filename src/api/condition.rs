@@ -3,10 +3,10 @@
 //! An ETag here is the decimal index of the entry that wrote the value. A well-formed tag that is none is simply a tag
 //! that no value has.
 
+use super::code::Code;
 use super::reply::{self, Reply};
 use crate::command::Etags;
 use crate::config;
-use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH};
 
 /// The conditions of a request.
@@ -37,7 +37,7 @@ impl Conditions {
         }
         let read = |name: HeaderName, comparison| {
             parse(headers, &name, comparison)
-                .map_err(|why| reply::error(StatusCode::BAD_REQUEST, format!("{name}: {why}")))
+                .map_err(|why| reply::error(Code::BadCondition, format!("{name}: {why}")))
         };
         Ok(Conditions {
             if_match: read(IF_MATCH, Comparison::Strong)?,

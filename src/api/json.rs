@@ -7,12 +7,12 @@
 //! Bodies are read piece by piece and not into a tree: nothing is taken that has no place there, a name that comes twice
 //! is noticed, and whatever there is too much of ends the reading at once. Messages show names and keys, never values.
 
+use super::code::Code;
 use super::reply::{self, Reply};
 use super::{Limits, base64, path};
 use crate::command::{Check, Etags, Transaction, Write};
 use crate::config;
 use bytes::Bytes;
-use hyper::StatusCode;
 use serde_core::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -210,11 +210,11 @@ fn checked_value(value: Vec<u8>, limits: &Limits, place: Place) -> Result<Bytes,
 }
 
 fn bad(line: String) -> Box<Reply> {
-    reply::error(StatusCode::BAD_REQUEST, line)
+    reply::error(Code::BadBody, line)
 }
 
 fn too_large(line: String) -> Box<Reply> {
-    reply::error(StatusCode::PAYLOAD_TOO_LARGE, line)
+    reply::error(Code::TooLarge, line)
 }
 
 /// A name or a key in a message: in quotes, not all of a long one, in one line.

@@ -2,6 +2,7 @@
 
 use super::Front;
 use super::body::Body;
+use super::code::Code;
 use super::condition::{self, Conditions};
 use super::path::ReadOptions;
 use super::reply::{self, Answer, Reply, Wish};
@@ -9,8 +10,8 @@ use crate::command::{Command, Kind};
 use crate::proposal::Outcome;
 use crate::store::Value;
 use bytes::Bytes;
+use hyper::Method;
 use hyper::http::request::Parts;
-use hyper::{Method, StatusCode};
 use std::borrow::Cow;
 use tokio::time::Instant;
 
@@ -42,7 +43,7 @@ impl Front {
         }
         let Some(value) = self.api.store.get(key) else {
             // Conditions count only for a request that would otherwise succeed.
-            return Err(reply::error(StatusCode::NOT_FOUND, "there is no such key"));
+            return Err(reply::error(Code::NoSuchKey, "there is no such key"));
         };
         if let Some(etags) = &conditions.if_match
             && !condition::matches(etags, value.index)
@@ -93,11 +94,9 @@ impl Front {
         match self.propose(command, deadline).await {
             Outcome::Applied { index } => Ok(reply::done(is_put.then_some(index))),
             Outcome::ConditionFailed { current } => Err(reply::condition_failed(current)),
-            Outcome::Refused(why) => Err(reply::error(
-                StatusCode::CONFLICT,
-                format!("not written: {why}"),
-            )),
-            other @ (Outcome::Transacted { .. } | Outcome::ChecksFailed(_)) => {
+            other @ (Outcome::Refused(_)
+            | Outcome::Transacted { .. }
+            | Outcome::ChecksFailed(_)) => {
                 panic!("{other:?} is no outcome of a single write")
             }
             Outcome::NotProposed(why) => Err(reply::not_proposed(Wish::Write, why)),

@@ -2,12 +2,12 @@
 
 use super::Front;
 use super::body::Body;
+use super::code::Code;
 use super::members::no_conditions;
 use super::path;
 use super::reply::{self, Answer, Wish};
 use crate::config;
 use crate::proposal::NotTransferred;
-use hyper::StatusCode;
 use hyper::http::request::Parts;
 use tokio::time::Instant;
 
@@ -26,7 +26,7 @@ impl Front {
             .await?;
         let Some(id) = path::member_id(received.bytes.trim_ascii()) else {
             return Err(reply::error(
-                StatusCode::BAD_REQUEST,
+                Code::BadMember,
                 "the body has to be the id of the member that shall lead, such as 2",
             ));
         };
@@ -36,11 +36,11 @@ impl Front {
         };
         let line = format!("not handed over to member {id}: {why}");
         Err(match why {
-            NotTransferred::NotFound => reply::error(StatusCode::NOT_FOUND, line),
-            NotTransferred::Learner
-            | NotTransferred::Inactive
-            | NotTransferred::Behind
-            | NotTransferred::UnderWay => reply::error(StatusCode::CONFLICT, line),
+            NotTransferred::NotFound => reply::error(Code::NoSuchMember, line),
+            NotTransferred::Learner => reply::error(Code::Learner, line),
+            NotTransferred::Inactive => reply::error(Code::NotActive, line),
+            NotTransferred::Behind => reply::error(Code::NotCaughtUp, line),
+            NotTransferred::UnderWay => reply::error(Code::HandoverUnderWay, line),
             NotTransferred::NotProposed(why) => reply::not_proposed(Wish::Change, why),
             NotTransferred::Unknown => reply::unknown(Wish::Change),
         })

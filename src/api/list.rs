@@ -4,6 +4,7 @@
 //! so they are made one after the other. What was made and is on its way to its client counts too, since a client may
 //! read slowly.
 
+use super::code::Code;
 use super::path::{options, percent_decode, percent_encode, unknown};
 use super::reply::{self, Answer, Reply, Wish};
 use super::txn::separator;
@@ -11,7 +12,6 @@ use super::{Front, json};
 use crate::config;
 use crate::store::{GivenUp, Page, Range};
 use bytes::Bytes;
-use hyper::StatusCode;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
@@ -48,10 +48,12 @@ impl Front {
             let page = map.least(&options.range, give_up)?;
             Ok(to_json(index, &page, &options))
         });
-        let text = made.await.unwrap_or(Err(GivenUp)).map_err(not_listed)?;
+        let text = made.await.unwrap_or(Err(GivenUp));
+        let text = text.map_err(|why| not_listed(Code::TooSlow, why))?;
         // A list is far shorter than 4 GiB.
         let share = Arc::clone(&self.list_bytes).try_acquire_many_owned(text.len() as u32);
-        let share = share.map_err(|_| not_listed("too many lists are being sent"))?;
+        let share =
+            share.map_err(|_| not_listed(Code::QueueFull, "too many lists are being sent"))?;
         let sent = Sent {
             text,
             _share: share,
@@ -60,10 +62,11 @@ impl Front {
     }
 }
 
-fn not_listed(why: impl std::fmt::Display) -> Box<Reply> {
-    reply::unavailable(format!(
-        "not listed: {why}; try again, or with a longer --request-timeout"
-    ))
+fn not_listed(code: Code, why: impl std::fmt::Display) -> Box<Reply> {
+    reply::unavailable(
+        code,
+        format!("not listed: {why}; try again, or with a longer --request-timeout"),
+    )
 }
 
 const ENCODED: &str = "percent-encoded";
@@ -113,7 +116,7 @@ pub(super) fn list_options(query: Option<&str>) -> Result<ListOptions, Box<Reply
             Some(true) => format!("the option {name} is given twice"),
             None => format!("the option {name} has to be {form}"),
         };
-        return Err(reply::error(StatusCode::BAD_REQUEST, refused));
+        return Err(reply::error(Code::BadOption, refused));
     }
     Ok(ListOptions {
         range: Range {

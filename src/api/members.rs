@@ -2,6 +2,7 @@
 
 use super::Front;
 use super::body::Body;
+use super::code::Code;
 use super::condition::Conditions;
 use super::path;
 use super::reply::{self, Answer, Reply, Wish};
@@ -9,7 +10,6 @@ use crate::command::{Command, Kind};
 use crate::config;
 use crate::members::PeerUrl;
 use crate::proposal::{Outcome, Refusal};
-use hyper::StatusCode;
 use hyper::http::request::Parts;
 use tokio::time::Instant;
 
@@ -35,13 +35,11 @@ impl Front {
         let url = std::str::from_utf8(&received.bytes)
             .map_err(|_| bad_request("the body is not a peer URL: write it as http://HOST:PORT"))?
             .trim();
-        if url.len() > 300 {
-            // No valid one is that long, and the message would repeat it.
-            return Err(bad_request("the body is not a peer URL: it is too long"));
-        }
-        let url: PeerUrl = url
-            .parse()
-            .map_err(|why: String| reply::error(StatusCode::BAD_REQUEST, why))?;
+        self.add(id, &peer_url(url)?, deadline).await
+    }
+
+    /// Adds a member.
+    pub(super) async fn add(&self, id: u64, url: &PeerUrl, deadline: Instant) -> Answer {
         let mut command = Command::new();
         command.kind = Kind::AddMember;
         command.member_id = id;
@@ -59,7 +57,7 @@ impl Front {
     ) -> Answer {
         let Some(id) = path::member_id(key) else {
             return Err(reply::error(
-                StatusCode::BAD_REQUEST,
+                Code::BadMember,
                 format!(
                     "DELETE of a number removes a member, and this number is no id; {}",
                     path::hint(path)
@@ -77,14 +75,19 @@ impl Front {
         let id = command.member_id;
         match self.propose(command, deadline).await {
             Outcome::Applied { .. } => Ok(reply::done(None)),
-            Outcome::Refused(why @ Refusal::NotFound) => Err(reply::error(
-                StatusCode::NOT_FOUND,
-                format!("{why} {id}; the key of that name is at /-/kv/{id}"),
-            )),
-            Outcome::Refused(why) => Err(reply::error(
-                StatusCode::CONFLICT,
-                format!("not changed: {why}"),
-            )),
+            Outcome::Refused(why) => {
+                let line = format!("not changed: {why}");
+                Err(match why {
+                    Refusal::NotFound => reply::error(
+                        Code::NoSuchMember,
+                        format!("{why} {id}; the key of that name is at /-/kv/{id}"),
+                    ),
+                    Refusal::IdTaken => reply::error(Code::IdTaken, line),
+                    Refusal::UrlTaken => reply::error(Code::UrlTaken, line),
+                    Refusal::LastVoter => reply::error(Code::LastVoter, line),
+                    Refusal::ChangeUnderWay => reply::error(Code::ChangeUnderWay, line),
+                })
+            }
             // A membership command carries no condition.
             Outcome::ConditionFailed { current } => Err(reply::condition_failed(current)),
             other @ (Outcome::Transacted { .. } | Outcome::ChecksFailed(_)) => {
@@ -96,17 +99,28 @@ impl Front {
     }
 }
 
+/// Reads a peer URL.
+pub(super) fn peer_url(text: &str) -> Result<PeerUrl, Box<Reply>> {
+    if text.len() > 300 {
+        // No valid one is that long, and the message would repeat it.
+        return Err(bad_request("this is not a peer URL: it is too long"));
+    }
+    text.parse()
+        .map_err(|why: String| reply::error(Code::BadMember, why))
+}
+
 /// A condition can't be kept for a member, and ignoring one would be worse than refusing it.
 pub(super) fn no_conditions(head: &Parts) -> Result<(), Box<Reply>> {
     if Conditions::of(&head.headers)?.is_empty() {
         Ok(())
     } else {
-        Err(bad_request(
+        Err(reply::error(
+            Code::BadCondition,
             "If-Match and If-None-Match don't apply to members",
         ))
     }
 }
 
 fn bad_request(line: &'static str) -> Box<Reply> {
-    reply::error(StatusCode::BAD_REQUEST, line)
+    reply::error(Code::BadMember, line)
 }

@@ -17,8 +17,8 @@
 //!
 //! Flow: `connection` holds the sockets to their limits; [`serve`] accepts; `Front::answer` routes; `path`,
 //! `condition`, `body` and `json` read what the client sent; `quota` sees to room for it; `ask` puts proposals and
-//! reads into the inbox and waits for what
-//! becomes of them; `reply` says it in HTTP.
+//! reads into the inbox and waits for what becomes of them; `reply` says it in HTTP, and `problem` in JSON what went
+//! wrong.
 //!
 //! Invariants: every request ends by its deadline; a response says "not written" only of what surely was not
 //! proposed; whatever a client sends is answered with an error at worst, never with a panic; and values appear in no
@@ -27,6 +27,7 @@
 mod ask;
 mod base64;
 mod body;
+mod code;
 mod condition;
 mod connection;
 #[doc(hidden)]
@@ -38,6 +39,7 @@ mod list;
 mod members;
 mod pairs;
 mod path;
+mod problem;
 mod quota;
 mod reply;
 mod status;
@@ -50,10 +52,11 @@ use crate::inbox::Inbox;
 use crate::progress::Replay;
 use crate::store::{Frozen, Store};
 use body::Body;
+use code::Code;
 use futures_channel::oneshot;
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request};
 use path::Route;
 use reply::{Answer, Reply};
 use slog::Logger;
@@ -202,7 +205,7 @@ impl Front {
         let mut body = Body::new(incoming);
         let mut reply = match self.route(&head, &mut body, deadline).await {
             Ok(reply) => reply,
-            Err(reply) => *reply,
+            Err(reply) => problem::fit(*reply, &head.headers).await,
         };
         let unread = body.is_unread();
         if unread {
@@ -233,7 +236,7 @@ impl Front {
         match route {
             _ if !reads && !writes => Err(reply::not_allowed(allowed)),
             Route::Live if reads && self.api.replay.is_loading() => {
-                Ok(reply::text(StatusCode::OK, "live"))
+                Ok(reply::text(hyper::StatusCode::OK, "live"))
             }
             _ if self.api.replay.is_loading() => Err(self.loading()),
             Route::Kv(_) if head.method == Method::POST => Err(reply::not_allowed(allowed)),
@@ -276,7 +279,7 @@ impl Front {
                 }
             }
             Route::Reserved(_) | Route::Pairs if reads => Err(reply::error(
-                StatusCode::NOT_FOUND,
+                Code::NoSuchPath,
                 format!("nothing is here; {}", path::hint(path)),
             )),
             Route::Reserved(_)
@@ -289,7 +292,7 @@ impl Front {
             | Route::Hash
             | Route::Live
             | Route::Ready => Err(reply::error(
-                StatusCode::FORBIDDEN,
+                Code::ReservedPath,
                 format!(
                     "paths that start with - or key are reserved; {}",
                     path::hint(path)
@@ -315,14 +318,14 @@ impl Front {
     fn checked<'a>(&self, key: Cow<'a, [u8]>) -> Result<Cow<'a, [u8]>, Box<Reply>> {
         if key.is_empty() {
             return Err(reply::error(
-                StatusCode::BAD_REQUEST,
+                Code::BadPath,
                 "the key is empty: write it behind the slash, as in /hello",
             ));
         }
         let limit = self.api.limits.key_bytes_max;
         if key.len() > limit {
             return Err(reply::error(
-                StatusCode::URI_TOO_LONG,
+                Code::KeyTooLong,
                 format!(
                     "the key has {} bytes, at most {limit} are allowed",
                     key.len()

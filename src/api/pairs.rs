@@ -2,13 +2,13 @@
 //! `DELETE /key/<k>` removes it. Answers are 200, as hraftd's are.
 
 use super::body::Body;
+use super::code::Code;
 use super::path::{self, ReadOptions};
 use super::reply::{self, Answer, Wish};
 use super::txn::no_conditions;
 use super::{Front, json};
 use crate::command::Transaction;
 use crate::config;
-use hyper::StatusCode;
 use hyper::http::request::Parts;
 use std::borrow::Cow;
 use tokio::time::Instant;
@@ -53,7 +53,7 @@ impl Front {
         });
         let Ok((key, text)) = texts else {
             return Err(reply::error(
-                StatusCode::NOT_ACCEPTABLE,
+                Code::NotUtf8,
                 format!(
                     "the key or its value is not UTF-8, which JSON has to be; the bytes are at {}",
                     raw_url(key)

@@ -1,7 +1,7 @@
 //! The request target: its path is a key or one of a few fixed names, its query holds options.
 
+use super::code::Code;
 use super::reply::{self, Reply};
-use hyper::StatusCode;
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
@@ -48,7 +48,7 @@ pub(super) fn decode(path: &str) -> Result<Cow<'_, [u8]>, Box<Reply>> {
     let raw = path.strip_prefix('/').unwrap_or(path).as_bytes();
     percent_decode(raw).ok_or_else(|| {
         reply::error(
-            StatusCode::BAD_REQUEST,
+            Code::BadPath,
             "the path has a % without two hexadecimal digits behind it; write a percent sign as %25",
         )
     })
@@ -126,7 +126,7 @@ pub(super) fn read_options(query: Option<&str>) -> Result<ReadOptions, Box<Reply
             "consistency=linearizable" => false,
             _ if option == "consistency" || option.starts_with("consistency=") => {
                 return Err(reply::error(
-                    StatusCode::BAD_REQUEST,
+                    Code::BadOption,
                     "the option consistency has to be stale or linearizable",
                 ));
             }
@@ -139,7 +139,7 @@ pub(super) fn read_options(query: Option<&str>) -> Result<ReadOptions, Box<Reply
         };
         if stale.replace(asked).is_some() {
             return Err(reply::error(
-                StatusCode::BAD_REQUEST,
+                Code::BadOption,
                 "the option consistency is given twice",
             ));
         }
@@ -168,7 +168,7 @@ pub(super) fn unknown(option: &str, known: &str) -> Box<Reply> {
     let name = option.split('=').next().unwrap_or(option);
     let name: String = name.chars().take(40).collect();
     reply::error(
-        StatusCode::BAD_REQUEST,
+        Code::BadOption,
         format!("unknown option {name:?}: {known}; a question mark in a key is written %3F"),
     )
 }
@@ -199,6 +199,7 @@ pub(super) fn member_id(key: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hyper::StatusCode;
 
     fn key(path: &str) -> Vec<u8> {
         decode(path).unwrap().into_owned()

@@ -5,8 +5,8 @@
 //! the same time, or was given up here with an unknown outcome, can carry the map beyond it.
 
 use super::Front;
+use super::code::Code;
 use super::reply::{self, Reply};
-use hyper::StatusCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of keys and values on their way from this member into the map.
@@ -60,7 +60,7 @@ fn full(held: u64, bytes: u64, limit: u64) -> Box<Reply> {
         "not written: with these {bytes} bytes the {held} of the store would exceed --max-store-bytes {limit}; delete \
          keys, or start this member with a larger --max-store-bytes"
     );
-    let mut reply = reply::error(StatusCode::INSUFFICIENT_STORAGE, line);
+    let mut reply = reply::error(Code::StoreFull, line);
     reply::set_outcome(&mut reply, "none");
     reply
 }

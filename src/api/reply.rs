@@ -1,5 +1,6 @@
 //! Responses: one-line messages, and what an outcome is in HTTP.
 
+use super::code::Code;
 use crate::proposal::NotProposed;
 use bytes::Bytes;
 use http_body_util::Full;
@@ -17,7 +18,7 @@ pub(super) type Reply = Response<Full<Bytes>>;
 pub(super) type Answer = Result<Reply, Box<Reply>>;
 
 /// `none`: the request surely had no effect and never will. `unknown`: it may have, or may yet.
-const OUTCOME: HeaderName = HeaderName::from_static("x-raftkvd-outcome");
+pub(super) const OUTCOME: HeaderName = HeaderName::from_static("x-raftkvd-outcome");
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -96,14 +97,16 @@ pub(super) fn text(status: StatusCode, line: impl Into<Cow<'static, str>>) -> Re
 }
 
 /// A refusal with a message of one line.
-pub(super) fn error(status: StatusCode, line: impl Into<Cow<'static, str>>) -> Box<Reply> {
-    Box::new(text(status, line))
+pub(super) fn error(code: Code, line: impl Into<Cow<'static, str>>) -> Box<Reply> {
+    let mut reply = text(code.status(), line);
+    reply.extensions_mut().insert(code);
+    Box::new(reply)
 }
 
 /// 405: this resource knows only these methods.
 pub(super) fn not_allowed(methods: &'static str) -> Box<Reply> {
     let line = format!("this method is not supported here; use {methods}");
-    let mut reply = error(StatusCode::METHOD_NOT_ALLOWED, line);
+    let mut reply = error(Code::MethodNotAllowed, line);
     reply
         .headers_mut()
         .insert(ALLOW, HeaderValue::from_static(methods));
@@ -116,7 +119,7 @@ pub(super) fn condition_failed(current: Option<u64>) -> Box<Reply> {
         Some(index) => format!("not written: the condition does not hold, the etag is \"{index}\""),
         None => "not written: the condition does not hold, the key is absent".to_owned(),
     };
-    let mut reply = error(StatusCode::PRECONDITION_FAILED, line);
+    let mut reply = error(Code::ConditionFailed, line);
     set_etag(&mut reply, current);
     reply
 }
@@ -124,7 +127,7 @@ pub(super) fn condition_failed(current: Option<u64>) -> Box<Reply> {
 /// 412 of a read.
 pub(super) fn read_condition_failed(current: u64) -> Box<Reply> {
     let line = format!("the condition does not hold, the etag is \"{current}\"");
-    let mut reply = error(StatusCode::PRECONDITION_FAILED, line);
+    let mut reply = error(Code::ConditionFailed, line);
     set_etag(&mut reply, Some(current));
     reply
 }
@@ -136,7 +139,7 @@ pub(super) fn not_proposed(wish: Wish, why: NotProposed) -> Box<Reply> {
         Wish::Write => format!("not written: {why}; it is safe to send it again"),
         Wish::Change => format!("not changed: {why}; it is safe to send it again"),
     };
-    let mut reply = error(StatusCode::SERVICE_UNAVAILABLE, line);
+    let mut reply = error(code(why), line);
     retry(&mut reply);
     set_outcome(&mut reply, "none");
     reply
@@ -152,16 +155,27 @@ pub(super) fn unknown(wish: Wish) -> Box<Reply> {
             "unknown: the write may or may not have been applied; read the key before sending it again"
         }
     };
-    let mut reply = error(StatusCode::GATEWAY_TIMEOUT, line);
+    let mut reply = error(Code::UnknownOutcome, line);
     set_outcome(&mut reply, "unknown");
     reply
 }
 
 /// 503 of a request that asks how things stand.
-pub(super) fn unavailable(why: impl Into<Cow<'static, str>>) -> Box<Reply> {
-    let mut reply = error(StatusCode::SERVICE_UNAVAILABLE, why);
+pub(super) fn unavailable(code: Code, why: impl Into<Cow<'static, str>>) -> Box<Reply> {
+    let mut reply = error(code, why);
     retry(&mut reply);
     reply
+}
+
+/// The code of each reason.
+pub(super) fn code(why: NotProposed) -> Code {
+    match why {
+        NotProposed::NoLeader => Code::NoLeader,
+        NotProposed::NotTaken => Code::LeaderBusy,
+        NotProposed::NoQuorum => Code::NoQuorum,
+        NotProposed::QueueFull => Code::QueueFull,
+        NotProposed::Stopping => Code::Stopping,
+    }
 }
 
 /// Says what became of a request that is refused.

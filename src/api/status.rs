@@ -1,6 +1,7 @@
 //! How things stand: `/-/status` and `/-/hash` for people and scripts, `/-/live` and `/-/ready` for supervisors.
 
 use super::Front;
+use super::code::Code;
 use super::reply::{self, Answer, Reply};
 use crate::config;
 use crate::proposal::NotProposed;
@@ -17,7 +18,7 @@ impl Front {
     pub(super) async fn show_status(&self, deadline: Instant) -> Answer {
         match self.status(within(config::STATUS_TIMEOUT, deadline)).await {
             Some(status) => Ok(reply::json(to_json(&status))),
-            None => Err(reply::unavailable(STUCK)),
+            None => Err(reply::unavailable(Code::TooSlow, STUCK)),
         }
     }
 
@@ -28,6 +29,7 @@ impl Front {
                 "{{\"index\":{index},\"hash\":\"{hash:016x}\"}}\n"
             ))),
             None => Err(reply::unavailable(
+                Code::TooSlow,
                 "the map was not hashed in time: the node lags behind, or the map is large; try again with a longer \
                  --request-timeout",
             )),
@@ -39,7 +41,7 @@ impl Front {
     pub(super) async fn show_live(&self, deadline: Instant) -> Answer {
         match self.status(within(config::STATUS_TIMEOUT, deadline)).await {
             Some(_) => Ok(reply::text(StatusCode::OK, "live")),
-            None => Err(reply::unavailable(STUCK)),
+            None => Err(reply::unavailable(Code::TooSlow, STUCK)),
         }
     }
 
@@ -47,7 +49,8 @@ impl Front {
     pub(super) fn loading(&self) -> Box<Reply> {
         let what = self.api.replay.under_way();
         let what = what.as_deref().unwrap_or("it has just begun to serve");
-        let mut reply = reply::unavailable(format!("not ready: {what}; try again"));
+        let mut reply =
+            reply::unavailable(Code::Replaying, format!("not ready: {what}; try again"));
         reply::set_outcome(&mut reply, "none");
         reply
     }
@@ -55,19 +58,23 @@ impl Front {
     /// `GET /-/ready`: a linearizable read works, which takes a leader and a majority.
     pub(super) async fn show_ready(&self, deadline: Instant) -> Answer {
         if let Some(what) = self.api.replay.under_way() {
-            return Err(reply::unavailable(format!("not ready: {what}")));
+            return Err(reply::unavailable(
+                Code::Replaying,
+                format!("not ready: {what}"),
+            ));
         }
         let why = match self.catch_up(within(config::READY_TIMEOUT, deadline)).await {
             Ok(()) => return Ok(reply::text(StatusCode::OK, "ready")),
             Err(why) => why,
         };
+        let code = reply::code(why);
         let why = match why {
             NotProposed::NoQuorum => {
                 "the leader does not confirm reads, or the map lags behind".to_owned()
             }
             other => other.to_string(),
         };
-        Err(reply::unavailable(format!("not ready: {why}")))
+        Err(reply::unavailable(code, format!("not ready: {why}")))
     }
 }
 

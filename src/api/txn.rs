@@ -1,6 +1,7 @@
 //! Transactions: `POST /-/txn` for conditions and operations on many keys, all or nothing.
 
 use super::body::Body;
+use super::code::Code;
 use super::condition::Conditions;
 use super::reply::{self, Answer, Reply, Wish};
 use super::{Front, json};
@@ -82,7 +83,7 @@ pub(super) fn no_conditions(head: &Parts) -> Result<(), Box<Reply>> {
         return Ok(());
     }
     Err(reply::error(
-        StatusCode::BAD_REQUEST,
+        Code::BadCondition,
         "If-Match and If-None-Match don't apply here: POST /-/txn takes conditions in its body",
     ))
 }

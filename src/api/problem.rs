@@ -1,0 +1,94 @@
+//! Refusals for programs: with `Accept: application/json` the line becomes `application/problem+json` (RFC 9457), with
+//! the [`Code`] of the refusal beside it.
+
+use super::code::Code;
+use super::json::quoted;
+use super::reply::{OUTCOME, Reply};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+
+const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+/// The reply as the client of this request wants it.
+pub(super) async fn fit(reply: Reply, request: &HeaderMap) -> Reply {
+    match reply.extensions().get::<Code>() {
+        Some(code) if is_wanted(request) => to_problem(*code, reply).await,
+        _ => reply,
+    }
+}
+
+/// JSON is named among what the client accepts. That it accepts anything is no wish.
+fn is_wanted(request: &HeaderMap) -> bool {
+    let fields = request.get_all(ACCEPT).iter();
+    fields
+        .filter_map(|field| field.to_str().ok())
+        .flat_map(|field| field.split(','))
+        .any(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let name = parts.next().unwrap_or_default();
+            let is_json = ["application/json", "application/problem+json"]
+                .iter()
+                .any(|json| name.eq_ignore_ascii_case(json));
+            let refused = parts.any(|parameter| {
+                let weight = parameter.split_once('=').filter(|(q, _)| q.trim() == "q");
+                weight.is_some_and(|(_, weight)| weight.trim().parse() == Ok(0.0))
+            });
+            is_json && !refused
+        })
+}
+
+async fn to_problem(code: Code, reply: Reply) -> Reply {
+    let (mut head, body) = reply.into_parts();
+    let Ok(line) = body.collect().await;
+    let line = line.to_bytes();
+    let line = String::from_utf8_lossy(line.trim_ascii_end());
+    let mut text = format!(
+        "{{\"type\":\"about:blank\",\"title\":{},\"status\":{},\"detail\":{},\"code\":\"{}\"",
+        quoted(head.status.canonical_reason().unwrap_or_default()),
+        head.status.as_u16(),
+        quoted(&line),
+        code.text(),
+    );
+    if let Some(outcome) = head.headers.get(OUTCOME).and_then(|o| o.to_str().ok()) {
+        text += &format!(",\"outcome\":\"{outcome}\"");
+    }
+    text += "}\n";
+    head.headers.insert(CONTENT_TYPE, PROBLEM);
+    Reply::from_parts(head, Full::new(Bytes::from(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_to_be_asked_for() {
+        let wanted = |fields: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for field in fields {
+                headers.append(ACCEPT, HeaderValue::from_static(field));
+            }
+            is_wanted(&headers)
+        };
+        for fields in [
+            &["application/json"][..],
+            &["text/html, Application/JSON;q=0.5"],
+            &["text/plain", "application/problem+json; charset=utf-8"],
+            &["*/*, application/json"],
+        ] {
+            assert!(wanted(fields), "{fields:?}");
+        }
+        for fields in [
+            &[][..],
+            &["*/*"],
+            &["application/*"],
+            &["application/json;q=0"],
+            &["application/json ; q=0.000, text/plain"],
+            &["application/jsonx"],
+            &["text/plain;v=application/json"],
+        ] {
+            assert!(!wanted(fields), "{fields:?}");
+        }
+    }
+}
