@@ -7,7 +7,6 @@ use crate::config::{self, Config};
 use crate::logging::{self, Format};
 use crate::members::PeerUrl;
 use clap::Parser;
-use clap::builder::BoolishValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -68,11 +67,15 @@ Examples:
   raftkvd                                       one member, alone: try it out
   raftkvd --id 1 --cluster http://10.0.0.1:9021,http://10.0.0.2:9021,http://10.0.0.3:9021 --port 9121
                                                 the first of three members
+  raftkvd --id 2 --peer-url http://10.0.0.2:9021 --port 9121 --join http://10.0.0.1:9121
+                                                joins the cluster of the member whose clients connect there
   raftkvd --id 4 --cluster URL1,URL2,URL3,URL4 --port 9121 --join
                                                 a fourth one, after POST /4 to any of the three
 
 Every option can also be set by the environment variable named with it; the option wins.
 Durations are written as 100ms, 5s, 1m30s; sizes in bytes, or as 64K, 64M, 1G (powers of 1024).";
+
+const DEFAULT_PEER_URL: &str = "http://127.0.0.1:9021";
 
 /// A small replicated key-value store: raft, a write-ahead log and an HTTP API in one binary.
 #[derive(Debug, Parser)]
@@ -87,14 +90,31 @@ struct Args {
         long,
         value_name = "URL[,URL...]",
         env = "RAFTKVD_CLUSTER",
-        default_value = "http://127.0.0.1:9021",
         help_heading = "Cluster"
     )]
-    cluster: String,
+    cluster: Option<String>,
 
-    /// Join a running cluster, to which this member was added by POST /<id>
-    #[arg(long, env = "RAFTKVD_JOIN", value_parser = BoolishValueParser::new(), help_heading = "Cluster")]
-    join: bool,
+    /// This member's own peer URL, in place of --cluster: for a cluster of one, or with --join URL
+    /// [default: http://127.0.0.1:9021]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "RAFTKVD_PEER_URL",
+        help_heading = "Cluster"
+    )]
+    peer_url: Option<String>,
+
+    /// Join a running cluster: ask the member whose clients connect to this URL (of several: the first that answers)
+    /// to add this one. Without a URL: it was added by POST /<id>, and --cluster lists all peer URLs
+    #[arg(
+        long,
+        value_name = "URL[,URL...]",
+        env = "RAFTKVD_JOIN",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        help_heading = "Cluster"
+    )]
+    join: Option<String>,
 
     /// Interval of the leader's heartbeats
     #[arg(long, value_name = "DURATION", env = "RAFTKVD_HEARTBEAT", default_value = "100ms", value_parser = parse_duration, help_heading = "Cluster")]
@@ -165,19 +185,9 @@ struct Args {
 }
 
 fn check(args: Args) -> Result<Options, String> {
-    let cluster = parse_cluster(&args.cluster)?;
-    let own = usize::try_from(args.id)
-        .ok()
-        .and_then(|id| cluster.get(id - 1));
-    let Some(own) = own else {
-        return Err(format!(
-            "--id {}: --cluster lists {} URL{}, so ids go from 1 to {}; the URL of member i is the i-th one",
-            args.id,
-            cluster.len(),
-            if cluster.len() == 1 { "" } else { "s" },
-            cluster.len()
-        ));
-    };
+    let (join, join_by) = parse_join(args.join.as_deref())?;
+    let (cluster, peer_url) = addresses(&args, join, !join_by.is_empty())?;
+    let own = &peer_url;
     let at_least_one = |option: &str, value: u64, limit: usize| {
         if value == 0 || value > limit as u64 {
             return Err(format!(
@@ -233,7 +243,8 @@ fn check(args: Args) -> Result<Options, String> {
     }
     let config = Config {
         id: args.id,
-        join: args.join,
+        join,
+        join_by,
         client_address,
         peer_address,
         data_dir: args
@@ -248,6 +259,7 @@ fn check(args: Args) -> Result<Options, String> {
         heartbeat: args.heartbeat,
         election_timeout: args.election_timeout,
         cluster,
+        peer_url,
     };
     // In ticks, as raft will compare them.
     if config.heartbeat >= config.election_timeout
@@ -268,6 +280,70 @@ fn check(args: Args) -> Result<Options, String> {
             level: args.log_level,
         },
     })
+}
+
+/// The members of `--cluster`, none without it, and this member's own peer URL.
+fn addresses(args: &Args, join: bool, asks: bool) -> Result<(Vec<PeerUrl>, PeerUrl), String> {
+    let id = args.id;
+    match (&args.cluster, &args.peer_url) {
+        (Some(_), Some(_)) => Err(
+            "--peer-url and --cluster: give one of them, since --cluster lists this member's own URL too".to_owned(),
+        ),
+        (Some(list), None) => {
+            let cluster = parse_cluster(list)?;
+            let place = usize::try_from(id - 1).ok();
+            let own = place.and_then(|place| cluster.get(place)).cloned();
+            let count = cluster.len();
+            let own = own.ok_or_else(|| not_listed(id, count))?;
+            Ok((cluster, own))
+        }
+        (None, _) if join && !asks => Err(
+            "--join: give it the URL at which clients reach a member, or list all peer URLs with --cluster".to_owned(),
+        ),
+        (None, Some(_)) if id != 1 && !join => Err(format!(
+            "--id {id}: a new cluster begins with member 1; to join one, add --join with the URL at which clients reach \
+             a member"
+        )),
+        (None, Some(text)) => {
+            let url = text.trim().parse();
+            Ok((Vec::new(), url.map_err(|why| format!("--peer-url: {why}"))?))
+        }
+        (None, None) if asks => Err(
+            "--join with a URL needs --peer-url too: where the other members reach this one".to_owned(),
+        ),
+        (None, None) if id != 1 => Err(not_listed(id, 1)),
+        (None, None) => Ok((Vec::new(), DEFAULT_PEER_URL.parse()?)),
+    }
+}
+
+fn not_listed(id: u64, count: usize) -> String {
+    format!(
+        "--id {id}: --cluster lists {count} URL{}, so ids go from 1 to {count}; the URL of member i is the i-th one",
+        if count == 1 { "" } else { "s" },
+    )
+}
+
+/// Whether to join, and whom to ask.
+fn parse_join(value: Option<&str>) -> Result<(bool, Vec<PeerUrl>), String> {
+    match value.map(str::to_ascii_lowercase).as_deref() {
+        None | Some("n" | "no" | "f" | "false" | "off" | "0") => return Ok((false, Vec::new())),
+        Some("y" | "yes" | "t" | "true" | "on" | "1") => return Ok((true, Vec::new())),
+        Some(_) => {}
+    }
+    let urls = value.unwrap_or_default().split(',').map(|text| {
+        let text = text.trim();
+        let url = match text.contains("://") || !text.contains(':') {
+            true => text.parse(),
+            false => format!("http://{text}").parse(),
+        };
+        url.map_err(|why: String| {
+            format!(
+                "--join: {}",
+                why.replacen("a peer URL", "the URL of a member", 1)
+            )
+        })
+    });
+    Ok((true, urls.collect::<Result<_, _>>()?))
 }
 
 fn parse_cluster(list: &str) -> Result<Vec<PeerUrl>, String> {
@@ -293,9 +369,7 @@ fn resolve(url: &PeerUrl, option: &str) -> Result<IpAddr, String> {
     let remedy = format!("give {option} the IP address to listen on");
     let found = (url.host(), url.port())
         .to_socket_addrs()
-        .map_err(|error| {
-            format!("--cluster: {url}: its host does not resolve ({error}); {remedy}")
-        })?
+        .map_err(|error| format!("peer URL {url}: its host does not resolve ({error}); {remedy}"))?
         .map(|address| address.ip());
     // A name often stands for an IPv6 and an IPv4 address. Peers try both, people type the latter.
     let mut found: Vec<IpAddr> = found.collect();
@@ -303,7 +377,7 @@ fn resolve(url: &PeerUrl, option: &str) -> Result<IpAddr, String> {
     found
         .first()
         .copied()
-        .ok_or_else(|| format!("--cluster: {url}: its host has no address; {remedy}"))
+        .ok_or_else(|| format!("peer URL {url}: its host has no address; {remedy}"))
 }
 
 fn parse_id(text: &str) -> Result<u64, String> {
@@ -441,8 +515,8 @@ mod tests {
     fn without_arguments_it_is_a_single_member() {
         let Options { config, log } = options("").unwrap();
         assert_eq!(config.id, 1);
-        assert_eq!(config.cluster, ["http://127.0.0.1:9021".parse().unwrap()]);
-        assert!(!config.join);
+        assert_eq!(config.peer_url, "http://127.0.0.1:9021".parse().unwrap());
+        assert!(config.cluster.is_empty() && !config.join && config.join_by.is_empty());
         assert_eq!(config.client_address, "127.0.0.1:9121".parse().unwrap());
         assert_eq!(config.peer_address, "127.0.0.1:9021".parse().unwrap());
         assert_eq!(config.data_dir, PathBuf::from("raftkvd-1"));
@@ -454,6 +528,49 @@ mod tests {
         assert_eq!(config.heartbeat, Duration::from_millis(100));
         assert_eq!(config.election_timeout, Duration::from_secs(1));
         assert_eq!((log.format, log.level), (Format::Text, slog::Level::Info));
+    }
+
+    #[test]
+    fn a_joiner_needs_no_list_if_it_knows_whom_to_ask() {
+        let urls = |urls: &[PeerUrl]| urls.iter().map(PeerUrl::to_string).collect::<Vec<_>>();
+        let line = "--id 4 --peer-url http://127.0.0.1:42379 --join http://127.0.0.1:12380,localhost:22380/ --port 5";
+        let config = options(line).unwrap().config;
+        assert_eq!(config.peer_url.to_string(), "http://127.0.0.1:42379");
+        assert_eq!(config.peer_address, "127.0.0.1:42379".parse().unwrap());
+        assert_eq!(
+            urls(&config.join_by),
+            ["http://127.0.0.1:12380", "http://localhost:22380"]
+        );
+        assert!(config.join && config.cluster.is_empty());
+        let config = options("--peer-url http://127.0.0.1:1").unwrap().config;
+        assert!(!config.join && config.cluster.is_empty());
+        let config = options("--join=no").unwrap().config;
+        assert!(!config.join);
+        for (line, said) in [
+            ("--join", "clients reach a member"),
+            ("--join --peer-url http://a:1", "clients reach a member"),
+            ("--join maybe", "\"maybe\" is not the URL of a member"),
+            (
+                "--join http://127.0.0.1:1,",
+                "\"\" is not the URL of a member",
+            ),
+            ("--join http://127.0.0.1:1", "--peer-url"),
+            (
+                "--id 2 --peer-url http://127.0.0.1:1",
+                "begins with member 1",
+            ),
+            ("--peer-url 127.0.0.1:1", "--peer-url: \"127.0.0.1:1\""),
+            (
+                "--peer-url http://a:1 --cluster http://a:1",
+                "give one of them",
+            ),
+        ] {
+            let text = usage(line);
+            assert!(
+                text.contains(said) && !text.contains('\n'),
+                "{line}: {text}"
+            );
+        }
     }
 
     #[test]

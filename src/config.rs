@@ -12,10 +12,15 @@ use std::time::Duration;
 pub struct Config {
     /// This member's id, at least 1.
     pub id: u64,
-    /// Peer URLs of `--cluster`: the i-th (from 1) is that of member i. Used on the very first start only.
+    /// Where the other members reach this one.
+    pub peer_url: PeerUrl,
+    /// Peer URLs of `--cluster`: the i-th (from 1) is that of member i. Used on the very first start only. Empty: a new
+    /// cluster of this member alone, or the others are learned from whom it joins.
     pub cluster: Vec<PeerUrl>,
     /// This member joins a running cluster: start with an empty log and wait for its leader.
     pub join: bool,
+    /// Where clients reach the members that are asked to add this one; empty: it was added, or will be.
+    pub join_by: Vec<PeerUrl>,
     /// Where clients connect.
     pub client_address: SocketAddr,
     /// Where peers connect.
@@ -114,6 +119,17 @@ pub const READ_BACKS_MAX: usize = 4;
 /// The log that is kept for a follower that was sent a snapshot, for as long as it is behind. With more it has to be
 /// sent another one.
 pub const PINNED_LOG_BYTES_MAX: u64 = 4 << 30;
+
+// ---- joining by address ----
+
+/// First pause before the members are asked again; doubled with every further failure.
+pub const JOIN_BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Longest such pause.
+pub const JOIN_BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// How long a member may take to answer; its own `--request-timeout` is most likely shorter.
+pub const JOIN_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest answer: the status of a cluster with thousands of members.
+pub const JOIN_ANSWER_BYTES_MAX: usize = 1 << 20;
 
 // ---- storage ----
 

@@ -50,6 +50,7 @@ pub mod command;
 pub mod commit;
 pub mod config;
 pub mod inbox;
+pub mod join;
 pub mod logging;
 pub mod members;
 pub mod node;

@@ -23,6 +23,7 @@ use crate::api::{self, Api};
 use crate::apply;
 use crate::config::{self, Config};
 use crate::inbox::{Inbox, Notice};
+use crate::join;
 use crate::logging;
 use crate::members::Members;
 use crate::node::{self, Exit, Node};
@@ -119,6 +120,9 @@ pub enum Failure {
         /// What the leader holds to be here.
         committed: u64,
     },
+    /// It can't be added to the cluster that it was to join.
+    #[error("{0}")]
+    NotJoined(String),
     /// Anything else.
     #[error("{0}")]
     Fatal(String),
@@ -128,7 +132,7 @@ impl Failure {
     /// The exit code: see the README.
     pub fn exit_code(&self) -> i32 {
         match self {
-            Failure::Listen { .. } => 2,
+            Failure::Listen { .. } | Failure::NotJoined(_) => 2,
             Failure::Storage(error) => error.exit_code(),
             Failure::Disk(_) => 6,
             Failure::Wiped { .. } | Failure::NeedsJoin { .. } | Failure::LostLog { .. } => 5,
@@ -147,7 +151,10 @@ enum End {
 /// Runs one member until it is stopped or removed (`Ok`), or fails.
 pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     raise_file_limit(logger);
-    let initial = Members::initial(&config.cluster);
+    let initial = Members::initial(match config.cluster.is_empty() && !config.join {
+        true => std::slice::from_ref(&config.peer_url),
+        false => &config.cluster,
+    });
     let start = match config.join {
         true => storage::Start::Join,
         false => storage::Start::Bootstrap(initial.clone()),
@@ -158,7 +165,10 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     // Behind the lock, so that a second start of the same member says that it is one; before the data directory is
     // touched, so that a port that is in use leaves nothing behind.
     let client_listener = listen(config.client_address, "--port or --listen")?;
-    let peer_listener = listen(config.peer_address, "--cluster or --listen-peer")?;
+    let peer_listener = listen(
+        config.peer_address,
+        "--cluster, --peer-url or --listen-peer",
+    )?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config::runtime_threads())
         .thread_name("tokio")
@@ -247,7 +257,9 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     let node =
         Node::new(settings, opened.recovered, logger, &raft_logger).map_err(Failure::Fatal)?;
     let known = if joining { &initial } else { node.members() };
-    warn_if_flags_differ(&initial, known, opened.first_start, logger);
+    if !opened.first_start {
+        warn_if_flags_differ(&config, &initial, known, logger);
+    }
 
     let transport = Transport::new(
         transport::Settings {
@@ -332,6 +344,21 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         }
     })?);
 
+    if joining && !config.join_by.is_empty() {
+        let joiner = join::Joiner {
+            id: config.id,
+            url: config.peer_url.clone(),
+            asked: config.join_by.clone(),
+        };
+        let asking = join::run(joiner, transport.clone(), logger.clone());
+        let ends = ends.clone();
+        runtime.spawn(async move {
+            if let Err(line) = asking.await {
+                // The main thread may be ending already.
+                let _ = ends.send(End::Failed(Failure::NotJoined(line)));
+            }
+        });
+    }
     announce(&config, logger);
 
     let end = runtime.block_on(ended.recv());
@@ -427,7 +454,7 @@ async fn next_failure(ended: &mut UnboundedReceiver<End>) -> Failure {
 fn on_exit(exit: Exit, config: &Config, meta: &Meta, logger: &Logger) -> Result<(), Failure> {
     let id = config.id;
     let dir = config.data_dir.display().to_string();
-    let url = config.cluster[id as usize - 1].to_string();
+    let url = config.peer_url.to_string();
     match exit {
         Exit::Removed { index } => {
             meta.mark_removed(index)?;
@@ -521,14 +548,24 @@ fn announce(config: &Config, logger: &Logger) {
 }
 
 /// A restart goes by what is on disk. Flags that say something else deserve a word.
-fn warn_if_flags_differ(flags: &Members, stored: &Members, first_start: bool, logger: &Logger) {
+fn warn_if_flags_differ(config: &Config, flags: &Members, stored: &Members, logger: &Logger) {
+    if config.cluster.is_empty() {
+        // Others may have joined since.
+        if let Some(own) = stored.members.get(&config.id)
+            && own.url != config.peer_url
+        {
+            warn!(logger, "--peer-url differs from the stored one, by which the others go; to move a member, replace it";
+                "stored" => %own.url, "--peer-url" => %config.peer_url);
+        }
+        return;
+    }
     let urls = |members: &Members| -> Vec<String> {
         let listed = members.members.iter();
         listed
             .map(|(id, member)| format!("{id}={}", member.url))
             .collect()
     };
-    if !first_start && urls(flags) != urls(stored) {
+    if urls(flags) != urls(stored) {
         warn!(logger, "--cluster differs from the stored members and is ignored: it counts on the first start only";
             "stored" => urls(stored).join(","), "--cluster" => urls(flags).join(","));
     }

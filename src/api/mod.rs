@@ -2,7 +2,7 @@
 //!
 //! | path | GET, HEAD | PUT | DELETE | POST |
 //! |---|---|---|---|---|
-//! | `/<key>` | read (`kv`) | write (`kv`) | write (`kv`); all digits: remove a member (`members`) | `/<id>`: add a member (`members`) |
+//! | `/<key>` | read (`kv`) | write (`kv`) | write (`kv`); all digits: remove a member (`members`) | `/<id>`: add a member (`members`), `/join`: likewise (`join`) |
 //! | `/-/kv/<key>` | read (`kv`) | write (`kv`) | write (`kv`) | 405 |
 //! | `/-/kv` | all keys (`list`) | 403 | 403 | 403 |
 //! | `/-/txn` | 405 | 403 | 403 | many keys at once (`txn`) |
@@ -32,6 +32,7 @@ mod condition;
 mod connection;
 #[doc(hidden)]
 pub mod fuzzing;
+mod join;
 mod json;
 mod kv;
 mod leader;
@@ -298,6 +299,10 @@ impl Front {
                     path::hint(path)
                 ),
             )),
+            Route::Root(key) if head.method == Method::POST && *key == *b"join" => {
+                path::no_options(query)?;
+                self.join(head, body, deadline).await
+            }
             Route::Root(key) if head.method == Method::POST => {
                 path::no_options(query)?;
                 self.add_member(head, &key, body, deadline).await

@@ -347,6 +347,24 @@ impl Transport {
         shared.reconcile(&mut peers);
     }
 
+    /// This member knows nothing of the cluster that it joins, but where to dial.
+    pub fn is_joining(&self) -> bool {
+        self.shared.view.borrow().joining
+    }
+
+    /// Says where to dial, while this member is joining; later it knows better.
+    pub fn set_members_to_dial(&self, members: &Members) {
+        let shared = &self.shared;
+        // Held by whoever sets the view.
+        let mut peers = shared.peers();
+        let before = shared.view.borrow().clone();
+        if before.joining {
+            let view = before.next(shared.me, members, true);
+            shared.view.send_replace(Arc::new(view));
+            shared.reconcile(&mut peers);
+        }
+    }
+
     /// Sets who leads, 0 for nobody known: a refusal says whether it comes from the leader.
     pub fn set_leader(&self, leader: u64) {
         self.shared.leader.store(leader, Ordering::Relaxed);

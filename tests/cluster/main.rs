@@ -26,6 +26,7 @@ mod exactly_once;
 mod failures;
 mod faults;
 mod identity;
+mod joining;
 mod large_values;
 mod leadership;
 mod many_keys;
