@@ -3,9 +3,9 @@
 
 use super::code::Code;
 use super::json::quoted;
-use super::reply::{OUTCOME, Reply};
+use super::reply::{OUTCOME, Reply, ReplyBody};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -40,7 +40,10 @@ fn is_wanted(request: &HeaderMap) -> bool {
 
 async fn to_problem(code: Code, reply: Reply) -> Reply {
     let (mut head, body) = reply.into_parts();
-    let Ok(line) = body.collect().await;
+    let ReplyBody::Whole(line) = body else {
+        panic!("{} is refused by a stream", head.status);
+    };
+    let Ok(line) = line.collect().await;
     let line = line.to_bytes();
     let line = String::from_utf8_lossy(line.trim_ascii_end());
     let mut text = format!(
@@ -55,7 +58,7 @@ async fn to_problem(code: Code, reply: Reply) -> Reply {
     }
     text += "}\n";
     head.headers.insert(CONTENT_TYPE, PROBLEM);
-    Reply::from_parts(head, Full::new(Bytes::from(text)))
+    Reply::from_parts(head, Bytes::from(text).into())
 }
 
 #[cfg(test)]

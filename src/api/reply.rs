@@ -4,15 +4,73 @@ use super::code::Code;
 use crate::proposal::NotProposed;
 use bytes::Bytes;
 use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{
     ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
     RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Response, StatusCode};
 use std::borrow::Cow;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 /// A response.
-pub(super) type Reply = Response<Full<Bytes>>;
+pub(super) type Reply = Response<ReplyBody>;
+
+/// What a response consists of.
+#[derive(Debug)]
+pub(super) enum ReplyBody {
+    /// One piece, or none: all but a few responses.
+    Whole(Full<Bytes>),
+    /// Pieces that are made while they are sent. An error ends the connection without the mark of the end, so that no
+    /// client takes what it got for all of it.
+    Stream(UnsyncBoxBody<Bytes, io::Error>),
+}
+
+impl Default for ReplyBody {
+    fn default() -> ReplyBody {
+        ReplyBody::Whole(Full::default())
+    }
+}
+
+impl From<Bytes> for ReplyBody {
+    fn from(bytes: Bytes) -> ReplyBody {
+        ReplyBody::Whole(Full::new(bytes))
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match self.get_mut() {
+            ReplyBody::Whole(whole) => Pin::new(whole)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
+            ReplyBody::Stream(stream) => Pin::new(stream).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            ReplyBody::Whole(whole) => whole.is_end_stream(),
+            ReplyBody::Stream(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            ReplyBody::Whole(whole) => whole.size_hint(),
+            ReplyBody::Stream(stream) => stream.size_hint(),
+        }
+    }
+}
 
 /// What a handler returns. A refusal is boxed, because it travels through many hands that otherwise carry little.
 pub(super) type Answer = Result<Reply, Box<Reply>>;
@@ -47,7 +105,7 @@ pub(super) fn done(etag: Option<u64>) -> Reply {
 /// A value. For HEAD the same, since hyper leaves out the body and keeps its length.
 pub(super) fn value(bytes: Bytes, etag: u64) -> Reply {
     let is_empty = bytes.is_empty();
-    let mut reply = Reply::new(Full::new(bytes));
+    let mut reply = Reply::new(bytes.into());
     // Ours, and the date, which hyper adds: without the room a map of header fields grows once on its way there.
     *reply.headers_mut() = HeaderMap::with_capacity(4);
     set_etag(&mut reply, Some(etag));
@@ -78,7 +136,7 @@ pub(super) fn empty(etag: Option<u64>) -> Reply {
 
 /// A JSON text.
 pub(super) fn json(text: impl Into<Bytes>) -> Reply {
-    let mut reply = Reply::new(Full::new(text.into()));
+    let mut reply = Reply::new(text.into().into());
     reply.headers_mut().insert(CONTENT_TYPE, JSON);
     reply
 }
@@ -88,7 +146,7 @@ pub(super) fn text(status: StatusCode, line: impl Into<Cow<'static, str>>) -> Re
     let mut line = line.into().into_owned();
     debug_assert!(!line.contains('\n'), "a message is one line: {line:?}");
     line.push('\n');
-    let mut reply = Reply::new(Full::from(line));
+    let mut reply = Reply::new(Bytes::from(line).into());
     *reply.status_mut() = status;
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, TEXT);
