@@ -260,8 +260,11 @@ pub const LIST_KEYS_DEFAULT: usize = 1_000;
 pub const LIST_KEYS_MAX: usize = 10_000;
 /// A list ends early at this size; a single larger entry still goes, alone.
 pub const LIST_BYTES_MAX: usize = 4 << 20;
-/// Bytes of lists that are on their way to their clients, over all connections.
-pub const LISTS_BYTES_MAX: usize = 256 << 20;
+/// Bytes of JSON (lists, pairs, what transactions did) that are on their way to their clients, over all connections; a
+/// single larger one still goes, alone.
+pub const JSON_BYTES_MAX: usize = 256 << 20;
+/// A value from this size on is written as JSON by a thread for what blocks.
+pub const JSON_INLINE_BYTES_MAX: usize = 256 << 10;
 /// A value up to this size is copied out of the connection's read buffer, which can then be used again.
 pub const BODY_COPY_BYTES_MAX: usize = 4 << 10;
 /// How long a client may take no byte of its response before its connection is closed.

@@ -44,10 +44,11 @@ enum Failure {
 pub async fn run(joiner: Joiner, transport: Transport, logger: Logger) -> Result<(), String> {
     let mut pause = config::JOIN_BACKOFF_MIN;
     let mut told = String::new();
+    let mut in_doubt = false;
     while transport.is_joining() {
         let mut reasons = Vec::new();
         for asked in &joiner.asked {
-            match ask(&joiner, asked, &transport).await {
+            match ask(&joiner, asked, &mut in_doubt, &transport).await {
                 Ok(()) => {
                     info!(logger, "was added to the cluster"; "by" => %asked);
                     return Ok(());
@@ -73,7 +74,14 @@ pub async fn run(joiner: Joiner, transport: Transport, logger: Logger) -> Result
     Ok(())
 }
 
-async fn ask(joiner: &Joiner, asked: &PeerUrl, transport: &Transport) -> Result<(), Failure> {
+/// Asks one member. `in_doubt`: an earlier wish may have been granted. A member that is found to be added is not asked
+/// for again then, for whoever removes it between the two would see it come back.
+async fn ask(
+    joiner: &Joiner,
+    asked: &PeerUrl,
+    in_doubt: &mut bool,
+    transport: &Transport,
+) -> Result<(), Failure> {
     let (status, body) = request(asked, Method::GET, "/-/status", String::new()).await?;
     let described = serde_json::from_slice(&body).ok();
     let known = described.as_ref().and_then(members);
@@ -86,11 +94,18 @@ async fn ask(joiner: &Joiner, asked: &PeerUrl, transport: &Transport) -> Result<
         return Err(Failure::Now("it waits to be added itself".to_owned()));
     }
     transport.set_members_to_dial(&known);
+    let is_member = |member: &Member| member.url == joiner.url;
+    if *in_doubt && known.members.get(&joiner.id).is_some_and(is_member) {
+        return Ok(());
+    }
     let wish = json!({"id": joiner.id, "addr": joiner.url.to_string()}).to_string();
+    let was_in_doubt = std::mem::replace(in_doubt, true);
     let (status, body) = request(asked, Method::POST, "/join", wish).await?;
     if status.is_success() {
         return Ok(());
     }
+    // Any other refusal says that nothing was changed.
+    *in_doubt = was_in_doubt || status == StatusCode::GATEWAY_TIMEOUT;
     let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
     let why = match problem["detail"].as_str() {
         Some(line) => line.to_owned(),

@@ -79,23 +79,32 @@ impl Front {
 
     /// What `work` makes of the map as of an index, or `None` if it takes too long. One at a time: each holds a frozen
     /// map, and a core while it looks at all of it.
+    ///
+    /// From the question on it goes its way without whoever asked: a frozen map that nobody takes would keep everything
+    /// that is replaced from then on.
     pub(super) async fn with_frozen<T: Send + 'static>(
         &self,
         deadline: Instant,
         work: impl FnOnce(u64, Frozen) -> T + Send + 'static,
     ) -> Option<T> {
-        let ask = async {
-            let mut slot = Arc::clone(&self.frozen).lock_owned().await;
-            let (index, map) = self.ask(&mut slot, Notice::Freeze).await?;
+        let turn = Arc::clone(&self.frozen).lock_owned();
+        let turn = timeout_at(deadline, turn).await.ok()?;
+        let (reply, frozen) = oneshot::channel();
+        self.api.inbox.notice(Notice::Freeze(reply));
+        let working = tokio::spawn(async move {
+            let (index, map) = frozen.await.ok()?;
+            if Instant::now() >= deadline {
+                return None;
+            }
             let working = tokio::task::spawn_blocking(move || {
                 let made = work(index, map);
-                // The next one's turn begins when the map is let go of, whether somebody still waits or not.
-                drop(slot);
+                // The next one's turn begins when the map is let go of.
+                drop(turn);
                 made
             });
             working.await.ok()
-        };
-        timeout_at(deadline, ask).await.ok().flatten()
+        });
+        timeout_at(deadline, working).await.ok()?.ok()?
     }
 
     /// Puts a question to the loop, unless one of the same kind waits there already, and waits for the answer.

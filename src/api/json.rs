@@ -93,6 +93,32 @@ pub(super) fn quoted(text: &str) -> String {
     serde_json::to_string(text).expect("a string can be written as JSON")
 }
 
+/// How long [`quoted`] makes it.
+pub(super) fn quoted_bytes(text: &str) -> usize {
+    let escaped = text.bytes().map(|byte| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => "\\n".len(),
+        0..=0x1f => "\\u0000".len(),
+        _ => 1,
+    });
+    escaped.sum::<usize>() + "\"\"".len()
+}
+
+/// An object of one pair, which takes so many bytes.
+pub(super) fn pair(key: &str, value: &str, bytes: usize) -> Vec<u8> {
+    let mut pair = Vec::with_capacity(bytes);
+    for (before, text) in [(b'{', key), (b':', value)] {
+        pair.push(before);
+        serde_json::to_writer(&mut pair, text).expect("a string can be written as JSON");
+    }
+    pair.push(b'}');
+    assert_eq!(
+        pair.len(),
+        bytes,
+        "the length of a pair of a key and a value"
+    );
+    pair
+}
+
 // ---- keys and values ----
 
 /// Tells where something is, for messages.

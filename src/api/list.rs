@@ -11,10 +11,7 @@ use super::txn::separator;
 use super::{Front, json};
 use crate::config;
 use crate::store::{GivenUp, Page, Range};
-use bytes::Bytes;
 use std::fmt::Write as _;
-use std::sync::Arc;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 /// What a list is of.
@@ -22,18 +19,6 @@ use tokio::time::Instant;
 pub(super) struct ListOptions {
     pub(super) range: Range,
     pub(super) stale: bool,
-}
-
-/// A list on its way to the client, and its share of the budget.
-struct Sent {
-    text: String,
-    _share: OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for Sent {
-    fn as_ref(&self) -> &[u8] {
-        self.text.as_bytes()
-    }
 }
 
 impl Front {
@@ -50,15 +35,10 @@ impl Front {
         });
         let text = made.await.unwrap_or(Err(GivenUp));
         let text = text.map_err(|why| not_listed(Code::TooSlow, why))?;
-        // A list is far shorter than 4 GiB.
-        let share = Arc::clone(&self.list_bytes).try_acquire_many_owned(text.len() as u32);
+        let share = self.share(text.len());
         let share =
-            share.map_err(|_| not_listed(Code::QueueFull, "too many lists are being sent"))?;
-        let sent = Sent {
-            text,
-            _share: share,
-        };
-        Ok(reply::json(Bytes::from_owner(sent)))
+            share.ok_or_else(|| not_listed(Code::QueueFull, "too many lists are being sent"))?;
+        Ok(share.json(text))
     }
 }
 

@@ -17,8 +17,8 @@
 //!
 //! Flow: `connection` holds the sockets to their limits; [`serve`] accepts; `Front::answer` routes; `path`,
 //! `condition`, `body` and `json` read what the client sent; `quota` sees to room for it; `ask` puts proposals and
-//! reads into the inbox and waits for what becomes of them; `reply` says it in HTTP, and `problem` in JSON what went
-//! wrong.
+//! reads into the inbox and waits for what becomes of them; `reply` says it in HTTP, `share` bounds what of it is in memory,
+//! and `problem` says in JSON what went wrong.
 //!
 //! Invariants: every request ends by its deadline; a response says "not written" only of what surely was not
 //! proposed; whatever a client sends is answered with an error at worst, never with a panic; and values appear in no
@@ -43,6 +43,7 @@ mod path;
 mod problem;
 mod quota;
 mod reply;
+mod share;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -51,7 +52,7 @@ mod txn;
 use crate::config::{self, Config};
 use crate::inbox::Inbox;
 use crate::progress::Replay;
-use crate::store::{Frozen, Store};
+use crate::store::Store;
 use body::Body;
 use code::Code;
 use futures_channel::oneshot;
@@ -178,10 +179,10 @@ struct Front {
     under_way: quota::UnderWay,
     /// See [`Front::status`].
     status: Mutex<Asked<crate::status::Status>>,
-    /// The same for the map; who holds the lock hashes it, also when nobody waits for the result any more.
-    frozen: Arc<Mutex<Asked<(u64, Frozen)>>>,
-    /// One permit for each byte of the lists that are being sent.
-    list_bytes: Arc<Semaphore>,
+    /// Whose turn it is to look at all of the map: see [`Front::with_frozen`].
+    frozen: Arc<Mutex<()>>,
+    /// One permit for each byte of JSON that is being sent: see `share`.
+    json_bytes: Arc<Semaphore>,
 }
 
 /// A question that waits in the inbox, or was answered after whoever asked had given up.
@@ -194,7 +195,7 @@ impl Front {
             under_way: quota::UnderWay::default(),
             status: Mutex::new(None),
             frozen: Arc::default(),
-            list_bytes: Arc::new(Semaphore::new(config::LISTS_BYTES_MAX)),
+            json_bytes: Arc::new(Semaphore::new(config::JSON_BYTES_MAX)),
             api,
         }
     }

@@ -4,7 +4,7 @@
 use super::body::Body;
 use super::code::Code;
 use super::path::{self, ReadOptions};
-use super::reply::{self, Answer, Wish};
+use super::reply::{self, Answer, Reply, Wish};
 use super::txn::no_conditions;
 use super::{Front, json};
 use crate::command::Transaction;
@@ -47,22 +47,29 @@ impl Front {
         deadline: Instant,
     ) -> Answer {
         let value = self.look_up(head, key, options, deadline).await?;
-        let texts = std::str::from_utf8(key).and_then(|key| {
-            let text = std::str::from_utf8(&value.bytes)?;
-            Ok((key, text))
-        });
-        let Ok((key, text)) = texts else {
-            return Err(reply::error(
-                Code::NotUtf8,
-                format!(
-                    "the key or its value is not UTF-8, which JSON has to be; the bytes are at {}",
-                    raw_url(key)
-                ),
-            ));
+        let Ok(key) = std::str::from_utf8(key) else {
+            return Err(not_utf8(key));
+        };
+        let Ok(text) = std::str::from_utf8(&value.bytes) else {
+            return Err(not_utf8(key.as_bytes()));
         };
         // Byte for byte what hraftd answers, so without a newline.
-        let pair = format!("{{{}:{}}}", json::quoted(key), json::quoted(text));
-        let mut reply = reply::json(pair);
+        let bytes = "{:}".len() + json::quoted_bytes(key) + json::quoted_bytes(text);
+        let share = self.share(bytes).ok_or_else(|| {
+            let line = "not read: too much JSON is being sent; try again, or read the bytes at ";
+            reply::unavailable(Code::QueueFull, line.to_owned() + &raw_url(key.as_bytes()))
+        })?;
+        let pair = if bytes <= config::JSON_INLINE_BYTES_MAX {
+            json::pair(key, text, bytes)
+        } else {
+            let (key, value) = (key.to_owned(), value.bytes.clone());
+            let making = tokio::task::spawn_blocking(move || {
+                let text = std::str::from_utf8(&value).expect("it was UTF-8 before");
+                json::pair(&key, text, bytes)
+            });
+            making.await.expect("a string can be written as JSON")
+        };
+        let mut reply = share.json(pair);
         reply::set_etag(&mut reply, Some(value.index));
         Ok(reply)
     }
@@ -78,6 +85,11 @@ impl Front {
         self.write(head, key, body, deadline).await?;
         Ok(reply::empty(None))
     }
+}
+
+fn not_utf8(key: &[u8]) -> Box<Reply> {
+    let line = "the key or its value is not UTF-8, which JSON has to be; the bytes are at ";
+    reply::error(Code::NotUtf8, line.to_owned() + &raw_url(key))
 }
 
 fn raw_url(key: &[u8]) -> String {

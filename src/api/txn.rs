@@ -7,7 +7,7 @@ use super::reply::{self, Answer, Reply, Wish};
 use super::{Front, json};
 use crate::command::{Command, Kind, Transaction};
 use crate::config;
-use crate::proposal::{FailedCheck, Outcome};
+use crate::proposal::{FailedCheck, NotProposed, Outcome};
 use hyper::StatusCode;
 use hyper::http::request::Parts;
 use tokio::time::Instant;
@@ -36,14 +36,18 @@ impl Front {
         let transaction = json::transaction(&received.bytes, &self.api.limits)?;
         // Keys and values are shared with it.
         let asked = transaction.clone();
+        // Before it is proposed, since whatever was done has to be told.
+        let share = self
+            .share(answer_bytes_max(&asked))
+            .ok_or_else(|| reply::not_proposed(Wish::Write, NotProposed::QueueFull))?;
         match self.propose_transaction(transaction, deadline).await? {
             Ok(done) => {
-                let mut reply = reply::json(done_json(&asked, &done));
+                let mut reply = share.json(done_json(&asked, &done));
                 reply::set_etag(&mut reply, Some(done.index));
                 Ok(reply)
             }
             Err(failed) => {
-                let mut reply = reply::json(failed_json(&asked, &failed));
+                let mut reply = share.json(failed_json(&asked, &failed));
                 *reply.status_mut() = StatusCode::PRECONDITION_FAILED;
                 Ok(reply)
             }
@@ -86,6 +90,14 @@ pub(super) fn no_conditions(head: &Parts) -> Result<(), Box<Reply>> {
         Code::BadCondition,
         "If-Match and If-None-Match don't apply here: POST /-/txn takes conditions in its body",
     ))
+}
+
+/// The longest answer there can be: a byte of a key is an escape of six at most.
+fn answer_bytes_max(asked: &Transaction) -> usize {
+    const REST_BYTES_MAX: usize = 128;
+    let checks = asked.checks.iter().map(|check| check.key.len());
+    let keys = checks.chain(asked.writes.iter().map(|write| write.key.len()));
+    keys.map(|bytes| 6 * bytes + REST_BYTES_MAX).sum::<usize>() + REST_BYTES_MAX
 }
 
 fn done_json(asked: &Transaction, done: &Transacted) -> String {
