@@ -212,6 +212,8 @@ pub struct Node {
     exit_told: bool,
     /// Of clients who want another leader.
     transfers: Vec<transfer::Open>,
+    /// The number of the last question that one of them made.
+    transfers_asked: u64,
 }
 
 impl Node {
@@ -290,6 +292,8 @@ impl Node {
             exit: None,
             exit_told: false,
             transfers: Vec::new(),
+            // No number comes again in the next life: an answer may be on its way for long.
+            transfers_asked: settings.boot << 32,
             settings,
         };
         node.members_changed();

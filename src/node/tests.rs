@@ -1320,3 +1320,44 @@ fn what_nobody_refused_is_unknown_and_what_nobody_was_asked_is_not() {
     let stopping = NotTransferred::NotProposed(NotProposed::Stopping);
     assert_eq!(outcome.try_recv(), Ok(Some(Err(stopping))));
 }
+
+#[test]
+fn a_refusal_of_another_question_and_a_question_of_an_older_term_change_nothing() {
+    let mut cluster = Cluster::new(3);
+    let led = cluster.elect();
+    cluster.tick(3);
+    let others: Vec<u64> = (1..=3).filter(|id| *id != led).collect();
+    let (via, to) = (others[0], others[1]);
+    let term = cluster.node(led).raw.raft.term;
+    let message = |from, receiver, term| {
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgTransferLeader);
+        message.from = from;
+        message.to = receiver;
+        message.term = term;
+        message.index = to;
+        message
+    };
+    cluster.cut = vec![(via, led)];
+    let mut outcome = hand_to(&mut cluster, via, to);
+    // Of one that was asked for the same member, in the same term, before.
+    let mut refusal = message(led, via, term);
+    refusal.log_term = cluster.node(via).transfers_asked - 1;
+    refusal.reject = true;
+    refusal.reject_hint = 1;
+    cluster.node(via).step(refusal.clone());
+    cluster.tick(20);
+    assert_eq!(outcome.try_recv(), Ok(None));
+    refusal.log_term += 1;
+    cluster.node(via).step(refusal);
+    let not_found = NotTransferred::NotFound;
+    assert_eq!(outcome.try_recv(), Ok(Some(Err(not_found))));
+
+    cluster.cut.clear();
+    cluster.node(led).step(message(via, led, term - 1));
+    cluster.tick(5);
+    assert_eq!(leader(&mut cluster), led);
+    cluster.node(led).step(message(via, led, term));
+    cluster.tick(5);
+    assert_eq!(leader(&mut cluster), to);
+}

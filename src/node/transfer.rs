@@ -1,8 +1,9 @@
 //! Leadership for a member that a client names, asked for on any member.
 //!
 //! The leader decides whether it can be; so whoever was asked asks the leader, by a `MsgTransferLeader` whose `index` is
-//! the member (raft-rs's own use of it would bear another's name as its sender). The leader answers only to refuse:
-//! the same message with `reject`, and why in `reject_hint`. That it was done shows in who leads.
+//! the member (raft-rs's own use of it would bear another's name as its sender) and whose `log_term` numbers the
+//! question. The leader answers only to refuse: the same message with `reject`, and why in `reject_hint`. That it was done
+//! shows in who leads.
 //!
 //! Invariants: of each request one question is under way at most, and it is asked again only after it was refused or
 //! in another term, where whatever came of the first is void. So a refusal says that nothing was begun, and with a
@@ -23,11 +24,18 @@ pub(super) struct Open {
     deadline: u64,
     /// Tick until which a refusal that may not last is followed by another try.
     patience: u64,
-    /// The term whose leader was asked and has not refused.
-    asked: Option<u64>,
+    /// The question that has not been refused.
+    asked: Option<Question>,
     /// The newest refusal, and the tick of the next try.
     refused: Option<(NotTransferred, u64)>,
     reply: TransferReply,
+}
+
+/// A question to the leader of a term. Its number tells it from every other that this member has asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Question {
+    term: u64,
+    number: u64,
 }
 
 impl Node {
@@ -78,12 +86,14 @@ impl Node {
             return Some(Err(open.how_it_stands()));
         }
         let waits = open.refused.is_some_and(|(_, next)| self.now < next);
-        if leader == 0 || waits || open.asked == Some(term) {
+        if leader == 0 || waits || open.asked.is_some_and(|asked| asked.term == term) {
             return None;
         }
-        open.asked = Some(term);
+        self.transfers_asked += 1;
+        let number = self.transfers_asked;
+        open.asked = Some(Question { term, number });
         if !self.is_leader() {
-            self.say_transfer(leader, open.to, None);
+            self.say_transfer(leader, open.to, number, None);
             return None;
         }
         let why = self.begin_transfer(open.to).err()?;
@@ -92,18 +102,24 @@ impl Node {
 
     /// A peer asks for a transfer, or refuses one.
     pub(super) fn step_transfer(&mut self, message: &Message) {
-        let to = message.index;
+        let (to, number) = (message.index, message.log_term);
         if !message.reject {
+            // Whoever asked in another term has given the question up, or will.
             if self.is_leader()
+                && message.term == self.raw.raft.term
                 && self.leaving.is_none()
                 && let Err(why) = self.begin_transfer(to)
             {
-                self.say_transfer(message.from, to, Some(why));
+                self.say_transfer(message.from, to, number, Some(why));
             }
             return;
         }
+        let refused = Question {
+            term: message.term,
+            number,
+        };
         for mut open in std::mem::take(&mut self.transfers) {
-            let meant = open.to == to && open.asked == Some(message.term);
+            let meant = open.to == to && open.asked == Some(refused);
             let why = of_code(message.reject_hint).filter(|_| meant);
             match why.and_then(|why| self.refuse_transfer(&mut open, why)) {
                 Some(outcome) => drop(open.reply.send(outcome)),
@@ -155,13 +171,20 @@ impl Node {
     }
 
     /// Asks the leader for a transfer, or tells who asked that there is none.
-    fn say_transfer(&mut self, receiver: u64, to: u64, refusal: Option<NotTransferred>) {
+    fn say_transfer(
+        &mut self,
+        receiver: u64,
+        to: u64,
+        number: u64,
+        refusal: Option<NotTransferred>,
+    ) {
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgTransferLeader);
         message.from = self.settings.id;
         message.to = receiver;
         message.term = self.raw.raft.term;
         message.index = to;
+        message.log_term = number;
         message.reject = refusal.is_some();
         message.reject_hint = refusal.map_or(0, code);
         self.raw.raft.msgs.push(message);
