@@ -41,7 +41,7 @@ pub struct Batches {
 #[derive(Debug)]
 pub struct ThreadEnded;
 
-/// The commit channel. What it holds is bounded by `UNAPPLIED_BYTES_MAX`. Both ends tell the replay what is applied.
+/// The commit channel. What it holds is bounded by `PUBLISHED_BYTES_MAX`, and what one ready publishes. Both ends tell the replay what is applied.
 pub fn channel(replay: Arc<Replay>) -> (Commits, Batches) {
     let (sender, receiver) = mpsc::channel();
     let unfinished = Arc::new(AtomicUsize::new(0));

@@ -580,6 +580,8 @@ impl Node {
         }
         self.tell_commit();
         self.pursue_transfers();
+        let ahead = self.is_ahead_of_the_map();
+        self.raw.mut_store().hold_back(ahead);
         let mut had_ready = self.raw.has_ready();
         if had_ready {
             self.handle_ready(&mut output);

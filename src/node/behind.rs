@@ -40,7 +40,7 @@ impl Node {
                 return;
             }
             let publishing = first == self.published + 1;
-            if publishing && self.unapplied_bytes as u64 > self.settings.log_cache_bytes {
+            if publishing && self.is_ahead_of_the_map() {
                 continue;
             }
             if let Some(request) = self.raw.store().request(first)
@@ -93,19 +93,28 @@ impl Node {
         progress.map_or(0, |progress| progress.next_idx)
     }
 
-    /// This node was started, and the next entry that it has to publish is not in memory.
+    /// There is something to publish, and raft does not get it yet: this node was started and has to read it back, or the
+    /// map is to follow first.
     pub(super) fn waits_for_log(&self) -> bool {
         let log = &self.raw.raft.raft_log;
         self.published < log.committed.min(log.persisted)
-            && !log.store.is_at_hand(self.published + 1)
+            && (self.is_ahead_of_the_map() || !log.store.is_at_hand(self.published + 1))
+    }
+
+    /// What is published waits in the commit channel, where it takes more memory than in the log.
+    pub(super) fn is_ahead_of_the_map(&self) -> bool {
+        let most = config::PUBLISHED_BYTES_MAX as u64;
+        self.unapplied_bytes as u64 > most.min(self.settings.log_cache_bytes)
     }
 
     /// Whatever else is appended can't be applied soon, and would have to be kept in memory until it is.
     pub(super) fn has_too_much_to_apply(&self) -> bool {
-        let most = config::UNAPPLIED_BYTES_MAX;
-        let kept = self.raw.store().bytes();
-        self.unapplied_bytes > most
-            || (self.waits_for_log() && kept > self.settings.log_cache_bytes + most as u64)
+        let beyond_the_cache = self
+            .raw
+            .store()
+            .bytes()
+            .saturating_sub(self.settings.log_cache_bytes);
+        self.waits_for_log() && beyond_the_cache > config::UNAPPLIED_BYTES_MAX as u64
     }
 
     // ---- pins ----

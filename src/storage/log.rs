@@ -36,6 +36,8 @@ pub struct Log {
     pieces: VecDeque<Piece>,
     /// Indexes from which raft wants entries that are not in memory. A cell, because raft asks through `&self`.
     wanted: RefCell<BTreeSet<u64>>,
+    /// Raft gets nothing to publish.
+    held_back: bool,
     snapshot: Option<SnapshotMeta>,
     /// Index of the snapshot before, if the log reaches back to it; else that of the newest, or 0. Behind it the log is
     /// kept.
@@ -84,6 +86,7 @@ impl Log {
             cache_bytes,
             pieces: VecDeque::new(),
             wanted: RefCell::default(),
+            held_back: false,
             snapshot: recovered.snapshot,
             added: BTreeMap::new(),
             snapshot_wanted: Cell::new(false),
@@ -212,6 +215,11 @@ impl Log {
         self.pieces.push_back(Piece { entries, used });
     }
 
+    /// From now on raft gets nothing to publish, or again what there is.
+    pub fn hold_back(&mut self, held_back: bool) {
+        self.held_back = held_back;
+    }
+
     /// Drops the pieces of which raft was given nothing since the last call.
     pub fn drop_unused(&mut self) {
         self.pieces.retain(|piece| piece.used.replace(false));
@@ -315,6 +323,12 @@ impl raft::Storage for Log {
             self.last()
         );
         let limit = max_size.into();
+        // It publishes, and asks again when it gets none. Without a limit it looks for conf changes before an election, and
+        // to give it none would say that there is none.
+        let publishing = limit.is_some() && !context.can_async();
+        if publishing && self.held_back {
+            return Ok(Vec::new());
+        }
         let cached_from = self.cached_from();
         if low >= cached_from {
             let place = |index| (index - cached_from) as usize;
@@ -331,10 +345,8 @@ impl raft::Storage for Log {
         if context.can_async() {
             return Err(Error::Store(StorageError::LogTemporarilyUnavailable));
         }
-        // Raft publishes, at most `limit` at a time, and asks again when it gets none. Without a limit it looks for conf
-        // changes before an election, and to give it none would say that there is none.
         assert!(
-            limit.is_some(),
+            publishing,
             "entries {low} to before {high} are needed at once, memory holds those from {cached_from} on"
         );
         Ok(Vec::new())

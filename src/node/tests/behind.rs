@@ -217,3 +217,35 @@ fn a_member_that_still_reads_its_log_votes_for_another() {
     assert!(cluster.node(other).is_leader());
     assert_eq!(cluster.node(reading).published, 1);
 }
+
+#[test]
+fn what_the_map_can_not_take_yet_stays_in_the_log() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.hosts.get_mut(&leader).unwrap().slow_store = true;
+    let value_bytes = 3 << 20;
+    for key in 0..12_u8 {
+        let mut command = Command::new();
+        command.kind = Kind::Put;
+        command.key = vec![key].into();
+        command.value = vec![key; value_bytes].into();
+        drop(cluster.propose(leader, command));
+        cluster.settle();
+    }
+    let node = cluster.node(leader);
+    assert_eq!(node.raw.raft.raft_log.committed, node.raw.store().last());
+    assert!(node.published < node.raw.raft.raft_log.committed);
+    let most = config::PUBLISHED_BYTES_MAX + value_bytes + 1_000;
+    assert!((config::PUBLISHED_BYTES_MAX..most).contains(&node.unapplied_bytes));
+    assert!(node.ready().is_none(), "there is nothing to be done before");
+
+    cluster.hosts.get_mut(&leader).unwrap().slow_store = false;
+    let node = cluster.node(leader);
+    node.applied(node.published, node.unapplied_bytes);
+    cluster.settle();
+    let node = cluster.node(leader);
+    assert_eq!(node.published, node.raw.raft.raft_log.committed);
+    assert_eq!(node.unapplied_bytes, 0);
+    cluster.tick(5);
+    cluster.assert_same_maps();
+}
