@@ -164,6 +164,10 @@ pub const SNAPSHOT_HEADER_BYTES_MAX: usize = 16 << 20;
 pub const META_BYTES_MAX: usize = 1 << 20;
 /// Snapshot files that are kept.
 pub const SNAPSHOTS_KEPT: usize = 2;
+/// After a file was deleted its thread pauses for so many times as long as that took,
+pub const REMOVAL_PAUSES: u32 = 3;
+/// but no longer than this.
+pub const REMOVAL_PAUSE_MAX: Duration = Duration::from_millis(250);
 /// Target size of a snapshot's blocks.
 pub const SNAPSHOT_BLOCK_BYTES: usize = 256 << 10;
 /// A snapshot file that is written is synced whenever this much was: the WAL's fdatasync must not wait behind more.

@@ -4,6 +4,7 @@
 //! tokio runtime   client API, peer connections
 //! raft            raft_loop::run: owns the Node
 //! wal             writer::run: writes the Wal, and the loop what comes alone
+//! remove          writer::remove_files: deletes what is superfluous
 //! apply           apply::run: the only writer of the Store
 //! snapshot        apply::write_snapshots
 //! read-back       read_back::run: reads the WAL for followers that are behind
@@ -17,7 +18,7 @@
 //! vote nor its log, and the kernel keeps the connections of its peers waiting.
 //!
 //! Only this module starts threads that stay. Each ends when the one it is fed by has ended: raft by [`Notice::Stop`],
-//! then wal, read-back and apply, then snapshot.
+//! then wal, read-back and apply, then remove and snapshot.
 
 use crate::api::{self, Api};
 use crate::apply;
@@ -287,6 +288,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     let wal_reader = opened.wal.read_back();
     let (read_back_sender, read_backs) = mpsc::channel();
     let (writer, jobs) = writer::channel(opened.wal);
+    let (purge_sender, purges) = mpsc::channel();
     let (commit_sender, commits) = apply::channel(replay.clone());
     let (snapshot_sender, snapshot_jobs) = mpsc::channel();
     let channels = raft_loop::Channels {
@@ -311,7 +313,10 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     })?];
     threads.push(spawn("wal", &ends, {
         let (inbox, transport) = (inbox.clone(), transport.clone());
-        move || Ok(writer::run(&jobs, &inbox, &transport)?)
+        move || Ok(writer::run(&jobs, &inbox, &transport, &purge_sender)?)
+    })?);
+    threads.push(spawn("remove", &ends, move || {
+        Ok(writer::remove_files(&purges)?)
     })?);
     threads.push(spawn("read-back", &ends, {
         let inbox = inbox.clone();

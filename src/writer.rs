@@ -4,6 +4,8 @@
 //! gather. A job that comes alone takes no such detour: with nothing else to do meanwhile the raft loop writes it
 //! itself, which saves a lone request two changes of thread on every member that it passes.
 //!
+//! Files that nobody needs any more are deleted by a thread of their own.
+//!
 //! Invariant: jobs are written in the order in which they were handed over. The loop writes only when all before it are
 //! durable, and there is no other source of jobs.
 
@@ -11,12 +13,13 @@ use crate::apply::ThreadEnded;
 use crate::config;
 use crate::inbox::Inbox;
 use crate::node::Job;
-use crate::storage::{self, DiskError, Save, Wal};
+use crate::storage::{self, DiskError, Purge, Save, Wal};
 use crate::transport::Transport;
 use raft::eraftpb::Message;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Instant;
 
 /// The raft loop's way to the WAL.
@@ -140,7 +143,12 @@ fn entry_bytes(save: &Save) -> usize {
 
 /// The WAL thread. Runs until the raft loop has ended, or the disk fails: then nothing of the failed batch was said to
 /// anybody.
-pub fn run(jobs: &Jobs, inbox: &Inbox, transport: &Transport) -> Result<(), DiskError> {
+pub fn run(
+    jobs: &Jobs,
+    inbox: &Inbox,
+    transport: &Transport,
+    purges: &Sender<Purge>,
+) -> Result<(), DiskError> {
     let Jobs { shared, jobs } = jobs;
     while let Ok(first) = jobs.recv() {
         let mut number = 0;
@@ -160,10 +168,23 @@ pub fn run(jobs: &Jobs, inbox: &Inbox, transport: &Transport) -> Result<(), Disk
         if !messages.is_empty() {
             transport.send(messages);
         }
-        // Last: nobody shall wait for the removal of files.
-        shared.wal.lock().expect(PANICKED).purge(compacted)?;
+        let purge = shared.wal.lock().expect(PANICKED).purge(compacted)?;
+        // The thread may have ended with an error, which is being told.
+        if !purge.is_empty() && purges.send(purge).is_err() {
+            return Ok(());
+        }
         // Release: what was written and sent here comes before what the loop then writes.
         shared.unfinished.fetch_sub(saves.len(), Ordering::Release);
+    }
+    Ok(())
+}
+
+/// The thread that deletes what is superfluous, with pauses. Runs until the WAL thread has ended, or the disk fails.
+pub fn remove_files(purges: &Receiver<Purge>) -> Result<(), DiskError> {
+    while let Ok(purge) = purges.recv() {
+        purge.remove(|took| {
+            thread::sleep((took * config::REMOVAL_PAUSES).min(config::REMOVAL_PAUSE_MAX));
+        })?;
     }
     Ok(())
 }

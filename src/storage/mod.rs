@@ -15,8 +15,8 @@
 //! 4. *Mark and hard state in one record.* Apart, a crash between them leaves a snapshot above the commit index, from
 //!    which raft can't start.
 //! 5. *Mark durable, then older segments and snapshots go.* Otherwise a crash leaves a restart without what the older
-//!    mark needs. They go after it was reported that the save is durable: removing large files takes long. Segments go
-//!    oldest first, one after the other durably, or a crash could leave a gap.
+//!    mark needs. They go after it was reported that the save is durable, and by a thread of their own: removing
+//!    large files takes long. Segments go oldest first, one after the other durably, or a crash could leave a gap.
 //! 6. *`meta` says "starting" before anything else is made, and "in use" after everything was.* So what a crash left
 //!    of a first start is recognised and cleared, while a lost `meta` beside a log is refused: cleared by mistake it
 //!    would be a member that forgot its votes.
@@ -54,7 +54,7 @@ pub use meta::{Meta, Pin, PinError};
 pub use outline::Outline;
 pub use read_back::ReadBack;
 pub use snapshot::{ReceiveError, SnapshotSink, SnapshotSource, SnapshotWriter, Snapshots};
-pub use wal::{Options, Wal, Written};
+pub use wal::{Options, Purge, Wal, Written};
 
 use crate::command::{ReplicatedState, SnapshotHeader};
 use crate::members::Members;

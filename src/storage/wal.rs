@@ -1,8 +1,8 @@
 //! The write-ahead log: what a ready of raft asks for becomes durable here.
 //!
 //! Owned by the WAL thread. Every [`Wal::save`] is one batch, hence one write and one fdatasync, however many saves it
-//! carries; rotation apart. [`Wal::purge`] deletes what is not needed any more. It is a call of its own, for nobody who
-//! waits for a save shall wait for that. Where entries stand, so that they can be read back, is noted in an index
+//! carries; rotation apart. [`Wal::purge`] tells what is not needed any more, for another thread to delete: nobody who waits
+//! for a save shall wait for that. Where entries stand, so that they can be read back, is noted in an index
 //! (`read_back.rs`) as they are written.
 //!
 //! Invariants: a batch is durable before the next is written. A save without `sync` changes only the commit index; it
@@ -24,6 +24,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Sizes that tests make small.
 #[derive(Debug, Clone, Copy)]
@@ -183,6 +184,7 @@ impl Wal {
     ) -> Wal {
         let mut batch = Batch::default();
         batch.clear();
+        let written = snapshots.wal_written();
         Wal {
             disk,
             dir,
@@ -198,7 +200,7 @@ impl Wal {
             index: SharedIndex::new(index),
             purge_due: false,
             failed: false,
-            written: Arc::default(),
+            written,
         }
     }
 
@@ -403,38 +405,83 @@ impl Wal {
         Ok(())
     }
 
-    /// Deletes what is not needed any more, neither by a restart, which begins from a snapshot that is kept at the
-    /// earliest, nor to be read back: that is no entry up to `compacted`. To be called when it has been reported that
-    /// the save is durable. An error is as final as one of [`Wal::save`].
+    /// Forgets what is not needed any more, neither by a restart, which begins from a snapshot that is kept at the
+    /// earliest, nor to be read back: that is no entry up to `compacted`. What it returns deletes the files. To be
+    /// called when it has been reported that the save is durable.
     ///
     /// Only after the mark is durable: without it a restart would begin from the snapshot before, or need the entries
-    /// from there on. The segments go oldest first, each durably before the next: if a crash kept an older one and
-    /// lost a newer one, the gap would look like corruption. Segments and snapshots need no order between them, for
-    /// neither is needed for the other.
-    pub fn purge(&mut self, compacted: u64) -> Result<(), DiskError> {
+    /// from there on.
+    pub fn purge(&mut self, compacted: u64) -> Result<Purge, DiskError> {
         self.check()?;
-        let result = self.try_purge(compacted);
-        self.failed = result.is_err();
-        result
-    }
-
-    fn try_purge(&mut self, compacted: u64) -> Result<(), DiskError> {
         let oldest = self.durable.oldest_mark();
         let superfluous = oldest.min(compacted);
+        let mut segments = Vec::new();
         while let Some(name) = self.older.front() {
             let next = self.older.get(1).copied().unwrap_or(self.segment.name());
             if next.first_index > superfluous.saturating_add(1) {
                 break;
             }
             self.index.lock().forget_oldest(*name);
-            self.disk.remove(&self.dir.join(name.file_name()))?;
-            self.disk.sync_dir(&self.dir)?;
+            segments.push(self.dir.join(name.file_name()));
             self.older.pop_front();
         }
-        match std::mem::take(&mut self.purge_due) {
-            true => self.snapshots.delete_below(oldest),
-            false => Ok(()),
+        let snapshots_below = std::mem::take(&mut self.purge_due).then_some(oldest);
+        Ok(Purge {
+            disk: self.disk.clone(),
+            dir: self.dir.clone(),
+            segments,
+            snapshots: self.snapshots.clone(),
+            snapshots_below,
+        })
+    }
+}
+
+/// Files that nobody needs any more. To be carried out in the order in which [`Wal::purge`] gave them; one that is not,
+/// or not to its end, leaves files that the next start does without.
+#[must_use]
+pub struct Purge {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    /// Oldest first.
+    segments: Vec<PathBuf>,
+    snapshots: Arc<Snapshots>,
+    snapshots_below: Option<u64>,
+}
+
+impl Purge {
+    /// There is nothing to delete.
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty() && self.snapshots_below.is_none()
+    }
+
+    /// Deletes the files. `pause` is called after each, with how long that took: a file system that gives back the blocks
+    /// of a large file at once makes everybody who syncs wait meanwhile.
+    ///
+    /// The segments go oldest first, each durably before the next: if a crash kept an older one and lost a newer one, the
+    /// gap would look like corruption. Segments and snapshots need no order between them, for neither is needed for the
+    /// other.
+    pub fn remove(self, mut pause: impl FnMut(Duration)) -> Result<(), DiskError> {
+        for segment in &self.segments {
+            let begun = Instant::now();
+            self.disk.remove(segment)?;
+            self.disk.sync_dir(&self.dir)?;
+            pause(begun.elapsed());
         }
+        match self.snapshots_below {
+            Some(index) => self.snapshots.delete_below(index, pause),
+            None => Ok(()),
+        }
+    }
+
+    /// The same without a pause.
+    pub fn remove_at_once(self) -> Result<(), DiskError> {
+        self.remove(|_| ())
+    }
+}
+
+impl std::fmt::Debug for Purge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Purge({:?}, {:?})", self.segments, self.snapshots_below)
     }
 }
 

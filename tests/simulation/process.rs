@@ -16,7 +16,7 @@ use raftkvd::node::{Job, Node, Output, Settings};
 use raftkvd::storage::meta::PinError;
 use raftkvd::storage::read_back::Request;
 use raftkvd::storage::{
-    self, DiskError, Lock, Meta, Options, ReadBack, Recovered, Save, Snapshots, Start,
+    self, DiskError, Lock, Meta, Options, Purge, ReadBack, Recovered, Save, Snapshots, Start,
     StorageError, Wal,
 };
 use raftkvd::store::Store;
@@ -56,6 +56,8 @@ pub struct Process {
     pub meta: Arc<Meta>,
     pub snapshots: Arc<Snapshots>,
     wal: Wal,
+    /// What is to be deleted.
+    purges: Vec<Purge>,
     /// Of the raft loop.
     pub next_tick: u64,
     pub pass_at: Option<u64>,
@@ -176,6 +178,7 @@ impl Process {
             reader: Worker::Idle,
             marks: (0, applied),
             wal: opened.wal,
+            purges: Vec::new(),
             next_tick: launch.now,
             pass_at: None,
             tick: launch.tick,
@@ -367,7 +370,13 @@ impl Process {
                 oracle.stores(index, entry, before);
             }
         }
-        self.wal.purge(compacted)?;
+        self.purges.push(self.wal.purge(compacted)?);
+        // A thread of its own does it, some time later.
+        if number.is_multiple_of(3) {
+            for purge in self.purges.drain(..) {
+                purge.remove_at_once()?;
+            }
+        }
         Ok((number, messages))
     }
 

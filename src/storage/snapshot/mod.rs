@@ -36,6 +36,7 @@ pub use receive::{ReceiveError, SnapshotSink};
 pub use write::SnapshotWriter;
 
 use super::StorageError;
+use super::Written;
 use super::disk::{Disk, DiskError, DiskFile};
 use crate::config;
 use crc32c::crc32c_append;
@@ -44,6 +45,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 const MAGIC: &[u8; 8] = b"rkvdsnap";
 const END_MAGIC: &[u8; 8] = b"rkvdends";
@@ -64,6 +66,8 @@ pub struct Snapshots {
     /// Names temporary files apart.
     temporary: AtomicU64,
     unloaded: Arc<Unloaded>,
+    /// What the WAL writes beside them.
+    wal_written: Arc<Written>,
 }
 
 /// Index and term of received snapshots that are still to be loaded: until then they are not deleted, however many
@@ -102,6 +106,7 @@ impl Snapshots {
             dir,
             temporary: AtomicU64::new(0),
             unloaded: Arc::default(),
+            wal_written: Arc::default(),
         }
     }
 
@@ -110,14 +115,27 @@ impl Snapshots {
         self.dir.join(file_name(index, term))
     }
 
+    /// What the WAL of this data directory counts up: who writes a snapshot sees by it whether there is somebody to be
+    /// disturbed.
+    pub(super) fn wal_written(&self) -> Arc<Written> {
+        self.wal_written.clone()
+    }
+
     /// Deletes the snapshots below an index: no restart begins from them any more. Received ones that are still to be
-    /// loaded stay until the next time. The deletion need not be durable.
-    pub(super) fn delete_below(&self, index: u64) -> Result<(), DiskError> {
+    /// loaded stay until the next time. The deletion need not be durable. `pause` is called after each, with how long it
+    /// took.
+    pub(super) fn delete_below(
+        &self,
+        index: u64,
+        mut pause: impl FnMut(Duration),
+    ) -> Result<(), DiskError> {
         for name in self.disk.list(&self.dir)? {
             let superfluous = parse_file_name(&name)
                 .is_some_and(|found| found.0 < index && !self.unloaded.lock().contains(&found));
             if superfluous {
+                let begun = Instant::now();
                 self.disk.remove(&self.dir.join(name))?;
+                pause(begun.elapsed());
             }
         }
         Ok(())

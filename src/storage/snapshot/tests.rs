@@ -217,7 +217,7 @@ fn a_snapshot_that_was_not_promised_does_not_get_its_name() {
     let own = snapshots(&disk);
     write(&own, 9, &entries(3, 20));
     let bytes = file(&own, 9);
-    own.delete_below(10).unwrap();
+    own.delete_below(10, |_| ()).unwrap();
     let mut other_state = meta(9);
     let removed = crate::command::RemovedMember::default();
     other_state.state.removed.push(removed);
@@ -237,7 +237,7 @@ fn a_deleted_snapshot_can_be_sent_to_its_end() {
     let own = snapshots(&disk);
     write(&own, 9, &entries(300, 20));
     let mut source = own.open(9, 3).unwrap();
-    own.delete_below(10).unwrap();
+    own.delete_below(10, |_| ()).unwrap();
     assert_eq!(disk.paths().len(), 0);
     let mut buffer = vec![0; 1 << 20];
     assert_eq!(source.read(&mut buffer).unwrap() as u64, source.bytes);

@@ -81,7 +81,8 @@ fn run(disk: &FakeDisk, seed: u64, rounds: u64) -> (Expected, Expected) {
         let result = script
             .next(&opened.snapshots)
             .and_then(|saves| opened.wal.save(&saves))
-            .and_then(|()| opened.wal.purge(u64::MAX));
+            .and_then(|()| opened.wal.purge(u64::MAX))
+            .and_then(Purge::remove_at_once);
         if result.is_err() {
             return (acknowledged, script.durable);
         }

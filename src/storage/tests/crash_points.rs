@@ -174,7 +174,7 @@ impl Told {
         } else {
             u64::MAX
         };
-        opened.wal.purge(pinned)
+        opened.wal.purge(pinned)?.remove_at_once()
     }
 
     /// Changes `meta`.

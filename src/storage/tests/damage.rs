@@ -259,7 +259,12 @@ fn wal_with_everything() -> (FakeDisk, Expected, Expected) {
         }
         for save in &saves {
             opened.wal.save(std::slice::from_ref(save)).unwrap();
-            opened.wal.purge(u64::MAX).unwrap();
+            opened
+                .wal
+                .purge(u64::MAX)
+                .unwrap()
+                .remove_at_once()
+                .unwrap();
             expected.save(save);
             let behind = Save {
                 mark: save.mark.clone().filter(|mark| mark.index == 35),

@@ -403,7 +403,12 @@ fn rotation_and_purge_keep_two_snapshots_and_the_log_from_the_older_one() {
         write_snapshot(&opened.snapshots, snapshot, round).unwrap();
         let save = mark(snapshot, round, hard_state(round, 0, index), false);
         opened.wal.save(&[save]).unwrap();
-        opened.wal.purge(u64::MAX).unwrap();
+        opened
+            .wal
+            .purge(u64::MAX)
+            .unwrap()
+            .remove_at_once()
+            .unwrap();
         assert_eq!(files(&disk, "snap").len(), 2);
         most = most.max(segments(&disk).len());
 
@@ -441,7 +446,12 @@ fn the_log_reaches_back_to_the_older_snapshot_wherever_segments_end() {
         write_snapshot(&opened.snapshots, index, 1).unwrap();
         let save = mark(index, 1, hard_state(1, 0, index), false);
         opened.wal.save(&[save]).unwrap();
-        opened.wal.purge(u64::MAX).unwrap();
+        opened
+            .wal
+            .purge(u64::MAX)
+            .unwrap()
+            .remove_at_once()
+            .unwrap();
 
         let damaged = disk.after_power_loss(index);
         damaged.tamper(&opened.snapshots.path(index, 1), |bytes| bytes[40] ^= 1);

@@ -71,7 +71,12 @@ impl Writer {
         let hard_state = hard_state(self.term, 0, self.commit);
         let save = mark(index, term, hard_state, false);
         self.opened.wal.save(&[save]).unwrap();
-        self.opened.wal.purge(compacted).unwrap();
+        self.opened
+            .wal
+            .purge(compacted)
+            .unwrap()
+            .remove_at_once()
+            .unwrap();
     }
 
     fn compact(&mut self, index: u64) {
@@ -196,7 +201,13 @@ fn the_log_is_there_behind_the_older_snapshot_or_further_back_when_it_is_pinned(
     let reader = writer.opened.wal.read_back();
     let old = Request::new(&writer.outline, 6, 20, u64::MAX);
     assert_eq!(reader.read(&old).unwrap().unwrap().len(), 14);
-    writer.opened.wal.purge(u64::MAX).unwrap();
+    writer
+        .opened
+        .wal
+        .purge(u64::MAX)
+        .unwrap()
+        .remove_at_once()
+        .unwrap();
     assert!(segments(&writer.disk).len() < before);
     assert_eq!(reader.read(&old).unwrap(), None);
     writer.compact(30);

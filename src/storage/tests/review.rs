@@ -176,16 +176,26 @@ fn a_save_waits_for_no_removal() {
     }
     let before = (segments(&disk).len(), files(&disk, "snap").len());
     assert_eq!(before.1, 3);
-    opened.wal.purge(u64::MAX).unwrap();
+    opened
+        .wal
+        .purge(u64::MAX)
+        .unwrap()
+        .remove_at_once()
+        .unwrap();
     assert!(segments(&disk).len() < before.0);
     assert_eq!(files(&disk, "snap").len(), 2);
     let operations = disk.operations();
-    opened.wal.purge(u64::MAX).unwrap();
+    opened
+        .wal
+        .purge(u64::MAX)
+        .unwrap()
+        .remove_at_once()
+        .unwrap();
     assert_eq!(disk.operations(), operations);
 }
 
 #[test]
-fn a_failed_removal_is_final() {
+fn a_failed_removal_is_an_error() {
     let disk = FakeDisk::new(1);
     let mut opened = start(&disk, LARGE).unwrap();
     let entries = append((2..9).map(|i| entry(i, 1, vec![])));
@@ -196,10 +206,8 @@ fn a_failed_removal_is_final() {
         opened.wal.save(&[save]).unwrap();
     }
     disk.inject(disk.operations() + 1, Fault::Fail);
-    opened.wal.purge(u64::MAX).unwrap_err();
-    opened.wal.purge(u64::MAX).unwrap_err();
-    let save = append([entry(9, 1, vec![])]);
-    opened.wal.save(&[save]).unwrap_err();
+    let purge = opened.wal.purge(u64::MAX).unwrap();
+    purge.remove_at_once().unwrap_err();
 }
 
 #[test]
@@ -283,7 +291,12 @@ fn a_received_snapshot_is_there_until_it_was_loaded() {
         sink.finish(&snapshot_meta(index, 1)).unwrap();
         let save = mark(index, 1, hard_state(1, 0, index), true);
         opened.wal.save(&[save]).unwrap();
-        opened.wal.purge(u64::MAX).unwrap();
+        opened
+            .wal
+            .purge(u64::MAX)
+            .unwrap()
+            .remove_at_once()
+            .unwrap();
         opened.snapshots.clone()
     };
     let places = [30, 60, 90, 120];
@@ -306,7 +319,12 @@ fn a_snapshot_taken_after_a_fallback_to_an_older_one_counts() {
         write_snapshot(&opened.snapshots, index, 1).unwrap();
         let save = mark(index, 1, hard_state(1, 0, 29), false);
         opened.wal.save(&[save]).unwrap();
-        opened.wal.purge(u64::MAX).unwrap();
+        opened
+            .wal
+            .purge(u64::MAX)
+            .unwrap()
+            .remove_at_once()
+            .unwrap();
     };
     for index in 2..30 {
         let save = append([entry(index, 1, vec![5; 300])]);
