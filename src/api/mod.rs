@@ -102,6 +102,8 @@ pub struct Limits {
     pub connections_max: u32,
     /// Bytes of bodies that are being read or wait for their outcome.
     pub body_bytes_max: usize,
+    /// Bytes of JSON that are on their way to clients.
+    pub json_bytes_max: usize,
     /// Bytes of keys and values that the map may hold, 0 for any number.
     pub store_bytes_max: u64,
 }
@@ -116,6 +118,7 @@ impl Limits {
             header_timeout: config::HEADER_TIMEOUT,
             connections_max: config::CLIENT_CONNECTIONS_MAX as u32,
             body_bytes_max: config::BODY_BYTES_MAX,
+            json_bytes_max: config::JSON_BYTES_MAX,
             store_bytes_max: config.store_bytes_max,
         }
     }
@@ -195,7 +198,7 @@ impl Front {
             under_way: quota::UnderWay::default(),
             status: Mutex::new(None),
             frozen: Arc::default(),
-            json_bytes: Arc::new(Semaphore::new(config::JSON_BYTES_MAX)),
+            json_bytes: Arc::new(Semaphore::new(api.limits.json_bytes_max)),
             api,
         }
     }

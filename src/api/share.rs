@@ -19,7 +19,7 @@ pub(super) struct Share {
 impl Front {
     /// Room for so many bytes, or `None`: too much is being sent.
     pub(super) fn share(&self, bytes: usize) -> Option<Share> {
-        let permits = bytes.min(config::JSON_BYTES_MAX) as u32;
+        let permits = bytes.min(self.api.limits.json_bytes_max) as u32;
         let taken = Arc::clone(&self.json_bytes).try_acquire_many_owned(permits);
         taken.ok().map(|_permits| Share { _permits })
     }

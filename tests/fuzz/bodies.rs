@@ -413,6 +413,7 @@ pub fn json(data: &[u8]) {
         header_timeout: Duration::ZERO,
         connections_max: 0,
         body_bytes_max: 0,
+        json_bytes_max: 1 << 20,
         store_bytes_max: 0,
     };
     let fits = |key: &[u8], value: &[u8]| {

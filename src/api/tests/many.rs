@@ -100,6 +100,45 @@ fn what_is_no_text_has_its_raw_url_named() {
 }
 
 #[test]
+fn json_that_slow_clients_have_not_read_is_bounded() {
+    let mut limits = limits();
+    limits.value_bytes_max = 8 << 20;
+    limits.body_bytes_max = 16 << 20;
+    let cluster = Cluster::with(limits);
+    // Six times as long as JSON, and more than the kernel takes off the daemon's hands.
+    assert_eq!(cluster.put("/long", &[1; 8 << 20]).status, 204);
+    assert_eq!(cluster.put("/short", b"text").status, 204);
+    let mut slow = cluster.connect();
+    slow.write(b"GET /key/long HTTP/1.1\r\nHost: test\r\n\r\n");
+    let deadline = StdInstant::now() + Duration::from_secs(15);
+    let refused = loop {
+        let answer = cluster.get("/key/short");
+        if answer.status != 200 {
+            break answer;
+        }
+        assert!(StdInstant::now() < deadline, "nothing is refused");
+    };
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    let operation = json!([{"op": "put", "key": "a", "value": "b"}]);
+    let refused = cluster.post("/-/txn", &json!({ "operations": operation }).to_string());
+    assert_eq!(refused.status, 503, "what was done could not be told");
+    assert_eq!(cluster.get("/a").status, 404);
+    assert_eq!(
+        cluster.get("/short").status,
+        200,
+        "what is no JSON is shown"
+    );
+    drop(slow);
+    while cluster.get("/key/short").status != 200 {
+        assert!(StdInstant::now() < deadline, "it is refused for ever");
+    }
+    assert_eq!(
+        cluster.get("/key/long").body.len(),
+        6 * (8 << 20) + "{\"long\":\"\"}".len()
+    );
+}
+
+#[test]
 fn what_is_wrong_with_pairs_is_said_and_nothing_is_written() {
     let cluster = Cluster::start();
     let long_key = format!(r#"{{"a":"1","{}":"2"}}"#, "k".repeat(65));

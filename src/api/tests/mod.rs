@@ -51,6 +51,7 @@ fn limits() -> Limits {
         header_timeout: Duration::from_secs(20),
         connections_max: 4_096,
         body_bytes_max: 1 << 20,
+        json_bytes_max: 1 << 20,
         store_bytes_max: 0,
     }
 }
