@@ -4,7 +4,7 @@
 pub const SNAPSHOT_P99: f64 = 2.0;
 /// The longest PUT that met a snapshot.
 pub const LONGEST_PUT_MS: f64 = 250.0;
-/// Bytes that went to the disk while the keys were loaded, for each byte of keys and values.
+/// Bytes of the log and of snapshots that were written while the keys were loaded, for each byte of keys and values.
 pub const WRITTEN_PER_BYTE: f64 = 4.0;
 
 /// Resident bytes at rest: so many for each byte of keys and values, and so many beside them.
