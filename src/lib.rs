@@ -35,7 +35,7 @@
 //!
 //! main -> [`cli`], [`logging`], [`server`] -> [`api`], [`raft_loop`], [`writer`], [`read_back`], [`apply`],
 //! [`transport`] -> [`node`], [`store`], [`inbox`] -> [`storage`], [`members`], [`proposal`], [`commit`], [`status`],
-//! [`command`], [`progress`] -> [`config`]
+//! [`command`], [`progress`] -> [`metrics`], [`config`]
 
 #![warn(missing_docs)]
 
@@ -53,6 +53,7 @@ pub mod inbox;
 pub mod join;
 pub mod logging;
 pub mod members;
+pub mod metrics;
 pub mod node;
 pub mod progress;
 pub mod proposal;

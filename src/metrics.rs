@@ -1,0 +1,256 @@
+//! What this process counts and measures, for `GET /-/metrics`.
+//!
+//! Whoever does something holds a handle and counts into it: an addition or two to atomic numbers, without a lock, since
+//! the labels were looked up when the handle was made. Nothing here is asked for anything but by a scrape, which adds what
+//! is so at its moment (`api/metrics.rs`) and has all of it encoded by `prometheus-client`.
+//!
+//! Invariants: no label is made of what a client sends, so there is a bounded number of series, and no key and no value
+//! among them; a peer's series go with the peer.
+
+mod histogram;
+mod peers;
+mod process;
+mod requests;
+
+pub use histogram::Histogram;
+pub use peers::{Lane, Peer, Peers};
+pub use prometheus_client::metrics::counter::Counter;
+pub use prometheus_client::registry::Registry;
+pub use requests::Requests;
+
+use process::Process;
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Unit;
+use std::time::Duration;
+
+/// The only label of a series, by name and value.
+type Label = [(&'static str, &'static str); 1];
+
+/// The handles of one process, and how they are shown.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    process: Process,
+    /// Of the client port.
+    pub requests: Requests,
+    /// Proposals that had no outcome, by the code that their clients were given.
+    pub proposals_failed: Reasons,
+    /// The same for linearizable reads.
+    pub reads_failed: Reasons,
+    /// How often it became known who leads.
+    pub leader_changes: Counter,
+    /// Commands in each entry that was published and had any.
+    pub entry_commands: Histogram,
+    /// The write-ahead log.
+    pub wal: Wal,
+    /// Snapshots.
+    pub snapshots: Snapshots,
+    /// The other members.
+    pub peers: Peers,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        let mut metrics = Metrics {
+            registry: Registry::with_prefix("raftkvd"),
+            process: Process::default(),
+            requests: Requests::default(),
+            proposals_failed: Reasons::default(),
+            reads_failed: Reasons::default(),
+            leader_changes: Counter::default(),
+            entry_commands: Histogram::of_counts(),
+            wal: Wal::default(),
+            snapshots: Snapshots::default(),
+            peers: Peers::default(),
+        };
+        let registry = &mut metrics.registry;
+        registry.register(
+            "leader_changes",
+            "How often this member learned who leads, the first time included",
+            metrics.leader_changes.clone(),
+        );
+        registry.register(
+            "proposals_failed",
+            "Writes and changes of members without an outcome, by the code of the refusal",
+            metrics.proposals_failed.0.clone(),
+        );
+        registry.register(
+            "reads_failed",
+            "Linearizable reads that were not confirmed, by the code of the refusal",
+            metrics.reads_failed.0.clone(),
+        );
+        registry.register(
+            "entry_commands",
+            "Commands in one entry of the log, as they were handed to the map",
+            metrics.entry_commands.clone(),
+        );
+        metrics.wal.register(registry);
+        metrics.snapshots.register(registry);
+        metrics.peers.register(registry);
+        metrics.requests.register(registry);
+        metrics
+    }
+}
+
+impl Metrics {
+    /// Everything as OpenMetrics text, `moment` before what was counted. Reads files of `/proc`, so not for a thread that
+    /// may not block.
+    pub fn text(&self, moment: &Registry) -> String {
+        let mut process = Registry::with_prefix("process");
+        self.process.register(&mut process);
+        let mut shown = String::new();
+        text::encode_registry(&mut shown, moment)
+            .and_then(|()| text::encode_registry(&mut shown, &self.registry))
+            .and_then(|()| text::encode(&mut shown, &process))
+            .expect("writing to a string does not fail");
+        shown
+    }
+}
+
+/// Failures by their reason. They are rare, so the label is looked up each time.
+#[derive(Debug, Default)]
+pub struct Reasons(Family<Label, Counter>);
+
+impl Reasons {
+    /// Shows these reasons also while they have not occurred: what appears with its first failure has no rate then.
+    pub fn expect(&self, reasons: &[&'static str]) {
+        for reason in reasons {
+            drop(self.0.get_or_create(&[("reason", reason)]));
+        }
+    }
+
+    /// One more.
+    pub fn add(&self, reason: &'static str) {
+        self.0.get_or_create(&[("reason", reason)]).inc();
+    }
+}
+
+/// What the write-ahead log has written. Clones count into the same numbers.
+#[derive(Debug, Clone)]
+pub struct Wal {
+    /// Duration of each fdatasync, one a batch.
+    pub syncs: Histogram,
+    /// Bytes of the batches.
+    pub bytes: Counter,
+    /// Entries of each batch that had any.
+    pub batch_entries: Histogram,
+}
+
+impl Default for Wal {
+    fn default() -> Wal {
+        Wal {
+            syncs: Histogram::of_latencies(),
+            bytes: Counter::default(),
+            batch_entries: Histogram::of_counts(),
+        }
+    }
+}
+
+impl Wal {
+    /// A batch was written and synced.
+    pub fn wrote(&self, bytes: u64, entries: u64, sync: Duration) {
+        self.syncs.observe(sync);
+        self.bytes.inc_by(bytes);
+        if entries > 0 {
+            self.batch_entries.observe_count(entries);
+        }
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "wal_fsync_duration_seconds",
+            "How long the fdatasync of a batch of the write-ahead log took",
+            self.syncs.clone(),
+        );
+        registry.register_with_unit(
+            "wal_written",
+            "What was written to the write-ahead log",
+            Unit::Bytes,
+            self.bytes.clone(),
+        );
+        registry.register(
+            "wal_batch_entries",
+            "Entries that one write and sync of the write-ahead log made durable",
+            self.batch_entries.clone(),
+        );
+    }
+}
+
+/// What was done with snapshots, each operation with a label of its own.
+#[derive(Debug)]
+pub struct Snapshots {
+    seconds: Family<Label, Histogram, fn() -> Histogram>,
+    bytes: Family<Label, Counter>,
+    failed: Family<Label, Counter>,
+    /// Taken of the own map.
+    pub written: Done,
+    /// Read into the map, at the start or from the leader.
+    pub loaded: Done,
+    /// Sent to a peer that has lost touch with the log.
+    pub sent: Done,
+    /// Received from the leader.
+    pub received: Done,
+    /// Transfers to peers that failed and are tried again.
+    pub sends_failed: Counter,
+    /// Transfers from the leader that failed.
+    pub receives_failed: Counter,
+}
+
+/// One kind of operation on snapshots.
+#[derive(Debug)]
+pub struct Done {
+    seconds: Histogram,
+    bytes: Counter,
+}
+
+impl Done {
+    /// One is done, with a file of so many bytes.
+    pub fn add(&self, took: Duration, bytes: u64) {
+        self.seconds.observe(took);
+        self.bytes.inc_by(bytes);
+    }
+}
+
+impl Default for Snapshots {
+    fn default() -> Snapshots {
+        let seconds = Family::new_with_constructor(Histogram::of_transfers as fn() -> Histogram);
+        let (bytes, failed) = (Family::default(), Family::default());
+        let done = |operation| Done {
+            seconds: seconds.get_or_create_owned(&[("operation", operation)]),
+            bytes: Family::get_or_create_owned(&bytes, &[("operation", operation)]),
+        };
+        Snapshots {
+            written: done("write"),
+            loaded: done("load"),
+            sent: done("send"),
+            received: done("receive"),
+            sends_failed: Family::get_or_create_owned(&failed, &[("operation", "send")]),
+            receives_failed: Family::get_or_create_owned(&failed, &[("operation", "receive")]),
+            seconds,
+            bytes,
+            failed,
+        }
+    }
+}
+
+impl Snapshots {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "snapshot_duration_seconds",
+            "How long it took to write, load, send or receive a snapshot",
+            self.seconds.clone(),
+        );
+        registry.register_with_unit(
+            "snapshot",
+            "Size of the snapshots that were written, loaded, sent or received",
+            Unit::Bytes,
+            self.bytes.clone(),
+        );
+        registry.register(
+            "snapshot_transfers_failed",
+            "Snapshots that did not reach their receiver",
+            self.failed.clone(),
+        );
+    }
+}
