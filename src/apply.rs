@@ -12,6 +12,7 @@ use crate::command::SnapshotHeader;
 use crate::commit::{Apply, Commit};
 use crate::config;
 use crate::inbox::{Inbox, Notice, SnapshotWritten};
+use crate::metrics;
 use crate::progress::{Progress, Replay, Unit};
 use crate::proposal::ReadReply;
 use crate::storage::{DiskError, SnapshotMeta, Snapshots, StorageError};
@@ -132,6 +133,7 @@ pub fn run(
     inbox: &Inbox,
     snapshots: &Snapshots,
     snapshot_jobs: &Sender<SnapshotJob>,
+    metrics: &metrics::Snapshots,
     logger: &Logger,
 ) -> Result<(), StorageError> {
     while let Ok(batch) = commits.batches.recv() {
@@ -165,7 +167,9 @@ pub fn run(
                 }
                 Commit::Restore(meta) => {
                     let (index, term) = (meta.index, meta.term);
-                    load(store, snapshots, index, term, |_, _| (), logger)?;
+                    let begun = Instant::now();
+                    let (_, size) = load(store, snapshots, index, term, |_, _| (), logger)?;
+                    metrics.loaded.add(begun.elapsed(), size);
                     commits.replay.applied(index);
                     applied = index;
                 }
@@ -211,12 +215,15 @@ pub fn write_snapshots(
     jobs: &Receiver<SnapshotJob>,
     snapshots: &Snapshots,
     cluster: impl Fn() -> u64,
+    metrics: &metrics::Snapshots,
     inbox: &Inbox,
 ) -> Result<(), DiskError> {
     while let Ok(SnapshotJob { meta, map }) = jobs.recv() {
+        let begun = Instant::now();
         let mut file = snapshots.begin(&meta, cluster())?;
         map.visit(|key, index, value| file.entry(key, index, value))?;
         let bytes = file.finish()?;
+        metrics.written.add(begun.elapsed(), bytes);
         let written = SnapshotWritten { meta, bytes };
         inbox.notice(Notice::SnapshotWritten(Box::new(written)));
     }
@@ -270,8 +277,11 @@ mod tests {
         let store = &store;
         std::thread::scope(|scope| {
             let (inbox, snapshots, logger) = (&inbox, &opened.snapshots, &logger);
-            let thread =
-                scope.spawn(move || run(&batches, store, inbox, snapshots, &snapshot_jobs, logger));
+            let metrics = metrics::Snapshots::default();
+            let thread = scope.spawn(move || {
+                let jobs = &snapshot_jobs;
+                run(&batches, store, inbox, snapshots, jobs, &metrics, logger)
+            });
             while commits.unfinished.load(Ordering::Acquire) > 0 {
                 std::thread::yield_now();
             }

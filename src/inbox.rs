@@ -182,8 +182,8 @@ impl Inbox {
     pub fn propose(&self, proposal: Proposal) {
         let bytes = proposal.command.payload_bytes();
         let mut events = self.lock();
-        let count = events.held.proposals + events.proposals.len();
-        let total = events.held.proposal_bytes + events.proposal_bytes + bytes;
+        let open = events.open();
+        let (count, total) = (open.proposals, open.proposal_bytes + bytes);
         // A lone command always fits, whatever --max-value-bytes is.
         if count >= config::PROPOSALS_MAX || (count > 0 && total > config::PROPOSAL_BYTES_MAX) {
             drop(events);
@@ -213,7 +213,7 @@ impl Inbox {
             return;
         }
         let mut events = self.lock();
-        if events.held.reads + events.reads.len() >= config::READS_MAX {
+        if events.open().reads >= config::READS_MAX {
             drop(events);
             let _ = read.reply.send(Err(NotProposed::QueueFull));
             return;
@@ -309,14 +309,14 @@ impl Inbox {
             events.proposal_bytes = std::mem::take(&mut taken.proposal_bytes);
         }
         // Until the next pass the node holds also what was just taken.
-        events.held = Held {
-            proposals: held.proposals + taken.proposals.len(),
-            proposal_bytes: held.proposal_bytes + taken.proposal_bytes,
-            reads: held.reads + taken.reads.len(),
-            ..held
-        };
+        events.held = taken.open();
         events.messages_dropped = taken.messages_dropped;
         taken
+    }
+
+    /// Proposals and reads without an outcome: what waits here, and what the node holds.
+    pub fn open(&self) -> Held {
+        self.lock().open()
     }
 
     /// Nothing is here that the loop could do while its disk is busy.
@@ -348,6 +348,16 @@ impl Inbox {
 }
 
 impl Events {
+    /// What is here, and what the node holds.
+    fn open(&self) -> Held {
+        Held {
+            proposals: self.held.proposals + self.proposals.len(),
+            proposal_bytes: self.held.proposal_bytes + self.proposal_bytes,
+            reads: self.held.reads + self.reads.len(),
+            ..self.held
+        }
+    }
+
     /// Proposals wait for the end of the write. Not when they are large: they are many enough for a write of their own,
     /// and coding them takes as long as writing them, so the two shall overlap.
     fn gathers(&self) -> bool {

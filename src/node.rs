@@ -648,6 +648,7 @@ impl Node {
             leader: raft.leader_id,
             term: raft.term,
             committed: raft.raft_log.committed,
+            last: raft.raft_log.last_index(),
             applied: self.applied,
             snapshot: self.raw.store().snapshot_index(),
             wal_syncs: 0,

@@ -8,8 +8,9 @@
 //! queues. For the disk it waits only when it has nothing else to do: see `writer.rs`.
 
 use crate::apply::{Commits, ThreadEnded};
-use crate::commit::Commit;
+use crate::commit::{Apply, Commit};
 use crate::inbox::{Inbox, Notice};
+use crate::metrics::Metrics;
 use crate::node::{Exit, Node, Output};
 use crate::storage::read_back::Request;
 use crate::storage::{DiskError, Meta};
@@ -38,6 +39,8 @@ pub struct Channels {
     pub transport: Transport,
     /// For the cluster id, which a joiner learns late.
     pub meta: Arc<Meta>,
+    /// Where it counts.
+    pub metrics: Arc<Metrics>,
     /// Tells the main thread that the process has to end.
     pub exit: Box<dyn Fn(Exit) + Send>,
 }
@@ -99,8 +102,8 @@ fn serve(
                 Notice::Status(reply) => {
                     let mut status = node.status();
                     status.cluster = channels.meta.cluster();
-                    status.wal_syncs = channels.writer.written().syncs();
-                    status.wal_bytes = channels.writer.written().bytes();
+                    status.wal_syncs = channels.writer.written().syncs.count();
+                    status.wal_bytes = channels.writer.written().bytes.get();
                     // Whoever asked may have given up.
                     let _ = reply.send(status);
                 }
@@ -168,11 +171,22 @@ fn carry_out(output: Output, node: &mut Node, channels: &mut Channels) -> Result
     }
     if let Some(leader) = output.leader {
         channels.transport.set_leader(leader);
+        if leader != 0 {
+            channels.metrics.leader_changes.inc();
+        }
     }
     if !output.messages.is_empty() {
         channels.transport.send(output.messages);
     }
     if !output.commits.is_empty() {
+        for commit in &output.commits {
+            if let Commit::Apply(Apply { commands, .. }) = commit
+                && !commands.is_empty()
+            {
+                let commands = commands.len() as u64;
+                channels.metrics.entry_commands.observe_count(commands);
+            }
+        }
         let applied = channels
             .commits
             .hand_over(output.commits, &channels.store)?;

@@ -27,6 +27,7 @@ use crate::inbox::{Inbox, Notice};
 use crate::join;
 use crate::logging;
 use crate::members::Members;
+use crate::metrics::Metrics;
 use crate::node::{self, Exit, Node};
 use crate::progress::Replay;
 use crate::raft_loop;
@@ -48,6 +49,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -183,6 +185,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     // To free millions of entries one by one takes seconds. The end of the process does it at once.
     let _map = ManuallyDrop::new(store.clone());
     let replay = Arc::new(Replay::new());
+    let metrics = Arc::new(Metrics::default());
     let tick = config.tick();
     // Clients are served from now on: until the map is loaded they are told how far that has come. Peers are not; the
     // kernel keeps their connections until there is a node that knows what it may say.
@@ -203,12 +206,15 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     let (loaded, opened) = oneshot::channel();
     spawn("load", &ends, {
         let (dir, id, logger) = (config.data_dir.clone(), config.id, logger.clone());
-        let (store, replay) = (store.clone(), replay.clone());
+        let (store, replay, metrics) = (store.clone(), replay.clone(), metrics.clone());
         let log_cache_bytes = config.log_cache_bytes;
         move || {
             let load = &mut |snapshots: &Snapshots, index, term| {
                 let told = |done, total| replay.loaded(done, total);
-                apply::load(&store, snapshots, index, term, told, &logger)
+                let begun = Instant::now();
+                let loaded = apply::load(&store, snapshots, index, term, told, &logger)?;
+                metrics.snapshots.loaded.add(begun.elapsed(), loaded.1);
+                Ok(loaded)
             };
             let options = storage::Options {
                 cache_bytes: log_cache_bytes,
@@ -226,7 +232,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
             end = ended.recv() => Err(end.expect("this function holds a sender")),
         }
     });
-    let opened = match opened {
+    let mut opened = match opened {
         Ok(opened) => opened,
         Err(End::Failed(failure)) => return Err(failure),
         // Nothing has begun that would have to be ended in order.
@@ -272,6 +278,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
                 snapshots: opened.snapshots.clone(),
                 ends: ends.clone(),
             }),
+            metrics: metrics.clone(),
             limits: transport::Limits::default(),
         },
         inbox.clone(),
@@ -285,6 +292,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         async move { transport.serve(listener, cancelled(peers_stop)).await }
     });
 
+    opened.wal.count_into(metrics.wal.clone());
     let wal_reader = opened.wal.read_back();
     let (read_back_sender, read_backs) = mpsc::channel();
     let (writer, jobs) = writer::channel(opened.wal);
@@ -299,6 +307,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         store: store.clone(),
         transport: transport.clone(),
         meta: opened.meta.clone(),
+        metrics: metrics.clone(),
         exit: {
             let ends = ends.clone();
             // The main thread may be ending already.
@@ -324,7 +333,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     })?);
     threads.push(spawn("apply", &ends, {
         let (store, inbox, snapshots) = (store.clone(), inbox.clone(), opened.snapshots.clone());
-        let logger = logger.clone();
+        let (metrics, logger) = (metrics.clone(), logger.clone());
         move || {
             Ok(apply::run(
                 &commits,
@@ -332,6 +341,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
                 &inbox,
                 &snapshots,
                 &snapshot_sender,
+                &metrics.snapshots,
                 &logger,
             )?)
         }
@@ -344,6 +354,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
                 &snapshot_jobs,
                 &snapshots,
                 || meta.cluster(),
+                &metrics.snapshots,
                 &inbox,
             )?)
         }

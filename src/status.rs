@@ -17,6 +17,8 @@ pub struct Status {
     pub term: u64,
     /// Highest index known to be committed.
     pub committed: u64,
+    /// Highest index in the log.
+    pub last: u64,
     /// Highest index in the map.
     pub applied: u64,
     /// Index of the newest snapshot.

@@ -10,11 +10,11 @@
 //! durable, and there is no other source of jobs.
 
 use crate::apply::ThreadEnded;
-use crate::config;
 use crate::inbox::Inbox;
 use crate::node::Job;
-use crate::storage::{self, DiskError, Purge, Save, Wal};
+use crate::storage::{DiskError, Purge, Save, Wal};
 use crate::transport::Transport;
+use crate::{config, metrics};
 use raft::eraftpb::Message;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -25,7 +25,7 @@ use std::time::Instant;
 /// The raft loop's way to the WAL.
 pub struct Writer {
     shared: Arc<Shared>,
-    written: Arc<storage::Written>,
+    metrics: metrics::Wal,
     jobs: Sender<Job>,
 }
 
@@ -60,7 +60,7 @@ pub enum Written {
 /// The ends of the way to this WAL. What it holds is bounded by what raft lets be in flight.
 pub fn channel(wal: Wal) -> (Writer, Jobs) {
     let (sender, receiver) = mpsc::channel();
-    let written = wal.written();
+    let metrics = wal.metrics().clone();
     let shared = Arc::new(Shared {
         wal: Mutex::new(wal),
         unfinished: AtomicUsize::new(0),
@@ -68,7 +68,7 @@ pub fn channel(wal: Wal) -> (Writer, Jobs) {
     });
     let writer = Writer {
         shared: shared.clone(),
-        written,
+        metrics,
         jobs: sender,
     };
     let jobs = Jobs {
@@ -98,8 +98,8 @@ impl Writer {
     }
 
     /// What the WAL has written.
-    pub fn written(&self) -> &storage::Written {
-        &self.written
+    pub fn written(&self) -> &metrics::Wal {
+        &self.metrics
     }
 }
 
@@ -193,7 +193,7 @@ pub fn remove_files(purges: &Receiver<Purge>) -> Result<(), DiskError> {
 mod tests {
     use super::*;
     use crate::members::Members;
-    use crate::storage::{RealDisk, Start};
+    use crate::storage::{self, RealDisk, Start};
     use raft::eraftpb::Entry;
     use slog::{Logger, o};
 
@@ -238,9 +238,9 @@ mod tests {
             shared.wal.lock().unwrap().save(&[job.save]).unwrap();
             shared.unfinished.fetch_sub(1, Ordering::Release);
         };
-        let syncs = writer.written().syncs();
+        let syncs = writer.written().syncs.count();
         assert!(is_written_here(writer.hand_over(job(2, 10), true)));
-        assert_eq!(writer.written().syncs(), syncs + 1);
+        assert_eq!(writer.written().syncs.count(), syncs + 1);
         assert!(jobs.try_recv().is_err());
         // However long that took here.
         shared.slow.store(false, Ordering::Relaxed);

@@ -79,7 +79,7 @@ impl Front {
 }
 
 /// So long from now, but not beyond the request's deadline.
-fn within(limit: Duration, deadline: Instant) -> Instant {
+pub(super) fn within(limit: Duration, deadline: Instant) -> Instant {
     deadline.min(Instant::now() + limit)
 }
 
@@ -139,6 +139,7 @@ mod tests {
             leader: 1,
             term: 3,
             committed: 9,
+            last: 10,
             applied: 8,
             snapshot: 7,
             wal_syncs: 6,

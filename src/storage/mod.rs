@@ -54,7 +54,7 @@ pub use meta::{Meta, Pin, PinError};
 pub use outline::Outline;
 pub use read_back::ReadBack;
 pub use snapshot::{ReceiveError, SnapshotSink, SnapshotSource, SnapshotWriter, Snapshots};
-pub use wal::{Options, Purge, Wal, Written};
+pub use wal::{Options, Purge, Wal};
 
 use crate::command::{ReplicatedState, SnapshotHeader};
 use crate::members::Members;

@@ -30,6 +30,7 @@ use super::record::{self, Batch, HEAD_BYTES, Head, Record, is_zero, u32_at, u64_
 use super::{FORMAT_VERSION, StorageError, check_version};
 use crate::config;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Bytes of a segment's header.
 pub const HEADER_BYTES: usize = 72;
@@ -174,8 +175,8 @@ impl Writer {
         })
     }
 
-    /// Appends a batch, by one write and one fdatasync. Durable on return.
-    pub fn append(&mut self, batch: &mut Batch) -> Result<(), DiskError> {
+    /// Appends a batch, by one write and one fdatasync. Durable on return; gives how long the fdatasync took.
+    pub fn append(&mut self, batch: &mut Batch) -> Result<Duration, DiskError> {
         let crc = batch.finish(self.header.salt, self.end, self.crc);
         let bytes = batch.bytes_mut();
         let end = self.end + bytes.len() as u64;
@@ -190,12 +191,14 @@ impl Writer {
             bytes.resize((self.zeroed - self.end) as usize, 0);
         }
         self.file.write_at(bytes, self.end)?;
+        let begun = Instant::now();
         if !cfg!(raftkvd_mutant = "skipped-fsync") {
             self.file.sync()?;
         }
+        let took = begun.elapsed();
         self.end = end;
         self.crc = crc;
-        Ok(())
+        Ok(took)
     }
 
     /// Whether a batch of this size, unfinished, would make the segment longer than it was meant to be. One that holds

@@ -17,7 +17,7 @@ use super::record::Batch;
 use super::segment::{Header, Name, Writer};
 use super::snapshot::Snapshots;
 use super::{Mark, Save};
-use crate::config;
+use crate::{config, metrics};
 use raft::eraftpb::HardState;
 use std::collections::VecDeque;
 use std::io;
@@ -87,25 +87,6 @@ impl State {
     }
 }
 
-/// What the WAL has written since it was opened, for whoever wants to know while it writes.
-#[derive(Debug, Default)]
-pub struct Written {
-    syncs: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Written {
-    /// Batches, each written and synced once.
-    pub fn syncs(&self) -> u64 {
-        self.syncs.load(Ordering::Relaxed)
-    }
-
-    /// Their bytes.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-}
-
 /// The write-ahead log.
 pub struct Wal {
     disk: Arc<dyn Disk>,
@@ -127,7 +108,11 @@ pub struct Wal {
     /// A mark became durable since the last purge.
     purge_due: bool,
     failed: bool,
-    written: Arc<Written>,
+    /// Entries of the batch under construction.
+    entries: u64,
+    metrics: metrics::Wal,
+    /// Batches that were written, for who writes beside it.
+    batches: Arc<AtomicU64>,
 }
 
 impl Wal {
@@ -184,7 +169,7 @@ impl Wal {
     ) -> Wal {
         let mut batch = Batch::default();
         batch.clear();
-        let written = snapshots.wal_written();
+        let batches = snapshots.wal_batches();
         Wal {
             disk,
             dir,
@@ -200,13 +185,20 @@ impl Wal {
             index: SharedIndex::new(index),
             purge_due: false,
             failed: false,
-            written,
+            entries: 0,
+            metrics: metrics::Wal::default(),
+            batches,
         }
     }
 
+    /// Counts from now on into these numbers.
+    pub fn count_into(&mut self, metrics: metrics::Wal) {
+        self.metrics = metrics;
+    }
+
     /// What it has written.
-    pub fn written(&self) -> Arc<Written> {
-        self.written.clone()
+    pub fn metrics(&self) -> &metrics::Wal {
+        &self.metrics
     }
 
     /// Reads what it has written.
@@ -257,6 +249,7 @@ impl Wal {
                     self.flush()?;
                 }
                 self.batch.entry(entry);
+                self.entries += 1;
                 self.effect.entry(entry.index);
                 self.current.last = entry.index;
                 // Not before the first entry, which may take the place of others that were never committed; and not
@@ -370,12 +363,12 @@ impl Wal {
             offset: self.segment.end(),
             previous: self.segment.crc(),
         };
-        self.segment.append(&mut self.batch)?;
+        let sync = self.segment.append(&mut self.batch)?;
         let effect = std::mem::take(&mut self.effect);
         self.index.lock().add(place, &effect, self.segment.end());
-        self.written.syncs.fetch_add(1, Ordering::Relaxed);
-        let bytes = self.batch.len() as u64;
-        self.written.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let entries = std::mem::take(&mut self.entries);
+        self.metrics.wrote(self.batch.len() as u64, entries, sync);
+        self.batches.fetch_add(1, Ordering::Relaxed);
         self.batch.clear();
         self.purge_due |= self.current.newest_mark() != self.durable.newest_mark();
         self.durable.clone_from(&self.current);

@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use raft::eraftpb::{Message, MessageType};
 use slog::{Logger, debug, error, o, warn};
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -241,6 +242,7 @@ async fn handle(
         return match snapshot::receive(shared, claims, request.into_body(), logger).await {
             Ok(()) => answer(StatusCode::NO_CONTENT, ""),
             Err(error) => {
+                shared.metrics.snapshots.receives_failed.inc();
                 warn!(logger, "did not receive a snapshot"; "peer" => from, "error" => %error);
                 answer(error.status(), &error.to_string())
             }
@@ -443,11 +445,23 @@ impl Stream<'_> {
                 Err(error) => break Err(error.into()),
             }
         };
+        self.note_answers(&messages);
         if !messages.is_empty() {
             // Those that do not fit are counted there, and raft resends.
             let _ = self.shared.inbox.receive(messages, bytes);
         }
         end
+    }
+
+    /// Times answers to heartbeats.
+    fn note_answers(&self, messages: &[Message]) {
+        for message in messages {
+            if message.get_msg_type() == MessageType::MsgHeartbeatResponse
+                && let Some(peer) = self.shared.peers().by_id.get(&self.claims.from)
+            {
+                peer.round_trip.received(message);
+            }
+        }
     }
 }
 

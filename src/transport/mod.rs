@@ -30,6 +30,7 @@ pub mod fuzzing;
 pub mod handshake;
 mod inbound;
 mod outbound;
+mod round_trip;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -37,11 +38,13 @@ mod tests;
 use crate::config;
 use crate::inbox::{Inbox, Notice};
 use crate::members::{Members, PeerUrl};
+use crate::metrics::{self, Metrics};
 use crate::storage::{Pin, SnapshotMeta};
 use handshake::{Accepted, Claims, Known, Lane};
 use outbound::{Outbound, Queue};
 use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
+use round_trip::RoundTrip;
 use slog::{Logger, debug, o, warn};
 use snapshot::SnapshotLane;
 use std::collections::{BTreeMap, HashMap};
@@ -106,6 +109,8 @@ pub struct Settings {
     pub directory: Arc<dyn Directory>,
     /// The snapshot files.
     pub snapshots: Arc<dyn SnapshotFiles>,
+    /// Where it counts.
+    pub metrics: Arc<Metrics>,
     /// Its limits.
     pub limits: Limits,
 }
@@ -215,6 +220,7 @@ struct Shared {
     cluster: AtomicU64,
     directory: Arc<dyn Directory>,
     snapshots: Arc<dyn SnapshotFiles>,
+    metrics: Arc<Metrics>,
     limits: Limits,
     inbox: Arc<Inbox>,
     runtime: tokio::runtime::Handle,
@@ -247,6 +253,9 @@ struct Peer {
     /// True ends the tasks, once the queues are empty or a short time is over.
     retired: watch::Sender<bool>,
     snapshots: Arc<SnapshotLane>,
+    round_trip: Arc<RoundTrip>,
+    /// Its series end with the peer.
+    _metrics: metrics::Peer,
 }
 
 impl Peer {
@@ -275,6 +284,7 @@ impl Transport {
                 cluster: AtomicU64::new(settings.directory.cluster()),
                 directory: settings.directory,
                 snapshots: settings.snapshots,
+                metrics: settings.metrics,
                 limits: settings.limits,
                 inbox,
                 runtime,
@@ -317,10 +327,14 @@ impl Transport {
                 MessageType::MsgAppend | MessageType::MsgPropose => Lane::Append,
                 _ => Lane::Control,
             };
-            let sent = peers
-                .by_id
-                .get(&to)
-                .is_some_and(|peer| peer.queues[lane as usize].push(message));
+            let sent = peers.by_id.get(&to).is_some_and(|peer| {
+                peer.round_trip.sending(&message);
+                let queued = peer.queues[lane as usize].push(message);
+                if !queued {
+                    peer.round_trip.forget();
+                }
+                queued
+            });
             if !sent {
                 self.shared.inbox.notice(Notice::Unreachable(to));
             }
@@ -449,7 +463,10 @@ impl Shared {
 
     fn start_peer(self: &Arc<Shared>, id: u64, url: &PeerUrl, added_index: u64) -> Peer {
         let retired = watch::Sender::new(false);
-        let queues = Lane::ALL.map(|_| Arc::new(Queue::default()));
+        let metrics = self.metrics.peers.add(id, Lane::ALL.map(Lane::name));
+        let round_trip = Arc::new(RoundTrip::new(metrics.round_trips.clone()));
+        let queues =
+            Lane::ALL.map(|lane| Arc::new(Queue::new(metrics.lanes[lane as usize].clone())));
         let tasks = Lane::ALL.map(|lane| {
             let outbound = Outbound {
                 shared: self.clone(),
@@ -457,6 +474,7 @@ impl Shared {
                 url: url.clone(),
                 lane,
                 queue: queues[lane as usize].clone(),
+                round_trip: round_trip.clone(),
                 retired: retired.subscribe(),
                 logged: None,
                 logger: self.logger.new(o!("peer" => id, "url" => url.to_string())),
@@ -470,6 +488,8 @@ impl Shared {
             tasks: tasks.into(),
             retired,
             snapshots: Arc::default(),
+            round_trip,
+            _metrics: metrics,
         }
     }
 

@@ -6,9 +6,10 @@
 
 use super::dial::{self, Failure};
 use super::handshake::{Lane, UPGRADE};
+use super::round_trip::RoundTrip;
 use super::{Shared, encoded, frame};
-use crate::config;
 use crate::inbox::Notice;
+use crate::{config, metrics};
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::StatusCode;
@@ -25,12 +26,12 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
 /// Messages that wait to be written.
-#[derive(Default)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
     wake: Notify,
     /// There is reason to believe that the peer can be reached: a pause is cut short.
     pub(super) redial: Notify,
+    metrics: metrics::Lane,
 }
 
 #[derive(Default)]
@@ -41,6 +42,15 @@ struct Waiting {
 }
 
 impl Queue {
+    pub(super) fn new(metrics: metrics::Lane) -> Queue {
+        Queue {
+            waiting: Mutex::default(),
+            wake: Notify::new(),
+            redial: Notify::new(),
+            metrics,
+        }
+    }
+
     /// Queues a message. False: it was dropped.
     pub(super) fn push(&self, message: Message) -> bool {
         let bytes = encoded(&message);
@@ -50,10 +60,12 @@ impl Queue {
             || (!waiting.messages.is_empty()
                 && waiting.bytes + bytes > config::PEER_QUEUE_BYTES_MAX);
         if full || waiting.closed || !frame::fits(bytes) {
+            self.metrics.dropped.inc();
             return false;
         }
         waiting.bytes += bytes;
         waiting.messages.push_back((message, bytes));
+        self.show(&waiting);
         let first = waiting.messages.len() == 1;
         drop(waiting);
         // The task takes until the queue is empty, so only the first message has to wake it.
@@ -81,13 +93,21 @@ impl Queue {
             total += bytes;
             into.push(message);
         }
+        self.show(&waiting);
         (!into.is_empty() || !waiting.closed).then_some(())
     }
 
     fn clear(&self) {
         let mut waiting = self.lock();
+        self.metrics.dropped.inc_by(waiting.messages.len() as u64);
         waiting.messages.clear();
         waiting.bytes = 0;
+        self.show(&waiting);
+    }
+
+    fn show(&self, waiting: &Waiting) {
+        self.metrics.messages.set(waiting.messages.len() as i64);
+        self.metrics.bytes.set(waiting.bytes as i64);
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -104,6 +124,7 @@ pub(super) struct Outbound {
     pub url: crate::members::PeerUrl,
     pub lane: Lane,
     pub queue: Arc<Queue>,
+    pub round_trip: Arc<RoundTrip>,
     pub retired: watch::Receiver<bool>,
     /// What was logged last: empty for "connected", else the failure.
     pub logged: Option<String>,
@@ -126,6 +147,7 @@ impl Outbound {
             let failure = match dialed {
                 Ok(stream) => {
                     self.log(None);
+                    self.queue.metrics.connections.inc();
                     self.tell(Notice::Connected(self.peer));
                     lost = true;
                     let since = Instant::now();
@@ -142,6 +164,7 @@ impl Outbound {
                 Err(failure) => failure,
             };
             self.queue.clear();
+            self.round_trip.forget();
             self.log(Some(failure.to_string()));
             self.shared.inbox.notice(Notice::Unreachable(self.peer));
             // Of a peer that does not answer nothing is known; but a host that does, and knows of no listener, has seen

@@ -127,6 +127,7 @@ impl Transfer {
         match sent {
             Ok(bytes) => {
                 self.report.ok = true;
+                shared.metrics.snapshots.sent.add(since.elapsed(), bytes);
                 *self.report.lane.trouble() = Trouble::default();
                 info!(logger, "sent a snapshot"; "bytes" => bytes,
                     "ms" => since.elapsed().as_millis() as u64);
@@ -135,6 +136,7 @@ impl Transfer {
                 info!(logger, "did not send a snapshot"; "error" => %SendError::Retired);
             }
             Err(error) => {
+                shared.metrics.snapshots.sends_failed.inc();
                 let pause = self.failed(&error, shared.limits.snapshot_pause, &logger);
                 // The report comes after the pause: raft answers it with the next attempt.
                 let _ = timeout(pause, retired.wait_for(|retired| *retired)).await;
@@ -378,6 +380,7 @@ pub(super) async fn receive(
 ) -> Result<(), ReceiveError> {
     let permit = shared.receiving.clone().try_acquire_owned();
     let permit = permit.map_err(|_| ReceiveError::Busy)?;
+    let begun = Instant::now();
     let mut body = Paced::new(body, shared.limits.snapshot_stall);
 
     let mut frames = Frames::default();
@@ -401,6 +404,7 @@ pub(super) async fn receive(
         claims,
         message,
         bytes: payload.len(),
+        begun,
         permit,
         logger: logger.clone(),
     };
@@ -423,6 +427,7 @@ struct Arriving {
     /// Encoded size of the message.
     bytes: usize,
     promised: SnapshotMeta,
+    begun: Instant,
     permit: OwnedSemaphorePermit,
     logger: Logger,
 }
@@ -436,6 +441,7 @@ impl Arriving {
             message,
             bytes,
             promised,
+            begun,
             permit,
             logger,
         } = self;
@@ -446,9 +452,11 @@ impl Arriving {
             let _permit = permit;
             write_file(&files, &promised, pieces)
         });
-        written
+        let file_bytes = written
             .await
             .unwrap_or_else(|error| Err(ReceiveError::File(error.into())))?;
+        let received = &shared.metrics.snapshots.received;
+        received.add(begun.elapsed(), file_bytes);
         inbound::judge_again(&shared, &claims)
             .await
             .map_err(ReceiveError::Denied)?;
@@ -547,19 +555,27 @@ fn promised(snapshot: &Snapshot) -> Result<SnapshotMeta, ReceiveError> {
     })
 }
 
+/// Gives the length of the file.
 fn write_file(
     shared: &Shared,
     promised: &SnapshotMeta,
     mut pieces: mpsc::Receiver<Piece>,
-) -> Result<(), ReceiveError> {
+) -> Result<u64, ReceiveError> {
+    let mut bytes = 0;
     let mut sink = shared
         .snapshots
         .receive(shared.cluster())
         .map_err(ReceiveError::File)?;
     loop {
         match pieces.blocking_recv() {
-            Some(Piece::Data(data)) => sink.write(&data).map_err(ReceiveError::File)?,
-            Some(Piece::End) => return sink.finish(promised).map_err(ReceiveError::File),
+            Some(Piece::Data(data)) => {
+                sink.write(&data).map_err(ReceiveError::File)?;
+                bytes += data.len() as u64;
+            }
+            Some(Piece::End) => {
+                sink.finish(promised).map_err(ReceiveError::File)?;
+                return Ok(bytes);
+            }
             None => return Err(ReceiveError::Cut),
         }
     }

@@ -12,6 +12,7 @@ use raftkvd::commit::Commit;
 use raftkvd::inbox::Reason;
 use raftkvd::inbox::{self, Inbox, Notice};
 use raftkvd::members::{Members, PeerUrl};
+use raftkvd::metrics;
 use raftkvd::node::{Job, Node, Output, Settings};
 use raftkvd::storage::meta::PinError;
 use raftkvd::storage::read_back::Request;
@@ -90,6 +91,7 @@ pub struct Process {
     published: u64,
     applied: u64,
     pub stopping: bool,
+    metrics: metrics::Snapshots,
     logger: Logger,
     _lock: Lock,
 }
@@ -201,6 +203,7 @@ impl Process {
             published: applied,
             applied,
             stopping: false,
+            metrics: metrics::Snapshots::default(),
             logger,
             _lock: lock,
         };
@@ -429,6 +432,7 @@ impl Process {
             &self.inbox,
             &self.snapshots,
             &self.snapshot_sender,
+            &self.metrics,
             &self.logger,
         )?;
         if applied > 0 {
@@ -458,7 +462,7 @@ impl Process {
         sender.send(job).expect("the receiver is there");
         drop(sender);
         let cluster = || self.meta.cluster();
-        apply::write_snapshots(&jobs, &self.snapshots, cluster, &self.inbox)
+        apply::write_snapshots(&jobs, &self.snapshots, cluster, &self.metrics, &self.inbox)
     }
 
     // ---- the transport ----

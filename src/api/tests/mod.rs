@@ -260,6 +260,7 @@ fn play(
                 leader: 1,
                 term: 2,
                 committed: index,
+                last: index,
                 applied: index,
                 snapshot: 1,
                 wal_syncs: 0,

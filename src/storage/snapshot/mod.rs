@@ -36,7 +36,6 @@ pub use receive::{ReceiveError, SnapshotSink};
 pub use write::SnapshotWriter;
 
 use super::StorageError;
-use super::Written;
 use super::disk::{Disk, DiskError, DiskFile};
 use crate::config;
 use crc32c::crc32c_append;
@@ -66,8 +65,8 @@ pub struct Snapshots {
     /// Names temporary files apart.
     temporary: AtomicU64,
     unloaded: Arc<Unloaded>,
-    /// What the WAL writes beside them.
-    wal_written: Arc<Written>,
+    /// See [`Snapshots::wal_batches`].
+    wal_batches: Arc<AtomicU64>,
 }
 
 /// Index and term of received snapshots that are still to be loaded: until then they are not deleted, however many
@@ -106,7 +105,7 @@ impl Snapshots {
             dir,
             temporary: AtomicU64::new(0),
             unloaded: Arc::default(),
-            wal_written: Arc::default(),
+            wal_batches: Arc::default(),
         }
     }
 
@@ -115,10 +114,10 @@ impl Snapshots {
         self.dir.join(file_name(index, term))
     }
 
-    /// What the WAL of this data directory counts up: who writes a snapshot sees by it whether there is somebody to be
+    /// How many batches the WAL beside them has written: who writes a snapshot sees by it whether there is somebody to be
     /// disturbed.
-    pub(super) fn wal_written(&self) -> Arc<Written> {
-        self.wal_written.clone()
+    pub(super) fn wal_batches(&self) -> Arc<AtomicU64> {
+        self.wal_batches.clone()
     }
 
     /// Deletes the snapshots below an index: no restart begins from them any more. Received ones that are still to be

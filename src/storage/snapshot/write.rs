@@ -13,12 +13,13 @@ use super::{
 use crate::command::SnapshotHeader;
 use crate::config;
 use crate::storage::disk::{DiskError, DiskFile};
-use crate::storage::{FORMAT_VERSION, SnapshotMeta, Written};
+use crate::storage::{FORMAT_VERSION, SnapshotMeta};
 use crc32c::{crc32c, crc32c_append};
 use protobuf::Message as _;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -37,9 +38,9 @@ pub struct SnapshotWriter {
     blocks: u64,
     /// When the piece that is not synced was begun.
     piece_begun: Instant,
-    wal_written: Arc<Written>,
-    /// How often the WAL had been synced at the end of the last piece.
-    wal_syncs: u64,
+    wal_batches: Arc<AtomicU64>,
+    /// What they were at the end of the last piece.
+    batches_before: u64,
 }
 
 impl Snapshots {
@@ -60,8 +61,8 @@ impl Snapshots {
             entries: 0,
             blocks: 0,
             piece_begun: Instant::now(),
-            wal_written: self.wal_written(),
-            wal_syncs: self.wal_written.syncs(),
+            wal_batches: self.wal_batches(),
+            batches_before: self.wal_batches.load(Ordering::Relaxed),
         };
         writer.header(&meta.to_header(cluster))?;
         Ok(writer)
@@ -141,9 +142,9 @@ impl SnapshotWriter {
         self.crc = block_crc(self.crc, &block);
         block[8..12].copy_from_slice(&self.crc.to_le_bytes());
         if self.file.append(&block)? {
-            let syncs = self.wal_written.syncs();
+            let batches = self.wal_batches.load(Ordering::Relaxed);
             // Where nobody writes a joiner may be waiting for this, and the file is made in a fraction of the time.
-            if std::mem::replace(&mut self.wal_syncs, syncs) != syncs {
+            if std::mem::replace(&mut self.batches_before, batches) != batches {
                 let pause = self.piece_begun.elapsed() * config::SNAPSHOT_PAUSES;
                 thread::sleep(pause.min(config::SNAPSHOT_PIECE_PAUSE_MAX));
             }

@@ -104,6 +104,7 @@ impl Peer {
         let settings = Settings {
             directory: memory.clone(),
             snapshots: Arc::new(snapshots::Shelf(files.clone())),
+            metrics: Arc::default(),
             limits,
         };
         let inbox = Arc::new(Inbox::default());

@@ -1,0 +1,97 @@
+//! How long a peer takes to answer a heartbeat: the network there and back, and its raft loop.
+//!
+//! One heartbeat at a time is timed, and known again by its context, which the answer repeats. While reads are asked for,
+//! contexts are unique; the regular heartbeats of an idle cluster all have the same, but follow each other more slowly
+//! than they are answered.
+
+use crate::config;
+use crate::metrics::Histogram;
+use bytes::Bytes;
+use raft::eraftpb::{Message, MessageType};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
+
+/// The round trips to one peer.
+pub(super) struct RoundTrip {
+    durations: Histogram,
+    /// Context of the heartbeat that is timed, and when it was queued.
+    asked: Mutex<Option<(Bytes, Instant)>>,
+}
+
+impl RoundTrip {
+    pub(super) fn new(durations: Histogram) -> RoundTrip {
+        RoundTrip {
+            durations,
+            asked: Mutex::new(None),
+        }
+    }
+
+    /// A message is about to be queued, which may be a heartbeat.
+    pub(super) fn sending(&self, message: &Message) {
+        if message.get_msg_type() != MessageType::MsgHeartbeat {
+            return;
+        }
+        let mut asked = self.lock();
+        // An answer that has not come by then never will: its connection is given up.
+        let is_lost = |since: Instant| since.elapsed() > config::PEER_SILENCE_MAX;
+        if asked.as_ref().is_none_or(|(_, since)| is_lost(*since)) {
+            *asked = Some((message.context.clone(), Instant::now()));
+        }
+    }
+
+    /// A message has come from the peer, which may be the answer.
+    pub(super) fn received(&self, message: &Message) {
+        if message.get_msg_type() != MessageType::MsgHeartbeatResponse {
+            return;
+        }
+        let mut asked = self.lock();
+        if let Some((_, since)) = asked.take_if(|(context, _)| *context == message.context) {
+            self.durations.observe(since.elapsed());
+        }
+    }
+
+    /// It did not fit into the queue, or what was queued is gone.
+    pub(super) fn forget(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(Bytes, Instant)>> {
+        self.asked
+            .lock()
+            .expect("a thread panicked while it timed a peer's answer")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_answer_to_the_heartbeat_that_is_timed_counts() {
+        let durations = Histogram::of_latencies();
+        let trip = RoundTrip::new(durations.clone());
+        let message = |kind, context: &'static [u8]| {
+            let mut message = Message::default();
+            message.set_msg_type(kind);
+            message.context = Bytes::from_static(context);
+            message
+        };
+        let ask = |context| trip.sending(&message(MessageType::MsgHeartbeat, context));
+        let answer = |context| trip.received(&message(MessageType::MsgHeartbeatResponse, context));
+        answer(b"");
+        ask(b"1");
+        ask(b"2");
+        answer(b"2");
+        trip.received(&message(MessageType::MsgAppendResponse, b"1"));
+        assert_eq!(durations.count(), 0, "the first is timed");
+        answer(b"1");
+        answer(b"1");
+        assert_eq!(durations.count(), 1);
+        ask(b"3");
+        trip.forget();
+        answer(b"3");
+        trip.sending(&message(MessageType::MsgAppend, b"4"));
+        answer(b"4");
+        assert_eq!(durations.count(), 1);
+    }
+}
