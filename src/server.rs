@@ -195,6 +195,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         limits: api::Limits::new(&config),
         tick,
         replay: replay.clone(),
+        metrics: metrics.clone(),
         logger: logger.clone(),
     };
     let (stop_clients, clients_stop) = oneshot::channel::<()>();

@@ -3,7 +3,8 @@
 //! The node keeps the deadline, counted in its ticks, because only it knows whether a proposal was handed to raft.
 //! The timers here are a backstop for a loop that is stuck: they fire later, and assume the worst.
 
-use super::{Asked, Front};
+use super::code::Code;
+use super::{Asked, Front, reply};
 use crate::command::Command;
 use crate::inbox::Notice;
 use crate::proposal::{NotProposed, NotTransferred, Outcome, Proposal, Read, Transfer};
@@ -22,11 +23,20 @@ impl Front {
             deadline_ticks: self.ticks_until(deadline),
             reply,
         });
-        match timeout_at(deadline, outcome).await {
+        let outcome = match timeout_at(deadline, outcome).await {
             Ok(Ok(outcome)) => outcome,
             // No answer, or a reply that was dropped: the command may be anywhere.
             Ok(Err(_)) | Err(_) => Outcome::Unknown,
+        };
+        let failed = match outcome {
+            Outcome::NotProposed(why) => Some(reply::code(why)),
+            Outcome::Unknown => Some(Code::UnknownOutcome),
+            _ => None,
+        };
+        if let Some(code) = failed {
+            self.api.metrics.proposals_failed.add(code.text());
         }
+        outcome
     }
 
     /// Waits until the map holds everything that was acknowledged before now.
@@ -36,12 +46,16 @@ impl Front {
             deadline_ticks: self.ticks_until(deadline),
             reply,
         });
-        match timeout_at(deadline, permission).await {
+        let permission = match timeout_at(deadline, permission).await {
             Ok(Ok(permission)) => permission,
             // A read has no effect, so nothing is unknown. Replies are dropped when the process ends.
             Ok(Err(_)) => Err(NotProposed::Stopping),
             Err(_) => Err(NotProposed::NoQuorum),
+        };
+        if let Err(why) = permission {
+            self.api.metrics.reads_failed.add(reply::code(why).text());
         }
+        permission
     }
 
     /// Has leadership handed to this member; returns what came of it by the deadline.

@@ -10,6 +10,7 @@
 //! | `/key/<key>` | read as JSON (`pairs`) | 403 | write (`pairs`) | 403 |
 //! | `/key` | 404 | 403 | 403 | many keys at once (`pairs`) |
 //! | `/-/status`, `/-/hash`, `/-/live`, `/-/ready` | `status` | 403 | 403 | 403 |
+//! | `/-/metrics` | `metrics` | 403 | 403 | 403 |
 //! | `/-`, `/-/<other>` | 404 | 403 | 403 | 403 |
 //!
 //! Other methods are 405 with `Allow`. Which row it is, is decided on the *decoded* path, the same that is the key: so
@@ -38,6 +39,7 @@ mod kv;
 mod leader;
 mod list;
 mod members;
+mod metrics;
 mod pairs;
 mod path;
 mod problem;
@@ -51,6 +53,7 @@ mod txn;
 
 use crate::config::{self, Config};
 use crate::inbox::Inbox;
+use crate::metrics::Metrics;
 use crate::progress::Replay;
 use crate::store::Store;
 use body::Body;
@@ -83,6 +86,8 @@ pub struct Api {
     pub tick: Duration,
     /// What has to be replayed before there is anything to serve.
     pub replay: Arc<Replay>,
+    /// Where it counts.
+    pub metrics: Arc<Metrics>,
     /// Where to log.
     pub logger: Logger,
 }
@@ -193,6 +198,7 @@ type Asked<T> = Option<oneshot::Receiver<T>>;
 
 impl Front {
     fn new(api: Api) -> Front {
+        metrics::prepare(&api.metrics);
         Front {
             body_bytes: Semaphore::new(api.limits.body_bytes_max),
             under_way: quota::UnderWay::default(),
@@ -205,7 +211,8 @@ impl Front {
 
     /// Answers one request. The second value tells that its body was left unread, so that the connection has to end.
     async fn answer(&self, request: Request<Incoming>) -> (Reply, bool) {
-        let deadline = Instant::now() + self.api.limits.request_timeout;
+        let begun = Instant::now();
+        let deadline = begun + self.api.limits.request_timeout;
         let (head, incoming) = request.into_parts();
         let mut body = Body::new(incoming);
         let mut reply = match self.route(&head, &mut body, deadline).await {
@@ -216,6 +223,8 @@ impl Front {
         if unread {
             reply::close(&mut reply);
         }
+        let requests = &self.api.metrics.requests;
+        requests.answered(&head.method, reply.status(), begun.elapsed());
         (reply, unread)
     }
 
@@ -234,7 +243,12 @@ impl Front {
             Route::Kv(_) => "GET, HEAD, PUT, DELETE",
             Route::Pair(_) => "GET, HEAD, DELETE",
             Route::Pairs | Route::Txn | Route::Leader => "POST",
-            Route::List | Route::Status | Route::Hash | Route::Live | Route::Ready => "GET, HEAD",
+            Route::List
+            | Route::Status
+            | Route::Hash
+            | Route::Live
+            | Route::Ready
+            | Route::Metrics => "GET, HEAD",
         };
         let reads = matches!(head.method, Method::GET | Method::HEAD);
         let writes = matches!(head.method, Method::PUT | Method::DELETE | Method::POST);
@@ -242,6 +256,10 @@ impl Front {
             _ if !reads && !writes => Err(reply::not_allowed(allowed)),
             Route::Live if reads && self.api.replay.is_loading() => {
                 Ok(reply::text(hyper::StatusCode::OK, "live"))
+            }
+            Route::Metrics if reads => {
+                path::no_options(query)?;
+                self.show_metrics(deadline).await
             }
             _ if self.api.replay.is_loading() => Err(self.loading()),
             Route::Kv(_) if head.method == Method::POST => Err(reply::not_allowed(allowed)),
@@ -296,7 +314,8 @@ impl Front {
             | Route::Status
             | Route::Hash
             | Route::Live
-            | Route::Ready => Err(reply::error(
+            | Route::Ready
+            | Route::Metrics => Err(reply::error(
                 Code::ReservedPath,
                 format!(
                     "paths that start with - or key are reserved; {}",

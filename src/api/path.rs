@@ -30,6 +30,8 @@ pub(super) enum Route<'a> {
     Live,
     /// `/-/ready`.
     Ready,
+    /// `/-/metrics`.
+    Metrics,
     /// Another path whose first segment is `-`.
     Reserved(Cow<'a, [u8]>),
 }
@@ -102,6 +104,7 @@ pub(super) fn route(key: Cow<'_, [u8]>) -> Route<'_> {
         b"-/hash" => Route::Hash,
         b"-/live" => Route::Live,
         b"-/ready" => Route::Ready,
+        b"-/metrics" => Route::Metrics,
         bytes if bytes.starts_with(KV) => Route::Kv(behind(key, KV.len())),
         bytes if bytes.starts_with(PAIR) => Route::Pair(behind(key, PAIR.len())),
         b"-" => Route::Reserved(key),
@@ -261,6 +264,7 @@ mod tests {
             ("/-/hash", Route::Hash),
             ("/-/live", Route::Live),
             ("/-/ready", Route::Ready),
+            ("/-/metrics", Route::Metrics),
             ("/-/kv/a", kv(b"a")),
             ("/-/kv/", kv(b"")),
             ("/-/kv//", kv(b"/")),

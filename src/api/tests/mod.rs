@@ -3,6 +3,7 @@
 mod connections;
 mod keys;
 mod many;
+mod metrics;
 mod outcomes;
 
 use super::*;
@@ -85,6 +86,7 @@ impl Cluster {
             limits,
             tick: Duration::from_millis(20),
             replay,
+            metrics: Arc::default(),
             logger: Logger::root(slog::Discard, slog::o!()),
         };
         let (stop, stopped) = signal::channel();

@@ -1,0 +1,163 @@
+//! `GET /-/metrics`: what this process has counted, and what is so at this moment, as OpenMetrics text.
+//!
+//! A scrape that gets no answer from the raft loop in time shows everything else, with `raftkvd_live` 0. While the
+//! snapshot is loaded there is no raft loop and no map; then what they would say is left out.
+
+use super::Front;
+use super::code::Code;
+use super::reply::{self, Answer, Reply};
+use super::status::within;
+use crate::config;
+use crate::inbox::Inbox;
+use crate::metrics::{Metrics, Registry};
+use crate::status::Status;
+use crate::store::Store;
+use bytes::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Unit;
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
+
+const OPEN_METRICS: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+/// Why a proposal has no outcome.
+const PROPOSALS: [Code; 5] = [
+    Code::NoLeader,
+    Code::LeaderBusy,
+    Code::QueueFull,
+    Code::Stopping,
+    Code::UnknownOutcome,
+];
+/// Why a read is not confirmed.
+const READS: [Code; 4] = [
+    Code::NoLeader,
+    Code::NoQuorum,
+    Code::QueueFull,
+    Code::Stopping,
+];
+
+/// Shows the reasons that there are from the beginning.
+pub(super) fn prepare(metrics: &Metrics) {
+    metrics.proposals_failed.expect(&PROPOSALS.map(Code::text));
+    metrics.reads_failed.expect(&READS.map(Code::text));
+}
+
+impl Front {
+    /// `GET /-/metrics`.
+    pub(super) async fn show_metrics(&self, deadline: Instant) -> Answer {
+        let loading = self.api.replay.is_loading();
+        let status = match loading {
+            true => None,
+            false => self.status(within(config::STATUS_TIMEOUT, deadline)).await,
+        };
+        let mut moment = Registry::with_prefix("raftkvd");
+        describe_process(&mut moment, loading || status.is_some());
+        let replays = self.api.replay.under_way().is_some();
+        moment.register(
+            "replaying",
+            "1 while what was on the disk at the start is read into the map",
+            flag(replays),
+        );
+        if let Some(status) = &status {
+            describe_raft(&mut moment, status);
+        }
+        if !loading {
+            describe_queues(&mut moment, &self.api.inbox);
+            describe_map(&mut moment, &self.api.store);
+        }
+        let metrics = self.api.metrics.clone();
+        let text = spawn_blocking(move || metrics.text(&moment)).await;
+        // The runtime has ended, and with it whoever waits.
+        let text =
+            text.map_err(|_| reply::unavailable(Code::Stopping, "this member is stopping"))?;
+        let mut reply = Reply::new(Bytes::from(text).into());
+        reply.headers_mut().insert(CONTENT_TYPE, OPEN_METRICS);
+        Ok(reply)
+    }
+}
+
+fn describe_process(moment: &mut Registry, live: bool) {
+    let build = [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("os", std::env::consts::OS),
+        ("arch", std::env::consts::ARCH),
+    ];
+    moment.register("build", "What is running here", Info::new(build));
+    moment.register(
+        "live",
+        "1 if the raft loop answers, or is still to begin; if 0, what it would say is missing",
+        flag(live),
+    );
+}
+
+fn describe_raft(moment: &mut Registry, status: &Status) {
+    moment.register(
+        "has_leader",
+        "1 if this member knows of a leader",
+        flag(status.leader != 0),
+    );
+    moment.register(
+        "is_leader",
+        "1 if this member is the leader",
+        flag(status.leader == status.id),
+    );
+    let numbers = [
+        ("term", "The term of raft", status.term),
+        (
+            "committed_index",
+            "Highest index that is known to be committed",
+            status.committed,
+        ),
+        ("applied_index", "Highest index in the map", status.applied),
+        ("last_index", "Highest index in the log", status.last),
+        (
+            "snapshot_index",
+            "Index of the newest snapshot",
+            status.snapshot,
+        ),
+    ];
+    for (name, help, number) in numbers {
+        moment.register(name, help, ConstGauge::new(number));
+    }
+}
+
+fn describe_queues(moment: &mut Registry, inbox: &Inbox) {
+    let open = inbox.open();
+    moment.register(
+        "proposals_pending",
+        "Writes and changes of members without an outcome",
+        ConstGauge::new(open.proposals),
+    );
+    moment.register(
+        "reads_pending",
+        "Linearizable reads that are not confirmed",
+        ConstGauge::new(open.reads),
+    );
+    moment.register(
+        "inbox_messages_dropped",
+        "Messages of peers that this member could not keep up with",
+        ConstCounter::new(inbox.messages_dropped()),
+    );
+}
+
+fn describe_map(moment: &mut Registry, store: &Store) {
+    moment.register(
+        "store_keys",
+        "Keys in the map",
+        ConstGauge::new(store.len()),
+    );
+    moment.register_with_unit(
+        "store",
+        "Keys and values in the map",
+        Unit::Bytes,
+        ConstGauge::new(store.bytes()),
+    );
+}
+
+fn flag(is_so: bool) -> ConstGauge<u64> {
+    ConstGauge::new(u64::from(is_so))
+}
