@@ -31,6 +31,7 @@ mod large_values;
 mod leadership;
 mod many_keys;
 mod membership;
+mod metrics;
 mod peers;
 mod ports;
 mod process;
