@@ -145,6 +145,8 @@ pub const LONE_APPLY_COMMANDS_MAX: usize = 16;
 pub const LONE_WRITE_BYTES_MAX: usize = 64 << 10;
 /// When the last write took longer than this, the disk is busy, and the WAL thread does the next one.
 pub const LONE_WRITE_SLOW: Duration = Duration::from_millis(5);
+/// A write of the WAL that takes longer than this is logged.
+pub const SLOW_WRITE_TOLD: Duration = Duration::from_millis(500);
 /// Jobs that one write of the WAL takes together.
 pub const JOBS_PER_WRITE_MAX: usize = 256;
 /// Longest WAL record; a longer one is corrupt. It has to hold the largest entry, so it exceeds `VALUE_BYTES_LIMIT`.
@@ -293,6 +295,17 @@ pub const READY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Lines that wait for the thread that writes them; further ones are dropped and counted.
 pub const LOG_LINES_MAX: usize = 4_096;
+/// Lines of one kind that are logged in a window; what comes beyond is counted.
+pub const LOG_REPEATS_MAX: u64 = 10;
+/// Such a window.
+pub const LOG_REPEAT_WINDOW: Duration = Duration::from_secs(10);
+/// Kinds of lines that are told apart for this.
+pub const LOG_REPEATS_TRACKED: usize = 256;
+
+// ---- systemd ----
+
+/// By how much a start puts off systemd's timeout each time it has come 1 % further.
+pub const SYSTEMD_START_EXTENSION: Duration = Duration::from_secs(60);
 
 // ---- stopping ----
 

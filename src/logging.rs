@@ -1,14 +1,33 @@
 //! The log: lines on stderr, for people or as JSON, written by a thread of their own.
 //!
-//! Logging never makes anybody wait: records go through a bounded channel, and when it is full they are dropped and
-//! the number of them is logged. Errors that end the process don't go this way but by [`fatal`], so that they are the
-//! last thing on stderr and can't be dropped.
+//! ```text
+//! any thread ──► level? ──► repeats ──► bounded queue ──► the thread "log" ──► text or JSON on stderr
+//!                            └─ held back: the thread tells their number once a window
+//! ```
+//!
+//! Logging never makes anybody wait: the queue is bounded, and when it is full lines are dropped and the number of them
+//! is logged. What repeats is held back before the queue, so that a flood takes no room from other lines: see
+//! `repeats`. Errors that end the process don't go this way but by [`fatal`], so that they are the last thing on stderr
+//! and can't be dropped.
+//!
+//! Invariant: no line holds a key or a value of the store, at any level.
+
+mod raft;
+mod repeats;
 
 use crate::config;
+use repeats::{Held, Kind, Repeats};
 use slog::{Drain, Level, Logger, Never, OwnedKVList, Record, RecordStatic, o};
-use slog_async::{Async, AsyncGuard, OverflowStrategy};
+use slog_async::AsyncRecord;
 use std::io::{self, LineWriter};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+pub use raft::raft_logger;
 
 /// How to log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,94 +47,195 @@ pub enum Format {
     Json,
 }
 
-/// Keeps the log going. Dropping it writes what is still queued, so it is dropped last, and before
+/// Keeps the log going. Dropping it writes what is still queued and what was held back, so it is dropped last, and before
 /// `std::process::exit`.
 #[must_use = "the log ends when its guard is dropped"]
 pub struct Guard {
-    _guard: AsyncGuard,
+    queue: SyncSender<Queued>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Should the thread be gone, there is nothing to write any more.
+        let _ = self.queue.send(Queued::End);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 /// Starts the log.
 pub fn start(settings: Settings) -> (Logger, Guard) {
-    let (queued, guard) = match settings.format {
+    let (queue, guard) = match settings.format {
         Format::Text => {
             // Colours only when stderr is a terminal: the decorator looks.
             let decorator = slog_term::TermDecorator::new().stderr().build();
             let drain = slog_term::FullFormat::new(decorator)
                 .use_utc_timestamp()
                 .build();
-            queued(drain.ignore_res())
+            start_thread(drain.ignore_res())
         }
-        Format::Json => {
-            // A whole line at a time, or the lines of several processes on one terminal would mix.
-            let drain = slog_json::Json::default(LineWriter::new(io::stderr()));
-            queued(drain.ignore_res())
-        }
+        Format::Json => start_thread(json(LineWriter::new(io::stderr())).ignore_res()),
     };
-    let filtered = queued.filter_level(settings.level);
+    let filtered = queue.filter_level(settings.level);
     let logger = Logger::root(filtered.fuse(), o!());
-    (logger, Guard { _guard: guard })
+    (logger, guard)
 }
 
-fn queued(drain: impl Drain<Ok = (), Err = Never> + Send + 'static) -> (Async, AsyncGuard) {
-    Async::new(drain)
-        .chan_size(config::LOG_LINES_MAX)
-        .overflow_strategy(OverflowStrategy::DropAndReport)
-        .thread_name("log".to_owned())
-        .build_with_guard()
+/// JSON lines. The writer takes a whole line at a time, or the lines of several processes on one terminal would mix.
+fn json<W: io::Write>(writer: LineWriter<W>) -> slog_json::Json<LineWriter<W>> {
+    slog_json::Json::default(writer)
 }
 
-/// The logger for raft-rs, which tells at level info what a developer of raft wants to know, and at debug prints whole
-/// messages with the values in them: info becomes debug, and debug is left out unless the level is trace.
-pub fn raft_logger(logger: &Logger) -> Logger {
-    Logger::root(
-        Quieter {
-            logger: logger.clone(),
-        },
-        o!("in" => "raft"),
-    )
+fn start_thread(drain: impl Drain<Ok = (), Err = Never> + Send + 'static) -> (Queue, Guard) {
+    let (sender, lines) = sync_channel(config::LOG_LINES_MAX);
+    let shared = Arc::new(Shared::default());
+    let thread = std::thread::Builder::new().name("log".to_owned()).spawn({
+        let shared = shared.clone();
+        move || write_lines(&lines, &shared, &drain)
+    });
+    let guard = Guard {
+        queue: sender.clone(),
+        thread: Some(thread.expect("a process that can't start its first thread can't go on")),
+    };
+    let queue = Queue {
+        lines: sender,
+        shared,
+    };
+    (queue, guard)
 }
 
-struct Quieter {
-    logger: Logger,
+enum Queued {
+    Line(AsyncRecord),
+    /// Nothing comes after this that has to be written.
+    End,
 }
 
-impl Quieter {
-    /// The level a record of raft-rs gets here.
-    fn level(level: Level) -> Level {
-        match level {
-            Level::Info => Level::Debug,
-            Level::Debug | Level::Trace => Level::Trace,
-            other => other,
-        }
+/// Where lines are put.
+struct Queue {
+    lines: SyncSender<Queued>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    repeats: Mutex<Repeats<AsyncRecord>>,
+    /// Lines that found the queue full.
+    dropped: AtomicU64,
+}
+
+impl Shared {
+    fn repeats(&self) -> MutexGuard<'_, Repeats<AsyncRecord>> {
+        self.repeats
+            .lock()
+            .expect("a thread panicked while it held the repeated lines")
     }
 }
 
-impl Drain for Quieter {
+impl Drain for Queue {
     type Ok = ();
     type Err = Never;
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
-        let level = Quieter::level(record.level());
-        // Looked at before anything is formatted.
-        if !Drain::is_enabled(&self.logger, level) {
-            return Ok(());
+        let mut line = AsyncRecord::from(record, values);
+        if let Some(kind) = Kind::of(record, values) {
+            match self.shared.repeats().admit(kind, line, Instant::now()) {
+                Some(admitted) => line = admitted,
+                None => return Ok(()),
+            }
         }
-        let changed = RecordStatic {
+        if let Err(TrySendError::Full(_)) = self.lines.try_send(Queued::Line(line)) {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// The thread that writes.
+fn write_lines(
+    lines: &Receiver<Queued>,
+    shared: &Shared,
+    drain: &impl Drain<Ok = (), Err = Never>,
+) {
+    let mut dropped_told = None;
+    loop {
+        let next = shared.repeats().next_end();
+        let wait = next.map_or(config::LOG_REPEAT_WINDOW, |end| {
+            end.saturating_duration_since(Instant::now())
+        });
+        let is_end = match lines.recv_timeout(wait) {
+            Ok(Queued::Line(line)) => {
+                let Ok(()) = line.log_to(drain);
+                false
+            }
+            Err(RecvTimeoutError::Timeout) => false,
+            Ok(Queued::End) | Err(RecvTimeoutError::Disconnected) => true,
+        };
+        let now = Instant::now();
+        let held = match is_end {
+            true => shared.repeats().all(now),
+            false => shared.repeats().ended(now),
+        };
+        for held in held {
+            tell_repeats(held, drain);
+        }
+        let due = dropped_told.is_none_or(|told| now >= told + config::LOG_REPEAT_WINDOW);
+        if (due || is_end) && tell_dropped(&shared.dropped, drain) {
+            dropped_told = Some(now);
+        }
+        if is_end {
+            return;
+        }
+    }
+}
+
+/// The last of the lines that were held back, and how many they were.
+fn tell_repeats(held: Held<AsyncRecord>, drain: &impl Drain<Ok = (), Err = Never>) {
+    let Held {
+        line,
+        count,
+        within,
+    } = held;
+    if count == 1 {
+        let Ok(()) = line.log_to(drain);
+        return;
+    }
+    line.as_record_values(|record, values| {
+        let told = RecordStatic {
             location: record.location(),
             tag: record.tag(),
-            level,
+            level: record.level(),
         };
-        Drain::log(
-            &self.logger,
-            &Record::new(&changed, record.msg(), record.kv()),
+        let Ok(()) = drain.log(
+            &Record::new(
+                &told,
+                &format_args!(
+                    "{} (repeated {count} times in {} s)",
+                    record.msg(),
+                    within.as_secs_f64().ceil()
+                ),
+                record.kv(),
+            ),
             values,
-        )
-    }
+        );
+    });
+}
 
-    fn is_enabled(&self, level: Level) -> bool {
-        Drain::is_enabled(&self.logger, Quieter::level(level))
+/// Whether there was something to tell.
+fn tell_dropped(dropped: &AtomicU64, drain: &impl Drain<Ok = (), Err = Never>) -> bool {
+    let count = dropped.swap(0, Ordering::Relaxed);
+    if count > 0 {
+        let text = "lines of this log were dropped: they came faster than they could be written";
+        let Ok(()) = drain.log(
+            &slog::record!(
+                Level::Error,
+                "",
+                &format_args!("{text}"),
+                slog::b!("lines" => count)
+            ),
+            &o!().into(),
+        );
     }
+    count > 0
 }
 
 /// Writes the one line that says why the process ends. Line breaks in it are made visible, so it stays one.
@@ -163,58 +283,142 @@ pub fn parse_level(text: &str) -> Result<Level, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use slog::{KV, Key, Serializer, info, warn};
+    use std::fmt;
 
-    /// Collects what arrives, as `LEVEL text`.
+    /// Collects what arrives, as `LEVEL text key=value`.
     #[derive(Clone, Default)]
-    struct Collected(Arc<Mutex<Vec<String>>>);
+    pub(super) struct Collected(Arc<Mutex<Vec<String>>>);
+
+    impl Collected {
+        pub(super) fn lines(&self) -> Vec<String> {
+            self.0.lock().unwrap().clone()
+        }
+    }
+
+    struct Values(String);
+
+    impl Serializer for Values {
+        fn emit_arguments(&mut self, key: Key, value: &fmt::Arguments<'_>) -> slog::Result {
+            self.0 += &format!(" {key}={value}");
+            Ok(())
+        }
+    }
 
     impl Drain for Collected {
         type Ok = ();
         type Err = Never;
 
         fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), Never> {
-            let line = format!("{} {}", record.level().as_short_str(), record.msg());
+            let mut values = Values(String::new());
+            record.kv().serialize(record, &mut values).unwrap();
+            let line = format!(
+                "{} {}{}",
+                record.level().as_short_str(),
+                record.msg(),
+                values.0
+            );
             self.0.lock().unwrap().push(line);
             Ok(())
         }
     }
 
-    fn raft_lines(level: Level) -> Vec<String> {
+    fn collecting() -> (Logger, Guard, Collected) {
         let collected = Collected::default();
-        let root = Logger::root(collected.clone().filter_level(level).fuse(), o!());
-        let logger = raft_logger(&root);
-        slog::error!(logger, "an error");
-        slog::warn!(logger, "a warning");
-        slog::info!(logger, "a role"; "id" => 1);
-        slog::debug!(logger, "a message");
-        collected.0.lock().unwrap().clone()
+        let (queue, guard) = start_thread(collected.clone());
+        (Logger::root(queue.fuse(), o!()), guard, collected)
     }
 
     #[test]
-    fn raft_is_quiet_at_info_and_below() {
-        assert_eq!(raft_lines(Level::Info), ["ERRO an error", "WARN a warning"]);
-        assert_eq!(
-            raft_lines(Level::Debug),
-            ["ERRO an error", "WARN a warning", "DEBG a role"]
-        );
-        assert_eq!(raft_lines(Level::Trace).len(), 4);
-    }
-
-    #[test]
-    fn what_raft_drops_is_not_even_formatted() {
-        struct Costly;
-        impl std::fmt::Display for Costly {
-            fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                panic!("formatted")
+    fn repeats_are_counted_by_peer_and_told_at_the_end() {
+        let (logger, guard, collected) = collecting();
+        let max = config::LOG_REPEATS_MAX;
+        let peers = [2, 3].map(|peer| logger.new(o!("peer" => peer)));
+        for number in 0..max + 57 {
+            for (peer, repeats) in peers.iter().zip([u64::MAX, max]) {
+                if number < repeats {
+                    warn!(peer, "peer is down"; "number" => number);
+                }
             }
         }
-        let (logger, guard) = start(Settings {
-            format: Format::Json,
-            level: Level::Info,
-        });
-        slog::debug!(raft_logger(&logger), "{}", Costly);
-        drop((logger, guard));
+        drop(guard);
+        let lines = collected.lines();
+        assert_eq!(lines.len() as u64, 2 * max + 1, "{lines:?}");
+        let last = format!(
+            "WARN peer is down (repeated 57 times in 1 s) number={}",
+            max + 56
+        );
+        assert_eq!(lines.last(), Some(&last));
+    }
+
+    #[test]
+    fn a_single_repeat_is_told_as_it_was_and_debug_is_never_held_back() {
+        let (logger, guard, collected) = collecting();
+        let max = config::LOG_REPEATS_MAX;
+        for number in 0..max + 1 {
+            info!(logger, "a line"; "number" => number);
+            slog::debug!(logger, "a detail");
+            slog::debug!(logger, "a detail");
+        }
+        drop(guard);
+        let lines = collected.lines();
+        assert_eq!(lines.len() as u64, 3 * (max + 1));
+        assert_eq!(lines.last(), Some(&format!("INFO a line number={max}")));
+    }
+
+    #[test]
+    fn what_finds_the_queue_full_is_counted() {
+        let collected = Collected::default();
+        let dropped = AtomicU64::new(7);
+        assert!(tell_dropped(&dropped, &collected));
+        assert!(!tell_dropped(&dropped, &collected));
+        let lines = collected.lines();
+        assert!(
+            lines.len() == 1 && lines[0].ends_with("written lines=7"),
+            "{lines:?}"
+        );
+    }
+
+    #[test]
+    fn json_is_one_object_a_line_whatever_is_in_it() {
+        #[derive(Clone, Default)]
+        struct Bytes(Arc<Mutex<Vec<u8>>>);
+        impl io::Write for Bytes {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let written = Bytes::default();
+        let (queue, guard) = start_thread(json(LineWriter::new(written.clone())).ignore_res());
+        let logger = Logger::root(queue.fuse(), o!("part" => "transport"));
+        for _ in 0..config::LOG_REPEATS_MAX + 2 {
+            warn!(logger, "two\nlines \"quoted\""; "error" => "a\n{b}", "ms" => 7);
+        }
+        drop(guard);
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        let count = text.lines().count() as u64;
+        assert_eq!(count, config::LOG_REPEATS_MAX + 1);
+        for line in text.lines() {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert!(value["ts"].as_str().unwrap().ends_with('Z'), "{line}");
+            assert_eq!(
+                (&value["level"], &value["part"]),
+                (&"WARN".into(), &"transport".into())
+            );
+            assert_eq!(
+                (&value["error"], &value["ms"]),
+                (&"a\n{b}".into(), &7.into())
+            );
+            assert!(
+                value["msg"].as_str().unwrap().starts_with("two\nlines"),
+                "{line}"
+            );
+        }
+        assert!(text.contains("(repeated 2 times in 1 s)"), "{text}");
     }
 
     #[test]

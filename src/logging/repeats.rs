@@ -1,0 +1,280 @@
+//! No flood: what is logged again and again is held back, counted, and told once a window.
+//!
+//! Lines are the same when they come from the same place in the code, at the same level, about the same peer, member or
+//! code of a refusal: their other values don't count. The first [`config::LOG_REPEATS_MAX`] of a window pass. The others
+//! are counted, and when the window ends the last of them is given out with their number. While that goes on, the next
+//! windows let nothing pass but that one line; after a window without repeats all begins anew.
+//!
+//! Invariants: the first lines of a kind pass, errors among them always; at most [`config::LOG_REPEATS_TRACKED`] kinds
+//! are remembered, with one line each, and what is beyond shares the windows of the rest.
+
+use crate::config;
+use slog::{Key, Level, OwnedKVList, Record, Serializer};
+use std::collections::HashMap;
+use std::fmt::{self, Write as _};
+use std::hash::{DefaultHasher, Hasher as _};
+use std::time::{Duration, Instant};
+
+/// The values by which lines of one place differ in kind.
+const TELLING: [&str; 3] = ["peer", "member", "code"];
+
+/// What makes lines the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Kind {
+    level: usize,
+    file: &'static str,
+    line: u32,
+    /// A hash of the [`TELLING`] values.
+    values: u64,
+}
+
+impl Kind {
+    /// The kind of a line; `None` for those that are never held back, because whoever set the level wants each.
+    pub(super) fn of(record: &Record<'_>, values: &OwnedKVList) -> Option<Kind> {
+        if !record.level().is_at_least(Level::Info) {
+            return None;
+        }
+        let mut telling = Telling(DefaultHasher::new());
+        // Hashing does not fail.
+        let _ = slog::KV::serialize(&record.kv(), record, &mut telling);
+        let _ = slog::KV::serialize(values, record, &mut telling);
+        Some(Kind {
+            level: record.level().as_usize(),
+            file: record.location().file,
+            line: record.location().line,
+            values: telling.0.finish(),
+        })
+    }
+
+    /// Stands for all kinds that there is no room for.
+    fn rest(self) -> Kind {
+        Kind {
+            file: "",
+            line: 0,
+            values: 0,
+            ..self
+        }
+    }
+
+    fn is_error(self) -> bool {
+        self.level <= Level::Error.as_usize()
+    }
+}
+
+struct Telling(DefaultHasher);
+
+impl fmt::Write for Telling {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.write(text.as_bytes());
+        Ok(())
+    }
+}
+
+impl Serializer for Telling {
+    fn emit_arguments(&mut self, key: Key, value: &fmt::Arguments<'_>) -> slog::Result {
+        if TELLING.contains(&key) {
+            write!(self, "{key}={value};")?;
+        }
+        Ok(())
+    }
+}
+
+/// The windows of all kinds.
+pub(super) struct Repeats<T> {
+    windows: HashMap<Kind, Window<T>>,
+}
+
+struct Window<T> {
+    begun: Instant,
+    passed: u64,
+    held: u64,
+    last: Option<T>,
+}
+
+/// What a window held back.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Held<T> {
+    /// The last line.
+    pub line: T,
+    /// How many they were.
+    pub count: u64,
+    /// In so long.
+    pub within: Duration,
+}
+
+impl<T> Default for Repeats<T> {
+    fn default() -> Repeats<T> {
+        Repeats {
+            windows: HashMap::new(),
+        }
+    }
+}
+
+impl<T> Repeats<T> {
+    /// Gives the line back if it passes.
+    pub(super) fn admit(&mut self, mut kind: Kind, line: T, now: Instant) -> Option<T> {
+        if self.windows.len() >= config::LOG_REPEATS_TRACKED && !self.windows.contains_key(&kind) {
+            if kind.is_error() {
+                return Some(line);
+            }
+            kind = kind.rest();
+        }
+        let window = self.windows.entry(kind).or_insert_with(|| Window::new(now));
+        if window.is_over(now) && window.held == 0 {
+            *window = Window::new(now);
+        }
+        if window.passed < config::LOG_REPEATS_MAX {
+            window.passed += 1;
+            return Some(line);
+        }
+        // Also when the window is over: its count is about to be told.
+        window.held += 1;
+        window.last = Some(line);
+        None
+    }
+
+    /// When [`Repeats::ended`] is to be called next.
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        let ends = self.windows.values().map(Window::end);
+        ends.min()
+    }
+
+    /// What the windows held back that are over.
+    pub(super) fn ended(&mut self, now: Instant) -> Vec<Held<T>> {
+        self.take(now, |window| window.is_over(now))
+    }
+
+    /// What was held back until now.
+    pub(super) fn all(&mut self, now: Instant) -> Vec<Held<T>> {
+        self.take(now, |_| true)
+    }
+
+    fn take(&mut self, now: Instant, which: impl Fn(&Window<T>) -> bool) -> Vec<Held<T>> {
+        let mut held = Vec::new();
+        self.windows.retain(|_, window| {
+            if !which(window) {
+                return true;
+            }
+            let Some(line) = window.last.take() else {
+                return false;
+            };
+            held.push(Held {
+                line,
+                count: std::mem::take(&mut window.held),
+                within: now.saturating_duration_since(window.begun),
+            });
+            // It goes on, with nothing left that may pass.
+            window.begun = now;
+            true
+        });
+        held
+    }
+}
+
+impl<T> Window<T> {
+    fn new(begun: Instant) -> Window<T> {
+        Window {
+            begun,
+            passed: 0,
+            held: 0,
+            last: None,
+        }
+    }
+
+    fn end(&self) -> Instant {
+        self.begun + config::LOG_REPEAT_WINDOW
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        now >= self.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Duration = config::LOG_REPEAT_WINDOW;
+    const MAX: u64 = config::LOG_REPEATS_MAX;
+
+    fn kind(level: Level, line: u32) -> Kind {
+        Kind {
+            level: level.as_usize(),
+            file: "here.rs",
+            line,
+            values: 0,
+        }
+    }
+
+    /// How many of so many lines pass.
+    fn passed(repeats: &mut Repeats<u64>, kind: Kind, lines: u64, now: Instant) -> u64 {
+        (0..lines)
+            .filter(|line| repeats.admit(kind, *line, now).is_some())
+            .count() as u64
+    }
+
+    #[test]
+    fn the_first_lines_pass_and_the_others_are_counted() {
+        let (mut repeats, now) = (Repeats::default(), Instant::now());
+        let warning = kind(Level::Warning, 1);
+        assert_eq!(repeats.next_end(), None);
+        assert_eq!(passed(&mut repeats, warning, MAX + 57, now), MAX);
+        assert_eq!(repeats.next_end(), Some(now + WINDOW));
+        // Another one does not suffer from it.
+        assert_eq!(passed(&mut repeats, kind(Level::Warning, 2), 1, now), 1);
+        assert_eq!(repeats.ended(now + WINDOW / 2), []);
+        let told = Held {
+            line: MAX + 56,
+            count: 57,
+            within: WINDOW,
+        };
+        assert_eq!(repeats.ended(now + WINDOW), [told]);
+    }
+
+    #[test]
+    fn a_flood_is_one_line_a_window_and_its_end_lets_lines_pass_again() {
+        let (mut repeats, begun) = (Repeats::default(), Instant::now());
+        let warning = kind(Level::Warning, 1);
+        passed(&mut repeats, warning, MAX + 1, begun);
+        for window in 1..5 {
+            let now = begun + window * WINDOW;
+            // Before and after the count of the window before is told.
+            assert_eq!(passed(&mut repeats, warning, 3, now), 0);
+            let told = repeats.ended(now);
+            assert_eq!(told.len(), 1);
+            assert_eq!(told[0].count, if window == 1 { 4 } else { 5 });
+            assert_eq!(passed(&mut repeats, warning, 2, now), 0);
+        }
+        assert_eq!(repeats.ended(begun + 5 * WINDOW).len(), 1);
+        assert_eq!(repeats.ended(begun + 6 * WINDOW), []);
+        assert_eq!(repeats.next_end(), None);
+        let later = begun + 6 * WINDOW;
+        assert_eq!(passed(&mut repeats, warning, MAX, later), MAX);
+    }
+
+    #[test]
+    fn the_rest_is_told_at_the_end() {
+        let (mut repeats, now) = (Repeats::default(), Instant::now());
+        passed(&mut repeats, kind(Level::Info, 1), MAX + 2, now);
+        passed(&mut repeats, kind(Level::Info, 2), MAX, now);
+        let told = repeats.all(now + Duration::from_secs(1));
+        assert_eq!(told.len(), 1);
+        assert_eq!((told[0].count, told[0].within.as_secs()), (2, 1));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_errors_pass_all_the_same() {
+        let (mut repeats, now) = (Repeats::default(), Instant::now());
+        let mut through = 0;
+        for line in 0..10_000 {
+            through += passed(&mut repeats, kind(Level::Info, line), 1, now);
+        }
+        assert_eq!(through, config::LOG_REPEATS_TRACKED as u64 + MAX);
+        assert_eq!(repeats.windows.len(), config::LOG_REPEATS_TRACKED + 1);
+        for line in 0..100 {
+            let error = kind(Level::Error, 10_000 + line);
+            assert_eq!(passed(&mut repeats, error, 1, now), 1);
+        }
+        assert_eq!(repeats.windows.len(), config::LOG_REPEATS_TRACKED + 1);
+    }
+}
