@@ -18,7 +18,8 @@ use crate::store::Frozen;
 use futures_channel::oneshot;
 use protobuf::Message as _;
 use raft::eraftpb::{Entry, Message};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -29,6 +30,7 @@ pub struct Inbox {
     wake: Condvar,
     /// See [`Inbox::set_map_is_current`].
     map_is_current: AtomicBool,
+    passes: AtomicU64,
 }
 
 /// What the loop takes in one pass.
@@ -177,6 +179,34 @@ pub enum Reason {
     },
 }
 
+/// As what is wrong with a member.
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Removed { removed_index } => {
+                write!(f, "it was removed at index {removed_index}")
+            }
+            Reason::NotAMember => write!(f, "no member has its id"),
+            Reason::WrongIncarnation { added_index } => write!(
+                f,
+                "another data directory is known under its id, which was added at index {added_index}"
+            ),
+            Reason::AddedLater { added_index } => {
+                write!(f, "its id was added again later, at index {added_index}")
+            }
+            Reason::WrongCluster { theirs } => {
+                write!(f, "it belongs to another cluster than {theirs:016x}")
+            }
+            Reason::WrongReceiver { actual } => {
+                write!(
+                    f,
+                    "at its address member {actual} answers; two addresses were mixed up"
+                )
+            }
+        }
+    }
+}
+
 impl Inbox {
     /// Queues a proposal. Its outcome, `QueueFull` included, comes by its reply.
     pub fn propose(&self, proposal: Proposal) {
@@ -289,6 +319,7 @@ impl Inbox {
     /// passes. `held` is what the node holds at this moment: while it is writing, proposals stay here until the write is
     /// durable, or until the deadline, since the node is who tells clients that theirs has passed.
     pub fn take(&self, deadline: Instant, held: Held) -> Events {
+        self.passes.fetch_add(1, Ordering::Relaxed);
         let mut events = self.lock();
         events.held = held;
         let mut wait = deadline.saturating_duration_since(Instant::now());
@@ -328,6 +359,11 @@ impl Inbox {
     /// Peer messages dropped so far because the loop could not keep up.
     pub fn messages_dropped(&self) -> u64 {
         self.lock().messages_dropped
+    }
+
+    /// How often the loop has taken what waits. It does so at least once a tick, unless it hangs.
+    pub fn passes(&self) -> u64 {
+        self.passes.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, Events> {

@@ -1,6 +1,7 @@
 //! Opening a connection to a peer: the socket, the request, and what the answer means.
 
 use super::handshake::{self, Claims};
+use super::link::Found;
 use super::{Denied, Shared};
 use crate::config;
 use crate::inbox::{Reason, Verdict};
@@ -27,9 +28,9 @@ pub(super) enum Failure {
     Broken(String),
     #[error("it did not answer in time")]
     Silent,
-    #[error("it refuses this member: {:?}", .0.reason)]
+    #[error("it refuses this member: {}", .0.reason)]
     Refused(Verdict),
-    #[error("it is not the peer that was expected: {0:?}")]
+    #[error("it is not the peer that was expected: {0}")]
     Disliked(Reason),
     #[error("it answered {0}")]
     Unexpected(String),
@@ -44,6 +45,18 @@ impl Failure {
     /// The peer's host has answered that nobody listens there.
     pub(super) fn nobody_listens(&self) -> bool {
         matches!(self, Failure::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+    }
+
+    /// What it says of the peer, where there was no connection yet.
+    pub(super) fn found(&self) -> Found {
+        let silent = matches!(
+            self,
+            Failure::Connect(_) | Failure::Broken(_) | Failure::Silent
+        );
+        Found::Down {
+            why: self.to_string(),
+            answered: !silent,
+        }
     }
 }
 

@@ -205,10 +205,8 @@ async fn handle(
         "/raft/stream" => false,
         "/raft/snapshot" => true,
         _ => {
-            return answer(
-                StatusCode::NOT_FOUND,
-                "this port is for raftkvd's peers only",
-            );
+            let line = "this port is for raftkvd's peers only";
+            return refuse(StatusCode::NOT_FOUND, line, logger);
         }
     };
     if request.method() != Method::POST {
@@ -219,14 +217,14 @@ async fn handle(
     }
     let claims = match Claims::read(request.headers()) {
         Ok(claims) => claims,
-        Err(malformed) => return answer(StatusCode::BAD_REQUEST, &malformed.to_string()),
+        Err(malformed) => return refuse(StatusCode::BAD_REQUEST, &malformed.to_string(), logger),
     };
     let lane = if snapshot {
         None
     } else {
         match stream_lane(&request) {
             Ok(lane) => Some(lane),
-            Err(why) => return answer(StatusCode::BAD_REQUEST, &why),
+            Err(why) => return refuse(StatusCode::BAD_REQUEST, &why, logger),
         }
     };
     let accepted = match shared.admit(&claims).await {
@@ -309,6 +307,12 @@ fn deny(
         }
         Denied::File(_) => answer(StatusCode::INTERNAL_SERVER_ERROR, &text),
     }
+}
+
+/// The answer to somebody who does not speak as a peer does.
+fn refuse(status: StatusCode, line: &str, logger: &Logger) -> Response<Full<Bytes>> {
+    warn!(logger, "refused a request at the peer port"; "why" => line);
+    answer(status, line)
 }
 
 fn answer(status: StatusCode, line: &str) -> Response<Full<Bytes>> {

@@ -29,6 +29,7 @@ mod frame;
 pub mod fuzzing;
 pub mod handshake;
 mod inbound;
+mod link;
 mod outbound;
 mod round_trip;
 mod snapshot;
@@ -41,6 +42,7 @@ use crate::members::{Members, PeerUrl};
 use crate::metrics::{self, Metrics};
 use crate::storage::{Pin, SnapshotMeta};
 use handshake::{Accepted, Claims, Known, Lane};
+use link::Link;
 use outbound::{Outbound, Queue};
 use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
@@ -467,6 +469,8 @@ impl Shared {
         let round_trip = Arc::new(RoundTrip::new(metrics.round_trips.clone()));
         let queues =
             Lane::ALL.map(|lane| Arc::new(Queue::new(metrics.lanes[lane as usize].clone())));
+        let logger = self.logger.new(o!("peer" => id, "url" => url.to_string()));
+        let link = Arc::new(Link::new(logger.clone()));
         let tasks = Lane::ALL.map(|lane| {
             let outbound = Outbound {
                 shared: self.clone(),
@@ -476,8 +480,8 @@ impl Shared {
                 queue: queues[lane as usize].clone(),
                 round_trip: round_trip.clone(),
                 retired: retired.subscribe(),
-                logged: None,
-                logger: self.logger.new(o!("peer" => id, "url" => url.to_string())),
+                link: link.clone(),
+                logger: logger.clone(),
             };
             self.runtime.spawn(outbound.run())
         });
@@ -561,7 +565,7 @@ impl Shared {
 /// Why a peer was not accepted.
 #[derive(Debug, thiserror::Error)]
 enum Denied {
-    #[error("{0:?}")]
+    #[error("{0}")]
     Reason(crate::inbox::Reason),
     #[error("what it said could not be remembered: {0}")]
     File(FileError),

@@ -6,6 +6,7 @@
 
 use super::dial::{self, Failure};
 use super::handshake::{Lane, UPGRADE};
+use super::link::{Found, Link};
 use super::round_trip::RoundTrip;
 use super::{Shared, encoded, frame};
 use crate::inbox::Notice;
@@ -16,7 +17,7 @@ use hyper::StatusCode;
 use hyper::header::{CONNECTION, HeaderValue, UPGRADE as UPGRADE_HEADER};
 use hyper_util::rt::TokioIo;
 use raft::eraftpb::Message;
-use slog::{Logger, debug, info, warn};
+use slog::{Logger, debug};
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -126,8 +127,7 @@ pub(super) struct Outbound {
     pub queue: Arc<Queue>,
     pub round_trip: Arc<RoundTrip>,
     pub retired: watch::Receiver<bool>,
-    /// What was logged last: empty for "connected", else the failure.
-    pub logged: Option<String>,
+    pub link: Arc<Link>,
     pub logger: Logger,
 }
 
@@ -146,8 +146,8 @@ impl Outbound {
             let mut at_once = false;
             let failure = match dialed {
                 Ok(stream) => {
-                    self.log(None);
                     self.queue.metrics.connections.inc();
+                    self.link.found(self.lane, Found::Up);
                     self.tell(Notice::Connected(self.peer));
                     lost = true;
                     let since = Instant::now();
@@ -159,13 +159,17 @@ impl Outbound {
                         pause = config::PEER_BACKOFF_MIN;
                         at_once = true;
                     }
+                    self.link.found(self.lane, Found::Broken(why.clone()));
                     Failure::Broken(why)
                 }
-                Err(failure) => failure,
+                Err(failure) => {
+                    self.link.found(self.lane, failure.found());
+                    failure
+                }
             };
             self.queue.clear();
             self.round_trip.forget();
-            self.log(Some(failure.to_string()));
+            debug!(self.logger, "lane is not connected"; "lane" => %self.lane, "error" => %failure);
             self.shared.inbox.notice(Notice::Unreachable(self.peer));
             // Of a peer that does not answer nothing is known; but a host that does, and knows of no listener, has seen
             // its process end.
@@ -276,22 +280,5 @@ impl Outbound {
         if self.lane == Lane::Control {
             self.shared.inbox.notice(notice);
         }
-    }
-
-    /// Logs a change, `None` being "connected". One lane speaks for both.
-    fn log(&mut self, failure: Option<String>) {
-        let text = failure.unwrap_or_default();
-        if self.logged.as_ref() == Some(&text) {
-            return;
-        }
-        match (self.lane, text.is_empty()) {
-            (Lane::Control, true) => info!(self.logger, "peer is connected"),
-            (Lane::Control, false) => warn!(self.logger, "peer is unreachable"; "error" => &text),
-            (lane, true) => debug!(self.logger, "lane is connected"; "lane" => %lane),
-            (lane, false) => {
-                debug!(self.logger, "lane is unreachable"; "lane" => %lane, "error" => &text);
-            }
-        }
-        self.logged = Some(text);
     }
 }

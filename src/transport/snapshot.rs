@@ -122,7 +122,7 @@ impl Transfer {
         let sent = tokio::select! {
             biased;
             _ = retired.wait_for(|retired| *retired) => Err(SendError::Retired),
-            sent = self.send(&shared) => sent,
+            sent = self.send(&shared, &logger) => sent,
         };
         match sent {
             Ok(bytes) => {
@@ -156,7 +156,7 @@ impl Transfer {
         trouble.pause
     }
 
-    async fn send(&mut self, shared: &Arc<Shared>) -> Result<u64, SendError> {
+    async fn send(&mut self, shared: &Arc<Shared>, logger: &Logger) -> Result<u64, SendError> {
         let message = std::mem::take(&mut self.message);
         if !frame::fits(encoded(&message)) {
             return Err(SendError::Message(encoded(&message)));
@@ -171,6 +171,7 @@ impl Transfer {
         frame::encode(&[message], &mut head);
 
         let file_bytes = source.bytes();
+        info!(logger, "sending a snapshot"; "bytes" => file_bytes);
         let total = head.len() as u64 + file_bytes;
         let (pieces, rest) = mpsc::channel(SNAPSHOT_CHUNKS_QUEUED);
         let sent = Arc::new(watch::Sender::new(0));
@@ -446,6 +447,7 @@ impl Arriving {
             logger,
         } = self;
         let index = promised.index;
+        let since = Instant::now();
         let files = shared.clone();
         let written = spawn_blocking(move || {
             // The permit is given back only when the file is closed, also if nobody waits for this any more.
@@ -463,7 +465,8 @@ impl Arriving {
         if !shared.inbox.receive(vec![message], bytes) {
             return Err(ReceiveError::Overloaded);
         }
-        info!(logger, "received a snapshot"; "peer" => claims.from, "index" => index);
+        info!(logger, "received a snapshot"; "peer" => claims.from, "index" => index, "bytes" => file_bytes,
+            "ms" => since.elapsed().as_millis() as u64);
         Ok(())
     }
 }
@@ -561,11 +564,11 @@ fn write_file(
     promised: &SnapshotMeta,
     mut pieces: mpsc::Receiver<Piece>,
 ) -> Result<u64, ReceiveError> {
-    let mut bytes = 0;
     let mut sink = shared
         .snapshots
         .receive(shared.cluster())
         .map_err(ReceiveError::File)?;
+    let mut bytes = 0;
     loop {
         match pieces.blocking_recv() {
             Some(Piece::Data(data)) => {
