@@ -217,13 +217,17 @@ pub fn write_snapshots(
     cluster: impl Fn() -> u64,
     metrics: &metrics::Snapshots,
     inbox: &Inbox,
+    logger: &Logger,
 ) -> Result<(), DiskError> {
     while let Ok(SnapshotJob { meta, map }) = jobs.recv() {
         let begun = Instant::now();
         let mut file = snapshots.begin(&meta, cluster())?;
         map.visit(|key, index, value| file.entry(key, index, value))?;
         let bytes = file.finish()?;
-        metrics.written.add(begun.elapsed(), bytes);
+        let took = begun.elapsed();
+        metrics.written.add(took, bytes);
+        info!(logger, "wrote a snapshot"; "index" => meta.index, "bytes" => bytes,
+            "ms" => took.as_millis() as u64);
         let written = SnapshotWritten { meta, bytes };
         inbox.notice(Notice::SnapshotWritten(Box::new(written)));
     }

@@ -71,6 +71,7 @@ pub fn start(settings: Settings) -> (Logger, Guard) {
             let decorator = slog_term::TermDecorator::new().stderr().build();
             let drain = slog_term::FullFormat::new(decorator)
                 .use_utc_timestamp()
+                .use_original_order()
                 .build();
             start_thread(drain.ignore_res())
         }
@@ -394,7 +395,7 @@ mod tests {
         }
         let written = Bytes::default();
         let (queue, guard) = start_thread(json(LineWriter::new(written.clone())).ignore_res());
-        let logger = Logger::root(queue.fuse(), o!("part" => "transport"));
+        let logger = Logger::root(queue.fuse(), o!("peer" => 2));
         for _ in 0..config::LOG_REPEATS_MAX + 2 {
             warn!(logger, "two\nlines \"quoted\""; "error" => "a\n{b}", "ms" => 7);
         }
@@ -406,8 +407,8 @@ mod tests {
             let value: serde_json::Value = serde_json::from_str(line).unwrap();
             assert!(value["ts"].as_str().unwrap().ends_with('Z'), "{line}");
             assert_eq!(
-                (&value["level"], &value["part"]),
-                (&"WARN".into(), &"transport".into())
+                (&value["level"], &value["peer"]),
+                (&"WARN".into(), &2.into())
             );
             assert_eq!(
                 (&value["error"], &value["ms"]),

@@ -444,7 +444,6 @@ impl Node {
             // One from the leader, installed meanwhile, is newer.
             return None;
         }
-        info!(self.logger, "took a snapshot"; "index" => meta.index, "bytes" => bytes);
         self.last_snapshot_bytes = bytes;
         // Raft still reads entries above what it takes for applied: they must not go.
         assert!(

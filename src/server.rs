@@ -17,8 +17,8 @@
 //! all the rest begin, and peers are served. Until then this member has said nothing to anybody: it knows neither its
 //! vote nor its log, and the kernel keeps the connections of its peers waiting.
 //!
-//! Only this module starts threads that stay. Each ends when the one it is fed by has ended: raft by [`Notice::Stop`],
-//! then wal, read-back and apply, then remove and snapshot.
+//! Only this module starts threads that stay, but for the log's. Each ends when the one it is fed by has ended: raft by
+//! [`Notice::Stop`], then wal, read-back and apply, then remove and snapshot.
 
 use crate::api::{self, Api};
 use crate::apply;
@@ -153,6 +153,7 @@ enum End {
 
 /// Runs one member until it is stopped or removed (`Ok`), or fails.
 pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
+    let begun = Instant::now();
     raise_file_limit(logger);
     let initial = Members::initial(match config.cluster.is_empty() && !config.join {
         true => std::slice::from_ref(&config.peer_url),
@@ -172,6 +173,10 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         config.peer_address,
         "--cluster, --peer-url or --listen-peer",
     )?;
+    // Behind what is only a wrong command, which is answered by one line.
+    info!(logger, "starting"; "version" => env!("CARGO_PKG_VERSION"), "id" => config.id,
+        "data" => %config.data_dir.display(), "clients" => %config.client_address,
+        "peers" => %config.peer_address, "url" => %config.peer_url, "join" => config.join);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config::runtime_threads())
         .thread_name("tokio")
@@ -261,6 +266,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         .as_ref()
         .map_or(0, |meta| meta.index);
     let committed = opened.recovered.hard_state.commit;
+    let term = opened.recovered.hard_state.term;
     let raft_logger = logging::raft_logger(logger);
     let node =
         Node::new(settings, opened.recovered, logger, &raft_logger).map_err(Failure::Fatal)?;
@@ -287,6 +293,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         logger.clone(),
     );
     transport.set_members(known, joining);
+    let members = known.members.len();
     let (stop_peers, peers_stop) = oneshot::channel::<()>();
     runtime.spawn({
         let (transport, listener) = (transport.clone(), into_tokio(peer_listener, &runtime)?);
@@ -296,7 +303,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     opened.wal.count_into(metrics.wal.clone());
     let wal_reader = opened.wal.read_back();
     let (read_back_sender, read_backs) = mpsc::channel();
-    let (writer, jobs) = writer::channel(opened.wal);
+    let (writer, jobs) = writer::channel(opened.wal, logger);
     let (purge_sender, purges) = mpsc::channel();
     let (commit_sender, commits) = apply::channel(replay.clone());
     let (snapshot_sender, snapshot_jobs) = mpsc::channel();
@@ -350,6 +357,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     threads.push(spawn("snapshot", &ends, {
         let (inbox, snapshots, meta) =
             (inbox.clone(), opened.snapshots.clone(), opened.meta.clone());
+        let logger = logger.clone();
         move || {
             Ok(apply::write_snapshots(
                 &snapshot_jobs,
@@ -357,6 +365,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
                 || meta.cluster(),
                 &metrics.snapshots,
                 &inbox,
+                &logger,
             )?)
         }
     })?);
@@ -376,9 +385,16 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
             }
         });
     }
-    announce(&config, logger);
+    announce(&config);
+    let cluster = match opened.meta.cluster() {
+        0 => "not joined yet".to_owned(),
+        cluster => format!("{cluster:016x}"),
+    };
+    info!(logger, "started"; "cluster" => cluster, "term" => term,
+        "members" => members, "ms" => begun.elapsed().as_millis() as u64);
 
     let end = runtime.block_on(ended.recv());
+    let stopping = Instant::now();
     let result = match end.expect("this function holds a sender") {
         End::Failed(failure) => return Err(failure),
         End::Signal(name) => {
@@ -406,7 +422,11 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
             failure = next_failure(&mut ended) => Err(failure),
         }
     });
-    stopped.and(result)
+    stopped?;
+    if result.is_ok() {
+        info!(logger, "stopped"; "ms" => stopping.elapsed().as_millis() as u64);
+    }
+    result
 }
 
 /// The runtime, ended within a limit however [`run`] returns: its own drop would wait for calls that block (a name
@@ -553,15 +573,13 @@ fn watch_signals(
 }
 
 /// The one line on stderr for who has just started it, whatever the log is set to.
-fn announce(config: &Config, logger: &Logger) {
+fn announce(config: &Config) {
     let address = config.client_address;
     eprintln!(
         "raftkvd {} is listening: try curl -X PUT -d hello http://{address}/greeting and then curl \
          http://{address}/greeting",
         config.id
     );
-    info!(logger, "started"; "version" => env!("CARGO_PKG_VERSION"), "id" => config.id,
-        "clients" => %address, "peers" => %config.peer_address, "data" => %config.data_dir.display());
 }
 
 /// A restart goes by what is on disk. Flags that say something else deserve a word.

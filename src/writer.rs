@@ -16,6 +16,7 @@ use crate::storage::{DiskError, Purge, Save, Wal};
 use crate::transport::Transport;
 use crate::{config, metrics};
 use raft::eraftpb::Message;
+use slog::{Logger, warn};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
@@ -42,6 +43,7 @@ struct Shared {
     /// The last write, whoever did it, took long: until one does not, the thread does it all, and heartbeats do not
     /// wait for the disk.
     slow: AtomicBool,
+    logger: Logger,
 }
 
 /// What became of a job.
@@ -58,13 +60,14 @@ pub enum Written {
 }
 
 /// The ends of the way to this WAL. What it holds is bounded by what raft lets be in flight.
-pub fn channel(wal: Wal) -> (Writer, Jobs) {
+pub fn channel(wal: Wal, logger: &Logger) -> (Writer, Jobs) {
     let (sender, receiver) = mpsc::channel();
     let metrics = wal.metrics().clone();
     let shared = Arc::new(Shared {
         wal: Mutex::new(wal),
         unfinished: AtomicUsize::new(0),
         slow: AtomicBool::new(false),
+        logger: logger.clone(),
     });
     let writer = Writer {
         shared: shared.clone(),
@@ -108,8 +111,13 @@ impl Shared {
         let mut wal = self.wal.lock().expect(PANICKED);
         let begun = Instant::now();
         wal.save(saves)?;
-        let slow = begun.elapsed() > config::LONE_WRITE_SLOW;
-        self.slow.store(slow, Ordering::Relaxed);
+        let took = begun.elapsed();
+        self.slow
+            .store(took > config::LONE_WRITE_SLOW, Ordering::Relaxed);
+        if took > config::SLOW_WRITE_TOLD {
+            warn!(self.logger, "the disk is slow: a write to the log and its fdatasync took long";
+                "ms" => took.as_millis() as u64, "writes" => saves.len());
+        }
         Ok(())
     }
 }
@@ -195,7 +203,7 @@ mod tests {
     use crate::members::Members;
     use crate::storage::{self, RealDisk, Start};
     use raft::eraftpb::Entry;
-    use slog::{Logger, o};
+    use slog::o;
 
     fn wal(dir: &std::path::Path) -> Wal {
         let url = "http://127.0.0.1:9021".parse().unwrap();
@@ -231,7 +239,8 @@ mod tests {
     #[test]
     fn only_a_small_lone_job_is_written_by_the_loop() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut writer, Jobs { shared, jobs }) = channel(wal(dir.path()));
+        let (mut writer, Jobs { shared, jobs }) =
+            channel(wal(dir.path()), &Logger::root(slog::Discard, o!()));
         // What the thread does.
         let finish = || {
             let job = jobs.try_recv().expect("the thread was given nothing");

@@ -217,7 +217,10 @@ impl Front {
         let mut body = Body::new(incoming);
         let mut reply = match self.route(&head, &mut body, deadline).await {
             Ok(reply) => reply,
-            Err(reply) => problem::fit(*reply, &head.headers).await,
+            Err(reply) => {
+                self.log_refusal(&reply);
+                problem::fit(*reply, &head.headers).await
+            }
         };
         let unread = body.is_unread();
         if unread {
@@ -338,6 +341,20 @@ impl Front {
                 path::no_options(query)?;
                 let key = self.checked(key)?;
                 self.write(head, key, body, deadline).await
+            }
+        }
+    }
+
+    /// Tells what this member could not do. What clients did wrong is their own business, and no line tells of which key.
+    fn log_refusal(&self, reply: &Reply) {
+        let status = reply.status().as_u16();
+        match reply.extensions().get::<Code>() {
+            None | Some(Code::Replaying | Code::Stopping) => {}
+            Some(code) if reply.status().is_server_error() => {
+                slog::warn!(self.api.logger, "refused a request"; "code" => code.text(), "status" => status);
+            }
+            Some(code) => {
+                slog::debug!(self.api.logger, "refused a request"; "code" => code.text(), "status" => status);
             }
         }
     }

@@ -94,7 +94,12 @@ impl Node {
         };
         let id = command.member_id;
         let url = &self.members.members.get(&id).map(|m| m.url.to_string());
-        info!(self.logger, "membership changed"; "change" => ?command.kind, "member" => id,
+        let what = match command.kind {
+            Kind::AddMember => "added as a learner",
+            Kind::PromoteMember => "made a voter",
+            _ => "removed",
+        };
+        info!(self.logger, "membership changed"; "change" => what, "member" => id,
             "url" => url.as_ref().unwrap_or(&command.member_url), "index" => index);
         self.removal_settled();
         self.members.apply(&command, index);

@@ -109,14 +109,20 @@ impl Node {
         let raft = &self.raw.raft;
         let leadership = (raft.term, raft.leader_id);
         if self.role != raft.state {
-            info!(self.logger, "became {}", role_name(raft.state); "term" => raft.term, "was" => role_name(self.role));
+            info!(self.logger, "became {}", role_name(raft.state); "was" => role_name(self.role), "term" => raft.term);
             self.role = raft.state;
         }
         if self.leadership == leadership {
             return;
         }
+        if leadership.1 == 0 && self.leadership.1 != 0 {
+            info!(self.logger, "no leader is known"; "was" => self.leadership.1, "term" => leadership.0);
+        }
         if leadership.1 != 0 {
-            info!(self.logger, "the leader is {}", leadership.1; "term" => leadership.0);
+            // That it leads itself was told above.
+            if leadership.1 != self.settings.id {
+                info!(self.logger, "the leader is {}", leadership.1; "term" => leadership.0);
+            }
             self.resend_after = Some(0);
             self.last_news = self.now;
             self.reached = None;

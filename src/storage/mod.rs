@@ -260,8 +260,7 @@ pub fn open_and_load(
             }
             let (meta, wal, recovered) =
                 first_start(&disk, dir, member, start, &snapshots, options)?;
-            info!(logger, "new data directory"; "dir" => dir.display(), "member" => member,
-                "cluster" => format!("{:016x}", meta.cluster()));
+            info!(logger, "new data directory"; "dir" => dir.display(), "member" => member);
             (meta, wal, recovered, true)
         }
     };

@@ -80,16 +80,16 @@ pub(super) fn recover(
     let bytes: u64 = recovered.entries.iter().map(entry_bytes).sum();
     let snapshot = recovered.snapshot.as_ref().map_or(0, |meta| meta.index);
     info!(logger, "recovered";
-        "segments" => scan.names.len(),
+        "snapshot" => snapshot,
+        "last" => scan.log.state.last,
+        "commit" => recovered.hard_state.commit,
+        "term" => recovered.hard_state.term,
         "entries" => scan.log.state.last - snapshot,
+        "segments" => scan.names.len(),
         "in_memory" => recovered.entries.len(),
         "bytes_in_memory" => bytes,
-        "last" => scan.log.state.last,
-        "term" => recovered.hard_state.term,
-        "commit" => recovered.hard_state.commit,
-        "snapshot" => snapshot,
         "snapshot_bytes" => recovered.snapshot_bytes,
-        "milliseconds" => began.elapsed().as_millis() as u64);
+        "ms" => began.elapsed().as_millis() as u64);
 
     let mut state = scan.log.state;
     state.marks.retain(|m| keep.contains(&(m.index, m.term)));

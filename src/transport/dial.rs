@@ -62,7 +62,9 @@ impl Failure {
 
 impl From<hyper::Error> for Failure {
     fn from(error: hyper::Error) -> Failure {
-        Failure::Broken(error.to_string())
+        // Its own text says little: the cause says what has happened.
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        Failure::Broken(cause.unwrap_or_else(|| error.to_string()))
     }
 }
 

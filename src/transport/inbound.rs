@@ -187,6 +187,11 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, stranger: Stranger, 
     };
     match stream.run(&parts.read_buf).await {
         Ok(()) => debug!(logger, "a stream has ended"; "peer" => from, "lane" => %lane),
+        // That it was removed is told elsewhere, and that it is refused if it comes again.
+        Err(end @ End::Denied(_)) => {
+            debug!(logger, "closed a peer's stream"; "peer" => from, "lane" => %lane,
+                "error" => %end);
+        }
         Err(end) => {
             warn!(logger, "closed a peer's stream"; "peer" => from, "lane" => %lane,
                 "error" => %end);

@@ -290,7 +290,7 @@ impl Transport {
                 limits: settings.limits,
                 inbox,
                 runtime,
-                logger: logger.new(o!("part" => "transport")),
+                logger,
                 leader: AtomicU64::new(0),
                 // Until the first view comes nobody is let in: nothing is known, and nothing is being joined.
                 view: watch::Sender::new(Arc::default()),

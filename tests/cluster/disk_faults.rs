@@ -1,7 +1,7 @@
 //! Disks that fail, slow down or fill up under the real binary. `strace` makes system calls fail, a small tmpfs is
 //! a disk that is soon full; where one of them is missing its tests say so and check nothing.
 
-use crate::harness::{Cluster, PATIENCE, PATIENT, leader_and_followers};
+use crate::harness::{Cluster, PATIENCE, PATIENT, eventually, leader_and_followers, require};
 use crate::http::{self, Connection};
 use std::collections::BTreeMap;
 use std::fs;
@@ -189,6 +189,26 @@ fn a_leader_with_a_slow_disk_still_acknowledges_many_writes_at_a_time() {
         cluster.assert_value(leader, &format!("{writer}/7"), "7");
     }
     cluster.assert_hashes_agree(&[1, 2, 3]);
+}
+
+#[test]
+fn a_slow_fdatasync_is_logged_with_its_time() {
+    let Some(wrapper) = fdatasync_with("delay_enter=600000:when=30+") else {
+        return;
+    };
+    let mut cluster = Cluster::prepare(1, &PATIENT);
+    cluster.node(1).wrapper = wrapper;
+    cluster.start_all();
+    let mut number = 0;
+    eventually("a slow write is logged", PATIENCE, || {
+        number += 1;
+        cluster.put(1, "foo", number.to_string());
+        let log = cluster.nodes[&1].last_log();
+        let line = log.lines().find(|line| line.contains("the disk is slow"));
+        let ms = line.and_then(|line| line.split("ms: ").nth(1)?.split(',').next()?.parse().ok());
+        let is_told = ms.is_some_and(|ms: u32| (600..30_000).contains(&ms));
+        require(is_told, || log)
+    });
 }
 
 /// A file system in memory, mounted for a test.

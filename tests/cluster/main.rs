@@ -29,6 +29,7 @@ mod identity;
 mod joining;
 mod large_values;
 mod leadership;
+mod logs;
 mod many_keys;
 mod membership;
 mod metrics;

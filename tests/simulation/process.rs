@@ -462,7 +462,14 @@ impl Process {
         sender.send(job).expect("the receiver is there");
         drop(sender);
         let cluster = || self.meta.cluster();
-        apply::write_snapshots(&jobs, &self.snapshots, cluster, &self.metrics, &self.inbox)
+        apply::write_snapshots(
+            &jobs,
+            &self.snapshots,
+            cluster,
+            &self.metrics,
+            &self.inbox,
+            &self.logger,
+        )
     }
 
     // ---- the transport ----
