@@ -34,8 +34,8 @@
 //! # Dependencies point down
 //!
 //! main -> [`cli`], [`logging`], [`server`] -> [`api`], [`raft_loop`], [`writer`], [`read_back`], [`apply`],
-//! [`transport`] -> [`node`], [`store`], [`inbox`] -> [`storage`], [`members`], [`proposal`], [`commit`], [`status`],
-//! [`command`], [`progress`] -> [`metrics`], [`config`]
+//! [`transport`], [`systemd`] -> [`node`], [`store`], [`inbox`] -> [`storage`], [`members`], [`proposal`], [`commit`],
+//! [`status`], [`command`], [`progress`] -> [`metrics`], [`config`]
 
 #![warn(missing_docs)]
 
@@ -63,5 +63,6 @@ pub mod server;
 pub mod status;
 pub mod storage;
 pub mod store;
+pub mod systemd;
 pub mod transport;
 pub mod writer;

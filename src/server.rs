@@ -37,6 +37,7 @@ use crate::storage::{
     SnapshotSource, Snapshots, StorageError,
 };
 use crate::store::Store;
+use crate::systemd::{Phase, Systemd};
 use crate::transport::{self, Transport};
 use crate::writer;
 use futures_channel::oneshot;
@@ -52,6 +53,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 
 /// Why the process ends with another code than 0. Its text is one line: cause, file, and the next thing to do.
 #[derive(Debug, thiserror::Error)]
@@ -207,6 +209,15 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     let client_listener = into_tokio(client_listener, &runtime)?;
     let clients = runtime.spawn(api::serve(client_listener, api, cancelled(clients_stop)));
     watch_signals(&runtime, &ends)?;
+    let (phase, phases) = watch::channel(Phase::Starting);
+    match Systemd::from_environment() {
+        Ok(None) => {}
+        Ok(Some(systemd)) => {
+            let (replay, inbox, logger) = (replay.clone(), inbox.clone(), logger.clone());
+            runtime.spawn(systemd.attend(phases, replay, inbox, logger));
+        }
+        Err(line) => warn!(logger, "systemd is not told how things are: {}", line),
+    }
 
     // On a thread of its own, so that a signal does not have to wait for it.
     let (loaded, opened) = oneshot::channel();
@@ -392,8 +403,10 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     };
     info!(logger, "started"; "cluster" => cluster, "term" => term,
         "members" => members, "ms" => begun.elapsed().as_millis() as u64);
+    phase.send_replace(Phase::Started);
 
     let end = runtime.block_on(ended.recv());
+    phase.send_replace(Phase::Stopping);
     let stopping = Instant::now();
     let result = match end.expect("this function holds a sender") {
         End::Failed(failure) => return Err(failure),

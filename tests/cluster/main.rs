@@ -41,4 +41,5 @@ mod quota;
 mod serving;
 mod snapshots;
 mod stopping;
+mod supervised;
 mod transfers;
