@@ -62,30 +62,66 @@ pub fn parse(
     }
 }
 
+/// Below `-h`.
 const EXAMPLES: &str = "\
 Examples:
-  raftkvd                                       one member, alone: try it out
-  raftkvd --id 1 --cluster http://10.0.0.1:9021,http://10.0.0.2:9021,http://10.0.0.3:9021 --port 9121
-                                                the first of three members
-  raftkvd --id 2 --peer-url http://10.0.0.2:9021 --port 9121 --join http://10.0.0.1:9121
-                                                joins the cluster of the member whose clients connect there
-  raftkvd --id 4 --cluster URL1,URL2,URL3,URL4 --port 9121 --join
-                                                a fourth one, after POST /4 to any of the three
+  raftkvd                            one member, alone: try it out
+  raftkvd --id 1 --cluster http://10.0.0.1:9021,http://10.0.0.2:9021,http://10.0.0.3:9021
+                                     the first of three members; the others differ in --id
+  raftkvd --id 2 --peer-url http://10.0.0.2:9021 --join http://10.0.0.1:9121
+                                     joins the cluster whose member serves clients there
+
+More with --help.";
+
+/// Below `--help`.
+const EXAMPLES_AND_MORE: &str = "\
+Examples:
+  One member, alone, to try it out:
+    raftkvd
+
+  The first of three members; the others differ in --id:
+    raftkvd --id 1 --cluster http://10.0.0.1:9021,http://10.0.0.2:9021,http://10.0.0.3:9021
+
+  Three on one machine need ports and data directories of their own:
+    raftkvd --id 2 --cluster http://127.0.0.1:9021,http://127.0.0.1:9022,http://127.0.0.1:9023 --port 9122
+
+  Join the cluster whose member serves clients at 10.0.0.1:9121:
+    raftkvd --id 4 --peer-url http://10.0.0.4:9021 --join http://10.0.0.1:9121
+
+  Clients from anywhere, JSON logs, a limit for the store:
+    raftkvd --listen 0.0.0.0 --log-format json --max-store-bytes 2G
 
 Every option can also be set by the environment variable named with it; the option wins.
-Durations are written as 100ms, 5s, 1m30s; sizes in bytes, or as 64K, 64M, 1G (powers of 1024).";
+Durations are written as 100ms, 5s, 1m30s; sizes in bytes, or as 64K, 64M, 1G (powers of 1024).
+
+Exit codes:
+  0  stopped by SIGTERM or SIGINT, or removed from the cluster
+  1  fatal, or stopped by a second signal
+  2  usage, or a port is in use
+  3  another process has locked the data directory
+  4  data is corrupt
+  5  the data directory is that of another member or cluster, or was emptied
+  6  a disk operation failed
+  7  this member was removed from the cluster before
+
+Under systemd (Type=notify) it says when it is ready and stopping, and feeds the watchdog.";
 
 const DEFAULT_PEER_URL: &str = "http://127.0.0.1:9021";
 
 /// A small replicated key-value store: raft, a write-ahead log and an HTTP API in one binary.
 #[derive(Debug, Parser)]
-#[command(name = "raftkvd", version, after_help = EXAMPLES, max_term_width = 110, allow_negative_numbers = true)]
+#[command(name = "raftkvd", version, after_help = EXAMPLES, after_long_help = EXAMPLES_AND_MORE, max_term_width = 110, allow_negative_numbers = true)]
 struct Args {
     /// This member's id: its place in --cluster, counted from 1
+    ///
+    /// It belongs to the data directory for good. An id that was removed may be added again, with an empty directory.
     #[arg(long, value_name = "N", env = "RAFTKVD_ID", default_value = "1", value_parser = parse_id, help_heading = "Cluster")]
     id: u64,
 
     /// Peer URLs of all members, in the order of their ids
+    ///
+    /// Used on the first start only, when all of the first members have to be given the same list: later a member
+    /// knows the others from its data.
     #[arg(
         long,
         value_name = "URL[,URL...]",
@@ -94,8 +130,9 @@ struct Args {
     )]
     cluster: Option<String>,
 
-    /// This member's own peer URL, in place of --cluster: for a cluster of one, or with --join URL
-    /// [default: http://127.0.0.1:9021]
+    /// This member's own peer URL, in place of --cluster [default: http://127.0.0.1:9021]
+    ///
+    /// For a cluster of one that others shall join, or with --join URL.
     #[arg(
         long,
         value_name = "URL",
@@ -104,8 +141,10 @@ struct Args {
     )]
     peer_url: Option<String>,
 
-    /// Join a running cluster: ask the member whose clients connect to this URL (of several: the first that answers)
-    /// to add this one. Without a URL: it was added by POST /<id>, and --cluster lists all peer URLs
+    /// Join the running cluster of the member whose clients connect to this URL
+    ///
+    /// That member (of several: the first that answers) is asked to add this one. Without a URL: this one was added by
+    /// POST /<id> to any member, and --cluster lists all peer URLs.
     #[arg(
         long,
         value_name = "URL[,URL...]",
@@ -116,29 +155,21 @@ struct Args {
     )]
     join: Option<String>,
 
-    /// Interval of the leader's heartbeats
-    #[arg(long, value_name = "DURATION", env = "RAFTKVD_HEARTBEAT", default_value = "100ms", value_parser = parse_duration, help_heading = "Cluster")]
-    heartbeat: Duration,
-
-    /// Silence of the leader after which a new one is elected
-    #[arg(long, value_name = "DURATION", env = "RAFTKVD_ELECTION_TIMEOUT", default_value = "1s", value_parser = parse_duration, help_heading = "Cluster")]
-    election_timeout: Duration,
-
     /// Port for clients
-    #[arg(long, value_name = "PORT", env = "RAFTKVD_PORT", default_value = "9121", value_parser = parse_port, help_heading = "Network")]
+    #[arg(long, value_name = "PORT", env = "RAFTKVD_PORT", default_value = "9121", value_parser = parse_port, help_heading = "Addresses")]
     port: u16,
 
-    /// Address for clients [default: the host of this member's own peer URL]
-    #[arg(long, value_name = "IP", env = "RAFTKVD_LISTEN", value_parser = parse_ip, help_heading = "Network")]
+    /// Address for clients [default: that of its peer URL]
+    ///
+    /// 0.0.0.0 for all addresses of this machine. There is no authentication: whoever reaches it can read and write.
+    #[arg(long, value_name = "IP", env = "RAFTKVD_LISTEN", value_parser = parse_ip, help_heading = "Addresses")]
     listen: Option<IpAddr>,
 
-    /// Address for peers, if it is another than the host of this member's own peer URL
-    #[arg(long, value_name = "IP", env = "RAFTKVD_LISTEN_PEER", value_parser = parse_ip, help_heading = "Network")]
+    /// Address for peers [default: that of its peer URL]
+    ///
+    /// Where the host in the peer URL is not one that this machine has: behind a proxy or NAT.
+    #[arg(long, value_name = "IP", env = "RAFTKVD_LISTEN_PEER", value_parser = parse_ip, help_heading = "Addresses")]
     listen_peer: Option<IpAddr>,
-
-    /// Time by which every request is answered
-    #[arg(long, value_name = "DURATION", env = "RAFTKVD_REQUEST_TIMEOUT", default_value = "5s", value_parser = parse_duration, help_heading = "Network")]
-    request_timeout: Duration,
 
     /// Directory for this member's data [default: raftkvd-<id>]
     #[arg(
@@ -150,37 +181,67 @@ struct Args {
     data_dir: Option<PathBuf>,
 
     /// Log written since the last snapshot that makes the next one due
+    ///
+    /// If it is also larger than the last snapshot. A restart replays about as much.
     #[arg(long, value_name = "SIZE", env = "RAFTKVD_SNAPSHOT_BYTES", default_value = "64MiB", value_parser = parse_size, help_heading = "Data")]
     snapshot_bytes: u64,
 
-    /// Log that is kept in memory; older entries are read back from the disk
+    /// Log that is kept in memory
+    ///
+    /// At least 64K. Older entries are read back from the disk for members that are behind.
     #[arg(long, value_name = "SIZE", env = "RAFTKVD_LOG_CACHE_BYTES", default_value = "64MiB", value_parser = parse_size, help_heading = "Data")]
     log_cache_bytes: u64,
 
     /// Largest value
-    #[arg(long, value_name = "SIZE", env = "RAFTKVD_MAX_VALUE_BYTES", default_value = "1MiB", value_parser = parse_size, help_heading = "Data")]
+    ///
+    /// At most 64M.
+    #[arg(long, value_name = "SIZE", env = "RAFTKVD_MAX_VALUE_BYTES", default_value = "1MiB", value_parser = parse_size, help_heading = "Limits")]
     max_value_bytes: u64,
 
     /// Longest key
-    #[arg(long, value_name = "SIZE", env = "RAFTKVD_MAX_KEY_BYTES", default_value = "4KiB", value_parser = parse_size, help_heading = "Data")]
+    ///
+    /// At most 16K.
+    #[arg(long, value_name = "SIZE", env = "RAFTKVD_MAX_KEY_BYTES", default_value = "4KiB", value_parser = parse_size, help_heading = "Limits")]
     max_key_bytes: u64,
 
-    /// Keys and values in the store over which this member refuses writes and takes only deletions; 0 for no limit
-    #[arg(long, value_name = "SIZE", env = "RAFTKVD_MAX_STORE_BYTES", default_value = "0", value_parser = parse_size, help_heading = "Data")]
+    /// Keys and values in the store, 0 for no limit
+    ///
+    /// Over it this member refuses writes with 507, and takes only deletions.
+    #[arg(long, value_name = "SIZE", env = "RAFTKVD_MAX_STORE_BYTES", default_value = "0", value_parser = parse_size, help_heading = "Limits")]
     max_store_bytes: u64,
 
+    /// Time by which every request is answered
+    ///
+    /// With 504 if nobody knows by then what became of it.
+    #[arg(long, value_name = "DURATION", env = "RAFTKVD_REQUEST_TIMEOUT", default_value = "5s", value_parser = parse_duration, help_heading = "Timing")]
+    request_timeout: Duration,
+
+    /// Interval of the leader's heartbeats
+    #[arg(long, value_name = "DURATION", env = "RAFTKVD_HEARTBEAT", default_value = "100ms", value_parser = parse_duration, help_heading = "Timing")]
+    heartbeat: Duration,
+
+    /// Silence of the leader after which a new one is elected
+    ///
+    /// One to two times as much, at random. Ten heartbeats are usual.
+    #[arg(long, value_name = "DURATION", env = "RAFTKVD_ELECTION_TIMEOUT", default_value = "1s", value_parser = parse_duration, help_heading = "Timing")]
+    election_timeout: Duration,
+
     /// Form of the log on stderr: text or json
+    ///
+    /// text is for people, and coloured on a terminal; json is one object a line.
     #[arg(
         long,
         value_name = "FORMAT",
         env = "RAFTKVD_LOG_FORMAT",
         default_value = "text",
-        help_heading = "Log"
+        help_heading = "Logs"
     )]
     log_format: Format,
 
     /// Least level that is logged: error, warn, info, debug or trace
-    #[arg(long, value_name = "LEVEL", env = "RAFTKVD_LOG_LEVEL", default_value = "info", value_parser = logging::parse_level, help_heading = "Log")]
+    ///
+    /// No key and no value is logged at any of them.
+    #[arg(long, value_name = "LEVEL", env = "RAFTKVD_LOG_LEVEL", default_value = "info", value_parser = logging::parse_level, help_heading = "Logs")]
     log_level: slog::Level,
 }
 

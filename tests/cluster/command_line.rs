@@ -48,6 +48,43 @@ fn version_and_help_exit_with_0() {
     assert_eq!(left, 0, "neither makes a data directory");
 }
 
+#[test]
+fn help_groups_its_options_and_gives_examples() {
+    let directory = TempDir::new().expect("create a directory");
+    let help = |flag: &str| {
+        let help = run_to_end(daemon(directory.path()).arg(flag));
+        assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
+        help.stdout
+    };
+    let (short, long) = (help("-h"), help("--help"));
+    for text in [&short, &long] {
+        let place = |heading: &str| {
+            let line = format!("\n{heading}:\n");
+            text.find(&line)
+                .unwrap_or_else(|| panic!("no {heading} in {text}"))
+        };
+        let headings = [
+            "Cluster",
+            "Addresses",
+            "Data",
+            "Limits",
+            "Timing",
+            "Logs",
+            "Examples",
+        ];
+        assert!(headings.map(place).is_sorted(), "{text}");
+        let widest = text.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(110), "{widest:?} columns: {text}");
+    }
+    assert!(
+        short.lines().count() < 70 && short.contains("--help"),
+        "{short}"
+    );
+    assert!(long.lines().count() > short.lines().count() && long.contains("Exit codes:"));
+    let examples = long.lines().filter(|line| line.starts_with("    raftkvd"));
+    assert!((4..=6).contains(&examples.count()), "{long}");
+}
+
 /// Asserts a usage error: exit 2 and one line that names what is wrong.
 #[track_caller]
 fn assert_usage_error(arguments: &[&str], names: &str) {
