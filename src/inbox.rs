@@ -72,6 +72,8 @@ pub struct Held {
     pub writing: bool,
     /// A round is under way: new reads would wait for its end.
     pub reading: bool,
+    /// What comes next is held back until the map has followed.
+    pub ahead: bool,
 }
 
 /// Rare events.
@@ -276,8 +278,8 @@ impl Inbox {
         self.notify(events);
     }
 
-    /// The map holds everything up to this index; `bytes` of entry data were applied for it. Nothing waits for that, so
-    /// the loop learns it with its next event, by the next tick at the latest.
+    /// The map holds everything up to this index; `bytes` of entry data were applied for it. Mostly nothing
+    /// waits for that, and the loop learns it with its next event, by the next tick at the latest.
     pub fn applied(&self, index: u64, bytes: usize) {
         let mut events = self.lock();
         events.applied = index;
@@ -406,6 +408,7 @@ impl Events {
             || (!self.reads.is_empty() && !self.held.reading)
             || !self.messages.is_empty()
             || self.persisted > 0
+            || (self.applied > 0 && self.held.ahead)
             || !self.notices.is_empty()
     }
 }

@@ -350,7 +350,8 @@ impl Node {
         let under_way = self.pending.held().proposal_bytes / config::RESEND_BYTES_PER_TICK;
         let patience = (self.settings.election_ticks + under_way) as u64;
         let quiet = self.now - self.last_news >= patience;
-        if quiet && !self.is_leader() && self.pending.has_in_flight() {
+        // Of what is committed and held back nobody can say that it was lost.
+        if quiet && !self.waits_for_log() && !self.is_leader() && self.pending.has_in_flight() {
             // A forward to the leader may have been dropped. A leader's own entries can't be.
             self.resend_after = Some(0);
             self.last_news = self.now;
@@ -604,6 +605,7 @@ impl Node {
             reads: self.reads.held(),
             writing: self.is_leader() && !self.jobs.is_empty(),
             reading: self.reads.is_asking(),
+            ahead: self.is_ahead_of_the_map(),
             ..self.pending.held()
         }
     }
