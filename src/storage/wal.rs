@@ -454,16 +454,17 @@ impl Purge {
     /// gap would look like corruption. Segments and snapshots need no order between them, for neither is needed for the
     /// other.
     pub fn remove(self, mut pause: impl FnMut(Duration)) -> Result<(), DiskError> {
+        // They are what frees most, should the disk be nearly full.
+        if let Some(index) = self.snapshots_below {
+            self.snapshots.delete_below(index, &mut pause)?;
+        }
         for segment in &self.segments {
             let begun = Instant::now();
             self.disk.remove(segment)?;
             self.disk.sync_dir(&self.dir)?;
             pause(begun.elapsed());
         }
-        match self.snapshots_below {
-            Some(index) => self.snapshots.delete_below(index, pause),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// The same without a pause.
