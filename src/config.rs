@@ -270,9 +270,11 @@ pub const LIST_KEYS_DEFAULT: usize = 1_000;
 pub const LIST_KEYS_MAX: usize = 10_000;
 /// A list ends early at this size; a single larger entry still goes, alone.
 pub const LIST_BYTES_MAX: usize = 4 << 20;
-/// Bytes of JSON (lists, pairs, what transactions did) that are on their way to their clients, over all connections; a
-/// single larger one still goes, alone.
+/// Bytes of JSON (lists, pairs) that are on their way to their clients, over all connections; a single larger one still
+/// goes, alone.
 pub const JSON_BYTES_MAX: usize = 256 << 20;
+/// The same for what transactions did, counted from when they are proposed.
+pub const ANSWERS_BYTES_MAX: usize = 64 << 20;
 /// A value from this size on is written as JSON by a thread for what blocks.
 pub const JSON_INLINE_BYTES_MAX: usize = 256 << 10;
 /// A value up to this size is copied out of the connection's read buffer, which can then be used again.
@@ -293,6 +295,10 @@ pub const READY_TIMEOUT: Duration = Duration::from_secs(1);
 
 // ---- logs ----
 
+/// How long the end of the process waits for the last lines to be written,
+pub const LOG_END_TIMEOUT: Duration = Duration::from_secs(1);
+/// and how often it looks.
+pub const LOG_END_POLL: Duration = Duration::from_millis(1);
 /// Lines that wait for the thread that writes them; further ones are dropped and counted.
 pub const LOG_LINES_MAX: usize = 4_096;
 /// Lines of one kind that are logged in a window; what comes beyond is counted.

@@ -57,9 +57,19 @@ pub struct Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Should the thread be gone, there is nothing to write any more.
-        let _ = self.queue.send(Queued::End);
-        let _ = self.thread.take().map(JoinHandle::join);
+        // Not for ever: it may be that nobody reads stderr. Should the thread be gone, there is nothing to write any more.
+        let deadline = Instant::now() + config::LOG_END_TIMEOUT;
+        let mut told = false;
+        while Instant::now() < deadline {
+            if !told {
+                let sent = self.queue.try_send(Queued::End);
+                told = !matches!(sent, Err(TrySendError::Full(_)));
+            }
+            if told && self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+                return;
+            }
+            std::thread::sleep(config::LOG_END_POLL);
+        }
     }
 }
 

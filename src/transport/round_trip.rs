@@ -32,11 +32,15 @@ impl RoundTrip {
             return;
         }
         let mut asked = self.lock();
-        // An answer that has not come by then never will: its connection is given up.
-        let is_lost = |since: Instant| since.elapsed() > config::PEER_SILENCE_MAX;
-        if asked.as_ref().is_none_or(|(_, since)| is_lost(*since)) {
-            *asked = Some((message.context.clone(), Instant::now()));
+        if let Some((_, since)) = &*asked {
+            let elapsed = since.elapsed();
+            if elapsed <= config::PEER_SILENCE_MAX {
+                return;
+            }
+            // The answer may be lost, or the peer stalls: it took at least so long.
+            self.durations.observe(elapsed);
         }
+        *asked = Some((message.context.clone(), Instant::now()));
     }
 
     /// A message has come from the peer, which may be the answer.
