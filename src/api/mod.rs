@@ -191,6 +191,8 @@ struct Front {
     frozen: Arc<Mutex<()>>,
     /// One permit for each byte of JSON that is being sent: see `share`.
     json_bytes: Arc<Semaphore>,
+    /// The same for the answers to transactions.
+    answer_bytes: Arc<Semaphore>,
 }
 
 /// A question that waits in the inbox, or was answered after whoever asked had given up.
@@ -205,6 +207,7 @@ impl Front {
             status: Mutex::new(None),
             frozen: Arc::default(),
             json_bytes: Arc::new(Semaphore::new(api.limits.json_bytes_max)),
+            answer_bytes: Arc::new(Semaphore::new(config::ANSWERS_BYTES_MAX)),
             api,
         }
     }

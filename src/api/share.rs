@@ -17,10 +17,17 @@ pub(super) struct Share {
 }
 
 impl Front {
-    /// Room for so many bytes, or `None`: too much is being sent.
+    /// Room for so many bytes that were read, or `None`: too much is being sent.
     pub(super) fn share(&self, bytes: usize) -> Option<Share> {
         let permits = bytes.min(self.api.limits.json_bytes_max) as u32;
         let taken = Arc::clone(&self.json_bytes).try_acquire_many_owned(permits);
+        taken.ok().map(|_permits| Share { _permits })
+    }
+
+    /// The same for what a write did: readers, however slow, refuse no write.
+    pub(super) fn share_of_answers(&self, bytes: usize) -> Option<Share> {
+        let permits = bytes.min(config::ANSWERS_BYTES_MAX) as u32;
+        let taken = Arc::clone(&self.answer_bytes).try_acquire_many_owned(permits);
         taken.ok().map(|_permits| Share { _permits })
     }
 }

@@ -37,9 +37,12 @@ impl Front {
         // Keys and values are shared with it.
         let asked = transaction.clone();
         // Before it is proposed, since whatever was done has to be told.
-        let share = self
-            .share(answer_bytes_max(&asked))
-            .ok_or_else(|| reply::not_proposed(Wish::Write, NotProposed::QueueFull))?;
+        let share = self.share_of_answers(answer_bytes_max(&asked));
+        let share = share.ok_or_else(|| {
+            let failed = &self.api.metrics.proposals_failed;
+            failed.add(Code::QueueFull.text());
+            reply::not_proposed(Wish::Write, NotProposed::QueueFull)
+        })?;
         match self.propose_transaction(transaction, deadline).await? {
             Ok(done) => {
                 let mut reply = share.json(done_json(&asked, &done));
