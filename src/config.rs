@@ -135,6 +135,13 @@ pub const JOIN_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest answer: the status of a cluster with thousands of members.
 pub const JOIN_ANSWER_BYTES_MAX: usize = 1 << 20;
 
+// ---- backups ----
+
+/// How long a member may send nothing of a backup; it freezes the map first.
+pub const BACKUP_SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Longest line in which a member says why it gives none.
+pub const BACKUP_REFUSAL_BYTES_MAX: usize = 64 << 10;
+
 // ---- storage ----
 
 /// A WAL segment is closed, and a new one begun, when it has reached this size.
@@ -184,6 +191,13 @@ pub const RECEIVED_SYNC_BYTES: u64 = 1 << 20;
 pub const LOAD_BYTES_PER_THREAD: u64 = 8 << 20;
 /// How often it is told how far a replay has come.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the bar of a subcommand is drawn.
+pub const BAR_INTERVAL: Duration = Duration::from_millis(100);
+/// A batch that does not check, in a data directory that a process uses, is read again for so long: it may just be being
+/// written.
+pub const EXAMINE_RETRY_TIME: Duration = Duration::from_secs(2);
+/// How often.
+pub const EXAMINE_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 // ---- the map ----
 

@@ -259,6 +259,71 @@ impl DiskFile for RealFile {
     }
 }
 
+/// The machine's own disk for whoever only looks: it may be read-only, and whatever would change it is refused.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReadOnlyDisk;
+
+fn refused<T>(action: &'static str, path: &Path) -> Result<T, DiskError> {
+    let source = io::Error::from(io::ErrorKind::ReadOnlyFilesystem);
+    Err(DiskError::new(action, path, source))
+}
+
+impl Disk for ReadOnlyDisk {
+    fn open(&self, path: &Path) -> Result<Option<Box<dyn DiskFile>>, DiskError> {
+        match File::open(path) {
+            Ok(file) => Ok(Some(Box::new(RealFile {
+                file,
+                path: path.to_owned(),
+            }))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(DiskError::new("open", path, e)),
+        }
+    }
+
+    fn create(&self, path: &Path) -> Result<Box<dyn DiskFile>, DiskError> {
+        refused("create", path)
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
+        RealDisk.list(dir)
+    }
+
+    fn rename(&self, from: &Path, _to: &Path) -> Result<(), DiskError> {
+        refused("rename", from)
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), DiskError> {
+        refused("remove", path)
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> Result<(), DiskError> {
+        refused("create directory", dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
+        refused("sync directory", dir)
+    }
+
+    /// Shared with others who only look. Without the file nobody has ever held the lock.
+    fn lock(&self, path: &Path) -> Result<Option<Lock>, DiskError> {
+        let wrap = |e| DiskError::new("lock", path, e);
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Some(Lock::new(()))),
+            Err(e) => return Err(wrap(e)),
+        };
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(Some(Lock::new(file))),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(e) => Err(wrap(e.into())),
+        }
+    }
+
+    fn random(&self) -> Result<u64, DiskError> {
+        RealDisk.random()
+    }
+}
+
 /// Writes a small file so that a crash leaves either the whole old one or the whole new one. Durable on return.
 ///
 /// In this order: write the temporary file, sync it, rename, sync the directory. Renamed before it was synced, the

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | 0 | 8 | `rkvdmeta` |
 //! | 8 | 4 | format version, 1 |
-//! | 12 | 4 | state: 1 the first start is not complete, 2 in use |
+//! | 12 | 4 | state: 1 the first start is not complete, 2 in use, 3 a restore is not complete |
 //! | 16 | 8 | member id |
 //! | 24 | 8 | cluster id, 0 while a joiner does not know it |
 //! | 32 | 8 | incarnation |
@@ -35,6 +35,7 @@ const PIN_BYTES: usize = 24;
 const PINS_MAX: usize = (config::META_BYTES_MAX - HEAD_BYTES - CRC_BYTES) / PIN_BYTES;
 const STATE_STARTING: u32 = 1;
 const STATE_IN_USE: u32 = 2;
+const STATE_RESTORING: u32 = 3;
 
 /// Who this data directory belongs to, and whom it knows.
 pub struct Meta {
@@ -88,8 +89,29 @@ impl Meta {
         member: u64,
         cluster: u64,
     ) -> Result<Meta, DiskError> {
+        Meta::begin(STATE_STARTING, disk, dir, member, cluster)
+    }
+
+    /// Begins a restore. The same, but only another restore clears what is left of it: a start would begin with an
+    /// empty map instead of the restored one.
+    pub(super) fn create_restoring(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        member: u64,
+        cluster: u64,
+    ) -> Result<Meta, DiskError> {
+        Meta::begin(STATE_RESTORING, disk, dir, member, cluster)
+    }
+
+    fn begin(
+        state: u32,
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        member: u64,
+        cluster: u64,
+    ) -> Result<Meta, DiskError> {
         let contents = Contents {
-            state: STATE_STARTING,
+            state,
             member,
             cluster,
             incarnation: disk.random()?.max(1),
@@ -130,8 +152,13 @@ impl Meta {
     }
 
     /// Whether the first start was completed.
-    pub(super) fn in_use(&self) -> bool {
+    pub fn in_use(&self) -> bool {
         self.lock().state == STATE_IN_USE
+    }
+
+    /// Whether this is what a restore left that did not complete.
+    pub fn is_restoring(&self) -> bool {
+        self.lock().state == STATE_RESTORING
     }
 
     /// Completes the first start, as its last step. Durable on return.
@@ -148,7 +175,7 @@ impl Meta {
     }
 
     /// Index of the entry that removed this member.
-    pub(super) fn removed(&self) -> Option<u64> {
+    pub fn removed(&self) -> Option<u64> {
         match self.lock().removed {
             0 => None,
             index => Some(index),
@@ -173,6 +200,11 @@ impl Meta {
     /// The number of this start of the process, from 1.
     pub fn boot(&self) -> u64 {
         self.lock().boot
+    }
+
+    /// How many peers are remembered.
+    pub fn pins(&self) -> usize {
+        self.lock().pins.len()
     }
 
     /// What is remembered of a peer.
@@ -294,7 +326,7 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Contents, StorageError> {
         return Err(corrupt(path, 56, "its length does not fit its pins"));
     }
     let state = u32_at(bytes, 12);
-    if state != STATE_STARTING && state != STATE_IN_USE {
+    if !matches!(state, STATE_STARTING | STATE_IN_USE | STATE_RESTORING) {
         return Err(corrupt(path, 12, "its state is unknown"));
     }
     Ok(Contents {

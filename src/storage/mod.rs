@@ -21,6 +21,7 @@
 //!    of a first start is recognised and cleared, while a lost `meta` beside a log is refused: cleared by mistake it
 //!    would be a member that forgot its votes.
 //!    The names of all directories on the way to it come before even that: lost, they take everything with them.
+//!    A restore says "restoring" in place of "starting", see `restore.rs`.
 //! 7. *Boot number durable before it is used.* A number that is used twice makes two proposals look like one.
 //! 8. *A pin durable before the peer is believed.* Otherwise a crash forgets it, and a wiped peer is taken for itself.
 //! 9. *A torn tail is copied aside durably, then cut durably, then the log goes on.* See `segment.rs`.
@@ -34,6 +35,7 @@
 //! committed that is missing, and each mark stands behind the entries it covers.
 
 pub mod disk;
+pub mod examine;
 #[cfg(test)]
 #[path = "../../tests/simulation/disk.rs"]
 mod fake_disk;
@@ -43,17 +45,20 @@ pub mod outline;
 pub mod read_back;
 pub mod record;
 mod recovery;
+pub mod restore;
 pub mod segment;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
 pub mod wal;
 
-pub use disk::{Disk, DiskError, Lock, RealDisk};
+pub use disk::{Disk, DiskError, Lock, ReadOnlyDisk, RealDisk};
 pub use meta::{Meta, Pin, PinError};
 pub use outline::Outline;
 pub use read_back::ReadBack;
-pub use snapshot::{ReceiveError, SnapshotSink, SnapshotSource, SnapshotWriter, Snapshots};
+pub use snapshot::{
+    ReceiveError, SnapshotEncoder, SnapshotSink, SnapshotSource, SnapshotWriter, Snapshots,
+};
 pub use wal::{Options, Purge, Wal};
 
 use crate::command::{ReplicatedState, SnapshotHeader};
@@ -141,6 +146,19 @@ pub enum StorageError {
         /// The version that this program reads.
         known: u32,
     },
+    /// A restore was to make a data directory where something is already.
+    #[error("{} exists: a restore makes a new data directory; choose another --data-dir, or move this one away",
+        path.display())]
+    NotEmpty {
+        /// What was found.
+        path: PathBuf,
+    },
+    /// A restore was killed before it had completed the data directory.
+    #[error("{} holds a restore that did not complete; run raftkvd restore again, which begins anew", dir.display())]
+    RestoreUnfinished {
+        /// The data directory.
+        dir: PathBuf,
+    },
     /// The disk failed.
     #[error("{0}; check its space, permissions and health, then start again")]
     Io(#[from] DiskError),
@@ -155,7 +173,20 @@ impl StorageError {
             StorageError::WrongIdentity { .. } => 5,
             StorageError::Removed { .. } => 7,
             StorageError::Io(_) => 6,
-            StorageError::UnknownVersion { .. } => 1,
+            StorageError::NotEmpty { .. } => 2,
+            StorageError::UnknownVersion { .. } | StorageError::RestoreUnfinished { .. } => 1,
+        }
+    }
+
+    /// What is wrong, in one line, and not what the user of a daemon would do about it.
+    pub fn without_advice(&self) -> String {
+        match self {
+            StorageError::Corrupt { path, offset, why } => {
+                format!("{} is corrupt at byte {offset}: {why}", path.display())
+            }
+            StorageError::WrongIdentity { path, why } => format!("{}: {why}", path.display()),
+            StorageError::Io(error) => error.to_string(),
+            other => other.to_string(),
         }
     }
 
@@ -254,6 +285,11 @@ pub fn open_and_load(
             meta.next_boot()?;
             (meta, wal, recovered, false)
         }
+        Some(meta) if meta.is_restoring() => {
+            return Err(StorageError::RestoreUnfinished {
+                dir: dir.to_owned(),
+            });
+        }
         unfinished => {
             if unfinished.is_none() {
                 check_empty(&*disk, dir)?;
@@ -323,22 +359,46 @@ fn first_start(
         Start::Join => 0,
     };
     let meta = Arc::new(Meta::create(disk.clone(), dir, member, cluster)?);
+    clear_parts(&**disk, dir)?;
+    let snapshot = match &start {
+        Start::Bootstrap(members) => {
+            let snapshot = bootstrap_snapshot(members);
+            let bytes = snapshots.write(&snapshot, cluster, std::iter::empty())?;
+            Some((snapshot, bytes))
+        }
+        Start::Join => None,
+    };
+    complete(disk, dir, meta, snapshots, options, snapshot)
+}
+
+/// Makes the parts of a data directory, or empties them: what is in there are leftovers of a first start, or of a
+/// restore, that did not complete. Durable on return.
+fn clear_parts(disk: &dyn Disk, dir: &Path) -> Result<(), DiskError> {
     for part in ["wal", "snap"] {
         let part = dir.join(part);
         disk.create_dir_all(&part)?;
-        // Leftovers of a first start that did not complete.
         for name in disk.list(&part)? {
             disk.remove(&part.join(name))?;
         }
         disk.sync_dir(&part)?;
     }
-    disk.sync_dir(dir)?;
+    disk.sync_dir(dir)
+}
 
+/// The last steps of a first start: the WAL, which marks the first snapshot and its size in bytes, and the word that the
+/// directory is in use.
+fn complete(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    meta: Arc<Meta>,
+    snapshots: &Arc<Snapshots>,
+    options: Options,
+    snapshot: Option<(SnapshotMeta, u64)>,
+) -> Result<(Arc<Meta>, Wal, Recovered), StorageError> {
     let mut recovered = Recovered::default();
     let mut state = wal::State::default();
-    if let Start::Bootstrap(members) = &start {
-        let snapshot = bootstrap_snapshot(members);
-        recovered.snapshot_bytes = snapshots.write(&snapshot, cluster, std::iter::empty())?;
+    if let Some((snapshot, bytes)) = snapshot {
+        recovered.snapshot_bytes = bytes;
         recovered.hard_state.term = snapshot.term;
         recovered.hard_state.commit = snapshot.index;
         state.last = snapshot.index;

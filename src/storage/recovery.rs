@@ -14,6 +14,7 @@
 //! stand (`read_back.rs`), so that they can be read again.
 
 use super::disk::Disk;
+use super::examine::Verdict;
 use super::meta::Meta;
 use super::outline::{Outline, entry_bytes};
 use super::read_back::{Effect, Index, Place};
@@ -107,6 +108,25 @@ pub(super) fn recover(
         scan.index,
     );
     Ok((wal, recovered))
+}
+
+/// What [`recover`] would give, without a change to anything.
+pub(super) fn examine(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    meta: &Meta,
+    snapshots: &Snapshots,
+    load: &mut Load<'_>,
+    logger: &Logger,
+) -> Result<Verdict, StorageError> {
+    let cache = Options::default().cache_bytes;
+    let mut scan = scan(&**disk, &dir.join("wal"), meta, cache)?;
+    let chosen = choose_snapshot(snapshots, meta, &scan, load, logger)?;
+    Ok(Verdict {
+        recovered: judge(&mut scan, &chosen)?,
+        last: scan.log.state.last,
+        torn: scan.torn_tail,
+    })
 }
 
 /// What the segments hold.

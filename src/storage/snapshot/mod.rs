@@ -31,9 +31,10 @@ mod receive;
 mod tests;
 mod write;
 
-pub use read::SnapshotSource;
+pub(super) use read::read_file;
+pub use read::{SnapshotContents, SnapshotSource};
 pub use receive::{ReceiveError, SnapshotSink};
-pub use write::SnapshotWriter;
+pub use write::{SnapshotEncoder, SnapshotWriter};
 
 use super::StorageError;
 use super::disk::{Disk, DiskError, DiskFile};
@@ -192,10 +193,10 @@ fn block_crc(seed: u32, block: &[u8]) -> u32 {
     crc32c_append(crc32c_append(seed, &block[..8]), &block[BLOCK_HEAD_BYTES..])
 }
 
-fn file_name(index: u64, term: u64) -> String {
+pub(super) fn file_name(index: u64, term: u64) -> String {
     format!("{index:016x}-{term:016x}.snap")
 }
 
-fn parse_file_name(name: &str) -> Option<(u64, u64)> {
+pub(super) fn parse_file_name(name: &str) -> Option<(u64, u64)> {
     super::parse_numbers(name.strip_suffix(".snap")?)
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::command::SnapshotHeader;
 use crate::config;
-use crate::storage::disk::{DiskError, DiskFile};
+use crate::storage::disk::{Disk, DiskError, DiskFile};
 use crate::storage::record::{u32_at, u64_at};
 use crate::storage::{StorageError, check_version};
 use crc32c::{crc32c, crc32c_append};
@@ -122,6 +122,77 @@ impl SnapshotSource {
 impl fmt::Debug for SnapshotSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SnapshotSource({} of {} bytes)", self.offset, self.bytes)
+    }
+}
+
+/// What a snapshot file holds.
+#[derive(Debug, Clone, Default)]
+pub struct SnapshotContents {
+    /// Its header.
+    pub header: SnapshotHeader,
+    /// Bytes of the file that are read and right.
+    pub bytes: u64,
+    /// Entries of the map.
+    pub entries: u64,
+    /// Bytes of their keys and values.
+    pub entry_bytes: u64,
+    /// Blocks.
+    pub blocks: u64,
+    /// CRC of the last block, or of the header: it depends on all that the file holds.
+    pub crc: u32,
+}
+
+/// Reads a snapshot file that may come from anywhere, one block at a time: every CRC is checked, and that no entry is
+/// beyond the limits. `contents` is filled in as far as the file is good; what was visited before an error is not to be
+/// used. `progress` is told how many bytes of the file are done, and of how many.
+pub(in crate::storage) fn read_file(
+    disk: &dyn Disk,
+    path: &Path,
+    contents: &mut SnapshotContents,
+    mut visit: impl FnMut(&[u8], u64, &[u8]) -> Result<(), DiskError>,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<(), StorageError> {
+    let file = disk
+        .open(path)?
+        .ok_or_else(|| StorageError::corrupt(path, 0, "the file is missing"))?;
+    let mut reader = Reader::new(&*file, path)?;
+    contents.header = reader.header()?;
+    // A restore goes on behind it.
+    let index_max = contents.header.index;
+    if index_max == 0 || index_max > u64::MAX / 2 {
+        return Err(reader.corrupt_at(16, "its index is none that a log reaches"));
+    }
+    let mut block = Vec::new();
+    loop {
+        contents.bytes = reader.offset;
+        contents.entries = reader.entries;
+        contents.blocks = reader.blocks;
+        contents.crc = reader.crc;
+        let Some(start) = reader.block(&mut block)? else {
+            contents.bytes = reader.offset;
+            return Ok(());
+        };
+        let mut bytes = &block[BLOCK_HEAD_BYTES..];
+        let mut count = 0;
+        let mut entry_bytes = 0;
+        while !bytes.is_empty() {
+            let Some((key, index, value, rest)) = entry(bytes) else {
+                return Err(reader.undecodable(start));
+            };
+            let (keys, values) = (config::KEY_BYTES_LIMIT, config::VALUE_BYTES_LIMIT);
+            if key.len() > keys || value.len() > values || index == 0 || index > index_max {
+                return Err(reader.corrupt_at(start, "an entry of a block exceeds the limits"));
+            }
+            visit(key, index, value)?;
+            entry_bytes += (key.len() + value.len()) as u64;
+            bytes = rest;
+            count += 1;
+        }
+        if count != u32_at(&block, 4) {
+            return Err(reader.undecodable(start));
+        }
+        contents.entry_bytes += entry_bytes;
+        progress(reader.offset, reader.len);
     }
 }
 
@@ -271,9 +342,16 @@ fn visit_entries(block: &[u8], visit: &impl Fn(&[u8], u64, &[u8])) -> bool {
 
 /// Visits the first entry; gives what follows it.
 fn visit_entry<'a>(bytes: &'a [u8], visit: &impl Fn(&[u8], u64, &[u8])) -> Option<&'a [u8]> {
+    let (key, index, value, rest) = entry(bytes)?;
+    visit(key, index, value);
+    Some(rest)
+}
+
+/// The first entry, and what follows it.
+#[expect(clippy::type_complexity)]
+fn entry(bytes: &[u8]) -> Option<(&[u8], u64, &[u8], &[u8])> {
     let (head, rest) = bytes.split_at_checked(ENTRY_HEAD_BYTES)?;
     let (key, rest) = rest.split_at_checked(u32_at(head, 0) as usize)?;
     let (value, rest) = rest.split_at_checked(u32_at(head, 4) as usize)?;
-    visit(key, u64_at(head, 8), value);
-    Some(rest)
+    Some((key, u64_at(head, 8), value, rest))
 }

@@ -1,4 +1,4 @@
-//! Writing a snapshot file, beside a WAL that is not to notice.
+//! Writing a snapshot file, beside a WAL that is not to notice; and the bytes of one, wherever they go.
 //!
 //! The WAL's fdatasyncs go to the same disk, and raft and the API want the same processors. So the file is written in
 //! pieces of [`config::SNAPSHOT_SYNC_BYTES`], each synced before the next, and after each the writer pauses for
@@ -30,12 +30,7 @@ pub struct SnapshotWriter {
     place: (u64, u64),
     temporary: Temporary,
     file: Growing,
-    crc: u32,
-    /// Head and payload of the block under construction.
-    block: Vec<u8>,
-    count: u32,
-    entries: u64,
-    blocks: u64,
+    encoder: SnapshotEncoder,
     /// When the piece that is not synced was begun.
     piece_begun: Instant,
     wal_batches: Arc<AtomicU64>,
@@ -55,16 +50,13 @@ impl Snapshots {
                 config::SNAPSHOT_SYNC_BYTES,
             ),
             temporary,
-            crc: 0,
-            block: Vec::with_capacity(config::SNAPSHOT_BLOCK_BYTES * 2),
-            count: 0,
-            entries: 0,
-            blocks: 0,
+            encoder: SnapshotEncoder::new(),
             piece_begun: Instant::now(),
             wal_batches: self.wal_batches(),
             batches_before: self.wal_batches.load(Ordering::Relaxed),
         };
-        writer.header(&meta.to_header(cluster))?;
+        let header = writer.encoder.header(&meta.to_header(cluster));
+        writer.file.append(&header)?;
         Ok(writer)
     }
 
@@ -85,7 +77,78 @@ impl Snapshots {
 }
 
 impl SnapshotWriter {
-    fn header(&mut self, header: &SnapshotHeader) -> Result<(), DiskError> {
+    /// Adds an entry of the map, and now and then waits for the disk, and for others to have their turn.
+    pub fn entry(&mut self, key: &[u8], index: u64, value: &[u8]) -> Result<(), DiskError> {
+        if self.encoder.entry(key, index, value) {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), DiskError> {
+        let Some(block) = self.encoder.block() else {
+            return Ok(());
+        };
+        if self.file.append(&block)? {
+            let batches = self.wal_batches.load(Ordering::Relaxed);
+            // Where nobody writes a joiner may be waiting for this, and the file is made in a fraction of the time.
+            if std::mem::replace(&mut self.batches_before, batches) != batches {
+                let pause = self.piece_begun.elapsed() * config::SNAPSHOT_PAUSES;
+                thread::sleep(pause.min(config::SNAPSHOT_PIECE_PAUSE_MAX));
+            }
+            self.piece_begun = Instant::now();
+        }
+        self.encoder.reuse(block);
+        Ok(())
+    }
+
+    /// Ends the file. It is durable in its final place on return. Gives its size.
+    pub fn finish(mut self) -> Result<u64, DiskError> {
+        self.flush()?;
+        self.file.append(&self.encoder.footer())?;
+        self.file.sync()?;
+        let (index, term) = self.place;
+        publish(self.temporary, &self.dir, index, term)?;
+        Ok(self.file.len)
+    }
+}
+
+/// The bytes of a snapshot file, one part after the other, wherever they go.
+#[derive(Debug)]
+pub struct SnapshotEncoder {
+    crc: u32,
+    /// Head and payload of the block under construction.
+    block: Vec<u8>,
+    count: u32,
+    entries: u64,
+    blocks: u64,
+}
+
+impl Default for SnapshotEncoder {
+    fn default() -> SnapshotEncoder {
+        SnapshotEncoder::new()
+    }
+}
+
+impl SnapshotEncoder {
+    /// Begins.
+    pub fn new() -> SnapshotEncoder {
+        SnapshotEncoder {
+            crc: 0,
+            block: Vec::new(),
+            count: 0,
+            entries: 0,
+            blocks: 0,
+        }
+    }
+
+    /// About how many bytes a file has with so many entries, whose keys and values have so many bytes together.
+    pub fn estimate(entries: u64, bytes: u64) -> u64 {
+        entries * super::ENTRY_HEAD_BYTES as u64 + bytes + FOOTER_BYTES as u64
+    }
+
+    /// The first part.
+    pub fn header(&mut self, header: &SnapshotHeader) -> Vec<u8> {
         let encoded = header
             .write_to_bytes()
             .expect("a snapshot header has no required field that could be missing");
@@ -101,12 +164,11 @@ impl SnapshotWriter {
         bytes.extend_from_slice(&encoded);
         self.crc = crc32c(&bytes);
         bytes.extend_from_slice(&self.crc.to_le_bytes());
-        self.file.append(&bytes)?;
-        Ok(())
+        bytes
     }
 
-    /// Adds an entry of the map, and now and then waits for the disk, and for others to have their turn.
-    pub fn entry(&mut self, key: &[u8], index: u64, value: &[u8]) -> Result<(), DiskError> {
+    /// Adds an entry of the map. Yes: the block is large enough to be taken.
+    pub fn entry(&mut self, key: &[u8], index: u64, value: &[u8]) -> bool {
         assert!(
             key.len() <= config::KEY_BYTES_LIMIT && value.len() <= config::VALUE_BYTES_LIMIT,
             "a key of {} and a value of {} bytes exceed the limits",
@@ -114,6 +176,8 @@ impl SnapshotWriter {
             value.len()
         );
         if self.block.is_empty() {
+            // Unless its memory was given back.
+            self.block.reserve(2 * config::SNAPSHOT_BLOCK_BYTES);
             self.block.resize(BLOCK_HEAD_BYTES, 0);
         }
         self.block
@@ -125,15 +189,13 @@ impl SnapshotWriter {
         self.block.extend_from_slice(value);
         self.count += 1;
         self.entries += 1;
-        if self.block.len() - BLOCK_HEAD_BYTES >= config::SNAPSHOT_BLOCK_BYTES {
-            self.flush()?;
-        }
-        Ok(())
+        self.block.len() - BLOCK_HEAD_BYTES >= config::SNAPSHOT_BLOCK_BYTES
     }
 
-    fn flush(&mut self) -> Result<(), DiskError> {
+    /// Takes the block of the entries so far; `None` if there are none.
+    pub fn block(&mut self) -> Option<Vec<u8>> {
         if self.block.is_empty() {
-            return Ok(());
+            return None;
         }
         let mut block = std::mem::take(&mut self.block);
         let payload = (block.len() - BLOCK_HEAD_BYTES) as u32;
@@ -141,26 +203,20 @@ impl SnapshotWriter {
         block[4..8].copy_from_slice(&self.count.to_le_bytes());
         self.crc = block_crc(self.crc, &block);
         block[8..12].copy_from_slice(&self.crc.to_le_bytes());
-        if self.file.append(&block)? {
-            let batches = self.wal_batches.load(Ordering::Relaxed);
-            // Where nobody writes a joiner may be waiting for this, and the file is made in a fraction of the time.
-            if std::mem::replace(&mut self.batches_before, batches) != batches {
-                let pause = self.piece_begun.elapsed() * config::SNAPSHOT_PAUSES;
-                thread::sleep(pause.min(config::SNAPSHOT_PIECE_PAUSE_MAX));
-            }
-            self.piece_begun = Instant::now();
-        }
+        self.count = 0;
+        self.blocks += 1;
+        Some(block)
+    }
+
+    /// Gives back the memory of a block that was written.
+    fn reuse(&mut self, mut block: Vec<u8>) {
         block.clear();
         block.shrink_to(config::SNAPSHOT_BLOCK_BYTES * 2);
         self.block = block;
-        self.count = 0;
-        self.blocks += 1;
-        Ok(())
     }
 
-    /// Ends the file. It is durable in its final place on return. Gives its size.
-    pub fn finish(mut self) -> Result<u64, DiskError> {
-        self.flush()?;
+    /// The last part, behind the last block.
+    pub fn footer(&self) -> Vec<u8> {
         let mut footer = vec![0; 4];
         footer.extend_from_slice(END_MAGIC);
         footer.extend_from_slice(&self.entries.to_le_bytes());
@@ -168,11 +224,7 @@ impl SnapshotWriter {
         let crc = crc32c_append(self.crc, &footer);
         footer.extend_from_slice(&crc.to_le_bytes());
         assert_eq!(footer.len(), FOOTER_BYTES);
-        self.file.append(&footer)?;
-        self.file.sync()?;
-        let (index, term) = self.place;
-        publish(self.temporary, &self.dir, index, term)?;
-        Ok(self.file.len)
+        footer
     }
 }
 

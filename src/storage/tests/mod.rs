@@ -4,6 +4,7 @@ mod crash;
 mod crash_points;
 mod damage;
 mod read_back;
+mod restore;
 mod review;
 
 use super::fake_disk::{FakeDisk, Fault, Loss, Operation, Random};

@@ -1,0 +1,172 @@
+//! Restoring a data directory from a snapshot: crashes at every operation, damaged files, whom it refuses.
+
+use super::*;
+use crate::storage::restore::{Plan, Restored, restore};
+
+fn new_dir() -> &'static Path {
+    Path::new("/new")
+}
+
+/// A disk with a snapshot of index 40, and its path.
+fn source() -> (FakeDisk, PathBuf) {
+    let disk = FakeDisk::new(1);
+    let opened = start(&disk, LARGE).unwrap();
+    write_snapshot(&opened.snapshots, 40, 7).unwrap();
+    (disk, opened.snapshots.path(40, 7))
+}
+
+fn restore_from(
+    (source, file): &(FakeDisk, PathBuf),
+    disk: &FakeDisk,
+    member: u64,
+) -> Result<Restored, StorageError> {
+    let plan = Plan {
+        file,
+        dir: new_dir(),
+        member,
+        members: &members(),
+        options: LARGE,
+    };
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    restore(source, &disk, plan, |_, _| ())
+}
+
+fn start_restored(disk: &FakeDisk) -> Result<Opened, StorageError> {
+    let _lock = lock(disk, new_dir())?;
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let start = Start::Bootstrap(members());
+    open_with(disk, new_dir(), 3, start, LARGE, &logger())
+}
+
+fn assert_restored(opened: &Opened, disk: &FakeDisk) {
+    assert!(!opened.first_start);
+    let snapshot = opened.recovered.snapshot.as_ref().unwrap();
+    assert_eq!((snapshot.index, snapshot.term), (40, 1));
+    assert_eq!(snapshot.conf_state, members().conf_state());
+    assert!(snapshot.state.sessions.is_empty() && snapshot.state.removed.is_empty());
+    let hard_state = &opened.recovered.hard_state;
+    assert_eq!((hard_state.term, hard_state.commit), (1, 40));
+    let found = std::sync::Mutex::new(Vec::new());
+    let visit = |key: &[u8], index, value: &[u8]| {
+        found
+            .lock()
+            .unwrap()
+            .push((key.to_vec(), index, value.to_vec()));
+    };
+    opened.snapshots.load(40, 1, visit, |_, _| ()).unwrap();
+    let entry = (b"index".to_vec(), 40, b"40".to_vec());
+    assert_eq!(
+        found.into_inner().unwrap(),
+        [entry],
+        "{:?}",
+        disk.fingerprint()
+    );
+}
+
+#[test]
+fn all_members_of_a_restored_cluster_agree_on_an_id_that_is_new() {
+    let source = source();
+    let ids = [1, 2, 3].map(|member| {
+        let disk = FakeDisk::new(member);
+        let restored = restore_from(&source, &disk, member).unwrap();
+        assert_eq!((restored.index, restored.entries), (40, 1));
+        assert_eq!(restored.from_cluster, members().cluster_id());
+        restored.cluster
+    });
+    assert!(ids.iter().all(|id| *id == ids[0]));
+    assert_ne!(ids[0], members().cluster_id());
+}
+
+#[test]
+fn a_restore_that_crashes_leaves_nothing_that_a_start_takes_for_a_member() {
+    let source = source();
+    let whole = FakeDisk::new(3);
+    restore_from(&source, &whole, 3).unwrap();
+    assert_restored(&start_restored(&whole).unwrap(), &whole);
+    let operations = {
+        let counted = FakeDisk::new(3);
+        restore_from(&source, &counted, 3).unwrap();
+        counted.operations()
+    };
+    let mut outcomes = [0; 3];
+    for operation in 1..=operations {
+        for fault in [Fault::CrashBefore, Fault::CrashAfter] {
+            for loss in 0..6 {
+                let disk = FakeDisk::new(3);
+                disk.inject(operation, fault);
+                // The lock file is closed behind everything else.
+                let crashed = restore_from(&source, &disk, 3).is_err();
+                let after = match loss {
+                    0 => disk.after_kill(),
+                    _ => disk.after_power_loss(loss),
+                };
+                let meta_is_there = after.paths().contains(&new_dir().join("meta"));
+                let complete = match start_restored(&after) {
+                    Ok(opened) if opened.first_start => {
+                        assert!(!meta_is_there, "it had begun: {operation}");
+                        outcomes[0] += 1;
+                        continue;
+                    }
+                    Ok(opened) => {
+                        assert_restored(&opened, &after);
+                        outcomes[1] += 1;
+                        true
+                    }
+                    Err(StorageError::RestoreUnfinished { .. }) => {
+                        outcomes[2] += 1;
+                        false
+                    }
+                    Err(other) => panic!("{fault:?} {operation}: {other}"),
+                };
+                assert!(complete || crashed, "it said that it had succeeded");
+                match restore_from(&source, &after, 3) {
+                    Ok(_) => assert!(!complete),
+                    Err(StorageError::NotEmpty { .. }) => assert!(complete),
+                    Err(other) => panic!("{fault:?} {operation}: {other}"),
+                }
+                assert_restored(&start_restored(&after).unwrap(), &after);
+            }
+        }
+    }
+    assert!(outcomes.iter().all(|count| *count > 0), "{outcomes:?}");
+}
+
+#[test]
+fn a_damaged_file_is_not_restored_and_nothing_is_touched() {
+    let (source, file) = source();
+    let good = source.read(&file);
+    let target = FakeDisk::new(2);
+    let refused = |change: &dyn Fn(&mut Vec<u8>), what: String| {
+        let bad = source.after_kill();
+        bad.tamper(&file, change);
+        let error = restore_from(&(bad, file.clone()), &target, 3).unwrap_err();
+        assert_eq!(error.exit_code(), 4, "{what}: {error}");
+        assert_eq!(target.paths(), Vec::<PathBuf>::new(), "{what}");
+    };
+    for at in 0..good.len() {
+        refused(&|bytes| bytes[at] ^= 0x20, format!("byte {at}"));
+        refused(&|bytes| bytes.truncate(at), format!("{at} bytes"));
+    }
+    refused(&|bytes| bytes.push(0), "a byte more".to_owned());
+}
+
+#[test]
+fn a_directory_with_anything_in_it_is_refused() {
+    let source = source();
+    for name in ["meta", "wal", "snap", "notes"] {
+        let disk = FakeDisk::new(2);
+        disk.create_dir_all(new_dir()).unwrap();
+        let path = new_dir().join(name);
+        match name {
+            "meta" | "notes" => drop(disk.create(&path).unwrap()),
+            _ => disk.create_dir_all(&path).unwrap(),
+        }
+        let before = disk.fingerprint();
+        let refused = restore_from(&source, &disk, 3);
+        assert!(
+            matches!(&refused, Err(StorageError::NotEmpty { path: found }) if *found == path),
+            "{name}: {refused:?}"
+        );
+        assert_eq!(disk.fingerprint(), before);
+    }
+}
