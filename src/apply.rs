@@ -161,9 +161,9 @@ pub fn run(
                         return Ok(());
                     }
                 }
-                Commit::Freeze { index, reply } => {
+                Commit::Freeze { header, reply } => {
                     // Whoever asked may have given up.
-                    let _ = reply.send((index, store.freeze()));
+                    let _ = reply.send((*header, store.freeze()));
                 }
                 Commit::Restore(meta) => {
                     let (index, term) = (meta.index, meta.term);

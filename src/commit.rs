@@ -3,7 +3,7 @@
 //! Position is meaning: a [`Commit::Read`] stands behind every entry the read has to see, and a [`Commit::Snapshot`]
 //! or [`Commit::Freeze`] stands exactly at its index. No message carries an index to wait for.
 
-use crate::command::Command;
+use crate::command::{Command, SnapshotHeader};
 use crate::proposal::{ReadReply, Reply};
 use crate::storage::SnapshotMeta;
 use crate::store::Frozen;
@@ -18,12 +18,12 @@ pub enum Commit {
     Read(Vec<ReadReply>),
     /// Take a snapshot of the map as it is now; this is what goes into its header.
     Snapshot(Box<SnapshotMeta>),
-    /// Somebody wants the map as it is now, which is as of this index.
+    /// Somebody wants the map as it is now.
     Freeze {
-        /// Index of the last entry before this item.
-        index: u64,
-        /// Takes the index and the map.
-        reply: oneshot::Sender<(u64, Frozen)>,
+        /// Index of the last entry before this item, and the replicated state beside the map.
+        header: Box<SnapshotHeader>,
+        /// Takes both.
+        reply: oneshot::Sender<(SnapshotHeader, Frozen)>,
     },
     /// Replace the map by the snapshot file with this header, which was received from the leader and is durable.
     Restore(Box<SnapshotMeta>),

@@ -11,6 +11,7 @@
 //!
 //! Every lane has a limit. Clients are told that the queue is full; peer messages are dropped, since raft resends.
 
+use crate::command::SnapshotHeader;
 use crate::config;
 use crate::proposal::{NotProposed, NotTransferred, Outcome, Proposal, Read, Transfer};
 use crate::storage::SnapshotMeta;
@@ -100,8 +101,8 @@ pub enum Notice {
     Refused(Verdict),
     /// Somebody wants to know how things stand.
     Status(oneshot::Sender<crate::status::Status>),
-    /// Somebody wants the map as of one index, and to know which.
-    Freeze(oneshot::Sender<(u64, Frozen)>),
+    /// Somebody wants the map as of one index, and the header that a snapshot of it has.
+    Freeze(oneshot::Sender<(SnapshotHeader, Frozen)>),
     /// A client wants this member to lead: see [`Inbox::transfer`].
     Transfer(Transfer),
     /// Hand leadership over, and say so once this node is not the leader any more or nobody could take it.

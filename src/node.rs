@@ -610,11 +610,6 @@ impl Node {
         }
     }
 
-    /// Index of the last entry that was given out as a commit, or of the snapshot that stands for it.
-    pub fn published(&self) -> u64 {
-        self.published
-    }
-
     /// How things stand. The cluster id and what the WAL wrote are for the caller to fill in.
     pub fn status(&self) -> Status {
         let raft = &self.raw.raft;

@@ -8,6 +8,7 @@
 //! queues. For the disk it waits only when it has nothing else to do: see `writer.rs`.
 
 use crate::apply::{Commits, ThreadEnded};
+use crate::command::SnapshotHeader;
 use crate::commit::{Apply, Commit};
 use crate::inbox::{Inbox, Notice};
 use crate::metrics::Metrics;
@@ -67,7 +68,7 @@ fn serve(
     // The first pass does not wait: a node may have work from its start.
     let mut next_tick = Instant::now();
     let mut handing_over: Vec<oneshot::Sender<()>> = Vec::new();
-    let mut freezing: Vec<oneshot::Sender<(u64, Frozen)>> = Vec::new();
+    let mut freezing: Vec<oneshot::Sender<(SnapshotHeader, Frozen)>> = Vec::new();
     let mut dropped = 0;
     let mut crowded = false;
     loop {
@@ -151,8 +152,8 @@ fn serve(
         channels.inbox.set_map_is_current(node.map_is_current());
         // Behind all outputs: what is published is in the channel, so the position is that index.
         for reply in freezing.drain(..) {
-            let index = node.published();
-            let freeze = Commit::Freeze { index, reply };
+            let header = Box::new(node.snapshot_meta().to_header(channels.meta.cluster()));
+            let freeze = Commit::Freeze { header, reply };
             channels.commits.send(vec![freeze])?;
         }
         if !node.is_leader() || node.is_alone() {

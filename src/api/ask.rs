@@ -106,12 +106,12 @@ impl Front {
         let (reply, frozen) = oneshot::channel();
         self.api.inbox.notice(Notice::Freeze(reply));
         let working = tokio::spawn(async move {
-            let (index, map) = frozen.await.ok()?;
+            let (header, map) = frozen.await.ok()?;
             if Instant::now() >= deadline {
                 return None;
             }
             let working = tokio::task::spawn_blocking(move || {
-                let made = work(index, map);
+                let made = work(header.index, map);
                 // The next one's turn begins when the map is let go of.
                 drop(turn);
                 made

@@ -84,6 +84,8 @@ codes! {
     NoQuorum = SERVICE_UNAVAILABLE "no-quorum",
     /// Too much is waiting.
     QueueFull = SERVICE_UNAVAILABLE "queue-full",
+    /// Another backup of this member is being sent.
+    BackupUnderWay = SERVICE_UNAVAILABLE "backup-under-way",
     /// This member is stopping.
     Stopping = SERVICE_UNAVAILABLE "stopping",
     /// The body, or what was to be shown, did not come by the timeout.

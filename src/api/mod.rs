@@ -11,6 +11,7 @@
 //! | `/key` | 404 | 403 | 403 | many keys at once (`pairs`) |
 //! | `/-/status`, `/-/hash`, `/-/live`, `/-/ready` | `status` | 403 | 403 | 403 |
 //! | `/-/metrics` | `metrics` | 403 | 403 | 403 |
+//! | `/-/snapshot` | `backup` | 403 | 403 | 403 |
 //! | `/-`, `/-/<other>` | 404 | 403 | 403 | 403 |
 //!
 //! Other methods are 405 with `Allow`. Which row it is, is decided on the *decoded* path, the same that is the key: so
@@ -26,6 +27,7 @@
 //! log and no message.
 
 mod ask;
+mod backup;
 mod base64;
 mod body;
 mod code;
@@ -193,6 +195,8 @@ struct Front {
     json_bytes: Arc<Semaphore>,
     /// The same for the answers to transactions.
     answer_bytes: Arc<Semaphore>,
+    /// Whose turn it is to take a backup.
+    backup: Arc<Semaphore>,
 }
 
 /// A question that waits in the inbox, or was answered after whoever asked had given up.
@@ -208,6 +212,7 @@ impl Front {
             frozen: Arc::default(),
             json_bytes: Arc::new(Semaphore::new(api.limits.json_bytes_max)),
             answer_bytes: Arc::new(Semaphore::new(config::ANSWERS_BYTES_MAX)),
+            backup: Arc::new(Semaphore::new(1)),
             api,
         }
     }
@@ -252,6 +257,7 @@ impl Front {
             Route::List
             | Route::Status
             | Route::Hash
+            | Route::Snapshot
             | Route::Live
             | Route::Ready
             | Route::Metrics => "GET, HEAD",
@@ -298,6 +304,10 @@ impl Front {
             }
             Route::Txn | Route::Leader if reads => Err(reply::not_allowed(allowed)),
             Route::List if reads => self.list(list::list_options(query)?, deadline).await,
+            Route::Snapshot if reads => {
+                path::no_options(query)?;
+                self.back_up(&head.method, deadline).await
+            }
             Route::Status | Route::Hash | Route::Live | Route::Ready if reads => {
                 path::no_options(query)?;
                 match route {
@@ -319,6 +329,7 @@ impl Front {
             | Route::Pair(_)
             | Route::Status
             | Route::Hash
+            | Route::Snapshot
             | Route::Live
             | Route::Ready
             | Route::Metrics => Err(reply::error(

@@ -32,6 +32,8 @@ pub(super) enum Route<'a> {
     Ready,
     /// `/-/metrics`.
     Metrics,
+    /// `/-/snapshot`.
+    Snapshot,
     /// Another path whose first segment is `-`.
     Reserved(Cow<'a, [u8]>),
 }
@@ -105,6 +107,7 @@ pub(super) fn route(key: Cow<'_, [u8]>) -> Route<'_> {
         b"-/live" => Route::Live,
         b"-/ready" => Route::Ready,
         b"-/metrics" => Route::Metrics,
+        b"-/snapshot" => Route::Snapshot,
         bytes if bytes.starts_with(KV) => Route::Kv(behind(key, KV.len())),
         bytes if bytes.starts_with(PAIR) => Route::Pair(behind(key, PAIR.len())),
         b"-" => Route::Reserved(key),
@@ -265,6 +268,7 @@ mod tests {
             ("/-/live", Route::Live),
             ("/-/ready", Route::Ready),
             ("/-/metrics", Route::Metrics),
+            ("/-/snapshot", Route::Snapshot),
             ("/-/kv/a", kv(b"a")),
             ("/-/kv/", kv(b"")),
             ("/-/kv//", kv(b"/")),

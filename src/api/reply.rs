@@ -119,6 +119,15 @@ pub(super) fn value(bytes: Bytes, etag: u64) -> Reply {
     reply
 }
 
+/// Bytes that are made while they are sent.
+pub(super) fn stream(body: UnsyncBoxBody<Bytes, io::Error>) -> Reply {
+    let mut reply = Reply::new(ReplyBody::Stream(body));
+    let headers = reply.headers_mut();
+    headers.insert(CONTENT_TYPE, OCTETS);
+    headers.insert(X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+    reply
+}
+
 /// The client has this value already.
 pub(super) fn not_modified(etag: u64) -> Reply {
     let mut reply = Reply::default();

@@ -187,17 +187,22 @@ impl Node {
         }
         self.log_bytes_since_snapshot = 0;
         self.snapshot_under_way = true;
+        let meta = self.snapshot_meta();
+        output.commits.push(Commit::Snapshot(Box::new(meta)));
+    }
+
+    /// What the header of a snapshot says that is taken behind all that is published.
+    pub fn snapshot_meta(&self) -> SnapshotMeta {
         let mut state = ReplicatedState::new();
         self.members.write_to(&mut state);
         state.sessions = self.sessions.iter().map(session).collect();
-        let meta = SnapshotMeta {
+        SnapshotMeta {
             index: self.published,
             term: raft::Storage::term(self.raw.store(), self.published)
                 .expect("what is published and not compacted is in the log"),
             conf_state: self.members.conf_state(),
             state,
-        };
-        output.commits.push(Commit::Snapshot(Box::new(meta)));
+        }
     }
 }
 

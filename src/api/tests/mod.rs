@@ -241,7 +241,9 @@ fn play(
                 Notice::Status(question) => kept_questions.push(question),
                 // For that a leader is not needed.
                 Notice::Freeze(reply) if matches!(mode, Mode::Serve | Mode::Refuse(_)) => {
-                    let _ = reply.send((index, store.freeze()));
+                    let mut header = crate::command::SnapshotHeader::new();
+                    header.index = index;
+                    let _ = reply.send((header, store.freeze()));
                 }
                 Notice::Freeze(_) => {}
                 _ => panic!("the API sends no {notice:?}"),

@@ -1,0 +1,168 @@
+//! `GET /-/snapshot`: a backup. All of the map at one index, in the format of a snapshot file, as a stream.
+//!
+//! It is linearizable: the index is behind a read-index round, so the backup holds whatever was acknowledged before the
+//! request. The map is frozen there (see `store/frozen.rs`), and a thread encodes it block by block as the client takes
+//! them. So the memory that it takes is a few blocks, and the entries that are replaced meanwhile.
+//!
+//! Invariants: one backup at a time, whatever becomes of the request. A client that takes too little is given up, and the
+//! map is let go of. A response that ends before its footer ends by an error, so that no client takes it for whole; and a
+//! file without a footer is refused by `raftkvd inspect` and `restore`.
+
+use super::Front;
+use super::code::Code;
+use super::reply::{self, Answer, Wish};
+use crate::command::SnapshotHeader;
+use crate::config;
+use crate::inbox::Notice;
+use crate::storage::SnapshotEncoder;
+use crate::store::Frozen;
+use bytes::Bytes;
+use futures_channel::oneshot;
+use http_body_util::BodyExt as _;
+use hyper::Method;
+use hyper::body::{Body, Frame};
+use hyper::header::{CONTENT_DISPOSITION, HeaderName, HeaderValue};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::{Instant, timeout_at};
+
+/// About how many bytes will follow: for who shows how far it is.
+const ESTIMATE: HeaderName = HeaderName::from_static("x-raftkvd-estimated-bytes");
+
+/// The body of a backup.
+struct Download {
+    pieces: mpsc::Receiver<Piece>,
+}
+
+enum Piece {
+    Bytes(Bytes),
+    End,
+}
+
+impl Front {
+    /// `GET /-/snapshot`. HEAD has the headers alone.
+    pub(super) async fn back_up(&self, method: &Method, deadline: Instant) -> Answer {
+        let Ok(turn) = Arc::clone(&self.backup).try_acquire_owned() else {
+            return Err(reply::unavailable(
+                Code::BackupUnderWay,
+                "another backup of this member is under way; try again when it has ended, or ask another member",
+            ));
+        };
+        let caught_up = self.catch_up(deadline).await;
+        caught_up.map_err(|why| reply::not_proposed(Wish::Read, why))?;
+        let (give, frozen) = oneshot::channel();
+        let (question, asked) = oneshot::channel();
+        self.api.inbox.notice(Notice::Freeze(question));
+        // On its own, so that the next backup's turn comes when the question was answered, also if nobody waits for it
+        // any more: no more than one of them is ever in the inbox.
+        tokio::spawn(async move {
+            if let Ok((header, map)) = asked.await {
+                let _ = give.send((header, map, turn));
+            }
+        });
+        let Ok(Ok((header, map, turn))) = timeout_at(deadline, frozen).await else {
+            return Err(reply::unavailable(
+                Code::TooSlow,
+                "the map was not frozen in time: the node lags behind; try again",
+            ));
+        };
+        let store = &self.api.store;
+        let estimate = SnapshotEncoder::estimate(store.len(), store.bytes());
+        let name = format!("raftkvd-{:016x}-{}.snap", header.cluster, header.index);
+        let (give, pieces) = mpsc::channel(config::SNAPSHOT_CHUNKS_QUEUED);
+        if method != Method::HEAD {
+            let sink = Sink {
+                runtime: Handle::current(),
+                give,
+            };
+            let logger = self.api.logger.clone();
+            tokio::task::spawn_blocking(move || {
+                let index = header.index;
+                match write(&header, map, &sink, turn) {
+                    Ok(()) => slog::info!(logger, "a backup was sent"; "index" => index),
+                    Err(GivenUp) => {
+                        slog::warn!(logger, "a backup was given up: its client is gone or too slow"; "index" => index);
+                    }
+                }
+            });
+        }
+        let mut reply = reply::stream(Download { pieces }.boxed_unsync());
+        let headers = reply.headers_mut();
+        let disposition = HeaderValue::try_from(format!("attachment; filename=\"{name}\""));
+        headers.insert(
+            CONTENT_DISPOSITION,
+            disposition.expect("digits and letters are valid in a header"),
+        );
+        headers.insert(ESTIMATE, HeaderValue::from(estimate));
+        Ok(reply)
+    }
+}
+
+/// The client is gone, or takes too little.
+struct GivenUp;
+
+struct Sink {
+    runtime: Handle,
+    give: mpsc::Sender<Piece>,
+}
+
+impl Sink {
+    fn send(&self, bytes: Vec<u8>) -> Result<(), GivenUp> {
+        let mut rest = Bytes::from(bytes);
+        while !rest.is_empty() {
+            let piece = rest.split_to(rest.len().min(config::SNAPSHOT_CHUNK_BYTES));
+            self.put(Piece::Bytes(piece))?;
+        }
+        Ok(())
+    }
+
+    fn put(&self, piece: Piece) -> Result<(), GivenUp> {
+        let sent = self
+            .give
+            .send_timeout(piece, config::SNAPSHOT_STALL_TIMEOUT);
+        self.runtime.block_on(sent).map_err(|_| GivenUp)
+    }
+}
+
+/// Encodes all of the map. The turn ends with it.
+fn write(
+    header: &SnapshotHeader,
+    map: Frozen,
+    sink: &Sink,
+    _turn: OwnedSemaphorePermit,
+) -> Result<(), GivenUp> {
+    let mut encoder = SnapshotEncoder::new();
+    sink.send(encoder.header(header))?;
+    map.visit(|key, index, value| {
+        if !encoder.entry(key, index, value) {
+            return Ok(());
+        }
+        encoder.block().map_or(Ok(()), |block| sink.send(block))
+    })?;
+    if let Some(block) = encoder.block() {
+        sink.send(block)?;
+    }
+    sink.send(encoder.footer())?;
+    sink.put(Piece::End)
+}
+
+impl Body for Download {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        Poll::Ready(match ready!(self.pieces.poll_recv(cx)) {
+            Some(Piece::Bytes(bytes)) => Some(Ok(Frame::data(bytes))),
+            Some(Piece::End) => None,
+            // The connection ends without the mark of the end.
+            None => Some(Err(io::ErrorKind::TimedOut.into())),
+        })
+    }
+}
