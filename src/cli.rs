@@ -1,13 +1,17 @@
 //! The command line: every option, also from the environment, to a checked [`Config`].
 //!
 //! What is wrong with it is said in one line on stderr: which value, why, and what to do. The process then exits
-//! with 2, before it has touched a file or a socket.
+//! with 2, before it has touched a file or a socket. Without a subcommand the daemon runs; `commands.rs` has the others.
+
+mod commands;
 
 use crate::config::{self, Config};
 use crate::logging::{self, Format};
 use crate::members::PeerUrl;
+use crate::{backup, restore};
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use commands::Command;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
@@ -15,6 +19,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// What the command line asks for.
+#[derive(Debug)]
+pub enum Task {
+    /// Run the daemon.
+    Run(Box<Options>),
+    /// Fetch a backup.
+    Backup(backup::Settings),
+    /// Make a data directory from a snapshot.
+    Restore(restore::Settings),
+    /// Inspect a data directory or a file.
+    Inspect(PathBuf),
+    /// Print this to stdout.
+    Print(Vec<u8>),
+}
+
+/// How to run the daemon.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The daemon's settings.
@@ -52,13 +71,27 @@ impl Quit {
 /// Reads the arguments, of which the first is the program's name, and the environment.
 pub fn parse(
     arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
-) -> Result<Options, Quit> {
-    match Args::try_parse_from(arguments) {
-        Ok(args) => check(args).map_err(Quit::Usage),
-        Err(error) => Err(match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Quit::Shown(error),
-            _ => Quit::Usage(condense(&error)),
-        }),
+) -> Result<Task, Quit> {
+    let args = Args::try_parse_from(arguments).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Quit::Shown(error),
+        _ => Quit::Usage(condense(&error)),
+    })?;
+    match args.command {
+        None => check(args)
+            .map(|options| Task::Run(Box::new(options)))
+            .map_err(Quit::Usage),
+        Some(Command::Backup { url, file }) => {
+            Ok(Task::Backup(backup::Settings { member: url, file }))
+        }
+        Some(Command::Restore {
+            file,
+            id,
+            cluster,
+            data_dir,
+        }) => commands::restore_settings(file, id, &cluster, data_dir).map(Task::Restore),
+        Some(Command::Inspect { path }) => Ok(Task::Inspect(path)),
+        Some(Command::Completions { shell }) => Ok(Task::Print(commands::completions(shell))),
+        Some(Command::Man { command }) => commands::manual(command.as_deref()).map(Task::Print),
     }
 }
 
@@ -91,13 +124,16 @@ Examples:
   Clients from anywhere, JSON logs, a limit for the store:
     raftkvd --listen 0.0.0.0 --log-format json --max-store-bytes 2G
 
+  A backup of everything, from any member; see raftkvd restore --help for the way back:
+    raftkvd backup http://10.0.0.1:9121 monday.snap
+
 Every option can also be set by the environment variable named with it; the option wins.
 Durations are written as 100ms, 5s, 1m30s; sizes in bytes, or as 64K, 64M, 1G (powers of 1024).
 
 Exit codes:
   0  stopped by SIGTERM or SIGINT, or removed from the cluster
-  1  fatal, or stopped by a second signal
-  2  usage, or a port is in use
+  1  fatal, or stopped by a second signal, or no backup was given
+  2  usage, a port is in use, or a backup or a restore would replace something
   3  another process has locked the data directory
   4  data is corrupt
   5  the data directory is that of another member or cluster, or was emptied
@@ -111,7 +147,11 @@ const DEFAULT_PEER_URL: &str = "http://127.0.0.1:9021";
 /// A small replicated key-value store: raft, a write-ahead log and an HTTP API in one binary.
 #[derive(Debug, Parser)]
 #[command(name = "raftkvd", version, after_help = EXAMPLES, after_long_help = EXAMPLES_AND_MORE, max_term_width = 110, allow_negative_numbers = true)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// This member's id: its place in --cluster, counted from 1
     ///
     /// It belongs to the data directory for good. An id that was removed may be added again, with an empty directory.
@@ -391,20 +431,19 @@ fn parse_join(value: Option<&str>) -> Result<(bool, Vec<PeerUrl>), String> {
         Some("y" | "yes" | "t" | "true" | "on" | "1") => return Ok((true, Vec::new())),
         Some(_) => {}
     }
-    let urls = value.unwrap_or_default().split(',').map(|text| {
-        let text = text.trim();
-        let url = match text.contains("://") || !text.contains(':') {
-            true => text.parse(),
-            false => format!("http://{text}").parse(),
-        };
-        url.map_err(|why: String| {
-            format!(
-                "--join: {}",
-                why.replacen("a peer URL", "the URL of a member", 1)
-            )
-        })
-    });
-    Ok((true, urls.collect::<Result<_, _>>()?))
+    let urls = value.unwrap_or_default().split(',').map(parse_member);
+    let urls = urls.collect::<Result<_, _>>();
+    Ok((true, urls.map_err(|why| format!("--join: {why}"))?))
+}
+
+/// The URL at which clients reach a member; the scheme may be left out.
+fn parse_member(text: &str) -> Result<PeerUrl, String> {
+    let text = text.trim();
+    let url = match text.contains("://") || !text.contains(':') {
+        true => text.parse(),
+        false => format!("http://{text}").parse(),
+    };
+    url.map_err(|why: String| why.replacen("a peer URL", "the URL of a member", 1))
 }
 
 fn parse_cluster(list: &str) -> Result<Vec<PeerUrl>, String> {
@@ -541,9 +580,16 @@ fn condense(error: &clap::Error) -> String {
         }
         (ErrorKind::InvalidValue | ErrorKind::ValueValidation, Some(argument), Some(value)) => {
             let why = std::error::Error::source(error).map(ToString::to_string);
-            let why = why.unwrap_or_else(|| "not a possible value".to_owned());
+            let why = why.unwrap_or_else(|| match error.get(ContextKind::ValidValue) {
+                Some(ContextValue::Strings(valid)) => format!("use one of {}", valid.join(", ")),
+                _ => "not a possible value".to_owned(),
+            });
             format!("{argument} {value:?}: {why}")
         }
+        (ErrorKind::MissingRequiredArgument, ..) => match error.get(ContextKind::InvalidArg) {
+            Some(ContextValue::Strings(missing)) => format!("{} is missing", missing.join(", ")),
+            _ => "an argument is missing".to_owned(),
+        },
         _ => {
             let text = error.to_string();
             let first = text.lines().next().unwrap_or_default();
@@ -562,7 +608,10 @@ mod tests {
     use super::*;
 
     fn options(line: &str) -> Result<Options, Quit> {
-        parse(std::iter::once("raftkvd").chain(line.split_whitespace()))
+        match parse(std::iter::once("raftkvd").chain(line.split_whitespace()))? {
+            Task::Run(options) => Ok(*options),
+            other => panic!("{line}: {other:?}"),
+        }
     }
 
     fn usage(line: &str) -> String {

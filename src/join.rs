@@ -8,17 +8,15 @@
 //! It ends when it was heard, when this member hears from the cluster in another way, or with an error that another try
 //! would meet again.
 
-use crate::config;
 use crate::members::{Member, Members, PeerUrl};
 use crate::transport::Transport;
+use crate::{config, http_client};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
-use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::TokioIo;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use hyper::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use slog::{Logger, info, warn};
-use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 /// Who asks whom.
@@ -132,46 +130,21 @@ fn members(status: &Value) -> Option<Members> {
     Some(known)
 }
 
-/// One request on a connection of its own: the status and the body of its answer.
+/// One request: the status and the body of its answer.
 async fn request(
     to: &PeerUrl,
     method: Method,
     path: &'static str,
     body: String,
 ) -> Result<(StatusCode, Bytes), Failure> {
-    let connecting = TcpStream::connect((to.host(), to.port()));
-    let stream = match timeout(config::PEER_CONNECT_TIMEOUT, connecting).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(Failure::Now(format!("connect: {error}"))),
-        Err(_) => return Err(Failure::Now("connect: no answer".to_owned())),
+    let stream = http_client::connect(to).await.map_err(Failure::Now)?;
+    let take = async |answer: Response<Incoming>| {
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), config::JOIN_ANSWER_BYTES_MAX);
+        let body = body.collect().await.map_err(|error| error.to_string())?;
+        Ok((status, body.to_bytes()))
     };
-    let exchange = async {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, to.authority())
-            .header(ACCEPT, "application/json")
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::<Bytes>::from(body))
-            .map_err(|error| error.to_string())?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| error.to_string())?;
-        // It ends when the answer was read and the sender is gone, or when this future is dropped.
-        let answer = async move {
-            let answer = sender.send_request(request).await;
-            let answer = answer.map_err(|error| error.to_string())?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), config::JOIN_ANSWER_BYTES_MAX);
-            let body = body.collect().await.map_err(|error| error.to_string())?;
-            Ok((status, body.to_bytes()))
-        };
-        let mut answer = std::pin::pin!(answer);
-        tokio::select! {
-            outcome = &mut answer => outcome,
-            _ = connection => answer.await,
-        }
-    };
+    let exchange = http_client::exchange(stream, to, method, path, body, take);
     match timeout(config::JOIN_ANSWER_TIMEOUT, exchange).await {
         Ok(answer) => answer.map_err(|why: String| Failure::Now(format!("{path}: {why}"))),
         Err(_) => Err(Failure::Now(format!("{path}: no answer in time"))),

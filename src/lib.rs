@@ -33,9 +33,9 @@
 //!
 //! # Dependencies point down
 //!
-//! main -> [`cli`], [`logging`], [`server`] -> [`api`], [`raft_loop`], [`writer`], [`read_back`], [`apply`],
-//! [`transport`], [`systemd`] -> [`node`], [`store`], [`inbox`] -> [`storage`], [`members`], [`proposal`], [`commit`],
-//! [`status`], [`command`], [`progress`] -> [`metrics`], [`config`]
+//! main -> [`cli`], [`logging`], [`server`], [`backup`], [`restore`], [`inspect`] -> [`api`], [`raft_loop`], [`writer`],
+//! [`read_back`], [`apply`], [`transport`], [`systemd`] -> [`node`], [`store`], [`inbox`] -> [`storage`], [`members`],
+//! [`proposal`], [`commit`], [`status`], [`command`], [`progress`], [`http_client`] -> [`metrics`], [`config`]
 
 #![warn(missing_docs)]
 
@@ -45,11 +45,14 @@ extern crate self as raftkvd;
 
 pub mod api;
 pub mod apply;
+pub mod backup;
 pub mod cli;
 pub mod command;
 pub mod commit;
 pub mod config;
+pub mod http_client;
 pub mod inbox;
+pub mod inspect;
 pub mod join;
 pub mod logging;
 pub mod members;
@@ -59,6 +62,7 @@ pub mod progress;
 pub mod proposal;
 pub mod raft_loop;
 pub mod read_back;
+pub mod restore;
 pub mod server;
 pub mod status;
 pub mod storage;

@@ -1,13 +1,57 @@
 //! The `raftkvd` command: options, logging, exit codes. Everything else is in the library.
 
-use raftkvd::{cli, logging, server};
+use raftkvd::cli::{self, Options, Task};
+use raftkvd::{backup, inspect, logging, restore, server};
+use std::io::{self, Write as _};
 
 fn main() {
-    let options = match cli::parse(std::env::args_os()) {
-        Ok(options) => options,
+    let task = match cli::parse(std::env::args_os()) {
+        Ok(task) => task,
         Err(quit) => std::process::exit(quit.show()),
     };
     end_on_panic();
+    let code = match task {
+        Task::Run(options) => return run(*options),
+        Task::Backup(settings) => match backup::run(&settings) {
+            Ok(text) => print(text.as_bytes()),
+            Err(error) => fail(&error.to_string(), error.exit_code()),
+        },
+        Task::Restore(settings) => match restore::run(&settings) {
+            Ok(text) => print(text.as_bytes()),
+            Err(error) => fail(&error.without_advice(), error.exit_code()),
+        },
+        Task::Inspect(path) => match inspect::run(&path, &mut io::stdout().lock()) {
+            Ok(code) => code,
+            Err(error) => not_printed(&error),
+        },
+        Task::Print(text) => print(&text),
+    };
+    std::process::exit(code);
+}
+
+fn fail(line: &str, code: i32) -> i32 {
+    logging::fatal(line);
+    code
+}
+
+/// Prints a text to stdout. Gives the exit code.
+fn print(text: &[u8]) -> i32 {
+    let mut stdout = io::stdout();
+    match stdout.write_all(text).and_then(|()| stdout.flush()) {
+        Ok(()) => 0,
+        Err(error) => not_printed(&error),
+    }
+}
+
+fn not_printed(error: &io::Error) -> i32 {
+    match error.kind() {
+        // Whoever reads has seen enough, as `head` does.
+        io::ErrorKind::BrokenPipe => 0,
+        _ => fail(&format!("can't write to stdout: {error}"), 1),
+    }
+}
+
+fn run(options: Options) {
     let (logger, guard) = logging::start(options.log);
     let result = server::run(options.config, &logger);
     // Flushes what the log still holds, so that the reason below comes last.

@@ -1,14 +1,15 @@
 //! How far a long replay has come: for who watches stderr, and for `GET /-/ready`.
 //!
 //! A [`Progress`] is told how much is done and says it every [`config::PROGRESS_INTERVAL`]: as a bar if stderr is a
-//! terminal, as a line of the log otherwise. What is quicker than that says nothing. A [`Replay`] is what the start of
+//! terminal, as a line of the log otherwise. What is quicker than that says nothing. The one of a subcommand draws its
+//! bar at once and more often, and has no log: without a terminal it is silent. A [`Replay`] is what the start of
 //! the process has to replay before the map is what it was: first the newest snapshot, then the log behind it as far as
 //! it was committed.
 //!
 //! Invariant: the stages of a replay follow each other and none comes back.
 
 use crate::config;
-use slog::{Logger, info};
+use slog::{Discard, Logger, info, o};
 use std::fmt;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::Mutex;
@@ -30,7 +31,8 @@ pub struct Progress {
     what: &'static str,
     unit: Unit,
     begun: Instant,
-    told: Instant,
+    told: Option<Instant>,
+    interval: Duration,
     logger: Logger,
     on_terminal: bool,
     bar_shown: bool,
@@ -63,19 +65,28 @@ impl Progress {
             what,
             unit,
             begun,
-            told: begun,
+            told: Some(begun),
+            interval: config::PROGRESS_INTERVAL,
             logger: logger.clone(),
             on_terminal: std::io::stderr().is_terminal(),
             bar_shown: false,
         }
     }
 
+    /// The same for a subcommand, whose user waits for nothing else.
+    pub fn of_command(what: &'static str, unit: Unit) -> Progress {
+        let mut progress = Progress::new(what, unit, &Logger::root(Discard, o!()));
+        progress.told = None;
+        progress.interval = config::BAR_INTERVAL;
+        progress
+    }
+
     /// So much is done of so much.
     pub fn at(&mut self, done: u64, total: u64) {
-        if self.told.elapsed() < config::PROGRESS_INTERVAL {
+        if self.told.is_some_and(|told| told.elapsed() < self.interval) {
             return;
         }
-        self.told = Instant::now();
+        self.told = Some(Instant::now());
         let line = line(self.unit, done, total, self.begun.elapsed());
         if self.on_terminal {
             self.bar_shown = true;

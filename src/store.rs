@@ -23,7 +23,7 @@ mod scan;
 mod tests;
 mod txn;
 
-pub use frozen::Frozen;
+pub use frozen::{Frozen, MapHash};
 pub use restore::Restore;
 pub use scan::{GivenUp, Listed, Page, Range};
 

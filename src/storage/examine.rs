@@ -185,6 +185,12 @@ pub fn snapshot(
     super::snapshot::read_file(disk, path, contents, visit, progress)
 }
 
+/// A number of keys, in words.
+pub fn keys(count: u64) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} key{plural}")
+}
+
 /// The name that a snapshot has in a data directory.
 pub fn snapshot_name(header: &SnapshotHeader) -> String {
     super::snapshot::file_name(header.index, header.term)

@@ -68,17 +68,14 @@ impl Frozen {
         Ok(())
     }
 
-    /// A hash of all keys, indexes and values, the same on every member and in every process that holds the same.
-    ///
-    /// It is the sum of the entries' hashes, since the tables have no order. It tells accidents, not attackers: its
-    /// key is no secret, so whoever wants to can make two maps with the same hash.
+    /// See [`MapHash`].
     pub fn hash(self) -> u64 {
-        let mut sum = 0_u64;
+        let mut hash = MapHash::default();
         let Ok(()) = self.visit(|key, index, value| {
-            sum = sum.wrapping_add(entry_hash(key, index, value));
+            hash.add(key, index, value);
             Ok::<(), Infallible>(())
         });
-        sum
+        hash.value()
     }
 
     /// Copies what belongs to it out of a shard, the next one, and is done with that.
@@ -202,6 +199,25 @@ impl Freeze {
 }
 
 const PANICKED: &str = "a thread panicked while it froze the map";
+
+/// A hash of all keys, indexes and values, the same on every member and in every process that holds the same.
+///
+/// It is the sum of the entries' hashes, since the tables have no order. It tells accidents, not attackers: its key is
+/// no secret, so whoever wants to can make two maps with the same hash.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MapHash(u64);
+
+impl MapHash {
+    /// Adds an entry.
+    pub fn add(&mut self, key: &[u8], index: u64, value: &[u8]) {
+        self.0 = self.0.wrapping_add(entry_hash(key, index, value));
+    }
+
+    /// That of all that was added.
+    pub fn value(self) -> u64 {
+        self.0
+    }
+}
 
 /// Of its own and not the standard library's, whose algorithm may change from one build to the next: members of
 /// different builds have to agree.

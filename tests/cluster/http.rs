@@ -159,13 +159,27 @@ impl Connection {
                 self.stream.read_exact(&mut response.body)?;
             }
             None if response.header("transfer-encoding").is_some() => {
-                return Err(invalid("a chunked response: none was expected".to_owned()));
+                while self.chunk(&mut response.body)? {}
             }
             None => {
                 self.stream.read_to_end(&mut response.body)?;
             }
         }
         Ok(response)
+    }
+
+    /// Reads the next chunk of a body; no: it was the last one, which is empty.
+    fn chunk(&mut self, body: &mut Vec<u8>) -> io::Result<bool> {
+        let line = self.line()?;
+        let length = usize::from_str_radix(&line, 16)
+            .map_err(|_| invalid(format!("the length of a chunk is {line:?}")))?;
+        let start = body.len();
+        body.resize(start + length, 0);
+        self.stream.read_exact(&mut body[start..])?;
+        match self.line()?.as_str() {
+            "" => Ok(length > 0),
+            other => Err(invalid(format!("{other:?} behind a chunk"))),
+        }
     }
 
     /// Reads whatever comes until the other side closes; an abortive close is one too.

@@ -33,6 +33,7 @@ mod logs;
 mod many_keys;
 mod membership;
 mod metrics;
+mod operations;
 mod peers;
 mod ports;
 mod process;

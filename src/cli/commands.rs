@@ -1,0 +1,153 @@
+//! The subcommands: what is done with a data directory or a snapshot while no daemon runs, and what describes the
+//! command line itself. Without one the daemon runs.
+
+use super::{Args, Quit, parse_cluster, parse_id, parse_member};
+use crate::members::PeerUrl;
+use crate::restore;
+use clap::{CommandFactory as _, Subcommand};
+use clap_complete::Shell;
+use std::path::PathBuf;
+
+/// What to do instead of running the daemon.
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum Command {
+    /// Fetch a backup from a running member, and check it
+    #[command(after_help = BACKUP_EXAMPLES)]
+    Backup {
+        /// Where clients reach the member
+        #[arg(value_parser = parse_member)]
+        url: PeerUrl,
+
+        /// The file to make, or a directory for it [default: raftkvd-CLUSTER-INDEX.snap]
+        file: Option<PathBuf>,
+    },
+
+    /// Print what a data directory, a WAL segment or a snapshot holds, and check every CRC
+    #[command(after_help = INSPECT_EXAMPLES)]
+    Inspect {
+        /// A data directory, in use or not, or a file of one, or a backup
+        path: PathBuf,
+    },
+
+    /// Make the data directory of a new cluster's member from a snapshot
+    #[command(after_help = RESTORE_EXAMPLES)]
+    Restore {
+        /// The snapshot: a backup, or a file of snap/ in a data directory
+        file: PathBuf,
+
+        /// This member's id: its place in --cluster, counted from 1
+        #[arg(long, value_name = "N", env = "RAFTKVD_ID", default_value = "1", value_parser = parse_id)]
+        id: u64,
+
+        /// Peer URLs of all members of the new cluster, in the order of their ids
+        #[arg(
+            long,
+            value_name = "URL[,URL...]",
+            env = "RAFTKVD_CLUSTER",
+            default_value = "http://127.0.0.1:9021"
+        )]
+        cluster: String,
+
+        /// Directory to make [default: raftkvd-<id>]
+        #[arg(long, value_name = "DIR", env = "RAFTKVD_DATA_DIR")]
+        data_dir: Option<PathBuf>,
+    },
+
+    /// Print the completions for a shell
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions {
+        /// The shell that is to complete
+        shell: Shell,
+    },
+
+    /// Print a manual page
+    #[command(after_help = MAN_EXAMPLES)]
+    Man {
+        /// The subcommand to describe, instead of the daemon
+        command: Option<String>,
+    },
+}
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  raftkvd inspect raftkvd-1
+  raftkvd inspect backup.snap
+
+It changes nothing, also while a member runs there. It exits with 4 if anything is corrupt.";
+
+const BACKUP_EXAMPLES: &str = "\
+Examples:
+  raftkvd backup http://127.0.0.1:9121
+  raftkvd backup http://127.0.0.1:9121 /backups/monday.snap
+
+The same as GET /-/snapshot, but the file gets its name only when it is whole, checked and durable.";
+
+const RESTORE_EXAMPLES: &str = "\
+Examples:
+  raftkvd restore backup.snap --data-dir raftkvd-1 --id 1 --cluster http://10.0.0.1:9021,http://10.0.0.2:9021
+  raftkvd restore backup.snap --data-dir raftkvd-2 --id 2 --cluster http://10.0.0.1:9021,http://10.0.0.2:9021
+
+Every member of the new cluster is restored from the same file with the same list, and then started as usual.";
+
+/// What `restore` is to do, checked.
+pub(super) fn restore_settings(
+    file: PathBuf,
+    id: u64,
+    cluster: &str,
+    data_dir: Option<PathBuf>,
+) -> Result<restore::Settings, Quit> {
+    let cluster = parse_cluster(cluster).map_err(Quit::Usage)?;
+    if id > cluster.len() as u64 {
+        return Err(Quit::Usage(format!(
+            "--id {id}: --cluster lists {} URLs; the URL of member i is the i-th one",
+            cluster.len()
+        )));
+    }
+    Ok(restore::Settings {
+        file,
+        data_dir: data_dir.unwrap_or_else(|| PathBuf::from(format!("raftkvd-{id}"))),
+        id,
+        cluster,
+    })
+}
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  raftkvd completions bash > ~/.local/share/bash-completion/completions/raftkvd
+  raftkvd completions zsh > ~/.zfunc/_raftkvd
+  raftkvd completions fish > ~/.config/fish/completions/raftkvd.fish";
+
+const MAN_EXAMPLES: &str = "\
+Examples:
+  raftkvd man > /usr/local/share/man/man1/raftkvd.1
+  raftkvd man | man -l -";
+
+/// The script by which a shell completes this command line.
+pub(super) fn completions(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "raftkvd", &mut script);
+    script
+}
+
+/// The manual page of the daemon, or of a subcommand.
+pub(super) fn manual(command: Option<&str>) -> Result<Vec<u8>, Quit> {
+    let mut daemon = Args::command();
+    daemon.build();
+    let described = match command {
+        None => daemon,
+        Some(name) => {
+            let found = daemon.find_subcommand(name).cloned();
+            found.ok_or_else(|| {
+                let names: Vec<&str> = daemon.get_subcommands().map(|c| c.get_name()).collect();
+                Quit::Usage(format!(
+                    "man {name:?}: there is no such subcommand; there are {}",
+                    names.join(", ")
+                ))
+            })?
+        }
+    };
+    let mut page = Vec::new();
+    let rendered = clap_mangen::Man::new(described).render(&mut page);
+    rendered.expect("writing to memory does not fail");
+    Ok(page)
+}

@@ -1,0 +1,351 @@
+//! `raftkvd inspect`: prints what a data directory, a WAL segment, a snapshot or a `meta` file holds, and checks every
+//! CRC. Nothing is changed, and no daemon is asked.
+//!
+//! A directory is read file by file, past those that are damaged, and then judged as a whole, by the code of a start. One
+//! that a process uses is only read file by file: those come and go meanwhile. Of a damaged file is said how far it is
+//! good. The exit code is that of the worst thing found: 4 if anything is corrupt.
+
+use crate::command::SnapshotHeader;
+use crate::logging;
+use crate::progress::{Progress, Unit};
+use crate::storage::examine::{self, Kind, SegmentContents, SnapshotContents};
+use crate::storage::{Disk, Meta, ReadOnlyDisk, StorageError};
+use crate::store::MapHash;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Inspects a path, and prints to `out` what it finds, and to stderr what is wrong. Gives the exit code.
+pub fn run(path: &Path, out: &mut dyn Write) -> io::Result<i32> {
+    let mut report = Report {
+        disk: Arc::new(ReadOnlyDisk),
+        out,
+        exit_code: 0,
+        live: false,
+        sound: Vec::new(),
+    };
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => report.directory(path)?,
+        Ok(_) => {
+            // Its process may be writing it.
+            let dir = path.parent().and_then(Path::parent);
+            report.live = dir.is_some_and(|dir| report.is_in_use(dir));
+            report.file(path)?;
+        }
+        Err(error) => {
+            logging::fatal(&format!("can't read {}: {error}", path.display()));
+            return Ok(2);
+        }
+    }
+    Ok(report.exit_code)
+}
+
+struct Report<'a> {
+    disk: Arc<dyn Disk>,
+    out: &'a mut dyn Write,
+    exit_code: i32,
+    /// A process uses the data directory.
+    live: bool,
+    /// Header and size of each snapshot that is good.
+    sound: Vec<(SnapshotHeader, u64)>,
+}
+
+impl Report<'_> {
+    /// Something is wrong: said on stderr, and the rest goes on. Corrupt is worse than anything else.
+    fn found(&mut self, error: &StorageError) {
+        logging::fatal(&error.without_advice());
+        if self.exit_code == 0 || error.exit_code() == 4 {
+            self.exit_code = error.exit_code();
+        }
+    }
+
+    fn is_in_use(&self, dir: &Path) -> bool {
+        let dir = match dir.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => dir,
+        };
+        // One whose lock can't be read is treated as if nobody had it: what can't be read will be said.
+        examine::is_in_use(&*self.disk, dir).unwrap_or(false)
+    }
+
+    fn directory(&mut self, dir: &Path) -> io::Result<()> {
+        let names = match self.disk.list(dir) {
+            Ok(names) => names,
+            Err(error) => return Ok(self.found(&error.into())),
+        };
+        if !names
+            .iter()
+            .any(|n| ["meta", "wal", "snap"].contains(&&**n))
+        {
+            let path = dir.display();
+            logging::fatal(&format!(
+                "{path} is no data directory: it has no meta, no wal and no snap"
+            ));
+            self.exit_code = 2;
+            return Ok(());
+        }
+        self.live = self.is_in_use(dir);
+        writeln!(self.out, "{}", dir.display())?;
+        if self.live {
+            let what = "  a process uses it: each file is checked by itself, and not whether they fit together";
+            writeln!(self.out, "{what}")?;
+        }
+        let meta = match examine::meta(&self.disk, dir) {
+            Ok(meta) => meta,
+            Err(error) => {
+                self.found(&error);
+                None
+            }
+        };
+        if let Some(meta) = &meta {
+            self.meta(&dir.join("meta"), meta)?;
+        }
+        for part in ["wal", "snap"] {
+            let mut names = match self.disk.list(&dir.join(part)) {
+                Ok(names) => names,
+                Err(error) => {
+                    self.found(&error.into());
+                    continue;
+                }
+            };
+            names.sort();
+            for name in names {
+                let path = dir.join(part).join(&name);
+                if name.ends_with(".wal") || name.ends_with(".snap") {
+                    self.file(&path)?;
+                } else if self.live {
+                    writeln!(
+                        self.out,
+                        "{}\n  not in use yet, or left over",
+                        path.display()
+                    )?;
+                } else {
+                    writeln!(self.out, "{}\n  left over, not used", path.display())?;
+                }
+            }
+        }
+        match meta {
+            // It may have begun or ended meanwhile.
+            Some(meta) if !self.live && !self.is_in_use(dir) => self.verdict(dir, meta),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a start would do.
+    fn verdict(&mut self, dir: &Path, meta: Meta) -> io::Result<()> {
+        if meta.is_restoring() {
+            let what = "a restore was not completed: a start refuses, another restore begins again";
+            return writeln!(self.out, "{what}");
+        }
+        if !meta.in_use() {
+            let what = "the first start was not completed: the next one begins again";
+            return writeln!(self.out, "{what}");
+        }
+        if let Some(index) = meta.removed() {
+            let what = "a start refuses: this member was removed from the cluster by entry";
+            return writeln!(self.out, "{what} {index}");
+        }
+        let verdict = match examine::verdict(&self.disk, dir, meta, &self.sound) {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                // What is damaged was said with the file, but not what does not fit together.
+                if self.exit_code == 0 {
+                    self.found(&error);
+                }
+                let code = error.exit_code();
+                return writeln!(self.out, "a start refuses it, with exit code {code}");
+            }
+        };
+        let hard_state = &verdict.recovered.hard_state;
+        let snapshot = verdict.recovered.snapshot.as_ref();
+        let snapshot = snapshot.map_or(0, |meta| meta.index);
+        let log = match verdict.last > snapshot {
+            true => format!("entries {} to {}", snapshot + 1, verdict.last),
+            false => "no entries".to_owned(),
+        };
+        writeln!(
+            self.out,
+            "a start begins with snapshot {snapshot} and {log}, committed {}, term {}, vote {}",
+            hard_state.commit, hard_state.term, hard_state.vote,
+        )?;
+        if verdict.torn {
+            let what =
+                "the end of the log was torn by a crash, which is no loss: a start cuts it off";
+            writeln!(self.out, "{what}")?;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, path: &Path) -> io::Result<()> {
+        let kind = match examine::kind(&*self.disk, path) {
+            Ok(kind) => kind,
+            Err(error) => return Ok(self.found(&error)),
+        };
+        match kind {
+            Some(Kind::Snapshot) => self.snapshot(path),
+            Some(Kind::Segment) => self.segment(path),
+            Some(Kind::Meta) if path.file_name().is_some_and(|name| name == "meta") => {
+                let dir: PathBuf = path.parent().map_or(PathBuf::new(), Path::to_owned);
+                match examine::meta(&self.disk, &dir) {
+                    Ok(Some(meta)) => self.meta(path, &meta),
+                    Ok(None) => Ok(()),
+                    Err(error) => Ok(self.found(&error)),
+                }
+            }
+            _ if self.live && !path.exists() => Ok(()),
+            _ => {
+                self.found(&StorageError::Corrupt {
+                    path: path.to_owned(),
+                    offset: 0,
+                    why: "it does not begin as a snapshot, a WAL segment or a meta file".to_owned(),
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// A file that could not be read to its end, and how far it is good; unless it was deleted meanwhile.
+    fn damaged(&mut self, path: &Path, good: u64, error: &StorageError) -> io::Result<()> {
+        if self.live && !path.exists() {
+            return writeln!(
+                self.out,
+                "  deleted meanwhile, as it is not needed any more"
+            );
+        }
+        self.found(error);
+        match error {
+            StorageError::Corrupt { .. } => {
+                writeln!(self.out, "  good up to byte {good}, and then corrupt")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn meta(&mut self, path: &Path, meta: &Meta) -> io::Result<()> {
+        writeln!(
+            self.out,
+            "{}\n  member {} of cluster {:016x}, incarnation {:016x}, starts {}, peers known {}",
+            path.display(),
+            meta.member(),
+            meta.cluster(),
+            meta.incarnation(),
+            meta.boot(),
+            meta.pins(),
+        )
+    }
+
+    fn segment(&mut self, path: &Path) -> io::Result<()> {
+        let mut contents = SegmentContents::default();
+        let read = examine::segment(&*self.disk, path, self.live, &mut contents);
+        writeln!(self.out, "{}", path.display())?;
+        if let Some(header) = &contents.header {
+            writeln!(
+                self.out,
+                "  segment {} of member {} of cluster {:016x}, {} of {} bytes used",
+                header.name.sequence, header.member, header.cluster, contents.end, header.len,
+            )?;
+            let indexes = contents
+                .indexes
+                .map_or(String::new(), |(low, high)| format!(" ({low} to {high})"));
+            writeln!(
+                self.out,
+                "  {} batches, {} entries{indexes}, committed {}, term {}, vote {}",
+                contents.batches,
+                contents.entries,
+                contents.hard_state.commit,
+                contents.hard_state.term,
+                contents.hard_state.vote,
+            )?;
+        }
+        for (index, term) in &contents.marks {
+            let what = "  marks the snapshot of index";
+            writeln!(self.out, "{what} {index}, term {term}")?;
+        }
+        if contents.torn {
+            writeln!(
+                self.out,
+                "  torn behind byte {}, as by a crash; nobody relied on what was there if this is the last segment",
+                contents.end
+            )?;
+        }
+        match read {
+            Ok(()) => Ok(()),
+            Err(error) => self.damaged(path, contents.end, &error),
+        }
+    }
+
+    fn snapshot(&mut self, path: &Path) -> io::Result<()> {
+        let mut contents = SnapshotContents::default();
+        let mut progress = Progress::of_command("checking a snapshot", Unit::Bytes);
+        let mut hash = MapHash::default();
+        let visit = |key: &[u8], index, value: &[u8]| hash.add(key, index, value);
+        let told = |done, total| progress.at(done, total);
+        let read = examine::snapshot(&*self.disk, path, &mut contents, visit, told);
+        drop(progress);
+        let read = read.and_then(|()| self.check_name(path, &contents));
+        let SnapshotContents { header, .. } = &contents;
+        writeln!(self.out, "{}", path.display())?;
+        if header.index > 0 {
+            writeln!(
+                self.out,
+                "  snapshot of index {}, term {}, of cluster {:016x}, {} bytes",
+                header.index, header.term, header.cluster, contents.bytes,
+            )?;
+            let what = match &read {
+                Ok(()) => format!("every CRC is right, hash {:016x}", hash.value()),
+                Err(_) => "as far as it is good".to_owned(),
+            };
+            writeln!(
+                self.out,
+                "  {}, {} bytes of keys and values, {what}",
+                examine::keys(contents.entries),
+                contents.entry_bytes,
+            )?;
+            self.members(header)?;
+        }
+        match read {
+            Ok(()) => {
+                self.sound.push((contents.header, contents.bytes));
+                Ok(())
+            }
+            Err(error) => self.damaged(path, contents.bytes, &error),
+        }
+    }
+
+    /// One that stands in a data directory has to be the one that its name says.
+    fn check_name(&self, path: &Path, contents: &SnapshotContents) -> Result<(), StorageError> {
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        if examine::is_snapshot_name(name) && name != examine::snapshot_name(&contents.header) {
+            return Err(StorageError::Corrupt {
+                path: path.to_owned(),
+                offset: 0,
+                why: "its header does not fit its name".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    fn members(&mut self, header: &SnapshotHeader) -> io::Result<()> {
+        for member in header.get_state().members.iter() {
+            let role = if member.learner { "learner" } else { "voter" };
+            writeln!(
+                self.out,
+                "  member {} at {}, {role}, added by entry {}",
+                member.id,
+                logging::one_line(&member.url),
+                member.added_index
+            )?;
+        }
+        for removed in header.get_state().removed.iter() {
+            writeln!(
+                self.out,
+                "  member {} was removed by entry {}",
+                removed.id, removed.removed_index
+            )?;
+        }
+        Ok(())
+    }
+}

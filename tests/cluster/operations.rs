@@ -1,0 +1,525 @@
+//! What an operator does beside running the daemon: backups, restores, inspection, completions.
+
+use crate::harness::{Cluster, Node, PATIENCE, SetOnDrop, daemon, eventually, require, run_to_end};
+use crate::http::Connection;
+use crate::process::Ended;
+use rustix::process::Signal;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::thread;
+use tempfile::TempDir;
+
+/// Runs a subcommand.
+#[track_caller]
+fn operate(directory: &Path, arguments: &[&str]) -> Ended {
+    run_to_end(daemon(directory).args(arguments))
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("the path is UTF-8")
+}
+
+fn client_url(cluster: &Cluster, id: u64) -> String {
+    format!("http://{}", cluster.address(id))
+}
+
+/// `raftkvd backup` of this member into this directory; gives the file, and the index in its name.
+#[track_caller]
+fn back_up(cluster: &Cluster, id: u64, directory: &Path) -> (PathBuf, u64) {
+    let url = client_url(cluster, id);
+    let ended = operate(Path::new("/"), &["backup", &url, text(directory)]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let (path, _) = ended.stdout.split_once(':').expect("the name of the file");
+    let path = PathBuf::from(path);
+    let index = text(&path)
+        .strip_suffix(".snap")
+        .and_then(|name| name.rsplit('-').next())
+        .and_then(|index| index.parse().ok())
+        .expect("the index is in the file name");
+    (path, index)
+}
+
+/// Restores a member that was laid out and not started.
+#[track_caller]
+fn restore(node: &Node, file: &Path, urls: &str) -> Ended {
+    let id = node.id.to_string();
+    let arguments = [
+        "restore",
+        text(file),
+        "--data-dir",
+        text(&node.data_dir),
+        "--id",
+        &id,
+        "--cluster",
+        urls,
+    ];
+    operate(Path::new("/"), &arguments)
+}
+
+/// What `inspect` says of a snapshot that is sound: its hash, as `GET /-/hash` writes it.
+#[track_caller]
+fn hash_of(file: &Path) -> String {
+    let ended = operate(Path::new("/"), &["inspect", text(file)]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let (_, rest) = ended.stdout.split_once("hash ").expect("a hash");
+    rest[..16].to_owned()
+}
+
+/// Names and bytes of all files below a directory.
+fn files_below(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).expect("list") {
+        let path = entry.expect("list").path();
+        if path.is_dir() {
+            found.extend(files_below(&path));
+        } else {
+            let bytes = fs::read(&path).expect("read");
+            found.push((path, bytes));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn completions_and_manual_pages_name_every_option() {
+    let directory = TempDir::new().expect("create a directory");
+    let help = operate(directory.path(), &["--help"]).stdout;
+    let words = help.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+    let mut options: Vec<&str> = words.filter_map(|word| word.strip_prefix("--")).collect();
+    options.sort();
+    options.dedup();
+    assert!(options.len() > 15, "{options:?}");
+    for arguments in [
+        &["completions", "bash"][..],
+        &["completions", "zsh"],
+        &["completions", "fish"],
+        &["man"],
+    ] {
+        let ended = operate(directory.path(), arguments);
+        assert_eq!(ended.code, Some(0), "{arguments:?}: {ended:?}");
+        assert_eq!(ended.stderr, "", "{arguments:?}");
+        // A manual page escapes its hyphens.
+        let text = ended.stdout.replace("\\-", "-");
+        for word in options.iter().copied().chain(["backup", "restore"]) {
+            assert!(text.contains(word), "{arguments:?}: no {word}: {text}");
+        }
+    }
+    let page = operate(directory.path(), &["man", "restore"]);
+    assert_eq!(page.code, Some(0), "{page:?}");
+    assert!(page.stdout.contains("FILE"), "{page:?}");
+    for arguments in [
+        &["man", "nothing"][..],
+        &["completions"],
+        &["completions", "x"],
+        &["backup"],
+        &["backup", "nowhere"],
+        &["restore", "x", "--id", "2"],
+        &["--id", "2", "inspect", "x"],
+    ] {
+        let ended = operate(directory.path(), arguments);
+        assert_eq!(ended.code, Some(2), "{arguments:?}: {ended:?}");
+        assert_eq!(ended.stderr.lines().count(), 1, "{arguments:?}: {ended:?}");
+    }
+}
+
+#[test]
+fn backups_under_load_hold_all_that_was_acknowledged_and_no_half_of_a_transaction() {
+    let cluster = Cluster::start_with(3, &["--snapshot-bytes", "256K"]);
+    let directory = TempDir::new().expect("create a directory");
+    let stop = AtomicBool::new(false);
+    // Writer i sets left-i and right-i to the same number, again and again.
+    let acknowledged: [AtomicU64; 3] = Default::default();
+    let mut backups = Vec::new();
+    thread::scope(|scope| {
+        let _stop = SetOnDrop(&stop);
+        for (id, acknowledged) in (1..).zip(&acknowledged) {
+            let (cluster, stop) = (&cluster, &stop);
+            scope.spawn(move || {
+                for number in 1_u64.. {
+                    if stop.load(SeqCst) {
+                        return;
+                    }
+                    let body = format!(
+                        r#"{{"conditions":[],"operations":[
+                            {{"op":"put","key":"left-{id}","value":"{number}"}},
+                            {{"op":"put","key":"filler-{id}-{number}","value":"{}"}},
+                            {{"op":"put","key":"right-{id}","value":"{number}"}}]}}"#,
+                        "x".repeat(1000)
+                    );
+                    let done = cluster.send(id, "POST", "/-/txn", &[], body.as_bytes());
+                    assert_eq!(done.status, 200, "{done:?}");
+                    acknowledged.store(number, SeqCst);
+                }
+            });
+        }
+        let begun = || acknowledged.iter().all(|number| number.load(SeqCst) > 20);
+        eventually("there is load", PATIENCE, || {
+            require(begun(), || "not yet".to_owned())
+        });
+        for round in 0..6 {
+            let before = acknowledged.each_ref().map(|number| number.load(SeqCst));
+            let (file, _) = back_up(&cluster, 1 + round % 3, directory.path());
+            backups.push((before, file));
+            // Also while files change, come and go.
+            let dir = &cluster.nodes[&(1 + round % 3)].data_dir;
+            let inspected = operate(directory.path(), &["inspect", text(dir)]);
+            assert_eq!(inspected.code, Some(0), "{inspected:?}");
+            assert!(inspected.stdout.contains("a process uses it"));
+        }
+    });
+
+    // Now that nothing is written, the hash that a member tells is that of the backup.
+    let (file, index) = back_up(&cluster, 2, directory.path());
+    cluster.assert_hashes_agree(&[1, 2, 3]);
+    let hash = cluster.nodes[&1].hash().expect("a hash");
+    assert_eq!((index, hash_of(&file)), hash);
+
+    for (before, file) in &backups[4..] {
+        let mut new = Cluster::prepare_beside(&cluster, 1, &[]);
+        let urls = new.nodes[&1].url();
+        let restored = restore(&new.nodes[&1], file, &urls);
+        assert_eq!(restored.code, Some(0), "{restored:?}");
+        new.start_all();
+        assert_eq!(new.nodes[&1].hash().expect("a hash").1, hash_of(file));
+        for (id, before) in (1..).zip(before) {
+            let number = |side: &str| {
+                let value = new.get(1, &format!("{side}-{id}")).expect("it was written");
+                let value = String::from_utf8(value).expect("digits");
+                value.parse::<u64>().expect("a number")
+            };
+            let (left, right) = (number("left"), number("right"));
+            assert_eq!(left, right, "a half of a transaction");
+            assert!(
+                left >= *before,
+                "{left} is in it, {before} was acknowledged"
+            );
+            let filler = new.get(1, &format!("filler-{id}-{left}"));
+            assert!(filler.is_some(), "a part of a transaction is missing");
+        }
+    }
+}
+
+#[test]
+fn a_backup_restores_to_a_new_cluster_that_is_no_part_of_the_old_one() {
+    let mut old = Cluster::start(3);
+    for i in 0..100 {
+        old.put(1 + i % 3, &format!("key-{i}"), format!("value {i}"));
+    }
+    let large = vec![7_u8; 900_000];
+    let etag = old.put(2, "large", &large);
+    old.remove_member(1, 3);
+    assert_eq!(old.node(3).exit_code(PATIENCE), Some(0));
+    let directory = TempDir::new().expect("create a directory");
+    let (file, index) = back_up(&old, 2, directory.path());
+    assert!(index >= etag, "all that was acknowledged is in it: {index}");
+    old.put(1, "key-0", "after the backup");
+    let inspected = operate(directory.path(), &["inspect", text(&file)]);
+    assert!(inspected.stdout.contains("101 keys"), "{inspected:?}");
+    assert!(inspected.stdout.contains("member 3 was removed"));
+
+    // With one member more than there are now: who they are is not in the file.
+    let mut new = Cluster::prepare_beside(&old, 3, &[]);
+    let urls: Vec<String> = new.nodes.values().map(Node::url).collect();
+    let urls = urls.join(",");
+    for node in new.nodes.values() {
+        let restored = restore(node, &file, &urls);
+        assert_eq!(restored.code, Some(0), "{restored:?}");
+        let before = files_below(&node.data_dir);
+        let again = restore(node, &file, &urls);
+        assert_eq!(again.code, Some(2), "it is not empty any more: {again:?}");
+        assert!(files_below(&node.data_dir) == before, "and was changed");
+        let inspected = operate(directory.path(), &["inspect", text(&node.data_dir)]);
+        assert_eq!(inspected.code, Some(0), "{inspected:?}");
+        let begins = format!("a start begins with snapshot {index}");
+        assert!(inspected.stdout.contains(&begins), "{inspected:?}");
+    }
+    new.start_all();
+    for i in 0..100 {
+        new.assert_value(1 + i % 3, &format!("key-{i}"), &format!("value {i}"));
+    }
+    let get = new.send(3, "GET", "/large", &[], b"");
+    assert_eq!((get.etag(), get.body == large), (etag, true));
+    let condition = format!("\"{etag}\"");
+    let condition = [("If-Match", &*condition)];
+    let later = new.send(1, "PUT", "/large", &condition, b"small");
+    assert_eq!(later.status, 204, "{later:?}");
+    assert!(later.etag() > index, "no ETag is given twice: {later:?}");
+    new.assert_hashes_agree(&[1, 2, 3]);
+    old.assert_value(2, "key-0", "after the backup");
+    let cluster = |cluster: &Cluster| cluster.nodes[&1].status().expect("a status").cluster;
+    assert_ne!(cluster(&old), cluster(&new));
+    // And they go on as any cluster does.
+    new.kill_all();
+    new.start_all();
+    new.assert_value(2, "large", "small");
+    new.remove_member(1, 3);
+    new.wait_voters(2, &[1, 2]);
+}
+
+#[test]
+fn inspect_exits_with_4_on_every_kind_of_damaged_file_and_changes_nothing() {
+    let mut cluster = Cluster::start(1);
+    cluster.put(1, "foo", "bar");
+    let dir = cluster.nodes[&1].data_dir.clone();
+    let here = cluster.path().to_owned();
+    let live = operate(&here, &["inspect", text(&dir)]);
+    assert_eq!(live.code, Some(0), "{live:?}");
+    assert!(live.stdout.contains("a process uses it"), "{live:?}");
+    let (backup, _) = back_up(&cluster, 1, &here);
+    cluster.node(1).kill();
+    let all = files_below(&dir);
+    let sound = operate(&here, &["inspect", text(&dir)]);
+    assert_eq!(sound.code, Some(0), "{sound:?}");
+    assert!(sound.stdout.contains("a start begins with"), "{sound:?}");
+    assert!(files_below(&dir) == all, "inspect changed something");
+    let only = |part: &str| {
+        let mut found = fs::read_dir(dir.join(part)).expect("list");
+        found.next().expect("a file").expect("a file").path()
+    };
+    let whole = fs::read(&backup).expect("read");
+    for (file, at, good) in [
+        (dir.join("meta"), 20, None),
+        // In the header, in the first batch, in a later one.
+        (only("wal"), 20, Some("good up to byte 0")),
+        (only("wal"), 80, Some("good up to byte 72")),
+        (only("wal"), 220, Some("1 batches, 0 entries")),
+        (only("snap"), 20, Some("good up to byte 0")),
+        (backup.clone(), 30, Some("good up to byte 0")),
+        (backup, whole.len() - 40, Some("0 keys")),
+    ] {
+        let before = fs::read(&file).expect("read");
+        let mut damaged = before.clone();
+        damaged[at] ^= 0x40;
+        fs::write(&file, &damaged).expect("damage");
+        let alone = operate(&here, &["inspect", text(&file)]);
+        assert_eq!(alone.code, Some(4), "{at}: {alone:?}");
+        assert_eq!(alone.stderr.lines().count(), 1, "{alone:?}");
+        assert!(alone.stderr.contains(text(&file)), "{alone:?}");
+        assert!(alone.stderr.contains("at byte"), "{alone:?}");
+        assert!(alone.stdout.contains(good.unwrap_or("")), "{alone:?}");
+        if file.starts_with(&dir) {
+            let all = operate(&here, &["inspect", text(&dir)]);
+            assert_eq!(all.code, Some(4), "{all:?}");
+        }
+        assert_eq!(fs::read(&file).expect("read"), damaged);
+        fs::write(&file, &before).expect("repair");
+    }
+    for nothing in ["nothing-here", "."] {
+        let ended = operate(&here, &["inspect", nothing]);
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+    }
+    // Whose the rest is can't be told without.
+    fs::rename(dir.join("meta"), here.join("meta")).expect("rename");
+    let ended = operate(&here, &["inspect", text(&dir)]);
+    assert_eq!(ended.code, Some(5), "{ended:?}");
+    fs::rename(here.join("meta"), dir.join("meta")).expect("rename");
+    cluster.start_all();
+    cluster.assert_value(1, "foo", "bar");
+}
+
+#[test]
+fn a_damaged_backup_is_not_restored_and_a_killed_restore_is_refused_or_cleared() {
+    let cluster = Cluster::start(1);
+    cluster.put(1, "foo", "bar");
+    let here = cluster.path().to_owned();
+    let (file, _) = back_up(&cluster, 1, &here);
+    let bytes = fs::read(&file).expect("read");
+    let mut new = Cluster::prepare_beside(&cluster, 1, &[]);
+    let urls = new.nodes[&1].url();
+    let bad = here.join("bad.snap");
+    let mut flipped = bytes.clone();
+    flipped[bytes.len() / 2] ^= 1;
+    for damaged in [&bytes[..bytes.len() - 1], &flipped, b""] {
+        fs::write(&bad, damaged).expect("write");
+        let refused = restore(&new.nodes[&1], &bad, &urls);
+        assert_eq!(refused.code, Some(4), "{refused:?}");
+        assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
+        assert!(!new.nodes[&1].data_dir.exists(), "something was made");
+    }
+    let restored = restore(&new.nodes[&1], &file, &urls);
+    assert_eq!(restored.code, Some(0), "{restored:?}");
+
+    // As a restore leaves it that was killed: its meta says so, whatever else there is.
+    let meta = new.nodes[&1].data_dir.join("meta");
+    let mut bytes = fs::read(&meta).expect("read");
+    bytes[12] = 3;
+    let end = bytes.len() - 4;
+    let crc = crc32c::crc32c(&bytes[..end]);
+    bytes[end..].copy_from_slice(&crc.to_le_bytes());
+    fs::write(&meta, &bytes).expect("write");
+    new.node(1).start_expecting_exit(1);
+    let said = new.nodes[&1].last_log();
+    assert!(said.contains("run raftkvd restore again"), "{said}");
+    let restored = restore(&new.nodes[&1], &file, &urls);
+    assert_eq!(restored.code, Some(0), "{restored:?}");
+    new.start_all();
+    new.assert_value(1, "foo", "bar");
+}
+
+#[test]
+fn one_backup_at_a_time_and_one_whose_client_hangs_or_goes_makes_room() {
+    let mut cluster = Cluster::start(1);
+    for i in 0..30_u8 {
+        cluster.put(1, &format!("key-{i}"), vec![i; 1_000_000]);
+    }
+    let begin = |cluster: &Cluster| {
+        let mut client = Connection::open(cluster.address(1)).expect("connect");
+        let request = b"GET /-/snapshot HTTP/1.1\r\nHost: test\r\n\r\n";
+        client.write(request).expect("send");
+        let head = client.head().expect("the head of a backup");
+        assert_eq!(head.status, 200, "{head:?}");
+        let estimate = head.header("x-raftkvd-estimated-bytes");
+        let estimate = estimate.expect("an estimate").parse::<u64>();
+        assert!(estimate.expect("a number") > 30_000_000);
+        client
+    };
+    // The rest is more than the sockets hold.
+    let hanging = begin(&cluster);
+    let json = [("Accept", "application/json")];
+    let second = cluster.send(1, "GET", "/-/snapshot", &json, b"");
+    assert_eq!(second.status, 503, "{second:?}");
+    assert!(second.text().contains("backup-under-way"), "{second:?}");
+    assert!(second.header("retry-after").is_some(), "{second:?}");
+    let url = client_url(&cluster, 1);
+    let refused = operate(cluster.path(), &["backup", &url]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("another backup"), "{refused:?}");
+    let room = |cluster: &Cluster| {
+        eventually("there is room for a backup", PATIENCE, || {
+            let head = cluster.send(1, "HEAD", "/-/snapshot", &[], b"");
+            require(head.status == 200, || format!("{head:?}"))
+        });
+    };
+    room(&cluster);
+    drop(hanging);
+    drop(begin(&cluster));
+    room(&cluster);
+    let directory = TempDir::new().expect("create a directory");
+    let (file, _) = back_up(&cluster, 1, directory.path());
+    let inspected = operate(directory.path(), &["inspect", text(&file)]);
+    assert!(inspected.stdout.contains("30 keys"), "{inspected:?}");
+    // And none keeps a member from stopping.
+    let hanging = begin(&cluster);
+    cluster.nodes[&1].signal(Signal::TERM);
+    assert_eq!(cluster.node(1).exit_code(PATIENCE), Some(0));
+    drop(hanging);
+}
+
+/// Answers one request with this, and closes the connection. Gives the URL.
+fn answer_once(answer: Vec<u8>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("accept");
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request);
+        let _ = stream.write_all(&answer);
+    });
+    url
+}
+
+#[test]
+fn a_backup_that_breaks_off_or_is_damaged_leaves_no_file() {
+    let cluster = Cluster::start(1);
+    cluster.put(1, "foo", "bar");
+    let directory = TempDir::new().expect("create a directory");
+    let whole = cluster.send(1, "GET", "/-/snapshot", &[], b"");
+    let disposition = whole.header("content-disposition").expect("a file name");
+    let name = "attachment; filename=\"raftkvd-";
+    assert!(disposition.starts_with(name), "{disposition}");
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Disposition: {disposition}\r\n");
+    let chunked = |body: &[u8], end: &str| {
+        let head = format!(
+            "{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n",
+            body.len()
+        );
+        [head.as_bytes(), body, b"\r\n", end.as_bytes()].concat()
+    };
+    let mut flipped = whole.body.clone();
+    flipped[whole.body.len() - 40] ^= 1;
+    let elsewhere = disposition.replace("raftkvd-", "../raftkvd-");
+    for (answer, code, says) in [
+        (chunked(&whole.body, ""), 1, "it broke off"),
+        (chunked(&flipped, "0\r\n\r\n"), 4, "the CRC of a block"),
+        (chunked(&whole.body[..50], "0\r\n\r\n"), 4, "ends too early"),
+        (Vec::new(), 1, "no backup"),
+        (
+            format!(
+                "HTTP/1.1 200 OK\r\nContent-Disposition: {elsewhere}\r\nContent-Length: 0\r\n\r\n"
+            )
+            .into_bytes(),
+            1,
+            "no file name",
+        ),
+    ] {
+        let url = answer_once(answer);
+        let ended = operate(directory.path(), &["backup", &url]);
+        assert_eq!(ended.code, Some(code), "{says}: {ended:?}");
+        assert!(ended.stderr.contains(says), "{says}: {ended:?}");
+        assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+        assert_eq!(files_below(directory.path()), [], "{says}");
+    }
+    let url = answer_once(chunked(&whole.body, "0\r\n\r\n"));
+    let ended = operate(directory.path(), &["backup", &url, "mine.snap"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let mine = [(directory.path().join("mine.snap"), whole.body)];
+    assert!(files_below(directory.path()) == mine);
+    let again = operate(directory.path(), &["backup", &url, "mine.snap"]);
+    assert_eq!(again.code, Some(2), "{again:?}");
+}
+
+/// Runs a subcommand whose stderr is a terminal; gives what that showed.
+#[track_caller]
+fn on_terminal(directory: &Path, arguments: &[&str]) -> String {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let ours = openpt(flags).expect("open a terminal");
+    grantpt(&ours).expect("grant the terminal");
+    unlockpt(&ours).expect("unlock the terminal");
+    let name = ptsname(&ours, Vec::new()).expect("the terminal's name");
+    let name = name.into_string().expect("its name is ASCII");
+    let theirs = OpenOptions::new().read(true).write(true).open(name);
+    let mut child = daemon(directory)
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(theirs.expect("open the other side"))
+        .spawn()
+        .expect("start it");
+    let status = child.wait().expect("wait for it");
+    assert!(status.success(), "{arguments:?}: {status}");
+    // What was written waits there, and there is no other end any more: then comes an error.
+    let mut shown = Vec::new();
+    let _ = File::from(ours).read_to_end(&mut shown);
+    String::from_utf8_lossy(&shown).into_owned()
+}
+
+#[test]
+fn backup_restore_and_inspect_show_a_bar_on_a_terminal_and_clear_it() {
+    let cluster = Cluster::start(1);
+    for i in 0..4_u8 {
+        cluster.put(1, &format!("key-{i}"), vec![i; 1_000_000]);
+    }
+    let here = cluster.path();
+    let url = client_url(&cluster, 1);
+    for (arguments, what) in [
+        (&["backup", &url, "b.snap"][..], "backing up: "),
+        (&["inspect", "b.snap"], "checking a snapshot: "),
+        (&["restore", "b.snap", "--data-dir", "new"], "restoring: "),
+    ] {
+        let shown = on_terminal(here, arguments);
+        let bar = shown
+            .split_once("\r[")
+            .map(|(_, rest)| rest.starts_with(['#', '-']));
+        assert_eq!(bar, Some(true), "{shown:?}");
+        assert!(shown.contains(what), "{shown:?}");
+        assert!(shown.ends_with("\r\x1b[K"), "it stays: {shown:?}");
+    }
+    // Others see the end of it alone.
+    let quiet = operate(here, &["restore", "b.snap", "--data-dir", "again"]);
+    assert_eq!((quiet.code, &*quiet.stderr), (Some(0), ""), "{quiet:?}");
+}
