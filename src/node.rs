@@ -493,7 +493,8 @@ impl Node {
     pub fn refused(&mut self, verdict: Verdict) {
         let own = self.own_added_index;
         let by = verdict.by;
-        let never_led = self.raw.raft.raft_log.last_index() <= 1;
+        // What a first start or a restore makes is of term 1, and the first leader's entries are of a later one.
+        let never_led = self.raw.raft.raft_log.last_term() <= 1;
         let exit = match verdict.reason {
             Reason::Removed { removed_index } if own > 0 && removed_index > own => Exit::Removed {
                 index: removed_index,

@@ -56,7 +56,8 @@ impl Node {
         if !quorum || self.haste.is_some() || raft.leader_id != 0 || !raft.promotable() {
             return;
         }
-        let fresh = raft.term == 1 && raft.raft_log.last_index() == 1;
+        // Made, or restored, and not yet led.
+        let fresh = raft.term == 1;
         // A cluster that is older may have a leader, from whom there will be a word within a heartbeat.
         let delay = if fresh {
             0
