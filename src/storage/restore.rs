@@ -117,8 +117,8 @@ fn check_vacant(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(), StorageError> {
     };
     for name in disk.list(dir)? {
         let ours = match name.as_str() {
-            // The last one: killed while it wrote the first `meta`.
-            "LOCK" | "meta.tmp" => true,
+            // What a process left that was killed before it had written a `meta`, and what a new file system has.
+            "LOCK" | "meta.tmp" | "lost+found" => true,
             "meta" | "wal" | "snap" => restoring,
             _ => false,
         };
