@@ -24,6 +24,8 @@ use tokio::time::timeout;
 pub struct Settings {
     /// Where clients reach the member.
     pub member: PeerUrl,
+    /// Also without a quorum: what this member has.
+    pub stale: bool,
     /// The file, or a directory in which it gets the name that the member gives it. `None` is the current directory.
     pub file: Option<PathBuf>,
 }
@@ -67,7 +69,11 @@ impl BackupError {
 
 /// Takes a backup. Gives what to print.
 pub fn run(settings: &Settings) -> Result<String, BackupError> {
-    let Settings { member, file } = settings;
+    let Settings {
+        member,
+        stale,
+        file,
+    } = settings;
     if let Some(file) = file.as_ref().filter(|file| !file.is_dir()) {
         check_absent(file)?;
     }
@@ -78,8 +84,12 @@ pub fn run(settings: &Settings) -> Result<String, BackupError> {
     let fetched = runtime.block_on(async {
         let stream = http_client::connect(member).await?;
         let take = async |response| fetch(response, file.as_deref()).await;
-        let (get, path) = (Method::GET, "/-/snapshot");
-        http_client::exchange(stream, member, get, path, String::new(), take).await
+        let path = match stale {
+            true => "/-/snapshot?consistency=stale",
+            false => "/-/snapshot",
+        };
+        let nothing = String::new();
+        http_client::exchange(stream, member, Method::GET, path, nothing, take).await
     });
     let mut part = fetched.map_err(|error| match error {
         BackupError::NotGiven(why) => BackupError::NotGiven(format!("{member}: {why}")),

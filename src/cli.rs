@@ -80,9 +80,11 @@ pub fn parse(
         None => check(args)
             .map(|options| Task::Run(Box::new(options)))
             .map_err(Quit::Usage),
-        Some(Command::Backup { url, file }) => {
-            Ok(Task::Backup(backup::Settings { member: url, file }))
-        }
+        Some(Command::Backup { url, file, stale }) => Ok(Task::Backup(backup::Settings {
+            member: url,
+            stale,
+            file,
+        })),
         Some(Command::Restore {
             file,
             id,

@@ -52,11 +52,14 @@ struct Report<'a> {
 
 impl Report<'_> {
     /// Something is wrong: said on stderr, and the rest goes on. Corrupt is worse than anything else.
-    fn found(&mut self, error: &StorageError) {
+    fn found(&mut self, error: &StorageError) -> io::Result<()> {
+        // What was printed of it comes first.
+        self.out.flush()?;
         logging::fatal(&error.without_advice());
         if self.exit_code == 0 || error.exit_code() == 4 {
             self.exit_code = error.exit_code();
         }
+        Ok(())
     }
 
     fn is_in_use(&self, dir: &Path) -> bool {
@@ -71,7 +74,7 @@ impl Report<'_> {
     fn directory(&mut self, dir: &Path) -> io::Result<()> {
         let names = match self.disk.list(dir) {
             Ok(names) => names,
-            Err(error) => return Ok(self.found(&error.into())),
+            Err(error) => return self.found(&error.into()),
         };
         if !names
             .iter()
@@ -93,7 +96,7 @@ impl Report<'_> {
         let meta = match examine::meta(&self.disk, dir) {
             Ok(meta) => meta,
             Err(error) => {
-                self.found(&error);
+                self.found(&error)?;
                 None
             }
         };
@@ -104,7 +107,7 @@ impl Report<'_> {
             let mut names = match self.disk.list(&dir.join(part)) {
                 Ok(names) => names,
                 Err(error) => {
-                    self.found(&error.into());
+                    self.found(&error.into())?;
                     continue;
                 }
             };
@@ -150,7 +153,7 @@ impl Report<'_> {
             Err(error) => {
                 // What is damaged was said with the file, but not what does not fit together.
                 if self.exit_code == 0 {
-                    self.found(&error);
+                    self.found(&error)?;
                 }
                 let code = error.exit_code();
                 return writeln!(self.out, "a start refuses it, with exit code {code}");
@@ -179,7 +182,7 @@ impl Report<'_> {
     fn file(&mut self, path: &Path) -> io::Result<()> {
         let kind = match examine::kind(&*self.disk, path) {
             Ok(kind) => kind,
-            Err(error) => return Ok(self.found(&error)),
+            Err(error) => return self.found(&error),
         };
         match kind {
             Some(Kind::Snapshot) => self.snapshot(path),
@@ -189,18 +192,15 @@ impl Report<'_> {
                 match examine::meta(&self.disk, &dir) {
                     Ok(Some(meta)) => self.meta(path, &meta),
                     Ok(None) => Ok(()),
-                    Err(error) => Ok(self.found(&error)),
+                    Err(error) => self.found(&error),
                 }
             }
             _ if self.live && !path.exists() => Ok(()),
-            _ => {
-                self.found(&StorageError::Corrupt {
-                    path: path.to_owned(),
-                    offset: 0,
-                    why: "it does not begin as a snapshot, a WAL segment or a meta file".to_owned(),
-                });
-                Ok(())
-            }
+            _ => self.found(&StorageError::Corrupt {
+                path: path.to_owned(),
+                offset: 0,
+                why: "it does not begin as a snapshot, a WAL segment or a meta file".to_owned(),
+            }),
         }
     }
 
@@ -212,7 +212,7 @@ impl Report<'_> {
                 "  deleted meanwhile, as it is not needed any more"
             );
         }
-        self.found(error);
+        self.found(error)?;
         match error {
             StorageError::Corrupt { .. } => {
                 writeln!(self.out, "  good up to byte {good}, and then corrupt")

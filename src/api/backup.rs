@@ -1,8 +1,9 @@
 //! `GET /-/snapshot`: a backup. All of the map at one index, in the format of a snapshot file, as a stream.
 //!
 //! It is linearizable: the index is behind a read-index round, so the backup holds whatever was acknowledged before the
-//! request. The map is frozen there (see `store/frozen.rs`), and a thread encodes it block by block as the client takes
-//! them. So the memory that it takes is a few blocks, and the entries that are replaced meanwhile.
+//! request; unless a stale one is asked for, which is what the last member of a lost cluster can give. The map is frozen
+//! there (see `store/frozen.rs`), and a thread encodes it block by block as the client takes them. So the memory that it
+//! takes is a few blocks, and the entries that are replaced meanwhile.
 //!
 //! Invariants: one backup at a time, whatever becomes of the request. A client that takes too little is given up, and the
 //! map is let go of. A response that ends before its footer ends by an error, so that no client takes it for whole; and a
@@ -10,6 +11,7 @@
 
 use super::Front;
 use super::code::Code;
+use super::path::ReadOptions;
 use super::reply::{self, Answer, Wish};
 use crate::command::SnapshotHeader;
 use crate::config;
@@ -45,15 +47,22 @@ enum Piece {
 
 impl Front {
     /// `GET /-/snapshot`. HEAD has the headers alone.
-    pub(super) async fn back_up(&self, method: &Method, deadline: Instant) -> Answer {
+    pub(super) async fn back_up(
+        &self,
+        method: &Method,
+        options: ReadOptions,
+        deadline: Instant,
+    ) -> Answer {
         let Ok(turn) = Arc::clone(&self.backup).try_acquire_owned() else {
             return Err(reply::unavailable(
                 Code::BackupUnderWay,
                 "another backup of this member is under way; try again when it has ended, or ask another member",
             ));
         };
-        let caught_up = self.catch_up(deadline).await;
-        caught_up.map_err(|why| reply::not_proposed(Wish::Read, why))?;
+        if !options.stale {
+            let caught_up = self.catch_up(deadline).await;
+            caught_up.map_err(|why| reply::not_proposed(Wish::Read, why))?;
+        }
         let (give, frozen) = oneshot::channel();
         let (question, asked) = oneshot::channel();
         self.api.inbox.notice(Notice::Freeze(question));

@@ -305,8 +305,8 @@ impl Front {
             Route::Txn | Route::Leader if reads => Err(reply::not_allowed(allowed)),
             Route::List if reads => self.list(list::list_options(query)?, deadline).await,
             Route::Snapshot if reads => {
-                path::no_options(query)?;
-                self.back_up(&head.method, deadline).await
+                let options = path::read_options(query)?;
+                self.back_up(&head.method, options, deadline).await
             }
             Route::Status | Route::Hash | Route::Live | Route::Ready if reads => {
                 path::no_options(query)?;

@@ -20,6 +20,10 @@ pub(super) enum Command {
 
         /// The file to make, or a directory for it [default: raftkvd-CLUSTER-INDEX.snap]
         file: Option<PathBuf>,
+
+        /// Take what this member has, also without a majority: the last writes may be missing
+        #[arg(long)]
+        stale: bool,
     },
 
     /// Print what a data directory, a WAL segment or a snapshot holds, and check every CRC

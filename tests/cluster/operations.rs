@@ -258,8 +258,35 @@ fn a_backup_restores_to_a_new_cluster_that_is_no_part_of_the_old_one() {
     new.kill_all();
     new.start_all();
     new.assert_value(2, "large", "small");
+    // A member that lost its disk is not made anew by another restore: it would have forgotten its votes.
+    new.node(3).kill();
+    new.node(3).wipe();
+    let restored = restore(&new.nodes[&3], &file, &urls);
+    assert_eq!(restored.code, Some(0), "{restored:?}");
+    new.node(3).start_expecting_exit(5);
     new.remove_member(1, 3);
     new.wait_voters(2, &[1, 2]);
+}
+
+#[test]
+fn the_last_member_of_a_lost_cluster_gives_a_backup_of_what_it_has() {
+    let mut cluster = Cluster::start_with(3, &["--request-timeout", "1s"]);
+    cluster.put(1, "foo", "bar");
+    cluster.assert_value(2, "foo", "bar");
+    cluster.node(1).kill();
+    cluster.node(3).kill();
+    let directory = TempDir::new().expect("create a directory");
+    let url = client_url(&cluster, 2);
+    let refused = operate(directory.path(), &["backup", &url]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let given = operate(directory.path(), &["backup", "--stale", &url, "b.snap"]);
+    assert_eq!(given.code, Some(0), "{given:?}");
+    let mut new = Cluster::prepare_beside(&cluster, 1, &[]);
+    let urls = new.nodes[&1].url();
+    let restored = restore(&new.nodes[&1], &directory.path().join("b.snap"), &urls);
+    assert_eq!(restored.code, Some(0), "{restored:?}");
+    new.start_all();
+    new.assert_value(1, "foo", "bar");
 }
 
 #[test]
