@@ -8,13 +8,14 @@
 //! Invariant: batches are applied one at a time, in the order in which they were handed over. The loop applies only when
 //! the thread has finished everything before, and there is no other source of batches.
 
-use crate::command::SnapshotHeader;
+use crate::command::{Command, Kind, SnapshotHeader};
 use crate::commit::{Apply, Commit};
 use crate::config;
+use crate::history::{Changes, History};
 use crate::inbox::{Inbox, Notice, SnapshotWritten};
 use crate::metrics;
 use crate::progress::{Progress, Replay, Unit};
-use crate::proposal::ReadReply;
+use crate::proposal::{Outcome, ReadReply};
 use crate::storage::{DiskError, SnapshotMeta, Snapshots, StorageError};
 use crate::store::{Frozen, Store};
 use slog::{Logger, info};
@@ -29,6 +30,7 @@ pub struct Commits {
     /// Batches that were sent and are not finished.
     unfinished: Arc<AtomicUsize>,
     replay: Arc<Replay>,
+    history: Arc<History>,
 }
 
 /// The apply thread's end of the commit channel.
@@ -36,25 +38,29 @@ pub struct Batches {
     batches: Receiver<Vec<Commit>>,
     unfinished: Arc<AtomicUsize>,
     replay: Arc<Replay>,
+    history: Arc<History>,
 }
 
 /// The thread at the other end has ended: the process is stopping.
 #[derive(Debug)]
 pub struct ThreadEnded;
 
-/// The commit channel. What it holds is bounded by `PUBLISHED_BYTES_MAX`, and what one ready publishes. Both ends tell the replay what is applied.
-pub fn channel(replay: Arc<Replay>) -> (Commits, Batches) {
+/// The commit channel. What it holds is bounded by `PUBLISHED_BYTES_MAX`, and what one ready publishes. Both ends tell the
+/// replay what is applied, and the history what that changed.
+pub fn channel(replay: Arc<Replay>, history: Arc<History>) -> (Commits, Batches) {
     let (sender, receiver) = mpsc::channel();
     let unfinished = Arc::new(AtomicUsize::new(0));
     let commits = Commits {
         batches: sender,
         unfinished: unfinished.clone(),
         replay: replay.clone(),
+        history: history.clone(),
     };
     let batches = Batches {
         batches: receiver,
         unfinished,
         replay,
+        history,
     };
     (commits, batches)
 }
@@ -92,7 +98,7 @@ impl Commits {
             match commit {
                 Commit::Apply(apply) => {
                     applied = (apply.index, applied.1 + apply.bytes);
-                    carry_out(apply, store, &self.replay);
+                    carry_out(apply, store, &self.history, &self.replay);
                 }
                 Commit::Read(reads) => release(reads),
                 other => panic!("{other:?} is not small"),
@@ -102,15 +108,38 @@ impl Commits {
     }
 }
 
-fn carry_out(apply: Apply, store: &Store, replay: &Replay) {
+fn carry_out(apply: Apply, store: &Store, history: &History, replay: &Replay) {
+    let mut changes = Changes::of(apply.data, apply.commands.len());
     for (command, reply) in apply.commands {
+        let keys = store.len();
         let outcome = store.apply(&command, apply.index);
+        note(&command, &outcome, store.len() < keys, &mut changes);
         if let Some(reply) = reply {
             // The client may be gone: then nobody wants to know.
             let _ = reply.send(outcome);
         }
     }
+    history.append(apply.index, changes);
     replay.applied(apply.index);
+}
+
+/// Notes what a command has changed. A deletion that had something to delete left fewer keys.
+fn note(command: &Command, outcome: &Outcome, fewer: bool, changes: &mut Changes) {
+    match (outcome, command.kind) {
+        (Outcome::Applied { .. }, Kind::Put) => changes.put(&command.key, &command.value),
+        (Outcome::Applied { .. }, Kind::Delete) if fewer => changes.delete(&command.key),
+        (Outcome::Transacted { existed, .. }, _) => {
+            let writes = command.transaction.iter().flat_map(|t| t.writes.iter());
+            for (write, existed) in writes.zip(existed) {
+                match (write.delete, existed) {
+                    (false, _) => changes.put(&write.key, &write.value),
+                    (true, true) => changes.delete(&write.key),
+                    (true, false) => {}
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 fn release(reads: Vec<ReadReply>) {
@@ -144,7 +173,7 @@ pub fn run(
                 Commit::Apply(apply) => {
                     applied = apply.index;
                     bytes += apply.bytes;
-                    carry_out(apply, store, &commits.replay);
+                    carry_out(apply, store, &commits.history, &commits.replay);
                 }
                 Commit::Read(reads) => release(reads),
                 Commit::Snapshot(meta) => {
@@ -170,6 +199,7 @@ pub fn run(
                     let begun = Instant::now();
                     let (_, size) = load(store, snapshots, index, term, |_, _| (), logger)?;
                     metrics.loaded.add(begun.elapsed(), size);
+                    commits.history.begin(index);
                     commits.replay.applied(index);
                     applied = index;
                 }
@@ -237,8 +267,25 @@ pub fn write_snapshots(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{Command, Kind};
+    use crate::command::{self, Batch, Check, Etags, Transaction, Write};
+    use crate::history::Reader;
+    use proptest::prelude::*;
     use slog::o;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    /// These commands on their way back out of the log.
+    fn applied(index: u64, commands: Vec<Command>) -> Apply {
+        let mut batch = Batch::new();
+        batch.commands = commands.into();
+        let data = command::encode(&batch);
+        let commands = command::decode(&data).unwrap().commands.into_iter();
+        Apply {
+            index,
+            bytes: data.len(),
+            commands: commands.map(|command| (command, None)).collect(),
+            data,
+        }
+    }
 
     /// An entry of so many commands, each with a key of its own.
     fn entry(index: u64, commands: usize) -> Commit {
@@ -246,13 +293,117 @@ mod tests {
             let mut command = Command::new();
             command.kind = Kind::Put;
             command.key = format!("{index}-{number}").into();
-            (command, None)
+            command
         });
         Commit::Apply(Apply {
-            index,
             bytes: 1,
-            commands: commands.collect(),
+            ..applied(index, commands.collect())
         })
+    }
+
+    /// One write: its key, its value unless it deletes, and its condition.
+    type Wish = (u8, Option<Vec<u8>>, Option<bool>);
+
+    fn wish() -> impl Strategy<Value = Wish> {
+        let value = prop_oneof![
+            3 => proptest::collection::vec(any::<u8>(), 0..3).prop_map(Some),
+            2 => Just(None),
+            // Large ones are shared with the map.
+            1 => Just(Some(vec![7; config::SMALL_BYTES_MAX])),
+        ];
+        (
+            0..6_u8,
+            value,
+            proptest::option::weighted(0.4, any::<bool>()),
+        )
+    }
+
+    /// `true`: the key has to be there. `false`: it must not.
+    fn etags(exists: Option<bool>, wanted: bool) -> Option<Etags> {
+        let mut any = Etags::new();
+        any.any = true;
+        (exists == Some(wanted)).then_some(any)
+    }
+
+    fn single((key, value, exists): Wish) -> Command {
+        let mut command = Command::new();
+        command.kind = if value.is_some() {
+            Kind::Put
+        } else {
+            Kind::Delete
+        };
+        command.key = vec![key].into();
+        command.value = value.unwrap_or_default().into();
+        command.if_match = etags(exists, true).into();
+        command.if_none_match = etags(exists, false).into();
+        command
+    }
+
+    /// The conditions of a transaction are those of its first write alone, or it would hardly ever be carried out.
+    fn transaction(wishes: Vec<Wish>) -> Command {
+        let mut body = Transaction::new();
+        for (place, (key, value, exists)) in wishes.into_iter().enumerate() {
+            if place == 0 {
+                let mut check = Check::new();
+                check.key = vec![key].into();
+                check.if_match = etags(exists, true).into();
+                check.if_none_match = etags(exists, false).into();
+                body.checks.push(check);
+            }
+            let mut write = Write::new();
+            write.key = vec![key].into();
+            write.delete = value.is_none();
+            write.value = value.unwrap_or_default().into();
+            body.writes.push(write);
+        }
+        let mut command = Command::new();
+        command.kind = Kind::Transaction;
+        command.transaction = Some(body).into();
+        command
+    }
+
+    proptest! {
+        /// Each entry is single writes, or a transaction and what is left of the keys.
+        #[test]
+        fn the_map_can_be_made_from_the_history(
+            entries in proptest::collection::vec(
+                (proptest::collection::vec(wish(), 1..6), any::<bool>()), 1..40),
+        ) {
+            let store = Store::new();
+            let history = Arc::new(History::new(1 << 20));
+            let mut reader = Reader::new(history.clone(), 0);
+            let mut map = BTreeMap::new();
+            for (index, (mut wishes, is_transaction)) in (2..).zip(entries) {
+                // No entry writes a key twice.
+                let mut keys = BTreeSet::new();
+                wishes.retain(|wish| keys.insert(wish.0));
+                let mut commands = Vec::new();
+                if is_transaction {
+                    let rest = wishes.split_off(wishes.len().div_ceil(2));
+                    commands.push(transaction(wishes));
+                    wishes = rest;
+                }
+                commands.extend(wishes.into_iter().map(single));
+                carry_out(applied(index, commands), &store, &history, &Replay::default());
+                for (of, changes) in reader.read(10, 1 << 20).unwrap() {
+                    prop_assert_eq!(of, index);
+                    for change in changes.iter() {
+                        let key = change.key.to_vec();
+                        match change.value {
+                            Some(value) => drop(map.insert(key, (index, value.to_vec()))),
+                            None => prop_assert!(map.remove(&key).is_some(), "it was not there"),
+                        }
+                    }
+                }
+                prop_assert_eq!(reader.position(), index);
+            }
+            let mut held = BTreeMap::new();
+            let Ok(()) = store.freeze().visit(|key, index, value| {
+                held.insert(key.to_vec(), (index, value.to_vec()));
+                Ok::<(), std::convert::Infallible>(())
+            });
+            prop_assert_eq!(map, held);
+        }
     }
 
     #[test]
@@ -266,7 +417,7 @@ mod tests {
         let members = crate::members::Members::initial(&[url]);
         let start = crate::storage::Start::Bootstrap(members);
         let opened = crate::storage::open(disk, dir.path(), 1, start, &logger).unwrap();
-        let (commits, batches) = channel(Arc::default());
+        let (commits, batches) = channel(Arc::default(), Arc::default());
 
         let few = vec![entry(2, 1), entry(3, 2)];
         assert_eq!(commits.hand_over(few, &store).unwrap(), Some((3, 2)));

@@ -7,6 +7,7 @@ use crate::command::{Command, SnapshotHeader};
 use crate::proposal::{ReadReply, Reply};
 use crate::storage::SnapshotMeta;
 use crate::store::Frozen;
+use bytes::Bytes;
 use futures_channel::oneshot;
 
 /// One item of the commit channel.
@@ -36,6 +37,8 @@ pub struct Apply {
     pub index: u64,
     /// What the entry weighs, for the limit on published entries that are not applied yet.
     pub bytes: usize,
+    /// Its data, of which keys and values are slices.
+    pub data: Bytes,
     /// Commands on the map, in order. Empty for an entry that only moves the index (a new leader's, a conf change).
     pub commands: Vec<(Command, Option<Reply>)>,
 }

@@ -34,8 +34,8 @@
 //! # Dependencies point down
 //!
 //! main -> [`cli`], [`logging`], [`server`], [`backup`], [`restore`], [`inspect`] -> [`api`], [`raft_loop`], [`writer`],
-//! [`read_back`], [`apply`], [`transport`], [`systemd`] -> [`node`], [`store`], [`inbox`] -> [`storage`], [`members`],
-//! [`proposal`], [`commit`], [`status`], [`command`], [`progress`], [`http_client`] -> [`metrics`], [`config`]
+//! [`read_back`], [`apply`], [`transport`], [`systemd`] -> [`node`], [`store`], [`history`], [`inbox`] -> [`storage`],
+//! [`members`], [`proposal`], [`commit`], [`status`], [`command`], [`progress`], [`http_client`] -> [`metrics`], [`config`]
 
 #![warn(missing_docs)]
 
@@ -50,6 +50,7 @@ pub mod cli;
 pub mod command;
 pub mod commit;
 pub mod config;
+pub mod history;
 pub mod http_client;
 pub mod inbox;
 pub mod inspect;

@@ -23,6 +23,7 @@
 use crate::api::{self, Api};
 use crate::apply;
 use crate::config::{self, Config};
+use crate::history::History;
 use crate::inbox::{Inbox, Notice};
 use crate::join;
 use crate::logging;
@@ -193,6 +194,8 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     let _map = ManuallyDrop::new(store.clone());
     let replay = Arc::new(Replay::new());
     let metrics = Arc::new(Metrics::default());
+    let history_bytes = config.log_cache_bytes / config::HISTORY_SHARE;
+    let history = Arc::new(History::new(history_bytes));
     let tick = config.tick();
     // Clients are served from now on: until the map is loaded they are told how far that has come. Peers are not; the
     // kernel keeps their connections until there is a node that knows what it may say.
@@ -316,7 +319,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     let (read_back_sender, read_backs) = mpsc::channel();
     let (writer, jobs) = writer::channel(opened.wal, logger);
     let (purge_sender, purges) = mpsc::channel();
-    let (commit_sender, commits) = apply::channel(replay.clone());
+    let (commit_sender, commits) = apply::channel(replay.clone(), history.clone());
     let (snapshot_sender, snapshot_jobs) = mpsc::channel();
     let channels = raft_loop::Channels {
         inbox: inbox.clone(),
@@ -334,6 +337,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         },
     };
     // Before anything is applied. What clients send now waits in the inbox for the raft loop.
+    history.begin(snapshot);
     replay.begin_log(snapshot, committed, logger);
     let mut threads = vec![spawn("raft", &ends, {
         let logger = logger.clone();

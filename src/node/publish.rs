@@ -29,6 +29,7 @@ impl Node {
             let mut apply = Apply {
                 index: entry.index,
                 bytes: bytes as usize,
+                data: entry.data.clone(),
                 commands: Vec::new(),
             };
             match entry.get_entry_type() {

@@ -423,7 +423,7 @@ impl Process {
                 Commit::Read(_) | Commit::Freeze { .. } => {}
             }
         }
-        let (sender, commits) = apply::channel(Arc::default());
+        let (sender, commits) = apply::channel(Arc::default(), Arc::default());
         sender.send(batch).expect("the receiver is there");
         drop(sender);
         apply::run(
