@@ -294,6 +294,15 @@ pub const JSON_BYTES_MAX: usize = 256 << 20;
 pub const ANSWERS_BYTES_MAX: usize = 64 << 20;
 /// A value from this size on is written as JSON by a thread for what blocks.
 pub const JSON_INLINE_BYTES_MAX: usize = 256 << 10;
+/// Watchers at one time.
+pub const WATCHERS_MAX: usize = 1_024;
+/// Changes are sent to a watcher in pieces of about this size, before they are written as JSON; a single larger entry still
+/// goes, alone, and takes its share of `JSON_BYTES_MAX` twice over.
+pub const WATCH_PIECE_BYTES: usize = 64 << 10;
+/// Entries in one such piece.
+pub const WATCH_ENTRIES_MAX: usize = 256;
+/// How often a watcher is told the index that it has reached, when none of its keys change.
+pub const WATCH_ID_INTERVAL: Duration = Duration::from_secs(15);
 /// A value up to this size is copied out of the connection's read buffer, which can then be used again.
 pub const BODY_COPY_BYTES_MAX: usize = 4 << 10;
 /// How long a client may take no byte of its response before its connection is closed.

@@ -206,6 +206,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         tick,
         replay: replay.clone(),
         metrics: metrics.clone(),
+        history: history.clone(),
         logger: logger.clone(),
     };
     let (stop_clients, clients_stop) = oneshot::channel::<()>();

@@ -70,6 +70,8 @@ codes! {
     NotCaughtUp = CONFLICT "not-caught-up",
     /// Leadership is being handed to another member.
     HandoverUnderWay = CONFLICT "handover-under-way",
+    /// Changes that were asked for are not in memory any more.
+    Compacted = GONE "compacted",
     /// A condition did not hold.
     ConditionFailed = PRECONDITION_FAILED "condition-failed",
     /// A value, a body, or a number of things in it, is too large.

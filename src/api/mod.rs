@@ -7,6 +7,7 @@
 //! | `/-/kv` | all keys (`list`) | 403 | 403 | 403 |
 //! | `/-/txn` | 405 | 403 | 403 | many keys at once (`txn`) |
 //! | `/-/leader` | 405 | 403 | 403 | hand leadership over (`leader`) |
+//! | `/-/watch` | changes (`watching`) | 403 | 403 | 403 |
 //! | `/key/<key>` | read as JSON (`pairs`) | 403 | write (`pairs`) | 403 |
 //! | `/key` | 404 | 403 | 403 | many keys at once (`pairs`) |
 //! | `/-/status`, `/-/hash`, `/-/live`, `/-/ready` | `status` | 403 | 403 | 403 |
@@ -52,8 +53,10 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod txn;
+mod watching;
 
 use crate::config::{self, Config};
+use crate::history::History;
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use crate::progress::Replay;
@@ -90,6 +93,8 @@ pub struct Api {
     pub replay: Arc<Replay>,
     /// Where it counts.
     pub metrics: Arc<Metrics>,
+    /// The newest changes of the map, to watch.
+    pub history: Arc<History>,
     /// Where to log.
     pub logger: Logger,
 }
@@ -113,6 +118,10 @@ pub struct Limits {
     pub json_bytes_max: usize,
     /// Bytes of keys and values that the map may hold, 0 for any number.
     pub store_bytes_max: u64,
+    /// Watchers at one time.
+    pub watchers_max: usize,
+    /// How often a watcher is told where it is, while there is nothing else to tell.
+    pub watch_id_interval: Duration,
 }
 
 impl Limits {
@@ -127,6 +136,8 @@ impl Limits {
             body_bytes_max: config::BODY_BYTES_MAX,
             json_bytes_max: config::JSON_BYTES_MAX,
             store_bytes_max: config.store_bytes_max,
+            watchers_max: config::WATCHERS_MAX,
+            watch_id_interval: config::WATCH_ID_INTERVAL,
         }
     }
 }
@@ -138,6 +149,10 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output
     let slots = Arc::new(Semaphore::new(connections_max as usize));
     let (stop, stopping) = watch::channel(false);
     let front = Arc::new(Front::new(api));
+    let telling = tokio::spawn({
+        let front = Arc::clone(&front);
+        async move { front.tell_watchers().await }
+    });
     let mut shutdown = pin!(shutdown);
     let mut failing = false;
     loop {
@@ -177,6 +192,8 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output
     }
     drop(listener);
     stop.send_replace(true);
+    telling.abort();
+    front.end_watches();
     // Every connection gives its slot back when it ends. The semaphore is never closed, so this can't fail.
     let _ = slots.acquire_many(connections_max).await;
 }
@@ -197,6 +214,10 @@ struct Front {
     answer_bytes: Arc<Semaphore>,
     /// Whose turn it is to take a backup.
     backup: Arc<Semaphore>,
+    /// One permit for each watcher that there may be.
+    watchers: Arc<Semaphore>,
+    /// Wakes them. True when this member stops.
+    news: watch::Sender<bool>,
 }
 
 /// A question that waits in the inbox, or was answered after whoever asked had given up.
@@ -213,6 +234,8 @@ impl Front {
             json_bytes: Arc::new(Semaphore::new(api.limits.json_bytes_max)),
             answer_bytes: Arc::new(Semaphore::new(config::ANSWERS_BYTES_MAX)),
             backup: Arc::new(Semaphore::new(1)),
+            watchers: Arc::new(Semaphore::new(api.limits.watchers_max)),
+            news: watch::Sender::new(false),
             api,
         }
     }
@@ -255,6 +278,7 @@ impl Front {
             Route::Pair(_) => "GET, HEAD, DELETE",
             Route::Pairs | Route::Txn | Route::Leader => "POST",
             Route::List
+            | Route::Watch
             | Route::Status
             | Route::Hash
             | Route::Snapshot
@@ -308,6 +332,10 @@ impl Front {
                 let options = path::read_options(query)?;
                 self.back_up(&head.method, options, deadline).await
             }
+            Route::Watch if reads => {
+                let options = watching::watch_options(query)?;
+                self.watch(head, options, deadline).await
+            }
             Route::Status | Route::Hash | Route::Live | Route::Ready if reads => {
                 path::no_options(query)?;
                 match route {
@@ -323,6 +351,7 @@ impl Front {
             )),
             Route::Reserved(_)
             | Route::List
+            | Route::Watch
             | Route::Txn
             | Route::Leader
             | Route::Pairs

@@ -14,6 +14,8 @@ pub(super) enum Route<'a> {
     Kv(Cow<'a, [u8]>),
     /// `/-/kv`: all keys.
     List,
+    /// `/-/watch`.
+    Watch,
     /// `/-/txn`.
     Txn,
     /// `/key`: keys and values in JSON.
@@ -99,6 +101,7 @@ pub(super) fn route(key: Cow<'_, [u8]>) -> Route<'_> {
     const PAIR: &[u8] = b"key/";
     match &*key {
         b"-/kv" => Route::List,
+        b"-/watch" => Route::Watch,
         b"-/txn" => Route::Txn,
         b"-/leader" => Route::Leader,
         b"key" => Route::Pairs,
@@ -275,6 +278,7 @@ mod tests {
             ("/-/kv/-/kv/a", kv(b"-/kv/a")),
             ("/%2D/kv/%2d%2Fx", kv(b"-/x")),
             ("/-/kv", Route::List),
+            ("/-/watch", Route::Watch),
             ("/-/txn", Route::Txn),
             ("/-/leader", Route::Leader),
             ("/-/txn/", reserved(b"-/txn/")),

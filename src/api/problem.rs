@@ -3,7 +3,7 @@
 
 use super::code::Code;
 use super::json::quoted;
-use super::reply::{OUTCOME, Reply, ReplyBody};
+use super::reply::{OLDEST, OUTCOME, Reply, ReplyBody};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -55,6 +55,9 @@ async fn to_problem(code: Code, reply: Reply) -> Reply {
     );
     if let Some(outcome) = head.headers.get(OUTCOME).and_then(|o| o.to_str().ok()) {
         text += &format!(",\"outcome\":\"{outcome}\"");
+    }
+    if let Some(oldest) = head.headers.get(OLDEST).and_then(|o| o.to_str().ok()) {
+        text += &format!(",\"oldest\":{oldest}");
     }
     text += "}\n";
     head.headers.insert(CONTENT_TYPE, PROBLEM);

@@ -7,8 +7,8 @@ use http_body_util::Full;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
-    RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
+    HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Response, StatusCode};
 use std::borrow::Cow;
@@ -78,8 +78,12 @@ pub(super) type Answer = Result<Reply, Box<Reply>>;
 /// `none`: the request surely had no effect and never will. `unknown`: it may have, or may yet.
 pub(super) const OUTCOME: HeaderName = HeaderName::from_static("x-raftkvd-outcome");
 
+/// The lowest index from which changes can be watched.
+pub(super) const OLDEST: HeaderName = HeaderName::from_static("x-raftkvd-oldest");
+
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
@@ -150,6 +154,15 @@ pub(super) fn json(text: impl Into<Bytes>) -> Reply {
     reply
 }
 
+/// Server-sent events. What comes next is no news the next time.
+pub(super) fn events(body: ReplyBody) -> Reply {
+    let mut reply = Reply::new(body);
+    let headers = reply.headers_mut();
+    headers.insert(CONTENT_TYPE, EVENTS);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    reply
+}
+
 /// A message of one line.
 pub(super) fn text(status: StatusCode, line: impl Into<Cow<'static, str>>) -> Reply {
     let mut line = line.into().into_owned();
@@ -188,6 +201,13 @@ pub(super) fn condition_failed(current: Option<u64>) -> Box<Reply> {
     };
     let mut reply = error(Code::ConditionFailed, line);
     set_etag(&mut reply, current);
+    reply
+}
+
+/// 410, with the lowest index from which changes can be watched.
+pub(super) fn compacted(oldest: u64, line: String) -> Box<Reply> {
+    let mut reply = error(Code::Compacted, line);
+    reply.headers_mut().insert(OLDEST, oldest.into());
     reply
 }
 

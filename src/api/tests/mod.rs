@@ -5,13 +5,18 @@ mod keys;
 mod many;
 mod metrics;
 mod outcomes;
+mod watching;
 
 use super::*;
-use crate::command::Kind;
+use crate::apply;
+use crate::command::{self, Batch, Kind};
+use crate::commit::{Apply, Commit};
+use crate::history::Changes;
 use crate::inbox::{Held, Notice};
 use crate::members::{Decision, Members};
 use crate::proposal::{NotProposed, Outcome};
 use crate::status::{MemberStatus, Status};
+use bytes::Bytes;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex as StdMutex;
@@ -35,6 +40,7 @@ enum Mode {
 
 struct Cluster {
     address: SocketAddr,
+    history: Arc<History>,
     mode: Arc<StdMutex<Mode>>,
     /// Deadlines of what the loop took, in ticks.
     deadlines: Arc<StdMutex<Vec<u64>>>,
@@ -43,6 +49,9 @@ struct Cluster {
     stop: Option<signal::Sender<()>>,
     server: Option<JoinHandle<()>>,
 }
+
+/// What the history of these members holds.
+const HISTORY_BYTES: u64 = 64 << 10;
 
 fn limits() -> Limits {
     Limits {
@@ -54,6 +63,8 @@ fn limits() -> Limits {
         body_bytes_max: 1 << 20,
         json_bytes_max: 1 << 20,
         store_bytes_max: 0,
+        watchers_max: 100,
+        watch_id_interval: Duration::from_secs(20),
     }
 }
 
@@ -71,14 +82,16 @@ impl Cluster {
     fn replaying(limits: Limits, replay: Arc<Replay>) -> Cluster {
         let inbox = Arc::new(Inbox::default());
         let store = Arc::new(Store::new());
+        let history = Arc::new(History::new(HISTORY_BYTES));
+        history.begin(1);
         let mode = Arc::new(StdMutex::new(Mode::Serve));
         let deadlines = Arc::new(StdMutex::new(Vec::new()));
         let done = Arc::new(AtomicBool::new(false));
         let raft = {
             let (inbox, store) = (Arc::clone(&inbox), Arc::clone(&store));
             let (mode, deadlines) = (Arc::clone(&mode), Arc::clone(&deadlines));
-            let done = Arc::clone(&done);
-            std::thread::spawn(move || play(&inbox, &store, &mode, &deadlines, &done))
+            let (history, done) = (Arc::clone(&history), Arc::clone(&done));
+            std::thread::spawn(move || play(&inbox, &store, history, &mode, &deadlines, &done))
         };
         let api = Api {
             inbox,
@@ -87,6 +100,7 @@ impl Cluster {
             tick: Duration::from_millis(20),
             replay,
             metrics: Arc::default(),
+            history: Arc::clone(&history),
             logger: Logger::root(slog::Discard, slog::o!()),
         };
         let (stop, stopped) = signal::channel();
@@ -108,6 +122,7 @@ impl Cluster {
         });
         Cluster {
             address: address.recv().unwrap(),
+            history,
             mode,
             deadlines,
             done,
@@ -178,12 +193,14 @@ impl Drop for Cluster {
 fn play(
     inbox: &Inbox,
     store: &Store,
+    history: Arc<History>,
     mode: &StdMutex<Mode>,
     deadlines: &StdMutex<Vec<u64>>,
     done: &AtomicBool,
 ) {
     let mut members = Members::initial(&["http://127.0.0.1:9021".parse().unwrap()]);
     let mut index = 1;
+    let (commits, _batches) = apply::channel(Arc::default(), Arc::clone(&history));
     let mut kept_proposals = Vec::new();
     let mut kept_reads: Vec<crate::proposal::Read> = Vec::new();
     let mut kept_questions = Vec::new();
@@ -200,8 +217,11 @@ fn play(
                     index += 1;
                     let command = &proposal.command;
                     if matches!(command.kind, Kind::Put | Kind::Delete | Kind::Transaction) {
-                        store.apply(command, index)
+                        let entry = entry(index, proposal);
+                        commits.hand_over(vec![entry], store).unwrap();
+                        continue;
                     } else {
+                        history.append(index, Changes::of(Bytes::new(), 0));
                         match members.decide(command) {
                             Ok(Decision::Change(_)) => {
                                 members.apply(command, index);
@@ -282,6 +302,20 @@ fn play(
             });
         }
     }
+}
+
+/// A proposal on its way back out of the log, small enough to be applied at once.
+fn entry(index: u64, proposal: crate::proposal::Proposal) -> Commit {
+    let mut batch = Batch::new();
+    batch.commands.push(proposal.command);
+    let data = command::encode(&batch);
+    let mut commands = command::decode(&data).unwrap().commands;
+    Commit::Apply(Apply {
+        index,
+        bytes: 0,
+        data,
+        commands: vec![(commands.remove(0), Some(proposal.reply))],
+    })
 }
 
 /// A connection that speaks HTTP by hand, so that a test decides on every byte.
