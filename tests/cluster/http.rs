@@ -159,7 +159,9 @@ impl Connection {
                 self.stream.read_exact(&mut response.body)?;
             }
             None if response.header("transfer-encoding").is_some() => {
-                while self.chunk(&mut response.body)? {}
+                while let Some(chunk) = self.chunk()? {
+                    response.body.extend_from_slice(&chunk);
+                }
             }
             None => {
                 self.stream.read_to_end(&mut response.body)?;
@@ -168,17 +170,16 @@ impl Connection {
         Ok(response)
     }
 
-    /// Reads the next chunk of a body; no: it was the last one, which is empty.
-    fn chunk(&mut self, body: &mut Vec<u8>) -> io::Result<bool> {
+    /// Reads the next chunk of a chunked body; `None` behind the last.
+    pub fn chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
         let line = self.line()?;
         let length = usize::from_str_radix(&line, 16)
-            .map_err(|_| invalid(format!("the length of a chunk is {line:?}")))?;
-        let start = body.len();
-        body.resize(start + length, 0);
-        self.stream.read_exact(&mut body[start..])?;
-        match self.line()?.as_str() {
-            "" => Ok(length > 0),
-            other => Err(invalid(format!("{other:?} behind a chunk"))),
+            .map_err(|_| invalid(format!("no length of a chunk: {line:?}")))?;
+        let mut chunk = vec![0; length];
+        self.stream.read_exact(&mut chunk)?;
+        match self.line()? {
+            end if !end.is_empty() => Err(invalid(format!("behind a chunk: {end:?}"))),
+            _ => Ok((length > 0).then_some(chunk)),
         }
     }
 

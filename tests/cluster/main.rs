@@ -44,3 +44,4 @@ mod snapshots;
 mod stopping;
 mod supervised;
 mod transfers;
+mod watch;
