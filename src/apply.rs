@@ -199,7 +199,7 @@ pub fn run(
                     let begun = Instant::now();
                     let (_, size) = load(store, snapshots, index, term, |_, _| (), logger)?;
                     metrics.loaded.add(begun.elapsed(), size);
-                    commits.history.begin(index);
+                    commits.history.begin(index, index);
                     commits.replay.applied(index);
                     applied = index;
                 }

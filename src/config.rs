@@ -118,8 +118,8 @@ pub const LOG_CACHE_BYTES_DEFAULT: u64 = 64 << 20;
 pub const READ_BACK_BYTES: u64 = 4 << 20;
 /// The smallest `--log-cache-bytes`.
 pub const LOG_CACHE_BYTES_LEAST: u64 = 64 << 10;
-/// The history of changes, for watchers, takes this part of `--log-cache-bytes`: it shares the data of entries with the log
-/// in memory, but at a start, when it is of entries that are not there any more.
+/// The history of changes, for watchers, reaches back over this part of `--log-cache-bytes`: so it shares the data of entries
+/// with the log in memory.
 pub const HISTORY_SHARE: u64 = 4;
 /// Pieces of so many bytes that are being read back, and that are held afterwards.
 pub const READ_BACKS_MAX: usize = 4;

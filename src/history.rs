@@ -141,12 +141,13 @@ impl History {
         }
     }
 
-    /// The map is that of this index now, however it got there: the history begins behind it.
-    pub fn begin(&self, index: u64) {
+    /// The map is that of this index now, however it got there: the history begins behind it, or behind `oldest` if that
+    /// is yet to come. The start of a process replays entries that memory shall not hold.
+    pub fn begin(&self, index: u64, oldest: u64) {
         let mut state = self.lock();
         let gone = std::mem::take(&mut state.entries);
         state.bytes = 0;
-        state.oldest = index;
+        state.oldest = oldest.max(index);
         state.newest = index;
         drop(state);
         drop(gone);
@@ -163,7 +164,7 @@ impl History {
             state.newest
         );
         state.newest = index;
-        if !changes.spans.is_empty() {
+        if index > state.oldest && !changes.spans.is_empty() {
             state.bytes += changes.weight();
             state.entries.push_back((index, Arc::new(changes)));
             while state.bytes > self.bytes_max && state.entries.len() > 1 {
@@ -336,7 +337,7 @@ mod tests {
         let weight = entry(3).weight();
         assert_eq!(weight, (3 + 3 * 16 + ENTRY_BYTES) as u64);
         let history = Arc::new(History::new(3 * weight));
-        history.begin(10);
+        history.begin(10, 10);
         let mut slow = Reader::new(history.clone(), 10);
         for index in [12, 14, 16] {
             history.append(index, entry(3));
@@ -414,11 +415,24 @@ mod tests {
             Reader::new(history.clone(), 2),
             Reader::new(history.clone(), 50),
         );
-        history.begin(50);
+        history.begin(50, 50);
         assert_eq!((history.oldest(), history.newest()), (50, 50));
         assert_eq!(behind.read(9, 99).unwrap_err(), Gone { oldest: 50 });
         history.append(51, entry(1));
         assert_eq!(indexes(&mut at, 9, 99), [51]);
         assert_eq!(history.lock().bytes, entry(1).weight());
+    }
+
+    #[test]
+    fn what_is_replayed_before_its_begin_is_not_kept() {
+        let history = Arc::new(History::new(1 << 20));
+        history.begin(5, 7);
+        for index in 6..10 {
+            history.append(index, entry(1));
+        }
+        assert_eq!((history.oldest(), history.newest()), (7, 9));
+        let mut early = Reader::new(history.clone(), 6);
+        assert_eq!(early.read(9, 99).unwrap_err(), Gone { oldest: 7 });
+        assert_eq!(indexes(&mut Reader::new(history, 7), 9, 99), [8, 9]);
     }
 }

@@ -282,6 +282,9 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         .map_or(0, |meta| meta.index);
     let committed = opened.recovered.hard_state.commit;
     let term = opened.recovered.hard_state.term;
+    // Of the log: what comes earlier is read from the disk and not kept.
+    let first_in_memory = opened.recovered.entries.first();
+    let before_memory = first_in_memory.map_or(0, |entry| entry.index - 1);
     let raft_logger = logging::raft_logger(logger);
     let node =
         Node::new(settings, opened.recovered, logger, &raft_logger).map_err(Failure::Fatal)?;
@@ -338,7 +341,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         },
     };
     // Before anything is applied. What clients send now waits in the inbox for the raft loop.
-    history.begin(snapshot);
+    history.begin(snapshot, before_memory);
     replay.begin_log(snapshot, committed, logger);
     let mut threads = vec![spawn("raft", &ends, {
         let logger = logger.clone();

@@ -374,10 +374,13 @@ fn push_event(text: &mut String, index: u64, change: Change) {
     };
 }
 
-/// A watcher as a body: the future that makes the next piece, with the watcher in it.
+/// A watcher as a body.
 struct Stream {
-    next: Pin<Box<dyn Future<Output = Option<(Bytes, Watcher)>> + Send>>,
+    next: Next,
 }
+
+/// Makes the next piece and gives the watcher back, or `None` at the end.
+type Next = Pin<Box<dyn Future<Output = Option<(Bytes, Watcher)>> + Send>>;
 
 impl Stream {
     fn of(mut watcher: Watcher) -> Stream {

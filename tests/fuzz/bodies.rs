@@ -404,7 +404,7 @@ pub fn http(data: &[u8]) {
 
 // ---- JSON ----
 
-/// A body of `POST /key` and of `POST /-/txn`, and the query of a list.
+/// A body of `POST /key` and of `POST /-/txn`, and the query of a list and of a watch.
 pub fn json(data: &[u8]) {
     let limits = api::Limits {
         key_bytes_max: 64,
@@ -415,6 +415,8 @@ pub fn json(data: &[u8]) {
         body_bytes_max: 0,
         json_bytes_max: 1 << 20,
         store_bytes_max: 0,
+        watchers_max: 0,
+        watch_id_interval: Duration::ZERO,
     };
     let fits = |key: &[u8], value: &[u8]| {
         !key.is_empty()
@@ -467,6 +469,10 @@ pub fn json(data: &[u8]) {
             assert!((1..=config::LIST_KEYS_MAX).contains(&range.limit));
             assert!(range.prefix.len() + range.after.len() <= query.len());
         }
+        Err(status) => assert_eq!(status, 400),
+    }
+    match bounded(limit, || api::fuzzing::watched(Some(&query))) {
+        Ok((prefix, _)) => assert!(prefix.len() <= query.len()),
         Err(status) => assert_eq!(status, 400),
     }
 }

@@ -83,7 +83,7 @@ impl Cluster {
         let inbox = Arc::new(Inbox::default());
         let store = Arc::new(Store::new());
         let history = Arc::new(History::new(HISTORY_BYTES));
-        history.begin(1);
+        history.begin(1, 1);
         let mode = Arc::new(StdMutex::new(Mode::Serve));
         let deadlines = Arc::new(StdMutex::new(Vec::new()));
         let done = Arc::new(AtomicBool::new(false));

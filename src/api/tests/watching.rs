@@ -313,7 +313,7 @@ fn a_reader_that_falls_behind_is_told_and_cut() {
 fn a_snapshot_in_the_place_of_the_log_cuts_who_is_behind_it() {
     let cluster = Cluster::start();
     let (mut watching, begin) = cluster.watch("", &[]);
-    cluster.history.begin(begin + 10);
+    cluster.history.begin(begin + 10, begin + 10);
     let block = watching.block().unwrap();
     assert!(block.starts_with("event: cut\n"), "{block:?}");
     assert_eq!(watching.block(), None);
