@@ -129,7 +129,7 @@ impl Front {
             return Err(reply::compacted(
                 oldest,
                 format!(
-                    "the changes behind index {position} are not in memory any more, the oldest is behind {oldest}; {}",
+                    "the changes behind index {position} are not in memory any more, only those behind {oldest} are; {}",
                     advice(&prefix)
                 ),
             ));
