@@ -110,17 +110,22 @@ impl Commits {
 
 fn carry_out(apply: Apply, store: &Store, history: &History, replay: &Replay) {
     let mut changes = Changes::of(apply.data, apply.commands.len());
+    let mut answers = Vec::new();
     for (command, reply) in apply.commands {
         let keys = store.len();
         let outcome = store.apply(&command, apply.index);
         note(&command, &outcome, store.len() < keys, &mut changes);
         if let Some(reply) = reply {
-            // The client may be gone: then nobody wants to know.
-            let _ = reply.send(outcome);
+            answers.push((reply, outcome));
         }
     }
+    // Before anybody is answered: whoever watches from the index that it was told finds it here.
     history.append(apply.index, changes);
     replay.applied(apply.index);
+    for (reply, outcome) in answers {
+        // The client may be gone: then nobody wants to know.
+        let _ = reply.send(outcome);
+    }
 }
 
 /// Notes what a command has changed. A deletion that had something to delete left fewer keys.

@@ -30,6 +30,8 @@ struct State {
     entries: VecDeque<(u64, Arc<Changes>)>,
     /// Of all of them: see [`Changes::weight`].
     bytes: u64,
+    /// Of entries behind the last of them, which changed nothing.
+    beside: u64,
     /// Index of the last entry that may have changed something and is not here.
     oldest: u64,
     /// Index of the last entry that was applied.
@@ -41,6 +43,9 @@ struct State {
 pub struct Changes {
     data: Bytes,
     spans: Vec<Span>,
+    /// Bytes of the entries before it that changed nothing. They may share an allocation with it, as what came in one frame
+    /// does, and it then keeps them in memory.
+    beside: u64,
 }
 
 /// One change.
@@ -71,7 +76,11 @@ impl Changes {
     /// Of the entry with this data, which has at most so many.
     pub fn of(data: Bytes, at_most: usize) -> Changes {
         let spans = Vec::with_capacity(at_most);
-        Changes { data, spans }
+        Changes {
+            data,
+            spans,
+            beside: 0,
+        }
     }
 
     /// A key was put. Both are slices of the data.
@@ -126,9 +135,10 @@ impl Changes {
         self.data.len()
     }
 
-    /// What it counts towards the limit.
-    fn weight(&self) -> u64 {
-        (self.data.len() + self.spans.capacity() * size_of::<Span>() + ENTRY_BYTES) as u64
+    /// What it counts towards the limit of the history.
+    pub fn weight(&self) -> u64 {
+        let own = self.data.len() + self.spans.capacity() * size_of::<Span>() + ENTRY_BYTES;
+        own as u64 + self.beside
     }
 }
 
@@ -147,7 +157,11 @@ impl History {
         let mut state = self.lock();
         let gone = std::mem::take(&mut state.entries);
         state.bytes = 0;
-        state.oldest = oldest.max(index);
+        state.oldest = match oldest.max(index) {
+            // The snapshot that a cluster begins with, which holds nothing.
+            1 => 0,
+            oldest => oldest,
+        };
         state.newest = index;
         drop(state);
         drop(gone);
@@ -155,7 +169,7 @@ impl History {
     }
 
     /// An entry was applied; these are its changes.
-    pub fn append(&self, index: u64, changes: Changes) {
+    pub fn append(&self, index: u64, mut changes: Changes) {
         let mut gone = Vec::new();
         let mut state = self.lock();
         assert!(
@@ -164,7 +178,10 @@ impl History {
             state.newest
         );
         state.newest = index;
-        if index > state.oldest && !changes.spans.is_empty() {
+        if changes.spans.is_empty() {
+            state.beside += changes.data.len() as u64;
+        } else if index > state.oldest {
+            changes.beside = std::mem::take(&mut state.beside);
             state.bytes += changes.weight();
             state.entries.push_back((index, Arc::new(changes)));
             while state.bytes > self.bytes_max && state.entries.len() > 1 {
@@ -434,5 +451,28 @@ mod tests {
         let mut early = Reader::new(history.clone(), 6);
         assert_eq!(early.read(9, 99).unwrap_err(), Gone { oldest: 7 });
         assert_eq!(indexes(&mut Reader::new(history, 7), 9, 99), [8, 9]);
+    }
+
+    #[test]
+    fn of_a_new_cluster_it_is_whole() {
+        let history = Arc::new(History::new(1 << 20));
+        history.begin(1, 1);
+        history.append(2, entry(1));
+        assert_eq!(indexes(&mut Reader::new(history, 0), 9, 99), [2]);
+    }
+
+    #[test]
+    fn what_changes_nothing_counts_with_what_comes_behind_it() {
+        let history = Arc::new(History::new(entry(1).weight() * 2 + 1_000));
+        history.append(1, entry(1));
+        history.append(2, Changes::of(Bytes::from(vec![0; 600]), 0));
+        history.append(3, Changes::of(Bytes::from(vec![0; 600]), 0));
+        assert_eq!((history.oldest(), history.newest()), (0, 3));
+        history.append(4, entry(1));
+        assert_eq!((history.oldest(), history.newest()), (1, 4));
+        history.append(5, entry(1));
+        assert_eq!(history.oldest(), 4, "it still keeps both in memory");
+        history.append(6, entry(1));
+        assert_eq!(history.oldest(), 4);
     }
 }

@@ -214,6 +214,8 @@ struct Front {
     answer_bytes: Arc<Semaphore>,
     /// Whose turn it is to take a backup.
     backup: Arc<Semaphore>,
+    /// The same for large events on their way to watchers.
+    watch_bytes: Arc<Semaphore>,
     /// One permit for each watcher that there may be.
     watchers: Arc<Semaphore>,
     /// Wakes them. True when this member stops.
@@ -234,6 +236,7 @@ impl Front {
             json_bytes: Arc::new(Semaphore::new(api.limits.json_bytes_max)),
             answer_bytes: Arc::new(Semaphore::new(config::ANSWERS_BYTES_MAX)),
             backup: Arc::new(Semaphore::new(1)),
+            watch_bytes: Arc::new(Semaphore::new(config::WATCHES_BYTES_MAX)),
             watchers: Arc::new(Semaphore::new(api.limits.watchers_max)),
             news: watch::Sender::new(false),
             api,
@@ -250,7 +253,7 @@ impl Front {
             Ok(reply) => reply,
             Err(reply) => {
                 self.log_refusal(&reply);
-                problem::fit(*reply, &head.headers).await
+                watching::fit(problem::fit(*reply, &head.headers).await, &head)
             }
         };
         let unread = body.is_unread();

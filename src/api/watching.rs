@@ -16,8 +16,9 @@ use crate::history::{Change, Changes, Gone, Reader};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame};
+use hyper::header::{ACCEPT, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, header::HeaderMap};
+use hyper::{Method, StatusCode};
 use std::fmt::Write as _;
 use std::io;
 use std::pin::Pin;
@@ -149,9 +150,9 @@ impl Front {
                     id_interval: self.api.limits.watch_id_interval,
                     unseen_bytes: 0,
                     unseen_bytes_max: history.bytes_max() / 8,
-                    budget: Arc::clone(&self.json_bytes),
-                    budget_bytes: self.api.limits.json_bytes_max,
+                    budget: Arc::clone(&self.watch_bytes),
                     share: None,
+                    more: false,
                     _slot: slot,
                 })
                 .boxed_unsync(),
@@ -174,10 +175,24 @@ impl Front {
     }
 }
 
+/// An `EventSource` never comes back after another status than 200. So what is over soon is told to it by a response that
+/// ends at once.
+pub(super) fn fit(reply: Reply, head: &Parts) -> Reply {
+    let wants_events = |field: &HeaderValue| field.as_bytes().starts_with(b"text/event-stream");
+    let is_for_now = reply.status() == StatusCode::SERVICE_UNAVAILABLE;
+    let is_watch = head.uri.path() == "/-/watch" && head.method == Method::GET;
+    match head.headers.get(ACCEPT).is_some_and(wants_events) {
+        true if is_for_now && is_watch => {
+            reply::events(Bytes::from_static(b"retry: 1000\n\n").into())
+        }
+        _ => reply,
+    }
+}
+
 /// What a client does that lacks changes.
 fn advice(prefix: &[u8]) -> String {
     format!(
-        "list the keys again with GET {}, and watch from the index of that list",
+        "list the keys again with GET {}, and watch from the index of the first page of that list",
         list_link(prefix)
     )
 }
@@ -209,11 +224,12 @@ struct Watcher {
     /// Bytes of changes since then that were none of its keys.
     unseen_bytes: u64,
     unseen_bytes_max: u64,
-    /// One permit for each byte of JSON that is on its way to clients, and how many there are.
+    /// One permit for each byte of large events that are on their way to watchers.
     budget: Arc<Semaphore>,
-    budget_bytes: usize,
     /// The part of it that the next piece may use.
     share: Option<OwnedSemaphorePermit>,
+    /// The piece before was of changes, so there may be more of them.
+    more: bool,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -223,6 +239,10 @@ impl Watcher {
         if !self.begun {
             self.begun = true;
             return Some(self.tell_id("retry: 1000\n"));
+        }
+        if std::mem::take(&mut self.more) {
+            // One piece, and then whoever else this thread serves: hyper would go on for as long as the socket takes it.
+            tokio::task::yield_now().await;
         }
         loop {
             if self.cut || *self.news.borrow_and_update() {
@@ -237,6 +257,7 @@ impl Watcher {
                 Err(gone) => return Some(self.last_event(gone)),
             };
             let bytes: usize = entries.iter().map(|(_, changes)| changes.bytes()).sum();
+            let weight = || entries.iter().map(|(_, changes)| changes.weight());
             if entries.is_empty() {
                 let waiting = timeout_at(self.id_due, self.news.changed());
                 match waiting.await {
@@ -246,7 +267,7 @@ impl Watcher {
                     Err(_) => return Some(self.tell_id("")),
                 }
             } else if !entries.iter().any(|(_, changes)| self.wants(changes)) {
-                self.unseen_bytes += bytes as u64;
+                self.unseen_bytes += weight().sum::<u64>();
                 if self.unseen_bytes > self.unseen_bytes_max || Instant::now() >= self.id_due {
                     return Some(self.tell_id(""));
                 }
@@ -255,14 +276,24 @@ impl Watcher {
             } else if bytes <= config::WATCH_PIECE_BYTES {
                 let Events { text, id } = to_events(&entries, &self.prefix);
                 self.told(id);
+                self.more = true;
                 return Some(text.into());
             } else if self.share.is_none() {
                 // It waits without the entry, which would be kept for it alone.
                 drop(entries);
                 self.reader.go_back(before);
-                let share = (2 * bytes).min(self.budget_bytes) as u32;
-                let share = Arc::clone(&self.budget).acquire_many_owned(share).await;
-                self.share = share.ok();
+                // A byte of a value is an escape of six at most.
+                let share = (6 * bytes).min(config::WATCHES_BYTES_MAX) as u32;
+                let share = Arc::clone(&self.budget).acquire_many_owned(share);
+                let share = tokio::select! {
+                    share = timeout_at(self.id_due, share) => share,
+                    _ = self.news.wait_for(|stopping| *stopping) => return None,
+                };
+                match share {
+                    Ok(share) => self.share = share.ok(),
+                    // It loses its place. Whoever holds it up reads slowly, and this one is to hear of it now and then.
+                    Err(_) => return Some(self.tell_id("")),
+                }
             } else if let Some(piece) = self.large(entries).await {
                 return Some(piece);
             }
@@ -283,6 +314,7 @@ impl Watcher {
         // It does not panic; and a runtime that ends takes this connection with it.
         let Events { text, id } = written.await.ok()?;
         self.told(id);
+        self.more = true;
         Some(Bytes::from_owner(Sent {
             text,
             _share: share,

@@ -351,3 +351,19 @@ fn watchers_are_counted_and_end_when_the_server_stops() {
         begin.elapsed()
     );
 }
+
+#[test]
+fn an_event_source_is_told_to_come_again_where_others_are_refused_for_now() {
+    let cluster = Cluster::start();
+    cluster.set(Mode::Refuse(NotProposed::NoLeader));
+    assert_eq!(cluster.get("/-/watch").status, 503);
+    let events = "Accept: text/event-stream";
+    let again = cluster.send("GET", "/-/watch", &[events], b"");
+    assert_eq!((again.status, &*again.body), (200, &b"retry: 1000\n\n"[..]));
+    assert_eq!(again.header("content-type"), Some("text/event-stream"));
+    // What would come again is said as it is.
+    let wrong = cluster.send("GET", "/-/watch?before=1", &[events], b"");
+    assert_eq!(wrong.status, 400);
+    let other = cluster.send("GET", "/-/kv", &[events], b"");
+    assert_eq!(other.status, 503);
+}
