@@ -1,6 +1,6 @@
 //! `raftkvd backup`: fetches `GET /-/snapshot` of a member into a file, and checks it.
 //!
-//! What arrives goes to `FILE.part`. Only when it is complete, every CRC is right and all of it is durable, it gets its
+//! What arrives goes to `FILE.*.part`, which no other process takes for its own. Only when it is complete, every CRC is right and all of it is durable, it gets its
 //! name: a file without `.part` is a whole backup, whatever happened.
 
 use crate::members::PeerUrl;
@@ -14,6 +14,8 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::header::CONTENT_DISPOSITION;
 use hyper::{Method, Response, StatusCode};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use serde_json::Value;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -136,7 +138,7 @@ async fn fetch(response: Response<Incoming>, file: Option<&Path>) -> Result<Part
     check_absent(&path)?;
     let estimate = response.headers().get("x-raftkvd-estimated-bytes");
     let estimate = estimate.and_then(|bytes| bytes.to_str().ok()?.parse().ok());
-    let part = Part::of(path);
+    let part = Part::of(path)?;
     let mut out = RealDisk.create(&part.temporary)?;
     let mut done = 0;
     let mut progress = Progress::of_command("backing up", Unit::Bytes);
@@ -190,14 +192,14 @@ struct Part {
 }
 
 impl Part {
-    fn of(path: PathBuf) -> Part {
+    fn of(path: PathBuf) -> Result<Part, DiskError> {
         let mut temporary = path.clone().into_os_string();
-        temporary.push(".part");
-        Part {
+        temporary.push(format!(".{:016x}.part", RealDisk.random()?));
+        Ok(Part {
             temporary: temporary.into(),
             path,
             kept: false,
-        }
+        })
     }
 
     /// Reads all of it, and checks every CRC.
@@ -215,9 +217,19 @@ impl Part {
         Ok(contents)
     }
 
-    /// Gives it its name. Durable on return.
-    fn keep(&mut self) -> Result<&Path, DiskError> {
-        RealDisk.rename(&self.temporary, &self.path)?;
+    /// Gives it its name, unless that was given to another meanwhile. Durable on return.
+    fn keep(&mut self) -> Result<&Path, BackupError> {
+        let (from, to) = (&self.temporary, &self.path);
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Err(BackupError::Exists(self.path.clone())),
+            // Not every file system can.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                check_absent(to)?;
+                RealDisk.rename(from, to)?;
+            }
+            Err(error) => return Err(DiskError::new("rename", from, error).into()),
+        }
         self.kept = true;
         RealDisk.sync_dir(parent(&self.path))?;
         Ok(&self.path)

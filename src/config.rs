@@ -134,7 +134,7 @@ pub const JOIN_BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// Longest such pause.
 pub const JOIN_BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// How long a member may take to answer; its own `--request-timeout` is most likely shorter.
-pub const JOIN_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+pub const MEMBER_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest answer: the status of a cluster with thousands of members.
 pub const JOIN_ANSWER_BYTES_MAX: usize = 1 << 20;
 
@@ -147,6 +147,10 @@ pub const BACKUP_REFUSAL_BYTES_MAX: usize = 64 << 10;
 
 // ---- storage ----
 
+/// How often it is tried to lock the data directory,
+pub const LOCK_TRIES: usize = 5;
+/// and the pause between.
+pub const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// A WAL segment is closed, and a new one begun, when it has reached this size.
 pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// The raft loop itself applies a batch that finds the commit channel empty, up to this number of commands and reads.
@@ -290,6 +294,8 @@ pub const LIST_BYTES_MAX: usize = 4 << 20;
 /// Bytes of JSON (lists, pairs) that are on their way to their clients, over all connections; a single larger one still
 /// goes, alone.
 pub const JSON_BYTES_MAX: usize = 256 << 20;
+/// The same for large events of watches.
+pub const WATCHES_BYTES_MAX: usize = 256 << 20;
 /// The same for what transactions did, counted from when they are proposed.
 pub const ANSWERS_BYTES_MAX: usize = 64 << 20;
 /// A value from this size on is written as JSON by a thread for what blocks.

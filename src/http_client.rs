@@ -1,6 +1,7 @@
 //! A client of a member: one HTTP/1.1 request on a connection of its own, for who joins a cluster or takes a backup.
 //!
-//! How long an exchange may take is up to the caller; one that is dropped closes its connection.
+//! How long the head of a response may take is limited here; how long all of an exchange may is up to the caller. One that
+//! is dropped closes its connection.
 
 use crate::config;
 use crate::members::PeerUrl;
@@ -46,7 +47,9 @@ pub async fn exchange<T, E: From<String>>(
         .map_err(|error| error.to_string())?;
     // The connection ends when the response was taken and the sender is gone, or when this future is dropped.
     let answer = async move {
-        let answer = sender.send_request(request).await;
+        let answering = sender.send_request(request);
+        let answer = timeout(config::MEMBER_ANSWER_TIMEOUT, answering).await;
+        let answer = answer.map_err(|_| "no answer in time".to_owned())?;
         take(answer.map_err(|error| error.to_string())?).await
     };
     let mut answer = std::pin::pin!(answer);

@@ -145,7 +145,7 @@ async fn request(
         Ok((status, body.to_bytes()))
     };
     let exchange = http_client::exchange(stream, to, method, path, body, take);
-    match timeout(config::JOIN_ANSWER_TIMEOUT, exchange).await {
+    match timeout(config::MEMBER_ANSWER_TIMEOUT, exchange).await {
         Ok(answer) => answer.map_err(|why: String| Failure::Now(format!("{path}: {why}"))),
         Err(_) => Err(Failure::Now(format!("{path}: no answer in time"))),
     }

@@ -79,6 +79,12 @@ impl Front {
                 "the map was not frozen in time: the node lags behind; try again",
             ));
         };
+        if header.index == 0 {
+            return Err(reply::unavailable(
+                Code::NoLeader,
+                "this member holds nothing yet: it waits to be added",
+            ));
+        }
         let store = &self.api.store;
         let estimate = SnapshotEncoder::estimate(store.len(), store.bytes());
         let name = format!("raftkvd-{:016x}-{}.snap", header.cluster, header.index);

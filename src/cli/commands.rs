@@ -44,13 +44,12 @@ pub(super) enum Command {
         id: u64,
 
         /// Peer URLs of all members of the new cluster, in the order of their ids
-        #[arg(
-            long,
-            value_name = "URL[,URL...]",
-            env = "RAFTKVD_CLUSTER",
-            default_value = "http://127.0.0.1:9021"
-        )]
-        cluster: String,
+        #[arg(long, value_name = "URL[,URL...]", env = "RAFTKVD_CLUSTER")]
+        cluster: Option<String>,
+
+        /// Peer URL of the only member, in place of --cluster [default: http://127.0.0.1:9021]
+        #[arg(long, value_name = "URL", env = "RAFTKVD_PEER_URL")]
+        peer_url: Option<String>,
 
         /// Directory to make [default: raftkvd-<id>]
         #[arg(long, value_name = "DIR", env = "RAFTKVD_DATA_DIR")]
@@ -97,9 +96,16 @@ Every member of the new cluster is restored from the same file with the same lis
 pub(super) fn restore_settings(
     file: PathBuf,
     id: u64,
-    cluster: &str,
+    cluster: Option<String>,
+    peer_url: Option<String>,
     data_dir: Option<PathBuf>,
 ) -> Result<restore::Settings, Quit> {
+    if let Err(error) = file.metadata() {
+        return Err(Quit::Usage(format!("{}: {error}", file.display())));
+    }
+    // As the daemon takes them.
+    let cluster = cluster.or(peer_url);
+    let cluster = cluster.as_deref().unwrap_or("http://127.0.0.1:9021");
     let cluster = parse_cluster(cluster).map_err(Quit::Usage)?;
     if id > cluster.len() as u64 {
         return Err(Quit::Usage(format!(

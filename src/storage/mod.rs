@@ -62,6 +62,7 @@ pub use snapshot::{
 pub use wal::{Options, Purge, Wal};
 
 use crate::command::{ReplicatedState, SnapshotHeader};
+use crate::config;
 use crate::members::Members;
 use raft::eraftpb::{ConfState, Entry, HardState};
 use slog::{Logger, info};
@@ -173,8 +174,8 @@ impl StorageError {
             StorageError::WrongIdentity { .. } => 5,
             StorageError::Removed { .. } => 7,
             StorageError::Io(_) => 6,
-            StorageError::NotEmpty { .. } => 2,
-            StorageError::UnknownVersion { .. } | StorageError::RestoreUnfinished { .. } => 1,
+            StorageError::NotEmpty { .. } | StorageError::RestoreUnfinished { .. } => 2,
+            StorageError::UnknownVersion { .. } => 1,
         }
     }
 
@@ -204,10 +205,14 @@ pub fn lock(disk: &dyn Disk, dir: &Path) -> Result<Lock, StorageError> {
     disk.create_dir_all(dir)?;
     sync_names_above(disk, dir)?;
     let path = dir.join("LOCK");
-    match disk.lock(&path)? {
-        Some(lock) => Ok(lock),
-        None => Err(StorageError::Locked { path }),
+    // Who inspects the directory has the lock for a moment too.
+    for _ in 0..config::LOCK_TRIES {
+        if let Some(lock) = disk.lock(&path)? {
+            return Ok(lock);
+        }
+        std::thread::sleep(config::LOCK_PAUSE);
     }
+    Err(StorageError::Locked { path })
 }
 
 /// Makes the name of the data directory durable, and those of all directories above it: whichever of them was new, a

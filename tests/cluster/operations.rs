@@ -380,7 +380,7 @@ fn a_damaged_backup_is_not_restored_and_a_killed_restore_is_refused_or_cleared()
     let crc = crc32c::crc32c(&bytes[..end]);
     bytes[end..].copy_from_slice(&crc.to_le_bytes());
     fs::write(&meta, &bytes).expect("write");
-    new.node(1).start_expecting_exit(1);
+    new.node(1).start_expecting_exit(2);
     let said = new.nodes[&1].last_log();
     assert!(said.contains("run raftkvd restore again"), "{said}");
     let restored = restore(&new.nodes[&1], &file, &urls);
