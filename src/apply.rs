@@ -202,7 +202,9 @@ pub fn run(
                 Commit::Restore(meta) => {
                     let (index, term) = (meta.index, meta.term);
                     let begun = Instant::now();
-                    let (_, size) = load(store, snapshots, index, term, |_, _| (), logger)?;
+                    let threads = config::load_threads_beside();
+                    let (_, size) =
+                        load(store, snapshots, index, term, threads, |_, _| (), logger)?;
                     metrics.loaded.add(begun.elapsed(), size);
                     commits.history.begin(index, index);
                     commits.replay.applied(index);
@@ -226,6 +228,7 @@ pub fn load(
     snapshots: &Snapshots,
     index: u64,
     term: u64,
+    threads: usize,
     mut loaded: impl FnMut(u64, u64) + Send,
     logger: &Logger,
 ) -> Result<(SnapshotHeader, u64), StorageError> {
@@ -233,7 +236,7 @@ pub fn load(
     let mut progress = Progress::new("loading a snapshot", Unit::Bytes, logger);
     let restore = store.begin_restore(snapshots.claimed_entries(index, term)?);
     let insert = |key: &[u8], index, value: &[u8]| restore.insert(key, index, value);
-    let found = snapshots.load(index, term, insert, |done, total| {
+    let found = snapshots.load_with(threads, index, term, insert, |done, total| {
         loaded(done, total);
         progress.at(done, total);
     })?;

@@ -374,5 +374,11 @@ pub fn load_threads() -> usize {
     processors.min(LOAD_THREADS_MAX)
 }
 
+/// The same beside a member's other work: half of them, for there are heartbeats to be answered, and whoever shares the
+/// machine.
+pub fn load_threads_beside() -> usize {
+    load_threads().div_ceil(2)
+}
+
 /// The most that [`load_threads`] says: one thread after the other takes the next block of the file.
 pub const LOAD_THREADS_MAX: usize = 8;

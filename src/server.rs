@@ -233,7 +233,15 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
             let load = &mut |snapshots: &Snapshots, index, term| {
                 let told = |done, total| replay.loaded(done, total);
                 let begun = Instant::now();
-                let loaded = apply::load(&store, snapshots, index, term, told, &logger)?;
+                let loaded = apply::load(
+                    &store,
+                    snapshots,
+                    index,
+                    term,
+                    config::load_threads(),
+                    told,
+                    &logger,
+                )?;
                 metrics.snapshots.loaded.add(begun.elapsed(), loaded.1);
                 Ok(loaded)
             };

@@ -16,7 +16,7 @@ pub const RESIDENT_PEAK: f64 = 1.35;
 /// From exec to `/-/ready`.
 pub const KEYS_PER_SECOND: f64 = 1e6;
 
-/// From the start of a new member, while nobody writes, until it is a voter.
+/// The stream of a snapshot to a new member, while nobody writes, from its first byte until it is checked and durable.
 pub const CATCHUP_MB_PER_SECOND: f64 = 200.0;
 /// PUTs meanwhile, as a share of those before.
 pub const CATCHUP_PUTS: f64 = 0.70;

@@ -27,11 +27,18 @@ pub fn run(state: &State, options: &Options, verdicts: &mut Verdicts) {
     ));
 
     let joined = join(state, 2, options);
-    let what = "while nobody writes, for the bytes of the snapshot";
-    let rate = megabytes(snapshot.bytes) / joined.seconds();
+    let what = "the stream, while nobody writes";
+    let rate = stream_megabytes_per_second(state, 2);
     let aim = verdicts.at_least(what, rate, aims::CATCHUP_MB_PER_SECOND, "MB/s");
     report::line(what, rate, "MB/s", &aim);
-    report::line("    in", joined.seconds(), "s", joined.note());
+    let note = "the leader's new snapshot, the stream, and loading it";
+    let what = "    from its start to its vote";
+    report::line(
+        what,
+        joined.seconds(),
+        "s",
+        &format!("{note} {}", joined.note()),
+    );
     leave(state, 2, joined.member);
 
     let clients = state.overwrite();
@@ -41,10 +48,11 @@ pub fn run(state: &State, options: &Options, verdicts: &mut Verdicts) {
     let joining = Instant::now();
     let busy = join(state, 3, options);
     let outcome = clients.stop();
-    let rate = megabytes(snapshot.bytes) / busy.seconds();
+    let rate = stream_megabytes_per_second(state, 3);
     let clients = format!("{CONNECTIONS} connections");
-    report::line("while clients write", rate, "MB/s", &clients);
-    report::line("    in", busy.seconds(), "s", busy.note());
+    report::line("the stream, while clients write", rate, "MB/s", &clients);
+    let what = "    from its start to its vote";
+    report::line(what, busy.seconds(), "s", busy.note());
     let before = background::rate(&outcome, begun, joining);
     let meanwhile = background::rate(&outcome, busy.begun, busy.ended);
     report::line("PUTs before", before, "/s", "");
@@ -111,6 +119,24 @@ fn join(state: &State, id: usize, options: &Options) -> Joined {
         done,
         terms: number(&state.status(), "term") - number(&before, "term"),
     }
+}
+
+/// By the line in which the new member tells of it; 0 if there is none.
+fn stream_megabytes_per_second(state: &State, id: usize) -> f64 {
+    let log = fs::read_to_string(daemons::log(&state.dir, id)).unwrap_or_default();
+    let line = log
+        .lines()
+        .rev()
+        .find(|line| line.contains("received a snapshot"));
+    let field = |name: &str| {
+        let (_, rest) = line?.split_once(name)?;
+        let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+        digits.parse::<f64>().ok()
+    };
+    let (bytes, ms) = (field("bytes: "), field("ms: "));
+    bytes
+        .zip(ms)
+        .map_or(0.0, |(bytes, ms)| bytes / 1e3 / ms.max(1.0))
 }
 
 fn number(status: &Value, field: &str) -> u64 {

@@ -126,7 +126,7 @@ impl Process {
         let disk = Arc::new(launch.disk.clone());
         let store = Store::with_shards(8);
         let load = &mut |snapshots: &Snapshots, index, term| {
-            apply::load(&store, snapshots, index, term, |_, _| (), &logger)
+            apply::load(&store, snapshots, index, term, 1, |_, _| (), &logger)
         };
         let (id, start, options) = (launch.id, launch.start, launch.options);
         let opened = storage::open_and_load(disk, dir, id, start, options, load, &logger)?;

@@ -39,6 +39,18 @@ impl Snapshots {
         visit: impl Fn(&[u8], u64, &[u8]) + Sync,
         progress: impl FnMut(u64, u64) + Send,
     ) -> Result<(SnapshotHeader, u64), StorageError> {
+        self.load_with(config::load_threads(), index, term, visit, progress)
+    }
+
+    /// The same with at most so many threads.
+    pub fn load_with(
+        &self,
+        threads_max: usize,
+        index: u64,
+        term: u64,
+        visit: impl Fn(&[u8], u64, &[u8]) + Sync,
+        progress: impl FnMut(u64, u64) + Send,
+    ) -> Result<(SnapshotHeader, u64), StorageError> {
         let path = self.path(index, term);
         let file = self.open_file(&path)?;
         // An open file can be read when it is deleted. Older ones will never be loaded after this one.
@@ -49,7 +61,7 @@ impl Snapshots {
             return Err(reader.corrupt("its header does not fit its name"));
         }
         let bytes = reader.len;
-        let threads = config::load_threads().min((bytes / config::LOAD_BYTES_PER_THREAD) as usize);
+        let threads = threads_max.min((bytes / config::LOAD_BYTES_PER_THREAD) as usize);
         let source = Mutex::new((reader, progress));
         let work = || -> Result<(), StorageError> {
             let mut block = Vec::new();
