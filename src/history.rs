@@ -8,6 +8,7 @@
 //! Invariants: whatever was changed by an entry above `oldest`, and at or below `newest`, is here; entries leave whole, the
 //! oldest first; a reader that misses one is told so and gets nothing more; nobody waits for a reader.
 
+use crate::config;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -157,6 +158,7 @@ impl History {
         let mut state = self.lock();
         let gone = std::mem::take(&mut state.entries);
         state.bytes = 0;
+        state.beside = 0;
         state.oldest = match oldest.max(index) {
             // The snapshot that a cluster begins with, which holds nothing.
             1 => 0,
@@ -178,10 +180,14 @@ impl History {
             state.newest
         );
         state.newest = index;
-        if changes.spans.is_empty() {
+        if index <= state.oldest {
+            state.beside = 0;
+        } else if changes.spans.is_empty() {
             state.beside += changes.data.len() as u64;
-        } else if index > state.oldest {
-            changes.beside = std::mem::take(&mut state.beside);
+        } else {
+            // No more than what a frame holds beside it, nor so much that it drops what live readers are about to read.
+            let most = (config::FRAME_BYTES_TARGET as u64).min(self.bytes_max / 8);
+            changes.beside = std::mem::take(&mut state.beside).min(most);
             state.bytes += changes.weight();
             state.entries.push_back((index, Arc::new(changes)));
             while state.bytes > self.bytes_max && state.entries.len() > 1 {
@@ -463,16 +469,26 @@ mod tests {
 
     #[test]
     fn what_changes_nothing_counts_with_what_comes_behind_it() {
-        let history = Arc::new(History::new(entry(1).weight() * 2 + 1_000));
+        let nothing = |bytes| Changes::of(Bytes::from(vec![0; bytes]), 0);
+        let history = Arc::new(History::new(80_000));
         history.append(1, entry(1));
-        history.append(2, Changes::of(Bytes::from(vec![0; 600]), 0));
-        history.append(3, Changes::of(Bytes::from(vec![0; 600]), 0));
-        assert_eq!((history.oldest(), history.newest()), (0, 3));
+        history.append(2, nothing(3_000));
+        history.append(3, nothing(4_000));
         history.append(4, entry(1));
-        assert_eq!((history.oldest(), history.newest()), (1, 4));
-        history.append(5, entry(1));
-        assert_eq!(history.oldest(), 4, "it still keeps both in memory");
+        let both = entry(1).weight() * 2 + 7_000;
+        assert_eq!(history.lock().bytes, both);
+        // Much of it does not push out what is there.
+        history.append(5, nothing(1 << 20));
         history.append(6, entry(1));
-        assert_eq!(history.oldest(), 4);
+        assert_eq!(history.lock().bytes, both + entry(1).weight() + 10_000);
+        assert_eq!(
+            indexes(&mut Reader::new(history.clone(), 0), 9, 99),
+            [1, 4, 6]
+        );
+
+        history.append(7, nothing(5_000));
+        history.begin(8, 8);
+        history.append(9, entry(1));
+        assert_eq!(history.lock().bytes, entry(1).weight());
     }
 }

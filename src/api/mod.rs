@@ -249,11 +249,14 @@ impl Front {
         let deadline = begun + self.api.limits.request_timeout;
         let (head, incoming) = request.into_parts();
         let mut body = Body::new(incoming);
-        let mut reply = match self.route(&head, &mut body, deadline).await {
-            Ok(reply) => reply,
+        let (status, mut reply) = match self.route(&head, &mut body, deadline).await {
+            Ok(reply) => (reply.status(), reply),
             Err(reply) => {
                 self.log_refusal(&reply);
-                watching::fit(problem::fit(*reply, &head.headers).await, &head)
+                let status = reply.status();
+                let reply = problem::fit(*reply, &head.headers).await;
+                // It counts as what it is.
+                (status, watching::fit(reply, &head))
             }
         };
         let unread = body.is_unread();
@@ -261,7 +264,7 @@ impl Front {
             reply::close(&mut reply);
         }
         let requests = &self.api.metrics.requests;
-        requests.answered(&head.method, reply.status(), begun.elapsed());
+        requests.answered(&head.method, status, begun.elapsed());
         (reply, unread)
     }
 

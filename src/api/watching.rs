@@ -183,7 +183,8 @@ pub(super) fn fit(reply: Reply, head: &Parts) -> Reply {
     let is_watch = head.uri.path() == "/-/watch" && head.method == Method::GET;
     match head.headers.get(ACCEPT).is_some_and(wants_events) {
         true if is_for_now && is_watch => {
-            reply::events(Bytes::from_static(b"retry: 1000\n\n").into())
+            // Without the empty line that would end an event: with that, it would forget where it was.
+            reply::events(Bytes::from_static(b"retry: 1000\n").into())
         }
         _ => reply,
     }
@@ -310,15 +311,22 @@ impl Watcher {
     async fn large(&mut self, entries: Vec<(u64, Arc<Changes>)>) -> Option<Bytes> {
         let share = self.share.take();
         let prefix = self.prefix.clone();
-        let written = tokio::task::spawn_blocking(move || to_events(&entries, &prefix));
+        // It keeps its share also when the client goes meanwhile.
+        let written = tokio::task::spawn_blocking(move || {
+            let Events { text, id } = to_events(&entries, &prefix);
+            (
+                Sent {
+                    text,
+                    _share: share,
+                },
+                id,
+            )
+        });
         // It does not panic; and a runtime that ends takes this connection with it.
-        let Events { text, id } = written.await.ok()?;
+        let (sent, id) = written.await.ok()?;
         self.told(id);
         self.more = true;
-        Some(Bytes::from_owner(Sent {
-            text,
-            _share: share,
-        }))
+        Some(Bytes::from_owner(sent))
     }
 
     /// Tells where the client is, without an event.
@@ -337,6 +345,7 @@ impl Watcher {
     /// The event of a client that has fallen behind.
     fn last_event(&mut self, Gone { oldest }: Gone) -> Bytes {
         self.cut = true;
+        self.share = None;
         let id = self.id;
         let line = format!(
             "this reader fell behind: changes after index {id} are not in memory any more; {}",

@@ -104,9 +104,22 @@ pub(super) fn restore_settings(
         return Err(Quit::Usage(format!("{}: {error}", file.display())));
     }
     // As the daemon takes them.
-    let cluster = cluster.or(peer_url);
-    let cluster = cluster.as_deref().unwrap_or("http://127.0.0.1:9021");
-    let cluster = parse_cluster(cluster).map_err(Quit::Usage)?;
+    let cluster = match (cluster, peer_url) {
+        (Some(_), Some(_)) => {
+            let line = "--cluster and --peer-url: give one of them (or of RAFTKVD_CLUSTER and RAFTKVD_PEER_URL)";
+            return Err(Quit::Usage(line.to_owned()));
+        }
+        (None, Some(url)) => {
+            let url = url
+                .parse()
+                .map_err(|why| Quit::Usage(format!("--peer-url: {why}")))?;
+            vec![url]
+        }
+        (cluster, None) => {
+            let cluster = cluster.as_deref().unwrap_or("http://127.0.0.1:9021");
+            parse_cluster(cluster).map_err(Quit::Usage)?
+        }
+    };
     if id > cluster.len() as u64 {
         return Err(Quit::Usage(format!(
             "--id {id}: --cluster lists {} URLs; the URL of member i is the i-th one",

@@ -359,7 +359,7 @@ fn an_event_source_is_told_to_come_again_where_others_are_refused_for_now() {
     assert_eq!(cluster.get("/-/watch").status, 503);
     let events = "Accept: text/event-stream";
     let again = cluster.send("GET", "/-/watch", &[events], b"");
-    assert_eq!((again.status, &*again.body), (200, &b"retry: 1000\n\n"[..]));
+    assert_eq!((again.status, &*again.body), (200, &b"retry: 1000\n"[..]));
     assert_eq!(again.header("content-type"), Some("text/event-stream"));
     // What would come again is said as it is.
     let wrong = cluster.send("GET", "/-/watch?before=1", &[events], b"");
