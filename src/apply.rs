@@ -13,12 +13,13 @@ use crate::commit::{Apply, Commit};
 use crate::config;
 use crate::history::{Changes, History};
 use crate::inbox::{Inbox, Notice, SnapshotWritten};
-use crate::metrics;
+use crate::metrics::{self, Metrics};
 use crate::progress::{Progress, Replay, Unit};
 use crate::proposal::{Outcome, ReadReply};
 use crate::storage::{DiskError, SnapshotMeta, Snapshots, StorageError};
 use crate::store::{Frozen, Store};
 use slog::{Logger, info};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -160,17 +161,53 @@ pub struct SnapshotJob {
     map: Frozen,
 }
 
-/// Runs until the raft loop has ended, or a snapshot from the leader can't be loaded.
-pub fn run(
-    commits: &Batches,
-    store: &Store,
-    inbox: &Inbox,
-    snapshots: &Snapshots,
-    snapshot_jobs: &Sender<SnapshotJob>,
-    metrics: &metrics::Snapshots,
-    logger: &Logger,
-) -> Result<(), StorageError> {
-    while let Ok(batch) = commits.batches.recv() {
+/// The apply thread: what it takes from the channel, and what it works with.
+pub struct Applier {
+    /// The end of the commit channel.
+    pub batches: Batches,
+    /// The map.
+    pub store: Arc<Store>,
+    /// Takes the news of what is applied.
+    pub inbox: Arc<Inbox>,
+    /// Where a snapshot from the leader is found.
+    pub snapshots: Arc<Snapshots>,
+    /// To the snapshot thread.
+    pub snapshot_jobs: Sender<SnapshotJob>,
+    /// Where it counts.
+    pub metrics: Arc<Metrics>,
+    /// Its log.
+    pub logger: Logger,
+}
+
+impl Applier {
+    /// Runs until the raft loop has ended, or a snapshot from the leader can't be loaded.
+    pub fn run(&self) -> Result<(), StorageError> {
+        while let Ok(batch) = self.batches.batches.recv() {
+            if self.apply(batch)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies a batch that waits, if one does. What the thread does, for a loop that has none.
+    pub fn apply_waiting(&self) -> Result<(), StorageError> {
+        match self.batches.batches.try_recv() {
+            Ok(batch) => self.apply(batch).map(|_| ()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Some batches were sent to the thread, and it has not finished them.
+    pub fn has_unfinished(&self) -> bool {
+        self.batches.unfinished.load(Ordering::Acquire) > 0
+    }
+
+    /// `Break`: the snapshot thread has ended.
+    fn apply(&self, batch: Vec<Commit>) -> Result<ControlFlow<()>, StorageError> {
+        let Batches {
+            history, replay, ..
+        } = &self.batches;
         let mut applied = 0;
         let mut bytes = 0;
         for commit in batch {
@@ -178,47 +215,59 @@ pub fn run(
                 Commit::Apply(apply) => {
                     applied = apply.index;
                     bytes += apply.bytes;
-                    carry_out(apply, store, &commits.history, &commits.replay);
+                    carry_out(apply, &self.store, history, replay);
                 }
                 Commit::Read(reads) => release(reads),
                 Commit::Snapshot(meta) => {
                     // The node hears of what is applied first: it must not compact entries that it still counts as
                     // unapplied, however quickly the snapshot is written.
                     if applied > 0 {
-                        inbox.applied(applied, std::mem::take(&mut bytes));
+                        self.inbox.applied(applied, std::mem::take(&mut bytes));
                     }
                     let job = SnapshotJob {
                         meta: *meta,
-                        map: store.freeze(),
+                        map: self.store.freeze(),
                     };
-                    if snapshot_jobs.send(job).is_err() {
-                        return Ok(());
+                    if self.snapshot_jobs.send(job).is_err() {
+                        return Ok(ControlFlow::Break(()));
                     }
                 }
                 Commit::Freeze { header, reply } => {
                     // Whoever asked may have given up.
-                    let _ = reply.send((*header, store.freeze()));
+                    let _ = reply.send((*header, self.store.freeze()));
                 }
                 Commit::Restore(meta) => {
-                    let (index, term) = (meta.index, meta.term);
-                    let begun = Instant::now();
-                    let threads = config::load_threads_beside();
-                    let (_, size) =
-                        load(store, snapshots, index, term, threads, |_, _| (), logger)?;
-                    metrics.loaded.add(begun.elapsed(), size);
-                    commits.history.begin(index, index);
-                    commits.replay.applied(index);
-                    applied = index;
+                    self.load(&meta)?;
+                    applied = meta.index;
                 }
             }
         }
         if applied > 0 {
-            inbox.applied(applied, bytes);
+            self.inbox.applied(applied, bytes);
         }
         // Release: see Commits::hand_over. Behind the news of what was applied, or the loop could get ahead of it.
-        commits.unfinished.fetch_sub(1, Ordering::Release);
+        self.batches.unfinished.fetch_sub(1, Ordering::Release);
+        Ok(ControlFlow::Continue(()))
     }
-    Ok(())
+
+    /// Replaces the map by a snapshot that came from the leader.
+    fn load(&self, meta: &SnapshotMeta) -> Result<(), StorageError> {
+        let begun = Instant::now();
+        let threads = config::load_threads_beside();
+        let (_, size) = load(
+            &self.store,
+            &self.snapshots,
+            meta.index,
+            meta.term,
+            threads,
+            |_, _| (),
+            &self.logger,
+        )?;
+        self.metrics.snapshots.loaded.add(begun.elapsed(), size);
+        self.batches.history.begin(meta.index, meta.index);
+        self.batches.replay.applied(meta.index);
+        Ok(())
+    }
 }
 
 /// Replaces the map by the snapshot file of this index and term. Readers see the old map until the new one is complete.
@@ -418,8 +467,7 @@ mod tests {
     fn the_loop_applies_only_few_commands_and_only_behind_the_thread() {
         let dir = tempfile::tempdir().unwrap();
         let logger = Logger::root(slog::Discard, o!());
-        let store = Store::new();
-        let inbox = Inbox::default();
+        let store = Arc::new(Store::new());
         let disk = Arc::new(crate::storage::RealDisk);
         let url = "http://127.0.0.1:9021".parse().unwrap();
         let members = crate::members::Members::initial(&[url]);
@@ -437,19 +485,22 @@ mod tests {
         assert_eq!(store.len(), 3);
 
         let (snapshot_jobs, _) = mpsc::channel();
-        let store = &store;
+        let applier = Applier {
+            batches,
+            store: store.clone(),
+            inbox: Arc::default(),
+            snapshots: opened.snapshots.clone(),
+            snapshot_jobs,
+            metrics: Arc::default(),
+            logger,
+        };
         std::thread::scope(|scope| {
-            let (inbox, snapshots, logger) = (&inbox, &opened.snapshots, &logger);
-            let metrics = metrics::Snapshots::default();
-            let thread = scope.spawn(move || {
-                let jobs = &snapshot_jobs;
-                run(&batches, store, inbox, snapshots, jobs, &metrics, logger)
-            });
+            let thread = scope.spawn(move || applier.run());
             while commits.unfinished.load(Ordering::Acquire) > 0 {
                 std::thread::yield_now();
             }
             assert_eq!(
-                commits.hand_over(vec![entry(6, 1)], store).unwrap(),
+                commits.hand_over(vec![entry(6, 1)], &store).unwrap(),
                 Some((6, 1))
             );
             drop(commits);

@@ -322,30 +322,40 @@ impl Inbox {
     /// passes. `held` is what the node holds at this moment: while it is writing, proposals stay here until the write is
     /// durable, or until the deadline, since the node is who tells clients that theirs has passed.
     pub fn take(&self, deadline: Instant, held: Held) -> Events {
-        self.passes.fetch_add(1, Ordering::Relaxed);
         let mut events = self.lock();
         events.held = held;
-        let mut wait = deadline.saturating_duration_since(Instant::now());
-        while !wait.is_zero() && !events.can_go_on() {
-            events.asleep = true;
+        loop {
+            let wait = deadline.saturating_duration_since(Instant::now());
+            if events.is_due(!wait.is_zero()) {
+                self.passes.fetch_add(1, Ordering::Relaxed);
+                return events.take(!wait.is_zero());
+            }
             events = self
                 .wake
                 .wait_timeout(events, wait)
                 .expect("a thread panicked while it held the inbox")
                 .0;
-            wait = deadline.saturating_duration_since(Instant::now());
         }
-        // Also when other events leave no time to sleep.
-        let in_time = !wait.is_zero();
-        let mut taken = std::mem::take(&mut *events);
-        if in_time && taken.gathers() {
-            events.proposals = std::mem::take(&mut taken.proposals);
-            events.proposal_bytes = std::mem::take(&mut taken.proposal_bytes);
-        }
-        // Until the next pass the node holds also what was just taken.
-        events.held = taken.open();
-        events.messages_dropped = taken.messages_dropped;
-        taken
+    }
+
+    /// The first half of [`Inbox::take`], for a loop without a thread that could wait: there is nothing to go on with, so
+    /// the loop sleeps until the deadline, or until [`Inbox::is_asleep`] says that it was woken.
+    pub fn falls_asleep(&self, now: Instant, deadline: Instant, held: Held) -> bool {
+        let mut events = self.lock();
+        events.held = held;
+        !events.is_due(now < deadline)
+    }
+
+    /// The second half: takes what waits.
+    pub fn take_now(&self, now: Instant, deadline: Instant, held: Held) -> Events {
+        let mut events = self.lock();
+        events.held = held;
+        events.take(now < deadline)
+    }
+
+    /// The loop sleeps, and nothing has come since that it could go on with.
+    pub fn is_asleep(&self) -> bool {
+        self.lock().asleep
     }
 
     /// Proposals and reads without an outcome: what waits here, and what the node holds.
@@ -387,6 +397,26 @@ impl Inbox {
 }
 
 impl Events {
+    /// The loop has something to do. Otherwise it sleeps from now on. `in_time`: its deadline has not passed.
+    fn is_due(&mut self, in_time: bool) -> bool {
+        self.asleep = in_time && !self.can_go_on();
+        !self.asleep
+    }
+
+    /// Takes everything, but what had better gather.
+    fn take(&mut self, in_time: bool) -> Events {
+        let mut taken = std::mem::take(self);
+        // Also when other events leave no time to sleep.
+        if in_time && taken.gathers() {
+            self.proposals = std::mem::take(&mut taken.proposals);
+            self.proposal_bytes = std::mem::take(&mut taken.proposal_bytes);
+        }
+        // Until the next pass the node holds also what was just taken.
+        self.held = taken.open();
+        self.messages_dropped = taken.messages_dropped;
+        taken
+    }
+
     /// What is here, and what the node holds.
     fn open(&self) -> Held {
         Held {

@@ -1,4 +1,4 @@
-//! The raft thread: takes what waits in the inbox, tells the node, and carries out what the node asks.
+//! The raft loop: takes what waits in the inbox, tells the node, and carries out what the node asks.
 //!
 //! One pass is: take everything (one wake-up for all of it), feed it in an order that keeps cause before effect, at
 //! most one tick, then work off the node's outputs until there are none. Everything that waits meanwhile is served
@@ -6,25 +6,59 @@
 //!
 //! The loop owns the node and never waits for the store or the network: commits and messages are handed over through
 //! queues. For the disk it waits only when it has nothing else to do: see `writer.rs`.
+//!
+//! [`RaftLoop::pass`] reads no clock and owns no thread and no queue. It reaches the rest of the process through
+//! [`Ports`]: the raft thread ([`run`]) gives it the daemon's [`Channels`], the simulation gives it its own. So the
+//! code that is proved is the code that runs.
 
 use crate::apply::{Commits, ThreadEnded};
 use crate::command::SnapshotHeader;
 use crate::commit::{Apply, Commit};
-use crate::inbox::{Inbox, Notice};
-use crate::metrics::Metrics;
-use crate::node::{Exit, Node, Output};
+use crate::inbox::{Events, Held, Inbox, Notice};
+use crate::members::Members;
+use crate::metrics::{self, Metrics};
+use crate::node::{Exit, Job, Node, Output};
 use crate::storage::read_back::Request;
 use crate::storage::{DiskError, Meta};
 use crate::store::{Frozen, Store};
 use crate::transport::Transport;
 use crate::writer::{Writer, WriterError, Written};
 use futures_channel::oneshot;
+use raft::eraftpb::Message;
 use slog::{Logger, warn};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-/// Where the loop gets its events and puts its work.
+/// What a pass reaches of the rest of the process.
+pub trait Ports {
+    /// The clock.
+    fn now(&self) -> Instant;
+    /// Where the loop's events come from.
+    fn inbox(&self) -> &Inbox;
+    /// To the WAL. `quiet`: nothing waits for the loop that it could do during a write of its own.
+    fn write(&mut self, job: Job, quiet: bool) -> Result<Written, WriterError>;
+    /// To the store. Returns the index and the entry bytes that were applied before this returned, `None` when the
+    /// apply thread has the batch.
+    fn commit(&mut self, batch: Vec<Commit>) -> Result<Option<(u64, usize)>, ThreadEnded>;
+    /// To the thread that reads the log back.
+    fn read_back(&mut self, request: Request) -> Result<(), ThreadEnded>;
+    /// To the peers.
+    fn send(&mut self, messages: Vec<Message>);
+    /// The members have changed.
+    fn set_members(&mut self, members: &Arc<Members>);
+    /// The leader has changed; 0 for none.
+    fn set_leader(&mut self, leader: u64);
+    /// The process has to end.
+    fn exit(&mut self, exit: Exit);
+    /// The cluster's id, 0 while it is not known.
+    fn cluster(&self) -> u64;
+    /// What the WAL has written.
+    fn written(&self) -> &metrics::Wal;
+}
+
+/// The ports of the daemon.
 pub struct Channels {
     /// Events.
     pub inbox: Arc<Inbox>,
@@ -46,30 +80,72 @@ pub struct Channels {
     pub exit: Box<dyn Fn(Exit) + Send>,
 }
 
-/// Runs until [`Notice::Stop`], until a thread that it works with has ended, or until the disk fails.
+impl Ports for Channels {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    fn write(&mut self, job: Job, quiet: bool) -> Result<Written, WriterError> {
+        self.writer.hand_over(job, quiet)
+    }
+
+    fn commit(&mut self, batch: Vec<Commit>) -> Result<Option<(u64, usize)>, ThreadEnded> {
+        for commit in &batch {
+            if let Commit::Apply(Apply { commands, .. }) = commit
+                && !commands.is_empty()
+            {
+                let commands = commands.len() as u64;
+                self.metrics.entry_commands.observe_count(commands);
+            }
+        }
+        self.commits.hand_over(batch, &self.store)
+    }
+
+    fn read_back(&mut self, request: Request) -> Result<(), ThreadEnded> {
+        self.read_back.send(request).map_err(|_| ThreadEnded)
+    }
+
+    fn send(&mut self, messages: Vec<Message>) {
+        self.transport.send(messages);
+    }
+
+    fn set_members(&mut self, members: &Arc<Members>) {
+        self.transport.set_members(members, false);
+    }
+
+    fn set_leader(&mut self, leader: u64) {
+        self.transport.set_leader(leader);
+        if leader != 0 {
+            self.metrics.leader_changes.inc();
+        }
+    }
+
+    fn exit(&mut self, exit: Exit) {
+        (self.exit)(exit);
+    }
+
+    fn cluster(&self) -> u64 {
+        self.meta.cluster()
+    }
+
+    fn written(&self) -> &metrics::Wal {
+        self.writer.written()
+    }
+}
+
+/// The raft thread. Runs until [`Notice::Stop`], until a thread that it works with has ended, or until the disk fails.
 pub fn run(
-    mut node: Node,
+    node: Node,
     mut channels: Channels,
     tick: Duration,
     logger: &Logger,
 ) -> Result<(), DiskError> {
-    match serve(&mut node, &mut channels, tick, logger) {
-        Ok(()) | Err(WriterError::ThreadEnded) => Ok(()),
-        Err(WriterError::Disk(error)) => Err(error),
-    }
-}
-
-fn serve(
-    node: &mut Node,
-    channels: &mut Channels,
-    tick: Duration,
-    logger: &Logger,
-) -> Result<(), WriterError> {
     // The first pass does not wait: a node may have work from its start.
-    let mut next_tick = Instant::now();
-    let mut handing_over: Vec<oneshot::Sender<()>> = Vec::new();
-    let mut freezing: Vec<oneshot::Sender<(SnapshotHeader, Frozen)>> = Vec::new();
-    let mut dropped = 0;
+    let mut raft_loop = RaftLoop::new(node, tick, channels.now(), logger);
     let mut crowded = false;
     loop {
         if crowded {
@@ -77,140 +153,214 @@ fn serve(
             // With nobody waiting it returns at once.
             std::thread::yield_now();
         }
-        let events = channels.inbox.take(next_tick, node.held());
+        let events = channels.inbox.take(raft_loop.next_tick, raft_loop.held());
         crowded = events.proposals.len() > 1;
-        // What is durable comes before the messages: a vote may answer a request that was sent because of it.
-        if events.persisted > 0 {
-            node.persisted(events.persisted);
-        }
-        // And what is applied before the notices: a snapshot is written after its index was applied.
-        if events.applied > 0 {
-            node.applied(events.applied, events.applied_bytes);
-        }
-        for notice in events.notices {
-            match notice {
-                Notice::Unreachable(peer) => node.unreachable(peer),
-                Notice::Connected(peer) => node.peer_connected(peer),
-                Notice::Gone(peer) => node.peer_gone(peer),
-                Notice::SnapshotSent { to, ok } => node.snapshot_sent(to, ok),
-                Notice::SnapshotWritten(written) => {
-                    if let Some(job) = node.snapshot_written(*written) {
-                        channels.writer.hand_over(job, false)?;
-                    }
-                }
-                Notice::ReadBack(read) => node.read_back(read),
-                Notice::Refused(verdict) => node.refused(verdict),
-                Notice::Status(reply) => {
-                    let mut status = node.status();
-                    status.cluster = channels.meta.cluster();
-                    status.wal_syncs = channels.writer.written().syncs.count();
-                    status.wal_bytes = channels.writer.written().bytes.get();
-                    // Whoever asked may have given up.
-                    let _ = reply.send(status);
-                }
-                Notice::Freeze(reply) => freezing.push(reply),
-                Notice::Transfer(transfer) => node.transfer(transfer),
-                Notice::HandOver(reply) => {
-                    node.hand_over();
-                    handing_over.push(reply);
-                }
-                Notice::Stop => {
-                    node.stop();
-                    return Ok(());
-                }
-            }
-        }
-        for message in events.messages {
-            node.step(message);
-        }
-        for proposal in events.proposals {
-            node.propose(proposal);
-        }
-        for read in events.reads {
-            node.read(read);
-        }
-        let now = Instant::now();
-        if now >= next_tick {
-            node.tick();
-            // Missed ticks are not made up for: see Node::tick.
-            next_tick = (next_tick + tick).max(now + tick / 2);
-            if !handing_over.is_empty() {
-                node.hand_over();
-            }
-            let total = channels.inbox.messages_dropped();
-            if total > dropped {
-                warn!(logger, "dropped messages of peers: this member can't keep up"; "messages" => total - dropped);
-                dropped = total;
-            }
-        }
-        while let Some(output) = node.ready() {
-            // Before anything of this is said to a peer.
-            channels.inbox.set_map_is_current(node.map_is_current());
-            carry_out(output, node, channels)?;
-        }
-        // It may have become so by what was applied.
-        channels.inbox.set_map_is_current(node.map_is_current());
-        // Behind all outputs: what is published is in the channel, so the position is that index.
-        for reply in freezing.drain(..) {
-            let header = Box::new(node.snapshot_meta().to_header(channels.meta.cluster()));
-            let freeze = Commit::Freeze { header, reply };
-            channels.commits.send(vec![freeze])?;
-        }
-        if !node.is_leader() || node.is_alone() {
-            for reply in handing_over.drain(..) {
-                // The main thread may have given up waiting.
-                let _ = reply.send(());
-            }
+        match raft_loop.pass(events, &mut channels) {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) | Err(WriterError::ThreadEnded) => return Ok(()),
+            Err(WriterError::Disk(error)) => return Err(error),
         }
     }
 }
 
-fn carry_out(output: Output, node: &mut Node, channels: &mut Channels) -> Result<(), WriterError> {
-    // First the addresses, then the messages that need them.
-    if let Some(members) = output.members {
-        channels.transport.set_members(&members, false);
-    }
-    if let Some(leader) = output.leader {
-        channels.transport.set_leader(leader);
-        if leader != 0 {
-            channels.metrics.leader_changes.inc();
+/// The node, and what the loop remembers from pass to pass.
+pub struct RaftLoop {
+    node: Node,
+    tick: Duration,
+    next_tick: Instant,
+    /// Who waits until this node does not lead any more.
+    handing_over: Vec<oneshot::Sender<()>>,
+    /// Who waits for the map as it is behind all that this pass publishes.
+    freezing: Vec<oneshot::Sender<(SnapshotHeader, Frozen)>>,
+    /// Dropped messages of peers, as of the last time that they were counted.
+    messages_dropped: u64,
+    logger: Logger,
+}
+
+impl RaftLoop {
+    /// A loop whose first tick is due now.
+    pub fn new(node: Node, tick: Duration, now: Instant, logger: &Logger) -> RaftLoop {
+        RaftLoop {
+            node,
+            tick,
+            next_tick: now,
+            handing_over: Vec::new(),
+            freezing: Vec::new(),
+            messages_dropped: 0,
+            logger: logger.clone(),
         }
     }
-    if !output.messages.is_empty() {
-        channels.transport.send(output.messages);
+
+    /// The node.
+    pub fn node(&self) -> &Node {
+        &self.node
     }
-    if !output.commits.is_empty() {
-        for commit in &output.commits {
-            if let Commit::Apply(Apply { commands, .. }) = commit
-                && !commands.is_empty()
-            {
-                let commands = commands.len() as u64;
-                channels.metrics.entry_commands.observe_count(commands);
+
+    /// When the next pass is due without any event.
+    pub fn next_tick(&self) -> Instant {
+        self.next_tick
+    }
+
+    /// What the inbox has to know before it gives out events.
+    pub fn held(&self) -> Held {
+        self.node.held()
+    }
+
+    /// One pass. `Break`: a notice asked the loop to end.
+    pub fn pass(
+        &mut self,
+        events: Events,
+        ports: &mut impl Ports,
+    ) -> Result<ControlFlow<()>, WriterError> {
+        if self.feed(events, ports)?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        self.tick_if_due(ports);
+        while let Some(output) = self.node.ready() {
+            // Before anything of this is said to a peer.
+            let is_current = self.node.map_is_current();
+            ports.inbox().set_map_is_current(is_current);
+            self.carry_out(output, ports)?;
+        }
+        // It may have become so by what was applied.
+        let is_current = self.node.map_is_current();
+        ports.inbox().set_map_is_current(is_current);
+        // Behind all outputs: what is published is in the channel, so the position is that index.
+        for reply in self.freezing.drain(..) {
+            let header = Box::new(self.node.snapshot_meta().to_header(ports.cluster()));
+            ports.commit(vec![Commit::Freeze { header, reply }])?;
+        }
+        if !self.node.is_leader() || self.node.is_alone() {
+            for reply in self.handing_over.drain(..) {
+                // The main thread may have given up waiting.
+                let _ = reply.send(());
             }
         }
-        let applied = channels
-            .commits
-            .hand_over(output.commits, &channels.store)?;
-        if let Some((index, bytes)) = applied.filter(|(index, _)| *index > 0) {
-            // By the same way as the news of the thread, so that none overtakes another.
-            channels.inbox.applied(index, bytes);
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn feed(
+        &mut self,
+        events: Events,
+        ports: &mut impl Ports,
+    ) -> Result<ControlFlow<()>, WriterError> {
+        // What is durable comes before the messages: a vote may answer a request that was sent because of it.
+        if events.persisted > 0 {
+            self.node.persisted(events.persisted);
         }
-    }
-    for request in output.read_backs {
-        channels.read_back.send(request).map_err(|_| ThreadEnded)?;
-    }
-    if let Some(exit) = output.exit {
-        (channels.exit)(exit);
-    }
-    // Last, as it may take the time of an fdatasync.
-    if let Some(job) = output.job {
-        let quiet = channels.inbox.is_quiet();
-        if let Written::Here { number, messages } = channels.writer.hand_over(job, quiet)? {
-            node.persisted(number);
-            if !messages.is_empty() {
-                channels.transport.send(messages);
+        // And what is applied before the notices: a snapshot is written after its index was applied.
+        if events.applied > 0 {
+            self.node.applied(events.applied, events.applied_bytes);
+        }
+        for notice in events.notices {
+            if self.notice(notice, ports)?.is_break() {
+                return Ok(ControlFlow::Break(()));
             }
         }
+        for message in events.messages {
+            self.node.step(message);
+        }
+        for proposal in events.proposals {
+            self.node.propose(proposal);
+        }
+        for read in events.reads {
+            self.node.read(read);
+        }
+        Ok(ControlFlow::Continue(()))
     }
-    Ok(())
+
+    fn notice(
+        &mut self,
+        notice: Notice,
+        ports: &mut impl Ports,
+    ) -> Result<ControlFlow<()>, WriterError> {
+        let node = &mut self.node;
+        match notice {
+            Notice::Unreachable(peer) => node.unreachable(peer),
+            Notice::Connected(peer) => node.peer_connected(peer),
+            Notice::Gone(peer) => node.peer_gone(peer),
+            Notice::SnapshotSent { to, ok } => node.snapshot_sent(to, ok),
+            Notice::SnapshotWritten(written) => {
+                if let Some(job) = node.snapshot_written(*written) {
+                    ports.write(job, false)?;
+                }
+            }
+            Notice::ReadBack(read) => node.read_back(read),
+            Notice::Refused(verdict) => node.refused(verdict),
+            Notice::Status(reply) => {
+                let mut status = node.status();
+                status.cluster = ports.cluster();
+                status.wal_syncs = ports.written().syncs.count();
+                status.wal_bytes = ports.written().bytes.get();
+                // Whoever asked may have given up.
+                let _ = reply.send(status);
+            }
+            Notice::Freeze(reply) => self.freezing.push(reply),
+            Notice::Transfer(transfer) => node.transfer(transfer),
+            Notice::HandOver(reply) => {
+                node.hand_over();
+                self.handing_over.push(reply);
+            }
+            Notice::Stop => {
+                node.stop();
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn tick_if_due(&mut self, ports: &impl Ports) {
+        let now = ports.now();
+        if now < self.next_tick {
+            return;
+        }
+        self.node.tick();
+        // Missed ticks are not made up for: see Node::tick.
+        self.next_tick = (self.next_tick + self.tick).max(now + self.tick / 2);
+        if !self.handing_over.is_empty() {
+            self.node.hand_over();
+        }
+        let total = ports.inbox().messages_dropped();
+        if total > self.messages_dropped {
+            warn!(self.logger, "dropped messages of peers: this member can't keep up"; "messages" => total - self.messages_dropped);
+            self.messages_dropped = total;
+        }
+    }
+
+    fn carry_out(&mut self, output: Output, ports: &mut impl Ports) -> Result<(), WriterError> {
+        // First the addresses, then the messages that need them.
+        if let Some(members) = output.members {
+            ports.set_members(&members);
+        }
+        if let Some(leader) = output.leader {
+            ports.set_leader(leader);
+        }
+        if !output.messages.is_empty() {
+            ports.send(output.messages);
+        }
+        if !output.commits.is_empty() {
+            let applied = ports.commit(output.commits)?;
+            if let Some((index, bytes)) = applied.filter(|(index, _)| *index > 0) {
+                // By the same way as the news of the thread, so that none overtakes another.
+                ports.inbox().applied(index, bytes);
+            }
+        }
+        for request in output.read_backs {
+            ports.read_back(request)?;
+        }
+        if let Some(exit) = output.exit {
+            ports.exit(exit);
+        }
+        // Last, as it may take the time of an fdatasync.
+        if let Some(job) = output.job {
+            let quiet = ports.inbox().is_quiet();
+            if let Written::Here { number, messages } = ports.write(job, quiet)? {
+                self.node.persisted(number);
+                if !messages.is_empty() {
+                    ports.send(messages);
+                }
+            }
+        }
+        Ok(())
+    }
 }

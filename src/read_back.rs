@@ -15,9 +15,19 @@ pub fn run(
     inbox: &Inbox,
 ) -> Result<(), StorageError> {
     while let Ok(request) = requests.recv() {
-        let entries = wal.read(&request)?;
-        let first = request.first;
-        inbox.notice(Notice::ReadBack(ReadBack { first, entries }));
+        answer(&request, wal, inbox)?;
     }
+    Ok(())
+}
+
+/// Reads one piece and tells the node.
+pub fn answer(
+    request: &Request,
+    wal: &storage::ReadBack,
+    inbox: &Inbox,
+) -> Result<(), StorageError> {
+    let entries = wal.read(request)?;
+    let first = request.first;
+    inbox.notice(Notice::ReadBack(ReadBack { first, entries }));
     Ok(())
 }

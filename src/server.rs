@@ -3,9 +3,9 @@
 //! ```text
 //! tokio runtime   client API, peer connections
 //! raft            raft_loop::run: owns the Node
-//! wal             writer::run: writes the Wal, and the loop what comes alone
+//! wal             writer::Jobs::run: writes the Wal, and the loop what comes alone
 //! remove          writer::remove_files: deletes what is superfluous
-//! apply           apply::run: the only writer of the Store
+//! apply           apply::Applier::run: the only writer of the Store
 //! snapshot        apply::write_snapshots
 //! read-back       read_back::run: reads the WAL for followers that are behind
 //! load            storage::open_and_load, then it ends
@@ -329,7 +329,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     opened.wal.count_into(metrics.wal.clone());
     let wal_reader = opened.wal.read_back();
     let (read_back_sender, read_backs) = mpsc::channel();
-    let (writer, jobs) = writer::channel(opened.wal, logger);
+    let (writer, jobs) = writer::channel(opened.wal, Instant::now, logger);
     let (purge_sender, purges) = mpsc::channel();
     let (commit_sender, commits) = apply::channel(replay.clone(), history.clone());
     let (snapshot_sender, snapshot_jobs) = mpsc::channel();
@@ -357,7 +357,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     })?];
     threads.push(spawn("wal", &ends, {
         let (inbox, transport) = (inbox.clone(), transport.clone());
-        move || Ok(writer::run(&jobs, &inbox, &transport, &purge_sender)?)
+        move || Ok(jobs.run(&inbox, &transport, &purge_sender)?)
     })?);
     threads.push(spawn("remove", &ends, move || {
         Ok(writer::remove_files(&purges)?)
@@ -366,21 +366,16 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         let inbox = inbox.clone();
         move || Ok(read_back::run(&read_backs, &wal_reader, &inbox)?)
     })?);
-    threads.push(spawn("apply", &ends, {
-        let (store, inbox, snapshots) = (store.clone(), inbox.clone(), opened.snapshots.clone());
-        let (metrics, logger) = (metrics.clone(), logger.clone());
-        move || {
-            Ok(apply::run(
-                &commits,
-                &store,
-                &inbox,
-                &snapshots,
-                &snapshot_sender,
-                &metrics.snapshots,
-                &logger,
-            )?)
-        }
-    })?);
+    let applier = apply::Applier {
+        batches: commits,
+        store: store.clone(),
+        inbox: inbox.clone(),
+        snapshots: opened.snapshots.clone(),
+        snapshot_jobs: snapshot_sender,
+        metrics: metrics.clone(),
+        logger: logger.clone(),
+    };
+    threads.push(spawn("apply", &ends, move || Ok(applier.run()?))?);
     threads.push(spawn("snapshot", &ends, {
         let (inbox, snapshots, meta) =
             (inbox.clone(), opened.snapshots.clone(), opened.meta.clone());

@@ -17,6 +17,7 @@ use crate::transport::Transport;
 use crate::{config, metrics};
 use raft::eraftpb::Message;
 use slog::{Logger, warn};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
@@ -43,8 +44,12 @@ struct Shared {
     /// The last write, whoever did it, took long: until one does not, the thread does it all, and heartbeats do not
     /// wait for the disk.
     slow: AtomicBool,
+    clock: Clock,
     logger: Logger,
 }
+
+/// What tells how long a write takes: `Instant::now`, or the clock of a simulation.
+pub type Clock = fn() -> Instant;
 
 /// What became of a job.
 pub enum Written {
@@ -60,13 +65,14 @@ pub enum Written {
 }
 
 /// The ends of the way to this WAL. What it holds is bounded by what raft lets be in flight.
-pub fn channel(wal: Wal, logger: &Logger) -> (Writer, Jobs) {
+pub fn channel(wal: Wal, clock: Clock, logger: &Logger) -> (Writer, Jobs) {
     let (sender, receiver) = mpsc::channel();
     let metrics = wal.metrics().clone();
     let shared = Arc::new(Shared {
         wal: Mutex::new(wal),
         unfinished: AtomicUsize::new(0),
         slow: AtomicBool::new(false),
+        clock,
         logger: logger.clone(),
     });
     let writer = Writer {
@@ -109,9 +115,9 @@ impl Writer {
 impl Shared {
     fn save(&self, saves: &[Save]) -> Result<(), DiskError> {
         let mut wal = self.wal.lock().expect(PANICKED);
-        let begun = Instant::now();
+        let begun = (self.clock)();
         wal.save(saves)?;
-        let took = begun.elapsed();
+        let took = (self.clock)() - begun;
         self.slow
             .store(took > config::LONE_WRITE_SLOW, Ordering::Relaxed);
         if took > config::SLOW_WRITE_TOLD {
@@ -149,42 +155,103 @@ fn entry_bytes(save: &Save) -> usize {
     save.entries.iter().map(|entry| entry.data.len()).sum()
 }
 
-/// The WAL thread. Runs until the raft loop has ended, or the disk fails: then nothing of the failed batch was said to
-/// anybody.
-pub fn run(
-    jobs: &Jobs,
-    inbox: &Inbox,
-    transport: &Transport,
-    purges: &Sender<Purge>,
-) -> Result<(), DiskError> {
-    let Jobs { shared, jobs } = jobs;
-    while let Ok(first) = jobs.recv() {
-        let mut number = 0;
-        let mut compacted = 0;
-        let mut saves: Vec<Save> = Vec::new();
-        let mut messages = Vec::new();
-        for job in std::iter::once(first).chain(jobs.try_iter().take(config::JOBS_PER_WRITE_MAX)) {
-            number = job.number;
-            compacted = job.compacted;
-            saves.push(job.save);
-            messages.extend(job.messages);
+/// Jobs that are durable, before anybody knows.
+#[must_use = "nobody knows yet that it is durable"]
+pub struct Durable {
+    jobs: usize,
+    /// Of the newest job.
+    number: u64,
+    compacted: u64,
+    /// What may be sent now.
+    messages: Vec<Message>,
+}
+
+impl Durable {
+    /// The number of the newest job.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Jobs {
+    /// The WAL thread. Runs until the raft loop has ended, or the disk fails: then nothing of the failed batch was said
+    /// to anybody.
+    pub fn run(
+        &self,
+        inbox: &Inbox,
+        transport: &Transport,
+        purges: &Sender<Purge>,
+    ) -> Result<(), DiskError> {
+        while let Ok(first) = self.jobs.recv() {
+            let durable = self.write(first, config::JOBS_PER_WRITE_MAX)?;
+            let send = |messages| transport.send(messages);
+            if self.tell(durable, inbox, send, purges)?.is_break() {
+                break;
+            }
         }
-        shared.save(&saves)?;
+        Ok(())
+    }
+
+    /// Makes jobs durable that wait, at most so many; `None` when none does. What the thread does, for a loop that has
+    /// none.
+    pub fn write_waiting(&self, jobs_max: usize) -> Result<Option<Durable>, DiskError> {
+        let first = self.jobs.try_recv();
+        first
+            .ok()
+            .map(|first| self.write(first, jobs_max - 1))
+            .transpose()
+    }
+
+    /// Some jobs were handed over to the thread, and it has not finished them.
+    pub fn are_unfinished(&self) -> bool {
+        self.shared.unfinished.load(Ordering::Acquire) > 0
+    }
+
+    fn write(&self, first: Job, more_max: usize) -> Result<Durable, DiskError> {
+        let mut saves: Vec<Save> = Vec::new();
+        let mut durable = Durable {
+            jobs: 0,
+            number: 0,
+            compacted: 0,
+            messages: Vec::new(),
+        };
+        for job in std::iter::once(first).chain(self.jobs.try_iter().take(more_max)) {
+            durable.number = job.number;
+            durable.compacted = job.compacted;
+            saves.push(job.save);
+            durable.messages.extend(job.messages);
+        }
+        durable.jobs = saves.len();
+        self.shared.save(&saves)?;
+        Ok(durable)
+    }
+
+    /// Tells the loop and the peers. `Break`: the thread that deletes files has ended, with an error that is being told.
+    pub fn tell(
+        &self,
+        durable: Durable,
+        inbox: &Inbox,
+        send: impl FnOnce(Vec<Message>),
+        purges: &Sender<Purge>,
+    ) -> Result<ControlFlow<()>, DiskError> {
         // In this order: the answer to one of the messages must not reach the node before it knows of the save that
         // the message rested on (raft-rs asserts that a candidate that wins has a durable log).
-        inbox.persisted(number);
-        if !messages.is_empty() {
-            transport.send(messages);
+        inbox.persisted(durable.number);
+        if !durable.messages.is_empty() {
+            send(durable.messages);
         }
-        let purge = shared.wal.lock().expect(PANICKED).purge(compacted)?;
-        // The thread may have ended with an error, which is being told.
+        let mut wal = self.shared.wal.lock().expect(PANICKED);
+        let purge = wal.purge(durable.compacted)?;
+        drop(wal);
         if !purge.is_empty() && purges.send(purge).is_err() {
-            return Ok(());
+            return Ok(ControlFlow::Break(()));
         }
         // Release: what was written and sent here comes before what the loop then writes.
-        shared.unfinished.fetch_sub(saves.len(), Ordering::Release);
+        self.shared
+            .unfinished
+            .fetch_sub(durable.jobs, Ordering::Release);
+        Ok(ControlFlow::Continue(()))
     }
-    Ok(())
 }
 
 /// The thread that deletes what is superfluous, with pauses. Runs until the WAL thread has ended, or the disk fails.
@@ -239,8 +306,11 @@ mod tests {
     #[test]
     fn only_a_small_lone_job_is_written_by_the_loop() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut writer, Jobs { shared, jobs }) =
-            channel(wal(dir.path()), &Logger::root(slog::Discard, o!()));
+        let (mut writer, Jobs { shared, jobs }) = channel(
+            wal(dir.path()),
+            Instant::now,
+            &Logger::root(slog::Discard, o!()),
+        );
         // What the thread does.
         let finish = || {
             let job = jobs.try_recv().expect("the thread was given nothing");

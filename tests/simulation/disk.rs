@@ -15,6 +15,7 @@
 #![allow(dead_code)]
 
 use raftkvd::storage::disk::{Disk, DiskError, DiskFile, Lock};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
@@ -23,6 +24,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const SECTOR: usize = 512;
+
+thread_local! {
+    /// Microseconds that syncs have taken on this thread: see [`FakeDisk::set_sync_micros`].
+    pub static BUSY: Cell<u64> = const { Cell::new(0) };
+}
 
 /// SplitMix64: the same seed, the same numbers.
 #[derive(Debug, Clone, Copy)]
@@ -239,6 +245,8 @@ struct State {
     crashed: bool,
     /// Bytes that all files together may have.
     capacity: Option<u64>,
+    /// What a sync takes.
+    sync_micros: u64,
 }
 
 impl State {
@@ -303,6 +311,7 @@ impl FakeDisk {
                 faults: BTreeMap::new(),
                 crashed: false,
                 capacity: None,
+                sync_micros: 0,
             })),
         }
     }
@@ -321,6 +330,11 @@ impl FakeDisk {
     pub fn set_free(&self, bytes: Option<u64>) {
         let mut state = self.state();
         state.capacity = bytes.map(|bytes| state.used() + bytes);
+    }
+
+    /// From now on a sync takes so long. Nobody waits for it: [`BUSY`] grows.
+    pub fn set_sync_micros(&self, micros: u64) {
+        self.state().sync_micros = micros;
     }
 
     /// Operations so far.
@@ -478,6 +492,9 @@ impl FakeDisk {
         let mut state = self.read_state(operation.verb(), path)?;
         state.operations += 1;
         *state.counts.entry(operation).or_default() += 1;
+        if operation == Operation::Sync {
+            BUSY.set(BUSY.get() + state.sync_micros);
+        }
         if let Some(journal) = &mut state.journal {
             journal.push((operation, path.to_owned()));
         }

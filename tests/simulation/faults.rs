@@ -3,6 +3,8 @@
 use crate::disk::{Fault, Random};
 use crate::network::Weather;
 use crate::world::{Event, MILLISECOND, SECOND, World};
+use futures_channel::oneshot;
+use raftkvd::inbox::Notice;
 
 impl Random {
     /// A number from `low` to `high`, both included.
@@ -175,10 +177,10 @@ impl World {
             }
             Kind::GracefulStop => {
                 let target = self.target(place);
+                let (reply, handed_over) = oneshot::channel();
                 let process = self.process(place).expect("it runs");
-                process.stopping = true;
-                process.node.hand_over();
-                self.wake(place);
+                process.stopping = Some(handed_over);
+                self.notice(place, Notice::HandOver(reply));
                 // By then it is ended in any case.
                 self.after(1_500 * MILLISECOND, Event::Kill(target));
             }

@@ -17,6 +17,7 @@ mod disk;
 mod faults;
 mod network;
 mod oracle;
+mod ports;
 mod process;
 mod run;
 mod world;

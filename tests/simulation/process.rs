@@ -1,35 +1,38 @@
-//! One running member: the real node, storage and store, and between them the queues that threads serve in the
-//! daemon. Here the world says when each of them takes its next step.
-//!
-//! The order of calls is that of `raft_loop.rs` and `writer.rs`; `apply.rs` is driven itself, a batch at a time.
+//! One running member: the real raft loop, inbox, WAL writer and applier, and between them the queues that threads serve
+//! in the daemon. Here the world says when each of them takes its next step.
 
 use crate::disk::{FakeDisk, Random};
 use crate::oracle::{self, Oracle, Shadow};
-use crate::world::World;
+use crate::ports::{Effect, SimulatedPorts, What, Wiring};
+use crate::world::{World, clock, micros};
+use futures_channel::oneshot;
 use raft::eraftpb::{Entry, Message};
-use raftkvd::apply::{self, SnapshotJob};
-use raftkvd::commit::Commit;
-use raftkvd::inbox::Reason;
-use raftkvd::inbox::{self, Inbox, Notice};
+use raftkvd::apply::{self, Applier, SnapshotJob};
+use raftkvd::history::History;
+use raftkvd::inbox::{Inbox, Notice, Reason};
 use raftkvd::members::{Members, PeerUrl};
-use raftkvd::metrics;
-use raftkvd::node::{Job, Node, Output, Settings};
+use raftkvd::metrics::Metrics;
+use raftkvd::node::{Node, Settings};
+use raftkvd::progress::Replay;
+use raftkvd::raft_loop::RaftLoop;
+use raftkvd::read_back;
 use raftkvd::storage::meta::PinError;
 use raftkvd::storage::read_back::Request;
 use raftkvd::storage::{
-    self, DiskError, Lock, Meta, Options, Purge, ReadBack, Recovered, Save, Snapshots, Start,
-    StorageError, Wal,
+    self, DiskError, Lock, Meta, Options, Purge, ReadBack, Recovered, Snapshots, Start,
+    StorageError,
 };
 use raftkvd::store::Store;
 use raftkvd::transport::View;
 use raftkvd::transport::handshake::{self, Accepted, Claims};
+use raftkvd::writer::{self, Durable, Jobs, WriterError};
 use slog::Logger;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::convert::Infallible;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::Instant;
+use std::time::Duration;
 
 /// Ticks of an election timeout.
 pub const ELECTION_TICKS: usize = 10;
@@ -37,6 +40,8 @@ pub const ELECTION_TICKS: usize = 10;
 pub const HEARTBEAT_TICKS: usize = 2;
 /// Where a member keeps its data, on its own disk.
 const DATA_DIR: &str = "/data";
+/// As the daemon has by default.
+const HISTORY_BYTES: u64 = 1 << 20;
 
 /// Where the queue of a thread stands.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -46,36 +51,36 @@ pub enum Worker {
     Busy,
 }
 
-/// Number of a job, and of each of its entries the index, what it is, and the term before it.
-type Unsaved = (u64, Vec<(u64, Shadow, u64)>);
-
 pub struct Process {
     pub id: u64,
-    pub node: Node,
-    pub inbox: Inbox,
-    pub store: Store,
+    raft_loop: RaftLoop,
+    wiring: Wiring,
+    pub inbox: Arc<Inbox>,
+    pub store: Arc<Store>,
+    pub history: Arc<History>,
     pub meta: Arc<Meta>,
     pub snapshots: Arc<Snapshots>,
-    wal: Wal,
-    /// What is to be deleted.
-    purges: Vec<Purge>,
-    /// Of the raft loop.
-    pub next_tick: u64,
+    metrics: Arc<Metrics>,
+    /// The loop waits in the inbox.
+    pub asleep: bool,
     pub pass_at: Option<u64>,
-    tick: u64,
-    pub jobs: VecDeque<Job>,
+    /// The WAL thread.
+    jobs: Jobs,
     pub writer: Worker,
-    pub commits: VecDeque<Vec<Commit>>,
+    /// The thread that deletes what is superfluous.
+    purge_sender: Sender<Purge>,
+    purges: Receiver<Purge>,
+    /// The apply thread.
+    batches: Applier,
     pub applier: Worker,
-    snapshot_sender: Sender<SnapshotJob>,
+    /// The snapshot thread.
     snapshot_jobs: Receiver<SnapshotJob>,
-    pub snapshots_waiting: usize,
+    snapshots_due: VecDeque<SnapshotJob>,
     pub snapshotter: Worker,
+    /// The read-back thread.
     wal_reader: ReadBack,
     pub requests: VecDeque<Request>,
     pub reader: Worker,
-    /// Indexes of the two newest marks.
-    marks: (u64, u64),
     /// Of the transport.
     view: View,
     known: BTreeSet<u64>,
@@ -84,27 +89,16 @@ pub struct Process {
     /// Peers to which a snapshot is under way.
     pub sending: BTreeSet<u64>,
     pub receiving: bool,
-    /// What the node's log holds, from the newest mark on.
-    log: BTreeMap<u64, Shadow>,
-    /// By job: what its save will add to the log on the disk (index, entry, term of the one before).
-    unsaved: VecDeque<Unsaved>,
-    published: u64,
-    applied: u64,
-    pub stopping: bool,
-    metrics: metrics::Snapshots,
+    /// Asked to stop: says when it does not lead any more.
+    pub stopping: Option<oneshot::Receiver<()>>,
     logger: Logger,
     _lock: Lock,
-}
-
-/// What a step asks of the world, in order.
-pub enum Effect {
-    Job(Job),
-    Output(Box<Output>),
 }
 
 /// How a process is started.
 pub struct Launch<'a> {
     pub disk: &'a FakeDisk,
+    pub machine: usize,
     pub id: u64,
     pub start: Start,
     /// What the command line says.
@@ -112,9 +106,14 @@ pub struct Launch<'a> {
     pub options: Options,
     pub snapshot_bytes: u64,
     pub pinned_log_bytes: u64,
-    pub now: u64,
     pub tick: u64,
     pub logger: Logger,
+}
+
+/// How a pass went, and what it asked for.
+pub struct Passed {
+    pub result: Result<ControlFlow<()>, DiskError>,
+    pub effects: Vec<Effect>,
 }
 
 impl Process {
@@ -124,7 +123,7 @@ impl Process {
         let logger = launch.logger;
         let lock = storage::lock(launch.disk, dir)?;
         let disk = Arc::new(launch.disk.clone());
-        let store = Store::with_shards(8);
+        let store = Arc::new(Store::with_shards(8));
         let load = &mut |snapshots: &Snapshots, index, term| {
             apply::load(&store, snapshots, index, term, 1, |_, _| (), &logger)
         };
@@ -158,6 +157,8 @@ impl Process {
             pinned_log_bytes: launch.pinned_log_bytes,
             seed: opened.meta.incarnation(),
         };
+        let first_in_memory = opened.recovered.entries.first();
+        let before_memory = first_in_memory.map_or(0, |entry| entry.index - 1);
         let node = Node::new(settings, opened.recovered, &logger, &logger)
             .unwrap_or_else(|error| panic!("{error}"));
         let known = if joining {
@@ -167,48 +168,74 @@ impl Process {
         };
         let view = View::default().next(launch.id, known, joining);
         let known = known.members.keys().copied().collect();
+        let inbox = Arc::new(Inbox::default());
+        let history = Arc::new(History::new(HISTORY_BYTES));
+        history.begin(applied, before_memory);
+        let (commits, batches) = apply::channel(Arc::new(Replay::new()), history.clone());
+        let wal_reader = opened.wal.read_back();
+        let (writer, jobs) = writer::channel(opened.wal, clock, &logger);
+        let (purge_sender, purges) = mpsc::channel();
         let (snapshot_sender, snapshot_jobs) = mpsc::channel();
+        let metrics: Arc<Metrics> = Arc::default();
+        let applier = Applier {
+            batches,
+            store: store.clone(),
+            inbox: inbox.clone(),
+            snapshots: opened.snapshots.clone(),
+            snapshot_jobs: snapshot_sender,
+            metrics: metrics.clone(),
+            logger: logger.clone(),
+        };
+        let wiring = Wiring {
+            machine: launch.machine,
+            inbox: inbox.clone(),
+            writer,
+            commits,
+            store: store.clone(),
+            meta: opened.meta.clone(),
+            log,
+            unsaved: VecDeque::new(),
+            marks: (0, applied),
+            published: applied,
+            applied,
+        };
         let process = Process {
             id: launch.id,
-            node,
-            inbox: Inbox::default(),
+            raft_loop: RaftLoop::new(node, Duration::from_micros(launch.tick), clock(), &logger),
+            inbox,
             store,
+            history,
             meta: opened.meta,
             snapshots: opened.snapshots,
-            wal_reader: opened.wal.read_back(),
+            metrics,
+            asleep: false,
+            pass_at: None,
+            jobs,
+            writer: Worker::Idle,
+            purge_sender,
+            purges,
+            batches: applier,
+            applier: Worker::Idle,
+            snapshot_jobs,
+            snapshots_due: VecDeque::new(),
+            snapshotter: Worker::Idle,
+            wal_reader,
             requests: VecDeque::new(),
             reader: Worker::Idle,
-            marks: (0, applied),
-            wal: opened.wal,
-            purges: Vec::new(),
-            next_tick: launch.now,
-            pass_at: None,
-            tick: launch.tick,
-            jobs: VecDeque::new(),
-            writer: Worker::Idle,
-            commits: VecDeque::new(),
-            applier: Worker::Idle,
-            snapshot_sender,
-            snapshot_jobs,
-            snapshots_waiting: 0,
-            snapshotter: Worker::Idle,
             view,
             known,
             leader: 0,
             newcomers: BTreeMap::new(),
             sending: BTreeSet::new(),
             receiving: false,
-            log,
-            unsaved: VecDeque::new(),
-            published: applied,
-            applied,
-            stopping: false,
-            metrics: metrics::Snapshots::default(),
+            stopping: None,
             logger,
             _lock: lock,
+            wiring,
         };
         if applied > 0 {
-            oracle.holds(launch.id as usize, applied, process.state_hash());
+            let hash = process.wiring.state_hash();
+            oracle.holds(launch.machine, applied, hash);
         }
         Ok(process)
     }
@@ -232,58 +259,59 @@ impl Process {
 
     // ---- the raft loop ----
 
-    /// One pass: see `raft_loop::run`.
-    pub fn pass(&mut self, now: u64, oracle: &mut Oracle) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        let events = self.inbox.take(Instant::now(), self.node.held());
-        if events.persisted > 0 {
-            self.node.persisted(events.persisted);
-        }
-        if events.applied > 0 {
-            self.node.applied(events.applied, events.applied_bytes);
-        }
-        for notice in events.notices {
-            match notice {
-                Notice::Unreachable(peer) => self.node.unreachable(peer),
-                Notice::Connected(peer) => self.node.peer_connected(peer),
-                Notice::Gone(peer) => self.node.peer_gone(peer),
-                Notice::SnapshotSent { to, ok } => self.node.snapshot_sent(to, ok),
-                Notice::SnapshotWritten(written) => {
-                    effects.extend(self.node.snapshot_written(*written).map(Effect::Job));
+    pub fn node(&self) -> &Node {
+        self.raft_loop.node()
+    }
+
+    /// When the next pass is due whatever happens.
+    pub fn next_tick(&self) -> u64 {
+        micros(self.raft_loop.next_tick())
+    }
+
+    /// The loop has nothing to do at this time: it sleeps until its tick, or until something comes.
+    pub fn falls_asleep(&mut self) -> bool {
+        let (tick, held) = (self.raft_loop.next_tick(), self.raft_loop.held());
+        self.asleep = self.inbox.falls_asleep(clock(), tick, held);
+        self.asleep
+    }
+
+    /// One pass of the loop.
+    pub fn pass(&mut self, oracle: &mut Oracle) -> Passed {
+        self.asleep = false;
+        let (tick, held) = (self.raft_loop.next_tick(), self.raft_loop.held());
+        let events = self.inbox.take_now(clock(), tick, held);
+        for notice in &events.notices {
+            if let Notice::ReadBack(read) = notice {
+                for entry in read.entries.iter().flatten() {
+                    oracle.reads_back(entry);
                 }
-                Notice::ReadBack(read) => self.node.read_back(read),
-                Notice::Refused(verdict) => self.node.refused(verdict),
-                Notice::Transfer(transfer) => self.node.transfer(transfer),
-                Notice::HandOver(_) | Notice::Status(_) | Notice::Freeze(_) | Notice::Stop => {}
             }
         }
-        for message in events.messages {
-            self.node.step(message);
+        let mut ports = SimulatedPorts {
+            wiring: &mut self.wiring,
+            oracle,
+            effects: Vec::new(),
+        };
+        let result = self.raft_loop.pass(events, &mut ports);
+        let effects = ports.effects;
+        let result = result.map_err(|error| match error {
+            WriterError::Disk(error) => error,
+            WriterError::ThreadEnded => panic!("no thread has ended"),
+        });
+        if result.is_ok() {
+            self.look_at(&effects, oracle);
         }
-        for proposal in events.proposals {
-            self.node.propose(proposal);
+        Passed { result, effects }
+    }
+
+    /// What has to hold behind every pass.
+    fn look_at(&self, effects: &[Effect], oracle: &mut Oracle) {
+        let node = self.raft_loop.node();
+        if self.wiring.published > 0 {
+            oracle.publishes(self.wiring.published, node.members());
         }
-        for read in events.reads {
-            self.node.read(read);
-        }
-        if now >= self.next_tick {
-            self.node.tick();
-            self.next_tick = (self.next_tick + self.tick).max(now + self.tick / 2);
-            if self.stopping {
-                self.node.hand_over();
-            }
-        }
-        while let Some(output) = self.node.ready() {
-            self.observe(&output, oracle);
-            effects.push(Effect::Output(Box::new(output)));
-        }
-        self.inbox.set_map_is_current(self.node.map_is_current());
-        if self.published > 0 {
-            oracle.publishes(self.published, self.node.members());
-        }
-        for effect in &effects {
-            if let Effect::Output(output) = effect
-                && let Some(members) = &output.members
+        for effect in effects {
+            if let What::Members(members) = &effect.what
                 && members.members.contains_key(&self.id)
                 // Before that nobody is told that a removal succeeded, and nobody takes the removed one's disk away.
                 && members.unsettled_removal == 0
@@ -291,11 +319,12 @@ impl Process {
                 oracle.tells(members);
             }
         }
-        let status = self.node.status();
-        if self.node.is_leader() {
+        let status = node.status();
+        if node.is_leader() {
             oracle.leads(self.id, status.term);
         }
-        let last = self.log.last_key_value().map_or(0, |(index, _)| *index);
+        let last = self.wiring.log.last_key_value();
+        let last = last.map_or(0, |(index, _)| *index);
         assert!(
             status.snapshot <= status.committed
                 && status.applied <= status.committed
@@ -305,168 +334,94 @@ impl Process {
             status.applied,
             status.committed,
         );
-        effects
-    }
-
-    fn observe(&mut self, output: &Output, oracle: &mut Oracle) {
-        if let Some(job) = &output.job {
-            self.shadow(job.number, &job.save);
-        }
-        for commit in &output.commits {
-            match commit {
-                Commit::Apply(apply) => {
-                    let commands = apply.commands.iter().map(|(command, _)| command);
-                    oracle.commits(apply.index, self.log[&apply.index], commands);
-                    self.published = apply.index;
-                }
-                Commit::Snapshot(meta) => oracle.takes_snapshot(meta),
-                Commit::Restore(meta) => self.published = meta.index,
-                Commit::Read(_) | Commit::Freeze { .. } => {}
-            }
-        }
-    }
-
-    fn shadow(&mut self, number: u64, save: &Save) {
-        if let Some(mark) = save.mark.as_ref().filter(|mark| mark.installed) {
-            self.log.clear();
-            let (term, hash) = (mark.term, 0);
-            self.log.insert(mark.index, Shadow { term, hash });
-        }
-        if let Some(first) = save.entries.first() {
-            self.log.split_off(&first.index);
-        }
-        let mut stored = Vec::new();
-        for entry in &save.entries {
-            let shadow = oracle::shadow(entry);
-            stored.push((entry.index, shadow, self.log[&(entry.index - 1)].term));
-            self.log.insert(entry.index, shadow);
-        }
-        self.unsaved.push_back((number, stored));
     }
 
     // ---- the wal thread ----
 
-    /// Makes some of the jobs that wait durable: the number of the last one, and what may be sent then.
+    pub fn has_jobs(&self) -> bool {
+        self.jobs.are_unfinished()
+    }
+
+    /// Makes some of the jobs that wait durable. Nobody knows of it yet.
     pub fn write(
         &mut self,
         random: &mut Random,
         oracle: &mut Oracle,
-    ) -> Result<(u64, Vec<Message>), DiskError> {
-        let most = match random.chance(300) {
+    ) -> Result<Option<Durable>, DiskError> {
+        let jobs_max = match random.chance(300) {
             true => 1,
-            false => self.jobs.len(),
+            false => usize::MAX,
         };
-        let (mut number, mut saves, mut messages) = (0, Vec::new(), Vec::new());
-        let mut compacted = 0;
-        for job in self.jobs.drain(..most) {
-            number = job.number;
-            compacted = job.compacted;
-            if let Some(mark) = &job.save.mark {
-                self.marks = (self.marks.1, mark.index);
-            }
-            saves.push(job.save);
-            messages.extend(job.messages);
+        let durable = self.jobs.write_waiting(jobs_max)?;
+        if let Some(durable) = &durable {
+            self.wiring.saved(durable.number(), oracle);
         }
-        self.wal.save(&saves)?;
-        while let Some((_, stored)) = self.unsaved.pop_front_if(|(n, _)| *n <= number) {
-            for (index, entry, before) in stored {
-                oracle.stores(index, entry, before);
-            }
-        }
-        self.purges.push(self.wal.purge(compacted)?);
-        // A thread of its own does it, some time later.
-        if number.is_multiple_of(3) {
-            for purge in self.purges.drain(..) {
-                purge.remove_at_once()?;
-            }
-        }
-        Ok((number, messages))
+        Ok(durable)
     }
 
-    /// A job that waits keeps more of the log than the two newest snapshots need.
-    pub fn pins_log(&self) -> bool {
-        let pins = |job: &Job| job.compacted > 1 && job.compacted < self.marks.0;
-        self.jobs.iter().any(pins)
+    /// Tells the loop, and gives what may be sent then.
+    pub fn tell(&mut self, durable: Durable) -> Result<Vec<Message>, DiskError> {
+        let mut sent = Vec::new();
+        let send = |messages| sent = messages;
+        let told = self
+            .jobs
+            .tell(durable, &self.inbox, send, &self.purge_sender)?;
+        assert!(told.is_continue(), "no thread has ended");
+        Ok(sent)
+    }
+
+    // ---- the thread that deletes ----
+
+    pub fn remove_files(&mut self) -> Result<(), DiskError> {
+        self.purges.try_iter().try_for_each(Purge::remove_at_once)
     }
 
     // ---- the read-back thread ----
 
-    /// Reads what the node has wanted longest. False when it was deleted meanwhile.
-    pub fn read_back(&mut self, oracle: &Oracle) -> Result<bool, StorageError> {
-        let Some(request) = self.requests.pop_front() else {
-            return Ok(true);
-        };
-        let entries = self.wal_reader.read(&request)?;
-        for entry in entries.iter().flatten() {
-            oracle.reads_back(entry);
+    /// Reads what the node has wanted longest.
+    pub fn read_back(&mut self) -> Result<(), StorageError> {
+        match self.requests.pop_front() {
+            Some(request) => read_back::answer(&request, &self.wal_reader, &self.inbox),
+            None => Ok(()),
         }
-        let found = entries.is_some();
-        let first = request.first;
-        let read = inbox::ReadBack { first, entries };
-        self.inbox.notice(Notice::ReadBack(read));
-        Ok(found)
     }
 
     // ---- the apply thread ----
 
-    /// Takes one batch from the commit channel.
-    pub fn apply(&mut self, machine: usize, oracle: &Oracle) -> Result<(), StorageError> {
-        let Some(batch) = self.commits.pop_front() else {
-            return Ok(());
-        };
-        let mut applied = 0;
-        for commit in &batch {
-            match commit {
-                Commit::Apply(apply) => applied = apply.index,
-                Commit::Restore(meta) => applied = meta.index,
-                Commit::Snapshot(_) => self.snapshots_waiting += 1,
-                Commit::Read(_) | Commit::Freeze { .. } => {}
-            }
-        }
-        let (sender, commits) = apply::channel(Arc::default(), Arc::default());
-        sender.send(batch).expect("the receiver is there");
-        drop(sender);
-        apply::run(
-            &commits,
-            &self.store,
-            &self.inbox,
-            &self.snapshots,
-            &self.snapshot_sender,
-            &self.metrics,
-            &self.logger,
-        )?;
-        if applied > 0 {
-            assert!(applied > self.applied, "{applied} after {}", self.applied);
-            self.applied = applied;
-            oracle.holds(machine, applied, self.state_hash());
-        }
-        Ok(())
+    pub fn has_batches(&self) -> bool {
+        self.batches.has_unfinished()
     }
 
-    fn state_hash(&self) -> u64 {
-        let mut sum = 0_u64;
-        let Ok(()) = self.store.freeze().visit(|key, index, value| {
-            sum = sum.wrapping_add(oracle::hash(&(key, index, value)));
-            Ok::<(), Infallible>(())
-        });
-        sum
+    /// Takes one batch from the commit channel.
+    pub fn apply(&mut self, oracle: &Oracle) -> Result<(), StorageError> {
+        self.batches.apply_waiting()?;
+        let applied = self.history.newest();
+        if applied > self.wiring.applied {
+            self.wiring.applies(applied, oracle);
+        }
+        self.snapshots_due.extend(self.snapshot_jobs.try_iter());
+        Ok(())
     }
 
     // ---- the snapshot thread ----
 
+    pub fn has_snapshots(&self) -> bool {
+        !self.snapshots_due.is_empty()
+    }
+
     /// Writes the snapshot that waits longest. The raft loop is told at once.
     pub fn write_snapshot(&mut self) -> Result<(), DiskError> {
-        self.snapshots_waiting -= 1;
         let (sender, jobs) = mpsc::channel();
-        let job = self.snapshot_jobs.try_recv().expect("it was counted");
-        sender.send(job).expect("the receiver is there");
+        if let Some(job) = self.snapshots_due.pop_front() {
+            sender.send(job).expect("the receiver is there");
+        }
         drop(sender);
         let cluster = || self.meta.cluster();
         apply::write_snapshots(
             &jobs,
             &self.snapshots,
             cluster,
-            &self.metrics,
+            &self.metrics.snapshots,
             &self.inbox,
             &self.logger,
         )
@@ -543,6 +498,6 @@ impl Process {
 
     /// Index of the newest entry in the map.
     pub fn applied(&self) -> u64 {
-        self.applied
+        self.wiring.applied
     }
 }

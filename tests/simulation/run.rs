@@ -56,9 +56,9 @@ impl World {
             let Some(process) = self.machines[place].process.as_ref() else {
                 return Some(format!("machine {place} of member {id} does not run"));
             };
-            let status = process.node.status();
+            let status = process.node().status();
             let state = (status.leader, status.committed, status.applied);
-            if member.learner || *process.node.members() != members {
+            if member.learner || *process.node().members() != members {
                 return Some(format!("member {id} on machine {place}: {status:?}"));
             }
             let same = *applied.get_or_insert(state) == state;

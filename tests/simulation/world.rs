@@ -4,20 +4,24 @@
 //! a seed is a run. Time is counted in microseconds.
 
 use crate::clients::Clients;
-use crate::disk::{FakeDisk, Loss, Random};
+use crate::disk::{BUSY, FakeDisk, Loss, Random};
 use crate::faults::Plan;
 use crate::network::{Delivery, Dial, Network};
 use crate::oracle::Oracle;
-use crate::process::{Effect, Launch, Process, Worker};
+use crate::ports::{Effect, What};
+use crate::process::{Launch, Passed, Process, Worker};
 use raft::eraftpb::Message;
 use raftkvd::inbox::Notice;
 use raftkvd::members::{Members, PeerUrl};
-use raftkvd::node::{Exit, Output};
+use raftkvd::node::Exit;
 use raftkvd::storage::{Options, Start, StorageError};
+use raftkvd::writer::Durable;
 use slog::{Logger, info, o};
 use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 pub const MILLISECOND: u64 = 1_000;
 /// A run that needs more goes in circles.
@@ -27,6 +31,18 @@ pub const SECOND: u64 = 1_000 * MILLISECOND;
 thread_local! {
     /// For the log of a run.
     pub static NOW: Cell<u64> = const { Cell::new(0) };
+    /// When the run began, on the clock of the code that is run.
+    static BEGIN: Instant = Instant::now();
+}
+
+/// The clock of the code that is run. It stands still during an event, but for what disks take.
+pub fn clock() -> Instant {
+    BEGIN.with(|begin| *begin) + Duration::from_micros(NOW.get() + BUSY.get())
+}
+
+/// A time of that clock, in microseconds of the run.
+pub fn micros(time: Instant) -> u64 {
+    (time - BEGIN.with(|begin| *begin)).as_micros() as u64
 }
 
 /// Something that happens at a machine happens only to the process it was meant for.
@@ -40,7 +56,9 @@ pub struct Target {
 pub enum Event {
     Pass(Target),
     Write(Target),
-    Written(Target, u64, Vec<Message>),
+    Written(Target, Durable),
+    Send(Target, Vec<Message>),
+    Purge(Target),
     Apply(Target),
     Snapshot(Target),
     ReadBack(Target),
@@ -65,7 +83,9 @@ impl Event {
         match self {
             Event::Pass(target)
             | Event::Write(target)
-            | Event::Written(target, ..)
+            | Event::Written(target, _)
+            | Event::Send(target, _)
+            | Event::Purge(target)
             | Event::Apply(target)
             | Event::Snapshot(target)
             | Event::ReadBack(target)
@@ -82,7 +102,7 @@ impl Event {
         match self {
             Event::Pass(_) => 1,
             Event::Write(_) => 2,
-            Event::Written(_, number, _) => 3 + (number << 8),
+            Event::Written(_, durable) => 3 + (durable.number() << 8),
             Event::Apply(_) => 4,
             Event::Snapshot(_) => 5,
             Event::Deliver(_, delivery) => 6 + (delivery.digest() << 8),
@@ -100,6 +120,8 @@ impl Event {
             Event::Dial(_, dial) => 18 + ((dial.place as u64) << 8),
             Event::Flap(machine) => 19 + ((*machine as u64) << 8),
             Event::ReadBack(_) => 20,
+            Event::Send(..) => 21,
+            Event::Purge(_) => 22,
         }
     }
 }
@@ -192,6 +214,8 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64, logger: &Logger) -> World {
+        NOW.set(0);
+        BUSY.set(0);
         let mut random = Random(seed);
         // The first draws of neighbouring seeds have much in common.
         for _ in 0..4 {
@@ -314,6 +338,7 @@ impl World {
                 return self.push(until, event);
             }
         }
+        BUSY.set(0);
         self.summary.events += 1;
         assert!(
             self.summary.events < EVENTS_MAX,
@@ -327,7 +352,9 @@ impl World {
         match event {
             Event::Pass(target) => self.pass(target),
             Event::Write(target) => self.write(target),
-            Event::Written(target, number, messages) => self.written(target, number, messages),
+            Event::Written(target, durable) => self.written(target, durable),
+            Event::Send(target, messages) => self.send(target, messages),
+            Event::Purge(target) => self.purge(target),
             Event::Apply(target) => self.apply(target),
             Event::Snapshot(target) => self.write_snapshot(target),
             Event::ReadBack(target) => self.read_back(target),
@@ -402,13 +429,13 @@ impl World {
         };
         let launch = Launch {
             disk: &machine.disk,
+            machine: number,
             id: machine.id,
             start,
             initial: &machine.initial,
             options: self.options,
             snapshot_bytes: self.snapshot_bytes,
             pinned_log_bytes: self.pinned_log_bytes,
-            now: self.now,
             tick: machine.tick,
             logger: self
                 .logger
@@ -419,7 +446,7 @@ impl World {
                 machine.process = Some(process);
                 machine.dark = false;
                 self.count("starts");
-                self.wake(number);
+                self.schedule_pass(number, self.now);
                 self.dial_all(self.target(number));
             }
             Err(StorageError::Io(error)) => {
@@ -510,80 +537,89 @@ impl World {
 
     // ---- the threads of a process ----
 
-    /// The raft loop has something to do, or a tick to wait for.
+    /// Something has come for the raft loop. If it sleeps, and can go on with that, then it wakes.
     pub fn wake(&mut self, machine: usize) {
-        let delay = self.random.between(5, 60);
-        let now = self.now;
+        let woken = |p: &Process| p.asleep && !p.inbox.is_asleep();
+        if self.machines[machine].process.as_ref().is_some_and(woken) {
+            self.schedule_pass(machine, self.now);
+        }
+    }
+
+    /// The loop gets a processor soon after this time.
+    fn schedule_pass(&mut self, machine: usize, time: u64) {
+        let at = time + self.random.between(5, 60);
         let target = self.target(machine);
-        if let Some(process) = self.process(machine) {
-            let at = now + delay;
-            if process.pass_at.is_none_or(|pass| pass > at) {
-                process.pass_at = Some(at);
-                self.push(at, Event::Pass(target));
-            }
+        let process = self.at(target);
+        if process.pass_at.is_none_or(|pass| pass > at) {
+            process.pass_at = Some(at);
+            self.push(at, Event::Pass(target));
         }
     }
 
     fn pass(&mut self, target: Target) {
-        let now = self.now;
-        let process = self.machines[target.machine].process.as_mut();
-        let process = process.expect("events of processes that are gone are dropped");
-        if process.pass_at.is_none_or(|at| at > now) {
+        if self.at(target).pass_at.is_none_or(|at| at > self.now) {
             return;
         }
-        let effects = process.pass(now, &mut self.oracle);
-        let next = process.next_tick.max(now + 1);
-        process.pass_at = Some(next);
-        self.push(next, Event::Pass(target));
-        for effect in effects {
+        let sync = self.delay_of_sync(target.machine) / 2;
+        let machine = &mut self.machines[target.machine];
+        machine.disk.set_sync_micros(sync);
+        let process = machine.process.as_mut();
+        let process = process.expect("events of processes that are gone are dropped");
+        process.pass_at = None;
+        let Passed { result, effects } = process.pass(&mut self.oracle);
+        let end = self.now + BUSY.get();
+        for Effect { after, what } in effects {
             if self.machines[target.machine].epoch != target.epoch {
                 return;
             }
-            match effect {
-                Effect::Job(job) => self.at(target).jobs.push_back(job),
-                Effect::Output(output) => self.carry_out(target, *output),
-            }
+            self.carry_out(target, after, what);
         }
         if self.machines[target.machine].epoch != target.epoch {
             return;
         }
-        let process = self.at(target);
-        let gone = process.stopping && (!process.node.is_leader() || process.node.is_alone());
-        self.feed(target);
-        if gone {
-            self.at(target).node.stop();
-            self.poll(target.machine);
-            self.count("graceful stops");
-            self.kill(target);
+        match result {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) => {
+                self.poll(target.machine);
+                self.count("graceful stops");
+                return self.kill(target);
+            }
+            Err(error) => return self.failed(target, &error),
         }
+        let process = self.at(target);
+        if let Some(stopping) = &mut process.stopping
+            && matches!(stopping.try_recv(), Ok(Some(())))
+        {
+            process.inbox.notice(Notice::Stop);
+        }
+        if process.falls_asleep() {
+            let tick = process.next_tick().max(end + 1);
+            process.pass_at = Some(tick);
+            self.push(tick, Event::Pass(target));
+        } else {
+            self.schedule_pass(target.machine, end);
+        }
+        self.feed(target);
     }
 
-    /// See `raft_loop::carry_out`.
-    fn carry_out(&mut self, target: Target, output: Output) {
-        let process = self.at(target);
-        if let Some(members) = &output.members {
-            let before = process.life();
-            process.set_members(members);
-            let life = process.life();
-            self.machines[target.machine].joined |= life > 0;
-            if life != before {
-                self.introduce(target);
+    fn carry_out(&mut self, target: Target, after: u64, what: What) {
+        match what {
+            What::Members(members) => {
+                let process = self.at(target);
+                let before = process.life();
+                process.set_members(&members);
+                let life = process.life();
+                self.machines[target.machine].joined |= life > 0;
+                if life != before {
+                    self.introduce(target);
+                }
             }
-        }
-        let process = self.at(target);
-        if let Some(leader) = output.leader {
-            process.leader = leader;
-        }
-        process.jobs.extend(output.job);
-        process.requests.extend(output.read_backs);
-        if !output.commits.is_empty() {
-            process.commits.push_back(output.commits);
-        }
-        self.send(target, output.messages);
-        if let Some(exit) = output.exit
-            && self.machines[target.machine].epoch == target.epoch
-        {
-            self.exit(target, exit);
+            What::Leader(leader) => self.at(target).leader = leader,
+            What::ReadBack(request) => self.at(target).requests.push_back(request),
+            What::Send(messages) if after == 0 => self.send(target, messages),
+            What::Send(messages) => self.after(after, Event::Send(target, messages)),
+            What::Exit(exit) => self.exit(target, exit),
+            What::Count(what) => self.count(what),
         }
     }
 
@@ -611,7 +647,7 @@ impl World {
             false => 0,
         };
         let process = self.at(target);
-        let (write, applies) = (!process.jobs.is_empty(), !process.commits.is_empty());
+        let (write, applies) = (process.has_jobs(), process.has_batches());
         let write = write && std::mem::replace(&mut process.writer, Worker::Busy) == Worker::Idle;
         let applies =
             applies && std::mem::replace(&mut process.applier, Worker::Busy) == Worker::Idle;
@@ -622,7 +658,7 @@ impl World {
             self.after(apply + slow, Event::Apply(target));
         }
         let process = self.at(target);
-        if process.snapshots_waiting > 0
+        if process.has_snapshots()
             && std::mem::replace(&mut process.snapshotter, Worker::Busy) == Worker::Idle
         {
             self.after(snapshot + slow, Event::Snapshot(target));
@@ -651,29 +687,38 @@ impl World {
         let machine = &mut self.machines[target.machine];
         let process = machine.process.as_mut();
         let process = process.expect("events of processes that are gone are dropped");
-        let pinned = process.pins_log();
         match process.write(&mut self.random, &mut self.oracle) {
-            Ok((number, messages)) => {
-                if pinned {
-                    self.count("writes while the log is kept for a follower");
-                }
+            Ok(Some(durable)) => {
                 // It is durable, and nobody knows yet.
                 let delay = self.delay_of_sync(target.machine) / 4;
-                self.after(delay, Event::Written(target, number, messages));
+                self.after(delay, Event::Written(target, durable));
             }
+            Ok(None) => panic!("machine {} has nothing to write", target.machine),
             Err(error) => self.failed(target, &error),
         }
     }
 
-    /// See `writer::run` for the order.
-    fn written(&mut self, target: Target, number: u64, messages: Vec<Message>) {
+    fn written(&mut self, target: Target, durable: Durable) {
         let process = self.at(target);
-        process.inbox.persisted(number);
         process.writer = Worker::Idle;
+        let messages = match process.tell(durable) {
+            Ok(messages) => messages,
+            Err(error) => return self.failed(target, &error),
+        };
         self.wake(target.machine);
         self.send(target, messages);
         if self.machines[target.machine].epoch == target.epoch {
+            let delay = self.random.between(10, 500 * MILLISECOND);
+            if self.random.chance(300) {
+                self.after(delay, Event::Purge(target));
+            }
             self.feed(target);
+        }
+    }
+
+    fn purge(&mut self, target: Target) {
+        if let Err(error) = self.at(target).remove_files() {
+            self.failed(target, &error);
         }
     }
 
@@ -681,7 +726,7 @@ impl World {
         let process = self.machines[target.machine].process.as_mut();
         let process = process.expect("events of processes that are gone are dropped");
         process.applier = Worker::Idle;
-        if let Err(error) = process.apply(target.machine, &self.oracle) {
+        if let Err(error) = process.apply(&self.oracle) {
             return self.failed(target, &error);
         }
         self.wake(target.machine);
@@ -699,16 +744,13 @@ impl World {
         self.feed(target);
     }
 
-    /// See `read_back::run`.
     fn read_back(&mut self, target: Target) {
-        let process = self.machines[target.machine].process.as_mut();
-        let process = process.expect("events of processes that are gone are dropped");
+        let process = self.at(target);
         process.reader = Worker::Idle;
-        match process.read_back(&self.oracle) {
-            Ok(true) => self.count("pieces of the log read back"),
-            Ok(false) => self.count("pieces deleted before they were read"),
-            Err(error) => return self.failed(target, &error),
+        if let Err(error) = process.read_back() {
+            return self.failed(target, &error);
         }
+        self.count("pieces of the log read back");
         self.wake(target.machine);
         self.feed(target);
     }

@@ -1,0 +1,197 @@
+//! The raft loop's ports in the simulation: the real ways to the WAL and to the store, watched by the oracle, and what
+//! is left for the world to carry out.
+
+use crate::disk::BUSY;
+use crate::oracle::{self, Oracle, Shadow};
+use crate::world::clock;
+use raft::eraftpb::Message;
+use raftkvd::apply::{Commits, ThreadEnded};
+use raftkvd::commit::Commit;
+use raftkvd::inbox::Inbox;
+use raftkvd::members::Members;
+use raftkvd::metrics;
+use raftkvd::node::{Exit, Job};
+use raftkvd::raft_loop::Ports;
+use raftkvd::storage::read_back::Request;
+use raftkvd::storage::{Meta, Save};
+use raftkvd::store::Store;
+use raftkvd::writer::{Writer, WriterError, Written};
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What a pass asks of the world, and how many microseconds after the beginning of the pass.
+pub struct Effect {
+    pub after: u64,
+    pub what: What,
+}
+
+pub enum What {
+    Send(Vec<Message>),
+    Members(Arc<Members>),
+    Leader(u64),
+    ReadBack(Request),
+    Exit(Exit),
+    /// Something that is worth counting happened.
+    Count(&'static str),
+}
+
+/// Number of a job, and of each of its entries the index, what it is, and the term before it.
+pub type Unsaved = (u64, Vec<(u64, Shadow, u64)>);
+
+/// What connects the loop of one process with its threads, and what the process holds, as the oracle has to know it.
+pub struct Wiring {
+    pub machine: usize,
+    pub inbox: Arc<Inbox>,
+    pub writer: Writer,
+    pub commits: Commits,
+    pub store: Arc<Store>,
+    pub meta: Arc<Meta>,
+    /// What the node's log holds, from the newest mark on.
+    pub log: BTreeMap<u64, Shadow>,
+    /// By job: what its save will add to the log on the disk.
+    pub unsaved: VecDeque<Unsaved>,
+    /// Indexes of the two newest marks.
+    pub marks: (u64, u64),
+    pub published: u64,
+    /// Index of the newest entry in the map.
+    pub applied: u64,
+}
+
+impl Wiring {
+    /// The job with this number, and all before it, are on the disk.
+    pub fn saved(&mut self, number: u64, oracle: &mut Oracle) {
+        while let Some((_, stored)) = self.unsaved.pop_front_if(|(n, _)| *n <= number) {
+            for (index, entry, before) in stored {
+                oracle.stores(index, entry, before);
+            }
+        }
+    }
+
+    /// The map holds everything up to this index.
+    pub fn applies(&mut self, index: u64, oracle: &Oracle) {
+        assert!(index > self.applied, "{index} after {}", self.applied);
+        self.applied = index;
+        oracle.holds(self.machine, index, self.state_hash());
+    }
+
+    pub fn state_hash(&self) -> u64 {
+        let mut sum = 0_u64;
+        let Ok(()) = self.store.freeze().visit(|key, index, value| {
+            sum = sum.wrapping_add(oracle::hash(&(key, index, value)));
+            Ok::<(), Infallible>(())
+        });
+        sum
+    }
+
+    fn shadow(&mut self, number: u64, save: &Save) {
+        if let Some(mark) = &save.mark {
+            self.marks = (self.marks.1, mark.index);
+        }
+        if let Some(mark) = save.mark.as_ref().filter(|mark| mark.installed) {
+            self.log.clear();
+            let (term, hash) = (mark.term, 0);
+            self.log.insert(mark.index, Shadow { term, hash });
+        }
+        if let Some(first) = save.entries.first() {
+            self.log.split_off(&first.index);
+        }
+        let mut stored = Vec::new();
+        for entry in &save.entries {
+            let shadow = oracle::shadow(entry);
+            stored.push((entry.index, shadow, self.log[&(entry.index - 1)].term));
+            self.log.insert(entry.index, shadow);
+        }
+        self.unsaved.push_back((number, stored));
+    }
+}
+
+/// The ports during one pass.
+pub struct SimulatedPorts<'a> {
+    pub wiring: &'a mut Wiring,
+    pub oracle: &'a mut Oracle,
+    pub effects: Vec<Effect>,
+}
+
+impl SimulatedPorts<'_> {
+    fn effect(&mut self, what: What) {
+        let after = BUSY.get();
+        self.effects.push(Effect { after, what });
+    }
+}
+
+impl Ports for SimulatedPorts<'_> {
+    fn now(&self) -> Instant {
+        clock()
+    }
+
+    fn inbox(&self) -> &Inbox {
+        &self.wiring.inbox
+    }
+
+    fn write(&mut self, job: Job, quiet: bool) -> Result<Written, WriterError> {
+        self.wiring.shadow(job.number, &job.save);
+        if job.compacted > 1 && job.compacted < self.wiring.marks.0 {
+            self.effect(What::Count("writes while the log is kept for a follower"));
+        }
+        let written = self.wiring.writer.hand_over(job, quiet)?;
+        if let Written::Here { number, .. } = &written {
+            self.wiring.saved(*number, self.oracle);
+            self.effect(What::Count("writes by the loop"));
+        }
+        Ok(written)
+    }
+
+    fn commit(&mut self, batch: Vec<Commit>) -> Result<Option<(u64, usize)>, ThreadEnded> {
+        for commit in &batch {
+            match commit {
+                Commit::Apply(apply) => {
+                    let commands = apply.commands.iter().map(|(command, _)| command);
+                    let entry = self.wiring.log[&apply.index];
+                    self.oracle.commits(apply.index, entry, commands);
+                    self.wiring.published = apply.index;
+                }
+                Commit::Snapshot(meta) => self.oracle.takes_snapshot(meta),
+                Commit::Restore(meta) => self.wiring.published = meta.index,
+                Commit::Read(_) | Commit::Freeze { .. } => {}
+            }
+        }
+        let store = &self.wiring.store;
+        let applied = self.wiring.commits.hand_over(batch, store)?;
+        if let Some((index, _)) = applied.filter(|(index, _)| *index > 0) {
+            self.wiring.applies(index, self.oracle);
+            self.effect(What::Count("batches applied by the loop"));
+        }
+        Ok(applied)
+    }
+
+    fn read_back(&mut self, request: Request) -> Result<(), ThreadEnded> {
+        self.effect(What::ReadBack(request));
+        Ok(())
+    }
+
+    fn send(&mut self, messages: Vec<Message>) {
+        self.effect(What::Send(messages));
+    }
+
+    fn set_members(&mut self, members: &Arc<Members>) {
+        self.effect(What::Members(members.clone()));
+    }
+
+    fn set_leader(&mut self, leader: u64) {
+        self.effect(What::Leader(leader));
+    }
+
+    fn exit(&mut self, exit: Exit) {
+        self.effect(What::Exit(exit));
+    }
+
+    fn cluster(&self) -> u64 {
+        self.wiring.meta.cluster()
+    }
+
+    fn written(&self) -> &metrics::Wal {
+        self.wiring.writer.written()
+    }
+}
