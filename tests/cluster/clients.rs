@@ -115,21 +115,26 @@ impl Clients {
 
     fn choose(&self, random: &mut Random, key: usize, unique: impl Fn() -> String) -> Input {
         let etag = self.etags()[key];
+        let key = KEYS[key].as_bytes().to_vec();
         let condition = match random.below(4) {
             0 => Condition::IfAbsent,
             1 | 2 if etag > 0 => Condition::IfMatch(etag),
             _ => Condition::None,
         };
         match random.below(10) {
-            0..4 => Input::Get,
+            0..4 => Input::Get { key },
             4..8 => {
                 let mut value = unique() + "-";
                 let padding = random.below(250) as usize;
                 value.extend(std::iter::repeat_n('x', padding));
                 let value = value.into_bytes();
-                Input::Put { value, condition }
+                Input::Put {
+                    key,
+                    value,
+                    condition,
+                }
             }
-            _ => Input::Delete { condition },
+            _ => Input::Delete { key, condition },
         }
     }
 
@@ -142,14 +147,18 @@ impl Clients {
         input: Input,
     ) -> (Operation, bool) {
         let (method, body, condition): (_, &[u8], _) = match &input {
-            Input::Get => ("GET", b"", Condition::None),
-            Input::Put { value, condition } => ("PUT", value, *condition),
-            Input::Delete { condition } => ("DELETE", b"", *condition),
+            Input::Get { .. } => ("GET", b"", Condition::None),
+            Input::Put {
+                value, condition, ..
+            } => ("PUT", value, *condition),
+            Input::Delete { condition, .. } => ("DELETE", b"", *condition),
+            Input::List { .. } | Input::Transaction { .. } => panic!("not sent here: {input}"),
         };
         let quoted;
         let headers: &[(&str, &str)] = match condition {
             Condition::None => &[],
             Condition::IfAbsent => &[("If-None-Match", "*")],
+            Condition::IfPresent => &[("If-Match", "*")],
             Condition::IfMatch(etag) => {
                 quoted = format!("\"{etag}\"");
                 &[("If-Match", &quoted)]
@@ -174,7 +183,6 @@ impl Clients {
         let newest = &mut self.etags()[key];
         *newest = told.max(*newest);
         let operation = Operation {
-            key: KEYS[key].as_bytes().to_vec(),
             node,
             invoked,
             returned: (output != Output::Unknown).then_some(returned),
@@ -190,7 +198,7 @@ impl Clients {
         for &(node, address) in self.nodes.iter().filter(|(id, _)| nodes.contains(id)) {
             let mut connection = Connection::open(address).expect("connect");
             for key in 0..KEYS.len() {
-                let (operation, _) = self.ask(&mut connection, node, key, Input::Get);
+                let (operation, _) = self.ask(&mut connection, node, key, get(key));
                 let answered = operation.output != Output::Unknown;
                 assert!(answered, "after all faults: {operation}");
                 history.push(operation);
@@ -209,16 +217,22 @@ impl Clients {
     }
 }
 
+fn get(key: usize) -> Input {
+    Input::Get {
+        key: KEYS[key].as_bytes().to_vec(),
+    }
+}
+
 /// What an answer says about the operation.
 fn outcome(input: &Input, response: Response) -> Output {
     let etag = response.header("etag").map(|_| response.etag());
     let told = response.header("x-raftkvd-outcome");
     match (response.status, input, told) {
-        (200, Input::Get, _) => {
+        (200, Input::Get { .. }, _) => {
             let etag = etag.expect("a value has an ETag");
             Output::Value(Some((response.body, etag)))
         }
-        (404, Input::Get, _) => Output::Value(None),
+        (404, Input::Get { .. }, _) => Output::Value(None),
         (204, Input::Put { .. }, _) => {
             assert!(etag.is_some(), "a PUT without ETag: {response:?}");
             Output::Written(etag)
@@ -226,7 +240,7 @@ fn outcome(input: &Input, response: Response) -> Output {
         (204, Input::Delete { .. }, _) => Output::Written(None),
         (412, Input::Put { .. } | Input::Delete { .. }, _) => Output::ConditionFailed(etag),
         // A read without an answer says nothing at all.
-        (503 | 408, Input::Get, _) => Output::Unknown,
+        (503 | 408, Input::Get { .. }, _) => Output::Unknown,
         (503 | 408, _, Some("none")) => Output::NotApplied,
         (504, _, Some("unknown")) => Output::Unknown,
         _ => panic!("to {input:?}: {response:?}"),

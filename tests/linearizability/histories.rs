@@ -1,10 +1,13 @@
 //! Small histories, good and bad, of every kind that the checker has to tell apart.
 
-use crate::checker::{Condition, Input, Operation, Output, check};
+use crate::checker::{Condition, Input, Key, Operation, Output, check};
+
+fn key() -> Key {
+    b"k".to_vec()
+}
 
 fn operation(invoked: u64, returned: u64, input: Input, output: Output) -> Operation {
     Operation {
-        key: b"k".to_vec(),
         node: 1,
         invoked,
         returned: (output != Output::Unknown).then_some(returned),
@@ -15,7 +18,16 @@ fn operation(invoked: u64, returned: u64, input: Input, output: Output) -> Opera
 
 fn put_if(times: (u64, u64), value: &str, condition: Condition, output: Output) -> Operation {
     let value = value.as_bytes().to_vec();
-    operation(times.0, times.1, Input::Put { value, condition }, output)
+    operation(
+        times.0,
+        times.1,
+        Input::Put {
+            key: key(),
+            value,
+            condition,
+        },
+        output,
+    )
 }
 
 /// An acknowledged PUT.
@@ -29,7 +41,15 @@ fn put_unknown(invoked: u64, value: &str) -> Operation {
 }
 
 fn delete_if(times: (u64, u64), condition: Condition, output: Output) -> Operation {
-    operation(times.0, times.1, Input::Delete { condition }, output)
+    operation(
+        times.0,
+        times.1,
+        Input::Delete {
+            key: key(),
+            condition,
+        },
+        output,
+    )
 }
 
 fn delete(times: (u64, u64)) -> Operation {
@@ -38,7 +58,12 @@ fn delete(times: (u64, u64)) -> Operation {
 
 fn get(times: (u64, u64), seen: Option<(&str, u64)>) -> Operation {
     let seen = seen.map(|(value, etag)| (value.as_bytes().to_vec(), etag));
-    operation(times.0, times.1, Input::Get, Output::Value(seen))
+    operation(
+        times.0,
+        times.1,
+        Input::Get { key: key() },
+        Output::Value(seen),
+    )
 }
 
 #[track_caller]
@@ -75,10 +100,12 @@ fn one_client_sees_what_it_wrote() {
 #[test]
 fn keys_are_checked_apart() {
     let mut other = get((3, 4), None);
-    other.key = b"other".to_vec();
+    other.input = Input::Get {
+        key: b"other".to_vec(),
+    };
     good(&[put((1, 2), "a", 5), other.clone()]);
     let mut wrong = get((5, 6), Some(("a", 5)));
-    wrong.key = b"other".to_vec();
+    wrong.input = other.input.clone();
     let text = bad(&[put((1, 2), "a", 5), other, wrong]);
     assert!(text.contains("key \"other\""), "{text}");
 }
@@ -116,7 +143,7 @@ fn a_stale_read_is_caught() {
         get((5, 6), Some(("a", 5))),
     ]);
     assert!(
-        text.contains("GET -> \"a\", etag 5") && text.contains("etag 6, which is newer"),
+        text.contains("etag 5") && text.contains("etag 6, which is newer"),
         "{text}"
     );
     // Also when it is the answer to a condition.

@@ -62,11 +62,11 @@ fn good_history(random: &mut Random, shape: &Shape) -> Vec<Operation> {
             point,
             unknown,
             operation: Operation {
-                key: random.below(shape.keys).to_string().into_bytes(),
                 node: client as u64,
                 invoked,
                 returned: (!unknown).then_some(returned),
                 input: Input::Put {
+                    key: random.below(shape.keys).to_string().into_bytes(),
                     value: number.to_string().into_bytes(),
                     condition: Condition::None,
                 },
@@ -85,13 +85,14 @@ fn good_history(random: &mut Random, shape: &Shape) -> Vec<Operation> {
     } in &mut planned
     {
         index += 1 + random.below(3);
-        let key: usize = String::from_utf8_lossy(&operation.key)
-            .parse()
-            .expect("a number");
-        let slot = &mut map[key];
+        let Input::Put { key, value, .. } = operation.input.clone() else {
+            panic!("only PUTs were planned");
+        };
+        let number: usize = String::from_utf8_lossy(&key).parse().expect("a number");
+        let slot = &mut map[number];
         let current = slot.as_ref().map(|(_, etag)| *etag);
         // Clients use the ETags that they were told, often the one that still holds; 1 is none.
-        let told = &mut told[key];
+        let told = &mut told[number];
         let newest = told.len() as u64;
         let recent = told.get(random.below(newest + 1).max(newest.saturating_sub(9)) as usize);
         let current_if_told = current.filter(|current| told.last() == Some(current));
@@ -101,13 +102,14 @@ fn good_history(random: &mut Random, shape: &Shape) -> Vec<Operation> {
             2 if random.one_in(2) => Condition::IfMatch(recent.copied().unwrap_or(1)),
             _ => Condition::None,
         };
-        let Input::Put { value, .. } = operation.input.clone() else {
-            panic!("only PUTs were planned");
-        };
         operation.input = match random.below(10) {
-            0..4 => Input::Get,
-            4..8 => Input::Put { value, condition },
-            _ => Input::Delete { condition },
+            0..4 => Input::Get { key },
+            4..8 => Input::Put {
+                key,
+                value,
+                condition,
+            },
+            _ => Input::Delete { key, condition },
         };
         if point.is_none() {
             continue;
@@ -116,9 +118,10 @@ fn good_history(random: &mut Random, shape: &Shape) -> Vec<Operation> {
             Condition::None => true,
             Condition::IfMatch(etag) => current == Some(etag),
             Condition::IfAbsent => current.is_none(),
+            Condition::IfPresent => current.is_some(),
         };
         let output = match &operation.input {
-            Input::Get => Output::Value(slot.clone()),
+            Input::Get { .. } => Output::Value(slot.clone()),
             _ if !holds => Output::ConditionFailed(current),
             Input::Put { value, .. } => {
                 *slot = Some((value.clone(), index));
@@ -128,6 +131,7 @@ fn good_history(random: &mut Random, shape: &Shape) -> Vec<Operation> {
                 *slot = None;
                 Output::Written(None)
             }
+            input => panic!("not drawn: {input}"),
         };
         if *unknown {
             continue;
@@ -243,15 +247,15 @@ fn a_bad_history_with_many_unknown_writes_is_refused_quickly() {
     let end = history.iter().filter_map(|o| o.returned).max();
     let end = end.expect("an operation returned") + 10_000;
     let read = |invoked, output| Operation {
-        key: b"0".to_vec(),
         node: 0,
         invoked,
         returned: Some(invoked + 1),
-        input: Input::Get,
+        input: Input::Get { key: b"0".to_vec() },
         output: Output::Value(output),
     };
     let put = Operation {
         input: Input::Put {
+            key: b"0".to_vec(),
             value: b"last".to_vec(),
             condition: Condition::None,
         },
@@ -339,7 +343,7 @@ impl Exhaustive<'_> {
 
     fn step(&self, operation: &Operation, map: Map) -> Option<Map> {
         let (value, condition) = match &operation.input {
-            Input::Get => {
+            Input::Get { .. } => {
                 return match &operation.output {
                     Output::Value(None) => map.0.is_none().then_some(map),
                     Output::Value(Some((value, etag))) => {
@@ -349,14 +353,18 @@ impl Exhaustive<'_> {
                     _ => None,
                 };
             }
-            Input::Put { value, condition } => (Some(value), *condition),
-            Input::Delete { condition } => (None, *condition),
+            Input::Put {
+                value, condition, ..
+            } => (Some(value), *condition),
+            Input::Delete { condition, .. } => (None, *condition),
+            input => panic!("not drawn: {input}"),
         };
         if let Output::ConditionFailed(current) = operation.output {
             let fails = match condition {
                 Condition::None => false,
                 Condition::IfMatch(etag) => current != Some(etag),
                 Condition::IfAbsent => current.is_some(),
+                Condition::IfPresent => current.is_none(),
             };
             return match current {
                 _ if !fails => None,
@@ -367,6 +375,7 @@ impl Exhaustive<'_> {
         let map = match condition {
             Condition::None => map,
             Condition::IfAbsent => map.0.is_none().then_some(map)?,
+            Condition::IfPresent => map.0.is_some().then_some(map)?,
             Condition::IfMatch(etag) => self.has_etag(map, etag)?,
         };
         let etag = match operation.output {
@@ -390,7 +399,7 @@ fn forget_guesses(history: &mut [Operation]) {
     });
     let answered: BTreeSet<u64> = answered.collect();
     for operation in history {
-        if let Input::Put { condition, .. } | Input::Delete { condition } = &mut operation.input
+        if let Input::Put { condition, .. } | Input::Delete { condition, .. } = &mut operation.input
             && let Condition::IfMatch(etag) = condition
             && operation.output == Output::Unknown
             && !answered.contains(etag)
@@ -428,8 +437,8 @@ fn the_checker_agrees_with_trying_all_orders() {
             let at = random.below(history.len() as u64) as usize;
             let output = outputs[random.below(history.len() as u64) as usize].clone();
             let fits = match (&history[at].input, &output) {
-                (Input::Get, Output::Value(_)) => true,
-                (Input::Get, _) | (_, Output::Value(_)) => false,
+                (Input::Get { .. }, Output::Value(_)) => true,
+                (Input::Get { .. }, _) | (_, Output::Value(_)) => false,
                 _ => true,
             };
             if fits {

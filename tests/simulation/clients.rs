@@ -3,7 +3,7 @@
 //! Every value is unique, so that a read tells which write it saw. Nothing is sent twice. A DELETE carries a unique
 //! value as well: the daemon ignores it, and the oracle knows the command by it.
 
-use crate::checker::{Condition, Input, Operation, Output};
+use crate::checker::{Condition, FailedCheck, Input, Key, Operation, Output};
 use crate::faults::Plan;
 use crate::process::Process;
 use crate::world::{Event, MILLISECOND, SECOND, Target, World};
@@ -22,7 +22,8 @@ pub struct Clients {
     open: BTreeMap<u64, Open>,
     next: u64,
     pub history: Vec<Operation>,
-    etags: BTreeMap<u64, u64>,
+    /// The newest that was told of each key.
+    etags: BTreeMap<Key, u64>,
     pub stopped: bool,
     keys: u64,
     value_bytes: u64,
@@ -32,9 +33,6 @@ pub struct Clients {
 struct Open {
     client: Option<usize>,
     machine: usize,
-    key: u64,
-    /// A second key, which a transaction writes as well if the condition on the first one holds.
-    second: Option<u64>,
     /// Unique.
     value: Vec<u8>,
     input: Input,
@@ -69,7 +67,7 @@ impl Clients {
     }
 }
 
-fn key_name(key: u64) -> Vec<u8> {
+fn key_name(key: u64) -> Key {
     format!("k{key}").into_bytes()
 }
 
@@ -91,27 +89,37 @@ impl World {
         if self.clients.stopped {
             return;
         }
-        let key = self.random.below(self.clients.keys);
+        let number = self.random.below(self.clients.keys);
         let machine = self.random.below(self.machines.len() as u64) as usize;
+        let key = key_name(number);
         let etag = self.clients.etags.get(&key).copied();
         let condition = match (self.random.below(4), etag) {
             (0, Some(etag)) => Condition::IfMatch(etag),
             (1, _) => Condition::IfAbsent,
             _ => Condition::None,
         };
-        let value = self.value();
-        let kind = self.random.below(10);
-        let input = match kind {
-            0..5 => Input::Get,
+        let unique = self.value();
+        let value = unique.clone();
+        let input = match self.random.below(10) {
+            0..5 => Input::Get { key },
+            // Two keys, if the condition on the first one holds.
+            8 if self.clients.keys > 1 => Input::Transaction {
+                checks: match condition {
+                    Condition::None => Vec::new(),
+                    condition => vec![(key.clone(), condition)],
+                },
+                writes: [key, key_name((number + 1) % self.clients.keys)]
+                    .map(|key| (key, Some(value.clone())))
+                    .into(),
+            },
             5..9 => Input::Put {
-                value: value.clone(),
+                key,
+                value,
                 condition,
             },
-            _ => Input::Delete { condition },
+            _ => Input::Delete { key, condition },
         };
-        let second = (kind == 8).then_some((key + 1) % self.clients.keys);
-        let second = second.filter(|second| *second != key);
-        self.ask(Some(client), machine, key, second, value, input);
+        self.ask(Some(client), machine, unique, input);
     }
 
     fn value(&mut self) -> Vec<u8> {
@@ -121,22 +129,12 @@ impl World {
         value
     }
 
-    fn ask(
-        &mut self,
-        client: Option<usize>,
-        machine: usize,
-        key: u64,
-        second: Option<u64>,
-        value: Vec<u8>,
-        input: Input,
-    ) -> u64 {
+    fn ask(&mut self, client: Option<usize>, machine: usize, value: Vec<u8>, input: Input) -> u64 {
         self.clients.next += 1;
         let number = self.clients.next;
         let open = Open {
             client,
             machine,
-            key,
-            second,
             value,
             input,
             invoked: self.now,
@@ -152,16 +150,18 @@ impl World {
 
     /// A read or a write of a key through this machine, for the end of a run.
     pub fn ask_read(&mut self, machine: usize, key: u64) -> u64 {
-        self.ask(None, machine, key, None, Vec::new(), Input::Get)
+        let key = key_name(key);
+        self.ask(None, machine, Vec::new(), Input::Get { key })
     }
 
     pub fn ask_write(&mut self, machine: usize, key: u64) -> u64 {
         let value = self.value();
         let input = Input::Put {
+            key: key_name(key),
             value: value.clone(),
             condition: Condition::None,
         };
-        self.ask(None, machine, key, None, value, input)
+        self.ask(None, machine, value, input)
     }
 
     /// A request arrives at its member.
@@ -171,7 +171,7 @@ impl World {
         };
         let process = self.machines[target.machine].process.as_mut();
         let process = process.expect("it was looked for");
-        if let Input::Get = open.input {
+        if let Input::Get { .. } = open.input {
             let (reply, permission) = oneshot::channel();
             process.inbox.read(Read {
                 deadline_ticks: DEADLINE_TICKS,
@@ -217,15 +217,15 @@ impl World {
                 .map_or(Output::Unknown, written),
                 Waiting::Read(permission) => match permission.try_recv() {
                     Ok(None) => continue,
-                    Ok(Some(Ok(()))) => read(process, open.key),
+                    Ok(Some(Ok(()))) => read(process, &open.input),
                     Ok(Some(Err(_))) | Err(_) => Output::NotApplied,
                 },
                 Waiting::Request | Waiting::Answer(_) => continue,
             };
-            let place = match (&open.input, &output) {
-                (Input::Get, _) => None,
-                (_, Output::Written(index)) => Some(*index),
-                (_, Output::ConditionFailed(_)) => Some(None),
+            let place = match &output {
+                Output::Written(index) => Some(*index),
+                Output::Transacted { index, .. } => Some(Some(*index)),
+                Output::ConditionFailed(_) | Output::ChecksFailed(_) => Some(None),
                 _ => None,
             };
             if let Some(place) = place {
@@ -288,42 +288,22 @@ impl World {
     }
 
     fn record(&mut self, open: Open, output: Output) {
-        match &output {
-            Output::Value(Some((_, etag))) | Output::Written(Some(etag)) => {
-                self.clients.etags.insert(open.key, *etag);
-            }
-            _ => {}
+        for (key, etag) in told(&open.input, &output) {
+            self.clients.etags.insert(key.clone(), etag);
         }
         self.count(match &output {
             Output::Value(_) => "reads answered",
-            Output::Written(_) => "writes acknowledged",
-            Output::ConditionFailed(_) => "conditions failed",
+            Output::Written(_) | Output::Transacted { .. } => "writes acknowledged",
+            Output::ConditionFailed(_) | Output::ChecksFailed(_) => "conditions failed",
             Output::NotApplied => "requests refused",
             Output::Unknown => "outcomes unknown",
+            Output::Listed { .. } => panic!("nobody asked for a list: {output}"),
         });
-        let unknown = output == Output::Unknown;
-        if let Some(key) = open.second {
-            // To whoever looks at one key alone, a transaction is a write of that key; that all happens at one place is
-            // what the oracle looks at.
-            let output = match &output {
-                Output::ConditionFailed(_) => Output::NotApplied,
-                output => output.clone(),
-            };
+        if let Output::Transacted { .. } | Output::ChecksFailed(_) = &output {
             self.count("transactions answered");
-            self.clients.history.push(Operation {
-                key: key_name(key),
-                node: open.machine as u64,
-                invoked: open.invoked,
-                returned: (!unknown).then_some(self.now),
-                input: Input::Put {
-                    value: open.value,
-                    condition: Condition::None,
-                },
-                output,
-            });
         }
+        let unknown = output == Output::Unknown;
         self.clients.history.push(Operation {
-            key: key_name(open.key),
             node: open.machine as u64,
             invoked: open.invoked,
             returned: (!unknown).then_some(self.now),
@@ -437,63 +417,102 @@ impl World {
     }
 }
 
+/// The ETags that an answer names.
+fn told<'a>(input: &'a Input, output: &Output) -> Vec<(&'a Key, u64)> {
+    match (input, output) {
+        (Input::Get { key }, Output::Value(Some((_, etag))))
+        | (Input::Put { key, .. }, Output::Written(Some(etag))) => vec![(key, *etag)],
+        (Input::Transaction { writes, .. }, Output::Transacted { index, .. }) => {
+            let puts = writes.iter().filter(|(_, value)| value.is_some());
+            puts.map(|(key, _)| (key, *index)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn etags(condition: Condition) -> (Option<Etags>, Option<Etags>) {
+    let mut etags = Etags::new();
+    etags.any = matches!(condition, Condition::IfAbsent | Condition::IfPresent);
+    match condition {
+        Condition::None => (None, None),
+        Condition::IfMatch(etag) => {
+            etags.indexes = vec![etag];
+            (Some(etags), None)
+        }
+        Condition::IfPresent => (Some(etags), None),
+        Condition::IfAbsent => (None, Some(etags)),
+    }
+}
+
 fn command(open: &Open) -> Command {
     let mut command = Command::new();
-    let (kind, condition) = match &open.input {
-        Input::Put { condition, .. } => (Kind::Put, condition),
-        Input::Delete { condition } => (Kind::Delete, condition),
-        Input::Get => panic!("a read is no command"),
-    };
-    command.kind = kind;
-    command.key = key_name(open.key).into();
+    // The value of a transaction stays with the command as well: the oracle knows it by that.
     command.value = open.value.clone().into();
-    match condition {
-        Condition::None => {}
-        Condition::IfMatch(etag) => {
-            let mut etags = Etags::new();
-            etags.indexes = vec![*etag];
-            command.if_match = Some(etags).into();
+    match &open.input {
+        Input::Put { key, condition, .. } | Input::Delete { key, condition } => {
+            command.kind = match &open.input {
+                Input::Put { .. } => Kind::Put,
+                _ => Kind::Delete,
+            };
+            command.key = key.clone().into();
+            let (if_match, if_none_match) = etags(*condition);
+            command.if_match = if_match.into();
+            command.if_none_match = if_none_match.into();
         }
-        Condition::IfAbsent => {
-            let mut etags = Etags::new();
-            etags.any = true;
-            command.if_none_match = Some(etags).into();
+        Input::Transaction { checks, writes } => {
+            command.kind = Kind::Transaction;
+            command.transaction = Some(transaction(checks, writes)).into();
         }
-    }
-    if let Some(second) = open.second {
-        // The value stays with the command: the oracle knows it by that.
-        let mut transaction = Transaction::new();
-        let mut check = Check::new();
-        check.key = command.key.clone();
-        check.if_match = command.if_match.take().into();
-        check.if_none_match = command.if_none_match.take().into();
-        transaction.checks.push(check);
-        for key in [open.key, second] {
-            let mut write = Write::new();
-            write.key = key_name(key).into();
-            write.value = command.value.clone();
-            transaction.writes.push(write);
-        }
-        command.kind = Kind::Transaction;
-        command.transaction = Some(transaction).into();
+        Input::Get { .. } | Input::List { .. } => panic!("a read is no command: {}", open.input),
     }
     command
 }
 
+fn transaction(checks: &[(Key, Condition)], writes: &[(Key, Option<Vec<u8>>)]) -> Transaction {
+    let mut transaction = Transaction::new();
+    for (key, condition) in checks {
+        let mut check = Check::new();
+        check.key = key.clone().into();
+        let (if_match, if_none_match) = etags(*condition);
+        check.if_match = if_match.into();
+        check.if_none_match = if_none_match.into();
+        transaction.checks.push(check);
+    }
+    for (key, value) in writes {
+        let mut write = Write::new();
+        write.key = key.clone().into();
+        write.delete = value.is_none();
+        write.value = value.clone().unwrap_or_default().into();
+        transaction.writes.push(write);
+    }
+    transaction
+}
+
 fn written(outcome: Outcome) -> Output {
     match outcome {
-        Outcome::Applied { index } | Outcome::Transacted { index, .. } => {
-            Output::Written(Some(index))
-        }
+        Outcome::Applied { index } => Output::Written(Some(index)),
+        Outcome::Transacted { index, existed } => Output::Transacted {
+            index,
+            existed: existed.into(),
+        },
         Outcome::ConditionFailed { current } => Output::ConditionFailed(current),
-        Outcome::ChecksFailed(failed) => Output::ConditionFailed(failed[0].current),
+        Outcome::ChecksFailed(failed) => {
+            let failed = failed.iter().map(|check| FailedCheck {
+                position: check.position,
+                current: check.current,
+            });
+            Output::ChecksFailed(failed.collect())
+        }
         Outcome::NotProposed(_) => Output::NotApplied,
         Outcome::Unknown => Output::Unknown,
         Outcome::Refused(why) => panic!("a write was refused: {why}"),
     }
 }
 
-fn read(process: &Process, key: u64) -> Output {
-    let value = process.store.get(&key_name(key));
+fn read(process: &Process, input: &Input) -> Output {
+    let Input::Get { key } = input else {
+        panic!("no read of a key: {input}");
+    };
+    let value = process.store.get(key);
     Output::Value(value.map(|value| (value.bytes.to_vec(), value.index)))
 }

@@ -1,168 +1,79 @@
-//! The linearizability checker: given what clients asked and were told, and when, is there an order of all
-//! operations on a key, each somewhere between its call and its return, in which a single map would have given the
-//! same answers?
-//!
-//! The simulation and the cluster tests record [`Operation`]s and hand them to [`check`]. Keys are independent of
-//! each other, so each is checked alone: first what can be said without a search (`facts`), then the search (`search`).
-//!
-//! Beyond plain linearizability the checker knows that an ETag is the place of a write in the log: one ETag belongs
-//! to one write, and ETags grow in the order in which writes take effect. That makes it stricter, and fast: the order
-//! of acknowledged PUTs is given, and only DELETEs (whose 204 has no ETag) and unknown outcomes are left to search.
-//!
-//! Clients must not guess the ETags of their conditions: each has to come from an answer, or be one that no write can
-//! have. Every key is absent in the beginning. Times may be of any clock that all clients share; an operation that is called
-//! at the very time at which another one returns counts as concurrent with it.
+//! The checker: given what clients asked and were told, and when, is there one order of all operations on all keys,
+//! each somewhere between its call and its return, in which a single map would have given the same answers?
 
 // Compiled into several test binaries, of which none uses all of it.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
-mod facts;
-mod search;
+mod history;
+mod single;
 
-use std::collections::BTreeMap;
+pub use history::{Condition, FailedCheck, Input, Key, Listed, Operation, Output, shown};
 use std::fmt;
 
-/// What a client asked, and what came of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Operation {
-    pub key: Vec<u8>,
-    /// Which member was asked. Only printed.
-    pub node: u64,
-    /// When the client began to send it.
-    pub invoked: u64,
-    /// When the client had the answer; `None` if none came.
-    pub returned: Option<u64>,
-    pub input: Input,
-    pub output: Output,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Input {
-    /// A linearizable read.
-    Get,
-    Put {
-        value: Vec<u8>,
-        condition: Condition,
-    },
-    Delete {
-        condition: Condition,
-    },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Condition {
-    None,
-    /// `If-Match: "<etag>"`
-    IfMatch(u64),
-    /// `If-None-Match: *`
-    IfAbsent,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output {
-    /// A read's answer: the value and its ETag, or that there is none.
-    Value(Option<(Vec<u8>, u64)>),
-    /// A write took effect (204); its ETag if the answer has one.
-    Written(Option<u64>),
-    /// A write did not take effect (412); the ETag of what is there.
-    ConditionFailed(Option<u64>),
-    /// It had no effect and never will (503, outcome "none").
-    NotApplied,
-    /// A write may take effect at any later time, or never; a read got no answer.
-    Unknown,
-}
-
-/// The history of a key that no map can have given.
+/// No map can have given the history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    pub key: Vec<u8>,
     /// What is wrong, and the operations that show it, one a line.
     pub text: String,
 }
 
 /// Checks a history; operations may come in any order.
 pub fn check(history: &[Operation]) -> Result<(), Violation> {
-    let mut keys: BTreeMap<&[u8], Vec<&Operation>> = BTreeMap::new();
-    for operation in history {
-        keys.entry(&operation.key).or_default().push(operation);
+    let of_keys: Vec<single::Operation> = history.iter().flat_map(of_keys).collect();
+    single::check(&of_keys).map_err(|violation| Violation {
+        text: violation.to_string(),
+    })
+}
+
+/// What an operation is to each key alone.
+fn of_keys(operation: &Operation) -> Vec<single::Operation> {
+    let at = |key: &Key, input, output| single::Operation {
+        key: key.clone(),
+        node: operation.node,
+        invoked: operation.invoked,
+        returned: operation.returned,
+        input,
+        output,
+    };
+    let output = operation.output.clone();
+    match &operation.input {
+        Input::Get { key } => vec![at(key, single::Input::Get, output)],
+        Input::Put {
+            key,
+            value,
+            condition,
+        } => {
+            let (value, condition) = (value.clone(), *condition);
+            vec![at(key, single::Input::Put { value, condition }, output)]
+        }
+        Input::Delete { key, condition } => {
+            let condition = *condition;
+            vec![at(key, single::Input::Delete { condition }, output)]
+        }
+        Input::List { .. } => Vec::new(),
+        Input::Transaction { writes, .. } => {
+            let condition = Condition::None;
+            let output = match output {
+                Output::Transacted { index, .. } => Output::Written(Some(index)),
+                Output::ChecksFailed(_) => Output::NotApplied,
+                output => output,
+            };
+            let writes = writes.iter().map(|(key, value)| match value {
+                Some(value) => {
+                    let value = value.clone();
+                    at(key, single::Input::Put { value, condition }, output.clone())
+                }
+                None => at(key, single::Input::Delete { condition }, output.clone()),
+            });
+            writes.collect()
+        }
     }
-    for (key, mut operations) in keys {
-        operations.sort_by_key(|operation| operation.invoked);
-        let result = facts::gather(&operations).and_then(|facts| search::search(&facts));
-        result.map_err(|text| Violation {
-            key: key.to_owned(),
-            text,
-        })?;
-    }
-    Ok(())
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the history of key {} is not linearizable: {}",
-            shown(&self.key),
-            self.text
-        )
+        write!(f, "{}", self.text)
     }
 }
 
 impl std::error::Error for Violation {}
-
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let returned = self.returned.map_or("never".to_owned(), |t| t.to_string());
-        write!(f, "[{} .. {returned}] node {}: ", self.invoked, self.node)?;
-        let condition = match &self.input {
-            Input::Get => {
-                write!(f, "GET")?;
-                &Condition::None
-            }
-            Input::Put { value, condition } => {
-                write!(f, "PUT {}", shown(value))?;
-                condition
-            }
-            Input::Delete { condition } => {
-                write!(f, "DELETE")?;
-                condition
-            }
-        };
-        match condition {
-            Condition::None => {}
-            Condition::IfMatch(etag) => write!(f, " if the etag is {etag}")?,
-            Condition::IfAbsent => write!(f, " if absent")?,
-        }
-        match &self.output {
-            Output::Value(None) => write!(f, " -> absent"),
-            Output::Value(Some((value, etag))) => write!(f, " -> {}, etag {etag}", shown(value)),
-            Output::Written(None) => write!(f, " -> written"),
-            Output::Written(Some(etag)) => write!(f, " -> written, etag {etag}"),
-            Output::ConditionFailed(None) => write!(f, " -> condition failed, absent"),
-            Output::ConditionFailed(Some(etag)) => {
-                write!(f, " -> condition failed, the etag is {etag}")
-            }
-            Output::NotApplied => write!(f, " -> surely not applied"),
-            Output::Unknown => write!(f, " -> unknown"),
-        }
-    }
-}
-
-/// Bytes for people; the beginning of long ones.
-fn shown(bytes: &[u8]) -> String {
-    const SHOWN: usize = 40;
-    let text = bytes[..bytes.len().min(SHOWN)].escape_ascii();
-    match bytes.len() {
-        0..=SHOWN => format!("\"{text}\""),
-        length => format!("\"{text}...\" ({length} bytes)"),
-    }
-}
-
-/// A statement with the operations that show it.
-fn told(what: String, operations: &[&Operation]) -> String {
-    let mut text = what;
-    for operation in operations {
-        text += &format!("\n    {operation}");
-    }
-    text
-}

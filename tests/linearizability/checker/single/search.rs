@@ -169,7 +169,9 @@ impl<'a> Search<'a> {
                 Condition::IfMatch(etag) => groups_on.entry(etag).or_default().push(at),
                 // Deletes nothing, ever.
                 Condition::IfAbsent if group.value.is_none() => {}
-                Condition::IfAbsent | Condition::None => free_groups.push(at),
+                Condition::IfAbsent | Condition::IfPresent | Condition::None => {
+                    free_groups.push(at)
+                }
             }
         }
         Search {
@@ -345,6 +347,7 @@ impl<'a> Search<'a> {
         match condition {
             Condition::None => Some(state),
             Condition::IfAbsent => state.present.is_none().then_some(state),
+            Condition::IfPresent => state.present.map(|_| state),
             Condition::IfMatch(etag) => self.has_etag(state, etag),
         }
     }

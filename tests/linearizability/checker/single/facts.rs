@@ -88,6 +88,7 @@ fn check_alone(operation: &Operation) -> Result<(), String> {
                 Condition::None => false,
                 Condition::IfMatch(etag) => *current != Some(etag),
                 Condition::IfAbsent => current.is_some(),
+                Condition::IfPresent => current.is_none(),
             };
             if !fails {
                 let what = "the condition holds for the very ETag that the refusal names";
@@ -134,6 +135,9 @@ pub fn gather<'a>(operations: &[&'a Operation]) -> Result<Facts<'a>, String> {
             Output::NotApplied => continue,
             Output::Value(seen) => Step::Read(seen.as_ref().map(|(v, etag)| (id(v), *etag))),
             Output::ConditionFailed(current) => Step::Failed(*current),
+            Output::Listed { .. } | Output::Transacted { .. } | Output::ChecksFailed(_) => {
+                panic!("no answer of one key: {operation}")
+            }
             Output::Written(_) | Output::Unknown => {
                 let Some(condition) = condition_of(&operation.input) else {
                     continue;
