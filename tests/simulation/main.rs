@@ -16,6 +16,7 @@ mod clients;
 mod disk;
 mod faults;
 mod network;
+mod operator;
 mod oracle;
 mod ports;
 mod process;
