@@ -23,6 +23,7 @@ mod process;
 mod run;
 mod world;
 
+use rustix::time::{ClockId, clock_gettime};
 use slog::{Drain as _, Logger, o};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -64,6 +65,12 @@ fn run(seed: u64, logger: &Logger) -> Result<Summary, String> {
     })
 }
 
+/// Of this thread.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.try_into().expect("a thread's time is not negative")
+}
+
 fn quiet() -> Logger {
     Logger::root(slog::Discard, o!())
 }
@@ -86,6 +93,8 @@ fn say(text: &str) {
 #[derive(Default)]
 struct Total {
     seeds: u64,
+    /// What the threads of the runs have used: others may use the machine at the same time.
+    processor: Duration,
     simulated: u64,
     operations: u64,
     committed: u64,
@@ -95,10 +104,11 @@ struct Total {
 }
 
 impl Total {
-    fn add(&mut self, seed: u64, result: Result<Summary, String>) {
+    fn add(&mut self, seed: u64, result: Result<Summary, String>, processor: Duration) {
         self.seeds += 1;
         match result {
             Ok(summary) => {
+                self.processor += processor;
                 self.simulated += summary.simulated;
                 self.operations += summary.operations;
                 self.committed += summary.committed;
@@ -128,6 +138,15 @@ impl Total {
             self.committed,
             self.events,
         );
+        let processor = self.processor.as_secs_f64();
+        // 24 hours are a day, and 8766 a year.
+        let _ = write!(
+            text,
+            "\nsimulation: {:.2} years of cluster time per processor and day; {:.0} operations checked a second per \
+             processor",
+            hours * 3600.0 / processor * 24.0 / 8766.0,
+            self.operations as f64 / processor,
+        );
         for (name, count) in &self.counts {
             let _ = write!(text, "\n  {count:>9} {name}");
         }
@@ -153,11 +172,13 @@ fn run_all(next: impl Fn(u64) -> Option<u64> + Sync, end: Option<Instant>) -> To
                     let Some(seed) = next(taken.fetch_add(1, Ordering::Relaxed)) else {
                         return;
                     };
+                    let before = processor_time();
                     let result = run(seed, &quiet());
+                    let processor = processor_time() - before;
                     total
                         .lock()
                         .expect("adding does not panic")
-                        .add(seed, result);
+                        .add(seed, result, processor);
                 }
             });
         }
