@@ -8,6 +8,7 @@ use raftkvd::members::Members;
 use raftkvd::storage::SnapshotMeta;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 /// An entry as far as it is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +40,8 @@ pub struct Oracle {
     snapshots: BTreeMap<u64, SnapshotMeta>,
     /// Each membership that was published, with the index of its first entry.
     members: Vec<(u64, Members)>,
-    /// By index, a hash of the members.
-    published: BTreeMap<u64, u64>,
+    /// By index, the members; neighbours share them.
+    published: BTreeMap<u64, Arc<Members>>,
     /// How many of these were told by a node, and so can't be lost any more.
     told: usize,
     /// Where each client's operation stands in the log.
@@ -217,12 +218,16 @@ impl Oracle {
 
     /// A node has published everything up to `index`, and these are the members now.
     pub fn publishes(&mut self, index: u64, members: &Members) {
-        let digest = hash(&format!("{members:?}"));
-        let first = *self.published.entry(index).or_insert(digest);
-        assert_eq!(
-            first, digest,
-            "nodes differ in the members at {index}: {members:?}"
-        );
+        match self.published.get(&index) {
+            Some(first) => assert_eq!(**first, *members, "nodes differ in the members at {index}"),
+            None => {
+                let before = self.published.range(..index).next_back();
+                let same = before.filter(|(_, before)| ***before == *members);
+                let first =
+                    same.map_or_else(|| Arc::new(members.clone()), |(_, same)| same.clone());
+                self.published.insert(index, first);
+            }
+        }
         match self.members.last() {
             Some((newest, known)) if *newest >= index || known == members => {}
             Some(_) => self.members.push((index, members.clone())),

@@ -28,8 +28,7 @@ pub fn run(seed: u64, logger: &Logger) -> Summary {
     world.summary.operations = history.len() as u64;
     world.summary.simulated = world.now;
     world.summary.committed = world.oracle.committed();
-    let digest = oracle::hash(&format!("{history:?}"));
-    world.summary.trace ^= digest;
+    world.summary.trace ^= oracle::hash(history);
     world.summary
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 pub type Key = Vec<u8>;
 
 /// What a client asked, and what came of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Operation {
     /// Which member was asked. Only printed.
     pub node: u64,
@@ -17,7 +17,7 @@ pub struct Operation {
     pub output: Output,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Input {
     /// A linearizable read.
     Get {
@@ -59,7 +59,7 @@ pub enum Condition {
     IfPresent,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Output {
     /// A read's answer: the value and its ETag, or that there is none.
     Value(Option<(Vec<u8>, u64)>),
@@ -85,7 +85,7 @@ pub enum Output {
 }
 
 /// A key of a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Listed {
     pub key: Key,
     pub etag: u64,
