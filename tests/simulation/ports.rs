@@ -79,7 +79,7 @@ impl Wiring {
     pub fn state_hash(&self) -> u64 {
         let mut sum = 0_u64;
         let Ok(()) = self.store.freeze().visit(|key, index, value| {
-            sum = sum.wrapping_add(oracle::hash(&(key, index, value)));
+            sum = sum.wrapping_add(oracle::entry_hash(key, index, value));
             Ok::<(), Infallible>(())
         });
         sum
