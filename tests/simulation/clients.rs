@@ -4,7 +4,7 @@
 //! value as well: the daemon ignores it, and the oracle knows the command by it.
 
 use crate::checker::{Condition, FailedCheck, Input, Key, Operation, Output};
-use crate::faults::Plan;
+use crate::plan::Plan;
 use crate::process::Process;
 use crate::world::{Event, MILLISECOND, SECOND, Target, World};
 use futures_channel::oneshot;
@@ -78,9 +78,7 @@ impl World {
             self.after(delay, Event::Client(client as usize));
         }
         self.after(SECOND, Event::Fault);
-        if self.plan.membership {
-            self.after(2 * SECOND, Event::Admin);
-        }
+        self.after(2 * SECOND, Event::Admin);
     }
 
     /// A client begins its next request.

@@ -242,6 +242,7 @@ struct State {
     counts: BTreeMap<Operation, u64>,
     journal: Option<Vec<(Operation, PathBuf)>>,
     faults: BTreeMap<u64, Fault>,
+    armed: Option<(Operation, Fault)>,
     crashed: bool,
     /// Bytes that all files together may have.
     capacity: Option<u64>,
@@ -309,6 +310,7 @@ impl FakeDisk {
                 counts: BTreeMap::new(),
                 journal: None,
                 faults: BTreeMap::new(),
+                armed: None,
                 crashed: false,
                 capacity: None,
                 sync_micros: 0,
@@ -321,9 +323,16 @@ impl FakeDisk {
         self.state().faults.insert(operation, fault);
     }
 
+    /// Lets the next operation of this kind meet a fault.
+    pub fn inject_at(&self, operation: Operation, fault: Fault) {
+        self.state().armed = Some((operation, fault));
+    }
+
     /// No fault that was injected comes any more.
     pub fn clear_faults(&self) {
-        self.state().faults.clear();
+        let mut state = self.state();
+        state.faults.clear();
+        state.armed = None;
     }
 
     /// Only so many bytes are free from now on; `None`: any number.
@@ -498,7 +507,9 @@ impl FakeDisk {
         if let Some(journal) = &mut state.journal {
             journal.push((operation, path.to_owned()));
         }
-        match state.faults.get(&state.operations).copied() {
+        let fault = state.faults.get(&state.operations).copied();
+        let armed = state.armed.take_if(|(armed, _)| *armed == operation);
+        match fault.or(armed.map(|(_, fault)| fault)) {
             None => full(&mut state).map_err(|e| DiskError::new(operation.verb(), path, e)),
             Some(Fault::CrashBefore) => {
                 state.crashed = true;

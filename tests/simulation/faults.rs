@@ -1,103 +1,17 @@
-//! What goes wrong, and how often: drawn once a run, so that runs differ in kind and not only in detail.
+//! What goes wrong, one thing after the other.
 
-use crate::disk::{Fault, Random};
+use crate::disk::{Fault, Operation};
 use crate::network::Weather;
+use crate::plan::Kind;
 use crate::world::{Event, MILLISECOND, SECOND, World};
 use futures_channel::oneshot;
 use raftkvd::inbox::Notice;
 
-impl Random {
-    /// A number from `low` to `high`, both included.
-    pub fn between(&mut self, low: u64, high: u64) -> u64 {
-        low + self.below(high.saturating_sub(low) + 1)
-    }
-
-    /// True in so many cases of 1000.
-    pub fn chance(&mut self, of_1000: u64) -> bool {
-        self.below(1000) < of_1000
-    }
-
-    pub fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
-        &list[self.below(list.len() as u64) as usize]
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Isolate,
-    Split,
-    OneWay,
-    PowerLoss,
-    PowerLossEverywhere,
-    CrashAtOperation,
-    FailedOperation,
-    FullDisk,
-    Pause,
-    Kill,
-    GracefulStop,
-    Weather,
-    Flap,
-}
-
-const KINDS: [Kind; 13] = [
-    Kind::Isolate,
-    Kind::Split,
-    Kind::OneWay,
-    Kind::PowerLoss,
-    Kind::PowerLossEverywhere,
-    Kind::CrashAtOperation,
-    Kind::FailedOperation,
-    Kind::FullDisk,
-    Kind::Pause,
-    Kind::Kill,
-    Kind::GracefulStop,
-    Kind::Weather,
-    Kind::Flap,
-];
-
 /// Ends when its time has come.
-enum Trouble {
+pub enum Trouble {
     Cut(Vec<(usize, usize)>),
     FullDisk(usize),
     Weather,
-}
-
-pub struct Plan {
-    pub members: u64,
-    pub clients: u64,
-    pub keys: u64,
-    pub value_bytes: u64,
-    pub thinking: u64,
-    pub membership: bool,
-    pub slow_threads: bool,
-    /// Snapshot transfers that are cut, of 1000.
-    pub cut_transfers: u64,
-    pub duration: u64,
-    interval: u64,
-    kinds: Vec<Kind>,
-    troubles: Vec<Option<Trouble>>,
-}
-
-impl Plan {
-    pub fn draw(random: &mut Random) -> Plan {
-        let share = random.between(2, 10);
-        let mut kinds: Vec<Kind> = KINDS.into_iter().collect();
-        kinds.retain(|_| random.below(10) < share);
-        Plan {
-            members: *random.pick(&[1, 3, 3, 3, 5]),
-            clients: random.between(2, 8),
-            keys: random.between(1, 6),
-            value_bytes: *random.pick(&[10, 100, 3000]),
-            thinking: *random.pick(&[20, 100, 400]) * MILLISECOND,
-            membership: random.chance(500),
-            slow_threads: random.chance(500),
-            cut_transfers: *random.pick(&[0, 100, 500]),
-            duration: random.between(5, 30) * SECOND,
-            interval: *random.pick(&[200, 700, 2000]) * MILLISECOND,
-            kinds,
-            troubles: Vec::new(),
-        }
-    }
 }
 
 impl World {
@@ -107,22 +21,33 @@ impl World {
             return;
         }
         let interval = self.plan.interval;
-        let delay = self.random.between(interval / 4, 2 * interval);
+        let delay = self.faults.between(interval / 4, 2 * interval);
         self.after(delay, Event::Fault);
-        let kind = *self.random.pick(&self.plan.kinds);
-        let place = self.random.below(self.machines.len() as u64) as usize;
+        self.fault_number += 1;
+        let kind = *self.faults.pick(&self.plan.kinds);
+        let place = self.faults.below(self.machines.len() as u64) as usize;
+        // What a fault draws must not change those behind it, should it be left out.
+        let next = self.faults.next();
+        if !self.setup.cuts.faults.contains(&self.fault_number) {
+            self.tell(|| format!("fault {}: {kind:?} at machine {place}", self.fault_number));
+            self.strike(kind, place);
+        }
+        self.faults.0 = next;
+    }
+
+    fn strike(&mut self, kind: Kind, place: usize) {
         let running = self.machines[place].process.is_some();
         match kind {
             Kind::Isolate => self.cut("isolations", |a, b| (a == place) != (b == place)),
             Kind::OneWay => {
-                let from = self.random.chance(500);
+                let from = self.faults.chance(500);
                 self.cut("one-way isolations", |a, b| match from {
                     true => a == place && b != place,
                     false => a != place && b == place,
                 });
             }
             Kind::Split => {
-                let sides = self.random.next();
+                let sides = self.faults.next();
                 let side = |machine: usize| sides >> (machine % 64) & 1;
                 self.cut("splits", |a, b| side(a) != side(b));
             }
@@ -136,28 +61,38 @@ impl World {
             }
             Kind::Weather => {
                 self.network.weather = Weather {
-                    loss: *self.random.pick(&[0, 10, 100, 300]),
-                    doubling: *self.random.pick(&[0, 20, 300]),
-                    delay: *self.random.pick(&[1, 5, 40, 150]) * MILLISECOND,
-                    stragglers: *self.random.pick(&[0, 20, 200]),
+                    loss: *self.faults.pick(&[0, 10, 100, 300]),
+                    doubling: *self.faults.pick(&[0, 20, 300]),
+                    delay: *self.faults.pick(&[1, 5, 40, 150]) * MILLISECOND,
+                    stragglers: *self.faults.pick(&[0, 20, 200]),
                 };
                 self.count("bad weathers");
                 self.trouble(Trouble::Weather);
             }
+            Kind::OlderCopy => self.older_copy(place),
+            Kind::Stranger => self.stranger(place),
             _ if !running => {}
+            Kind::LoseDisk => self.lose_disk(place),
+            Kind::CrashAtMark => self.machines[place].crashes_at_mark = true,
+            Kind::CrashAtSync => {
+                let disk = &self.machines[place].disk;
+                disk.inject_at(Operation::Sync, Fault::CrashBefore);
+                self.count("syncs that crash");
+            }
+            Kind::CrashAtVote => self.machines[place].crashes_at_vote = true,
             Kind::PowerLoss => self.power_off(place),
             Kind::CrashAtOperation => {
                 self.crash_at_operation(place);
-                self.machines[place].crashes_ahead = self.random.below(4);
+                self.machines[place].crashes_ahead = self.faults.below(4);
             }
             Kind::FailedOperation => {
-                let ahead = self.random.between(1, 60);
+                let ahead = self.faults.between(1, 60);
                 let disk = &self.machines[place].disk;
                 disk.inject(disk.operations() + ahead, Fault::Fail);
                 self.count("operations that fail");
             }
             Kind::FullDisk => {
-                let free = self.random.below(20 << 10);
+                let free = self.faults.below(20 << 10);
                 let machine = &mut self.machines[place];
                 if !machine.full {
                     machine.full = true;
@@ -167,7 +102,7 @@ impl World {
                 }
             }
             Kind::Pause => {
-                let length = self.random.between(50 * MILLISECOND, 4 * SECOND);
+                let length = self.faults.between(50 * MILLISECOND, 4 * SECOND);
                 self.machines[place].paused_until = self.now + length;
                 self.count("pauses");
             }
@@ -185,8 +120,8 @@ impl World {
                 self.after(1_500 * MILLISECOND, Event::Kill(target));
             }
             Kind::Flap => {
-                for _ in 0..self.random.between(1, 20) {
-                    let delay = self.random.below(2 * SECOND);
+                for _ in 0..self.faults.between(1, 20) {
+                    let delay = self.faults.below(2 * SECOND);
                     self.after(delay, Event::Flap(place));
                 }
             }
@@ -195,11 +130,11 @@ impl World {
 
     /// The power goes at one of the next operations of this machine's disk.
     pub fn crash_at_operation(&mut self, place: usize) {
-        let fault = match self.random.below(2) {
+        let fault = match self.faults.below(2) {
             0 => Fault::CrashBefore,
             _ => Fault::CrashAfter,
         };
-        let ahead = self.random.between(1, 60);
+        let ahead = self.faults.between(1, 60);
         let disk = &self.machines[place].disk;
         disk.inject(disk.operations() + ahead, fault);
         self.count("operations that crash");
@@ -217,13 +152,13 @@ impl World {
     }
 
     fn trouble(&mut self, trouble: Trouble) {
-        self.plan.troubles.push(Some(trouble));
-        let length = self.random.between(100 * MILLISECOND, 6 * SECOND);
-        self.after(length, Event::Recover(self.plan.troubles.len() - 1));
+        self.troubles.push(Some(trouble));
+        let length = self.faults.between(100 * MILLISECOND, 6 * SECOND);
+        self.after(length, Event::Recover(self.troubles.len() - 1));
     }
 
     pub fn recover(&mut self, at: usize) {
-        match self.plan.troubles[at].take() {
+        match self.troubles[at].take() {
             Some(Trouble::Cut(pairs)) => {
                 for pair in pairs {
                     let count = self.network.cut.entry(pair).or_default();
@@ -239,26 +174,6 @@ impl World {
             }
             Some(Trouble::Weather) => self.network.weather = Weather::default(),
             None => {}
-        }
-    }
-
-    /// Everything is well again, for good.
-    pub fn heal(&mut self) {
-        self.clients.stopped = true;
-        self.plan.slow_threads = false;
-        self.plan.cut_transfers = 0;
-        for at in 0..self.plan.troubles.len() {
-            self.recover(at);
-        }
-        for machine in &mut self.machines {
-            machine.disk.clear_faults();
-            machine.crashes_ahead = 0;
-            machine.paused_until = 0;
-        }
-        for place in 0..self.machines.len() {
-            if self.machines[place].epoch > 0 {
-                self.start(place);
-            }
         }
     }
 }

@@ -15,17 +15,20 @@ mod checker;
 mod clients;
 mod disk;
 mod faults;
+mod lives;
 mod network;
 mod operator;
 mod oracle;
+mod plan;
 mod ports;
 mod process;
 mod run;
 mod world;
 
+use plan::{Known, Setup};
 use rustix::time::{ClockId, clock_gettime};
 use slog::{Drain as _, Logger, o};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::panic::{self, AssertUnwindSafe};
@@ -56,9 +59,16 @@ fn variable(name: &str) -> Option<u64> {
     )
 }
 
+/// Known faults whose ways the runs may meet.
+fn known_faults() -> BTreeSet<Known> {
+    let names = std::env::var("RAFTKVD_SIMULATION_KNOWN").unwrap_or_default();
+    Known::parse(&names).unwrap_or_else(|error| panic!("RAFTKVD_SIMULATION_KNOWN: {error}"))
+}
+
 /// Runs a seed; an error is what was violated, and where.
-fn run(seed: u64, logger: &Logger) -> Result<Summary, String> {
-    panic::catch_unwind(AssertUnwindSafe(|| run::run(seed, logger))).map_err(|cause| {
+fn run(setup: &Setup) -> Result<Summary, String> {
+    let run = || run::run(setup, false, &quiet());
+    panic::catch_unwind(AssertUnwindSafe(run)).map_err(|cause| {
         let text = cause.downcast_ref::<String>().cloned();
         let text = text.or_else(|| cause.downcast_ref::<&str>().map(|s| (*s).to_owned()));
         text.unwrap_or_else(|| "it panicked without a text".to_owned())
@@ -162,6 +172,7 @@ fn run_all(next: impl Fn(u64) -> Option<u64> + Sync, end: Option<Instant>) -> To
     let began = Instant::now();
     let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
     let threads = variable("RAFTKVD_SIMULATION_THREADS").unwrap_or(processors);
+    let known = known_faults();
     // Panics are reported with their seed, and once.
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
@@ -173,7 +184,7 @@ fn run_all(next: impl Fn(u64) -> Option<u64> + Sync, end: Option<Instant>) -> To
                         return;
                     };
                     let before = processor_time();
-                    let result = run(seed, &quiet());
+                    let result = run(&Setup::of(seed, &known));
                     let processor = processor_time() - before;
                     total
                         .lock()
@@ -218,8 +229,8 @@ fn random_seeds_hold() {
 #[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in 1..=8 {
-        let first = run(seed, &quiet());
-        assert_eq!(first, run(seed, &quiet()), "seed {seed}");
+        let setup = Setup::of(seed, &BTreeSet::new());
+        assert_eq!(run(&setup), run(&setup), "seed {seed}");
     }
 }
 
@@ -236,7 +247,11 @@ fn many_seeds() {
 #[test]
 fn one_seed() {
     if let Some(seed) = variable("RAFTKVD_SIMULATION_SEED") {
-        let summary = run::run(seed, &loud());
+        let logger = match variable("RAFTKVD_SIMULATION_LOG") {
+            Some(_) => loud(),
+            None => quiet(),
+        };
+        let summary = run::run(&Setup::of(seed, &known_faults()), true, &logger);
         say(&format!("simulation: seed {seed} holds: {summary:#?}"));
     }
 }

@@ -7,8 +7,9 @@ use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raftkvd::command::{Command, Etags, Kind};
 use raftkvd::members::Members;
 use raftkvd::storage::SnapshotMeta;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// An entry as far as it is compared.
@@ -47,8 +48,14 @@ pub struct Oracle {
     published: BTreeMap<u64, Arc<Members>>,
     /// How many of these were told by a node, and so can't be lost any more.
     told: usize,
+    /// By index and term: the id that an entry on a disk adds, promotes or removes.
+    changes: BTreeMap<(u64, u64), u64>,
+    /// Ids that were added or removed, each with the index of the entry that did.
+    lives: BTreeSet<(u64, u64)>,
     /// Where each client's operation stands in the log.
     places: BTreeMap<Vec<u8>, u64>,
+    /// Looks at nothing but what leaders believe of their followers: what comes of two histories hides that otherwise.
+    pub only_matches: bool,
 }
 
 /// One folded multiplication for eight bytes: SipHash took a fifteenth of a run, and nobody chooses what is hashed here.
@@ -107,20 +114,36 @@ pub fn entry_hash(key: &[u8], index: u64, value: &[u8]) -> u64 {
 }
 
 impl Oracle {
-    pub fn new() -> Oracle {
+    pub fn new(only_matches: bool) -> Oracle {
         Oracle {
+            only_matches,
             states: vec![0],
             ..Oracle::default()
         }
     }
 
-    pub fn leads(&mut self, member: u64, term: u64) {
-        let first = *self.leaders.entry(term).or_insert(member);
-        assert_eq!(first, member, "two leaders in term {term}");
+    /// A member follows this leader, or is it.
+    pub fn follows(&mut self, member: u64, leader: u64, term: u64) {
+        let first = *self.leaders.entry(term).or_insert(leader);
+        assert!(
+            first == leader || self.only_matches,
+            "two leaders in term {term}: {first}, and to member {member} {leader}"
+        );
+    }
+
+    /// A leader whose log ends at `last` believes that a peer holds everything up to `matched`.
+    pub fn believes(&self, leader: u64, last: u64, peer: u64, matched: u64) {
+        assert!(
+            matched <= last,
+            "leader {leader}, whose log ends at {last}, believes that member {peer} holds {matched}"
+        );
     }
 
     /// A vote or append response leaves a machine.
     pub fn sends(&mut self, message: &Message, life: u64) {
+        if self.only_matches {
+            return;
+        }
         if message.get_msg_type() == MessageType::MsgRequestVoteResponse && !message.reject {
             let key = (message.from, life, message.term);
             let first = *self.votes.entry(key).or_insert(message.to);
@@ -134,6 +157,9 @@ impl Oracle {
 
     /// An entry is on a disk, behind one of term `before`.
     pub fn stores(&mut self, index: u64, entry: Shadow, before: u64) {
+        if self.only_matches {
+            return;
+        }
         let place = (index, entry.term);
         let first = *self.entries.entry(place).or_insert((entry.hash, before));
         assert_eq!(
@@ -145,6 +171,9 @@ impl Oracle {
 
     /// This was read back from a disk.
     pub fn reads_back(&self, entry: &Entry) {
+        if self.only_matches {
+            return;
+        }
         let place = (entry.index, entry.term);
         let stored = self.entries.get(&place).map(|(hash, _)| *hash);
         assert_eq!(
@@ -156,6 +185,9 @@ impl Oracle {
 
     /// A restart found this: what it calls committed has to be that.
     pub fn recovers(&self, entries: &[Entry], hard_state: &HardState) {
+        if self.only_matches {
+            return;
+        }
         for entry in entries.iter().take_while(|e| e.index <= hard_state.commit) {
             if let Some(known) = self.committed.get(&entry.index) {
                 assert_eq!(
@@ -175,6 +207,9 @@ impl Oracle {
         entry: Shadow,
         commands: impl Iterator<Item = &'a Command>,
     ) {
+        if self.only_matches {
+            return;
+        }
         let first = *self.committed.entry(index).or_insert(entry);
         assert_eq!(first, entry, "committed entry {index} has changed");
         let commands: Vec<&Command> = commands.collect();
@@ -243,6 +278,9 @@ impl Oracle {
 
     /// A client is told that its operation, known by its unique value, is in the log at `index` (or somewhere).
     pub fn acknowledges(&self, value: &[u8], index: Option<u64>) {
+        if self.only_matches {
+            return;
+        }
         let place = self.places.get(value).copied();
         assert!(
             place.is_some() && (index.is_none() || index == place),
@@ -252,6 +290,9 @@ impl Oracle {
 
     /// A map after applying `index`.
     pub fn holds(&self, machine: usize, index: u64, state: u64) {
+        if self.only_matches {
+            return;
+        }
         let wanted = self.states.get((index - 1) as usize);
         assert_eq!(
             wanted,
@@ -264,7 +305,10 @@ impl Oracle {
     pub fn publishes(&mut self, index: u64, members: &Members) {
         let first = match self.published.get(&index) {
             Some(first) => {
-                assert_eq!(**first, *members, "nodes differ in the members at {index}");
+                assert!(
+                    **first == *members || self.only_matches,
+                    "nodes differ in the members at {index}: {first:?}, {members:?}"
+                );
                 first.clone()
             }
             None => {
@@ -280,12 +324,72 @@ impl Oracle {
             Some((newest, _)) if *newest >= index => {}
             // Those that are shared need no look inside.
             Some((_, known)) if Arc::ptr_eq(known, &first) || **known == *members => {}
-            Some(_) => self.members.push((index, first)),
+            Some((newest, known)) => {
+                self.explain(known, &first, *newest + 1..=index);
+                self.note_lives(&first);
+                self.members.push((index, first));
+            }
             None => {
+                self.note_lives(&first);
                 self.members.push((index, first));
                 self.told = 1;
             }
         }
+    }
+
+    /// A change of members is one of these entries of the log.
+    fn explain(&self, before: &Members, after: &Members, entries: RangeInclusive<u64>) {
+        let of = |members: &Members, id: u64| {
+            let member = members.members.get(&id);
+            member.map(|member| (member.learner, member.added_index, member.url.clone()))
+        };
+        let ids = before.members.keys().chain(after.members.keys());
+        for id in ids.filter(|id| of(before, **id) != of(after, **id)) {
+            let explained = self
+                .committed
+                .range(entries.clone())
+                .any(|(index, entry)| self.changes.get(&(*index, entry.term)) == Some(id));
+            // What a snapshot stands for is committed, and was published by somebody.
+            let unseen = self.committed.range(entries.clone()).count() as u64;
+            assert!(
+                explained || unseen < entries.end() + 1 - entries.start() || self.only_matches,
+                "member {id} has changed, and no entry in {entries:?} says so: {before:?}, {after:?}"
+            );
+        }
+    }
+
+    fn note_lives(&mut self, members: &Members) {
+        let added = members.members.iter().map(|(id, m)| (*id, m.added_index));
+        let removed = members.removed.iter().map(|(id, index)| (*id, *index));
+        self.lives.extend(added.chain(removed));
+    }
+
+    /// An entry that changes this member is on a disk.
+    pub fn stores_change(&mut self, index: u64, term: u64, id: u64) {
+        self.changes.insert((index, term), id);
+    }
+
+    /// The entry at this index has added this id, or removed it.
+    pub fn knows_life(&self, id: u64, index: u64) -> bool {
+        self.lives.contains(&(id, index))
+    }
+
+    /// The first member of this id is not the only one that there was.
+    pub fn was_added_later(&self, id: u64) -> bool {
+        self.lives.range((id, 2)..=(id, u64::MAX)).next().is_some()
+    }
+
+    /// Memberships that were published so far.
+    pub fn memberships(&self) -> usize {
+        self.members.len()
+    }
+
+    /// One of the memberships from the newest of the first `since` on is so.
+    pub fn was_published(&self, since: usize, is_so: impl Fn(&Members) -> bool) -> bool {
+        let later = self.members.iter().skip(since.saturating_sub(1));
+        later
+            .map(|(_, members)| members)
+            .any(|members| is_so(members))
     }
 
     /// A node tells its members.
@@ -313,6 +417,9 @@ impl Oracle {
     }
 
     pub fn takes_snapshot(&mut self, meta: &SnapshotMeta) {
+        if self.only_matches {
+            return;
+        }
         let first = self
             .snapshots
             .entry(meta.index)

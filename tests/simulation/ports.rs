@@ -4,7 +4,8 @@
 use crate::disk::BUSY;
 use crate::oracle::{self, Oracle, Shadow};
 use crate::world::clock;
-use raft::eraftpb::Message;
+use protobuf::Message as _;
+use raft::eraftpb::{ConfChange, EntryType, Message};
 use raftkvd::apply::{Commits, ThreadEnded};
 use raftkvd::commit::Commit;
 use raftkvd::inbox::Inbox;
@@ -54,6 +55,8 @@ pub struct Wiring {
     pub unsaved: VecDeque<Unsaved>,
     /// Indexes of the two newest marks.
     pub marks: (u64, u64),
+    /// Of the newest job that has a mark, until it is on the disk.
+    pub mark_due: Option<u64>,
     pub published: u64,
     /// Index of the newest entry in the map.
     pub applied: u64,
@@ -62,6 +65,7 @@ pub struct Wiring {
 impl Wiring {
     /// The job with this number, and all before it, are on the disk.
     pub fn saved(&mut self, number: u64, oracle: &mut Oracle) {
+        self.mark_due.take_if(|due| *due <= number);
         while let Some((_, stored)) = self.unsaved.pop_front_if(|(n, _)| *n <= number) {
             for (index, entry, before) in stored {
                 oracle.stores(index, entry, before);
@@ -85,9 +89,10 @@ impl Wiring {
         sum
     }
 
-    fn shadow(&mut self, number: u64, save: &Save) {
+    fn shadow(&mut self, number: u64, save: &Save, oracle: &mut Oracle) {
         if let Some(mark) = &save.mark {
             self.marks = (self.marks.1, mark.index);
+            self.mark_due = Some(number);
         }
         if let Some(mark) = save.mark.as_ref().filter(|mark| mark.installed) {
             self.log.clear();
@@ -99,6 +104,12 @@ impl Wiring {
         }
         let mut stored = Vec::new();
         for entry in &save.entries {
+            if entry.get_entry_type() != EntryType::EntryNormal {
+                let mut change = ConfChange::default();
+                let parsed = change.merge_from_bytes(&entry.data);
+                parsed.expect("the node has made it");
+                oracle.stores_change(entry.index, entry.term, change.node_id);
+            }
             let shadow = oracle::shadow(entry);
             stored.push((entry.index, shadow, self.log[&(entry.index - 1)].term));
             self.log.insert(entry.index, shadow);
@@ -131,7 +142,7 @@ impl Ports for SimulatedPorts<'_> {
     }
 
     fn write(&mut self, job: Job, quiet: bool) -> Result<Written, WriterError> {
-        self.wiring.shadow(job.number, &job.save);
+        self.wiring.shadow(job.number, &job.save, self.oracle);
         if job.compacted > 1 && job.compacted < self.wiring.marks.0 {
             self.effect(What::Count("writes while the log is kept for a follower"));
         }

@@ -196,6 +196,7 @@ impl Process {
             log,
             unsaved: VecDeque::new(),
             marks: (0, applied),
+            mark_due: None,
             published: applied,
             applied,
         };
@@ -320,8 +321,13 @@ impl Process {
             }
         }
         let status = node.status();
-        if node.is_leader() {
-            oracle.leads(self.id, status.term);
+        if status.leader != 0 {
+            oracle.follows(self.id, status.leader, status.term);
+        }
+        for member in &status.members {
+            if let Some(progress) = &member.progress {
+                oracle.believes(self.id, status.last, member.id, progress.matched);
+            }
         }
         let last = self.wiring.log.last_key_value();
         let last = last.map_or(0, |(index, _)| *index);
@@ -340,6 +346,11 @@ impl Process {
 
     pub fn has_jobs(&self) -> bool {
         self.jobs.are_unfinished()
+    }
+
+    /// The mark of a snapshot is among them.
+    pub fn has_mark(&self) -> bool {
+        self.wiring.mark_due.is_some()
     }
 
     /// Makes some of the jobs that wait durable. Nobody knows of it yet.

@@ -2,6 +2,7 @@
 
 use crate::checker;
 use crate::oracle;
+use crate::plan::Setup;
 use crate::world::{MILLISECOND, SECOND, Summary, World};
 use slog::Logger;
 
@@ -9,8 +10,8 @@ use slog::Logger;
 const PATIENCE: u64 = 120 * SECOND;
 
 /// Runs a seed; panics when something that must hold does not.
-pub fn run(seed: u64, logger: &Logger) -> Summary {
-    let mut world = World::new(seed, logger);
+pub fn run(setup: &Setup, story: bool, logger: &Logger) -> Summary {
+    let mut world = World::new(setup, story, logger);
     let duration = world.plan.duration;
     world.run_until(duration, |_| false);
     world.heal();
@@ -36,8 +37,15 @@ impl World {
     /// Waits until all members run, are voters, and hold the same.
     fn converge(&mut self) {
         let end = self.now + PATIENCE;
+        let mut steps = 0;
         loop {
             self.start_members();
+            self.read_answers();
+            steps += 1;
+            // Not more often than a person would.
+            if steps % 20 == 0 {
+                self.repair();
+            }
             let why = match self.unsettled() {
                 None => return,
                 Some(why) => why,
@@ -52,6 +60,9 @@ impl World {
         let mut applied = None;
         for (id, member) in &members.members {
             let place = World::machine_at(&member.url);
+            if self.machines[place].forsaken {
+                continue;
+            }
             let Some(process) = self.machines[place].process.as_ref() else {
                 return Some(format!("machine {place} of member {id} does not run"));
             };
@@ -70,8 +81,10 @@ impl World {
 
     fn places(&self) -> Vec<usize> {
         let members = self.oracle.members();
-        let members = members.members.values();
-        members.map(|m| World::machine_at(&m.url)).collect()
+        let places = members.members.values().map(|m| World::machine_at(&m.url));
+        places
+            .filter(|place| !self.machines[*place].forsaken)
+            .collect()
     }
 
     fn write_everywhere(&mut self) {

@@ -4,16 +4,19 @@
 //! a seed is a run. Time is counted in microseconds.
 
 use crate::clients::Clients;
-use crate::disk::{BUSY, FakeDisk, Loss, Random};
-use crate::faults::Plan;
+use crate::disk::{BUSY, FakeDisk, Fault, Loss, Random};
+use crate::faults::Trouble;
+use crate::lives::{Memory, Role};
 use crate::network::{Delivery, Dial, Network};
+use crate::operator::Operator;
 use crate::oracle::Oracle;
+use crate::plan::{Known, Plan, Setup};
 use crate::ports::{Effect, What};
 use crate::process::{Launch, Passed, Process, Worker};
+use crate::say;
 use raft::eraftpb::Message;
 use raftkvd::inbox::Notice;
 use raftkvd::members::{Members, PeerUrl};
-use raftkvd::node::Exit;
 use raftkvd::storage::{Options, Start, StorageError};
 use raftkvd::writer::Durable;
 use slog::{Logger, info, o};
@@ -171,6 +174,22 @@ pub struct Machine {
     /// It has learned when it was added.
     pub joined: bool,
     pub full: bool,
+    pub role: Role,
+    pub memory: Memory,
+    /// Its process has ended for good, or must not be started: it has to be removed, emptied and added.
+    pub broken: bool,
+    /// It was emptied, and the operator goes on asking until it is added.
+    pub to_be_added: bool,
+    /// It runs, and nobody has told yet that it was added.
+    pub early: bool,
+    /// Nobody brings it back.
+    pub forsaken: bool,
+    /// What its disk once held.
+    pub copy: Option<FakeDisk>,
+    /// The power goes when it next writes the mark of a snapshot.
+    pub crashes_at_mark: bool,
+    /// The power goes behind its next vote.
+    pub crashes_at_vote: bool,
     /// So many of its next starts end in another crash: what a crash left behind is what the next one meets.
     pub crashes_ahead: u64,
     /// It is without power: not even its host answers.
@@ -197,8 +216,16 @@ pub struct World {
     queue: BinaryHeap<Reverse<Scheduled>>,
     age: u64,
     pub random: Random,
-    /// For what came later than the rest: it has a stream of its own, so that kept seeds go on to mean what they did.
-    pub later: Random,
+    /// Faults and the operator have streams of their own: without one of them the others go on as they would have.
+    pub faults: Random,
+    pub fault_number: u64,
+    pub troubles: Vec<Option<Trouble>>,
+    pub operator: Operator,
+    /// Voters that have lost their memory, or never come back.
+    pub lost: u64,
+    pub setup: Setup,
+    /// Tells the run, a line an event.
+    pub story: bool,
     pub machines: Vec<Machine>,
     pub network: Network,
     pub clients: Clients,
@@ -213,22 +240,21 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, logger: &Logger) -> World {
+    pub fn new(setup: &Setup, story: bool, logger: &Logger) -> World {
         NOW.set(0);
         BUSY.set(0);
-        let mut random = Random(seed);
+        let mut random = Random(setup.seed);
         // The first draws of neighbouring seeds have much in common.
         for _ in 0..4 {
             random.next();
         }
-        let plan = Plan::draw(&mut random);
+        let plan = Plan::draw(&mut random, setup);
         let clients = Clients::new(&plan);
-        let mut later = Random(!random.0);
         let options = Options {
             segment_bytes: random.between(4 << 10, 32 << 10),
             batch_bytes: random.between(1 << 10, 16 << 10) as usize,
             // Often only a few entries, and then what followers lack is read back.
-            cache_bytes: *later.pick(&[1, 300, 3_000, u64::MAX]),
+            cache_bytes: *random.pick(&[1, 300, 3_000, u64::MAX]),
         };
         let mut world = World {
             now: 0,
@@ -237,14 +263,20 @@ impl World {
             network: Network::default(),
             clients,
             machines: Vec::new(),
-            oracle: Oracle::new(),
+            oracle: Oracle::new(setup.meets(Known::MatchAboveLast)),
             summary: Summary::default(),
             logger: logger.new(o!()),
             options,
             snapshot_bytes: random.between(2 << 10, 32 << 10),
-            pinned_log_bytes: *later.pick(&[2_000, 50_000, u64::MAX]),
+            pinned_log_bytes: *random.pick(&[2_000, 50_000, u64::MAX]),
+            faults: Random(random.next()),
+            fault_number: 0,
+            troubles: Vec::new(),
+            operator: Operator::new(random.next()),
+            lost: 0,
+            setup: setup.clone(),
+            story,
             random,
-            later,
             plan,
         };
         let size = world.plan.members;
@@ -252,8 +284,15 @@ impl World {
         let initial = Members::initial(&urls);
         for id in 1..=size {
             let machine = world.add_machine(id, false, initial.clone());
-            world.start(machine);
+            match world.plan.staged {
+                0 => world.start(machine),
+                over => {
+                    let delay = world.random.below(over);
+                    world.after(delay, Event::Start(machine));
+                }
+            }
         }
+        world.begin_strays();
         world.begin();
         world
     }
@@ -283,6 +322,15 @@ impl World {
             ready: !join,
             joined: !join,
             full: false,
+            role: Role::Member,
+            memory: Memory::Intact,
+            broken: false,
+            to_be_added: false,
+            early: false,
+            forsaken: false,
+            copy: None,
+            crashes_at_mark: false,
+            crashes_at_vote: false,
             crashes_ahead: 0,
             dark: false,
             tick: self.random.between(16 * MILLISECOND, 24 * MILLISECOND),
@@ -308,6 +356,17 @@ impl World {
 
     pub fn count(&mut self, what: &'static str) {
         *self.summary.counts.entry(what).or_default() += 1;
+    }
+
+    /// Tells an event of the run's story.
+    pub fn tell(&self, event: impl FnOnce() -> String) {
+        if self.story {
+            say(&format!(
+                "{:>10.3} {}",
+                self.now as f64 / SECOND as f64,
+                event()
+            ));
+        }
     }
 
     /// Lets time pass until then, or until `done`.
@@ -407,14 +466,15 @@ impl World {
     }
 
     /// The process that the target stands for.
-    fn at(&mut self, target: Target) -> &mut Process {
+    pub fn at(&mut self, target: Target) -> &mut Process {
         self.process(target.machine)
             .expect("events of processes that are gone are dropped")
     }
 
     pub fn start(&mut self, number: usize) {
         let machine = &mut self.machines[number];
-        if machine.process.is_some() || machine.retired || !machine.ready {
+        let stays_away = machine.retired || machine.broken || machine.forsaken || !machine.ready;
+        if machine.process.is_some() || stays_away {
             return;
         }
         if machine.crashes_ahead > 0 {
@@ -446,6 +506,7 @@ impl World {
                 machine.process = Some(process);
                 machine.dark = false;
                 self.count("starts");
+                self.tell(|| format!("machine {number} starts"));
                 self.schedule_pass(number, self.now);
                 self.dial_all(self.target(number));
             }
@@ -478,6 +539,7 @@ impl World {
             _ => Loss::Torn(draw),
         };
         self.count("power losses");
+        self.tell(|| format!("machine {number} loses power, and unsynced: {loss:?}"));
         let machine = &mut self.machines[number];
         machine.disk = machine.disk.after_crash(loss);
         // The host may be up again long before the process.
@@ -497,7 +559,7 @@ impl World {
         self.restart_later(target.machine);
     }
 
-    fn ended(&mut self, number: usize) {
+    pub fn ended(&mut self, number: usize) {
         info!(self.logger, "ends"; "machine" => number);
         let ended = self.target(number);
         let machine = &mut self.machines[number];
@@ -509,7 +571,7 @@ impl World {
     }
 
     /// The disk has failed under a running process: it ends.
-    fn failed(&mut self, target: Target, error: &dyn std::fmt::Display) {
+    pub fn failed(&mut self, target: Target, error: &dyn std::fmt::Display) {
         info!(self.logger, "the disk failed"; "machine" => target.machine, "error" => %error);
         if self.machines[target.machine].disk.crashed() {
             return self.power_off(target.machine);
@@ -532,6 +594,12 @@ impl World {
         machine.ready = false;
         machine.joined = false;
         machine.full = false;
+        machine.role = Role::Member;
+        machine.memory = Memory::Intact;
+        machine.broken = false;
+        machine.to_be_added = false;
+        machine.early = false;
+        machine.copy = None;
         self.ended(number);
     }
 
@@ -614,27 +682,16 @@ impl World {
                     self.introduce(target);
                 }
             }
-            What::Leader(leader) => self.at(target).leader = leader,
+            What::Leader(leader) => {
+                self.at(target).leader = leader;
+                self.tell(|| format!("machine {}: the leader is {leader}", target.machine));
+            }
             What::ReadBack(request) => self.at(target).requests.push_back(request),
             What::Send(messages) if after == 0 => self.send(target, messages),
             What::Send(messages) => self.after(after, Event::Send(target, messages)),
             What::Exit(exit) => self.exit(target, exit),
             What::Count(what) => self.count(what),
         }
-    }
-
-    fn exit(&mut self, target: Target, exit: Exit) {
-        info!(self.logger, "exit"; "machine" => target.machine, "exit" => ?exit);
-        let Exit::Removed { index } = exit else {
-            panic!("machine {} ends: {exit:?}", target.machine);
-        };
-        self.count("ends by removal");
-        let marked = self.at(target).meta.mark_removed(index);
-        if let Err(error) = marked {
-            return self.failed(target, &error);
-        }
-        self.machines[target.machine].retired = true;
-        self.kill(target);
     }
 
     /// Wakes the threads that have work.
@@ -667,9 +724,9 @@ impl World {
         if !process.requests.is_empty()
             && std::mem::replace(&mut process.reader, Worker::Busy) == Worker::Idle
         {
-            let delay = match self.plan.slow_threads && self.later.chance(50) {
-                true => self.later.between(10 * MILLISECOND, 2 * SECOND),
-                false => self.later.between(20, 5 * MILLISECOND),
+            let delay = match self.plan.slow_threads && self.random.chance(50) {
+                true => self.random.between(10 * MILLISECOND, 2 * SECOND),
+                false => self.random.between(20, 5 * MILLISECOND),
             };
             self.after(delay, Event::ReadBack(target));
         }
@@ -687,6 +744,13 @@ impl World {
         let machine = &mut self.machines[target.machine];
         let process = machine.process.as_mut();
         let process = process.expect("events of processes that are gone are dropped");
+        if machine.crashes_at_mark && process.has_mark() {
+            machine.crashes_at_mark = false;
+            let ahead = self.faults.between(1, 4);
+            let disk = &machine.disk;
+            disk.inject(disk.operations() + ahead, Fault::CrashBefore);
+            *self.summary.counts.entry("marks that crash").or_default() += 1;
+        }
         match process.write(&mut self.random, &mut self.oracle) {
             Ok(Some(durable)) => {
                 // It is durable, and nobody knows yet.

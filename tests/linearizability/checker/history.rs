@@ -94,7 +94,7 @@ pub struct Listed {
 }
 
 /// A check of a transaction that did not hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FailedCheck {
     /// Its place among the checks, from 0.
     pub position: usize,

@@ -1,0 +1,302 @@
+//! What a run is made of, drawn once from its seed, so that runs differ in kind and not only in detail: how many
+//! members and how they come and go, which faults there are, and how often each.
+//!
+//! A *swarm*: each seed leaves out about half of what could happen and favours some of the rest. So two rare things
+//! meet in some runs more often than if every run had a little of everything.
+
+use crate::disk::Random;
+use crate::world::{MILLISECOND, SECOND};
+use std::collections::BTreeSet;
+
+impl Random {
+    /// A number from `low` to `high`, both included.
+    pub fn between(&mut self, low: u64, high: u64) -> u64 {
+        low + self.below(high.saturating_sub(low) + 1)
+    }
+
+    /// True in so many cases of 1000.
+    pub fn chance(&mut self, of_1000: u64) -> bool {
+        self.below(1000) < of_1000
+    }
+
+    pub fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
+        &list[self.below(list.len() as u64) as usize]
+    }
+}
+
+/// Faults of the daemon that are known and not mended yet. A run meets what leads to one of them only when that one is
+/// named in `RAFTKVD_SIMULATION_KNOWN`; then the run has to find it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Known {
+    /// A promotion's commit index is on no disk: after a power cut a quorum of the new voters is none of the old ones.
+    PromotionNotSettled,
+    /// The first member of a cluster that has grown loses its disk, and makes a cluster of one from its old line.
+    FirstMemberServesOn,
+    /// A member that has lost its disk is believed by one that never met it.
+    FirstMeetingBelieved,
+    /// Claims of a life that never was are believed, and kept on the disk.
+    LaterLifeBelieved,
+    /// A joiner takes an id over that was added for another URL.
+    JoinerBoundById,
+    /// A leader believes that a follower holds more than its own log has.
+    MatchAboveLast,
+    /// A member that runs on an older copy of its disk does not notice, and all that is proposed through it is stale.
+    OlderCopyUnnoticed,
+}
+
+impl Known {
+    pub const ALL: [Known; 7] = [
+        Known::PromotionNotSettled,
+        Known::FirstMemberServesOn,
+        Known::FirstMeetingBelieved,
+        Known::LaterLifeBelieved,
+        Known::JoinerBoundById,
+        Known::MatchAboveLast,
+        Known::OlderCopyUnnoticed,
+    ];
+
+    /// As `RAFTKVD_SIMULATION_KNOWN` names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Known::PromotionNotSettled => "promotion-not-settled",
+            Known::FirstMemberServesOn => "first-member-serves-on",
+            Known::FirstMeetingBelieved => "first-meeting-believed",
+            Known::LaterLifeBelieved => "later-life-believed",
+            Known::JoinerBoundById => "joiner-bound-by-id",
+            Known::MatchAboveLast => "match-above-last",
+            Known::OlderCopyUnnoticed => "older-copy-unnoticed",
+        }
+    }
+
+    /// Reads names, separated by commas; `all` stands for every one.
+    pub fn parse(text: &str) -> Result<BTreeSet<Known>, String> {
+        let names = text
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty());
+        let mut known = BTreeSet::new();
+        for name in names {
+            match Known::ALL.into_iter().find(|known| known.name() == name) {
+                Some(one) => drop(known.insert(one)),
+                None if name == "all" => known.extend(Known::ALL),
+                None => {
+                    return Err(format!(
+                        "{name} is no known fault; there are {}",
+                        Known::names()
+                    ));
+                }
+            }
+        }
+        Ok(known)
+    }
+
+    fn names() -> String {
+        Known::ALL.map(Known::name).join(", ")
+    }
+}
+
+/// What is left out of a run, so that as little as possible remains of one that fails.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cuts {
+    /// Number of members at the beginning, if not as drawn.
+    pub members: Option<u64>,
+    /// When trouble ends, if not as drawn.
+    pub duration: Option<u64>,
+    /// Clients, if not as drawn.
+    pub clients: Option<u64>,
+    /// Faults that do not happen, by their number in the run.
+    pub faults: BTreeSet<u64>,
+    /// Steps of the operator that are left out, by their number.
+    pub steps: BTreeSet<u64>,
+}
+
+/// A run.
+#[derive(Debug, Clone, Default)]
+pub struct Setup {
+    pub seed: u64,
+    pub known: BTreeSet<Known>,
+    pub cuts: Cuts,
+}
+
+impl Setup {
+    pub fn of(seed: u64, known: &BTreeSet<Known>) -> Setup {
+        Setup {
+            seed,
+            known: known.clone(),
+            cuts: Cuts::default(),
+        }
+    }
+
+    pub fn meets(&self, known: Known) -> bool {
+        self.known.contains(&known)
+    }
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Isolate,
+    Split,
+    OneWay,
+    PowerLoss,
+    PowerLossEverywhere,
+    CrashAtOperation,
+    CrashAtMark,
+    CrashAtSync,
+    CrashAtVote,
+    FailedOperation,
+    FullDisk,
+    Pause,
+    Kill,
+    GracefulStop,
+    Weather,
+    Flap,
+    LoseDisk,
+    OlderCopy,
+    Stranger,
+}
+
+/// With how often each comes beside the others.
+const KINDS: [(Kind, u64); 19] = [
+    (Kind::Isolate, 10),
+    (Kind::Split, 10),
+    (Kind::OneWay, 10),
+    (Kind::PowerLoss, 10),
+    (Kind::PowerLossEverywhere, 10),
+    (Kind::CrashAtOperation, 10),
+    (Kind::CrashAtMark, 10),
+    (Kind::CrashAtSync, 10),
+    (Kind::CrashAtVote, 10),
+    (Kind::FailedOperation, 10),
+    (Kind::FullDisk, 10),
+    (Kind::Pause, 10),
+    (Kind::Kill, 10),
+    (Kind::GracefulStop, 10),
+    (Kind::Weather, 10),
+    (Kind::Flap, 10),
+    (Kind::LoseDisk, 6),
+    (Kind::OlderCopy, 6),
+    (Kind::Stranger, 6),
+];
+
+/// How the membership changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changes {
+    None,
+    /// Members are only added, and repaired.
+    Grow,
+    /// Members are added and removed.
+    Any,
+}
+
+/// See the module.
+pub struct Plan {
+    pub members: u64,
+    pub clients: u64,
+    pub keys: u64,
+    pub value_bytes: u64,
+    pub thinking: u64,
+    pub changes: Changes,
+    /// The longest pause of the operator.
+    pub operator_pause: u64,
+    /// First members are started one after the other, over so long a time.
+    pub staged: u64,
+    /// Joiners, of 1000, that run before they are added.
+    pub early_joiners: u64,
+    /// Additions, of 1000, for which a process is started that was not meant: with the same id at another URL.
+    pub impostors: u64,
+    /// There are processes that nobody adds, under ids that nobody has.
+    pub strays: u64,
+    /// In the end a minority does not come back.
+    pub forsakes: bool,
+    /// Directly before that the power goes everywhere.
+    pub ends_in_the_dark: bool,
+    pub slow_threads: bool,
+    /// Snapshot transfers that are cut, of 1000.
+    pub cut_transfers: u64,
+    pub duration: u64,
+    /// Between faults.
+    pub interval: u64,
+    /// Each as often as it is favoured.
+    pub kinds: Vec<Kind>,
+}
+
+impl Plan {
+    pub fn draw(random: &mut Random, setup: &Setup) -> Plan {
+        let share = random.between(2, 10);
+        let mut kinds = Vec::new();
+        for (kind, weight) in KINDS {
+            let favoured = *random.pick(&[1, 1, 1, 4]);
+            if random.below(10) < share {
+                kinds.extend((0..weight * favoured).map(|_| kind));
+            }
+        }
+        let changes = *random.pick(&[
+            Changes::None,
+            Changes::None,
+            Changes::Grow,
+            Changes::Any,
+            Changes::Any,
+        ]);
+        let mut plan = Plan {
+            members: *random.pick(&[1, 3, 3, 3, 5]),
+            clients: random.between(2, 8),
+            keys: random.between(1, 6),
+            value_bytes: *random.pick(&[10, 100, 3000]),
+            thinking: *random.pick(&[20, 100, 400]) * MILLISECOND,
+            changes,
+            operator_pause: *random.pick(&[3, 3, 15]) * SECOND,
+            staged: *random.pick(&[0, 0, 1, 8]) * SECOND,
+            early_joiners: *random.pick(&[0, 0, 500]),
+            impostors: 0,
+            strays: *random.pick(&[0, 0, 1, 2]),
+            forsakes: random.chance(300),
+            ends_in_the_dark: random.chance(500),
+            slow_threads: random.chance(500),
+            cut_transfers: *random.pick(&[0, 100, 500]),
+            duration: *random.pick(&[5, 10, 20, 30, 60]) * SECOND,
+            interval: *random.pick(&[200, 700, 2000, 8000]) * MILLISECOND,
+            kinds,
+        };
+        plan.favour(setup, random);
+        let cuts = &setup.cuts;
+        plan.members = cuts.members.unwrap_or(plan.members);
+        plan.duration = cuts.duration.unwrap_or(plan.duration);
+        plan.clients = cuts.clients.unwrap_or(plan.clients);
+        plan
+    }
+
+    /// What leads to a known fault is left out, or favoured when the run is to find that one.
+    fn favour(&mut self, setup: &Setup, random: &mut Random) {
+        let mut favour = |kind: Kind| self.kinds.extend((0..60).map(|_| kind));
+        if setup.meets(Known::LaterLifeBelieved) {
+            favour(Kind::Stranger);
+        } else {
+            self.kinds.retain(|kind| *kind != Kind::Stranger);
+        }
+        let mut favour = |kind: Kind| self.kinds.extend((0..60).map(|_| kind));
+        if setup.meets(Known::OlderCopyUnnoticed) {
+            favour(Kind::OlderCopy);
+        } else {
+            self.kinds.retain(|kind| *kind != Kind::OlderCopy);
+        }
+        if setup.meets(Known::FirstMeetingBelieved) || setup.meets(Known::MatchAboveLast) {
+            self.kinds.extend((0..60).map(|_| Kind::LoseDisk));
+            (self.members, self.changes) = (3, Changes::None);
+            self.staged = 8 * SECOND;
+        }
+        if setup.meets(Known::FirstMemberServesOn) {
+            self.kinds.extend((0..60).map(|_| Kind::LoseDisk));
+        }
+        if setup.meets(Known::FirstMemberServesOn) || setup.meets(Known::PromotionNotSettled) {
+            (self.members, self.changes) = (1, Changes::Grow);
+            self.operator_pause = random.between(SECOND, 6 * SECOND);
+            self.duration = self.duration.max(20 * SECOND);
+            self.forsakes = setup.meets(Known::PromotionNotSettled);
+        }
+        if setup.meets(Known::JoinerBoundById) {
+            self.changes = Changes::Grow;
+            self.impostors = 500;
+        }
+    }
+}
