@@ -35,7 +35,7 @@ use crate::config;
 use crate::inbox::{Held, Reason, SnapshotWritten, Verdict};
 use crate::members::Members;
 use crate::proposal::{NotProposed, Outcome, Proposal, Read, Reply};
-use crate::status::{MemberStatus, Progress, Status};
+use crate::status::{MemberStatus, Position, Progress, Status};
 use crate::storage::log::Log;
 use crate::storage::read_back::Request;
 use crate::storage::{Mark, Recovered, Save};
@@ -614,6 +614,7 @@ impl Node {
     /// How things stand. The cluster id and what the WAL wrote are for the caller to fill in.
     pub fn status(&self) -> Status {
         let raft = &self.raw.raft;
+        let position = self.position();
         let learner = self
             .members
             .members
@@ -643,14 +644,25 @@ impl Node {
                 (StateRole::Candidate | StateRole::PreCandidate, _) => "candidate",
             },
             leader: raft.leader_id,
-            term: raft.term,
-            committed: raft.raft_log.committed,
+            term: position.term,
+            committed: position.committed,
             last: raft.raft_log.last_index(),
-            applied: self.applied,
-            snapshot: self.raw.store().snapshot_index(),
+            applied: position.applied,
+            snapshot: position.snapshot,
             wal_syncs: 0,
             wal_bytes: 0,
             members: members.collect(),
+        }
+    }
+
+    /// How far this node has come: of [`Node::status`] what costs nothing.
+    pub fn position(&self) -> Position {
+        let raft = &self.raw.raft;
+        Position {
+            term: raft.term,
+            committed: raft.raft_log.committed,
+            applied: self.applied,
+            snapshot: self.raw.store().snapshot_index(),
         }
     }
 

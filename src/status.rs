@@ -31,6 +31,19 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
 }
 
+/// How far a node has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Current term.
+    pub term: u64,
+    /// Highest index known to be committed.
+    pub committed: u64,
+    /// Highest index in the map.
+    pub applied: u64,
+    /// Index of the newest snapshot.
+    pub snapshot: u64,
+}
+
 /// One member, as this node sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberStatus {
