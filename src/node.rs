@@ -643,10 +643,10 @@ impl Node {
                 (StateRole::Follower, _) => "follower",
                 (StateRole::Candidate | StateRole::PreCandidate, _) => "candidate",
             },
-            leader: raft.leader_id,
+            leader: position.leader,
             term: position.term,
             committed: position.committed,
-            last: raft.raft_log.last_index(),
+            last: position.last,
             applied: position.applied,
             snapshot: position.snapshot,
             wal_syncs: 0,
@@ -660,6 +660,8 @@ impl Node {
         let raft = &self.raw.raft;
         Position {
             term: raft.term,
+            leader: raft.leader_id,
+            last: raft.raft_log.last_index(),
             committed: raft.raft_log.committed,
             applied: self.applied,
             snapshot: self.raw.store().snapshot_index(),

@@ -36,6 +36,10 @@ pub struct Status {
 pub struct Position {
     /// Current term.
     pub term: u64,
+    /// Its leader, 0 while none is known.
+    pub leader: u64,
+    /// Index of the last entry of the log.
+    pub last: u64,
     /// Highest index known to be committed.
     pub committed: u64,
     /// Highest index in the map.

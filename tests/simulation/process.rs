@@ -320,25 +320,27 @@ impl Process {
                 oracle.tells(members);
             }
         }
-        let status = node.status();
-        if status.leader != 0 {
-            oracle.follows(self.id, status.leader, status.term);
+        let position = node.position();
+        if position.leader != 0 {
+            oracle.follows(self.id, position.leader, position.term);
         }
-        for member in &status.members {
-            if let Some(progress) = &member.progress {
-                oracle.believes(self.id, status.last, member.id, progress.matched);
+        if node.is_leader() {
+            for member in node.status().members {
+                if let Some(progress) = member.progress {
+                    oracle.believes(self.id, position.last, member.id, progress.matched);
+                }
             }
         }
         let last = self.wiring.log.last_key_value();
         let last = last.map_or(0, |(index, _)| *index);
         assert!(
-            status.snapshot <= status.committed
-                && status.applied <= status.committed
-                && status.committed <= last,
+            position.snapshot <= position.committed
+                && position.applied <= position.committed
+                && position.committed <= last,
             "snapshot {}, applied {}, committed {}, last {last}",
-            status.snapshot,
-            status.applied,
-            status.committed,
+            position.snapshot,
+            position.applied,
+            position.committed,
         );
     }
 
