@@ -14,6 +14,15 @@ step() {
     "$@"
 }
 
+holds_planted_bugs() {
+    grep -q RAFTKVD_MUTANT "$1" || { echo "ci.sh: there are no planted bugs in $1" >&2; exit 1; }
+}
+
+holds_no_planted_bugs() {
+    [ -f "$1" ] || { echo "ci.sh: there is no $1" >&2; exit 1; }
+    ! grep -q RAFTKVD_MUTANT "$1" || { echo "ci.sh: there are planted bugs in $1" >&2; exit 1; }
+}
+
 command -v cargo >/dev/null 2>&1 || missing cargo "https://rustup.rs"
 cargo fmt --version >/dev/null 2>&1 || missing rustfmt "rustup component add rustfmt"
 cargo clippy --version >/dev/null 2>&1 || missing clippy "rustup component add clippy"
@@ -29,12 +38,19 @@ fi
 begin=$(date +%s)
 step cargo fmt --check
 step cargo clippy --all-targets --locked -- -D warnings
+step cargo clippy --all-targets --locked --features mutants -- -D warnings
 step env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 # The simulation runs its kept seeds, and random ones for two minutes. A seed that fails is printed with the command
 # that repeats it: it belongs into tests/simulation/seeds.txt. Longer: RAFTKVD_SIMULATION_SECONDS=3600 cargo test
 # --test simulation
 step env RAFTKVD_SIMULATION_SECONDS=120 cargo test --locked
+# One planted bug after the other, each until the simulation notices it.
+step cargo test --locked --features mutants --test simulation mutants
+# This is how the check below would find them in a release.
+target=${CARGO_TARGET_DIR:-target}
+step holds_planted_bugs "$target/debug/raftkvd"
 step cargo bench --no-run --locked
+step holds_no_planted_bugs "$target/release/raftkvd"
 # That it works and prints. What it measures in so short a time is nobody's pass or fail.
 step cargo bench --locked --bench cluster -- --smoke
 step cargo bench --locked --bench scale -- --smoke

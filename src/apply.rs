@@ -14,6 +14,7 @@ use crate::config;
 use crate::history::{Changes, History};
 use crate::inbox::{Inbox, Notice, SnapshotWritten};
 use crate::metrics::{self, Metrics};
+use crate::mutants::{Mutant, is_planted};
 use crate::progress::{Progress, Replay, Unit};
 use crate::proposal::{Outcome, ReadReply};
 use crate::storage::{DiskError, SnapshotMeta, Snapshots, StorageError};
@@ -91,7 +92,9 @@ impl Commits {
             .sum::<Option<usize>>()
             .is_some_and(|commands| commands <= config::LONE_APPLY_COMMANDS_MAX);
         // Acquire: what the thread wrote is seen here.
-        if !small || self.unfinished.load(Ordering::Acquire) > 0 {
+        let finished =
+            self.unfinished.load(Ordering::Acquire) == 0 || is_planted(Mutant::LoneApplyOvertakes);
+        if !small || !finished {
             return self.send(batch).map(|()| None);
         }
         let mut applied = (0, 0);

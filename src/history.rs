@@ -9,6 +9,7 @@
 //! oldest first; a reader that misses one is told so and gets nothing more; nobody waits for a reader.
 
 use crate::config;
+use crate::mutants::{Mutant, is_planted};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -159,9 +160,11 @@ impl History {
         let gone = std::mem::take(&mut state.entries);
         state.bytes = 0;
         state.beside = 0;
+        let before = state.oldest;
         state.oldest = match oldest.max(index) {
             // The snapshot that a cluster begins with, which holds nothing.
             1 => 0,
+            _ if is_planted(Mutant::HistoryGapAfterSnapshot) => before,
             oldest => oldest,
         };
         state.newest = index;
@@ -193,7 +196,9 @@ impl History {
             while state.bytes > self.bytes_max && state.entries.len() > 1 {
                 let (index, changes) = state.entries.pop_front().expect("there are two");
                 state.bytes -= changes.weight();
-                state.oldest = index;
+                if !is_planted(Mutant::HistoryGap) {
+                    state.oldest = index;
+                }
                 gone.push(changes);
             }
         }

@@ -35,7 +35,8 @@
 //!
 //! main -> [`cli`], [`logging`], [`server`], [`backup`], [`restore`], [`inspect`] -> [`api`], [`raft_loop`], [`writer`],
 //! [`read_back`], [`apply`], [`transport`], [`systemd`] -> [`node`], [`store`], [`history`], [`inbox`] -> [`storage`],
-//! [`members`], [`proposal`], [`commit`], [`status`], [`command`], [`progress`], [`http_client`] -> [`metrics`], [`config`]
+//! [`members`], [`proposal`], [`commit`], [`status`], [`command`], [`progress`], [`http_client`] -> [`metrics`], [`config`],
+//! [`mutants`]
 
 #![warn(missing_docs)]
 
@@ -58,6 +59,7 @@ pub mod join;
 pub mod logging;
 pub mod members;
 pub mod metrics;
+pub mod mutants;
 pub mod node;
 pub mod progress;
 pub mod proposal;

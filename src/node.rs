@@ -34,6 +34,7 @@ use crate::commit::Commit;
 use crate::config;
 use crate::inbox::{Held, Reason, SnapshotWritten, Verdict};
 use crate::members::Members;
+use crate::mutants::{Mutant, is_planted};
 use crate::proposal::{NotProposed, Outcome, Proposal, Read, Reply};
 use crate::status::{MemberStatus, Position, Progress, Status};
 use crate::storage::log::Log;
@@ -582,7 +583,8 @@ impl Node {
         self.tell_commit();
         self.pursue_transfers();
         let ahead = self.is_ahead_of_the_map();
-        self.raw.mut_store().hold_back(ahead);
+        let held_back = ahead && !is_planted(Mutant::HoldBackSkipped);
+        self.raw.mut_store().hold_back(held_back);
         let mut had_ready = self.raw.has_ready();
         if had_ready {
             self.handle_ready(&mut output);
@@ -681,7 +683,8 @@ impl Node {
         let alone = members.len() == 1 && members.contains_key(&self.settings.id);
         if alone && self.is_leader() && self.raw.raft.commit_to_current_term() {
             let committed = self.raw.raft.raft_log.committed;
-            self.applied >= *self.current_from.get_or_insert(committed)
+            let current_from = *self.current_from.get_or_insert(committed);
+            self.applied >= current_from || is_planted(Mutant::MapIsCurrentTooEarly)
         } else {
             self.current_from = None;
             false

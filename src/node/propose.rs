@@ -8,6 +8,7 @@ use super::publish::conf_change_command;
 use crate::command::{Command, Kind};
 use crate::config;
 use crate::members::Decision;
+use crate::mutants::{Mutant, is_planted};
 use crate::proposal::Outcome;
 use raft::ProgressState;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
@@ -51,7 +52,7 @@ impl Node {
                 self.last_news = self.now;
             }
             self.pending.handed_over(&coded);
-            if cfg!(raftkvd_mutant = "acknowledge-before-commit") && self.is_leader() {
+            if is_planted(Mutant::AcknowledgeBeforeCommit) && self.is_leader() {
                 let index = self.raw.raft.raft_log.last_index();
                 self.pending
                     .resolve_where(|_| true, Outcome::Applied { index });
@@ -66,7 +67,7 @@ impl Node {
             return;
         }
         if let Some(context) = self.reads.begin(self.now, self.own_added_index) {
-            if cfg!(raftkvd_mutant = "stale-read") {
+            if is_planted(Mutant::StaleRead) {
                 self.reads.confirm(&context, self.published);
             }
             self.raw.read_index(context.clone());
@@ -157,7 +158,8 @@ impl Node {
             raft.prs().get(*id).is_some_and(|progress| {
                 let behind = committed.saturating_sub(progress.matched);
                 // After a snapshot a member is probed until there is an entry to send it: in an idle cluster, for ever.
-                let replicates = progress.state == ProgressState::Replicate || behind == 0;
+                let replicates = progress.state == ProgressState::Replicate
+                    || (behind == 0 && !is_planted(Mutant::PromotionForgotten));
                 let close = behind <= config::PROMOTION_LAG_ENTRIES_MAX;
                 progress.recent_active && replicates && close
             })

@@ -6,6 +6,7 @@ use super::{MembersNews, Node, Output, added_index, sorted};
 use crate::command::{self, Batch, Command, Kind};
 use crate::commit::{Apply, Commit};
 use crate::members::Decision;
+use crate::mutants::{Mutant, is_planted};
 use crate::proposal::{NotProposed, Outcome, Refusal, Reply};
 use crate::storage::outline::entry_bytes;
 use bytes::Bytes;
@@ -108,8 +109,12 @@ impl Node {
         if command.kind == Kind::RemoveMember {
             self.sessions.remove(&id);
             // Who is told of a removal may take the removed member's disk away.
-            self.removal_replies
-                .extend(reply.map(|reply| (index, reply)));
+            if is_planted(Mutant::UnsettledRemovalTold) {
+                answer(reply, Outcome::Applied { index });
+            } else {
+                self.removal_replies
+                    .extend(reply.map(|reply| (index, reply)));
+            }
             self.settle_removal();
         } else {
             answer(reply, Outcome::Applied { index });
@@ -149,7 +154,7 @@ impl Node {
         if id == self.settings.id {
             self.own_added_index = added_index(&self.members, id);
         }
-        if cfg!(raftkvd_mutant = "removed-counts") && !self.members.members.contains_key(&id) {
+        if is_planted(Mutant::RemovedCounts) && !self.members.members.contains_key(&id) {
             return;
         }
         self.raw
@@ -165,7 +170,7 @@ impl Node {
             return None;
         }
         let newest = self.sessions.entry(member).or_default();
-        if (boot, sequence) <= *newest && !cfg!(raftkvd_mutant = "applied-twice") {
+        if (boot, sequence) <= *newest && !is_planted(Mutant::AppliedTwice) {
             return None;
         }
         *newest = (boot, sequence);
@@ -192,7 +197,8 @@ impl Node {
         if released.is_empty() {
             return;
         }
-        if self.applied == self.published && output.commits.is_empty() {
+        let is_applied = self.applied == self.published && output.commits.is_empty();
+        if is_applied || is_planted(Mutant::ReadBeforeApplied) {
             for reply in released {
                 // The receiver may be gone: then nobody wants to know.
                 let _ = reply.send(Ok(()));
@@ -214,7 +220,7 @@ impl Node {
         let raft = self.raw.raft.prs().conf().to_conf_state();
         let ours = self.members.conf_state();
         assert!(
-            sorted(raft.clone()) == ours || cfg!(raftkvd_mutant = "removed-counts"),
+            sorted(raft.clone()) == ours || is_planted(Mutant::RemovedCounts),
             "raft's configuration {raft:?} is not that of the members {ours:?}"
         );
     }

@@ -7,6 +7,7 @@
 //! Invariant: reads of a round arrived before its first attempt (so the index that any attempt yields covers all that
 //! was acknowledged to anybody before them), and they are released only behind that index.
 
+use crate::mutants::{Mutant, is_planted};
 use crate::proposal::{NotProposed, Read, ReadReply};
 
 /// Attempts of one round whose answers are still taken.
@@ -86,7 +87,10 @@ impl Reads {
             });
         }
         let round = self.round.as_mut().filter(|round| round.asked.is_none())?;
-        self.sequence += u64::from(!cfg!(raftkvd_mutant = "reused-read-context"));
+        if is_planted(Mutant::LateReadJoins) {
+            round.reads.append(&mut self.waiting);
+        }
+        self.sequence += u64::from(!is_planted(Mutant::ReusedReadContext));
         let parts = [self.member, life, self.boot, self.sequence];
         let context: Vec<u8> = parts.into_iter().flat_map(u64::to_le_bytes).collect();
         if round.contexts.len() == ATTEMPTS_MAX {

@@ -5,6 +5,7 @@ use super::{Job, Node, Output, added_index, role_name, sessions_of, sorted};
 use crate::command::{ReplicatedState, Session};
 use crate::commit::Commit;
 use crate::members::Members;
+use crate::mutants::{Mutant, is_planted};
 use crate::storage::{Mark, Save, SnapshotMeta};
 use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
@@ -81,9 +82,13 @@ impl Node {
     ) {
         // With one voter, raft-rs lets a leader send entries of a term that is not durable yet: after a crash it
         // would use the same term again for other entries. (With more voters the vote was durable before it won.)
-        let early = cfg!(raftkvd_mutant = "early-vote")
-            && message.get_msg_type() == MessageType::MsgRequestVoteResponse;
-        if (promise || vote != self.durable_vote) && !early {
+        let early = match message.get_msg_type() {
+            MessageType::MsgRequestVoteResponse => is_planted(Mutant::EarlyVote),
+            MessageType::MsgAppendResponse => is_planted(Mutant::EarlyAppendResponse),
+            _ => false,
+        };
+        let awaits_term = vote != self.durable_vote && !is_planted(Mutant::TermNotAwaited);
+        if (promise || awaits_term) && !early {
             promises.push(message);
         } else {
             output.messages.push(message);
@@ -151,7 +156,9 @@ impl Node {
         };
         info!(self.logger, "installing a snapshot from the leader"; "index" => meta.index);
         self.members = Members::from_state(&meta.state).expect("step has read it before");
-        self.sessions = sessions_of(&meta.state);
+        if !is_planted(Mutant::SnapshotWithoutSessions) {
+            self.sessions = sessions_of(&meta.state);
+        }
         self.own_added_index = added_index(&self.members, self.settings.id);
         if let Some((boot, sequence)) = self.sessions.get(&self.settings.id)
             && *boot == self.settings.boot

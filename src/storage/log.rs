@@ -15,6 +15,7 @@
 //! `term(compacted)` always answers.
 
 use crate::config;
+use crate::mutants::{Mutant, is_planted};
 use crate::storage::outline::{Outline, entry_bytes};
 use crate::storage::read_back::Request;
 use crate::storage::{Recovered, SnapshotMeta};
@@ -375,6 +376,10 @@ impl raft::Storage for Log {
             let known =
                 meta.conf_state.voters.contains(&to) || meta.conf_state.learners.contains(&to);
             let added = self.added.get(&to).copied().unwrap_or(0);
+            let added = match is_planted(Mutant::SnapshotBeforeAddition) {
+                true => 0,
+                false => added,
+            };
             known && meta.index >= request_index.max(added).max(self.compacted())
         });
         let Some(meta) = fit else {

@@ -24,6 +24,7 @@ use super::disk::{Disk, DiskError, replace_file};
 use super::record::{u32_at, u64_at};
 use super::{FORMAT_VERSION, StorageError};
 use crate::config;
+use crate::mutants::{Mutant, is_planted};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -171,6 +172,10 @@ impl Meta {
 
     /// Counts a start. Durable on return.
     pub(super) fn next_boot(&self) -> Result<(), DiskError> {
+        if is_planted(Mutant::BootNumberAgain) {
+            self.lock().boot += 1;
+            return Ok(());
+        }
         self.change(|contents| contents.boot += 1)
     }
 

@@ -17,6 +17,7 @@ use super::outline::{Outline, entry_bytes};
 use super::record::Record;
 use super::segment::{self, Name, Step};
 use crate::config;
+use crate::mutants::{Mutant, is_planted};
 use raft::eraftpb::Entry;
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -163,7 +164,8 @@ impl Found<'_> {
         if let Record::Entry(entry) = record
             && entry.index == self.next()
             && !self.is_complete()
-            && entry.term == self.request.term(entry.index)
+            && (entry.term == self.request.term(entry.index)
+                || is_planted(Mutant::ReplacedEntryReadBack))
         {
             self.bytes += entry_bytes(&entry);
             self.entries.push(entry);

@@ -24,6 +24,7 @@ use super::snapshot::Snapshots;
 use super::wal::{Options, State, Wal};
 use super::{Load, Recovered, SnapshotMeta, StorageError};
 use crate::config;
+use crate::mutants::{Mutant, is_planted};
 use raft::eraftpb::Entry;
 use slog::{Logger, info, warn};
 use std::collections::VecDeque;
@@ -456,7 +457,7 @@ fn judge(scan: &mut Scan, chosen: &Chosen) -> Result<Recovered, StorageError> {
     log.forget_to(index);
     let mut hard_state = log.state.hard_state.clone();
     // Not a matter of repair: whoever saved a mark had that much committed.
-    if !cfg!(raftkvd_mutant = "torn-mark") {
+    if !is_planted(Mutant::TornMark) {
         hard_state.commit = hard_state.commit.max(log.state.newest_mark());
     }
     if hard_state.commit > log.state.last {

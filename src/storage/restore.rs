@@ -15,6 +15,7 @@ use super::snapshot::{SnapshotContents, Snapshots, read_file};
 use super::{Disk, Options, StorageError, clear_parts, complete, lock};
 use crate::command::ReplicatedState;
 use crate::members::Members;
+use crate::mutants::{Mutant, is_planted};
 use crate::storage::SnapshotMeta;
 use std::path::Path;
 use std::sync::Arc;
@@ -70,7 +71,10 @@ pub fn restore(
     let mut state = ReplicatedState::new();
     members.write_to(&mut state);
     let first = SnapshotMeta {
-        index: header.index,
+        index: match is_planted(Mutant::RestoredIndexTooLow) {
+            true => 1,
+            false => header.index,
+        },
         term: 1,
         conf_state: members.conf_state(),
         state,

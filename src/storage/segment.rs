@@ -29,6 +29,7 @@ use super::disk::{Disk, DiskError, DiskFile};
 use super::record::{self, Batch, HEAD_BYTES, Head, Record, is_zero, u32_at, u64_at};
 use super::{FORMAT_VERSION, StorageError, check_version};
 use crate::config;
+use crate::mutants::{Mutant, is_planted};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -192,7 +193,7 @@ impl Writer {
         }
         self.file.write_at(bytes, self.end)?;
         let begun = Instant::now();
-        if !cfg!(raftkvd_mutant = "skipped-fsync") {
+        if !is_planted(Mutant::SkippedFsync) {
             self.file.sync()?;
         }
         let took = begun.elapsed();
@@ -339,8 +340,8 @@ impl Reader {
         }
         let batch = self.window.get(self.offset, head.batch_bytes())?;
         let body = &batch[HEAD_BYTES..HEAD_BYTES + head.body];
-        let kept = cfg!(raftkvd_mutant = "torn-tail-kept")
-            && record::decode_body(body, |_| Ok(())).is_ok();
+        let kept =
+            is_planted(Mutant::TornTailKept) && record::decode_body(body, |_| Ok(())).is_ok();
         if !head.verify(batch) && !kept {
             return Ok(Step::Damaged {
                 hole: head.has_hole(batch, self.offset),
@@ -422,8 +423,10 @@ impl Reader {
         );
         let (begin, end) = (self.last_write, self.offset);
         let bytes = self.window.get(begin, (end - begin) as usize)?.to_vec();
-        self.window.file.write_at(&bytes, begin)?;
-        self.window.file.sync()?;
+        if !is_planted(Mutant::RecoveryNotSynced) {
+            self.window.file.write_at(&bytes, begin)?;
+            self.window.file.sync()?;
+        }
         Ok(Writer {
             len: self.window.len,
             file: self.window.file,

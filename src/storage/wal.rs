@@ -17,6 +17,7 @@ use super::record::Batch;
 use super::segment::{Header, Name, Writer};
 use super::snapshot::Snapshots;
 use super::{Mark, Save};
+use crate::mutants::{Mutant, is_planted};
 use crate::{config, metrics};
 use raft::eraftpb::HardState;
 use std::collections::VecDeque;
@@ -314,7 +315,7 @@ impl Wal {
             self.effect.clear();
         }
         let hard_state = mark.hard_state.clone();
-        if cfg!(raftkvd_mutant = "torn-mark") {
+        if is_planted(Mutant::TornMark) {
             mark.hard_state = self.durable.hard_state.clone();
             self.batch.mark(&mark);
             self.current.apply_mark(&mark);
@@ -348,7 +349,9 @@ impl Wal {
     /// make committed waits with them.
     fn flush(&mut self) -> Result<(), DiskError> {
         let mut hard_state = self.current.hard_state.clone();
-        hard_state.commit = hard_state.commit.min(self.current.last);
+        if !is_planted(Mutant::CommitAheadOfEntries) {
+            hard_state.commit = hard_state.commit.min(self.current.last);
+        }
         if hard_state != self.durable.hard_state {
             self.batch.hard_state(&hard_state);
         }
@@ -407,7 +410,10 @@ impl Wal {
     pub fn purge(&mut self, compacted: u64) -> Result<Purge, DiskError> {
         self.check()?;
         let oldest = self.durable.oldest_mark();
-        let superfluous = oldest.min(compacted);
+        let superfluous = match is_planted(Mutant::PurgedTooEarly) {
+            true => self.durable.newest_mark(),
+            false => oldest.min(compacted),
+        };
         let mut segments = Vec::new();
         while let Some(name) = self.older.front() {
             let next = self.older.get(1).copied().unwrap_or(self.segment.name());

@@ -10,6 +10,7 @@
 
 use super::entry::{Copies, Entry};
 use super::{Content, Map, Old};
+use crate::mutants::{Mutant, is_planted};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
@@ -156,7 +157,12 @@ impl Freezes {
     /// shard is locked.
     pub(super) fn want(&self, shard: usize, index: u64, until: u64) -> bool {
         // Most writes end here.
-        index <= self.newest.load(Ordering::Relaxed)
+        let newest = self.newest.load(Ordering::Relaxed);
+        let is_frozen = match is_planted(Mutant::FrozenEntryFreed) {
+            true => index < newest,
+            false => index <= newest,
+        };
+        is_frozen
             && self
                 .live()
                 .iter()

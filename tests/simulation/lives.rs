@@ -78,13 +78,10 @@ impl World {
         let machine = &self.machines[place];
         let made_the_cluster = !machine.join && machine.initial.members.len() == 1;
         let meets = |known| self.setup.meets(known);
+        let meets_strangers = meets(Known::FirstMeetingBelieved) || meets(Known::MatchAboveLast);
         let by_its_old_line = match made_the_cluster {
             true => meets(Known::FirstMemberServesOn),
-            false => {
-                meets(Known::FirstMeetingBelieved)
-                    || meets(Known::MatchAboveLast)
-                    || self.all_have_met(place)
-            }
+            false => meets_strangers || self.all_have_met(place),
         } && self.faults.chance(600);
         self.lost += 1;
         self.count("disks lost");
@@ -105,6 +102,21 @@ impl World {
         self.ended(place);
         if by_its_old_line {
             self.restart_later(place);
+        }
+        if meets_strangers {
+            self.silence_another(place);
+        }
+    }
+
+    /// One of those that knew this member is away for a while.
+    fn silence_another(&mut self, place: usize) {
+        let runs = |other: &usize| *other != place && self.machines[*other].process.is_some();
+        let others: Vec<usize> = (0..self.machines.len()).filter(runs).collect();
+        if !others.is_empty() {
+            let other = *self.faults.pick(&others);
+            let length = self.faults.between(SECOND, 6 * SECOND);
+            self.machines[other].paused_until = self.now + length;
+            self.tell(|| format!("machine {other} is paused"));
         }
     }
 

@@ -16,6 +16,8 @@ mod clients;
 mod disk;
 mod faults;
 mod lives;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod network;
 mod operator;
 mod oracle;
@@ -67,6 +69,12 @@ fn known_faults() -> BTreeSet<Known> {
 
 /// Runs a seed; an error is what was violated, and where.
 fn run(setup: &Setup) -> Result<Summary, String> {
+    #[cfg(feature = "mutants")]
+    let _sound = mutants::none_is_planted();
+    run_as_planted(setup)
+}
+
+fn run_as_planted(setup: &Setup) -> Result<Summary, String> {
     let run = || run::run(setup, false, &quiet());
     panic::catch_unwind(AssertUnwindSafe(run)).map_err(|cause| {
         let text = cause.downcast_ref::<String>().cloned();
@@ -165,19 +173,22 @@ impl Total {
     }
 }
 
+fn threads() -> u64 {
+    let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    variable("RAFTKVD_SIMULATION_THREADS").unwrap_or(processors)
+}
+
 /// Runs seeds, as many at a time as there are processors, until there are none or the time is over.
 fn run_all(next: impl Fn(u64) -> Option<u64> + Sync, end: Option<Instant>) -> Total {
     let total = Mutex::new(Total::default());
     let taken = AtomicU64::new(0);
     let began = Instant::now();
-    let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
-    let threads = variable("RAFTKVD_SIMULATION_THREADS").unwrap_or(processors);
     let known = known_faults();
     // Panics are reported with their seed, and once.
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
     std::thread::scope(|scope| {
-        for _ in 0..threads {
+        for _ in 0..threads() {
             scope.spawn(|| {
                 while end.is_none_or(|end| Instant::now() < end) {
                     let Some(seed) = next(taken.fetch_add(1, Ordering::Relaxed)) else {
@@ -234,7 +245,7 @@ fn the_same_seed_gives_the_same_run() {
     }
 }
 
-/// For `mutants.sh`, and for long runs of known seeds.
+/// For long runs of known seeds.
 #[test]
 fn many_seeds() {
     if let Some(count) = variable("RAFTKVD_SIMULATION_SEEDS") {

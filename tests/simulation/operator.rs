@@ -13,9 +13,6 @@ use raftkvd::command::{Command, Kind};
 use raftkvd::members::{Members, PeerUrl};
 use raftkvd::proposal::{Outcome, Proposal};
 
-/// Members that a cluster grows to.
-const MEMBERS_MAX: usize = 5;
-
 pub struct Operator {
     random: Random,
     /// Steps so far.
@@ -68,7 +65,7 @@ impl World {
         let count = members.members.len();
         let removes = match self.plan.changes {
             Changes::None => return,
-            Changes::Grow if count >= MEMBERS_MAX => return,
+            Changes::Grow if count >= self.plan.members_max => return,
             Changes::Grow => false,
             Changes::Any => self.operator.random.below(5) < count as u64,
         };

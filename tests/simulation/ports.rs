@@ -57,6 +57,10 @@ pub struct Wiring {
     pub marks: (u64, u64),
     /// Of the newest job that has a mark, until it is on the disk.
     pub mark_due: Option<u64>,
+    /// Index and bytes of each entry that is published and not in the map.
+    pub unapplied: VecDeque<(u64, u64)>,
+    /// With more of them nothing is published.
+    pub unapplied_bytes_max: u64,
     pub published: u64,
     /// Index of the newest entry in the map.
     pub applied: u64,
@@ -77,7 +81,25 @@ impl Wiring {
     pub fn applies(&mut self, index: u64, oracle: &Oracle) {
         assert!(index > self.applied, "{index} after {}", self.applied);
         self.applied = index;
+        while self.unapplied.pop_front_if(|(i, _)| *i <= index).is_some() {}
         oracle.holds(self.machine, index, self.state_hash());
+    }
+
+    /// A batch enters the commit channel.
+    fn publishes(&mut self, batch: &[Commit]) {
+        let waiting: u64 = self.unapplied.iter().map(|(_, bytes)| bytes).sum();
+        let entries = batch.iter().filter_map(|commit| match commit {
+            Commit::Apply(apply) => Some((apply.index, apply.bytes as u64)),
+            _ => None,
+        });
+        self.unapplied
+            .extend(entries.filter(|(_, bytes)| *bytes > 0));
+        let more: u64 = self.unapplied.iter().map(|(_, bytes)| bytes).sum();
+        assert!(
+            waiting <= self.unapplied_bytes_max || more == waiting,
+            "entries are published while {waiting} bytes wait to be applied, more than {}",
+            self.unapplied_bytes_max
+        );
     }
 
     pub fn state_hash(&self) -> u64 {
@@ -155,6 +177,7 @@ impl Ports for SimulatedPorts<'_> {
     }
 
     fn commit(&mut self, batch: Vec<Commit>) -> Result<Option<(u64, usize)>, ThreadEnded> {
+        self.wiring.publishes(&batch);
         for commit in &batch {
             match commit {
                 Commit::Apply(apply) => {

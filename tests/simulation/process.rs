@@ -8,6 +8,7 @@ use crate::world::{World, clock, micros};
 use futures_channel::oneshot;
 use raft::eraftpb::{Entry, Message};
 use raftkvd::apply::{self, Applier, SnapshotJob};
+use raftkvd::config;
 use raftkvd::history::History;
 use raftkvd::inbox::{Inbox, Notice, Reason};
 use raftkvd::members::{Members, PeerUrl};
@@ -128,6 +129,7 @@ impl Process {
             apply::load(&store, snapshots, index, term, 1, |_, _| (), &logger)
         };
         let (id, start, options) = (launch.id, launch.start, launch.options);
+        let unapplied_bytes_max = options.cache_bytes.min(config::PUBLISHED_BYTES_MAX as u64);
         let opened = storage::open_and_load(disk, dir, id, start, options, load, &logger)?;
         let recovered = &opened.recovered;
         let entries = Process::entries(recovered, &opened.wal.read_back())?;
@@ -197,6 +199,8 @@ impl Process {
             unsaved: VecDeque::new(),
             marks: (0, applied),
             mark_due: None,
+            unapplied: VecDeque::new(),
+            unapplied_bytes_max,
             published: applied,
             applied,
         };

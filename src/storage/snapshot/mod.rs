@@ -39,6 +39,7 @@ pub use write::{SnapshotEncoder, SnapshotWriter};
 use super::StorageError;
 use super::disk::{Disk, DiskError, DiskFile};
 use crate::config;
+use crate::mutants::{Mutant, is_planted};
 use crc32c::crc32c_append;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -183,7 +184,7 @@ fn publish(mut temporary: Temporary, dir: &Path, index: u64, term: u64) -> Resul
     let disk = temporary.disk.clone();
     disk.rename(&temporary.path, &dir.join(file_name(index, term)))?;
     temporary.keep = true;
-    if cfg!(raftkvd_mutant = "directory-not-synced") {
+    if is_planted(Mutant::DirectoryNotSynced) {
         return Ok(());
     }
     disk.sync_dir(dir)

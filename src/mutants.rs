@@ -1,0 +1,181 @@
+//! Planted bugs, by which the proof is tested: a test that no bug can make fail proves nothing.
+//!
+//! Each is a slip that somebody could make in one line, at the place where it would be made, behind [`is_planted`]. The
+//! simulation is run with one of them after the other and has to notice each (`tests/simulation/mutants.rs`).
+//!
+//! They are compiled in by the cargo feature `mutants` alone, which no release has: without it [`is_planted`] is a
+//! constant, and the compiler removes the bugs with their names. With it at most one is planted in a process, the one
+//! that the variable `RAFTKVD_MUTANT` names at the first question, or whichever `plant` was told last.
+//!
+//! A new one is a line in the list below and an `is_planted` in the code.
+
+use std::fmt;
+
+#[cfg(feature = "mutants")]
+pub use planted::{VARIABLE, is_planted, plant};
+
+macro_rules! mutants {
+    ($($variant:ident $name:literal $what:literal;)*) => {
+        /// A bug that can be planted.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Mutant {
+            $(#[doc = $what] $variant,)*
+        }
+
+        impl Mutant {
+            /// All there are.
+            pub const ALL: &[Mutant] = &[$(Mutant::$variant,)*];
+
+            /// Its name, in lower case with hyphens.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Mutant::$variant => $name,)*
+                }
+            }
+
+            /// What is wrong while it is planted.
+            pub fn what(self) -> &'static str {
+                match self {
+                    $(Mutant::$variant => $what,)*
+                }
+            }
+        }
+    };
+}
+
+mutants! {
+    // Commands and reads.
+    AcknowledgeBeforeCommit "acknowledge-before-commit" "a write is acknowledged before it is committed";
+    AppliedTwice "applied-twice" "a command that was sent again is applied again";
+    SnapshotWithoutSessions "snapshot-without-sessions"
+        "a snapshot from the leader does not bring which commands were applied";
+    BootNumberAgain "boot-number-again" "a start does not make its boot number durable";
+    StaleRead "stale-read" "a local read is called linearizable";
+    ReusedReadContext "reused-read-context" "a read-index context is used again";
+    LateReadJoins "late-read-joins" "a read joins the round of those that came before it";
+    ReadBeforeApplied "read-before-applied" "a read is answered before the map has followed";
+    MapIsCurrentTooEarly "map-is-current-too-early"
+        "a member that has just become the only one reads its map as if it were current";
+    // Votes, terms and members.
+    EarlyVote "early-vote" "a vote is sent before it is durable";
+    EarlyAppendResponse "early-append-response" "a follower acknowledges entries before they are durable";
+    TermNotAwaited "term-not-awaited" "the only voter sends entries before its term is durable";
+    RemovedCounts "removed-counts" "a removed member still counts";
+    UnsettledRemovalTold "unsettled-removal-told" "a removal is acknowledged before it is settled";
+    PromotionForgotten "promotion-forgotten" "a learner that has caught up in an idle cluster is not promoted";
+    SnapshotBeforeAddition "snapshot-before-addition"
+        "a member that was added again is sent a snapshot from before that";
+    // The log on disk.
+    SkippedFsync "skipped-fsync" "no fsync";
+    DirectoryNotSynced "directory-not-synced" "a directory is not synced after a rename";
+    RecoveryNotSynced "recovery-not-synced" "a restart relies on what it has read and not synced";
+    TornMark "torn-mark" "a snapshot's mark and the hard state are not written in one step";
+    TornTailKept "torn-tail-kept" "a torn batch is believed as long as its records decode";
+    CommitAheadOfEntries "commit-ahead-of-entries" "a commit index is written before the entries that it covers";
+    PurgedTooEarly "purged-too-early" "what the newest snapshot covers is deleted, though somebody still needs it";
+    ReplacedEntryReadBack "replaced-entry-read-back"
+        "of two entries with one index, the one is read back that a new leader has replaced";
+    RestoredIndexTooLow "restored-index-too-low" "a restored cluster begins at index 1, below the ETags of its map";
+    // Between the threads, the map, and what watchers are told.
+    LoneWriteOvertakes "lone-write-overtakes" "the raft loop writes though the WAL thread has not finished";
+    LoneApplyOvertakes "lone-apply-overtakes" "the raft loop applies though the apply thread has not finished";
+    HoldBackSkipped "hold-back-skipped" "entries are published though the map is too far behind";
+    FrozenEntryFreed "frozen-entry-freed" "the newest entry of a frozen map is lost when it is overwritten";
+    HistoryGap "history-gap" "a watcher is not told that changes have left the history";
+    HistoryGapAfterSnapshot "history-gap-after-snapshot"
+        "a watcher is not told of the changes that a snapshot from the leader jumped over";
+}
+
+impl fmt::Display for Mutant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The mutant of this name. The error says which there are.
+impl std::str::FromStr for Mutant {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Mutant, String> {
+        let found = Mutant::ALL.iter().find(|mutant| mutant.name() == name);
+        found.copied().ok_or_else(|| {
+            let names: Vec<&str> = Mutant::ALL.iter().map(|mutant| mutant.name()).collect();
+            format!("there is no mutant {name:?}, only {}", names.join(", "))
+        })
+    }
+}
+
+/// Whether this bug is to be made: never, without the feature `mutants`.
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+pub const fn is_planted(_: Mutant) -> bool {
+    false
+}
+
+#[cfg(feature = "mutants")]
+mod planted {
+    use super::Mutant;
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Names the bug that is planted from the start.
+    pub const VARIABLE: &str = "RAFTKVD_MUTANT";
+
+    const NONE: usize = usize::MAX;
+
+    /// Number of the one that is planted.
+    static PLANTED: LazyLock<AtomicUsize> = LazyLock::new(|| {
+        let named = std::env::var_os(VARIABLE).map(|name| {
+            let mutant: Result<Mutant, String> = name.to_string_lossy().parse();
+            mutant.unwrap_or_else(|why| panic!("{VARIABLE}: {why}"))
+        });
+        AtomicUsize::new(number(named))
+    });
+
+    fn number(mutant: Option<Mutant>) -> usize {
+        mutant.map_or(NONE, |mutant| mutant as usize)
+    }
+
+    /// Whether this bug is to be made.
+    pub fn is_planted(mutant: Mutant) -> bool {
+        PLANTED.load(Ordering::Relaxed) == mutant as usize
+    }
+
+    /// From now on this bug is planted in the whole process, and no other.
+    pub fn plant(mutant: Option<Mutant>) {
+        PLANTED.store(number(mutant), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn each_mutant_has_a_name_of_its_own_and_is_found_by_it() {
+        let names: BTreeSet<&str> = Mutant::ALL.iter().map(|mutant| mutant.name()).collect();
+        assert_eq!(names.len(), Mutant::ALL.len());
+        for mutant in Mutant::ALL {
+            assert_eq!(mutant.name().parse(), Ok(*mutant));
+            let plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'-';
+            assert!(mutant.name().bytes().all(plain), "{mutant}");
+            assert_ne!(mutant.what(), "");
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_all_there_are() {
+        let why = "early".parse::<Mutant>().unwrap_err();
+        assert!(why.contains("\"early\""), "{why}");
+        for mutant in Mutant::ALL {
+            assert!(why.contains(mutant.name()), "{why}");
+        }
+    }
+
+    #[test]
+    #[cfg(not(feature = "mutants"))]
+    fn without_the_feature_none_is_planted() {
+        const { assert!(!is_planted(Mutant::EarlyVote)) };
+    }
+}

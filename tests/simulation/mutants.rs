@@ -1,0 +1,177 @@
+//! Every planted bug (`raftkvd::mutants`) has to be noticed, or the simulation proves less than it claims.
+//!
+//! One bug after the other is planted in the whole process, and the seeds 1, 2, 3, ... are run with it, several at a
+//! time, until one fails. `RAFTKVD_MUTANTS` names those to be tried, separated by commas (default: all). With
+//! `RAFTKVD_SIMULATION_SEEDS` so many seeds are run with each, and it is counted how many fail.
+//!
+//! Behind them come the faults of the daemon that are known (`plan.rs`): each is in the code, and has to be noticed by runs
+//! that may meet what leads to it.
+//!
+//! One seed with a bug, and with a log: `RAFTKVD_MUTANT=early-vote RAFTKVD_SIMULATION_SEED=1 cargo test --features
+//! mutants --test simulation one_seed -- --nocapture`.
+
+use crate::plan::{Known, Setup};
+use crate::{run_as_planted, say, threads, variable};
+use raftkvd::mutants::{Mutant, plant};
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
+
+/// A bug that so many seeds do not notice counts as missed.
+const SEEDS_MAX: u64 = 3000;
+
+/// In code that the simulation does not drive, does not look at, or comes to too seldom. A bug that is noticed leaves the
+/// list: the test fails until it does.
+const UNSEEN: &[Mutant] = &[
+    Mutant::HistoryGap,
+    Mutant::HistoryGapAfterSnapshot,
+    Mutant::LoneApplyOvertakes,
+    Mutant::LoneWriteOvertakes,
+    Mutant::RestoredIndexTooLow,
+    Mutant::TermNotAwaited,
+    Mutant::UnsettledRemovalTold,
+];
+
+/// How many seeds are run with each of those.
+const UNSEEN_SEEDS: u64 = 20;
+
+/// Written while a bug is planted, read by who runs seeds without one.
+static PLANTING: RwLock<()> = RwLock::new(());
+
+/// Waits until no bug is planted, and keeps it so.
+pub fn none_is_planted() -> RwLockReadGuard<'static, ()> {
+    // What a test that failed has left is as good as ever: it guards nothing but the moment.
+    PLANTING.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What seeds came to with one bug.
+struct Tried {
+    seeds: u64,
+    /// Why seeds failed, by seed.
+    caught: BTreeMap<u64, String>,
+    took: Duration,
+}
+
+/// Runs the seeds from 1 to `most`, or from 1 until one has failed. Which one that is does not depend on the threads: no
+/// seed is begun before all below it were.
+///
+/// A fault is noticed by what the run says of it: with a known fault others may show first.
+fn try_seeds(
+    most: u64,
+    until_caught: bool,
+    known: &BTreeSet<Known>,
+    tells: impl Fn(&str) -> bool + Sync,
+) -> Tried {
+    let began = Instant::now();
+    let taken = AtomicU64::new(0);
+    let is_caught = AtomicBool::new(false);
+    let caught = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads() {
+            scope.spawn(|| {
+                while !(until_caught && is_caught.load(Ordering::Relaxed)) {
+                    let seed = 1 + taken.fetch_add(1, Ordering::Relaxed);
+                    if seed > most {
+                        return;
+                    }
+                    if let Err(why) = run_as_planted(&Setup::of(seed, known))
+                        && tells(&why)
+                    {
+                        is_caught.store(true, Ordering::Relaxed);
+                        let mut caught = caught.lock().expect("adding does not panic");
+                        caught.insert(seed, why);
+                    }
+                }
+            });
+        }
+    });
+    Tried {
+        seeds: taken.into_inner().min(most),
+        caught: caught.into_inner().expect("adding does not panic"),
+        took: began.elapsed(),
+    }
+}
+
+/// Says what came of a bug. True: it was noticed.
+fn report(mutant: &str, tried: &Tried, until_caught: bool) -> bool {
+    let Tried { seeds, caught, .. } = tried;
+    let seconds = tried.took.as_secs_f64();
+    let Some((seed, why)) = caught.first_key_value() else {
+        say(&format!(
+            "mutant {mutant}: not caught by {seeds} seeds, {seconds:.1} s"
+        ));
+        return false;
+    };
+    let why = why.lines().next().unwrap_or_default();
+    say(&match until_caught {
+        true => format!(
+            "mutant {mutant}: caught by seed {seed} after {seeds} seeds, {seconds:.1} s: {why}"
+        ),
+        false => format!(
+            "mutant {mutant}: caught in {} of {seeds} seeds, {seconds:.1} s, first by seed {seed}: {why}",
+            caught.len()
+        ),
+    });
+    true
+}
+
+/// Those that `RAFTKVD_MUTANTS` names.
+fn chosen() -> (Vec<Mutant>, Vec<Known>) {
+    let Ok(names) = std::env::var("RAFTKVD_MUTANTS") else {
+        return (Mutant::ALL.to_vec(), Known::ALL.to_vec());
+    };
+    let (mut mutants, mut known) = (Vec::new(), Vec::new());
+    for name in names.split(',').map(str::trim) {
+        match Known::parse(name) {
+            Ok(faults) => known.extend(faults),
+            Err(_) => mutants.push(name.parse().unwrap_or_else(|why| panic!("{why}"))),
+        }
+    }
+    (mutants, known)
+}
+
+#[test]
+fn each_planted_bug_is_noticed() {
+    let count = variable("RAFTKVD_SIMULATION_SEEDS");
+    let (mutants, known) = chosen();
+    let began = Instant::now();
+    let (mut missed, mut seen) = (Vec::new(), Vec::new());
+    {
+        let _alone = PLANTING.write().unwrap_or_else(PoisonError::into_inner);
+        let hook = panic::take_hook();
+        panic::set_hook(Box::new(|_| {}));
+        for mutant in mutants {
+            let is_unseen = UNSEEN.contains(&mutant);
+            let most = match is_unseen {
+                true => UNSEEN_SEEDS,
+                false => SEEDS_MAX,
+            };
+            plant(Some(mutant));
+            let none = BTreeSet::new();
+            let tried = try_seeds(count.unwrap_or(most), count.is_none(), &none, |_| true);
+            plant(None);
+            match report(mutant.name(), &tried, count.is_none()) {
+                true if is_unseen => seen.push(mutant.name()),
+                false if !is_unseen => missed.push(mutant.name()),
+                _ => {}
+            }
+        }
+        for fault in known {
+            let met = BTreeSet::from([fault]);
+            let tells = |why: &str| fault.is_told_by(why);
+            let tried = try_seeds(count.unwrap_or(SEEDS_MAX), count.is_none(), &met, tells);
+            if !report(fault.name(), &tried, count.is_none()) {
+                missed.push(fault.name());
+            }
+        }
+        panic::set_hook(hook);
+    }
+    say(&format!("mutants: {} s", began.elapsed().as_secs()));
+    assert!(missed.is_empty(), "these bugs are not noticed: {missed:?}");
+    assert!(
+        seen.is_empty(),
+        "these bugs are noticed, and have to leave UNSEEN: {seen:?}"
+    );
+}
