@@ -456,6 +456,33 @@ fn a_sole_voter_leads_at_once_and_its_promises_wait_for_its_disk() {
 }
 
 #[test]
+fn a_sole_voter_says_nothing_in_a_term_that_its_disk_does_not_know() {
+    let mut cluster = Cluster::new(1);
+    let mut outcome = cluster.change(1, Kind::AddMember, 2);
+    cluster.add_host(2, Recovered::default());
+    cluster.settle();
+    applied(&mut outcome);
+    while cluster.node(2).members().members.is_empty() {
+        cluster.tick(1);
+    }
+    assert!(cluster.node(1).is_alone(), "2 is no learner any more");
+    let before = cluster.node(1).status().term;
+    cluster.crash(1);
+    cluster.hosts.get_mut(&1).unwrap().slow_disk = true;
+    cluster.start(1);
+    assert!(cluster.node(1).is_leader());
+    let mut outcome = cluster.put(1, "a");
+    cluster.tick(5);
+    assert_eq!(cluster.hosts[&1].disk.hard_state.term, before);
+    // A crash here would let it lead in the same term again, with another entry in the place of this one.
+    assert_eq!(cluster.node(2).status().term, before);
+    cluster.hosts.get_mut(&1).unwrap().slow_disk = false;
+    cluster.tick(5);
+    applied(&mut outcome);
+    assert_eq!(cluster.node(2).status().term, before + 1);
+}
+
+#[test]
 fn a_write_in_flight_when_its_leader_dies_succeeds_once_under_the_next() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
