@@ -1,15 +1,29 @@
-//! Clients that read and write a few hot keys through any member, and an operator who changes the membership.
+//! Clients that ask for what `mix.rs` chooses, and what becomes of their requests: on the way to a member, in the hands
+//! of the member, and on the way back.
 //!
 //! Every value is unique, so that a read tells which write it saw. Nothing is sent twice. A DELETE carries a unique
 //! value as well: the daemon ignores it, and the oracle knows the command by it.
+//!
+//! Clients draw from a stream of random numbers of their own (see `mix.rs`).
 
-use crate::checker::{Condition, FailedCheck, Input, Key, Operation, Output};
+use crate::backups::Backup;
+use crate::checker::{Condition, Input, Key, Operation, Output};
+use crate::commands::{command, output, told};
+use crate::disk::Random;
+use crate::lists;
+use crate::mix::key_name;
+use crate::oracle::Oracle;
 use crate::plan::Plan;
 use crate::process::Process;
+use crate::watchers::Watcher;
 use crate::world::{Event, MILLISECOND, SECOND, Target, World};
 use futures_channel::oneshot;
-use raftkvd::command::{Check, Command, Etags, Kind, Transaction, Write};
-use raftkvd::proposal::{NotProposed, Outcome, Proposal, Read};
+use raftkvd::command::SnapshotHeader;
+use raftkvd::inbox::Notice;
+use raftkvd::proposal::{
+    NotProposed, NotTransferred, Outcome, Proposal, Read, Transfer, TransferReply,
+};
+use raftkvd::store::Frozen;
 use std::collections::BTreeMap;
 
 /// Ticks that the node has for a request.
@@ -18,24 +32,49 @@ pub const DEADLINE_TICKS: u64 = 80;
 const PATIENCE: u64 = 4 * SECOND;
 
 pub struct Clients {
+    pub random: Random,
     open: BTreeMap<u64, Open>,
     next: u64,
     pub history: Vec<Operation>,
     /// The newest that was told of each key.
     etags: BTreeMap<Key, u64>,
+    /// The highest that any client was told.
+    newest: u64,
+    /// What each client knows.
+    own: Vec<Own>,
+    pub watchers: Vec<Watcher>,
+    pub backup: Option<Backup>,
     pub stopped: bool,
-    keys: u64,
-    value_bytes: u64,
+}
+
+#[derive(Default)]
+struct Own {
+    /// The machine that it asked last.
+    machine: Option<usize>,
+    /// The next page of its list.
+    page: Option<Input>,
+}
+
+/// What a client asks for.
+#[derive(Debug, Clone)]
+pub enum Wish {
+    Operation(Input),
+    /// That this member leads.
+    Handover {
+        to: u64,
+    },
 }
 
 /// A request that a client waits for.
-struct Open {
+pub struct Open {
     client: Option<usize>,
     machine: usize,
     /// Unique.
     value: Vec<u8>,
-    input: Input,
+    wish: Wish,
     invoked: u64,
+    /// The highest index that any client had been told by then.
+    newest: u64,
     waiting: Waiting,
 }
 
@@ -44,39 +83,80 @@ enum Waiting {
     Request,
     Write(oneshot::Receiver<Outcome>),
     Read(oneshot::Receiver<Result<(), NotProposed>>),
+    Freeze(oneshot::Receiver<(SnapshotHeader, Frozen)>),
+    /// A list is being made of the map.
+    Map(u64, Frozen),
+    /// The term that the member knew when it was asked.
+    Transfer(u64, oneshot::Receiver<Result<(), NotTransferred>>),
     /// On its way back.
     Answer(Output),
 }
 
 impl Clients {
-    pub fn new(plan: &Plan) -> Clients {
+    pub fn new(seed: u64, plan: &Plan) -> Clients {
         Clients {
+            random: Random(seed),
             open: BTreeMap::new(),
             next: 0,
             history: Vec::new(),
             etags: BTreeMap::new(),
+            newest: 0,
+            own: (0..plan.asks.clients).map(|_| Own::default()).collect(),
+            watchers: Vec::new(),
+            backup: None,
             stopped: false,
-            keys: plan.keys,
-            value_bytes: plan.value_bytes,
         }
     }
 
     pub fn is_open(&self, operation: u64) -> bool {
         self.open.contains_key(&operation)
     }
+
+    /// How many requests there were.
+    pub fn asked(&self) -> u64 {
+        self.next
+    }
+
+    pub fn newest_etag(&self, key: &Key) -> Option<u64> {
+        self.etags.get(key).copied()
+    }
+
+    /// The highest index that any client was told.
+    pub fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// Somebody was told of this index.
+    pub fn hears(&mut self, index: u64) {
+        self.newest = self.newest.max(index);
+    }
+
+    pub fn asked_before(&self, client: usize) -> Option<usize> {
+        self.own[client].machine
+    }
 }
 
-fn key_name(key: u64) -> Key {
-    format!("k{key}").into_bytes()
+impl Open {
+    /// A linearizable answer as of this index.
+    pub fn is_not_older(&self, index: u64) {
+        assert!(
+            index >= self.newest,
+            "{:?} was answered as of {index}, when {} was known",
+            self.wish,
+            self.newest
+        );
+    }
 }
 
 impl World {
     /// Everything begins.
     pub fn begin(&mut self) {
-        for client in 0..self.plan.clients {
-            let delay = self.random.below(SECOND);
+        for client in 0..self.plan.asks.clients {
+            let delay = self.clients.random.below(SECOND);
             self.after(delay, Event::Client(client as usize));
         }
+        self.begin_watchers();
+        self.begin_backups();
         self.after(SECOND, Event::Fault);
         self.after(2 * SECOND, Event::Admin);
     }
@@ -86,59 +166,40 @@ impl World {
         if self.clients.stopped {
             return;
         }
-        let number = self.random.below(self.clients.keys);
-        let machine = self.random.below(self.machines.len() as u64) as usize;
-        let key = key_name(number);
-        let etag = self.clients.etags.get(&key).copied();
-        let condition = match (self.random.below(4), etag) {
-            (0, Some(etag)) => Condition::IfMatch(etag),
-            (1, _) => Condition::IfAbsent,
-            _ => Condition::None,
+        if let Some(time) = self.plan.asks.silent_until(self.now) {
+            let delay = self.clients.random.below(200 * MILLISECOND);
+            return self.after(time - self.now + delay, Event::Client(client));
+        }
+        let Some(machine) = self.whom(client) else {
+            let delay = self
+                .clients
+                .random
+                .between(20 * MILLISECOND, 400 * MILLISECOND);
+            return self.after(delay, Event::Client(client));
         };
-        let unique = self.value();
-        let value = unique.clone();
-        let input = match self.random.below(10) {
-            0..5 => Input::Get { key },
-            // Two keys, if the condition on the first one holds.
-            8 if self.clients.keys > 1 => Input::Transaction {
-                checks: match condition {
-                    Condition::None => Vec::new(),
-                    condition => vec![(key.clone(), condition)],
-                },
-                writes: [key, key_name((number + 1) % self.clients.keys)]
-                    .map(|key| (key, Some(value.clone())))
-                    .into(),
-            },
-            5..9 => Input::Put {
-                key,
-                value,
-                condition,
-            },
-            _ => Input::Delete { key, condition },
+        let own = &mut self.clients.own[client];
+        own.machine = Some(machine);
+        let (wish, value) = match own.page.take() {
+            Some(page) => (Wish::Operation(page), Vec::new()),
+            None => self.next_wish(),
         };
-        self.ask(Some(client), machine, unique, input);
+        self.ask(Some(client), machine, value, wish);
     }
 
-    fn value(&mut self) -> Vec<u8> {
-        let length = self.random.below(self.clients.value_bytes) as usize;
-        let mut value = format!("{} ", self.clients.next + 1).into_bytes();
-        value.resize(value.len() + length, b'.');
-        value
-    }
-
-    fn ask(&mut self, client: Option<usize>, machine: usize, value: Vec<u8>, input: Input) -> u64 {
+    fn ask(&mut self, client: Option<usize>, machine: usize, value: Vec<u8>, wish: Wish) -> u64 {
         self.clients.next += 1;
         let number = self.clients.next;
         let open = Open {
             client,
             machine,
             value,
-            input,
+            wish,
             invoked: self.now,
+            newest: self.clients.newest,
             waiting: Waiting::Request,
         };
         self.clients.open.insert(number, open);
-        let delay = self.random.between(50, 2 * MILLISECOND);
+        let delay = self.clients.random.between(50, 2 * MILLISECOND);
         let target = self.target(machine);
         self.after(delay, Event::Request(target, number));
         self.after(PATIENCE, Event::GiveUp(number));
@@ -148,17 +209,18 @@ impl World {
     /// A read or a write of a key through this machine, for the end of a run.
     pub fn ask_read(&mut self, machine: usize, key: u64) -> u64 {
         let key = key_name(key);
-        self.ask(None, machine, Vec::new(), Input::Get { key })
+        let wish = Wish::Operation(Input::Get { key });
+        self.ask(None, machine, Vec::new(), wish)
     }
 
     pub fn ask_write(&mut self, machine: usize, key: u64) -> u64 {
         let value = self.value();
-        let input = Input::Put {
+        let wish = Wish::Operation(Input::Put {
             key: key_name(key),
             value: value.clone(),
             condition: Condition::None,
-        };
-        self.ask(None, machine, value, input)
+        });
+        self.ask(None, machine, value, wish)
     }
 
     /// A request arrives at its member.
@@ -166,24 +228,36 @@ impl World {
         let Some(open) = self.clients.open.get_mut(&number) else {
             return;
         };
-        let process = self.machines[target.machine].process.as_mut();
+        let process = self.machines[target.machine].process.as_ref();
         let process = process.expect("it was looked for");
-        if let Input::Get { .. } = open.input {
-            let (reply, permission) = oneshot::channel();
-            process.inbox.read(Read {
-                deadline_ticks: DEADLINE_TICKS,
-                reply,
-            });
-            open.waiting = Waiting::Read(permission);
-        } else {
-            let (reply, outcome) = oneshot::channel();
-            process.inbox.propose(Proposal {
-                command: command(open),
-                deadline_ticks: DEADLINE_TICKS,
-                reply,
-            });
-            open.waiting = Waiting::Write(outcome);
-        }
+        open.waiting = match &open.wish {
+            Wish::Operation(Input::Get { .. } | Input::List { .. }) => {
+                let (reply, permission) = oneshot::channel();
+                process.inbox.read(Read {
+                    deadline_ticks: DEADLINE_TICKS,
+                    reply,
+                });
+                Waiting::Read(permission)
+            }
+            Wish::Operation(input) => {
+                let (reply, outcome) = oneshot::channel();
+                process.inbox.propose(Proposal {
+                    command: command(input, &open.value),
+                    deadline_ticks: DEADLINE_TICKS,
+                    reply,
+                });
+                Waiting::Write(outcome)
+            }
+            Wish::Handover { to } => {
+                let (reply, outcome): (TransferReply, _) = oneshot::channel();
+                process.inbox.transfer(Transfer {
+                    to: *to,
+                    deadline_ticks: DEADLINE_TICKS,
+                    reply,
+                });
+                Waiting::Transfer(process.node().status().term, outcome)
+            }
+        };
         self.wake(target.machine);
     }
 
@@ -191,6 +265,7 @@ impl World {
     pub fn refused(&mut self, number: u64) {
         if let Some(open) = self.clients.open.get_mut(&number) {
             open.waiting = Waiting::Answer(Output::NotApplied);
+            self.count("requests that met nobody");
             self.after(20 * MILLISECOND, Event::Response(number));
         }
     }
@@ -201,44 +276,31 @@ impl World {
             return;
         };
         let mut answered = Vec::new();
+        let mut transferred = Vec::new();
+        let mut freezes = false;
         for (number, open) in &mut self.clients.open {
             if open.machine != machine {
                 continue;
             }
-            let output = match &mut open.waiting {
-                Waiting::Write(outcome) => match outcome.try_recv() {
-                    Ok(None) => continue,
-                    Ok(Some(outcome)) => Some(outcome),
-                    Err(_) => None,
+            match open.goes_on(process, &mut self.oracle) {
+                Step::None => {}
+                Step::Freezes => freezes = true,
+                Step::Answered => answered.push(*number),
+                Step::Transferred(to, term, outcome) => {
+                    answered.push(*number);
+                    transferred.push((to, term, outcome));
                 }
-                .map_or(Output::Unknown, written),
-                Waiting::Read(permission) => match permission.try_recv() {
-                    Ok(None) => continue,
-                    Ok(Some(Ok(()))) => read(process, &open.input),
-                    Ok(Some(Err(_))) | Err(_) => Output::NotApplied,
-                },
-                Waiting::Request | Waiting::Answer(_) => continue,
-            };
-            let place = match &output {
-                Output::Written(index) => Some(*index),
-                Output::Transacted { index, .. } => Some(Some(*index)),
-                Output::ConditionFailed(_) | Output::ChecksFailed(_) => Some(None),
-                _ => None,
-            };
-            if let Some(place) = place {
-                self.oracle.acknowledges(&open.value, place);
             }
-            answered.push(*number);
-            // The answer to a DELETE has no ETag.
-            let output = match (&open.input, output) {
-                (Input::Delete { .. }, Output::Written(_)) => Output::Written(None),
-                (_, output) => output,
-            };
-            open.waiting = Waiting::Answer(output);
         }
         for number in answered {
-            let delay = self.random.between(50, 2 * MILLISECOND);
+            let delay = self.clients.random.between(50, 2 * MILLISECOND);
             self.after(delay, Event::Response(number));
+        }
+        for (to, term, outcome) in transferred {
+            self.handed_over(to, term, outcome);
+        }
+        if freezes {
+            self.wake(machine);
         }
     }
 
@@ -247,7 +309,7 @@ impl World {
         let mut broken = Vec::new();
         for (number, open) in &mut self.clients.open {
             if open.machine == machine
-                && matches!(open.waiting, Waiting::Write(_) | Waiting::Read(_))
+                && !matches!(open.waiting, Waiting::Request | Waiting::Answer(_))
             {
                 open.waiting = Waiting::Answer(Output::Unknown);
                 broken.push(*number);
@@ -259,13 +321,14 @@ impl World {
     }
 
     pub fn response(&mut self, number: u64) {
-        if let Some(open) = self.clients.open.remove(&number) {
-            let Waiting::Answer(output) = open.waiting else {
-                panic!("operation {number} was answered without an answer");
-            };
-            let open = Open {
-                waiting: Waiting::Request,
-                ..open
+        if let Some(mut open) = self.clients.open.remove(&number) {
+            let waiting = std::mem::replace(&mut open.waiting, Waiting::Request);
+            let output = match (waiting, &open.wish) {
+                (Waiting::Answer(output), _) => output,
+                (Waiting::Map(index, map), Wish::Operation(input)) => {
+                    lists::page(&open, input, index, map, &self.oracle)
+                }
+                _ => panic!("operation {number} was answered without an answer"),
             };
             self.record(open, output);
         }
@@ -285,131 +348,128 @@ impl World {
     }
 
     fn record(&mut self, open: Open, output: Output) {
-        for (key, etag) in told(&open.input, &output) {
+        if let Some(client) = open.client {
+            let delay = self
+                .clients
+                .random
+                .between(MILLISECOND, self.plan.asks.thinking);
+            self.after(delay, Event::Client(client));
+        }
+        let Wish::Operation(input) = open.wish else {
+            return;
+        };
+        for (key, etag) in told(&input, &output) {
+            self.clients.hears(etag);
             self.clients.etags.insert(key.clone(), etag);
         }
-        self.count(match &output {
-            Output::Value(_) => "reads answered",
-            Output::Written(_) | Output::Transacted { .. } => "writes acknowledged",
-            Output::ConditionFailed(_) | Output::ChecksFailed(_) => "conditions failed",
-            Output::NotApplied => "requests refused",
-            Output::Unknown => "outcomes unknown",
-            Output::Listed { .. } => panic!("nobody asked for a list: {output}"),
-        });
-        if let Output::Transacted { .. } | Output::ChecksFailed(_) = &output {
-            self.count("transactions answered");
+        self.count(counted(&input, &output));
+        if let Some(client) = open.client {
+            self.clients.own[client].page = lists::next_page(&input, &output);
         }
         let unknown = output == Output::Unknown;
         self.clients.history.push(Operation {
             node: open.machine as u64,
             invoked: open.invoked,
             returned: (!unknown).then_some(self.now),
-            input: open.input,
+            input,
             output,
         });
-        if let Some(client) = open.client {
-            let delay = self.random.between(MILLISECOND, self.plan.thinking);
-            self.after(delay, Event::Client(client));
-        }
     }
 }
 
-/// The ETags that an answer names.
-fn told<'a>(input: &'a Input, output: &Output) -> Vec<(&'a Key, u64)> {
-    match (input, output) {
-        (Input::Get { key }, Output::Value(Some((_, etag))))
-        | (Input::Put { key, .. }, Output::Written(Some(etag))) => vec![(key, *etag)],
-        (Input::Transaction { writes, .. }, Output::Transacted { index, .. }) => {
-            let puts = writes.iter().filter(|(_, value)| value.is_some());
-            puts.map(|(key, _)| (key, *index)).collect()
-        }
-        _ => Vec::new(),
+/// What becomes of a request when its member has done something.
+enum Step {
+    None,
+    /// It asks for the map.
+    Freezes,
+    Answered,
+    /// Whom it wants to lead, the term that was known when it came, and the answer.
+    Transferred(u64, u64, Result<(), NotTransferred>),
+}
+
+impl Open {
+    fn goes_on(&mut self, process: &Process, oracle: &mut Oracle) -> Step {
+        let (answer, step) = match (&mut self.waiting, &self.wish) {
+            (Waiting::Write(outcome), Wish::Operation(input)) => {
+                let output = match outcome.try_recv() {
+                    Ok(None) => return Step::None,
+                    Ok(Some(outcome)) => output(outcome),
+                    Err(_) => Output::Unknown,
+                };
+                match told_place(&output) {
+                    Some(place) => oracle.acknowledges(&self.value, place),
+                    None if output == Output::NotApplied => oracle.written.refuse(&self.value),
+                    None => {}
+                }
+                // The answer to a DELETE has no ETag.
+                let output = match (input, output) {
+                    (Input::Delete { .. }, Output::Written(_)) => Output::Written(None),
+                    (_, output) => output,
+                };
+                (output, Step::Answered)
+            }
+            (Waiting::Read(permission), Wish::Operation(input)) => {
+                match (permission.try_recv(), input) {
+                    (Ok(None), _) => return Step::None,
+                    (Ok(Some(Ok(()))), Input::Get { key }) => {
+                        let value = process.store.get(key);
+                        let value = value.map(|value| (value.bytes.to_vec(), value.index));
+                        (Output::Value(value), Step::Answered)
+                    }
+                    (Ok(Some(Ok(()))), _) => {
+                        let (reply, frozen) = oneshot::channel();
+                        process.inbox.notice(Notice::Freeze(reply));
+                        self.waiting = Waiting::Freeze(frozen);
+                        return Step::Freezes;
+                    }
+                    (Ok(Some(Err(_))) | Err(_), _) => (Output::NotApplied, Step::Answered),
+                }
+            }
+            (Waiting::Freeze(frozen), _) => match frozen.try_recv() {
+                Ok(None) => return Step::None,
+                Ok(Some((header, map))) => {
+                    self.waiting = Waiting::Map(header.index, map);
+                    return Step::Answered;
+                }
+                Err(_) => (Output::Unknown, Step::Answered),
+            },
+            (Waiting::Transfer(term, outcome), Wish::Handover { to }) => {
+                let outcome = match outcome.try_recv() {
+                    Ok(None) => return Step::None,
+                    Ok(Some(outcome)) => outcome,
+                    Err(_) => Err(NotTransferred::Unknown),
+                };
+                let step = Step::Transferred(*to, *term, outcome);
+                (Output::Unknown, step)
+            }
+            _ => return Step::None,
+        };
+        self.waiting = Waiting::Answer(answer);
+        step
     }
 }
 
-fn etags(condition: Condition) -> (Option<Etags>, Option<Etags>) {
-    let mut etags = Etags::new();
-    etags.any = matches!(condition, Condition::IfAbsent | Condition::IfPresent);
-    match condition {
-        Condition::None => (None, None),
-        Condition::IfMatch(etag) => {
-            etags.indexes = vec![etag];
-            (Some(etags), None)
-        }
-        Condition::IfPresent => (Some(etags), None),
-        Condition::IfAbsent => (None, Some(etags)),
+/// Where an answer says that its command stands in the log, if it says that it is there: `Some(None)` is somewhere.
+fn told_place(output: &Output) -> Option<Option<u64>> {
+    match output {
+        Output::Written(index) => Some(*index),
+        Output::Transacted { index, .. } => Some(Some(*index)),
+        Output::ConditionFailed(_) | Output::ChecksFailed(_) => Some(None),
+        _ => None,
     }
 }
 
-fn command(open: &Open) -> Command {
-    let mut command = Command::new();
-    // The value of a transaction stays with the command as well: the oracle knows it by that.
-    command.value = open.value.clone().into();
-    match &open.input {
-        Input::Put { key, condition, .. } | Input::Delete { key, condition } => {
-            command.kind = match &open.input {
-                Input::Put { .. } => Kind::Put,
-                _ => Kind::Delete,
-            };
-            command.key = key.clone().into();
-            let (if_match, if_none_match) = etags(*condition);
-            command.if_match = if_match.into();
-            command.if_none_match = if_none_match.into();
-        }
-        Input::Transaction { checks, writes } => {
-            command.kind = Kind::Transaction;
-            command.transaction = Some(transaction(checks, writes)).into();
-        }
-        Input::Get { .. } | Input::List { .. } => panic!("a read is no command: {}", open.input),
+fn counted(input: &Input, output: &Output) -> &'static str {
+    match (output, input) {
+        (Output::Value(_), _) => "reads answered",
+        (Output::Listed { .. }, Input::List { after: Some(_), .. }) => "further pages answered",
+        (Output::Listed { .. }, _) => "lists answered",
+        (Output::Transacted { .. }, _) => "transactions answered",
+        (Output::Written(_), Input::Delete { .. }) => "deletions acknowledged",
+        (Output::Written(_), _) => "writes acknowledged",
+        (Output::ChecksFailed(_), _) => "checks failed",
+        (Output::ConditionFailed(_), _) => "conditions failed",
+        (Output::NotApplied, _) => "requests refused",
+        (Output::Unknown, _) => "outcomes unknown",
     }
-    command
-}
-
-fn transaction(checks: &[(Key, Condition)], writes: &[(Key, Option<Vec<u8>>)]) -> Transaction {
-    let mut transaction = Transaction::new();
-    for (key, condition) in checks {
-        let mut check = Check::new();
-        check.key = key.clone().into();
-        let (if_match, if_none_match) = etags(*condition);
-        check.if_match = if_match.into();
-        check.if_none_match = if_none_match.into();
-        transaction.checks.push(check);
-    }
-    for (key, value) in writes {
-        let mut write = Write::new();
-        write.key = key.clone().into();
-        write.delete = value.is_none();
-        write.value = value.clone().unwrap_or_default().into();
-        transaction.writes.push(write);
-    }
-    transaction
-}
-
-fn written(outcome: Outcome) -> Output {
-    match outcome {
-        Outcome::Applied { index } => Output::Written(Some(index)),
-        Outcome::Transacted { index, existed } => Output::Transacted {
-            index,
-            existed: existed.into(),
-        },
-        Outcome::ConditionFailed { current } => Output::ConditionFailed(current),
-        Outcome::ChecksFailed(failed) => {
-            let failed = failed.iter().map(|check| FailedCheck {
-                position: check.position,
-                current: check.current,
-            });
-            Output::ChecksFailed(failed.collect())
-        }
-        Outcome::NotProposed(_) => Output::NotApplied,
-        Outcome::Unknown => Output::Unknown,
-        Outcome::Refused(why) => panic!("a write was refused: {why}"),
-    }
-}
-
-fn read(process: &Process, input: &Input) -> Output {
-    let Input::Get { key } = input else {
-        panic!("no read of a key: {input}");
-    };
-    let value = process.store.get(key);
-    Output::Value(value.map(|value| (value.bytes.to_vec(), value.index)))
 }

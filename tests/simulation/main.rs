@@ -10,12 +10,18 @@
 //! `RAFTKVD_SIMULATION_SEED` runs one seed only, with a log, and `RAFTKVD_SIMULATION_THREADS` says how many runs go on
 //! at the same time.
 
+mod backups;
+mod changes;
 #[path = "../linearizability/checker/mod.rs"]
 mod checker;
 mod clients;
+mod commands;
 mod disk;
 mod faults;
+mod handovers;
+mod lists;
 mod lives;
+mod mix;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod network;
@@ -25,7 +31,9 @@ mod plan;
 mod ports;
 mod process;
 mod run;
+mod watchers;
 mod world;
+mod written;
 
 use plan::{Known, Setup};
 use rustix::time::{ClockId, clock_gettime};

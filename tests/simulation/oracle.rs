@@ -2,7 +2,10 @@
 //!
 //! A violation panics with both values; whoever runs the seed catches it and prints the seed.
 
+use crate::changes::Changes;
 use crate::disk::Random;
+use crate::handovers::Standings;
+use crate::written::Written;
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raftkvd::command::{Command, Etags, Kind};
 use raftkvd::members::Members;
@@ -41,6 +44,9 @@ pub struct Oracle {
     map: BTreeMap<Vec<u8>, Value>,
     /// Sum of the hashes of what is in the map: the newest of `states`.
     state: u64,
+    pub changes: Changes,
+    pub written: Written,
+    pub standings: Standings,
     snapshots: BTreeMap<u64, SnapshotMeta>,
     /// Each membership that was published, with the index of its first entry.
     members: Vec<(u64, Arc<Members>)>,
@@ -49,7 +55,7 @@ pub struct Oracle {
     /// How many of these were told by a node, and so can't be lost any more.
     told: usize,
     /// By index and term: the id that an entry on a disk adds, promotes or removes.
-    changes: BTreeMap<(u64, u64), u64>,
+    member_changes: BTreeMap<(u64, u64), u64>,
     /// Ids that were added or removed, each with the index of the entry that did.
     lives: BTreeSet<(u64, u64)>,
     /// Where each client's operation stands in the log.
@@ -137,6 +143,12 @@ impl Oracle {
             matched <= last,
             "leader {leader}, whose log ends at {last}, believes that member {peer} holds {matched}"
         );
+    }
+
+    /// A member has led in this term or in a later one.
+    pub fn led_since(&self, member: u64, term: u64) -> bool {
+        let mut leaders = self.leaders.range(term..);
+        leaders.any(|(_, leader)| *leader == member)
     }
 
     /// A vote or append response leaves a machine.
@@ -240,7 +252,8 @@ impl Oracle {
             let mut checks = transaction.checks.iter();
             if checks.all(|c| self.passes(&c.key, c.if_match.as_ref(), c.if_none_match.as_ref())) {
                 for write in transaction.writes.iter() {
-                    self.put(&write.key, index, &write.value);
+                    let value = (!write.delete).then_some(&write.value[..]);
+                    self.write(index, &write.key, value);
                 }
             }
             return;
@@ -249,22 +262,23 @@ impl Oracle {
         if !self.passes(&command.key, if_match.as_ref(), if_none_match.as_ref()) {
             return;
         }
-        if command.kind == Kind::Put {
-            self.put(&command.key, index, &command.value);
-        } else {
-            self.delete(&command.key);
+        let value = (command.kind == Kind::Put).then_some(&command.value[..]);
+        self.write(index, &command.key, value);
+    }
+
+    fn write(&mut self, index: u64, key: &[u8], value: Option<&[u8]>) {
+        let before = match value {
+            Some(value) => {
+                self.state = self.state.wrapping_add(entry_hash(key, index, value));
+                self.map.insert(key.to_vec(), (index, value.to_vec()))
+            }
+            None => self.map.remove(key),
+        };
+        if let Some((index, value)) = &before {
+            self.state = self.state.wrapping_sub(entry_hash(key, *index, value));
         }
-    }
-
-    fn put(&mut self, key: &[u8], index: u64, value: &[u8]) {
-        self.delete(key);
-        self.state = self.state.wrapping_add(entry_hash(key, index, value));
-        self.map.insert(key.to_vec(), (index, value.to_vec()));
-    }
-
-    fn delete(&mut self, key: &[u8]) {
-        if let Some((index, value)) = self.map.remove(key) {
-            self.state = self.state.wrapping_sub(entry_hash(key, index, &value));
+        if value.is_some() || before.is_some() {
+            self.changes.add(index, key, value);
         }
     }
 
@@ -317,6 +331,7 @@ impl Oracle {
                 let first = same.map(|(_, same)| same.clone());
                 let first = first.unwrap_or_else(|| Arc::new(members.clone()));
                 self.published.insert(index, first.clone());
+                self.standings.add(members);
                 first
             }
         };
@@ -348,7 +363,7 @@ impl Oracle {
             let explained = self
                 .committed
                 .range(entries.clone())
-                .any(|(index, entry)| self.changes.get(&(*index, entry.term)) == Some(id));
+                .any(|(index, entry)| self.member_changes.get(&(*index, entry.term)) == Some(id));
             // What a snapshot stands for is committed, and was published by somebody.
             let unseen = self.committed.range(entries.clone()).count() as u64;
             assert!(
@@ -366,7 +381,7 @@ impl Oracle {
 
     /// An entry that changes this member is on a disk.
     pub fn stores_change(&mut self, index: u64, term: u64, id: u64) {
-        self.changes.insert((index, term), id);
+        self.member_changes.insert((index, term), id);
     }
 
     /// The entry at this index has added this id, or removed it.
@@ -425,6 +440,26 @@ impl Oracle {
             .entry(meta.index)
             .or_insert_with(|| meta.clone());
         assert_eq!(first, meta, "members differ in their replicated state");
+    }
+
+    /// The newest entry that any member has published.
+    pub fn newest(&self) -> u64 {
+        self.states.len() as u64
+    }
+
+    /// That of a new cluster which begins with this one's map at an index.
+    pub fn restored(&self, index: u64) -> Oracle {
+        let map = self.changes.map_at(index).into_iter();
+        let map = map.map(|(key, (index, value))| (key.to_vec(), (index, value.to_vec())));
+        let mut states = self.states.clone();
+        states.truncate(index as usize);
+        Oracle {
+            applied: vec![0; index as usize - 1],
+            state: *states.last().expect("a map has an index of 1 at least"),
+            states,
+            map: map.collect(),
+            ..Oracle::default()
+        }
     }
 
     /// Entries that were committed.

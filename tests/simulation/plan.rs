@@ -5,6 +5,7 @@
 //! meet in some runs more often than if every run had a little of everything.
 
 use crate::disk::Random;
+use crate::mix::Mix;
 use crate::world::{MILLISECOND, SECOND};
 use std::collections::BTreeSet;
 
@@ -217,10 +218,7 @@ pub enum Changes {
 /// See the module.
 pub struct Plan {
     pub members: u64,
-    pub clients: u64,
-    pub keys: u64,
-    pub value_bytes: u64,
-    pub thinking: u64,
+    pub asks: Mix,
     pub changes: Changes,
     /// A cluster does not grow beyond.
     pub members_max: usize,
@@ -267,10 +265,7 @@ impl Plan {
         ]);
         let mut plan = Plan {
             members: *random.pick(&[1, 3, 3, 3, 5]),
-            clients: random.between(2, 8),
-            keys: random.between(1, 6),
-            value_bytes: *random.pick(&[10, 100, 3000]),
-            thinking: *random.pick(&[20, 100, 400]) * MILLISECOND,
+            asks: Mix::draw(random),
             changes,
             members_max: *random.pick(&[3, 5]),
             operator_pause: *random.pick(&[3, 3, 15]) * SECOND,
@@ -290,7 +285,7 @@ impl Plan {
         let cuts = &setup.cuts;
         plan.members = cuts.members.unwrap_or(plan.members);
         plan.duration = cuts.duration.unwrap_or(plan.duration);
-        plan.clients = cuts.clients.unwrap_or(plan.clients);
+        plan.asks.clients = cuts.clients.unwrap_or(plan.asks.clients);
         plan
     }
 
@@ -306,7 +301,7 @@ impl Plan {
         if setup.meets(Known::OlderCopyUnnoticed) {
             favour(Kind::OlderCopy);
             (self.members, self.changes) = (3, Changes::None);
-            (self.interval, self.thinking) = (700 * MILLISECOND, 400 * MILLISECOND);
+            (self.interval, self.asks.thinking) = (700 * MILLISECOND, 400 * MILLISECOND);
         } else {
             self.kinds.retain(|kind| *kind != Kind::OlderCopy);
         }
@@ -321,7 +316,7 @@ impl Plan {
         }
         if setup.meets(Known::PromotionNotSettled) {
             // Nothing is written behind the last promotion.
-            (self.clients, self.thinking) = (2, 20 * SECOND);
+            (self.asks.clients, self.asks.thinking) = (2, 20 * SECOND);
             self.members_max = 3;
             self.ends_in_the_dark = true;
         }

@@ -40,9 +40,7 @@ pub const ELECTION_TICKS: usize = 10;
 /// Ticks between heartbeats.
 pub const HEARTBEAT_TICKS: usize = 2;
 /// Where a member keeps its data, on its own disk.
-const DATA_DIR: &str = "/data";
-/// As the daemon has by default.
-const HISTORY_BYTES: u64 = 1 << 20;
+pub const DATA_DIR: &str = "/data";
 
 /// Where the queue of a thread stands.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +105,7 @@ pub struct Launch<'a> {
     pub options: Options,
     pub snapshot_bytes: u64,
     pub pinned_log_bytes: u64,
+    pub history_bytes: u64,
     pub tick: u64,
     pub logger: Logger,
 }
@@ -171,7 +170,7 @@ impl Process {
         let view = View::default().next(launch.id, known, joining);
         let known = known.members.keys().copied().collect();
         let inbox = Arc::new(Inbox::default());
-        let history = Arc::new(History::new(HISTORY_BYTES));
+        let history = Arc::new(History::new(launch.history_bytes));
         history.begin(applied, before_memory);
         let (commits, batches) = apply::channel(Arc::new(Replay::new()), history.clone());
         let wal_reader = opened.wal.read_back();

@@ -21,12 +21,17 @@ pub fn run(setup: &Setup, story: bool, logger: &Logger) -> Summary {
     world.write_everywhere();
     world.converge();
     world.read_everywhere();
+    world.back_up_now();
+    world.watch_to_the_end();
     world.give_up_all();
     let history = &world.clients.history;
     if let Err(violation) = checker::check(history) {
         panic!("{violation}");
     }
     world.summary.operations = history.len() as u64;
+    let refused = world.oracle.written.refused();
+    let counts = &mut world.summary.counts;
+    counts.insert("writes refused by a member and in no log", refused);
     world.summary.simulated = world.now;
     world.summary.committed = world.oracle.committed();
     world.summary.trace ^= oracle::hash(history);
@@ -93,7 +98,7 @@ impl World {
             let end = self.now + PATIENCE;
             while self.acknowledged() == before {
                 assert!(self.now < end, "no write through machine {place} succeeds");
-                let key = self.random.below(self.plan.keys);
+                let key = self.clients.random.below(self.plan.asks.keys);
                 let operation = self.ask_write(place, key);
                 self.finish(operation);
             }
@@ -107,11 +112,20 @@ impl World {
 
     fn read_everywhere(&mut self) {
         for place in self.places() {
-            for key in 0..self.plan.keys {
+            for key in 0..self.plan.asks.keys {
                 let operation = self.ask_read(place, key);
                 self.finish(operation);
             }
         }
+    }
+
+    fn watch_to_the_end(&mut self) {
+        self.run_until(self.now + PATIENCE, World::watchers_are_up_to_date);
+        assert!(
+            self.watchers_are_up_to_date(),
+            "watchers miss changes up to {} in peace",
+            self.oracle.newest()
+        );
     }
 
     fn finish(&mut self, operation: u64) {

@@ -73,6 +73,8 @@ pub enum Event {
     Response(u64),
     GiveUp(u64),
     Client(usize),
+    Watcher(usize),
+    Backup,
     Admin,
     Fault,
     Recover(usize),
@@ -125,6 +127,8 @@ impl Event {
             Event::ReadBack(_) => 20,
             Event::Send(..) => 21,
             Event::Purge(_) => 22,
+            Event::Watcher(watcher) => 23 + ((*watcher as u64) << 8),
+            Event::Backup => 24,
         }
     }
 }
@@ -249,7 +253,7 @@ impl World {
             random.next();
         }
         let plan = Plan::draw(&mut random, setup);
-        let clients = Clients::new(&plan);
+        let clients = Clients::new(random.next(), &plan);
         let options = Options {
             segment_bytes: random.between(4 << 10, 32 << 10),
             batch_bytes: random.between(1 << 10, 16 << 10) as usize,
@@ -424,6 +428,8 @@ impl World {
             Event::Response(operation) => self.response(operation),
             Event::GiveUp(operation) => self.give_up(operation),
             Event::Client(client) => self.client(client),
+            Event::Watcher(watcher) => self.watch(watcher),
+            Event::Backup => self.back_up(),
             Event::Admin => self.admin(),
             Event::Fault => self.fault(),
             Event::Recover(at) => self.recover(at),
@@ -496,6 +502,7 @@ impl World {
             options: self.options,
             snapshot_bytes: self.snapshot_bytes,
             pinned_log_bytes: self.pinned_log_bytes,
+            history_bytes: self.plan.asks.history_bytes,
             tick: machine.tick,
             logger: self
                 .logger
