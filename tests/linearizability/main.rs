@@ -2,5 +2,7 @@
 
 mod checker;
 
+mod across;
+mod exhaustive;
 mod histories;
 mod random;

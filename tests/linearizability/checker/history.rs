@@ -241,3 +241,12 @@ pub fn shown(bytes: &[u8]) -> String {
         length => format!("\"{text}...\" ({length} bytes)"),
     }
 }
+
+/// A statement with the operations that show it.
+pub fn told(what: &str, operations: &[&Operation]) -> String {
+    let mut text = what.to_owned();
+    for operation in operations {
+        text += &format!("\n    {operation}");
+    }
+    text
+}

@@ -1,16 +1,46 @@
 //! The checker: given what clients asked and were told, and when, is there one order of all operations on all keys,
-//! each somewhere between its call and its return, in which a single map would have given the same answers?
+//! each somewhere between its call and its return, in which a single map would have given the same answers? That is
+//! strict serializability: of transactions, lists and single operations alike.
+//!
+//! The simulation and the cluster tests record [`Operation`]s and hand them to [`check`]: first what one answer shows
+//! alone (`alone`), then what follows without a search (`facts`), then the search for an order (`search`), and if there
+//! is none, the few operations that contradict each other (`explain`).
+//!
+//! What is required of ETags, beyond strict serializability, since the daemon promises it: an ETag is the place of a
+//! write in the log. So
+//! - all that a transaction puts has one ETag, and one ETag of one key belongs to one write;
+//! - along the order ETags never fall, over all keys. Several writes of different keys may share one, as commands share
+//!   an entry of the log; then their order is open;
+//! - a list is as of its index: it comes behind all writes up to this index, and before all later ones.
+//!
+//! None of it is believed: it makes the checker stricter, and fast. A history whose ETags contradict its times or its
+//! values is bad. What has no index (reads of a key, failed conditions, DELETEs, unknown outcomes) is left to search.
+//!
+//! Clients must not guess the ETags of their conditions: each has to come from an answer, or be one that no write can
+//! have. Every key is absent in the beginning. Stale reads have no place in a history. Times may be of any clock that
+//! all clients share; an operation that is called at the very time at which another one returns counts as concurrent
+//! with it.
 
 // Compiled into several test binaries, of which none uses all of it.
-#![allow(dead_code, unused_imports)]
+#![allow(dead_code)]
 
+mod alone;
+mod explain;
+mod facts;
 mod history;
-mod single;
+mod search;
 
-pub use history::{Condition, FailedCheck, Input, Key, Listed, Operation, Output, shown};
+#[allow(unused_imports)]
+pub use history::{Condition, FailedCheck, Input, Key, Listed, Operation, Output};
+use history::{shown, told};
+use search::Verdict;
 use std::fmt;
 
-/// No map can have given the history.
+/// Configurations after which a search gives up, beside those that every history takes, about one for each write. It is
+/// an error then, which says so.
+const TRIED_MAX: u64 = 2_000_000;
+
+/// No map can have given the history, or it could not be decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// What is wrong, and the operations that show it, one a line.
@@ -19,60 +49,25 @@ pub struct Violation {
 
 /// Checks a history; operations may come in any order.
 pub fn check(history: &[Operation]) -> Result<(), Violation> {
-    let of_keys: Vec<single::Operation> = history.iter().flat_map(of_keys).collect();
-    single::check(&of_keys).map_err(|violation| Violation {
-        text: violation.to_string(),
-    })
+    check_within(history, TRIED_MAX)
 }
 
-/// What an operation is to each key alone.
-fn of_keys(operation: &Operation) -> Vec<single::Operation> {
-    let at = |key: &Key, input, output| single::Operation {
-        key: key.clone(),
-        node: operation.node,
-        invoked: operation.invoked,
-        returned: operation.returned,
-        input,
-        output,
-    };
-    let output = operation.output.clone();
-    match &operation.input {
-        Input::Get { key } => vec![at(key, single::Input::Get, output)],
-        Input::Put {
-            key,
-            value,
-            condition,
-        } => {
-            let (value, condition) = (value.clone(), *condition);
-            vec![at(key, single::Input::Put { value, condition }, output)]
-        }
-        Input::Delete { key, condition } => {
-            let condition = *condition;
-            vec![at(key, single::Input::Delete { condition }, output)]
-        }
-        Input::List { .. } => Vec::new(),
-        Input::Transaction { writes, .. } => {
-            let condition = Condition::None;
-            let output = match output {
-                Output::Transacted { index, .. } => Output::Written(Some(index)),
-                Output::ChecksFailed(_) => Output::NotApplied,
-                output => output,
-            };
-            let writes = writes.iter().map(|(key, value)| match value {
-                Some(value) => {
-                    let value = value.clone();
-                    at(key, single::Input::Put { value, condition }, output.clone())
-                }
-                None => at(key, single::Input::Delete { condition }, output.clone()),
-            });
-            writes.collect()
-        }
+/// The same, with a search that gives up after so many configurations.
+pub fn check_within(history: &[Operation], tried_max: u64) -> Result<(), Violation> {
+    let mut operations: Vec<&Operation> = history.iter().collect();
+    operations.sort_by_key(|operation| operation.invoked);
+    let facts = facts::gather(&operations).map_err(|text| Violation { text })?;
+    match search::search(&facts, tried_max) {
+        Verdict::Good => Ok(()),
+        verdict => Err(Violation {
+            text: explain::explain(&operations, &facts, verdict),
+        }),
     }
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.text)
+        write!(f, "the history is not strictly serializable: {}", self.text)
     }
 }
 
