@@ -151,10 +151,16 @@ impl Oracle {
         leaders.any(|(_, leader)| *leader == member)
     }
 
-    /// A vote or append response leaves a machine.
+    /// A message leaves a machine.
     pub fn sends(&mut self, message: &Message, life: u64) {
         if self.only_matches {
             return;
+        }
+        // Also of one who does not live to the end of the pass in which it came to lead.
+        if let MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot =
+            message.get_msg_type()
+        {
+            self.follows(message.from, message.from, message.term);
         }
         if message.get_msg_type() == MessageType::MsgRequestVoteResponse && !message.reject {
             let key = (message.from, life, message.term);
