@@ -8,6 +8,7 @@
 use crate::checker::{Condition, Input, Key};
 use crate::clients::Wish;
 use crate::disk::Random;
+use crate::lives::Role;
 use crate::world::{MILLISECOND, SECOND, World};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,12 +251,13 @@ impl World {
         leaders.max().map(|(_, place)| place)
     }
 
-    /// Any machine on which a process runs.
+    /// Any machine on which a process runs that is a member, or is to become one.
     pub fn any_running(&mut self) -> Option<usize> {
-        let places = 0..self.machines.len();
-        let running: Vec<usize> = places
-            .filter(|place| self.machines[*place].process.is_some())
-            .collect();
+        let runs = |place: &usize| {
+            let machine = &self.machines[*place];
+            machine.process.is_some() && machine.role == Role::Member
+        };
+        let running: Vec<usize> = (0..self.machines.len()).filter(runs).collect();
         (!running.is_empty()).then(|| *self.clients.random.pick(&running))
     }
 }

@@ -88,6 +88,12 @@ impl World {
                 self.clients.watchers[number].state = state;
                 return;
             }
+            // In the end nobody waits at one that is no member, or is not added yet.
+            let members = self.clients.stopped.then(|| self.oracle.members());
+            if members.is_some_and(|members| members.members.values().all(|m| m.url != machine.url))
+            {
+                return self.count("watches given up");
+            }
         }
         let state = match state {
             State::Away => self.connect(number),
