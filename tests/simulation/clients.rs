@@ -189,6 +189,10 @@ impl World {
     fn ask(&mut self, client: Option<usize>, machine: usize, value: Vec<u8>, wish: Wish) -> u64 {
         self.clients.next += 1;
         let number = self.clients.next;
+        if let Some(client) = client.filter(|_| self.setup.cuts.operations.contains(&number)) {
+            self.after(self.plan.asks.thinking / 2, Event::Client(client));
+            return number;
+        }
         let open = Open {
             client,
             machine,
@@ -367,13 +371,15 @@ impl World {
             self.clients.own[client].page = lists::next_page(&input, &output);
         }
         let unknown = output == Output::Unknown;
-        self.clients.history.push(Operation {
+        let operation = Operation {
             node: open.machine as u64,
             invoked: open.invoked,
             returned: (!unknown).then_some(self.now),
             input,
             output,
-        });
+        };
+        self.tell(|| operation.to_string());
+        self.clients.history.push(operation);
     }
 }
 

@@ -1,14 +1,23 @@
 //! Whole clusters in one thread, under every fault that we could think of, with one seed that decides everything.
 //!
-//! What is real: the node, raft, the WAL, snapshots, `meta`, the store, the apply thread's loop, the inbox, and the
-//! judgement of handshakes. What is simulated: time, the disk (`disk.rs`), the network (`network.rs`), and when each
-//! of a member's threads takes its next step (`world.rs`). What has to hold is in `oracle.rs` and, at the end, in
-//! `run.rs`.
+//! What is real: the raft loop with the node and raft in it, the inbox, the WAL and what writes it, snapshots, `meta`, the
+//! store and what applies to it, the history, and the judgement of handshakes. What is simulated: time, the disk
+//! (`disk.rs`), the network (`network.rs`), and when each of a member's threads takes its next step (`world.rs`).
 //!
-//! `RAFTKVD_SIMULATION_SECONDS` says for how long random seeds are run (default 60), `RAFTKVD_SIMULATION_BASE` with
-//! which to begin (default: drawn from the clock), so that several processes can work side by side,
-//! `RAFTKVD_SIMULATION_SEED` runs one seed only, with a log, and `RAFTKVD_SIMULATION_THREADS` says how many runs go on
-//! at the same time.
+//! What a seed draws is in `plan.rs` and `mix.rs`. What happens: `faults.rs`, `lives.rs` (disks that are lost, members that
+//! never come back, processes that nobody meant), `operator.rs`, and what clients do in `clients.rs`, `watchers.rs`,
+//! `handovers.rs` and `backups.rs`. What has to hold is in `oracle.rs` and, at the end, in `run.rs`. Whether all of this
+//! notices a bug is tried by `mutants.rs`.
+//!
+//! | variable | |
+//! |---|---|
+//! | `RAFTKVD_SIMULATION_SECONDS` | for how long random seeds are run (default 60) |
+//! | `RAFTKVD_SIMULATION_BASE` | the first of them (default: drawn from the clock), so that several processes can work side by side |
+//! | `RAFTKVD_SIMULATION_THREADS` | runs at the same time (default: one a processor) |
+//! | `RAFTKVD_SIMULATION_SEED` | the seed that the test `one_seed` runs, and tells, a line an event; `shrink` leaves out of it what it can |
+//! | `RAFTKVD_SIMULATION_CUTS` | what is left out of that one, as `shrink` prints it |
+//! | `RAFTKVD_SIMULATION_LOG` | with any value the logs of all members are printed as well |
+//! | `RAFTKVD_SIMULATION_KNOWN` | known faults, by name, that runs may meet (`plan.rs`) |
 
 mod backups;
 mod changes;
@@ -31,21 +40,16 @@ mod plan;
 mod ports;
 mod process;
 mod run;
+mod runs;
+mod shrink;
 mod watchers;
 mod world;
 mod written;
 
-use plan::{Known, Setup};
-use rustix::time::{ClockId, clock_gettime};
-use slog::{Drain as _, Logger, o};
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-use std::io::Write as _;
-use std::panic::{self, AssertUnwindSafe};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use plan::Setup;
+use runs::{Total, attempt, loud, named, quiet, run_all, say, variable};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use world::{NOW, SECOND, Summary};
 
 /// Seeds that are always run: those that once showed a bug, and a few that cover much.
 const SEEDS: &str = include_str!("seeds.txt");
@@ -58,165 +62,6 @@ fn seeds() -> Vec<u64> {
     seeds
         .map(|seed| seed.parse().expect("a seed is a number"))
         .collect()
-}
-
-fn variable(name: &str) -> Option<u64> {
-    let value = std::env::var(name).ok()?;
-    Some(
-        value
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} is no number: {value}")),
-    )
-}
-
-/// Known faults whose ways the runs may meet.
-fn known_faults() -> BTreeSet<Known> {
-    let names = std::env::var("RAFTKVD_SIMULATION_KNOWN").unwrap_or_default();
-    Known::parse(&names).unwrap_or_else(|error| panic!("RAFTKVD_SIMULATION_KNOWN: {error}"))
-}
-
-/// Runs a seed; an error is what was violated, and where.
-fn run(setup: &Setup) -> Result<Summary, String> {
-    #[cfg(feature = "mutants")]
-    let _sound = mutants::none_is_planted();
-    run_as_planted(setup)
-}
-
-fn run_as_planted(setup: &Setup) -> Result<Summary, String> {
-    let run = || run::run(setup, false, &quiet());
-    panic::catch_unwind(AssertUnwindSafe(run)).map_err(|cause| {
-        let text = cause.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| cause.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-        text.unwrap_or_else(|| "it panicked without a text".to_owned())
-    })
-}
-
-/// Of this thread.
-fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.try_into().expect("a thread's time is not negative")
-}
-
-fn quiet() -> Logger {
-    Logger::root(slog::Discard, o!())
-}
-
-fn loud() -> Logger {
-    let decorator = slog_term::PlainSyncDecorator::new(std::io::stderr());
-    let time =
-        |out: &mut dyn std::io::Write| write!(out, "{:.3}", NOW.get() as f64 / SECOND as f64);
-    let drain = slog_term::FullFormat::new(decorator);
-    let drain = drain.use_custom_timestamp(time).build();
-    Logger::root(drain.fuse(), o!())
-}
-
-/// Past the harness, which would keep it to itself.
-fn say(text: &str) {
-    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
-}
-
-/// What many runs came to.
-#[derive(Default)]
-struct Total {
-    seeds: u64,
-    /// What the threads of the runs have used: others may use the machine at the same time.
-    processor: Duration,
-    simulated: u64,
-    operations: u64,
-    committed: u64,
-    events: u64,
-    counts: BTreeMap<&'static str, u64>,
-    failed: Vec<(u64, String)>,
-}
-
-impl Total {
-    fn add(&mut self, seed: u64, result: Result<Summary, String>, processor: Duration) {
-        self.seeds += 1;
-        match result {
-            Ok(summary) => {
-                self.processor += processor;
-                self.simulated += summary.simulated;
-                self.operations += summary.operations;
-                self.committed += summary.committed;
-                self.events += summary.events;
-                for (name, count) in summary.counts {
-                    *self.counts.entry(name).or_default() += count;
-                }
-            }
-            Err(why) => {
-                say(&format!(
-                    "simulation: seed {seed} fails: {why}\n  \
-                     RAFTKVD_SIMULATION_SEED={seed} cargo test --test simulation one_seed -- --nocapture"
-                ));
-                self.failed.push((seed, why));
-            }
-        }
-    }
-
-    fn report(&self, real: Duration) -> String {
-        let hours = self.simulated as f64 / (3600 * SECOND) as f64;
-        let mut text = format!(
-            "simulation: {} seeds, {hours:.2} cluster-hours in {} s; {} operations checked, {} entries committed, \
-             {} events",
-            self.seeds,
-            real.as_secs(),
-            self.operations,
-            self.committed,
-            self.events,
-        );
-        let processor = self.processor.as_secs_f64();
-        // 24 hours are a day, and 8766 a year.
-        let _ = write!(
-            text,
-            "\nsimulation: {:.2} years of cluster time per processor and day; {:.0} operations checked a second per \
-             processor",
-            hours * 3600.0 / processor * 24.0 / 8766.0,
-            self.operations as f64 / processor,
-        );
-        for (name, count) in &self.counts {
-            let _ = write!(text, "\n  {count:>9} {name}");
-        }
-        let _ = write!(text, "\nsimulation: {} seeds failed", self.failed.len());
-        text
-    }
-}
-
-fn threads() -> u64 {
-    let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
-    variable("RAFTKVD_SIMULATION_THREADS").unwrap_or(processors)
-}
-
-/// Runs seeds, as many at a time as there are processors, until there are none or the time is over.
-fn run_all(next: impl Fn(u64) -> Option<u64> + Sync, end: Option<Instant>) -> Total {
-    let total = Mutex::new(Total::default());
-    let taken = AtomicU64::new(0);
-    let began = Instant::now();
-    let known = known_faults();
-    // Panics are reported with their seed, and once.
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(|_| {}));
-    std::thread::scope(|scope| {
-        for _ in 0..threads() {
-            scope.spawn(|| {
-                while end.is_none_or(|end| Instant::now() < end) {
-                    let Some(seed) = next(taken.fetch_add(1, Ordering::Relaxed)) else {
-                        return;
-                    };
-                    let before = processor_time();
-                    let result = run(&Setup::of(seed, &known));
-                    let processor = processor_time() - before;
-                    total
-                        .lock()
-                        .expect("adding does not panic")
-                        .add(seed, result, processor);
-                }
-            });
-        }
-    });
-    panic::set_hook(hook);
-    let total = total.into_inner().expect("adding does not panic");
-    say(&total.report(began.elapsed()));
-    total
 }
 
 fn assert_none_failed(total: &Total) {
@@ -249,7 +94,7 @@ fn random_seeds_hold() {
 fn the_same_seed_gives_the_same_run() {
     for seed in 1..=8 {
         let setup = Setup::of(seed, &BTreeSet::new());
-        assert_eq!(run(&setup), run(&setup), "seed {seed}");
+        assert_eq!(attempt(&setup), attempt(&setup), "seed {seed}");
     }
 }
 
@@ -263,14 +108,26 @@ fn many_seeds() {
     }
 }
 
+/// Tells a run, a line an event.
 #[test]
 fn one_seed() {
-    if let Some(seed) = variable("RAFTKVD_SIMULATION_SEED") {
-        let logger = match variable("RAFTKVD_SIMULATION_LOG") {
+    if let Some(setup) = named() {
+        let logger = match std::env::var_os("RAFTKVD_SIMULATION_LOG") {
             Some(_) => loud(),
             None => quiet(),
         };
-        let summary = run::run(&Setup::of(seed, &known_faults()), true, &logger);
-        say(&format!("simulation: seed {seed} holds: {summary:#?}"));
+        let summary = run::run(&setup, true, &logger);
+        say(&format!(
+            "simulation: seed {} holds: {summary:#?}",
+            setup.seed
+        ));
+    }
+}
+
+/// Leaves out of a run that fails what it does not need for that, and tells the rest.
+#[test]
+fn shrink() {
+    if let Some(setup) = named() {
+        shrink::shrink(&setup);
     }
 }

@@ -11,7 +11,7 @@
 //! mutants --test simulation one_seed -- --nocapture`.
 
 use crate::plan::{Known, Setup};
-use crate::{run_as_planted, say, threads, variable};
+use crate::runs::{attempt_as_planted, say, threads, variable};
 use raftkvd::mutants::{Mutant, plant};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic;
@@ -76,7 +76,7 @@ fn try_seeds(
                     if seed > most {
                         return;
                     }
-                    if let Err(why) = run_as_planted(&Setup::of(seed, known))
+                    if let Err(why) = attempt_as_planted(&Setup::of(seed, known))
                         && tells(&why)
                     {
                         is_caught.store(true, Ordering::Relaxed);

@@ -16,7 +16,7 @@ use raftkvd::proposal::{Outcome, Proposal};
 pub struct Operator {
     random: Random,
     /// Steps so far.
-    number: u64,
+    pub number: u64,
     asked: Vec<Asked>,
 }
 

@@ -13,7 +13,7 @@ use crate::oracle::Oracle;
 use crate::plan::{Known, Plan, Setup};
 use crate::ports::{Effect, What};
 use crate::process::{Launch, Passed, Process, Worker};
-use crate::say;
+use crate::runs::say;
 use raft::eraftpb::Message;
 use raftkvd::inbox::Notice;
 use raftkvd::members::{Members, PeerUrl};
@@ -34,8 +34,19 @@ pub const SECOND: u64 = 1_000 * MILLISECOND;
 thread_local! {
     /// For the log of a run.
     pub static NOW: Cell<u64> = const { Cell::new(0) };
+    /// How far the run has come: what is left of it when it has failed.
+    pub static REACHED: Cell<Reached> = const { Cell::new(Reached { time: 0, faults: 0, steps: 0, operations: 0 }) };
     /// When the run began, on the clock of the code that is run.
     static BEGIN: Instant = Instant::now();
+}
+
+/// A time of a run, and how many faults, steps of the operator and requests of clients there were before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reached {
+    pub time: u64,
+    pub faults: u64,
+    pub steps: u64,
+    pub operations: u64,
 }
 
 /// The clock of the code that is run. It stands still during an event, but for what disks take.
@@ -382,6 +393,12 @@ impl World {
             let Reverse(Scheduled { time, event, .. }) = self.queue.pop().expect("it was there");
             self.now = self.now.max(time);
             NOW.set(self.now);
+            REACHED.set(Reached {
+                time: self.now,
+                faults: self.fault_number,
+                steps: self.operator.number,
+                operations: self.clients.asked(),
+            });
             self.handle(event);
             if done(self) {
                 return;
