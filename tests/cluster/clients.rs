@@ -1,11 +1,14 @@
 //! Clients that write down what they asked and what they were told: the history that the checker judges.
 //!
-//! They run on a few hot keys, through any node, and send nothing a second time. Whatever an answer leaves open they
-//! write down as unknown.
+//! They run on a few hot keys, through any node, and send nothing a second time: reads, lists, writes and deletes with and
+//! without conditions, and transactions over several keys. Whatever an answer leaves open they write down as unknown. Now
+//! and then one asks for another leader.
 
 use crate::checker::{Condition, Input, Operation, Output};
-use crate::harness::SetOnDrop;
-use crate::http::{Connection, Response, encode};
+use crate::faults::handovers::Leaders;
+use crate::harness::{PATIENCE as LONG_PATIENCE, SetOnDrop, eventually, require};
+use crate::http::Connection;
+use crate::requests::{ascii, outcome, request};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -15,12 +18,18 @@ use std::time::{Duration, Instant};
 
 const KEYS: [&str; 5] = ["hot/0", "hot/1", "hot/2", "hot/3", "hot/4"];
 
+/// The key that every watcher watches.
+const LAST_KEY: usize = 1;
+
 /// A little longer than the daemon's own deadline.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A client asks about this often, so that a long run has a history that can be checked and the machine is left to
 /// the nodes.
 const PACE: Duration = Duration::from_millis(6);
+
+/// Of so many operations of a client one is a handover.
+const HANDOVER: u64 = 1_200;
 
 /// SplitMix64: one seed, one course of events.
 pub struct Random(pub u64);
@@ -59,8 +68,23 @@ pub struct Clients {
     /// The newest ETag of each key that any client was told.
     etags: Mutex<[u64; KEYS.len()]>,
     stop: AtomicBool,
-    /// Writes that were answered with 204.
+    /// Writes that took effect, as a client was told.
     pub acknowledged: AtomicU64,
+    /// The member that runs on an older copy of its data, through which clients only read; 0 for none.
+    pub old_copy: AtomicU64,
+    pub leaders: Leaders,
+}
+
+/// A write of a key, as its client knows of it.
+#[derive(Debug)]
+pub struct Sent {
+    pub key: String,
+    /// `None`: a deletion.
+    pub value: Option<String>,
+    /// Where it changed its key, if the client was told.
+    pub index: Option<u64>,
+    /// The client was told that it has no effect.
+    pub surely_not: bool,
 }
 
 impl Clients {
@@ -71,6 +95,8 @@ impl Clients {
             etags: Mutex::default(),
             stop: AtomicBool::new(false),
             acknowledged: AtomicU64::new(0),
+            old_copy: AtomicU64::new(0),
+            leaders: Leaders::default(),
         }
     }
 
@@ -101,10 +127,20 @@ impl Clients {
             let Ok(mut connection) = open else {
                 continue;
             };
-            let key = random.below(KEYS.len() as u64) as usize;
+            if random.one_in(HANDOVER) && self.on_old_copy() == 0 {
+                let (to, _) = random.pick(&self.nodes);
+                // Whatever it is answered: see `Leaders`.
+                let _ = self.leaders.ask_for(to, (node, address), PATIENCE);
+                continue;
+            }
+            // It is connected to the process that it is about to ask: so this holds for that one.
+            let reading = self.on_old_copy() == node || random.one_in(2);
             let number = history.len();
-            let input = self.choose(&mut random, key, || format!("{id}-{number}"));
-            let (operation, keep) = self.ask(&mut connection, node, key, input);
+            let input = match reading {
+                true => read(&mut random),
+                false => self.choose_write(&mut random, &format!("{id}-{number}-")),
+            };
+            let (operation, keep) = self.ask(&mut connection, node, input);
             if keep {
                 connections.insert(node, connection);
             }
@@ -113,75 +149,68 @@ impl Clients {
         history
     }
 
-    fn choose(&self, random: &mut Random, key: usize, unique: impl Fn() -> String) -> Input {
-        let etag = self.etags()[key];
-        let key = KEYS[key].as_bytes().to_vec();
-        let condition = match random.below(4) {
-            0 => Condition::IfAbsent,
-            1 | 2 if etag > 0 => Condition::IfMatch(etag),
-            _ => Condition::None,
-        };
+    fn choose_write(&self, random: &mut Random, unique: &str) -> Input {
+        let key = random.below(KEYS.len() as u64) as usize;
         match random.below(10) {
-            0..4 => Input::Get { key },
-            4..8 => {
-                let mut value = unique() + "-";
-                let padding = random.below(250) as usize;
-                value.extend(std::iter::repeat_n('x', padding));
-                let value = value.into_bytes();
-                Input::Put {
-                    key,
-                    value,
-                    condition,
-                }
+            0..5 => Input::Put {
+                key: KEYS[key].into(),
+                value: value(random, unique, 250),
+                condition: self.choose_condition(random, key),
+            },
+            5..7 => Input::Delete {
+                key: KEYS[key].into(),
+                condition: self.choose_condition(random, key),
+            },
+            _ => self.choose_transaction(random, unique),
+        }
+    }
+
+    fn choose_transaction(&self, random: &mut Random, unique: &str) -> Input {
+        let mut keys: Vec<usize> = (0..KEYS.len()).collect();
+        let (mut checks, mut writes) = (Vec::new(), Vec::new());
+        for _ in 0..1 + random.below(3) {
+            let key = keys.swap_remove(random.below(keys.len() as u64) as usize);
+            let value = match random.one_in(4) {
+                true => None,
+                false => Some(value(random, unique, 80)),
+            };
+            writes.push((KEYS[key].into(), value));
+        }
+        for _ in 0..random.below(3) {
+            // Keys that it writes, and others.
+            let key = random.below(KEYS.len() as u64) as usize;
+            match self.choose_condition(random, key) {
+                Condition::None => {}
+                condition => checks.push((KEYS[key].into(), condition)),
             }
-            _ => Input::Delete { key, condition },
+        }
+        Input::Transaction { checks, writes }
+    }
+
+    fn choose_condition(&self, random: &mut Random, key: usize) -> Condition {
+        let etag = self.etags()[key];
+        match random.below(8) {
+            0 | 1 => Condition::IfAbsent,
+            2 => Condition::IfPresent,
+            3..6 if etag > 0 => Condition::IfMatch(etag),
+            _ => Condition::None,
         }
     }
 
     /// Asks, and tells whether the connection can be used again.
-    fn ask(
-        &self,
-        connection: &mut Connection,
-        node: u64,
-        key: usize,
-        input: Input,
-    ) -> (Operation, bool) {
-        let (method, body, condition): (_, &[u8], _) = match &input {
-            Input::Get { .. } => ("GET", b"", Condition::None),
-            Input::Put {
-                value, condition, ..
-            } => ("PUT", value, *condition),
-            Input::Delete { condition, .. } => ("DELETE", b"", *condition),
-            Input::List { .. } | Input::Transaction { .. } => panic!("not sent here: {input}"),
-        };
-        let quoted;
-        let headers: &[(&str, &str)] = match condition {
-            Condition::None => &[],
-            Condition::IfAbsent => &[("If-None-Match", "*")],
-            Condition::IfPresent => &[("If-Match", "*")],
-            Condition::IfMatch(etag) => {
-                quoted = format!("\"{etag}\"");
-                &[("If-Match", &quoted)]
-            }
-        };
+    fn ask(&self, connection: &mut Connection, node: u64, input: Input) -> (Operation, bool) {
+        let sent = request(&input);
+        let headers: Vec<(&str, &str)> = (sent.headers.iter())
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
         let invoked = self.now();
-        let answer = connection.send(method, &encode(KEYS[key].as_bytes()), headers, body);
+        let answer = connection.send(sent.method, &sent.path, &headers, &sent.body);
         let returned = self.now();
         let keep = answer
             .as_ref()
             .is_ok_and(|response| response.header("connection") != Some("close"));
         let output = answer.map_or(Output::Unknown, |response| outcome(&input, response));
-        let told = match &output {
-            Output::Value(Some((_, etag)))
-            | Output::Written(Some(etag))
-            | Output::ConditionFailed(Some(etag)) => *etag,
-            _ => 0,
-        };
-        if matches!(output, Output::Written(_)) {
-            self.acknowledged.fetch_add(1, SeqCst);
-        }
-        let newest = &mut self.etags()[key];
-        *newest = told.max(*newest);
+        self.learn(&input, &output);
         let operation = Operation {
             node,
             invoked,
@@ -192,13 +221,74 @@ impl Clients {
         (operation, keep)
     }
 
+    /// Keeps the newest ETags for conditions, and counts.
+    fn learn(&self, input: &Input, output: &Output) {
+        let mut told: Vec<(&[u8], u64)> = Vec::new();
+        match (input, output) {
+            (Input::Get { key }, Output::Value(Some((_, etag)))) => told.push((key, *etag)),
+            (
+                Input::Put { key, .. } | Input::Delete { key, .. },
+                Output::Written(Some(etag)) | Output::ConditionFailed(Some(etag)),
+            ) => told.push((key, *etag)),
+            (_, Output::Listed { entries, .. }) => {
+                told.extend(entries.iter().map(|entry| (&*entry.key, entry.etag)));
+            }
+            (Input::Transaction { writes, .. }, Output::Transacted { index, .. }) => {
+                let puts = writes.iter().filter(|(_, value)| value.is_some());
+                told.extend(puts.map(|(key, _)| (&**key, *index)));
+            }
+            _ => {}
+        }
+        if matches!(output, Output::Written(_) | Output::Transacted { .. }) {
+            self.acknowledged.fetch_add(1, SeqCst);
+        }
+        let mut etags = self.etags();
+        for (key, etag) in told {
+            let place = KEYS.iter().position(|known| known.as_bytes() == key);
+            let newest = &mut etags[place.expect("one of the keys")];
+            *newest = etag.max(*newest);
+        }
+    }
+
+    /// The member that runs on an older copy of its data; 0 for none.
+    pub fn on_old_copy(&self) -> u64 {
+        self.old_copy.load(SeqCst)
+    }
+
+    /// Waits until so many more writes were acknowledged.
+    pub fn wait_for_writes(&self, more: u64) {
+        let goal = self.acknowledged.load(SeqCst) + more;
+        eventually("writes go on", LONG_PATIENCE, || {
+            let now = self.acknowledged.load(SeqCst);
+            require(now >= goal, || format!("{now} of {goal}"))
+        });
+    }
+
+    /// A last write through this node, of a key that every watcher watches, and its index.
+    pub fn write_last(&self, node: u64) -> (Operation, u64) {
+        let address = self.nodes.iter().find(|(id, _)| *id == node);
+        let (_, address) = *address.expect("there is such a node");
+        let mut connection = Connection::open(address).expect("connect");
+        let input = Input::Put {
+            key: KEYS[LAST_KEY].into(),
+            value: b"the last".into(),
+            condition: Condition::None,
+        };
+        let (operation, _) = self.ask(&mut connection, node, input);
+        match operation.output {
+            Output::Written(Some(index)) => (operation, index),
+            _ => panic!("after all faults: {operation}"),
+        }
+    }
+
     /// Reads every key through every one of these nodes, which have to answer.
     pub fn read_all(&self, nodes: &[u64]) -> Vec<Operation> {
         let mut history = Vec::new();
         for &(node, address) in self.nodes.iter().filter(|(id, _)| nodes.contains(id)) {
             let mut connection = Connection::open(address).expect("connect");
             for key in 0..KEYS.len() {
-                let (operation, _) = self.ask(&mut connection, node, key, get(key));
+                let key = KEYS[key].into();
+                let (operation, _) = self.ask(&mut connection, node, Input::Get { key });
                 let answered = operation.output != Output::Unknown;
                 assert!(answered, "after all faults: {operation}");
                 history.push(operation);
@@ -217,32 +307,60 @@ impl Clients {
     }
 }
 
-fn get(key: usize) -> Input {
-    Input::Get {
-        key: KEYS[key].as_bytes().to_vec(),
+fn read(random: &mut Random) -> Input {
+    let key = random.pick(&KEYS);
+    match random.below(4) {
+        0 => Input::List {
+            prefix: b"hot/".into(),
+            after: random.one_in(3).then(|| key.into()),
+            limit: random.one_in(3).then(|| 1 + random.below(4) as usize),
+            values: random.one_in(2),
+        },
+        _ => Input::Get { key: key.into() },
     }
 }
 
-/// What an answer says about the operation.
-fn outcome(input: &Input, response: Response) -> Output {
-    let etag = response.header("etag").map(|_| response.etag());
-    let told = response.header("x-raftkvd-outcome");
-    match (response.status, input, told) {
-        (200, Input::Get { .. }, _) => {
-            let etag = etag.expect("a value has an ETag");
-            Output::Value(Some((response.body, etag)))
+/// One that nobody else writes to the same key.
+fn value(random: &mut Random, unique: &str, padding_max: u64) -> Vec<u8> {
+    let mut value = unique.to_owned();
+    let padding = random.below(padding_max) as usize;
+    value.extend(std::iter::repeat_n('x', padding));
+    value.into_bytes()
+}
+
+/// All writes of a history, key by key.
+pub fn sent(history: &[Operation]) -> Vec<Sent> {
+    let mut all = Vec::new();
+    for operation in history {
+        let (index, surely_not) = match &operation.output {
+            Output::Written(index) => (*index, false),
+            Output::Transacted { index, .. } => (Some(*index), false),
+            Output::Unknown => (None, false),
+            _ => (None, true),
+        };
+        let mut add = |key: &[u8], value: Option<&[u8]>, changed: bool| {
+            all.push(Sent {
+                key: ascii(key).to_owned(),
+                value: value.map(|value| ascii(value).to_owned()),
+                index: index.filter(|_| changed),
+                surely_not,
+            });
+        };
+        match &operation.input {
+            Input::Get { .. } | Input::List { .. } => {}
+            Input::Put { key, value, .. } => add(key, Some(value), true),
+            Input::Delete { key, .. } => add(key, None, true),
+            Input::Transaction { writes, .. } => {
+                for (position, (key, value)) in writes.iter().enumerate() {
+                    // To delete what is not there changes nothing.
+                    let existed = match &operation.output {
+                        Output::Transacted { existed, .. } => existed[position],
+                        _ => false,
+                    };
+                    add(key, value.as_deref(), value.is_some() || existed);
+                }
+            }
         }
-        (404, Input::Get { .. }, _) => Output::Value(None),
-        (204, Input::Put { .. }, _) => {
-            assert!(etag.is_some(), "a PUT without ETag: {response:?}");
-            Output::Written(etag)
-        }
-        (204, Input::Delete { .. }, _) => Output::Written(None),
-        (412, Input::Put { .. } | Input::Delete { .. }, _) => Output::ConditionFailed(etag),
-        // A read without an answer says nothing at all.
-        (503 | 408, Input::Get { .. }, _) => Output::Unknown,
-        (503 | 408, _, Some("none")) => Output::NotApplied,
-        (504, _, Some("unknown")) => Output::Unknown,
-        _ => panic!("to {input:?}: {response:?}"),
     }
+    all
 }

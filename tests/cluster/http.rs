@@ -150,24 +150,31 @@ impl Connection {
         if no_body || matches!(response.status, 101 | 204 | 304) {
             return Ok(response);
         }
-        match response.header("content-length") {
+        response.body = self.body(&response)?;
+        Ok(response)
+    }
+
+    /// Reads the body behind a head.
+    pub fn body(&mut self, head: &Response) -> io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        match head.header("content-length") {
             Some(length) => {
                 let length = length
                     .parse()
                     .map_err(|_| invalid(format!("Content-Length {length:?}")))?;
-                response.body.resize(length, 0);
-                self.stream.read_exact(&mut response.body)?;
+                body.resize(length, 0);
+                self.stream.read_exact(&mut body)?;
             }
-            None if response.header("transfer-encoding").is_some() => {
+            None if head.header("transfer-encoding").is_some() => {
                 while let Some(chunk) = self.chunk()? {
-                    response.body.extend_from_slice(&chunk);
+                    body.extend_from_slice(&chunk);
                 }
             }
             None => {
-                self.stream.read_to_end(&mut response.body)?;
+                self.stream.read_to_end(&mut body)?;
             }
         }
-        Ok(response)
+        Ok(body)
     }
 
     /// Reads the next chunk of a chunked body; `None` behind the last.

@@ -14,9 +14,11 @@
 #[path = "../linearizability/checker/mod.rs"]
 mod checker;
 mod clients;
+mod event_source;
 mod harness;
 mod http;
 mod proxy;
+mod requests;
 
 mod api;
 mod bad_input;

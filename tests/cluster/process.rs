@@ -220,6 +220,14 @@ impl Node {
         status.code()
     }
 
+    /// Its exit code, if it has ended by itself by now. `Some(None)`: a signal ended it.
+    pub fn ended(&mut self) -> Option<Option<i32>> {
+        let child = self.child.as_mut().expect("the node runs");
+        let status = child.try_wait().expect("wait for the daemon")?;
+        self.child = None;
+        Some(status.code())
+    }
+
     /// Starts it and waits for the end that this start has to come to.
     #[track_caller]
     pub fn start_expecting_exit(&mut self, code: i32) {
@@ -279,17 +287,7 @@ impl Node {
 
     /// What `GET /-/status` says.
     pub fn status(&self) -> Result<Status, String> {
-        let response = http::request(self.address, "GET", "/-/status", &[], b"")
-            .map_err(|error| format!("GET /-/status on node {}: {error}", self.id))?;
-        if response.status != 200 {
-            return Err(format!(
-                "GET /-/status on node {}: {} {}",
-                self.id,
-                response.status,
-                response.text()
-            ));
-        }
-        Status::parse(&response.body)
+        Status::of(self.address, PATIENCE)
     }
 
     /// What `GET /-/hash` says: the index and the hash of the map there.
@@ -325,6 +323,18 @@ impl Node {
         fs::remove_dir_all(&self.data_dir).expect("remove the data directory");
     }
 
+    /// Copies its data directory; it does not run.
+    pub fn copy_data_to(&self, copy: &Path) {
+        assert!(self.child.is_none(), "node {} runs", self.id);
+        copy_directory(&self.data_dir, copy);
+    }
+
+    /// Puts a copy in the place of its data directory, and uses the copy up.
+    pub fn put_back(&mut self, copy: &Path) {
+        self.wipe();
+        fs::rename(copy, &self.data_dir).expect("put the copy in its place");
+    }
+
     /// Names of the files in a directory of its data directory that end in this.
     pub fn files(&self, directory: &str, suffix: &str) -> Vec<String> {
         let mut names = Vec::new();
@@ -336,6 +346,18 @@ impl Node {
         names.retain(|name| name.ends_with(suffix));
         names.sort();
         names
+    }
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    fs::create_dir(to).expect("create the copy");
+    for entry in fs::read_dir(from).expect("list what is copied") {
+        let entry = entry.expect("list what is copied");
+        let (source, copy) = (entry.path(), to.join(entry.file_name()));
+        match source.is_dir() {
+            true => copy_directory(&source, &copy),
+            false => drop(fs::copy(&source, &copy).expect("copy a file")),
+        }
     }
 }
 
@@ -374,6 +396,17 @@ pub struct MemberStatus {
 }
 
 impl Status {
+    /// What the member at this address says within this time.
+    pub fn of(address: SocketAddr, patience: Duration) -> Result<Status, String> {
+        let answer = http::Connection::impatient(address, patience)
+            .and_then(|mut connection| connection.send("GET", "/-/status", &[], b""));
+        let response = answer.map_err(|error| format!("GET /-/status of {address}: {error}"))?;
+        match response.status {
+            200 => Status::parse(&response.body),
+            _ => Err(format!("GET /-/status of {address}: {response:?}")),
+        }
+    }
+
     fn parse(json: &[u8]) -> Result<Status, String> {
         let value: Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         let number = |value: &Value, name: &str| {

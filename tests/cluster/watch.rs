@@ -1,5 +1,6 @@
 //! Watching: whoever listens to one member, and resumes where it was, hears of every change, once the history has it.
 
+use crate::event_source::Watch;
 use crate::harness::{
     Cluster, PATIENCE, PATIENT, SetOnDrop, eventually, leader_and_followers, require,
 };
@@ -7,99 +8,10 @@ use crate::http::{self, Connection};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// What an `EventSource` is.
-struct Watch {
-    connection: Connection,
-    /// What came and was not taken yet.
-    text: String,
-    /// The last id that came.
-    id: u64,
-}
-
-/// An event, or what else tells an id.
-#[derive(Debug)]
-struct Block {
-    event: Option<String>,
-    id: Option<u64>,
-    data: Option<Value>,
-}
-
-impl Watch {
-    /// Begins to watch, behind the id if there is one; the answer has to be 200.
-    fn open(address: SocketAddr, query: &str, id: Option<u64>) -> io::Result<Watch> {
-        let mut connection = Connection::open(address)?;
-        let mut head = format!("GET /-/watch{query} HTTP/1.1\r\nHost: test\r\n");
-        if let Some(id) = id {
-            head += &format!("Last-Event-ID: {id}\r\n");
-        }
-        connection.write((head + "\r\n").as_bytes())?;
-        let response = connection.head()?;
-        if response.status != 200 {
-            let body = connection.response(false);
-            return Err(io::Error::other(format!("{response:?} {body:?}")));
-        }
-        let text = String::new();
-        let mut watch = Watch {
-            connection,
-            text,
-            id: 0,
-        };
-        let first = watch.block()?.expect("where it begins");
-        assert!(first.data.is_none() && first.id.is_some(), "{first:?}");
-        assert!(id.is_none_or(|id| first.id == Some(id)), "{first:?}");
-        Ok(watch)
-    }
-
-    /// The next block, or `None` when the response has ended as it should.
-    fn block(&mut self) -> io::Result<Option<Block>> {
-        let text = loop {
-            if let Some(end) = self.text.find("\n\n") {
-                let rest = self.text.split_off(end + 2);
-                break std::mem::replace(&mut self.text, rest);
-            }
-            match self.connection.chunk()? {
-                Some(chunk) => self.text += std::str::from_utf8(&chunk).expect("events are text"),
-                None => {
-                    assert_eq!(self.text, "", "half an event");
-                    return Ok(None);
-                }
-            }
-        };
-        let field = |name: &str| {
-            let mut lines = text.lines();
-            lines.find_map(|line| Some(line.strip_prefix(name)?.to_owned()))
-        };
-        let id = field("id: ").map(|id| id.parse().expect("a number"));
-        assert!(
-            id.is_none_or(|id| id >= self.id),
-            "{id:?} after {}",
-            self.id
-        );
-        self.id = id.unwrap_or(self.id);
-        let data = field("data: ").map(|data| serde_json::from_str(&data).expect("JSON"));
-        let event = field("event: ");
-        Ok(Some(Block { event, id, data }))
-    }
-
-    /// The next change.
-    fn change(&mut self) -> io::Result<Value> {
-        loop {
-            let block = self.block()?;
-            let block = block.ok_or_else(|| io::Error::other("the response has ended"))?;
-            match block.data {
-                Some(data) if block.event.is_none() => return Ok(data),
-                Some(_) => panic!("{block:?}"),
-                None => {}
-            }
-        }
-    }
-}
 
 fn index(change: &Value) -> u64 {
     change["index"].as_u64().expect("a change has an index")

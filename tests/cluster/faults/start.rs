@@ -1,0 +1,135 @@
+//! First starts: the members begin some time apart and in any order, one perhaps only when the others serve already.
+//! Their cluster is that of one list, or of one member that the others join by its address.
+
+use super::nemesis::Nemesis;
+use crate::harness::{PATIENCE, eventually, require};
+use std::sync::atomic::Ordering::SeqCst;
+use std::thread;
+use std::time::Duration;
+
+/// Two first starts are at most this far apart.
+const APART: Duration = Duration::from_secs(2);
+
+/// A late member starts after so many acknowledged writes.
+const WRITES_BEFORE_LATE: u64 = 100;
+
+/// The member that begins a cluster that others join.
+pub const FIRST: u64 = 1;
+
+impl Nemesis<'_> {
+    /// Starts the first members.
+    pub fn start(&mut self) {
+        let joining = self.random.one_in(2);
+        if joining {
+            self.let_others_join();
+        }
+        let mut order = self.ids();
+        for place in (1..order.len()).rev() {
+            order.swap(place, self.random.below(place as u64 + 1) as usize);
+        }
+        let is_late = self.random.one_in(2);
+        let how = if joining { "by joining" } else { "by one list" };
+        let late = if is_late { ", the last one late" } else { "" };
+        self.say("first starts", format!("{order:?} {how}{late}"));
+        let (last, before) = order.split_last().expect("there are three");
+        for &id in before {
+            self.cluster.node(id).start();
+            thread::park_timeout(self.random.between(Duration::ZERO, APART));
+        }
+        // Without its first member a cluster that is joined does not exist.
+        if is_late && !(joining && *last == FIRST) {
+            let acknowledged = &self.clients.acknowledged;
+            eventually("two of three serve", PATIENCE, || {
+                let now = acknowledged.load(SeqCst);
+                require(now > WRITES_BEFORE_LATE, || format!("{now}"))
+            });
+            self.keep("two of three served before the third was started");
+        }
+        if super::known() && !joining {
+            self.lose_disk_between_starts(before[0], before[1]);
+        }
+        for id in self.ids() {
+            let node = self.cluster.node(id);
+            if !node.has_process() {
+                node.start();
+            }
+        }
+        for id in order {
+            self.cluster.node(id).wait_ready();
+        }
+        self.settle(&self.ids());
+        if super::known() && joining {
+            self.lose_first_disk();
+        }
+    }
+
+    /// Two of three serve. One of them loses its disk and is started by its old line beside the third, which never met
+    /// it, while the other one is down.
+    fn lose_disk_between_starts(&mut self, down: u64, lost: u64) {
+        self.clients.wait_for_writes(100);
+        self.say(
+            "lost disk between first starts",
+            format!("node {lost}, while {down} is down"),
+        );
+        self.cluster.node(lost).kill();
+        self.cluster.node(lost).wipe();
+        self.cluster.node(down).kill();
+        let third = self.ids().into_iter().find(|&id| id != down && id != lost);
+        self.cluster.node(third.expect("there are three")).start();
+        self.cluster.node(lost).start();
+        // Time for the two to find a leader, if they do.
+        thread::park_timeout(4 * APART);
+    }
+
+    /// The member that began the cluster alone loses its disk and is started by its old line.
+    fn lose_first_disk(&mut self) {
+        self.wait_until_met(FIRST);
+        self.say("lost disk of the first", "by its old line".to_owned());
+        let node = self.cluster.node(FIRST);
+        node.kill();
+        node.wipe();
+        node.start_expecting_exit(5);
+        self.repair(FIRST);
+    }
+
+    /// Makes the command lines those of a cluster that grows.
+    fn let_others_join(&mut self) {
+        for id in self.ids() {
+            let to_first = format!("http://{}", self.cluster.address(FIRST));
+            let node = self.cluster.node(id);
+            let at = node.arguments.iter().position(|a| a == "--cluster");
+            let at = at.expect("every member has its list");
+            node.arguments.drain(at..at + 2);
+            let url = node.url();
+            node.set_flag("--peer-url", &url);
+            if id != FIRST {
+                node.set_flag("--join", &to_first);
+            }
+        }
+    }
+
+    /// This member is the first of a cluster that others joined, and its line says so.
+    pub fn begins_alone(&self, id: u64) -> bool {
+        let arguments = &self.cluster.nodes[&id].arguments;
+        !arguments.iter().any(|a| a == "--cluster" || a == "--join")
+    }
+
+    /// From now on it is started as a member that joins.
+    pub fn let_it_join(&mut self, id: u64) {
+        if self.cluster.nodes[&id]
+            .arguments
+            .iter()
+            .any(|a| a == "--join")
+        {
+            return;
+        }
+        let others = self.cluster.nodes.values().filter(|node| node.id != id);
+        let asked: Vec<String> = others.map(|n| format!("http://{}", n.address)).collect();
+        let has_list = !self.begins_alone(id);
+        let node = self.cluster.node(id);
+        match has_list {
+            true => node.arguments.push("--join".to_owned()),
+            false => node.set_flag("--join", &asked.join(",")),
+        }
+    }
+}
