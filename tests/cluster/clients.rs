@@ -286,8 +286,8 @@ impl Clients {
         let mut history = Vec::new();
         for &(node, address) in self.nodes.iter().filter(|(id, _)| nodes.contains(id)) {
             let mut connection = Connection::open(address).expect("connect");
-            for key in 0..KEYS.len() {
-                let key = KEYS[key].into();
+            for key in KEYS {
+                let key = key.into();
                 let (operation, _) = self.ask(&mut connection, node, Input::Get { key });
                 let answered = operation.output != Output::Unknown;
                 assert!(answered, "after all faults: {operation}");

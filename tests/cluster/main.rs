@@ -7,8 +7,8 @@
 //! Where the README promises a time (exit within 2 s), the test allows a noisy machine about twice of that and says
 //! so; all other deadlines are generous and only keep a broken daemon from hanging the run.
 //!
-//! [`faults`] is one long test: clients that record what they were told, while nodes and the network between them
-//! fail. It runs for a minute here, and as long as it is told to alone:
+//! [`faults`] is one long test: clients that record what they were told, while nodes, their disks and the network between
+//! them fail. It runs for a minute here, and as long as it is told to alone:
 //! `RAFTKVD_FAULTS_SECONDS=300 cargo test --test cluster faults:: -- --nocapture`.
 
 #[path = "../linearizability/checker/mod.rs"]

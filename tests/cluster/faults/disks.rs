@@ -29,7 +29,7 @@ impl Nemesis<'_> {
         let id = self.victim();
         self.wait_until_met(id);
         // Nobody can tell a first start of that one from another start.
-        let by_old_line = self.random.one_in(2) && (super::known() || !self.begins_alone(id));
+        let by_old_line = !self.random.one_in(3) && (super::known() || !self.begins_alone(id));
         let node = self.cluster.node(id);
         node.kill();
         node.wipe();

@@ -1,8 +1,8 @@
 //! Members that are removed and added while other things fail, and what the answers to that promise.
 //!
-//! 204 to `POST /<id>`: the member that answered has it among its members. 204 to `DELETE /<id>`: whoever is asked
-//! later, and has served a linearizable read before, has it no more; and the process of the removed member ends with 0, at once or
-//! when it is started the next time, and with 7 from then on.
+//! 204 to `POST /<id>`: the member that answered has it among its members. 204 to `DELETE /<id>`: a member that serves a
+//! linearizable read afterwards has it no more, and the process of the removed member ends with 0, at once or when it is
+//! started the next time, and with 7 from then on.
 
 use super::nemesis::{Fault, IDS, IMPATIENCE, Nemesis};
 use crate::harness::PATIENCE;
@@ -61,7 +61,7 @@ impl Nemesis<'_> {
         self.cluster.node(id).wipe();
     }
 
-    /// `DELETE /<id>` through others, until it is made; then nobody who is up to date has it as a member.
+    /// `DELETE /<id>` through others, until it is made; then no member that is up to date has it.
     pub fn ask_to_remove(&mut self, id: u64) {
         self.until_decided("DELETE", id, b"");
         self.members.remove(&id);

@@ -2,7 +2,7 @@
 //! draw that decides whether a member, a disk or the leadership is next.
 //!
 //! Invariants: at most two faults at one time, of which one may be the network's; a disk is lost, or an older copy put in
-//! its place, only when there is no other fault (see `disks`); whatever runs and is a member stays alive.
+//! its place, only when there is no other fault (see `disks`); a member that was started stays alive.
 
 use crate::clients::{Clients, Random};
 use crate::harness::{Cluster, PATIENCE};
@@ -20,8 +20,10 @@ pub const IDS: [u64; 4] = [1, 2, 3, 4];
 /// For what is asked of a node that may be cut off or paused.
 pub const IMPATIENCE: Duration = Duration::from_secs(3);
 
+type Act = fn(&mut Nemesis);
+
 /// What every run does at least once, however short it is.
-const DUE: [(&str, fn(&mut Nemesis)); 5] = [
+const DUE: [(&str, Act); 5] = [
     ("lost disk", |nemesis| nemesis.lose_disk()),
     ("older copy", |nemesis| nemesis.older_copy()),
     ("reset", |nemesis| nemesis.reset_connections()),

@@ -45,7 +45,8 @@ impl Nemesis<'_> {
             });
             self.keep("two of three served before the third was started");
         }
-        if super::known() && !joining {
+        let is_known = super::known() && self.random.one_in(2);
+        if is_known && !joining {
             self.lose_disk_between_starts(before[0], before[1]);
         }
         for id in self.ids() {
@@ -58,7 +59,7 @@ impl Nemesis<'_> {
             self.cluster.node(id).wait_ready();
         }
         self.settle(&self.ids());
-        if super::known() && joining {
+        if is_known && joining {
             self.lose_first_disk();
         }
     }
