@@ -18,6 +18,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::Duration;
 
+/// What is written between a copy and its return, at least; few enough that the log still has it.
+const WRITES_SINCE_COPY: u64 = 40;
+
 /// How long clients read through a member that is led on from an older copy.
 const READING: Duration = Duration::from_millis(800);
 
@@ -103,7 +106,7 @@ impl Nemesis<'_> {
         self.copy_data(id);
         self.cluster.node(id).start();
         self.settle(&self.ids());
-        self.clients.wait_for_writes(200);
+        self.clients.wait_for_writes(WRITES_SINCE_COPY);
         id
     }
 
