@@ -70,9 +70,9 @@ impl World {
 
     /// A backup when everything is well: it has to succeed.
     pub fn back_up_now(&mut self) {
-        let before = self.backups();
+        let before = self.counted("backups restored");
         let end = self.now + 20 * SECOND;
-        while self.backups() == before {
+        while self.counted("backups restored") == before {
             assert!(self.now < end, "no backup succeeds");
             self.clients.backup = match self.clients.backup.take() {
                 None => self.ask_for_backup(),
@@ -80,11 +80,6 @@ impl World {
             };
             self.run_until(self.now + MILLISECOND, |_| false);
         }
-    }
-
-    fn backups(&self) -> u64 {
-        let counts = &self.summary.counts;
-        counts.get("backups restored").copied().unwrap_or(0)
     }
 
     fn ask_for_backup(&mut self) -> Option<Backup> {

@@ -210,13 +210,12 @@ impl World {
         number
     }
 
-    /// A read or a write of a key through this machine, for the end of a run.
-    pub fn ask_read(&mut self, machine: usize, key: u64) -> u64 {
-        let key = key_name(key);
-        let wish = Wish::Operation(Input::Get { key });
+    /// What is asked for through this machine at the end of a run, and writes nothing.
+    pub fn ask_for(&mut self, machine: usize, wish: Wish) -> u64 {
         self.ask(None, machine, Vec::new(), wish)
     }
 
+    /// Likewise a write.
     pub fn ask_write(&mut self, machine: usize, key: u64) -> u64 {
         let value = self.value();
         let wish = Wish::Operation(Input::Put {

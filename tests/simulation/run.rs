@@ -1,6 +1,8 @@
 //! A run: trouble for a while, then peace, in which everything has to come out well.
 
-use crate::checker;
+use crate::checker::{self, Input};
+use crate::clients::Wish;
+use crate::mix::key_name;
 use crate::oracle;
 use crate::plan::Setup;
 use crate::world::{MILLISECOND, SECOND, Summary, World};
@@ -18,6 +20,7 @@ pub fn run(setup: &Setup, story: bool, logger: &Logger) -> Summary {
     // What clients and the operator have asked for comes to its end.
     world.run_until(duration + 5 * SECOND, |_| false);
     world.converge();
+    world.hand_over();
     world.write_everywhere();
     world.converge();
     world.read_everywhere();
@@ -92,11 +95,27 @@ impl World {
             .collect()
     }
 
+    /// Any of the members can be made to lead, through any of them.
+    fn hand_over(&mut self) {
+        let members = self.oracle.members().members;
+        let ids: Vec<u64> = members.into_keys().collect();
+        let to = *self.clients.random.pick(&ids);
+        let places = self.places();
+        let place = *self.clients.random.pick(&places);
+        let before = self.counted("handovers done");
+        let end = self.now + PATIENCE;
+        while self.counted("handovers done") == before {
+            assert!(self.now < end, "member {to} does not come to lead");
+            let operation = self.ask_for(place, Wish::Handover { to });
+            self.finish(operation);
+        }
+    }
+
     fn write_everywhere(&mut self) {
         for place in self.places() {
-            let before = self.acknowledged();
+            let before = self.counted("writes acknowledged");
             let end = self.now + PATIENCE;
-            while self.acknowledged() == before {
+            while self.counted("writes acknowledged") == before {
                 assert!(self.now < end, "no write through machine {place} succeeds");
                 let key = self.clients.random.below(self.plan.asks.keys);
                 let operation = self.ask_write(place, key);
@@ -105,15 +124,21 @@ impl World {
         }
     }
 
-    fn acknowledged(&self) -> u64 {
-        let counts = &self.summary.counts;
-        counts.get("writes acknowledged").copied().unwrap_or(0)
+    pub fn counted(&self, what: &str) -> u64 {
+        self.summary.counts.get(what).copied().unwrap_or(0)
     }
 
     fn read_everywhere(&mut self) {
         for place in self.places() {
-            for key in 0..self.plan.asks.keys {
-                let operation = self.ask_read(place, key);
+            let reads = (0..self.plan.asks.keys).map(|key| Input::Get { key: key_name(key) });
+            let list = Input::List {
+                prefix: Vec::new(),
+                after: None,
+                limit: None,
+                values: true,
+            };
+            for input in reads.chain([list]) {
+                let operation = self.ask_for(place, Wish::Operation(input));
                 self.finish(operation);
             }
         }
