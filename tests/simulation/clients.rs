@@ -12,7 +12,7 @@ use crate::commands::{command, output, told};
 use crate::disk::Random;
 use crate::lists;
 use crate::mix::key_name;
-use crate::oracle::Oracle;
+use crate::oracle::{Oracle, hash};
 use crate::plan::Plan;
 use crate::process::Process;
 use crate::watchers::Watcher;
@@ -32,6 +32,7 @@ pub const DEADLINE_TICKS: u64 = 80;
 const PATIENCE: u64 = 4 * SECOND;
 
 pub struct Clients {
+    seed: u64,
     pub random: Random,
     open: BTreeMap<u64, Open>,
     next: u64,
@@ -53,6 +54,7 @@ struct Own {
     machine: Option<usize>,
     /// The next page of its list.
     page: Option<Input>,
+    requests: u64,
 }
 
 /// What a client asks for.
@@ -95,6 +97,7 @@ enum Waiting {
 impl Clients {
     pub fn new(seed: u64, plan: &Plan) -> Clients {
         Clients {
+            seed,
             random: Random(seed),
             open: BTreeMap::new(),
             next: 0,
@@ -124,6 +127,13 @@ impl Clients {
     /// The highest index that any client was told.
     pub fn newest(&self) -> u64 {
         self.newest
+    }
+
+    /// What is drawn from here on depends on the seed, and on which request of which client it is: a request that is left
+    /// out of a run changes no other one.
+    fn draw_for(&mut self, client: usize) {
+        let requests = self.own[client].requests;
+        self.random = Random(hash(&(self.seed, client, requests)));
     }
 
     /// Somebody was told of this index.
@@ -170,6 +180,7 @@ impl World {
             let delay = self.clients.random.below(200 * MILLISECOND);
             return self.after(time - self.now + delay, Event::Client(client));
         }
+        self.clients.draw_for(client);
         let Some(machine) = self.whom(client) else {
             let delay = self
                 .clients
@@ -179,6 +190,7 @@ impl World {
         };
         let own = &mut self.clients.own[client];
         own.machine = Some(machine);
+        own.requests += 1;
         let (wish, value) = match own.page.take() {
             Some(page) => (Wish::Operation(page), Vec::new()),
             None => self.next_wish(),
@@ -403,7 +415,7 @@ impl Open {
                 };
                 match told_place(&output) {
                     Some(place) => oracle.acknowledges(&self.value, place),
-                    None if output == Output::NotApplied => oracle.written.refuse(&self.value),
+                    None if output == Output::NotApplied => oracle.refuses(&self.value),
                     None => {}
                 }
                 // The answer to a DELETE has no ETag.

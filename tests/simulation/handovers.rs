@@ -28,6 +28,10 @@ impl Standings {
         self.learners.extend(members.learners());
     }
 
+    pub fn was_removed(&self, member: u64) -> bool {
+        self.removed.contains(&member)
+    }
+
     /// A client was told this of a member.
     fn refuse(&self, to: u64, why: NotTransferred) {
         let possible = match why {

@@ -252,6 +252,7 @@ impl Oracle {
 
     /// Applies a command to the model, and checks that it is its first time.
     fn apply(&mut self, command: &Command, index: u64) {
+        self.written.apply(command, index);
         let previous = self.places.insert(command.value.to_vec(), index);
         assert_eq!(previous, None, "a command applies twice, now at {index}");
         if let Some(transaction) = command.transaction.as_ref() {
@@ -306,6 +307,18 @@ impl Oracle {
             place.is_some() && (index.is_none() || index == place),
             "an operation was answered as one of entry {index:?}, it is in {place:?}"
         );
+    }
+
+    /// A client is told that its operation surely has no effect.
+    pub fn refuses(&mut self, value: &[u8]) {
+        let place = self.places.get(value);
+        assert_eq!(place, None, "an applied command is said not to be written");
+        self.written.refuse(value, &self.standings);
+    }
+
+    /// A member hands these entries to its disk.
+    pub fn saves(&mut self, entries: &[Entry]) {
+        self.written.save(entries, &self.standings);
     }
 
     /// A map after applying `index`.

@@ -165,7 +165,7 @@ impl Ports for SimulatedPorts<'_> {
 
     fn write(&mut self, job: Job, quiet: bool) -> Result<Written, WriterError> {
         self.wiring.shadow(job.number, &job.save, self.oracle);
-        self.oracle.written.save(&job.save.entries);
+        self.oracle.saves(&job.save.entries);
         if job.compacted > 1 && job.compacted < self.wiring.marks.0 {
             self.effect(What::Count("writes while the log is kept for a follower"));
         }

@@ -32,9 +32,10 @@ pub fn run(setup: &Setup, story: bool, logger: &Logger) -> Summary {
         panic!("{violation}");
     }
     world.summary.operations = history.len() as u64;
-    let refused = world.oracle.written.refused();
+    let (refused, void) = world.oracle.written.refused();
     let counts = &mut world.summary.counts;
-    counts.insert("writes refused by a member and in no log", refused);
+    counts.insert("writes refused by a member", refused);
+    counts.insert("writes refused by a member that are in a log, void", void);
     world.summary.simulated = world.now;
     world.summary.committed = world.oracle.committed();
     world.summary.trace ^= oracle::hash(history);

@@ -1,9 +1,13 @@
-//! Which commands ever went to a disk, and which of them clients were told to be surely without effect: no command may be
-//! both. A command is known by its unique value.
+//! Which commands ever went to a disk, and which of them clients were told to be surely without effect: no such command
+//! may ever be applied. A command is known by its unique value.
+//!
+//! It may be in a log all the same, but only where it is void for good: its proposer knew it to be overtaken, as a later
+//! command of the same member was applied, or its proposer was removed.
 
+use crate::handovers::Standings;
 use crate::oracle::hash;
 use raft::eraftpb::{Entry, EntryType};
-use raftkvd::command;
+use raftkvd::command::{self, Command};
 use std::collections::{HashMap, HashSet};
 
 /// Sets that are only asked whether they hold something: their order decides nothing.
@@ -11,14 +15,27 @@ use std::collections::{HashMap, HashSet};
 pub struct Written {
     /// Index and term of entries that were looked at.
     entries: HashSet<(u64, u64)>,
-    /// By the hash of a command's value: an entry that holds it.
-    values: HashMap<u64, (u64, u64)>,
+    /// By the hash of a command's value: the newest form in which it is in an entry.
+    forms: HashMap<u64, Form>,
+    /// The newest command of each member that was applied: boot and sequence.
+    newest: HashMap<u64, (u64, u64)>,
     refused: HashSet<u64>,
+    void: u64,
+}
+
+/// A command as its proposer has numbered it.
+#[derive(Debug, Clone, Copy)]
+struct Form {
+    member: u64,
+    /// Boot and sequence.
+    number: (u64, u64),
+    /// Index and term of an entry that holds it.
+    entry: (u64, u64),
 }
 
 impl Written {
     /// A member hands these entries to its disk.
-    pub fn save(&mut self, entries: &[Entry]) {
+    pub fn save(&mut self, entries: &[Entry], standings: &Standings) {
         for entry in entries {
             let place = (entry.index, entry.term);
             let is_normal = entry.get_entry_type() == EntryType::EntryNormal;
@@ -29,28 +46,60 @@ impl Written {
             let batch = batch.unwrap_or_else(|error| panic!("entry {place:?}: {error}"));
             for command in batch.commands.iter() {
                 let value = hash(&&command.value[..]);
-                self.values.insert(value, place);
-                assert!(
-                    !self.refused.contains(&value),
-                    "a command was said not to be written; it is in entry (index, term) {place:?}"
-                );
+                let form = Form {
+                    member: batch.member,
+                    number: (batch.boot, command.sequence),
+                    entry: place,
+                };
+                let known = self.forms.entry(value).or_insert(form);
+                if known.number <= form.number {
+                    *known = form;
+                }
+                if self.refused.contains(&value) {
+                    self.is_void(form, standings);
+                }
             }
         }
     }
 
-    /// A client is told that its command was not written and never will be.
-    pub fn refuse(&mut self, value: &[u8]) {
-        let value = hash(&value);
-        self.refused.insert(value);
-        let place = self.values.get(&value);
-        assert_eq!(
-            place, None,
-            "a command was said not to be written; it is in the entry of this index and term"
+    /// A command is applied, for the first time.
+    pub fn apply(&mut self, command: &Command, index: u64) {
+        let value = hash(&&command.value[..]);
+        assert!(
+            !self.refused.contains(&value),
+            "a command was said not to be written; it is applied at {index}"
         );
+        if let Some(form) = self.forms.get(&value) {
+            let newest = self.newest.entry(form.member).or_default();
+            *newest = form.number.max(*newest);
+        }
     }
 
-    /// So many commands were refused by a member.
-    pub fn refused(&self) -> u64 {
-        self.refused.len() as u64
+    /// A client is told that its command was not written and never will be.
+    pub fn refuse(&mut self, value: &[u8], standings: &Standings) {
+        let value = hash(&value);
+        self.refused.insert(value);
+        if let Some(form) = self.forms.get(&value) {
+            self.is_void(*form, standings);
+        }
+    }
+
+    fn is_void(&mut self, form: Form, standings: &Standings) {
+        let newest = self.newest.get(&form.member).copied();
+        assert!(
+            newest.is_some_and(|newest| newest >= form.number)
+                || standings.was_removed(form.member),
+            "a command was said not to be written; it is number {:?} of member {}, in entry (index, term) {:?}, and \
+             the newest that was applied is {newest:?}",
+            form.number,
+            form.member,
+            form.entry
+        );
+        self.void += 1;
+    }
+
+    /// So many commands were refused by a member, and so many entries hold one that is void.
+    pub fn refused(&self) -> (u64, u64) {
+        (self.refused.len() as u64, self.void)
     }
 }
