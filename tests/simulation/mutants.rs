@@ -25,11 +25,7 @@ const SEEDS_MAX: u64 = 3000;
 /// In code that the simulation does not drive, does not look at, or comes to too seldom. A bug that is noticed leaves the
 /// list: the test fails until it does.
 const UNSEEN: &[Mutant] = &[
-    Mutant::HistoryGap,
-    Mutant::HistoryGapAfterSnapshot,
-    Mutant::LoneApplyOvertakes,
     Mutant::LoneWriteOvertakes,
-    Mutant::RestoredIndexTooLow,
     Mutant::TermNotAwaited,
     Mutant::UnsettledRemovalTold,
 ];
