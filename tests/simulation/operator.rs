@@ -85,7 +85,7 @@ impl World {
         command.kind = Kind::RemoveMember;
         command.member_id = id;
         self.count("removals asked for");
-        self.ask_for(command);
+        self.propose_change(command);
     }
 
     fn ask_to_add(&mut self, id: u64, url: &PeerUrl) {
@@ -94,10 +94,10 @@ impl World {
         command.member_id = id;
         command.member_url = url.to_string();
         self.count("additions asked for");
-        self.ask_for(command);
+        self.propose_change(command);
     }
 
-    fn ask_for(&mut self, command: Command) {
+    fn propose_change(&mut self, command: Command) {
         let runs = |place: &usize| {
             let machine = &self.machines[*place];
             machine.process.is_some() && machine.role == Role::Member
