@@ -98,10 +98,8 @@ impl World {
 
     /// Any of the members can be made to lead, through any of them.
     fn hand_over(&mut self) {
-        let members = self.oracle.members().members;
-        let ids: Vec<u64> = members.into_keys().collect();
-        let to = *self.clients.random.pick(&ids);
         let places = self.places();
+        let to = self.machines[*self.clients.random.pick(&places)].id;
         let place = *self.clients.random.pick(&places);
         let before = self.counted("handovers done");
         let end = self.now + PATIENCE;
