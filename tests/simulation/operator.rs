@@ -107,7 +107,10 @@ impl World {
             return;
         }
         let place = *self.operator.random.pick(&places);
-        self.tell(|| {
+        // What is asked again and again is told once.
+        let newest = self.operator.asked.last();
+        let is_news = newest.is_none_or(|newest| newest.command != command);
+        self.tell_if(is_news, || {
             let (kind, id) = (command.kind, command.member_id);
             format!(
                 "operator: {kind:?} {id} {} through machine {place}",

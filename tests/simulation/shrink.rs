@@ -26,11 +26,13 @@ fn kind(why: &str) -> String {
 pub fn shrink(setup: &Setup) {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
-    let found = search(setup);
+    shrink_quietly(setup);
     panic::set_hook(hook);
-    let Some((cuts, why)) = found else {
-        say(&format!("simulation: seed {} holds", setup.seed));
-        return;
+}
+
+fn shrink_quietly(setup: &Setup) {
+    let Some((cuts, why)) = search(setup) else {
+        return say(&format!("simulation: seed {} holds", setup.seed));
     };
     let left = Setup {
         cuts,

@@ -384,6 +384,12 @@ impl World {
         }
     }
 
+    pub fn tell_if(&self, is_news: bool, event: impl FnOnce() -> String) {
+        if is_news {
+            self.tell(event);
+        }
+    }
+
     /// Lets time pass until then, or until `done`.
     pub fn run_until(&mut self, end: u64, done: impl Fn(&World) -> bool) {
         while let Some(Reverse(next)) = self.queue.peek() {
@@ -697,6 +703,15 @@ impl World {
     fn carry_out(&mut self, target: Target, after: u64, what: What) {
         match what {
             What::Members(members) => {
+                self.tell(|| {
+                    let (voters, learners) = (members.voters(), members.learners());
+                    let (voters, learners): (Vec<_>, Vec<_>) =
+                        (voters.collect(), learners.collect());
+                    format!(
+                        "machine {}: voters {voters:?}, learners {learners:?}",
+                        target.machine
+                    )
+                });
                 let process = self.at(target);
                 let before = process.life();
                 process.set_members(&members);
