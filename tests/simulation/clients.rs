@@ -429,6 +429,8 @@ impl Open {
                 match (permission.try_recv(), input) {
                     (Ok(None), _) => return Step::None,
                     (Ok(Some(Ok(()))), Input::Get { key }) => {
+                        // Also when the key was not written since.
+                        self.is_not_older(process.history.newest());
                         let value = process.store.get(key);
                         let value = value.map(|value| (value.bytes.to_vec(), value.index));
                         (Output::Value(value), Step::Answered)
