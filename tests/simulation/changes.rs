@@ -17,11 +17,20 @@ pub struct Change {
 
 /// All changes since the run began.
 #[derive(Default)]
-pub struct Changes(Vec<Change>);
+pub struct Changes {
+    all: Vec<Change>,
+    /// Where in `all` those of each key are.
+    of_keys: BTreeMap<Vec<u8>, Vec<usize>>,
+}
 
 impl Changes {
     pub fn add(&mut self, index: u64, key: &[u8], value: Option<&[u8]>) {
-        self.0.push(Change {
+        let place = self.all.len();
+        match self.of_keys.get_mut(key) {
+            Some(places) => places.push(place),
+            None => drop(self.of_keys.insert(key.to_vec(), vec![place])),
+        }
+        self.all.push(Change {
             index,
             key: key.to_vec(),
             value: value.map(<[u8]>::to_vec),
@@ -30,20 +39,17 @@ impl Changes {
 
     /// Those of the entries behind `after`, up to `last`.
     pub fn between(&self, after: u64, last: u64) -> &[Change] {
-        let first = self.0.partition_point(|change| change.index <= after);
-        let end = self.0.partition_point(|change| change.index <= last);
-        &self.0[first..end.max(first)]
+        let first = self.all.partition_point(|change| change.index <= after);
+        let end = self.all.partition_point(|change| change.index <= last);
+        &self.all[first..end.max(first)]
     }
 
-    /// The map as of an index: for each key the index of its entry, and its value.
-    pub fn map_at(&self, index: u64) -> BTreeMap<&[u8], (u64, &[u8])> {
-        let mut map = BTreeMap::new();
-        for change in self.between(0, index) {
-            match &change.value {
-                Some(value) => map.insert(&change.key[..], (change.index, &value[..])),
-                None => map.remove(&change.key[..]),
-            };
-        }
-        map
+    /// The map as of an index, in the order of the keys: of each the index of its entry, and its value.
+    pub fn map_at(&self, index: u64) -> impl Iterator<Item = (&[u8], (u64, &[u8]))> {
+        self.of_keys.iter().filter_map(move |(key, places)| {
+            let later = places.partition_point(|place| self.all[*place].index <= index);
+            let newest = &self.all[*places[..later].last()?];
+            Some((&key[..], (newest.index, newest.value.as_deref()?)))
+        })
     }
 }

@@ -57,7 +57,7 @@ pub fn page(open: &Open, input: &Input, index: u64, map: Frozen, oracle: &Oracle
 fn expected(range: &Range, index: u64, oracle: &Oracle) -> Output {
     let map = oracle.changes.map_at(index);
     let wanted = |key: &[u8]| key > &range.after[..] && key.starts_with(&range.prefix);
-    let mut found = map.into_iter().filter(|(key, _)| wanted(key));
+    let mut found = map.filter(|(key, _)| wanted(key));
     let entries = found
         .by_ref()
         .take(range.limit)

@@ -468,7 +468,7 @@ impl Oracle {
 
     /// That of a new cluster which begins with this one's map at an index.
     pub fn restored(&self, index: u64) -> Oracle {
-        let map = self.changes.map_at(index).into_iter();
+        let map = self.changes.map_at(index);
         let map = map.map(|(key, (index, value))| (key.to_vec(), (index, value.to_vec())));
         let mut states = self.states.clone();
         states.truncate(index as usize);
