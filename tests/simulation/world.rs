@@ -3,6 +3,8 @@
 //! One thread, one generator of random numbers, one queue ordered by time and then by age. Nothing else decides, so
 //! a seed is a run. Time is counted in microseconds.
 
+mod queue;
+
 use crate::clients::Clients;
 use crate::disk::{BUSY, FakeDisk, Fault, Loss, Random};
 use crate::faults::Trouble;
@@ -14,6 +16,7 @@ use crate::plan::{Known, Plan, Setup};
 use crate::ports::{Effect, What};
 use crate::process::{Launch, Passed, Process, Worker};
 use crate::runs::say;
+use queue::Queue;
 use raft::eraftpb::Message;
 use raftkvd::inbox::Notice;
 use raftkvd::members::{Members, PeerUrl};
@@ -21,8 +24,7 @@ use raftkvd::storage::{Options, Start, StorageError};
 use raftkvd::writer::Durable;
 use slog::{Logger, info, o};
 use std::cell::Cell;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -144,32 +146,6 @@ impl Event {
     }
 }
 
-struct Scheduled {
-    time: u64,
-    age: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Scheduled) -> bool {
-        (self.time, self.age) == (other.time, other.age)
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Scheduled) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Scheduled) -> std::cmp::Ordering {
-        (self.time, self.age).cmp(&(other.time, other.age))
-    }
-}
-
 /// A computer with a disk, on which one member runs or does not.
 pub struct Machine {
     pub id: u64,
@@ -228,8 +204,7 @@ pub struct Summary {
 
 pub struct World {
     pub now: u64,
-    queue: BinaryHeap<Reverse<Scheduled>>,
-    age: u64,
+    queue: Queue,
     pub random: Random,
     /// Faults and the operator have streams of their own: without one of them the others go on as they would have.
     pub faults: Random,
@@ -273,8 +248,7 @@ impl World {
         };
         let mut world = World {
             now: 0,
-            queue: BinaryHeap::new(),
-            age: 0,
+            queue: Queue::default(),
             network: Network::default(),
             clients,
             machines: Vec::new(),
@@ -357,16 +331,7 @@ impl World {
     // ---- the queue ----
 
     pub fn after(&mut self, delay: u64, event: Event) {
-        self.push(self.now + delay, event);
-    }
-
-    fn push(&mut self, time: u64, event: Event) {
-        self.age += 1;
-        self.queue.push(Reverse(Scheduled {
-            time,
-            age: self.age,
-            event,
-        }));
+        self.queue.push(self.now + delay, event);
     }
 
     pub fn count(&mut self, what: &'static str) {
@@ -392,11 +357,7 @@ impl World {
 
     /// Lets time pass until then, or until `done`.
     pub fn run_until(&mut self, end: u64, done: impl Fn(&World) -> bool) {
-        while let Some(Reverse(next)) = self.queue.peek() {
-            if next.time > end {
-                break;
-            }
-            let Reverse(Scheduled { time, event, .. }) = self.queue.pop().expect("it was there");
+        while let Some((time, event)) = self.queue.pop_until(end) {
             self.now = self.now.max(time);
             NOW.set(self.now);
             REACHED.set(Reached {
@@ -421,7 +382,7 @@ impl World {
             }
             if machine.paused_until > self.now {
                 let until = machine.paused_until;
-                return self.push(until, event);
+                return self.queue.push(until, event);
             }
         }
         BUSY.set(0);
@@ -650,7 +611,7 @@ impl World {
         let process = self.at(target);
         if process.pass_at.is_none_or(|pass| pass > at) {
             process.pass_at = Some(at);
-            self.push(at, Event::Pass(target));
+            self.queue.push(at, Event::Pass(target));
         }
     }
 
@@ -693,7 +654,7 @@ impl World {
         if process.falls_asleep() {
             let tick = process.next_tick().max(end + 1);
             process.pass_at = Some(tick);
-            self.push(tick, Event::Pass(target));
+            self.queue.push(tick, Event::Pass(target));
         } else {
             self.schedule_pass(target.machine, end);
         }
