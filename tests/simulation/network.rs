@@ -15,6 +15,7 @@ use raftkvd::storage::{DiskError, ReceiveError, SnapshotMeta, SnapshotSink, Snap
 use raftkvd::transport::handshake::Claims;
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 #[derive(Default)]
 pub struct Network {
@@ -54,7 +55,7 @@ struct Link {
     from: Target,
     to: Target,
     /// As they were accepted.
-    claims: Claims,
+    claims: Arc<Claims>,
 }
 
 /// An attempt to connect.
@@ -68,13 +69,14 @@ pub struct Dial {
 /// A message on its way.
 pub struct Delivery {
     from: usize,
-    claims: Claims,
-    message: Message,
+    claims: Arc<Claims>,
+    /// This one alone, as the inbox takes it.
+    message: Vec<Message>,
 }
 
 impl Delivery {
     pub fn digest(&self) -> u64 {
-        let m = &self.message;
+        let m = &self.message[0];
         let (kind, log_term) = (m.get_msg_type() as u8, m.log_term);
         let entries = m.entries.len();
         oracle::hash(&(
@@ -189,11 +191,11 @@ impl World {
         if copies > 1 {
             self.count("messages doubled");
         }
-        for _ in 0..copies {
+        for message in std::iter::repeat_n(message, copies) {
             let delivery = Delivery {
                 from: from.machine,
                 claims: claims.clone(),
-                message: message.clone(),
+                message: vec![message],
             };
             let delay = delay + self.network.delay(&mut self.random);
             self.after(delay, Event::Deliver(target, Box::new(delivery)));
@@ -301,7 +303,7 @@ impl World {
         let link = Link {
             from,
             to: self.target(place),
-            claims,
+            claims: Arc::new(claims),
         };
         self.network.links.insert(pair, link);
         Ok(())
@@ -372,9 +374,8 @@ impl World {
             self.network.links.remove(&(from, target.machine));
             return;
         }
-        let messages = vec![message];
-        let bytes = encoded_bytes(&messages);
-        process.inbox.receive(messages, bytes);
+        let bytes = encoded_bytes(&message);
+        process.inbox.receive(message, bytes);
         self.wake(target.machine);
     }
 

@@ -436,17 +436,16 @@ impl Oracle {
     }
 
     /// The newest members that a node has told.
-    pub fn told_members(&self) -> Members {
+    pub fn told_members(&self) -> Arc<Members> {
         let told = self.members[..self.told].last();
-        told.map(|(_, members)| Members::clone(members))
-            .unwrap_or_default()
+        told.map(|(_, members)| members.clone()).unwrap_or_default()
     }
 
     /// The newest members that a node has published.
-    pub fn members(&self) -> Members {
+    pub fn members(&self) -> Arc<Members> {
         let newest = self.members.last();
         newest
-            .map(|(_, members)| Members::clone(members))
+            .map(|(_, members)| members.clone())
             .unwrap_or_default()
     }
 

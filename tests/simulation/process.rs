@@ -82,6 +82,8 @@ pub struct Process {
     pub reader: Worker,
     /// Of the transport.
     view: View,
+    /// That it believes to be in.
+    life: u64,
     known: BTreeSet<u64>,
     pub leader: u64,
     pub newcomers: BTreeMap<u64, (PeerUrl, u64)>,
@@ -226,6 +228,7 @@ impl Process {
             wal_reader,
             requests: VecDeque::new(),
             reader: Worker::Idle,
+            life: life(&view, launch.id),
             view,
             known,
             leader: 0,
@@ -447,6 +450,7 @@ impl Process {
 
     pub fn set_members(&mut self, members: &Members) {
         self.view = self.view.next(self.id, members, false);
+        self.life = life(&self.view, self.id);
         self.known = members.members.keys().copied().collect();
         let view = &self.view;
         self.newcomers
@@ -474,7 +478,7 @@ impl Process {
 
     /// The life this member believes to be in.
     pub fn life(&self) -> u64 {
-        self.claims(0).added_index
+        self.life
     }
 
     pub fn judge(&self, claims: &Claims) -> Result<Accepted, Reason> {
@@ -516,4 +520,8 @@ impl Process {
     pub fn applied(&self) -> u64 {
         self.wiring.applied
     }
+}
+
+fn life(view: &View, id: u64) -> u64 {
+    view.claims(id, 0, 0, 0).added_index
 }

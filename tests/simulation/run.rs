@@ -77,7 +77,7 @@ impl World {
             };
             let status = process.node().status();
             let state = (status.leader, status.committed, status.applied);
-            if member.learner || *process.node().members() != members {
+            if member.learner || *process.node().members() != *members {
                 return Some(format!("member {id} on machine {place}: {status:?}"));
             }
             let same = *applied.get_or_insert(state) == state;
