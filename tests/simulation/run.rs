@@ -88,7 +88,8 @@ impl World {
         members.members.is_empty().then(|| "nobody runs".to_owned())
     }
 
-    fn places(&self) -> Vec<usize> {
+    /// The machines of the members.
+    pub fn places(&self) -> Vec<usize> {
         let members = self.oracle.members();
         let places = members.members.values().map(|m| World::machine_at(&m.url));
         places

@@ -84,6 +84,10 @@ impl World {
             if machine.process.is_none() || machine.epoch != target.epoch {
                 return self.count("watches that broke");
             }
+            // A process that runs on as a removed member has no news, for nobody tells it that it was removed.
+            if self.clients.stopped && !self.places().contains(&target.machine) {
+                return self.count("watches at a removed member");
+            }
             if machine.paused_until > self.now {
                 self.clients.watchers[number].state = state;
                 return;
