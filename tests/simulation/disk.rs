@@ -17,9 +17,10 @@
 use raftkvd::storage::disk::{Disk, DiskError, DiskFile, Lock};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
-use std::ops::Range;
+use std::ops::{Bound, Range};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -197,20 +198,27 @@ enum Node {
     File(u64),
 }
 
-type Names = BTreeMap<PathBuf, Node>;
+/// By their bytes: to compare paths piece by piece took a thirtieth of a simulation. A directory comes before what is in
+/// it in this order as well.
+type Names = BTreeMap<Name, Node>;
+type Name = Arc<OsStr>;
+
+fn name(path: &Path) -> Name {
+    Arc::from(path.as_os_str())
+}
 
 #[derive(Debug, Clone)]
 enum NameChange {
-    Create(PathBuf, Node),
-    Rename(PathBuf, PathBuf, Node),
-    Remove(PathBuf),
+    Create(Name, Node),
+    Rename(Name, Name, Node),
+    Remove(Name),
 }
 
 impl NameChange {
     fn dir(&self) -> &Path {
         let (NameChange::Create(path, _) | NameChange::Rename(path, ..) | NameChange::Remove(path)) =
             self;
-        path.parent().unwrap()
+        Path::new(path).parent().unwrap()
     }
 
     fn apply(&self, names: &mut Names) {
@@ -276,7 +284,7 @@ impl State {
             NameChange::Create(_, node) | NameChange::Rename(.., node) => Some(node),
             NameChange::Remove(_) => None,
         });
-        let named: BTreeSet<u64> = (self.names.values())
+        let mut named: Vec<u64> = (self.names.values())
             .chain(self.synced_names.values())
             .chain(pending)
             .filter_map(|node| match node {
@@ -284,8 +292,9 @@ impl State {
                 Node::File(id) => Some(*id),
             })
             .collect();
+        named.sort_unstable();
         self.contents
-            .retain(|id, content| content.open > 0 || named.contains(id));
+            .retain(|id, content| content.open > 0 || named.binary_search(id).is_ok());
     }
 }
 
@@ -468,7 +477,7 @@ impl FakeDisk {
     pub fn paths(&self) -> Vec<PathBuf> {
         let state = self.state();
         let files = state.names.iter().filter(|(_, node)| **node != Node::Dir);
-        files.map(|(path, _)| path.clone()).collect()
+        files.map(|(path, _)| PathBuf::from(&**path)).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -553,7 +562,7 @@ fn stopped(action: &'static str, path: &Path) -> DiskError {
 }
 
 fn file_at(names: &Names, path: &Path) -> u64 {
-    match names.get(path) {
+    match names.get(path.as_os_str()) {
         Some(Node::File(id)) => *id,
         other => panic!("{} is {other:?}", path.display()),
     }
@@ -561,7 +570,7 @@ fn file_at(names: &Names, path: &Path) -> u64 {
 
 /// The root is always there.
 fn is_dir(names: &Names, path: &Path) -> bool {
-    path.parent().is_none() || names.get(path) == Some(&Node::Dir)
+    path.parent().is_none() || names.get(path.as_os_str()) == Some(&Node::Dir)
 }
 
 /// Removes what stands in a directory that is not there.
@@ -569,7 +578,7 @@ fn remove_orphans(names: &mut Names) {
     let mut kept = Names::new();
     // A directory comes before what is in it.
     for (path, node) in std::mem::take(names) {
-        if is_dir(&kept, path.parent().unwrap()) {
+        if is_dir(&kept, Path::new(&path).parent().unwrap()) {
             kept.insert(path, node);
         }
     }
@@ -579,7 +588,7 @@ fn remove_orphans(names: &mut Names) {
 impl Disk for FakeDisk {
     fn open(&self, path: &Path) -> Result<Option<Box<dyn DiskFile>>, DiskError> {
         let mut state = self.read_state("open", path)?;
-        match state.names.get(path).copied() {
+        match state.names.get(path.as_os_str()).copied() {
             Some(Node::File(content)) => Ok(Some(self.handle(&mut state, path, content))),
             Some(Node::Dir) => panic!("{} is a directory", path.display()),
             None => Ok(None),
@@ -592,14 +601,14 @@ impl Disk for FakeDisk {
                 return Err(errno(ENOENT));
             }
             // A file that exists is emptied, and a crash may bring its bytes back.
-            if let Some(Node::File(content)) = state.names.get(path).copied() {
+            if let Some(Node::File(content)) = state.names.get(path.as_os_str()).copied() {
                 state.contents.get_mut(&content).unwrap().set_len(0);
                 return Ok(self.handle(state, path, content));
             }
             let content = state.next_content;
             state.next_content += 1;
             state.contents.insert(content, Content::default());
-            state.change(NameChange::Create(path.to_owned(), Node::File(content)));
+            state.change(NameChange::Create(name(path), Node::File(content)));
             Ok(self.handle(state, path, content))
         };
         self.operate(Operation::Create, path, create, |_| ())
@@ -607,7 +616,13 @@ impl Disk for FakeDisk {
 
     fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
         let state = self.read_state("list", dir)?;
-        let inside = state.names.keys().filter(|path| path.parent() == Some(dir));
+        let from = (Bound::Included(dir.as_os_str()), Bound::Unbounded);
+        let from = state.names.range::<OsStr, _>(from);
+        let under = dir.as_os_str().as_encoded_bytes();
+        let inside = from
+            .map(|(path, _)| Path::new(&**path))
+            .take_while(|path| path.as_os_str().as_encoded_bytes().starts_with(under))
+            .filter(|path| path.parent() == Some(dir));
         Ok(inside
             .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
             .collect())
@@ -616,8 +631,9 @@ impl Disk for FakeDisk {
     fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
         assert_eq!(from.parent(), to.parent(), "a rename between directories");
         let rename = |state: &mut State| {
-            let node = *state.names.get(from).ok_or_else(|| errno(ENOENT))?;
-            state.change(NameChange::Rename(from.to_owned(), to.to_owned(), node));
+            let node = state.names.get(from.as_os_str());
+            let node = *node.ok_or_else(|| errno(ENOENT))?;
+            state.change(NameChange::Rename(name(from), name(to), node));
             Ok(())
         };
         self.operate(Operation::Rename, from, rename, |_| ())
@@ -625,8 +641,8 @@ impl Disk for FakeDisk {
 
     fn remove(&self, path: &Path) -> Result<(), DiskError> {
         let remove = |state: &mut State| {
-            match state.names.get(path) {
-                Some(Node::File(_)) => state.change(NameChange::Remove(path.to_owned())),
+            match state.names.get(path.as_os_str()) {
+                Some(Node::File(_)) => state.change(NameChange::Remove(name(path))),
                 Some(Node::Dir) => panic!("{} is a directory", path.display()),
                 None => return Err(errno(ENOENT)),
             }
@@ -643,7 +659,7 @@ impl Disk for FakeDisk {
         }
         for dir in missing.into_iter().rev() {
             let create = |state: &mut State| {
-                state.change(NameChange::Create(dir.to_owned(), Node::Dir));
+                state.change(NameChange::Create(name(dir), Node::Dir));
                 Ok(())
             };
             self.operate(Operation::CreateDir, dir, create, |_| ())?;
@@ -658,7 +674,7 @@ impl Disk for FakeDisk {
             }
             let (durable, rest) = std::mem::take(&mut state.pending)
                 .into_iter()
-                .partition::<Vec<_>, _>(|change| change.dir() == dir);
+                .partition::<Vec<_>, _>(|change| change.dir().as_os_str() == dir.as_os_str());
             for change in durable {
                 change.apply(&mut state.synced_names);
             }
@@ -670,7 +686,9 @@ impl Disk for FakeDisk {
     }
 
     fn lock(&self, path: &Path) -> Result<Option<Lock>, DiskError> {
-        let exists = self.read_state("lock", path)?.names.contains_key(path);
+        let state = self.read_state("lock", path)?;
+        let exists = state.names.contains_key(path.as_os_str());
+        drop(state);
         if !exists {
             self.create(path)?;
         }
