@@ -334,8 +334,8 @@ impl Oracle {
         );
     }
 
-    /// A node has published everything up to `index`, and these are the members now.
-    pub fn publishes(&mut self, index: u64, members: &Members) {
+    /// A node has published everything up to `index`, and these are the members now. Gives what all nodes have there.
+    pub fn publishes(&mut self, index: u64, members: &Members) -> Arc<Members> {
         let first = match self.published.get(&index) {
             Some(first) => {
                 assert!(
@@ -361,14 +361,15 @@ impl Oracle {
             Some((newest, known)) => {
                 self.explain(known, &first, *newest + 1..=index);
                 self.note_lives(&first);
-                self.members.push((index, first));
+                self.members.push((index, first.clone()));
             }
             None => {
                 self.note_lives(&first);
-                self.members.push((index, first));
+                self.members.push((index, first.clone()));
                 self.told = 1;
             }
         }
+        first
     }
 
     /// A change of members is one of these entries of the log.

@@ -60,6 +60,9 @@ pub struct Process {
     pub meta: Arc<Meta>,
     pub snapshots: Arc<Snapshots>,
     metrics: Arc<Metrics>,
+    /// What the oracle was shown last: what is published, with its members, and the leader with its term.
+    looked_at: Option<(u64, Arc<Members>)>,
+    followed: (u64, u64),
     /// The loop waits in the inbox.
     pub asleep: bool,
     pub pass_at: Option<u64>,
@@ -214,6 +217,8 @@ impl Process {
             meta: opened.meta,
             snapshots: opened.snapshots,
             metrics,
+            looked_at: None,
+            followed: (0, 0),
             asleep: false,
             pass_at: None,
             jobs,
@@ -312,10 +317,16 @@ impl Process {
     }
 
     /// What has to hold behind every pass.
-    fn look_at(&self, effects: &[Effect], oracle: &mut Oracle) {
+    fn look_at(&mut self, effects: &[Effect], oracle: &mut Oracle) {
         let node = self.raft_loop.node();
-        if self.wiring.published > 0 {
-            oracle.publishes(self.wiring.published, node.members());
+        let (published, members) = (self.wiring.published, node.members());
+        let is_known = |(index, known): &(u64, Arc<Members>)| {
+            // Nothing was published since.
+            *index == published && **known == *members
+        };
+        if published > 0 && !self.looked_at.as_ref().is_some_and(is_known) {
+            let known = oracle.publishes(published, members);
+            self.looked_at = Some((published, known));
         }
         for effect in effects {
             if let What::Members(members) = &effect.what
@@ -327,8 +338,10 @@ impl Process {
             }
         }
         let position = node.position();
-        if position.leader != 0 {
+        let leader = (position.leader, position.term);
+        if position.leader != 0 && self.followed != leader {
             oracle.follows(self.id, position.leader, position.term);
+            self.followed = leader;
         }
         if node.is_leader() {
             for member in node.status().members {
