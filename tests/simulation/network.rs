@@ -243,6 +243,22 @@ impl World {
         }
     }
 
+    /// The members that a process knows have changed: it ends the connections of those that it does not accept any more, and
+    /// they learn why when they dial again.
+    pub fn judge_again(&mut self, to: Target) {
+        let Some(process) = self.machines[to.machine].process.as_ref() else {
+            return;
+        };
+        let links = self.network.links.values();
+        let refused = links.filter(|link| link.to == to && process.judge(&link.claims).is_err());
+        let refused: Vec<_> = refused.map(|link| (link.from, link.claims.to)).collect();
+        for (from, peer) in refused {
+            self.count("connections ended by a change of members");
+            self.network.links.remove(&(from.machine, to.machine));
+            self.redial(from, to.machine, peer);
+        }
+    }
+
     fn redial(&mut self, from: Target, place: usize, peer: u64) {
         let delay = self.network.delay(&mut self.random);
         let lost = true;

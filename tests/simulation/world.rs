@@ -681,6 +681,7 @@ impl World {
                 if life != before {
                     self.introduce(target);
                 }
+                self.judge_again(target);
             }
             What::Leader(leader) => {
                 self.at(target).leader = leader;
