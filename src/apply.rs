@@ -236,7 +236,7 @@ impl Applier {
                     }
                 }
                 Commit::Freeze { header, reply } => {
-                    // Whoever asked may have given up.
+                    // The client that asked may have given up.
                     let _ = reply.send((*header, self.store.freeze()));
                 }
                 Commit::Restore(meta) => {

@@ -292,7 +292,7 @@ impl RaftLoop {
                 status.cluster = ports.cluster();
                 status.wal_syncs = ports.written().syncs.count();
                 status.wal_bytes = ports.written().bytes.get();
-                // Whoever asked may have given up.
+                // The client that asked may have given up.
                 let _ = reply.send(status);
             }
             Notice::Freeze(reply) => self.freezing.push(reply),

@@ -227,7 +227,7 @@ impl World {
         self.ask(None, machine, Vec::new(), wish)
     }
 
-    /// Likewise a write.
+    /// The same for a write.
     pub fn ask_write(&mut self, machine: usize, key: u64) -> u64 {
         let value = self.value();
         let wish = Wish::Operation(Input::Put {

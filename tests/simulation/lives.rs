@@ -1,7 +1,7 @@
 //! What becomes of machines over their lives: disks that are lost, older copies that take their place, processes that
 //! nobody meant to be members, strangers who lie, and those that never come back.
 //!
-//! Whoever ends must have been told the truth: [`World::exit`] knows what really happened to each machine.
+//! A process that ends by itself must have been told the truth: [`World::exit`] knows what really happened to each machine.
 
 use crate::disk::FakeDisk;
 use crate::plan::{Changes, Known};

@@ -204,7 +204,7 @@ impl World {
     }
 
     /// Stops processes that were removed before they learned that they had been added: nobody can tell them, and to
-    /// others they look like whoever gets their id next.
+    /// others they look like the member that gets their id next.
     fn stop_orphans(&mut self) {
         let members = self.oracle.told_members();
         for place in 0..self.machines.len() {

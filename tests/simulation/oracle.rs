@@ -1,6 +1,6 @@
 //! What must hold at every moment, checked against what all machines did since the run began.
 //!
-//! A violation panics with both values; whoever runs the seed catches it and prints the seed.
+//! A violation panics with both values; `runs.rs` catches it and prints the seed.
 
 use crate::changes::Changes;
 use crate::disk::Random;
