@@ -3,6 +3,7 @@
 use crate::disk::{Fault, Operation};
 use crate::network::Weather;
 use crate::plan::Kind;
+use crate::ports::Promise;
 use crate::world::{Event, MILLISECOND, SECOND, World};
 use futures_channel::oneshot;
 use raftkvd::inbox::Notice;
@@ -79,7 +80,8 @@ impl World {
                 disk.inject_at(Operation::Sync, Fault::CrashBefore);
                 self.count("syncs that crash");
             }
-            Kind::CrashAtVote => self.machines[place].crashes_at_vote = true,
+            Kind::CrashAtVote => self.crash_behind(place, Promise::Vote),
+            Kind::CrashAtLead => self.crash_behind(place, Promise::Lead),
             Kind::PowerLoss => self.power_off(place),
             Kind::CrashAtOperation => {
                 self.crash_at_operation(place);
@@ -140,6 +142,13 @@ impl World {
         self.count("operations that crash");
     }
 
+    /// The power goes behind the next message of this kind, at the first operation of the disk.
+    pub fn crash_behind(&mut self, place: usize, promise: Promise) {
+        let machine = &mut self.machines[place];
+        let process = machine.process.as_mut().expect("it runs");
+        process.crashes_behind(Some((promise, machine.disk.clone())));
+    }
+
     fn cut(&mut self, name: &'static str, apart: impl Fn(usize, usize) -> bool) {
         let count = self.machines.len();
         let all = (0..count).flat_map(|a| (0..count).map(move |b| (a, b)));
@@ -172,7 +181,7 @@ impl World {
                 self.machines[place].full = false;
                 self.machines[place].disk.set_free(None);
             }
-            Some(Trouble::Weather) => self.network.weather = Weather::default(),
+            Some(Trouble::Weather) => self.network.weather = self.plan.climate,
             None => {}
         }
     }

@@ -4,6 +4,7 @@
 //! A process that ends by itself must have been told the truth: [`World::exit`] knows what really happened to each machine.
 
 use crate::disk::FakeDisk;
+use crate::network::Weather;
 use crate::plan::{Changes, Known};
 use crate::world::{Event, MILLISECOND, SECOND, Target, World};
 use raftkvd::members::Members;
@@ -309,6 +310,9 @@ impl World {
         self.clients.stopped = true;
         self.plan.slow_threads = false;
         self.plan.cut_transfers = 0;
+        self.plan.crashes_behind = None;
+        self.plan.climate = Weather::default();
+        self.network.weather = Weather::default();
         for at in 0..self.troubles.len() {
             self.recover(at);
         }
@@ -316,7 +320,9 @@ impl World {
             machine.disk.clear_faults();
             machine.crashes_ahead = 0;
             machine.crashes_at_mark = false;
-            machine.crashes_at_vote = false;
+            if let Some(process) = &mut machine.process {
+                process.crashes_behind(None);
+            }
             machine.paused_until = 0;
         }
         self.tell(|| "all is well from now on".to_owned());

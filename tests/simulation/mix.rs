@@ -112,6 +112,38 @@ impl Mix {
         }
     }
 
+    /// Little else than reads and writes of few keys, everywhere and all the time.
+    pub fn reads_and_writes(&mut self) {
+        for (kind, weight) in &mut self.weights {
+            *weight = match kind {
+                Kind::Get => 40,
+                Kind::Put => 20,
+                _ => (*weight).min(1),
+            };
+        }
+        self.habits = vec![Habit::Any];
+        self.bursts = None;
+        (self.clients, self.keys) = (8, self.keys.min(2));
+        self.thinking = self.thinking.min(100 * MILLISECOND);
+    }
+
+    /// Many writes of values that have up to so many bytes.
+    pub fn large_writes(&mut self, bytes: u64) {
+        for (kind, weight) in &mut self.weights {
+            if let Kind::Put | Kind::Puts = kind {
+                *weight = (*weight).max(40);
+            }
+        }
+        self.bursts = None;
+        self.value_bytes = bytes;
+        self.thinking = self.thinking.min(100 * MILLISECOND);
+    }
+
+    /// From this time on nobody asks for anything.
+    pub fn falls_silent(&mut self, after: u64) {
+        self.bursts = Some((after, 1000 * SECOND));
+    }
+
     fn kind(&self, random: &mut Random) -> Kind {
         let sum = self.weights.iter().map(|(_, weight)| weight).sum();
         let mut left = random.below(sum);

@@ -4,7 +4,7 @@
 //! process that a message was not sent to: a connection ends with the process at its far end. Handshakes, and what
 //! is judged again with every message, are those of the transport itself.
 
-use crate::disk::{Fault, Random};
+use crate::disk::Random;
 use crate::oracle;
 use crate::world::{Event, MILLISECOND, SECOND, Target, World};
 use protobuf::Message as _;
@@ -114,6 +114,13 @@ fn promised(message: &Message) -> SnapshotMeta {
 struct NoLink;
 
 impl Network {
+    pub fn of(weather: Weather) -> Network {
+        Network {
+            weather,
+            ..Network::default()
+        }
+    }
+
     fn is_cut(&self, from: usize, to: usize) -> bool {
         self.cut.contains_key(&(from, to))
     }
@@ -139,10 +146,6 @@ impl World {
             let life = process.life();
             self.oracle.sends(&message, life);
             let place = process.url(message.to).map(World::machine_at);
-            let votes = message.get_msg_type() == MessageType::MsgRequestVoteResponse;
-            let crashes = votes
-                && !message.reject
-                && std::mem::take(&mut self.machines[from.machine].crashes_at_vote);
             let to = message.to;
             let snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
             match place {
@@ -153,11 +156,6 @@ impl World {
                     self.notice(from.machine, Notice::SnapshotSent { to, ok });
                 }
                 None => self.notice(from.machine, Notice::Unreachable(to)),
-            }
-            if crashes {
-                self.count("votes that crash");
-                let disk = &self.machines[from.machine].disk;
-                disk.inject(disk.operations() + 1, Fault::CrashBefore);
             }
         }
     }

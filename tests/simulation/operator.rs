@@ -150,6 +150,11 @@ impl World {
                         self.oracle.was_published(asked.since, is_so),
                         "{kind:?} {id} {url} was answered as carried out at {index}, and no members are so"
                     );
+                    // Who is told that a removal succeeded may take the disk away that the rest still needs.
+                    assert!(
+                        kind != Kind::RemoveMember || self.oracle.was_told(asked.since, is_so),
+                        "the removal of {id} was answered as carried out at {index}, before it was settled"
+                    );
                 }
                 Ok(Some(_)) | Err(_) => {}
             }

@@ -4,9 +4,14 @@
 //! A *swarm*: each seed leaves out about half of what could happen and favours some of the rest. So two rare things
 //! meet in some runs more often than if every run had a little of everything.
 
+mod scenes;
+
 use crate::disk::Random;
 use crate::mix::Mix;
+use crate::network::Weather;
+use crate::ports::Promise;
 use crate::world::{MILLISECOND, SECOND};
+use scenes::Scene;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
@@ -246,6 +251,7 @@ pub enum Kind {
     CrashAtMark,
     CrashAtSync,
     CrashAtVote,
+    CrashAtLead,
     FailedOperation,
     FullDisk,
     Pause,
@@ -313,6 +319,19 @@ pub struct Plan {
     /// Directly before that the power goes everywhere.
     pub ends_in_the_dark: bool,
     pub slow_threads: bool,
+    /// With slow threads: batches, of 1000, that take long to be applied.
+    pub slow_applies: u64,
+    /// The longest time after which a process is started again that has ended.
+    pub restart: u64,
+    /// With slow threads: syncs, of 1000, that take long.
+    pub slow_syncs: u64,
+    /// Behind what a process loses power, and in how many of 1000 starts.
+    pub crashes_behind: Option<(Promise, u64)>,
+    /// What the network is like between bad weathers.
+    pub climate: Weather,
+    /// What a batch of the WAL holds, and behind how much a snapshot is taken, if it is not as drawn.
+    pub batch_bytes: Option<usize>,
+    pub snapshot_bytes: Option<u64>,
     /// Snapshot transfers that are cut, of 1000.
     pub cut_transfers: u64,
     pub duration: u64,
@@ -352,12 +371,24 @@ impl Plan {
             forsakes: random.chance(300),
             ends_in_the_dark: random.chance(500),
             slow_threads: random.chance(500),
+            slow_applies: 3,
+            restart: 3 * SECOND,
+            slow_syncs: 5,
+            crashes_behind: None,
+            climate: Weather::default(),
+            batch_bytes: None,
+            snapshot_bytes: None,
             cut_transfers: *random.pick(&[0, 100, 500]),
             duration: *random.pick(&[5, 10, 20, 30, 60]) * SECOND,
             interval: *random.pick(&[200, 700, 2000, 8000]) * MILLISECOND,
             kinds,
         };
         plan.favour(setup, random);
+        // Known faults have ways of their own.
+        let scenes = &mut Random(setup.seed ^ 0x5ce7_e5ee_d000_0000);
+        if let Some(scene) = Scene::draw(scenes).filter(|_| setup.known.is_empty()) {
+            scene.set_up(&mut plan, scenes);
+        }
         let cuts = &setup.cuts;
         plan.members = cuts.members.unwrap_or(plan.members);
         plan.duration = cuts.duration.unwrap_or(plan.duration);

@@ -1,11 +1,11 @@
 //! The raft loop's ports in the simulation: the real ways to the WAL and to the store, watched by the oracle, and what
 //! is left for the world to carry out.
 
-use crate::disk::BUSY;
+use crate::disk::{BUSY, FakeDisk, Fault};
 use crate::oracle::{self, Oracle, Shadow};
 use crate::world::clock;
 use protobuf::Message as _;
-use raft::eraftpb::{ConfChange, EntryType, Message};
+use raft::eraftpb::{ConfChange, EntryType, Message, MessageType};
 use raftkvd::apply::{Commits, ThreadEnded};
 use raftkvd::commit::Commit;
 use raftkvd::inbox::Inbox;
@@ -64,6 +64,18 @@ pub struct Wiring {
     pub published: u64,
     /// Index of the newest entry in the map.
     pub applied: u64,
+    /// Behind the next message of this kind the power goes, at the first operation of this disk.
+    pub crashes_behind: Option<(Promise, FakeDisk)>,
+    /// The newest term in which the process has sent a command.
+    pub led: u64,
+}
+
+/// A message that must not be contradicted after a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Promise {
+    Vote,
+    /// The first command that a leader sends in its term.
+    Lead,
 }
 
 impl Wiring {
@@ -102,6 +114,28 @@ impl Wiring {
         );
     }
 
+    /// Messages leave, and with them what the power may go behind. True: it goes.
+    pub fn sends(&mut self, messages: &[Message]) -> bool {
+        let mut made = Vec::new();
+        for message in messages {
+            match message.get_msg_type() {
+                MessageType::MsgRequestVoteResponse if !message.reject => made.push(Promise::Vote),
+                MessageType::MsgAppend if message.term > self.led && leads(message) => {
+                    self.led = message.term;
+                    made.push(Promise::Lead);
+                }
+                _ => {}
+            }
+        }
+        let crashes = self
+            .crashes_behind
+            .take_if(|(promise, _)| made.contains(promise));
+        if let Some((_, disk)) = &crashes {
+            disk.inject(disk.operations() + 1, Fault::CrashBefore);
+        }
+        crashes.is_some()
+    }
+
     pub fn state_hash(&self) -> u64 {
         let mut sum = 0_u64;
         let Ok(()) = self.store.freeze().visit(|key, index, value| {
@@ -138,6 +172,12 @@ impl Wiring {
         }
         self.unsaved.push_back((number, stored));
     }
+}
+
+/// It carries a command of the term that it is sent in.
+fn leads(message: &Message) -> bool {
+    let mut entries = message.entries.iter();
+    entries.any(|entry| entry.term == message.term && !entry.data.is_empty())
 }
 
 /// The ports during one pass.
@@ -207,6 +247,9 @@ impl Ports for SimulatedPorts<'_> {
     }
 
     fn send(&mut self, messages: Vec<Message>) {
+        if self.wiring.sends(&messages) {
+            self.effect(What::Count("promises that crash"));
+        }
         self.effect(What::Send(messages));
     }
 

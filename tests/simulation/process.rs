@@ -3,7 +3,7 @@
 
 use crate::disk::{FakeDisk, Random};
 use crate::oracle::{self, Oracle, Shadow};
-use crate::ports::{Effect, SimulatedPorts, What, Wiring};
+use crate::ports::{Effect, Promise, SimulatedPorts, What, Wiring};
 use crate::world::{World, clock, micros};
 use futures_channel::oneshot;
 use raft::eraftpb::{Entry, Message};
@@ -207,6 +207,8 @@ impl Process {
             unapplied_bytes_max,
             published: applied,
             applied,
+            crashes_behind: None,
+            led: 0,
         };
         let process = Process {
             id: launch.id,
@@ -399,7 +401,13 @@ impl Process {
             .jobs
             .tell(durable, &self.inbox, send, &self.purge_sender)?;
         assert!(told.is_continue(), "no thread has ended");
+        self.wiring.sends(&sent);
         Ok(sent)
+    }
+
+    /// The power goes behind the next message of this kind, at the first operation of the disk.
+    pub fn crashes_behind(&mut self, crash: Option<(Promise, FakeDisk)>) {
+        self.wiring.crashes_behind = crash;
     }
 
     // ---- the thread that deletes ----

@@ -179,8 +179,6 @@ pub struct Machine {
     pub copy: Option<FakeDisk>,
     /// The power goes when it next writes the mark of a snapshot.
     pub crashes_at_mark: bool,
-    /// The power goes behind its next vote.
-    pub crashes_at_vote: bool,
     /// So many of its next starts end in another crash: what a crash left behind is what the next one meets.
     pub crashes_ahead: u64,
     /// It is without power: not even its host answers.
@@ -240,23 +238,26 @@ impl World {
         }
         let plan = Plan::draw(&mut random, setup);
         let clients = Clients::new(random.next(), &plan);
+        let segment_bytes = random.between(4 << 10, 32 << 10);
+        let batch_bytes = random.between(1 << 10, 16 << 10) as usize;
         let options = Options {
-            segment_bytes: random.between(4 << 10, 32 << 10),
-            batch_bytes: random.between(1 << 10, 16 << 10) as usize,
+            segment_bytes,
+            batch_bytes: plan.batch_bytes.unwrap_or(batch_bytes),
             // Often only a few entries, and then what followers lack is read back.
             cache_bytes: *random.pick(&[1, 300, 3_000, u64::MAX]),
         };
+        let snapshot_bytes = random.between(2 << 10, 32 << 10);
         let mut world = World {
             now: 0,
             queue: Queue::default(),
-            network: Network::default(),
+            network: Network::of(plan.climate),
             clients,
             machines: Vec::new(),
             oracle: Oracle::new(setup.meets(Known::MatchAboveLast)),
             summary: Summary::default(),
             logger: logger.new(o!()),
             options,
-            snapshot_bytes: random.between(2 << 10, 32 << 10),
+            snapshot_bytes: plan.snapshot_bytes.unwrap_or(snapshot_bytes),
             pinned_log_bytes: *random.pick(&[2_000, 50_000, u64::MAX]),
             faults: Random(random.next()),
             fault_number: 0,
@@ -319,7 +320,6 @@ impl World {
             forsaken: false,
             copy: None,
             crashes_at_mark: false,
-            crashes_at_vote: false,
             crashes_ahead: 0,
             dark: false,
             tick: self.random.between(16 * MILLISECOND, 24 * MILLISECOND),
@@ -500,6 +500,11 @@ impl World {
                 self.tell(|| format!("machine {number} starts"));
                 self.schedule_pass(number, self.now);
                 self.dial_all(self.target(number));
+                if let Some((promise, share)) = self.plan.crashes_behind
+                    && self.faults.chance(share)
+                {
+                    self.crash_behind(number, promise);
+                }
             }
             Err(StorageError::Io(error)) => {
                 info!(self.logger, "a start failed"; "machine" => number, "error" => %error);
@@ -515,7 +520,7 @@ impl World {
     }
 
     pub fn restart_later(&mut self, machine: usize) {
-        let delay = self.random.between(20 * MILLISECOND, 3 * SECOND);
+        let delay = self.random.between(20 * MILLISECOND, self.plan.restart);
         self.after(delay, Event::Start(machine));
     }
 
@@ -700,7 +705,7 @@ impl World {
         let sync = self.delay_of_sync(target.machine);
         let apply = self.random.between(5, 300);
         let snapshot = self.random.between(MILLISECOND, 50 * MILLISECOND);
-        let slow = match self.plan.slow_threads && self.random.chance(3) {
+        let slow = match self.plan.slow_threads && self.random.chance(self.plan.slow_applies) {
             true => self.random.between(10 * MILLISECOND, 2 * SECOND),
             false => 0,
         };
@@ -735,7 +740,7 @@ impl World {
 
     fn delay_of_sync(&mut self, machine: usize) -> u64 {
         let usual = self.machines[machine].sync;
-        match self.plan.slow_threads && self.random.chance(5) {
+        match self.plan.slow_threads && self.random.chance(self.plan.slow_syncs) {
             true => self.random.between(usual, SECOND),
             false => self.random.between(usual / 4, usual),
         }

@@ -1,0 +1,161 @@
+//! Circumstances that make one chain of events likely. Some faults show only behind such a chain, each link of which is
+//! rare in a run that has a little of everything; so some of the runs are set up for one of them.
+//!
+//! Whether a run has a scene is drawn from a stream of its own: the other runs are what they would be without scenes.
+
+use super::{Changes, Kind, Plan};
+use crate::disk::Random;
+use crate::network::Weather;
+use crate::ports::Promise;
+use crate::world::{MILLISECOND, SECOND};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scene {
+    /// All members start at once, with no leader, on a slow network, so that several ask for votes in one term; a voter
+    /// often loses power behind its vote, and is back before the next candidate asks it.
+    ContestedElections,
+    /// Messages come twice and late, so that the answer to a read's round comes when a newer round is under way, and a
+    /// follower that does not hold a write yet is asked for it.
+    LateAnswers,
+    /// The power goes at syncs, again and again, while large entries are written in batches that are small beside them.
+    TornWrites,
+    /// Learners come when nobody writes, and nothing happens before the end that would move the log.
+    IdleJoiners,
+    /// One voter that starts again and again: what it publishes at a start is applied late, and somebody reads it before.
+    LoneVoter,
+    /// The same with a learner that is far away, and a slow disk, so that much is sent before it is durable; and the
+    /// power goes behind that.
+    LoneVoterWithLearner,
+}
+
+/// Of 1000 runs.
+const SCENES: [(Scene, u64); 6] = [
+    (Scene::ContestedElections, 110),
+    (Scene::LateAnswers, 130),
+    (Scene::TornWrites, 110),
+    (Scene::IdleJoiners, 60),
+    (Scene::LoneVoter, 50),
+    (Scene::LoneVoterWithLearner, 50),
+];
+
+impl Scene {
+    pub fn draw(random: &mut Random) -> Option<Scene> {
+        let mut left = random.below(1000);
+        for (scene, share) in SCENES {
+            match left.checked_sub(share) {
+                Some(rest) => left = rest,
+                None => return Some(scene),
+            }
+        }
+        None
+    }
+
+    pub fn set_up(self, plan: &mut Plan, random: &mut Random) {
+        match self {
+            Scene::ContestedElections => contested_elections(plan, random),
+            Scene::LateAnswers => late_answers(plan, random),
+            Scene::TornWrites => torn_writes(plan, random),
+            Scene::IdleJoiners => idle_joiners(plan, random),
+            Scene::LoneVoter => lone_voter(plan, random),
+            Scene::LoneVoterWithLearner => lone_voter_with_learner(plan, random),
+        }
+    }
+}
+
+fn contested_elections(plan: &mut Plan, random: &mut Random) {
+    plan.members = *random.pick(&[3, 5]);
+    plan.changes = Changes::None;
+    plan.staged = 0;
+    plan.climate.delay = *random.pick(&[5, 40]) * MILLISECOND;
+    plan.climate.loss = *random.pick(&[300, 500]);
+    plan.restart = *random.pick(&[50, 200]) * MILLISECOND;
+    plan.crashes_behind = Some((Promise::Vote, 500));
+    plan.kinds = vec![
+        Kind::PowerLossEverywhere,
+        Kind::PowerLossEverywhere,
+        Kind::CrashAtVote,
+        Kind::Pause,
+    ];
+    plan.interval = *random.pick(&[500, 1000]) * MILLISECOND;
+    plan.duration = 30 * SECOND;
+}
+
+fn late_answers(plan: &mut Plan, random: &mut Random) {
+    plan.members = *random.pick(&[3, 3, 5]);
+    plan.changes = Changes::None;
+    plan.staged = 0;
+    plan.climate = Weather {
+        loss: 0,
+        doubling: *random.pick(&[100, 400]),
+        delay: *random.pick(&[5, 30, 80]) * MILLISECOND,
+        stragglers: *random.pick(&[50, 200]),
+    };
+    plan.kinds.retain(|kind| {
+        matches!(
+            kind,
+            Kind::Isolate | Kind::OneWay | Kind::Split | Kind::Pause
+        )
+    });
+    plan.interval = 8 * SECOND;
+    plan.duration = 20 * SECOND;
+    plan.asks.reads_and_writes();
+}
+
+fn torn_writes(plan: &mut Plan, random: &mut Random) {
+    plan.members = *random.pick(&[1, 3, 3]);
+    plan.staged = 0;
+    plan.kinds = vec![Kind::CrashAtSync; 5];
+    plan.kinds.extend([Kind::CrashAtMark; 4]);
+    plan.kinds
+        .extend([Kind::CrashAtOperation, Kind::PowerLossEverywhere]);
+    plan.restart = *random.pick(&[200, 1000]) * MILLISECOND;
+    plan.interval = *random.pick(&[200, 500]) * MILLISECOND;
+    plan.duration = 20 * SECOND;
+    plan.batch_bytes = Some(*random.pick(&[1 << 10, 1 << 10, 8 << 10]));
+    plan.snapshot_bytes = Some(*random.pick(&[4 << 10, 16 << 10]));
+    plan.asks.large_writes(*random.pick(&[1500, 3000, 6000]));
+}
+
+fn idle_joiners(plan: &mut Plan, random: &mut Random) {
+    plan.members = *random.pick(&[1, 3]);
+    plan.members_max = 5;
+    plan.changes = Changes::Grow;
+    plan.operator_pause = *random.pick(&[1, 3]) * SECOND;
+    plan.duration = 20 * SECOND;
+    plan.kinds.clear();
+    plan.snapshot_bytes = Some(2 << 10);
+    plan.forsakes = false;
+    plan.ends_in_the_dark = false;
+    plan.asks.large_writes(1500);
+    plan.asks.falls_silent(random.between(SECOND, 4 * SECOND));
+}
+
+fn lone_voter(plan: &mut Plan, random: &mut Random) {
+    plan.members = 1;
+    plan.changes = Changes::None;
+    plan.slow_threads = true;
+    plan.slow_applies = 300;
+    plan.restart = *random.pick(&[50, 500]) * MILLISECOND;
+    plan.kinds = vec![Kind::PowerLoss, Kind::Kill];
+    plan.interval = *random.pick(&[1, 3]) * SECOND;
+    plan.duration = 20 * SECOND;
+    // Much is left to be applied at a start.
+    plan.snapshot_bytes = Some(64 << 10);
+    plan.asks.reads_and_writes();
+}
+
+fn lone_voter_with_learner(plan: &mut Plan, random: &mut Random) {
+    plan.members = 1;
+    plan.members_max = 2;
+    plan.changes = Changes::Any;
+    plan.operator_pause = SECOND;
+    plan.climate.delay = *random.pick(&[1, 20]) * MILLISECOND;
+    plan.slow_threads = true;
+    plan.slow_syncs = *random.pick(&[200, 500]);
+    plan.restart = *random.pick(&[50, 500]) * MILLISECOND;
+    plan.crashes_behind = Some((Promise::Lead, 500));
+    plan.kinds = vec![Kind::CrashAtLead, Kind::PowerLoss, Kind::Kill];
+    plan.interval = *random.pick(&[500, 1000]) * MILLISECOND;
+    plan.duration = 30 * SECOND;
+    plan.asks.reads_and_writes();
+}
