@@ -9,6 +9,10 @@ fn main() {
         Ok(task) => task,
         Err(quit) => std::process::exit(quit.show()),
     };
+    #[cfg(feature = "mutants")]
+    eprintln!(
+        "raftkvd: this build can have planted bugs (cargo feature mutants): never give it data"
+    );
     end_on_panic();
     let code = match task {
         Task::Run(options) => return run(*options),

@@ -93,9 +93,8 @@ impl Writer {
     /// small, and `quiet`: nothing waits for the loop that could be done meanwhile.
     pub fn hand_over(&mut self, job: Job, quiet: bool) -> Result<Written, WriterError> {
         let small = entry_bytes(&job.save) <= config::LONE_WRITE_BYTES_MAX;
-        let finished = self.shared.unfinished.load(Ordering::Acquire) == 0
-            || is_planted(Mutant::LoneWriteOvertakes);
-        let alone = job.is_lone && finished;
+        let finished = self.shared.unfinished.load(Ordering::Acquire) == 0;
+        let alone = (job.is_lone && finished) || is_planted(Mutant::LoneWriteOvertakes);
         let fast = !self.shared.slow.load(Ordering::Relaxed);
         if quiet && alone && fast && small && job.save.mark.is_none() {
             self.shared.save(std::slice::from_ref(&job.save))?;

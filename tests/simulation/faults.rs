@@ -118,6 +118,9 @@ impl World {
                 let process = self.process(place).expect("it runs");
                 process.stopping = Some(handed_over);
                 self.notice(place, Notice::HandOver(reply));
+                // A leader that nobody can follow stops as one.
+                let patience = self.faults.between(500 * MILLISECOND, 1_200 * MILLISECOND);
+                self.after(patience, Event::Stop(target));
                 // By then it is ended in any case.
                 self.after(1_500 * MILLISECOND, Event::Kill(target));
             }

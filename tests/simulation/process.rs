@@ -66,6 +66,8 @@ pub struct Process {
     /// The loop waits in the inbox.
     pub asleep: bool,
     pub pass_at: Option<u64>,
+    /// The loop is at work until then, or does not get a processor.
+    pub busy_until: u64,
     /// The WAL thread.
     jobs: Jobs,
     pub writer: Worker,
@@ -223,6 +225,7 @@ impl Process {
             followed: (0, 0),
             asleep: false,
             pass_at: None,
+            busy_until: 0,
             jobs,
             writer: Worker::Idle,
             purge_sender,

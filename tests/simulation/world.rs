@@ -17,10 +17,9 @@ use crate::ports::{Effect, What};
 use crate::process::{Launch, Passed, Process, Worker};
 use crate::runs::say;
 use queue::Queue;
-use raft::eraftpb::Message;
 use raftkvd::inbox::Notice;
 use raftkvd::members::{Members, PeerUrl};
-use raftkvd::storage::{Options, Start, StorageError};
+use raftkvd::storage::{DiskError, Options, Start, StorageError};
 use raftkvd::writer::Durable;
 use slog::{Logger, info, o};
 use std::cell::Cell;
@@ -73,7 +72,9 @@ pub enum Event {
     Pass(Target),
     Write(Target),
     Written(Target, Durable),
-    Send(Target, Vec<Message>),
+    /// What a pass asked for behind a write of its own.
+    CarryOut(Target, What),
+    Stop(Target),
     Purge(Target),
     Apply(Target),
     Snapshot(Target),
@@ -102,7 +103,8 @@ impl Event {
             Event::Pass(target)
             | Event::Write(target)
             | Event::Written(target, _)
-            | Event::Send(target, _)
+            | Event::CarryOut(target, _)
+            | Event::Stop(target)
             | Event::Purge(target)
             | Event::Apply(target)
             | Event::Snapshot(target)
@@ -138,7 +140,8 @@ impl Event {
             Event::Dial(_, dial) => 18 + ((dial.place as u64) << 8),
             Event::Flap(machine) => 19 + ((*machine as u64) << 8),
             Event::ReadBack(_) => 20,
-            Event::Send(..) => 21,
+            Event::CarryOut(..) => 21,
+            Event::Stop(_) => 25,
             Event::Purge(_) => 22,
             Event::Watcher(watcher) => 23 + ((*watcher as u64) << 8),
             Event::Backup => 24,
@@ -400,7 +403,8 @@ impl World {
             Event::Pass(target) => self.pass(target),
             Event::Write(target) => self.write(target),
             Event::Written(target, durable) => self.written(target, durable),
-            Event::Send(target, messages) => self.send(target, messages),
+            Event::CarryOut(target, what) => self.carry_out(target, what),
+            Event::Stop(target) => self.notice(target.machine, Notice::Stop),
             Event::Purge(target) => self.purge(target),
             Event::Apply(target) => self.apply(target),
             Event::Snapshot(target) => self.write_snapshot(target),
@@ -427,6 +431,7 @@ impl World {
             let machine = &self.machines[target.machine];
             if machine.epoch == target.epoch && machine.process.is_some() {
                 if machine.disk.crashed() {
+                    self.answer_the_last(target.machine);
                     self.power_off(target.machine);
                 } else {
                     self.poll(target.machine);
@@ -566,6 +571,16 @@ impl World {
         self.answer_none(number);
     }
 
+    /// The WAL thread has failed: until the main thread has ended the process, all others go on.
+    fn failed_soon(&mut self, target: Target, error: &DiskError) {
+        if self.machines[target.machine].disk.crashed() || self.random.chance(300) {
+            return self.failed(target, error);
+        }
+        self.count("ends by a failed disk");
+        let delay = self.random.between(0, 50 * MILLISECOND);
+        self.after(delay, Event::Kill(target));
+    }
+
     /// The disk has failed under a running process: it ends.
     pub fn failed(&mut self, target: Target, error: &dyn std::fmt::Display) {
         info!(self.logger, "the disk failed"; "machine" => target.machine, "error" => %error);
@@ -578,6 +593,7 @@ impl World {
             target.machine
         );
         self.count("ends by a failed disk");
+        self.answer_the_last(target.machine);
         self.kill(target);
     }
 
@@ -601,19 +617,28 @@ impl World {
 
     // ---- the threads of a process ----
 
+    /// A process that ends may have answered clients directly before: some of them still hear it.
+    fn answer_the_last(&mut self, machine: usize) {
+        if self.random.chance(500) {
+            self.poll(machine);
+        }
+    }
+
     /// Something has come for the raft loop. If it sleeps, and can go on with that, then it wakes.
     pub fn wake(&mut self, machine: usize) {
-        let woken = |p: &Process| p.asleep && !p.inbox.is_asleep();
-        if self.machines[machine].process.as_ref().is_some_and(woken) {
+        let woken = |p: &&mut Process| p.asleep && !p.inbox.is_asleep();
+        if let Some(process) = self.process(machine).filter(woken) {
+            process.asleep = false;
             self.schedule_pass(machine, self.now);
         }
     }
 
     /// The loop gets a processor soon after this time.
     fn schedule_pass(&mut self, machine: usize, time: u64) {
-        let at = time + self.random.between(5, 60);
+        let soon = self.random.between(5, 60);
         let target = self.target(machine);
         let process = self.at(target);
+        let at = time.max(process.busy_until) + soon;
         if process.pass_at.is_none_or(|pass| pass > at) {
             process.pass_at = Some(at);
             self.queue.push(at, Event::Pass(target));
@@ -624,6 +649,16 @@ impl World {
         if self.at(target).pass_at.is_none_or(|at| at > self.now) {
             return;
         }
+        if self.plan.slow_threads && self.random.chance(2) {
+            // The loop does not get a processor, and all others go on.
+            let stall = self.random.between(10 * MILLISECOND, SECOND);
+            self.at(target).busy_until = self.now + stall;
+        }
+        let busy_until = self.at(target).busy_until;
+        if busy_until > self.now {
+            self.at(target).pass_at = Some(busy_until);
+            return self.queue.push(busy_until, Event::Pass(target));
+        }
         let sync = self.delay_of_sync(target.machine) / 2;
         let machine = &mut self.machines[target.machine];
         machine.disk.set_sync_micros(sync);
@@ -631,12 +666,17 @@ impl World {
         let process = process.expect("events of processes that are gone are dropped");
         process.pass_at = None;
         let Passed { result, effects } = process.pass(&mut self.oracle);
-        let end = self.now + BUSY.get();
+        let took = BUSY.get();
+        let end = self.now + took;
+        process.busy_until = end;
         for Effect { after, what } in effects {
             if self.machines[target.machine].epoch != target.epoch {
                 return;
             }
-            self.carry_out(target, after, what);
+            match after {
+                0 => self.carry_out(target, what),
+                after => self.after(after, Event::CarryOut(target, what)),
+            }
         }
         if self.machines[target.machine].epoch != target.epoch {
             return;
@@ -663,10 +703,10 @@ impl World {
         } else {
             self.schedule_pass(target.machine, end);
         }
-        self.feed(target);
+        self.feed_after(target, took);
     }
 
-    fn carry_out(&mut self, target: Target, after: u64, what: What) {
+    fn carry_out(&mut self, target: Target, what: What) {
         match what {
             What::Members(members) => {
                 self.tell(|| {
@@ -693,8 +733,7 @@ impl World {
                 self.tell(|| format!("machine {}: the leader is {leader}", target.machine));
             }
             What::ReadBack(request) => self.at(target).requests.push_back(request),
-            What::Send(messages) if after == 0 => self.send(target, messages),
-            What::Send(messages) => self.after(after, Event::Send(target, messages)),
+            What::Send(messages) => self.send(target, messages),
             What::Exit(exit) => self.exit(target, exit),
             What::Count(what) => self.count(what),
         }
@@ -702,6 +741,11 @@ impl World {
 
     /// Wakes the threads that have work.
     fn feed(&mut self, target: Target) {
+        self.feed_after(target, 0);
+    }
+
+    /// The same, for what was handed to them so much later.
+    fn feed_after(&mut self, target: Target, late: u64) {
         let sync = self.delay_of_sync(target.machine);
         let apply = self.random.between(5, 300);
         let snapshot = self.random.between(MILLISECOND, 50 * MILLISECOND);
@@ -715,10 +759,10 @@ impl World {
         let applies =
             applies && std::mem::replace(&mut process.applier, Worker::Busy) == Worker::Idle;
         if write {
-            self.after(sync, Event::Write(target));
+            self.after(late + sync, Event::Write(target));
         }
         if applies {
-            self.after(apply + slow, Event::Apply(target));
+            self.after(late + apply + slow, Event::Apply(target));
         }
         let process = self.at(target);
         if process.has_snapshots()
@@ -764,7 +808,7 @@ impl World {
                 self.after(delay, Event::Written(target, durable));
             }
             Ok(None) => panic!("machine {} has nothing to write", target.machine),
-            Err(error) => self.failed(target, &error),
+            Err(error) => self.failed_soon(target, &error),
         }
     }
 
