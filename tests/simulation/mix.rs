@@ -65,6 +65,8 @@ pub struct Mix {
     pub thinking: u64,
     /// For how long clients ask, and for how long they all are silent then.
     bursts: Option<(u64, u64)>,
+    /// They are silent for a minute or two, and ask before and after: so long the run takes at least.
+    pub quiet: Option<u64>,
     habits: Vec<Habit>,
     /// Requests that go to any machine, whether it runs or not, of 1000.
     strays: u64,
@@ -97,19 +99,28 @@ impl Mix {
             let asking = random.between(100 * MILLISECOND, 4 * SECOND);
             (asking, random.between(2 * SECOND, 12 * SECOND))
         });
-        Mix {
+        let mut mix = Mix {
             weights,
             clients: random.between(2, 8),
             keys: *random.pick(&[1, 2, 2, 3, 4, 6, 12]),
             value_bytes: *random.pick(&[10, 100, 3000]),
             thinking: *random.pick(&[20, 100, 400]) * MILLISECOND,
             bursts,
+            quiet: None,
             habits,
             strays: *random.pick(&[5, 20, 100]),
             watchers: *random.pick(&[0, 1, 3]),
             backups: random.chance(300).then_some(5 * SECOND),
             history_bytes: *random.pick(&[1, 2_000, 20_000, 1 << 20]),
+        };
+        // Drawn last: what is drawn above is the same whether a run is quiet or not.
+        if random.chance(100) {
+            let asking = random.between(SECOND, 6 * SECOND);
+            let silent = random.between(60 * SECOND, 120 * SECOND);
+            mix.bursts = Some((asking, silent));
+            mix.quiet = Some(asking + silent + 5 * SECOND);
         }
+        mix
     }
 
     /// Little else than reads and writes of few keys, everywhere and all the time.

@@ -383,6 +383,9 @@ impl Plan {
             interval: *random.pick(&[200, 700, 2000, 8000]) * MILLISECOND,
             kinds,
         };
+        if let Some(least) = plan.asks.quiet {
+            (plan.duration, plan.interval) = (plan.duration.max(least), 10 * plan.interval);
+        }
         plan.favour(setup, random);
         // Known faults have ways of their own.
         let scenes = &mut Random(setup.seed ^ 0x5ce7_e5ee_d000_0000);
