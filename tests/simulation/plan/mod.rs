@@ -4,7 +4,12 @@
 //! A *swarm*: each seed leaves out about half of what could happen and favours some of the rest. So two rare things
 //! meet in some runs more often than if every run had a little of everything.
 
+mod cuts;
+mod known;
 mod scenes;
+
+pub use cuts::Cuts;
+pub use known::Known;
 
 use crate::disk::Random;
 use crate::mix::Mix;
@@ -13,8 +18,6 @@ use crate::ports::Promise;
 use crate::world::{MILLISECOND, SECOND};
 use scenes::Scene;
 use std::collections::BTreeSet;
-use std::fmt;
-use std::str::FromStr;
 
 impl Random {
     /// A number from `low` to `high`, both included.
@@ -30,191 +33,6 @@ impl Random {
     pub fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
         &list[self.below(list.len() as u64) as usize]
     }
-}
-
-/// Faults of the daemon that are known and not mended yet. A run meets what leads to one of them only when that one is
-/// named in `RAFTKVD_SIMULATION_KNOWN`; then the run has to find it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Known {
-    /// A promotion's commit index is on no disk: after a power cut a quorum of the new voters is none of the old ones.
-    PromotionNotSettled,
-    /// The first member of a cluster that has grown loses its disk, and makes a cluster of one from its old line.
-    FirstMemberServesOn,
-    /// A member that has lost its disk is believed by one that never met it.
-    FirstMeetingBelieved,
-    /// Claims of a life that never was are believed, and kept on the disk.
-    LaterLifeBelieved,
-    /// A joiner takes an id over that was added for another URL.
-    JoinerBoundById,
-    /// A leader believes that a follower holds more than its own log has.
-    MatchAboveLast,
-    /// A member that runs on an older copy of its disk does not notice, and all that is proposed through it is stale.
-    OlderCopyUnnoticed,
-}
-
-impl Known {
-    pub const ALL: [Known; 7] = [
-        Known::PromotionNotSettled,
-        Known::FirstMemberServesOn,
-        Known::FirstMeetingBelieved,
-        Known::LaterLifeBelieved,
-        Known::JoinerBoundById,
-        Known::MatchAboveLast,
-        Known::OlderCopyUnnoticed,
-    ];
-
-    /// As `RAFTKVD_SIMULATION_KNOWN` names it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Known::PromotionNotSettled => "promotion-not-settled",
-            Known::FirstMemberServesOn => "first-member-serves-on",
-            Known::FirstMeetingBelieved => "first-meeting-believed",
-            Known::LaterLifeBelieved => "later-life-believed",
-            Known::JoinerBoundById => "joiner-bound-by-id",
-            Known::MatchAboveLast => "match-above-last",
-            Known::OlderCopyUnnoticed => "older-copy-unnoticed",
-        }
-    }
-
-    /// This is what a run says that has found it.
-    #[cfg(feature = "mutants")]
-    pub fn is_told_by(self, why: &str) -> bool {
-        let any = |texts: &[&str]| texts.iter().any(|text| why.contains(text));
-        // What comes of two histories that go on side by side.
-        let parted = [
-            "two leaders in term",
-            "two logs differ",
-            "committed entry",
-            "members disagree",
-            "voted twice",
-            "no place in one order",
-        ];
-        match self {
-            Known::PromotionNotSettled => why.contains("no progress in peace"),
-            Known::FirstMemberServesOn | Known::FirstMeetingBelieved => any(&parted),
-            Known::LaterLifeBelieved => any(&["no progress in peace", "ends by what is not so"]),
-            Known::JoinerBoundById => why.contains("ends by what is not so"),
-            Known::MatchAboveLast => why.contains("believes that member"),
-            Known::OlderCopyUnnoticed => {
-                any(&["no write through machine", "was answered as one of"])
-            }
-        }
-    }
-
-    /// Reads names, separated by commas; `all` stands for every one.
-    pub fn parse(text: &str) -> Result<BTreeSet<Known>, String> {
-        let names = text
-            .split(',')
-            .map(str::trim)
-            .filter(|name| !name.is_empty());
-        let mut known = BTreeSet::new();
-        for name in names {
-            match Known::ALL.into_iter().find(|known| known.name() == name) {
-                Some(one) => drop(known.insert(one)),
-                None if name == "all" => known.extend(Known::ALL),
-                None => {
-                    return Err(format!(
-                        "{name} is no known fault; there are {}",
-                        Known::names()
-                    ));
-                }
-            }
-        }
-        Ok(known)
-    }
-
-    fn names() -> String {
-        Known::ALL.map(Known::name).join(", ")
-    }
-}
-
-/// What is left out of a run, so that as little as possible remains of one that fails.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Cuts {
-    /// Number of members at the beginning, if not as drawn.
-    pub members: Option<u64>,
-    /// When trouble ends, if not as drawn.
-    pub duration: Option<u64>,
-    /// Clients, if not as drawn.
-    pub clients: Option<u64>,
-    /// Faults that do not happen, by their number in the run.
-    pub faults: BTreeSet<u64>,
-    /// Steps of the operator that are left out, by their number.
-    pub steps: BTreeSet<u64>,
-    /// Requests of clients that are not made, by their number.
-    pub operations: BTreeSet<u64>,
-}
-
-/// As `RAFTKVD_SIMULATION_CUTS` has it: `members=3 faults=1-4,7`.
-impl fmt::Display for Cuts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let numbers = [
-            ("members", self.members),
-            ("duration", self.duration),
-            ("clients", self.clients),
-        ];
-        let numbers = numbers
-            .into_iter()
-            .filter_map(|(name, n)| Some(format!("{name}={}", n?)));
-        let sets = [
-            ("faults", &self.faults),
-            ("steps", &self.steps),
-            ("operations", &self.operations),
-        ];
-        let sets = sets.into_iter().filter(|(_, set)| !set.is_empty());
-        let sets = sets.map(|(name, set)| format!("{name}={}", ranges(set)));
-        let all: Vec<String> = numbers.chain(sets).collect();
-        f.write_str(&all.join(" "))
-    }
-}
-
-impl FromStr for Cuts {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Cuts, String> {
-        let mut cuts = Cuts::default();
-        for part in text.split_whitespace() {
-            let (name, value) = part.split_once('=').ok_or(format!("{part} has no ="))?;
-            let number = || value.parse().map_err(|_| format!("{part} has no number"));
-            match name {
-                "members" => cuts.members = Some(number()?),
-                "duration" => cuts.duration = Some(number()?),
-                "clients" => cuts.clients = Some(number()?),
-                "faults" => cuts.faults = parse_ranges(value)?,
-                "steps" => cuts.steps = parse_ranges(value)?,
-                "operations" => cuts.operations = parse_ranges(value)?,
-                _ => return Err(format!("there is no {name} to cut")),
-            }
-        }
-        Ok(cuts)
-    }
-}
-
-fn ranges(set: &BTreeSet<u64>) -> String {
-    let mut ranges: Vec<(u64, u64)> = Vec::new();
-    for number in set {
-        match ranges.last_mut() {
-            Some((_, last)) if *last + 1 == *number => *last = *number,
-            _ => ranges.push((*number, *number)),
-        }
-    }
-    let texts = ranges.into_iter().map(|(first, last)| match first == last {
-        true => first.to_string(),
-        false => format!("{first}-{last}"),
-    });
-    texts.collect::<Vec<_>>().join(",")
-}
-
-fn parse_ranges(text: &str) -> Result<BTreeSet<u64>, String> {
-    let mut set = BTreeSet::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let number = |text: &str| -> Result<u64, String> {
-            text.parse().map_err(|_| format!("{part} is no range"))
-        };
-        set.extend(number(first)?..=number(last)?);
-    }
-    Ok(set)
 }
 
 /// A run.

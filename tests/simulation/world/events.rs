@@ -1,0 +1,88 @@
+//! What can happen in a run.
+
+use super::Target;
+use crate::network::{Delivery, Dial};
+use crate::ports::What;
+use raftkvd::writer::Durable;
+
+/// What happens. Those with a target wait while its process is paused.
+pub enum Event {
+    Pass(Target),
+    Write(Target),
+    Written(Target, Durable),
+    /// What a pass asked for behind a write of its own.
+    CarryOut(Target, What),
+    Stop(Target),
+    Purge(Target),
+    Apply(Target),
+    Snapshot(Target),
+    ReadBack(Target),
+    Deliver(Target, Box<Delivery>),
+    Dial(Target, Dial),
+    Piece(Target, u64),
+    Report(Target, u64, bool),
+    Request(Target, u64),
+    Response(u64),
+    GiveUp(u64),
+    Client(usize),
+    Watcher(usize),
+    Backup,
+    Admin,
+    Fault,
+    Recover(usize),
+    Start(usize),
+    Kill(Target),
+    Flap(usize),
+}
+
+impl Event {
+    pub fn target(&self) -> Option<Target> {
+        match self {
+            Event::Pass(target)
+            | Event::Write(target)
+            | Event::Written(target, _)
+            | Event::CarryOut(target, _)
+            | Event::Stop(target)
+            | Event::Purge(target)
+            | Event::Apply(target)
+            | Event::Snapshot(target)
+            | Event::ReadBack(target)
+            | Event::Deliver(target, _)
+            | Event::Dial(target, _)
+            | Event::Piece(target, _)
+            | Event::Report(target, ..)
+            | Event::Request(target, _) => Some(*target),
+            _ => None,
+        }
+    }
+
+    pub fn number(&self) -> u64 {
+        match self {
+            Event::Pass(_) => 1,
+            Event::Write(_) => 2,
+            Event::Written(_, durable) => 3 + (durable.number() << 8),
+            Event::Apply(_) => 4,
+            Event::Snapshot(_) => 5,
+            Event::Deliver(_, delivery) => 6 + (delivery.digest() << 8),
+            Event::Piece(_, transfer) => 7 + (transfer << 8),
+            Event::Report(_, to, ok) => 8 + (to << 8) + u64::from(*ok),
+            Event::Request(_, operation) => 9 + (operation << 8),
+            Event::Response(operation) => 10 + (operation << 8),
+            Event::GiveUp(operation) => 11 + (operation << 8),
+            Event::Client(client) => 12 + ((*client as u64) << 8),
+            Event::Admin => 13,
+            Event::Fault => 14,
+            Event::Recover(at) => 15 + ((*at as u64) << 8),
+            Event::Start(machine) => 16 + ((*machine as u64) << 8),
+            Event::Kill(_) => 17,
+            Event::Dial(_, dial) => 18 + ((dial.place as u64) << 8),
+            Event::Flap(machine) => 19 + ((*machine as u64) << 8),
+            Event::ReadBack(_) => 20,
+            Event::CarryOut(..) => 21,
+            Event::Stop(_) => 25,
+            Event::Purge(_) => 22,
+            Event::Watcher(watcher) => 23 + ((*watcher as u64) << 8),
+            Event::Backup => 24,
+        }
+    }
+}
