@@ -67,7 +67,7 @@ impl World {
             Changes::None => true,
             Changes::Grow => meets(Known::PromotionNotSettled) || meets(Known::FirstMemberServesOn),
             // Who removes one voter while another is gone can lose the quorum by that.
-            Changes::Any => false,
+            Changes::Any | Changes::Alternate => false,
         }
     }
 

@@ -553,7 +553,11 @@ impl World {
         }
         // The answer may be lost.
         let cut = self.network.is_cut(to.machine, from.machine);
-        let delay = self.network.delay(&mut self.random);
+        let late = self.plan.late_reports;
+        let delay = match late > 0 && self.random.chance(late) {
+            true => self.random.between(50 * MILLISECOND, SECOND),
+            false => self.network.delay(&mut self.random),
+        };
         self.after(delay, Event::Report(from, peer, ok && !cut));
     }
 

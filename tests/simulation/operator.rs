@@ -7,7 +7,7 @@ use crate::clients::DEADLINE_TICKS;
 use crate::disk::Random;
 use crate::lives::Role;
 use crate::plan::Changes;
-use crate::world::{Event, MILLISECOND, World};
+use crate::world::{Event, MILLISECOND, Target, World};
 use futures_channel::oneshot;
 use raftkvd::command::{Command, Kind};
 use raftkvd::members::{Members, PeerUrl};
@@ -26,6 +26,7 @@ struct Asked {
     answer: oneshot::Receiver<Outcome>,
     /// Memberships that were published before.
     since: usize,
+    by: Target,
 }
 
 impl Operator {
@@ -67,6 +68,7 @@ impl World {
             Changes::None => return,
             Changes::Grow if count >= self.plan.members_max => return,
             Changes::Grow => false,
+            Changes::Alternate => count > 1,
             Changes::Any => self.operator.random.below(5) < count as u64,
         };
         if removes {
@@ -123,6 +125,7 @@ impl World {
             command: command.clone(),
             answer,
             since,
+            by: self.target(place),
         });
         let process = self.process(place).expect("it was looked for");
         process.inbox.propose(Proposal {
@@ -133,11 +136,20 @@ impl World {
         self.wake(place);
     }
 
+    /// Some of the operator's requests are not answered yet.
+    pub fn operator_waits(&self) -> bool {
+        !self.operator.asked.is_empty()
+    }
+
     /// A success has to be one: since it was asked for, the members were such.
     pub fn read_answers(&mut self) {
         for mut asked in std::mem::take(&mut self.operator.asked) {
             match asked.answer.try_recv() {
                 Ok(None) => self.operator.asked.push(asked),
+                // It may have ended in the midst of the pass that answered: what that pass published nobody has seen.
+                Ok(Some(Outcome::Applied { .. })) if self.target(asked.by.machine) != asked.by => {
+                    self.count("changes of members answered at the end");
+                }
                 Ok(Some(Outcome::Applied { index })) => {
                     self.count("changes of members answered");
                     let (id, kind) = (asked.command.member_id, asked.command.kind);
@@ -151,8 +163,11 @@ impl World {
                         "{kind:?} {id} {url} was answered as carried out at {index}, and no members are so"
                     );
                     // Who is told that a removal succeeded may take the disk away that the rest still needs.
+                    let is_settled =
+                        |members: &Members| is_so(members) && members.unsettled_removal != index;
                     assert!(
-                        kind != Kind::RemoveMember || self.oracle.was_told(asked.since, is_so),
+                        kind != Kind::RemoveMember
+                            || self.oracle.was_published(asked.since, is_settled),
                         "the removal of {id} was answered as carried out at {index}, before it was settled"
                     );
                 }

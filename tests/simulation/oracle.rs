@@ -427,13 +427,6 @@ impl Oracle {
             .any(|members| is_so(members))
     }
 
-    /// The same of those that a node has told.
-    pub fn was_told(&self, since: usize, is_so: impl Fn(&Members) -> bool) -> bool {
-        let told = self.members[..self.told].iter();
-        let mut later = told.skip(since.saturating_sub(1));
-        later.any(|(_, members)| is_so(members))
-    }
-
     /// A node tells its members.
     pub fn tells(&mut self, members: &Members) {
         let place = self

@@ -113,6 +113,8 @@ pub enum Changes {
     Grow,
     /// Members are added and removed.
     Any,
+    /// One is added to a member that is alone, and any is removed of two.
+    Alternate,
 }
 
 /// See the module.
@@ -143,12 +145,16 @@ pub struct Plan {
     pub restart: u64,
     /// With slow threads: syncs, of 1000, that take long.
     pub slow_syncs: u64,
+    /// Snapshot transfers, of 1000, whose end is known late to the sender.
+    pub late_reports: u64,
     /// Behind what a process loses power, and in how many of 1000 starts.
     pub crashes_behind: Option<(Promise, u64)>,
     /// What the network is like between bad weathers.
     pub climate: Weather,
-    /// What a batch of the WAL holds, and behind how much a snapshot is taken, if it is not as drawn.
+    /// What a batch of the WAL holds, what of the log is in memory, and behind how much a snapshot is taken, if it is not
+    /// as drawn.
     pub batch_bytes: Option<usize>,
+    pub cache_bytes: Option<u64>,
     pub snapshot_bytes: Option<u64>,
     /// Snapshot transfers that are cut, of 1000.
     pub cut_transfers: u64,
@@ -192,9 +198,11 @@ impl Plan {
             slow_applies: 3,
             restart: 3 * SECOND,
             slow_syncs: 5,
+            late_reports: 0,
             crashes_behind: None,
             climate: Weather::default(),
             batch_bytes: None,
+            cache_bytes: None,
             snapshot_bytes: None,
             cut_transfers: *random.pick(&[0, 100, 500]),
             duration: *random.pick(&[5, 10, 20, 30, 60]) * SECOND,

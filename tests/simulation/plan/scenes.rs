@@ -19,7 +19,8 @@ pub enum Scene {
     LateAnswers,
     /// The power goes at syncs, again and again, while large entries are written in batches that are small beside them.
     TornWrites,
-    /// Learners come when nobody writes, and nothing happens before the end that would move the log.
+    /// Learners come when nobody writes, they answer a snapshot before it is known to have arrived, and nothing happens
+    /// before the end that would move the log.
     IdleJoiners,
     /// One voter that starts again and again: what it publishes at a start is applied late, and somebody reads it before.
     LoneVoter,
@@ -30,12 +31,12 @@ pub enum Scene {
 
 /// Of 1000 runs.
 const SCENES: [(Scene, u64); 6] = [
-    (Scene::ContestedElections, 110),
-    (Scene::LateAnswers, 130),
-    (Scene::TornWrites, 110),
-    (Scene::IdleJoiners, 60),
+    (Scene::ContestedElections, 120),
+    (Scene::LateAnswers, 100),
+    (Scene::TornWrites, 150),
+    (Scene::IdleJoiners, 50),
     (Scene::LoneVoter, 50),
-    (Scene::LoneVoterWithLearner, 50),
+    (Scene::LoneVoterWithLearner, 70),
 ];
 
 impl Scene {
@@ -102,7 +103,7 @@ fn late_answers(plan: &mut Plan, random: &mut Random) {
 }
 
 fn torn_writes(plan: &mut Plan, random: &mut Random) {
-    plan.members = *random.pick(&[1, 3, 3]);
+    plan.members = 3;
     plan.staged = 0;
     plan.kinds = vec![Kind::CrashAtSync; 5];
     plan.kinds.extend([Kind::CrashAtMark; 4]);
@@ -123,6 +124,7 @@ fn idle_joiners(plan: &mut Plan, random: &mut Random) {
     plan.operator_pause = *random.pick(&[1, 3]) * SECOND;
     plan.duration = 20 * SECOND;
     plan.kinds.clear();
+    plan.late_reports = 800;
     plan.snapshot_bytes = Some(2 << 10);
     plan.forsakes = false;
     plan.ends_in_the_dark = false;
@@ -134,24 +136,24 @@ fn lone_voter(plan: &mut Plan, random: &mut Random) {
     plan.members = 1;
     plan.changes = Changes::None;
     plan.slow_threads = true;
-    plan.slow_applies = 300;
+    plan.slow_applies = 800;
+    plan.cache_bytes = Some(u64::MAX);
     plan.restart = *random.pick(&[50, 500]) * MILLISECOND;
     plan.kinds = vec![Kind::PowerLoss, Kind::Kill];
     plan.interval = *random.pick(&[1, 3]) * SECOND;
     plan.duration = 20 * SECOND;
-    // Much is left to be applied at a start.
+    // Much is left to be applied at a start, in one batch.
     plan.snapshot_bytes = Some(64 << 10);
     plan.asks.reads_and_writes();
 }
 
 fn lone_voter_with_learner(plan: &mut Plan, random: &mut Random) {
     plan.members = 1;
-    plan.members_max = 2;
-    plan.changes = Changes::Any;
+    plan.changes = Changes::Alternate;
     plan.operator_pause = SECOND;
     plan.climate.delay = *random.pick(&[1, 20]) * MILLISECOND;
     plan.slow_threads = true;
-    plan.slow_syncs = *random.pick(&[200, 500]);
+    plan.slow_syncs = *random.pick(&[300, 700]);
     plan.restart = *random.pick(&[50, 500]) * MILLISECOND;
     plan.crashes_behind = Some((Promise::Lead, 500));
     plan.kinds = vec![Kind::CrashAtLead, Kind::PowerLoss, Kind::Kill];

@@ -163,11 +163,12 @@ impl World {
         let clients = Clients::new(random.next(), &plan);
         let segment_bytes = random.between(4 << 10, 32 << 10);
         let batch_bytes = random.between(1 << 10, 16 << 10) as usize;
+        // Often only a few entries, and then what followers lack is read back.
+        let cache_bytes = *random.pick(&[1, 300, 3_000, u64::MAX]);
         let options = Options {
             segment_bytes,
             batch_bytes: plan.batch_bytes.unwrap_or(batch_bytes),
-            // Often only a few entries, and then what followers lack is read back.
-            cache_bytes: *random.pick(&[1, 300, 3_000, u64::MAX]),
+            cache_bytes: plan.cache_bytes.unwrap_or(cache_bytes),
         };
         let snapshot_bytes = random.between(2 << 10, 32 << 10);
         let mut world = World {
@@ -355,6 +356,9 @@ impl World {
                     self.power_off(target.machine);
                 } else {
                     self.poll(target.machine);
+                }
+                if self.operator_waits() {
+                    self.read_answers();
                 }
             }
         }
