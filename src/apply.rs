@@ -74,8 +74,8 @@ impl Commits {
         self.batches.send(batch).map_err(|_| ThreadEnded)
     }
 
-    /// Applies a batch here if that is as good as sending it; returns the index that the map then has, and the bytes
-    /// of the entries, or `None` when it was sent.
+    /// Applies a batch here if it is small and the apply thread has nothing unfinished: returns the new index of the
+    /// map and the bytes of the entries. Otherwise sends it to the apply thread: `None`.
     pub fn hand_over(
         &self,
         batch: Vec<Commit>,
@@ -123,7 +123,7 @@ fn carry_out(apply: Apply, store: &Store, history: &History, replay: &Replay) {
             answers.push((reply, outcome));
         }
     }
-    // Before anybody is answered: whoever watches from the index that it was told finds it here.
+    // Before the answers: a client that watches from the index in its answer must find the change in the history.
     history.append(apply.index, changes);
     replay.applied(apply.index);
     for (reply, outcome) in answers {
@@ -193,7 +193,7 @@ impl Applier {
         Ok(())
     }
 
-    /// Applies a batch that waits, if one does. What the thread does, for a loop that has none.
+    /// Applies a waiting batch, if there is one. The simulation calls it in place of the apply thread.
     pub fn apply_waiting(&self) -> Result<(), StorageError> {
         match self.batches.batches.try_recv() {
             Ok(batch) => self.apply(batch).map(|_| ()),
@@ -248,7 +248,7 @@ impl Applier {
         if applied > 0 {
             self.inbox.applied(applied, bytes);
         }
-        // Release: see Commits::hand_over. Behind the news of what was applied, or the loop could get ahead of it.
+        // Release: see Commits::hand_over. After the report above, or the loop's own batch could be reported first.
         self.batches.unfinished.fetch_sub(1, Ordering::Release);
         Ok(ControlFlow::Continue(()))
     }

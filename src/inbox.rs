@@ -231,8 +231,8 @@ impl Inbox {
         self.notify(events);
     }
 
-    /// The map holds every write that anybody was told of: see `Node::map_is_current`. The loop says so, and takes it
-    /// back before it says anything to a peer.
+    /// The map holds every acknowledged write: see `Node::map_is_current`. The loop sets it, and clears it before it
+    /// sends a message to a peer.
     pub fn set_map_is_current(&self, is_current: bool) {
         self.map_is_current.store(is_current, Ordering::SeqCst);
     }
@@ -303,7 +303,7 @@ impl Inbox {
         self.notify(events);
     }
 
-    /// Queues a client's wish for another leader. Its outcome, `QueueFull` included, comes by its reply.
+    /// Queues a client's request for another leader. Its outcome, `QueueFull` included, comes by its reply.
     pub fn transfer(&self, transfer: Transfer) {
         let mut events = self.lock();
         let waits = |notice: &&Notice| matches!(notice, Notice::Transfer(_));
@@ -318,9 +318,9 @@ impl Inbox {
         self.notify(events);
     }
 
-    /// Takes what waits; with nothing there that the node could go on with, waits until something comes or the deadline
-    /// passes. `held` is what the node holds at this moment: while it is writing, proposals stay here until the write is
-    /// durable, or until the deadline, since the node is who tells clients that theirs has passed.
+    /// Takes all events. If there is none that the node can use, waits for one until the deadline. `held` is what the
+    /// node holds now: while it writes, proposals stay here until the write is durable, or until the deadline, since
+    /// the node answers the clients whose own deadlines have passed.
     pub fn take(&self, deadline: Instant, held: Held) -> Events {
         let mut events = self.lock();
         events.held = held;
@@ -403,7 +403,7 @@ impl Events {
         !self.asleep
     }
 
-    /// Takes everything, but what had better gather.
+    /// Takes everything except proposals that should gather.
     fn take(&mut self, in_time: bool) -> Events {
         let mut taken = std::mem::take(self);
         // Also when other events leave no time to sleep.
@@ -427,8 +427,8 @@ impl Events {
         }
     }
 
-    /// Proposals wait for the end of the write. Not when they are large: they are many enough for a write of their own,
-    /// and coding them takes as long as writing them, so the two shall overlap.
+    /// Proposals wait for the end of the write, unless they are large: then they fill a write of their own, and
+    /// encoding them takes as long as writing, so that both should overlap.
     fn gathers(&self) -> bool {
         self.held.writing && self.persisted == 0 && self.proposal_bytes < config::GATHERED_BYTES_MAX
     }

@@ -1,13 +1,14 @@
-//! Planted bugs, by which the proof is tested: a test that no bug can make fail proves nothing.
+//! Planted bugs. They test the tests: a test that no bug can make fail proves nothing.
 //!
-//! Each is a slip that somebody could make in one line, at the place where it would be made, behind [`is_planted`]. The
-//! simulation is run with one of them after the other and has to notice each (`tests/simulation/mutants.rs`).
+//! Each planted bug is a one-line mistake at the place where a programmer could make it, guarded by [`is_planted`].
+//! The simulation runs with one bug at a time and has to notice each of them (`tests/simulation/mutants.rs`).
 //!
-//! They are compiled in by the cargo feature `mutants` alone, which no release has: without it [`is_planted`] is a
-//! constant, and the compiler removes the bugs with their names. With it at most one is planted in a process, the one
-//! that the variable `RAFTKVD_MUTANT` names at the first question, or whichever `plant` was told last.
+//! Only the cargo feature `mutants` compiles the bugs in, and no release has it: without the feature [`is_planted`] is
+//! constantly false, the compiler removes the bugs with their names, and `RAFTKVD_MUTANT` has no effect. With the
+//! feature at most one bug is planted in a process: the bug that `RAFTKVD_MUTANT` names when [`is_planted`] is first
+//! called, until a call of `plant` replaces it.
 //!
-//! A new one is a line in the list below and an `is_planted` in the code.
+//! To add a bug, add a line to the list below and an `is_planted` to the code.
 
 use std::fmt;
 
@@ -23,7 +24,7 @@ macro_rules! mutants {
         }
 
         impl Mutant {
-            /// All there are.
+            /// All bugs that can be planted.
             pub const ALL: &[Mutant] = &[$(Mutant::$variant,)*];
 
             /// Its name, in lower case with hyphens.
@@ -92,7 +93,7 @@ impl fmt::Display for Mutant {
     }
 }
 
-/// The mutant of this name. The error says which there are.
+/// The mutant of this name. The error lists all names.
 impl std::str::FromStr for Mutant {
     type Err = String;
 
@@ -105,7 +106,7 @@ impl std::str::FromStr for Mutant {
     }
 }
 
-/// Whether this bug is to be made: never, without the feature `mutants`.
+/// Whether this bug is planted: without the feature `mutants` never.
 #[cfg(not(feature = "mutants"))]
 #[inline(always)]
 pub const fn is_planted(_: Mutant) -> bool {
@@ -136,12 +137,12 @@ mod planted {
         mutant.map_or(NONE, |mutant| mutant as usize)
     }
 
-    /// Whether this bug is to be made.
+    /// Whether this bug is planted.
     pub fn is_planted(mutant: Mutant) -> bool {
         PLANTED.load(Ordering::Relaxed) == mutant as usize
     }
 
-    /// From now on this bug is planted in the whole process, and no other.
+    /// Plants this bug in the whole process, in place of the previous one; `None` plants none.
     pub fn plant(mutant: Option<Mutant>) {
         PLANTED.store(number(mutant), Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! The raft loop: takes what waits in the inbox, tells the node, and carries out what the node asks.
+//! The raft loop: takes the events from the inbox, passes them to the node, and carries out the node's outputs.
 //!
 //! One pass is: take everything (one wake-up for all of it), feed it in an order that keeps cause before effect, at
 //! most one tick, then work off the node's outputs until there are none. Everything that waits meanwhile is served
@@ -8,8 +8,8 @@
 //! queues. For the disk it waits only when it has nothing else to do: see `writer.rs`.
 //!
 //! [`RaftLoop::pass`] reads no clock and owns no thread and no queue. It reaches the rest of the process through
-//! [`Ports`]: the raft thread ([`run`]) gives it the daemon's [`Channels`], the simulation gives it its own. So the
-//! code that is proved is the code that runs.
+//! [`Ports`]: the raft thread ([`run`]) passes the daemon's [`Channels`], the simulation passes its own ports. So the
+//! simulation tests the code that the daemon runs.
 
 use crate::apply::{Commits, ThreadEnded};
 use crate::command::SnapshotHeader;
@@ -31,16 +31,16 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-/// What a pass reaches of the rest of the process.
+/// The rest of the process, as a pass of the loop sees it.
 pub trait Ports {
     /// The clock.
     fn now(&self) -> Instant;
     /// Where the loop's events come from.
     fn inbox(&self) -> &Inbox;
-    /// To the WAL. `quiet`: nothing waits for the loop that it could do during a write of its own.
+    /// Writes a job to the WAL. `quiet`: the loop has nothing else to do during the write.
     fn write(&mut self, job: Job, quiet: bool) -> Result<Written, WriterError>;
-    /// To the store. Returns the index and the entry bytes that were applied before this returned, `None` when the
-    /// apply thread has the batch.
+    /// Applies a batch to the store. Returns the applied index and the entry bytes if the loop applied the batch
+    /// itself, `None` if the apply thread has it.
     fn commit(&mut self, batch: Vec<Commit>) -> Result<Option<(u64, usize)>, ThreadEnded>;
     /// To the thread that reads the log back.
     fn read_back(&mut self, request: Request) -> Result<(), ThreadEnded>;
@@ -150,7 +150,7 @@ pub fn run(
     loop {
         if crowded {
             // Threads that wait for this processor may be about to bring more proposals, and then the batch is larger.
-            // With nobody waiting it returns at once.
+            // If no thread waits, the yield returns at once.
             std::thread::yield_now();
         }
         let events = channels.inbox.take(raft_loop.next_tick, raft_loop.held());
@@ -168,9 +168,9 @@ pub struct RaftLoop {
     node: Node,
     tick: Duration,
     next_tick: Instant,
-    /// Who waits until this node does not lead any more.
+    /// Waiters for the moment when this node leads no longer.
     handing_over: Vec<oneshot::Sender<()>>,
-    /// Who waits for the map as it is behind all that this pass publishes.
+    /// Waiters for a frozen map that holds everything published by this pass.
     freezing: Vec<oneshot::Sender<(SnapshotHeader, Frozen)>>,
     /// Dropped messages of peers, as of the last time that they were counted.
     messages_dropped: u64,
@@ -217,15 +217,15 @@ impl RaftLoop {
         }
         self.tick_if_due(ports);
         while let Some(output) = self.node.ready() {
-            // Before anything of this is said to a peer.
+            // Before a message of this output goes to a peer.
             let is_current = self.node.map_is_current();
             ports.inbox().set_map_is_current(is_current);
             self.carry_out(output, ports)?;
         }
-        // It may have become so by what was applied.
+        // The map may have become current by what this pass applied.
         let is_current = self.node.map_is_current();
         ports.inbox().set_map_is_current(is_current);
-        // Behind all outputs: what is published is in the channel, so the position is that index.
+        // After all outputs: everything published is in the channel before the freeze, which so has the newest index.
         for reply in self.freezing.drain(..) {
             let header = Box::new(self.node.snapshot_meta().to_header(ports.cluster()));
             ports.commit(vec![Commit::Freeze { header, reply }])?;
@@ -341,7 +341,7 @@ impl RaftLoop {
         if !output.commits.is_empty() {
             let applied = ports.commit(output.commits)?;
             if let Some((index, bytes)) = applied.filter(|(index, _)| *index > 0) {
-                // By the same way as the news of the thread, so that none overtakes another.
+                // Through the inbox, as the apply thread does, so that reports keep their order.
                 ports.inbox().applied(index, bytes);
             }
         }

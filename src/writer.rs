@@ -1,13 +1,13 @@
-//! Writing the WAL: makes durable what the node asks for, then lets out what had to wait for it.
+//! Writes the WAL: makes the node's jobs durable, then releases the messages that had to wait for that.
 //!
 //! The WAL thread takes all jobs that wait into one write and one fdatasync: group commit. While it runs, the next jobs
-//! gather. A job that comes alone takes no such detour: with nothing else to do meanwhile the raft loop writes it
-//! itself, which saves a lone request two changes of thread on every member that it passes.
+//! gather. If a job comes alone and the raft loop has nothing else to do, the loop writes the job itself, which saves
+//! a lone request two thread switches on every member.
 //!
 //! Files that nobody needs any more are deleted by a thread of their own.
 //!
-//! Invariant: jobs are written in the order in which they were handed over. The loop writes only when all before it are
-//! durable, and there is no other source of jobs.
+//! Invariant: jobs are written in the order in which they were handed over. The loop writes a job itself only when all
+//! earlier jobs are durable, and only the loop hands over jobs.
 
 use crate::apply::ThreadEnded;
 use crate::inbox::Inbox;
@@ -42,8 +42,8 @@ struct Shared {
     wal: Mutex<Wal>,
     /// Jobs that were sent to the thread and are not finished.
     unfinished: AtomicUsize,
-    /// The last write, whoever did it, took long: until one does not, the thread does it all, and heartbeats do not
-    /// wait for the disk.
+    /// The last write was slow, in either thread. Until a write is fast again the WAL thread does all of them, so that
+    /// heartbeats do not wait for the disk.
     slow: AtomicBool,
     clock: Clock,
     logger: Logger,
@@ -54,7 +54,7 @@ pub type Clock = fn() -> Instant;
 
 /// What became of a job.
 pub enum Written {
-    /// It is durable, and these of its messages may go once the node knows that.
+    /// The job is durable. Its messages may be sent once the node knows.
     Here {
         /// The job's number.
         number: u64,
@@ -65,7 +65,7 @@ pub enum Written {
     Queued,
 }
 
-/// The ends of the way to this WAL. What it holds is bounded by what raft lets be in flight.
+/// Both ends of the queue to this WAL. Raft's limit of entries in flight bounds the queue.
 pub fn channel(wal: Wal, clock: Clock, logger: &Logger) -> (Writer, Jobs) {
     let (sender, receiver) = mpsc::channel();
     let metrics = wal.metrics().clone();
@@ -89,8 +89,8 @@ pub fn channel(wal: Wal, clock: Clock, logger: &Logger) -> (Writer, Jobs) {
 }
 
 impl Writer {
-    /// Hands a job over, or writes it at once if that is as good: nothing before it is still to be written, it is
-    /// small, and `quiet`: nothing waits for the loop that could be done meanwhile.
+    /// Writes a job at once if all earlier jobs are durable, the job is small, the disk is fast, and the loop has
+    /// nothing else to do (`quiet`). Otherwise hands it to the WAL thread.
     pub fn hand_over(&mut self, job: Job, quiet: bool) -> Result<Written, WriterError> {
         let small = entry_bytes(&job.save) <= config::LONE_WRITE_BYTES_MAX;
         let finished = self.shared.unfinished.load(Ordering::Acquire) == 0;
@@ -135,7 +135,7 @@ const PANICKED: &str = "a thread panicked while it wrote the WAL";
 /// Why a job could not be handed over.
 #[derive(Debug)]
 pub enum WriterError {
-    /// The disk failed. Nothing of the job was said to anybody.
+    /// The disk failed. No message of the job was sent.
     Disk(DiskError),
     /// The WAL thread has ended: the process is stopping.
     ThreadEnded,
@@ -176,8 +176,7 @@ impl Durable {
 }
 
 impl Jobs {
-    /// The WAL thread. Runs until the raft loop has ended, or the disk fails: then nothing of the failed batch was said
-    /// to anybody.
+    /// The WAL thread. Runs until the raft loop has ended or the disk fails. No message of a failed batch is sent.
     pub fn run(
         &self,
         inbox: &Inbox,
@@ -194,8 +193,8 @@ impl Jobs {
         Ok(())
     }
 
-    /// Makes jobs durable that wait, at most so many; `None` when none does. What the thread does, for a loop that has
-    /// none.
+    /// Writes up to `jobs_max` waiting jobs; `None` if no job waits. The simulation calls it in place of the WAL
+    /// thread.
     pub fn write_waiting(&self, jobs_max: usize) -> Result<Option<Durable>, DiskError> {
         let first = self.jobs.try_recv();
         first

@@ -1,7 +1,7 @@
-//! What becomes of machines over their lives: disks that are lost, older copies that take their place, processes that
-//! nobody meant to be members, strangers who lie, and those that never come back.
+//! Damage that outlives a process: lost disks, older copies put in their place, processes that no operator asked for,
+//! strangers with false claims, and machines that never come back.
 //!
-//! A process that ends by itself must have been told the truth: [`World::exit`] knows what really happened to each machine.
+//! A process that exits by itself must have a true reason: [`World::exit`] knows what really happened to each machine.
 
 use crate::disk::FakeDisk;
 use crate::network::Weather;
@@ -16,7 +16,7 @@ use slog::info;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Memory {
     Intact,
-    /// The disk was lost, and the process was started on an empty one by its old line.
+    /// The disk was lost, and the process was started on an empty disk with its old command line.
     Lost,
     /// An older copy of the disk has taken its place.
     Older,
@@ -39,7 +39,7 @@ fn spare_voters(members: &Members) -> u64 {
 }
 
 impl World {
-    /// As above, in every configuration that may be in force, less those that are gone already.
+    /// The spare voters of every configuration that may be in force, less the voters that are gone already.
     fn spare(&self) -> u64 {
         let told = spare_voters(&self.oracle.told_members());
         let published = spare_voters(&self.oracle.members());
@@ -60,13 +60,14 @@ impl World {
             && at_its_place(&self.oracle.members())
     }
 
-    /// Whether the members change only as it takes to repair, or may be lost and forsaken whatever is under way.
+    /// Whether voters may lose their disks or stay away: if only repairs change the members, or if a known defect
+    /// needs it.
     fn may_lose_voters(&self) -> bool {
         let meets = |known| self.setup.meets(known);
         match self.plan.changes {
             Changes::None => true,
             Changes::Grow => meets(Known::PromotionNotSettled) || meets(Known::FirstMemberServesOn),
-            // Who removes one voter while another is gone can lose the quorum by that.
+            // Removing one voter while another is gone can lose the quorum.
             Changes::Any | Changes::Alternate => false,
         }
     }
@@ -109,7 +110,7 @@ impl World {
         }
     }
 
-    /// One of those that knew this member is away for a while.
+    /// Pauses another running machine for a while.
     fn silence_another(&mut self, place: usize) {
         let runs = |other: &usize| *other != place && self.machines[*other].process.is_some();
         let others: Vec<usize> = (0..self.machines.len()).filter(runs).collect();
@@ -272,7 +273,7 @@ impl World {
         }
     }
 
-    /// A process ends by itself: what it was told must be so.
+    /// A process exits by itself: the reason must be true.
     pub fn exit(&mut self, target: Target, exit: Exit) {
         let place = target.machine;
         info!(self.logger, "exit"; "machine" => place, "exit" => ?exit);
@@ -288,7 +289,7 @@ impl World {
         };
         assert!(
             is_true,
-            "machine {place} of member {id} ends by what is not so: {exit:?} ({memory:?}, {role:?})"
+            "member {id} on machine {place} exits for an untrue reason: {exit:?} ({memory:?}, {role:?})"
         );
         if let Exit::Removed { index } = exit {
             self.count("ends by removal");

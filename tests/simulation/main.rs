@@ -2,22 +2,25 @@
 //!
 //! What is real: the raft loop with the node and raft in it, the inbox, the WAL and what writes it, snapshots, `meta`, the
 //! store and what applies to it, the history, and the judgement of handshakes. What is simulated: time, the disk
-//! (`disk.rs`), the network (`network.rs`), and when each of a member's threads takes its next step (`world.rs`).
+//! (`disk.rs`), the network (`network.rs`), and when each of a member's threads takes its next step (`world/`).
 //!
-//! What a seed draws is in `plan.rs` and `mix.rs`. What happens: `faults.rs`, `lives.rs` (disks that are lost, members that
-//! never come back, processes that nobody meant), `operator.rs`, and what clients do in `clients.rs`, `watchers.rs`,
-//! `handovers.rs` and `backups.rs`. What has to hold is in `oracle.rs` and, at the end, in `run.rs`. Whether all of this
-//! notices a bug is tried by `mutants.rs`.
+//! `plan/` and `mix.rs` draw a run from its seed. `faults.rs`, `lives.rs` (lost disks, members that never come back,
+//! processes that no operator asked for) and `operator.rs` change the cluster; `clients.rs`, `watchers.rs`,
+//! `handovers.rs` and `backups.rs` use it. `oracle.rs` checks every step, and `run.rs` the end of the run.
+//! `mutants.rs` plants bugs to test the simulation itself.
 //!
-//! | variable | |
-//! |---|---|
-//! | `RAFTKVD_SIMULATION_SECONDS` | for how long random seeds are run (default 60) |
-//! | `RAFTKVD_SIMULATION_BASE` | the first of them (default: drawn from the clock), so that several processes can work side by side |
-//! | `RAFTKVD_SIMULATION_THREADS` | runs at the same time (default: one a processor) |
-//! | `RAFTKVD_SIMULATION_SEED` | the seed that the test `one_seed` runs, and tells, a line an event; `shrink` leaves out of it what it can |
-//! | `RAFTKVD_SIMULATION_CUTS` | what is left out of that one, as `shrink` prints it |
-//! | `RAFTKVD_SIMULATION_LOG` | with any value the logs of all members are printed as well |
-//! | `RAFTKVD_SIMULATION_KNOWN` | known faults, by name, that runs may meet (`plan.rs`) |
+//! | variable | read by | |
+//! |---|---|---|
+//! | `RAFTKVD_SIMULATION_SECONDS` | `random_seeds_hold` | how long random seeds run (default 60) |
+//! | `RAFTKVD_SIMULATION_BASE` | `random_seeds_hold`, `many_seeds` | the first seed (default: drawn from the clock; 1) |
+//! | `RAFTKVD_SIMULATION_SEEDS` | `many_seeds`, `mutants` | the number of seeds to run; without it `many_seeds` does nothing |
+//! | `RAFTKVD_SIMULATION_THREADS` | all | runs at the same time (default: one per processor) |
+//! | `RAFTKVD_SIMULATION_SEED` | `one_seed`, `shrink` | the seed to replay or to shrink; without it they do nothing |
+//! | `RAFTKVD_SIMULATION_CUTS` | `one_seed`, `shrink` | the parts of the run to leave out, as `shrink` prints them (`plan/cuts.rs`) |
+//! | `RAFTKVD_SIMULATION_LOG` | `one_seed` | with any value, prints the logs of all members too (some thousand lines) |
+//! | `RAFTKVD_SIMULATION_KNOWN` | all but `mutants` | known defects that a run may meet, by name, or `all` (`plan/known.rs`) |
+//! | `RAFTKVD_MUTANT` | all, with `--features mutants` | the planted bug (`src/mutants.rs`) |
+//! | `RAFTKVD_MUTANTS` | `mutants` | the planted bugs and known defects to try (default: all) |
 
 mod backups;
 mod changes;
@@ -108,7 +111,7 @@ fn many_seeds() {
     }
 }
 
-/// Tells a run, a line an event.
+/// Replays one run and prints one line per event.
 #[test]
 fn one_seed() {
     if let Some(setup) = named() {
@@ -124,7 +127,7 @@ fn one_seed() {
     }
 }
 
-/// Leaves out of a run that fails what it does not need for that, and tells the rest.
+/// Searches for a smaller run that fails in the same way, prints that run, and the command that replays it.
 #[test]
 fn shrink() {
     if let Some(setup) = named() {

@@ -1,6 +1,6 @@
-//! What clients ask for, of whom, and when: drawn once a run, so that runs differ in kind. Most kinds of requests are left
-//! out of a run or rare in it, and one may be most of it, so that pairs meet which an even mix would bring together
-//! seldom.
+//! Which requests clients send, to which members, and when. It is drawn once per run, so that runs differ in kind:
+//! most kinds of requests are absent or rare in a run, and one kind may dominate, so that two kinds meet that would
+//! seldom meet in an even mix.
 //!
 //! Whatever is drawn here comes from the clients' own stream of random numbers: a client that asks for something else
 //! does not change which faults there are.

@@ -1,14 +1,20 @@
 //! Every planted bug (`raftkvd::mutants`) has to be noticed, or the simulation proves less than it claims.
 //!
 //! One bug after the other is planted in the whole process, and the seeds 1, 2, 3, ... are run with it, several at a
-//! time, until one fails. `RAFTKVD_MUTANTS` names those to be tried, separated by commas (default: all). With
-//! `RAFTKVD_SIMULATION_SEEDS` so many seeds are run with each, and it is counted how many fail.
+//! time, until one fails. `RAFTKVD_MUTANTS` names the bugs to try, separated by commas (default: all). With
+//! `RAFTKVD_SIMULATION_SEEDS=N` the test runs the seeds 1 to N with each bug and counts how many seeds fail.
 //!
-//! Behind them come the faults of the daemon that are known (`plan.rs`): each is in the code, and has to be noticed by runs
-//! that may meet what leads to it.
+//! Then come the known defects of the daemon (`plan/known.rs`): the code has them without any planting, and runs that
+//! may meet the events that lead to a defect have to notice it.
 //!
-//! One seed with a bug, and with a log: `RAFTKVD_MUTANT=early-vote RAFTKVD_SIMULATION_SEED=1 cargo test --features
-//! mutants --test simulation one_seed -- --nocapture`.
+//! To replay one seed with one bug:
+//!
+//! ```text
+//! RAFTKVD_MUTANT=early-vote RAFTKVD_SIMULATION_SEED=2 \
+//!     cargo test --features mutants --test simulation one_seed -- --nocapture
+//! ```
+//!
+//! The run fails: seed 2 notices this bug. Without `--features mutants` the variable has no effect, and the run holds.
 
 use crate::plan::{Known, Setup};
 use crate::runs::{attempt_as_planted, say, threads, variable};
@@ -19,15 +25,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-/// A bug that so many seeds do not notice counts as missed.
+/// Seeds that are tried with each bug: a bug that none of them notices is missed.
 const SEEDS_MAX: u64 = 3000;
 
-/// Written while a bug is planted, read by who runs seeds without one.
+/// Write-locked while a bug is planted, read-locked by tests that run seeds without a planted bug.
 static PLANTING: RwLock<()> = RwLock::new(());
 
 /// Waits until no bug is planted, and keeps it so.
 pub fn none_is_planted() -> RwLockReadGuard<'static, ()> {
-    // What a test that failed has left is as good as ever: it guards nothing but the moment.
+    // A poisoned lock is harmless here: it guards no data.
     PLANTING.read().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -47,7 +53,7 @@ impl Drop for Planted {
     }
 }
 
-/// What seeds came to with one bug.
+/// The results of the seeds that ran with one bug.
 struct Tried {
     seeds: u64,
     /// Why seeds failed, by seed.
@@ -58,7 +64,7 @@ struct Tried {
 /// Runs the seeds from 1 to `most`, or from 1 until one has failed. Which one that is does not depend on the threads: no
 /// seed is begun before all below it were.
 ///
-/// A fault is noticed by what the run says of it: with a known fault others may show first.
+/// `tells` decides whether a failure shows the wanted defect: a run that may meet one defect can fail by another.
 fn try_seeds(
     most: u64,
     until_caught: bool,
@@ -95,7 +101,7 @@ fn try_seeds(
     }
 }
 
-/// Says what came of a bug. True: it was noticed.
+/// Prints whether and by which seed a bug was noticed. True: it was noticed.
 fn report(mutant: &str, tried: &Tried, until_caught: bool) -> bool {
     let Tried { seeds, caught, .. } = tried;
     let seconds = tried.took.as_secs_f64();
@@ -118,7 +124,7 @@ fn report(mutant: &str, tried: &Tried, until_caught: bool) -> bool {
     true
 }
 
-/// Those that `RAFTKVD_MUTANTS` names.
+/// The planted bugs and the known defects that `RAFTKVD_MUTANTS` names.
 fn chosen() -> (Vec<Mutant>, Vec<Known>) {
     let Ok(names) = std::env::var("RAFTKVD_MUTANTS") else {
         return (Mutant::ALL.to_vec(), Known::ALL.to_vec());

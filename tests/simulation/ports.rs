@@ -38,7 +38,8 @@ pub enum What {
     Count(&'static str),
 }
 
-/// Number of a job, and of each of its entries the index, what it is, and the term before it.
+/// The number of a job, and for each of its entries: the index, the entry's shadow, and the term of the entry before
+/// it.
 pub type Unsaved = (u64, Vec<(u64, Shadow, u64)>);
 
 /// What connects the loop of one process with its threads, and what the process holds, as the oracle has to know it.
@@ -55,16 +56,16 @@ pub struct Wiring {
     pub unsaved: VecDeque<Unsaved>,
     /// Indexes of the two newest marks.
     pub marks: (u64, u64),
-    /// Of the newest job that has a mark, until it is on the disk.
+    /// Number of the newest job with a snapshot mark, until that job is on the disk.
     pub mark_due: Option<u64>,
     /// Index and bytes of each entry that is published and not in the map.
     pub unapplied: VecDeque<(u64, u64)>,
-    /// With more of them nothing is published.
+    /// With more unapplied bytes than this the node publishes nothing.
     pub unapplied_bytes_max: u64,
     pub published: u64,
     /// Index of the newest entry in the map.
     pub applied: u64,
-    /// Behind the next message of this kind the power goes, at the first operation of this disk.
+    /// After the next message of this kind this disk loses power, at its first operation.
     pub crashes_behind: Option<(Promise, FakeDisk)>,
     /// The newest term in which the process has sent a command.
     pub led: u64,
@@ -114,7 +115,7 @@ impl Wiring {
         );
     }
 
-    /// Messages leave, and with them what the power may go behind. True: it goes.
+    /// Messages leave. True: one of them is the promise after which the machine loses power.
     pub fn sends(&mut self, messages: &[Message]) -> bool {
         let mut made = Vec::new();
         for message in messages {

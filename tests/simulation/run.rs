@@ -1,4 +1,4 @@
-//! A run: trouble for a while, then peace, in which everything has to come out well.
+//! One run: a time with faults, then *peace*: no more faults, and the cluster has to recover.
 
 use crate::checker::{self, Input};
 use crate::clients::Wish;
@@ -8,7 +8,7 @@ use crate::plan::Setup;
 use crate::world::{MILLISECOND, SECOND, Summary, World};
 use slog::Logger;
 
-/// In peace, by when everything is well.
+/// How long the cluster may take to recover once there are no more faults.
 const PATIENCE: u64 = 120 * SECOND;
 
 /// Runs a seed; panics when something that must hold does not.

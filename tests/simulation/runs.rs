@@ -1,4 +1,4 @@
-//! Runs of seeds, one after the other and several at a time, and what many of them came to.
+//! Runs many seeds, several at a time, and sums up their results.
 
 use crate::plan::{Cuts, Known, Setup};
 use crate::run;
@@ -22,7 +22,7 @@ pub fn variable(name: &str) -> Option<u64> {
     )
 }
 
-/// Known faults whose ways the runs may meet.
+/// The known defects that runs may meet.
 pub fn known_faults() -> BTreeSet<Known> {
     let names = std::env::var("RAFTKVD_SIMULATION_KNOWN").unwrap_or_default();
     Known::parse(&names).unwrap_or_else(|error| panic!("RAFTKVD_SIMULATION_KNOWN: {error}"))
@@ -77,16 +77,16 @@ pub fn loud() -> Logger {
     Logger::root(drain.fuse(), o!())
 }
 
-/// Past the harness, which would keep it to itself.
+/// Prints to stderr directly: the test harness would capture `eprintln!`.
 pub fn say(text: &str) {
     let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
-/// What many runs came to.
+/// The summed results of many runs.
 #[derive(Default)]
 pub struct Total {
     seeds: u64,
-    /// What the threads of the runs have used: others may use the machine at the same time.
+    /// Processor time of the runs' own threads: other processes may use the machine too.
     processor: Duration,
     simulated: u64,
     operations: u64,

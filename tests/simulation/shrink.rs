@@ -1,8 +1,8 @@
-//! What is left of a run that fails when all is left out that it does not need for that: fewer members and clients, a
-//! shorter time, and of faults, operator's steps and requests as few as a search finds.
+//! Shrinks a failing run: searches for a run of the same seed that fails in the same way with fewer members and
+//! clients, a shorter time, and fewer faults, operator steps and requests.
 //!
-//! Leaving something out changes what comes behind it, so the rest is not a part of the first run but a smaller run that
-//! fails in the same way: with the same text, numbers aside.
+//! Leaving an event out changes the events after it. So the smaller run is not a part of the first run. It counts as
+//! the same failure if the message begins with the same text, numbers aside.
 
 use crate::plan::{Cuts, Setup};
 use crate::run;
@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 /// How long the search goes on.
 const SEARCH: Duration = Duration::from_secs(120);
 
-/// What a run says that fails, without its numbers.
+/// The beginning of the message of a failure, without its numbers.
 fn kind(why: &str) -> String {
     let line = why.lines().next().unwrap_or_default();
     let letters = line.chars().filter(|c| !c.is_ascii_digit());
     letters.take(40).collect()
 }
 
-/// Shrinks a run, says how to repeat what is left, and tells that.
+/// Shrinks a failing run, replays the smaller run with its story, and prints the command that repeats it.
 pub fn shrink(setup: &Setup) {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
@@ -74,7 +74,7 @@ fn search(setup: &Setup) -> Option<(Cuts, String)> {
     Some((cuts, newest.1))
 }
 
-/// The cuts with which a run still fails. `fails` gives how far a run came that does, from which follows what is left.
+/// The most cuts found with which the run still fails. `fails` returns how far a failing run came, `None` if it holds.
 fn least(
     mut cuts: Cuts,
     mut reached: Reached,
@@ -121,7 +121,7 @@ fn least(
     for (part, end) in parts {
         let mut size = end(&reached).max(1);
         while size > 0 {
-            // From the end: what comes late is needed least, and leaving it out changes least.
+            // From the end: late events are needed least, and fewer events come after them.
             let mut last = end(&reached);
             while last > 0 {
                 let first = last.saturating_sub(size) + 1;

@@ -1,9 +1,10 @@
 //! Watchers: clients that follow the changes of the keys with a prefix, from member to member.
 //!
-//! A watcher does what the API does for it (`src/api/watching.rs`): it begins behind an index, or now, behind a permission
-//! to read unless the member already holds what it asks for; it reads the member's history piece by piece; and when it is
-//! told that its changes are gone, it begins again from the index of a list. Its connection breaks when the process ends,
-//! and at random; then what was on its way is lost, and it goes on at another member from the last index that it was told.
+//! A watcher does what the API does for one (`src/api/watching.rs`). It starts after an index, or at the present;
+//! unless the member already holds that index, the watcher first waits for a read index. Then it reads the member's
+//! history piece by piece. If its changes have left the history, it starts again from the index of a list. Its
+//! connection breaks when the process ends, and at random: the piece in flight is lost, and the watcher continues at
+//! another member after the last index that it received.
 //!
 //! Whatever it reads has to be exactly what the committed commands changed in that range of indexes, in order. As each
 //! range begins where the one before ended, nothing is missed and nothing comes twice.

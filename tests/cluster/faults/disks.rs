@@ -1,9 +1,9 @@
 //! Members that lose their disk, or get an older copy of it, and how they are repaired: as the README says, removed and
 //! added again with an empty directory.
 //!
-//! Either has forgotten what it acknowledged and whom it voted for, so at most one member is in this state, and while
-//! it is there is no other fault but the network's resets. What becomes of it is one of two: it ends with exit code 5,
-//! or (an older copy, when no leader remembers how far it was) it is led on.
+//! Such a member has forgotten what it acknowledged and whom it voted for. So at most one member is in this state,
+//! and meanwhile the only other faults are resets of connections. Either the member exits with code 5, or, if it has
+//! an older copy and no leader remembers how far its log reached, it follows the leader as before.
 //!
 //! Raft has no answer to an older copy that votes while what it acknowledged is on one other disk alone. So the copy
 //! comes back only when the others agree on a leader, a term and everything that was committed before. And what a

@@ -1,8 +1,8 @@
 //! Who led in which term: what every member said, and what `POST /-/leader` was answered, held against each other.
 //!
-//! Two members that name different leaders of one term are a fault as soon as it is seen. A 204 to a handover says that
-//! the named member led, as far as the member that answered could see, at some time between request and answer; so
-//! of the terms that this member was in meanwhile one was led by the named member, or by nobody that was ever seen.
+//! Two members that name different leaders of one term are a violation at once. A 204 to a handover says that the
+//! named member led at some time between request and answer, as far as the answering member could see. So in one of
+//! the terms that the answering member was in meanwhile, the named member led, or no member was ever seen to lead.
 
 use crate::http::{Connection, Response};
 use crate::process::Status;

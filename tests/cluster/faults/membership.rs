@@ -11,7 +11,7 @@ use crate::process::Status;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A change of members that has no outcome after this long gets all faults ended.
+/// If a change of members has no outcome after this time, the nemesis ends all faults.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(6);
 
 impl Nemesis<'_> {

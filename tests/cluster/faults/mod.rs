@@ -2,9 +2,9 @@
 //! older copies of them, while clients write, read, list and watch: every answer they got has to fit into one order,
 //! watchers have to hear of everything once, and all members have to hold the same in the end.
 //!
-//! One test: a minute among all others, five when it is asked for by name: `cargo test --test cluster faults:: --
-//! --nocapture`. `RAFTKVD_FAULTS_SECONDS` says otherwise, and `RAFTKVD_FAULTS_SEED` repeats the choices of a run, though
-//! not its timing.
+//! One test. It runs for one minute among all others, and for five minutes if it is named: `cargo test --test cluster
+//! faults::answers -- --nocapture`. `RAFTKVD_FAULTS_SECONDS` sets another time. `RAFTKVD_FAULTS_SEED` repeats the
+//! random choices of a run, but not its timing, so a failure may need several tries to come again.
 //!
 //! | file | |
 //! |---|---|
@@ -15,9 +15,9 @@
 //! | `handovers` | who led in which term |
 //! | `watchers`, `spans` | watchers that come back, and what they have to have heard |
 //!
-//! `RAFTKVD_FAULTS_KNOWN=1` adds what the daemon is known not to survive yet: a first member that lost its disk and is
-//! started by its old line, a disk lost between staged first starts, an older copy that comes back at any moment and
-//! through which clients write. With it the test is expected to fail.
+//! `RAFTKVD_FAULTS_KNOWN=1` adds faults that the daemon does not survive yet: a first member that lost its disk and is
+//! started with its old command line, a disk lost between staged first starts, an older copy that comes back at any
+//! moment and that clients write through. With it the test is expected to fail.
 
 mod disks;
 pub mod handovers;
@@ -49,7 +49,7 @@ fn from_environment(name: &str) -> Option<u64> {
     )
 }
 
-/// What the daemon is known not to survive is done too.
+/// Whether the run also injects the faults that the daemon does not survive yet.
 fn known() -> bool {
     from_environment("RAFTKVD_FAULTS_KNOWN").is_some_and(|switch| switch != 0)
 }
@@ -154,7 +154,7 @@ impl Nemesis<'_> {
     }
 }
 
-/// Holds the history against one map, and what watchers heard against it.
+/// Checks that one map explains the history, and that the watchers received its changes.
 fn judge(cluster: &Cluster, member: u64, seed: u64, history: &[Operation], spans: &[Vec<Span>]) {
     let count = |wanted: fn(&Output) -> bool| {
         let outputs = history.iter().map(|operation| &operation.output);

@@ -290,7 +290,7 @@ impl<'a> Nemesis<'a> {
         }
     }
 
-    /// Nobody ended who should run, maps at equal indexes are equal, and terms have one leader.
+    /// No process that should run has ended, maps at equal indexes are equal, and each term has one leader.
     pub fn observe(&mut self) {
         for id in self.running() {
             self.cluster.node(id).assert_alive();

@@ -20,7 +20,7 @@ pub const PREFIXES: [&str; 3] = ["", "hot/", "hot/1"];
 /// A watcher goes to another member after so many blocks, at most.
 const BLOCKS_MAX: u64 = 3_000;
 const PAUSE: Duration = Duration::from_millis(30);
-/// One time of so many it takes longer to come back.
+/// One reconnection in this many takes longer.
 const LONG_PAUSE: u64 = 6;
 const LONG_PAUSE_MAX: Duration = Duration::from_secs(4);
 

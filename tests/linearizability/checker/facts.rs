@@ -41,7 +41,7 @@ pub enum Need {
     Is(State),
 }
 
-/// The place of what has one: the index, and behind all writes of this index the lists that are as of it.
+/// The place of an operation in the log: its index, and `true` for a list, which comes after all writes of that index.
 pub type Place = (u64, bool);
 
 /// What surely took place.
@@ -69,7 +69,7 @@ pub struct Group {
     pub calls: Vec<u64>,
 }
 
-/// A named ETag of which it is open whose it is.
+/// A named ETag, of which it is not known which write has it.
 #[derive(Debug, Clone)]
 pub struct Slot {
     pub key: KeyId,

@@ -1,6 +1,6 @@
-//! The checker: given what clients asked and were told, and when, is there one order of all operations on all keys,
-//! each somewhere between its call and its return, in which a single map would have given the same answers? That is
-//! strict serializability: of transactions, lists and single operations alike.
+//! The checker of strict serializability. Given the requests of clients, the answers, and their times: is there one
+//! order of all operations on all keys, each between its call and its return, in which a single map would have given
+//! the same answers? Transactions, lists and single operations are treated alike.
 //!
 //! The simulation and the cluster tests record [`Operation`]s and hand them to [`check`]: first what one answer shows
 //! alone (`alone`), then what follows without a search (`facts`), then the search for an order (`search`), and if there
@@ -13,8 +13,9 @@
 //!   an entry of the log; then their order is open;
 //! - a list is as of its index: it comes behind all writes up to this index, and before all later ones.
 //!
-//! None of it is believed: it makes the checker stricter, and fast. A history whose ETags contradict its times or its
-//! values is bad. What has no index (reads of a key, failed conditions, DELETEs, unknown outcomes) is left to search.
+//! The checker does not trust the ETags, it checks them: a history whose ETags contradict its times or its values is
+//! bad. This makes the checker stricter and faster. Operations without an index (reads of a key, failed conditions,
+//! DELETEs, unknown outcomes) are left to the search.
 //!
 //! Clients must not guess the ETags of their conditions: each has to come from an answer, or be one that no write can
 //! have. Every key is absent in the beginning. Stale reads have no place in a history. Times may be of any clock that
@@ -36,8 +37,8 @@ use history::{shown, told};
 use search::Verdict;
 use std::fmt;
 
-/// Configurations after which a search gives up, beside those that every history takes, about one for each write. It is
-/// an error then, which says so.
+/// A search gives up after this many configurations, not counting about one for each write that every history takes.
+/// The check then fails with an error that says so.
 const TRIED_MAX: u64 = 2_000_000;
 
 /// No map can have given the history, or it could not be decided.

@@ -1,9 +1,9 @@
-//! Faults of the daemon that this version has.
+//! Known defects: faults of the daemon itself, not faults that the simulation injects.
 
 use std::collections::BTreeSet;
 
-/// Faults of the daemon that are known and not mended yet. A run meets what leads to one of them only when that one is
-/// named in `RAFTKVD_SIMULATION_KNOWN`; then the run has to find it.
+/// Defects of the daemon that are known and not repaired yet. A run produces the events that lead to a defect only if
+/// `RAFTKVD_SIMULATION_KNOWN` names the defect; the simulation then has to notice it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Known {
     /// A promotion's commit index is on no disk: after a power cut a quorum of the new voters is none of the old ones.
@@ -46,7 +46,7 @@ impl Known {
         }
     }
 
-    /// This is what a run says that has found it.
+    /// Whether this message of a failed run shows the defect.
     #[cfg(feature = "mutants")]
     pub fn is_told_by(self, why: &str) -> bool {
         let any = |texts: &[&str]| texts.iter().any(|text| why.contains(text));
@@ -62,8 +62,10 @@ impl Known {
         match self {
             Known::PromotionNotSettled => why.contains("no progress in peace"),
             Known::FirstMemberServesOn | Known::FirstMeetingBelieved => any(&parted),
-            Known::LaterLifeBelieved => any(&["no progress in peace", "ends by what is not so"]),
-            Known::JoinerBoundById => why.contains("ends by what is not so"),
+            Known::LaterLifeBelieved => {
+                any(&["no progress in peace", "exits for an untrue reason"])
+            }
+            Known::JoinerBoundById => why.contains("exits for an untrue reason"),
             Known::MatchAboveLast => why.contains("believes that member"),
             Known::OlderCopyUnnoticed => {
                 any(&["no write through machine", "was answered as one of"])

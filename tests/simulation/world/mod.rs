@@ -30,12 +30,12 @@ use std::time::{Duration, Instant};
 pub use events::Event;
 
 pub const MILLISECOND: u64 = 1_000;
-/// A run that needs more goes in circles.
+/// A run with more events than this goes in circles.
 const EVENTS_MAX: u64 = 10_000_000;
 pub const SECOND: u64 = 1_000 * MILLISECOND;
 
 thread_local! {
-    /// For the log of a run.
+    /// Simulated time in microseconds: the clock and the log of a run read it.
     pub static NOW: Cell<u64> = const { Cell::new(0) };
     /// How far the run has come: what is left of it when it has failed.
     pub static REACHED: Cell<Reached> = const { Cell::new(Reached { time: 0, faults: 0, steps: 0, operations: 0 }) };
@@ -135,7 +135,7 @@ pub struct World {
     /// Voters that have lost their memory, or never come back.
     pub lost: u64,
     pub setup: Setup,
-    /// Tells the run, a line an event.
+    /// Prints the run's story, one line per event.
     pub story: bool,
     pub machines: Vec<Machine>,
     pub network: Network,
@@ -262,7 +262,7 @@ impl World {
         *self.summary.counts.entry(what).or_default() += 1;
     }
 
-    /// Tells an event of the run's story.
+    /// Prints an event of the run's story.
     pub fn tell(&self, event: impl FnOnce() -> String) {
         if self.story {
             say(&format!(
