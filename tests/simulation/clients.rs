@@ -25,6 +25,7 @@ use raftkvd::proposal::{
 };
 use raftkvd::store::Frozen;
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Ticks that the node has for a request.
 pub const DEADLINE_TICKS: u64 = 80;
@@ -65,6 +66,15 @@ pub enum Wish {
     Handover {
         to: u64,
     },
+}
+
+impl fmt::Display for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wish::Operation(input) => write!(f, "{input}"),
+            Wish::Handover { to } => write!(f, "handover to member {to}"),
+        }
+    }
 }
 
 /// A request that a client waits for.
@@ -151,7 +161,7 @@ impl Open {
     pub fn is_not_older(&self, index: u64) {
         assert!(
             index >= self.newest,
-            "{:?} was answered as of {index}, when {} was known",
+            "{} was answered as of index {index}, after a client had been answered as of {}",
             self.wish,
             self.newest
         );

@@ -131,9 +131,19 @@ fn chosen() -> (Vec<Mutant>, Vec<Known>) {
     };
     let (mut mutants, mut known) = (Vec::new(), Vec::new());
     for name in names.split(',').map(str::trim) {
-        match Known::parse(name) {
-            Ok(faults) => known.extend(faults),
-            Err(_) => mutants.push(name.parse().unwrap_or_else(|why| panic!("{why}"))),
+        match name.parse() {
+            Ok(mutant) => mutants.push(mutant),
+            Err(_) if name == "all" => {
+                mutants.extend(Mutant::ALL);
+                known.extend(Known::ALL);
+            }
+            Err(why) => match Known::parse(name) {
+                Ok(faults) if !faults.is_empty() => known.extend(faults),
+                _ => panic!(
+                    "RAFTKVD_MUTANTS: {why}; of known faults: {}",
+                    Known::names()
+                ),
+            },
         }
     }
     (mutants, known)

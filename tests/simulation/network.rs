@@ -144,6 +144,10 @@ impl World {
                 return;
             }
             let life = process.life();
+            if message.get_msg_type() == MessageType::MsgRequestVoteResponse && !message.reject {
+                let (by, to, term) = (message.from, message.to, message.term);
+                self.tell(|| format!("member {by} votes for member {to} in term {term}"));
+            }
             self.oracle.sends(&message, life);
             let place = process.url(message.to).map(World::machine_at);
             let to = message.to;

@@ -165,10 +165,12 @@ impl Oracle {
         if message.get_msg_type() == MessageType::MsgRequestVoteResponse && !message.reject {
             let key = (message.from, life, message.term);
             let first = *self.votes.entry(key).or_insert(message.to);
-            assert_eq!(
-                first, message.to,
-                "member {} voted twice in term {}",
-                message.from, message.term
+            assert!(
+                first == message.to,
+                "member {} voted twice in term {}: for member {first}, then for member {}",
+                message.from,
+                message.term,
+                message.to
             );
         }
     }
@@ -305,7 +307,7 @@ impl Oracle {
         let place = self.places.get(value).copied();
         assert!(
             place.is_some() && (index.is_none() || index == place),
-            "an operation was answered as one of entry {index:?}, it is in {place:?}"
+            "an operation was answered as one of entry {index:?}, and the log holds it in {place:?}"
         );
     }
 

@@ -37,9 +37,44 @@ pub fn cuts() -> Cuts {
 
 /// The run that the environment names by its seed.
 pub fn named() -> Option<Setup> {
-    let seed = variable("RAFTKVD_SIMULATION_SEED")?;
+    check_planted();
+    let Some(seed) = variable("RAFTKVD_SIMULATION_SEED") else {
+        say("simulation: set RAFTKVD_SIMULATION_SEED to choose the run");
+        return None;
+    };
     let (known, cuts) = (known_faults(), cuts());
     Some(Setup { seed, known, cuts })
+}
+
+/// The command that repeats a run, with everything that the run depends on.
+pub fn command(setup: &Setup, test: &str) -> String {
+    let (mut text, mut feature) = (String::new(), "");
+    if let Ok(mutant) = std::env::var("RAFTKVD_MUTANT") {
+        let _ = write!(text, "RAFTKVD_MUTANT={mutant} ");
+        feature = "--features mutants ";
+    }
+    if !setup.known.is_empty() {
+        let names: Vec<&str> = setup.known.iter().map(|known| known.name()).collect();
+        let _ = write!(text, "RAFTKVD_SIMULATION_KNOWN={} ", names.join(","));
+    }
+    if setup.cuts != Cuts::default() {
+        let _ = write!(text, "RAFTKVD_SIMULATION_CUTS='{}' ", setup.cuts);
+    }
+    let seed = setup.seed;
+    text + &format!(
+        "RAFTKVD_SIMULATION_SEED={seed} cargo test {feature}--test simulation {test} -- --nocapture"
+    )
+}
+
+/// A bug that is to be planted exists, and can be: else every seed would fail, or none would meet it.
+fn check_planted() {
+    #[cfg(feature = "mutants")]
+    let _ = raftkvd::mutants::is_planted(raftkvd::mutants::Mutant::ALL[0]);
+    #[cfg(not(feature = "mutants"))]
+    assert!(
+        std::env::var_os("RAFTKVD_MUTANT").is_none(),
+        "RAFTKVD_MUTANT needs cargo test --features mutants"
+    );
 }
 
 /// Runs a seed; an error is what was violated, and where.
@@ -111,10 +146,11 @@ impl Total {
                 }
             }
             Err(why) => {
+                let setup = Setup::of(seed, &known_faults());
                 say(&format!(
-                    "simulation: seed {seed} fails: {why}\n  \
-                     RAFTKVD_SIMULATION_SEED={seed} cargo test --test simulation one_seed -- --nocapture\n  \
-                     RAFTKVD_SIMULATION_SEED={seed} cargo test --test simulation shrink -- --nocapture"
+                    "simulation: seed {seed} fails: {why}\n  {}\n  {}",
+                    command(&setup, "one_seed"),
+                    command(&setup, "shrink"),
                 ));
                 self.failed.push((seed, why));
             }
@@ -151,11 +187,17 @@ impl Total {
 
 pub fn threads() -> u64 {
     let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
-    variable("RAFTKVD_SIMULATION_THREADS").unwrap_or(processors)
+    let threads = variable("RAFTKVD_SIMULATION_THREADS").unwrap_or(processors);
+    assert!(
+        threads > 0,
+        "RAFTKVD_SIMULATION_THREADS is 0: no run would start"
+    );
+    threads
 }
 
 /// Runs seeds, as many at a time as there are processors, until there are none or the time is over.
 pub fn run_all(next: impl Fn(u64) -> Option<u64> + Sync, end: Option<Instant>) -> Total {
+    check_planted();
     let total = Mutex::new(Total::default());
     let taken = AtomicU64::new(0);
     let began = Instant::now();

@@ -6,7 +6,7 @@
 
 use crate::plan::{Cuts, Setup};
 use crate::run;
-use crate::runs::{attempt, quiet, say};
+use crate::runs::{attempt, command, quiet, say};
 use crate::world::{REACHED, Reached, SECOND};
 use std::collections::BTreeSet;
 use std::panic::{self, AssertUnwindSafe};
@@ -18,6 +18,9 @@ const SEARCH: Duration = Duration::from_secs(120);
 /// The beginning of the message of a failure, without its numbers.
 fn kind(why: &str) -> String {
     let line = why.lines().next().unwrap_or_default();
+    let line = line
+        .strip_prefix("assertion `left == right` failed: ")
+        .unwrap_or(line);
     let letters = line.chars().filter(|c| !c.is_ascii_digit());
     letters.take(40).collect()
 }
@@ -31,6 +34,11 @@ pub fn shrink(setup: &Setup) {
 }
 
 fn shrink_quietly(setup: &Setup) {
+    let seed = setup.seed;
+    say(&format!(
+        "simulation: shrinking seed {seed}, for {} s at most",
+        SEARCH.as_secs()
+    ));
     let Some((cuts, why)) = search(setup) else {
         return say(&format!("simulation: seed {} holds", setup.seed));
     };
@@ -44,9 +52,9 @@ fn shrink_quietly(setup: &Setup) {
         "the run that is left does not fail again"
     );
     say(&format!(
-        "simulation: seed {} fails: {why}\n  RAFTKVD_SIMULATION_CUTS='{}' RAFTKVD_SIMULATION_SEED={} cargo test \
-         --test simulation one_seed -- --nocapture",
-        left.seed, left.cuts, left.seed
+        "simulation: seed {} fails: {why}\n  {}",
+        left.seed,
+        command(&left, "one_seed")
     ));
 }
 

@@ -53,7 +53,7 @@ impl FromStr for Cuts {
             let (name, value) = part.split_once('=').ok_or(format!("{part} has no ="))?;
             let number = || value.parse().map_err(|_| format!("{part} has no number"));
             match name {
-                "members" => cuts.members = Some(number()?),
+                "members" => cuts.members = Some(number().map(|n: u64| n.max(1))?),
                 "duration" => cuts.duration = Some(number()?),
                 "clients" => cuts.clients = Some(number()?),
                 "faults" => cuts.faults = parse_ranges(value)?,
@@ -88,7 +88,11 @@ fn parse_ranges(text: &str) -> Result<BTreeSet<u64>, String> {
         let number = |text: &str| -> Result<u64, String> {
             text.parse().map_err(|_| format!("{part} is no range"))
         };
-        set.extend(number(first)?..=number(last)?);
+        let (first, last) = (number(first)?, number(last)?);
+        if last < first || last - first > 10_000_000 {
+            return Err(format!("{part} is no range"));
+        }
+        set.extend(first..=last);
     }
     Ok(set)
 }

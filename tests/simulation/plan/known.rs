@@ -95,7 +95,7 @@ impl Known {
         Ok(known)
     }
 
-    fn names() -> String {
+    pub fn names() -> String {
         Known::ALL.map(Known::name).join(", ")
     }
 }

@@ -59,7 +59,8 @@ impl World {
                 machine.process = Some(process);
                 machine.dark = false;
                 self.count("starts");
-                self.tell(|| format!("machine {number} starts"));
+                let id = self.machines[number].id;
+                self.tell(|| format!("machine {number} starts member {id}"));
                 self.schedule_pass(number, self.now);
                 self.dial_all(self.target(number));
                 if let Some((promise, share)) = self.plan.crashes_behind
@@ -97,7 +98,9 @@ impl World {
             _ => Loss::Torn(draw),
         };
         self.count("power losses");
-        self.tell(|| format!("machine {number} loses power, and unsynced: {loss:?}"));
+        self.tell(|| {
+            format!("machine {number} loses power; of what was not synced it loses: {loss:?}")
+        });
         let machine = &mut self.machines[number];
         machine.disk = machine.disk.after_crash(loss);
         // The host may be up again long before the process.

@@ -124,7 +124,10 @@ impl World {
             }
             What::Leader(leader) => {
                 self.at(target).leader = leader;
-                self.tell(|| format!("machine {}: the leader is {leader}", target.machine));
+                self.tell(|| match leader {
+                    0 => format!("machine {}: knows no leader", target.machine),
+                    _ => format!("machine {}: the leader is member {leader}", target.machine),
+                });
             }
             What::ReadBack(request) => self.at(target).requests.push_back(request),
             What::Send(messages) => self.send(target, messages),
