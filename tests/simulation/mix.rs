@@ -150,6 +150,12 @@ impl Mix {
         self.thinking = self.thinking.min(100 * MILLISECOND);
     }
 
+    /// Two clients that ask for little.
+    pub fn asks_little(&mut self) {
+        self.clients = 2;
+        self.thinking = SECOND;
+    }
+
     /// From this time on nobody asks for anything.
     pub fn falls_silent(&mut self, after: u64) {
         self.bursts = Some((after, 1000 * SECOND));
