@@ -33,7 +33,7 @@ pub enum Scene {
 const SCENES: [(Scene, u64); 6] = [
     (Scene::ContestedElections, 120),
     (Scene::LateAnswers, 100),
-    (Scene::TornWrites, 150),
+    (Scene::TornWrites, 190),
     (Scene::IdleJoiners, 50),
     (Scene::LoneVoter, 50),
     (Scene::LoneVoterWithLearner, 70),
