@@ -1,6 +1,6 @@
 //! Taking what comes next in a search, and undoing that.
 
-use super::super::facts::{ABSENT, KeyId, NAMED, Need, State, UNNAMED};
+use super::super::super::facts::{ABSENT, KeyId, NAMED, Need, State, UNNAMED};
 use super::{Choice, Search, fingerprint};
 
 impl Search<'_> {

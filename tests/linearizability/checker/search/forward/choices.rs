@@ -1,6 +1,6 @@
 //! What may come next in a search.
 
-use super::super::facts::{ABSENT, KeyId, NAMED, Need, Step};
+use super::super::super::facts::{ABSENT, KeyId, NAMED, Need, Step};
 use super::{Choice, Link, Search};
 use std::collections::BTreeSet;
 
