@@ -35,7 +35,11 @@ struct Shape {
     unknown: u64,
     /// Lists and transactions too.
     across: bool,
+    /// One in so many has none in stretches of [`STRETCH`] time units, of which every tenth is one of faults.
+    faults: Option<u64>,
 }
+
+const STRETCH: u64 = 500;
 
 /// An operation that takes effect at a point, or never.
 struct Planned {
@@ -64,7 +68,8 @@ fn good_history(random: &mut Random, shape: &Shape) -> Vec<Operation> {
     for number in 0..shape.operations {
         let client = random.below(shape.clients) as usize;
         let invoked = clocks[client] + random.below(20);
-        let unknown = random.one_in(shape.unknown);
+        let in_faults = |_: &u64| (invoked / STRETCH).is_multiple_of(10);
+        let unknown = random.one_in(shape.faults.filter(in_faults).unwrap_or(shape.unknown));
         let mut point = Some(invoked + random.below(30));
         let returned = invoked + 30;
         if unknown {
@@ -287,6 +292,7 @@ fn good_histories_pass() {
             keys: 1 + random.below(12),
             unknown: 2 + random.below(30),
             across: seed % 3 > 0,
+            faults: None,
         };
         let history = good_history(&mut random, &shape);
         if let Err(violation) = check(&history) {
@@ -305,6 +311,7 @@ fn a_read_of_what_was_overwritten_long_ago_is_found_in_any_history() {
             keys: 1,
             unknown: 3 + random.below(30),
             across: false,
+            faults: None,
         };
         let mut history = good_history(&mut random, &shape);
         history.sort_by_key(|operation| operation.invoked);
@@ -346,6 +353,7 @@ fn a_hundred_thousand_operations_take_seconds() {
             keys,
             unknown,
             across,
+            faults: None,
         };
         let mut history = good_history(&mut random, &shape);
         let begin = Instant::now();
@@ -375,6 +383,31 @@ fn a_hundred_thousand_operations_take_seconds() {
 }
 
 #[test]
+fn a_hundred_thousand_operations_through_faults_take_seconds() {
+    for (seed, faults) in [(1, 12), (2, 12), (3, 6)] {
+        let mut random = Random(seed);
+        let shape = Shape {
+            operations: 100_000,
+            clients: 12,
+            keys: 5,
+            unknown: 5_000,
+            across: true,
+            faults: Some(faults),
+        };
+        let history = good_history(&mut random, &shape);
+        let unknown = |operation: &&Operation| operation.output == Output::Unknown;
+        let unknown = history.iter().filter(unknown).count();
+        let begin = Instant::now();
+        if let Err(violation) = check(&history) {
+            panic!("seed {seed}: {violation}");
+        }
+        let good = begin.elapsed();
+        println!("one unknown in {faults} during faults, {unknown} in all: {good:?}");
+        assert!(good < FAST, "{good:?}");
+    }
+}
+
+#[test]
 fn a_bad_history_with_many_unknown_writes_is_refused_quickly() {
     // Everything unknown is called before the end and may come at any time: the search has to see that none helps.
     let mut random = Random(7);
@@ -384,6 +417,7 @@ fn a_bad_history_with_many_unknown_writes_is_refused_quickly() {
         keys: 1,
         unknown: 4,
         across: false,
+        faults: None,
     };
     let mut history = good_history(&mut random, &shape);
     let end = history.iter().filter_map(|o| o.returned).max();
@@ -555,6 +589,7 @@ fn the_checker_agrees_with_trying_all_orders() {
             keys: if across { 2 + random.below(2) } else { 1 },
             unknown: 2 + random.below(3),
             across,
+            faults: None,
         };
         let mut history = good_history(&mut random, &shape);
         if random.one_in(3) {
