@@ -30,6 +30,8 @@ type Value = (u64, Vec<u8>);
 pub struct Oracle {
     /// Who led in each term.
     leaders: BTreeMap<u64, u64>,
+    /// Terms, and who led in them before its own vote was durable.
+    in_memory: BTreeSet<(u64, u64)>,
     /// Whom a member, in one of its lives, voted for in each term.
     votes: BTreeMap<(u64, u64, u64), u64>,
     /// By index and term: the entry's hash and the term of the one before it. Equal here for all logs means, by
@@ -137,6 +139,11 @@ impl Oracle {
         );
     }
 
+    /// A sole voter leads, and nobody but its own clients hears of it before that is durable.
+    pub fn leads_in_memory(&mut self, member: u64, term: u64) {
+        self.in_memory.insert((term, member));
+    }
+
     /// A leader whose log ends at `last` believes that a peer holds everything up to `matched`.
     pub fn believes(&self, leader: u64, last: u64, peer: u64, matched: u64) {
         assert!(
@@ -148,7 +155,9 @@ impl Oracle {
     /// A member has led in this term or in a later one.
     pub fn led_since(&self, member: u64, term: u64) -> bool {
         let mut leaders = self.leaders.range(term..);
+        let mut in_memory = self.in_memory.range((term, 0)..);
         leaders.any(|(_, leader)| *leader == member)
+            || in_memory.any(|(_, leader)| *leader == member)
     }
 
     /// A message leaves a machine.

@@ -38,9 +38,14 @@ pub enum What {
     Count(&'static str),
 }
 
-/// The number of a job, and for each of its entries: the index, the entry's shadow, and the term of the entry before
-/// it.
-pub type Unsaved = (u64, Vec<(u64, Shadow, u64)>);
+/// A job that is not on the disk.
+pub struct Unsaved {
+    number: u64,
+    /// The term that it makes durable.
+    term: Option<u64>,
+    /// For each of its entries: the index, the entry's shadow, and the term of the entry before it.
+    entries: Vec<(u64, Shadow, u64)>,
+}
 
 /// What connects the loop of one process with its threads, and what the process holds, as the oracle has to know it.
 pub struct Wiring {
@@ -54,6 +59,8 @@ pub struct Wiring {
     pub log: BTreeMap<u64, Shadow>,
     /// By job: what its save will add to the log on the disk.
     pub unsaved: VecDeque<Unsaved>,
+    /// The newest term on the disk.
+    pub durable_term: u64,
     /// Indexes of the two newest marks.
     pub marks: (u64, u64),
     /// Number of the newest job with a snapshot mark, until that job is on the disk.
@@ -83,8 +90,9 @@ impl Wiring {
     /// The job with this number, and all before it, are on the disk.
     pub fn saved(&mut self, number: u64, oracle: &mut Oracle) {
         self.mark_due.take_if(|due| *due <= number);
-        while let Some((_, stored)) = self.unsaved.pop_front_if(|(n, _)| *n <= number) {
-            for (index, entry, before) in stored {
+        while let Some(saved) = self.unsaved.pop_front_if(|job| job.number <= number) {
+            self.durable_term = saved.term.unwrap_or(self.durable_term);
+            for (index, entry, before) in saved.entries {
                 oracle.stores(index, entry, before);
             }
         }
@@ -171,7 +179,13 @@ impl Wiring {
             stored.push((entry.index, shadow, self.log[&(entry.index - 1)].term));
             self.log.insert(entry.index, shadow);
         }
-        self.unsaved.push_back((number, stored));
+        let marked = save.mark.as_ref().map(|mark| &mark.hard_state);
+        let term = save.hard_state.as_ref().or(marked).map(|state| state.term);
+        self.unsaved.push_back(Unsaved {
+            number,
+            term,
+            entries: stored,
+        });
     }
 }
 

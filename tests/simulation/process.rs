@@ -140,6 +140,7 @@ impl Process {
         let recovered = &opened.recovered;
         let entries = Process::entries(recovered, &opened.wal.read_back())?;
         oracle.recovers(&entries, &recovered.hard_state);
+        let hard_state_term = recovered.hard_state.term;
         let joining = recovered.snapshot.is_none();
         let mut log = BTreeMap::new();
         let mut applied = 0;
@@ -203,6 +204,7 @@ impl Process {
             meta: opened.meta.clone(),
             log,
             unsaved: VecDeque::new(),
+            durable_term: hard_state_term,
             marks: (0, applied),
             mark_due: None,
             unapplied: VecDeque::new(),
@@ -344,7 +346,11 @@ impl Process {
         }
         let position = node.position();
         let leader = (position.leader, position.term);
-        if position.leader != 0 && self.followed != leader {
+        // A sole voter leads before its own vote is on the disk. It tells nobody, and a power loss takes that term from it.
+        let is_certain = position.leader != self.id || self.wiring.durable_term >= position.term;
+        if !is_certain {
+            oracle.leads_in_memory(self.id, position.term);
+        } else if position.leader != 0 && self.followed != leader {
             oracle.follows(self.id, position.leader, position.term);
             self.followed = leader;
         }
