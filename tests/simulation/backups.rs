@@ -101,6 +101,7 @@ impl World {
             reply,
         });
         self.wake(place);
+        self.tell(|| format!("a backup is asked of machine {place}"));
         Some(Backup {
             target,
             newest: self.clients.newest(),
@@ -127,7 +128,10 @@ impl World {
         let state = match state {
             State::Permission(mut permission) => match permission.try_recv() {
                 Ok(None) => State::Permission(permission),
-                Ok(Some(Ok(()))) => self.freeze(target),
+                Ok(Some(Ok(()))) => {
+                    self.tell(|| format!("machine {} permits the backup", target.machine));
+                    self.freeze(target)
+                }
                 Ok(Some(Err(_))) | Err(_) => return None,
             },
             State::Freeze(mut frozen) => match frozen.try_recv() {
