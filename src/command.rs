@@ -18,8 +18,8 @@ mod generated {
 }
 
 pub use generated::raftkvd::{
-    Batch, Check, Command, Etags, Kind, Member, RemovedMember, ReplicatedState, Session,
-    SnapshotHeader, Transaction, Write,
+    Batch, Check, Command, Etags, Kind, Listed, Member, RemovedMember, ReplicatedState, Session,
+    SnapshotHeader, Transaction, Unsettled, Write,
 };
 
 /// What a check or a write of a transaction counts beside its key and value: about what it takes in memory.
@@ -69,4 +69,15 @@ pub fn decode(data: &Bytes) -> Result<Batch, ProtobufError> {
     batch.merge_from(&mut stream)?;
     stream.check_eof()?;
     Ok(batch)
+}
+
+/// Who proposes the batch in this data: member and incarnation. Reads no further than it has to.
+pub fn proposer(data: &Bytes) -> Option<(u64, u64)> {
+    let mut stream = CodedInputStream::from_carllerche_bytes(data);
+    // As they are encoded: by field number, and a field that is 0 is left out, which neither of the two is.
+    let (field, _) = stream.read_tag_unpack().ok()?;
+    let member = stream.read_uint64().ok().filter(|_| field == 1)?;
+    let (field, _) = stream.read_tag_unpack().ok()?;
+    let incarnation = stream.read_fixed64().ok().filter(|_| field == 2)?;
+    Some((member, incarnation))
 }

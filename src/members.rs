@@ -1,8 +1,19 @@
-//! The members of the cluster: id, peer URL, voter or learner, and who was removed.
+//! The members of the cluster: id, peer URL, voter or learner, incarnation, and who was removed.
 //!
 //! This is replicated state: it changes only by committed entries, it is the same on every node at the same index,
-//! and it travels in every snapshot. The command line is used once, to make the first one. [`Members::decide`] is
-//! where the rules of membership are, and nowhere else.
+//! and it travels in every snapshot. [`Members::decide`] is where the rules of membership are, and nowhere else.
+//!
+//! A member *is* an id and an incarnation, the random number of its data directory. The entry that adds a member binds
+//! both, or leaves the incarnation open; then a later entry binds it. Until then the id has no power.
+//!
+//! A cluster *forms* from the list of its first members: the first of them begins alone and adds the others. `forming` is
+//! that list until the entry `Formed`.
+//!
+//! Raft makes a configuration effective when its entry is applied, so a configuration is as volatile as the commit index
+//! behind it. Therefore every change is *settled*: the leader proposes an entry after it has carried the change out, and
+//! whoever stores that entry stores the commit index that came with it, which covers the change. Until the settlement is
+//! committed there is no other change, nobody is told of the success, and a removed member stays: those who know of the
+//! change may be too few to elect a leader, and the others still need the old configuration.
 
 use crate::command::{self, Command, Kind, ReplicatedState};
 use crate::proposal::Refusal;
@@ -18,13 +29,13 @@ pub struct Members {
     pub members: BTreeMap<u64, Member>,
     /// Removed ids, with the index of the entry that removed them; an id added again leaves this map.
     pub removed: BTreeMap<u64, u64>,
-    /// Index of the newest removal while it is not settled, otherwise 0.
-    ///
-    /// A removal is settled by any change or settlement that a leader proposed after it had carried the removal out:
-    /// the appends that brought that entry to a majority said that the removal is committed. Only then may the
-    /// removed member go: before, those who know that they do without it may be too few to elect one of them, and the
-    /// others still need its vote.
-    pub unsettled_removal: u64,
+    /// The incarnation that each removed id had, if it was bound: it does not come back. A request that comes twice would
+    /// otherwise add a directory that knows itself to be removed.
+    pub gone: BTreeMap<u64, u64>,
+    /// The newest change while it is not settled.
+    pub unsettled: Option<Unsettled>,
+    /// While the cluster forms, where its first members are reached; empty once it has formed.
+    pub forming: BTreeMap<u64, PeerUrl>,
 }
 
 /// One member.
@@ -34,126 +45,188 @@ pub struct Member {
     pub url: PeerUrl,
     /// A learner replicates and does not vote.
     pub learner: bool,
-    /// Index of the entry that added it; 1 for the first members. Tells whose view of a member is the newer one.
+    /// Index of the entry that added it; 1 for the first member.
     pub added_index: u64,
+    /// The random number of its data directory, 0 while that is open.
+    pub incarnation: u64,
+    /// Index of the entry that bound the incarnation, 0 while it is open. Tells whose view of a member is the newer one.
+    pub bound_index: u64,
+}
+
+/// A change of members that is not settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unsettled {
+    /// Index of its entry.
+    pub index: u64,
+    /// What it did.
+    pub kind: Kind,
+    /// To whom.
+    pub member: u64,
 }
 
 /// What an accepted membership command does.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
-    /// It changes the configuration in this way.
+    /// It changes the members, and raft's configuration in this way. Id 0: raft's stays as it is.
     Change(ConfChange),
     /// It asks for what is already so: a success without effect.
     Nothing,
 }
 
 impl Members {
-    /// The first members of a new cluster: `urls[i]` is that of member i + 1, all are voters.
-    pub fn initial(urls: &[PeerUrl]) -> Members {
-        let members = (1..).zip(urls).map(|(id, url)| {
-            (
-                id,
-                Member {
-                    url: url.clone(),
-                    learner: false,
-                    added_index: 1,
-                },
-            )
-        });
+    /// Where a new cluster begins: its first member alone, the lowest id of `list`, with the incarnation of its data
+    /// directory. A list of one has formed.
+    pub fn first(list: &BTreeMap<u64, PeerUrl>, incarnation: u64) -> Members {
+        let (id, url) = list.first_key_value().expect("a cluster has a member");
+        let mut members = Members::of([(*id, url.clone(), incarnation)]);
+        if list.len() > 1 {
+            members.forming = list.clone();
+        }
+        members
+    }
+
+    /// A cluster that has formed, of these voters: id, peer URL and incarnation.
+    pub fn of(voters: impl IntoIterator<Item = (u64, PeerUrl, u64)>) -> Members {
+        let member = |(id, url, incarnation)| {
+            let member = Member {
+                url,
+                learner: false,
+                added_index: 1,
+                incarnation,
+                bound_index: 1,
+            };
+            (id, member)
+        };
         Members {
-            members: members.collect(),
-            removed: BTreeMap::new(),
-            unsettled_removal: 0,
+            members: voters.into_iter().map(member).collect(),
+            ..Members::default()
         }
     }
 
-    /// The cluster id that follows from the first members: the same on each of them without a word between them.
-    /// FNV-1a over the ids and URLs; never 0, which means "not known yet".
-    pub fn cluster_id(&self) -> u64 {
-        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-        for (id, member) in &self.members {
-            for byte in format!("{id}={}\n", member.url).bytes() {
-                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-            }
-        }
-        hash.max(1)
+    /// The cluster serves clients: all of its first members are in.
+    pub fn is_formed(&self) -> bool {
+        self.forming.is_empty()
     }
 
     /// Decides on a membership command against this state. Every node gives the same answer at the same index.
     pub fn decide(&self, command: &Command) -> Result<Decision, Refusal> {
         let id = command.member_id;
-        let known = self.members.get(&id);
-        match command.kind {
-            Kind::AddMember => {
-                let url = command
-                    .member_url
-                    .parse::<PeerUrl>()
-                    .map_err(|_| Refusal::NotFound)?;
-                match known {
-                    Some(member) if member.url == url => return Ok(Decision::Nothing),
-                    Some(_) => return Err(Refusal::IdTaken),
-                    None if id == 0 => return Err(Refusal::NotFound),
-                    None if self.members.values().any(|m| m.url == url) => {
-                        return Err(Refusal::UrlTaken);
-                    }
-                    None => {}
-                }
-            }
-            Kind::PromoteMember => match known {
-                // A promotion that was long on its way must not hit the next life of an id, which may not even run.
-                Some(member)
-                    if member.learner && member.added_index == command.member_added_index => {}
-                Some(_) => return Ok(Decision::Nothing),
-                None => return Err(Refusal::NotFound),
-            },
-            Kind::RemoveMember => match known {
-                Some(member) if !member.learner && self.voters().count() == 1 => {
-                    return Err(Refusal::LastVoter);
-                }
-                Some(_) => {}
-                None => return Err(Refusal::NotFound),
-            },
-            Kind::Put | Kind::Delete | Kind::Transaction | Kind::SettleRemoval => {
-                return Err(Refusal::NotFound);
-            }
+        let incarnation = command.member_incarnation;
+        let change = Ok(Decision::Change(conf_change(command)));
+        if command.kind == Kind::Formed {
+            let is_voter = |id| self.members.get(id).is_some_and(|member| !member.learner);
+            return match self.forming.keys().all(is_voter) {
+                _ if self.is_formed() => Ok(Decision::Nothing),
+                true => change,
+                false => Err(Refusal::NotFound),
+            };
         }
-        Ok(Decision::Change(conf_change(command)))
+        let known = self.members.get(&id);
+        if command.kind == Kind::AddMember {
+            let url = parse_url(command)?;
+            return match known {
+                Some(member) if member.url != url => Err(Refusal::IdTaken),
+                Some(member) if !member.may_be(incarnation) => Err(Refusal::OtherIncarnation),
+                Some(_) => Ok(Decision::Nothing),
+                None if id == 0 => Err(Refusal::NotFound),
+                None if incarnation != 0 && self.gone.get(&id) == Some(&incarnation) => {
+                    Err(Refusal::OtherIncarnation)
+                }
+                None if self.has_at(&url, id) => Err(Refusal::UrlTaken),
+                None => change,
+            };
+        }
+        let member = known.ok_or(Refusal::NotFound)?;
+        // What was long on its way must not hit the next life of an id, which may not even run.
+        let same_life = member.added_index == command.member_added_index;
+        match command.kind {
+            Kind::BindMember if same_life && member.incarnation == 0 && incarnation != 0 => change,
+            Kind::PromoteMember if same_life && member.learner && member.incarnation != 0 => change,
+            Kind::BindMember | Kind::PromoteMember => Ok(Decision::Nothing),
+            Kind::MoveMember => {
+                let url = parse_url(command)?;
+                match () {
+                    () if !member.may_be(incarnation) => Err(Refusal::OtherIncarnation),
+                    () if member.url == url => Ok(Decision::Nothing),
+                    () if self.has_at(&url, id) => Err(Refusal::UrlTaken),
+                    () => change,
+                }
+            }
+            Kind::RemoveMember if !member.learner && self.voters().count() == 1 => {
+                Err(Refusal::LastVoter)
+            }
+            Kind::RemoveMember => change,
+            _ => panic!("{:?} changes no members", command.kind),
+        }
+    }
+
+    /// Another member than `id` is reached there.
+    fn has_at(&self, url: &PeerUrl, id: u64) -> bool {
+        let mut members = self.members.iter();
+        members.any(|(other, member)| *other != id && member.url == *url)
     }
 
     /// Carries out a command that [`Members::decide`] accepted as a change, at the entry with this index.
     pub fn apply(&mut self, command: &Command, index: u64) {
         let id = command.member_id;
-        // A leader proposes no change before it has carried out the one before.
-        self.unsettled_removal = 0;
+        let incarnation = command.member_incarnation;
         match command.kind {
             Kind::AddMember => {
-                let url = command.member_url.parse().expect("decide parsed this URL");
                 self.removed.remove(&id);
-                let previous = self.members.insert(
-                    id,
-                    Member {
-                        url,
-                        learner: true,
-                        added_index: index,
-                    },
-                );
+                self.gone.remove(&id);
+                let member = Member {
+                    url: parse_url(command).expect("decide parsed this URL"),
+                    learner: true,
+                    added_index: index,
+                    incarnation,
+                    bound_index: if incarnation == 0 { 0 } else { index },
+                };
+                let previous = self.members.insert(id, member);
                 assert_eq!(previous, None, "member {id} was added twice");
             }
-            Kind::PromoteMember => {
-                self.members
-                    .get_mut(&id)
-                    .expect("decide found the member")
-                    .learner = false;
+            Kind::BindMember => {
+                let member = self.decided(id);
+                member.incarnation = incarnation;
+                member.bound_index = index;
+            }
+            Kind::PromoteMember => self.decided(id).learner = false,
+            Kind::MoveMember => {
+                self.decided(id).url = parse_url(command).expect("decide parsed this URL");
             }
             Kind::RemoveMember => {
-                self.members.remove(&id).expect("decide found the member");
+                let row = self.members.remove(&id).expect("decide found the member");
                 self.removed.insert(id, index);
-                self.unsettled_removal = index;
+                if row.incarnation != 0 {
+                    self.gone.insert(id, row.incarnation);
+                }
             }
-            Kind::Put | Kind::Delete | Kind::Transaction | Kind::SettleRemoval => {
-                panic!("{:?} changes no members", command.kind)
-            }
+            Kind::Formed => self.forming.clear(),
+            _ => panic!("{:?} changes no members", command.kind),
         }
+        // Formed changes no configuration, and who has lost its commit index learns of it again.
+        self.unsettled = (command.kind != Kind::Formed).then_some(Unsettled {
+            index,
+            kind: command.kind,
+            member: id,
+        });
+    }
+
+    fn decided(&mut self, id: u64) -> &mut Member {
+        let member = self.members.get_mut(&id);
+        member.expect("decide found the member")
+    }
+
+    /// The member was removed, and that is not settled.
+    pub fn is_leaving(&self, id: u64) -> bool {
+        let removal = |u: &Unsettled| u.kind == Kind::RemoveMember && u.member == id;
+        self.unsettled.as_ref().is_some_and(removal)
+    }
+
+    /// The member was made a voter, and that is settled.
+    pub fn is_settled_voter(&self, id: u64) -> bool {
+        let promotion = |u: &Unsettled| u.kind == Kind::PromoteMember && u.member == id;
+        let voter = self.members.get(&id).is_some_and(|m| !m.learner);
+        voter && !self.unsettled.as_ref().is_some_and(promotion)
     }
 
     /// Ids of the voters, ascending.
@@ -191,58 +264,117 @@ impl Members {
                     url: member.url.parse()?,
                     learner: member.learner,
                     added_index: member.added_index,
+                    incarnation: member.incarnation,
+                    bound_index: member.bound_index,
                 },
             );
         }
+        let mut forming = BTreeMap::new();
+        for listed in state.forming.iter() {
+            forming.insert(listed.id, listed.url.parse()?);
+        }
         let removed = state.removed.iter().map(|r| (r.id, r.removed_index));
+        let gone = state.removed.iter().filter(|r| r.incarnation != 0);
         Ok(Members {
             members,
             removed: removed.collect(),
-            unsettled_removal: state.unsettled_removal,
+            gone: gone.map(|r| (r.id, r.incarnation)).collect(),
+            unsettled: state.unsettled.as_ref().map(|u| Unsettled {
+                index: u.index,
+                kind: u.kind,
+                member: u.member,
+            }),
+            forming,
         })
     }
 
     /// Writes the members into a snapshot header's state.
     pub fn write_to(&self, state: &mut ReplicatedState) {
-        state.unsettled_removal = self.unsettled_removal;
-        state.members = self
-            .members
-            .iter()
-            .map(|(id, member)| {
-                let mut out = command::Member::new();
-                out.id = *id;
-                out.url = member.url.to_string();
-                out.learner = member.learner;
-                out.added_index = member.added_index;
-                out
-            })
-            .collect();
-        state.removed = self
-            .removed
-            .iter()
-            .map(|(id, index)| {
-                let mut out = command::RemovedMember::new();
-                out.id = *id;
-                out.removed_index = *index;
-                out
-            })
-            .collect();
+        let unsettled = self.unsettled.map(|unsettled| {
+            let mut out = command::Unsettled::new();
+            out.index = unsettled.index;
+            out.kind = unsettled.kind;
+            out.member = unsettled.member;
+            out
+        });
+        state.unsettled = unsettled.into();
+        let members = self.members.iter().map(|(id, member)| {
+            let mut out = command::Member::new();
+            out.id = *id;
+            out.url = member.url.to_string();
+            out.learner = member.learner;
+            out.added_index = member.added_index;
+            out.incarnation = member.incarnation;
+            out.bound_index = member.bound_index;
+            out
+        });
+        state.members = members.collect();
+        let removed = self.removed.iter().map(|(id, index)| {
+            let mut out = command::RemovedMember::new();
+            out.id = *id;
+            out.removed_index = *index;
+            out.incarnation = self.gone.get(id).copied().unwrap_or(0);
+            out
+        });
+        state.removed = removed.collect();
+        let forming = self.forming.iter().map(|(id, url)| {
+            let mut out = command::Listed::new();
+            out.id = *id;
+            out.url = url.to_string();
+            out
+        });
+        state.forming = forming.collect();
     }
 }
 
-/// What a membership command asks of raft.
+impl Member {
+    /// It has this incarnation, or one of the two is open.
+    fn may_be(&self, incarnation: u64) -> bool {
+        incarnation == 0 || self.incarnation == 0 || self.incarnation == incarnation
+    }
+}
+
+/// Whether a command of this kind changes the members, and so goes into an entry of its own.
+pub fn is_change(kind: Kind) -> bool {
+    match kind {
+        Kind::AddMember
+        | Kind::BindMember
+        | Kind::PromoteMember
+        | Kind::MoveMember
+        | Kind::RemoveMember
+        | Kind::Formed => true,
+        Kind::Put | Kind::Delete | Kind::Transaction | Kind::Settle => false,
+    }
+}
+
+/// What a change of members asks of raft. All of them are conf changes, since raft holds those back one by one; id 0 tells
+/// it to change nothing.
 pub fn conf_change(command: &Command) -> ConfChange {
     let mut change = ConfChange::default();
-    change.set_change_type(match command.kind {
-        Kind::AddMember => ConfChangeType::AddLearnerNode,
-        Kind::PromoteMember => ConfChangeType::AddNode,
-        Kind::RemoveMember => ConfChangeType::RemoveNode,
-        Kind::Put | Kind::Delete | Kind::Transaction | Kind::SettleRemoval => {
-            panic!("{:?} changes no members", command.kind)
-        }
-    });
-    change.node_id = command.member_id;
+    let (kind, id) = match command.kind {
+        Kind::AddMember => (ConfChangeType::AddLearnerNode, command.member_id),
+        Kind::PromoteMember => (ConfChangeType::AddNode, command.member_id),
+        Kind::RemoveMember => (ConfChangeType::RemoveNode, command.member_id),
+        _ => (ConfChangeType::AddNode, 0),
+    };
+    change.set_change_type(kind);
+    change.node_id = id;
     change
+}
+
+/// The id of the cluster that this data directory begins. Never 0, which means "none yet"; and it does not tell the
+/// incarnation, which is for members only.
+pub fn cluster_id(incarnation: u64) -> u64 {
+    // FNV-1a.
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in b"cluster".iter().chain(&incarnation.to_le_bytes()) {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash.max(1)
+}
+
+fn parse_url(command: &Command) -> Result<PeerUrl, Refusal> {
+    command.member_url.parse().map_err(|_| Refusal::NotFound)
 }
 
 /// `http://host:port`: where a member's peers reach it. Compared and printed in one canonical form: the host in lower
@@ -346,9 +478,12 @@ mod tests {
         command
     }
 
+    fn url(id: u64) -> PeerUrl {
+        format!("http://a:{id}").parse().unwrap()
+    }
+
     fn three() -> Members {
-        let urls = ["http://a:1", "http://a:2", "http://a:3"].map(|u| u.parse().unwrap());
-        Members::initial(&urls)
+        Members::of((1..=3).map(|id| (id, url(id), 10 * id)))
     }
 
     #[test]
@@ -417,6 +552,20 @@ mod tests {
         members.apply(&add, 7);
         assert_eq!(members.learners().collect::<Vec<_>>(), [4]);
         let mut promote = command(PromoteMember, 4, "");
+        promote.member_added_index = 7;
+        assert_eq!(members.decide(&promote), Ok(Decision::Nothing), "not bound");
+        let mut bind = command(BindMember, 4, "");
+        bind.member_incarnation = 40;
+        for (added, decided) in [(5, Decision::Nothing), (7, no_conf_change())] {
+            bind.member_added_index = added;
+            assert_eq!(members.decide(&bind), Ok(decided));
+        }
+        members.apply(&bind, 8);
+        assert_eq!(
+            members.decide(&bind),
+            Ok(Decision::Nothing),
+            "the first wins"
+        );
         promote.member_added_index = 5;
         assert_eq!(
             members.decide(&promote),
@@ -426,6 +575,7 @@ mod tests {
         promote.member_added_index = 7;
         assert!(matches!(members.decide(&promote), Ok(Decision::Change(_))));
         members.apply(&promote, 8);
+        assert!(!members.is_settled_voter(4));
         assert_eq!(members.conf_state().get_voters(), [1, 2, 3, 4]);
         for id in [1, 2, 3] {
             members.apply(&command(RemoveMember, id, ""), 8 + id);
@@ -435,9 +585,13 @@ mod tests {
             Err(Refusal::LastVoter)
         );
         assert_eq!(members.removed, BTreeMap::from([(1, 9), (2, 10), (3, 11)]));
-        assert_eq!(members.unsettled_removal, 11);
+        assert!(members.is_leaving(3) && !members.is_leaving(2));
+        assert!(members.is_settled_voter(4));
+        let mut same = command(AddMember, 2, "http://b:2");
+        same.member_incarnation = 20;
+        assert_eq!(members.decide(&same), Err(Refusal::OtherIncarnation));
         members.apply(&command(AddMember, 2, "http://b:2"), 12);
-        assert_eq!(members.unsettled_removal, 0);
+        assert!(!members.is_leaving(3));
         assert!(!members.removed.contains_key(&2));
     }
 
@@ -446,25 +600,65 @@ mod tests {
         let mut members = three();
         members.apply(&command(Kind::AddMember, 9, "http://a:9"), 5);
         members.apply(&command(Kind::RemoveMember, 2, ""), 6);
+        members.forming = BTreeMap::from([(1, url(1)), (2, url(7))]);
         let mut state = ReplicatedState::new();
         members.write_to(&mut state);
         assert_eq!(Members::from_state(&state), Ok(members));
     }
 
+    fn no_conf_change() -> Decision {
+        let mut change = ConfChange::default();
+        change.set_change_type(ConfChangeType::AddNode);
+        Decision::Change(change)
+    }
+
     #[test]
-    fn cluster_id_depends_on_every_url_and_its_place() {
-        let id = |urls: &[&str]| {
-            let urls: Vec<_> = urls.iter().map(|u| u.parse().unwrap()).collect();
-            Members::initial(&urls).cluster_id()
-        };
-        assert_eq!(
-            id(&["http://a:1", "http://a:2"]),
-            id(&["http://A:1/", "http://a:2"])
-        );
-        assert_ne!(
-            id(&["http://a:1", "http://a:2"]),
-            id(&["http://a:2", "http://a:1"])
-        );
-        assert_ne!(id(&["http://a:1"]), id(&["http://a:1", "http://a:2"]));
+    fn a_member_moves_to_a_free_place_under_its_own_incarnation() {
+        let mut members = three();
+        for (to, incarnation, decided) in [
+            ("http://a:2", 20, Ok(Decision::Nothing)),
+            ("http://a:3", 20, Err(Refusal::UrlTaken)),
+            ("http://b:2", 21, Err(Refusal::OtherIncarnation)),
+            ("http://b:2", 20, Ok(no_conf_change())),
+            ("http://b:2", 0, Ok(no_conf_change())),
+        ] {
+            let mut command = command(Kind::MoveMember, 2, to);
+            command.member_incarnation = incarnation;
+            assert_eq!(members.decide(&command), decided, "{to}");
+        }
+        members.apply(&command(Kind::MoveMember, 2, "http://b:2"), 5);
+        assert_eq!(members.members[&2].url.to_string(), "http://b:2");
+        assert_eq!(members.members[&2].bound_index, 1);
+        let again = command(Kind::AddMember, 2, "http://a:2");
+        assert_eq!(members.decide(&again), Err(Refusal::IdTaken));
+        let mut other = command(Kind::AddMember, 2, "http://b:2");
+        other.member_incarnation = 21;
+        assert_eq!(members.decide(&other), Err(Refusal::OtherIncarnation));
+    }
+
+    #[test]
+    fn a_cluster_has_formed_once_all_listed_are_voters_and_the_entry_says_so() {
+        let list = BTreeMap::from([(1, url(1)), (2, url(2))]);
+        assert!(Members::first(&BTreeMap::from([(1, url(1))]), 7).is_formed());
+        let mut members = Members::first(&list, 7);
+        let formed = command(Kind::Formed, 0, "");
+        assert_eq!(members.decide(&formed), Err(Refusal::NotFound));
+        let mut add = command(Kind::AddMember, 2, "http://a:2");
+        add.member_incarnation = 8;
+        members.apply(&add, 3);
+        assert_eq!(members.decide(&formed), Err(Refusal::NotFound));
+        members.apply(&command(Kind::PromoteMember, 2, ""), 5);
+        assert!(!members.is_formed());
+        assert_eq!(members.decide(&formed), Ok(no_conf_change()));
+        members.apply(&formed, 8);
+        assert!(members.is_formed() && members.unsettled.is_none());
+        assert_eq!(members.decide(&formed), Ok(Decision::Nothing));
+    }
+
+    #[test]
+    fn a_cluster_id_is_not_the_incarnation_that_it_comes_from() {
+        let ids: std::collections::BTreeSet<u64> = (0..100).map(cluster_id).collect();
+        assert_eq!(ids.len(), 100);
+        assert!((0..100).all(|incarnation| cluster_id(incarnation) != incarnation));
     }
 }

@@ -55,6 +55,9 @@ pub enum Refusal {
     /// A member has this id, with another URL.
     #[error("this id belongs to a member with another URL")]
     IdTaken,
+    /// A member has this id and URL, with another data directory.
+    #[error("this id is bound to another data directory")]
+    OtherIncarnation,
     /// Another member has this URL.
     #[error("this URL belongs to another member")]
     UrlTaken,
