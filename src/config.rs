@@ -3,6 +3,7 @@
 //! The command line is parsed in `cli.rs` into a [`Config`]; all other modules take what they need from here.
 
 use crate::members::PeerUrl;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,10 +15,12 @@ pub struct Config {
     pub id: u64,
     /// Where the other members reach this one.
     pub peer_url: PeerUrl,
-    /// Peer URLs of `--cluster`: the i-th (from 1) is that of member i. Used on the very first start only. Empty: a new
-    /// cluster of this member alone, or the others are learned from whom it joins.
-    pub cluster: Vec<PeerUrl>,
-    /// This member joins a running cluster: start with an empty log and wait for its leader.
+    /// `peer_url` was said on the command line, so that a member that knows another moves there.
+    pub url_given: bool,
+    /// Peer URLs of `--cluster`, by id from 1. Empty: a new cluster of this member alone, or the others are known from the
+    /// data, or learned from whom it joins.
+    pub cluster: BTreeMap<u64, PeerUrl>,
+    /// This member joins a running cluster: it starts empty and waits for its leader, unless it is a member already.
     pub join: bool,
     /// Where clients reach the members that are asked to add this one; empty: it was added, or will be.
     pub join_by: Vec<PeerUrl>,
@@ -110,6 +113,12 @@ pub const INBOX_MESSAGES_MAX: usize = 16_384;
 /// Bytes of those messages.
 pub const INBOX_MESSAGE_BYTES_MAX: usize = 256 << 20;
 
+/// Changes of members that followers have forwarded and that wait in the leader for another one; more are refused.
+pub const CHANGES_WAITING_MAX: usize = 64;
+/// Answers of a member that is empty, between two passes of its loop.
+pub const EMPTY_ANSWERS_MAX: usize = 256;
+/// Members of which it is told what keeps a cluster from forming.
+pub const TROUBLES_MAX: usize = 8;
 /// A learner that lacks at most this many entries is made a voter.
 pub const PROMOTION_LAG_ENTRIES_MAX: u64 = 128;
 /// Applied entries that stay in memory for followers that are a little behind, unless `--log-cache-bytes` says otherwise.
@@ -176,7 +185,7 @@ pub const ZEROED_AHEAD_BYTES: u64 = 256 << 10;
 pub const ZEROED_FOR_BATCH_BYTES_MAX: usize = 8 << 10;
 /// Longest header of a snapshot file: members, removed ids and sessions.
 pub const SNAPSHOT_HEADER_BYTES_MAX: usize = 16 << 20;
-/// Longest `meta` file: a pin takes 24 bytes.
+/// Longest `meta` file, whatever its format version.
 pub const META_BYTES_MAX: usize = 1 << 20;
 /// Snapshot files that are kept.
 pub const SNAPSHOTS_KEPT: usize = 2;
@@ -243,8 +252,13 @@ pub const PEER_BACKOFF_MAX: Duration = Duration::from_secs(1);
 pub const PEER_SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Time to write what is queued for a peer that was removed, or when this member stops.
 pub const PEER_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
-/// Peers that are known only by their own word, because they were added later than this member's view reaches.
-pub const PEER_NEWCOMERS_MAX: usize = 16;
+/// Peers that are not in the table, and are dialled because they name a binding beyond what is applied.
+pub const PEERS_AHEAD_MAX: usize = 16;
+/// Two processes of one incarnation connect here: so long the older has to say nothing for the other to take its place,
+pub const PEER_RIVAL_SILENCE: Duration = Duration::from_secs(2);
+/// and so long after the other has come, what the older had sent before may still be read: the kernel of its host sends it
+/// again for up to [`PEER_SILENCE_MAX`].
+pub const PEER_RIVAL_GRACE: Duration = Duration::from_secs(5);
 /// Snapshots are read, sent and received in pieces of this size.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 /// Such pieces that wait between the file and the network, on either side.

@@ -13,15 +13,17 @@
 
 use crate::command::SnapshotHeader;
 use crate::config;
+use crate::identity::{Reason, Refusal};
+use crate::members::PeerUrl;
 use crate::proposal::{NotProposed, NotTransferred, Outcome, Proposal, Read, Transfer};
+use crate::status::Closed;
 use crate::storage::SnapshotMeta;
 use crate::store::Frozen;
 use futures_channel::oneshot;
 use protobuf::Message as _;
 use raft::eraftpb::{Entry, Message};
-use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
 /// The raft loop's inbox. Shared by the API, the transport, the WAL thread and the apply thread.
@@ -32,6 +34,8 @@ pub struct Inbox {
     /// See [`Inbox::set_map_is_current`].
     map_is_current: AtomicBool,
     passes: AtomicU64,
+    /// See [`Inbox::set_closed`].
+    closed: Mutex<Option<Arc<Closed>>>,
 }
 
 /// What the loop takes in one pass.
@@ -41,8 +45,8 @@ pub struct Events {
     pub proposals: Vec<Proposal>,
     /// New linearizable reads.
     pub reads: Vec<Read>,
-    /// Messages of peers, checked by the transport to come from a member and to be for this one.
-    pub messages: Vec<Message>,
+    /// Messages of peers, checked by the transport to come from whom they name and to be for this member.
+    pub messages: Vec<Received>,
     /// Number of the newest ready whose save is durable, 0 when there is no news.
     pub persisted: u64,
     /// Index of the newest entry in the map, 0 when there is no news.
@@ -97,8 +101,12 @@ pub enum Notice {
     SnapshotWritten(Box<SnapshotWritten>),
     /// What the node wanted of the log was read back.
     ReadBack(ReadBack),
-    /// A peer refuses to talk to this member.
-    Refused(Verdict),
+    /// A peer was met. Of each peer one of each kind waits at most.
+    Met(Met),
+    /// Whoever answers where a peer was dialled is not believed to be that peer.
+    Unfit(u64, Reason),
+    /// A peer refuses this member.
+    Refused(Refusal),
     /// Somebody wants to know how things stand.
     Status(oneshot::Sender<crate::status::Status>),
     /// Somebody wants the map as of one index, and the header that a snapshot of it has.
@@ -112,10 +120,15 @@ pub enum Notice {
 }
 
 impl Notice {
-    /// The peer, if it says how that one is reached.
-    fn reachability(&self) -> Option<u64> {
+    /// The peer, if it says how that one is met; and whether this member dialled it, where that makes a difference.
+    fn of_peer(&self) -> Option<(u64, bool)> {
         match self {
-            Notice::Unreachable(id) | Notice::Connected(id) | Notice::Gone(id) => Some(*id),
+            Notice::Unreachable(id) | Notice::Connected(id) | Notice::Gone(id) => {
+                Some((*id, false))
+            }
+            Notice::Unfit(id, _) => Some((*id, true)),
+            Notice::Met(met) => Some((met.id, met.dialled)),
+            Notice::Refused(refusal) => Some((refusal.by, refusal.dialled)),
             _ => None,
         }
     }
@@ -139,75 +152,28 @@ pub struct ReadBack {
     pub entries: Option<Vec<Entry>>,
 }
 
-/// Why a peer refuses this member, in the peer's own view.
+/// A peer was met: it answered at an address that this member dialled, or came by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
-    /// The peer that refuses.
-    pub by: u64,
-    /// It is the leader, so its view is the newest.
-    pub by_leader: bool,
-    /// Its reason.
-    pub reason: Reason,
+pub struct Met {
+    /// Its member id.
+    pub id: u64,
+    /// The incarnation of its data directory.
+    pub incarnation: u64,
+    /// No table binds it.
+    pub empty: bool,
+    /// Where it answered, if this member dialled it; otherwise where it says that it is reached.
+    pub url: PeerUrl,
+    /// This member dialled it.
+    pub dialled: bool,
 }
 
-/// The reasons of a [`Verdict`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// This id was removed by the entry at this index.
-    Removed {
-        /// Index of the removing entry.
-        removed_index: u64,
-    },
-    /// No member has this id.
-    NotAMember,
-    /// The peer knows another data directory (incarnation) under this id.
-    WrongIncarnation {
-        /// Index of the entry that added the member which the peer knows.
-        added_index: u64,
-    },
-    /// The peer knows that this id was added later than this member's own state says: it is of an earlier life.
-    AddedLater {
-        /// Index of the entry that added the member which the peer knows.
-        added_index: u64,
-    },
-    /// The peer belongs to another cluster.
-    WrongCluster {
-        /// The peer's cluster id.
-        theirs: u64,
-    },
-    /// The peer has another member id than the URL stands for here: two addresses were mixed up.
-    WrongReceiver {
-        /// The id that answered.
-        actual: u64,
-    },
-}
-
-/// As what is wrong with a member.
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Reason::Removed { removed_index } => {
-                write!(f, "it was removed at index {removed_index}")
-            }
-            Reason::NotAMember => write!(f, "no member has its id"),
-            Reason::WrongIncarnation { added_index } => write!(
-                f,
-                "another data directory is known under its id, which was added at index {added_index}"
-            ),
-            Reason::AddedLater { added_index } => {
-                write!(f, "its id was added again later, at index {added_index}")
-            }
-            Reason::WrongCluster { theirs } => {
-                write!(f, "it belongs to another cluster than {theirs:016x}")
-            }
-            Reason::WrongReceiver { actual } => {
-                write!(
-                    f,
-                    "at its address member {actual} answers; two addresses were mixed up"
-                )
-            }
-        }
-    }
+/// A message of a peer.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// The message.
+    pub message: Message,
+    /// The applied table binds its sender. Otherwise the sender can't be judged yet, and its word ends no process.
+    pub bound: bool,
 }
 
 impl Inbox {
@@ -237,6 +203,23 @@ impl Inbox {
         self.map_is_current.store(is_current, Ordering::SeqCst);
     }
 
+    /// This member serves no clients, or (`None`) it does. The loop says so before it hands anything to the store that a
+    /// client could see.
+    pub fn set_closed(&self, closed: Option<Arc<Closed>>) {
+        *self.lock_closed() = closed;
+    }
+
+    /// Why this member serves no clients, if it does not.
+    pub fn closed(&self) -> Option<Arc<Closed>> {
+        self.lock_closed().clone()
+    }
+
+    fn lock_closed(&self) -> MutexGuard<'_, Option<Arc<Closed>>> {
+        self.closed
+            .lock()
+            .expect("a thread panicked while it held why clients are not served")
+    }
+
     /// Queues a linearizable read, if there is anything to wait for. Its outcome, `QueueFull` included, comes by its
     /// reply.
     pub fn read(&self, read: Read) {
@@ -256,7 +239,8 @@ impl Inbox {
     }
 
     /// Queues messages of a peer; `bytes` is their encoded size. Over the limit they are dropped and counted: false.
-    pub fn receive(&self, messages: Vec<Message>, bytes: usize) -> bool {
+    /// `bound`: see [`Received::bound`].
+    pub fn receive(&self, messages: Vec<Message>, bytes: usize, bound: bool) -> bool {
         let mut events = self.lock();
         let count = events.messages.len() + messages.len();
         let total = events.message_bytes + bytes;
@@ -267,7 +251,10 @@ impl Inbox {
             return false;
         }
         events.message_bytes = total;
-        events.messages.extend(messages);
+        let received = messages.into_iter();
+        events
+            .messages
+            .extend(received.map(|message| Received { message, bound }));
         self.notify(events);
         true
     }
@@ -292,10 +279,10 @@ impl Inbox {
     /// that comes and goes fills nothing; the newest comes last.
     pub fn notice(&self, notice: Notice) {
         let mut events = self.lock();
-        if let Some(peer) = notice.reachability() {
+        if let Some(peer) = notice.of_peer() {
             let kind = std::mem::discriminant(&notice);
             let same = |other: &Notice| {
-                std::mem::discriminant(other) == kind && other.reachability() == Some(peer)
+                std::mem::discriminant(other) == kind && other.of_peer() == Some(peer)
             };
             events.notices.retain(|other| !same(other));
         }
@@ -467,9 +454,9 @@ mod tests {
             ..Held::default()
         };
         let later = Instant::now() + std::time::Duration::from_secs(600);
-        inbox.receive(vec![Message::default()], 1);
+        inbox.receive(vec![Message::default()], 1, true);
         assert_eq!(inbox.take(later, held).proposals.len(), 0);
-        inbox.receive(vec![Message::default()], 1);
+        inbox.receive(vec![Message::default()], 1, true);
         assert_eq!(inbox.take(Instant::now(), held).proposals.len(), 1);
     }
 
@@ -486,7 +473,7 @@ mod tests {
         inbox.notice(Notice::Connected(3));
         let taken = inbox.take(Instant::now(), Held::default()).notices;
         assert_eq!(taken.len(), 6, "{taken:?}");
-        let of = |peer| taken.iter().rfind(|n| n.reachability() == Some(peer));
+        let of = |peer| taken.iter().rfind(|n| n.of_peer() == Some((peer, false)));
         assert!(matches!(of(2), Some(Notice::Gone(2))), "{taken:?}");
         assert!(matches!(of(3), Some(Notice::Connected(3))), "{taken:?}");
     }

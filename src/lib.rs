@@ -35,7 +35,7 @@
 //!
 //! main -> [`cli`], [`logging`], [`server`], [`backup`], [`restore`], [`inspect`] -> [`api`], [`raft_loop`], [`writer`],
 //! [`read_back`], [`apply`], [`transport`], [`systemd`] -> [`node`], [`store`], [`history`], [`inbox`] -> [`storage`],
-//! [`members`], [`proposal`], [`commit`], [`status`], [`command`], [`progress`], [`http_client`] -> [`metrics`], [`config`],
+//! [`identity`], [`members`], [`proposal`], [`commit`], [`status`], [`command`], [`progress`], [`http_client`] -> [`metrics`], [`config`],
 //! [`mutants`]
 
 #![warn(missing_docs)]
@@ -53,6 +53,7 @@ pub mod commit;
 pub mod config;
 pub mod history;
 pub mod http_client;
+pub mod identity;
 pub mod inbox;
 pub mod inspect;
 pub mod join;

@@ -2,6 +2,26 @@
 
 use crate::members::PeerUrl;
 
+/// Why a member serves no clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// The kind of reason.
+    pub kind: ClosedKind,
+    /// The reason, in one line that says whom it waits for or what to do.
+    pub why: String,
+}
+
+/// The kinds of a [`Closed`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClosedKind {
+    /// Not all first members of the cluster are in.
+    Forming,
+    /// It was not added to a cluster yet.
+    Joining,
+    /// Another cluster knows another data directory as this member.
+    OtherLife,
+}
+
 /// A consistent view of the raft loop, taken between two passes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
@@ -9,6 +29,8 @@ pub struct Status {
     pub id: u64,
     /// Cluster id, 0 while a joiner has not learned it.
     pub cluster: u64,
+    /// All first members of the cluster are in.
+    pub formed: bool,
     /// `leader`, `follower`, `candidate`, `learner`.
     pub role: &'static str,
     /// The leader this node knows of, 0 for none.
@@ -55,7 +77,7 @@ pub struct MemberStatus {
     pub id: u64,
     /// Its peer URL.
     pub url: PeerUrl,
-    /// It replicates and does not vote yet.
+    /// It replicates and does not vote yet, or that it votes is not settled.
     pub learner: bool,
     /// On the leader: up to where its log is known to match, and whether it was heard within the last election
     /// timeout.
