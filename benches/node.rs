@@ -9,13 +9,13 @@ use futures_channel::oneshot;
 use raft::eraftpb::{HardState, Message};
 use raftkvd::command::{Command, ReplicatedState};
 use raftkvd::commit::Commit;
-use raftkvd::inbox::SnapshotWritten;
+use raftkvd::inbox::{Received, SnapshotWritten};
 use raftkvd::members::Members;
 use raftkvd::node::{Job, Node, Settings};
 use raftkvd::proposal::{NotProposed, Outcome, Proposal, Read};
 use raftkvd::storage::{Recovered, SnapshotMeta};
 use slog::{Logger, o};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Requests that wait at one time.
@@ -110,10 +110,10 @@ struct Cluster {
 
 impl Cluster {
     fn new() -> Cluster {
-        let urls: Vec<_> = (1..=SIZE)
-            .map(|id| format!("http://host:{id}").parse().expect("a URL"))
-            .collect();
-        let members = Members::initial(&urls);
+        let members = Members::of((1..=SIZE).map(|id| {
+            let url = format!("http://host:{id}").parse().expect("a URL");
+            (id, url, id)
+        }));
         let mut state = ReplicatedState::new();
         members.write_to(&mut state);
         let meta = SnapshotMeta {
@@ -134,7 +134,11 @@ impl Cluster {
             };
             let settings = Settings {
                 id,
+                incarnation: id,
                 boot: 1,
+                run: id,
+                url: None,
+                list: BTreeMap::new(),
                 election_ticks: ELECTION_TICKS,
                 heartbeat_ticks: HEARTBEAT_TICKS,
                 snapshot_bytes: SNAPSHOT_BYTES,
@@ -253,7 +257,10 @@ impl Cluster {
                     continue;
                 }
                 for message in messages {
-                    self.hosts[place].node.step(message);
+                    self.hosts[place].node.step(Received {
+                        message,
+                        bound: true,
+                    });
                 }
                 self.work(place);
             }

@@ -5,7 +5,6 @@
 //! neither side; medians are printed.
 
 use raft::eraftpb::{Entry, HardState};
-use raftkvd::members::Members;
 use raftkvd::storage::{self, RealDisk, Save, Start, Wal};
 use slog::{Logger, o};
 use std::fs::File;
@@ -83,7 +82,7 @@ impl Log {
     fn open(dir: &Path) -> Log {
         let logger = Logger::root(slog::Discard, o!());
         let url = "http://127.0.0.1:9021".parse().expect("a URL");
-        let start = Start::Bootstrap(Members::initial(&[url]));
+        let start = Start::First([(1, url)].into());
         let disk = Arc::new(RealDisk);
         let _lock = storage::lock(&*disk, dir).expect("nobody else has it");
         let opened = storage::open(disk, dir, 1, start, &logger).expect("a data directory");

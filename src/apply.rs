@@ -473,8 +473,7 @@ mod tests {
         let store = Arc::new(Store::new());
         let disk = Arc::new(crate::storage::RealDisk);
         let url = "http://127.0.0.1:9021".parse().unwrap();
-        let members = crate::members::Members::initial(&[url]);
-        let start = crate::storage::Start::Bootstrap(members);
+        let start = crate::storage::Start::First([(1, url)].into());
         let opened = crate::storage::open(disk, dir.path(), 1, start, &logger).unwrap();
         let (commits, batches) = channel(Arc::default(), Arc::default());
 

@@ -5,7 +5,7 @@
 //! that a process uses is only read file by file: those come and go meanwhile. Of a damaged file is said how far it is
 //! good. The exit code is that of the worst thing found: 4 if anything is corrupt.
 
-use crate::command::SnapshotHeader;
+use crate::command::{ReplicatedState, SnapshotHeader};
 use crate::logging;
 use crate::progress::{Progress, Unit};
 use crate::storage::examine::{self, Kind, SegmentContents, SnapshotContents};
@@ -160,8 +160,8 @@ impl Report<'_> {
             }
         };
         let hard_state = &verdict.recovered.hard_state;
-        let snapshot = verdict.recovered.snapshot.as_ref();
-        let snapshot = snapshot.map_or(0, |meta| meta.index);
+        let begin = verdict.recovered.snapshot.as_ref();
+        let snapshot = begin.map_or(0, |meta| meta.index);
         let log = match verdict.last > snapshot {
             true => format!("entries {} to {}", snapshot + 1, verdict.last),
             false => "no entries".to_owned(),
@@ -171,6 +171,9 @@ impl Report<'_> {
             "a start begins with snapshot {snapshot} and {log}, committed {}, term {}, vote {}",
             hard_state.commit, hard_state.term, hard_state.vote,
         )?;
+        let state = begin.map(|meta| &meta.state);
+        let formed = formation(state, verdict.formed, hard_state.commit);
+        writeln!(self.out, "{formed}")?;
         if verdict.torn {
             let what =
                 "the end of the log was torn by a crash, which is no loss: a start cuts it off";
@@ -224,13 +227,15 @@ impl Report<'_> {
     fn meta(&mut self, path: &Path, meta: &Meta) -> io::Result<()> {
         writeln!(
             self.out,
-            "{}\n  member {} of cluster {:016x}, incarnation {:016x}, starts {}, peers known {}",
+            "{}\n  member {} of {}, incarnation {:016x}, starts {}",
             path.display(),
             meta.member(),
-            meta.cluster(),
+            match meta.cluster() {
+                0 => "no cluster yet".to_owned(),
+                cluster => format!("cluster {cluster:016x}"),
+            },
             meta.incarnation(),
             meta.boot(),
-            meta.pins(),
         )
     }
 
@@ -329,17 +334,34 @@ impl Report<'_> {
     }
 
     fn members(&mut self, header: &SnapshotHeader) -> io::Result<()> {
-        for member in header.get_state().members.iter() {
-            let role = if member.learner { "learner" } else { "voter" };
+        let state = header.get_state();
+        if !state.forming.is_empty() {
+            let listed = state.forming.iter();
+            let listed = listed.map(|l| format!("{} at {}", l.id, logging::one_line(&l.url)));
             writeln!(
                 self.out,
-                "  member {} at {}, {role}, added by entry {}",
-                member.id,
-                logging::one_line(&member.url),
-                member.added_index
+                "  unformed, its first members are to be {}",
+                listed.collect::<Vec<_>>().join(", ")
             )?;
         }
-        for removed in header.get_state().removed.iter() {
+        for member in state.members.iter() {
+            let role = if member.learner { "learner" } else { "voter" };
+            let bound = match member.incarnation {
+                0 => "open".to_owned(),
+                incarnation => format!(
+                    "bound to {incarnation:016x} by entry {}",
+                    member.bound_index
+                ),
+            };
+            writeln!(
+                self.out,
+                "  member {} at {}, {role}, added by entry {}, {bound}",
+                member.id,
+                logging::one_line(&member.url),
+                member.added_index,
+            )?;
+        }
+        for removed in state.removed.iter() {
             writeln!(
                 self.out,
                 "  member {} was removed by entry {}",
@@ -347,5 +369,128 @@ impl Report<'_> {
             )?;
         }
         Ok(())
+    }
+}
+
+/// How far the cluster of a data directory has formed: with this state at the beginning, this entry that says so in the
+/// log, and this much committed. Who lost a disk while a cluster formed decides by it: as long as no directory has the
+/// entry, nobody was told of a success.
+fn formation(state: Option<&ReplicatedState>, entry: Option<u64>, committed: u64) -> String {
+    match (state, entry) {
+        (None, _) => "empty: no cluster has let this member in".to_owned(),
+        (Some(state), _) if state.forming.is_empty() => "formed".to_owned(),
+        (Some(_), Some(index)) if index <= committed => format!("formed, by entry {index}"),
+        (Some(_), Some(index)) => format!("Formed is in the log, not committed: entry {index}"),
+        (Some(_), None) => "unformed: Formed is not in the log".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{self, Batch, Command};
+    use crate::storage::{self, Opened, RealDisk, Save, Start};
+    use raft::eraftpb::{Entry, EntryType, HardState};
+
+    fn open(dir: &Path, start: Start) -> Opened {
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let disk = Arc::new(RealDisk);
+        storage::open(disk, dir, 1, start, &logger).unwrap()
+    }
+
+    fn first(count: u64) -> Start {
+        let url = |id| format!("http://a:{id}").parse().unwrap();
+        Start::First((1..=count).map(|id| (id, url(id))).collect())
+    }
+
+    fn formed(index: u64) -> Entry {
+        let mut command = Command::new();
+        command.kind = command::Kind::Formed;
+        let mut batch = Batch::new();
+        batch.commands.push(command);
+        Entry {
+            entry_type: EntryType::EntryConfChange,
+            index,
+            term: 1,
+            context: command::encode(&batch),
+            ..Entry::default()
+        }
+    }
+
+    fn save(opened: &mut Opened, entries: Vec<Entry>, commit: u64) {
+        let hard_state = HardState {
+            term: 1,
+            commit,
+            ..HardState::default()
+        };
+        let save = Save {
+            entries,
+            hard_state: Some(hard_state),
+            sync: true,
+            ..Save::default()
+        };
+        opened.wal.save(&[save]).unwrap();
+    }
+
+    fn inspected(dir: &Path) -> String {
+        let mut out = Vec::new();
+        assert_eq!(run(dir, &mut out).unwrap(), 0);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn it_tells_how_far_a_cluster_has_formed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opened = open(dir.path(), first(3));
+        let incarnation = format!("{:016x}", opened.meta.incarnation());
+        let text = inspected(dir.path());
+        assert!(
+            text.contains("\nunformed: Formed is not in the log\n"),
+            "{text}"
+        );
+        let row = format!(
+            "member 1 at http://a:1, voter, added by entry 1, bound to {incarnation} by entry 1"
+        );
+        assert!(text.contains(&row), "{text}");
+        assert!(
+            text.contains("to be 1 at http://a:1, 2 at http://a:2, 3 at"),
+            "{text}"
+        );
+
+        save(&mut opened, vec![formed(2)], 1);
+        let text = inspected(dir.path());
+        assert!(
+            text.contains("\nFormed is in the log, not committed: entry 2\n"),
+            "{text}"
+        );
+        // Another leader's entry in its place.
+        let other = Entry {
+            index: 2,
+            term: 1,
+            ..Entry::default()
+        };
+        save(&mut opened, vec![other], 1);
+        assert!(inspected(dir.path()).contains("\nunformed"));
+        save(&mut opened, vec![formed(3)], 3);
+        let text = inspected(dir.path());
+        assert!(text.contains("\nformed, by entry 3\n"), "{text}");
+    }
+
+    #[test]
+    fn a_cluster_of_one_has_formed_and_an_empty_member_is_of_none() {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path(), first(1));
+        assert!(inspected(dir.path()).ends_with("\nformed\n"));
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path(), Start::Empty);
+        let text = inspected(dir.path());
+        assert!(
+            text.contains("member 1 of no cluster yet, incarnation"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("\nempty: no cluster has let this member in\n"),
+            "{text}"
+        );
     }
 }

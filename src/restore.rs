@@ -1,35 +1,38 @@
-//! `raftkvd restore`: makes the data directory of a *new* cluster's member from a snapshot. See `storage/restore.rs`.
+//! `raftkvd restore`: makes the data directory of a *new* cluster's first member from a snapshot. See
+//! `storage/restore.rs`.
 
-use crate::members::{Members, PeerUrl};
+use crate::members::PeerUrl;
 use crate::progress::{Progress, Unit};
 use crate::storage::examine::keys;
 use crate::storage::restore::{Plan, restore};
 use crate::storage::{self, Disk, ReadOnlyDisk, RealDisk, StorageError};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What to restore, and for whom.
+/// What to restore, and where.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The snapshot.
     pub file: PathBuf,
     /// The data directory to make.
     pub data_dir: PathBuf,
-    /// The member whose directory it will be, at least 1.
-    pub id: u64,
-    /// Peer URLs of the new cluster: the i-th (from 1) is that of member i.
-    pub cluster: Vec<PeerUrl>,
+    /// Peer URLs of the new cluster's first members, by id from 1.
+    pub cluster: BTreeMap<u64, PeerUrl>,
 }
 
-/// Restores one member. Gives what to print.
+/// Restores member 1. Gives what to print.
 pub fn run(settings: &Settings) -> Result<String, StorageError> {
-    let Settings { data_dir, id, .. } = settings;
+    let Settings {
+        file,
+        data_dir,
+        cluster,
+    } = settings;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let plan = Plan {
-        file: &settings.file,
+        file,
         dir: data_dir,
-        member: *id,
-        members: &Members::initial(&settings.cluster),
+        list: cluster,
         options: storage::Options::default(),
     };
     let mut progress = Progress::of_command("restoring", Unit::Bytes);
@@ -37,17 +40,19 @@ pub fn run(settings: &Settings) -> Result<String, StorageError> {
     let restored = restore(&ReadOnlyDisk, &disk, plan, told);
     drop(progress);
     let restored = restored?;
-    let others = match settings.cluster.len() {
-        1 => "start it now".to_owned(),
-        2 => "restore the other from the same file with the same --cluster, then start both"
-            .to_owned(),
-        n => format!(
-            "restore the other {} from the same file with the same --cluster, then start all",
-            n - 1
-        ),
+    let next = match cluster.len() {
+        1 => "start it now",
+        2 => {
+            "start it with the same --cluster, and the other one empty with the same --cluster: member 1 sends it \
+             everything"
+        }
+        _ => {
+            "start it with the same --cluster, and the others empty with the same --cluster: member 1 sends them \
+             everything"
+        }
     };
     Ok(format!(
-        "restored {}: member {id} of the new cluster {:016x}, {} as of index {} of cluster {:016x}; {others}\n",
+        "restored {}: member 1 of the new cluster {:016x}, {} as of index {} of cluster {:016x}; {next}\n",
         data_dir.display(),
         restored.cluster,
         keys(restored.entries),

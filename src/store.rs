@@ -176,9 +176,7 @@ impl Store {
             Kind::Transaction => {
                 return self.apply_transaction(command, index);
             }
-            Kind::AddMember | Kind::PromoteMember | Kind::RemoveMember | Kind::SettleRemoval => {
-                panic!("{:?} is no command on the map", command.kind)
-            }
+            other => panic!("{other:?} is no command on the map"),
         };
         let map = &*self.map;
         let hash = map.hasher.hash(key);

@@ -268,14 +268,13 @@ pub fn remove_files(purges: &Receiver<Purge>) -> Result<(), DiskError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::members::Members;
     use crate::storage::{self, RealDisk, Start};
     use raft::eraftpb::Entry;
     use slog::o;
 
     fn wal(dir: &std::path::Path) -> Wal {
         let url = "http://127.0.0.1:9021".parse().unwrap();
-        let start = Start::Bootstrap(Members::initial(&[url]));
+        let start = Start::First([(1, url)].into());
         let logger = Logger::root(slog::Discard, o!());
         let disk = Arc::new(RealDisk);
         storage::open(disk, dir, 1, start, &logger).unwrap().wal

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Between attempts to write.
-const PAUSE: Duration = Duration::from_micros(200);
+const PAUSE: Duration = Duration::from_millis(1);
 
 pub fn run(dir: &Path, options: &Options, verdicts: &mut Verdicts) {
     let mut times = [(1, Vec::new()), (3, Vec::new())];
@@ -47,7 +47,7 @@ fn start(dir: &Path, nodes: usize) -> Duration {
     }
     let address = cluster.members[0].address;
     loop {
-        // Refused until it listens; then it waits for a leader by itself.
+        // Refused until it listens, and 503 until all members are in.
         if let Ok(response) = http::request(address, "PUT", "/start", &[], b"value")
             && response.status == 204
         {

@@ -60,6 +60,8 @@ pub struct Verdict {
     pub recovered: Recovered,
     /// Index of the last entry of the log.
     pub last: u64,
+    /// Index of the entry in the log that says that the cluster has formed, committed or not.
+    pub formed: Option<u64>,
     /// The end of the log was torn by a crash. A start cuts it off.
     pub torn: bool,
 }

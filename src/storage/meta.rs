@@ -6,16 +6,14 @@
 //! | offset | bytes | field |
 //! |---|---|---|
 //! | 0 | 8 | `rkvdmeta` |
-//! | 8 | 4 | format version, 1 |
+//! | 8 | 4 | format version, 2 |
 //! | 12 | 4 | state: 1 the first start is not complete, 2 in use, 3 a restore is not complete |
 //! | 16 | 8 | member id |
-//! | 24 | 8 | cluster id, 0 while a joiner does not know it |
+//! | 24 | 8 | cluster id, 0 while none has let this member in |
 //! | 32 | 8 | incarnation |
 //! | 40 | 8 | boot |
 //! | 48 | 8 | index of the entry that removed this member, 0 if none |
-//! | 56 | 8 | number of pins *n* |
-//! | 64 | 24 *n* | pins by ascending peer id: peer id u64, incarnation u64, added index u64 |
-//! | 64 + 24 *n* | 4 | CRC32C of all before |
+//! | 56 | 4 | CRC32C of all before |
 //!
 //! The setters are for several threads; each is durable when it returns, and changes nothing when it fails. Readers
 //! never wait for the disk: the raft loop is one of them.
@@ -25,20 +23,17 @@ use super::record::{u32_at, u64_at};
 use super::{FORMAT_VERSION, StorageError};
 use crate::config;
 use crate::mutants::{Mutant, is_planted};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 const MAGIC: &[u8; 8] = b"rkvdmeta";
-const HEAD_BYTES: usize = 64;
+const HEAD_BYTES: usize = 56;
 const CRC_BYTES: usize = 4;
-const PIN_BYTES: usize = 24;
-const PINS_MAX: usize = (config::META_BYTES_MAX - HEAD_BYTES - CRC_BYTES) / PIN_BYTES;
 const STATE_STARTING: u32 = 1;
 const STATE_IN_USE: u32 = 2;
 const STATE_RESTORING: u32 = 3;
 
-/// Who this data directory belongs to, and whom it knows.
+/// Who this data directory belongs to.
 pub struct Meta {
     disk: Arc<dyn Disk>,
     path: PathBuf,
@@ -49,7 +44,7 @@ pub struct Meta {
 }
 
 /// What the file holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Contents {
     state: u32,
     member: u64,
@@ -57,38 +52,17 @@ struct Contents {
     incarnation: u64,
     boot: u64,
     removed: u64,
-    pins: BTreeMap<u64, Pin>,
-}
-
-/// The incarnation that a peer has in one of its lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pin {
-    /// The random number of its data directory.
-    pub incarnation: u64,
-    /// The life: the index of the entry that added the member. A pin of an earlier life than the current one is void,
-    /// so nothing has to be deleted when a member is removed.
-    pub added_index: u64,
-}
-
-/// A peer can't be remembered.
-#[derive(Debug, thiserror::Error)]
-pub enum PinError {
-    /// The file has no room for another peer.
-    #[error("{} has no room to remember another peer", .0.display())]
-    Full(PathBuf),
-    /// The disk failed.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
 }
 
 impl Meta {
     /// Begins the first start: from now on, until [`Meta::complete_first_start`], what is in the directory is
-    /// leftovers of a first start that did not complete. Durable on return.
+    /// leftovers of a first start that did not complete. `cluster` gives the id of the cluster that begins with this
+    /// incarnation, 0: none does. Durable on return.
     pub(super) fn create(
         disk: Arc<dyn Disk>,
         dir: &Path,
         member: u64,
-        cluster: u64,
+        cluster: fn(u64) -> u64,
     ) -> Result<Meta, DiskError> {
         Meta::begin(STATE_STARTING, disk, dir, member, cluster)
     }
@@ -99,7 +73,7 @@ impl Meta {
         disk: Arc<dyn Disk>,
         dir: &Path,
         member: u64,
-        cluster: u64,
+        cluster: fn(u64) -> u64,
     ) -> Result<Meta, DiskError> {
         Meta::begin(STATE_RESTORING, disk, dir, member, cluster)
     }
@@ -109,22 +83,22 @@ impl Meta {
         disk: Arc<dyn Disk>,
         dir: &Path,
         member: u64,
-        cluster: u64,
+        cluster: fn(u64) -> u64,
     ) -> Result<Meta, DiskError> {
+        let incarnation = disk.random()?.max(1);
         let contents = Contents {
             state,
             member,
-            cluster,
-            incarnation: disk.random()?.max(1),
+            cluster: cluster(incarnation),
+            incarnation,
             boot: 0,
             removed: 0,
-            pins: BTreeMap::new(),
         };
         let meta = Meta {
             path: dir.join("meta"),
             disk,
             writing: Mutex::new(()),
-            contents: Mutex::new(contents.clone()),
+            contents: Mutex::new(contents),
         };
         meta.write(&contents)?;
         Ok(meta)
@@ -192,7 +166,7 @@ impl Meta {
         self.lock().member
     }
 
-    /// The cluster's id, 0 while a joiner does not know it.
+    /// The cluster's id, 0 while none has let this member in.
     pub fn cluster(&self) -> u64 {
         self.lock().cluster
     }
@@ -207,17 +181,7 @@ impl Meta {
         self.lock().boot
     }
 
-    /// How many peers are remembered.
-    pub fn pins(&self) -> usize {
-        self.lock().pins.len()
-    }
-
-    /// What is remembered of a peer.
-    pub fn pinned(&self, peer: u64) -> Option<Pin> {
-        self.lock().pins.get(&peer).copied()
-    }
-
-    /// A joiner has learned which cluster it belongs to. Durable on return.
+    /// A cluster sends this member its first state. Durable on return.
     pub fn pin_cluster(&self, cluster: u64) -> Result<(), DiskError> {
         self.change(|contents| {
             assert!(
@@ -227,22 +191,6 @@ impl Meta {
             );
             contents.cluster = cluster;
         })
-    }
-
-    /// Remembers a peer in place of what was remembered before. Durable on return. There is room for tens of thousands
-    /// of ids; peers say themselves who they are, so that they exceed it is no reason to fail.
-    pub fn pin(&self, peer: u64, pin: Pin) -> Result<(), PinError> {
-        let mut full = false;
-        self.change(|contents| {
-            full = contents.pins.len() >= PINS_MAX && !contents.pins.contains_key(&peer);
-            if !full {
-                contents.pins.insert(peer, pin);
-            }
-        })?;
-        match full {
-            true => Err(PinError::Full(self.path.clone())),
-            false => Ok(()),
-        }
     }
 
     /// The entry with this index removed this member: it never starts again from this directory. Durable on return.
@@ -257,8 +205,8 @@ impl Meta {
             .writing
             .lock()
             .expect("a thread panicked while it wrote the meta file");
-        let contents = self.lock().clone();
-        let mut changed = contents.clone();
+        let contents = *self.lock();
+        let mut changed = contents;
         change(&mut changed);
         if changed != contents {
             self.write(&changed)?;
@@ -294,22 +242,11 @@ fn encode(contents: &Contents) -> Vec<u8> {
         contents.incarnation,
         contents.boot,
         contents.removed,
-        contents.pins.len() as u64,
     ] {
         bytes.extend_from_slice(&field.to_le_bytes());
     }
-    for (peer, pin) in &contents.pins {
-        for field in [*peer, pin.incarnation, pin.added_index] {
-            bytes.extend_from_slice(&field.to_le_bytes());
-        }
-    }
     let crc = crc32c::crc32c(&bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
-    assert!(
-        bytes.len() <= config::META_BYTES_MAX,
-        "a meta file of {} bytes",
-        bytes.len()
-    );
     bytes
 }
 
@@ -326,9 +263,8 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Contents, StorageError> {
         return Err(corrupt(path, end as u64, "its CRC does not match"));
     }
     super::check_version(path, u32_at(bytes, 8))?;
-    let pins = u64_at(bytes, 56);
-    if pins.checked_mul(PIN_BYTES as u64) != Some((end - HEAD_BYTES) as u64) {
-        return Err(corrupt(path, 56, "its length does not fit its pins"));
+    if end != HEAD_BYTES {
+        return Err(corrupt(path, HEAD_BYTES as u64, "it is too long"));
     }
     let state = u32_at(bytes, 12);
     if !matches!(state, STATE_STARTING | STATE_IN_USE | STATE_RESTORING) {
@@ -341,16 +277,6 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Contents, StorageError> {
         incarnation: u64_at(bytes, 32),
         boot: u64_at(bytes, 40),
         removed: u64_at(bytes, 48),
-        pins: bytes[HEAD_BYTES..end]
-            .chunks_exact(PIN_BYTES)
-            .map(|bytes| {
-                let pin = Pin {
-                    incarnation: u64_at(bytes, 8),
-                    added_index: u64_at(bytes, 16),
-                };
-                (u64_at(bytes, 0), pin)
-            })
-            .collect(),
     })
 }
 
@@ -368,32 +294,23 @@ mod tests {
         Meta::load(disk, dir).unwrap().unwrap()
     }
 
-    fn pin(incarnation: u64) -> Pin {
-        Pin {
-            incarnation,
-            added_index: 7,
-        }
+    fn create(dir: &Path) -> Meta {
+        Meta::create(Arc::new(RealDisk), dir, 3, |_| 0).unwrap()
     }
 
     #[test]
     fn every_change_is_there_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        let meta = Meta::create(Arc::new(RealDisk), dir.path(), 3, 0).unwrap();
+        let meta = create(dir.path());
         let incarnation = meta.incarnation();
         assert!(!meta_in(dir.path()).in_use());
         meta.complete_first_start().unwrap();
         meta.pin_cluster(77).unwrap();
-        meta.pin(1, pin(11)).unwrap();
-        meta.pin(2, pin(21)).unwrap();
-        meta.pin(2, pin(22)).unwrap();
         meta.next_boot().unwrap();
         let again = meta_in(dir.path());
         assert!(again.in_use());
         assert_eq!((again.member(), again.cluster(), again.boot()), (3, 77, 2));
         assert_eq!(again.incarnation(), incarnation);
-        assert_eq!(again.pinned(1), Some(pin(11)));
-        assert_eq!(again.pinned(2), Some(pin(22)));
-        assert_eq!(again.pinned(3), None);
         assert_eq!(again.removed(), None);
         again.mark_removed(9).unwrap();
         assert_eq!(meta_in(dir.path()).removed(), Some(9));
@@ -402,28 +319,18 @@ mod tests {
     }
 
     #[test]
-    fn a_full_file_refuses_another_peer_and_nothing_else() {
+    fn a_cluster_begins_with_an_incarnation() {
         let dir = tempfile::tempdir().unwrap();
-        let meta = Meta::create(Arc::new(RealDisk), dir.path(), 3, 5).unwrap();
-        // All at once: each pin by itself would be a sync.
-        let fill = |contents: &mut Contents| {
-            let pins = (1..=PINS_MAX as u64).map(|id| (id, pin(id)));
-            contents.pins.extend(pins);
-        };
-        meta.change(fill).unwrap();
-        let refused = meta.pin(u64::MAX, pin(1));
-        assert!(matches!(refused, Err(PinError::Full(_))), "{refused:?}");
-        assert_eq!(meta.pinned(u64::MAX), None);
-        meta.pin(7, pin(8)).unwrap();
-        meta.next_boot().unwrap();
-        assert_eq!(meta_in(dir.path()).pinned(7), Some(pin(8)));
+        let begin = Meta::create(Arc::new(RealDisk), dir.path(), 3, |n| n ^ 1);
+        let meta = begin.unwrap();
+        assert_eq!(meta.cluster(), meta.incarnation() ^ 1);
+        assert_eq!(meta_in(dir.path()).cluster(), meta.cluster());
     }
 
     #[test]
     fn every_flipped_or_missing_byte_is_corrupt() {
         let dir = tempfile::tempdir().unwrap();
-        let meta = Meta::create(Arc::new(RealDisk), dir.path(), 3, 5).unwrap();
-        meta.pin(1, pin(11)).unwrap();
+        create(dir.path());
         let path = dir.path().join("meta");
         let good = std::fs::read(&path).unwrap();
         for at in 0..good.len() {
@@ -443,18 +350,22 @@ mod tests {
     #[test]
     fn another_format_version_is_told_from_corruption() {
         let dir = tempfile::tempdir().unwrap();
-        Meta::create(Arc::new(RealDisk), dir.path(), 3, 5).unwrap();
+        create(dir.path());
         let path = dir.path().join("meta");
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes[8] = 9;
-        let end = bytes.len() - 4;
-        let crc = crc32c::crc32c(&bytes[..end]);
-        bytes[end..].copy_from_slice(&crc.to_le_bytes());
-        std::fs::write(&path, &bytes).unwrap();
-        let error = Meta::load(Arc::new(RealDisk), dir.path()).unwrap_err();
-        assert!(matches!(
-            error,
-            StorageError::UnknownVersion { found: 9, .. }
-        ));
+        let good = std::fs::read(&path).unwrap();
+        // The first version had another length.
+        for (version, more) in [(1, 8), (1, 56), (9, 0)] {
+            let mut bytes = good[..HEAD_BYTES].to_vec();
+            bytes[8] = version;
+            bytes.resize(HEAD_BYTES + more, 0);
+            let crc = crc32c::crc32c(&bytes);
+            bytes.extend_from_slice(&crc.to_le_bytes());
+            std::fs::write(&path, &bytes).unwrap();
+            let error = Meta::load(Arc::new(RealDisk), dir.path()).unwrap_err();
+            match error {
+                StorageError::UnknownVersion { found, .. } => assert_eq!(found, u32::from(version)),
+                other => panic!("version {version}: {other}"),
+            }
+        }
     }
 }

@@ -23,7 +23,8 @@
 //!    The names of all directories on the way to it come before even that: lost, they take everything with them.
 //!    A restore says "restoring" in place of "starting", see `restore.rs`.
 //! 7. *Boot number durable before it is used.* A number that is used twice makes two proposals look like one.
-//! 8. *A pin durable before the peer is believed.* Otherwise a crash forgets it, and a wiped peer is taken for itself.
+//! 8. *A cluster id durable before the mark of the first snapshot from a leader.* Otherwise a crash leaves the mark of
+//!    a cluster that `meta` does not name, and it can't be told from somebody else's.
 //! 9. *A torn tail is copied aside durably, then cut durably, then the log goes on.* See `segment.rs`.
 //! 10. *What a restart has read is synced before it is used.* After a mere end of the process the kernel may hold bytes
 //!     that are not on the disk; acknowledging on their strength would repeat mistake 1.
@@ -53,7 +54,7 @@ mod tests;
 pub mod wal;
 
 pub use disk::{Disk, DiskError, Lock, ReadOnlyDisk, RealDisk};
-pub use meta::{Meta, Pin, PinError};
+pub use meta::Meta;
 pub use outline::Outline;
 pub use read_back::ReadBack;
 pub use snapshot::{
@@ -63,22 +64,31 @@ pub use wal::{Options, Purge, Wal};
 
 use crate::command::{ReplicatedState, SnapshotHeader};
 use crate::config;
-use crate::members::Members;
+use crate::members::{Members, PeerUrl, cluster_id};
 use raft::eraftpb::{ConfState, Entry, HardState};
 use slog::{Logger, info};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Version of all file formats.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
+
+/// What to do about a member whose data can't be used. Right for each of the causes: nothing is thrown away, and no older
+/// copy takes the place of what was acknowledged.
+const REPLACE: &str = "replace this member: keep the directory aside, DELETE /<id> at another member, and start it with \
+    --join on a new --data-dir; a sole member: restore its newest backup into a new cluster";
 
 /// How a member begins when its data directory is empty. Ignored otherwise.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Start {
-    /// All members of a new cluster, this one among them. Each begins with the same snapshot.
-    Bootstrap(Members),
-    /// With nothing: the leader of a running cluster sends it all.
-    Join,
+    /// As the first member of a new cluster, with this list of first members. It has the lowest id, begins alone, and
+    /// adds the others.
+    First(BTreeMap<u64, PeerUrl>),
+    /// With nothing: the leader of a cluster sends it all.
+    Empty,
+    /// Not at all. This line says why.
+    Existing(String),
 }
 
 /// An open data directory.
@@ -94,6 +104,9 @@ pub struct Opened {
     pub recovered: Recovered,
     /// The directory was made just now.
     pub first_start: bool,
+    /// A random number of this start, never 0. Two processes on copies of one directory may have the same boot number,
+    /// and not this.
+    pub run: u64,
 }
 
 /// The data directory can't be used. One line each: the cause, the file, the next thing to do.
@@ -107,8 +120,7 @@ pub enum StorageError {
         path: PathBuf,
     },
     /// What it holds is damaged. Nothing was changed.
-    #[error("{} is corrupt at byte {offset}: {why}; nothing was changed; restore the data directory from a copy, or \
-        replace this member: move the directory away, DELETE /<id>, POST /<id>, start with --join", path.display())]
+    #[error("{} is corrupt at byte {offset}: {why}; nothing was changed; {REPLACE}", path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -118,8 +130,7 @@ pub enum StorageError {
         why: String,
     },
     /// It belongs to somebody else.
-    #[error("{}: {why}; use the right --id and --data-dir, or replace this member: move the directory away, \
-        DELETE /<id>, POST /<id>, start with --join", path.display())]
+    #[error("{}: {why}; nothing was changed; use the right --id and --data-dir, or {REPLACE}", path.display())]
     WrongIdentity {
         /// The file.
         path: PathBuf,
@@ -127,8 +138,8 @@ pub enum StorageError {
         why: String,
     },
     /// This member was removed from its cluster.
-    #[error("member {member} was removed from the cluster by entry {index}; to add it again move {} away, \
-        POST /{member} and start with --join", dir.display())]
+    #[error("{} is that of member {member} before entry {index} removed it from the cluster; to add the member again \
+        start it with --join on a new --data-dir", dir.display())]
     Removed {
         /// The data directory.
         dir: PathBuf,
@@ -138,7 +149,8 @@ pub enum StorageError {
         index: u64,
     },
     /// It was written by another version of this program.
-    #[error("{} has format version {found}, this program knows {known}; start the version that wrote it", path.display())]
+    #[error("{} has format version {found}, and this program reads {known} only; nothing was changed; use the version \
+        of raftkvd that wrote it", path.display())]
     UnknownVersion {
         /// The file.
         path: PathBuf,
@@ -147,6 +159,9 @@ pub enum StorageError {
         /// The version that this program reads.
         known: u32,
     },
+    /// It holds no member, and none was to be made there: [`Start::Existing`].
+    #[error("{0}")]
+    NoMember(String),
     /// A restore was to make a data directory where something is already.
     #[error("{} exists: a restore makes a new data directory; choose another --data-dir, or move this one away",
         path.display())]
@@ -174,7 +189,9 @@ impl StorageError {
             StorageError::WrongIdentity { .. } => 5,
             StorageError::Removed { .. } => 7,
             StorageError::Io(_) => 6,
-            StorageError::NotEmpty { .. } | StorageError::RestoreUnfinished { .. } => 2,
+            StorageError::NoMember(_)
+            | StorageError::NotEmpty { .. }
+            | StorageError::RestoreUnfinished { .. } => 2,
             StorageError::UnknownVersion { .. } => 1,
         }
     }
@@ -196,6 +213,22 @@ impl StorageError {
             path: path.to_owned(),
             offset,
             why: why.to_owned(),
+        }
+    }
+}
+
+/// Refuses [`Start::Existing`] where no member is. It touches nothing, and whoever calls it before [`lock`] leaves nothing
+/// behind; [`open`] asks again.
+pub fn check_start(disk: &Arc<dyn Disk>, dir: &Path, start: &Start) -> Result<(), StorageError> {
+    let Start::Existing(line) = start else {
+        return Ok(());
+    };
+    match Meta::load(disk.clone(), dir)? {
+        Some(meta) if meta.in_use() || meta.is_restoring() => Ok(()),
+        Some(_) => Err(StorageError::NoMember(line.clone())),
+        None => {
+            check_empty(&**disk, dir)?;
+            Err(StorageError::NoMember(line.clone()))
         }
     }
 }
@@ -280,6 +313,7 @@ pub fn open_and_load(
     load: &mut Load<'_>,
     logger: &Logger,
 ) -> Result<Opened, StorageError> {
+    check_start(&disk, dir, &start)?;
     let snapshots = Arc::new(Snapshots::new(disk.clone(), dir.join("snap")));
     let (meta, wal, recovered, first_start) = match Meta::load(disk.clone(), dir)? {
         Some(meta) if meta.in_use() => {
@@ -300,7 +334,7 @@ pub fn open_and_load(
                 check_empty(&*disk, dir)?;
             }
             let (meta, wal, recovered) =
-                first_start(&disk, dir, member, start, &snapshots, options)?;
+                first_start(&disk, dir, member, &start, &snapshots, options)?;
             info!(logger, "new data directory"; "dir" => dir.display(), "member" => member);
             (meta, wal, recovered, true)
         }
@@ -311,6 +345,7 @@ pub fn open_and_load(
         snapshots,
         recovered,
         first_start,
+        run: disk.random()?.max(1),
     })
 }
 
@@ -355,23 +390,25 @@ fn first_start(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     member: u64,
-    start: Start,
+    start: &Start,
     snapshots: &Arc<Snapshots>,
     options: Options,
 ) -> Result<(Arc<Meta>, Wal, Recovered), StorageError> {
-    let cluster = match &start {
-        Start::Bootstrap(members) => members.cluster_id(),
-        Start::Join => 0,
+    let list = match start {
+        Start::First(list) => Some(list),
+        // The latter was refused.
+        Start::Empty | Start::Existing(_) => None,
     };
+    let cluster = if list.is_some() { cluster_id } else { |_| 0 };
     let meta = Arc::new(Meta::create(disk.clone(), dir, member, cluster)?);
     clear_parts(&**disk, dir)?;
-    let snapshot = match &start {
-        Start::Bootstrap(members) => {
-            let snapshot = bootstrap_snapshot(members);
-            let bytes = snapshots.write(&snapshot, cluster, std::iter::empty())?;
+    let snapshot = match list {
+        Some(list) => {
+            let snapshot = first_snapshot(&meta, list, 1);
+            let bytes = snapshots.write(&snapshot, meta.cluster(), std::iter::empty())?;
             Some((snapshot, bytes))
         }
-        Start::Join => None,
+        None => None,
     };
     complete(disk, dir, meta, snapshots, options, snapshot)
 }
@@ -431,12 +468,16 @@ fn complete(
     Ok((meta, wal, recovered))
 }
 
-/// Where every first member begins, the same on each: as if an entry 1 of term 1 had added them all.
-fn bootstrap_snapshot(members: &Members) -> SnapshotMeta {
+/// Where a new cluster begins: with its first member, whose `meta` this is, alone, as if an entry of term 1 at this index
+/// had added it.
+fn first_snapshot(meta: &Meta, list: &BTreeMap<u64, PeerUrl>, index: u64) -> SnapshotMeta {
+    let lowest = list.keys().next().copied();
+    assert_eq!(lowest, Some(meta.member()), "the first of {list:?}");
+    let members = Members::first(list, meta.incarnation());
     let mut state = ReplicatedState::new();
     members.write_to(&mut state);
     SnapshotMeta {
-        index: 1,
+        index,
         term: 1,
         conf_state: members.conf_state(),
         state,
@@ -536,7 +577,7 @@ pub struct Mark {
 pub struct Recovered {
     /// The newest hard state; its commit is at least the snapshot's index.
     pub hard_state: HardState,
-    /// The snapshot to begin from; `None` on a joiner that has not received one.
+    /// The snapshot to begin from; `None` on an empty member, which has not received one.
     pub snapshot: Option<SnapshotMeta>,
     /// Size of that snapshot's file.
     pub snapshot_bytes: u64,

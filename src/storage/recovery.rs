@@ -23,9 +23,10 @@ use super::segment::{self, Name, Reader, Step};
 use super::snapshot::Snapshots;
 use super::wal::{Options, State, Wal};
 use super::{Load, Recovered, SnapshotMeta, StorageError};
+use crate::command::{self, Kind};
 use crate::config;
 use crate::mutants::{Mutant, is_planted};
-use raft::eraftpb::Entry;
+use raft::eraftpb::{Entry, EntryType};
 use slog::{Logger, info, warn};
 use std::collections::VecDeque;
 use std::path::Path;
@@ -126,6 +127,7 @@ pub(super) fn examine(
     Ok(Verdict {
         recovered: judge(&mut scan, &chosen)?,
         last: scan.log.state.last,
+        formed: scan.log.formed,
         torn: scan.torn_tail,
     })
 }
@@ -230,7 +232,7 @@ fn read_batches(
 
 fn check_identity(reader: &Reader, meta: &Meta) -> Result<(), StorageError> {
     let header = reader.header();
-    // A joiner's first segments were begun before it knew its cluster.
+    // An empty member's first segments were begun before it had a cluster.
     let known = header.cluster == 0 || header.cluster == meta.cluster();
     if header.member == meta.member() && known {
         return Ok(());
@@ -275,6 +277,8 @@ struct Log {
     entries: VecDeque<Entry>,
     bytes: u64,
     cache_bytes: u64,
+    /// Index of the entry that says that the cluster has formed, if it is in what was read.
+    formed: Option<u64>,
 }
 
 impl Log {
@@ -290,6 +294,7 @@ impl Log {
             entries: VecDeque::new(),
             bytes: 0,
             cache_bytes,
+            formed: None,
         }
     }
 
@@ -307,6 +312,10 @@ impl Log {
                 }
                 effect.entry(index);
                 self.truncate(index)?;
+                self.formed.take_if(|formed| *formed >= index);
+                if says_formed(&entry) {
+                    self.formed = Some(index);
+                }
                 self.bytes += entry_bytes(&entry);
                 self.outline.push(&entry);
                 self.entries.push_back(entry);
@@ -362,6 +371,7 @@ impl Log {
         self.entries.clear();
         self.bytes = 0;
         self.outline = Outline::new(index, term);
+        self.formed = None;
     }
 
     fn drop_to(&mut self, index: u64, term: u64) {
@@ -377,6 +387,12 @@ impl Log {
             self.bytes -= entry_bytes(&entry);
         }
     }
+}
+
+/// The entry says that the cluster has formed.
+fn says_formed(entry: &Entry) -> bool {
+    let is = |batch: command::Batch| batch.commands.iter().any(|c| c.kind == Kind::Formed);
+    entry.entry_type == EntryType::EntryConfChange && command::decode(&entry.context).is_ok_and(is)
 }
 
 /// The snapshot to begin from.

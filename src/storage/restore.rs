@@ -1,10 +1,10 @@
-//! Making the data directory of a new cluster's member from a snapshot file.
+//! Making the data directory of a new cluster's first member from a snapshot file.
 //!
 //! It is a first start with another first snapshot: the map of the file at the file's index, so that no ETag of the old
-//! cluster is ever given again; term 1; the members of the new cluster; no sessions and no removed ids, for they are of
-//! members that are not these. Whatever the members need to agree on follows from the file and the list of members, so
-//! each of them makes its own directory without a word to the others. So does the cluster's id: members of the old
-//! cluster, and of one restored from another file, are strangers.
+//! cluster is ever given again; term 1; the first member alone; no sessions and no removed ids, for they are of members
+//! that are not these. The other first members start empty, and get the map from the first, as in every new cluster. The
+//! cluster's id follows from the incarnation of the new directory: members of the old cluster, and of any other that was
+//! restored, are strangers.
 //!
 //! In this order: the file is checked, `meta` says "restoring", leftovers go, the snapshot is durable, the WAL with its
 //! mark is, and then `meta` says "in use". A restore that was killed after its first step leaves a directory which a
@@ -12,11 +12,10 @@
 
 use super::meta::Meta;
 use super::snapshot::{SnapshotContents, Snapshots, read_file};
-use super::{Disk, Options, StorageError, clear_parts, complete, lock};
-use crate::command::ReplicatedState;
-use crate::members::Members;
+use super::{Disk, Options, StorageError, clear_parts, complete, first_snapshot, lock};
+use crate::members::{self, PeerUrl};
 use crate::mutants::{Mutant, is_planted};
-use crate::storage::SnapshotMeta;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,17 +32,15 @@ pub struct Restored {
     pub entries: u64,
 }
 
-/// What to restore, and for whom.
+/// What to restore, and where.
 #[derive(Debug)]
 pub struct Plan<'a> {
     /// The snapshot.
     pub file: &'a Path,
     /// The data directory to make.
     pub dir: &'a Path,
-    /// The member whose it will be.
-    pub member: u64,
-    /// All members of the new cluster.
-    pub members: &'a Members,
+    /// All first members of the new cluster, at least one. The directory will be that of the lowest id.
+    pub list: &'a BTreeMap<u64, PeerUrl>,
     /// Sizes of the WAL's parts.
     pub options: Options,
 }
@@ -59,33 +56,26 @@ pub fn restore(
     let Plan {
         file,
         dir,
-        member,
-        members,
+        list,
         options,
     } = plan;
+    let member = *list.keys().next().expect("a cluster has a member");
     check_vacant(disk, dir)?;
     let mut checked = SnapshotContents::default();
     let told = |done, total| progress(done, 2 * total);
     read_file(source, file, &mut checked, |_, _, _| Ok(()), told)?;
-    let header = &checked.header;
-    let mut state = ReplicatedState::new();
-    members.write_to(&mut state);
-    let first = SnapshotMeta {
-        index: match is_planted(Mutant::RestoredIndexTooLow) {
-            true => 1,
-            false => header.index,
-        },
-        term: 1,
-        conf_state: members.conf_state(),
-        state,
-    };
-    let cluster = cluster_id(members, &checked);
-
     let _lock = lock(&**disk, dir)?;
     // Whoever was quicker may have made something meanwhile.
     check_vacant(disk, dir)?;
-    let meta = Arc::new(Meta::create_restoring(disk.clone(), dir, member, cluster)?);
+    let meta = Meta::create_restoring(disk.clone(), dir, member, members::cluster_id)?;
+    let cluster = meta.cluster();
+    let meta = Arc::new(meta);
     clear_parts(&**disk, dir)?;
+    let index = match is_planted(Mutant::RestoredIndexTooLow) {
+        true => 1,
+        false => checked.header.index,
+    };
+    let first = first_snapshot(&meta, list, index);
     let snapshots = Arc::new(Snapshots::new(disk.clone(), dir.join("snap")));
     let mut writer = snapshots.begin(&first, cluster)?;
     let mut copied = SnapshotContents::default();
@@ -97,11 +87,10 @@ pub fn restore(
         return Err(StorageError::corrupt(file, 0, why));
     }
     let bytes = writer.finish()?;
-    let index = first.index;
     complete(disk, dir, meta, &snapshots, options, Some((first, bytes)))?;
     Ok(Restored {
         cluster,
-        from_cluster: header.cluster,
+        from_cluster: checked.header.cluster,
         index,
         entries: copied.entries,
     })
@@ -131,23 +120,4 @@ fn check_vacant(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(), StorageError> {
         }
     }
     Ok(())
-}
-
-/// The same on each member, and another one than that of any cluster which this file or these members had before:
-/// FNV-1a, as of [`Members::cluster_id`], over what the file holds and who restores it.
-fn cluster_id(members: &Members, file: &SnapshotContents) -> u64 {
-    let header = &file.header;
-    let seed = [
-        members.cluster_id(),
-        header.cluster,
-        header.index,
-        header.term,
-        file.entries,
-        u64::from(file.crc),
-    ];
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in seed.iter().flat_map(|number| number.to_le_bytes()) {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    hash.max(1)
 }

@@ -7,9 +7,9 @@
 //! | offset | bytes | field |
 //! |---|---|---|
 //! | 0 | 8 | `rkvdwal` and a zero |
-//! | 8 | 4 | format version, 1 |
+//! | 8 | 4 | format version, 2 |
 //! | 12 | 4 | body CRC of the last batch of the segment before; 0 in the first one |
-//! | 16 | 8 | cluster id; 0 in a segment that a joiner began before it knew |
+//! | 16 | 8 | cluster id; 0 in a segment that an empty member began |
 //! | 24 | 8 | member id |
 //! | 32 | 8 | sequence, from 0, without gaps |
 //! | 40 | 8 | first index: one behind the end of the log when the segment was begun |
@@ -403,7 +403,12 @@ impl Reader {
         copy.write_at(self.window.get(self.offset, count)?, 0)?;
         copy.sync()?;
         disk.sync_dir(dir)?;
-        self.window.file.write_at(&vec![0; count], self.offset)?;
+        // A batch without the end of its head is a torn one. So this goes first: if the process ends amidst, what is left
+        // is still recognised.
+        let first = count.min(HEAD_BYTES - 1);
+        let behind = self.offset + first as u64;
+        self.window.file.write_at(&vec![0; count - first], behind)?;
+        self.window.file.write_at(&vec![0; first], self.offset)?;
         self.window.file.sync()?;
         self.window.bytes.clear();
         Ok(())

@@ -9,7 +9,7 @@
 //! | part | bytes | field |
 //! |---|---|---|
 //! | header | 8 | `rkvdsnap` |
-//! | | 4 | format version, 1 |
+//! | | 4 | format version, 2 |
 //! | | 4 | length *n* of the next field |
 //! | | *n* | `SnapshotHeader` as protobuf: cluster, index, term, configuration, members, removed ids, sessions |
 //! | | 4 | CRC32C of all before |

@@ -11,7 +11,7 @@ struct Script {
 }
 
 impl Script {
-    fn next(&mut self, snapshots: &Snapshots) -> Result<Vec<Save>, DiskError> {
+    fn next(&mut self, opened: &Opened) -> Result<Vec<Save>, DiskError> {
         let mut saves = Vec::new();
         for _ in 0..1 + self.random.below(3) {
             let mut save = Save::default();
@@ -30,12 +30,12 @@ impl Script {
                 1 => commit += self.random.below(self.now.last() - commit + 1),
                 2 if commit > self.now.snapshot => {
                     let index = commit - self.random.below(commit - self.now.snapshot);
-                    write_snapshot(snapshots, index, 1)?;
+                    write_snapshot(opened, index, 1)?;
                     save = mark(index, 1, hard_state(term, vote, commit), false);
                 }
                 3 if self.random.below(3) == 0 => {
                     let index = commit + 1 + self.random.below(20);
-                    write_snapshot(snapshots, index, 1)?;
+                    write_snapshot(opened, index, 1)?;
                     commit = index;
                     save = mark(index, 1, hard_state(term, vote, commit), true);
                 }
@@ -79,7 +79,7 @@ fn run(disk: &FakeDisk, seed: u64, rounds: u64) -> (Expected, Expected) {
     for _ in 0..rounds {
         let acknowledged = script.durable.clone();
         let result = script
-            .next(&opened.snapshots)
+            .next(&opened)
             .and_then(|saves| opened.wal.save(&saves))
             .and_then(|()| opened.wal.purge(u64::MAX))
             .and_then(Purge::remove_at_once);
@@ -204,7 +204,7 @@ fn the_directories_above_the_data_directory_are_durable_too() {
     let open = |disk: &FakeDisk| {
         let _lock = lock(disk, data)?;
         let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-        open_with(disk, data, 4, Start::Join, LARGE, &logger())
+        open_with(disk, data, 4, Start::Empty, LARGE, &logger())
     };
     let whole = FakeDisk::new(1);
     open(&whole).unwrap();

@@ -7,7 +7,6 @@
 //! before it.
 
 use super::*;
-use crate::storage::meta::PinError;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Mutex;
 
@@ -34,8 +33,8 @@ const LOSSES: [Loss; 8] = [
 #[derive(Debug, Clone, PartialEq)]
 struct Known {
     log: Expected,
-    cluster: u64,
-    pins: BTreeMap<u64, Pin>,
+    /// The cluster that let it in. One that it began itself has the id that follows from its incarnation.
+    joined: Option<u64>,
     removed: bool,
 }
 
@@ -55,12 +54,7 @@ struct Told {
 
 impl Told {
     fn founder() -> Told {
-        Told::nothing(
-            3,
-            Start::Bootstrap(members()),
-            members().cluster_id(),
-            Expected::new(),
-        )
+        Told::nothing(3, Start::First(list()), Expected::new())
     }
 
     fn joiner() -> Told {
@@ -69,18 +63,17 @@ impl Told {
             hard_state: hard_state(0, 0, 0),
             snapshot: 0,
         };
-        Told::nothing(4, Start::Join, 0, empty)
+        Told::nothing(4, Start::Empty, empty)
     }
 
-    fn nothing(member: u64, start: Start, cluster: u64, log: Expected) -> Told {
+    fn nothing(member: u64, start: Start, log: Expected) -> Told {
         Told {
             member,
             start,
             current: log.clone(),
             durable: Known {
                 log,
-                cluster,
-                pins: BTreeMap::new(),
+                joined: None,
                 removed: false,
             },
             perhaps: Vec::new(),
@@ -107,11 +100,13 @@ impl Told {
             result => result?,
         };
         let meta = &opened.meta;
-        let pinned = |peer: u64| Some((peer, meta.pinned(peer)?));
+        let begun = match self.start {
+            Start::First(_) => cluster_id(meta.incarnation()),
+            _ => 0,
+        };
         let found = Known {
             log: Expected::read_back(&opened),
-            cluster: meta.cluster(),
-            pins: (1..=9).filter_map(pinned).collect(),
+            joined: Some(meta.cluster()).filter(|cluster| *cluster != begun),
             removed: false,
         };
         assert!(
@@ -192,17 +187,6 @@ impl Told {
         Ok(())
     }
 
-    fn pin(&mut self, opened: &Opened, peer: u64, pin: Pin) -> Result<(), DiskError> {
-        let change = |known: &mut Known| {
-            known.pins.insert(peer, pin);
-        };
-        self.change(change, || match opened.meta.pin(peer, pin) {
-            Ok(()) => Ok(()),
-            Err(PinError::Disk(error)) => Err(error),
-            Err(full @ PinError::Full(_)) => panic!("{full}"),
-        })
-    }
-
     /// Appends entries of these sizes.
     fn append(&mut self, opened: &mut Opened, sizes: &[usize]) -> Result<(), DiskError> {
         let (first, term) = (self.last() + 1, self.current.hard_state.term);
@@ -217,14 +201,15 @@ impl Told {
         let HardState { term, vote, .. } = self.current.hard_state;
         let hard_state = hard_state(term, vote, last);
         let (index, term) = (last - back, 1);
-        write_snapshot(&opened.snapshots, index, term)?;
+        write_snapshot(opened, index, term)?;
         self.save(opened, &[mark(index, term, hard_state, false)])
     }
 
     /// Gets a snapshot from the leader, in place of the log.
     fn install(&mut self, opened: &mut Opened, index: u64) -> Result<(), StorageError> {
-        let mut sink = opened.snapshots.receive(members().cluster_id())?;
-        for piece in sent_snapshot(index).chunks(40) {
+        let cluster = opened.meta.cluster();
+        let mut sink = opened.snapshots.receive(cluster)?;
+        for piece in sent_snapshot(cluster, index).chunks(40) {
             sink.write(piece)?;
         }
         match sink.finish(&snapshot_meta(index, 1)) {
@@ -240,10 +225,10 @@ impl Told {
 }
 
 /// The bytes of a snapshot as the leader sends it.
-fn sent_snapshot(index: u64) -> Vec<u8> {
+fn sent_snapshot(cluster: u64, index: u64) -> Vec<u8> {
     let disk = FakeDisk::new(1);
     let other = start(&disk, LARGE).unwrap();
-    write_snapshot(&other.snapshots, index, 1).unwrap();
+    write_snapshot_of(cluster, &other.snapshots, index, 1).unwrap();
     disk.read(&other.snapshots.path(index, 1))
 }
 
@@ -254,8 +239,8 @@ fn brief(all: &[Known]) -> String {
         let entries = log.entries.iter();
         let entries: Vec<_> = entries.map(|e| (e.index, e.term, e.data.len())).collect();
         format!(
-            "snapshot {}, entries {entries:?}, {:?}, pins {:?}, cluster {:x}, removed {}",
-            log.snapshot, log.hard_state, known.pins, known.cluster, known.removed
+            "snapshot {}, entries {entries:?}, {:?}, joined {:x?}, removed {}",
+            log.snapshot, log.hard_state, known.joined, known.removed
         )
     };
     all.iter().map(line).collect::<Vec<_>>().join("\n")
@@ -332,13 +317,6 @@ fn first_start_saves_rotation_and_snapshots(
     told: &mut Told,
 ) -> Result<(), StorageError> {
     let mut opened = told.open(disk)?;
-    for peer in 1..3 {
-        let pin = Pin {
-            incarnation: peer * 11,
-            added_index: 1,
-        };
-        told.pin(&opened, peer, pin)?;
-    }
     told.append(&mut opened, &[10])?;
     told.save(&mut opened, &[state(2, 3, 1, true)])?;
     told.save(&mut opened, &[state(2, 3, 2, false)])?;
@@ -352,11 +330,6 @@ fn first_start_saves_rotation_and_snapshots(
         told.append(&mut opened, &[500, 1100, 400, 800])?;
         told.snapshot(&mut opened, back)?;
     }
-    let again = Pin {
-        incarnation: 12,
-        added_index: 20,
-    };
-    told.pin(&opened, 1, again)?;
     told.append(&mut opened, &[7])?;
     Ok(())
 }
@@ -367,7 +340,7 @@ fn installed_snapshot(disk: &FakeDisk, told: &mut Told) -> Result<(), StorageErr
     // A transfer that is broken off.
     opened
         .snapshots
-        .receive(members().cluster_id())?
+        .receive(opened.meta.cluster())?
         .write(b"rkvdsnap")?;
     let index = told.last() + 30;
     told.install(&mut opened, index)?;
@@ -400,14 +373,8 @@ fn goes_on_and_is_removed(disk: &FakeDisk, told: &mut Told) -> Result<(), Storag
 
 fn joins(disk: &FakeDisk, told: &mut Told) -> Result<(), StorageError> {
     let mut opened = told.open(disk)?;
-    let cluster = members().cluster_id();
-    let change = |known: &mut Known| known.cluster = cluster;
-    told.change(change, || opened.meta.pin_cluster(cluster))?;
-    let pin = Pin {
-        incarnation: 5,
-        added_index: 1,
-    };
-    told.pin(&opened, 1, pin)?;
+    let change = |known: &mut Known| known.joined = Some(CLUSTER);
+    told.change(change, || opened.meta.pin_cluster(CLUSTER))?;
     told.install(&mut opened, 40)?;
     told.append(&mut opened, &[900; 6])?;
     Ok(())

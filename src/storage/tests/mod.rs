@@ -10,7 +10,6 @@ mod review;
 use super::fake_disk::{FakeDisk, Fault, Loss, Operation, Random};
 use super::*;
 use crate::config;
-use crate::members::{Members, PeerUrl};
 use std::collections::BTreeMap;
 
 const SMALL: Options = Options {
@@ -33,16 +32,17 @@ fn dir() -> &'static Path {
     Path::new("/data")
 }
 
-fn members() -> Members {
-    let urls: Vec<PeerUrl> = ["http://a:1", "http://a:2", "http://a:3"]
-        .iter()
-        .map(|url| url.parse().unwrap())
-        .collect();
-    Members::initial(&urls)
+/// The first members of a cluster that member 3 begins.
+fn list() -> BTreeMap<u64, PeerUrl> {
+    let url = |id| format!("http://a:{id}").parse().unwrap();
+    (3..=5).map(|id| (id, url(id))).collect()
 }
 
+/// A cluster that is not the one of [`start`].
+const CLUSTER: u64 = 77;
+
 fn start(disk: &FakeDisk, options: Options) -> Result<Opened, StorageError> {
-    open_as(disk, 3, Start::Bootstrap(members()), options)
+    open_as(disk, 3, Start::First(list()), options)
 }
 
 /// As the server does it, except that the lock is given back at once.
@@ -102,18 +102,29 @@ fn mark(index: u64, term: u64, hard_state: HardState, installed: bool) -> Save {
     }
 }
 
-fn write_snapshot(snapshots: &Snapshots, index: u64, term: u64) -> Result<u64, DiskError> {
+fn write_snapshot(opened: &Opened, index: u64, term: u64) -> Result<u64, DiskError> {
+    write_snapshot_of(opened.meta.cluster(), &opened.snapshots, index, term)
+}
+
+fn write_snapshot_of(
+    cluster: u64,
+    snapshots: &Snapshots,
+    index: u64,
+    term: u64,
+) -> Result<u64, DiskError> {
     let meta = snapshot_meta(index, term);
     let value = index.to_string();
     let entries = [(b"index".as_slice(), index, value.as_bytes())];
-    snapshots.write(&meta, members().cluster_id(), entries.into_iter())
+    snapshots.write(&meta, cluster, entries.into_iter())
 }
 
 fn snapshot_meta(index: u64, term: u64) -> SnapshotMeta {
+    let mut conf_state = ConfState::default();
+    conf_state.set_voters(list().into_keys().collect());
     SnapshotMeta {
         index,
         term,
-        conf_state: members().conf_state(),
+        conf_state,
         ..SnapshotMeta::default()
     }
 }
@@ -223,13 +234,16 @@ fn a_first_start_and_the_next_one_begin_with_the_same_snapshot() {
     let first = start(&disk, LARGE).unwrap();
     assert!(first.first_start);
     assert_eq!((first.meta.boot(), first.meta.member()), (1, 3));
-    assert_eq!(first.meta.cluster(), members().cluster_id());
+    assert_eq!(first.meta.cluster(), cluster_id(first.meta.incarnation()));
     let found = first.recovered.snapshot.clone().unwrap();
     assert_eq!((found.index, found.term), (1, 1));
-    assert_eq!(found.conf_state.get_voters(), [1, 2, 3]);
-    assert_eq!(Members::from_state(&found.state), Ok(members()));
+    assert_eq!(found.conf_state.get_voters(), [3]);
+    let members = Members::from_state(&found.state).unwrap();
+    assert_eq!(members, Members::first(&list(), first.meta.incarnation()));
+    assert_eq!(members.forming, list());
     assert_eq!(first.recovered.hard_state, hard_state(1, 0, 1));
     let incarnation = first.meta.incarnation();
+    let run = first.run;
     let recovered = first.recovered;
 
     let second = start(&disk.after_power_loss(7), LARGE).unwrap();
@@ -238,6 +252,7 @@ fn a_first_start_and_the_next_one_begin_with_the_same_snapshot() {
         (second.meta.boot(), second.meta.incarnation()),
         (2, incarnation)
     );
+    assert!(second.run != run && run != 0);
     assert_eq!(second.recovered.snapshot, recovered.snapshot);
     assert_eq!(second.recovered.snapshot_bytes, recovered.snapshot_bytes);
     assert_eq!(second.recovered.hard_state, recovered.hard_state);
@@ -245,9 +260,9 @@ fn a_first_start_and_the_next_one_begin_with_the_same_snapshot() {
 }
 
 #[test]
-fn a_joiner_starts_empty_and_keeps_what_it_was_sent() {
+fn an_empty_member_keeps_what_it_was_sent() {
     let disk = FakeDisk::new(1);
-    let open = |disk: &FakeDisk| open_as(disk, 4, Start::Join, LARGE).unwrap();
+    let open = |disk: &FakeDisk| open_as(disk, 4, Start::Empty, LARGE).unwrap();
     let first = open(&disk);
     assert_eq!(first.meta.cluster(), 0);
     assert_eq!(first.recovered.snapshot, None);
@@ -255,13 +270,13 @@ fn a_joiner_starts_empty_and_keeps_what_it_was_sent() {
     let mut second = open(&disk);
     assert_eq!(second.meta.cluster(), 0);
     assert_eq!(second.recovered.snapshot, None);
-    second.meta.pin_cluster(members().cluster_id()).unwrap();
-    write_snapshot(&second.snapshots, 40, 2).unwrap();
+    second.meta.pin_cluster(CLUSTER).unwrap();
+    write_snapshot(&second, 40, 2).unwrap();
     let mut save = mark(40, 2, hard_state(2, 0, 40), true);
     save.entries.push(entry(41, 2, vec![1]));
     second.wal.save(&[save]).unwrap();
     let third = open(&disk.after_power_loss(1));
-    assert_eq!(third.meta.cluster(), members().cluster_id());
+    assert_eq!(third.meta.cluster(), CLUSTER);
     assert_eq!(third.recovered.snapshot.as_ref().unwrap().index, 40);
     assert_eq!(indexes(&third.recovered), [41]);
     assert_eq!(third.recovered.hard_state, hard_state(2, 0, 40));
@@ -314,7 +329,7 @@ fn an_old_mark_takes_back_neither_vote_nor_commit_index() {
     let mut opened = start(&disk, LARGE).unwrap();
     let entries = append((2..9).map(|i| entry(i, 1, vec![])));
     opened.wal.save(&[entries, state(4, 2, 8, true)]).unwrap();
-    write_snapshot(&opened.snapshots, 5, 1).unwrap();
+    write_snapshot(&opened, 5, 1).unwrap();
     let old = mark(5, 1, hard_state(1, 1, 5), false);
     opened.wal.save(&[old]).unwrap();
     let found = start(&disk.after_power_loss(1), LARGE).unwrap().recovered;
@@ -345,13 +360,13 @@ fn an_installed_snapshot_clears_the_log_and_a_local_one_does_not() {
     let mut opened = start(&disk, LARGE).unwrap();
     let entries = append((2..10).map(|i| entry(i, 1, vec![1])));
     opened.wal.save(&[entries, state(1, 0, 9, true)]).unwrap();
-    write_snapshot(&opened.snapshots, 6, 1).unwrap();
+    write_snapshot(&opened, 6, 1).unwrap();
     let local = mark(6, 1, hard_state(1, 0, 9), false);
     opened.wal.save(&[local]).unwrap();
     let found = start(&disk.after_power_loss(1), LARGE).unwrap().recovered;
     assert_eq!(indexes(&found), [7, 8, 9]);
 
-    write_snapshot(&opened.snapshots, 30, 2).unwrap();
+    write_snapshot(&opened, 30, 2).unwrap();
     let installed = mark(30, 2, hard_state(2, 0, 30), true);
     opened.wal.save(&[installed]).unwrap();
     let found = start(&disk.after_power_loss(1), LARGE).unwrap().recovered;
@@ -401,7 +416,7 @@ fn rotation_and_purge_keep_two_snapshots_and_the_log_from_the_older_one() {
                 .unwrap();
         }
         let snapshot = index - 10;
-        write_snapshot(&opened.snapshots, snapshot, round).unwrap();
+        write_snapshot(&opened, snapshot, round).unwrap();
         let save = mark(snapshot, round, hard_state(round, 0, index), false);
         opened.wal.save(&[save]).unwrap();
         opened
@@ -444,7 +459,7 @@ fn the_log_reaches_back_to_the_older_snapshot_wherever_segments_end() {
         let bytes = index as usize * 37 % 900;
         let save = append([entry(index, 1, vec![1; bytes])]);
         opened.wal.save(&[save, state(1, 0, index, false)]).unwrap();
-        write_snapshot(&opened.snapshots, index, 1).unwrap();
+        write_snapshot(&opened, index, 1).unwrap();
         let save = mark(index, 1, hard_state(1, 0, index), false);
         opened.wal.save(&[save]).unwrap();
         opened
@@ -469,7 +484,7 @@ fn snapshots_that_no_mark_names_are_deleted() {
     let disk = FakeDisk::new(1);
     let mut opened = start(&disk, LARGE).unwrap();
     opened.wal.save(&[append([entry(2, 1, vec![])])]).unwrap();
-    write_snapshot(&opened.snapshots, 2, 1).unwrap();
+    write_snapshot(&opened, 2, 1).unwrap();
     let mut sink = opened.snapshots.receive(1).unwrap();
     sink.write(b"half a file").unwrap();
     let killed = disk.after_kill();
@@ -499,7 +514,7 @@ fn without_any_valid_snapshot_the_start_is_refused_and_changes_nothing() {
     // An older one is of no use behind one that replaced the log.
     let disk = FakeDisk::new(1);
     let mut opened = start(&disk, SMALL).unwrap();
-    write_snapshot(&opened.snapshots, 30, 2).unwrap();
+    write_snapshot(&opened, 30, 2).unwrap();
     let installed = mark(30, 2, hard_state(2, 0, 30), true);
     opened.wal.save(&[installed]).unwrap();
     let path = opened.snapshots.path(30, 2);
@@ -548,9 +563,9 @@ fn the_real_disk_keeps_what_was_saved() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("deep/data");
     let open = || {
-        let start = Start::Bootstrap(members());
         let _lock = lock(&RealDisk, &data).unwrap();
-        open_with(Arc::new(RealDisk), &data, 1, start, SMALL, &logger()).unwrap()
+        let start = Start::First(list());
+        open_with(Arc::new(RealDisk), &data, 3, start, SMALL, &logger()).unwrap()
     };
     let mut index = 1;
     for boot in 1..4 {
@@ -570,16 +585,20 @@ fn the_real_disk_keeps_what_was_saved() {
 fn data_of_somebody_else_is_refused() {
     let disk = FakeDisk::new(1);
     drop(start(&disk, LARGE).unwrap());
-    let open = |disk: &FakeDisk, member| open_as(disk, member, Start::Join, LARGE);
+    let open = |disk: &FakeDisk, member| open_as(disk, member, Start::Empty, LARGE);
     let error = open(&disk, 2).unwrap_err();
     assert_eq!(error.exit_code(), 5, "{error}");
     assert!(!error.to_string().contains('\n'));
     open(&disk, 3).unwrap();
 
     // The WAL of one directory, the meta file of another.
-    for (member, cluster) in [(3, Start::Join), (4, Start::Bootstrap(members()))] {
+    for (member, begin) in [
+        (3, Start::Empty),
+        (3, Start::First(list())),
+        (4, Start::Empty),
+    ] {
         let other = FakeDisk::new(2);
-        open_as(&other, member, cluster, LARGE).unwrap();
+        open_as(&other, member, begin, LARGE).unwrap();
         let mixed = disk.after_power_loss(1);
         mixed.tamper(&dir().join("meta"), |bytes| {
             *bytes = other.read(&dir().join("meta"));
@@ -601,5 +620,70 @@ fn a_removed_member_does_not_start_again() {
     let error = start(&disk.after_power_loss(1), LARGE).unwrap_err();
     assert_eq!(error.exit_code(), 7);
     let text = error.to_string();
-    assert!(text.contains("POST /3") && !text.contains('\n'), "{text}");
+    assert!(
+        text.contains("member 3") && text.contains("--join"),
+        "{text}"
+    );
+    assert!(!text.contains('\n'), "{text}");
+}
+
+#[test]
+fn a_start_that_needs_a_member_makes_none() {
+    let existing = || Start::Existing("why not".to_owned());
+    let disk = FakeDisk::new(1);
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let checked = || check_start(&shared, dir(), &existing());
+    let refused = |result: Result<(), StorageError>| {
+        let error = result.unwrap_err();
+        assert_eq!((error.exit_code(), &*error.to_string()), (2, "why not"));
+    };
+    refused(checked());
+    assert_eq!((disk.operations(), disk.paths()), (0, Vec::new()));
+    // The lock only, when nobody asked before it.
+    refused(open_as(&disk, 3, existing(), LARGE).map(drop));
+    assert_eq!(disk.paths(), [dir().join("LOCK")]);
+
+    // One that was interrupted is none.
+    let whole = FakeDisk::new(1);
+    drop(start(&whole, LARGE).unwrap());
+    let half = FakeDisk::new(1);
+    half.inject(whole.operations() - 4, Fault::CrashBefore);
+    start(&half, LARGE).unwrap_err();
+    let half = half.after_kill();
+    assert!(half.paths().contains(&dir().join("meta")));
+    let before = half.fingerprint();
+    refused(open_as(&half, 3, existing(), LARGE).map(drop));
+    assert_eq!(half.fingerprint(), before);
+
+    drop(start(&disk, LARGE).unwrap());
+    checked().unwrap();
+    let opened = open_as(&disk, 3, existing(), LARGE).unwrap();
+    assert!(!opened.first_start);
+}
+
+#[test]
+fn no_advice_costs_data() {
+    let path = || dir().join("meta");
+    for error in [
+        StorageError::corrupt(&path(), 7, "why"),
+        StorageError::WrongIdentity {
+            path: path(),
+            why: "why".to_owned(),
+        },
+        StorageError::Removed {
+            dir: dir().to_owned(),
+            member: 3,
+            index: 7,
+        },
+        StorageError::UnknownVersion {
+            path: path(),
+            found: 1,
+            known: FORMAT_VERSION,
+        },
+    ] {
+        let line = error.to_string();
+        for word in ["copy", "empty", "remove the", "delete", "\n"] {
+            assert!(!line.contains(word), "{line}");
+        }
+    }
 }

@@ -67,7 +67,7 @@ impl Writer {
 
     fn snapshot(&mut self, index: u64, compacted: u64) {
         let term = self.outline.term(index).unwrap();
-        write_snapshot(&self.opened.snapshots, index, term).unwrap();
+        write_snapshot(&self.opened, index, term).unwrap();
         let hard_state = hard_state(self.term, 0, self.commit);
         let save = mark(index, term, hard_state, false);
         self.opened.wal.save(&[save]).unwrap();
@@ -272,7 +272,7 @@ fn damage_is_found_and_never_sent() {
 fn behind_an_installed_snapshot_the_log_begins_anew() {
     let mut writer = Writer::new(SMALL);
     writer.append(2, &[300; 20]);
-    write_snapshot(&writer.opened.snapshots, 40, 2).unwrap();
+    write_snapshot(&writer.opened, 40, 2).unwrap();
     let mut save = mark(40, 2, hard_state(2, 0, 40), true);
     save.entries = (41..50).map(|i| entry(i, 2, vec![1; 300])).collect();
     let log = save.entries.clone();

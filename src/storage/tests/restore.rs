@@ -11,20 +11,18 @@ fn new_dir() -> &'static Path {
 fn source() -> (FakeDisk, PathBuf) {
     let disk = FakeDisk::new(1);
     let opened = start(&disk, LARGE).unwrap();
-    write_snapshot(&opened.snapshots, 40, 7).unwrap();
+    write_snapshot(&opened, 40, 7).unwrap();
     (disk, opened.snapshots.path(40, 7))
 }
 
 fn restore_from(
     (source, file): &(FakeDisk, PathBuf),
     disk: &FakeDisk,
-    member: u64,
 ) -> Result<Restored, StorageError> {
     let plan = Plan {
         file,
         dir: new_dir(),
-        member,
-        members: &members(),
+        list: &list(),
         options: LARGE,
     };
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
@@ -34,15 +32,18 @@ fn restore_from(
 fn start_restored(disk: &FakeDisk) -> Result<Opened, StorageError> {
     let _lock = lock(disk, new_dir())?;
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    let start = Start::Bootstrap(members());
-    open_with(disk, new_dir(), 3, start, LARGE, &logger())
+    open_with(disk, new_dir(), 3, Start::First(list()), LARGE, &logger())
 }
 
 fn assert_restored(opened: &Opened, disk: &FakeDisk) {
     assert!(!opened.first_start);
     let snapshot = opened.recovered.snapshot.as_ref().unwrap();
     assert_eq!((snapshot.index, snapshot.term), (40, 1));
-    assert_eq!(snapshot.conf_state, members().conf_state());
+    assert_eq!(snapshot.conf_state.voters, [3]);
+    let incarnation = opened.meta.incarnation();
+    let members = Members::from_state(&snapshot.state).unwrap();
+    assert_eq!(members, Members::first(&list(), incarnation));
+    assert_eq!(opened.meta.cluster(), cluster_id(incarnation));
     assert!(snapshot.state.sessions.is_empty() && snapshot.state.removed.is_empty());
     let hard_state = &opened.recovered.hard_state;
     assert_eq!((hard_state.term, hard_state.commit), (1, 40));
@@ -64,28 +65,29 @@ fn assert_restored(opened: &Opened, disk: &FakeDisk) {
 }
 
 #[test]
-fn all_members_of_a_restored_cluster_agree_on_an_id_that_is_new() {
+fn each_restored_cluster_has_an_id_of_its_own() {
     let source = source();
-    let ids = [1, 2, 3].map(|member| {
-        let disk = FakeDisk::new(member);
-        let restored = restore_from(&source, &disk, member).unwrap();
+    let ids = [1, 2, 3].map(|seed| {
+        let restored = restore_from(&source, &FakeDisk::new(10 + seed)).unwrap();
         assert_eq!((restored.index, restored.entries), (40, 1));
-        assert_eq!(restored.from_cluster, members().cluster_id());
+        assert_ne!(restored.cluster, restored.from_cluster);
         restored.cluster
     });
-    assert!(ids.iter().all(|id| *id == ids[0]));
-    assert_ne!(ids[0], members().cluster_id());
+    assert_eq!(
+        ids.iter().collect::<std::collections::BTreeSet<_>>().len(),
+        3
+    );
 }
 
 #[test]
 fn a_restore_that_crashes_leaves_nothing_that_a_start_takes_for_a_member() {
     let source = source();
     let whole = FakeDisk::new(3);
-    restore_from(&source, &whole, 3).unwrap();
+    restore_from(&source, &whole).unwrap();
     assert_restored(&start_restored(&whole).unwrap(), &whole);
     let operations = {
         let counted = FakeDisk::new(3);
-        restore_from(&source, &counted, 3).unwrap();
+        restore_from(&source, &counted).unwrap();
         counted.operations()
     };
     let mut outcomes = [0; 3];
@@ -95,7 +97,7 @@ fn a_restore_that_crashes_leaves_nothing_that_a_start_takes_for_a_member() {
                 let disk = FakeDisk::new(3);
                 disk.inject(operation, fault);
                 // The lock file is closed behind everything else.
-                let crashed = restore_from(&source, &disk, 3).is_err();
+                let crashed = restore_from(&source, &disk).is_err();
                 let after = match loss {
                     0 => disk.after_kill(),
                     _ => disk.after_power_loss(loss),
@@ -119,7 +121,7 @@ fn a_restore_that_crashes_leaves_nothing_that_a_start_takes_for_a_member() {
                     Err(other) => panic!("{fault:?} {operation}: {other}"),
                 };
                 assert!(complete || crashed, "it said that it had succeeded");
-                match restore_from(&source, &after, 3) {
+                match restore_from(&source, &after) {
                     Ok(_) => assert!(!complete),
                     Err(StorageError::NotEmpty { .. }) => assert!(complete),
                     Err(other) => panic!("{fault:?} {operation}: {other}"),
@@ -139,7 +141,7 @@ fn a_damaged_file_is_not_restored_and_nothing_is_touched() {
     let refused = |change: &dyn Fn(&mut Vec<u8>), what: String| {
         let bad = source.after_kill();
         bad.tamper(&file, change);
-        let error = restore_from(&(bad, file.clone()), &target, 3).unwrap_err();
+        let error = restore_from(&(bad, file.clone()), &target).unwrap_err();
         assert_eq!(error.exit_code(), 4, "{what}: {error}");
         assert_eq!(target.paths(), Vec::<PathBuf>::new(), "{what}");
     };
@@ -162,7 +164,7 @@ fn a_directory_with_anything_in_it_is_refused() {
             _ => disk.create_dir_all(&path).unwrap(),
         }
         let before = disk.fingerprint();
-        let refused = restore_from(&source, &disk, 3);
+        let refused = restore_from(&source, &disk);
         assert!(
             matches!(&refused, Err(StorageError::NotEmpty { path: found }) if *found == path),
             "{name}: {refused:?}"
