@@ -18,7 +18,11 @@
 //! order; raft's configuration equals `members`.
 
 mod behind;
+mod checks;
 mod elections;
+mod formation;
+mod identity;
+mod membership;
 mod pending;
 mod propose;
 mod publish;
@@ -29,24 +33,24 @@ mod tests;
 mod traffic;
 mod transfer;
 
-use crate::command::{Command, Kind, ReplicatedState};
+use crate::command::{Batch, ReplicatedState, Session};
 use crate::commit::Commit;
 use crate::config;
-use crate::inbox::{Held, Reason, SnapshotWritten, Verdict};
-use crate::members::Members;
+use crate::inbox::{Held, Met, Received, SnapshotWritten};
+use crate::members::{Members, PeerUrl};
 use crate::mutants::{Mutant, is_planted};
-use crate::proposal::{NotProposed, Outcome, Proposal, Read, Reply};
-use crate::status::{MemberStatus, Position, Progress, Status};
+use crate::proposal::{NotProposed, Proposal, Read, Reply};
+use crate::status::{Closed, MemberStatus, Position, Progress, Status};
 use crate::storage::log::Log;
 use crate::storage::read_back::Request;
 use crate::storage::{Mark, Recovered, Save};
 use behind::Behind;
+use checks::Evidence;
 use elections::{Haste, Reached};
 use pending::Pending;
 use raft::eraftpb::{HardState, Message, MessageType};
 use raft::{RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
-use reads::Reads;
-use ready::is_consistent;
+use reads::{Asked, Reads};
 use slog::{Logger, info, o, warn};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -56,8 +60,16 @@ use std::sync::Arc;
 pub struct Settings {
     /// This member.
     pub id: u64,
+    /// The random number of its data directory.
+    pub incarnation: u64,
     /// Grows with every start of the process; durable before the node is made.
     pub boot: u64,
+    /// A random number of this start. A copy of the data directory may use the same boot number.
+    pub run: u64,
+    /// Where its peers reach it. `None`: where the members say.
+    pub url: Option<PeerUrl>,
+    /// The first members of the cluster, if this member was started as one of several.
+    pub list: BTreeMap<u64, PeerUrl>,
     /// Ticks of an election timeout.
     pub election_ticks: usize,
     /// Ticks between heartbeats.
@@ -70,6 +82,18 @@ pub struct Settings {
     pub pinned_log_bytes: u64,
     /// Election timeouts are drawn from it: another one on every member, or their elections would go on colliding.
     pub seed: u64,
+}
+
+impl Settings {
+    /// A batch without commands, with whose it is.
+    fn batch(&self) -> Batch {
+        let mut batch = Batch::new();
+        batch.member = self.id;
+        batch.incarnation = self.incarnation;
+        batch.boot = self.boot;
+        batch.run = self.run;
+        batch
+    }
 }
 
 /// What a call of [`Node::ready`] asks the caller to do, in the order of the fields.
@@ -87,6 +111,8 @@ pub struct Output {
     pub members: Option<Arc<Members>>,
     /// The leader changed; 0 for none.
     pub leader: Option<u64>,
+    /// Whether clients are served has changed, or why not.
+    pub closed: Option<Option<Arc<Closed>>>,
     /// The process has to end. Told once; until it does, the node goes on.
     pub exit: Option<Exit>,
 }
@@ -100,6 +126,7 @@ impl Output {
             && self.read_backs.is_empty()
             && self.members.is_none()
             && self.leader.is_none()
+            && self.closed.is_none()
             && self.exit.is_none()
     }
 }
@@ -127,21 +154,48 @@ pub enum Exit {
         /// Index of the removing entry.
         index: u64,
     },
-    /// Its data directory is not the one its peers know for this id.
-    Wiped {
+    /// Its id and peer URL are bound to another data directory.
+    Replaced {
         /// The peer that says so.
         by: u64,
     },
-    /// It is started as a first member, but this id was added to a running cluster.
-    NeedsJoin {
+    /// Another process runs with its incarnation, and was there first.
+    Twice {
         /// The peer that says so.
         by: u64,
     },
-    /// The leader knows of entries on this node's disk that are not there: it runs on an old or damaged copy.
-    LostLog {
+    /// Its cluster knows of a later start of this member than its directory does: it runs on an older copy.
+    OlderCopy {
+        /// The number of this start.
+        boot: u64,
+        /// The number of the start that the cluster knows.
+        known: u64,
+    },
+    /// The leader knows of entries on this node's disk that are not there: an older copy, or a lost tail.
+    LostTail {
+        /// The leader.
+        by: u64,
         /// What the leader holds to be committed here.
         committed: u64,
         /// What is here.
+        last: u64,
+    },
+    /// The logs of two members differ at an index that one of them knows to be committed.
+    PartedLog {
+        /// The other member.
+        by: u64,
+        /// The index.
+        index: u64,
+    },
+    /// Two members have led in one term.
+    TwoLeaders {
+        /// The term.
+        term: u64,
+        /// The leader that was known.
+        known: u64,
+        /// The other.
+        other: u64,
+        /// The last index of the own log.
         last: u64,
     },
 }
@@ -160,9 +214,10 @@ pub struct Node {
     logger: Logger,
     now: u64,
     members: Members,
-    sessions: BTreeMap<u64, (u64, u64)>,
+    sessions: BTreeMap<u64, Session>,
     pending: Pending,
     reads: Reads,
+    asked: Asked,
     /// Resend what is in flight, from the first whose sequence is above this.
     resend_after: Option<u64>,
     /// Raft took no proposal at this tick and with this index published.
@@ -171,6 +226,8 @@ pub struct Node {
     published: u64,
     applied: u64,
     unapplied_bytes: usize,
+    /// Index of the snapshot with which this node ceased to be empty, in this start.
+    first_state: u64,
     /// Term and leader as of the last ready, and the role.
     leadership: (u64, u64),
     role: StateRole,
@@ -181,6 +238,8 @@ pub struct Node {
     /// Index of a conf change that this leader proposed and that is not published.
     conf_change_in_flight: u64,
     last_ready: u64,
+    /// The last index of the log that this start has found.
+    replayed: u64,
     /// The commit index that the followers were told when nothing was under way any more.
     commit_told: u64,
     /// Peers that have spoken, the latest first.
@@ -192,20 +251,41 @@ pub struct Node {
     jobs: VecDeque<(u64, (u64, u64))>,
     durable_vote: (u64, u64),
     members_news: VecDeque<MembersNews>,
-    /// Of removals that are not settled, with their indexes.
-    removal_replies: Vec<(u64, Reply)>,
+    /// Of changes of members that are not settled, with their indexes.
+    change_replies: Vec<(u64, Reply)>,
+    /// Changes of members that followers have forwarded and that wait for another one.
+    waiting: membership::Waiting,
+    /// There is a learner, a member at another place, or a cluster that forms: the leader may have to propose something.
+    members_need_care: bool,
+    /// Members and listed ones that have answered where they were dialled, the newest answer of each.
+    answered: BTreeMap<u64, Met>,
+    /// Members that have come by themselves, and the place that each names.
+    claimed: BTreeMap<u64, Met>,
+    /// What keeps whom from being let in, or this node: by peer, for people.
+    troubles: BTreeMap<u64, String>,
+    evidence: Evidence,
+    /// Messages of a node that is empty, which raft knows nothing of.
+    answers: Vec<Message>,
+    /// Why no clients are served, as it was told.
+    closed_told: Option<Arc<Closed>>,
+    /// Tick at which another cluster was last heard to know this sole member with another directory, and by whom.
+    other_life_heard: Option<(u64, u64)>,
     snapshot_under_way: bool,
+    /// One was taken, and members may wait for it.
+    snapshot_taken: bool,
     log_bytes_since_snapshot: u64,
     last_snapshot_bytes: u64,
     behind: Behind,
-    own_added_index: u64,
+    own_bound_index: u64,
     /// The own removal was published: nothing is proposed any more, and raft goes on in the old configuration until
     /// a member says that the removal is settled.
     leaving: Option<u64>,
     /// Index up to which the map has to reach before [`Node::map_is_current`], while this node is alone.
     current_from: Option<u64>,
-    /// Since when, and by whom, a joiner has been told that it is not who it claims to be.
-    suspicion: Option<(u64, u64)>,
+    /// While this node is empty: members that have let it in where it dialled them, and since when it is told that it was
+    /// replaced.
+    let_in: BTreeSet<u64>,
+    replaced_since: Option<u64>,
     /// A joiner has said that it waits to be added.
     waiting_told: bool,
     /// Not told yet.
@@ -252,13 +332,15 @@ impl Node {
         let log = Log::new(recovered, settings.log_cache_bytes);
         let raw = RawNode::new(&raft_config, log, raft_logger)
             .map_err(|error| format!("raft can't start: {error}"))?;
+        let replayed = raw.raft.raft_log.last_index();
         let mut node = Node {
-            pending: Pending::new(settings.id, settings.boot),
-            reads: Reads::new(settings.id, settings.boot),
+            pending: Pending::new(settings.batch()),
+            reads: Reads::new(settings.id, settings.run),
+            asked: Asked::default(),
             logger: logger.new(o!()),
             raw,
             now: 0,
-            own_added_index: added_index(&members, settings.id),
+            own_bound_index: bound_index(&members, &settings),
             members,
             sessions,
             resend_after: None,
@@ -267,6 +349,7 @@ impl Node {
             published,
             applied: published,
             unapplied_bytes: 0,
+            first_state: 0,
             leadership: (hard_state.term, 0),
             role: StateRole::Follower,
             readable_term: 0,
@@ -274,6 +357,7 @@ impl Node {
             haste: None,
             conf_change_in_flight: 0,
             last_ready: 0,
+            replayed,
             commit_told: published,
             heard: Vec::new(),
             durable_vote: (hard_state.term, hard_state.vote),
@@ -281,14 +365,25 @@ impl Node {
             commit_unsaved: false,
             jobs: VecDeque::new(),
             members_news: VecDeque::new(),
-            removal_replies: Vec::new(),
+            change_replies: Vec::new(),
+            waiting: membership::Waiting::default(),
+            members_need_care: false,
+            answered: BTreeMap::new(),
+            claimed: BTreeMap::new(),
+            troubles: BTreeMap::new(),
+            evidence: Evidence::default(),
+            answers: Vec::new(),
+            closed_told: None,
+            other_life_heard: None,
             snapshot_under_way: false,
+            snapshot_taken: false,
             log_bytes_since_snapshot: 0,
             last_snapshot_bytes,
             behind: Behind::default(),
             leaving: None,
             current_from: None,
-            suspicion: None,
+            let_in: BTreeSet::new(),
+            replaced_since: None,
             waiting_told: false,
             exit: None,
             exit_told: false,
@@ -298,6 +393,12 @@ impl Node {
             settings,
         };
         node.members_changed();
+        node.check_own_session();
+        // Whoever makes a node tells clients so before it serves them. While there is a log to replay it may not be news.
+        match node.raw.raft.raft_log.committed > published {
+            true => node.closed_told = node.closed(),
+            false => node.note_closed(node.closed()),
+        }
         if node.is_sole_voter() && node.may_campaign() {
             node.campaign();
         }
@@ -343,6 +444,7 @@ impl Node {
             0 => (NotProposed::NoLeader, NotProposed::NoLeader),
             _ => (NotProposed::NotTaken, NotProposed::NoQuorum),
         };
+        self.expire_changes();
         self.pending.expire(self.now, unsent);
         self.reads.expire(self.now, unread);
         self.reads
@@ -361,36 +463,29 @@ impl Node {
             .now
             .is_multiple_of(self.settings.heartbeat_ticks as u64)
         {
-            if self.is_leader() {
-                self.promote_learners();
-                self.settle_removal();
-            }
             self.look_after_log();
         }
     }
 
-    /// Takes a peer's message. The transport has checked that it comes from a member and is meant for this one.
-    pub fn step(&mut self, message: Message) {
-        let raft = &self.raw.raft;
+    /// Takes a peer's message. The transport has checked that it comes from whom it names and is meant for this one.
+    pub fn step(&mut self, received: Received) {
+        if self.is_empty() && !is_planted(Mutant::EmptyVotes) {
+            return self.step_empty(received);
+        }
+        let Received { message, bound } = received;
+        if !self.passes(&message, bound) {
+            return;
+        }
         match message.get_msg_type() {
             // Passed on it would bear another's name: whoever sent it tries again when it hears of the new leader.
             MessageType::MsgPropose | MessageType::MsgReadIndex if !self.is_leader() => return,
-            MessageType::MsgPropose => return self.step_proposal(message),
+            MessageType::MsgPropose if bound => return self.step_proposal(message),
+            MessageType::MsgPropose => return,
             MessageType::MsgTransferLeader => return self.step_transfer(&message),
             MessageType::MsgTimeoutNow if !self.may_campaign() => return,
-            MessageType::MsgSnapshot if !is_consistent(message.get_snapshot()) => {
-                warn!(self.logger, "ignoring a snapshot whose members make no sense"; "from" => message.from);
+            MessageType::MsgSnapshot if !self.is_for_this_node(message.get_snapshot()) => {
+                warn!(self.logger, "ignoring a snapshot that is not for this member"; "from" => message.from);
                 return;
-            }
-            MessageType::MsgHeartbeat => {
-                let last = raft.raft_log.last_index();
-                if message.term >= raft.term && message.commit > last {
-                    // raft-rs would panic: the leader remembers an acknowledgement of this node that it does not.
-                    let committed = message.commit;
-                    self.end(Exit::LostLog { committed, last });
-                    return;
-                }
-                self.suspicion = None;
             }
             MessageType::MsgAppend if self.has_too_much_to_apply() => return,
             _ => {}
@@ -399,6 +494,13 @@ impl Node {
         let read = message.get_msg_type() == MessageType::MsgReadIndex;
         let context = message.entries.first().filter(|_| read);
         let context = context.map(|entry| entry.data.clone());
+        if read {
+            let context = context.as_deref().unwrap_or_default();
+            let is_member = self.members.members.contains_key(&message.from);
+            if !is_member || !self.asked.is_new(message.from, context) {
+                return;
+            }
+        }
         // An error here means that the message is of no use any more (its sender is no member, say).
         let _ = self.raw.step(message);
         if let Some(context) = context {
@@ -447,6 +549,7 @@ impl Node {
             return None;
         }
         self.last_snapshot_bytes = bytes;
+        self.snapshot_taken = true;
         // Raft still reads entries above what it takes for applied: they must not go.
         assert!(
             meta.index <= self.applied && self.applied <= self.hard_state.commit,
@@ -474,6 +577,7 @@ impl Node {
     /// A message to this peer was lost.
     pub fn unreachable(&mut self, peer: u64) {
         self.note_unheard(peer);
+        self.let_in.remove(&peer);
         self.raw.report_unreachable(peer);
     }
 
@@ -487,57 +591,6 @@ impl Node {
             false => SnapshotStatus::Failure,
         };
         self.raw.report_snapshot(to, status);
-    }
-
-    /// A peer refuses this member. It counts only when the peer's view of this member is not older than its own: a
-    /// peer that lags may not know yet that this id was removed and added again.
-    pub fn refused(&mut self, verdict: Verdict) {
-        let own = self.own_added_index;
-        let by = verdict.by;
-        // What a first start or a restore makes is of term 1, and the first leader's entries are of a later one.
-        let never_led = self.raw.raft.raft_log.last_term() <= 1;
-        let exit = match verdict.reason {
-            Reason::Removed { removed_index } if own > 0 && removed_index > own => Exit::Removed {
-                index: removed_index,
-            },
-            Reason::WrongIncarnation { .. } if never_led && own > 0 => Exit::Wiped { by },
-            Reason::WrongIncarnation { .. } if never_led && verdict.by_leader => {
-                // A joiner has no view of its own to compare with, and who calls itself the leader may just have
-                // been replaced. So the same word has to come again, with nothing from a leader in between.
-                let patience = 2 * self.settings.election_ticks as u64;
-                let (since, suspect) = *self.suspicion.get_or_insert((self.now, by));
-                if suspect != by {
-                    self.suspicion = Some((self.now, by));
-                    return;
-                }
-                if self.now - since < patience {
-                    return;
-                }
-                Exit::Wiped { by }
-            }
-            Reason::NotAMember | Reason::Removed { .. } if own == 0 => {
-                if !std::mem::replace(&mut self.waiting_told, true) {
-                    info!(self.logger, "waiting to be added: POST /{} to any member", self.settings.id; "by" => by);
-                }
-                return;
-            }
-            Reason::AddedLater { added_index } if own > 0 && added_index > own => match never_led {
-                true => Exit::NeedsJoin { by },
-                false => Exit::Removed { index: added_index },
-            },
-            _ => return,
-        };
-        if let Exit::Removed { .. } = exit {
-            let id = self.settings.id;
-            let own_removal = |c: &Command| c.kind == Kind::RemoveMember && c.member_id == id;
-            let index = self.published;
-            self.pending
-                .resolve_where(own_removal, Outcome::Applied { index });
-            for (index, reply) in self.removal_replies.drain(..) {
-                publish::answer(Some(reply), Outcome::Applied { index });
-            }
-        }
-        self.end(exit);
     }
 
     fn end(&mut self, exit: Exit) {
@@ -567,7 +620,7 @@ impl Node {
     pub fn stop(&mut self) {
         self.pending.stop(NotProposed::Stopping);
         self.reads.stop(NotProposed::Stopping);
-        self.removal_replies.clear();
+        self.change_replies.clear();
         self.stop_transfers();
     }
 
@@ -576,6 +629,9 @@ impl Node {
     /// The next piece of work, `None` when all is done.
     pub fn ready(&mut self) -> Option<Output> {
         let mut output = Output::default();
+        output.messages.append(&mut self.answers);
+        self.send_new_snapshot();
+        self.attend_members();
         if self.leaving.is_none() {
             self.hand_proposals_to_raft();
             self.hand_reads_to_raft();
@@ -598,6 +654,7 @@ impl Node {
         while let Some(news) = self.members_news.pop_front_if(|news| news.after < last_job) {
             output.members = Some(news.members);
         }
+        output.closed = self.tell_closed();
         output.exit = self.exit.take();
         (had_ready || !output.is_empty()).then_some(output)
     }
@@ -628,7 +685,7 @@ impl Node {
             MemberStatus {
                 id: *id,
                 url: member.url.clone(),
-                learner: member.learner,
+                learner: !self.members.is_settled_voter(*id),
                 progress: known.map(|p| Progress {
                     matched: p.matched,
                     active: p.recent_active || own,
@@ -638,6 +695,7 @@ impl Node {
         Status {
             id: self.settings.id,
             cluster: 0,
+            formed: !self.is_empty() && self.members.is_formed(),
             role: match (raft.state, learner) {
                 (_, None) => "joining",
                 (_, Some(true)) => "learner",
@@ -668,6 +726,12 @@ impl Node {
             applied: self.applied,
             snapshot: self.raw.store().snapshot_index(),
         }
+    }
+
+    /// The index up to which the members that were told are applied. `None`: there are later ones, which are told once
+    /// they are durable.
+    pub fn members_index(&self) -> Option<u64> {
+        self.members_news.is_empty().then_some(self.published)
     }
 
     /// The members as of what is published.
@@ -702,13 +766,15 @@ impl Node {
     }
 }
 
-fn added_index(members: &Members, id: u64) -> u64 {
-    members.members.get(&id).map_or(0, |m| m.added_index)
+fn bound_index(members: &Members, own: &Settings) -> u64 {
+    let row = members.members.get(&own.id);
+    let row = row.filter(|row| row.incarnation == own.incarnation);
+    row.map_or(0, |row| row.bound_index)
 }
 
-fn sessions_of(state: &ReplicatedState) -> BTreeMap<u64, (u64, u64)> {
+fn sessions_of(state: &ReplicatedState) -> BTreeMap<u64, Session> {
     let sessions = state.sessions.iter();
-    sessions.map(|s| (s.member, (s.boot, s.sequence))).collect()
+    sessions.map(|s| (s.member, s.clone())).collect()
 }
 
 fn sorted(mut state: raft::eraftpb::ConfState) -> raft::eraftpb::ConfState {

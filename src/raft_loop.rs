@@ -48,6 +48,8 @@ pub trait Ports {
     fn send(&mut self, messages: Vec<Message>);
     /// The members have changed.
     fn set_members(&mut self, members: &Arc<Members>);
+    /// Everything up to this index is applied.
+    fn set_applied(&mut self, index: u64);
     /// The leader has changed; 0 for none.
     fn set_leader(&mut self, leader: u64);
     /// The process has to end.
@@ -114,7 +116,11 @@ impl Ports for Channels {
     }
 
     fn set_members(&mut self, members: &Arc<Members>) {
-        self.transport.set_members(members, false);
+        self.transport.set_members(self.meta.cluster(), members);
+    }
+
+    fn set_applied(&mut self, index: u64) {
+        self.transport.set_applied(index);
     }
 
     fn set_leader(&mut self, leader: u64) {
@@ -222,6 +228,9 @@ impl RaftLoop {
             ports.inbox().set_map_is_current(is_current);
             self.carry_out(output, ports)?;
         }
+        if let Some(index) = self.node.members_index() {
+            ports.set_applied(index);
+        }
         // The map may have become current by what this pass applied.
         let is_current = self.node.map_is_current();
         ports.inbox().set_map_is_current(is_current);
@@ -257,8 +266,8 @@ impl RaftLoop {
                 return Ok(ControlFlow::Break(()));
             }
         }
-        for message in events.messages {
-            self.node.step(message);
+        for received in events.messages {
+            self.node.step(received);
         }
         for proposal in events.proposals {
             self.node.propose(proposal);
@@ -286,7 +295,9 @@ impl RaftLoop {
                 }
             }
             Notice::ReadBack(read) => node.read_back(read),
-            Notice::Refused(verdict) => node.refused(verdict),
+            Notice::Met(met) => node.met(met),
+            Notice::Unfit(id, reason) => node.unfit(id, reason),
+            Notice::Refused(refusal) => node.refused(refusal),
             Notice::Status(reply) => {
                 let mut status = node.status();
                 status.cluster = ports.cluster();
@@ -331,6 +342,9 @@ impl RaftLoop {
         // First the addresses, then the messages that need them.
         if let Some(members) = output.members {
             ports.set_members(&members);
+        }
+        if let Some(closed) = output.closed {
+            ports.inbox().set_closed(closed);
         }
         if let Some(leader) = output.leader {
             ports.set_leader(leader);

@@ -32,6 +32,8 @@ impl Node {
     /// refuses another one.
     pub fn peer_gone(&mut self, id: u64) {
         self.note_unheard(id);
+        // The next process there may have another directory.
+        self.answered.remove(&id);
         if let Some(reached) = &mut self.reached {
             reached.remove(&id);
         }
@@ -56,14 +58,8 @@ impl Node {
         if !quorum || self.haste.is_some() || raft.leader_id != 0 || !raft.promotable() {
             return;
         }
-        // Made, or restored, and not yet led.
-        let fresh = raft.term == 1;
-        // A cluster that is older may have a leader, from whom there will be a word within a heartbeat.
-        let delay = if fresh {
-            0
-        } else {
-            self.settings.heartbeat_ticks
-        };
+        // There may be a leader, from whom there will be a word within a heartbeat.
+        let delay = self.settings.heartbeat_ticks;
         self.haste = Some(self.begin_haste(0, delay as u64));
         self.campaign_in_turn();
     }

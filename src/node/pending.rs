@@ -8,7 +8,7 @@
 //! Invariants: sequences in `in_flight` ascend; an entry never writes a key twice; what was never handed to raft is
 //! `NotProposed` at its deadline, anything else `Unknown`.
 
-use crate::command::{self, Batch, Command, Kind};
+use crate::command::{self, Batch, Command};
 use crate::config;
 use crate::inbox::Held;
 use crate::members;
@@ -43,8 +43,8 @@ impl Open {
 /// All open proposals.
 #[derive(Debug)]
 pub struct Pending {
-    member: u64,
-    boot: u64,
+    /// Whose commands these are, without one.
+    batch: Batch,
     sequence: u64,
     /// Not handed to raft, or known to be lost; without a sequence.
     unsent: VecDeque<Open>,
@@ -67,11 +67,10 @@ pub struct Coded {
 }
 
 impl Pending {
-    /// No proposals. (member, boot) starts their ids.
-    pub fn new(member: u64, boot: u64) -> Pending {
+    /// No proposals. The batch, which is empty, says whose they will be.
+    pub fn new(batch: Batch) -> Pending {
         Pending {
-            member,
-            boot,
+            batch,
             sequence: 0,
             unsent: VecDeque::new(),
             in_flight: VecDeque::new(),
@@ -197,6 +196,15 @@ impl Pending {
         );
     }
 
+    /// Ends changes of members that have passed their deadline, with this outcome those that were never handed to raft.
+    pub fn expire_changes(&mut self, now: u64, unsent: Outcome) {
+        self.end(
+            |open| open.deadline <= now && is_membership(&open.command),
+            unsent,
+            Outcome::Unknown,
+        );
+    }
+
     /// Ends everything: the node stops.
     pub fn stop(&mut self, reason: NotProposed) {
         self.end(|_| true, Outcome::NotProposed(reason), Outcome::Unknown);
@@ -263,10 +271,7 @@ impl Pending {
     }
 
     fn batch(&self) -> Batch {
-        let mut batch = Batch::new();
-        batch.member = self.member;
-        batch.boot = self.boot;
-        batch
+        self.batch.clone()
     }
 
     fn conf_change_entry(&self, command: &Command) -> Entry {
@@ -290,12 +295,9 @@ pub fn normal_entry(batch: &Batch) -> Entry {
     entry
 }
 
-/// It changes the configuration and needs an entry of its own kind.
+/// It changes the members and needs an entry of its own kind.
 pub fn is_membership(command: &Command) -> bool {
-    !matches!(
-        command.kind,
-        Kind::Put | Kind::Delete | Kind::Transaction | Kind::SettleRemoval
-    )
+    members::is_change(command.kind)
 }
 
 /// How many commands at the front of a queue go into one proposal message: a membership command goes alone, and a
@@ -317,6 +319,7 @@ fn message_len<'a>(queue: impl Iterator<Item = &'a Open>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::Kind;
     use futures_channel::oneshot;
 
     type Receiver = oneshot::Receiver<Outcome>;
@@ -353,7 +356,7 @@ mod tests {
 
     #[test]
     fn writes_of_one_key_never_share_an_entry() {
-        let mut pending = Pending::new(1, 1);
+        let mut pending = Pending::new(Batch::new());
         let _receivers = ["a", "b", "a", "c", "a"].map(|key| put(&mut pending, key));
         let coded = pending.code_unsent().unwrap();
         let batches = coded
@@ -367,7 +370,7 @@ mod tests {
 
     #[test]
     fn a_transaction_shares_an_entry_with_writes_of_other_keys_only() {
-        let mut pending = Pending::new(1, 1);
+        let mut pending = Pending::new(Batch::new());
         let transaction = |pending: &mut Pending, keys: [&str; 2]| {
             let mut command = Command::new();
             command.kind = Kind::Transaction;
@@ -400,7 +403,7 @@ mod tests {
 
     #[test]
     fn a_membership_command_goes_alone() {
-        let mut pending = Pending::new(1, 1);
+        let mut pending = Pending::new(Batch::new());
         let _first = put(&mut pending, "a");
         let mut command = Command::new();
         command.kind = Kind::RemoveMember;
@@ -421,7 +424,7 @@ mod tests {
 
     #[test]
     fn what_raft_did_not_take_stays_unsent() {
-        let mut pending = Pending::new(1, 1);
+        let mut pending = Pending::new(Batch::new());
         let mut receiver = put(&mut pending, "a");
         assert_eq!(sequences(&pending.code_unsent().unwrap()), [1]);
         assert_eq!(sequences(&pending.code_unsent().unwrap()), [1]);
@@ -433,7 +436,7 @@ mod tests {
 
     #[test]
     fn an_overtaken_command_is_sent_again_under_a_new_sequence() {
-        let mut pending = Pending::new(1, 1);
+        let mut pending = Pending::new(Batch::new());
         let mut first = put(&mut pending, "a");
         let _second = put(&mut pending, "b");
         assert_eq!(send(&mut pending), [1, 2]);
@@ -446,7 +449,7 @@ mod tests {
 
     #[test]
     fn a_resend_keeps_sequences_and_order() {
-        let mut pending = Pending::new(1, 1);
+        let mut pending = Pending::new(Batch::new());
         let _receivers = ["a", "b", "c"].map(|key| put(&mut pending, key));
         send(&mut pending);
         assert_eq!(sequences(&pending.code_in_flight(1).unwrap()), [2, 3]);
@@ -456,7 +459,7 @@ mod tests {
 
     #[test]
     fn the_deadline_tells_unsent_from_unknown() {
-        let mut pending = Pending::new(1, 1);
+        let mut pending = Pending::new(Batch::new());
         let mut sent = put(&mut pending, "a");
         send(&mut pending);
         let mut unsent = put(&mut pending, "b");
@@ -471,7 +474,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_makes_what_it_may_hold_unknown() {
-        let mut pending = Pending::new(1, 1);
+        let mut pending = Pending::new(Batch::new());
         let mut receivers = ["a", "b", "c"].map(|key| put(&mut pending, key));
         send(&mut pending);
         pending.jumped(1);

@@ -2,9 +2,10 @@
 //! becomes of each command (stale, refused, to be applied), from replicated state only, so alike on every node.
 
 use super::pending::is_membership;
-use super::{MembersNews, Node, Output, added_index, sorted};
+use super::{MembersNews, Node, Output, bound_index, sorted};
 use crate::command::{self, Batch, Command, Kind};
 use crate::commit::{Apply, Commit};
+use crate::inbox::Met;
 use crate::members::Decision;
 use crate::mutants::{Mutant, is_planted};
 use crate::proposal::{NotProposed, Outcome, Refusal, Reply};
@@ -12,6 +13,7 @@ use crate::storage::outline::entry_bytes;
 use bytes::Bytes;
 use raft::eraftpb::{ConfChange, Entry, EntryType};
 use slog::{info, warn};
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 impl Node {
@@ -47,29 +49,21 @@ impl Node {
         if entry.data.is_empty() {
             return;
         }
-        let Some(batch) = self.decode(&entry.data, entry.index) else {
+        let Some(mut batch) = self.decode(&entry.data, entry.index) else {
             return;
         };
-        for command in batch.commands {
-            let Some(reply) = self.admit(batch.member, batch.boot, command.sequence) else {
+        let commands = std::mem::take(&mut batch.commands);
+        for command in commands {
+            let Some(reply) = self.admit(&batch, command.sequence) else {
                 continue;
             };
             match command.kind {
                 Kind::Put | Kind::Delete | Kind::Transaction => {
                     apply.commands.push((command, reply));
                 }
-                Kind::SettleRemoval => {
-                    // Of another term, it was forwarded to a leader that may not have carried out the removal. And
-                    // the next removal may have come before it into the log, when nobody had carried that one out.
-                    let same_term = command.leader_term == entry.term;
-                    if same_term && command.removed_index == self.members.unsettled_removal {
-                        self.removal_settled();
-                    }
-                }
-                // The leader had another change under way when this one reached it: see refused_entry.
-                Kind::AddMember | Kind::PromoteMember | Kind::RemoveMember => {
-                    answer(reply, Outcome::Refused(Refusal::ChangeUnderWay));
-                }
+                Kind::Settle => self.publish_settlement(&command, entry.term),
+                // It waited too long for another change: see refused_entry.
+                _ => answer(reply, Outcome::Refused(Refusal::ChangeUnderWay)),
             }
         }
     }
@@ -80,15 +74,12 @@ impl Node {
             warn!(self.logger, "skipping an entry that holds no membership command"; "index" => index);
             return;
         };
-        let Some(reply) = self.admit(batch.member, batch.boot, command.sequence) else {
+        let Some(reply) = self.admit(&batch, command.sequence) else {
             return;
         };
         let change = match self.members.decide(&command) {
             Ok(Decision::Change(change)) => change,
-            Ok(Decision::Nothing) => {
-                answer(reply, Outcome::Applied { index });
-                return;
-            }
+            Ok(Decision::Nothing) => return self.answer_when_settled(reply, index),
             Err(refusal) => {
                 answer(reply, Outcome::Refused(refusal));
                 return;
@@ -98,39 +89,27 @@ impl Node {
         let url = &self.members.members.get(&id).map(|m| m.url.to_string());
         let what = match command.kind {
             Kind::AddMember => "added as a learner",
+            Kind::BindMember => "bound to its data directory",
             Kind::PromoteMember => "made a voter",
-            _ => "removed",
+            Kind::MoveMember => "moved",
+            Kind::RemoveMember => "removed",
+            _ => "the cluster has formed",
         };
-        info!(self.logger, "membership changed"; "change" => what, "member" => id,
-            "url" => url.as_ref().unwrap_or(&command.member_url), "index" => index);
-        self.removal_settled();
+        let url = match command.member_url.is_empty() {
+            true => url.as_deref().unwrap_or_default(),
+            false => &command.member_url,
+        };
+        info!(self.logger, "membership changed"; "change" => what, "member" => id, "url" => url, "index" => index);
+        let before = self.members.members.get(&id).map(|row| row.url.clone());
         self.members.apply(&command, index);
-        self.apply_conf_change(id, &change, index);
-        if command.kind == Kind::RemoveMember {
-            self.sessions.remove(&id);
-            // Who is told of a removal may take the removed member's disk away.
-            if is_planted(Mutant::UnsettledRemovalTold) {
-                answer(reply, Outcome::Applied { index });
-            } else {
-                self.removal_replies
-                    .extend(reply.map(|reply| (index, reply)));
-            }
-            self.settle_removal();
-        } else {
-            answer(reply, Outcome::Applied { index });
+        self.apply_conf_change(id, &change);
+        match command.kind {
+            Kind::RemoveMember => drop(self.sessions.remove(&id)),
+            Kind::MoveMember => self.note_moved(id, index, before),
+            _ => {}
         }
+        self.answer_when_settled(reply, index);
         self.tell_members(0);
-    }
-
-    /// The newest removal, if it was not settled, is.
-    fn removal_settled(&mut self) {
-        if self.members.unsettled_removal != 0 {
-            self.members.unsettled_removal = 0;
-            self.tell_members(0);
-        }
-        for (index, reply) in self.removal_replies.drain(..) {
-            answer(Some(reply), Outcome::Applied { index });
-        }
     }
 
     /// The members have changed; `after` is the ready that has to be durable before anybody hears of it, or 0.
@@ -139,7 +118,8 @@ impl Node {
         self.members_news.push_back(MembersNews { after, members });
     }
 
-    fn apply_conf_change(&mut self, id: u64, change: &ConfChange, index: u64) {
+    fn apply_conf_change(&mut self, id: u64, change: &ConfChange) {
+        let index = self.published;
         if id == self.settings.id && !self.members.members.contains_key(&id) {
             // Raft is not told: raft-rs panics in a leader that has removed itself, and a node that went home at
             // once could leave behind a survivor that needs its vote to learn of the removal. It goes on as before,
@@ -152,9 +132,12 @@ impl Node {
             return;
         }
         if id == self.settings.id {
-            self.own_added_index = added_index(&self.members, id);
+            self.own_bound_index = bound_index(&self.members, &self.settings);
         }
-        if is_planted(Mutant::RemovedCounts) && !self.members.members.contains_key(&id) {
+        if is_planted(Mutant::RemovedCounts)
+            && change.node_id == id
+            && !self.members.members.contains_key(&id)
+        {
             return;
         }
         self.raw
@@ -163,18 +146,31 @@ impl Node {
         self.members_changed();
     }
 
-    /// Whether a command is to be carried out: `None` for one that was already, or whose proposer is no member.
-    /// Otherwise the reply, if this node proposed it and somebody still waits.
-    fn admit(&mut self, member: u64, boot: u64, sequence: u64) -> Option<Option<Reply>> {
-        if !self.members.members.contains_key(&member) {
+    /// Whether a command is to be carried out: `None` for one that was already, or that comes of no member's data
+    /// directory. Otherwise the reply, if this node proposed it and somebody still waits.
+    fn admit(&mut self, batch: &Batch, sequence: u64) -> Option<Option<Reply>> {
+        let row = self.members.members.get(&batch.member)?;
+        if row.incarnation != batch.incarnation {
             return None;
         }
-        let newest = self.sessions.entry(member).or_default();
-        if (boot, sequence) <= *newest && !is_planted(Mutant::AppliedTwice) {
+        let newest = self.sessions.entry(batch.member).or_default();
+        let is_stale = match batch.boot.cmp(&newest.boot) {
+            Ordering::Less => true,
+            // Two processes have counted the same start: one of them runs on a copy, and the first one goes on.
+            Ordering::Equal => batch.run != newest.run || sequence <= newest.sequence,
+            Ordering::Greater => false,
+        };
+        if is_stale && !is_planted(Mutant::AppliedTwice) {
             return None;
         }
-        *newest = (boot, sequence);
-        if (member, boot) != (self.settings.id, self.settings.boot) {
+        newest.member = batch.member;
+        (newest.boot, newest.run, newest.sequence) = (batch.boot, batch.run, sequence);
+        let own = (self.settings.id, self.settings.incarnation);
+        if (batch.member, batch.incarnation) != own {
+            return Some(None);
+        }
+        if (batch.boot, batch.run) != (self.settings.boot, self.settings.run) {
+            self.check_own_session();
             return Some(None);
         }
         self.last_news = self.now;
@@ -210,13 +206,25 @@ impl Node {
 
     /// Raft's configuration and the members have changed together.
     pub(super) fn members_changed(&mut self) {
+        // What is sent to a member has to hold the row that binds it.
         let added = self.members.members.iter();
         let added = added
-            .map(|(id, member)| (*id, member.added_index))
+            .map(|(id, member)| (*id, member.added_index.max(member.bound_index)))
             .collect();
         self.raw.mut_store().set_added(added);
         let members = &self.members.members;
         self.heard.retain(|id| members.contains_key(id));
+        self.asked.keep(|id| members.contains_key(id));
+        let forming = &self.members.forming;
+        let known = |id: &u64| members.contains_key(id) || forming.contains_key(id);
+        self.answered.retain(|id, _| known(id));
+        // Of others there are few, and they may become members.
+        let fits = |met: &Met| {
+            let row = members.get(&met.id);
+            row.is_none_or(|row| [0, met.incarnation].contains(&row.incarnation))
+        };
+        self.claimed.retain(|_, met| fits(met));
+        self.note_care();
         let raft = self.raw.raft.prs().conf().to_conf_state();
         let ours = self.members.conf_state();
         assert!(

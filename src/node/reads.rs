@@ -9,15 +9,49 @@
 
 use crate::mutants::{Mutant, is_planted};
 use crate::proposal::{NotProposed, Read, ReadReply};
+use std::collections::BTreeMap;
 
 /// Attempts of one round whose answers are still taken.
 const ATTEMPTS_MAX: usize = 8;
+
+/// The newest question of each member, as a leader has heard them. Raft-rs would take one that comes twice for two, and a
+/// majority's answer to the first for one to the second, which would make reads stale.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// By member: the random number of the start, and the sequence.
+    newest: BTreeMap<u64, (u64, u64)>,
+}
+
+impl Asked {
+    /// Whether a member's question comes for the first time, as far as its context tells.
+    pub fn is_new(&mut self, member: u64, context: &[u8]) -> bool {
+        let number = |at: usize| {
+            let bytes = context.get(at..at + 8)?;
+            Some(u64::from_le_bytes(bytes.try_into().ok()?))
+        };
+        let (Some(named), Some(run), Some(sequence)) = (number(0), number(8), number(16)) else {
+            return false;
+        };
+        let before = self.newest.get(&member);
+        let is_old = before.is_some_and(|(known, newest)| *known == run && sequence <= *newest);
+        if named != member || is_old {
+            return false;
+        }
+        self.newest.insert(member, (run, sequence));
+        true
+    }
+
+    /// Forgets who is no member.
+    pub fn keep(&mut self, is_member: impl Fn(&u64) -> bool) {
+        self.newest.retain(|member, _| is_member(member));
+    }
+}
 
 /// The reads of this node that are not released.
 #[derive(Debug)]
 pub struct Reads {
     member: u64,
-    boot: u64,
+    run: u64,
     sequence: u64,
     waiting: Vec<Waiting>,
     round: Option<Round>,
@@ -41,11 +75,11 @@ struct Round {
 }
 
 impl Reads {
-    /// No reads. (member, boot) makes the contexts unique.
-    pub fn new(member: u64, boot: u64) -> Reads {
+    /// No reads. The member and the random number of this start make the contexts unique.
+    pub fn new(member: u64, run: u64) -> Reads {
         Reads {
             member,
-            boot,
+            run,
             sequence: 0,
             waiting: Vec::new(),
             round: None,
@@ -76,9 +110,8 @@ impl Reads {
     }
 
     /// Begins a round when none is under way and somebody waits, or another attempt when that is due: returns its
-    /// context for raft. `life` is the index that added this member: an id that is removed and added again counts its
-    /// boots from 1 once more.
-    pub fn begin(&mut self, now: u64, life: u64) -> Option<Vec<u8>> {
+    /// context for raft.
+    pub fn begin(&mut self, now: u64) -> Option<Vec<u8>> {
         if self.round.is_none() && !self.waiting.is_empty() {
             self.round = Some(Round {
                 contexts: Vec::new(),
@@ -91,7 +124,7 @@ impl Reads {
             round.reads.append(&mut self.waiting);
         }
         self.sequence += u64::from(!is_planted(Mutant::ReusedReadContext));
-        let parts = [self.member, life, self.boot, self.sequence];
+        let parts = [self.member, self.run, self.sequence];
         let context: Vec<u8> = parts.into_iter().flat_map(u64::to_le_bytes).collect();
         if round.contexts.len() == ATTEMPTS_MAX {
             round.contexts.remove(0);
@@ -181,28 +214,48 @@ mod tests {
     }
 
     #[test]
+    fn a_question_that_comes_twice_is_asked_once() {
+        let mut reads = Reads::new(3, 7);
+        let mut asked = Asked::default();
+        let _read = add(&mut reads);
+        let first = reads.begin(0).unwrap();
+        reads.retry();
+        let second = reads.begin(1).unwrap();
+        assert!(asked.is_new(3, &first) && !asked.is_new(3, &first));
+        assert!(asked.is_new(3, &second) && !asked.is_new(3, &first));
+        let mut next_start = Reads::new(3, 8);
+        let _read = add(&mut next_start);
+        assert!(asked.is_new(3, &next_start.begin(0).unwrap()));
+        for strange in [&first[..23], &[], &[0; 24]] {
+            assert!(!asked.is_new(3, strange));
+        }
+        asked.keep(|_| false);
+        assert!(asked.newest.is_empty());
+    }
+
+    #[test]
     fn a_read_that_arrives_during_a_round_waits_for_the_next() {
         let mut reads = Reads::new(1, 1);
         let _first = add(&mut reads);
-        let context = reads.begin(0, 1).unwrap();
+        let context = reads.begin(0).unwrap();
         let _second = add(&mut reads);
-        assert_eq!(reads.begin(0, 1), None);
+        assert_eq!(reads.begin(0), None);
         reads.confirm(&context, 7);
         assert!(reads.release(6).is_empty());
         assert_eq!(reads.release(7).len(), 1);
-        assert_ne!(reads.begin(0, 1).unwrap(), context);
+        assert_ne!(reads.begin(0).unwrap(), context);
     }
 
     #[test]
     fn a_lost_round_is_asked_again_with_a_fresh_context() {
         let mut reads = Reads::new(1, 1);
         let _first = add(&mut reads);
-        let old = reads.begin(0, 1).unwrap();
+        let old = reads.begin(0).unwrap();
         reads.retry_stale(4, 5);
-        assert_eq!(reads.begin(4, 1), None);
+        assert_eq!(reads.begin(4), None);
         let _second = add(&mut reads);
         reads.retry_stale(5, 5);
-        let new = reads.begin(5, 1).unwrap();
+        let new = reads.begin(5).unwrap();
         assert_ne!(old, new);
         // The answer to either attempt confirms the first read, and neither the second one, which came later.
         reads.confirm(&old, 3);
@@ -216,10 +269,10 @@ mod tests {
     fn every_read_ends_by_its_deadline() {
         let mut reads = Reads::new(1, 1);
         let mut receivers = vec![add(&mut reads)];
-        let context = reads.begin(0, 1).unwrap();
+        let context = reads.begin(0).unwrap();
         reads.confirm(&context, 100);
         receivers.push(add(&mut reads));
-        reads.begin(0, 1).unwrap();
+        reads.begin(0).unwrap();
         receivers.push(add(&mut reads));
         reads.expire(9, NotProposed::NoQuorum);
         assert_eq!(reads.held(), 3);

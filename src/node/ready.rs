@@ -1,13 +1,14 @@
 //! One ready of raft, by the protocol that the parent module describes: what may be said at once, what has to be
 //! durable first, what is handed to the WAL; and the snapshots that are taken and installed on the way.
 
-use super::{Job, Node, Output, added_index, role_name, sessions_of, sorted};
-use crate::command::{ReplicatedState, Session};
+use super::{Job, Node, Output, bound_index, role_name, sessions_of, sorted};
+use crate::command::ReplicatedState;
 use crate::commit::Commit;
 use crate::members::Members;
 use crate::mutants::{Mutant, is_planted};
 use crate::storage::{Mark, Save, SnapshotMeta};
 use protobuf::Message as _;
+use raft::ProgressState;
 use raft::eraftpb::{Message, MessageType};
 use slog::info;
 
@@ -45,7 +46,10 @@ impl Node {
         self.publish(committed, output);
 
         if must_sync || !(promises.is_empty() || self.jobs.is_empty()) {
+            let same_vote = (self.hard_state.term, self.hard_state.vote) == self.durable_vote;
+            let left_out = is_planted(Mutant::CommitNotStored) && same_vote && mark.is_none();
             let hard_state = self.commit_unsaved.then(|| self.hard_state.clone());
+            let hard_state = hard_state.filter(|_| !left_out);
             self.commit_unsaved = false;
             let save = Save {
                 mark,
@@ -136,6 +140,9 @@ impl Node {
             output.leader = Some(leadership.1);
         }
         self.conf_change_in_flight = 0;
+        if leadership.1 == self.settings.id {
+            self.note_own_lead(leadership.0);
+        }
         self.reads.retry();
         self.leadership = leadership;
     }
@@ -155,22 +162,26 @@ impl Node {
             state,
         };
         info!(self.logger, "installing a snapshot from the leader"; "index" => meta.index);
+        if self.is_empty() {
+            self.first_state = meta.index;
+        }
         self.members = Members::from_state(&meta.state).expect("step has read it before");
         if !is_planted(Mutant::SnapshotWithoutSessions) {
             self.sessions = sessions_of(&meta.state);
         }
-        self.own_added_index = added_index(&self.members, self.settings.id);
-        if let Some((boot, sequence)) = self.sessions.get(&self.settings.id)
-            && *boot == self.settings.boot
-        {
-            self.pending.jumped(*sequence);
+        self.own_bound_index = bound_index(&self.members, &self.settings);
+        let (boot, run) = (self.settings.boot, self.settings.run);
+        let own = self.sessions.get(&self.settings.id);
+        if let Some(session) = own.filter(|session| (session.boot, session.run) == (boot, run)) {
+            self.pending.jumped(session.sequence);
         }
+        self.check_own_session();
         self.published = meta.index;
         self.log_bytes_since_snapshot = 0;
         self.last_snapshot_bytes = 0;
         self.members_changed();
         // Whether they were carried out cannot be said any more: dropped, they are answered so.
-        self.removal_replies.clear();
+        self.change_replies.clear();
         self.tell_members(self.last_ready);
         self.raw.mut_store().install(meta.clone());
         output.commits.push(Commit::Restore(Box::new(meta)));
@@ -179,6 +190,25 @@ impl Node {
             term: metadata.term,
             hard_state: self.hard_state.clone(),
             installed: true,
+        }
+    }
+
+    /// Members that wait for a snapshot are sent the one that was just taken, and not at the next heartbeat.
+    pub(super) fn send_new_snapshot(&mut self) {
+        if !std::mem::take(&mut self.snapshot_taken) || !self.is_leader() {
+            return;
+        }
+        let index = self.raw.store().snapshot_index();
+        let behind = self.raw.raft.prs().iter();
+        let behind = behind.filter(|(id, progress)| {
+            **id != self.settings.id
+                && progress.state == ProgressState::Probe
+                && progress.matched < index
+                && !progress.is_paused()
+        });
+        let behind: Vec<u64> = behind.map(|(id, _)| *id).collect();
+        for id in behind {
+            self.raw.raft.send_append(id);
         }
     }
 
@@ -202,7 +232,7 @@ impl Node {
     pub fn snapshot_meta(&self) -> SnapshotMeta {
         let mut state = ReplicatedState::new();
         self.members.write_to(&mut state);
-        state.sessions = self.sessions.iter().map(session).collect();
+        state.sessions = self.sessions.values().cloned().collect();
         SnapshotMeta {
             index: self.published,
             term: raft::Storage::term(self.raw.store(), self.published)
@@ -213,13 +243,12 @@ impl Node {
     }
 }
 
-/// The replicated state in a snapshot message can be read and has the members of its configuration.
-pub(super) fn is_consistent(snapshot: &raft::eraftpb::Snapshot) -> bool {
-    let Ok(state) = ReplicatedState::parse_from_bytes(&snapshot.data) else {
-        return false;
-    };
+/// The members in a snapshot message, if they can be read and are those of its configuration.
+pub(super) fn members_of(snapshot: &raft::eraftpb::Snapshot) -> Option<Members> {
+    let state = ReplicatedState::parse_from_bytes(&snapshot.data).ok()?;
     let conf_state = sorted(snapshot.get_metadata().get_conf_state().clone());
-    Members::from_state(&state).is_ok_and(|members| members.conf_state() == conf_state)
+    let members = Members::from_state(&state).ok()?;
+    (members.conf_state() == conf_state).then_some(members)
 }
 
 /// Messages that a crash of this node must not belie. All others are requests, or answer something that is so now.
@@ -232,12 +261,4 @@ fn is_promise(message: &Message) -> bool {
             | MessageType::MsgRequestPreVoteResponse
             | MessageType::MsgAppendResponse
     )
-}
-
-fn session((member, (boot, sequence)): (&u64, &(u64, u64))) -> Session {
-    let mut session = Session::new();
-    session.member = *member;
-    session.boot = *boot;
-    session.sequence = *sequence;
-    session
 }

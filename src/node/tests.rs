@@ -2,12 +2,14 @@
 //! test moves about, so a test decides what is delivered, made durable, applied or lost, and when.
 
 mod behind;
+mod formation;
 
 use super::publish::answer;
 use super::*;
+use crate::command::{Command, Kind};
+use crate::identity::{self, Reason};
 use crate::inbox::ReadBack;
-use crate::members::PeerUrl;
-use crate::proposal::{NotTransferred, Refusal, Transfer};
+use crate::proposal::{NotTransferred, Outcome, Refusal, Transfer};
 use crate::storage::SnapshotMeta;
 use crate::storage::outline::{Outline, entry_bytes};
 use futures_channel::oneshot;
@@ -18,6 +20,7 @@ type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 /// A node, its "disk" and its map.
 struct Host {
     node: Option<Node>,
+    incarnation: u64,
     boot: u64,
     /// What a restart finds.
     disk: Recovered,
@@ -43,6 +46,11 @@ struct Host {
 
 struct Cluster {
     hosts: BTreeMap<u64, Host>,
+    /// How many data directories each id has had.
+    lives: BTreeMap<u64, u64>,
+    list: BTreeMap<u64, PeerUrl>,
+    /// Where the next process is.
+    moved: Option<PeerUrl>,
     wires: VecDeque<Message>,
     cut: Vec<(u64, u64)>,
     snapshots: BTreeMap<u64, Map>,
@@ -58,14 +66,21 @@ fn url(id: u64) -> PeerUrl {
     format!("http://host:{id}").parse().unwrap()
 }
 
+fn of_member(message: Message) -> Received {
+    let bound = true;
+    Received { message, bound }
+}
+
 fn logger() -> Logger {
     Logger::root(slog::Discard, o!())
 }
 
 impl Cluster {
     fn new(size: u64) -> Cluster {
-        let urls: Vec<_> = (1..=size).map(url).collect();
-        let members = Members::initial(&urls);
+        Cluster::of(Members::of((1..=size).map(|id| (id, url(id), 10 * id))))
+    }
+
+    fn of(members: Members) -> Cluster {
         let mut state = ReplicatedState::new();
         members.write_to(&mut state);
         let meta = SnapshotMeta {
@@ -79,6 +94,9 @@ impl Cluster {
         hard_state.commit = 1;
         let mut cluster = Cluster {
             hosts: BTreeMap::new(),
+            lives: BTreeMap::new(),
+            list: members.forming.clone(),
+            moved: None,
             wires: VecDeque::new(),
             cut: Vec::new(),
             snapshots: BTreeMap::new(),
@@ -88,7 +106,7 @@ impl Cluster {
             log_cache_bytes: u64::MAX,
             pinned_log_bytes: u64::MAX,
         };
-        for id in 1..=size {
+        for id in members.voters() {
             let disk = Recovered {
                 hard_state: hard_state.clone(),
                 snapshot: Some(meta.clone()),
@@ -99,9 +117,20 @@ impl Cluster {
         cluster
     }
 
+    /// The incarnation of the process with this id, or of the next one.
+    fn incarnation(&self, id: u64) -> u64 {
+        match self.hosts.get(&id).filter(|host| host.node.is_some()) {
+            Some(host) => host.incarnation,
+            None => 10 * id + self.lives.get(&id).copied().unwrap_or(0),
+        }
+    }
+
     fn add_host(&mut self, id: u64, disk: Recovered) {
+        let incarnation = self.incarnation(id);
+        *self.lives.entry(id).or_default() += 1;
         let host = Host {
             node: None,
+            incarnation,
             boot: 0,
             disk,
             disk_map: Map::new(),
@@ -123,7 +152,11 @@ impl Cluster {
     fn start(&mut self, id: u64) {
         let settings = Settings {
             id,
+            incarnation: self.hosts[&id].incarnation,
             boot: self.hosts[&id].boot + 1,
+            run: 100 * id + self.hosts[&id].boot,
+            url: Some(self.moved.clone().unwrap_or_else(|| url(id))),
+            list: self.list.clone(),
             election_ticks: 10,
             heartbeat_ticks: 2,
             snapshot_bytes: self.snapshot_bytes,
@@ -248,36 +281,55 @@ impl Cluster {
         for id in ids {
             self.work(id);
         }
-        while let Some(message) = self.wires.pop_front() {
+        while self.deliver_one() {}
+    }
+
+    /// Delivers messages one by one, and ticks when there are none, until this holds.
+    fn deliver_until(&mut self, done: impl Fn(&mut Cluster) -> bool) {
+        for _ in 0..10_000 {
+            if done(self) {
+                return;
+            }
+            if !self.deliver_one() {
+                for id in self.hosts.keys().copied().collect::<Vec<_>>() {
+                    if self.hosts[&id].node.is_some() {
+                        self.node(id).tick();
+                        self.work(id);
+                    }
+                }
+            }
+        }
+        panic!("it did not come to that");
+    }
+
+    /// Delivers the next message, if there is one.
+    fn deliver_one(&mut self) -> bool {
+        if let Some(message) = self.wires.pop_front() {
             let (from, to) = (message.from, message.to);
             let cut = self.cut.contains(&(from, to));
             let refuses = |a: u64, b: u64| {
                 self.hosts
                     .get(&a)
                     .and_then(|h| Some((&h.members, *h.members.removed.get(&b)?)))
-                    .filter(|(members, index)| *index != members.unsettled_removal)
+                    .filter(|(members, _)| !members.is_leaving(b))
                     .map(|(_, index)| index)
             };
             if let Some(removed_index) = refuses(to, from).filter(|_| !cut) {
-                let verdict = Verdict {
-                    by: to,
-                    by_leader: false,
-                    reason: Reason::Removed { removed_index },
-                };
+                let verdict = refusal(to, Reason::Removed { removed_index });
                 if self.hosts[&from].node.is_some() {
                     self.node(from).refused(verdict);
                     self.work(from);
                 }
-                continue;
+                return true;
             }
             let snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
             if snapshot && self.slow_snapshots {
                 self.sent.push(message);
-                continue;
+                return true;
             }
             let up = self.hosts.get(&to).is_some_and(|host| host.node.is_some());
             if !cut && up {
-                self.node(to).step(message);
+                self.node(to).step(of_member(message));
                 self.work(to);
             } else if self.hosts[&from].node.is_some() {
                 self.node(from).unreachable(to);
@@ -286,6 +338,19 @@ impl Cluster {
                 self.node(from).snapshot_sent(to, !cut && up);
                 self.work(from);
             }
+            return true;
+        }
+        false
+    }
+
+    /// Delivers the snapshots that are under way.
+    fn deliver_snapshots(&mut self) {
+        for message in std::mem::take(&mut self.sent) {
+            let (from, to) = (message.from, message.to);
+            self.node(to).step(of_member(message));
+            self.work(to);
+            self.node(from).snapshot_sent(to, true);
+            self.work(from);
         }
     }
 
@@ -323,8 +388,11 @@ impl Cluster {
         panic!("no leader after 500 ticks");
     }
 
-    fn propose(&mut self, id: u64, command: Command) -> oneshot::Receiver<Outcome> {
+    fn propose(&mut self, id: u64, mut command: Command) -> oneshot::Receiver<Outcome> {
         let (reply, receiver) = oneshot::channel();
+        if crate::members::is_change(command.kind) && command.wait_ticks == 0 {
+            command.wait_ticks = 200;
+        }
         self.node(id).propose(Proposal {
             command,
             deadline_ticks: 200,
@@ -346,6 +414,9 @@ impl Cluster {
         command.kind = kind;
         command.member_id = member;
         command.member_url = url(member).to_string();
+        if kind == Kind::AddMember {
+            command.member_incarnation = self.incarnation(member);
+        }
         self.propose(id, command)
     }
 
@@ -413,6 +484,17 @@ fn save(disk: &mut Recovered, save: &Save, node: &Node) {
     }
 }
 
+/// What a member answers that has applied everything.
+fn refusal(by: u64, reason: Reason) -> identity::Refusal {
+    identity::Refusal {
+        by,
+        applied: u64::MAX,
+        formed: true,
+        dialled: true,
+        reason,
+    }
+}
+
 fn applied(receiver: &mut oneshot::Receiver<Outcome>) -> u64 {
     match receiver.try_recv() {
         Ok(Some(Outcome::Applied { index })) => index,
@@ -460,11 +542,11 @@ fn a_sole_voter_says_nothing_in_a_term_that_its_disk_does_not_know() {
     let mut cluster = Cluster::new(1);
     let mut outcome = cluster.change(1, Kind::AddMember, 2);
     cluster.add_host(2, Recovered::default());
+    cluster.deliver_until(|cluster| !cluster.node(2).members().members.is_empty());
+    // It does not become a voter, for nobody hears that it has caught up.
+    cluster.cut.push((2, 1));
     cluster.settle();
     applied(&mut outcome);
-    while cluster.node(2).members().members.is_empty() {
-        cluster.tick(1);
-    }
     assert!(cluster.node(1).is_alone(), "2 is no learner any more");
     let before = cluster.node(1).status().term;
     cluster.crash(1);
@@ -532,8 +614,8 @@ fn a_command_that_is_delivered_twice_applies_once() {
     // The second copy is in the log, and skipped: a later write of the key must not be undone by it.
     cluster.tick(2);
     assert!(cluster.node(leader).published > first);
-    let sessions = cluster.node(leader).sessions.clone();
-    assert_eq!(sessions[&follower], (1, 1));
+    let session = cluster.node(leader).sessions[&follower].clone();
+    assert_eq!((session.boot, session.sequence), (1, 1));
 }
 
 #[test]
@@ -623,20 +705,84 @@ fn a_member_that_still_loads_a_snapshot_does_not_campaign() {
 }
 
 #[test]
-fn a_joiner_needs_to_hear_twice_that_it_is_not_itself() {
+fn an_empty_member_ends_when_one_that_has_formed_knows_another_directory_at_its_place() {
     let mut cluster = Cluster::new(1);
     cluster.add_host(2, Recovered::default());
-    let verdict = Verdict {
-        by: 1,
-        by_leader: true,
-        reason: Reason::WrongIncarnation { added_index: 1 },
+    let at = |same_url| Reason::OtherIncarnation {
+        bound_index: 9,
+        same_url,
     };
-    cluster.node(2).refused(verdict.clone());
-    cluster.tick(25);
-    assert_eq!(cluster.hosts[&2].exit, None);
-    cluster.node(2).refused(verdict);
+    let mut forming = refusal(1, at(true));
+    forming.formed = false;
+    let mut by_itself = refusal(1, at(true));
+    by_itself.dialled = false;
+    for harmless in [forming, by_itself, refusal(1, at(false))] {
+        cluster.node(2).refused(harmless);
+        cluster.settle();
+        assert_eq!(cluster.hosts[&2].exit, None);
+    }
+    // The table of whoever says so may be an old one: it goes on only while nobody knows better.
+    let says_so = |cluster: &mut Cluster| {
+        cluster.node(2).refused(refusal(1, at(true)));
+        cluster.tick(15);
+        cluster.node(2).refused(refusal(1, at(true)));
+    };
+    says_so(&mut cluster);
+    cluster.node(2).refused(refusal(3, Reason::NotAMember));
+    says_so(&mut cluster);
+    assert_eq!(
+        cluster.hosts[&2].exit, None,
+        "another one knows no such member"
+    );
+    cluster.node(2).met(Met {
+        id: 3,
+        incarnation: 30,
+        empty: false,
+        url: url(3),
+        dialled: true,
+    });
+    says_so(&mut cluster);
+    says_so(&mut cluster);
+    assert_eq!(cluster.hosts[&2].exit, None, "another one lets it in");
+    cluster.node(2).unreachable(3);
+    says_so(&mut cluster);
+    says_so(&mut cluster);
     cluster.settle();
-    assert_eq!(cluster.hosts[&2].exit, Some(Exit::Wiped { by: 1 }));
+    assert_eq!(cluster.hosts[&2].exit, Some(Exit::Replaced { by: 1 }));
+}
+
+#[test]
+fn a_change_that_waits_in_a_new_leader_does_not_keep_it_from_settling_the_one_before() {
+    let mut cluster = Cluster::new(3);
+    let first = cluster.elect();
+    let [next, other]: [u64; 2] = (1..=3)
+        .filter(|id| *id != first)
+        .collect::<Vec<_>>()
+        .try_into()
+        .unwrap();
+    // The first leader carries a change out, and dies before anybody has heard what settles it. The next one has
+    // forwarded another change meanwhile.
+    drop(cluster.change(first, Kind::AddMember, 4));
+    cluster.deliver_until(|cluster| cluster.node(first).members().unsettled.is_some());
+    let mut waits = cluster.change(next, Kind::AddMember, 5);
+    cluster.cut.extend([(first, next), (first, other)]);
+    let commit = cluster.node(first).raw.raft.raft_log.committed;
+    for id in [next, other] {
+        let term = cluster.node(first).raw.raft.term;
+        cluster
+            .node(id)
+            .step(of_member(heartbeat(first, id, term, commit)));
+    }
+    cluster.settle();
+    assert!(cluster.node(next).members().unsettled.is_some());
+    cluster.crash(first);
+    cluster.node(next).raw.campaign().unwrap();
+    cluster.tick(30);
+    assert!(cluster.node(next).is_leader());
+    let mut write = cluster.put(next, "a");
+    cluster.tick(3);
+    applied(&mut write);
+    applied(&mut waits);
 }
 
 #[test]
@@ -697,7 +843,7 @@ fn from_two_members_to_one_a_crash_of_the_survivor_strands_nobody() {
     while cluster.node(leader).members().voters().count() == 2 {
         let message = cluster.wires.pop_front().expect("the removal commits");
         let to = message.to;
-        cluster.node(to).step(message);
+        cluster.node(to).step(of_member(message));
         if to == leader {
             cluster.hosts.get_mut(&leader).unwrap().slow_disk = true;
         }
@@ -733,16 +879,12 @@ fn a_learner_that_knows_of_a_removal_does_not_send_the_removed_home() {
     let mut cluster = Cluster::new(2);
     let leader = cluster.elect();
     let other = cluster.follower(leader);
+    cluster.slow_snapshots = true;
     let mut outcome = cluster.change(leader, Kind::AddMember, 3);
     cluster.add_host(3, Recovered::default());
-    cluster.settle();
+    cluster.tick(5);
     applied(&mut outcome);
-    // It has just caught up, and the leader has had no time to promote it.
-    while cluster.node(3).members().members.is_empty() {
-        cluster.tick(1);
-    }
-    let members = cluster.node(leader).members();
-    assert_eq!(members.learners().collect::<Vec<_>>(), [3]);
+    assert!(!cluster.sent.is_empty());
     // Everybody hears that the removal is committed. The only voter that stays forgets it again.
     cluster.hosts.get_mut(&leader).unwrap().slow_disk = true;
     let mut outcome = cluster.change(leader, Kind::RemoveMember, other);
@@ -761,6 +903,9 @@ fn a_learner_that_knows_of_a_removal_does_not_send_the_removed_home() {
         }
         cluster.settle();
     }
+    // The learner catches up only now.
+    cluster.deliver_snapshots();
+    cluster.settle();
     for id in [leader, other, 3] {
         assert!(knows(&mut cluster, id), "{id} does not know of the removal");
     }
@@ -780,80 +925,6 @@ fn a_learner_that_knows_of_a_removal_does_not_send_the_removed_home() {
     let mut outcome = cluster.put(leader, "a");
     cluster.tick(50);
     applied(&mut outcome);
-}
-
-#[test]
-fn a_settlement_of_one_removal_does_not_settle_the_next() {
-    let mut cluster = Cluster::new(3);
-    let first = cluster.elect();
-    let [removed, next]: [u64; 2] = (1..=3)
-        .filter(|id| *id != first)
-        .collect::<Vec<_>>()
-        .try_into()
-        .unwrap();
-    drop(cluster.change(first, Kind::RemoveMember, removed));
-    while cluster.node(first).members().voters().count() == 3 {
-        let message = cluster.wires.pop_front().expect("the removal commits");
-        let to = message.to;
-        if to == removed {
-            continue;
-        }
-        cluster.node(to).step(message);
-        if to == first {
-            // What settles it is lost in a crash.
-            cluster.hosts.get_mut(&first).unwrap().slow_disk = true;
-        }
-        cluster.work(to);
-    }
-    // Of all that the leader says from here on, only its commit index arrives.
-    cluster.wires.clear();
-    for _ in 0..2 {
-        cluster.node(first).tick();
-        cluster.work(first);
-    }
-    let heartbeat = |m: &Message| m.to == next && m.get_msg_type() == MessageType::MsgHeartbeat;
-    for message in std::mem::take(&mut cluster.wires)
-        .into_iter()
-        .filter(heartbeat)
-    {
-        cluster.node(next).step(message);
-    }
-    cluster.work(next);
-    assert_eq!(cluster.node(next).members().voters().count(), 2);
-    cluster.crash(first);
-    cluster.crash(removed);
-    cluster.hosts.get_mut(&first).unwrap().slow_disk = false;
-    cluster.start(first);
-    for _ in 0..100 {
-        if !cluster.node(next).is_leader() {
-            cluster.node(next).tick();
-            cluster.settle();
-        }
-    }
-    assert!(cluster.node(next).is_leader());
-    assert_ne!(cluster.node(next).members().unsettled_removal, 0);
-
-    // The new leader settles the one before while another one is under way, from two members to one.
-    let mut outcome = cluster.change(next, Kind::RemoveMember, first);
-    for _ in 0..2 {
-        cluster.node(next).tick();
-        cluster.work(next);
-    }
-    cluster.hosts.get_mut(&next).unwrap().slow_disk = true;
-    cluster.settle();
-    assert_eq!(cluster.node(next).members().voters().count(), 1);
-    // If it crashes now, it needs the other's vote to learn that it is alone.
-    assert_eq!(outcome.try_recv(), Ok(None), "told before it was settled");
-    cluster.crash(next);
-    cluster.hosts.get_mut(&next).unwrap().slow_disk = false;
-    assert_eq!(cluster.hosts[&first].exit, None);
-    cluster.start(next);
-    cluster.tick(100);
-    assert!(cluster.node(next).is_leader());
-    assert!(matches!(
-        cluster.hosts[&first].exit,
-        Some(Exit::Removed { .. })
-    ));
 }
 
 #[test]
@@ -898,15 +969,50 @@ fn the_last_voter_stays() {
 }
 
 #[test]
-fn one_membership_change_at_a_time() {
+fn a_change_of_members_waits_for_the_one_before_and_holds_up_no_write() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
-    let mut first = cluster.change(leader, Kind::AddMember, 4);
-    let mut second = cluster.change(leader, Kind::AddMember, 5);
-    cluster.settle();
-    applied(&mut first);
-    let refused = Outcome::Refused(Refusal::ChangeUnderWay);
-    assert_eq!(second.try_recv(), Ok(Some(refused)));
+    for (via, ids) in [(leader, [4, 5, 6]), (cluster.follower(leader), [7, 8, 9])] {
+        for kind in [Kind::AddMember, Kind::RemoveMember] {
+            let mut changes = ids.map(|id| cluster.change(via, kind, id));
+            let mut write = cluster.put(via, "a");
+            cluster.tick(1);
+            applied(&mut write);
+            cluster.tick(60);
+            for change in &mut changes {
+                applied(change);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_change_that_has_waited_until_its_deadline_is_refused_and_not_unknown() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let follower = cluster.follower(leader);
+    // Without the followers' disks the first change does not get through.
+    for id in 1..=3 {
+        cluster.hosts.get_mut(&id).unwrap().slow_disk = id != leader;
+    }
+    let _first = cluster.change(leader, Kind::AddMember, 4);
+    let mut command = Command::new();
+    command.kind = Kind::AddMember;
+    command.member_id = 5;
+    command.member_url = url(5).to_string();
+    command.wait_ticks = 40;
+    let mut through_follower = cluster.propose(follower, command.clone());
+    let mut through_leader = cluster.propose(leader, command);
+    cluster.tick(35);
+    for id in 1..=3 {
+        cluster.hosts.get_mut(&id).unwrap().slow_disk = false;
+    }
+    cluster.tick(5);
+    let refused = Ok(Some(Outcome::Refused(Refusal::ChangeUnderWay)));
+    assert_eq!(through_follower.try_recv(), refused);
+    // It was not in the log yet, and now it is its turn.
+    cluster.tick(10);
+    applied(&mut through_leader);
 }
 
 #[test]
@@ -946,38 +1052,203 @@ fn a_stale_refusal_of_a_lagging_peer_counts_for_nothing() {
     cluster.tick(5);
     for reason in [
         Reason::Removed { removed_index: 1 },
-        Reason::WrongIncarnation { added_index: 1 },
-        Reason::AddedLater { added_index: 1 },
+        Reason::OtherIncarnation {
+            bound_index: 1,
+            same_url: true,
+        },
         Reason::NotAMember,
-        Reason::WrongCluster { theirs: 7 },
+        Reason::WrongCluster { other_life: true },
     ] {
-        let verdict = Verdict {
-            by: 2,
-            by_leader: false,
-            reason,
-        };
-        cluster.node(1).refused(verdict);
+        cluster.node(1).refused(refusal(2, reason));
+        let mut lagging = refusal(2, Reason::Removed { removed_index: 9 });
+        lagging.applied = 0;
+        cluster.node(1).refused(lagging);
         cluster.settle();
         assert_eq!(cluster.hosts[&1].exit, None, "{reason:?}");
     }
 }
 
-#[test]
-fn a_heartbeat_beyond_the_log_ends_the_node_and_does_not_panic() {
-    let mut cluster = Cluster::new(3);
+fn heartbeat(from: u64, to: u64, term: u64, commit: u64) -> Message {
     let mut heartbeat = Message::default();
     heartbeat.set_msg_type(MessageType::MsgHeartbeat);
-    heartbeat.from = 2;
-    heartbeat.to = 1;
-    heartbeat.term = 5;
-    heartbeat.commit = 99;
-    cluster.node(1).step(heartbeat);
-    cluster.work(1);
-    let exit = Exit::LostLog {
+    heartbeat.from = from;
+    heartbeat.to = to;
+    heartbeat.term = term;
+    heartbeat.commit = commit;
+    heartbeat
+}
+
+#[test]
+fn a_commit_beyond_the_log_ends_the_node_when_its_leader_says_so_twice() {
+    let mut cluster = Cluster::new(3);
+    let once = |cluster: &mut Cluster, received: Received| {
+        cluster.node(1).step(received);
+        cluster.work(1);
+        cluster.hosts[&1].exit.clone()
+    };
+    // Nobody that can't be judged ends it, however often.
+    for _ in 0..5 {
+        let message = heartbeat(2, 1, 5, 99);
+        let bound = false;
+        assert_eq!(once(&mut cluster, Received { message, bound }), None);
+    }
+    // A first word of whoever leads this term, and then two more.
+    for expected in [None, None] {
+        let said = of_member(heartbeat(2, 1, 5, 99));
+        assert_eq!(once(&mut cluster, said), expected);
+    }
+    let exit = Exit::LostTail {
+        by: 2,
         committed: 99,
         last: 1,
     };
-    assert_eq!(cluster.hosts[&1].exit, Some(exit));
+    assert_eq!(
+        once(&mut cluster, of_member(heartbeat(2, 1, 5, 99))),
+        Some(exit)
+    );
+}
+
+#[test]
+fn two_leaders_in_one_term_end_the_node_that_hears_both() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let term = cluster.node(leader).raw.raft.term;
+    let [hears, other]: [u64; 2] = (1..=3)
+        .filter(|id| *id != leader)
+        .collect::<Vec<_>>()
+        .try_into()
+        .unwrap();
+    for (bound, ends) in [(false, false), (true, true)] {
+        let message = heartbeat(other, hears, term, 1);
+        cluster.node(hears).step(Received { message, bound });
+        cluster.work(hears);
+        let exit = cluster.hosts[&hears].exit.as_ref();
+        let told = matches!(exit, Some(Exit::TwoLeaders { known, .. }) if *known == leader);
+        assert_eq!(told, ends, "{exit:?}");
+    }
+}
+
+#[test]
+fn a_parted_log_ends_the_member_that_has_proof_of_it() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    drop(cluster.put(leader, "a"));
+    cluster.tick(5);
+    let term = cluster.node(leader).raw.raft.term;
+    let last = cluster.node(leader).raw.raft.raft_log.last_index();
+    let [follower, other]: [u64; 2] = (1..=3)
+        .filter(|id| *id != leader)
+        .collect::<Vec<_>>()
+        .try_into()
+        .unwrap();
+    // The leader: a follower has more of this term than there is.
+    let mut answer = Message::default();
+    answer.set_msg_type(MessageType::MsgAppendResponse);
+    (answer.from, answer.to, answer.term) = (follower, leader, term);
+    answer.index = last + 18;
+    cluster.node(leader).step(of_member(answer));
+    cluster.work(leader);
+    let (by, index) = (follower, last + 18);
+    let exit = Some(Exit::PartedLog { by, index });
+    assert_eq!(cluster.hosts[&leader].exit, exit);
+    // A follower: another leader has another entry where this one's is committed.
+    let mut append = Message::default();
+    append.set_msg_type(MessageType::MsgAppend);
+    (append.from, append.to, append.term) = (other, follower, term + 5);
+    (append.index, append.log_term) = (1, 1);
+    let mut entry = Entry::default();
+    (entry.index, entry.term) = (2, term + 5);
+    append.set_entries(vec![entry].into());
+    cluster.node(follower).step(of_member(append));
+    cluster.work(follower);
+    let (by, index) = (other, 2);
+    let exit = Some(Exit::PartedLog { by, index });
+    assert_eq!(cluster.hosts[&follower].exit, exit);
+}
+
+#[test]
+fn what_no_member_would_send_never_reaches_raft() {
+    let mut cluster = Cluster::new(3);
+    let before = cluster.node(1).status();
+    let mut entry = Entry::default();
+    (entry.index, entry.term) = (7, 1);
+    for change in [
+        |m: &mut Message, _: &Entry| m.term = u64::MAX - 1,
+        |m: &mut Message, _: &Entry| m.commit = 1 << 62,
+        |m: &mut Message, _: &Entry| m.index = u64::MAX,
+        |m: &mut Message, _: &Entry| m.log_term = u64::MAX,
+        |m: &mut Message, entry: &Entry| m.set_entries(vec![entry.clone()].into()),
+    ] {
+        let mut message = heartbeat(2, 1, 2, 0);
+        message.set_msg_type(MessageType::MsgAppend);
+        change(&mut message, &entry);
+        cluster.node(1).step(of_member(message));
+        cluster.work(1);
+        assert_eq!(cluster.node(1).status(), before);
+    }
+    // From somebody who can't be judged, no term far above the own one either.
+    let message = heartbeat(2, 1, 1 << 33, 0);
+    let bound = false;
+    cluster.node(1).step(Received { message, bound });
+    assert_eq!(cluster.node(1).status(), before);
+}
+
+#[test]
+fn a_forwarded_proposal_in_the_name_of_another_member_is_dropped() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let follower = cluster.follower(leader);
+    let other = 6 - leader - follower;
+    let mut batch = crate::command::Batch::new();
+    batch.commands.push({
+        let mut command = Command::new();
+        command.key = "forged".to_owned().into();
+        command.sequence = 1 << 40;
+        command
+    });
+    for (member, incarnation) in [(other, 10 * other), (leader, 10 * leader), (follower, 7)] {
+        (batch.member, batch.incarnation) = (member, incarnation);
+        (batch.boot, batch.run) = (1 << 40, 1);
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        (message.from, message.to) = (follower, leader);
+        message.set_entries(vec![pending::normal_entry(&batch)].into());
+        cluster.node(leader).step(of_member(message));
+        cluster.settle();
+    }
+    for id in 1..=3 {
+        let mut outcome = cluster.put(id, "a");
+        cluster.settle();
+        applied(&mut outcome);
+        assert!(!cluster.hosts[&id].map.contains_key(&b"forged"[..]));
+    }
+}
+
+#[test]
+fn a_start_on_an_older_copy_ends_when_it_hears_of_the_later_one() {
+    for copied in [0, 1] {
+        let mut cluster = Cluster::new(3);
+        let leader = cluster.elect();
+        let follower = cluster.follower(leader);
+        cluster.crash(follower);
+        // The copy is of one start ago, or of the very directory that has been started since.
+        cluster.start(follower);
+        cluster.tick(5);
+        drop(cluster.put(follower, "a"));
+        cluster.tick(5);
+        cluster.crash(follower);
+        let host = cluster.hosts.get_mut(&follower).unwrap();
+        host.boot -= 1 + copied;
+        cluster.start(follower);
+        let run = 7;
+        cluster.node(follower).settings.run = run;
+        cluster.tick(20);
+        let exit = cluster.hosts[&follower].exit.clone();
+        assert!(
+            matches!(exit, Some(Exit::OlderCopy { known: 2, .. })),
+            "{exit:?}"
+        );
+    }
 }
 
 #[test]
@@ -998,7 +1269,7 @@ fn garbage_in_the_log_is_skipped_alike() {
         message.from = follower;
         message.to = leader;
         message.set_entries(vec![entry].into());
-        cluster.node(leader).step(message);
+        cluster.node(leader).step(of_member(message));
         cluster.settle();
     }
     let mut outcome = cluster.put(follower, "a");
@@ -1067,7 +1338,7 @@ fn survivors_whose_votes_cross_are_kept_apart_by_their_turns() {
         while let Some(message) = cluster.wires.pop_front() {
             let to = message.to;
             if to != gone {
-                cluster.node(to).step(message);
+                cluster.node(to).step(of_member(message));
                 let answers = cluster.wires.len();
                 cluster.work(to);
                 late.extend(cluster.wires.drain(answers..));
@@ -1131,40 +1402,13 @@ fn the_last_words_of_a_leader_that_is_gone_delay_its_successor_by_heartbeats_onl
     cluster.tick(1);
     for message in words {
         let to = message.to;
-        cluster.node(to).step(message);
+        cluster.node(to).step(of_member(message));
         cluster.work(to);
     }
     assert_eq!(leader(&mut cluster), gone);
     cluster.tick(8);
     let next = leader(&mut cluster);
     assert!(next != 0 && next != gone, "{next}");
-}
-
-#[test]
-fn a_fresh_cluster_is_led_at_once_by_the_lowest_id_that_reaches_a_quorum() {
-    for size in [2, 3, 5] {
-        let mut cluster = Cluster::new(size);
-        let quorum = size / 2 + 1;
-        for peer in 2..quorum {
-            cluster.node(1).peer_connected(peer);
-            cluster.settle();
-            assert_eq!(leader(&mut cluster), 0, "it has no quorum");
-        }
-        cluster.node(1).peer_connected(quorum);
-        cluster.settle();
-        assert_eq!(leader(&mut cluster), 1);
-        assert_eq!(cluster.node(1).raw.raft.term, 2);
-    }
-}
-
-#[test]
-fn a_fresh_cluster_without_its_lowest_id_is_led_by_the_next() {
-    let mut cluster = Cluster::new(3);
-    cluster.crash(1);
-    cluster.node(2).peer_connected(3);
-    cluster.node(3).peer_connected(2);
-    cluster.tick(2);
-    assert_eq!(leader(&mut cluster), 2);
 }
 
 #[test]
@@ -1372,19 +1616,21 @@ fn a_refusal_of_another_question_and_a_question_of_an_older_term_change_nothing(
     refusal.log_term = cluster.node(via).transfers_asked - 1;
     refusal.reject = true;
     refusal.reject_hint = 1;
-    cluster.node(via).step(refusal.clone());
+    cluster.node(via).step(of_member(refusal.clone()));
     cluster.tick(20);
     assert_eq!(outcome.try_recv(), Ok(None));
     refusal.log_term += 1;
-    cluster.node(via).step(refusal);
+    cluster.node(via).step(of_member(refusal));
     let not_found = NotTransferred::NotFound;
     assert_eq!(outcome.try_recv(), Ok(Some(Err(not_found))));
 
     cluster.cut.clear();
-    cluster.node(led).step(message(via, led, term - 1));
+    cluster
+        .node(led)
+        .step(of_member(message(via, led, term - 1)));
     cluster.tick(5);
     assert_eq!(leader(&mut cluster), led);
-    cluster.node(led).step(message(via, led, term));
+    cluster.node(led).step(of_member(message(via, led, term)));
     cluster.tick(5);
     assert_eq!(leader(&mut cluster), to);
 }

@@ -54,7 +54,8 @@ impl Node {
 
     /// A message has come from this peer.
     pub(super) fn note_heard(&mut self, peer: u64) {
-        if self.heard.first() != Some(&peer) {
+        let is_member = self.members.members.contains_key(&peer);
+        if is_member && self.heard.first() != Some(&peer) {
             self.heard.retain(|other| *other != peer);
             self.heard.insert(0, peer);
         }

@@ -93,7 +93,7 @@ fn snapshot_under_way(cluster: &mut Cluster, leader: u64) -> (u64, u64) {
 
 fn arrive(cluster: &mut Cluster, leader: u64, behind: u64) {
     let message = cluster.sent.pop().unwrap();
-    cluster.node(behind).step(message);
+    cluster.node(behind).step(of_member(message));
     cluster.work(behind);
     cluster.settle();
     cluster.node(leader).snapshot_sent(behind, true);

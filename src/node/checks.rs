@@ -1,0 +1,227 @@
+//! What is checked of a peer's message before raft sees it.
+//!
+//! Raft-rs trusts its peers: a number that no member would send makes it panic, or counts up until nothing is left to
+//! count. And it goes on in silence where two logs, or two leaders, can't both be right. So a message first has to be
+//! *plausible*, whoever sent it; and one that *contradicts* what this node knows for certain ends it, since somebody's
+//! disk has lost what was promised, and answers of the two would differ for ever.
+//!
+//! Only the word of a member that the applied table binds ends a process. From anybody else such a message is dropped.
+
+use super::{Exit, Node};
+use crate::command;
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+use slog::warn;
+
+/// By how much a term may exceed the own one, if its sender can't be judged: so many elections no cluster holds while a
+/// member is away.
+const TERM_LEAD_MAX: u64 = 1 << 32;
+/// No index and no term gets this large, and adding to it does not overflow.
+const INDEX_MAX: u64 = 1 << 62;
+
+/// Who has led in the newest term that was heard of, and who has said twice that entries are missing here.
+#[derive(Debug, Default)]
+pub(super) struct Evidence {
+    /// Term and leader.
+    led: (u64, u64),
+    /// Term and leader that once said that more is committed here than there is.
+    lost_tail: (u64, u64),
+}
+
+impl Node {
+    /// Whether raft may see the message. Ends the node if it proves that two members can't both be right.
+    pub(super) fn passes(&mut self, message: &Message, bound: bool) -> bool {
+        if !self.is_plausible(message, bound) {
+            warn!(self.logger, "ignoring a message that no member would send"; "from" => message.from,
+                "type" => ?message.get_msg_type(), "term" => message.term, "index" => message.index,
+                "commit" => message.commit);
+            return false;
+        }
+        match self.contradiction(message) {
+            None => {
+                self.note_who_leads(message, bound);
+                true
+            }
+            Some(Contradiction::Proven(exit)) => {
+                if bound {
+                    self.end(exit);
+                }
+                false
+            }
+            Some(Contradiction::LostTail) => {
+                if bound {
+                    self.note_lost_tail(message);
+                }
+                false
+            }
+        }
+    }
+
+    pub(super) fn is_plausible(&self, message: &Message, bound: bool) -> bool {
+        // Raft-rs takes a message without a term for one of its own, and checks nothing; these two go without.
+        let termless = [MessageType::MsgPropose, MessageType::MsgReadIndex];
+        let has_none = termless.contains(&message.get_msg_type());
+        if has_none != (message.term == 0) || message.request_snapshot != 0 {
+            return false;
+        }
+        let indexes = [
+            message.index,
+            message.commit,
+            message.reject_hint,
+            message.get_snapshot().get_metadata().index,
+        ];
+        let small = indexes.iter().all(|index| *index < INDEX_MAX);
+        let terms = [
+            message.term,
+            message.log_term,
+            message.commit_term,
+            message.get_snapshot().get_metadata().term,
+        ];
+        // A member that was raised to some term has to be followed there, or it would be cut off for ever.
+        let near = match bound {
+            true => INDEX_MAX,
+            false => self
+                .raw
+                .raft
+                .term
+                .saturating_add(TERM_LEAD_MAX)
+                .min(INDEX_MAX),
+        };
+        let in_order = |(index, entry): (u64, &Entry)| {
+            entry.index == index && (1..=message.term).contains(&entry.term)
+        };
+        let appended = message.get_msg_type() != MessageType::MsgAppend
+            || small
+                && (message.index + 1..)
+                    .zip(message.entries.iter())
+                    .all(in_order);
+        // It has other numbers there: see transfer.rs.
+        let transfer = message.get_msg_type() == MessageType::MsgTransferLeader;
+        let usual = small && terms.iter().all(|term| *term <= near);
+        message.term <= near && (usual || transfer) && appended
+    }
+
+    fn contradiction(&self, message: &Message) -> Option<Contradiction> {
+        let raft = &self.raw.raft;
+        let log = &raft.raft_log;
+        let last = log.last_index();
+        let by = message.from;
+        if message.term < raft.term {
+            return None;
+        }
+        match message.get_msg_type() {
+            MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot => {
+                let (term, known) = self.evidence.led;
+                if term == message.term && known != by {
+                    return Some(Contradiction::Proven(Exit::TwoLeaders {
+                        term,
+                        known,
+                        other: by,
+                        last,
+                    }));
+                }
+            }
+            MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse => {
+                // What a follower has of this term's log it has from this leader.
+                let index = match message.get_msg_type() {
+                    MessageType::MsgAppendResponse => message.index,
+                    _ => message.commit,
+                };
+                let proven = self.is_leader() && message.term == raft.term && !message.reject;
+                return (proven && index > last)
+                    .then_some(Contradiction::Proven(Exit::PartedLog { by, index }));
+            }
+            _ => return None,
+        }
+        let parted = |index: u64, term: u64| {
+            let own = log.term(index).unwrap_or(0);
+            index > 0 && index <= log.committed && own != 0 && own != term
+        };
+        let at = |index| Some(Contradiction::Proven(Exit::PartedLog { by, index }));
+        match message.get_msg_type() {
+            MessageType::MsgHeartbeat if message.commit > last => Some(Contradiction::LostTail),
+            MessageType::MsgAppend if parted(message.index, message.log_term) => at(message.index),
+            MessageType::MsgAppend => {
+                let mut entries = message.entries.iter();
+                let entry = entries.find(|entry| parted(entry.index, entry.term))?;
+                at(entry.index)
+            }
+            MessageType::MsgSnapshot => {
+                let metadata = message.get_snapshot().get_metadata();
+                let parted = parted(metadata.index, metadata.term);
+                parted.then(|| at(metadata.index)).flatten()
+            }
+            _ => None,
+        }
+    }
+
+    fn note_who_leads(&mut self, message: &Message, bound: bool) {
+        let leads = matches!(
+            message.get_msg_type(),
+            MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
+        );
+        if leads && bound && message.term > self.evidence.led.0 {
+            self.evidence.led = (message.term, message.from);
+        }
+    }
+
+    /// This node leads in this term.
+    pub(super) fn note_own_lead(&mut self, term: u64) {
+        self.evidence.led = self.evidence.led.max((term, self.settings.id));
+    }
+
+    /// A leader holds more to be committed here than there is. It has to be a voter that leads this term, and to say so
+    /// twice: once could be the end of something that was under way.
+    fn note_lost_tail(&mut self, message: &Message) {
+        let says = (message.term, message.from);
+        let is_voter = |id| self.members.voters().any(|voter| voter == id);
+        if self.evidence.led != says || !is_voter(message.from) {
+            self.note_who_leads(message, true);
+            return;
+        }
+        if std::mem::replace(&mut self.evidence.lost_tail, says) == says {
+            self.end(Exit::LostTail {
+                by: message.from,
+                committed: message.commit,
+                last: self.raw.raft.raft_log.last_index(),
+            });
+        }
+    }
+
+    /// Every entry of a forwarded proposal bears the name of the member that forwards it: otherwise a peer could use up
+    /// the sequences of another.
+    pub(super) fn is_of_sender(&self, message: &Message) -> bool {
+        let sender = self.members.members.get(&message.from);
+        let own = sender.map(|row| (message.from, row.incarnation));
+        let is_own = |entry: &Entry| {
+            let data = match entry.get_entry_type() {
+                EntryType::EntryNormal => &entry.data,
+                _ => &entry.context,
+            };
+            command::proposer(data) == own
+        };
+        own.is_some() && message.entries.iter().all(is_own)
+    }
+
+    /// A session of this member's own shows a later start than this one, or another one of the same number: then this
+    /// process runs on an older copy of the data directory. Its writes would be taken for those of the other.
+    pub(super) fn check_own_session(&mut self) {
+        let own = self.members.members.get(&self.settings.id);
+        let is_own = own.is_some_and(|row| row.incarnation == self.settings.incarnation);
+        let Some(session) = self.sessions.get(&self.settings.id).filter(|_| is_own) else {
+            return;
+        };
+        let (boot, run) = (self.settings.boot, self.settings.run);
+        let known = session.boot;
+        if known > boot || (known == boot && session.run != run) {
+            self.end(Exit::OlderCopy { boot, known });
+        }
+    }
+}
+
+/// What a message says against this node, or against its sender.
+enum Contradiction {
+    /// They can't both be right.
+    Proven(Exit),
+    /// Entries that were acknowledged here are not here.
+    LostTail,
+}

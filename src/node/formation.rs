@@ -1,0 +1,246 @@
+//! How a new cluster comes to be, from the list of its first members: by the first of them, which adds the others.
+//!
+//! The first begins alone and *unformed*: it leads, and serves no client. It waits until every other listed member has
+//! answered on a connection that it dialled, with an empty directory; then it adds them one after the other, each with the
+//! incarnation that answered, and makes them voters. When all are, and have stored the last promotion, it proposes
+//! `Formed`. A member serves clients once it has applied that.
+//!
+//! So there is no second way to become a voter, and nobody who is empty has any power: an emptied member can do no harm,
+//! whomever it meets. What breaks without a step: without the wait a first whose disk was lost could begin a second time
+//! beside members of the first cluster; without `Formed` on the log of all, a person who finds a lost disk could not tell
+//! whether anything was ever served.
+
+use super::Node;
+use super::ready::members_of;
+use crate::command::{Command, Kind};
+use crate::config;
+use crate::identity::Reason;
+use crate::inbox::{Met, Received};
+use crate::members::{Decision, PeerUrl};
+use crate::mutants::{Mutant, is_planted};
+use crate::status::{Closed, ClosedKind};
+use raft::eraftpb::{Message, MessageType, Snapshot};
+use std::fmt::Write as _;
+
+impl Node {
+    /// The next step of the leader of a cluster that forms.
+    pub(super) fn next_of_formation(&self) -> Option<Command> {
+        if self.members.is_formed() {
+            return None;
+        }
+        let is_in = |id: &u64| self.members.members.contains_key(id);
+        let mut missing = self.members.forming.iter().filter(|(id, _)| !is_in(id));
+        let empty = |(id, url): &(&u64, &PeerUrl)| {
+            let met = self.answered.get(id);
+            met.filter(|met| met.empty && met.url == **url)
+        };
+        let begins = self.members.members.len() == 1;
+        if begins && !missing.clone().all(|m| empty(&m).is_some()) {
+            return None;
+        }
+        if let Some((listed, met)) = missing.find_map(|listed| Some((listed, empty(&listed)?))) {
+            let mut command = Command::new();
+            command.kind = Kind::AddMember;
+            command.member_id = *listed.0;
+            command.member_url = listed.1.to_string();
+            command.member_incarnation = met.incarnation;
+            let changes = matches!(self.members.decide(&command), Ok(Decision::Change(_)));
+            return changes.then_some(command);
+        }
+        let is_voter = |id: &u64| self.members.is_settled_voter(*id);
+        let has_stored = |id: &u64| {
+            let progress = self.raw.raft.prs().get(*id);
+            *id == self.settings.id || progress.is_some_and(|p| p.matched >= self.published)
+        };
+        let mut listed = self.members.forming.keys();
+        listed.all(|id| is_voter(id) && has_stored(id)).then(|| {
+            let mut command = Command::new();
+            command.kind = Kind::Formed;
+            command
+        })
+    }
+
+    /// A peer was met. What is kept of it is of members and of listed ones, and of few that the members here don't know yet.
+    pub fn met(&mut self, met: Met) {
+        let id = met.id;
+        self.troubles.remove(&id);
+        if self.is_empty() {
+            if met.dialled && !met.empty {
+                self.let_in.insert(id);
+                self.replaced_since = None;
+            }
+            return;
+        }
+        let row = self.members.members.get(&id);
+        if row.is_some_and(|row| ![0, met.incarnation].contains(&row.incarnation)) {
+            return;
+        }
+        let known = row.is_some() || self.members.forming.contains_key(&id);
+        let few = self.claimed.len() < self.members.members.len() + config::PEERS_AHEAD_MAX;
+        if !known && (met.dialled || !few) {
+            return;
+        }
+        let kept = match met.dialled || is_planted(Mutant::BoundAnywhere) {
+            true => &mut self.answered,
+            false => &mut self.claimed,
+        };
+        if kept.insert(id, met.clone()).as_ref() != Some(&met) {
+            self.note_care();
+        }
+    }
+
+    /// It has no table: it was never let in. So it has no power.
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.members.is_empty()
+    }
+
+    /// Takes a message while this node is empty: only a first state that binds it changes anything. Whoever leads learns
+    /// from the answers that this node is there and has no log; they confirm nothing, and nothing is kept.
+    pub(super) fn step_empty(&mut self, received: Received) {
+        let Received { message, bound } = received;
+        if !self.is_plausible(&message, bound) {
+            return;
+        }
+        let kind = match message.get_msg_type() {
+            MessageType::MsgSnapshot if self.is_for_this_node(message.get_snapshot()) => {
+                // An error here means that the message is of no use.
+                let _ = self.raw.step(message);
+                return;
+            }
+            MessageType::MsgAppend => MessageType::MsgAppendResponse,
+            MessageType::MsgHeartbeat => MessageType::MsgHeartbeatResponse,
+            _ => return,
+        };
+        let mut answer = Message::default();
+        answer.set_msg_type(kind);
+        answer.to = message.from;
+        answer.from = self.settings.id;
+        answer.term = message.term;
+        answer.index = message.index;
+        answer.reject = kind == MessageType::MsgAppendResponse;
+        if self.answers.len() < config::EMPTY_ANSWERS_MAX {
+            self.answers.push(answer);
+        }
+    }
+
+    /// The state in a snapshot makes sense, and binds this node's id to its incarnation.
+    pub(super) fn is_for_this_node(&self, snapshot: &Snapshot) -> bool {
+        let row = members_of(snapshot).and_then(|members| {
+            let row = members.members.get(&self.settings.id);
+            row.cloned()
+        });
+        row.is_some_and(|row| row.incarnation == self.settings.incarnation)
+    }
+
+    // ---- what clients are told ----
+
+    /// Why this member serves no clients, if it does not.
+    pub fn closed(&self) -> Option<std::sync::Arc<Closed>> {
+        if is_planted(Mutant::UnformedServes) && !self.is_empty() {
+            return None;
+        }
+        let (kind, why) = if self.is_empty() {
+            match self.settings.list.is_empty() {
+                true => (ClosedKind::Joining, self.why_joining()),
+                false => (ClosedKind::Forming, self.why_empty()),
+            }
+        } else if !self.members.is_formed() {
+            (ClosedKind::Forming, self.why_forming())
+        } else if self.applied < self.first_state {
+            let why = "joining: the first state from the leader is being loaded".to_owned();
+            (ClosedKind::Joining, why)
+        } else {
+            let by = self.other_life()?;
+            (ClosedKind::OtherLife, self.why_other_life(by))
+        };
+        Some(std::sync::Arc::new(Closed { kind, why }))
+    }
+
+    fn why_joining(&self) -> String {
+        let id = self.settings.id;
+        let trouble = self.troubles.values().next();
+        match trouble {
+            Some(trouble) => format!("joining: {trouble}"),
+            None => format!("joining: member {id} waits to be added: POST /{id} to any member"),
+        }
+    }
+
+    fn why_empty(&self) -> String {
+        let id = self.settings.id;
+        let (first, url) = self.settings.list.first_key_value().expect("it has a list");
+        let mut why = format!(
+            "forming: member {id} waits for member {first} ({url}), which begins the cluster and adds it"
+        );
+        for trouble in self.troubles.values() {
+            let _ = write!(why, "; {trouble}");
+        }
+        why
+    }
+
+    fn why_forming(&self) -> String {
+        let forming = &self.members.forming;
+        let is_in = |id: &&u64| self.members.is_settled_voter(**id);
+        let (count, all) = (forming.keys().filter(is_in).count(), forming.len());
+        if count == all {
+            return format!("forming: all {all} members are voters; that is being stored");
+        }
+        let mut why = format!("forming: {count} of {all} members are in");
+        for (id, url) in forming.iter().filter(|(id, _)| !is_in(id)) {
+            let _ = match (self.troubles.get(id), self.answered.get(id)) {
+                (Some(trouble), _) => write!(why, "; {trouble}"),
+                (None, None) if self.is_leader() => write!(why, "; start member {id} ({url})"),
+                _ => write!(why, "; member {id} ({url}) is being added"),
+            };
+        }
+        why
+    }
+
+    fn why_other_life(&self, by: u64) -> String {
+        let id = self.settings.id;
+        format!(
+            "other life: member {by} of another cluster knows member {id} at this peer URL with another data directory, \
+             so this one was emptied or replaced, and began a cluster of its own; nothing is served while that is heard: \
+             stop this process, keep its directory aside, then at the other cluster DELETE /{id}, and start with --join"
+        )
+    }
+
+    /// Whoever answers where a peer was dialled is not that peer.
+    pub fn unfit(&mut self, id: u64, reason: Reason) {
+        let Some(url) = self.members.forming.get(&id) else {
+            return;
+        };
+        let trouble =
+            format!("the process at {url} is not the member {id} of this cluster: {reason}");
+        self.keep_trouble(id, trouble);
+    }
+
+    /// What a listed member, or one that this node waits for, has answered instead of letting it in.
+    pub(super) fn note_trouble(&mut self, by: u64, reason: Reason) {
+        let at = self
+            .members
+            .forming
+            .get(&by)
+            .or(self.settings.list.get(&by));
+        let at = at.map_or(String::new(), |url| format!(" ({url})"));
+        let trouble = match reason {
+            Reason::WrongCluster { .. } => {
+                format!(
+                    "member {by}{at} belongs to another cluster; see raftkvd inspect of both directories"
+                )
+            }
+            Reason::NotAMember => format!(
+                "member {by}{at} is in a cluster that has formed without this one: POST /{} to it",
+                self.settings.id
+            ),
+            reason => format!("member {by}{at} refuses this one: {reason}"),
+        };
+        self.keep_trouble(by, trouble);
+    }
+
+    fn keep_trouble(&mut self, by: u64, trouble: String) {
+        // Of peers that were dialled, so there is no more of it than there are members; but a list may be long.
+        if self.troubles.len() < config::TROUBLES_MAX || self.troubles.contains_key(&by) {
+            self.troubles.insert(by, trouble);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Who this node is, and what it does when a peer says otherwise. The rules are in [`crate::identity`], as one table; here
+//! they are carried out.
+
+use super::{Exit, Node, publish};
+use crate::command::{Command, Kind};
+use crate::identity::{self, Own, Refusal, Verdict};
+use crate::proposal::Outcome;
+use crate::status::{Closed, ClosedKind};
+use slog::{info, warn};
+use std::sync::Arc;
+
+impl Node {
+    /// A peer refuses this member.
+    pub fn refused(&mut self, refusal: Refusal) {
+        let by = refusal.by;
+        match identity::verdict(self.own(), &refusal) {
+            Verdict::GoOn => {}
+            Verdict::Wait => {
+                // Its table has no such row any more, so one that does is an older one.
+                if refusal.dialled {
+                    self.replaced_since = None;
+                }
+                if refusal.dialled && refusal.formed && !self.settings.list.is_empty() {
+                    self.note_trouble(by, refusal.reason);
+                }
+                if !std::mem::replace(&mut self.waiting_told, true) {
+                    info!(self.logger, "waiting to be added: POST /{} to any member", self.settings.id; "by" => by);
+                }
+            }
+            Verdict::Warn => {
+                // Whoever is empty is in doubt, and says all that it hears.
+                if refusal.dialled || !self.is_open() {
+                    self.note_trouble(by, refusal.reason);
+                }
+            }
+            Verdict::RefuseService => {
+                // One name, for as long as it lasts.
+                let by = self.other_life().unwrap_or(by);
+                self.other_life_heard = Some((self.now, by));
+            }
+            Verdict::EndAsReplaced => self.end(Exit::Replaced { by }),
+            Verdict::EndAsReplacedUnlessLetIn => {
+                self.let_in.remove(&by);
+                let patience = 2 * self.settings.election_ticks as u64;
+                let since = *self.replaced_since.get_or_insert(self.now);
+                if self.let_in.is_empty() && self.now - since >= patience {
+                    self.end(Exit::Replaced { by });
+                }
+                self.note_trouble(by, refusal.reason);
+            }
+            Verdict::EndAsTwice => self.end(Exit::Twice { by }),
+            Verdict::EndAsRemoved { index } => {
+                self.answer_own_removal();
+                self.end(Exit::Removed { index });
+            }
+        }
+    }
+
+    /// The own life and state, for the table.
+    fn own(&self) -> Own {
+        let members = &self.members;
+        let bound_index = self.own_bound_index;
+        match members.members.get(&self.settings.id) {
+            _ if self.is_empty() => Own::Empty,
+            _ if !members.is_formed() => Own::Forming { bound_index },
+            Some(_) if members.members.len() == 1 && members.removed.is_empty() => Own::Sole,
+            _ => Own::Member { bound_index },
+        }
+    }
+
+    /// Who asked this member for its own removal can be told: it is settled.
+    fn answer_own_removal(&mut self) {
+        let id = self.settings.id;
+        let own_removal = |c: &Command| c.kind == Kind::RemoveMember && c.member_id == id;
+        let index = self.published;
+        self.pending
+            .resolve_where(own_removal, Outcome::Applied { index });
+        for (index, reply) in self.change_replies.drain(..) {
+            publish::answer(Some(reply), Outcome::Applied { index });
+        }
+    }
+
+    /// Who says that another cluster knows this sole member with another directory, for as long as that is heard.
+    pub(super) fn other_life(&self) -> Option<u64> {
+        let patience = 5 * self.settings.election_ticks as u64;
+        let (heard, by) = self.other_life_heard?;
+        (self.own() == Own::Sole && self.now - heard < patience).then_some(by)
+    }
+
+    /// Tells whether clients are served, if that has changed.
+    pub(super) fn tell_closed(&mut self) -> Option<Option<Arc<Closed>>> {
+        // A cluster that has formed, and nothing to say: the usual case, at every pass.
+        if self.closed_told.is_none() && self.other_life_heard.is_none() && self.is_open() {
+            return None;
+        }
+        let closed = self.closed();
+        if closed == self.closed_told {
+            return None;
+        }
+        self.note_closed(closed.clone());
+        Some(closed)
+    }
+
+    /// Clients are told this from now on.
+    pub(super) fn note_closed(&mut self, closed: Option<Arc<Closed>>) {
+        match &closed {
+            Some(closed) if closed.kind == ClosedKind::OtherLife => {
+                warn!(self.logger, "serving no clients: {}", closed.why);
+            }
+            Some(closed) => info!(self.logger, "serving no clients: {}", closed.why),
+            None if self.closed_told.is_some() => info!(self.logger, "serving clients"),
+            None => {}
+        }
+        self.closed_told = closed;
+    }
+
+    fn is_open(&self) -> bool {
+        !self.is_empty() && self.members.is_formed() && self.applied >= self.first_state
+    }
+}

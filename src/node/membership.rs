@@ -1,0 +1,296 @@
+//! Changes of members: one at a time, each settled before the next, and each answered once it is settled.
+//!
+//! The leader is the gate: it proposes a change only when its own term has committed an entry, the change before is
+//! published, and that one's settlement too ([`Members::unsettled`](crate::members::Members::unsettled) has the reason).
+//! A change that comes too early waits, its client's deadline permitting, and holds up no write: the leader's own in
+//! `pending`, a follower's in [`Waiting`].
+//!
+//! What the leader itself proposes follows from what it sees: a member that has moved, an id whose incarnation is open and
+//! that answers at its place, a learner that has caught up, a cluster that forms (`formation.rs`).
+
+use super::Node;
+use super::publish::answer;
+use crate::command::{Batch, Command, Kind};
+use crate::config;
+use crate::members::{Decision, PeerUrl};
+use crate::mutants::{Mutant, is_planted};
+use crate::proposal::{Outcome, Refusal, Reply};
+use raft::ProgressState;
+use raft::eraftpb::{Entry, Message};
+use slog::info;
+
+/// Changes of members that followers have forwarded and that wait at the gate, in order of arrival.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    changes: Vec<Forwarded>,
+}
+
+#[derive(Debug)]
+struct Forwarded {
+    message: Message,
+    command: Command,
+    /// Who proposes: member, incarnation, boot, run.
+    by: (u64, u64, u64, u64),
+    /// Tick at which it is refused, in time for its client.
+    deadline: u64,
+}
+
+impl Node {
+    /// As the leader: goes on with changes, own and others'. Called at every [`Node::ready`].
+    pub(super) fn attend_members(&mut self) {
+        if !self.is_leader() || self.leaving.is_some() {
+            self.waiting.changes.clear();
+            return;
+        }
+        let idle = self.waiting.changes.is_empty() && !self.members_need_care;
+        if idle && self.members.unsettled.is_none() {
+            return;
+        }
+        self.settle();
+        if self.is_gate_open() {
+            if !self.waiting.changes.is_empty() {
+                let first = self.waiting.changes.remove(0);
+                self.step_conf_change(first.message, &first.command);
+            } else if self.members_need_care
+                && let Some(command) = self.next_change()
+            {
+                self.propose_own(command);
+            }
+        }
+        self.refuse_late_changes();
+    }
+
+    /// Proposes what settles the newest change.
+    fn settle(&mut self) {
+        let term = self.raw.raft.term;
+        let Some(unsettled) = self.members.unsettled else {
+            return;
+        };
+        let mut command = Command::new();
+        command.kind = Kind::Settle;
+        command.leader_term = term;
+        command.changed_index = unsettled.index;
+        self.propose_own(command);
+    }
+
+    /// A change may be proposed: there is none under way.
+    fn is_gate_open(&self) -> bool {
+        // A new leader can't know whether one is among the entries that it inherited, until it has applied them.
+        self.conf_change_in_flight <= self.published
+            && !self.raw.raft.has_pending_conf()
+            && self.raw.raft.commit_to_current_term()
+            && self.members.unsettled.is_none()
+    }
+
+    /// Proposes a change as the leader; false when it was not taken, and has to come again. Raft-rs would turn one that it
+    /// can't take into an empty entry without a word.
+    pub(super) fn step_conf_change(&mut self, message: Message, command: &Command) -> bool {
+        if !self.is_gate_open() {
+            return false;
+        }
+        let own = command.kind == Kind::RemoveMember && command.member_id == self.settings.id;
+        if own && matches!(self.members.decide(command), Ok(Decision::Change(_))) {
+            // A leader does not propose its own removal: the cluster would be without one until a timeout.
+            self.hand_over();
+            return false;
+        }
+        let taken = self.raw.step(message).is_ok();
+        if taken {
+            self.conf_change_in_flight = self.raw.raft.raft_log.last_index();
+        }
+        taken
+    }
+
+    /// A follower has forwarded a change: it is proposed now, or waits.
+    pub(super) fn step_forwarded_change(
+        &mut self,
+        message: Message,
+        batch: &Batch,
+        command: &Command,
+    ) {
+        let by = (batch.member, batch.incarnation, batch.boot, batch.run);
+        let changes = &mut self.waiting.changes;
+        // Sent again, since no outcome came: it may have another sequence now.
+        let before = changes.iter_mut().find(|other| {
+            other.by == by && {
+                let (mut one, mut two) = (other.command.clone(), command.clone());
+                (one.sequence, one.wait_ticks) = (0, 0);
+                (two.sequence, two.wait_ticks) = (0, 0);
+                one == two
+            }
+        });
+        if let Some(before) = before {
+            (before.message, before.command) = (message, command.clone());
+            return;
+        }
+        // The answer has to get back before its client's deadline.
+        let deadline = self.now + command.wait_ticks / 4 * 3;
+        let full = changes.len() >= config::CHANGES_WAITING_MAX;
+        changes.push(Forwarded {
+            message,
+            command: command.clone(),
+            by,
+            deadline: if full { 0 } else { deadline },
+        });
+        self.attend_members();
+    }
+
+    /// Changes that have waited too long go into the log as what they are: refused.
+    fn refuse_late_changes(&mut self) {
+        let now = self.now;
+        let changes = &mut self.waiting.changes;
+        let late: Vec<Forwarded> = changes
+            .extract_if(.., |change| change.deadline <= now)
+            .collect();
+        for mut change in late {
+            let entries = change.message.take_entries();
+            let entries = entries.into_iter().map(refused_entry).collect();
+            change.message.set_entries(entries);
+            // What raft drops here, its proposer sends again.
+            let _ = self.raw.step(change.message);
+        }
+    }
+
+    /// Ends this leader's own requests that have waited for another change until their deadline: nothing was changed.
+    pub(super) fn expire_changes(&mut self) {
+        if self.is_leader() && !self.is_gate_open() {
+            let outcome = Outcome::Refused(Refusal::ChangeUnderWay);
+            self.pending.expire_changes(self.now, outcome);
+        }
+    }
+
+    /// There may be something for a leader to propose by itself. Noted when the members change or a peer is met, so that
+    /// nothing is looked for at every pass.
+    pub(super) fn note_care(&mut self) {
+        let learners = self.members.learners().next().is_some();
+        let moves = self.next_move().is_some();
+        self.members_need_care = learners || moves || !self.members.is_formed();
+    }
+
+    /// The change that this leader proposes next by itself, if there is one.
+    fn next_change(&mut self) -> Option<Command> {
+        self.next_move()
+            .or_else(|| self.next_binding())
+            .or_else(|| self.next_promotion())
+            .or_else(|| self.next_of_formation())
+    }
+
+    /// A member that is at another place than the members say: this one, or one that has come from there.
+    fn next_move(&self) -> Option<Command> {
+        let own = self.settings.url.clone();
+        let own = own.map(|url| (self.settings.id, self.settings.incarnation, url));
+        let claimed = self.claimed.values();
+        let claimed = claimed.map(|met| (met.id, met.incarnation, met.url.clone()));
+        let command = |(id, incarnation, url): (u64, u64, PeerUrl)| {
+            let mut command = Command::new();
+            command.kind = Kind::MoveMember;
+            command.member_id = id;
+            command.member_incarnation = incarnation;
+            command.member_url = url.to_string();
+            command
+        };
+        let changes = |command: &Command| {
+            let row = self.members.members.get(&command.member_id);
+            row.is_some_and(|row| row.incarnation == command.member_incarnation)
+                && matches!(self.members.decide(command), Ok(Decision::Change(_)))
+        };
+        own.into_iter().chain(claimed).map(command).find(changes)
+    }
+
+    /// A move was carried out, from a place. What the member said of that place before is answered, also if an operator
+    /// knows better; what it says of another place is not.
+    pub(super) fn note_moved(&mut self, id: u64, index: u64, from: Option<PeerUrl>) {
+        let to = self.members.members.get(&id).map(|row| row.url.clone());
+        // A move that is only replayed is older than whatever was said in this start.
+        if index <= self.replayed {
+            return;
+        }
+        let answered = |url: &PeerUrl| from.as_ref() == Some(url) || to.as_ref() == Some(url);
+        if self.claimed.get(&id).is_some_and(|met| answered(&met.url)) {
+            self.claimed.remove(&id);
+        }
+        if id == self.settings.id && self.settings.url.as_ref().is_some_and(answered) {
+            self.settings.url = None;
+        }
+        self.note_care();
+    }
+
+    /// An id that was added with an open incarnation, and whoever answers at its place with an empty directory.
+    fn next_binding(&self) -> Option<Command> {
+        let mut members = self.members.members.iter();
+        members.find_map(|(id, row)| {
+            let met = self.answered.get(id)?;
+            let at_its_place = met.url == row.url || is_planted(Mutant::BoundAnywhere);
+            let fits = row.incarnation == 0 && met.empty && at_its_place;
+            fits.then(|| {
+                let mut command = Command::new();
+                command.kind = Kind::BindMember;
+                command.member_id = *id;
+                command.member_incarnation = met.incarnation;
+                command.member_added_index = row.added_index;
+                command
+            })
+        })
+    }
+
+    /// A learner that has caught up becomes a voter.
+    fn next_promotion(&self) -> Option<Command> {
+        let raft = &self.raw.raft;
+        let committed = raft.raft_log.committed;
+        let lag_max = match self.members.is_formed() {
+            true => config::PROMOTION_LAG_ENTRIES_MAX,
+            // There are no writes that could keep it behind.
+            false => 0,
+        };
+        let caught_up = |id: &u64| {
+            raft.prs().get(*id).is_some_and(|progress| {
+                let behind = committed.saturating_sub(progress.matched);
+                // After a snapshot a member is probed until there is an entry to send it: in an idle cluster, for ever.
+                let replicates = progress.state == ProgressState::Replicate
+                    || (behind == 0 && !is_planted(Mutant::PromotionForgotten));
+                progress.recent_active && replicates && behind <= lag_max
+            })
+        };
+        let bound = |id: &u64| self.members.members[id].incarnation != 0;
+        let id = self.members.learners().filter(bound).find(caught_up)?;
+        let mut command = Command::new();
+        command.kind = Kind::PromoteMember;
+        command.member_id = id;
+        command.member_added_index = self.members.members[&id].added_index;
+        Some(command)
+    }
+
+    /// A change of members was published, and its effect is in `members` and in raft: its answer waits for the settlement.
+    pub(super) fn answer_when_settled(&mut self, reply: Option<Reply>, index: u64) {
+        if self.members.unsettled.is_none() || is_planted(Mutant::UnsettledChangeTold) {
+            answer(reply, Outcome::Applied { index });
+        } else {
+            self.change_replies
+                .extend(reply.map(|reply| (index, reply)));
+        }
+    }
+
+    /// A settlement was published. Of another term, it was forwarded to a leader that may not have carried the change out.
+    pub(super) fn publish_settlement(&mut self, command: &Command, entry_term: u64) {
+        let same_term = command.leader_term == entry_term;
+        let unsettled = self.members.unsettled;
+        if !same_term || unsettled.is_none_or(|change| change.index != command.changed_index) {
+            return;
+        }
+        let change = self.members.unsettled.take();
+        info!(self.logger, "the change of members is settled"; "index" => command.changed_index,
+            "member" => change.map(|change| change.member));
+        self.tell_members(0);
+        for (index, reply) in self.change_replies.drain(..) {
+            answer(Some(reply), Outcome::Applied { index });
+        }
+    }
+}
+
+/// A change that is not carried out goes into the log as a normal entry: at publication it is refused on every node alike,
+/// and its proposer learns of it.
+fn refused_entry(entry: Entry) -> Entry {
+    let mut normal = Entry::default();
+    normal.data = entry.context;
+    normal
+}
