@@ -1,10 +1,10 @@
 //! Opening a connection to a peer: the socket, the request, and what the answer means.
 
-use super::handshake::{self, Claims};
+use super::Shared;
+use super::handshake;
 use super::link::Found;
-use super::{Denied, Shared};
 use crate::config;
-use crate::inbox::{Reason, Verdict};
+use crate::identity::{Claims, Reason, Refusal};
 use crate::members::PeerUrl;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
@@ -14,7 +14,6 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -29,7 +28,7 @@ pub(super) enum Failure {
     #[error("it did not answer in time")]
     Silent,
     #[error("it refuses this member: {}", .0.reason)]
-    Refused(Verdict),
+    Refused(Refusal),
     #[error("it is not the peer that was expected: {0}")]
     Disliked(Reason),
     #[error("it answered {0}")]
@@ -37,8 +36,6 @@ pub(super) enum Failure {
     /// Its own fault, most likely its disk's.
     #[error("it answered {0}")]
     Troubled(String),
-    #[error(transparent)]
-    Denied(Denied),
 }
 
 impl Failure {
@@ -47,15 +44,19 @@ impl Failure {
         matches!(self, Failure::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused)
     }
 
-    /// What it says of the peer, where there was no connection yet.
-    pub(super) fn found(&self) -> Found {
-        let silent = matches!(
+    /// Somebody has answered as a peer may.
+    pub(super) fn answered(&self) -> bool {
+        !matches!(
             self,
             Failure::Connect(_) | Failure::Broken(_) | Failure::Silent
-        );
+        )
+    }
+
+    /// What it says of the peer, where there was no connection yet.
+    pub(super) fn found(&self) -> Found {
         Found::Down {
             why: self.to_string(),
-            answered: !silent,
+            answered: self.answered(),
         }
     }
 }
@@ -98,10 +99,9 @@ pub(super) fn prepare(stream: &TcpStream, silence: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// A request with this member's claims.
+/// A request with these claims.
 pub(super) fn request<B>(
-    shared: &Shared,
-    to: u64,
+    claims: &Claims,
     url: &PeerUrl,
     path: &'static str,
     body: B,
@@ -112,7 +112,7 @@ pub(super) fn request<B>(
     *request.method_mut() = Method::POST;
     *request.uri_mut() = hyper::Uri::from_static(path);
     request.headers_mut().insert(HOST, host);
-    shared.claims(to).write(request.headers_mut());
+    handshake::write(claims, request.headers_mut());
     Ok(request)
 }
 
@@ -143,16 +143,16 @@ where
     }
 }
 
-/// The failure that an answer other than the hoped-for one stands for.
-pub(super) async fn read_refusal(response: Response<Incoming>) -> Failure {
+/// The failure that an answer other than the hoped-for one stands for. `known`: see [`super::peers::Place`].
+pub(super) async fn read_refusal(response: Response<Incoming>, known: bool) -> Failure {
     let status = response.status();
     let body = Limited::new(response.into_body(), handshake::REFUSAL_BYTES_MAX);
     let Ok(body) = body.collect().await else {
         return Failure::Unexpected(status.to_string());
     };
     let body = body.to_bytes();
-    match handshake::parse_refusal(&body) {
-        Some(verdict) => Failure::Refused(verdict),
+    match handshake::parse_refusal(&body, known) {
+        Some(refusal) => Failure::Refused(refusal),
         None => {
             let text = String::from_utf8_lossy(&body);
             let line = text.lines().next().unwrap_or_default();
@@ -165,21 +165,20 @@ pub(super) async fn read_refusal(response: Response<Incoming>) -> Failure {
     }
 }
 
-/// Judges the claims in a positive answer of `peer`.
-pub(super) async fn judge(
-    shared: &Arc<Shared>,
+/// The claims in a positive answer of `peer`, if they are believed.
+pub(super) fn judge(
+    shared: &Shared,
     peer: u64,
     response: &Response<Incoming>,
-) -> Result<(), Failure> {
-    let claims = Claims::read(response.headers())
+) -> Result<Claims, Failure> {
+    let claims = handshake::read(response.headers())
         .map_err(|malformed| Failure::Unexpected(malformed.to_string()))?;
-    if claims.from != peer {
-        let actual = claims.from;
+    let actual = claims.from;
+    if actual != peer {
         return Err(Failure::Disliked(Reason::WrongReceiver { actual }));
     }
-    match shared.admit(&claims).await {
-        Ok(_) => Ok(()),
-        Err(Denied::Reason(reason)) => Err(Failure::Disliked(reason)),
-        Err(denied) => Err(Failure::Denied(denied)),
+    match shared.judge(&claims).standing {
+        Ok(_) => Ok(claims),
+        Err(reason) => Err(Failure::Disliked(reason)),
     }
 }

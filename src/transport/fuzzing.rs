@@ -2,7 +2,7 @@
 //! nothing else comes to depend on them.
 
 use super::frame::{self, Frames};
-use super::handshake::{self, Claims};
+use super::handshake;
 use hyper::HeaderMap;
 use raft::eraftpb::Message;
 use std::io;
@@ -59,14 +59,14 @@ pub fn encode(messages: &[Message]) -> Vec<u8> {
 
 /// Reads the head of a handshake, and writes what it understood.
 pub fn handshake(headers: &HeaderMap) -> Option<HeaderMap> {
-    let claims = Claims::read(headers).ok()?;
+    let claims = handshake::read(headers).ok()?;
     let mut written = HeaderMap::new();
-    claims.write(&mut written);
-    assert_eq!(Claims::read(&written).ok(), Some(claims));
+    handshake::write(&claims, &mut written);
+    assert_eq!(handshake::read(&written).ok(), Some(claims));
     Some(written)
 }
 
 /// Reads the body of a refusal. Gives whether it was one.
 pub fn refusal(body: &[u8]) -> bool {
-    handshake::parse_refusal(body).is_some()
+    handshake::parse_refusal(body, true).is_some()
 }

@@ -1,12 +1,15 @@
 //! The peer port: lets peers in, and takes their messages to the inbox.
 //!
-//! Whoever can reach the port can send anything, so before a handshake was accepted nobody holds more than a
-//! connection and a small buffer, for a limited time; and when connections run out, it is the oldest of those without
-//! a handshake that ends, so that idle ones never keep a member out.
+//! Anybody who can reach the port can send anything, so before a handshake was accepted nobody holds more than a
+//! connection and a small buffer, for a limited time; and when connections run out, it is the oldest of those that the
+//! table does not bind that ends, so that strangers never keep a member out.
 
-use super::handshake::{self, Accepted, Claims, Lane, UPGRADE};
-use super::{Denied, Shared, dial, frame, snapshot};
+use super::admission::{Entry, Turned};
+use super::handshake::{self, Lane, UPGRADE};
+use super::{Shared, dial, frame, snapshot};
 use crate::config;
+use crate::identity::{Claims, Reason, Refusal, Standing};
+use crate::inbox::{Met, Notice};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
@@ -17,16 +20,12 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use raft::eraftpb::{Message, MessageType};
 use slog::{Logger, debug, error, o, warn};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
-
-/// Peers whose last refusal is remembered, so that it is logged once.
-const REFUSALS_REMEMBERED: usize = 64;
 
 /// Accepts connections until `shutdown` is done.
 pub(super) async fn serve(
@@ -86,7 +85,7 @@ pub(super) async fn serve(
     }
 }
 
-/// Connections without an accepted handshake, oldest first. The newest has no task for a moment.
+/// Connections that belong to no bound member, oldest first. The newest has no task for a moment.
 #[derive(Default)]
 struct Strangers(Mutex<BTreeMap<u64, Option<AbortHandle>>>);
 
@@ -105,7 +104,7 @@ struct Stranger {
 }
 
 impl Stranger {
-    /// The connection belongs to a peer now, or has ended.
+    /// The connection belongs to a member now, or has ended.
     fn leave(&self) {
         self.strangers.lock().remove(&self.serial);
     }
@@ -120,7 +119,8 @@ impl Drop for Stranger {
 /// An accepted request for a stream, whose connection is about to be handed over by hyper.
 struct Upgrading {
     claims: Claims,
-    lane: Lane,
+    standing: Standing,
+    entry: Entry,
     connection: OnUpgrade,
 }
 
@@ -153,7 +153,8 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, stranger: Stranger, 
         .expect("a thread panicked while it held an upgrade");
     let Some(Upgrading {
         claims,
-        lane,
+        standing,
+        entry,
         connection,
     }) = upgrading
     else {
@@ -174,28 +175,22 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, stranger: Stranger, 
         return;
     };
     let from = claims.from;
-    let Some(entry) = Entry::new(&shared, from, lane, stranger.serial) else {
-        debug!(logger, "a stream came after a newer one"; "peer" => from, "lane" => %lane);
-        return;
-    };
     let stream = Stream {
         shared: &shared,
         claims,
-        replaced: &entry.replaced,
+        standing,
+        entry: &entry,
+        stranger: &stranger,
         socket: parts.io.into_inner(),
         frames: frame::Frames::default(),
     };
     match stream.run(&parts.read_buf).await {
-        Ok(()) => debug!(logger, "a stream has ended"; "peer" => from, "lane" => %lane),
+        Ok(()) => debug!(logger, "a stream has ended"; "peer" => from),
         // That it was removed is told elsewhere, and that it is refused if it comes again.
         Err(end @ End::Denied(_)) => {
-            debug!(logger, "closed a peer's stream"; "peer" => from, "lane" => %lane,
-                "error" => %end);
+            debug!(logger, "closed a peer's stream"; "peer" => from, "error" => %end);
         }
-        Err(end) => {
-            warn!(logger, "closed a peer's stream"; "peer" => from, "lane" => %lane,
-                "error" => %end);
-        }
+        Err(end) => warn!(logger, "closed a peer's stream"; "peer" => from, "error" => %end),
     }
 }
 
@@ -220,7 +215,7 @@ async fn handle(
         response.headers_mut().insert(ALLOW, post);
         return response;
     }
-    let claims = match Claims::read(request.headers()) {
+    let claims = match handshake::read(request.headers()) {
         Ok(claims) => claims,
         Err(malformed) => return refuse(StatusCode::BAD_REQUEST, &malformed.to_string(), logger),
     };
@@ -232,38 +227,76 @@ async fn handle(
             Err(why) => return refuse(StatusCode::BAD_REQUEST, &why, logger),
         }
     };
-    let accepted = match shared.admit(&claims).await {
-        Ok(accepted) => accepted,
-        Err(denied) => return deny(shared, &claims, denied, logger),
+    let judged = shared.judge(&claims);
+    if let Some(refusal) = Refusal::of_claim(&claims, &judged.view) {
+        shared.inbox.notice(Notice::Refused(refusal));
+    }
+    let standing = match judged.standing {
+        Ok(standing) => standing,
+        Err(reason) => return shared.deny(&claims, &judged, reason, logger),
+    };
+    let Some(lane) = lane else {
+        let body = request.into_body();
+        return receive(shared, claims, standing, body, stranger, logger).await;
+    };
+    let entry = match Entry::new(shared, &claims, standing, lane, stranger.serial) {
+        Ok(entry) => entry,
+        Err(Turned::Twice) => return shared.deny(&claims, &judged, Reason::Twice, logger),
+        Err(turned) => return turned.answer(),
     };
     shared.inbound.refusals().remove(&claims.from);
-    stranger.leave();
-    shared.welcome(&claims, &accepted);
-    let claims = as_accepted(claims, &accepted);
-    let Some(lane) = lane else {
-        let from = claims.from;
-        return match snapshot::receive(shared, claims, request.into_body(), logger).await {
-            Ok(()) => answer(StatusCode::NO_CONTENT, ""),
-            Err(error) => {
-                shared.metrics.snapshots.receives_failed.inc();
-                warn!(logger, "did not receive a snapshot"; "peer" => from, "error" => %error);
-                answer(error.status(), &error.to_string())
-            }
-        };
-    };
+    welcome(shared, &claims, standing, stranger);
+    if lane == Lane::Control && claims.url_given {
+        shared.inbox.notice(Notice::Met(Met {
+            id: claims.from,
+            incarnation: claims.incarnation,
+            empty: claims.bound_index == 0,
+            url: claims.url.clone(),
+            dialled: false,
+        }));
+    }
     let mut response = answer(StatusCode::SWITCHING_PROTOCOLS, "");
     let headers = response.headers_mut();
-    shared.claims(claims.from).write(headers);
+    handshake::write(&judged.view.claims(claims.from, None), headers);
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE_HEADER, HeaderValue::from_static(UPGRADE));
     *upgrading
         .lock()
         .expect("a thread panicked while it held an upgrade") = Some(Upgrading {
         claims,
-        lane,
+        standing,
+        entry,
         connection: hyper::upgrade::on(&mut request),
     });
     response
+}
+
+/// Claims have, or now have, this standing.
+fn welcome(shared: &Arc<Shared>, claims: &Claims, standing: Standing, stranger: &Stranger) {
+    if standing == Standing::Bound {
+        stranger.leave();
+    }
+    shared.welcome(claims, standing);
+}
+
+async fn receive(
+    shared: &Arc<Shared>,
+    claims: Claims,
+    standing: Standing,
+    body: Incoming,
+    stranger: &Stranger,
+    logger: &Logger,
+) -> Response<Full<Bytes>> {
+    welcome(shared, &claims, standing, stranger);
+    let from = claims.from;
+    match snapshot::receive(shared, claims, standing, body, logger).await {
+        Ok(()) => answer(StatusCode::NO_CONTENT, ""),
+        Err(error) => {
+            shared.metrics.snapshots.receives_failed.inc();
+            warn!(logger, "did not receive a snapshot"; "peer" => from, "error" => %error);
+            answer(error.status(), &error.to_string())
+        }
+    }
 }
 
 /// What a stream's request has to have beside the claims.
@@ -282,45 +315,13 @@ fn stream_lane(request: &Request<Incoming>) -> Result<Lane, String> {
     Lane::read(headers).map_err(|malformed| malformed.to_string())
 }
 
-/// The claims as they were believed: an empty joiner belongs to the life in which it was let in.
-fn as_accepted(mut claims: Claims, accepted: &Accepted) -> Claims {
-    claims.added_index = accepted.life;
-    claims
-}
-
-fn deny(
-    shared: &Shared,
-    claims: &Claims,
-    denied: Denied,
-    logger: &Logger,
-) -> Response<Full<Bytes>> {
-    let text = denied.to_string();
-    let mut refusals = shared.inbound.refusals();
-    if refusals.get(&claims.from) != Some(&text) {
-        warn!(logger, "refused a peer"; "peer" => claims.from, "why" => &text);
-        if refusals.len() >= REFUSALS_REMEMBERED {
-            refusals.clear();
-        }
-        refusals.insert(claims.from, text.clone());
-    }
-    match denied {
-        Denied::Reason(reason) => {
-            let (status, body) = handshake::refusal(shared.me, shared.is_leader(), reason);
-            let mut response = Response::new(Full::from(body));
-            *response.status_mut() = status;
-            response
-        }
-        Denied::File(_) => answer(StatusCode::INTERNAL_SERVER_ERROR, &text),
-    }
-}
-
 /// The answer to somebody who does not speak as a peer does.
 fn refuse(status: StatusCode, line: &str, logger: &Logger) -> Response<Full<Bytes>> {
     warn!(logger, "refused a request at the peer port"; "why" => line);
     answer(status, line)
 }
 
-fn answer(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
+pub(super) fn answer(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
     let body = if line.is_empty() {
         Full::default()
     } else {
@@ -331,73 +332,13 @@ fn answer(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
     response
 }
 
-/// The streams of all peers, and what was logged of those who got none.
-#[derive(Default)]
-pub(super) struct Registry {
-    streams: Mutex<Streams>,
-    refusals: Mutex<HashMap<u64, String>>,
-}
-
-/// By peer and lane: the serial number of the connection, and what tells it that it was replaced.
-type Streams = HashMap<(u64, Lane), (u64, Arc<Notify>)>;
-
-impl Registry {
-    fn streams(&self) -> MutexGuard<'_, Streams> {
-        self.streams
-            .lock()
-            .expect("a thread panicked while it held the streams")
-    }
-
-    fn refusals(&self) -> MutexGuard<'_, HashMap<u64, String>> {
-        self.refusals
-            .lock()
-            .expect("a thread panicked while it held the refusals")
-    }
-}
-
-/// A stream in the [`Registry`]. A peer has one a lane: a second means that the first is dead and does not know it. The
-/// first is the one that was accepted first, also when its handshake (it may sync a file) took longer.
-struct Entry<'a> {
-    shared: &'a Shared,
-    key: (u64, Lane),
-    replaced: Arc<Notify>,
-}
-
-impl<'a> Entry<'a> {
-    /// `None`: there is a newer one.
-    fn new(shared: &'a Shared, from: u64, lane: Lane, serial: u64) -> Option<Entry<'a>> {
-        let (key, replaced) = ((from, lane), Arc::new(Notify::new()));
-        let mut streams = shared.inbound.streams();
-        if streams.get(&key).is_some_and(|(newer, _)| *newer > serial) {
-            return None;
-        }
-        if let Some((_, older)) = streams.insert(key, (serial, replaced.clone())) {
-            older.notify_one();
-        }
-        drop(streams);
-        Some(Entry {
-            shared,
-            key,
-            replaced,
-        })
-    }
-}
-
-impl Drop for Entry<'_> {
-    fn drop(&mut self) {
-        let mut streams = self.shared.inbound.streams();
-        let own = |(_, current): &(u64, Arc<Notify>)| Arc::ptr_eq(current, &self.replaced);
-        if streams.get(&self.key).is_some_and(own) {
-            streams.remove(&self.key);
-        }
-    }
-}
-
 /// An established stream of a peer.
 struct Stream<'a> {
     shared: &'a Arc<Shared>,
     claims: Claims,
-    replaced: &'a Notify,
+    standing: Standing,
+    entry: &'a Entry,
+    stranger: &'a Stranger,
     socket: TcpStream,
     frames: frame::Frames,
 }
@@ -408,7 +349,7 @@ enum End {
     #[error(transparent)]
     Frame(#[from] frame::FrameError),
     #[error("the peer is no longer welcome: {0}")]
-    Denied(Denied),
+    Denied(Reason),
 }
 
 impl Stream<'_> {
@@ -422,11 +363,11 @@ impl Stream<'_> {
             self.deliver()?;
             tokio::select! {
                 biased;
-                () = self.replaced.notified() => return Ok(()),
+                () = self.entry.replaced.notified() => return Ok(()),
                 changed = view.changed() => {
                     changed.expect("the sender lives in what this stream borrows");
                     view.borrow_and_update();
-                    judge_again(self.shared, &self.claims).await.map_err(End::Denied)?;
+                    self.judge()?;
                 }
                 read = self.frames.fill(&mut self.socket) => {
                     // A connection that breaks is the peer's to report, it dials again.
@@ -438,8 +379,27 @@ impl Stream<'_> {
         }
     }
 
+    /// Judges the peer again.
+    fn judge(&mut self) -> Result<(), End> {
+        match self.shared.judge(&self.claims).standing {
+            Ok(standing) if standing == self.standing => {}
+            Ok(standing) => {
+                self.standing = standing;
+                welcome(self.shared, &self.claims, standing, self.stranger);
+            }
+            Err(reason) => {
+                self.shared.forget(&self.claims);
+                return Err(End::Denied(reason));
+            }
+        }
+        Ok(())
+    }
+
     /// Hands over all whole frames, as one batch of messages so that the raft loop wakes up once.
     fn deliver(&mut self) -> Result<(), End> {
+        if self.standing == Standing::Ahead {
+            self.judge()?;
+        }
         let (mut messages, mut bytes) = (Vec::new(), 0);
         let end = loop {
             match self.frames.take() {
@@ -454,10 +414,13 @@ impl Stream<'_> {
                 Err(error) => break Err(error.into()),
             }
         };
-        self.note_answers(&messages);
-        if !messages.is_empty() {
+        // Who has no power yet has nothing to say.
+        if !messages.is_empty() && self.standing != Standing::Waiting {
+            self.entry.heard();
+            self.note_answers(&messages);
             // Those that do not fit are counted there, and raft resends.
-            let _ = self.shared.inbox.receive(messages, bytes);
+            let bound = self.standing == Standing::Bound;
+            let _ = self.shared.inbox.receive(messages, bytes, bound);
         }
         end
     }
@@ -472,13 +435,4 @@ impl Stream<'_> {
             }
         }
     }
-}
-
-/// Whether a peer that was let in may stay.
-pub(super) async fn judge_again(shared: &Arc<Shared>, claims: &Claims) -> Result<(), Denied> {
-    let (shared, claims) = (shared.clone(), claims.clone());
-    let judged = tokio::task::spawn_blocking(move || shared.judge(&claims).map(|_| ()));
-    judged
-        .await
-        .unwrap_or_else(|error| Err(Denied::File(error.into())))
 }

@@ -1,10 +1,11 @@
 //! Whether a peer is up: what its two lanes find out, put together and logged once a change.
 //!
-//! A peer is up when both lanes are connected, and down when either can't be. A connection that breaks says neither: it
+//! A peer is up when both lanes are connected and messages pass, and down when either can't be connected. A connection that breaks says neither: it
 //! is dialed again at once, and only that tells. How often a lane tries in vain, and with which error, is nobody's
 //! business; but a peer that answers and refuses is another matter than one that does not answer.
 
 use super::handshake::Lane;
+use crate::members::PeerUrl;
 use slog::{Logger, info, warn};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 /// What a lane knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Found {
-    /// It is connected.
+    /// It is connected, and messages pass.
     Up,
     /// It was, and the connection broke.
     Broken(String),
@@ -40,8 +41,8 @@ impl Link {
         }
     }
 
-    /// A lane knows something; logs it if it makes a difference.
-    pub(super) fn found(&self, lane: Lane, found: Found) {
+    /// A lane knows something of the peer at this place; logs it if it makes a difference.
+    pub(super) fn found(&self, lane: Lane, found: Found, url: &PeerUrl) {
         let mut state = self
             .state
             .lock()
@@ -49,14 +50,17 @@ impl Link {
         // Under the lock, so that lines come in the order of what they tell.
         match state.change(lane, found, Instant::now()) {
             None => {}
-            Some(Change::Up { down: None }) => info!(self.logger, "peer is up"),
+            Some(Change::Up { down: None }) => info!(self.logger, "peer is up"; "url" => %url),
             Some(Change::Up { down: Some(down) }) => {
-                info!(self.logger, "peer is up again"; "was_down_ms" => down.as_millis() as u64);
+                info!(self.logger, "peer is up again"; "url" => %url,
+                    "was_down_ms" => down.as_millis() as u64);
             }
             Some(Change::Again { why }) => {
-                info!(self.logger, "peer was connected again"; "error" => why);
+                info!(self.logger, "peer was connected again"; "url" => %url, "error" => why);
             }
-            Some(Change::Down { why }) => warn!(self.logger, "peer is down"; "error" => why),
+            Some(Change::Down { why }) => {
+                warn!(self.logger, "peer is down"; "url" => %url, "error" => why);
+            }
         }
     }
 }

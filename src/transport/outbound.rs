@@ -7,9 +7,12 @@
 use super::dial::{self, Failure};
 use super::handshake::{Lane, UPGRADE};
 use super::link::{Found, Link};
+use super::peers::{Answer, Place};
 use super::round_trip::RoundTrip;
 use super::{Shared, encoded, frame};
-use crate::inbox::Notice;
+use crate::identity::{Claims, Reason, Standing};
+use crate::inbox::{Met, Notice};
+use crate::members::PeerUrl;
 use crate::{config, metrics};
 use bytes::Bytes;
 use http_body_util::Empty;
@@ -19,10 +22,13 @@ use hyper_util::rt::TokioIo;
 use raft::eraftpb::Message;
 use slog::{Logger, debug};
 use std::collections::VecDeque;
+use std::io;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
@@ -98,12 +104,20 @@ impl Queue {
         (!into.is_empty() || !waiting.closed).then_some(())
     }
 
-    fn clear(&self) {
+    /// Drops what waits. False: nothing did.
+    pub(super) fn clear(&self) -> bool {
         let mut waiting = self.lock();
+        let any = !waiting.messages.is_empty();
         self.metrics.dropped.inc_by(waiting.messages.len() as u64);
         waiting.messages.clear();
         waiting.bytes = 0;
         self.show(&waiting);
+        any
+    }
+
+    #[cfg(test)]
+    pub(super) fn connections(&self) -> u64 {
+        self.metrics.connections.get()
     }
 
     fn show(&self, waiting: &Waiting) {
@@ -122,7 +136,6 @@ impl Queue {
 pub(super) struct Outbound {
     pub shared: Arc<Shared>,
     pub peer: u64,
-    pub url: crate::members::PeerUrl,
     pub lane: Lane,
     pub queue: Arc<Queue>,
     pub round_trip: Arc<RoundTrip>,
@@ -131,39 +144,70 @@ pub(super) struct Outbound {
     pub logger: Logger,
 }
 
+/// A connection that was made.
+struct Connection {
+    stream: TcpStream,
+    answer: Answer,
+    /// What this member has said of itself.
+    said: Claims,
+}
+
+/// How a connection has ended.
+enum Ended {
+    /// The peer was retired.
+    Retired,
+    /// It is to be made again.
+    Outdated,
+    Broken(String),
+    /// The peer is not believed any more.
+    Disliked(Reason),
+}
+
 impl Outbound {
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(self) {
         let mut pause = config::PEER_BACKOFF_MIN;
         let mut retired = self.retired.clone();
-        // There was a connection, and what became of the process at its far end is not known.
-        let mut lost = false;
+        // Where there was a connection, while what became of the process at its far end is not known.
+        let mut lost = None;
         loop {
-            let dialed = tokio::select! {
+            let dialled = tokio::select! {
                 biased;
-                _ = retired.wait_for(|retired| *retired) => return self.queue.clear(),
-                dialed = self.dial() => dialed,
+                _ = retired.wait_for(|retired| *retired) => {
+                    self.queue.clear();
+                    return;
+                }
+                dialled = self.dial(&mut lost) => dialled,
             };
             let mut at_once = false;
-            let failure = match dialed {
-                Ok(stream) => {
+            let failure = match dialled {
+                Ok(connection) => {
                     self.queue.metrics.connections.inc();
-                    self.link.found(self.lane, Found::Up);
-                    self.tell(Notice::Connected(self.peer));
-                    lost = true;
+                    let url = connection.answer.url.clone();
+                    lost = Some(url.clone());
                     let since = Instant::now();
-                    let Some(why) = self.write(stream).await else {
-                        return;
-                    };
+                    let ended = self.serve(connection).await;
+                    self.answered(None);
                     // A connection that ends as soon as it was made is no reason to hurry.
                     if since.elapsed() > config::PEER_BACKOFF_MAX {
                         pause = config::PEER_BACKOFF_MIN;
                         at_once = true;
                     }
-                    self.link.found(self.lane, Found::Broken(why.clone()));
-                    Failure::Broken(why)
+                    match ended {
+                        Ended::Retired => return,
+                        Ended::Outdated => continue,
+                        Ended::Broken(why) => {
+                            self.link.found(self.lane, Found::Broken(why.clone()), &url);
+                            Failure::Broken(why)
+                        }
+                        Ended::Disliked(reason) => {
+                            let failure = Failure::Disliked(reason);
+                            self.link.found(self.lane, failure.found(), &url);
+                            failure
+                        }
+                    }
                 }
-                Err(failure) => {
-                    self.link.found(self.lane, failure.found());
+                Err((url, failure)) => {
+                    self.link.found(self.lane, failure.found(), &url);
                     failure
                 }
             };
@@ -171,13 +215,8 @@ impl Outbound {
             self.round_trip.forget();
             debug!(self.logger, "lane is not connected"; "lane" => %self.lane, "error" => %failure);
             self.shared.inbox.notice(Notice::Unreachable(self.peer));
-            // Of a peer that does not answer nothing is known; but a host that does, and knows of no listener, has seen
-            // its process end.
-            if failure.nobody_listens() && std::mem::take(&mut lost) {
-                self.tell(Notice::Gone(self.peer));
-            }
-            if let Failure::Refused(verdict) = failure {
-                self.shared.inbox.notice(Notice::Refused(verdict));
+            if let Failure::Disliked(reason) = failure {
+                self.tell(Notice::Unfit(self.peer, reason));
             }
             if at_once {
                 continue;
@@ -195,25 +234,49 @@ impl Outbound {
         }
     }
 
+    /// Tries each place of the peer. Gives what is wrong with one that has answered, or with the last.
+    async fn dial(&self, lost: &mut Option<PeerUrl>) -> Result<Connection, (PeerUrl, Failure)> {
+        let mut failed: Option<(PeerUrl, Failure)> = None;
+        for place in self.shared.places(self.peer) {
+            let failure = match self.dial_at(&place).await {
+                Ok(connection) => return Ok(connection),
+                Err(failure) => failure,
+            };
+            // Of a peer that does not answer nothing is known; but a host that does, and knows of no listener, has seen
+            // its process end.
+            if failure.nobody_listens() && lost.take_if(|lost| *lost == place.url).is_some() {
+                self.tell(Notice::Gone(self.peer));
+            }
+            if let Failure::Refused(refusal) = &failure {
+                self.shared.inbox.notice(Notice::Refused(refusal.clone()));
+            }
+            let answered = |failed: &(PeerUrl, Failure)| failed.1.answered();
+            if !failed.as_ref().is_some_and(answered) {
+                failed = Some((place.url, failure));
+            }
+        }
+        match failed {
+            Some(failed) => Err(failed),
+            // It was retired, which is what the caller waits for as well.
+            None => std::future::pending().await,
+        }
+    }
+
     /// Makes a connection and takes it through the handshake.
-    async fn dial(&self) -> Result<TcpStream, Failure> {
-        let stream = dial::connect(&self.url, config::PEER_SILENCE_MAX).await?;
-        let mut request = dial::request(
-            &self.shared,
-            self.peer,
-            &self.url,
-            "/raft/stream",
-            Empty::<Bytes>::new(),
-        )?;
+    async fn dial_at(&self, place: &Place) -> Result<Connection, Failure> {
+        let Place { url, known } = place;
+        let stream = dial::connect(url, config::PEER_SILENCE_MAX).await?;
+        let said = self.shared.view().claims(self.peer, Some(url));
+        let mut request = dial::request(&said, url, "/raft/stream", Empty::<Bytes>::new())?;
         let headers = request.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE_HEADER, HeaderValue::from_static(UPGRADE));
         self.lane.write(headers);
         let handshake = dial::exchange(stream, request, async |mut response| {
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                return Err(dial::read_refusal(response).await);
+                return Err(dial::read_refusal(response, *known).await);
             }
-            dial::judge(&self.shared, self.peer, &response).await?;
+            let claims = dial::judge(&self.shared, self.peer, &response)?;
             let upgraded = hyper::upgrade::on(&mut response).await?;
             let parts = upgraded
                 .downcast::<TokioIo<TcpStream>>()
@@ -221,58 +284,110 @@ impl Outbound {
             if !parts.read_buf.is_empty() {
                 return Err(Failure::Unexpected("and went on talking".to_owned()));
             }
-            Ok(parts.io.into_inner())
+            Ok(Connection {
+                stream: parts.io.into_inner(),
+                answer: Answer {
+                    claims,
+                    url: url.clone(),
+                },
+                said: said.clone(),
+            })
         });
         timeout(self.shared.limits.handshake_timeout, handshake)
             .await
             .unwrap_or(Err(Failure::Silent))
     }
 
-    /// Writes what is queued until the connection breaks (why?), or until the peer is retired (`None`).
-    async fn write(&mut self, stream: TcpStream) -> Option<String> {
-        let (mut read, mut write) = stream.into_split();
-        // The peer says nothing on this connection, so whatever there is to read is its end. It is noticed at once,
-        // also when there is nothing to write.
-        let mut closed = pin!(async {
-            match read.read(&mut [0; 1]).await {
-                Ok(0) => "the peer closed it".to_owned(),
-                Ok(_) => "the peer spoke out of turn".to_owned(),
-                Err(error) => error.to_string(),
-            }
-        });
-        let queue = &self.queue;
-        let mut written = pin!(async {
-            let (mut messages, mut outgoing) = (Vec::new(), frame::Outgoing::default());
-            while queue.take(&mut messages).is_some() {
-                if messages.is_empty() {
-                    queue.wake.notified().await;
-                    continue;
-                }
-                outgoing.fill(&mut messages);
-                for piece in outgoing.pieces() {
-                    write.write_all(piece).await?;
-                }
-                outgoing.clear();
-            }
-            write.shutdown().await
-        });
-        let ended = |result: std::io::Result<()>| result.err().map(|error| error.to_string());
-        tokio::select! {
-            why = &mut closed => return Some(why),
-            result = &mut written => return ended(result),
-            _ = self.retired.wait_for(|retired| *retired) => (),
-        }
-        // What was queued before the peer was removed may be just what tells it so.
-        let flush = async {
+    /// Writes what is queued until the connection ends.
+    async fn serve(&self, connection: Connection) -> Ended {
+        let Connection {
+            stream,
+            answer,
+            said,
+        } = connection;
+        let url = answer.url.clone();
+        self.tell(Notice::Met(Met {
+            id: self.peer,
+            incarnation: answer.claims.incarnation,
+            empty: answer.claims.bound_index == 0,
+            url: url.clone(),
+            dialled: true,
+        }));
+        let mut view = self.shared.view.subscribe();
+        view.mark_changed();
+        self.answered(Some(answer));
+        let (read, write) = stream.into_split();
+        let outdated = AtomicBool::new(false);
+        let mut closed = pin!(end_of(read));
+        let mut written = pin!(write_queue(&self.queue, write, &outdated));
+        let (mut retired, mut up) = (self.retired.clone(), false);
+        loop {
             tokio::select! {
-                why = closed => why,
-                result = written => ended(result).unwrap_or_default(),
+                biased;
+                _ = retired.wait_for(|retired| *retired) => break,
+                why = &mut closed => return Ended::Broken(why),
+                result = &mut written => return match result {
+                    Ok(()) => Ended::Retired,
+                    Err(error) => Ended::Broken(error.to_string()),
+                },
+                changed = view.changed() => {
+                    changed.expect("the sender lives in what this task shares");
+                    view.borrow_and_update();
+                    match self.judge(&url, &said, &mut up) {
+                        Err(reason) => return Ended::Disliked(reason),
+                        Ok(true) => {}
+                        Ok(false) => {
+                            outdated.store(true, Ordering::Relaxed);
+                            self.queue.wake.notify_one();
+                            break;
+                        }
+                    }
+                }
             }
-        };
-        if timeout(config::PEER_FLUSH_TIMEOUT, flush).await.is_err() {
-            debug!(self.logger, "messages to a retired peer were given up"; "lane" => %self.lane);
         }
-        None
+        // What was queued before the peer was removed may be just what tells it so. An outdated connection ends between
+        // two frames, and then the peer has read them all.
+        let outdated = outdated.load(Ordering::Relaxed);
+        let flush = async {
+            let written = tokio::select! {
+                _ = &mut closed => false,
+                result = written => result.is_ok(),
+            };
+            if written && outdated {
+                closed.await;
+            }
+            written
+        };
+        let flushed = timeout(config::PEER_FLUSH_TIMEOUT, flush).await;
+        match outdated {
+            true if flushed == Ok(true) => Ended::Outdated,
+            true => Ended::Broken("it did not end in time".to_owned()),
+            false => Ended::Retired,
+        }
+    }
+
+    /// Judges the connection to this place again, on which this member has said this. False: it has to be made again.
+    fn judge(&self, url: &PeerUrl, said: &Claims, up: &mut bool) -> Result<bool, Reason> {
+        let (shared, peer) = (&self.shared, self.peer);
+        let Some((standing, is_place)) = shared.standing(peer, self.lane, &self.queue) else {
+            // It was retired.
+            return Ok(true);
+        };
+        if standing? != Standing::Waiting && !std::mem::replace(up, true) {
+            self.link.found(self.lane, Found::Up, url);
+            self.tell(Notice::Connected(peer));
+        }
+        let view = shared.view();
+        let says = (view.cluster, view.bound_index, &view.url);
+        Ok(is_place && says == (said.cluster, said.bound_index, &said.url))
+    }
+
+    /// Says what the peer has answered on this lane, or that it is not connected.
+    fn answered(&self, answer: Option<Answer>) {
+        let shared = &self.shared;
+        if !shared.answered(self.peer, self.lane, &self.queue, answer) {
+            shared.inbox.notice(Notice::Unreachable(self.peer));
+        }
     }
 
     /// Tells what one lane knows for both.
@@ -281,4 +396,35 @@ impl Outbound {
             self.shared.inbox.notice(notice);
         }
     }
+}
+
+/// The end of a connection on which the peer says nothing: whatever there is to read is its end. So it is noticed at once,
+/// also when there is nothing to write.
+async fn end_of(mut connection: OwnedReadHalf) -> String {
+    match connection.read(&mut [0; 1]).await {
+        Ok(0) => "the peer closed it".to_owned(),
+        Ok(_) => "the peer spoke out of turn".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Writes what is queued until the queue is closed and empty, or the connection is outdated.
+async fn write_queue(
+    queue: &Queue,
+    mut connection: OwnedWriteHalf,
+    outdated: &AtomicBool,
+) -> io::Result<()> {
+    let (mut messages, mut outgoing) = (Vec::new(), frame::Outgoing::default());
+    while !outdated.load(Ordering::Relaxed) && queue.take(&mut messages).is_some() {
+        if messages.is_empty() {
+            queue.wake.notified().await;
+            continue;
+        }
+        outgoing.fill(&mut messages);
+        for piece in outgoing.pieces() {
+            connection.write_all(piece).await?;
+        }
+        outgoing.clear();
+    }
+    connection.shutdown().await
 }

@@ -1,14 +1,16 @@
 //! Snapshot transfers: `POST /raft/snapshot`, whose body is one frame with the MsgSnapshot, and then the file.
 //!
 //! Neither side ever holds the file: a few pieces wait between it and the network. Files are read and written by
-//! threads for blocking calls. A transfer that fails begins anew when raft asks again.
+//! threads for blocking calls. A transfer that fails begins again when raft asks again.
+//!
+//! An empty member takes the cluster of its first snapshot, for good, if the state in it binds this very member.
 
 use super::dial::{self, Failure};
 use super::frame::{self, FrameError, Frames};
-use super::handshake::Claims;
-use super::{Denied, FileError, Shared, SnapshotSource, encoded, inbound};
+use super::{FileError, Shared, SnapshotSource, encoded};
 use crate::command::ReplicatedState;
 use crate::config::{self, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNKS_QUEUED};
+use crate::identity::{Claims, Reason, Standing};
 use crate::inbox::Notice;
 use crate::members::PeerUrl;
 use crate::storage::SnapshotMeta;
@@ -184,7 +186,8 @@ impl Transfer {
         };
         let stream = dial::connect(&self.url, shared.limits.snapshot_stall).await?;
         let to = self.report.to;
-        let request = dial::request(shared, to, &self.url, "/raft/snapshot", body)?;
+        let claims = shared.view().claims(to, Some(&self.url));
+        let request = dial::request(&claims, &self.url, "/raft/snapshot", body)?;
         // It ends by itself: with the file, or when the body is gone.
         let pace = Pace::new(shared.limits.snapshot_pace);
         drop(spawn_blocking(move || read_file(source, pace, &pieces)));
@@ -192,7 +195,7 @@ impl Transfer {
             if response.status() == StatusCode::NO_CONTENT {
                 return Ok(());
             }
-            Err(dial::read_refusal(response).await)
+            Err(dial::read_refusal(response, false).await)
         });
         tokio::select! {
             outcome = exchange => outcome?,
@@ -350,7 +353,13 @@ pub(super) enum ReceiveError {
     #[error("write the snapshot: {0}")]
     File(FileError),
     #[error("the sender is no longer welcome: {0}")]
-    Denied(Denied),
+    Denied(Reason),
+    #[error("the sender has no power yet")]
+    Powerless,
+    #[error("it is of another cluster")]
+    OtherCluster,
+    #[error("its state does not bind this member")]
+    NotBound,
 }
 
 impl ReceiveError {
@@ -359,7 +368,10 @@ impl ReceiveError {
         match self {
             ReceiveError::Busy | ReceiveError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             ReceiveError::File(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            ReceiveError::Denied(_) => StatusCode::CONFLICT,
+            ReceiveError::Denied(_)
+            | ReceiveError::Powerless
+            | ReceiveError::OtherCluster
+            | ReceiveError::NotBound => StatusCode::CONFLICT,
             _ => StatusCode::BAD_REQUEST,
         }
     }
@@ -376,9 +388,13 @@ enum Piece {
 pub(super) async fn receive(
     shared: &Arc<Shared>,
     claims: Claims,
+    standing: Standing,
     body: Incoming,
     logger: &Logger,
 ) -> Result<(), ReceiveError> {
+    if standing == Standing::Waiting {
+        return Err(ReceiveError::Powerless);
+    }
     let permit = shared.receiving.clone().try_acquire_owned();
     let permit = permit.map_err(|_| ReceiveError::Busy)?;
     let begun = Instant::now();
@@ -398,9 +414,13 @@ pub(super) async fn receive(
         return Err(ReceiveError::Messages(count));
     };
 
+    let promised = promised(message.get_snapshot())?;
+    if shared.view().is_empty() && !binds(shared, &promised) {
+        return Err(ReceiveError::NotBound);
+    }
     let (pieces, taken) = mpsc::channel(SNAPSHOT_CHUNKS_QUEUED);
     let arriving = Arriving {
-        promised: promised(message.get_snapshot())?,
+        promised,
         shared: shared.clone(),
         claims,
         message,
@@ -448,24 +468,21 @@ impl Arriving {
         } = self;
         let index = promised.index;
         let since = Instant::now();
-        let files = shared.clone();
+        let (files, from) = (shared.clone(), claims.from);
         let written = spawn_blocking(move || {
             // The permit is given back only when the file is closed, also if nobody waits for this any more.
             let _permit = permit;
-            write_file(&files, &promised, pieces)
+            write_file(&files, &claims, &promised, pieces)
         });
-        let file_bytes = written
+        let (file_bytes, bound) = written
             .await
             .unwrap_or_else(|error| Err(ReceiveError::File(error.into())))?;
         let received = &shared.metrics.snapshots.received;
         received.add(begun.elapsed(), file_bytes);
-        inbound::judge_again(&shared, &claims)
-            .await
-            .map_err(ReceiveError::Denied)?;
-        if !shared.inbox.receive(vec![message], bytes) {
+        if !shared.inbox.receive(vec![message], bytes, bound) {
             return Err(ReceiveError::Overloaded);
         }
-        info!(logger, "received a snapshot"; "peer" => claims.from, "index" => index, "bytes" => file_bytes,
+        info!(logger, "received a snapshot"; "peer" => from, "index" => index, "bytes" => file_bytes,
             "ms" => since.elapsed().as_millis() as u64);
         Ok(())
     }
@@ -558,16 +575,26 @@ fn promised(snapshot: &Snapshot) -> Result<SnapshotMeta, ReceiveError> {
     })
 }
 
-/// Gives the length of the file.
+/// Whether the state of a snapshot binds this very member.
+fn binds(shared: &Shared, promised: &SnapshotMeta) -> bool {
+    let incarnation = shared.view().incarnation;
+    let mut members = promised.state.members.iter();
+    members.any(|member| (member.id, member.incarnation) == (shared.me, incarnation))
+}
+
+/// Gives the length of the file, and whether its sender is bound.
 fn write_file(
     shared: &Shared,
+    claims: &Claims,
     promised: &SnapshotMeta,
     mut pieces: mpsc::Receiver<Piece>,
-) -> Result<u64, ReceiveError> {
-    let mut sink = shared
-        .snapshots
-        .receive(shared.cluster())
-        .map_err(ReceiveError::File)?;
+) -> Result<(u64, bool), ReceiveError> {
+    let cluster = shared.directory.cluster();
+    if claims.cluster == 0 || ![0, claims.cluster].contains(&cluster) {
+        return Err(ReceiveError::OtherCluster);
+    }
+    let sink = shared.snapshots.receive(claims.cluster);
+    let mut sink = sink.map_err(ReceiveError::File)?;
     let mut bytes = 0;
     loop {
         match pieces.blocking_recv() {
@@ -575,13 +602,18 @@ fn write_file(
                 sink.write(&data).map_err(ReceiveError::File)?;
                 bytes += data.len() as u64;
             }
-            Some(Piece::End) => {
-                sink.finish(promised).map_err(ReceiveError::File)?;
-                return Ok(bytes);
-            }
+            Some(Piece::End) => break,
             None => return Err(ReceiveError::Cut),
         }
     }
+    sink.finish(promised).map_err(ReceiveError::File)?;
+    let standing = shared.judge(claims).standing;
+    let bound = standing.map_err(ReceiveError::Denied)? == Standing::Bound;
+    if cluster == 0 {
+        let pinned = shared.directory.pin_cluster(claims.cluster);
+        pinned.map_err(ReceiveError::File)?;
+    }
+    Ok((bytes, bound))
 }
 
 #[cfg(test)]

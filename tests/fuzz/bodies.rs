@@ -84,8 +84,10 @@ pub fn peer_frames(data: &[u8]) {
                 "from",
                 "to",
                 "incarnation",
-                "added",
+                "bound",
+                "run",
                 "url",
+                "receiver",
             ];
             let mut headers = HeaderMap::new();
             for (name, line) in names.iter().zip(rest.split(|b| *b == b'\n')) {
@@ -111,15 +113,17 @@ fn dir() -> &'static Path {
     Path::new("/data")
 }
 
+fn url(id: u64) -> PeerUrl {
+    format!("http://a:{id}").parse().unwrap()
+}
+
 fn members() -> Members {
-    let urls = ["http://a:1", "http://a:2", "http://a:3"];
-    let urls: Vec<PeerUrl> = urls.iter().map(|url| url.parse().unwrap()).collect();
-    Members::initial(&urls)
+    Members::of((1..=3).map(|id| (id, url(id), 10 * id)))
 }
 
 fn open(disk: &FakeDisk) -> Result<Opened, StorageError> {
     let logger = slog::Logger::root(slog::Discard, slog::o!());
-    let start = Start::Bootstrap(members());
+    let start = Start::First([(3, url(3))].into());
     open_with(Arc::new(disk.clone()), dir(), 3, start, OPTIONS, &logger)
 }
 
@@ -160,7 +164,7 @@ fn template() -> &'static (FakeDisk, Vec<Entry>) {
             entries.push(entry);
             if index == 5 {
                 let key_values = [(&b"a"[..], 2, &b"one"[..]), (b"b", 3, b"")];
-                let cluster = members().cluster_id();
+                let cluster = opened.meta.cluster();
                 let meta = snapshot_meta(4);
                 opened
                     .snapshots
@@ -267,7 +271,7 @@ pub fn snapshot(data: &[u8]) {
             damage(&mut bytes, rest);
             bytes
         }
-        _ => sealed_snapshot(mode / 3, rest),
+        _ => sealed_snapshot(opened.meta.cluster(), mode / 3, rest),
     };
     disk.tamper(&path, |file| *file = bytes.clone());
     bounded(3 * SOME + DECODER + 64 * bytes.len(), || {
@@ -284,7 +288,7 @@ pub fn snapshot(data: &[u8]) {
             Err(StorageError::Io(error)) => panic!("{error}"),
             Err(error) => assert!(!error.to_string().contains('\n')),
         }
-        let cluster = members().cluster_id();
+        let cluster = opened.meta.cluster();
         let mut sink = opened.snapshots.receive(cluster).unwrap();
         for piece in bytes.chunks(1 + rest.len() / 3) {
             sink.write(piece).unwrap();
@@ -298,18 +302,18 @@ pub fn snapshot(data: &[u8]) {
 }
 
 /// A file whose checksums are right. The data begins with a length of the header, 0 for one as it has to be.
-fn sealed_snapshot(kind: u8, data: &[u8]) -> Vec<u8> {
+fn sealed_snapshot(cluster: u64, kind: u8, data: &[u8]) -> Vec<u8> {
     let (length, rest) = split(data);
     let (given, payload) = rest.split_at(usize::from(length).min(rest.len()));
     let header = match given {
         [] => snapshot_meta(4)
-            .to_header(members().cluster_id())
+            .to_header(cluster)
             .write_to_bytes()
             .unwrap(),
         given => given.to_vec(),
     };
     let mut bytes = b"rkvdsnap".to_vec();
-    bytes.extend_from_slice(&1u32.to_le_bytes());
+    bytes.extend_from_slice(&2u32.to_le_bytes());
     bytes.extend_from_slice(&(header.len() as u32).to_le_bytes());
     bytes.extend_from_slice(&header);
     let mut crc = crc32c(&bytes);

@@ -5,18 +5,17 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-const CHROME: &str = "Connection: Upgrade\r\nUpgrade: raftkvd/1\r\nraftkvd-version: 1\r\n\
-    raftkvd-cluster: c1\r\nraftkvd-to: 1\r\nraftkvd-added: 1\r\nraftkvd-lane: control\r\n";
-
 /// A handshake as member 2, which member 1 accepts.
-fn good_head() -> String {
-    format!(
-        "POST /raft/stream HTTP/1.1\r\nHost: x\r\n{CHROME}raftkvd-from: 2\r\nraftkvd-incarnation: c8\r\n\r\n"
-    )
+pub(super) fn good_head() -> String {
+    "POST /raft/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: raftkvd/2\r\n\
+     raftkvd-version: 2\r\nraftkvd-cluster: c1\r\nraftkvd-to: 1\r\nraftkvd-bound: 1\r\n\
+     raftkvd-run: 9999\r\nraftkvd-url: http://x:1\r\nraftkvd-lane: control\r\n\
+     raftkvd-from: 2\r\nraftkvd-incarnation: c8\r\n\r\n"
+        .to_owned()
 }
 
 /// Sends bytes and reads until the other side closes.
-async fn talk(peer: &Peer, bytes: &[u8], finish: bool) -> String {
+pub(super) async fn talk(peer: &Peer, bytes: &[u8], finish: bool) -> String {
     let mut stream = TcpStream::connect(peer.address).await.unwrap();
     // It may be cut off while it still talks.
     let _ = stream.write_all(bytes).await;
@@ -43,8 +42,10 @@ async fn garbage_leaves_the_port_serving() {
     };
     let mut one = Peer::start_with(1, 100, CLUSTER, "127.0.0.1:0", limits).await;
     let mut two = Peer::start(2).await;
-    let members = members(&[(1, &one, 1), (2, &two, 1)]);
-    one.transport.set_members(&members, false);
+    let mut without = members(&[(1, &one, 1)]);
+    without.members.insert(2, absent(200));
+    one.transport.set_members(CLUSTER, &without);
+    one.transport.set_applied(1);
 
     let mut noise: u32 = 1;
     let noise: Vec<u8> = (0..100_000)
@@ -71,15 +72,18 @@ async fn garbage_leaves_the_port_serving() {
             "400",
         ),
         (head.replace("HTTP/1.1", "HTTP/1.0"), "400"),
-        (head.replace("version: 1", "version: 2"), "400"),
+        (head.replace("version: 2", "version: 1"), "400"),
         (head.replace("lane: control", "lane: fast"), "400"),
         (head.replace("from: 2", "from: 1"), "400"),
         (
-            head.replace("Upgrade: raftkvd/1", "Upgrade: websocket"),
+            head.replace("Upgrade: raftkvd/2", "Upgrade: websocket"),
             "400",
         ),
         (head.replace("Host: x", "Content-Length: 9"), "400"),
         (head.replace("from: 2", "from: 3"), "409"),
+        (head.replace("incarnation: c8", "incarnation: 0"), "400"),
+        (head.replace("run: 9999", "run: 0"), "400"),
+        (head.replace("cluster: c1", "cluster: 0"), "400"),
         (
             head.replace("Host: x", &format!("Host: {}", "x".repeat(20_000))),
             "431",
@@ -119,7 +123,9 @@ async fn garbage_leaves_the_port_serving() {
         assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
     }
 
-    two.transport.set_members(&members, false);
+    let members = members(&[(1, &one, 1), (2, &two, 1)]);
+    one.transport.set_members(CLUSTER, &members);
+    two.transport.set_members(CLUSTER, &members);
     until_connected(&one, &mut two).await;
     until_connected(&two, &mut one).await;
     assert!(one.messages.iter().all(|m| m.index == 0));
@@ -142,8 +148,8 @@ async fn idle_connections_do_not_keep_a_member_out() {
         idle.push(stream);
     }
     let members = members(&[(1, &one, 1), (2, &two, 1)]);
-    one.transport.set_members(&members, false);
-    two.transport.set_members(&members, false);
+    one.transport.set_members(CLUSTER, &members);
+    two.transport.set_members(CLUSTER, &members);
     until_connected(&two, &mut one).await;
     // The streams of members are no strangers: more idle connections do not end them.
     for _ in 0..300 {
@@ -160,9 +166,9 @@ async fn idle_connections_do_not_keep_a_member_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_stream_of_a_lane_replaces_the_first() {
     let one = Peer::start(1).await;
-    let url_of_nobody = Peer::start(2).await;
-    one.transport
-        .set_members(&members(&[(1, &one, 1), (2, &url_of_nobody, 1)]), false);
+    let mut all = members(&[(1, &one, 1)]);
+    all.members.insert(2, absent(200));
+    one.transport.set_members(CLUSTER, &all);
     let mut first = TcpStream::connect(one.address).await.unwrap();
     first.write_all(good_head().as_bytes()).await.unwrap();
     let mut start = [0; 12];
@@ -181,9 +187,9 @@ async fn a_second_stream_of_a_lane_replaces_the_first() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_late_handshake_does_not_replace_a_newer_stream() {
     let mut one = Peer::start(1).await;
-    let url_of_nobody = Peer::start(2).await;
-    one.transport
-        .set_members(&members(&[(1, &one, 1), (2, &url_of_nobody, 1)]), false);
+    let mut all = members(&[(1, &one, 1)]);
+    all.members.insert(2, absent(200));
+    one.transport.set_members(CLUSTER, &all);
     let mut older = TcpStream::connect(one.address).await.unwrap();
     let mut newer = TcpStream::connect(one.address).await.unwrap();
     let mut frame = Vec::new();
@@ -201,4 +207,95 @@ async fn a_late_handshake_does_not_replace_a_newer_stream() {
     newer.write_all(&frame).await.unwrap();
     one.until("the newer stream again", |one| one.messages.len() == 2)
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_tells_nothing_that_a_claim_needs() {
+    let one = Peer::start(1).await;
+    let two = Peer::start(2).await;
+    let mut members = members(&[(1, &one, 1), (2, &two, 1)]);
+    members.removed.insert(3, 33);
+    one.transport.set_members(CLUSTER, &members);
+    one.transport.set_applied(70);
+    let head = good_head();
+    for (head, status, reason, detail) in [
+        (head.replace("from: 2", "from: 3"), 410, "removed", "33"),
+        (
+            head.replace("from: 2", "from: 4"),
+            409,
+            "not-a-member",
+            "null",
+        ),
+        (
+            head.replace("cluster: c1", "cluster: c2"),
+            409,
+            "wrong-cluster",
+            "false",
+        ),
+        (
+            head.replace("incarnation: c8", "incarnation: c9"),
+            409,
+            "other-incarnation",
+            "[1,false]",
+        ),
+        (head.replace("to: 1", "to: 7"), 409, "wrong-receiver", "1"),
+    ] {
+        let answer = talk(&one, head.as_bytes(), false).await;
+        let (answered, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(
+            answered.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+        assert!(!answered.contains("raftkvd"), "{answer}");
+        let whole = format!(
+            "{{\"applied\":70,\"by\":1,\"detail\":{detail},\"formed\":true,\"reason\":\"{reason}\"}}\n"
+        );
+        assert_eq!(body, whole);
+    }
+}
+
+/// The head of somebody who knows the incarnation of the receiver.
+pub(super) fn knowing(head: &str, incarnation: u64) -> String {
+    let known = format!("raftkvd-receiver: formed here {incarnation:016x}\r\nraftkvd-to:");
+    head.replace("raftkvd-to:", &known)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_that_claim_what_is_to_come_are_few_and_leave_nothing() {
+    let mut one = Peer::start(1).await;
+    let mut four = Peer::start_empty(4).await;
+    one.transport
+        .set_members(CLUSTER, &members(&[(1, &one, 1)]));
+    let mut open = Vec::new();
+    for peer in [&one, &four] {
+        peer.memory.read_only.store(true, Ordering::SeqCst);
+        let head = good_head().replace("bound: 1", "bound: 99");
+        let head = head.replace("to: 1", &format!("to: {}", peer.memory.member));
+        let head = knowing(&head, 100 * peer.memory.member);
+        for id in 10..10 + 2 * config::PEERS_AHEAD_MAX {
+            let mut stream = TcpStream::connect(peer.address).await.unwrap();
+            let head = head.replace("from: 2", &format!("from: {id}"));
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut start = [0; 12];
+            stream.read_exact(&mut start).await.unwrap();
+            assert_eq!(&start, b"HTTP/1.1 101");
+            open.push(stream);
+        }
+        let dialled = peer.transport.shared.peers().by_id.len();
+        assert_eq!(dialled, config::PEERS_AHEAD_MAX);
+    }
+    // When the table has caught up, it knows nothing of them.
+    one.transport.set_applied(99);
+    assert_eq!(one.transport.shared.peers().by_id.len(), 0);
+    for mut stream in open.drain(..2 * config::PEERS_AHEAD_MAX) {
+        let mut rest = Vec::new();
+        let closed = timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+        closed.expect("a stranger's stream was kept").unwrap();
+    }
+    // Members come in beside them.
+    let all = members(&[(1, &one, 1), (4, &four, 40)]);
+    one.transport.set_members(CLUSTER, &all);
+    until_connected(&one, &mut four).await;
+    four.transport.set_members(CLUSTER, &all);
+    until_connected(&four, &mut one).await;
 }

@@ -1,29 +1,37 @@
 //! Transports in one process, over real sockets.
 
+mod identity;
 mod intruders;
 mod membership;
+mod places;
 mod snapshots;
 mod streams;
 
 use super::*;
-use crate::inbox::{Held, Reason, Verdict};
+use crate::identity::{Reason, Refusal};
+use crate::inbox::{Held, Met};
 use crate::members::Member;
+use slog::o;
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const CLUSTER: u64 = 0xc1;
 
-/// A memory of the peers that forgets at the end of the test.
+/// A data directory.
 #[derive(Debug, Default)]
 struct Memory {
     member: u64,
     incarnation: u64,
-    cluster: Mutex<u64>,
-    pins: Mutex<HashMap<u64, Pin>>,
+    cluster: AtomicU64,
+    /// Nothing may be written.
+    read_only: AtomicBool,
 }
 
 impl Directory for Memory {
@@ -31,20 +39,11 @@ impl Directory for Memory {
         self.member
     }
     fn cluster(&self) -> u64 {
-        *self.cluster.lock().unwrap()
-    }
-    fn incarnation(&self) -> u64 {
-        self.incarnation
-    }
-    fn pinned(&self, peer: u64) -> Option<Pin> {
-        self.pins.lock().unwrap().get(&peer).copied()
+        self.cluster.load(Ordering::SeqCst)
     }
     fn pin_cluster(&self, cluster: u64) -> Result<(), FileError> {
-        *self.cluster.lock().unwrap() = cluster;
-        Ok(())
-    }
-    fn pin(&self, peer: u64, pin: Pin) -> Result<(), FileError> {
-        self.pins.lock().unwrap().insert(peer, pin);
+        assert!(!self.read_only.load(Ordering::SeqCst), "it was written");
+        self.cluster.store(cluster, Ordering::SeqCst);
         Ok(())
     }
 }
@@ -59,6 +58,8 @@ struct Peer {
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<()>,
     messages: Vec<Message>,
+    /// Of each message, whether its sender was bound.
+    bound: Vec<bool>,
     notices: Vec<Notice>,
 }
 
@@ -74,6 +75,11 @@ fn limits() -> Limits {
 impl Peer {
     async fn start(id: u64) -> Peer {
         Peer::start_with(id, id * 100, CLUSTER, "127.0.0.1:0", limits()).await
+    }
+
+    /// A member that no table binds yet.
+    async fn start_empty(id: u64) -> Peer {
+        Peer::start_with(id, id * 100, 0, "127.0.0.1:0", limits()).await
     }
 
     async fn start_with(
@@ -94,24 +100,37 @@ impl Peer {
         listener: TcpListener,
         limits: Limits,
     ) -> Peer {
+        static RUN: AtomicU64 = AtomicU64::new(1);
         let memory = Arc::new(Memory {
             member: id,
             incarnation,
-            cluster: Mutex::new(cluster),
+            cluster: AtomicU64::new(cluster),
             ..Memory::default()
         });
         let files = Arc::new(snapshots::Files::default());
+        let address = listener.local_addr().unwrap();
         let settings = Settings {
             directory: memory.clone(),
             snapshots: Arc::new(snapshots::Shelf(files.clone())),
             metrics: Arc::default(),
             limits,
+            view: View {
+                url_given: true,
+                me: id,
+                incarnation,
+                run: RUN.fetch_add(1, Ordering::Relaxed),
+                url: format!("http://{address}").parse().unwrap(),
+                cluster,
+                members: Members::default(),
+                bound_index: 0,
+            },
+            applied: 0,
+            list: BTreeMap::new(),
         };
         let inbox = Arc::new(Inbox::default());
         let runtime = tokio::runtime::Handle::current();
         let logger = Logger::root(slog::Discard, o!());
         let transport = Transport::new(settings, inbox.clone(), runtime, logger);
-        let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn({
             let transport = transport.clone();
@@ -129,6 +148,7 @@ impl Peer {
             stop: Some(stop),
             serving,
             messages: Vec::new(),
+            bound: Vec::new(),
             notices: Vec::new(),
         }
     }
@@ -160,7 +180,10 @@ impl Peer {
                 inbox.take(Instant::now() + Duration::from_millis(20), Held::default())
             });
             let events = events.await.unwrap();
-            self.messages.extend(events.messages);
+            for received in events.messages {
+                self.messages.push(received.message);
+                self.bound.push(received.bound);
+            }
             self.notices.extend(events.notices);
         }
     }
@@ -184,25 +207,30 @@ impl Peer {
         self.notices.iter().any(is)
     }
 
-    fn refused(&self, wanted: &Verdict) -> bool {
-        let is = |notice: &Notice| matches!(notice, Notice::Refused(verdict) if verdict == wanted);
-        self.notices.iter().any(is)
+    /// How often it has met a peer.
+    fn met(&self, id: u64, dialled: bool) -> usize {
+        let is = |met: &Met| (met.id, met.dialled) == (id, dialled);
+        let met = |notice: &&Notice| matches!(notice, Notice::Met(met) if is(met));
+        self.notices.iter().filter(met).count()
     }
 
-    /// Waits until it has accepted a peer.
-    async fn until_pinned(&mut self, id: u64) {
-        let memory = self.memory.clone();
-        self.until("pinned", |_| memory.pinned(id).is_some()).await;
+    async fn until_refused(&mut self, by: u64, reason: Reason) {
+        self.until_told(by, true, reason).await;
     }
 
-    async fn until_refused(&mut self, by: u64, by_leader: bool, reason: Reason) {
-        let verdict = Verdict {
-            by,
-            by_leader,
-            reason,
+    /// Waits until it is told that a peer refuses it.
+    async fn until_told(&mut self, by: u64, dialled: bool, reason: Reason) {
+        let told = |refusal: &Refusal| {
+            (refusal.by, refusal.dialled, refusal.reason) == (by, dialled, reason)
         };
-        self.until(&format!("{verdict:?}"), |peer| peer.refused(&verdict))
-            .await;
+        let is = |notice: &Notice| matches!(notice, Notice::Refused(refusal) if told(refusal));
+        let what = format!("{reason:?} by {by}");
+        self.until(&what, |peer| peer.notices.iter().any(is)).await;
+    }
+
+    fn list(&self, peers: &[&Peer]) {
+        let listed = peers.iter().map(|peer| (peer.memory.member, peer.url()));
+        self.transport.set_list(listed.collect());
     }
 }
 
@@ -213,18 +241,38 @@ fn members(list: &[(u64, &Peer, u64)]) -> Members {
             url: peer.url(),
             learner: false,
             added_index: *added_index,
+            incarnation: peer.memory.incarnation,
+            bound_index: *added_index,
         };
         members.members.insert(*id, member);
     }
     members
 }
 
+/// A member at a place where nobody listens.
+fn absent(incarnation: u64) -> Member {
+    Member {
+        url: "http://127.0.0.1:1".parse().unwrap(),
+        learner: false,
+        added_index: 1,
+        incarnation,
+        bound_index: 1,
+    }
+}
+
+/// All connections that a peer has made to another.
+fn connections(peer: &Peer, to: u64) -> u64 {
+    let peers = peer.transport.shared.peers();
+    let queues = &peers.by_id[&to].queues;
+    queues.iter().map(|queue| queue.connections()).sum()
+}
+
 /// Two members of one cluster who know each other.
 async fn pair() -> (Peer, Peer) {
     let (one, two) = (Peer::start(1).await, Peer::start(2).await);
     let members = members(&[(1, &one, 1), (2, &two, 1)]);
-    one.transport.set_members(&members, false);
-    two.transport.set_members(&members, false);
+    one.transport.set_members(CLUSTER, &members);
+    two.transport.set_members(CLUSTER, &members);
     (one, two)
 }
 
@@ -253,6 +301,17 @@ async fn until_connected(one: &Peer, two: &mut Peer) {
         transport.send(kinds.map(|kind| message(kind, from, to, 0)).into());
         let new = &two.messages[before..];
         kinds.map(|kind| new.iter().any(|m| m.get_msg_type() == kind)) == [true; 2]
+    })
+    .await;
+}
+
+/// The same, and the one is bound in the table of two.
+async fn until_bound(one: &Peer, two: &mut Peer) {
+    let (from, to) = (one.memory.member, two.memory.member);
+    let transport = one.transport.clone();
+    two.until("bound", |two| {
+        transport.send(vec![heartbeat(from, to, 0)]);
+        two.bound.last() == Some(&true)
     })
     .await;
 }

@@ -1,7 +1,6 @@
 //! Snapshot transfers, with files in memory.
 
 use super::*;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -147,18 +146,80 @@ async fn a_snapshot_streams_and_is_reported() {
     assert!(*here == *there, "the file has changed on its way");
 }
 
+/// A snapshot for member 4, with a state that binds this member.
+fn first_snapshot(id: u64, incarnation: u64) -> Message {
+    let mut member = crate::command::Member::new();
+    (member.id, member.incarnation) = (id, incarnation);
+    let mut state = crate::command::ReplicatedState::new();
+    state.members = vec![member].into();
+    let mut message = snapshot(1, 4, 50, 3);
+    message.mut_snapshot().data = state.write_to_bytes().unwrap().into();
+    message
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_joiner_gets_its_first_snapshot() {
-    let one = Peer::start(1).await;
-    let mut four = Peer::start_with(4, 400, 0, "127.0.0.1:0", limits()).await;
+async fn an_empty_member_takes_its_cluster_from_a_state_that_binds_it() {
+    let mut one = Peer::start(1).await;
+    let mut four = Peer::start_empty(4).await;
     let all = members(&[(1, &one, 1), (4, &four, 40)]);
-    one.transport.set_members(&all, false);
-    four.transport.set_members(&members(&[]), true);
+    one.transport.set_members(CLUSTER, &all);
     one.files.put((50, 3), (50, 3), 1000);
-    one.transport.send(vec![snapshot(1, 4, 50, 3)]);
-    four.until("the message", |four| !four.messages.is_empty())
-        .await;
+    until_connected(&one, &mut four).await;
+    four.memory.read_only.store(true, Ordering::SeqCst);
+    let before = four.messages.len();
+    for (failed, (id, incarnation)) in [(4, 401), (4, 0), (5, 400)].into_iter().enumerate() {
+        one.transport.send(vec![first_snapshot(id, incarnation)]);
+        let what = format!("the failure for {id}, {incarnation}");
+        one.until(&what, |one| one.sent(4, false) > failed).await;
+        assert_eq!(four.memory.cluster(), 0);
+    }
+    assert_eq!(four.files.begun.load(Ordering::SeqCst), 0);
+    four.memory.read_only.store(false, Ordering::SeqCst);
+    let first = first_snapshot(4, 400);
+    let deadline = Instant::now() + PATIENCE;
+    while one.sent(4, true) == 0 {
+        assert!(Instant::now() < deadline, "the snapshot was not sent");
+        let failed = one.sent(4, false);
+        one.transport.send(vec![first.clone()]);
+        let what = "a report";
+        one.until(what, |one| one.sent(4, true) + one.sent(4, false) > failed)
+            .await;
+    }
+    four.until("the message", |four| {
+        four.messages[before..].contains(&first)
+    })
+    .await;
     assert_eq!(four.memory.cluster(), CLUSTER);
+    let at = four.messages.iter().position(|m| *m == first).unwrap();
+    assert!(!four.bound[at], "an empty member binds nobody");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_takes_no_snapshot_of_another_cluster_or_of_one_without_power() {
+    let mut one = Peer::start(1).await;
+    // It has got its cluster, and not its first state.
+    let four = Peer::start_with(4, 400, CLUSTER + 1, "127.0.0.1:0", limits()).await;
+    one.transport
+        .set_members(CLUSTER, &members(&[(1, &one, 1), (4, &four, 40)]));
+    one.files.put((50, 3), (50, 3), 1000);
+    one.transport.send(vec![first_snapshot(4, 400)]);
+    one.until("the failure", |one| one.sent(4, false) == 1)
+        .await;
+
+    // Here the claims are the problem, and not the directory.
+    let mut five = Peer::start_empty(5).await;
+    let mut open = members(&[(1, &one, 1), (5, &five, 40)]);
+    open.members.get_mut(&5).unwrap().incarnation = 0;
+    one.transport.set_members(CLUSTER, &open);
+    five.list(&[&one]);
+    five.until("the way to the member", |five| five.reached(1))
+        .await;
+    five.files.put((50, 3), (50, 3), 1000);
+    five.transport.send(vec![snapshot(5, 1, 50, 3)]);
+    five.until("the failure", |five| five.sent(1, false) == 1)
+        .await;
+    assert_eq!(one.files.begun.load(Ordering::SeqCst), 0);
+    assert_eq!(four.files.begun.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -202,9 +263,9 @@ async fn a_failed_transfer_is_reported_after_a_pause_or_with_the_peers_removal()
         let mut one = Peer::start_with(1, 100, CLUSTER, "127.0.0.1:0", limits).await;
         let two = Peer::start(2).await;
         one.transport
-            .set_members(&members(&[(1, &one, 1), (2, &two, 1)]), false);
+            .set_members(CLUSTER, &members(&[(1, &one, 1), (2, &two, 1)]));
         two.transport
-            .set_members(&members(&[(1, &one, 1), (2, &two, 1)]), false);
+            .set_members(CLUSTER, &members(&[(1, &one, 1), (2, &two, 1)]));
         one.files.put((50, 3), (50, 3), 4 << 20);
         one.files.broken_after.store(2 << 20, Ordering::SeqCst);
         let since = Instant::now();
@@ -215,7 +276,8 @@ async fn a_failed_transfer_is_reported_after_a_pause_or_with_the_peers_removal()
         .await;
         if removed {
             assert_eq!(one.sent(2, false), 0);
-            one.transport.set_members(&members(&[(1, &one, 1)]), false);
+            one.transport
+                .set_members(CLUSTER, &members(&[(1, &one, 1)]));
         }
         one.until("the report", |one| one.sent(2, false) == 1).await;
         assert!(removed || since.elapsed() >= pause);
@@ -229,7 +291,7 @@ async fn a_receiver_that_takes_nothing_is_given_up() {
     let mut all = members(&[(1, &one, 1), (2, &one, 1)]);
     let url = format!("http://{}", silent.local_addr().unwrap());
     all.members.get_mut(&2).unwrap().url = url.parse().unwrap();
-    one.transport.set_members(&all, false);
+    one.transport.set_members(CLUSTER, &all);
     one.files.put((50, 3), (50, 3), 64 << 20);
     one.transport
         .send(vec![snapshot(1, 2, 50, 3), snapshot(1, 2, 50, 3)]);
@@ -242,7 +304,7 @@ async fn a_receiver_that_takes_nothing_is_given_up() {
     // The removal of a peer ends a transfer as well.
     one.transport.send(vec![snapshot(1, 2, 50, 3)]);
     all.members.remove(&2);
-    one.transport.set_members(&all, false);
+    one.transport.set_members(CLUSTER, &all);
     one.until("the removal", |one| one.sent(2, false) == 2)
         .await;
 }
@@ -252,7 +314,7 @@ async fn a_snapshot_whose_message_is_dropped_is_not_reported_as_sent() {
     let (mut one, two) = pair().await;
     one.files.put((50, 3), (50, 3), 1000);
     let flood = vec![heartbeat(1, 2, 0); config::INBOX_MESSAGES_MAX];
-    assert!(two.inbox.receive(flood, 0));
+    assert!(two.inbox.receive(flood, 0, true));
     one.transport.send(vec![snapshot(1, 2, 50, 3)]);
     one.until("the failure", |one| one.sent(2, false) == 1)
         .await;
@@ -265,8 +327,8 @@ async fn request(one: &Peer, file: &[u8], missing: usize) -> TcpStream {
     frame::encode(&[snapshot(2, 1, 50, 3)], &mut body);
     body.extend_from_slice(file);
     let head = format!(
-        "POST /raft/snapshot HTTP/1.1\r\nHost: x\r\nraftkvd-version: 1\r\nraftkvd-cluster: c1\r\n\
-         raftkvd-to: 1\r\nraftkvd-added: 1\r\nraftkvd-from: 2\r\nraftkvd-incarnation: c8\r\n\
+        "POST /raft/snapshot HTTP/1.1\r\nHost: x\r\nraftkvd-version: 2\r\nraftkvd-cluster: c1\r\n\
+         raftkvd-to: 1\r\nraftkvd-bound: 1\r\nraftkvd-run: 9999\r\nraftkvd-url: http://x:1\r\nraftkvd-from: 2\r\nraftkvd-incarnation: c8\r\n\
          Content-Length: {}\r\n\r\n",
         body.len() + missing
     );

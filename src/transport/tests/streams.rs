@@ -46,7 +46,7 @@ async fn what_does_not_fit_is_dropped_and_reported() {
     let mut all = members(&[(1, &one, 1), (2, &one, 1)]);
     let url = format!("http://{}", silent.local_addr().unwrap());
     all.members.get_mut(&2).unwrap().url = url.parse().unwrap();
-    one.transport.set_members(&all, false);
+    one.transport.set_members(CLUSTER, &all);
 
     let heartbeats = |count| (0..count).map(|index| heartbeat(1, 2, index)).collect();
     one.transport
@@ -88,7 +88,7 @@ async fn a_restarted_peer_is_found_again_and_a_dead_one_reported() {
     assert_eq!(one.found_gone(2), 1, "{:?}", one.notices);
 
     let mut two = Peer::start_with(2, 200, CLUSTER, &address, limits()).await;
-    two.transport.set_members(&members, false);
+    two.transport.set_members(CLUSTER, &members);
     until_connected(&one, &mut two).await;
     until_connected(&two, &mut one).await;
 }
@@ -99,13 +99,13 @@ async fn an_accepted_peer_is_dialed_without_a_pause() {
     let reserved = Peer::start(2).await;
     let members = members(&[(1, &one, 1), (2, &reserved, 1)]);
     let address = reserved.stop().await.to_string();
-    one.transport.set_members(&members, false);
+    one.transport.set_members(CLUSTER, &members);
     one.until("the pause has grown", |one| one.failures(2) >= 8)
         .await;
     assert_eq!(one.found_gone(2), 0, "it was never there");
     let mut two = Peer::start_with(2, 200, CLUSTER, &address, limits()).await;
     let since = Instant::now();
-    two.transport.set_members(&members, false);
+    two.transport.set_members(CLUSTER, &members);
     until_connected(&one, &mut two).await;
     let took = since.elapsed();
     assert!(took < Duration::from_millis(600), "it took {took:?}");
@@ -123,15 +123,4 @@ async fn stopping_writes_what_is_queued() {
         two.messages[before..].iter().any(|m| m.index == 500)
     })
     .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_changed_url_is_dialed() {
-    let (one, mut two) = pair().await;
-    until_connected(&one, &mut two).await;
-    let mut moved = Peer::start_with(2, 200, CLUSTER, "127.0.0.1:0", limits()).await;
-    let members = members(&[(1, &one, 1), (2, &moved, 1)]);
-    moved.transport.set_members(&members, false);
-    one.transport.set_members(&members, false);
-    until_connected(&one, &mut moved).await;
 }

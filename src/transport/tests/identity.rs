@@ -1,0 +1,216 @@
+//! What passes between members whose tables differ in age, and between two processes of one member.
+
+use super::*;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+fn snapshot(from: u64, to: u64) -> Message {
+    message(MessageType::MsgSnapshot, from, to, 0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_passes_to_one_that_waits_until_it_is_bound_on_the_same_connection() {
+    let mut one = Peer::start(1).await;
+    let mut four = Peer::start_empty(4).await;
+    let all = members(&[(1, &one, 1), (4, &four, 40)]);
+    let mut open = all.clone();
+    let row = open.members.get_mut(&4).unwrap();
+    (row.incarnation, row.bound_index) = (0, 0);
+    one.transport.set_members(CLUSTER, &open);
+    one.transport.set_applied(45);
+    four.list(&[&one]);
+    one.until("both have met", |one| {
+        one.met(4, true) > 0 && one.met(4, false) > 0
+    })
+    .await;
+    four.until("the way back", |four| four.reached(1)).await;
+    let waiting = |one: &Peer| one.transport.shared.peers().by_id[&4].waits;
+    one.until("its claims are judged", waiting).await;
+    one.until("both lanes", |one| connections(one, 4) == 2)
+        .await;
+
+    one.notices.clear();
+    one.transport.send(vec![heartbeat(1, 4, 5)]);
+    one.transport.send(vec![snapshot(1, 4)]);
+    let dropped = |notice: &Notice| matches!(notice, Notice::SnapshotSent { to: 4, ok: false });
+    one.until("both are dropped", |one| {
+        one.unreachable(4) && one.notices.iter().any(dropped)
+    })
+    .await;
+    let mut frame = Vec::new();
+    frame::encode(&[heartbeat(4, 1, 5)], &mut frame);
+    let url = format!("url: {}", four.url());
+    let head = intruders::good_head()
+        .replace("from: 2", "from: 4")
+        .replace("incarnation: c8", "incarnation: 191")
+        .replace("cluster: c1", "cluster: 0")
+        .replace("bound: 1", "bound: 0")
+        .replace("url: http://x:1", &url);
+    // It is read to its end, and then closed.
+    let answer = intruders::talk(&one, &[head.as_bytes(), &frame].concat(), true).await;
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    assert!(!one.reached(4));
+
+    one.transport.set_members(CLUSTER, &all);
+    one.until("it can be reached", |one| one.reached(4)).await;
+    until_connected(&one, &mut four).await;
+    until_connected(&four, &mut one).await;
+    assert_eq!(connections(&one, 4), 2);
+    assert_eq!(connections(&four, 1), 2);
+    let passed = [&one.messages, &four.messages].into_iter().flatten();
+    assert_eq!(passed.filter(|m| m.index == 5).count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_lags_hears_and_answers_a_leader_it_does_not_know() {
+    let mut one = Peer::start(1).await;
+    let mut nine = Peer::start(9).await;
+    let all = members(&[(1, &one, 1), (9, &nine, 90)]);
+    one.transport
+        .set_members(CLUSTER, &members(&[(1, &one, 1)]));
+    one.transport.set_applied(89);
+    nine.transport.set_members(CLUSTER, &all);
+    until_connected(&nine, &mut one).await;
+    until_connected(&one, &mut nine).await;
+    assert!(one.bound.iter().all(|bound| !bound));
+    assert!(nine.bound.iter().all(|bound| *bound));
+
+    // When the table reaches it, it is a member like any other; when it is removed, it is cut off.
+    let made = connections(&one, 9);
+    one.transport.set_members(CLUSTER, &all);
+    one.transport.set_applied(90);
+    until_connected(&one, &mut nine).await;
+    until_bound(&nine, &mut one).await;
+    assert_eq!(connections(&one, 9), made);
+    let mut without = members(&[(1, &one, 1)]);
+    without.removed.insert(9, 95);
+    one.transport.set_members(CLUSTER, &without);
+    nine.until_refused(1, Reason::Removed { removed_index: 95 })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_claims_what_is_to_come_is_judged_when_it_has_come() {
+    let mut one = Peer::start(1).await;
+    let mut nine = Peer::start(9).await;
+    one.transport
+        .set_members(CLUSTER, &members(&[(1, &one, 1)]));
+    let all = members(&[(1, &one, 1), (9, &nine, 90)]);
+    nine.transport.set_members(CLUSTER, &all);
+    until_connected(&nine, &mut one).await;
+    until_connected(&one, &mut nine).await;
+    one.transport.set_applied(90);
+    nine.until_refused(1, Reason::NotAMember).await;
+    one.notices.clear();
+    one.transport.send(vec![heartbeat(1, 9, 5)]);
+    one.until("nobody", |one| one.unreachable(9)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_was_bound_says_so_to_those_that_lag_and_gets_their_answers() {
+    let mut three = Peer::start(3).await;
+    let mut four = Peer::start_empty(4).await;
+    // Here the table has the one, and forms with the other.
+    let mut older = members(&[(3, &three, 1)]);
+    older.forming = BTreeMap::from([(3, three.url()), (4, four.url())]);
+    three.transport.set_members(CLUSTER, &older);
+    three.transport.set_applied(50);
+    four.list(&[&three]);
+    three
+        .until("it waits", |three| {
+            three.met(4, true) > 0 && three.transport.shared.peers().by_id[&4].waits
+        })
+        .await;
+    let all = members(&[(3, &three, 1), (4, &four, 117)]);
+    let since = Instant::now();
+    four.transport.set_members(CLUSTER, &all);
+    until_connected(&four, &mut three).await;
+    until_connected(&three, &mut four).await;
+    assert!(three.bound.iter().all(|bound| !bound));
+    let took = since.elapsed();
+    assert!(took < config::PEER_BACKOFF_MAX, "it took {took:?}");
+
+    // Both may be empty when they meet, and be let in one after the other.
+    let mut five = Peer::start_empty(5).await;
+    let mut six = Peer::start_empty(6).await;
+    five.list(&[&six]);
+    six.list(&[&five]);
+    six.until("they have met", |six| six.met(5, true) > 0).await;
+    let both = members(&[(5, &five, 94), (6, &six, 117)]);
+    six.transport.set_members(CLUSTER, &both);
+    until_connected(&six, &mut five).await;
+    until_connected(&five, &mut six).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_when_one_that_was_bound_says_so() {
+    let mut one = Peer::start(1).await;
+    let mut four = Peer::start_empty(4).await;
+    let all = members(&[(1, &one, 1), (4, &four, 40)]);
+    one.transport.set_members(CLUSTER, &all);
+    four.list(&[&one]);
+    until_connected(&four, &mut one).await;
+    let before = one.messages.len();
+    four.notices.clear();
+    for index in 1..=1000 {
+        if index == 500 {
+            four.transport.set_members(CLUSTER, &all);
+        }
+        four.transport.send(vec![heartbeat(4, 1, index)]);
+        tokio::task::yield_now().await;
+    }
+    one.until("the last message", |one| {
+        one.messages.iter().any(|m| m.index == 1000)
+    })
+    .await;
+    let indexes = one.messages[before..].iter().map(|m| m.index);
+    let indexes: Vec<_> = indexes.filter(|index| *index > 0).collect();
+    assert_eq!(indexes, (1..=1000).collect::<Vec<_>>());
+    four.until("it was made again", |four| connections(four, 1) == 4)
+        .await;
+    assert!(!four.unreachable(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_second_of_two_processes_of_one_member_is_told_while_the_first_is_heard() {
+    let (mut one, mut two) = pair().await;
+    until_connected(&two, &mut one).await;
+    let mut copy = Peer::start_with(2, 200, CLUSTER, "127.0.0.1:0", limits()).await;
+    let all = members(&[(1, &one, 1), (2, &two, 1)]);
+    copy.transport.set_members(CLUSTER, &all);
+    let transport = two.transport.clone();
+    let twice = |notice: &Notice| match notice {
+        Notice::Refused(refusal) => refusal.reason == Reason::Twice && refusal.dialled,
+        _ => false,
+    };
+    copy.until("it is told", |copy| {
+        transport.send(vec![heartbeat(2, 1, 7)]);
+        copy.notices.iter().any(twice)
+    })
+    .await;
+    copy.stop().await;
+    until_connected(&two, &mut one).await;
+    until_connected(&one, &mut two).await;
+    assert!(!two.notices.iter().any(twice));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_takes_the_place_of_a_process_that_is_silent() {
+    let mut one = Peer::start(1).await;
+    let mut two = Peer::start(2).await;
+    let mut all = members(&[(1, &one, 1)]);
+    all.members.insert(2, absent(200));
+    one.transport.set_members(CLUSTER, &all);
+    let mut dead = TcpStream::connect(one.address).await.unwrap();
+    let head = intruders::good_head();
+    dead.write_all(head.as_bytes()).await.unwrap();
+    dead.read_exact(&mut [0; 12]).await.unwrap();
+    let since = Instant::now();
+    two.transport.set_members(CLUSTER, &all);
+    until_connected(&two, &mut one).await;
+    assert!(since.elapsed() >= config::PEER_RIVAL_SILENCE);
+    dead.read_to_end(&mut Vec::new()).await.unwrap();
+    until_connected(&one, &mut two).await;
+    let refused = |notice: &Notice| matches!(notice, Notice::Refused(_));
+    assert!(!two.notices.iter().any(refused), "{:?}", two.notices);
+}
