@@ -140,7 +140,7 @@ impl Front {
     }
 
     /// The node's deadline: two ticks earlier, so that its answer comes before the backstop.
-    fn ticks_until(&self, deadline: Instant) -> u64 {
+    pub(super) fn ticks_until(&self, deadline: Instant) -> u64 {
         let left = deadline.saturating_duration_since(Instant::now());
         let ticks = left.as_micros() / self.api.tick.as_micros().max(1);
         u64::try_from(ticks)

@@ -58,6 +58,8 @@ codes! {
     IdTaken = CONFLICT "id-taken",
     /// The URL belongs to another member.
     UrlTaken = CONFLICT "url-taken",
+    /// The id is bound to another data directory.
+    OtherIncarnation = CONFLICT "other-incarnation",
     /// The last voter can't be removed.
     LastVoter = CONFLICT "last-voter",
     /// Another membership change is under way.
@@ -94,6 +96,12 @@ codes! {
     TooSlow = SERVICE_UNAVAILABLE "too-slow",
     /// This member has just started, and loads its snapshot or reads its log.
     Replaying = SERVICE_UNAVAILABLE "replaying",
+    /// Not all first members of the cluster are in.
+    Forming = SERVICE_UNAVAILABLE "forming",
+    /// This member was not added to a cluster yet.
+    Joining = SERVICE_UNAVAILABLE "joining",
+    /// Another cluster knows another data directory as this member.
+    OtherLife = SERVICE_UNAVAILABLE "other-life",
     /// Nobody knows what became of it.
     UnknownOutcome = GATEWAY_TIMEOUT "unknown-outcome",
     /// The map would grow over `--max-store-bytes`.

@@ -1,4 +1,5 @@
-//! `POST /join`, by which hraftd's members are added and by which `--join URL` asks: an id and an address in JSON.
+//! `POST /join`, by which hraftd's members are added and by which `--join URL` asks: an id and an address in JSON, and
+//! the incarnation of the joiner's data directory, if it knows that.
 
 use super::Front;
 use super::body::Body;
@@ -20,13 +21,22 @@ impl Front {
         let received = body
             .receive(&self.body_bytes, limit, Wish::Change, deadline)
             .await?;
-        let (id, url) = joiner(&received.bytes)?;
-        self.add(id, &url, deadline).await
+        let joiner = joiner(&received.bytes)?;
+        self.add(joiner.id, &joiner.url, joiner.incarnation, deadline)
+            .await
     }
 }
 
+/// Who wants to be added.
+struct Joiner {
+    id: u64,
+    url: PeerUrl,
+    /// 0: it does not say.
+    incarnation: u64,
+}
+
 /// Reads who wants to be added. An id may be a string or a number, and an address may come without its `http://`.
-pub(super) fn joiner(body: &[u8]) -> Result<(u64, PeerUrl), Box<Reply>> {
+fn joiner(body: &[u8]) -> Result<Joiner, Box<Reply>> {
     let bad = |why: &str| {
         let form = "{\"id\":\"4\",\"addr\":\"http://HOST:PORT\"}";
         let line = format!("the body has to be {form}, with the address for peers: {why}");
@@ -37,7 +47,8 @@ pub(super) fn joiner(body: &[u8]) -> Result<(u64, PeerUrl), Box<Reply>> {
         Ok(_) => return Err(bad("it is not an object")),
         Err(_) => return Err(bad("it is not JSON")),
     };
-    if object.keys().any(|name| name != "id" && name != "addr") {
+    let known = ["id", "addr", "incarnation"];
+    if object.keys().any(|name| !known.contains(&&**name)) {
         return Err(bad("there is another name in it"));
     }
     let (Some(id), Some(addr)) = (object.get("id"), object.get("addr")) else {
@@ -59,7 +70,24 @@ pub(super) fn joiner(body: &[u8]) -> Result<(u64, PeerUrl), Box<Reply>> {
     } else {
         peer_url(&format!("http://{addr}"))
     };
-    Ok((id, url?))
+    let incarnation = match object.get("incarnation") {
+        None => 0,
+        Some(digits) => digits.as_str().and_then(incarnation).ok_or_else(|| {
+            bad("incarnation has to be 16 hexadecimal digits in a string, not all 0")
+        })?,
+    };
+    Ok(Joiner {
+        id,
+        url: url?,
+        incarnation,
+    })
+}
+
+/// Never 0, which stands for none.
+fn incarnation(digits: &str) -> Option<u64> {
+    let is_hex = digits.len() == 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let incarnation = u64::from_str_radix(digits, 16).ok();
+    incarnation.filter(|number| is_hex && *number != 0)
 }
 
 #[cfg(test)]
@@ -72,8 +100,10 @@ mod tests {
             "{\"id\":\"4\",\"addr\":\"http://127.0.0.1:42379\"}",
             "{\"addr\": \"127.0.0.1:42379\", \"id\": 4}\n",
         ] {
-            let (id, url) = joiner(body.as_bytes()).unwrap();
-            assert_eq!((id, url.to_string()), (4, "http://127.0.0.1:42379".into()));
+            let joiner = joiner(body.as_bytes()).unwrap();
+            assert_eq!(joiner.id, 4);
+            assert_eq!(joiner.url.to_string(), "http://127.0.0.1:42379");
+            assert_eq!(joiner.incarnation, 0);
         }
         for (body, code) in [
             ("", Code::BadBody),
@@ -88,8 +118,35 @@ mod tests {
             ("{\"id\":4,\"addr\":\"a\"}", Code::BadMember),
             ("{\"id\":4,\"addr\":\"https://a:1\"}", Code::BadMember),
         ] {
-            let refused = joiner(body.as_bytes()).unwrap_err();
+            let refused = joiner(body.as_bytes()).err().expect(body);
             assert_eq!(refused.extensions().get(), Some(&code), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_joiner_may_give_its_incarnation_as_16_digits() {
+        let body = |text: &str| format!("{{\"id\":4,\"addr\":\"a:1\",\"incarnation\":{text}}}");
+        for (text, expected) in [
+            ("\"0000000000000001\"", 1),
+            ("\"00000000000000ab\"", 0xab),
+            ("\"FFFFFFFFFFFFFFFF\"", u64::MAX),
+        ] {
+            let joiner = joiner(body(text).as_bytes()).unwrap();
+            assert_eq!(joiner.incarnation, expected, "{text}");
+        }
+        for text in [
+            "\"0000000000000000\"",
+            "\"\"",
+            "\"ab\"",
+            "\"+0000000000000ab\"",
+            "\"00000000000000xy\"",
+            "\"00000000000000000ab\"",
+            "1",
+            "null",
+        ] {
+            let refused = joiner(body(text).as_bytes()).err().expect(text);
+            let code = refused.extensions().get();
+            assert_eq!(code, Some(&Code::BadBody), "{text}");
         }
     }
 }

@@ -1,4 +1,6 @@
-//! Members: `POST /<id>` adds one, `DELETE /<id>` removes one.
+//! Members: `POST /<id>` adds one, `PUT /-/members/<id>` moves one to another place, `DELETE /<id>` removes one.
+//!
+//! A change that meets another one waits at the leader until that one is settled, as long as its request has time.
 
 use super::Front;
 use super::body::Body;
@@ -28,20 +30,50 @@ impl Front {
             ));
         };
         no_conditions(head)?;
-        let limit = config::MEMBER_URL_BYTES_MAX;
-        let received = body
-            .receive(&self.body_bytes, limit, Wish::Change, deadline)
-            .await?;
-        let url = std::str::from_utf8(&received.bytes)
-            .map_err(|_| bad_request("the body is not a peer URL: write it as http://HOST:PORT"))?
-            .trim();
-        self.add(id, &peer_url(url)?, deadline).await
+        let url = self.receive_url(body, deadline).await?;
+        // The empty member that answers there is bound later.
+        self.add(id, &url, 0, deadline).await
     }
 
-    /// Adds a member.
-    pub(super) async fn add(&self, id: u64, url: &PeerUrl, deadline: Instant) -> Answer {
+    /// Adds a member. Incarnation 0: it is left open.
+    pub(super) async fn add(
+        &self,
+        id: u64,
+        url: &PeerUrl,
+        incarnation: u64,
+        deadline: Instant,
+    ) -> Answer {
         let mut command = Command::new();
         command.kind = Kind::AddMember;
+        command.member_id = id;
+        command.member_url = url.to_string();
+        command.member_incarnation = incarnation;
+        self.change(command, deadline).await
+    }
+
+    /// `PUT /-/members/<id>` with a peer URL: there it is reached from now on. `path` is that of the request.
+    pub(super) async fn move_member(
+        &self,
+        head: &Parts,
+        key: &[u8],
+        path: &str,
+        body: &mut Body,
+        deadline: Instant,
+    ) -> Answer {
+        let Some(id) = path::member_id(key) else {
+            return Err(reply::error(
+                Code::BadMember,
+                format!(
+                    "PUT /-/members/<id> moves a member: its id is a number from 1 to 18446744073709551615, without \
+                     leading zeros; {}",
+                    path::hint(path)
+                ),
+            ));
+        };
+        no_conditions(head)?;
+        let url = self.receive_url(body, deadline).await?;
+        let mut command = Command::new();
+        command.kind = Kind::MoveMember;
         command.member_id = id;
         command.member_url = url.to_string();
         self.change(command, deadline).await
@@ -71,23 +103,23 @@ impl Front {
         self.change(command, deadline).await
     }
 
-    async fn change(&self, command: Command, deadline: Instant) -> Answer {
-        let id = command.member_id;
+    /// Reads a body that is a peer URL.
+    async fn receive_url(&self, body: &mut Body, deadline: Instant) -> Result<PeerUrl, Box<Reply>> {
+        let limit = config::MEMBER_URL_BYTES_MAX;
+        let received = body
+            .receive(&self.body_bytes, limit, Wish::Change, deadline)
+            .await?;
+        let url = std::str::from_utf8(&received.bytes)
+            .map_err(|_| bad_request("the body is not a peer URL: write it as http://HOST:PORT"))?;
+        peer_url(url.trim())
+    }
+
+    async fn change(&self, mut command: Command, deadline: Instant) -> Answer {
+        let (id, kind) = (command.member_id, command.kind);
+        command.wait_ticks = self.ticks_until(deadline);
         match self.propose(command, deadline).await {
             Outcome::Applied { .. } => Ok(reply::done(None)),
-            Outcome::Refused(why) => {
-                let line = format!("not changed: {why}");
-                Err(match why {
-                    Refusal::NotFound => reply::error(
-                        Code::NoSuchMember,
-                        format!("{why} {id}; the key of that name is at /-/kv/{id}"),
-                    ),
-                    Refusal::IdTaken => reply::error(Code::IdTaken, line),
-                    Refusal::UrlTaken => reply::error(Code::UrlTaken, line),
-                    Refusal::LastVoter => reply::error(Code::LastVoter, line),
-                    Refusal::ChangeUnderWay => reply::error(Code::ChangeUnderWay, line),
-                })
-            }
+            Outcome::Refused(why) => Err(refused(why, kind, id)),
             // A membership command carries no condition.
             Outcome::ConditionFailed { current } => Err(reply::condition_failed(current)),
             other @ (Outcome::Transacted { .. } | Outcome::ChecksFailed(_)) => {
@@ -96,6 +128,29 @@ impl Front {
             Outcome::NotProposed(why) => Err(reply::not_proposed(Wish::Change, why)),
             Outcome::Unknown => Err(reply::unknown(Wish::Change)),
         }
+    }
+}
+
+/// 409 or 404: what this kind of change of this member met.
+fn refused(why: Refusal, kind: Kind, id: u64) -> Box<Reply> {
+    let line = format!("not changed: {why}");
+    match why {
+        // A key may have been meant.
+        Refusal::NotFound if kind == Kind::RemoveMember => reply::error(
+            Code::NoSuchMember,
+            format!("{why} {id}; the key of that name is at /-/kv/{id}"),
+        ),
+        Refusal::NotFound => reply::error(Code::NoSuchMember, format!("{why} {id}")),
+        Refusal::IdTaken => reply::error(Code::IdTaken, line),
+        Refusal::OtherIncarnation => reply::error(
+            Code::OtherIncarnation,
+            format!(
+                "{line}; remove it first with DELETE /{id}, or start this one under another id"
+            ),
+        ),
+        Refusal::UrlTaken => reply::error(Code::UrlTaken, line),
+        Refusal::LastVoter => reply::error(Code::LastVoter, line),
+        Refusal::ChangeUnderWay => reply::error(Code::ChangeUnderWay, line),
     }
 }
 

@@ -7,6 +7,8 @@
 //! | `/-/kv` | all keys (`list`) | 403 | 403 | 403 |
 //! | `/-/txn` | 405 | 403 | 403 | many keys at once (`txn`) |
 //! | `/-/leader` | 405 | 403 | 403 | hand leadership over (`leader`) |
+//! | `/-/members/<id>` | 405 | move a member (`members`) | 405 | 405 |
+//! | `/-/members` | 405 | 405 | 405 | 405 |
 //! | `/-/watch` | changes (`watching`) | 403 | 403 | 403 |
 //! | `/key/<key>` | read as JSON (`pairs`) | 403 | write (`pairs`) | 403 |
 //! | `/key` | 404 | 403 | 403 | many keys at once (`pairs`) |
@@ -18,10 +20,10 @@
 //! Other methods are 405 with `Allow`. Which row it is, is decided on the *decoded* path, the same that is the key: so
 //! `/%2D/kv/a` is `/-/kv/a`, and no key has two meanings.
 //!
-//! Flow: `connection` holds the sockets to their limits; [`serve`] accepts; `Front::answer` routes; `path`,
-//! `condition`, `body` and `json` read what the client sent; `quota` sees to room for it; `ask` puts proposals and
-//! reads into the inbox and waits for what becomes of them; `reply` says it in HTTP, `share` bounds what of it is in memory,
-//! and `problem` says in JSON what went wrong.
+//! Flow: `connection` holds the sockets to their limits; [`serve`] accepts; `Front::answer` routes, and `gate` refuses what
+//! can't be served at present; `path`, `condition`, `body` and `json` read what the client sent; `quota` sees to room for
+//! it; `ask` puts proposals and reads into the inbox and waits for what becomes of them; `reply` says it in HTTP, `share`
+//! bounds what of it is in memory, and `problem` says in JSON what went wrong.
 //!
 //! Invariants: every request ends by its deadline; a response says "not written" only of what surely was not
 //! proposed; whatever a client sends is answered with an error at worst, never with a panic; and values appear in no
@@ -36,6 +38,7 @@ mod condition;
 mod connection;
 #[doc(hidden)]
 pub mod fuzzing;
+mod gate;
 mod join;
 mod json;
 mod kv;
@@ -270,41 +273,27 @@ impl Front {
 
     async fn route(&self, head: &Parts, body: &mut Body, deadline: Instant) -> Answer {
         let path = head.uri.path();
-        let root_methods = "GET, HEAD, PUT, DELETE, POST";
         if path == "*" || head.method == Method::CONNECT {
             // They name no resource, so there is nothing that other methods would be allowed on.
-            return Err(reply::not_allowed(root_methods));
+            return Err(reply::not_allowed(path::ROOT_METHODS));
         }
         let query = head.uri.query();
         let key = path::decode(path)?;
         let route = path::route(key);
-        let allowed = match &route {
-            Route::Root(_) | Route::Reserved(_) => root_methods,
-            Route::Kv(_) => "GET, HEAD, PUT, DELETE",
-            Route::Pair(_) => "GET, HEAD, DELETE",
-            Route::Pairs | Route::Txn | Route::Leader => "POST",
-            Route::List
-            | Route::Watch
-            | Route::Status
-            | Route::Hash
-            | Route::Snapshot
-            | Route::Live
-            | Route::Ready
-            | Route::Metrics => "GET, HEAD",
-        };
+        let allowed = route.methods();
         let reads = matches!(head.method, Method::GET | Method::HEAD);
         let writes = matches!(head.method, Method::PUT | Method::DELETE | Method::POST);
+        if !reads && !writes {
+            return Err(reply::not_allowed(allowed));
+        }
+        self.gate(&route, reads)?;
         match route {
-            _ if !reads && !writes => Err(reply::not_allowed(allowed)),
-            Route::Live if reads && self.api.replay.is_loading() => {
-                Ok(reply::text(hyper::StatusCode::OK, "live"))
-            }
-            Route::Metrics if reads => {
-                path::no_options(query)?;
-                self.show_metrics(deadline).await
-            }
-            _ if self.api.replay.is_loading() => Err(self.loading()),
             Route::Kv(_) if head.method == Method::POST => Err(reply::not_allowed(allowed)),
+            Route::Member(key) if head.method == Method::PUT => {
+                path::no_options(query)?;
+                self.move_member(head, &key, path, body, deadline).await
+            }
+            Route::Members | Route::Member(_) => Err(reply::not_allowed(allowed)),
             Route::Root(key) | Route::Kv(key) if reads => {
                 let options = path::read_options(query)?;
                 self.read(head, &self.checked(key)?, options, deadline)
@@ -342,9 +331,10 @@ impl Front {
                 let options = watching::watch_options(query)?;
                 self.watch(head, options, deadline).await
             }
-            Route::Status | Route::Hash | Route::Live | Route::Ready if reads => {
+            Route::Status | Route::Hash | Route::Live | Route::Ready | Route::Metrics if reads => {
                 path::no_options(query)?;
                 match route {
+                    Route::Metrics => self.show_metrics(deadline).await,
                     Route::Status => self.show_status(deadline).await,
                     Route::Hash => self.show_hash(deadline).await,
                     Route::Live => self.show_live(deadline).await,
@@ -398,7 +388,11 @@ impl Front {
     fn log_refusal(&self, reply: &Reply) {
         let status = reply.status().as_u16();
         match reply.extensions().get::<Code>() {
-            None | Some(Code::Replaying | Code::Stopping) => {}
+            // Every request would get one, and the log says it of itself.
+            None
+            | Some(
+                Code::Replaying | Code::Stopping | Code::Forming | Code::Joining | Code::OtherLife,
+            ) => {}
             Some(code) if reply.status().is_server_error() => {
                 slog::warn!(self.api.logger, "refused a request"; "code" => code.text(), "status" => status);
             }

@@ -24,6 +24,10 @@ pub(super) enum Route<'a> {
     Pair(Cow<'a, [u8]>),
     /// `/-/leader`.
     Leader,
+    /// `/-/members`.
+    Members,
+    /// What is behind `/-/members/`: a member.
+    Member(Cow<'a, [u8]>),
     /// `/-/status`.
     Status,
     /// `/-/hash`.
@@ -38,6 +42,31 @@ pub(super) enum Route<'a> {
     Snapshot,
     /// Another path whose first segment is `-`.
     Reserved(Cow<'a, [u8]>),
+}
+
+/// What is allowed where a path is a key, and where it is none that is known.
+pub(super) const ROOT_METHODS: &str = "GET, HEAD, PUT, DELETE, POST";
+
+impl Route<'_> {
+    /// The methods that there are, as `Allow` lists them.
+    pub(super) fn methods(&self) -> &'static str {
+        match self {
+            Route::Root(_) | Route::Reserved(_) => ROOT_METHODS,
+            Route::Kv(_) => "GET, HEAD, PUT, DELETE",
+            Route::Pair(_) => "GET, HEAD, DELETE",
+            Route::Pairs | Route::Txn | Route::Leader => "POST",
+            Route::Member(_) => "PUT",
+            Route::Members => "",
+            Route::List
+            | Route::Watch
+            | Route::Status
+            | Route::Hash
+            | Route::Snapshot
+            | Route::Live
+            | Route::Ready
+            | Route::Metrics => "GET, HEAD",
+        }
+    }
 }
 
 /// Options of a read.
@@ -99,11 +128,13 @@ pub(super) fn percent_encode(key: &[u8]) -> String {
 pub(super) fn route(key: Cow<'_, [u8]>) -> Route<'_> {
     const KV: &[u8] = b"-/kv/";
     const PAIR: &[u8] = b"key/";
+    const MEMBER: &[u8] = b"-/members/";
     match &*key {
         b"-/kv" => Route::List,
         b"-/watch" => Route::Watch,
         b"-/txn" => Route::Txn,
         b"-/leader" => Route::Leader,
+        b"-/members" => Route::Members,
         b"key" => Route::Pairs,
         b"-/status" => Route::Status,
         b"-/hash" => Route::Hash,
@@ -113,6 +144,7 @@ pub(super) fn route(key: Cow<'_, [u8]>) -> Route<'_> {
         b"-/snapshot" => Route::Snapshot,
         bytes if bytes.starts_with(KV) => Route::Kv(behind(key, KV.len())),
         bytes if bytes.starts_with(PAIR) => Route::Pair(behind(key, PAIR.len())),
+        bytes if bytes.starts_with(MEMBER) => Route::Member(behind(key, MEMBER.len())),
         b"-" => Route::Reserved(key),
         bytes if bytes.starts_with(b"-/") => Route::Reserved(key),
         _ => Route::Root(key),
@@ -281,6 +313,11 @@ mod tests {
             ("/-/watch", Route::Watch),
             ("/-/txn", Route::Txn),
             ("/-/leader", Route::Leader),
+            ("/-/members", Route::Members),
+            ("/-/members/", Route::Member(Cow::Borrowed(b""))),
+            ("/-/members/4", Route::Member(Cow::Borrowed(b"4"))),
+            ("/%2D/member%73%2F4/x", Route::Member(Cow::Borrowed(b"4/x"))),
+            ("/-/membersx", reserved(b"-/membersx")),
             ("/-/txn/", reserved(b"-/txn/")),
             ("/-", reserved(b"-")),
             ("/-/", reserved(b"-/")),

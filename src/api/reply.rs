@@ -94,7 +94,7 @@ pub(super) enum Wish {
     Read,
     /// To write or delete a key.
     Write,
-    /// To add or remove a member.
+    /// To add, move or remove a member.
     Change,
 }
 
@@ -183,9 +183,12 @@ pub(super) fn error(code: Code, line: impl Into<Cow<'static, str>>) -> Box<Reply
     Box::new(reply)
 }
 
-/// 405: this resource knows only these methods.
+/// 405: this resource knows only these methods, or none.
 pub(super) fn not_allowed(methods: &'static str) -> Box<Reply> {
-    let line = format!("this method is not supported here; use {methods}");
+    let line = match methods {
+        "" => "no method is supported here".to_owned(),
+        _ => format!("this method is not supported here; use {methods}"),
+    };
     let mut reply = error(Code::MethodNotAllowed, line);
     reply
         .headers_mut()

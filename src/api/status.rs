@@ -2,7 +2,8 @@
 
 use super::Front;
 use super::code::Code;
-use super::reply::{self, Answer, Reply};
+use super::gate;
+use super::reply::{self, Answer};
 use crate::config;
 use crate::proposal::NotProposed;
 use crate::status::Status;
@@ -39,24 +40,21 @@ impl Front {
     /// `GET /-/live`: the raft loop runs, or the snapshot is being loaded for it. With or without a leader, a restart
     /// would not help.
     pub(super) async fn show_live(&self, deadline: Instant) -> Answer {
+        if self.api.replay.is_loading() {
+            return Ok(reply::text(StatusCode::OK, "live"));
+        }
         match self.status(within(config::STATUS_TIMEOUT, deadline)).await {
             Some(_) => Ok(reply::text(StatusCode::OK, "live")),
             None => Err(reply::unavailable(Code::TooSlow, STUCK)),
         }
     }
 
-    /// 503 of every request while the snapshot is loaded.
-    pub(super) fn loading(&self) -> Box<Reply> {
-        let what = self.api.replay.under_way();
-        let what = what.as_deref().unwrap_or("it has just begun to serve");
-        let mut reply =
-            reply::unavailable(Code::Replaying, format!("not ready: {what}; try again"));
-        reply::set_outcome(&mut reply, "none");
-        reply
-    }
-
-    /// `GET /-/ready`: a linearizable read works, which takes a leader and a majority.
+    /// `GET /-/ready`: a linearizable read works, which takes a leader and a majority, and clients are served.
     pub(super) async fn show_ready(&self, deadline: Instant) -> Answer {
+        if let Some(closed) = self.api.inbox.closed() {
+            let line = format!("not ready: {}", closed.why);
+            return Err(reply::unavailable(gate::code(&closed), line));
+        }
         if let Some(what) = self.api.replay.under_way() {
             return Err(reply::unavailable(
                 Code::Replaying,
@@ -89,10 +87,11 @@ fn to_json(status: &Status) -> String {
         if value == 0 { "null".to_owned() } else { text }
     };
     let mut json = format!(
-        "{{\"id\":{},\"cluster\":{},\"role\":\"{}\",\"leader\":{},\"term\":{},\"committed\":{},\"applied\":{},\
-         \"snapshot_index\":{},\"wal_syncs\":{},\"wal_bytes\":{},\"members\":[",
+        "{{\"id\":{},\"cluster\":{},\"formed\":{},\"role\":\"{}\",\"leader\":{},\"term\":{},\"committed\":{},\
+         \"applied\":{},\"snapshot_index\":{},\"wal_syncs\":{},\"wal_bytes\":{},\"members\":[",
         status.id,
         or_null(status.cluster, format!("\"{:016x}\"", status.cluster)),
+        status.formed,
         status.role,
         or_null(status.leader, status.leader.to_string()),
         status.term,
@@ -135,6 +134,7 @@ mod tests {
         let mut status = Status {
             id: 1,
             cluster: 0xab,
+            formed: true,
             role: "leader",
             leader: 1,
             term: 3,
@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(
             parsed,
             json!({
-                "id": 1, "cluster": "00000000000000ab", "role": "leader", "leader": 1, "term": 3,
+                "id": 1, "cluster": "00000000000000ab", "formed": true, "role": "leader", "leader": 1, "term": 3,
                 "committed": 9, "applied": 8, "snapshot_index": 7, "wal_syncs": 6, "wal_bytes": 5,
                 "members": [
                     {"id": 1, "url": "http://127.0.0.1:1", "role": "voter", "match_index": 9, "active": true},
@@ -176,10 +176,12 @@ mod tests {
         );
         status.leader = 0;
         status.cluster = 0;
+        status.formed = false;
         status.members.clear();
         let parsed: serde_json::Value = serde_json::from_str(&to_json(&status)).unwrap();
         assert_eq!(parsed["leader"], json!(null));
         assert_eq!(parsed["cluster"], json!(null));
+        assert_eq!(parsed["formed"], json!(false));
         assert_eq!(parsed["members"], json!([]));
     }
 }

@@ -13,6 +13,7 @@ use super::reply::{self, Answer, Reply, ReplyBody, Wish};
 use super::{Front, json};
 use crate::config;
 use crate::history::{Change, Changes, Gone, Reader};
+use crate::inbox::Inbox;
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame};
@@ -145,6 +146,7 @@ impl Front {
                     reader: Reader::new(Arc::clone(history), position),
                     prefix,
                     news,
+                    inbox: Arc::clone(&self.api.inbox),
                     id: position,
                     id_due: Instant::now(),
                     id_interval: self.api.limits.watch_id_interval,
@@ -216,6 +218,8 @@ struct Watcher {
     prefix: Vec<u8>,
     /// True when this member stops.
     news: watch::Receiver<bool>,
+    /// Says when this member serves clients no more.
+    inbox: Arc<Inbox>,
     /// The last id that the client was told.
     id: u64,
     /// When it is told another one, if nothing happens until then: so that it does not fall behind where nothing that it
@@ -253,6 +257,10 @@ impl Watcher {
             let read = self
                 .reader
                 .read(config::WATCH_ENTRIES_MAX, config::WATCH_PIECE_BYTES);
+            // Behind the read: what came since this member was closed is told to nobody.
+            if self.inbox.closed().is_some() {
+                return None;
+            }
             let entries = match read {
                 Ok(entries) => entries,
                 Err(gone) => return Some(self.last_event(gone)),

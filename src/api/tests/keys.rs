@@ -75,64 +75,6 @@ fn chunked_bodies_are_joined() {
 }
 
 #[test]
-fn members_are_added_and_removed() {
-    let cluster = Cluster::start();
-    let post = |target: &str, url: &str| cluster.send("POST", target, &[], url.as_bytes());
-    for url in ["http://127.0.0.1:42379", " http://127.0.0.1:42379/\r\n"] {
-        assert_eq!(post("/4", url).status, 204);
-    }
-    let taken = post("/4", "http://127.0.0.1:1");
-    assert_eq!(taken.status, 409);
-    assert!(taken.text().contains("another URL"));
-    assert_eq!(post("/5", "http://127.0.0.1:42379").status, 409);
-    for target in [
-        "/",
-        "/0",
-        "/04",
-        "/x",
-        "/4/",
-        "/18446744073709551616",
-        "/+4",
-    ] {
-        let bad = post(target, "http://127.0.0.1:1");
-        assert_eq!(bad.status, 400, "{target}");
-        assert!(bad.text().contains("id is a number"));
-    }
-    for url in [
-        "",
-        "127.0.0.1:1",
-        "http://h",
-        "http://h:1/x",
-        "http://h:1//",
-        "\u{ff}",
-    ] {
-        let bad = post("/6", url);
-        assert_eq!(bad.status, 400, "{url}");
-        assert!(bad.text().contains("not a peer URL"), "{}", bad.text());
-    }
-    assert_eq!(cluster.send("POST", "/6", &[], b"\xff\xfe").status, 400);
-    assert_eq!(post("/6", &"x".repeat(300)).status, 400);
-    assert_eq!(post("/6", &"x".repeat(4_000)).status, 400);
-    assert_eq!(post("/6", &"x".repeat(5_000)).status, 413);
-    let conditional = cluster.send("POST", "/6", &["If-Match: \"1\""], b"http://h:1");
-    assert_eq!(conditional.status, 400);
-
-    let delete = |target: &str| cluster.send("DELETE", target, &[], b"");
-    assert_eq!(delete("/4").status, 204);
-    let gone = delete("/4");
-    assert_eq!(gone.status, 404);
-    assert!(gone.text().ends_with("/-/kv/4"), "{}", gone.text());
-    assert_eq!(delete("/1").status, 409);
-    for target in ["/0", "/007", "/18446744073709551616", "/%30"] {
-        let bad = delete(target);
-        assert_eq!(bad.status, 400, "{target}");
-        assert!(bad.text().ends_with(&format!("/-/kv{target}")));
-    }
-    let conditional = cluster.send("DELETE", "/1", &["If-None-Match: *"], b"");
-    assert_eq!(conditional.status, 400);
-}
-
-#[test]
 fn writes_to_reserved_paths_are_refused_with_the_way_out() {
     let cluster = Cluster::start();
     for target in [
@@ -190,6 +132,14 @@ fn other_methods_are_405_with_what_is_allowed() {
         ("POST", "/-/kv/a", "GET, HEAD, PUT, DELETE"),
         ("PATCH", "/-/kv/a", "GET, HEAD, PUT, DELETE"),
         ("PATCH", "/-/status", "GET, HEAD"),
+        ("GET", "/-/members/4", "PUT"),
+        ("HEAD", "/-/members/4", "PUT"),
+        ("POST", "/-/members/4", "PUT"),
+        ("DELETE", "/-/members/x", "PUT"),
+        ("PATCH", "/-/members/4", "PUT"),
+        ("GET", "/-/members", ""),
+        ("PUT", "/-/members", ""),
+        ("POST", "/-/members", ""),
         ("OPTIONS", "/-/live", "GET, HEAD"),
     ] {
         let response = cluster.send(method, target, &[], b"");

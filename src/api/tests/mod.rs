@@ -1,8 +1,10 @@
 //! The API over real sockets, with a scripted thread in the place of the raft loop.
 
 mod connections;
+mod gate;
 mod keys;
 mod many;
+mod members;
 mod metrics;
 mod outcomes;
 mod watching;
@@ -13,7 +15,7 @@ use crate::command::{self, Batch, Kind};
 use crate::commit::{Apply, Commit};
 use crate::history::Changes;
 use crate::inbox::{Held, Notice};
-use crate::members::{Decision, Members};
+use crate::members::{Decision, Members, cluster_id};
 use crate::proposal::{NotProposed, Outcome};
 use crate::status::{MemberStatus, Status};
 use bytes::Bytes;
@@ -40,6 +42,7 @@ enum Mode {
 
 struct Cluster {
     address: SocketAddr,
+    inbox: Arc<Inbox>,
     history: Arc<History>,
     mode: Arc<StdMutex<Mode>>,
     /// Deadlines of what the loop took, in ticks.
@@ -49,6 +52,9 @@ struct Cluster {
     stop: Option<signal::Sender<()>>,
     server: Option<JoinHandle<()>>,
 }
+
+/// Of the first member's data directory.
+const INCARNATION: u64 = 0xa1;
 
 /// What the history of these members holds.
 const HISTORY_BYTES: u64 = 64 << 10;
@@ -94,7 +100,7 @@ impl Cluster {
             std::thread::spawn(move || play(&inbox, &store, history, &mode, &deadlines, &done))
         };
         let api = Api {
-            inbox,
+            inbox: Arc::clone(&inbox),
             store,
             limits,
             tick: Duration::from_millis(20),
@@ -122,6 +128,7 @@ impl Cluster {
         });
         Cluster {
             address: address.recv().unwrap(),
+            inbox,
             history,
             mode,
             deadlines,
@@ -198,7 +205,7 @@ fn play(
     deadlines: &StdMutex<Vec<u64>>,
     done: &AtomicBool,
 ) {
-    let mut members = Members::initial(&["http://127.0.0.1:9021".parse().unwrap()]);
+    let mut members = Members::of([(1, "http://127.0.0.1:9021".parse().unwrap(), INCARNATION)]);
     let mut index = 1;
     let (commits, _batches) = apply::channel(Arc::default(), Arc::clone(&history));
     let mut kept_proposals = Vec::new();
@@ -221,6 +228,8 @@ fn play(
                         commits.hand_over(vec![entry], store).unwrap();
                         continue;
                     } else {
+                        let (wait, deadline) = (command.wait_ticks, proposal.deadline_ticks);
+                        assert!(wait >= deadline, "waits {wait} of {deadline} ticks");
                         history.append(index, Changes::of(Bytes::new(), 0));
                         match members.decide(command) {
                             Ok(Decision::Change(_)) => {
@@ -279,7 +288,8 @@ fn play(
         for question in kept_questions.drain(..) {
             let _ = question.send(Status {
                 id: 1,
-                cluster: members.cluster_id(),
+                cluster: cluster_id(INCARNATION),
+                formed: members.is_formed(),
                 role: "leader",
                 leader: 1,
                 term: 2,

@@ -1,6 +1,7 @@
 //! Watching: server-sent events, where they begin, and how they end.
 
 use super::*;
+use crate::status::{Closed, ClosedKind};
 use serde_json::{Value, json};
 
 /// A response whose events are still coming.
@@ -350,6 +351,40 @@ fn watchers_are_counted_and_end_when_the_server_stops() {
         "{:?}",
         begin.elapsed()
     );
+}
+
+#[test]
+fn a_member_that_is_closed_tells_its_watchers_nothing_more() {
+    let often = Limits {
+        watch_id_interval: Duration::from_millis(20),
+        ..limits()
+    };
+    for limits in [limits(), often] {
+        let idle = limits.watch_id_interval < Duration::from_secs(1);
+        let cluster = Cluster::with(limits);
+        let (mut watching, begin) = cluster.watch("", &[]);
+        cluster.inbox.set_closed(Some(Arc::new(Closed {
+            kind: ClosedKind::OtherLife,
+            why: "not served".to_owned(),
+        })));
+        if !idle {
+            // What is applied yet wakes it.
+            let data = Bytes::from_static(b"kv");
+            let mut changes = Changes::of(data.clone(), 1);
+            changes.put(&data[..1], &data[1..]);
+            cluster.history.append(begin + 1, changes);
+        }
+        while let Some(block) = watching.block() {
+            assert_eq!(block, format!("id: {begin}"));
+        }
+        // An EventSource comes back until it is served again.
+        let events = "Accept: text/event-stream";
+        let again = cluster.send("GET", "/-/watch", &[events], b"");
+        assert_eq!((again.status, &*again.body), (200, &b"retry: 1000\n"[..]));
+        cluster.inbox.set_closed(None);
+        let (_, resumed) = cluster.watch(&format!("?after={begin}"), &[]);
+        assert_eq!(resumed, begin);
+    }
 }
 
 #[test]
