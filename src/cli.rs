@@ -12,7 +12,7 @@ use crate::{backup, restore};
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use commands::Command;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
@@ -138,8 +138,8 @@ Exit codes:
   1  fatal, or stopped by a second signal, or no backup was given
   2  usage, a port is in use, or a backup or a restore would replace something
   3  another process has locked the data directory
-  4  data is corrupt
-  5  the data directory is that of another member or cluster, or was emptied
+  4  data is corrupt, or the logs of two members have parted
+  5  the data directory is that of another member, cluster or life of this member, an older copy, or in use twice
   6  a disk operation failed
   7  this member was removed from the cluster before
 
@@ -163,8 +163,9 @@ struct Args {
 
     /// Peer URLs of all members, in the order of their ids
     ///
-    /// Used on the first start only, when all of the first members have to be given the same list: later a member
-    /// knows the others from its data.
+    /// A new cluster forms of the members in this list, which all of them have to be given: member 1 begins it and adds
+    /// the others, and clients are served once all are in. Later a member knows the others from its data, and the list
+    /// only says where else to look for them. If its own URL in the list is new, the member moves there.
     #[arg(
         long,
         value_name = "URL[,URL...]",
@@ -175,7 +176,8 @@ struct Args {
 
     /// This member's own peer URL, in place of --cluster [default: http://127.0.0.1:9021]
     ///
-    /// For a cluster of one that others shall join, or with --join URL.
+    /// For a cluster of one that others shall join, or with --join URL. A member that has data and was reached elsewhere
+    /// moves there.
     #[arg(
         long,
         value_name = "URL",
@@ -187,7 +189,7 @@ struct Args {
     /// Join the running cluster of the member whose clients connect to this URL
     ///
     /// That member (of several: the first that answers) is asked to add this one. Without a URL: this one was added by
-    /// POST /<id> to any member, and --cluster lists all peer URLs.
+    /// POST /<id> to any member, and --cluster lists all peer URLs. Ignored once it is a member.
     #[arg(
         long,
         value_name = "URL[,URL...]",
@@ -290,7 +292,11 @@ struct Args {
 
 fn check(args: Args) -> Result<Options, String> {
     let (join, join_by) = parse_join(args.join.as_deref())?;
-    let (cluster, peer_url) = addresses(&args, join, !join_by.is_empty())?;
+    let Addresses {
+        cluster,
+        own: peer_url,
+        given: url_given,
+    } = addresses(&args, join, !join_by.is_empty())?;
     let own = &peer_url;
     let at_least_one = |option: &str, value: u64, limit: usize| {
         if value == 0 || value > limit as u64 {
@@ -364,6 +370,7 @@ fn check(args: Args) -> Result<Options, String> {
         election_timeout: args.election_timeout,
         cluster,
         peer_url,
+        url_given,
     };
     // In ticks, as raft will compare them.
     if config.heartbeat >= config.election_timeout
@@ -386,37 +393,49 @@ fn check(args: Args) -> Result<Options, String> {
     })
 }
 
-/// The members of `--cluster`, none without it, and this member's own peer URL.
-fn addresses(args: &Args, join: bool, asks: bool) -> Result<(Vec<PeerUrl>, PeerUrl), String> {
+/// Where members are reached, as far as the command line says so.
+struct Addresses {
+    /// The members of `--cluster`, none without it.
+    cluster: BTreeMap<u64, PeerUrl>,
+    /// This member's own peer URL.
+    own: PeerUrl,
+    /// That was said, and is not the default.
+    given: bool,
+}
+
+fn addresses(args: &Args, join: bool, asks: bool) -> Result<Addresses, String> {
     let id = args.id;
+    let alone = |own, given| Addresses {
+        cluster: BTreeMap::new(),
+        own,
+        given,
+    };
     match (&args.cluster, &args.peer_url) {
         (Some(_), Some(_)) => Err(
             "--peer-url and --cluster: give one of them, since --cluster lists this member's own URL too".to_owned(),
         ),
         (Some(list), None) => {
             let cluster = parse_cluster(list)?;
-            let place = usize::try_from(id - 1).ok();
-            let own = place.and_then(|place| cluster.get(place)).cloned();
-            let count = cluster.len();
-            let own = own.ok_or_else(|| not_listed(id, count))?;
-            Ok((cluster, own))
+            let own = cluster.get(&id).cloned();
+            let own = own.ok_or_else(|| not_listed(id, cluster.len()))?;
+            Ok(Addresses {
+                cluster,
+                own,
+                given: true,
+            })
         }
         (None, _) if join && !asks => Err(
             "--join: give it the URL at which clients reach a member, or list all peer URLs with --cluster".to_owned(),
         ),
-        (None, Some(_)) if id != 1 && !join => Err(format!(
-            "--id {id}: a new cluster begins with member 1; to join one, add --join with the URL at which clients reach \
-             a member"
-        )),
         (None, Some(text)) => {
             let url = text.trim().parse();
-            Ok((Vec::new(), url.map_err(|why| format!("--peer-url: {why}"))?))
+            Ok(alone(url.map_err(|why| format!("--peer-url: {why}"))?, true))
         }
         (None, None) if asks => Err(
             "--join with a URL needs --peer-url too: where the other members reach this one".to_owned(),
         ),
         (None, None) if id != 1 => Err(not_listed(id, 1)),
-        (None, None) => Ok((Vec::new(), DEFAULT_PEER_URL.parse()?)),
+        (None, None) => Ok(alone(DEFAULT_PEER_URL.parse()?, false)),
     }
 }
 
@@ -449,8 +468,8 @@ fn parse_member(text: &str) -> Result<PeerUrl, String> {
     url.map_err(|why: String| why.replacen("a peer URL", "the URL of a member", 1))
 }
 
-fn parse_cluster(list: &str) -> Result<Vec<PeerUrl>, String> {
-    let mut urls = Vec::new();
+fn parse_cluster(list: &str) -> Result<BTreeMap<u64, PeerUrl>, String> {
+    let mut urls = BTreeMap::new();
     let mut ids = HashMap::new();
     for (id, text) in (1_u64..).zip(list.split(',')) {
         let url: PeerUrl = text
@@ -462,7 +481,7 @@ fn parse_cluster(list: &str) -> Result<Vec<PeerUrl>, String> {
                 "--cluster: {url} stands for member {first} and for member {id}; every member needs a URL of its own"
             ));
         }
-        urls.push(url);
+        urls.insert(id, url);
     }
     Ok(urls)
 }
@@ -630,6 +649,7 @@ mod tests {
         assert_eq!(config.id, 1);
         assert_eq!(config.peer_url, "http://127.0.0.1:9021".parse().unwrap());
         assert!(config.cluster.is_empty() && !config.join && config.join_by.is_empty());
+        assert!(!config.url_given);
         assert_eq!(config.client_address, "127.0.0.1:9121".parse().unwrap());
         assert_eq!(config.peer_address, "127.0.0.1:9021".parse().unwrap());
         assert_eq!(config.data_dir, PathBuf::from("raftkvd-1"));
@@ -656,7 +676,7 @@ mod tests {
         );
         assert!(config.join && config.cluster.is_empty());
         let config = options("--peer-url http://127.0.0.1:1").unwrap().config;
-        assert!(!config.join && config.cluster.is_empty());
+        assert!(!config.join && config.cluster.is_empty() && config.url_given);
         let config = options("--join=no").unwrap().config;
         assert!(!config.join);
         for (line, said) in [
@@ -668,10 +688,6 @@ mod tests {
                 "\"\" is not the URL of a member",
             ),
             ("--join http://127.0.0.1:1", "--peer-url"),
-            (
-                "--id 2 --peer-url http://127.0.0.1:1",
-                "begins with member 1",
-            ),
             ("--peer-url 127.0.0.1:1", "--peer-url: \"127.0.0.1:1\""),
             (
                 "--peer-url http://a:1 --cluster http://a:1",
@@ -687,6 +703,15 @@ mod tests {
     }
 
     #[test]
+    fn a_member_that_has_data_may_say_just_where_it_is() {
+        let config = options("--id 3 --peer-url http://127.0.0.1:3")
+            .unwrap()
+            .config;
+        assert_eq!((config.id, config.url_given, config.join), (3, true, false));
+        assert!(config.cluster.is_empty());
+    }
+
+    #[test]
     fn every_option_is_taken() {
         let line = "--id 2 --cluster http://10.0.0.1:1,http://localhost:2/ --port 3 --join --listen 0.0.0.0 \
                     --listen-peer ::1 --data-dir d --snapshot-bytes 64k --max-value-bytes 2m --max-key-bytes 100 \
@@ -694,6 +719,7 @@ mod tests {
                     --log-format json --log-level debug";
         let Options { config, log } = options(line).unwrap();
         assert_eq!((config.id, config.cluster.len(), config.join), (2, 2, true));
+        assert!(config.url_given && config.cluster[&2] == config.peer_url);
         assert_eq!(config.client_address, "0.0.0.0:3".parse().unwrap());
         assert_eq!(config.peer_address, "[::1]:2".parse().unwrap());
         assert_eq!(config.data_dir, PathBuf::from("d"));

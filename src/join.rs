@@ -1,14 +1,15 @@
 //! Joining by address (`--join URL`): asks members of a running cluster to add this one, again and again until one of
 //! them has done it.
 //!
-//! The server starts it beside everything else on a member that holds nothing yet. Each member is asked for the others
-//! first (`GET /-/status`), so that they are dialed and can say when they refuse this one, and then to add this one
-//! (`POST /join`), which is harmless when it is a member already. All further is between the leader and this member.
+//! The server starts it beside everything else on a member that is empty. Each member is asked for the others first
+//! (`GET /-/status`), so that they are dialled and can say when they refuse this one, and then to add this one with its
+//! incarnation (`POST /join`), which is harmless when it is a member already. All further is between the leader and this
+//! member.
 //!
-//! It ends when it was heard, when this member hears from the cluster in another way, or with an error that another try
-//! would meet again.
+//! It ends when it was heard, when this member has got a table of members in another way, or with an error that another
+//! try would meet again.
 
-use crate::members::{Member, Members, PeerUrl};
+use crate::members::PeerUrl;
 use crate::transport::Transport;
 use crate::{config, http_client};
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use slog::{Logger, info, warn};
+use std::collections::BTreeMap;
 use tokio::time::{sleep, timeout};
 
 /// Who asks whom.
@@ -24,6 +26,8 @@ use tokio::time::{sleep, timeout};
 pub struct Joiner {
     /// This member.
     pub id: u64,
+    /// The incarnation of its data directory.
+    pub incarnation: u64,
     /// Where its peers reach it.
     pub url: PeerUrl,
     /// Where clients reach the members that are asked, in this order.
@@ -36,14 +40,26 @@ enum Failure {
     Now(String),
     /// The id or the URL belongs to another member.
     Taken(String),
+    /// The id is bound to another data directory.
+    OtherIncarnation(String),
 }
 
-/// Asks until there is nothing to ask for any more. An error is one line: another start is needed, with other options.
-pub async fn run(joiner: Joiner, transport: Transport, logger: Logger) -> Result<(), String> {
+/// Why another start is needed. Both are one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotJoined {
+    /// With other options: the id or the URL belongs to another member.
+    Taken(String),
+    /// With another data directory, or after the member of the other one was removed.
+    OtherIncarnation(String),
+}
+
+/// Asks until there is nothing to ask for any more.
+pub async fn run(joiner: Joiner, transport: Transport, logger: Logger) -> Result<(), NotJoined> {
+    let Joiner { id, url, .. } = &joiner;
     let mut pause = config::JOIN_BACKOFF_MIN;
     let mut told = String::new();
     let mut in_doubt = false;
-    while transport.is_joining() {
+    while transport.is_empty() {
         let mut reasons = Vec::new();
         for asked in &joiner.asked {
             match ask(&joiner, asked, &mut in_doubt, &transport).await {
@@ -53,11 +69,16 @@ pub async fn run(joiner: Joiner, transport: Transport, logger: Logger) -> Result
                 }
                 Err(Failure::Now(why)) => reasons.push(format!("{asked}: {why}")),
                 Err(Failure::Taken(why)) => {
-                    let Joiner { id, url, .. } = &joiner;
-                    return Err(format!(
+                    return Err(NotJoined::Taken(format!(
                         "can't join as member {id} at {url}: {asked} says: {why}; choose another --id or --peer-url, or \
                          remove the other member first: curl -X DELETE {asked}/ID"
-                    ));
+                    )));
+                }
+                Err(Failure::OtherIncarnation(why)) => {
+                    return Err(NotJoined::OtherIncarnation(format!(
+                        "can't join as member {id} at {url}: {asked} says: {why}; start member {id} with its own \
+                         --data-dir, or, if that is lost, remove it first: curl -X DELETE {asked}/{id}"
+                    )));
                 }
             }
         }
@@ -81,22 +102,21 @@ async fn ask(
     transport: &Transport,
 ) -> Result<(), Failure> {
     let (status, body) = request(asked, Method::GET, "/-/status", String::new()).await?;
-    let described = serde_json::from_slice(&body).ok();
-    let known = described.as_ref().and_then(members);
-    let (Some(described), Some(known), StatusCode::OK) = (&described, known, status) else {
+    let known = serde_json::from_slice(&body).ok().and_then(members);
+    let (Some(known), StatusCode::OK) = (known, status) else {
         return Err(Failure::Now(format!(
             "GET /-/status was answered with {status} and not with members; is this where clients reach a member?"
         )));
     };
-    if described["role"] == "joining" {
+    if known.is_empty() {
         return Err(Failure::Now("it waits to be added itself".to_owned()));
     }
-    transport.set_members_to_dial(&known);
-    let is_member = |member: &Member| member.url == joiner.url;
-    if *in_doubt && known.members.get(&joiner.id).is_some_and(is_member) {
+    let is_member = known.get(&joiner.id) == Some(&joiner.url);
+    transport.set_list(known);
+    if *in_doubt && is_member {
         return Ok(());
     }
-    let wish = json!({"id": joiner.id, "addr": joiner.url.to_string()}).to_string();
+    let wish = wish(joiner);
     let was_in_doubt = std::mem::replace(in_doubt, true);
     let (status, body) = request(asked, Method::POST, "/join", wish).await?;
     if status.is_success() {
@@ -111,23 +131,27 @@ async fn ask(
     };
     match problem["code"].as_str() {
         Some("id-taken" | "url-taken") => Err(Failure::Taken(why)),
+        Some("other-incarnation") => Err(Failure::OtherIncarnation(why)),
         _ => Err(Failure::Now(why)),
     }
 }
 
-/// The members in what `GET /-/status` says.
-fn members(status: &Value) -> Option<Members> {
-    let mut known = Members::default();
-    for member in status["members"].as_array()? {
-        let url = member["url"].as_str()?.parse().ok()?;
-        let member_known = Member {
-            url,
-            learner: false,
-            added_index: 1,
-        };
-        known.members.insert(member["id"].as_u64()?, member_known);
-    }
-    Some(known)
+/// The body of `POST /join`. The incarnation goes as text: JSON's numbers are not exact beyond 2^53.
+fn wish(joiner: &Joiner) -> String {
+    let incarnation = format!("{:016x}", joiner.incarnation);
+    json!({"id": joiner.id, "addr": joiner.url.to_string(), "incarnation": incarnation}).to_string()
+}
+
+/// Where the members are reached, by what `GET /-/status` says.
+fn members(status: Value) -> Option<BTreeMap<u64, PeerUrl>> {
+    let listed = status["members"].as_array()?.iter();
+    let member = |member: &Value| {
+        Some((
+            member["id"].as_u64()?,
+            member["url"].as_str()?.parse().ok()?,
+        ))
+    };
+    listed.map(member).collect()
 }
 
 /// One request: the status and the body of its answer.
@@ -148,5 +172,33 @@ async fn request(
     match timeout(config::MEMBER_ANSWER_TIMEOUT, exchange).await {
         Ok(answer) => answer.map_err(|why: String| Failure::Now(format!("{path}: {why}"))),
         Err(_) => Err(Failure::Now(format!("{path}: no answer in time"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_joiner_says_who_it_is_and_reads_who_the_others_are() {
+        let joiner = Joiner {
+            id: 4,
+            incarnation: 0xab,
+            url: "http://10.0.0.4:9021".parse().unwrap(),
+            asked: Vec::new(),
+        };
+        let said: Value = serde_json::from_str(&wish(&joiner)).unwrap();
+        let expected =
+            json!({"id": 4, "addr": "http://10.0.0.4:9021", "incarnation": "00000000000000ab"});
+        assert_eq!(said, expected);
+
+        let status =
+            json!({"members": [{"id": 1, "url": "http://a:1"}, {"id": 2, "url": "http://a:2"}]});
+        let known = members(status).unwrap();
+        assert_eq!(known.keys().copied().collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(members(json!({"members": []})), Some(BTreeMap::new()));
+        for other in [json!({}), json!({"members": [{"id": 1, "url": "a"}]})] {
+            assert_eq!(members(other), None);
+        }
     }
 }

@@ -20,31 +20,35 @@
 //! Only this module starts threads that stay, but for the log's. Each ends when the one it is fed by has ended: raft by
 //! [`Notice::Stop`], then wal, read-back and apply, then remove and snapshot.
 
+mod failure;
+mod files;
+
+pub use failure::Failure;
+
 use crate::api::{self, Api};
 use crate::apply;
 use crate::config::{self, Config};
 use crate::history::History;
+use crate::identity::View;
 use crate::inbox::{Inbox, Notice};
 use crate::join;
 use crate::logging;
-use crate::members::Members;
+use crate::members::{Members, PeerUrl};
 use crate::metrics::Metrics;
 use crate::node::{self, Exit, Node};
 use crate::progress::Replay;
 use crate::raft_loop;
 use crate::read_back;
-use crate::storage::{
-    self, DiskError, Meta, Pin, PinError, RealDisk, ReceiveError, SnapshotMeta, SnapshotSink,
-    SnapshotSource, Snapshots, StorageError,
-};
+use crate::storage::{self, Disk, Meta, Opened, RealDisk, Snapshots, Start};
 use crate::store::Store;
 use crate::systemd::{Phase, Systemd};
 use crate::transport::{self, Transport};
 use crate::writer;
+use files::{Directory, SnapshotFiles};
 use futures_channel::oneshot;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use slog::{Logger, info, warn};
-use std::io;
+use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Deref;
@@ -55,97 +59,6 @@ use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
-
-/// Why the process ends with another code than 0. Its text is one line: cause, file, and the next thing to do.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// An address can't be listened on.
-    #[error(
-        "can't listen on {address}: {source}; stop what uses this port, or choose another with {option}"
-    )]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// The option that sets it.
-        option: &'static str,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The data directory.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    /// The disk failed while the daemon ran.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    /// The peers know another data directory under this id.
-    #[error(
-        "{dir} is not the data directory that member {by} knows for member {id}: it was emptied or replaced, and \
-         what member {id} had acknowledged is gone; replace the member: curl -X DELETE http://CLIENT_ADDRESS/{id} and \
-         then curl -X POST -d {url} http://CLIENT_ADDRESS/{id} (at any other member), then start it with --join on an \
-         empty data directory"
-    )]
-    Wiped {
-        /// This member.
-        id: u64,
-        /// Its peer URL.
-        url: String,
-        /// The data directory.
-        dir: String,
-        /// Who says so.
-        by: u64,
-    },
-    /// The id was added to a running cluster, and this process was started as one of its first members.
-    #[error(
-        "member {id} was added to a running cluster, as member {by} knows, but {dir} was made as that of a first \
-         member; remove {dir} and start again with --join"
-    )]
-    NeedsJoin {
-        /// This member.
-        id: u64,
-        /// The data directory.
-        dir: String,
-        /// Who says so.
-        by: u64,
-    },
-    /// Entries that this member acknowledged are not on its disk.
-    #[error(
-        "{dir} ends at entry {last}, but the leader knows that this member had acknowledged entry {committed}: it is \
-         an old copy or was damaged; replace the member: curl -X DELETE http://CLIENT_ADDRESS/{id} and then curl -X \
-         POST -d {url} http://CLIENT_ADDRESS/{id} (at any other member), then start it with --join on an empty data \
-         directory"
-    )]
-    LostLog {
-        /// This member.
-        id: u64,
-        /// Its peer URL.
-        url: String,
-        /// The data directory.
-        dir: String,
-        /// The last entry.
-        last: u64,
-        /// What the leader holds to be here.
-        committed: u64,
-    },
-    /// It can't be added to the cluster that it was to join.
-    #[error("{0}")]
-    NotJoined(String),
-    /// Anything else.
-    #[error("{0}")]
-    Fatal(String),
-}
-
-impl Failure {
-    /// The exit code: see the README.
-    pub fn exit_code(&self) -> i32 {
-        match self {
-            Failure::Listen { .. } | Failure::NotJoined(_) => 2,
-            Failure::Storage(error) => error.exit_code(),
-            Failure::Disk(_) => 6,
-            Failure::Wiped { .. } | Failure::NeedsJoin { .. } | Failure::LostLog { .. } => 5,
-            Failure::Fatal(_) => 1,
-        }
-    }
-}
 
 /// What the main thread waits for.
 enum End {
@@ -158,15 +71,9 @@ enum End {
 pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     let begun = Instant::now();
     raise_file_limit(logger);
-    let initial = Members::initial(match config.cluster.is_empty() && !config.join {
-        true => std::slice::from_ref(&config.peer_url),
-        false => &config.cluster,
-    });
-    let start = match config.join {
-        true => storage::Start::Join,
-        false => storage::Start::Bootstrap(initial.clone()),
-    };
-    let disk = Arc::new(RealDisk);
+    let start = start_of(&config);
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    storage::check_start(&disk, &config.data_dir, &start)?;
     // Held to the end of the process: a thread may still write while this function returns with a failure.
     let _lock = ManuallyDrop::new(storage::lock(&*disk, &config.data_dir)?);
     // Behind the lock, so that a second start of the same member says that it is one; before the data directory is
@@ -271,18 +178,8 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         }
         Err(End::Node(exit)) => panic!("{exit:?} of a node that is still to be made"),
     };
-    let settings = node::Settings {
-        id: config.id,
-        boot: opened.meta.boot(),
-        election_ticks: config.election_ticks(),
-        heartbeat_ticks: config.heartbeat_ticks(),
-        snapshot_bytes: config.snapshot_bytes,
-        log_cache_bytes: config.log_cache_bytes,
-        pinned_log_bytes: config::PINNED_LOG_BYTES_MAX,
-        // Random, so that no two members draw the same timeouts.
-        seed: opened.meta.incarnation(),
-    };
-    let joining = opened.recovered.snapshot.is_none();
+    let settings = settings_of(&config, &opened);
+    let is_empty = opened.recovered.snapshot.is_none();
     let snapshot = opened
         .recovered
         .snapshot
@@ -296,9 +193,10 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     let raft_logger = logging::raft_logger(logger);
     let node =
         Node::new(settings, opened.recovered, logger, &raft_logger).map_err(Failure::Fatal)?;
-    let known = if joining { &initial } else { node.members() };
+    // Before anything is applied that a client could see.
+    inbox.set_closed(node.closed());
     if !opened.first_start {
-        warn_if_flags_differ(&config, &initial, known, logger);
+        tell_differences(&config, &node, logger);
     }
 
     let transport = Transport::new(
@@ -313,13 +211,15 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
             }),
             metrics: metrics.clone(),
             limits: transport::Limits::default(),
+            view: view_of(&config, &opened.meta, opened.run, node.members()),
+            applied: snapshot,
+            list: config.cluster.clone(),
         },
         inbox.clone(),
         runtime.handle().clone(),
         logger.clone(),
     );
-    transport.set_members(known, joining);
-    let members = known.members.len();
+    let members = node.members().members.len();
     let (stop_peers, peers_stop) = oneshot::channel::<()>();
     runtime.spawn({
         let (transport, listener) = (transport.clone(), into_tokio(peer_listener, &runtime)?);
@@ -392,24 +292,25 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         }
     })?);
 
-    if joining && !config.join_by.is_empty() {
+    if is_empty && !config.join_by.is_empty() {
         let joiner = join::Joiner {
             id: config.id,
+            incarnation: opened.meta.incarnation(),
             url: config.peer_url.clone(),
             asked: config.join_by.clone(),
         };
         let asking = join::run(joiner, transport.clone(), logger.clone());
         let ends = ends.clone();
         runtime.spawn(async move {
-            if let Err(line) = asking.await {
+            if let Err(why) = asking.await {
                 // The main thread may be ending already.
-                let _ = ends.send(End::Failed(Failure::NotJoined(line)));
+                let _ = ends.send(End::Failed(why.into()));
             }
         });
     }
     announce(&config);
     let cluster = match opened.meta.cluster() {
-        0 => "not joined yet".to_owned(),
+        0 => "none yet".to_owned(),
         cluster => format!("{cluster:016x}"),
     };
     info!(logger, "started"; "cluster" => cluster, "term" => term,
@@ -451,6 +352,62 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         info!(logger, "stopped"; "ms" => stopping.elapsed().as_millis() as u64);
     }
     result
+}
+
+/// How this member begins if it has no data.
+fn start_of(config: &Config) -> Start {
+    let Config { id, peer_url, .. } = config;
+    match config.cluster.first_key_value() {
+        _ if config.join => Start::Empty,
+        Some((first, _)) if first == id => Start::First(config.cluster.clone()),
+        Some(_) => Start::Empty,
+        None if *id == 1 => Start::First(BTreeMap::from([(1, peer_url.clone())])),
+        None => Start::Existing(format!(
+            "--id {id}: a new cluster begins with member 1; to join one, add --join with the URL at which clients reach \
+             a member"
+        )),
+    }
+}
+
+fn settings_of(config: &Config, opened: &Opened) -> node::Settings {
+    // A member that has no table knows only this of where it is.
+    let url_counts = config.url_given || opened.recovered.snapshot.is_none() || opened.first_start;
+    let is_listed = !config.join && config.cluster.len() > 1;
+    node::Settings {
+        id: config.id,
+        incarnation: opened.meta.incarnation(),
+        boot: opened.meta.boot(),
+        run: opened.run,
+        url: url_counts.then(|| config.peer_url.clone()),
+        list: match is_listed {
+            true => config.cluster.clone(),
+            false => BTreeMap::new(),
+        },
+        election_ticks: config.election_ticks(),
+        heartbeat_ticks: config.heartbeat_ticks(),
+        snapshot_bytes: config.snapshot_bytes,
+        log_cache_bytes: config.log_cache_bytes,
+        pinned_log_bytes: config::PINNED_LOG_BYTES_MAX,
+        // Random, so that no two members draw the same timeouts.
+        seed: opened.meta.incarnation(),
+    }
+}
+
+/// What this member knows of itself and the others before anything of the log is applied.
+fn view_of(config: &Config, meta: &Meta, run: u64, members: &Members) -> View {
+    let stored = members.members.get(&config.id);
+    let stored = stored.filter(|_| !config.url_given);
+    let nothing = View {
+        me: config.id,
+        incarnation: meta.incarnation(),
+        run,
+        url: stored.map_or(&config.peer_url, |own| &own.url).clone(),
+        url_given: config.url_given,
+        cluster: 0,
+        members: Members::default(),
+        bound_index: 0,
+    };
+    nothing.next(meta.cluster(), members)
 }
 
 /// The runtime, ended within a limit however [`run`] returns: its own drop would wait for calls that block (a name
@@ -513,24 +470,13 @@ async fn next_failure(ended: &mut UnboundedReceiver<End>) -> Failure {
 
 /// Why a node has to end, as an error or, for a removed member, as a durable mark and success.
 fn on_exit(exit: Exit, config: &Config, meta: &Meta, logger: &Logger) -> Result<(), Failure> {
-    let id = config.id;
-    let dir = config.data_dir.display().to_string();
-    let url = config.peer_url.to_string();
-    match exit {
-        Exit::Removed { index } => {
-            meta.mark_removed(index)?;
-            info!(logger, "this member was removed from the cluster: stopping"; "index" => index);
-            Ok(())
-        }
-        Exit::Wiped { by } => Err(Failure::Wiped { id, url, dir, by }),
-        Exit::NeedsJoin { by } => Err(Failure::NeedsJoin { id, dir, by }),
-        Exit::LostLog { committed, last } => Err(Failure::LostLog {
-            id,
-            url,
-            dir,
-            last,
-            committed,
-        }),
+    if let Exit::Removed { index } = exit {
+        meta.mark_removed(index)?;
+        info!(logger, "this member was removed from the cluster: stopping"; "index" => index);
+    }
+    match Failure::of_exit(&exit, config) {
+        Some(failure) => Err(failure),
+        None => Ok(()),
     }
 }
 
@@ -607,26 +553,41 @@ fn announce(config: &Config) {
 }
 
 /// A restart goes by what is on disk. Flags that say something else deserve a word.
-fn warn_if_flags_differ(config: &Config, flags: &Members, stored: &Members, logger: &Logger) {
-    if config.cluster.is_empty() {
-        // Others may have joined since.
-        if let Some(own) = stored.members.get(&config.id)
-            && own.url != config.peer_url
-        {
-            warn!(logger, "--peer-url differs from the stored one, by which the others go; to move a member, replace it";
-                "stored" => %own.url, "--peer-url" => %config.peer_url);
+fn tell_differences(config: &Config, node: &Node, logger: &Logger) {
+    let known = node.members();
+    // What is behind the snapshot is not applied yet, and may say that the cluster has formed.
+    let is_newest = node.members_index() == Some(node.position().committed);
+    let urls = |list: &BTreeMap<u64, PeerUrl>| -> String {
+        let listed = list.iter().map(|(id, url)| format!("{id}={url}"));
+        listed.collect::<Vec<_>>().join(",")
+    };
+    if let Some(own) = known.members.get(&config.id)
+        && own.url != config.peer_url
+    {
+        match config.url_given {
+            true => info!(logger, "moved: the others are told where this member is reached now";
+                "from" => %own.url, "to" => %config.peer_url),
+            false => {
+                warn!(logger, "the cluster has another peer URL for this member; give --peer-url";
+                "members" => %own.url, "listening" => %config.peer_address)
+            }
         }
+    }
+    if config.cluster.is_empty() {
         return;
     }
-    let urls = |members: &Members| -> Vec<String> {
-        let listed = members.members.iter();
-        listed
-            .map(|(id, member)| format!("{id}={}", member.url))
-            .collect()
-    };
-    if urls(flags) != urls(stored) {
-        warn!(logger, "--cluster differs from the stored members and is ignored: it counts on the first start only";
-            "stored" => urls(stored).join(","), "--cluster" => urls(flags).join(","));
+    if is_newest && !known.is_formed() && config.cluster != known.forming {
+        warn!(logger, "--cluster differs from the list of the first start, by which the cluster forms; start all members with \
+            the first list"; "forming" => urls(&known.forming), "--cluster" => urls(&config.cluster));
+    }
+    let mut others = known.members.iter().filter(|(id, _)| **id != config.id);
+    if others.any(|(id, member)| config.cluster.get(id) != Some(&member.url)) {
+        let known = known
+            .members
+            .iter()
+            .map(|(id, member)| (*id, member.url.clone()));
+        info!(logger, "--cluster differs from the members: it only says where else to look for them";
+            "members" => urls(&known.collect()), "--cluster" => urls(&config.cluster));
     }
 }
 
@@ -642,145 +603,53 @@ fn raise_file_limit(logger: &Logger) {
     }
 }
 
-/// Ends the process because its disk has failed. Gives what the transport is told.
-fn fail(ends: &UnboundedSender<End>, error: DiskError) -> transport::FileError {
-    let text = error.to_string();
-    // The main thread may be ending already.
-    let _ = ends.send(End::Failed(error.into()));
-    text.into()
-}
-
-/// As [`fail`], but a disk that is only full is no reason to end: what was received of the snapshot is removed, and its
-/// sender tries again.
-fn fail_unless_full(ends: &UnboundedSender<End>, error: DiskError) -> transport::FileError {
-    match error.source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => error.into(),
-        _ => fail(ends, error),
-    }
-}
-
-/// What the transport asks of the data directory. When its disk fails, the process ends.
-struct Directory {
-    meta: Arc<Meta>,
-    ends: UnboundedSender<End>,
-}
-
-impl Directory {
-    /// Ends the process when the disk has failed: nothing it was asked to remember may be relied on.
-    fn checked(&self, result: Result<(), DiskError>) -> Result<(), transport::FileError> {
-        result.map_err(|error| fail(&self.ends, error))
-    }
-}
-
-impl transport::Directory for Directory {
-    fn member(&self) -> u64 {
-        self.meta.member()
-    }
-
-    fn cluster(&self) -> u64 {
-        self.meta.cluster()
-    }
-
-    fn incarnation(&self) -> u64 {
-        self.meta.incarnation()
-    }
-
-    fn pinned(&self, peer: u64) -> Option<Pin> {
-        self.meta.pinned(peer)
-    }
-
-    fn pin_cluster(&self, cluster: u64) -> Result<(), transport::FileError> {
-        self.checked(self.meta.pin_cluster(cluster))
-    }
-
-    fn pin(&self, peer: u64, pin: Pin) -> Result<(), transport::FileError> {
-        match self.meta.pin(peer, pin) {
-            Err(PinError::Disk(error)) => self.checked(Err(error)),
-            other => Ok(other?),
-        }
-    }
-}
-
-/// The snapshot files as the transport uses them. When the disk fails while one is received, the process ends.
-struct SnapshotFiles {
-    snapshots: Arc<Snapshots>,
-    ends: UnboundedSender<End>,
-}
-
-/// A snapshot file that is being received.
-struct Received {
-    sink: SnapshotSink,
-    ends: UnboundedSender<End>,
-}
-
-impl transport::SnapshotFiles for SnapshotFiles {
-    fn open(
-        &self,
-        index: u64,
-        term: u64,
-    ) -> Result<Box<dyn transport::SnapshotSource>, transport::FileError> {
-        Ok(Box::new(self.snapshots.open(index, term)?))
-    }
-
-    fn receive(
-        &self,
-        cluster: u64,
-    ) -> Result<Box<dyn transport::SnapshotSink>, transport::FileError> {
-        let ends = self.ends.clone();
-        match self.snapshots.receive(cluster) {
-            Ok(sink) => Ok(Box::new(Received { sink, ends })),
-            Err(error) => Err(fail_unless_full(&ends, error)),
-        }
-    }
-}
-
-impl transport::SnapshotSource for SnapshotSource {
-    fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        SnapshotSource::read(self, buffer)
-    }
-}
-
-impl transport::SnapshotSink for Received {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), transport::FileError> {
-        let written = self.sink.write(bytes);
-        written.map_err(|error| fail_unless_full(&self.ends, error))
-    }
-
-    fn finish(self: Box<Self>, promised: &SnapshotMeta) -> Result<(), transport::FileError> {
-        let Received { sink, ends } = *self;
-        sink.finish(promised).map_err(|error| match error {
-            ReceiveError::Disk(error) => fail_unless_full(&ends, error),
-            ReceiveError::Invalid(_) => error.into(),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::io::Errno;
-    use std::path::Path;
+    use crate::cli::{self, Task};
+
+    fn start(line: &str) -> Start {
+        match cli::parse(std::iter::once("raftkvd").chain(line.split_whitespace())) {
+            Ok(Task::Run(options)) => start_of(&options.config),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
 
     #[test]
-    fn a_disk_that_fails_under_a_received_snapshot_ends_the_process_and_a_full_one_does_not() {
-        for (errno, exit_code) in [
-            (Errno::IO, Some(6)),
-            (Errno::ROFS, Some(6)),
-            (Errno::NOSPC, None),
-            (Errno::DQUOT, None),
-        ] {
-            let (ends, mut ended) = unbounded_channel();
-            let error = DiskError::new("write", Path::new("0.tmp"), errno);
-            fail_unless_full(&ends, error);
-            let end = match ended.try_recv() {
-                Ok(End::Failed(failure)) => Some(failure.exit_code()),
-                _ => None,
-            };
-            assert_eq!(end, exit_code, "{errno}");
+    fn only_the_first_of_the_list_begins_a_cluster() {
+        let list = "--cluster http://127.0.0.1:1,http://127.0.0.1:2";
+        match start(list) {
+            Start::First(list) => assert_eq!(list.keys().copied().collect::<Vec<_>>(), [1, 2]),
+            other => panic!("{other:?}"),
         }
+        for alone in ["", "--peer-url http://127.0.0.1:7"] {
+            assert!(matches!(start(alone), Start::First(list) if list.len() == 1));
+        }
+        for empty in [
+            format!("--id 2 {list}"),
+            format!("--id 1 --join {list}"),
+            "--peer-url http://127.0.0.1:7 --join http://127.0.0.1:9".to_owned(),
+        ] {
+            assert_eq!(start(&empty), Start::Empty, "{empty}");
+        }
+        match start("--id 2 --peer-url http://127.0.0.1:7") {
+            Start::Existing(line) => assert!(line.contains("begins with member 1"), "{line}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_refused_start_leaves_nothing_behind() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        let arguments = ["raftkvd", "--id", "2", "--peer-url", "http://127.0.0.1:7"];
+        let data_dir = ["--data-dir", dir.to_str().unwrap()];
+        let Ok(Task::Run(options)) = cli::parse(arguments.into_iter().chain(data_dir)) else {
+            panic!("it runs the daemon");
+        };
+        let logger = Logger::root(slog::Discard, slog::o!());
+        let failure = run(options.config, &logger).unwrap_err();
+        assert_eq!(failure.exit_code(), 2, "{failure}");
+        assert!(!dir.exists());
     }
 }

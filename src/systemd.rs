@@ -82,9 +82,10 @@ impl Systemd {
         loop {
             let now = *phase.borrow_and_update();
             let mut next = told.clone();
+            let waits = || inbox.closed().map(|closed| closed.why.clone());
             let news = next.news(
                 now,
-                replay.under_way(),
+                replay.under_way().or_else(waits),
                 self.watchdog.map(|_| inbox.passes()),
             );
             if !news.is_empty() {
@@ -136,8 +137,8 @@ struct Told {
 
 impl Told {
     /// The datagram that says what is news; empty if nothing is. `passes` are those of the raft loop, if a watchdog is to
-    /// hear of them.
-    fn news(&mut self, phase: Phase, replaying: Option<String>, passes: Option<u64>) -> String {
+    /// hear of them. `waits`: why no clients are served.
+    fn news(&mut self, phase: Phase, waits: Option<String>, passes: Option<u64>) -> String {
         let mut news = String::new();
         if self.phase != Some(phase) {
             self.phase = Some(phase);
@@ -147,9 +148,9 @@ impl Told {
                 Phase::Stopping => "STOPPING=1\n",
             };
         }
-        let status = match (phase, replaying) {
+        let status = match (phase, waits) {
             (Phase::Stopping, _) => "stopping".to_owned(),
-            (_, Some(replaying)) => replaying,
+            (_, Some(waits)) => waits,
             (Phase::Starting, None) => "starting".to_owned(),
             (Phase::Started, None) => "serving".to_owned(),
         };

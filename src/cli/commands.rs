@@ -6,6 +6,7 @@ use crate::members::PeerUrl;
 use crate::restore;
 use clap::{CommandFactory as _, Subcommand};
 use clap_complete::Shell;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// What to do instead of running the daemon.
@@ -33,13 +34,13 @@ pub(super) enum Command {
         path: PathBuf,
     },
 
-    /// Make the data directory of a new cluster's member from a snapshot
+    /// Make the data directory of a new cluster's first member from a snapshot
     #[command(after_help = RESTORE_EXAMPLES)]
     Restore {
         /// The snapshot: a backup, or a file of snap/ in a data directory
         file: PathBuf,
 
-        /// This member's id: its place in --cluster, counted from 1
+        /// This member's id: only member 1 is restored, and sends the others everything
         #[arg(long, value_name = "N", env = "RAFTKVD_ID", default_value = "1", value_parser = parse_id)]
         id: u64,
 
@@ -51,7 +52,7 @@ pub(super) enum Command {
         #[arg(long, value_name = "URL", env = "RAFTKVD_PEER_URL")]
         peer_url: Option<String>,
 
-        /// Directory to make [default: raftkvd-<id>]
+        /// Directory to make [default: raftkvd-1]
         #[arg(long, value_name = "DIR", env = "RAFTKVD_DATA_DIR")]
         data_dir: Option<PathBuf>,
     },
@@ -87,10 +88,11 @@ The same as GET /-/snapshot, but the file gets its name only when it is whole, c
 
 const RESTORE_EXAMPLES: &str = "\
 Examples:
-  raftkvd restore backup.snap --data-dir raftkvd-1 --id 1 --cluster http://10.0.0.1:9021,http://10.0.0.2:9021
-  raftkvd restore backup.snap --data-dir raftkvd-2 --id 2 --cluster http://10.0.0.1:9021,http://10.0.0.2:9021
+  raftkvd restore monday.snap
+  raftkvd restore monday.snap --data-dir raftkvd-1 --cluster http://10.0.0.1:9021,http://10.0.0.2:9021
 
-Every member of the new cluster is restored from the same file with the same list, and then started as usual.";
+Only the directory of member 1 is made. Start it with the same --cluster, and the others empty with the same --cluster:
+member 1 sends them everything.";
 
 /// What `restore` is to do, checked.
 pub(super) fn restore_settings(
@@ -113,23 +115,22 @@ pub(super) fn restore_settings(
             let url = url
                 .parse()
                 .map_err(|why| Quit::Usage(format!("--peer-url: {why}")))?;
-            vec![url]
+            BTreeMap::from([(1, url)])
         }
         (cluster, None) => {
             let cluster = cluster.as_deref().unwrap_or("http://127.0.0.1:9021");
             parse_cluster(cluster).map_err(Quit::Usage)?
         }
     };
-    if id > cluster.len() as u64 {
+    if id != 1 {
         return Err(Quit::Usage(format!(
-            "--id {id}: --cluster lists {} URLs; the URL of member i is the i-th one",
-            cluster.len()
+            "--id {id}: a restore makes the directory of member 1 only: start the others empty with the same --cluster; \
+             member 1 sends them everything"
         )));
     }
     Ok(restore::Settings {
         file,
-        data_dir: data_dir.unwrap_or_else(|| PathBuf::from(format!("raftkvd-{id}"))),
-        id,
+        data_dir: data_dir.unwrap_or_else(|| PathBuf::from("raftkvd-1")),
         cluster,
     })
 }
@@ -173,4 +174,31 @@ pub(super) fn manual(command: Option<&str>) -> Result<Vec<u8>, Quit> {
     let rendered = clap_mangen::Man::new(described).render(&mut page);
     rendered.expect("writing to memory does not fail");
     Ok(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(id: u64, cluster: Option<&str>) -> Result<restore::Settings, Quit> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let cluster = cluster.map(str::to_owned);
+        restore_settings(file.path().to_owned(), id, cluster, None, None)
+    }
+
+    #[test]
+    fn only_member_1_is_restored() {
+        let settings_of_1 = settings(1, Some("http://a:1,http://a:2")).unwrap();
+        assert_eq!(settings_of_1.cluster.len(), 2);
+        assert_eq!(settings_of_1.data_dir, PathBuf::from("raftkvd-1"));
+        assert_eq!(settings(1, None).unwrap().cluster.len(), 1);
+        match settings(2, Some("http://a:1,http://a:2")) {
+            Err(Quit::Usage(line)) => {
+                assert!(line.contains("directory of member 1 only"), "{line}");
+                assert!(line.contains("start the others empty"), "{line}");
+                assert!(!line.contains('\n'));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }

@@ -1,0 +1,165 @@
+//! Why the daemon ends with another code than 0, and what its user is told.
+//!
+//! No line advises what could lose acknowledged writes in one of the cases that lead to it. So nobody is told to empty a
+//! directory, or to put an older copy in its place: it is kept, and a member that can't be saved is replaced by a new one.
+
+use crate::config::Config;
+use crate::join::NotJoined;
+use crate::node::Exit;
+use crate::storage::{DiskError, StorageError};
+use std::io;
+use std::net::SocketAddr;
+
+/// Why the process ends with another code than 0. Its text is one line: cause, file, and the next thing to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// An address can't be listened on.
+    #[error(
+        "can't listen on {address}: {source}; stop what uses this port, or choose another with {option}"
+    )]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The option that sets it.
+        option: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The data directory.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The disk failed while the daemon ran.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The peers know another data directory or another start of it under this id: see [`Exit`].
+    #[error("{0}")]
+    OtherLife(String),
+    /// Two members have committed different things, or have both led in one term.
+    #[error("{0}")]
+    Parted(String),
+    /// It can't be added to the cluster that it was to join: the id or the URL belongs to another member.
+    #[error("{0}")]
+    Taken(String),
+    /// Anything else.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+impl Failure {
+    /// The exit code: see the README.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Failure::Listen { .. } | Failure::Taken(_) => 2,
+            Failure::Storage(error) => error.exit_code(),
+            Failure::Disk(_) => 6,
+            Failure::OtherLife(_) => 5,
+            Failure::Parted(_) => 4,
+            Failure::Fatal(_) => 1,
+        }
+    }
+
+    /// Of a node that has to end. `None`: it was removed, which is no failure.
+    pub(super) fn of_exit(exit: &Exit, config: &Config) -> Option<Failure> {
+        let Config { id, peer_url, .. } = config;
+        let dir = config.data_dir.display();
+        let replace = format!(
+            "replace the member: keep {dir} aside, curl -X DELETE http://CLIENT_ADDRESS/{id} at another member, then start \
+             member {id} with --join http://CLIENT_ADDRESS on a new --data-dir"
+        );
+        let failure = match exit {
+            Exit::Removed { .. } => return None,
+            Exit::Replaced { by } => Failure::OtherLife(format!(
+                "{dir} is not the data directory that member {by} knows for member {id} at {peer_url}: that was lost, \
+                 or --data-dir is wrong; start with the directory that was used before, or, if it is lost, {replace}"
+            )),
+            Exit::Twice { by } => Failure::OtherLife(format!(
+                "member {by} is connected to another process that runs as member {id} on a copy of {dir}, or on {dir} by \
+                 another path; stop the wrong one, and keep both directories: raftkvd inspect shows which has more"
+            )),
+            Exit::OlderCopy { boot, known } => Failure::OtherLife(format!(
+                "{dir} is an older copy: this is its start {boot}, and the cluster knows start {known}, so that what \
+                 member {id} acknowledged meanwhile is missing; start with its newest directory, or, if that is lost, \
+                 {replace}"
+            )),
+            Exit::LostTail {
+                by,
+                committed,
+                last,
+            } => Failure::OtherLife(format!(
+                "{dir} ends at entry {last}, but member {by}, the leader, knows that member {id} had acknowledged entry \
+                 {committed}: it is an older copy, or has lost its tail; keep this directory, and look at raftkvd \
+                 inspect and at /-/status of the others first; if most of them have committed that entry, {replace}"
+            )),
+            Exit::PartedLog { by, index } => Failure::Parted(format!(
+                "the logs of member {id} and of member {by} differ at entry {index}, which one of them knows to be \
+                 committed; keep the data directories of all members, and compare what raftkvd inspect says of them"
+            )),
+            Exit::TwoLeaders {
+                term,
+                known,
+                other,
+                last,
+            } => Failure::Parted(format!(
+                "member {known} and member {other} have both led in term {term}, so that a member has voted twice; the log \
+                 of member {id} ends at entry {last}; keep the data directories of all members, and compare what raftkvd \
+                 inspect says of them"
+            )),
+        };
+        Some(failure)
+    }
+}
+
+impl From<NotJoined> for Failure {
+    fn from(why: NotJoined) -> Failure {
+        match why {
+            NotJoined::Taken(line) => Failure::Taken(line),
+            NotJoined::OtherIncarnation(line) => Failure::OtherLife(line),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{self, Task};
+
+    #[test]
+    fn every_exit_of_the_node_is_one_line_and_advises_nothing_that_could_lose_data() {
+        let Ok(Task::Run(options)) = cli::parse(["raftkvd", "--data-dir", "d"]) else {
+            panic!("it runs the daemon");
+        };
+        let config = options.config;
+        for (exit, code) in [
+            (Exit::Replaced { by: 2 }, 5),
+            (Exit::Twice { by: 2 }, 5),
+            (Exit::OlderCopy { boot: 3, known: 7 }, 5),
+            (
+                Exit::LostTail {
+                    by: 2,
+                    committed: 9,
+                    last: 8,
+                },
+                5,
+            ),
+            (Exit::PartedLog { by: 2, index: 7 }, 4),
+            (
+                Exit::TwoLeaders {
+                    term: 3,
+                    known: 2,
+                    other: 4,
+                    last: 8,
+                },
+                4,
+            ),
+        ] {
+            let failure = Failure::of_exit(&exit, &config).unwrap();
+            assert_eq!(failure.exit_code(), code, "{exit:?}");
+            let line = failure.to_string();
+            assert!(line.contains("keep ") && !line.contains('\n'), "{line}");
+            for word in ["remove d", "empty", "restore"] {
+                assert!(!line.contains(word), "{line}");
+            }
+        }
+        assert!(Failure::of_exit(&Exit::Removed { index: 7 }, &config).is_none());
+    }
+}
