@@ -8,18 +8,18 @@ use crate::clients::DEADLINE_TICKS;
 use crate::commands::command;
 use crate::disk::FakeDisk;
 use crate::mix::key_name;
-use crate::oracle::Oracle;
+use crate::oracles::Oracles;
 use crate::process::{DATA_DIR, Launch, Process};
 use crate::world::{Event, MILLISECOND, NOW, SECOND, Target, World};
 use futures_channel::oneshot;
 use raftkvd::command::SnapshotHeader;
 use raftkvd::inbox::Notice;
-use raftkvd::members::Members;
 use raftkvd::proposal::{NotProposed, Outcome, Proposal, Read};
 use raftkvd::storage::restore::{self, restore};
 use raftkvd::storage::{Disk, SnapshotEncoder, Start};
 use raftkvd::store::Frozen;
 use slog::o;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
@@ -164,12 +164,11 @@ impl World {
         let fake = FakeDisk::new(self.clients.random.next());
         let disk: Arc<dyn Disk> = Arc::new(fake.clone());
         write(&*disk, &encoded(header, map));
-        let members = Members::initial(&[World::url(0)]);
+        let list = BTreeMap::from([(1, World::url(0))]);
         let plan = restore::Plan {
             file: Path::new(FILE),
             dir: Path::new(DATA_DIR),
-            member: 1,
-            members: &members,
+            list: &list,
             options: self.options,
         };
         let restored = restore(&*disk, &disk, plan, |_, _| ());
@@ -182,8 +181,11 @@ impl World {
             disk: &fake,
             machine: self.machines.len(),
             id: 1,
-            start: Start::Bootstrap(members.clone()),
-            initial: &members,
+            start: Start::First(list.clone()),
+            url: World::url(0),
+            url_given: true,
+            listed: BTreeMap::new(),
+            dials: BTreeMap::new(),
             options: self.options,
             snapshot_bytes: self.snapshot_bytes,
             pinned_log_bytes: self.pinned_log_bytes,
@@ -191,17 +193,21 @@ impl World {
             tick: 20 * MILLISECOND,
             logger: self.logger.new(o!("restored" => header.index)),
         };
-        let mut oracle = self.oracle.restored(header.index);
+        let mut oracle = Oracles::beginning_with(self.oracle.restored(header.index));
         // It looks at the map of the model.
         let process = Process::launch(launch, &mut oracle);
         let process = process.unwrap_or_else(|error| panic!("a restored member: {error}"));
         assert_eq!(process.applied(), header.index);
-        assert_eq!(*process.node().members(), members);
+        let members = process.node().members();
+        let members = members.members.values();
+        let urls: Vec<_> = members.map(|member| member.url.clone()).collect();
+        assert_eq!(urls, [World::url(0)]);
         self.serve(process, &mut oracle, header.index);
     }
 
     /// The new member has to lead, and to write.
-    fn serve(&mut self, mut process: Process, oracle: &mut Oracle, backup: u64) {
+    fn serve(&mut self, mut process: Process, oracles: &mut Oracles, backup: u64) {
+        let cluster = process.meta.cluster();
         let value = b"the first one".to_vec();
         let put = Input::Put {
             key: key_name(0),
@@ -220,7 +226,8 @@ impl World {
         let failed = "the disk of a restored member does not fail";
         for _ in 0..PASSES_MAX {
             NOW.set(process.next_tick());
-            process.pass(oracle).result.expect(failed).continue_value();
+            process.pass(oracles).result.expect(failed).continue_value();
+            let oracle = oracles.of(cluster);
             while process.has_jobs() {
                 if let Some(durable) = process.write(random, oracle).expect(failed) {
                     process.tell(durable).expect(failed);

@@ -250,11 +250,18 @@ impl World {
 
     /// A request arrives at its member.
     pub fn request(&mut self, target: Target, number: u64) {
+        let serves = self.is_open(target.machine);
         let Some(open) = self.clients.open.get_mut(&number) else {
             return;
         };
         let process = self.machines[target.machine].process.as_ref();
         let process = process.expect("it was looked for");
+        if !serves {
+            // The API answers so. (And no client goes to a cluster that an emptied first member has begun.)
+            open.waiting = Waiting::Answer(Output::NotApplied);
+            self.count("requests to members that serve no clients");
+            return self.after(MILLISECOND, Event::Response(number));
+        }
         open.waiting = match &open.wish {
             Wish::Operation(Input::Get { .. } | Input::List { .. }) => {
                 let (reply, permission) = oneshot::channel();

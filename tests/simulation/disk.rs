@@ -393,6 +393,8 @@ impl FakeDisk {
         {
             let state = self.state();
             let mut new = disk.state();
+            // No two machines may draw the same numbers from here on.
+            new.random.0 ^= state.random.0;
             new.names = state.synced_names.clone();
             for change in &state.pending {
                 let kept = match loss {
@@ -415,6 +417,11 @@ impl FakeDisk {
             new.forget_unreachable();
         }
         disk
+    }
+
+    /// What is drawn from here on follows from this seed: a copy of a disk must not draw what the disk itself draws.
+    pub fn reseed(&self, seed: u64) {
+        self.state().random = Random(seed);
     }
 
     /// What a process finds that is started after another was killed: everything, but it is not yet durable.

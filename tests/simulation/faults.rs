@@ -21,6 +21,9 @@ impl World {
         if self.clients.stopped || self.plan.kinds.is_empty() {
             return;
         }
+        if !self.plan.strikes_early && self.formed_at.is_none() {
+            return self.after(100 * MILLISECOND, Event::Fault);
+        }
         let interval = self.plan.interval;
         let delay = self.faults.between(interval / 4, 2 * interval);
         self.after(delay, Event::Fault);
@@ -71,7 +74,7 @@ impl World {
                 self.trouble(Trouble::Weather);
             }
             Kind::OlderCopy => self.older_copy(place),
-            Kind::Stranger => self.stranger(place),
+            Kind::Stranger => self.liar(place),
             _ if !running => {}
             Kind::LoseDisk => self.lose_disk(place),
             Kind::CrashAtMark => self.machines[place].crashes_at_mark = true,

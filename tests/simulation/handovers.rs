@@ -21,7 +21,7 @@ pub struct Standings {
 impl Standings {
     /// These are the members at an index.
     pub fn add(&mut self, members: &Members) {
-        if self.first.is_empty() {
+        if self.first.is_empty() && members.is_formed() {
             self.first.extend(members.members.keys());
         }
         self.removed.extend(members.removed.keys());

@@ -1,16 +1,15 @@
-//! Damage that outlives a process: lost disks, older copies put in their place, processes that no operator asked for,
-//! strangers with false claims, and machines that never come back.
+//! Damage that outlives a process: lost disks, older copies put in their place, and machines that never come back.
 //!
 //! A process that exits by itself must have a true reason: [`World::exit`] knows what really happened to each machine.
 
 use crate::disk::FakeDisk;
 use crate::network::Weather;
-use crate::plan::{Changes, Known};
-use crate::world::{Event, MILLISECOND, SECOND, Target, World};
-use raftkvd::members::Members;
+use crate::plan::Changes;
+use crate::world::{Event, MILLISECOND, Machine, SECOND, Target, World};
+use raftkvd::members::{Members, PeerUrl};
 use raftkvd::node::Exit;
-use raftkvd::transport::handshake::Claims;
 use slog::info;
+use std::collections::BTreeMap;
 
 /// What a machine's disk holds, beside what its member has promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,33 +59,34 @@ impl World {
             && at_its_place(&self.oracle.members())
     }
 
-    /// Whether voters may lose their disks or stay away: if only repairs change the members, or if a known defect
-    /// needs it.
+    /// Whether voters may lose their disks or stay away: if only repairs remove members. Removing one voter while another is
+    /// gone can lose the quorum.
     fn may_lose_voters(&self) -> bool {
-        let meets = |known| self.setup.meets(known);
-        match self.plan.changes {
-            Changes::None => true,
-            Changes::Grow => meets(Known::PromotionNotSettled) || meets(Known::FirstMemberServesOn),
-            // Removing one voter while another is gone can lose the quorum.
-            Changes::Any | Changes::Alternate => false,
-        }
+        matches!(self.plan.changes, Changes::None | Changes::Grow)
+    }
+
+    /// The first members whose disks may be lost while the cluster forms.
+    fn may_be_emptied_early(&self, place: usize) -> bool {
+        let machine = &self.machines[place];
+        let spare = (machine.first_of.len() as u64).saturating_sub(1) / 2;
+        machine.memory == Memory::Intact && !machine.broken && self.lost < spare
     }
 
     /// The disk of a voter is lost. It is started again by its old line, or not before it was removed and added.
     pub fn lose_disk(&mut self, place: usize) {
-        if !self.may_lose_voters() || self.spare() == 0 || !self.is_sound_voter(place) {
+        let may = match self.formed_at {
+            None => self.may_be_emptied_early(place),
+            Some(_) => self.spare() > 0 && self.is_sound_voter(place),
+        };
+        if !may || !self.may_lose_voters() {
             return;
         }
-        let machine = &self.machines[place];
-        let made_the_cluster = !machine.join && machine.initial.members.len() == 1;
-        let meets = |known| self.setup.meets(known);
-        let meets_strangers = meets(Known::FirstMeetingBelieved) || meets(Known::MatchAboveLast);
-        let by_its_old_line = match made_the_cluster {
-            true => meets(Known::FirstMemberServesOn),
-            false => meets_strangers || self.all_have_met(place),
-        } && self.faults.chance(600);
+        let by_its_old_line = self.faults.chance(600);
         self.lost += 1;
-        self.count("disks lost");
+        self.count(match self.formed_at {
+            None => "disks lost while the cluster forms",
+            Some(_) => "disks lost",
+        });
         self.tell(|| {
             let how = if by_its_old_line {
                 "is started by its old line"
@@ -99,18 +99,18 @@ impl World {
         let machine = &mut self.machines[place];
         machine.disk = disk;
         machine.memory = Memory::Lost;
+        machine.is_home = false;
         machine.broken = !by_its_old_line;
-        machine.copy = None;
         self.ended(place);
         if by_its_old_line {
             self.restart_later(place);
         }
-        if meets_strangers {
+        if self.faults.chance(500) {
             self.silence_another(place);
         }
     }
 
-    /// Pauses another running machine for a while.
+    /// Pauses another running machine for a while, which so meets the emptied one late.
     fn silence_another(&mut self, place: usize) {
         let runs = |other: &usize| *other != place && self.machines[*other].process.is_some();
         let others: Vec<usize> = (0..self.machines.len()).filter(runs).collect();
@@ -122,32 +122,32 @@ impl World {
         }
     }
 
-    /// All other members run and remember the incarnation that this machine has.
-    fn all_have_met(&self, place: usize) -> bool {
-        let id = self.machines[place].id;
-        let Some(process) = self.machines[place].process.as_ref() else {
-            return false;
-        };
-        let incarnation = process.meta.incarnation();
-        let members = self.oracle.members();
-        let others = members.members.iter().filter(|(other, _)| **other != id);
-        let mut others = others.map(|(_, member)| World::machine_at(&member.url));
-        others.all(|other| {
-            let process = self.machines[other].process.as_ref();
-            let pin = process.and_then(|process| process.meta.pinned(id));
-            pin.is_some_and(|pin| pin.incarnation == incarnation)
-        })
-    }
-
     /// A copy of a disk is taken; or, later, put in its place.
+    ///
+    /// The copy has the voters of today: one of the time when its member was alone would lead by itself until it meets
+    /// another, and no protocol can keep it from that.
     pub fn older_copy(&mut self, place: usize) {
+        let voters = self.oracle.members().conf_state().voters.clone();
         let machine = &mut self.machines[place];
-        if machine.copy.is_none() {
-            machine.copy = Some(machine.disk.after_kill());
+        let view = machine.process.as_ref().map(|process| &process.view);
+        let is_settled = view.is_some_and(|view| {
+            let members = &view.members;
+            members.unsettled.is_none() && members.conf_state().voters == voters
+        });
+        if machine.copy.is_none() || machine.copy_voters != voters {
+            if !is_settled {
+                return;
+            }
+            machine.copy_voters = voters;
+            let copy = machine.disk.after_kill();
+            copy.reseed(self.faults.next());
+            // It is kept where there is room.
+            copy.set_free(None);
+            machine.copy = Some(copy);
             return;
         }
         let sound = self.is_sound_voter(place) && self.may_lose_voters() && self.spare() > 0;
-        if !sound || !self.all_others_agree(place) {
+        if self.formed_at.is_none() || !sound || !self.all_others_agree(place) {
             return;
         }
         self.lost += 1;
@@ -155,6 +155,7 @@ impl World {
         self.tell(|| format!("machine {place} gets an older copy of its disk"));
         let machine = &mut self.machines[place];
         machine.disk = machine.copy.take().expect("it was looked for");
+        machine.is_home = false;
         machine.memory = Memory::Older;
         self.ended(place);
         self.restart_later(place);
@@ -179,82 +180,12 @@ impl World {
         })
     }
 
-    /// Somebody who knows the cluster's id claims to be a member in a later life, and goes away.
-    pub fn stranger(&mut self, place: usize) {
-        let incarnation = self.faults.next();
-        let added_index = self.faults.between(1, 1_000_000_000);
-        let ids: Vec<u64> = self.oracle.members().members.keys().copied().collect();
-        let Some(process) = self.machines[place].process.as_ref() else {
-            return;
-        };
-        let (cluster, to) = (process.meta.cluster(), process.id);
-        let others: Vec<u64> = ids.into_iter().filter(|id| *id != to).collect();
-        if others.is_empty() || cluster == 0 {
-            return;
-        }
-        let claims = Claims {
-            cluster,
-            from: *self.faults.pick(&others),
-            to,
-            incarnation,
-            added_index,
-            // Nobody is there.
-            url: Some(World::url(50_000)),
-        };
-        self.count("strangers");
-        let admitted = self.machines[place]
-            .process
-            .as_ref()
-            .map(|p| p.admit(&claims));
-        match admitted {
-            Some(Ok(Ok(accepted))) => {
-                let process = self.process(place).expect("it has just answered");
-                process.welcome(&claims, &accepted);
-            }
-            Some(Err(error)) => self.disk_failed(place, &error),
-            Some(Ok(Err(_))) | None => {}
-        }
-    }
-
-    /// A process that nobody adds asks to join, under an id that nobody has.
-    pub fn begin_strays(&mut self) {
-        for number in 0..self.plan.strays {
-            let id = 40 + number;
-            let initial = self.initial_with(id);
-            let place = self.add_machine(id, true, initial);
-            let machine = &mut self.machines[place];
-            machine.role = Role::Stray;
-            machine.ready = true;
-            let delay = self.faults.between(0, self.plan.duration);
-            self.after(delay, Event::Start(place));
-        }
-    }
-
-    /// Of what a joiner of this id knows: the first members, and places at which nobody is.
-    fn initial_with(&self, id: u64) -> Members {
-        let first = &self.machines[0].initial.members;
-        let urls = (1..=id).map(|other| match first.get(&other) {
-            Some(member) => member.url.clone(),
-            None => World::url(60_000 + other as usize),
-        });
-        Members::initial(&urls.collect::<Vec<_>>())
-    }
-
-    /// A process of this id is started at another place than the one that is added.
-    pub fn begin_impostor(&mut self, id: u64, initial: Members) {
-        let place = self.add_machine(id, true, initial);
-        let machine = &mut self.machines[place];
-        machine.role = Role::Impostor;
-        machine.ready = true;
-        self.count("impostors");
-        self.tell(|| format!("machine {place} is started as member {id}, which nobody asked for"));
-        let delay = self.faults.between(0, 2 * SECOND);
-        self.after(delay, Event::Start(place));
-    }
-
     /// Draws who does not come back, a minority at most.
     pub fn forsake(&mut self) {
-        if !self.plan.forsakes || !self.may_lose_voters() {
+        let is_quiet =
+            self.no_removal_is_open() && *self.oracle.told_members() == *self.oracle.members();
+        let may = self.formed_at.is_some() && (self.may_lose_voters() || is_quiet);
+        if !self.plan.forsakes || !may {
             return;
         }
         let voters: Vec<usize> = (0..self.machines.len())
@@ -280,28 +211,50 @@ impl World {
         self.tell(|| format!("machine {place} ends: {exit:?}"));
         let machine = &self.machines[place];
         let (id, memory, role) = (machine.id, machine.memory, machine.role);
+        let url = machine.url.clone();
+        let incarnation = self.at(target).view.incarnation;
+        let members = self.oracle.members();
         let is_true = match exit {
-            Exit::Removed { index } => self.oracle.knows_life(id, index),
-            Exit::Wiped { .. } => memory == Memory::Lost || role == Role::Impostor,
-            // Or its id was removed, and added for another machine, before it was started for the first time.
-            Exit::NeedsJoin { .. } => memory == Memory::Lost || self.oracle.was_added_later(id),
-            Exit::LostLog { .. } => memory == Memory::Older,
+            Exit::Removed { index } => {
+                let row = members.members.get(&id);
+                self.oracle.knows_life(id, index)
+                    && row.is_none_or(|row| row.incarnation != incarnation)
+            }
+            Exit::Replaced { .. } => {
+                let is_other = |members: &Members| {
+                    let row = members.members.get(&id).filter(|row| row.url == url);
+                    let bound = row.map_or(0, |row| row.incarnation);
+                    members.is_formed() && bound != 0 && bound != incarnation
+                };
+                self.oracle.was_published(0, is_other)
+            }
+            Exit::OlderCopy { .. } | Exit::LostTail { .. } => memory == Memory::Older,
+            // Nobody starts a directory twice, and no more is lost than raft allows.
+            Exit::Twice { .. } | Exit::PartedLog { .. } | Exit::TwoLeaders { .. } => false,
         };
         assert!(
             is_true,
             "member {id} on machine {place} exits for an untrue reason: {exit:?} ({memory:?}, {role:?})"
         );
+        self.count(match exit {
+            Exit::Removed { .. } => "ends by removal",
+            Exit::Replaced { .. } => "ends as replaced",
+            Exit::OlderCopy { .. } => "ends as an older copy",
+            _ => "ends for a lost tail",
+        });
         if let Exit::Removed { index } = exit {
-            self.count("ends by removal");
             let marked = self.at(target).meta.mark_removed(index);
             if let Err(error) = marked {
                 return self.failed(target, &error);
             }
+        }
+        // A member that was removed is to go. One that runs on a disk of its earlier life is to come back.
+        let is_expected = members.members.get(&id).is_some_and(|row| row.url == url);
+        if matches!(exit, Exit::Removed { .. }) && !is_expected {
             self.machines[place].retired = true;
         } else {
-            self.count("ends by a lost disk, noticed");
             self.machines[place].broken = true;
-            self.machines[place].retired |= role == Role::Impostor;
+            self.machines[place].retired |= role != Role::Member;
         }
         self.kill(target);
     }
@@ -327,6 +280,7 @@ impl World {
             machine.paused_until = 0;
         }
         self.tell(|| "all is well from now on".to_owned());
+        self.renew_lists();
         if self.plan.ends_in_the_dark {
             for place in 0..self.machines.len() {
                 if self.machines[place].process.is_some() {
@@ -338,6 +292,31 @@ impl World {
         for place in 0..self.machines.len() {
             let delay = self.faults.between(0, 500 * MILLISECOND);
             self.after(delay, Event::Start(place));
+        }
+    }
+
+    /// A person gives whoever lost its disk a list with the places of today: without it, it meets nobody of its cluster.
+    fn renew_lists(&mut self) {
+        let is_well = |machine: &&Machine| {
+            let runs_on = machine.role == Role::Member && machine.memory == Memory::Intact;
+            runs_on && !machine.retired && !machine.broken && machine.incarnation != 0
+        };
+        let homes = self.machines.iter().filter(is_well);
+        let urls: BTreeMap<u64, PeerUrl> = homes.map(|m| (m.id, m.url.clone())).collect();
+        for place in 0..self.machines.len() {
+            let machine = &mut self.machines[place];
+            let is_lost = machine.memory == Memory::Lost && !machine.broken;
+            if !is_lost || machine.first_of.len() < 2 {
+                continue;
+            }
+            for (id, url) in &urls {
+                if machine.first_of.contains_key(id) && *id != machine.id {
+                    machine.first_of.insert(*id, url.clone());
+                }
+            }
+            if machine.process.is_some() {
+                self.ended(place);
+            }
         }
     }
 }

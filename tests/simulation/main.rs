@@ -1,12 +1,14 @@
 //! Whole clusters in one thread, under every fault that we could think of, with one seed that decides everything.
 //!
 //! What is real: the raft loop with the node and raft in it, the inbox, the WAL and what writes it, snapshots, `meta`, the
-//! store and what applies to it, the history, and the judgement of handshakes. What is simulated: time, the disk
-//! (`disk.rs`), the network (`network.rs`), and when each of a member's threads takes its next step (`world/`).
+//! store and what applies to it, the history, and who believes whose claims. What is simulated: time, the disk
+//! (`disk.rs`), the network (`network.rs`, `transfers.rs`), and when each of a member's threads takes its next step
+//! (`world/`).
 //!
-//! `plan/` and `mix.rs` draw a run from its seed. `faults.rs`, `lives.rs` (lost disks, members that never come back,
-//! processes that no operator asked for) and `operator.rs` change the cluster; `clients.rs`, `watchers.rs`,
-//! `handovers.rs` and `backups.rs` use it. `oracle.rs` checks every step, and `run.rs` the end of the run.
+//! `plan/` and `mix.rs` draw a run from its seed. `faults.rs`, `lives.rs` (lost disks, older copies, members that never
+//! come back), `strangers.rs` (processes that no operator asked for, and liars), `operator.rs`, `moves.rs` and
+//! `formation.rs` change the cluster; `clients.rs`, `watchers.rs`, `handovers.rs` and `backups.rs` use it. `oracle.rs`
+//! checks every step, and `run.rs` the end of the run. A cluster of several forms first, which is part of the run.
 //! `mutants.rs` plants bugs to test the simulation itself.
 //!
 //! | variable | read by | |
@@ -18,9 +20,8 @@
 //! | `RAFTKVD_SIMULATION_SEED` | `one_seed`, `shrink` | the seed to replay or to shrink; without it they do nothing |
 //! | `RAFTKVD_SIMULATION_CUTS` | `one_seed`, `shrink` | the parts of the run to leave out, as `shrink` prints them (`plan/cuts.rs`) |
 //! | `RAFTKVD_SIMULATION_LOG` | `one_seed` | with any value, prints the logs of all members too (some thousand lines) |
-//! | `RAFTKVD_SIMULATION_KNOWN` | all but `mutants` | known defects that a run may meet, by name, or `all` (`plan/known.rs`) |
 //! | `RAFTKVD_MUTANT` | all, with `--features mutants` | the planted bug (`src/mutants.rs`) |
-//! | `RAFTKVD_MUTANTS` | `mutants` | the planted bugs and known defects to try (default: all) |
+//! | `RAFTKVD_MUTANTS` | `mutants` | the planted bugs to try (default: all) |
 
 mod backups;
 mod changes;
@@ -30,28 +31,32 @@ mod clients;
 mod commands;
 mod disk;
 mod faults;
+mod formation;
 mod handovers;
 mod lists;
 mod lives;
 mod mix;
+mod moves;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod network;
 mod operator;
 mod oracle;
+mod oracles;
 mod plan;
 mod ports;
 mod process;
 mod run;
 mod runs;
 mod shrink;
+mod strangers;
+mod transfers;
 mod watchers;
 mod world;
 mod written;
 
 use plan::Setup;
 use runs::{Total, attempt, loud, named, quiet, run_all, say, variable};
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Seeds that are always run: those that once showed a bug, and a few that cover much.
@@ -96,7 +101,7 @@ fn random_seeds_hold() {
 #[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in 1..=8 {
-        let setup = Setup::of(seed, &BTreeSet::new());
+        let setup = Setup::of(seed);
         assert_eq!(attempt(&setup), attempt(&setup), "seed {seed}");
     }
 }

@@ -9,6 +9,7 @@ use crate::checker::{Condition, Input, Key};
 use crate::clients::Wish;
 use crate::disk::Random;
 use crate::lives::Role;
+use crate::process::Process;
 use crate::world::{MILLISECOND, SECOND, World};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +157,12 @@ impl Mix {
         self.thinking = SECOND;
     }
 
+    /// Two clients that ask for next to nothing.
+    pub fn asks_seldom(&mut self) {
+        self.clients = 2;
+        self.thinking = 20 * SECOND;
+    }
+
     /// From this time on nobody asks for anything.
     pub fn falls_silent(&mut self, after: u64) {
         self.bursts = Some((after, 1000 * SECOND));
@@ -300,13 +307,21 @@ impl World {
         leaders.max().map(|(_, place)| place)
     }
 
-    /// Any machine on which a process runs that is a member, or is to become one.
-    pub fn any_running(&mut self) -> Option<usize> {
-        let runs = |place: &usize| {
-            let machine = &self.machines[*place];
-            machine.process.is_some() && machine.role == Role::Member
+    /// Clients are served there: by a process of the cluster, and not by one that began another life.
+    pub fn is_open(&self, place: usize) -> bool {
+        let machine = &self.machines[place];
+        let serves = |process: &Process| {
+            let cluster = process.meta.cluster();
+            process.inbox.closed().is_none() && self.oracle.serves(cluster)
         };
-        let running: Vec<usize> = (0..self.machines.len()).filter(runs).collect();
+        machine.role == Role::Member && machine.process.as_ref().is_some_and(serves)
+    }
+
+    /// Any machine on which clients are served.
+    pub fn any_running(&mut self) -> Option<usize> {
+        let running: Vec<usize> = (0..self.machines.len())
+            .filter(|place| self.is_open(*place))
+            .collect();
         (!running.is_empty()).then(|| *self.clients.random.pick(&running))
     }
 }

@@ -4,9 +4,6 @@
 //! time, until one fails. `RAFTKVD_MUTANTS` names the bugs to try, separated by commas (default: all). With
 //! `RAFTKVD_SIMULATION_SEEDS=N` the test runs the seeds 1 to N with each bug and counts how many seeds fail.
 //!
-//! Then come the known defects of the daemon (`plan/known.rs`): the code has them without any planting, and runs that
-//! may meet the events that lead to a defect have to notice it.
-//!
 //! To replay one seed with one bug:
 //!
 //! ```text
@@ -16,10 +13,10 @@
 //!
 //! The run fails: seed 2 notices this bug. Without `--features mutants` the variable has no effect, and the run holds.
 
-use crate::plan::{Known, Setup};
+use crate::plan::Setup;
 use crate::runs::{attempt_as_planted, say, threads, variable};
 use raftkvd::mutants::{Mutant, plant};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::panic;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -63,14 +60,7 @@ struct Tried {
 
 /// Runs the seeds from 1 to `most`, or from 1 until one has failed. Which one that is does not depend on the threads: no
 /// seed is begun before all below it were.
-///
-/// `tells` decides whether a failure shows the wanted defect: a run that may meet one defect can fail by another.
-fn try_seeds(
-    most: u64,
-    until_caught: bool,
-    known: &BTreeSet<Known>,
-    tells: impl Fn(&str) -> bool + Sync,
-) -> Tried {
+fn try_seeds(most: u64, until_caught: bool) -> Tried {
     let began = Instant::now();
     let taken = AtomicU64::new(0);
     let is_caught = AtomicBool::new(false);
@@ -83,9 +73,7 @@ fn try_seeds(
                     if seed > most {
                         return;
                     }
-                    if let Err(why) = attempt_as_planted(&Setup::of(seed, known))
-                        && tells(&why)
-                    {
+                    if let Err(why) = attempt_as_planted(&Setup::of(seed)) {
                         is_caught.store(true, Ordering::Relaxed);
                         let mut caught = caught.lock().expect("adding does not panic");
                         caught.insert(seed, why);
@@ -124,41 +112,32 @@ fn report(mutant: &str, tried: &Tried, until_caught: bool) -> bool {
     true
 }
 
-/// The planted bugs and the known defects that `RAFTKVD_MUTANTS` names.
-fn chosen() -> (Vec<Mutant>, Vec<Known>) {
+/// The planted bugs that `RAFTKVD_MUTANTS` names.
+fn chosen() -> Vec<Mutant> {
     let Ok(names) = std::env::var("RAFTKVD_MUTANTS") else {
-        return (Mutant::ALL.to_vec(), Known::ALL.to_vec());
+        return Mutant::ALL.to_vec();
     };
-    let (mut mutants, mut known) = (Vec::new(), Vec::new());
+    let mut mutants = Vec::new();
     for name in names.split(',').map(str::trim) {
         match name.parse() {
             Ok(mutant) => mutants.push(mutant),
-            Err(_) if name == "all" => {
-                mutants.extend(Mutant::ALL);
-                known.extend(Known::ALL);
-            }
-            Err(why) => match Known::parse(name) {
-                Ok(faults) if !faults.is_empty() => known.extend(faults),
-                _ => panic!(
-                    "RAFTKVD_MUTANTS: {why}; of known faults: {}",
-                    Known::names()
-                ),
-            },
+            Err(_) if name == "all" => mutants.extend(Mutant::ALL),
+            Err(why) => panic!("RAFTKVD_MUTANTS: {why}"),
         }
     }
-    (mutants, known)
+    mutants
 }
 
-/// Tries one bug, or one known fault. True: it was noticed.
-fn is_noticed(name: &str, known: &BTreeSet<Known>, tells: impl Fn(&str) -> bool + Sync) -> bool {
+/// Tries one bug. True: it was noticed.
+fn is_noticed(mutant: Mutant) -> bool {
     let count = variable("RAFTKVD_SIMULATION_SEEDS");
-    let tried = try_seeds(count.unwrap_or(SEEDS_MAX), count.is_none(), known, tells);
-    report(name, &tried, count.is_none())
+    let tried = try_seeds(count.unwrap_or(SEEDS_MAX), count.is_none());
+    report(mutant.name(), &tried, count.is_none())
 }
 
 #[test]
 fn each_planted_bug_is_noticed() {
-    let (mutants, known) = chosen();
+    let mutants = chosen();
     let began = Instant::now();
     let mut missed = Vec::new();
     {
@@ -167,14 +146,8 @@ fn each_planted_bug_is_noticed() {
         panic::set_hook(Box::new(|_| {}));
         for mutant in mutants {
             let _planted = Planted::new(mutant);
-            if !is_noticed(mutant.name(), &BTreeSet::new(), |_| true) {
+            if !is_noticed(mutant) {
                 missed.push(mutant.name());
-            }
-        }
-        for fault in known {
-            let met = BTreeSet::from([fault]);
-            if !is_noticed(fault.name(), &met, |why| fault.is_told_by(why)) {
-                missed.push(fault.name());
             }
         }
         panic::set_hook(hook);

@@ -1,20 +1,17 @@
-//! The network: connections with their handshakes, messages on them, snapshot transfers.
+//! The network: connections with their handshakes, and messages on them. Snapshots travel in `transfers.rs`.
 //!
 //! Worse than TCP: messages are also reordered and doubled within a connection. As with TCP, nothing reaches a
-//! process that a message was not sent to: a connection ends with the process at its far end. Handshakes, and what
-//! is judged again with every message, are those of the transport itself.
+//! process that a message was not sent to: a connection ends with the process at its far end. Handshakes follow the
+//! transport (`src/transport`), and whom an end believes is decided by the code of the daemon, again with every message.
 
 use crate::disk::Random;
 use crate::oracle;
+use crate::transfers::Transfers;
 use crate::world::{Event, MILLISECOND, SECOND, Target, World};
-use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
-use raftkvd::command::ReplicatedState;
-use raftkvd::inbox::{Notice, Verdict, encoded_bytes};
-use raftkvd::storage::{DiskError, ReceiveError, SnapshotMeta, SnapshotSink, SnapshotSource};
-use raftkvd::transport::handshake::Claims;
-use std::collections::BTreeMap;
-use std::io;
+use raftkvd::identity::{Claims, Refusal, Standing};
+use raftkvd::inbox::{Met, Notice, encoded_bytes};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[derive(Default)]
@@ -22,10 +19,14 @@ pub struct Network {
     /// Nothing gets from the first machine to the second. Counted, for faults overlap.
     pub cut: BTreeMap<(usize, usize), u32>,
     pub weather: Weather,
-    links: BTreeMap<(usize, usize), Link>,
-    dial_after: BTreeMap<(usize, usize), u64>,
-    transfers: BTreeMap<u64, Transfer>,
-    next_transfer: u64,
+    /// By the machine that has dialled, and the id at the other end.
+    links: BTreeMap<(usize, u64), Link>,
+    dial_after: BTreeMap<(usize, u64), u64>,
+    /// Which of a peer's places comes next.
+    turns: BTreeMap<(usize, u64), usize>,
+    /// Processes that try until there is a connection, and to whom.
+    dialing: BTreeSet<(Target, u64)>,
+    pub transfers: Transfers,
 }
 
 /// What happens to messages, per 1000.
@@ -54,16 +55,30 @@ impl Default for Weather {
 struct Link {
     from: Target,
     to: Target,
-    /// As they were accepted.
+    /// Of the end that has dialled.
     claims: Arc<Claims>,
+    /// Of the other end.
+    answer: Arc<Claims>,
+    /// The end that has dialled sends messages.
+    open: bool,
 }
 
 /// An attempt to connect.
 pub struct Dial {
-    pub place: usize,
     pub peer: u64,
-    /// There was a connection before.
-    lost: bool,
+    /// Where the connection was that there was before.
+    lost: Option<usize>,
+}
+
+/// The ends of a connection believe each other.
+pub struct Handshake {
+    pub to: Target,
+    pub claims: Claims,
+    pub answer: Claims,
+    /// Of the end that has dialled, as the other one sees it.
+    pub claimant: Standing,
+    /// Of the other end, as the one sees it that has dialled.
+    pub answerer: Standing,
 }
 
 /// A message on its way.
@@ -86,32 +101,8 @@ impl Delivery {
     }
 }
 
-struct Transfer {
-    from: Target,
-    to: Target,
-    claims: Claims,
-    message: Message,
-    source: SnapshotSource,
-    sink: SnapshotSink,
-    /// It is cut when so many bytes have gone.
-    cut_at: u64,
-    sent: u64,
-}
-
-/// What the message of a snapshot says about its file.
-fn promised(message: &Message) -> SnapshotMeta {
-    let metadata = message.get_snapshot().get_metadata();
-    let state = ReplicatedState::parse_from_bytes(&message.get_snapshot().data);
-    SnapshotMeta {
-        index: metadata.index,
-        term: metadata.term,
-        conf_state: metadata.get_conf_state().clone(),
-        state: state.expect("a leader sends what it can read"),
-    }
-}
-
 /// There is no connection.
-struct NoLink;
+pub struct NoLink;
 
 impl Network {
     pub fn of(weather: Weather) -> Network {
@@ -121,11 +112,11 @@ impl Network {
         }
     }
 
-    fn is_cut(&self, from: usize, to: usize) -> bool {
+    pub fn is_cut(&self, from: usize, to: usize) -> bool {
         self.cut.contains_key(&(from, to))
     }
 
-    fn delay(&self, random: &mut Random) -> u64 {
+    pub fn delay(&self, random: &mut Random) -> u64 {
         match random.chance(self.weather.stragglers) {
             true => random.between(MILLISECOND, SECOND),
             false => random.between(self.weather.delay / 10, self.weather.delay),
@@ -136,58 +127,60 @@ impl Network {
 impl World {
     pub fn send(&mut self, from: Target, messages: Vec<Message>) {
         for message in messages {
-            // Handshakes write to the disk, which may end the process.
             let Some(process) = self.machines[from.machine].process.as_ref() else {
                 return;
             };
             if self.machines[from.machine].epoch != from.epoch {
                 return;
             }
-            let life = process.life();
+            assert!(
+                !process.node().members().members.is_empty() || has_no_power(&message),
+                "a member without a table sends {message:?}"
+            );
             if message.get_msg_type() == MessageType::MsgRequestVoteResponse && !message.reject {
                 let (by, to, term) = (message.from, message.to, message.term);
                 self.tell(|| format!("member {by} votes for member {to} in term {term}"));
             }
-            self.oracle.sends(&message, life);
-            let place = process.url(message.to).map(World::machine_at);
-            let to = message.to;
-            let snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
-            match place {
-                Some(place) if snapshot => self.send_snapshot(from, place, message),
-                Some(place) => self.send_message(from, place, message),
-                None if snapshot => {
-                    let ok = false;
-                    self.notice(from.machine, Notice::SnapshotSent { to, ok });
-                }
-                None => self.notice(from.machine, Notice::Unreachable(to)),
+            self.oracle.of(process.meta.cluster()).sends(&message);
+            match message.get_msg_type() {
+                MessageType::MsgSnapshot => self.send_snapshot(from, message),
+                _ => self.send_message(from, message),
             }
         }
     }
 
-    fn send_message(&mut self, from: Target, place: usize, message: Message) {
-        let to = message.to;
-        let pair = (from.machine, place);
-        let link = self.network.links.get(&pair);
-        let valid = |link: &&Link| {
-            link.from == from && link.to == self.target(place) && link.claims.to == to
-        };
+    fn send_message(&mut self, from: Target, message: Message) {
+        let peer = message.to;
         let mut delay = 0;
-        if link.filter(valid).is_none() {
-            self.network.links.remove(&pair);
+        if !self.is_connected(from, peer) {
             delay = 2 * self.network.weather.delay;
-            if self.dial(from, place, to).is_err() {
-                return self.notice(from.machine, Notice::Unreachable(to));
+            if self.dial(from, peer).is_err() {
+                return self.notice(from.machine, Notice::Unreachable(peer));
+            }
+        }
+        let key = (from.machine, peer);
+        let link = &self.network.links[&key];
+        let process = self.machines[from.machine].process.as_ref();
+        match process.expect("it is sending").judge_answer(&link.answer) {
+            Ok(Standing::Bound | Standing::Ahead) => {}
+            Ok(Standing::Waiting) => {
+                self.count("messages to members without power, dropped");
+                return self.notice(from.machine, Notice::Unreachable(peer));
+            }
+            Err(_) => {
+                self.drop_link(key);
+                return self.notice(from.machine, Notice::Unreachable(peer));
             }
         }
         let (loss, doubling) = (self.network.weather.loss, self.network.weather.doubling);
         if self.random.chance(loss) {
             self.count("messages lost");
             if self.random.chance(500) {
-                self.notice(from.machine, Notice::Unreachable(to));
+                self.notice(from.machine, Notice::Unreachable(peer));
             }
             return;
         }
-        let link = &self.network.links[&pair];
+        let link = &self.network.links[&key];
         let (target, claims) = (link.to, link.claims.clone());
         // Raft-rs takes a question that comes twice for two, and an answer to the first for one to the second: reads would be
         // stale. On one connection of TCP nothing comes twice, and each attempt of a round has a context of its own.
@@ -207,21 +200,64 @@ impl World {
         }
     }
 
+    /// The process has a connection to the process that runs as this peer.
+    fn is_connected(&self, from: Target, peer: u64) -> bool {
+        let link = self.network.links.get(&(from.machine, peer));
+        link.is_some_and(|link| link.from == from && link.to == self.target(link.to.machine))
+    }
+
+    /// Where a process has reached a peer, or where it tries next.
+    pub fn place_of(&self, from: Target, peer: u64) -> Option<usize> {
+        let key = (from.machine, peer);
+        let link = self.network.links.get(&key);
+        if let Some(link) = link.filter(|link| link.from == from) {
+            return Some(link.to.machine);
+        }
+        let process = self.machines[from.machine].process.as_ref()?;
+        let places = process.places(peer);
+        let turn = self.network.turns.get(&key).copied().unwrap_or(0);
+        (!places.is_empty()).then(|| places[turn % places.len()])
+    }
+
+    /// Whom the processes dial, where, and what comes of it: for the story of a run that fails.
+    pub fn describe_connections(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (number, machine) in self.machines.iter().enumerate() {
+            let Some(process) = &machine.process else {
+                continue;
+            };
+            for peer in process.peers() {
+                let link = self.network.links.get(&(number, peer));
+                let dials = self.network.dialing.contains(&(self.target(number), peer));
+                let told = link.map(|link| {
+                    let other = self.machines[link.to.machine].process.as_ref();
+                    let taken = other.map(|other| other.judge(&link.claims));
+                    let gives = process.judge_answer(&link.answer);
+                    let connected = self.is_connected(self.target(number), peer);
+                    format!(
+                        "to machine {}, {connected}: gives {gives:?}, taken {taken:?}",
+                        link.to.machine
+                    )
+                });
+                lines.push(format!(
+                    "machine {number}, peer {peer} at {:?}, dials: {dials}, {}",
+                    process.places(peer),
+                    told.unwrap_or_else(|| "not connected".to_owned())
+                ));
+            }
+        }
+        lines
+    }
+
     /// A process dials all that it knows of, whether or not it has something to say.
     pub fn dial_all(&mut self, from: Target) {
-        let process = self.process(from.machine).expect("it was just started");
-        let peers: Vec<(u64, usize)> = process.peers().collect();
-        // The command line of a joiner also names members that are no more.
-        let there = |(_, place): &(u64, usize)| *place < self.machines.len();
-        let peers: Vec<_> = peers.into_iter().filter(there).collect();
-        for (peer, place) in peers {
-            let delay = self.network.delay(&mut self.random);
-            let lost = false;
-            self.after(delay, Event::Dial(from, Dial { place, peer, lost }));
+        let process = self.process(from.machine).expect("it runs");
+        for peer in process.peers() {
+            self.keep_dialing(from, peer, None);
         }
     }
 
-    /// A process has learned when and where it was added: it says so to everybody, on new connections.
+    /// A process says something else of itself than before: it says so to everybody, on new connections.
     pub fn introduce(&mut self, from: Target) {
         self.network.links.retain(|_, link| link.from != from);
         self.dial_all(from);
@@ -229,155 +265,222 @@ impl World {
 
     /// A process has ended: those that were connected to it notice, unless the news can't reach them.
     pub fn hang_up(&mut self, ended: Target) {
-        let broken = |link: &Link| link.to == ended;
-        let links: Vec<_> = self
-            .network
+        let links = self.network.links.iter();
+        let broken = links.filter(|(_, link)| link.to == ended);
+        let broken: Vec<_> = broken.map(|((_, peer), link)| (link.from, *peer)).collect();
+        let network = &mut self.network;
+        network
             .links
-            .values()
-            .filter(|link| broken(link))
-            .collect();
-        let peers: Vec<_> = links
-            .iter()
-            .map(|link| (link.from, link.claims.to))
-            .collect();
-        self.network.links.retain(|_, link| !broken(link));
-        for (from, peer) in peers {
+            .retain(|_, link| link.to != ended && link.from != ended);
+        network.dialing.retain(|(from, _)| *from != ended);
+        for (from, peer) in broken {
             if !self.network.is_cut(ended.machine, from.machine) {
-                self.redial(from, ended.machine, peer);
+                self.keep_dialing(from, peer, Some(ended.machine));
             }
         }
     }
 
-    /// The members that a process knows have changed: it ends the connections of those that it does not accept any more, and
-    /// they learn why when they dial again.
-    pub fn judge_again(&mut self, to: Target) {
-        let Some(process) = self.machines[to.machine].process.as_ref() else {
+    /// What a process knows of the members has changed: it judges all connections again, and dials those that are new.
+    pub fn judge_again(&mut self, target: Target) {
+        let Some(process) = self.machines[target.machine].process.as_ref() else {
             return;
         };
-        let links = self.network.links.values();
-        let refused = links.filter(|link| link.to == to && process.judge(&link.claims).is_err());
-        let refused: Vec<_> = refused.map(|link| (link.from, link.claims.to)).collect();
-        for (from, peer) in refused {
+        let (mut refused, mut opened) = (Vec::new(), Vec::new());
+        for (key, link) in &self.network.links {
+            if link.to == target && process.judge(&link.claims).is_err() {
+                refused.push(*key);
+            } else if link.from == target {
+                match process.judge_answer(&link.answer) {
+                    Err(_) => refused.push(*key),
+                    Ok(Standing::Bound | Standing::Ahead) if !link.open => opened.push(*key),
+                    Ok(_) => {}
+                }
+            }
+        }
+        for key in refused {
             self.count("connections ended by a change of members");
-            self.network.links.remove(&(from.machine, to.machine));
-            self.redial(from, to.machine, peer);
+            self.drop_link(key);
+        }
+        for key in opened {
+            let link = self.network.links.get_mut(&key);
+            link.expect("it was just there").open = true;
+            self.notice(target.machine, Notice::Connected(key.1));
+        }
+        self.dial_all(target);
+    }
+
+    /// A connection ends, and the end that has dialled tries again.
+    fn drop_link(&mut self, key: (usize, u64)) {
+        if let Some(link) = self.network.links.remove(&key) {
+            self.keep_dialing(link.from, key.1, Some(link.to.machine));
         }
     }
 
-    fn redial(&mut self, from: Target, place: usize, peer: u64) {
-        let delay = self.network.delay(&mut self.random);
-        let lost = true;
-        self.after(delay, Event::Dial(from, Dial { place, peer, lost }));
+    /// Dials until there is a connection.
+    fn keep_dialing(&mut self, from: Target, peer: u64, lost: Option<usize>) {
+        let alive = self.target(from.machine) == from;
+        if alive && !self.is_connected(from, peer) && self.network.dialing.insert((from, peer)) {
+            let delay = self.network.delay(&mut self.random);
+            self.after(delay, Event::Dial(from, Dial { peer, lost }));
+        }
     }
 
-    /// Dials until there is a connection. A host that is up and on which nothing runs refuses.
+    /// An attempt of a process that dials. A host that is up and on which nothing runs refuses.
     pub fn dialed(&mut self, from: Target, mut dial: Dial) {
-        let Dial { place, peer, .. } = dial;
-        let (pair, to) = ((from.machine, place), self.target(place));
-        let connected = |link: &Link| link.from == from && link.to == to;
-        let known = self
-            .process(from.machine)
-            .is_some_and(|p| p.peers().any(|p| p == (peer, place)));
-        if !known || self.network.links.get(&pair).is_some_and(connected) {
+        let peer = dial.peer;
+        let knows = |process: &mut crate::process::Process| process.peers().contains(&peer);
+        let known = self.process(from.machine).is_some_and(knows);
+        if !known || self.is_connected(from, peer) {
+            self.network.dialing.remove(&(from, peer));
             return;
         }
-        let cut =
-            self.network.is_cut(from.machine, place) || self.network.is_cut(place, from.machine);
-        let machine = &self.machines[place];
-        if machine.process.is_none() && !machine.dark && !cut && std::mem::take(&mut dial.lost) {
-            self.count("processes found gone");
-            self.notice(from.machine, Notice::Gone(peer));
+        if let Some(place) = dial.lost.take() {
+            let cut = self.network.is_cut(from.machine, place)
+                || self.network.is_cut(place, from.machine);
+            let machine = &self.machines[place];
+            if machine.process.is_none() && !machine.dark && !cut {
+                self.count("processes found gone");
+                self.notice(from.machine, Notice::Gone(peer));
+            }
         }
-        if self.dial(from, place, peer).is_err() {
-            let pause = self.random.between(20 * MILLISECOND, SECOND);
-            self.after(pause, Event::Dial(from, dial));
+        match self.dial(from, peer) {
+            Ok(()) => drop(self.network.dialing.remove(&(from, peer))),
+            Err(NoLink) => {
+                let pause = self.random.between(20 * MILLISECOND, SECOND);
+                self.after(pause, Event::Dial(from, dial));
+            }
         }
     }
 
     /// Connections to a process that lives are refused for a moment: by a proxy that restarts, say.
     pub fn flap(&mut self, place: usize) {
         let to = self.target(place);
-        let links = self.network.links.values().filter(|link| link.to == to);
-        let peers: Vec<_> = links.map(|link| (link.from, link.claims.to)).collect();
-        for (from, peer) in peers {
+        let links = self.network.links.iter().filter(|(_, link)| link.to == to);
+        let keys: Vec<_> = links.map(|(key, link)| (*key, link.from)).collect();
+        for (key, from) in keys {
             if self.target(from.machine) != from || self.random.chance(300) {
                 continue;
             }
-            self.network.links.remove(&(from.machine, place));
+            self.network.links.remove(&key);
             self.count("processes wrongly found gone");
-            self.notice(from.machine, Notice::Gone(peer));
-            self.redial(from, place, peer);
+            self.notice(from.machine, Notice::Gone(key.1));
+            self.keep_dialing(from, key.1, None);
         }
     }
 
     /// Connects, at most once in a while, and remembers the connection.
-    fn dial(&mut self, from: Target, place: usize, to: u64) -> Result<(), NoLink> {
-        let pair = (from.machine, place);
-        if self.network.dial_after.get(&pair) > Some(&self.now) {
+    fn dial(&mut self, from: Target, peer: u64) -> Result<(), NoLink> {
+        let key = (from.machine, peer);
+        self.network.links.remove(&key);
+        if self.network.dial_after.get(&key) > Some(&self.now) {
             return Err(NoLink);
         }
         let pause = self.random.between(20 * MILLISECOND, 200 * MILLISECOND);
-        self.network.dial_after.insert(pair, self.now + pause);
-        let claims = self.shake_hands(from, place, to)?;
-        self.network.dial_after.remove(&pair);
-        self.notice(from.machine, Notice::Connected(to));
+        self.network.dial_after.insert(key, self.now + pause);
+        let place = self.place_of(from, peer).ok_or(NoLink)?;
+        let Ok(hands) = self.shake_hands(from, place, peer) else {
+            *self.network.turns.entry(key).or_default() += 1;
+            return Err(NoLink);
+        };
+        self.network.dial_after.remove(&key);
+        let open = hands.answerer != Standing::Waiting;
+        if open {
+            self.notice(from.machine, Notice::Connected(peer));
+        }
         let link = Link {
             from,
-            to: self.target(place),
-            claims: Arc::new(claims),
+            to: hands.to,
+            claims: Arc::new(hands.claims),
+            answer: Arc::new(hands.answer),
+            open,
         };
-        self.network.links.insert(pair, link);
+        self.network.links.insert(key, link);
         Ok(())
     }
 
-    /// Both ends judge the other: gives the claims of the one that dials, as they were accepted.
-    fn shake_hands(&mut self, from: Target, place: usize, to: u64) -> Result<Claims, NoLink> {
-        if self.network.is_cut(from.machine, place) || self.network.is_cut(place, from.machine) {
-            return Err(NoLink);
-        }
-        let Some(process) = self.machines.get(place).and_then(|m| m.process.as_ref()) else {
-            return Err(NoLink);
+    /// Both ends judge the other, and each tells its node what it hears.
+    pub fn shake_hands(
+        &mut self,
+        from: Target,
+        place: usize,
+        peer: u64,
+    ) -> Result<Handshake, NoLink> {
+        let cut =
+            self.network.is_cut(from.machine, place) || self.network.is_cut(place, from.machine);
+        let up = |machine: &crate::world::Machine| {
+            machine.process.is_some() && machine.paused_until <= self.now
         };
-        if self.machines[place].paused_until > self.now {
+        if cut || !self.machines.get(place).is_some_and(up) {
             return Err(NoLink);
         }
-        let dialing = self.machines[from.machine].process.as_ref();
-        let mut claims = dialing.expect("it is sending").claims(to);
-        let by = process.id;
-        let by_leader = process.leader == process.id;
-        let accepted = match process.admit(&claims) {
-            Err(error) => {
-                self.disk_failed(place, &error);
-                return Err(NoLink);
-            }
-            Ok(Err(reason)) => {
+        let (to, url) = (self.target(place), World::url(place));
+        let claims = self.at(from).view.claims(peer, Some(&url));
+        let claimant = match self.hear(to, &claims) {
+            Ok(standing) => standing,
+            Err(refusal) => {
                 self.count("refusals");
-                let verdict = Verdict {
-                    by,
-                    by_leader,
-                    reason,
-                };
-                self.notice(from.machine, Notice::Refused(verdict));
+                self.notice(from.machine, Notice::Refused(refusal));
                 return Err(NoLink);
             }
-            Ok(Ok(accepted)) => accepted,
         };
-        claims.added_index = accepted.life;
-        let process = self.process(place).expect("it has just answered");
-        process.welcome(&claims, &accepted);
-        let answer = process.claims(claims.from);
-        if answer.from != to {
+        let answer = self.at(to).view.claims(claims.from, None);
+        if answer.from != peer {
             return Err(NoLink);
         }
-        let dialing = self.machines[from.machine].process.as_ref();
-        match dialing.expect("it is sending").admit(&answer) {
-            Err(error) => {
-                self.disk_failed(from.machine, &error);
-                Err(NoLink)
-            }
-            Ok(Err(_)) => Err(NoLink),
-            Ok(Ok(_)) => Ok(claims),
+        let process = self.at(from);
+        let answerer = process.judge(&answer).map_err(|_| NoLink)?;
+        process.welcome(&answer, answerer);
+        let met = Met {
+            id: peer,
+            incarnation: answer.incarnation,
+            empty: answer.bound_index == 0,
+            url,
+            dialled: true,
+        };
+        self.notice(from.machine, Notice::Met(met));
+        Ok(Handshake {
+            to,
+            claims,
+            answer,
+            claimant,
+            answerer,
+        })
+    }
+
+    /// A process hears the claims of one that has dialled it.
+    pub fn hear(&mut self, to: Target, claims: &Claims) -> Result<Standing, Refusal> {
+        let process = self.at(to);
+        let view = &process.view;
+        let against = Refusal::of_claim(claims, view);
+        let judged = process.judge(claims).map_err(|reason| Refusal {
+            by: view.me,
+            applied: process.judges_up_to,
+            formed: !view.is_empty() && view.members.is_formed(),
+            dialled: true,
+            reason,
+        });
+        match judged {
+            Ok(standing) => process.welcome(claims, standing),
+            Err(_) => process.forget(claims),
         }
+        if let Some(against) = against {
+            self.notice(to.machine, Notice::Refused(against));
+        }
+        if judged.is_ok() {
+            let met = Met {
+                id: claims.from,
+                incarnation: claims.incarnation,
+                empty: claims.bound_index == 0,
+                url: claims.url.clone(),
+                dialled: false,
+            };
+            if claims.url_given {
+                self.notice(to.machine, Notice::Met(met));
+            }
+            // It may be one that the process did not know.
+            self.dial_all(to);
+        }
+        judged
     }
 
     pub fn deliver(&mut self, target: Target, delivery: Delivery) {
@@ -390,187 +493,37 @@ impl World {
             self.count("messages lost");
             return;
         }
-        let process = self.process(target.machine).expect("it was looked for");
-        if process.judge(&claims).is_err() {
-            self.network.links.remove(&(from, target.machine));
-            return;
-        }
-        let bytes = encoded_bytes(&message);
-        process.inbox.receive(message, bytes);
-        self.wake(target.machine);
-    }
-
-    // ---- snapshots ----
-
-    fn send_snapshot(&mut self, from: Target, place: usize, message: Message) {
-        let to = message.to;
-        match self.begin_transfer(from, place, message) {
-            Some(transfer) => {
-                self.count("snapshot transfers");
-                let sending = self.process(from.machine).map(|p| &mut p.sending);
-                sending.expect("it is sending").insert(to);
-                let target = self.network.transfers[&transfer].to;
-                let delay = self.network.delay(&mut self.random);
-                self.after(delay, Event::Piece(target, transfer));
-            }
-            None => {
-                let delay = self.network.delay(&mut self.random);
-                self.after(delay, Event::Report(from, to, false));
-            }
-        }
-    }
-
-    fn begin_transfer(&mut self, from: Target, place: usize, message: Message) -> Option<u64> {
-        let metadata = message.get_snapshot().get_metadata();
-        let process = self.process(from.machine)?;
-        if process.sending.contains(&message.to) {
-            return None;
-        }
-        let source = process.snapshots.open(metadata.index, metadata.term).ok()?;
-        let claims = self.shake_hands(from, place, message.to).ok()?;
-        let to = self.target(place);
-        let process = self.process(place)?;
-        if std::mem::replace(&mut process.receiving, true) {
-            return None;
-        }
-        let sink = match process.snapshots.receive(process.meta.cluster()) {
-            Ok(sink) => sink,
-            Err(error) => {
-                process.receiving = false;
-                self.receiving_failed(to, &error);
-                return None;
-            }
-        };
-        let cut_at = match self.random.chance(self.plan.cut_transfers) {
-            true => self.random.below(source.bytes + 1),
-            false => u64::MAX,
-        };
-        self.network.next_transfer += 1;
-        let number = self.network.next_transfer;
-        let transfer = Transfer {
-            from,
-            to,
-            claims,
-            message,
-            source,
-            sink,
-            cut_at,
-            sent: 0,
-        };
-        self.network.transfers.insert(number, transfer);
-        Some(number)
-    }
-
-    /// The next piece of a snapshot arrives.
-    pub fn piece(&mut self, number: u64) {
-        let Some(mut transfer) = self.network.transfers.remove(&number) else {
-            return;
-        };
-        let pair = (transfer.from.machine, transfer.to.machine);
-        let sender = &self.machines[pair.0];
-        let alive = sender.epoch == transfer.from.epoch && sender.process.is_some();
-        let mut buffer = vec![0; self.random.between(512, 8 << 10) as usize];
-        let cut = !alive || self.network.is_cut(pair.0, pair.1) || transfer.sent >= transfer.cut_at;
-        let read = match cut {
-            true => None,
-            false => transfer.source.read(&mut buffer).ok(),
-        };
-        transfer.sent += read.unwrap_or(0) as u64;
-        let target = transfer.to;
-        match read {
-            Some(0) => {
-                let ok = self.finish_transfer(
-                    &mut transfer.message,
-                    transfer.sink,
-                    &transfer.claims,
-                    target,
-                );
-                self.transferred(transfer.from, target, transfer.message.to, ok);
-            }
-            Some(count) => {
-                let written = transfer.sink.write(&buffer[..count]);
-                self.network.transfers.insert(number, transfer);
-                match written {
-                    Ok(()) => {
-                        let delay = self.network.delay(&mut self.random);
-                        self.after(delay, Event::Piece(target, number));
-                    }
-                    Err(error) => {
-                        self.receiving_failed(target, &error);
-                        self.end_transfer(number, false);
-                    }
+        let process = self.at(target);
+        let standing = process.judge(&claims);
+        match standing {
+            Ok(Standing::Bound | Standing::Ahead) => {
+                let bytes = encoded_bytes(&message);
+                let bound = standing == Ok(Standing::Bound);
+                process.inbox.receive(message, bytes, bound);
+                self.wake(target.machine);
+                if !bound {
+                    self.count("messages of members that can't be judged yet");
                 }
             }
-            None => {
-                self.count("snapshot transfers cut");
-                self.network.transfers.insert(number, transfer);
-                self.end_transfer(number, false);
+            Ok(Standing::Waiting) => self.count("messages of members without power, dropped"),
+            Err(_) => {
+                let key = (from, process.id);
+                let link = self.network.links.get(&key);
+                if link.is_some_and(|link| link.to == target) {
+                    self.drop_link(key);
+                }
             }
         }
     }
+}
 
-    /// Everything has arrived: true when the file is whole, durable and handed on.
-    fn finish_transfer(
-        &mut self,
-        message: &mut Message,
-        sink: SnapshotSink,
-        claims: &Claims,
-        target: Target,
-    ) -> bool {
-        match sink.finish(&promised(message)) {
-            Ok(()) => {}
-            Err(ReceiveError::Disk(error)) => {
-                self.receiving_failed(target, &error);
-                return false;
-            }
-            Err(error @ ReceiveError::Invalid(_)) => panic!("{error}"),
-        };
-        let process = self.process(target.machine).expect("it was looked for");
-        if process.judge(claims).is_err() {
-            return false;
-        }
-        let messages = vec![message.clone()];
-        let bytes = encoded_bytes(&messages);
-        let taken = process.inbox.receive(messages, bytes);
-        self.wake(target.machine);
-        taken
-    }
-
-    /// A full disk is no reason to end: see `server.rs`.
-    fn receiving_failed(&mut self, target: Target, error: &DiskError) {
-        if error.source.kind() != io::ErrorKind::StorageFull {
-            self.disk_failed(target.machine, error);
-        }
-    }
-
-    pub fn end_transfer(&mut self, number: u64, ok: bool) {
-        if let Some(transfer) = self.network.transfers.remove(&number) {
-            let (from, to) = (transfer.from, transfer.to);
-            let peer = transfer.message.to;
-            drop(transfer);
-            self.transferred(from, to, peer, ok);
-        }
-    }
-
-    fn transferred(&mut self, from: Target, to: Target, peer: u64, ok: bool) {
-        if self.machines[to.machine].epoch == to.epoch
-            && let Some(process) = self.process(to.machine)
-        {
-            process.receiving = false;
-        }
-        // The answer may be lost.
-        let cut = self.network.is_cut(to.machine, from.machine);
-        let late = self.plan.late_reports;
-        let delay = match late > 0 && self.random.chance(late) {
-            true => self.random.between(50 * MILLISECOND, SECOND),
-            false => self.network.delay(&mut self.random),
-        };
-        self.after(delay, Event::Report(from, peer, ok && !cut));
-    }
-
-    pub fn report(&mut self, target: Target, to: u64, ok: bool) {
-        let process = self.process(target.machine).expect("it was looked for");
-        process.sending.remove(&to);
-        self.notice(target.machine, Notice::SnapshotSent { to, ok });
+/// What an empty member may say: nothing that anybody counts on.
+fn has_no_power(message: &Message) -> bool {
+    match message.get_msg_type() {
+        MessageType::MsgHeartbeatResponse => true,
+        MessageType::MsgAppendResponse
+        | MessageType::MsgRequestVoteResponse
+        | MessageType::MsgRequestPreVoteResponse => message.reject,
+        _ => false,
     }
 }

@@ -1,23 +1,30 @@
 //! The operator: adds members, removes them, starts those that were added, and repairs those that have lost their
-//! memory, as the README says: removed, emptied, added, started with `--join`.
+//! memory, as the README says: removed, emptied, and added, as a member that is started when it was added, or as one that
+//! asks for that itself.
 //!
 //! What the operator is told is held against what the members have published.
 
 use crate::clients::DEADLINE_TICKS;
 use crate::disk::Random;
-use crate::lives::Role;
+use crate::lives::{Memory, Role};
 use crate::plan::Changes;
 use crate::world::{Event, MILLISECOND, Target, World};
 use futures_channel::oneshot;
 use raftkvd::command::{Command, Kind};
 use raftkvd::members::{Members, PeerUrl};
-use raftkvd::proposal::{Outcome, Proposal};
+use raftkvd::proposal::{Outcome, Proposal, Refusal};
+use raftkvd::status::ClosedKind;
+use std::collections::BTreeMap;
 
 pub struct Operator {
-    random: Random,
+    pub random: Random,
     /// Steps so far.
     pub number: u64,
     asked: Vec<Asked>,
+    /// The logs were looked into: the cluster had formed, or was about to.
+    pub leaves_alone: bool,
+    /// A removal may yet be carried out, and nobody will tell.
+    in_doubt: bool,
 }
 
 /// A request that is not answered yet.
@@ -35,6 +42,8 @@ impl Operator {
             random: Random(seed),
             number: 0,
             asked: Vec::new(),
+            leaves_alone: false,
+            in_doubt: false,
         }
     }
 }
@@ -54,7 +63,9 @@ impl World {
         if !self.setup.cuts.steps.contains(&self.operator.number) {
             self.start_members();
             self.read_answers();
-            if !self.repair() {
+            self.let_joiners_ask();
+            let is_busy = self.rescue_formation() || self.repair();
+            if !is_busy && self.formed_at.is_some() && !self.move_members() {
                 self.change_members();
             }
         }
@@ -77,8 +88,12 @@ impl World {
                 self.ask_to_remove(id);
             }
         } else if !members.members.is_empty() {
-            let (id, url) = self.addition(&members);
-            self.ask_to_add(id, &url);
+            let (place, asks) = self.addition(&members);
+            if !asks {
+                let machine = &self.machines[place];
+                let (id, url) = (machine.id, machine.url.clone());
+                self.ask_to_add(id, &url, 0);
+            }
         }
     }
 
@@ -90,21 +105,21 @@ impl World {
         self.propose_change(command);
     }
 
-    fn ask_to_add(&mut self, id: u64, url: &PeerUrl) {
+    /// By hand the incarnation is open: 0.
+    fn ask_to_add(&mut self, id: u64, url: &PeerUrl, incarnation: u64) {
         let mut command = Command::new();
         command.kind = Kind::AddMember;
         command.member_id = id;
         command.member_url = url.to_string();
+        command.member_incarnation = incarnation;
         self.count("additions asked for");
         self.propose_change(command);
     }
 
     fn propose_change(&mut self, command: Command) {
-        let runs = |place: &usize| {
-            let machine = &self.machines[*place];
-            machine.process.is_some() && machine.role == Role::Member
-        };
-        let places: Vec<usize> = (0..self.machines.len()).filter(runs).collect();
+        let places: Vec<usize> = (0..self.machines.len())
+            .filter(|place| self.is_open(*place))
+            .collect();
         if places.is_empty() {
             return;
         }
@@ -154,148 +169,214 @@ impl World {
                     self.count("changes of members answered");
                     let (id, kind) = (asked.command.member_id, asked.command.kind);
                     let url = asked.command.member_url.as_str();
+                    let incarnation = asked.command.member_incarnation;
                     let is_so = |members: &Members| match members.members.get(&id) {
-                        Some(member) => kind == Kind::AddMember && member.url.to_string() == url,
+                        Some(member) => {
+                            let open = incarnation == 0 || member.incarnation == 0;
+                            kind == Kind::AddMember
+                                && member.url.to_string() == url
+                                && (open || member.incarnation == incarnation)
+                        }
                         None => kind == Kind::RemoveMember,
                     };
+                    // Of what one pass of the loop publishes only the last is seen. A later change follows a settled one.
+                    let is_over = |members: &Members| {
+                        let newest = members.unsettled.as_ref();
+                        newest.is_some_and(|newest| newest.index > index)
+                    };
                     assert!(
-                        self.oracle.was_published(asked.since, is_so),
+                        self.oracle
+                            .was_published(asked.since, |m| is_so(m) || is_over(m)),
                         "{kind:?} {id} {url} was answered as carried out at {index}, and no members are so"
                     );
-                    // Who is told that a removal succeeded may take the disk away that the rest still needs.
-                    let is_settled =
-                        |members: &Members| is_so(members) && members.unsettled_removal != index;
+                    // Who is told that a removal succeeded may take the disk away that the rest still needs; and who is
+                    // told of an addition that it is there for good.
+                    let is_settled = |members: &Members| {
+                        let newest = members.unsettled.as_ref();
+                        is_so(members) && newest.is_none_or(|n| (n.kind, n.member) != (kind, id))
+                    };
                     assert!(
-                        kind != Kind::RemoveMember
-                            || self.oracle.was_published(asked.since, is_settled),
-                        "the removal of {id} was answered as carried out at {index}, before it was settled"
+                        self.oracle
+                            .was_published(asked.since, |m| is_settled(m) || is_over(m)),
+                        "{kind:?} {id} {url} was answered as carried out at {index}, before it was settled"
                     );
+                    self.stops_asking(id);
                 }
-                Ok(Some(_)) | Err(_) => {}
+                Ok(Some(Outcome::Refused(
+                    Refusal::IdTaken | Refusal::UrlTaken | Refusal::OtherIncarnation,
+                ))) => self.stops_asking(asked.command.member_id),
+                Ok(Some(Outcome::Refused(_) | Outcome::NotProposed(_))) => {}
+                Ok(Some(_)) | Err(_) => {
+                    self.operator.in_doubt |= asked.command.kind == Kind::RemoveMember;
+                }
+            }
+        }
+    }
+
+    /// No member goes that the operator has asked to remove.
+    pub fn no_removal_is_open(&self) -> bool {
+        !self.operator.in_doubt && self.operator.asked.is_empty()
+    }
+
+    /// A joiner was told that it is a member, or never will be.
+    fn stops_asking(&mut self, id: u64) {
+        for machine in self.machines.iter_mut().filter(|machine| machine.id == id) {
+            machine.asks = false;
+        }
+    }
+
+    /// Joiners that run ask to be added, until they are answered or hear from the cluster.
+    pub fn let_joiners_ask(&mut self) {
+        for place in 0..self.machines.len() {
+            let machine = &self.machines[place];
+            let Some(process) = machine.process.as_ref().filter(|_| machine.asks) else {
+                continue;
+            };
+            let (id, incarnation) = (machine.id, process.view.incarnation);
+            let url = machine.url.clone();
+            match process.view.is_empty() {
+                true => self.ask_to_add(id, &url, incarnation),
+                false => self.machines[place].asks = false,
             }
         }
     }
 
     /// The next step of a repair, if there is one to do.
     pub fn repair(&mut self) -> bool {
+        if self.formed_at.is_none() {
+            return false;
+        }
         let members = self.oracle.told_members();
         for place in 0..self.machines.len() {
+            self.look_for_another_life(place);
             let machine = &self.machines[place];
             let (id, url) = (machine.id, machine.url.clone());
-            let is_member = members.members.get(&id).is_some_and(|m| m.url == url);
+            let row = members.members.get(&id);
+            let is_member = row.is_some_and(|row| row.url == url);
             if machine.forsaken || machine.retired || machine.role != Role::Member {
                 continue;
             }
             if machine.broken {
-                if is_member {
-                    self.ask_to_remove(id);
-                } else {
-                    self.count("members repaired");
-                    self.wipe(place);
-                    self.machines[place].join = true;
-                    self.machines[place].to_be_added = true;
-                    self.machines[place].initial = initial_of(&members, id, &url);
-                    self.ask_to_add(id, &url);
+                match row {
+                    Some(_) if is_member => self.ask_to_remove(id),
+                    // Its id has gone to another machine.
+                    Some(_) => self.machines[place].retired = true,
+                    None => self.replace(place, &members),
                 }
                 return true;
             }
             if machine.to_be_added && !machine.ready && !is_member {
-                self.ask_to_add(id, &url);
+                self.ask_to_add(id, &url, 0);
                 return true;
             }
         }
         false
     }
 
+    /// A member that says that it was emptied, and has begun a cluster of its own.
+    fn look_for_another_life(&mut self, place: usize) {
+        let process = self.machines[place].process.as_ref();
+        let closed = process.and_then(|process| process.inbox.closed());
+        if closed.is_some_and(|closed| closed.kind == ClosedKind::OtherLife)
+            && self.machines[place].memory != Memory::Intact
+        {
+            self.count("other lives noticed");
+            self.tell(|| format!("operator: machine {place} is in another life"));
+            self.machines[place].broken = true;
+            self.kill(self.target(place));
+        }
+    }
+
+    /// A member that was removed is emptied, and to be added again.
+    fn replace(&mut self, place: usize, members: &Members) {
+        self.count("members repaired");
+        self.wipe(place);
+        let asks = self.operator.random.chance(500);
+        let machine = &mut self.machines[place];
+        let (id, url) = (machine.id, machine.url.clone());
+        machine.dials = known_to_joiner(members, id);
+        machine.to_be_added = true;
+        if asks {
+            (machine.asks, machine.ready) = (true, true);
+            self.start(place);
+        } else {
+            self.ask_to_add(id, &url, 0);
+        }
+    }
+
     /// Starts members that were added.
     pub fn start_members(&mut self) {
-        self.stop_orphans();
         let members = self.oracle.told_members();
         for (id, member) in &members.members {
             let place = World::machine_at(&member.url);
             let machine = &mut self.machines[place];
-            machine.early = false;
-            if !machine.ready && machine.id == *id {
-                machine.ready = true;
+            if machine.id == *id {
                 machine.to_be_added = false;
-                self.start(place);
+                if !machine.ready {
+                    machine.ready = true;
+                    self.start(place);
+                }
             }
         }
     }
 
-    /// Stops processes that were removed before they learned that they had been added: nobody can tell them, and to
-    /// others they look like the member that gets their id next.
-    fn stop_orphans(&mut self) {
-        let members = self.oracle.told_members();
-        for place in 0..self.machines.len() {
-            let machine = &mut self.machines[place];
-            let member = members.members.get(&machine.id).map(|member| &member.url);
-            let waits = machine.early || machine.role != Role::Member;
-            if machine.ready && !machine.joined && !waits && member != Some(&machine.url) {
-                machine.ready = false;
-                self.kill(self.target(place));
-            }
-        }
-    }
-
-    /// Whom to add, and where: an id that was removed, or a new one, on a new machine or the wiped old one.
-    fn addition(&mut self, members: &Members) -> (u64, PeerUrl) {
+    /// Whom to add, and where: an id that was removed, or a new one, on a new machine or the wiped old one. Gives the
+    /// machine, and whether it asks for that itself.
+    fn addition(&mut self, members: &Members) -> (usize, bool) {
+        // Not while a process of that id asks, or was let in without anybody having been told: it would be emptied.
+        let comes = |id: &&u64| {
+            self.machines.iter().any(|machine| {
+                let process = machine.process.as_ref();
+                let is_in = process.is_some_and(|process| !process.view.is_empty());
+                machine.id == **id && (machine.asks || is_in)
+            })
+        };
+        let again = members.removed.keys().filter(|id| !comes(id));
+        let again: Vec<u64> = again.copied().collect();
         let random = &mut self.operator.random;
-        let again: Vec<u64> = members.removed.keys().copied().collect();
         let highest = members.members.keys().chain(&again).max();
         let id = match !again.is_empty() && random.chance(700) {
             true => *random.pick(&again),
             false => highest.map_or(1, |highest| highest + 1),
         };
         let used_again = random.chance(500);
-        let (is_early, has_impostor) = (
-            random.chance(self.plan.early_joiners),
-            random.chance(self.plan.impostors),
-        );
+        let is_early = random.chance(self.plan.early_joiners);
+        let (asks, has_impostor) = (random.chance(500), random.chance(self.plan.impostors));
         let own = |place: &usize| {
             let machine = &self.machines[*place];
             let in_use = members.members.values().any(|m| m.url == machine.url);
-            machine.id == id && !in_use && machine.role == Role::Member
+            machine.id == id && !in_use && machine.role == Role::Member && !machine.forsaken
         };
         let own = (0..self.machines.len()).find(own);
-        let is_new = own.is_none() && !again.contains(&id);
         let place = match own.filter(|_| used_again) {
-            // It runs already, and there must not be two of one id.
-            _ if own.is_some_and(|own| self.machines[own].early) => own.expect("it runs"),
             Some(place) => {
                 self.wipe(place);
-                self.machines[place].join = true;
                 place
             }
-            None => self.add_machine(id, true, Members::default()),
+            None => self.add_machine(id),
         };
-        let url = self.machines[place].url.clone();
-        let initial = initial_of(members, id, &url);
-        self.machines[place].initial = initial.clone();
+        let dials = known_to_joiner(members, id);
+        self.machines[place].dials = dials.clone();
         if has_impostor {
-            self.begin_impostor(id, initial);
+            self.begin_impostor(id, dials);
         }
-        // One of an id that was used before could be taken for its predecessor by who has not heard of the removal.
-        if is_early && is_new {
+        if is_early {
             self.count("joiners that run before they are added");
-            self.machines[place].early = true;
+            self.machines[place].asks = asks;
             self.machines[place].ready = true;
             self.start(place);
         }
-        (id, url)
+        (place, is_early && asks)
     }
 }
 
-/// What the command line of a joiner says: the members, and places at which nobody is for ids that are none.
-fn initial_of(members: &Members, id: u64, url: &PeerUrl) -> Members {
-    let highest = members.members.keys().chain(members.removed.keys()).max();
-    let ids = 1..=id.max(*highest.unwrap_or(&id));
-    let urls: Vec<PeerUrl> = ids
-        .map(|other| match members.members.get(&other) {
-            _ if other == id => url.clone(),
-            Some(member) => member.url.clone(),
-            None => World::url(60_000 + other as usize),
-        })
-        .collect();
-    Members::initial(&urls)
+/// What a joiner knows of the others: where the members are, and places at which nobody is for ids that are none.
+fn known_to_joiner(members: &Members, id: u64) -> BTreeMap<u64, PeerUrl> {
+    let known = members.members.iter();
+    let mut known: BTreeMap<u64, PeerUrl> = known.map(|(id, m)| (*id, m.url.clone())).collect();
+    for removed in members.removed.keys() {
+        known.insert(*removed, World::url(60_000 + *removed as usize % 1_000));
+    }
+    known.remove(&id);
+    known
 }

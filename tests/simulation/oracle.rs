@@ -22,6 +22,9 @@ pub struct Shadow {
     pub hash: u64,
 }
 
+/// The value that strangers propose.
+pub const LIE: &[u8] = b"a lie";
+
 /// A value of the model's map.
 type Value = (u64, Vec<u8>);
 
@@ -32,8 +35,8 @@ pub struct Oracle {
     leaders: BTreeMap<u64, u64>,
     /// Terms, and who led in them before its own vote was durable.
     in_memory: BTreeSet<(u64, u64)>,
-    /// Whom a member, in one of its lives, voted for in each term.
-    votes: BTreeMap<(u64, u64, u64), u64>,
+    /// Whom each id voted for in each term, with whatever data directory.
+    votes: BTreeMap<(u64, u64), u64>,
     /// By index and term: the entry's hash and the term of the one before it. Equal here for all logs means, by
     /// induction, equal logs up to any common entry.
     entries: BTreeMap<(u64, u64), (u64, u64)>,
@@ -56,14 +59,14 @@ pub struct Oracle {
     published: BTreeMap<u64, Arc<Members>>,
     /// How many of these were told by a node, and so can't be lost any more.
     told: usize,
-    /// By index and term: the id that an entry on a disk adds, promotes or removes.
-    member_changes: BTreeMap<(u64, u64), u64>,
-    /// Ids that were added or removed, each with the index of the entry that did.
+    /// By index and term: what an entry on a disk does to the members, and to which of them.
+    member_changes: BTreeMap<(u64, u64), (Kind, u64)>,
+    /// Ids that were added, bound or removed, each with the index of the entry that did.
     lives: BTreeSet<(u64, u64)>,
     /// Where each client's operation stands in the log.
     places: BTreeMap<Vec<u8>, u64>,
-    /// Looks at nothing but what leaders believe of their followers: what comes of two histories hides that otherwise.
-    pub only_matches: bool,
+    /// Terms and leaders that were only a stranger's word.
+    lies: BTreeSet<(u64, u64)>,
 }
 
 /// One folded multiplication for eight bytes: SipHash took a fifteenth of a run, and nobody chooses what is hashed here.
@@ -122,19 +125,26 @@ pub fn entry_hash(key: &[u8], index: u64, value: &[u8]) -> u64 {
 }
 
 impl Oracle {
-    pub fn new(only_matches: bool) -> Oracle {
+    pub fn new() -> Oracle {
         Oracle {
-            only_matches,
             states: vec![0],
             ..Oracle::default()
         }
     }
 
+    /// A stranger says that this member leads in this term.
+    pub fn is_told_a_lie(&mut self, term: u64, leader: u64) {
+        self.lies.insert((term, leader));
+    }
+
     /// A member follows this leader, or is it.
     pub fn follows(&mut self, member: u64, leader: u64, term: u64) {
+        if member != leader && self.lies.contains(&(term, leader)) {
+            return;
+        }
         let first = *self.leaders.entry(term).or_insert(leader);
         assert!(
-            first == leader || self.only_matches,
+            first == leader,
             "two leaders in term {term}: {first}, and to member {member} {leader}"
         );
     }
@@ -161,10 +171,7 @@ impl Oracle {
     }
 
     /// A message leaves a machine.
-    pub fn sends(&mut self, message: &Message, life: u64) {
-        if self.only_matches {
-            return;
-        }
+    pub fn sends(&mut self, message: &Message) {
         // Also of one who does not live to the end of the pass in which it came to lead.
         if let MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot =
             message.get_msg_type()
@@ -172,7 +179,7 @@ impl Oracle {
             self.follows(message.from, message.from, message.term);
         }
         if message.get_msg_type() == MessageType::MsgRequestVoteResponse && !message.reject {
-            let key = (message.from, life, message.term);
+            let key = (message.from, message.term);
             let first = *self.votes.entry(key).or_insert(message.to);
             assert!(
                 first == message.to,
@@ -186,9 +193,6 @@ impl Oracle {
 
     /// An entry is on a disk, behind one of term `before`.
     pub fn stores(&mut self, index: u64, entry: Shadow, before: u64) {
-        if self.only_matches {
-            return;
-        }
         let place = (index, entry.term);
         let first = *self.entries.entry(place).or_insert((entry.hash, before));
         assert_eq!(
@@ -200,9 +204,6 @@ impl Oracle {
 
     /// This was read back from a disk.
     pub fn reads_back(&self, entry: &Entry) {
-        if self.only_matches {
-            return;
-        }
         let place = (entry.index, entry.term);
         let stored = self.entries.get(&place).map(|(hash, _)| *hash);
         assert_eq!(
@@ -214,9 +215,6 @@ impl Oracle {
 
     /// A restart found this: what it calls committed has to be that.
     pub fn recovers(&self, entries: &[Entry], hard_state: &HardState) {
-        if self.only_matches {
-            return;
-        }
         for entry in entries.iter().take_while(|e| e.index <= hard_state.commit) {
             if let Some(known) = self.committed.get(&entry.index) {
                 assert_eq!(
@@ -236,9 +234,6 @@ impl Oracle {
         entry: Shadow,
         commands: impl Iterator<Item = &'a Command>,
     ) {
-        if self.only_matches {
-            return;
-        }
         let first = *self.committed.entry(index).or_insert(entry);
         assert_eq!(first, entry, "committed entry {index} has changed");
         let commands: Vec<&Command> = commands.collect();
@@ -263,6 +258,11 @@ impl Oracle {
 
     /// Applies a command to the model, and checks that it is its first time.
     fn apply(&mut self, command: &Command, index: u64) {
+        assert_ne!(
+            &command.value[..],
+            LIE,
+            "a stranger has written entry {index}"
+        );
         self.written.apply(command, index);
         let previous = self.places.insert(command.value.to_vec(), index);
         assert_eq!(previous, None, "a command applies twice, now at {index}");
@@ -310,9 +310,6 @@ impl Oracle {
 
     /// A client is told that its operation, known by its unique value, is in the log at `index` (or somewhere).
     pub fn acknowledges(&self, value: &[u8], index: Option<u64>) {
-        if self.only_matches {
-            return;
-        }
         let place = self.places.get(value).copied();
         assert!(
             place.is_some() && (index.is_none() || index == place),
@@ -334,9 +331,6 @@ impl Oracle {
 
     /// A map after applying `index`.
     pub fn holds(&self, machine: usize, index: u64, state: u64) {
-        if self.only_matches {
-            return;
-        }
         let wanted = self.states.get((index - 1) as usize);
         assert_eq!(
             wanted,
@@ -350,7 +344,7 @@ impl Oracle {
         let first = match self.published.get(&index) {
             Some(first) => {
                 assert!(
-                    **first == *members || self.only_matches,
+                    **first == *members,
                     "nodes differ in the members at {index}: {first:?}, {members:?}"
                 );
                 first.clone()
@@ -385,44 +379,43 @@ impl Oracle {
 
     /// A change of members is one of these entries of the log.
     fn explain(&self, before: &Members, after: &Members, entries: RangeInclusive<u64>) {
-        let of = |members: &Members, id: u64| {
-            let member = members.members.get(&id);
-            member.map(|member| (member.learner, member.added_index, member.url.clone()))
-        };
         let ids = before.members.keys().chain(after.members.keys());
-        for id in ids.filter(|id| of(before, **id) != of(after, **id)) {
-            let explained = self
-                .committed
-                .range(entries.clone())
-                .any(|(index, entry)| self.member_changes.get(&(*index, entry.term)) == Some(id));
+        let changed = ids.filter(|id| before.members.get(id) != after.members.get(id));
+        let mut changed: Vec<u64> = changed.copied().collect();
+        // The entry that says that the cluster has formed is about nobody.
+        changed.extend((before.forming != after.forming).then_some(0));
+        for id in changed {
+            let explained = self.committed.range(entries.clone()).any(|(index, entry)| {
+                let change = self.member_changes.get(&(*index, entry.term));
+                change.is_some_and(|(kind, of)| match kind {
+                    Kind::Formed => id == 0,
+                    _ => *of == id,
+                })
+            });
             // What a snapshot stands for is committed, and was published by somebody.
             let unseen = self.committed.range(entries.clone()).count() as u64;
             assert!(
-                explained || unseen < entries.end() + 1 - entries.start() || self.only_matches,
+                explained || unseen < entries.end() + 1 - entries.start(),
                 "member {id} has changed, and no entry in {entries:?} says so: {before:?}, {after:?}"
             );
         }
     }
 
     fn note_lives(&mut self, members: &Members) {
-        let added = members.members.iter().map(|(id, m)| (*id, m.added_index));
+        let rows = members.members.iter();
+        let rows = rows.flat_map(|(id, m)| [(*id, m.added_index), (*id, m.bound_index)]);
         let removed = members.removed.iter().map(|(id, index)| (*id, *index));
-        self.lives.extend(added.chain(removed));
+        self.lives.extend(rows.chain(removed));
     }
 
     /// An entry that changes this member is on a disk.
-    pub fn stores_change(&mut self, index: u64, term: u64, id: u64) {
-        self.member_changes.insert((index, term), id);
+    pub fn stores_change(&mut self, index: u64, term: u64, kind: Kind, id: u64) {
+        self.member_changes.insert((index, term), (kind, id));
     }
 
-    /// The entry at this index has added this id, or removed it.
+    /// The entry at this index has added this id, bound it, or removed it.
     pub fn knows_life(&self, id: u64, index: u64) -> bool {
         self.lives.contains(&(id, index))
-    }
-
-    /// The first member of this id is not the only one that there was.
-    pub fn was_added_later(&self, id: u64) -> bool {
-        self.lives.range((id, 2)..=(id, u64::MAX)).next().is_some()
     }
 
     /// Memberships that were published so far.
@@ -462,9 +455,6 @@ impl Oracle {
     }
 
     pub fn takes_snapshot(&mut self, meta: &SnapshotMeta) {
-        if self.only_matches {
-            return;
-        }
         let first = self
             .snapshots
             .entry(meta.index)

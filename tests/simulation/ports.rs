@@ -4,9 +4,9 @@
 use crate::disk::{BUSY, FakeDisk, Fault};
 use crate::oracle::{self, Oracle, Shadow};
 use crate::world::clock;
-use protobuf::Message as _;
-use raft::eraftpb::{ConfChange, EntryType, Message, MessageType};
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use raftkvd::apply::{Commits, ThreadEnded};
+use raftkvd::command::{self, Command};
 use raftkvd::commit::Commit;
 use raftkvd::inbox::Inbox;
 use raftkvd::members::Members;
@@ -31,6 +31,8 @@ pub struct Effect {
 pub enum What {
     Send(Vec<Message>),
     Members(Arc<Members>),
+    /// Everything up to this index is applied.
+    Applied(u64),
     Leader(u64),
     ReadBack(Request),
     Exit(Exit),
@@ -72,6 +74,8 @@ pub struct Wiring {
     pub published: u64,
     /// Index of the newest entry in the map.
     pub applied: u64,
+    /// What the transport was told to be applied.
+    pub told_applied: u64,
     /// After the next message of this kind this disk loses power, at its first operation.
     pub crashes_behind: Option<(Promise, FakeDisk)>,
     /// The newest term in which the process has sent a command.
@@ -170,10 +174,10 @@ impl Wiring {
         let mut stored = Vec::new();
         for entry in &save.entries {
             if entry.get_entry_type() != EntryType::EntryNormal {
-                let mut change = ConfChange::default();
-                let parsed = change.merge_from_bytes(&entry.data);
-                parsed.expect("the node has made it");
-                oracle.stores_change(entry.index, entry.term, change.node_id);
+                for command in changes(entry) {
+                    let (kind, id) = (command.kind, command.member_id);
+                    oracle.stores_change(entry.index, entry.term, kind, id);
+                }
             }
             let shadow = oracle::shadow(entry);
             stored.push((entry.index, shadow, self.log[&(entry.index - 1)].term));
@@ -187,6 +191,14 @@ impl Wiring {
             entries: stored,
         });
     }
+}
+
+/// The changes of members in an entry that is none of clients.
+pub fn changes(entry: &Entry) -> Vec<Command> {
+    let batch = command::decode(&entry.context);
+    batch
+        .map(|batch| batch.commands.into_vec())
+        .unwrap_or_default()
 }
 
 /// It carries a command of the term that it is sent in.
@@ -272,6 +284,13 @@ impl Ports for SimulatedPorts<'_> {
 
     fn set_members(&mut self, members: &Arc<Members>) {
         self.effect(What::Members(members.clone()));
+    }
+
+    fn set_applied(&mut self, index: u64) {
+        if index > self.wiring.told_applied {
+            self.wiring.told_applied = index;
+            self.effect(What::Applied(index));
+        }
     }
 
     fn set_leader(&mut self, leader: u64) {

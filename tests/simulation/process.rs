@@ -3,6 +3,7 @@
 
 use crate::disk::{FakeDisk, Random};
 use crate::oracle::{self, Oracle, Shadow};
+use crate::oracles::Oracles;
 use crate::ports::{Effect, Promise, SimulatedPorts, What, Wiring};
 use crate::world::{World, clock, micros};
 use futures_channel::oneshot;
@@ -10,22 +11,20 @@ use raft::eraftpb::{Entry, Message};
 use raftkvd::apply::{self, Applier, SnapshotJob};
 use raftkvd::config;
 use raftkvd::history::History;
-use raftkvd::inbox::{Inbox, Notice, Reason};
+use raftkvd::identity::{self, Claims, Reason, Standing, View};
+use raftkvd::inbox::{Inbox, Notice};
 use raftkvd::members::{Members, PeerUrl};
 use raftkvd::metrics::Metrics;
 use raftkvd::node::{Node, Settings};
 use raftkvd::progress::Replay;
 use raftkvd::raft_loop::RaftLoop;
 use raftkvd::read_back;
-use raftkvd::storage::meta::PinError;
 use raftkvd::storage::read_back::Request;
 use raftkvd::storage::{
     self, DiskError, Lock, Meta, Options, Purge, ReadBack, Recovered, Snapshots, Start,
     StorageError,
 };
 use raftkvd::store::Store;
-use raftkvd::transport::View;
-use raftkvd::transport::handshake::{self, Accepted, Claims};
 use raftkvd::writer::{self, Durable, Jobs, WriterError};
 use slog::Logger;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -85,13 +84,13 @@ pub struct Process {
     wal_reader: ReadBack,
     pub requests: VecDeque<Request>,
     pub reader: Worker,
-    /// Of the transport.
-    view: View,
-    /// That it believes to be in.
-    life: u64,
-    known: BTreeSet<u64>,
+    /// Of the transport: what it knows, up to where that is applied, and where the command line says that peers are.
+    pub view: View,
+    pub judges_up_to: u64,
+    list: BTreeMap<u64, PeerUrl>,
     pub leader: u64,
-    pub newcomers: BTreeMap<u64, (PeerUrl, u64)>,
+    /// The newest claims of each peer that were accepted: of one that is bound, and (true) of one that is ahead.
+    claimed: BTreeMap<(u64, bool), Claims>,
     /// Peers to which a snapshot is under way.
     pub sending: BTreeSet<u64>,
     pub receiving: bool,
@@ -107,8 +106,13 @@ pub struct Launch<'a> {
     pub machine: usize,
     pub id: u64,
     pub start: Start,
-    /// What the command line says.
-    pub initial: &'a Members,
+    /// Where it is reached, and whether its command line says so. Otherwise its table does.
+    pub url: PeerUrl,
+    pub url_given: bool,
+    /// The first members, if it is started as one of several.
+    pub listed: BTreeMap<u64, PeerUrl>,
+    /// Where the command line, or the members that a joiner asks, say that peers are.
+    pub dials: BTreeMap<u64, PeerUrl>,
     pub options: Options,
     pub snapshot_bytes: u64,
     pub pinned_log_bytes: u64,
@@ -125,7 +129,7 @@ pub struct Passed {
 
 impl Process {
     /// Does what `server::run` does before its threads run.
-    pub fn launch(launch: Launch, oracle: &mut Oracle) -> Result<Process, StorageError> {
+    pub fn launch(launch: Launch, oracles: &mut Oracles) -> Result<Process, StorageError> {
         let dir = Path::new(DATA_DIR);
         let logger = launch.logger;
         let lock = storage::lock(launch.disk, dir)?;
@@ -137,11 +141,11 @@ impl Process {
         let (id, start, options) = (launch.id, launch.start, launch.options);
         let unapplied_bytes_max = options.cache_bytes.min(config::PUBLISHED_BYTES_MAX as u64);
         let opened = storage::open_and_load(disk, dir, id, start, options, load, &logger)?;
+        let oracle = oracles.of(opened.meta.cluster());
         let recovered = &opened.recovered;
         let entries = Process::entries(recovered, &opened.wal.read_back())?;
         oracle.recovers(&entries, &recovered.hard_state);
         let hard_state_term = recovered.hard_state.term;
-        let joining = recovered.snapshot.is_none();
         let mut log = BTreeMap::new();
         let mut applied = 0;
         if let Some(meta) = &recovered.snapshot {
@@ -156,9 +160,15 @@ impl Process {
             }
             log.insert(entry.index, shadow);
         }
+        // A member that has no table knows only this of where it is.
+        let url_counts = launch.url_given || recovered.snapshot.is_none() || opened.first_start;
         let settings = Settings {
             id: launch.id,
+            incarnation: opened.meta.incarnation(),
             boot: opened.meta.boot(),
+            run: opened.run,
+            url: url_counts.then(|| launch.url.clone()),
+            list: launch.listed,
             election_ticks: ELECTION_TICKS,
             heartbeat_ticks: HEARTBEAT_TICKS,
             snapshot_bytes: launch.snapshot_bytes,
@@ -170,14 +180,19 @@ impl Process {
         let before_memory = first_in_memory.map_or(0, |entry| entry.index - 1);
         let node = Node::new(settings, opened.recovered, &logger, &logger)
             .unwrap_or_else(|error| panic!("{error}"));
-        let known = if joining {
-            launch.initial
-        } else {
-            node.members()
+        let nothing = View {
+            me: launch.id,
+            incarnation: opened.meta.incarnation(),
+            run: opened.run,
+            url: launch.url,
+            url_given: launch.url_given,
+            cluster: 0,
+            bound_index: 0,
+            members: Members::default(),
         };
-        let view = View::default().next(launch.id, known, joining);
-        let known = known.members.keys().copied().collect();
+        let view = nothing.next(opened.meta.cluster(), node.members());
         let inbox = Arc::new(Inbox::default());
+        inbox.set_closed(node.closed());
         let history = Arc::new(History::new(launch.history_bytes));
         history.begin(applied, before_memory);
         let (commits, batches) = apply::channel(Arc::new(Replay::new()), history.clone());
@@ -211,6 +226,7 @@ impl Process {
             unapplied_bytes_max,
             published: applied,
             applied,
+            told_applied: applied,
             crashes_behind: None,
             led: 0,
         };
@@ -240,11 +256,11 @@ impl Process {
             wal_reader,
             requests: VecDeque::new(),
             reader: Worker::Idle,
-            life: life(&view, launch.id),
             view,
-            known,
+            judges_up_to: applied,
+            list: launch.dials,
             leader: 0,
-            newcomers: BTreeMap::new(),
+            claimed: BTreeMap::new(),
             sending: BTreeSet::new(),
             receiving: false,
             stopping: None,
@@ -254,13 +270,14 @@ impl Process {
         };
         if applied > 0 {
             let hash = process.wiring.state_hash();
+            let oracle = oracles.of(process.meta.cluster());
             oracle.holds(launch.machine, applied, hash);
         }
         Ok(process)
     }
 
     /// All entries behind the snapshot, those that a start has left to the disk included.
-    fn entries(recovered: &Recovered, reader: &ReadBack) -> Result<Vec<Entry>, StorageError> {
+    pub fn entries(recovered: &Recovered, reader: &ReadBack) -> Result<Vec<Entry>, StorageError> {
         let outline = recovered.outline.as_ref().expect("it has a disk");
         let snapshot = recovered.snapshot.as_ref().map_or(0, |meta| meta.index);
         let end = outline.last() + 1 - recovered.entries.len() as u64;
@@ -295,7 +312,9 @@ impl Process {
     }
 
     /// One pass of the loop.
-    pub fn pass(&mut self, oracle: &mut Oracle) -> Passed {
+    pub fn pass(&mut self, oracles: &mut Oracles) -> Passed {
+        let cluster = self.meta.cluster();
+        let oracle = oracles.of(cluster);
         self.asleep = false;
         let (tick, held) = (self.raft_loop.next_tick(), self.raft_loop.held());
         let events = self.inbox.take_now(clock(), tick, held);
@@ -319,6 +338,7 @@ impl Process {
         });
         if result.is_ok() {
             self.look_at(&effects, oracle);
+            oracles.publishes(cluster, self.node().members());
         }
         Passed { result, effects }
     }
@@ -327,6 +347,12 @@ impl Process {
     fn look_at(&mut self, effects: &[Effect], oracle: &mut Oracle) {
         let node = self.raft_loop.node();
         let (published, members) = (self.wiring.published, node.members());
+        let serves = !members.members.is_empty() && members.is_formed();
+        assert!(
+            serves || self.inbox.closed().is_some(),
+            "member {} serves clients, and its cluster has not formed: {members:?}",
+            self.id
+        );
         let is_known = |(index, known): &(u64, Arc<Members>)| {
             // Nothing was published since.
             *index == published && **known == *members
@@ -338,8 +364,8 @@ impl Process {
         for effect in effects {
             if let What::Members(members) = &effect.what
                 && members.members.contains_key(&self.id)
-                // Before that nobody is told that a removal succeeded, and nobody takes the removed one's disk away.
-                && members.unsettled_removal == 0
+                // Before that nobody is told of a success, and nobody takes the disk of a removed member away.
+                && members.unsettled.is_none()
             {
                 oracle.tells(members);
             }
@@ -479,69 +505,98 @@ impl Process {
     // ---- the transport ----
 
     pub fn set_members(&mut self, members: &Members) {
-        self.view = self.view.next(self.id, members, false);
-        self.life = life(&self.view, self.id);
-        self.known = members.members.keys().copied().collect();
-        let view = &self.view;
-        self.newcomers
-            .retain(|id, (_, added)| view.is_news(*id, *added));
+        self.view = self.view.next(self.meta.cluster(), members);
+        self.judge_claims();
     }
 
-    /// Where messages for a member go.
-    pub fn url(&self, id: u64) -> Option<&PeerUrl> {
-        match self.newcomers.get(&id) {
-            Some((url, _)) => Some(url),
-            None => self.view.url(id),
-        }
+    /// What it says of itself, and whether it belongs to a cluster: peers are to hear of a change at once.
+    pub fn standing(&self) -> (u64, u64, PeerUrl) {
+        let url = self.view.url.clone();
+        (self.view.cluster, self.view.bound_index, url)
     }
 
-    /// The others that it knows, and where they are.
-    pub fn peers(&self) -> impl Iterator<Item = (u64, usize)> + '_ {
-        let others = self.known.iter().filter(|id| **id != self.id);
-        others.filter_map(|id| Some((*id, World::machine_at(self.url(*id)?))))
-    }
-
-    pub fn claims(&self, to: u64) -> Claims {
-        let (cluster, incarnation) = (self.meta.cluster(), self.meta.incarnation());
-        self.view.claims(self.id, to, cluster, incarnation)
-    }
-
-    /// The life this member believes to be in.
-    pub fn life(&self) -> u64 {
-        self.life
-    }
-
-    pub fn judge(&self, claims: &Claims) -> Result<Accepted, Reason> {
-        let pin = self.meta.pinned(claims.from);
-        handshake::check(claims, self.id, self.meta.cluster(), &self.view, pin)
-    }
-
-    /// Judges a peer and remembers what was learned, durably.
-    pub fn admit(&self, claims: &Claims) -> Result<Result<Accepted, Reason>, DiskError> {
-        let accepted = match self.judge(claims) {
-            Ok(accepted) => accepted,
-            Err(reason) => return Ok(Err(reason)),
-        };
-        if let Some(cluster) = accepted.pin_cluster {
-            self.meta.pin_cluster(cluster)?;
-        }
-        if let Some(pin) = accepted.pin {
-            match self.meta.pin(claims.from, pin) {
-                Ok(()) => {}
-                Err(PinError::Disk(error)) => return Err(error),
-                Err(error @ PinError::Full(_)) => panic!("{error}"),
+    /// Machines at which a peer may be reached, to be tried in turn.
+    pub fn places(&self, id: u64) -> Vec<usize> {
+        let members = &self.view.members;
+        let row = members.members.get(&id).map(|member| &member.url);
+        let known = row.or(members.forming.get(&id));
+        let claimed = self.claimed.range((id, false)..=(id, true));
+        let claimed = claimed.map(|(_, claims)| &claims.url);
+        let is_lost = self.leader == 0 || known.is_none() || !members.is_formed();
+        let listed = self.list.get(&id).filter(|_| is_lost);
+        let mut places: Vec<usize> = Vec::new();
+        for url in known.into_iter().chain(claimed).chain(listed) {
+            let place = World::machine_at(url);
+            if !places.contains(&place) {
+                places.push(place);
             }
         }
-        Ok(Ok(accepted))
+        places
+    }
+
+    /// The others that it dials.
+    pub fn peers(&self) -> BTreeSet<u64> {
+        let members = &self.view.members;
+        let mut peers: BTreeSet<u64> = members.members.keys().copied().collect();
+        peers.extend(members.forming.keys());
+        peers.extend(self.claimed.keys().map(|(id, _)| id));
+        if self.view.is_empty() {
+            peers.extend(self.list.keys());
+        }
+        peers.remove(&self.id);
+        peers
+    }
+
+    pub fn judge(&self, claims: &Claims) -> Result<Standing, Reason> {
+        identity::judge(claims, &self.view, self.judges_up_to)
+    }
+
+    /// The same of what a peer has answered. It may have said since, on a connection of its own, that it was bound.
+    pub fn judge_answer(&self, claims: &Claims) -> Result<Standing, Reason> {
+        let from = claims.from;
+        let mut since = self.claimed.range((from, false)..=(from, true));
+        let is_later = |other: &Claims| {
+            other.incarnation == claims.incarnation && other.bound_index > claims.bound_index
+        };
+        let later = since.find(|(_, other)| is_later(other));
+        self.judge(later.map_or(claims, |(_, later)| later))
     }
 
     /// A peer was let in.
-    pub fn welcome(&mut self, claims: &Claims, accepted: &Accepted) {
-        if let (true, Some(url)) = (accepted.newcomer, &claims.url) {
-            let known = self.newcomers.get(&claims.from);
-            if known.is_none_or(|(_, added)| *added < claims.added_index) {
-                let newcomer = (url.clone(), claims.added_index);
-                self.newcomers.insert(claims.from, newcomer);
+    pub fn welcome(&mut self, claims: &Claims, standing: Standing) {
+        let members = &self.view.members.members;
+        let is_stranger = |id: &u64| !members.contains_key(id);
+        let strangers = self.claimed.keys().filter(|(id, _)| is_stranger(id));
+        let full = strangers.count() >= config::PEERS_AHEAD_MAX;
+        let key = (claims.from, standing == Standing::Ahead);
+        let is_new = !self.claimed.contains_key(&key) && is_stranger(&claims.from);
+        if standing != Standing::Waiting && !(is_new && full) {
+            self.claimed.insert(key, claims.clone());
+        }
+    }
+
+    /// Claims were refused, so they say no more where their member is.
+    pub fn forget(&mut self, claims: &Claims) {
+        let ends = |claims: &Claims| (claims.from, claims.incarnation);
+        self.claimed.retain(|_, other| ends(other) != ends(claims));
+    }
+
+    /// True: some that were ahead can be judged now.
+    pub fn set_applied(&mut self, index: u64) -> bool {
+        self.judges_up_to = index;
+        let mut ahead = self.claimed.iter().filter(|((_, ahead), _)| *ahead);
+        let can_judge = ahead.any(|(_, claims)| claims.bound_index <= index);
+        if can_judge {
+            self.judge_claims();
+        }
+        can_judge
+    }
+
+    fn judge_claims(&mut self) {
+        for (_, claims) in std::mem::take(&mut self.claimed) {
+            if let Ok(standing @ (Standing::Bound | Standing::Ahead)) = self.judge(&claims) {
+                let key = (claims.from, standing == Standing::Ahead);
+                self.claimed.insert(key, claims);
             }
         }
     }
@@ -550,8 +605,4 @@ impl Process {
     pub fn applied(&self) -> u64 {
         self.wiring.applied
     }
-}
-
-fn life(view: &View, id: u64) -> u64 {
-    view.claims(id, 0, 0, 0).added_index
 }

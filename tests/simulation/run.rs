@@ -15,10 +15,10 @@ const PATIENCE: u64 = 120 * SECOND;
 pub fn run(setup: &Setup, story: bool, logger: &Logger) -> Summary {
     let mut world = World::new(setup, story, logger);
     let duration = world.plan.duration;
-    world.run_until(duration, |_| false);
+    world.run_until(duration, |world| world.ends_now);
     world.heal();
     // What clients and the operator have asked for comes to its end.
-    world.run_until(duration + 5 * SECOND, |_| false);
+    world.run_until(world.now + 5 * SECOND, |_| false);
     world.converge();
     world.hand_over();
     world.write_everywhere();
@@ -52,14 +52,19 @@ impl World {
             self.read_answers();
             steps += 1;
             // Not more often than a person would.
-            if steps % 20 == 0 {
-                self.repair();
+            if steps % 20 == 0 && !self.rescue_formation() && !self.repair() {
+                self.let_joiners_ask();
             }
             let why = match self.unsettled() {
                 None => return,
                 Some(why) => why,
             };
-            assert!(self.now < end, "no progress in peace: {why}");
+            if self.now >= end {
+                for line in self.describe_connections() {
+                    self.tell(|| line);
+                }
+                panic!("no progress in peace: {why}");
+            }
             self.run_until(self.now + 50 * MILLISECOND, |_| false);
         }
     }
@@ -77,15 +82,20 @@ impl World {
             };
             let status = process.node().status();
             let state = (status.leader, status.committed, status.applied);
-            if member.learner || *process.node().members() != *members {
-                return Some(format!("member {id} on machine {place}: {status:?}"));
+            let is_bound = member.incarnation == process.view.incarnation;
+            let is_closed = process.inbox.closed().is_some();
+            if member.learner || !is_bound || is_closed || *process.node().members() != *members {
+                return Some(format!(
+                    "member {id} on machine {place}, bound: {is_bound}, closed: {is_closed}: {status:?}"
+                ));
             }
             let same = *applied.get_or_insert(state) == state;
             if !same || state.0 == 0 || state.1 != state.2 || process.applied() != state.2 {
                 return Some(format!("member {id} on machine {place}: {status:?}"));
             }
         }
-        members.members.is_empty().then(|| "nobody runs".to_owned())
+        let forms = members.members.is_empty() || !members.is_formed() || self.formed_at.is_none();
+        forms.then(|| "no cluster has formed".to_owned())
     }
 
     /// The machines of the members.

@@ -1,11 +1,11 @@
 //! Runs many seeds, several at a time, and sums up their results.
 
-use crate::plan::{Cuts, Known, Setup};
+use crate::plan::{Cuts, Setup};
 use crate::run;
 use crate::world::{NOW, SECOND, Summary};
 use rustix::time::{ClockId, clock_gettime};
 use slog::{Drain as _, Logger, o};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::panic::{self, AssertUnwindSafe};
@@ -22,12 +22,6 @@ pub fn variable(name: &str) -> Option<u64> {
     )
 }
 
-/// The known defects that runs may meet.
-pub fn known_faults() -> BTreeSet<Known> {
-    let names = std::env::var("RAFTKVD_SIMULATION_KNOWN").unwrap_or_default();
-    Known::parse(&names).unwrap_or_else(|error| panic!("RAFTKVD_SIMULATION_KNOWN: {error}"))
-}
-
 /// What `RAFTKVD_SIMULATION_CUTS` leaves out.
 pub fn cuts() -> Cuts {
     let text = std::env::var("RAFTKVD_SIMULATION_CUTS").unwrap_or_default();
@@ -42,8 +36,8 @@ pub fn named() -> Option<Setup> {
         say("simulation: set RAFTKVD_SIMULATION_SEED to choose the run");
         return None;
     };
-    let (known, cuts) = (known_faults(), cuts());
-    Some(Setup { seed, known, cuts })
+    let cuts = cuts();
+    Some(Setup { seed, cuts })
 }
 
 /// The command that repeats a run, with everything that the run depends on.
@@ -52,10 +46,6 @@ pub fn command(setup: &Setup, test: &str) -> String {
     if let Ok(mutant) = std::env::var("RAFTKVD_MUTANT") {
         let _ = write!(text, "RAFTKVD_MUTANT={mutant} ");
         feature = "--features mutants ";
-    }
-    if !setup.known.is_empty() {
-        let names: Vec<&str> = setup.known.iter().map(|known| known.name()).collect();
-        let _ = write!(text, "RAFTKVD_SIMULATION_KNOWN={} ", names.join(","));
     }
     if setup.cuts != Cuts::default() {
         let _ = write!(text, "RAFTKVD_SIMULATION_CUTS='{}' ", setup.cuts);
@@ -146,7 +136,7 @@ impl Total {
                 }
             }
             Err(why) => {
-                let setup = Setup::of(seed, &known_faults());
+                let setup = Setup::of(seed);
                 say(&format!(
                     "simulation: seed {seed} fails: {why}\n  {}\n  {}",
                     command(&setup, "one_seed"),
@@ -201,7 +191,6 @@ pub fn run_all(next: impl Fn(u64) -> Option<u64> + Sync, end: Option<Instant>) -
     let total = Mutex::new(Total::default());
     let taken = AtomicU64::new(0);
     let began = Instant::now();
-    let known = known_faults();
     // Panics are reported with their seed, and once.
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
@@ -213,7 +202,7 @@ pub fn run_all(next: impl Fn(u64) -> Option<u64> + Sync, end: Option<Instant>) -
                         return;
                     };
                     let before = processor_time();
-                    let result = attempt(&Setup::of(seed, &known));
+                    let result = attempt(&Setup::of(seed));
                     let processor = processor_time() - before;
                     total
                         .lock()

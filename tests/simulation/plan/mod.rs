@@ -5,11 +5,9 @@
 //! meet in some runs more often than if every run had a little of everything.
 
 mod cuts;
-mod known;
 mod scenes;
 
 pub use cuts::Cuts;
-pub use known::Known;
 
 use crate::disk::Random;
 use crate::mix::Mix;
@@ -17,7 +15,6 @@ use crate::network::Weather;
 use crate::ports::Promise;
 use crate::world::{MILLISECOND, SECOND};
 use scenes::Scene;
-use std::collections::BTreeSet;
 
 impl Random {
     /// A number from `low` to `high`, both included.
@@ -39,21 +36,15 @@ impl Random {
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
     pub seed: u64,
-    pub known: BTreeSet<Known>,
     pub cuts: Cuts,
 }
 
 impl Setup {
-    pub fn of(seed: u64, known: &BTreeSet<Known>) -> Setup {
+    pub fn of(seed: u64) -> Setup {
         Setup {
             seed,
-            known: known.clone(),
             cuts: Cuts::default(),
         }
-    }
-
-    pub fn meets(&self, known: Known) -> bool {
-        self.known.contains(&known)
     }
 }
 
@@ -128,6 +119,10 @@ pub struct Plan {
     pub operator_pause: u64,
     /// First members are started one after the other, over so long a time.
     pub staged: u64,
+    /// Faults begin while the cluster forms, and the climate is there from the start.
+    pub strikes_early: bool,
+    /// Steps of the operator, of 1000, in which members move to other machines.
+    pub moves: u64,
     /// Joiners, of 1000, that run before they are added.
     pub early_joiners: u64,
     /// Additions, of 1000, for which a process is started that was not meant: with the same id at another URL.
@@ -138,6 +133,8 @@ pub struct Plan {
     pub forsakes: bool,
     /// Directly before that the power goes everywhere.
     pub ends_in_the_dark: bool,
+    /// Trouble ends as soon as a change of members is settled, in so many of 1000.
+    pub ends_at_change: u64,
     pub slow_threads: bool,
     /// With slow threads: batches, of 1000, that take long to be applied.
     pub slow_applies: u64,
@@ -189,11 +186,14 @@ impl Plan {
             members_max: *random.pick(&[3, 5]),
             operator_pause: *random.pick(&[3, 3, 15]) * SECOND,
             staged: *random.pick(&[0, 0, 1, 8]) * SECOND,
+            strikes_early: random.chance(400),
+            moves: *random.pick(&[0, 0, 100, 300]),
             early_joiners: *random.pick(&[0, 0, 500]),
-            impostors: 0,
+            impostors: *random.pick(&[0, 0, 0, 400]),
             strays: *random.pick(&[0, 0, 1, 2]),
             forsakes: random.chance(300),
             ends_in_the_dark: random.chance(500),
+            ends_at_change: *random.pick(&[0, 0, 100, 400]),
             slow_threads: random.chance(500),
             slow_applies: 3,
             restart: 3 * SECOND,
@@ -212,59 +212,19 @@ impl Plan {
         if let Some(least) = plan.asks.quiet {
             (plan.duration, plan.interval) = (plan.duration.max(least), 10 * plan.interval);
         }
-        plan.favour(setup, random);
-        // Known faults have ways of their own.
         let scenes = &mut Random(setup.seed ^ 0x5ce7_e5ee_d000_0000);
-        if let Some(scene) = Scene::draw(scenes).filter(|_| setup.known.is_empty()) {
+        if let Some(scene) = Scene::draw(scenes) {
+            plan.strikes_early = false;
             scene.set_up(&mut plan, scenes);
+        }
+        if plan.members > 1 {
+            // It has to form first.
+            plan.duration += 2 * SECOND;
         }
         let cuts = &setup.cuts;
         plan.members = cuts.members.unwrap_or(plan.members);
         plan.duration = cuts.duration.unwrap_or(plan.duration);
         plan.asks.clients = cuts.clients.unwrap_or(plan.asks.clients);
         plan
-    }
-
-    /// What leads to a known fault is left out, or favoured when the run is to find that one.
-    fn favour(&mut self, setup: &Setup, random: &mut Random) {
-        let mut favour = |kind: Kind| self.kinds.extend((0..60).map(|_| kind));
-        if setup.meets(Known::LaterLifeBelieved) {
-            favour(Kind::Stranger);
-        } else {
-            self.kinds.retain(|kind| *kind != Kind::Stranger);
-        }
-        let mut favour = |kind: Kind| self.kinds.extend((0..60).map(|_| kind));
-        if setup.meets(Known::OlderCopyUnnoticed) {
-            favour(Kind::OlderCopy);
-            (self.members, self.changes) = (3, Changes::None);
-            (self.interval, self.asks.thinking) = (700 * MILLISECOND, 400 * MILLISECOND);
-        } else {
-            self.kinds.retain(|kind| *kind != Kind::OlderCopy);
-        }
-        if setup.meets(Known::FirstMeetingBelieved) || setup.meets(Known::MatchAboveLast) {
-            self.kinds.extend((0..60).map(|_| Kind::LoseDisk));
-            (self.members, self.changes) = (3, Changes::None);
-            self.staged = 8 * SECOND;
-            self.interval = self.interval.min(SECOND);
-        }
-        if setup.meets(Known::FirstMemberServesOn) {
-            self.kinds.extend((0..60).map(|_| Kind::LoseDisk));
-        }
-        if setup.meets(Known::PromotionNotSettled) {
-            // Nothing is written behind the last promotion.
-            (self.asks.clients, self.asks.thinking) = (2, 20 * SECOND);
-            self.members_max = 3;
-            self.ends_in_the_dark = true;
-        }
-        if setup.meets(Known::FirstMemberServesOn) || setup.meets(Known::PromotionNotSettled) {
-            (self.members, self.changes) = (1, Changes::Grow);
-            self.operator_pause = random.between(SECOND, 6 * SECOND);
-            self.duration = self.duration.max(20 * SECOND);
-            self.forsakes = setup.meets(Known::PromotionNotSettled);
-        }
-        if setup.meets(Known::JoinerBoundById) {
-            self.changes = Changes::Grow;
-            self.impostors = 500;
-        }
     }
 }

@@ -27,16 +27,37 @@ pub enum Scene {
     /// The same with a learner that is far away, and a slow disk, so that much is sent before it is durable; and the
     /// power goes behind that.
     LoneVoterWithLearner,
+    /// Members that start late and lose their disks, so that the emptied one meets some that never met it before.
+    Emptied,
+    /// A cluster of one grows, nothing is written behind the last promotion, and the power goes.
+    GrownThenDark,
+    /// The first member of a cluster that has grown loses its disk, and is started by its old line.
+    FirstEmptied,
+    /// Older copies of disks take their places, while little is asked for.
+    OlderCopies,
+    /// The power goes, and disks are lost, while the cluster forms.
+    Forming,
+    /// Members move, one after the other or all at once.
+    Moving,
+    /// Somebody who knows the cluster lies about who he is.
+    Liars,
 }
 
 /// Of 1000 runs.
-const SCENES: [(Scene, u64); 6] = [
-    (Scene::ContestedElections, 120),
-    (Scene::LateAnswers, 100),
-    (Scene::TornWrites, 190),
+const SCENES: [(Scene, u64); 13] = [
+    (Scene::ContestedElections, 100),
+    (Scene::LateAnswers, 80),
+    (Scene::TornWrites, 150),
     (Scene::IdleJoiners, 50),
-    (Scene::LoneVoter, 50),
-    (Scene::LoneVoterWithLearner, 70),
+    (Scene::LoneVoter, 40),
+    (Scene::LoneVoterWithLearner, 60),
+    (Scene::Emptied, 40),
+    (Scene::GrownThenDark, 40),
+    (Scene::FirstEmptied, 30),
+    (Scene::OlderCopies, 40),
+    (Scene::Forming, 60),
+    (Scene::Moving, 40),
+    (Scene::Liars, 40),
 ];
 
 impl Scene {
@@ -59,6 +80,13 @@ impl Scene {
             Scene::IdleJoiners => idle_joiners(plan, random),
             Scene::LoneVoter => lone_voter(plan, random),
             Scene::LoneVoterWithLearner => lone_voter_with_learner(plan, random),
+            Scene::Emptied => emptied(plan),
+            Scene::GrownThenDark => grown_then_dark(plan, random),
+            Scene::FirstEmptied => first_emptied(plan, random),
+            Scene::OlderCopies => older_copies(plan),
+            Scene::Forming => forming(plan, random),
+            Scene::Moving => moving(plan, random),
+            Scene::Liars => liars(plan, random),
         }
     }
 }
@@ -162,4 +190,75 @@ fn lone_voter_with_learner(plan: &mut Plan, random: &mut Random) {
     plan.interval = *random.pick(&[500, 1000]) * MILLISECOND;
     plan.duration = 30 * SECOND;
     plan.asks.reads_and_writes();
+}
+
+/// A kind of fault that comes more often than all others.
+fn favour(plan: &mut Plan, kind: Kind) {
+    plan.kinds.extend([kind; 60]);
+}
+
+fn emptied(plan: &mut Plan) {
+    favour(plan, Kind::LoseDisk);
+    (plan.members, plan.changes) = (3, Changes::None);
+    plan.staged = 8 * SECOND;
+    plan.strikes_early = true;
+    plan.interval = plan.interval.min(SECOND);
+    plan.duration = plan.duration.max(20 * SECOND);
+}
+
+fn grown_then_dark(plan: &mut Plan, random: &mut Random) {
+    (plan.members, plan.changes) = (1, Changes::Grow);
+    plan.members_max = 3;
+    plan.operator_pause = random.between(SECOND, 6 * SECOND);
+    plan.duration = plan.duration.max(20 * SECOND);
+    plan.asks.asks_seldom();
+    (plan.ends_in_the_dark, plan.forsakes) = (true, true);
+    plan.ends_at_change = *random.pick(&[0, 200, 400]);
+}
+
+fn first_emptied(plan: &mut Plan, random: &mut Random) {
+    favour(plan, Kind::LoseDisk);
+    (plan.members, plan.changes) = (1, Changes::Grow);
+    plan.members_max = 3;
+    plan.operator_pause = random.between(SECOND, 6 * SECOND);
+    plan.duration = plan.duration.max(20 * SECOND);
+}
+
+fn older_copies(plan: &mut Plan) {
+    favour(plan, Kind::OlderCopy);
+    // So that a copy is of an earlier start.
+    plan.kinds.extend([Kind::Kill; 30]);
+    (plan.members, plan.changes) = (3, Changes::None);
+    plan.duration = plan.duration.max(20 * SECOND);
+    (plan.interval, plan.asks.thinking) = (700 * MILLISECOND, 400 * MILLISECOND);
+}
+
+fn forming(plan: &mut Plan, random: &mut Random) {
+    plan.members = *random.pick(&[2, 3, 3, 5]);
+    plan.changes = *random.pick(&[Changes::None, Changes::Grow]);
+    plan.strikes_early = true;
+    plan.staged = *random.pick(&[0, 0, 500, 3000]) * MILLISECOND;
+    plan.restart = *random.pick(&[50, 500]) * MILLISECOND;
+    plan.interval = *random.pick(&[100, 300]) * MILLISECOND;
+    plan.duration = *random.pick(&[3, 8]) * SECOND;
+    plan.climate.delay = *random.pick(&[1, 20, 60]) * MILLISECOND;
+    favour(
+        plan,
+        *random.pick(&[Kind::PowerLoss, Kind::PowerLossEverywhere, Kind::Split]),
+    );
+    plan.kinds.extend([Kind::LoseDisk; 30]);
+}
+
+fn moving(plan: &mut Plan, random: &mut Random) {
+    plan.members = *random.pick(&[1, 3, 3, 5]);
+    plan.moves = 1000;
+    plan.operator_pause = *random.pick(&[1, 3, 6]) * SECOND;
+    plan.duration = plan.duration.max(20 * SECOND);
+}
+
+fn liars(plan: &mut Plan, random: &mut Random) {
+    favour(plan, Kind::Stranger);
+    plan.members = *random.pick(&[1, 3, 3]);
+    plan.interval = *random.pick(&[200, 1000]) * MILLISECOND;
+    plan.duration = plan.duration.max(10 * SECOND);
 }

@@ -3,6 +3,7 @@
 use super::Target;
 use crate::network::{Delivery, Dial};
 use crate::ports::What;
+use crate::strangers::Lie;
 use raftkvd::writer::Durable;
 
 /// What happens. Those with a target wait while its process is paused.
@@ -33,6 +34,8 @@ pub enum Event {
     Start(usize),
     Kill(Target),
     Flap(usize),
+    /// A stranger says something.
+    Lie(Target, Box<Lie>),
 }
 
 impl Event {
@@ -51,6 +54,7 @@ impl Event {
             | Event::Dial(target, _)
             | Event::Piece(target, _)
             | Event::Report(target, ..)
+            | Event::Lie(target, _)
             | Event::Request(target, _) => Some(*target),
             _ => None,
         }
@@ -75,7 +79,7 @@ impl Event {
             Event::Recover(at) => 15 + ((*at as u64) << 8),
             Event::Start(machine) => 16 + ((*machine as u64) << 8),
             Event::Kill(_) => 17,
-            Event::Dial(_, dial) => 18 + ((dial.place as u64) << 8),
+            Event::Dial(_, dial) => 18 + (dial.peer << 8),
             Event::Flap(machine) => 19 + ((*machine as u64) << 8),
             Event::ReadBack(_) => 20,
             Event::CarryOut(..) => 21,
@@ -83,6 +87,7 @@ impl Event {
             Event::Purge(_) => 22,
             Event::Watcher(watcher) => 23 + ((*watcher as u64) << 8),
             Event::Backup => 24,
+            Event::Lie(..) => 26,
         }
     }
 }

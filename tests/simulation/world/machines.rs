@@ -35,16 +35,25 @@ impl World {
         }
         let machine = &mut self.machines[number];
         machine.epoch += 1;
-        let start = match machine.join {
-            true => Start::Join,
-            false => Start::Bootstrap(machine.initial.clone()),
+        let is_first = machine.first_of.keys().next() == Some(&machine.id);
+        let start = match is_first {
+            true => Start::First(machine.first_of.clone()),
+            false => Start::Empty,
         };
+        // A list of one says no more than the own address.
+        let (mut listed, mut dials) = (machine.first_of.clone(), machine.dials.clone());
+        listed.retain(|_, _| machine.first_of.len() > 1);
+        dials.extend(listed.clone());
+        let url_given = !machine.is_home || self.random.chance(700);
         let launch = Launch {
             disk: &machine.disk,
             machine: number,
             id: machine.id,
             start,
-            initial: &machine.initial,
+            url: machine.url.clone(),
+            url_given,
+            listed,
+            dials,
             options: self.options,
             snapshot_bytes: self.snapshot_bytes,
             pinned_log_bytes: self.pinned_log_bytes,
@@ -56,6 +65,7 @@ impl World {
         };
         match Process::launch(launch, &mut self.oracle) {
             Ok(process) => {
+                machine.incarnation = process.view.incarnation;
                 machine.process = Some(process);
                 machine.dark = false;
                 self.count("starts");
@@ -63,10 +73,8 @@ impl World {
                 self.tell(|| format!("machine {number} starts member {id}"));
                 self.schedule_pass(number, self.now);
                 self.dial_all(self.target(number));
-                if let Some((promise, share)) = self.plan.crashes_behind
-                    && self.faults.chance(share)
-                {
-                    self.crash_behind(number, promise);
+                if self.plan.strikes_early || self.formed_at.is_some() {
+                    self.may_crash_behind(number);
                 }
             }
             Err(StorageError::Io(error)) => {
@@ -77,8 +85,40 @@ impl World {
                 self.machines[number].epoch += 1;
                 self.restart_later(number);
             }
+            // A disk of an earlier life has taken the place of that of a member.
+            Err(StorageError::Removed { .. }) if machine.memory == Memory::Older => {
+                machine.broken = true;
+            }
             Err(StorageError::Removed { .. }) => machine.retired = true,
             Err(error) => panic!("machine {number} can't start: {error}"),
+        }
+    }
+
+    /// Draws whether a process that has started is to crash behind a promise.
+    fn may_crash_behind(&mut self, number: usize) {
+        if let Some((promise, share)) = self.plan.crashes_behind
+            && self.faults.chance(share)
+        {
+            self.crash_behind(number, promise);
+        }
+    }
+
+    /// A member has told that its cluster has formed.
+    pub fn note_formed(&mut self) {
+        let told = self.oracle.told_members();
+        if self.formed_at.is_some() || told.members.is_empty() || !told.is_formed() {
+            return;
+        }
+        self.formed_at = Some(self.now);
+        self.tell(|| "the cluster has formed".to_owned());
+        self.count("clusters formed");
+        if !self.plan.strikes_early {
+            self.network.weather = self.plan.climate;
+            for number in 0..self.machines.len() {
+                if self.machines[number].process.is_some() {
+                    self.may_crash_behind(number);
+                }
+            }
         }
     }
 
@@ -157,21 +197,28 @@ impl World {
         self.kill(target);
     }
 
-    /// Gives a disk of the joiner's own to a machine that was in use before.
+    /// Gives an empty disk to a machine that was in use before: its member joins.
     pub fn wipe(&mut self, number: usize) {
+        self.empty(number);
+        let machine = &mut self.machines[number];
+        machine.first_of.clear();
+        machine.ready = false;
+    }
+
+    /// Gives an empty disk to a machine, and nothing else changes.
+    pub fn empty(&mut self, number: usize) {
         let disk = FakeDisk::new(self.random.next());
         let machine = &mut self.machines[number];
         machine.disk = disk;
+        machine.incarnation = 0;
+        machine.is_home = false;
         machine.retired = false;
-        machine.ready = false;
-        machine.joined = false;
+        machine.asks = false;
         machine.full = false;
         machine.role = Role::Member;
         machine.memory = Memory::Intact;
         machine.broken = false;
         machine.to_be_added = false;
-        machine.early = false;
-        machine.copy = None;
         self.ended(number);
     }
 }

@@ -12,10 +12,10 @@ use crate::clients::Clients;
 use crate::disk::{BUSY, FakeDisk, Random};
 use crate::faults::Trouble;
 use crate::lives::{Memory, Role};
-use crate::network::Network;
+use crate::network::{Network, Weather};
 use crate::operator::Operator;
-use crate::oracle::Oracle;
-use crate::plan::{Known, Plan, Setup};
+use crate::oracles::Oracles;
+use crate::plan::{Plan, Setup};
 use crate::process::Process;
 use crate::runs::say;
 use queue::Queue;
@@ -25,6 +25,7 @@ use raftkvd::storage::Options;
 use slog::{Logger, o};
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use events::Event;
@@ -77,29 +78,33 @@ pub struct Machine {
     pub epoch: u64,
     pub process: Option<Process>,
     pub paused_until: u64,
-    pub join: bool,
-    /// What `--cluster` says.
-    pub initial: Members,
+    /// The first members of a new cluster, this one among them; empty on one that joins.
+    pub first_of: BTreeMap<u64, PeerUrl>,
+    /// The members that one that joins knows of, and places where nobody is.
+    pub dials: BTreeMap<u64, PeerUrl>,
     /// Nobody starts it any more.
     pub retired: bool,
-    /// It may be started: its member was added. Started before, an empty member could be taken for its predecessor of
-    /// the same id by those who have not heard of the removal.
+    /// It may be started.
     pub ready: bool,
-    /// It has learned when it was added.
-    pub joined: bool,
+    /// It asks by itself to be added, again and again.
+    pub asks: bool,
     pub full: bool,
+    /// Of the data directory that its last process had, 0 if none has run.
+    pub incarnation: u64,
+    /// Its member has learned from the table that it is here: it need not be told again.
+    pub is_home: bool,
     pub role: Role,
     pub memory: Memory,
     /// Its process has ended for good, or must not be started: it has to be removed, emptied and added.
     pub broken: bool,
     /// It was emptied, and the operator goes on asking until it is added.
     pub to_be_added: bool,
-    /// It runs, and nobody has told yet that it was added.
-    pub early: bool,
     /// Nobody brings it back.
     pub forsaken: bool,
-    /// What its disk once held.
+    /// What its disk once held, in this life or in an earlier one.
     pub copy: Option<FakeDisk>,
+    /// The voters that its member knew then.
+    pub copy_voters: Vec<u64>,
     /// The power goes when it next writes the mark of a snapshot.
     pub crashes_at_mark: bool,
     /// So many of its next starts end in another crash: what a crash left behind is what the next one meets.
@@ -141,7 +146,13 @@ pub struct World {
     pub network: Network,
     pub clients: Clients,
     pub plan: Plan,
-    pub oracle: Oracle,
+    /// When a cluster had formed.
+    pub formed_at: Option<u64>,
+    /// Trouble ends now.
+    pub ends_now: bool,
+    /// The newest settled members that somebody was told.
+    pub told: Option<Arc<Members>>,
+    pub oracle: Oracles,
     pub summary: Summary,
     pub logger: Logger,
     pub options: Options,
@@ -174,10 +185,16 @@ impl World {
         let mut world = World {
             now: 0,
             queue: Queue::default(),
-            network: Network::of(plan.climate),
+            network: Network::of(match plan.strikes_early {
+                true => plan.climate,
+                false => Weather::default(),
+            }),
             clients,
             machines: Vec::new(),
-            oracle: Oracle::new(setup.meets(Known::MatchAboveLast)),
+            oracle: Oracles::new(),
+            formed_at: None,
+            ends_now: false,
+            told: None,
             summary: Summary::default(),
             logger: logger.new(o!()),
             options,
@@ -194,10 +211,12 @@ impl World {
             plan,
         };
         let size = world.plan.members;
-        let urls: Vec<PeerUrl> = (0..size).map(|n| World::url(n as usize)).collect();
-        let initial = Members::initial(&urls);
+        let list = (1..=size).map(|id| (id, World::url(id as usize - 1)));
+        let list: BTreeMap<u64, PeerUrl> = list.collect();
         for id in 1..=size {
-            let machine = world.add_machine(id, false, initial.clone());
+            let machine = world.add_machine(id);
+            world.machines[machine].first_of = list.clone();
+            world.machines[machine].ready = true;
             match world.plan.staged {
                 0 => world.start(machine),
                 over => {
@@ -220,7 +239,7 @@ impl World {
         url.port() as usize - 1
     }
 
-    pub fn add_machine(&mut self, id: u64, join: bool, initial: Members) -> usize {
+    pub fn add_machine(&mut self, id: u64) -> usize {
         let number = self.machines.len();
         let disk = FakeDisk::new(self.random.next());
         self.machines.push(Machine {
@@ -230,19 +249,21 @@ impl World {
             epoch: 0,
             process: None,
             paused_until: 0,
-            join,
-            initial,
+            first_of: BTreeMap::new(),
+            dials: BTreeMap::new(),
             retired: false,
-            ready: !join,
-            joined: !join,
+            ready: false,
+            asks: false,
             full: false,
+            incarnation: 0,
+            is_home: false,
             role: Role::Member,
             memory: Memory::Intact,
             broken: false,
             to_be_added: false,
-            early: false,
             forsaken: false,
             copy: None,
+            copy_voters: Vec::new(),
             crashes_at_mark: false,
             crashes_ahead: 0,
             dark: false,
@@ -346,6 +367,7 @@ impl World {
             Event::Kill(target) => self.kill(target),
             Event::Dial(target, dial) => self.dialed(target, dial),
             Event::Flap(machine) => self.flap(machine),
+            Event::Lie(target, lie) => self.lie(target, *lie),
         }
         if let Some(target) = target {
             // An operation on the disk whose error nobody looks at can be the one at which the power goes.

@@ -63,6 +63,7 @@ impl World {
         let took = BUSY.get();
         let end = self.now + took;
         process.busy_until = end;
+        self.note_formed();
         for Effect { after, what } in effects {
             if self.machines[target.machine].epoch != target.epoch {
                 return;
@@ -107,20 +108,40 @@ impl World {
                     let (voters, learners) = (members.voters(), members.learners());
                     let (voters, learners): (Vec<_>, Vec<_>) =
                         (voters.collect(), learners.collect());
+                    let formed = if members.is_formed() { "" } else { ", forming" };
+                    let unsettled = members.unsettled.map_or(String::new(), |unsettled| {
+                        format!(", unsettled: {:?} {}", unsettled.kind, unsettled.member)
+                    });
                     format!(
-                        "machine {}: voters {voters:?}, learners {learners:?}",
+                        "machine {}: voters {voters:?}, learners {learners:?}{formed}{unsettled}",
                         target.machine
                     )
                 });
+                // Whoever waits for it is told now.
+                let is_news = self.told.as_ref() != Some(&members) && members.unsettled.is_none();
+                if is_news && *self.oracle.told_members() == *members {
+                    self.told = Some(members.clone());
+                    let ends = self.operator.random.chance(self.plan.ends_at_change);
+                    self.ends_now |= ends && self.formed_at.is_some();
+                }
                 let process = self.at(target);
-                let before = process.life();
+                let before = process.standing();
                 process.set_members(&members);
-                let life = process.life();
-                self.machines[target.machine].joined |= life > 0;
-                if life != before {
+                let now = process.standing();
+                let own = process.view.members.members.get(&process.id);
+                let own = own.filter(|own| own.incarnation == process.view.incarnation);
+                let own = own.map(|own| own.url.clone());
+                let machine = &mut self.machines[target.machine];
+                machine.is_home = own.as_ref() == Some(&machine.url);
+                if now != before {
                     self.introduce(target);
                 }
                 self.judge_again(target);
+            }
+            What::Applied(index) => {
+                if self.at(target).set_applied(index) {
+                    self.judge_again(target);
+                }
             }
             What::Leader(leader) => {
                 self.at(target).leader = leader;
@@ -198,7 +219,8 @@ impl World {
             disk.inject(disk.operations() + ahead, Fault::CrashBefore);
             *self.summary.counts.entry("marks that crash").or_default() += 1;
         }
-        match process.write(&mut self.random, &mut self.oracle) {
+        let oracle = self.oracle.of(process.meta.cluster());
+        match process.write(&mut self.random, oracle) {
             Ok(Some(durable)) => {
                 // It is durable, and nobody knows yet.
                 let delay = self.delay_of_sync(target.machine) / 4;
@@ -237,7 +259,8 @@ impl World {
         let process = self.machines[target.machine].process.as_mut();
         let process = process.expect("events of processes that are gone are dropped");
         process.applier = Worker::Idle;
-        if let Err(error) = process.apply(&self.oracle) {
+        let oracle = self.oracle.of(process.meta.cluster());
+        if let Err(error) = process.apply(oracle) {
             return self.failed(target, &error);
         }
         self.wake(target.machine);
