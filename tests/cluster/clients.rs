@@ -12,7 +12,7 @@ use crate::requests::{ascii, outcome, request};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -70,9 +70,26 @@ pub struct Clients {
     stop: AtomicBool,
     /// Writes that took effect, as a client was told.
     pub acknowledged: AtomicU64,
-    /// The member that runs on an older copy of its data, through which clients only read; 0 for none.
-    pub old_copy: AtomicU64,
+    pub shunned: Shunned,
     pub leaders: Leaders,
+}
+
+/// The member that nobody may ask, since it may begin a history of its own; 0 for none.
+#[derive(Debug, Default)]
+pub struct Shunned(RwLock<u64>);
+
+impl Shunned {
+    /// When this returns, nobody is asking this member, and nobody will.
+    pub fn set(&self, id: u64) {
+        // Every change of it is complete in itself.
+        *self.0.write().unwrap_or_else(|e| e.into_inner()) = id;
+    }
+
+    /// Asks a member, unless it is this one.
+    pub fn ask<T>(&self, id: u64, asking: impl FnOnce() -> T) -> Option<T> {
+        let shunned = self.0.read().unwrap_or_else(|e| e.into_inner());
+        (*shunned != id).then(asking)
+    }
 }
 
 /// A write of a key, as its client knows of it.
@@ -95,7 +112,7 @@ impl Clients {
             etags: Mutex::default(),
             stop: AtomicBool::new(false),
             acknowledged: AtomicU64::new(0),
-            old_copy: AtomicU64::new(0),
+            shunned: Shunned::default(),
             leaders: Leaders::default(),
         }
     }
@@ -120,31 +137,30 @@ impl Clients {
         while !self.stop.load(SeqCst) {
             thread::park_timeout(random.between(Duration::ZERO, PACE * 2));
             let (node, address) = random.pick(&self.nodes);
-            // One that refuses connections was sent nothing.
-            let open = connections
-                .remove(&node)
-                .map_or_else(|| Connection::impatient(address, PATIENCE), Ok);
-            let Ok(mut connection) = open else {
-                continue;
-            };
-            if random.one_in(HANDOVER) && self.on_old_copy() == 0 {
-                let (to, _) = random.pick(&self.nodes);
-                // Whatever it is answered: see `Leaders`.
-                let _ = self.leaders.ask_for(to, (node, address), PATIENCE);
-                continue;
-            }
-            // It is connected to the process that it is about to ask: so this holds for that one.
-            let reading = self.on_old_copy() == node || random.one_in(2);
             let number = history.len();
-            let input = match reading {
-                true => read(&mut random),
-                false => self.choose_write(&mut random, &format!("{id}-{number}-")),
-            };
-            let (operation, keep) = self.ask(&mut connection, node, input);
-            if keep {
-                connections.insert(node, connection);
-            }
-            history.push(operation);
+            let asked = self.shunned.ask(node, || {
+                // One that refuses connections was sent nothing.
+                let open = connections
+                    .remove(&node)
+                    .map_or_else(|| Connection::impatient(address, PATIENCE), Ok);
+                let mut connection = open.ok()?;
+                if random.one_in(HANDOVER) {
+                    let (to, _) = random.pick(&self.nodes);
+                    // Whatever it is answered: see `Leaders`.
+                    let _ = self.leaders.ask_for(to, (node, address), PATIENCE);
+                    return None;
+                }
+                let input = match random.one_in(2) {
+                    true => read(&mut random),
+                    false => self.choose_write(&mut random, &format!("{id}-{number}-")),
+                };
+                let (operation, keep) = self.ask(&mut connection, node, input);
+                if keep {
+                    connections.insert(node, connection);
+                }
+                Some(operation)
+            });
+            history.extend(asked.flatten());
         }
         history
     }
@@ -248,11 +264,6 @@ impl Clients {
             let newest = &mut etags[place.expect("one of the keys")];
             *newest = etag.max(*newest);
         }
-    }
-
-    /// The member that runs on an older copy of its data; 0 for none.
-    pub fn on_old_copy(&self) -> u64 {
-        self.old_copy.load(SeqCst)
     }
 
     /// Waits until so many more writes were acknowledged.

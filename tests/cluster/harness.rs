@@ -186,6 +186,43 @@ impl Cluster {
         id
     }
 
+    /// Lays out a member that knows its own peer URL, and asks these members to add it; nobody: it begins a cluster.
+    pub fn lay_out_alone(&mut self, id: u64, asked: &[u64]) {
+        let (port, peer_port) = (free_port(), free_port());
+        let data_dir = self.path().join(format!("data-{id}"));
+        let arguments = format!(
+            "--id {id} --peer-url http://127.0.0.1:{peer_port} --port {port} --data-dir data-{id}"
+        );
+        let mut arguments: Vec<String> = arguments.split(' ').map(str::to_owned).collect();
+        if !asked.is_empty() {
+            let urls = asked.iter().map(|id| self.client_url(*id));
+            arguments.push("--join".to_owned());
+            arguments.push(urls.collect::<Vec<_>>().join(","));
+        }
+        arguments.extend(self.flags.iter().cloned());
+        let node = Node::with_arguments(id, port, peer_port, self.path(), data_dir, arguments);
+        self.nodes.insert(id, node);
+    }
+
+    /// Member 1 begins alone, and the others up to `n` join it by its address. All are voters.
+    #[track_caller]
+    pub fn grow(n: u64, flags: &[&str]) -> Cluster {
+        let mut cluster = Cluster::prepare(0, flags);
+        for id in 1..=n {
+            let asked: &[u64] = if id == 1 { &[] } else { &[1] };
+            cluster.lay_out_alone(id, asked);
+            cluster.node(id).start();
+            cluster.node(id).wait_ready();
+            cluster.wait_voters(1, &(1..=id).collect::<Vec<_>>());
+        }
+        cluster
+    }
+
+    /// Where clients reach it.
+    pub fn client_url(&self, id: u64) -> String {
+        format!("http://{}", self.address(id))
+    }
+
     pub fn path(&self) -> &Path {
         self.directory.path()
     }

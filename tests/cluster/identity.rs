@@ -1,12 +1,22 @@
-//! Who is who: wiped data directories, swapped ones, and two clusters whose ports were mixed up.
+//! Who is who: emptied data directories, swapped ones, and two clusters whose ports were mixed up.
 
-use crate::harness::{Cluster, PATIENCE, PATIENT, eventually, leader_and_followers, require};
+use crate::harness::{
+    Cluster, PATIENCE, PATIENT, POLL_INTERVAL, eventually, leader_and_followers, require,
+};
+use std::time::{Duration, Instant};
 
-/// Starts a wiped member with or without `--join`: it is refused, and the others do not even notice.
-fn wiped(join: bool) {
+/// So long a sole member believes that another cluster knows it, when it hears no more of it: five election timeouts.
+const BELIEVED: Duration = Duration::from_secs(5);
+
+/// Starts an emptied member by its old line, or with `--join`: it is refused, and the others do not even notice.
+fn emptied(id: u64, join: bool) {
     let mut cluster = Cluster::start(3);
-    let (leader, followers) = leader_and_followers(&cluster);
-    let id = followers[0];
+    let others = cluster.others(id);
+    // The one that is about to be emptied does not lead.
+    let to = others[0].to_string();
+    let handed = cluster.send(id, "POST", "/-/leader", &[], to.as_bytes());
+    assert_eq!(handed.status, 204, "{handed:?}");
+    let leader = cluster.leader();
     cluster.put(id, "foo", "bar");
     cluster.node(id).kill();
     cluster.node(id).wipe();
@@ -17,63 +27,71 @@ fn wiped(join: bool) {
     cluster.node(id).start_expecting_exit(5);
     let said = cluster.nodes[&id].last_log();
     for command in [
-        format!("DELETE /{id}"),
-        format!("POST /{id}"),
+        format!("DELETE http://CLIENT_ADDRESS/{id}"),
         "--join".to_owned(),
     ] {
-        assert!(mentions(&said, &command), "no {command:?} in:\n{said}");
+        assert!(said.contains(&command), "no {command:?} in:\n{said}");
     }
     // Trying again changes nothing.
     cluster.node(id).start_expecting_exit(5);
 
-    for &other in &[leader, followers[1]] {
+    for &other in &others {
         cluster.node(other).assert_alive();
         let status = cluster.nodes[&other].status().expect("status");
         assert_eq!((status.leader, status.term), (leader, term), "{status:?}");
     }
-    cluster.put(leader, "foo", "without it");
-    cluster.assert_value(followers[1], "foo", "without it");
+    cluster.put(others[0], "foo", "without it");
+    cluster.assert_value(others[1], "foo", "without it");
 
     // What the message says works.
     cluster.remove_member(leader, id);
-    cluster.add_member(leader, id);
     cluster.node(id).wipe();
-    if !join {
-        cluster.node(id).arguments.push("--join".to_owned());
-    }
+    let asked = others
+        .iter()
+        .map(|id| cluster.client_url(*id))
+        .collect::<Vec<_>>();
+    cluster.node(id).let_it_ask(&asked);
     cluster.node(id).start();
     cluster.node(id).wait_ready();
     cluster.wait_voters(id, &[1, 2, 3]);
     cluster.assert_value(id, "foo", "without it");
 }
 
-/// The text contains a request like `DELETE /3`, be it as `DELETE /3`, `-X DELETE http://.../3` or `-XDELETE ...`.
-fn mentions(text: &str, request: &str) -> bool {
-    let Some((method, path)) = request.split_once(' ') else {
-        return text.contains(request);
-    };
-    text.match_indices(method).any(|(at, _)| {
-        let rest = &text[at + method.len()..];
-        let command = rest.lines().next().unwrap_or("");
-        command.split_whitespace().any(|word| {
-            let word = word.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '/');
-            word == path || word.ends_with(path)
-        })
-    })
+#[test]
+fn an_emptied_member_ends_and_is_told_how_to_replace_it() {
+    emptied(2, false);
 }
 
 #[test]
-fn a_wiped_member_is_refused_and_told_how_to_replace_it() {
-    wiped(false);
+fn an_emptied_member_ends_with_join_as_well() {
+    emptied(3, true);
 }
 
 #[test]
-fn a_wiped_member_is_refused_with_join_as_well() {
-    wiped(true);
+fn the_emptied_first_member_of_a_list_ends_and_begins_no_cluster() {
+    emptied(1, false);
 }
 
 #[test]
-fn a_wiped_leader_is_refused() {
+fn an_emptied_member_ends_whomever_of_the_others_it_meets() {
+    for (id, met) in [(1, 3), (2, 1), (3, 2)] {
+        let mut cluster = Cluster::start(3);
+        cluster.put(1, "foo", "bar");
+        for member in 1..=3 {
+            cluster.assert_value(member, "foo", "bar");
+        }
+        cluster.kill_all();
+        cluster.node(id).wipe();
+        cluster.node(met).start();
+        cluster.node(id).start_expecting_exit(5);
+        cluster.node(6 - id - met).start();
+        cluster.node(met).wait_ready();
+        cluster.assert_value(met, "foo", "bar");
+    }
+}
+
+#[test]
+fn an_emptied_leader_is_refused() {
     let mut cluster = Cluster::start_with(3, &PATIENT);
     let (leader, followers) = leader_and_followers(&cluster);
     cluster.put(leader, "foo", "bar");
@@ -82,6 +100,58 @@ fn a_wiped_leader_is_refused() {
     cluster.put(followers[0], "foo", "next");
     cluster.node(leader).start_expecting_exit(5);
     cluster.assert_value(followers[1], "foo", "next");
+}
+
+#[test]
+fn the_emptied_first_member_of_a_grown_cluster_serves_nothing_while_that_is_heard() {
+    let mut cluster = Cluster::grow(3, &[]);
+    cluster.put(1, "k", "precious");
+    cluster.node(1).kill();
+    cluster.node(1).wipe();
+    cluster.put(2, "k2", "without it");
+    cluster.node(1).start();
+    let why = cluster.node(1).wait_closed("other-life");
+    assert!(why.contains("DELETE /1") && why.contains("--join"), "{why}");
+    let live = cluster.send(1, "GET", "/-/live", &[], b"");
+    assert_eq!(live.status, 200, "{live:?}");
+    for (method, path) in [
+        ("GET", "/k"),
+        ("GET", "/k?consistency=stale"),
+        ("PUT", "/k3"),
+        ("DELETE", "/k"),
+        ("GET", "/-/kv"),
+        ("GET", "/-/watch"),
+        ("GET", "/-/hash"),
+        ("GET", "/-/snapshot"),
+        ("POST", "/4"),
+    ] {
+        let headers = [("Accept", "application/json")];
+        let refused = cluster.send(1, method, path, &headers, b"");
+        assert_eq!(refused.status, 503, "{method} {path}: {refused:?}");
+        assert!(
+            refused.text().contains("other-life"),
+            "{method} {path}: {refused:?}"
+        );
+    }
+    let begin = Instant::now();
+    while begin.elapsed() < BELIEVED + BELIEVED / 2 {
+        let refused = cluster.send(1, "PUT", "/k", &[], b"split");
+        assert_eq!(refused.status, 503, "{refused:?}");
+        std::thread::sleep(POLL_INTERVAL);
+    }
+    for id in [2, 3] {
+        cluster.assert_value(id, "k", "precious");
+        cluster.assert_value(id, "k2", "without it");
+    }
+    // What it says works.
+    cluster.node(1).kill();
+    cluster.remove_member(2, 1);
+    cluster.node(1).wipe();
+    let asked = [2, 3].map(|id| cluster.client_url(id));
+    cluster.node(1).let_it_ask(&asked);
+    cluster.node(1).start();
+    cluster.node(1).wait_ready();
+    cluster.assert_value(1, "k", "precious");
 }
 
 #[test]
@@ -126,36 +196,31 @@ fn log_refuses_a_cluster(cluster: &Cluster, ids: &[u64]) {
 }
 
 #[test]
-fn two_clusters_that_were_mixed_up_refuse_each_other() {
+fn a_cluster_whose_list_names_a_member_of_another_does_not_form_and_disturbs_nobody() {
     let mut ours = Cluster::start(3);
     ours.put(1, "whose", "ours");
     let our_leader = ours.leader();
     let our_term = ours.nodes[&our_leader].status().expect("status").term;
 
-    // The other cluster's list names our node 3 as its third member. Its first two are a majority, and serve.
     let mut theirs = Cluster::prepare_beside(&ours, 3, &[]);
-    let wrong = theirs.nodes[&3].url();
-    let ours_third = ours.nodes[&3].url();
+    let right = theirs.nodes[&3].url();
+    let wrong = ours.nodes[&3].url();
     for id in [1, 2] {
-        for argument in &mut theirs.node(id).arguments {
-            *argument = argument.replace(&wrong, &ours_third);
-        }
+        theirs.node(id).replace_in_arguments(&right, &wrong);
         theirs.node(id).start();
     }
-    for id in [1, 2] {
-        theirs.node(id).wait_ready();
-    }
-    theirs.put(1, "whose", "theirs");
     log_refuses_a_cluster(&theirs, &[1, 2]);
     log_refuses_a_cluster(&ours, &[3]);
+    eventually("it says which member is another's", PATIENCE, || {
+        let why = theirs.node(1).wait_closed("forming");
+        let named = format!("member 3 ({wrong}) belongs to another cluster");
+        require(why.contains(&named), || why)
+    });
+    theirs.node(2).wait_closed("forming");
 
     for id in 1..=3 {
         ours.node(id).assert_alive();
         ours.assert_value(id, "whose", "ours");
-    }
-    for id in [1, 2] {
-        theirs.node(id).assert_alive();
-        theirs.assert_value(id, "whose", "theirs");
     }
     let status = ours.nodes[&our_leader].status().expect("status");
     assert_eq!(
@@ -163,10 +228,29 @@ fn two_clusters_that_were_mixed_up_refuse_each_other() {
         (our_leader, our_term),
         "no election"
     );
-    assert_ne!(
-        status.cluster,
-        theirs.nodes[&1].status().expect("status").cluster
-    );
+    // With the right list it forms: nothing of the wrong one was kept but its own list, which is that of member 1.
+    theirs.kill_all();
+    for id in [1, 2] {
+        theirs.node(id).replace_in_arguments(&wrong, &right);
+    }
+    theirs.node(1).wipe();
+    theirs.start_all();
+    theirs.put(3, "whose", "theirs");
+    theirs.assert_value(1, "whose", "theirs");
+    ours.assert_value(3, "whose", "ours");
+    let cluster = |cluster: &Cluster| cluster.nodes[&1].status().expect("status").cluster;
+    assert_ne!(cluster(&ours), cluster(&theirs));
+}
+
+#[test]
+fn two_fresh_clusters_of_one_list_have_two_ids() {
+    let mut cluster = Cluster::start(1);
+    let before = cluster.nodes[&1].status().expect("status").cluster;
+    cluster.node(1).kill();
+    cluster.node(1).wipe();
+    cluster.node(1).start();
+    cluster.node(1).wait_ready();
+    assert_ne!(cluster.nodes[&1].status().expect("status").cluster, before);
 }
 
 #[test]

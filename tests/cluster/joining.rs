@@ -1,27 +1,7 @@
 //! Members that join by the address of another one, as those of hraftd do.
 
-use crate::harness::{Cluster, Node, PATIENCE, eventually, require};
-use crate::ports::free_port;
+use crate::harness::{Cluster, PATIENCE, eventually, require};
 use rustix::process::Signal;
-
-/// Lays out a member that knows its own peer URL, and asks these members to add it.
-fn lay_out(cluster: &mut Cluster, id: u64, asked: &[u64]) {
-    let (port, peer_port) = (free_port(), free_port());
-    let data_dir = cluster.path().join(format!("data-{id}"));
-    let mut arguments = format!(
-        "--id {id} --peer-url http://127.0.0.1:{peer_port} --port {port} --data-dir data-{id}"
-    );
-    if !asked.is_empty() {
-        let urls: Vec<String> = asked
-            .iter()
-            .map(|id| format!("http://{}", cluster.address(*id)))
-            .collect();
-        arguments += &format!(" --join {}", urls.join(","));
-    }
-    let arguments = arguments.split(' ').map(str::to_owned).collect();
-    let node = Node::with_arguments(id, port, peer_port, cluster.path(), data_dir, arguments);
-    cluster.nodes.insert(id, node);
-}
 
 fn start(cluster: &mut Cluster, id: u64) {
     cluster.node(id).start();
@@ -31,15 +11,15 @@ fn start(cluster: &mut Cluster, id: u64) {
 #[test]
 fn the_walkthrough_of_hraftd_works_and_the_same_lines_start_it_again() {
     let mut cluster = Cluster::prepare(0, &[]);
-    lay_out(&mut cluster, 1, &[]);
+    cluster.lay_out_alone(1, &[]);
     start(&mut cluster, 1);
     let pair = b"{\"user1\": \"batman\"}";
     let response = cluster.send(1, "POST", "/key", &[], pair);
     assert_eq!(response.status, 200, "{response:?}");
-    lay_out(&mut cluster, 2, &[1]);
+    cluster.lay_out_alone(2, &[1]);
     start(&mut cluster, 2);
     // It asks whom it can reach, also a member that does not lead.
-    lay_out(&mut cluster, 3, &[2]);
+    cluster.lay_out_alone(3, &[2]);
     start(&mut cluster, 3);
     for id in 1..=3 {
         cluster.wait_voters(id, &[1, 2, 3]);
@@ -61,9 +41,9 @@ fn the_walkthrough_of_hraftd_works_and_the_same_lines_start_it_again() {
 #[test]
 fn a_joiner_waits_for_whom_it_asks_and_can_be_stopped_meanwhile() {
     let mut cluster = Cluster::prepare(0, &[]);
-    lay_out(&mut cluster, 1, &[]);
-    lay_out(&mut cluster, 2, &[]);
-    lay_out(&mut cluster, 3, &[2, 1]);
+    cluster.lay_out_alone(1, &[]);
+    cluster.lay_out_alone(2, &[]);
+    cluster.lay_out_alone(3, &[2, 1]);
     let waits = |cluster: &Cluster| {
         eventually("it says what it waits for", PATIENCE, || {
             let said = cluster.nodes[&3].last_log();
@@ -92,26 +72,137 @@ fn a_joiner_waits_for_whom_it_asks_and_can_be_stopped_meanwhile() {
 
 #[test]
 fn an_id_that_another_member_has_ends_the_start_and_an_emptied_member_is_found_out() {
-    let mut cluster = Cluster::prepare(0, &[]);
-    lay_out(&mut cluster, 1, &[]);
-    start(&mut cluster, 1);
-    for id in [2, 3] {
-        lay_out(&mut cluster, id, &[1]);
-        start(&mut cluster, id);
-    }
-    cluster.wait_voters(1, &[1, 2, 3]);
-    lay_out(&mut cluster, 4, &[1]);
+    let mut cluster = Cluster::grow(3, &[]);
+    cluster.lay_out_alone(4, &[1]);
     let usurper = cluster.node(4);
     usurper.set_flag("--id", "2");
     usurper.start_expecting_exit(2);
     let said = usurper.last_log();
     assert!(said.contains("choose another --id"), "{said}");
 
+    cluster.put(2, "foo", "bar");
     cluster.node(2).kill();
     cluster.node(2).wipe();
     cluster.node(2).start_expecting_exit(5);
     let said = cluster.nodes[&2].last_log();
-    assert!(said.contains("replace the member"), "{said}");
+    assert!(said.contains("DELETE http://"), "{said}");
+    cluster.assert_value(3, "foo", "bar");
+    // What it says works.
+    cluster.remove_member(1, 2);
+    cluster.node(2).wipe();
+    cluster.node(2).start();
+    cluster.node(2).wait_ready();
+    cluster.wait_voters(2, &[1, 2, 3]);
+    cluster.assert_value(2, "foo", "bar");
+}
+
+#[test]
+fn a_promotion_outlasts_a_power_cut_with_nothing_written_behind_it() {
+    for back in [[1, 2], [1, 3], [2, 3]] {
+        let mut cluster = Cluster::prepare(0, &[]);
+        cluster.lay_out_alone(1, &[]);
+        start(&mut cluster, 1);
+        cluster.put(1, "k", "precious");
+        for id in [2, 3] {
+            cluster.lay_out_alone(id, &[1]);
+            start(&mut cluster, id);
+            cluster.wait_voters(1, &(1..=id).collect::<Vec<_>>());
+        }
+        cluster.kill_all();
+        for id in back {
+            cluster.node(id).start();
+        }
+        for id in back {
+            cluster.node(id).wait_ready();
+            cluster.assert_value(id, "k", "precious");
+            cluster.put(id, "by", id.to_string());
+        }
+    }
+}
+
+#[test]
+fn a_joiner_at_another_url_does_not_take_the_id_and_the_rightful_member_gets_in() {
+    let mut cluster = Cluster::start(1);
+    assert_eq!(cluster.lay_out_joiner(), 2);
+    // Another list, and so another place for the same id.
+    let url = cluster.nodes[&2].url();
+    let mut elsewhere = Cluster::prepare_beside(&cluster, 0, &[]);
+    elsewhere.lay_out_alone(2, &[]);
+    let list = format!("{},{}", cluster.nodes[&1].url(), elsewhere.nodes[&2].url());
+    let stranger = elsewhere.node(2);
+    stranger
+        .arguments
+        .retain(|a| a != "--peer-url" && !a.starts_with("http://"));
+    stranger
+        .arguments
+        .extend(["--cluster".to_owned(), list, "--join".to_owned()]);
+    stranger.start();
+    stranger.wait_closed("joining");
+    cluster.add_member(1, 2);
+    // It goes on trying, and is refused.
+    eventually("the stranger hears of it", PATIENCE, || {
+        let said = elsewhere.nodes[&2].last_log();
+        require(said.contains("added at another peer URL"), || said)
+    });
+    cluster.put(1, "foo", "bar");
+    let status = cluster.nodes[&1].status().expect("status");
+    let row = status.member(2).expect("it was added");
+    assert!(row.learner && row.url == url, "{status:?}");
+
+    start(&mut cluster, 2);
+    cluster.wait_voters(2, &[1, 2]);
+    cluster.assert_value(2, "foo", "bar");
+    elsewhere.node(2).assert_alive();
+    let refused = elsewhere.send(2, "GET", "/foo", &[], b"");
+    assert_eq!(refused.status, 503, "{refused:?}");
+}
+
+#[test]
+fn of_two_joiners_of_one_id_one_gets_in_and_the_other_ends() {
+    let mut cluster = Cluster::start(1);
+    cluster.lay_out_alone(2, &[1]);
+    let mut rivals = Cluster::prepare_beside(&cluster, 0, &[]);
+    rivals.lay_out_alone(2, &[]);
+    rivals.node(2).let_it_ask(&[cluster.client_url(1)]);
+    cluster.node(2).start();
+    rivals.node(2).start();
+    let ended = eventually("one of the two ends", PATIENCE, || {
+        let ended = [cluster.node(2).ended(), rivals.node(2).ended()];
+        require(ended != [None, None], || "both run".to_owned())?;
+        Ok(ended)
+    });
+    let (winner, loser) = match ended {
+        [None, Some(code)] => (cluster.node(2), code),
+        [Some(code), None] => (rivals.node(2), code),
+        both => panic!("both have ended: {both:?}"),
+    };
+    assert_eq!(loser, Some(2), "id-taken");
+    winner.wait_ready();
+    let url = winner.url();
+    cluster.wait_voters(1, &[1, 2]);
+    let status = cluster.nodes[&1].status().expect("status");
+    assert_eq!(status.member(2).map(|m| &*m.url), Some(&*url));
+}
+
+#[test]
+fn who_joins_as_a_bound_member_with_another_directory_ends_with_5() {
+    let mut cluster = Cluster::start(3);
+    cluster.put(1, "foo", "bar");
+    cluster.node(2).kill();
+    cluster.node(2).wipe();
+    // It asks by address, at the very place where the member was.
+    let asked = [cluster.client_url(1), cluster.client_url(3)];
+    let url = cluster.nodes[&2].url();
+    let node = cluster.node(2);
+    let at = node.arguments.iter().position(|a| a == "--cluster");
+    let at = at.expect("it has its list");
+    node.arguments.drain(at..at + 2);
+    node.set_flag("--peer-url", &url);
+    node.let_it_ask(&asked);
+    node.start_expecting_exit(5);
+    let said = node.last_log();
+    assert!(said.contains("DELETE http://"), "{said}");
+    cluster.assert_value(3, "foo", "bar");
 }
 
 #[test]
@@ -135,6 +226,55 @@ fn post_join_takes_what_hraftds_members_send() {
     let status = cluster.nodes[&1].status().expect("status");
     let member = status.member(4).expect("it was added");
     assert_eq!((&*member.url, member.learner), ("http://127.0.0.1:1", true));
+    // An id that is open takes any incarnation, one that is bound only its own.
+    for (body, status, code) in [
+        (
+            "{\"id\":4,\"addr\":\"127.0.0.1:1\",\"incarnation\":\"00000000000000ab\"}",
+            204,
+            "",
+        ),
+        (
+            "{\"id\":5,\"addr\":\"127.0.0.1:5\",\"incarnation\":\"00000000000000ab\"}",
+            204,
+            "",
+        ),
+        (
+            "{\"id\":5,\"addr\":\"127.0.0.1:5\",\"incarnation\":\"00000000000000ab\"}",
+            204,
+            "",
+        ),
+        ("{\"id\":5,\"addr\":\"127.0.0.1:5\"}", 204, ""),
+        (
+            "{\"id\":5,\"addr\":\"127.0.0.1:5\",\"incarnation\":\"00000000000000ac\"}",
+            409,
+            "other-incarnation",
+        ),
+        (
+            "{\"id\":5,\"addr\":\"127.0.0.1:6\",\"incarnation\":\"00000000000000ab\"}",
+            409,
+            "id-taken",
+        ),
+        (
+            "{\"id\":6,\"addr\":\"127.0.0.1:5\",\"incarnation\":\"00000000000000ad\"}",
+            409,
+            "url-taken",
+        ),
+        (
+            "{\"id\":6,\"addr\":\"127.0.0.1:6\",\"incarnation\":\"0\"}",
+            400,
+            "bad-body",
+        ),
+    ] {
+        let headers = [("Accept", "application/json")];
+        let response = cluster.send(1, "POST", "/join", &headers, body.as_bytes());
+        assert_eq!(response.status, status, "{body}: {response:?}");
+        let problem = serde_json::from_slice(&response.body).unwrap_or(serde_json::Value::Null);
+        assert_eq!(
+            problem["code"].as_str().unwrap_or(""),
+            code,
+            "{body}: {response:?}"
+        );
+    }
     // It is a key as any other for all else.
     cluster.put(1, "join", "a value");
     cluster.assert_value(1, "join", "a value");

@@ -144,6 +144,95 @@ fn taken_ids_and_urls_are_409() {
     cluster.wait_voters(1, &[1, 2]);
 }
 
+#[test]
+fn another_url_for_a_bound_id_is_409_and_says_so() {
+    let mut cluster = Cluster::start(2);
+    let joiner = cluster.lay_out_joiner();
+    let json = [("Accept", "application/json")];
+    let code = |cluster: &Cluster, method: &str, path: &str, body: &str| {
+        let response = cluster.send(1, method, path, &json, body.as_bytes());
+        let problem = serde_json::from_slice(&response.body).unwrap_or(serde_json::Value::Null);
+        let code = problem["code"].as_str().unwrap_or("").to_owned();
+        (response.status, code)
+    };
+    let (free, taken) = (cluster.nodes[&joiner].url(), cluster.nodes[&1].url());
+    let answered = |status: u16, code: &str| (status, code.to_owned());
+    assert_eq!(
+        code(&cluster, "POST", "/2", &free),
+        answered(409, "id-taken")
+    );
+    assert_eq!(
+        code(&cluster, "POST", "/3", &taken),
+        answered(409, "url-taken")
+    );
+    let member = "/-/members/2";
+    assert_eq!(
+        code(&cluster, "PUT", member, &taken),
+        answered(409, "url-taken")
+    );
+    assert_eq!(
+        code(&cluster, "PUT", "/-/members/9", &free),
+        answered(404, "no-such-member")
+    );
+    for path in ["/-/members/x", "/-/members/0", "/-/members/02"] {
+        assert_eq!(
+            code(&cluster, "PUT", path, &free),
+            answered(400, "bad-member"),
+            "{path}"
+        );
+    }
+    assert_eq!(
+        code(&cluster, "PUT", member, "nowhere"),
+        answered(400, "bad-member")
+    );
+    assert_eq!(code(&cluster, "GET", member, "").0, 405);
+    cluster.wait_voters(1, &[1, 2]);
+}
+
+#[test]
+fn changes_straight_after_each_other_wait_for_each_other() {
+    let mut cluster = Cluster::start(3);
+    let joiner = cluster.lay_out_joiner();
+    let (leader, followers) = leader_and_followers(&cluster);
+    // Through the leader, and through others.
+    for via in [leader, followers[0]] {
+        cluster.node(joiner).start();
+        let url = cluster.nodes[&joiner].url();
+        let added = cluster.send(via, "POST", "/4", &[], url.as_bytes());
+        assert_eq!(added.status, 204, "{added:?}");
+        let removed = cluster.send(via, "DELETE", "/4", &[], b"");
+        assert_eq!(removed.status, 204, "{removed:?}");
+        // It was not let in, or has just begun to learn of its end.
+        cluster.node(joiner).kill();
+        if cluster.nodes[&joiner].data_dir.exists() {
+            cluster.node(joiner).wipe();
+        }
+    }
+    cluster.add_member(leader, joiner);
+    cluster.remove_member(leader, followers[1]);
+    cluster.remove_member(followers[0], joiner);
+    cluster.wait_voters(leader, &sorted(&[leader, followers[0]]));
+}
+
+#[test]
+fn changes_at_the_same_time_through_all_members_are_all_made() {
+    let cluster = Cluster::start(3);
+    std::thread::scope(|scope| {
+        for id in 1..=3 {
+            let cluster = &cluster;
+            scope.spawn(move || {
+                let (member, url) = (id + 10, format!("http://127.0.0.1:{id}"));
+                for (method, body) in [("POST", &*url), ("DELETE", "")] {
+                    let path = format!("/{member}");
+                    let response = cluster.send(id, method, &path, &[], body.as_bytes());
+                    assert_eq!(response.status, 204, "{method} {path}: {response:?}");
+                }
+            });
+        }
+    });
+    cluster.wait_voters(1, &[1, 2, 3]);
+}
+
 /// The node was removed: it ends with 0 by itself, and refuses to start again.
 fn assert_ends_as_removed(cluster: &mut Cluster, id: u64) {
     let node = cluster.node(id);

@@ -227,17 +227,31 @@ fn a_backup_restores_to_a_new_cluster_that_is_no_part_of_the_old_one() {
     let mut new = Cluster::prepare_beside(&old, 3, &[]);
     let urls: Vec<String> = new.nodes.values().map(Node::url).collect();
     let urls = urls.join(",");
-    for node in new.nodes.values() {
-        let restored = restore(node, &file, &urls);
-        assert_eq!(restored.code, Some(0), "{restored:?}");
-        let before = files_below(&node.data_dir);
-        let again = restore(node, &file, &urls);
-        assert_eq!(again.code, Some(2), "it is not empty any more: {again:?}");
-        assert!(files_below(&node.data_dir) == before, "and was changed");
-        let inspected = operate(directory.path(), &["inspect", text(&node.data_dir)]);
-        assert_eq!(inspected.code, Some(0), "{inspected:?}");
-        let begins = format!("a start begins with snapshot {index}");
-        assert!(inspected.stdout.contains(&begins), "{inspected:?}");
+    let first = &new.nodes[&1];
+    let restored = restore(first, &file, &urls);
+    assert_eq!(restored.code, Some(0), "{restored:?}");
+    let before = files_below(&first.data_dir);
+    let again = restore(first, &file, &urls);
+    assert_eq!(again.code, Some(2), "it is not empty any more: {again:?}");
+    assert!(files_below(&first.data_dir) == before, "and was changed");
+    let inspected = operate(directory.path(), &["inspect", text(&first.data_dir)]);
+    assert_eq!(inspected.code, Some(0), "{inspected:?}");
+    let begins = format!("a start begins with snapshot {index}");
+    assert!(inspected.stdout.contains(&begins), "{inspected:?}");
+    // The others start empty, and are sent everything.
+    for id in [2, 3] {
+        let refused = restore(&new.nodes[&id], &file, &urls);
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(refused.stderr.contains("member 1 only"), "{refused:?}");
+        assert!(!new.nodes[&id].data_dir.exists(), "something was made");
+    }
+    // Until all are there, clients see nothing of it.
+    new.node(1).start();
+    new.node(2).start();
+    for id in [1, 2] {
+        new.node(id).wait_closed("forming");
+        let refused = new.send(id, "GET", "/key-1?consistency=stale", &[], b"");
+        assert_eq!(refused.status, 503, "{refused:?}");
     }
     new.start_all();
     for i in 0..100 {
@@ -258,14 +272,14 @@ fn a_backup_restores_to_a_new_cluster_that_is_no_part_of_the_old_one() {
     new.kill_all();
     new.start_all();
     new.assert_value(2, "large", "small");
-    // A member that lost its disk is not made anew by another restore: it would have forgotten its votes.
-    new.node(3).kill();
-    new.node(3).wipe();
-    let restored = restore(&new.nodes[&3], &file, &urls);
+    // A member that lost its disk is not made anew by another restore: that begins another cluster, which does not form.
+    new.node(1).kill();
+    new.node(1).wipe();
+    let restored = restore(&new.nodes[&1], &file, &urls);
     assert_eq!(restored.code, Some(0), "{restored:?}");
-    new.node(3).start_expecting_exit(5);
-    new.remove_member(1, 3);
-    new.wait_voters(2, &[1, 2]);
+    new.node(1).start_expecting_exit(5);
+    new.remove_member(2, 1);
+    new.wait_voters(3, &[2, 3]);
 }
 
 #[test]

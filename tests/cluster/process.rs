@@ -171,6 +171,27 @@ impl Node {
         }
     }
 
+    /// From its next start on it is reached at another port, and its own arguments say so. Those of the others don't.
+    pub fn move_to(&mut self, peer_port: u16) {
+        let before = self.url();
+        self.peer_address.set_port(peer_port);
+        let after = self.url();
+        self.replace_in_arguments(&before, &after);
+    }
+
+    /// Puts another URL in the place of this one, in all its arguments.
+    pub fn replace_in_arguments(&mut self, before: &str, after: &str) {
+        for argument in &mut self.arguments {
+            *argument = argument.replace(before, after);
+        }
+    }
+
+    /// From its next start on it joins by itself, by asking the members at these client URLs.
+    pub fn let_it_ask(&mut self, asked: &[String]) {
+        self.arguments.retain(|argument| argument != "--join");
+        self.set_flag("--join", &asked.join(","));
+    }
+
     /// It was started and was not seen to end.
     pub fn has_process(&self) -> bool {
         self.child.is_some()
@@ -242,6 +263,24 @@ impl Node {
         let child = self.child.as_mut().expect("the node runs");
         let ended = child.try_wait().expect("wait for the daemon");
         assert!(ended.is_none(), "node {} ended: {ended:?}", self.id);
+    }
+
+    /// Polls until it serves no clients for the reason with this code. What it says of it.
+    #[track_caller]
+    pub fn wait_closed(&mut self, code: &str) -> String {
+        let id = self.id;
+        let what = format!("node {id} serves nobody: {code}");
+        eventually(&what, PATIENCE, || {
+            self.assert_alive();
+            let accept = [("Accept", "application/json")];
+            let answer = http::request(self.address, "GET", "/-/ready", &accept, b"");
+            let response = answer.map_err(|error| error.to_string())?;
+            let problem: Value = serde_json::from_slice(&response.body).unwrap_or_default();
+            match problem["code"] == code && response.status == 503 {
+                true => Ok(problem["detail"].as_str().unwrap_or_default().to_owned()),
+                false => Err(format!("{response:?}")),
+            }
+        })
     }
 
     /// Polls until `GET /-/ready` says yes. A process that ends meanwhile fails the test at once; but if it found

@@ -64,6 +64,27 @@ fn systemd_hears_of_ready_alive_and_stopping_by_an_abstract_socket() {
 }
 
 #[test]
+fn a_member_is_ready_for_systemd_while_it_waits_for_others() {
+    let directory = tempfile::tempdir().expect("create a directory");
+    let path = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("bind");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut cluster = Cluster::prepare(3, &[]);
+    for id in [1, 2] {
+        let name = path.to_str().expect("UTF-8").to_owned();
+        cluster.node(id).environment = vec![("NOTIFY_SOCKET".to_owned(), name)];
+        cluster.node(id).start();
+        read_until(&socket, "READY=1");
+        cluster.node(id).wait_closed("forming");
+        let live = cluster.send(id, "GET", "/-/live", &[], b"");
+        assert_eq!(live.status, 200);
+        cluster.node(id).signal(Signal::TERM);
+        read_until(&socket, "STOPPING=1");
+        assert_eq!(cluster.node(id).exit_code(PATIENCE), Some(0));
+    }
+}
+
+#[test]
 fn a_socket_that_nobody_reads_keeps_no_member_from_its_work() {
     let mut cluster = Cluster::prepare(2, &[]);
     cluster.node(1).environment = vec![("NOTIFY_SOCKET".to_owned(), "/nonexistent".to_owned())];

@@ -3,26 +3,27 @@
 //!
 //! Such a member has forgotten what it acknowledged and whom it voted for. So at most one member is in this state,
 //! and meanwhile the only other faults are resets of connections. Either the member exits with code 5, or, if it has
-//! an older copy and no leader remembers how far its log reached, it follows the leader as before.
+//! an older copy and nobody remembers what is missing in it, it follows the leader as before.
 //!
 //! Raft has no answer to an older copy that votes while what it acknowledged is on one other disk alone. So the copy
-//! comes back only when the others agree on a leader, a term and everything that was committed before. And what a
-//! member proposes from an older copy may bear the number of something that it proposed before: clients only read
-//! through it. Without these two rules the daemon fails: see [`super`].
+//! comes back only when the others agree on a leader, a term and everything that was committed before.
 
-use super::nemesis::{IMPATIENCE, Nemesis};
+use super::nemesis::Nemesis;
+use super::start::FIRST;
 use crate::harness::{PATIENCE, eventually, require};
 use crate::http;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::Duration;
 
 /// What is written between a copy and its return, at least; few enough that the log still has it.
 const WRITES_SINCE_COPY: u64 = 40;
 
-/// How long clients read through a member that is led on from an older copy.
-const READING: Duration = Duration::from_millis(800);
+/// As the members are told: see [`super`].
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long clients go on with a member that is led on from an older copy.
+const LED_ON: Duration = Duration::from_millis(800);
 
 impl Nemesis<'_> {
     /// A member is killed and its data directory is gone. It may be started with its old line first.
@@ -30,25 +31,47 @@ impl Nemesis<'_> {
         self.end_all();
         self.settle(&self.ids());
         let id = self.victim();
-        self.wait_until_met(id);
-        // Nobody can tell a first start of that one from another start.
-        let by_old_line = !self.random.one_in(3) && (super::known() || !self.begins_alone(id));
+        match self.random.one_in(3) {
+            true => self.lose(id, "", |_| ()),
+            false if self.begins_alone(id) => self.lose_first_disk(),
+            false => self.lose(id, ", and it is started by its old line", |nemesis| {
+                // Only who was dialled where the list says can end it: others may be anybody.
+                nemesis.renew_list(id);
+                let node = nemesis.cluster.node(id);
+                node.start_expecting_exit(5);
+                let said = node.last_log();
+                assert!(said.contains("curl -X DELETE"), "{said}");
+                nemesis.keep("exit 5: an emptied directory");
+                // It has asked to be added, which may be granted until the deadline of that: also behind its removal.
+                thread::park_timeout(REQUEST_TIMEOUT);
+            }),
+        }
+    }
+
+    /// The member that others have joined loses its disk, and is started by its old line. Until it hears of the others
+    /// nobody can tell that from a first start, so nobody asks it.
+    fn lose_first_disk(&mut self) {
+        self.clients.shunned.set(FIRST);
+        let how = ", and it is started by its old line as the first of all";
+        self.lose(FIRST, how, |nemesis| {
+            let node = nemesis.cluster.node(FIRST);
+            node.start();
+            node.wait_closed("other-life");
+            let refused = node.send("PUT", "/hot/0", &[], b"split");
+            assert_eq!(refused.status, 503, "{refused:?}");
+            node.kill();
+            nemesis.keep("503 other-life: an emptied first member");
+        });
+        self.clients.shunned.set(0);
+    }
+
+    /// Loses a disk, does this with what is left, and repairs it.
+    fn lose(&mut self, id: u64, how: &str, then: impl FnOnce(&mut Self)) {
         let node = self.cluster.node(id);
         node.kill();
         node.wipe();
-        let how = if by_old_line {
-            ", and it is started by its old line"
-        } else {
-            ""
-        };
         self.say("lost disk", format!("node {id}{how}"));
-        if by_old_line {
-            let node = self.cluster.node(id);
-            node.start_expecting_exit(5);
-            let said = node.last_log();
-            assert!(said.contains("it was emptied or replaced"), "{said}");
-            self.keep("exit 5: an emptied directory");
-        }
+        then(self);
         self.repair(id);
     }
 
@@ -56,8 +79,8 @@ impl Nemesis<'_> {
     pub fn older_copy(&mut self) {
         self.end_all();
         self.settle(&self.ids());
-        if super::known() {
-            // One start ago it gave the same numbers to what it proposed.
+        // Of one start ago, so that both starts have one number; or older.
+        if self.random.one_in(2) {
             self.copies.clear();
         }
         let ids: Vec<u64> = self.copies.keys().copied().collect();
@@ -68,23 +91,21 @@ impl Nemesis<'_> {
         let copy = self.copies.remove(&id).expect("there is a copy");
         self.say("older copy", format!("node {id}"));
         self.cluster.node(id).kill();
-        if !super::known() {
-            let others: Vec<u64> = self.ids().into_iter().filter(|&o| o != id).collect();
-            self.settle(&others);
-            self.clients.old_copy.store(id, SeqCst);
-        }
+        let others: Vec<u64> = self.ids().into_iter().filter(|&o| o != id).collect();
+        self.settle(&others);
         let node = self.cluster.node(id);
         node.put_back(&copy);
         node.start();
-        if self.is_led_on(id) {
-            self.keep("an older copy: led on");
-            self.observe();
-            thread::park_timeout(READING);
-            self.observe();
-            self.take_leadership_from(id);
+        match self.led_on_or_ended(id) {
+            None => self.keep("an older copy: led on"),
+            Some(code) => {
+                let said = self.cluster.nodes[&id].last_log();
+                let as_documented = code == Some(5) && said.contains("older copy");
+                assert!(as_documented, "exit code {code:?}; it said:\n{said}");
+                self.keep("exit 5: an older copy");
+            }
         }
         self.repair(id);
-        self.clients.old_copy.store(0, SeqCst);
     }
 
     /// What a member holds that is stopped now is kept, to come back later.
@@ -110,8 +131,9 @@ impl Nemesis<'_> {
         id
     }
 
-    /// Waits until a member that was started from an older copy has caught up (true), or has ended as it should.
-    fn is_led_on(&mut self, id: u64) -> bool {
+    /// Waits until a member that was started from an older copy has caught up, and goes on for a while; or until it has
+    /// ended, with which code?
+    fn led_on_or_ended(&mut self, id: u64) -> Option<Option<i32>> {
         let others: Vec<u64> = self.ids().into_iter().filter(|&o| o != id).collect();
         let committed = |status: crate::process::Status| status.committed;
         let ask = |other: &u64| self.cluster.nodes[other].status().ok().map(committed);
@@ -124,28 +146,10 @@ impl Nemesis<'_> {
             let status = node.status()?;
             require(status.applied >= goal, || format!("{status:?}")).map(|()| None)
         });
-        let Some(code) = ended else {
-            return true;
-        };
-        let said = node.last_log();
-        let as_documented = code == Some(5) && said.contains("it is an old copy or was damaged");
-        assert!(as_documented, "exit code {code:?}; it said:\n{said}");
-        self.keep("exit 5: an older copy");
-        false
-    }
-
-    /// What a leader on an older copy proposes is passed over, the settlement of its own removal too.
-    fn take_leadership_from(&mut self, id: u64) {
-        let others: Vec<u64> = self.ids().into_iter().filter(|&o| o != id).collect();
-        eventually("another member leads", PATIENCE, || {
-            let via = (others[0], self.cluster.address(others[0]));
-            let status = self.cluster.nodes[&others[0]].status()?;
-            if status.leader == id {
-                let asked = self.clients.leaders.ask_for(others[0], via, IMPATIENCE);
-                asked.map_err(|error| error.to_string())?;
-            }
-            require(others.contains(&status.leader), || format!("{status:?}"))
-        });
+        ended.or_else(|| {
+            thread::park_timeout(LED_ON);
+            node.ended()
+        })
     }
 
     /// Removes a member that has lost its memory, and adds it again with nothing.
@@ -163,8 +167,8 @@ impl Nemesis<'_> {
         self.keep("a member that lost its memory: repaired");
     }
 
-    /// Waits until these members, all of them voters, agree on leader, term and members, and have applied all that was
-    /// acknowledged before they did.
+    /// Waits until these members, all of them voters, agree on leader, term and members, know where each is reached,
+    /// and have applied all that was acknowledged before they did.
     pub fn settle(&self, ids: &[u64]) {
         let mut goal = None;
         eventually("the members agree", PATIENCE, || {
@@ -177,10 +181,12 @@ impl Nemesis<'_> {
                 self.clients.leaders.note(status);
                 let members = status.members.iter();
                 let voters = members.filter(|m| !m.learner).map(|m| m.id);
+                let urls = status.members.iter().map(|m| (m.id, &*m.url));
                 ids.contains(&status.leader)
                     && (status.leader, status.term) == (first.leader, first.term)
                     && status.members.len() == self.members.len()
                     && voters.eq(self.members.iter().copied())
+                    && { urls }.all(|(id, url)| self.cluster.nodes[&id].url() == url)
             });
             require(agreed, told)?;
             if goal.is_none() {
@@ -193,20 +199,5 @@ impl Nemesis<'_> {
             }
             require(statuses.iter().all(|s| Some(s.applied) >= goal), told)
         });
-    }
-
-    /// Waits until every other member has been connected to this one as it is now, and so knows its incarnation.
-    pub fn wait_until_met(&self, id: u64) {
-        let series = format!("raftkvd_peer_connections_total{{peer=\"{id}\",lane=\"control\"}} ");
-        for other in self.ids().into_iter().filter(|&other| other != id) {
-            let address = self.cluster.address(other);
-            eventually("the members have met", PATIENCE, || {
-                let response = http::request(address, "GET", "/-/metrics", &[], b"");
-                let text = response.map_err(|error| error.to_string())?.text();
-                let count = text.lines().find_map(|line| line.strip_prefix(&series));
-                let told = || format!("{other} of {id}: {count:?}");
-                require(count.is_some_and(|count| count != "0"), told)
-            });
-        }
     }
 }

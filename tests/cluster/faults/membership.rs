@@ -113,9 +113,7 @@ impl Nemesis<'_> {
             if waited > CHANGE_PATIENCE {
                 self.end_all();
             }
-            let mut via = self.running();
-            // What such a member proposes is passed over: see `disks`.
-            via.retain(|&id| id != self.clients.on_old_copy());
+            let via = self.running();
             if via.is_empty() {
                 thread::park_timeout(Duration::from_millis(50));
                 continue;

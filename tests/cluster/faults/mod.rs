@@ -1,6 +1,6 @@
-//! A cluster whose nodes are killed, stopped, paused, cut off, slowed down, removed and added, lose their disks and get
-//! older copies of them, while clients write, read, list and watch: every answer they got has to fit into one order,
-//! watchers have to hear of everything once, and all members have to hold the same in the end.
+//! A cluster whose nodes are killed, stopped, paused, cut off, slowed down, removed and added, move to other ports, lose
+//! their disks and get older copies of them, while clients write, read, list and watch: every answer they got has to fit
+//! into one order, watchers have to hear of everything once, and all members have to hold the same in the end.
 //!
 //! One test. It runs for one minute among all others, and for five minutes if it is named: `cargo test --test cluster
 //! faults::answers -- --nocapture`. `RAFTKVD_FAULTS_SECONDS` sets another time. `RAFTKVD_FAULTS_SEED` repeats the
@@ -12,16 +12,14 @@
 //! | `nemesis` | what fails, when, and for how long |
 //! | `disks` | lost disks and older copies |
 //! | `membership` | members removed and added, and what the answers promise |
+//! | `moves` | members that go on at another port |
 //! | `handovers` | who led in which term |
 //! | `watchers`, `spans` | watchers that come back, and what they have to have heard |
-//!
-//! `RAFTKVD_FAULTS_KNOWN=1` adds faults that the daemon does not survive yet: a first member that lost its disk and is
-//! started with its old command line, a disk lost between staged first starts, an older copy that comes back at any
-//! moment and that clients write through. With it the test is expected to fail.
 
 mod disks;
 pub mod handovers;
 mod membership;
+mod moves;
 mod nemesis;
 mod spans;
 mod start;
@@ -30,9 +28,11 @@ mod watchers;
 use crate::checker::{self, Operation, Output};
 use crate::clients::{self, Clients, Random};
 use crate::harness::{Cluster, PATIENCE, SetOnDrop, eventually, require};
+use crate::ports::free_port;
 use crate::proxy::{HOST, Network};
 use nemesis::{IMPATIENCE, Nemesis};
 use spans::Span;
+use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 use watchers::{PREFIXES, Watchers};
@@ -47,11 +47,6 @@ fn from_environment(name: &str) -> Option<u64> {
         text.parse()
             .unwrap_or_else(|_| panic!("{name}={text}: no number")),
     )
-}
-
-/// Whether the run also injects the faults that the daemon does not survive yet.
-fn known() -> bool {
-    from_environment("RAFTKVD_FAULTS_KNOWN").is_some_and(|switch| switch != 0)
 }
 
 #[test]
@@ -73,12 +68,18 @@ fn answers_fit_into_one_order_whatever_fails() {
     let flags: Vec<&str> = flags.split(' ').collect();
     let mut cluster = Cluster::prepare_behind(HOST, 3, &flags);
     assert_eq!(cluster.lay_out_joiner(), 4);
-    let peers = cluster.nodes.values();
-    let network = Network::start(peers.map(|node| (node.id, node.peer_address.port())));
+    let ids = cluster.nodes.keys();
+    let spare_ports: BTreeMap<u64, u16> = ids.map(|id| (*id, free_port())).collect();
+    let first_ports = cluster
+        .nodes
+        .values()
+        .map(|node| (node.id, node.peer_address.port()));
+    let ports = first_ports.chain(spare_ports.iter().map(|(id, port)| (*id, *port)));
+    let network = Network::start(ports);
     let addresses: Vec<_> = cluster.nodes.values().map(|n| (n.id, n.address)).collect();
     let clients = Clients::new(addresses.clone());
-    let watchers = Watchers::new(addresses);
-    let mut nemesis = Nemesis::new(&mut cluster, &network, &clients, Random(seed));
+    let watchers = Watchers::new(addresses, &clients.shunned);
+    let mut nemesis = Nemesis::new(&mut cluster, &network, &clients, spare_ports, Random(seed));
     let (history, spans) = thread::scope(|scope| {
         let _given_up = SetOnDrop(&watchers.given_up);
         let watching: Vec<_> = (PREFIXES.iter().zip(1..))

@@ -1,5 +1,5 @@
 //! What fails, when, and for how long: nodes that are killed, stopped and paused, links that are cut, slow or reset, and the
-//! draw that decides whether a member, a disk or the leadership is next.
+//! draw that decides whether a member, its place, a disk or the leadership is next.
 //!
 //! Invariants: at most two faults at one time, of which one may be the network's; a disk is lost, or an older copy put in
 //! its place, only when there is no other fault (see `disks`); a member that was started stays alive.
@@ -23,11 +23,12 @@ pub const IMPATIENCE: Duration = Duration::from_secs(3);
 type Act = fn(&mut Nemesis);
 
 /// What every run does at least once, however short it is.
-const DUE: [(&str, Act); 5] = [
+const DUE: [(&str, Act); 6] = [
     ("lost disk", |nemesis| nemesis.lose_disk()),
     ("older copy", |nemesis| nemesis.older_copy()),
     ("reset", |nemesis| nemesis.reset_connections()),
     ("handover", |nemesis| nemesis.hand_over()),
+    ("moved", |nemesis| nemesis.move_one()),
     ("remove member", |nemesis| nemesis.change_members()),
 ];
 
@@ -46,6 +47,8 @@ pub struct Nemesis<'a> {
     pub clients: &'a Clients,
     pub random: Random,
     pub begin: Instant,
+    /// The other peer port of each node, to which it can move.
+    pub spare_ports: BTreeMap<u64, u16>,
     pub members: BTreeSet<u64>,
     pub faults: Vec<Fault>,
     /// Older copies of the data directories of members.
@@ -66,9 +69,11 @@ impl<'a> Nemesis<'a> {
         cluster: &'a mut Cluster,
         network: &'a Network,
         clients: &'a Clients,
+        spare_ports: BTreeMap<u64, u16>,
         random: Random,
     ) -> Nemesis<'a> {
         Nemesis {
+            spare_ports,
             cluster,
             network,
             clients,
@@ -108,12 +113,14 @@ impl<'a> Nemesis<'a> {
     pub fn step(&mut self) {
         let is_well = self.faults.is_empty();
         let ending = self.faults.len() >= 2 || (!is_well && self.random.one_in(2));
-        match self.random.below(24) {
+        match self.random.below(26) {
             0..3 if self.faults.len() <= 1 => self.change_members(),
             3..6 if is_well => self.lose_disk(),
             6..9 if is_well => self.older_copy(),
             9..12 => self.reset_connections(),
             12..14 => self.hand_over(),
+            14 => self.move_one(),
+            15 if is_well => self.move_all(),
             _ if ending => {
                 let at = self.random.below(self.faults.len() as u64) as usize;
                 let fault = self.faults.remove(at);

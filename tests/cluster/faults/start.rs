@@ -1,5 +1,5 @@
-//! First starts: the members begin some time apart and in any order, one perhaps only when the others serve already.
-//! Their cluster is that of one list, or of one member that the others join by its address.
+//! First starts: the members begin some time apart and in any order, one perhaps only much later, and one perhaps without
+//! what it had on its disk. Their cluster is that of one list, or of one member that the others join by its address.
 
 use super::nemesis::Nemesis;
 use crate::harness::{PATIENCE, eventually, require};
@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Two first starts are at most this far apart.
 const APART: Duration = Duration::from_secs(2);
 
-/// A late member starts after so many acknowledged writes.
+/// Of a cluster that is joined: a late member starts after so many acknowledged writes.
 const WRITES_BEFORE_LATE: u64 = 100;
 
 /// The member that begins a cluster that others join.
@@ -36,61 +36,45 @@ impl Nemesis<'_> {
             self.cluster.node(id).start();
             thread::park_timeout(self.random.between(Duration::ZERO, APART));
         }
-        // Without its first member a cluster that is joined does not exist.
-        if is_late && !(joining && *last == FIRST) {
-            let acknowledged = &self.clients.acknowledged;
-            eventually("two of three serve", PATIENCE, || {
-                let now = acknowledged.load(SeqCst);
-                require(now > WRITES_BEFORE_LATE, || format!("{now}"))
-            });
-            self.keep("two of three served before the third was started");
+        match joining {
+            // Without its first member a cluster that is joined does not exist.
+            true if is_late && *last != FIRST => self.see_two_serve(),
+            true => {}
+            false if is_late => self.see_two_wait(before),
+            false => {}
         }
-        let is_known = super::known() && self.random.one_in(2);
-        if is_known && !joining {
-            self.lose_disk_between_starts(before[0], before[1]);
-        }
-        for id in self.ids() {
-            let node = self.cluster.node(id);
-            if !node.has_process() {
-                node.start();
-            }
-        }
+        self.cluster.node(*last).start();
         for id in order {
             self.cluster.node(id).wait_ready();
         }
         self.settle(&self.ids());
-        if is_known && joining {
-            self.lose_first_disk();
+    }
+
+    fn see_two_serve(&mut self) {
+        let acknowledged = &self.clients.acknowledged;
+        eventually("two of three serve", PATIENCE, || {
+            let now = acknowledged.load(SeqCst);
+            require(now > WRITES_BEFORE_LATE, || format!("{now}"))
+        });
+        self.keep("two of three served before the third was started");
+    }
+
+    /// Of one list nobody serves before all are there. So a disk that is lost now is no loss.
+    fn see_two_wait(&mut self, two: &[u64]) {
+        for &id in two {
+            self.cluster.node(id).wait_closed("forming");
         }
-    }
-
-    /// Two of three serve. One of them loses its disk and is started by its old line beside the third, which never met
-    /// it, while the other one is down.
-    fn lose_disk_between_starts(&mut self, down: u64, lost: u64) {
-        self.clients.wait_for_writes(100);
-        self.say(
-            "lost disk between first starts",
-            format!("node {lost}, while {down} is down"),
-        );
-        self.cluster.node(lost).kill();
-        self.cluster.node(lost).wipe();
-        self.cluster.node(down).kill();
-        let third = self.ids().into_iter().find(|&id| id != down && id != lost);
-        self.cluster.node(third.expect("there are three")).start();
-        self.cluster.node(lost).start();
-        // Time for the two to find a leader, if they do.
-        thread::park_timeout(4 * APART);
-    }
-
-    /// The member that began the cluster alone loses its disk and is started by its old line.
-    fn lose_first_disk(&mut self) {
-        self.wait_until_met(FIRST);
-        self.say("lost disk of the first", "by its old line".to_owned());
-        let node = self.cluster.node(FIRST);
-        node.kill();
-        node.wipe();
-        node.start_expecting_exit(5);
-        self.repair(FIRST);
+        if self.random.one_in(2) {
+            let lost = self.random.pick(two);
+            self.say("lost disk between first starts", format!("node {lost}"));
+            let node = self.cluster.node(lost);
+            node.kill();
+            node.wipe();
+            node.start();
+            node.wait_closed("forming");
+        }
+        assert_eq!(self.clients.acknowledged.load(SeqCst), 0);
+        self.keep("503 forming: two of three served nobody");
     }
 
     /// Makes the command lines those of a cluster that grows.

@@ -6,7 +6,7 @@
 
 use super::nemesis::IMPATIENCE;
 use super::spans::{Change, Span};
-use crate::clients::Random;
+use crate::clients::{Random, Shunned};
 use crate::event_source::{NotBegun, Watch};
 use crate::harness::PATIENCE;
 use std::net::SocketAddr;
@@ -25,8 +25,9 @@ const LONG_PAUSE: u64 = 6;
 const LONG_PAUSE_MAX: Duration = Duration::from_secs(4);
 
 /// All watchers of a run.
-pub struct Watchers {
+pub struct Watchers<'a> {
     nodes: Vec<(u64, SocketAddr)>,
+    shunned: &'a Shunned,
     /// They end when they have come this far.
     end: AtomicU64,
     /// The test has failed.
@@ -43,10 +44,11 @@ enum Ended {
     Done,
 }
 
-impl Watchers {
-    pub fn new(nodes: Vec<(u64, SocketAddr)>) -> Watchers {
+impl<'a> Watchers<'a> {
+    pub fn new(nodes: Vec<(u64, SocketAddr)>, shunned: &'a Shunned) -> Watchers<'a> {
         Watchers {
             nodes,
+            shunned,
             end: AtomicU64::new(u64::MAX),
             given_up: AtomicBool::new(false),
         }
@@ -67,13 +69,14 @@ impl Watchers {
                 let since = ending.get_or_insert_with(Instant::now).elapsed();
                 assert!(since < PATIENCE, "a watcher of {prefix:?} is at {span:?}");
             }
-            let (_, address) = random.pick(&self.nodes);
+            let node = random.pick(&self.nodes);
             let Some(current) = &mut span else {
-                span = Span::begin(address, prefix);
+                let begun = self.shunned.ask(node.0, || Span::begin(node.1, prefix));
+                span = begun.flatten();
                 thread::park_timeout(PAUSE);
                 continue;
             };
-            match self.listen(address, current, &mut random) {
+            match self.listen(node, current, &mut random) {
                 Ended::Broken => {
                     current.resumed += 1;
                     if random.one_in(LONG_PAUSE) && ending.is_none() {
@@ -89,17 +92,32 @@ impl Watchers {
         spans
     }
 
-    fn listen(&self, address: SocketAddr, span: &mut Span, random: &mut Random) -> Ended {
+    fn listen(
+        &self,
+        (node, address): (u64, SocketAddr),
+        span: &mut Span,
+        random: &mut Random,
+    ) -> Ended {
         if span.to >= self.end.load(SeqCst) {
             return Ended::Done;
         }
         let query = format!("?prefix={}", span.prefix);
-        let mut watch = match Watch::impatient(address, &query, Some(span.to), IMPATIENCE) {
-            Ok(watch) => watch,
-            Err(NotBegun::Refused(response)) if response.status == 410 => return Ended::Behind,
-            Err(NotBegun::Refused(response)) if response.status == 503 => return Ended::Broken,
-            Err(NotBegun::Refused(response)) => panic!("behind {}: {response:?}", span.to),
-            Err(NotBegun::Broken(_)) => return Ended::Broken,
+        let begun = self.shunned.ask(node, || {
+            Watch::impatient(address, &query, Some(span.to), IMPATIENCE)
+        });
+        let mut watch = match begun {
+            None => return Ended::Broken,
+            Some(Ok(watch)) => watch,
+            Some(Err(NotBegun::Refused(response))) if response.status == 410 => {
+                return Ended::Behind;
+            }
+            Some(Err(NotBegun::Refused(response))) if response.status == 503 => {
+                return Ended::Broken;
+            }
+            Some(Err(NotBegun::Refused(response))) => {
+                panic!("behind {}: {response:?}", span.to)
+            }
+            Some(Err(NotBegun::Broken(_))) => return Ended::Broken,
         };
         // Changes of an index whose id has not come: they are told again to a watcher that comes back.
         let mut open: Vec<Change> = Vec::new();

@@ -1,0 +1,128 @@
+//! Copies of data directories: older ones, and two that are used at the same time.
+
+use crate::harness::{Cluster, Node, PATIENCE, PATIENT, eventually, leader_and_followers, require};
+use crate::http;
+use crate::ports::free_port;
+use std::collections::BTreeMap;
+
+/// Writes other keys through this node until it has ended. Gives what was acknowledged meanwhile, and its exit code.
+fn write_until_it_ends(node: &mut Node, name: &str) -> (BTreeMap<String, String>, Option<i32>) {
+    let mut acknowledged = BTreeMap::new();
+    let mut number = 0;
+    let code = eventually("it ends", PATIENCE, || {
+        number += 1;
+        let (key, value) = (format!("{name}-{number}"), number.to_string());
+        let put = http::request(
+            node.address,
+            "PUT",
+            &format!("/{key}"),
+            &[],
+            value.as_bytes(),
+        );
+        if put.is_ok_and(|response| response.status == 204) {
+            acknowledged.insert(key, value);
+        }
+        node.ended().ok_or_else(|| "it runs".to_owned())
+    });
+    (acknowledged, code)
+}
+
+/// A member comes back on the copy of its directory that was made before its last start, in which it has proposed. Both
+/// starts have the same number.
+fn older_copy(of_the_leader: bool) {
+    let mut cluster = Cluster::start_with(3, &["--request-timeout", "2s"]);
+    let (leader, followers) = leader_and_followers(&cluster);
+    let id = if of_the_leader { leader } else { followers[0] };
+    let others: Vec<u64> = (1..=3).filter(|other| *other != id).collect();
+    cluster.put(id, "before", "x");
+    cluster.node(id).kill();
+    let copy = cluster.path().join("copy");
+    cluster.nodes[&id].copy_data_to(&copy);
+    cluster.node(id).start();
+    cluster.node(id).wait_ready();
+    for number in 0..20 {
+        cluster.put(id, &format!("since-{number}"), number.to_string());
+    }
+    cluster.node(id).kill();
+    cluster.node(id).put_back(&copy);
+    // The others agree on all that it has forgotten.
+    for other in &others {
+        eventually("the others go on", PATIENCE, || {
+            let put = cluster.send(*other, "PUT", "/foo", &[], b"bar");
+            require(put.status == 204, || format!("{put:?}"))
+        });
+    }
+    cluster.node(id).start();
+    let (acknowledged, code) = write_until_it_ends(cluster.node(id), "late");
+    let said = cluster.nodes[&id].last_log();
+    assert_eq!(code, Some(5), "{said}");
+    assert!(said.contains("older copy"), "{said}");
+    for (key, value) in &acknowledged {
+        for other in &others {
+            cluster.assert_value(*other, key, value);
+        }
+    }
+    for number in 0..20 {
+        let key = format!("since-{number}");
+        cluster.assert_value(others[0], &key, &number.to_string());
+    }
+    cluster.put(others[1], "after", "wards");
+}
+
+#[test]
+fn an_older_copy_of_a_follower_ends_and_acknowledges_nothing_that_is_not_there() {
+    older_copy(false);
+}
+
+#[test]
+fn an_older_copy_of_a_leader_ends_and_acknowledges_nothing_that_is_not_there() {
+    older_copy(true);
+}
+
+/// Starts a second process on a copy of a member's directory, with ports of its own, while the first one runs.
+fn two_processes(id: u64) {
+    let mut cluster = Cluster::start_with(3, &PATIENT);
+    cluster.put(id, "foo", "bar");
+    cluster.node(id).kill();
+    let mut twins = Cluster::prepare_beside(&cluster, 0, &[]);
+    let directory = twins.path().join("twin");
+    cluster.nodes[&id].copy_data_to(&directory);
+    cluster.node(id).start();
+    cluster.node(id).wait_ready();
+    let url = cluster.nodes[&id].url();
+    let before = cluster.nodes[&id].status().expect("status");
+    let (port, peer_port) = (free_port(), free_port());
+    let arguments =
+        format!("--id {id} --peer-url http://127.0.0.1:{peer_port} --port {port} --data-dir twin");
+    let arguments = arguments.split(' ').map(str::to_owned).collect();
+    let home = twins.path().to_owned();
+    let twin = Node::with_arguments(id, port, peer_port, &home, directory, arguments);
+    twins.nodes.insert(id, twin);
+    twins.node(id).start();
+    let (acknowledged, code) = write_until_it_ends(twins.node(id), "twin");
+    let said = twins.nodes[&id].last_log();
+    assert_eq!(code, Some(5), "{said}");
+    assert!(
+        said.contains("another process that runs as member"),
+        "{said}"
+    );
+    assert!(acknowledged.is_empty(), "{acknowledged:?}");
+    // The first has not noticed.
+    for member in 1..=3 {
+        cluster.node(member).assert_alive();
+        let status = cluster.nodes[&member].status().expect("status");
+        assert_eq!((status.leader, status.term), (before.leader, before.term));
+        assert_eq!(status.member(id).map(|m| &*m.url), Some(&*url));
+        cluster.put(member, "foo", member.to_string());
+    }
+}
+
+#[test]
+fn of_two_processes_on_copies_of_a_followers_directory_the_later_ends() {
+    two_processes(2);
+}
+
+#[test]
+fn of_two_processes_on_copies_of_the_first_members_directory_the_later_ends() {
+    two_processes(1);
+}
