@@ -254,6 +254,9 @@ pub const PEER_SILENCE_MAX: Duration = Duration::from_secs(3);
 pub const PEER_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 /// Peers that are not in the table, and are dialled because they name a binding beyond what is applied.
 pub const PEERS_AHEAD_MAX: usize = 16;
+/// A connection on which no message passes, since one of its ends waits to be let in, is made again after this time: the
+/// other end may have another leader to name.
+pub const PEER_GREETING_AGE_MAX: Duration = Duration::from_secs(5);
 /// Two processes of one incarnation connect here: so long the older has to say nothing for the other to take its place,
 pub const PEER_RIVAL_SILENCE: Duration = Duration::from_secs(2);
 /// and so long after the other has come, what the older had sent before may still be read: the kernel of its host sends it

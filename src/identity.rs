@@ -12,7 +12,7 @@
 //!
 //! [`verdict`] is the whole of what a member does about evidence against itself: a pure function, one row a case.
 
-use crate::members::{Members, PeerUrl};
+use crate::members::{Members, PeerUrl, fingerprint};
 use crate::mutants::{Mutant, is_planted};
 use std::fmt;
 
@@ -48,6 +48,52 @@ pub struct Receiver {
     pub formed: bool,
     /// It is bound at the very place where the claimant dialled.
     pub same_url: bool,
+}
+
+/// What a member answers to claims that it does not refuse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Its own claims: to another member.
+    Claims(Claims),
+    /// To one that waits to be let in, and to everybody who does not know an empty member's incarnation.
+    Greeting(Greeting),
+}
+
+/// What a member says to somebody who may be a stranger: nothing with which a stranger could pass for a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Greeting {
+    /// Its member id.
+    pub from: u64,
+    /// Its state.
+    pub state: State,
+}
+
+/// The state of a member that greets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// It is empty. The fingerprint of its incarnation: it tells the incarnation itself only where it dials, so one that
+    /// comes with that incarnation is the one that was dialled.
+    Empty(u64),
+    /// It has a table. Its leader, if it knows one that it can name.
+    Member(Option<(u64, PeerUrl)>),
+}
+
+impl Answer {
+    /// The id of the member that answers.
+    pub fn from(&self) -> u64 {
+        match self {
+            Answer::Claims(claims) => claims.from,
+            Answer::Greeting(greeting) => greeting.from,
+        }
+    }
+
+    /// No table binds the member that answers.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Answer::Claims(claims) => claims.bound_index == 0,
+            Answer::Greeting(greeting) => matches!(greeting.state, State::Empty(_)),
+        }
+    }
 }
 
 /// What a member knows of itself and of the others, as of some index.
@@ -111,6 +157,29 @@ impl View {
                 same_url: url == Some(&row.url),
             }),
         }
+    }
+}
+
+impl View {
+    /// The answer to claims with this standing. `leader`: who leads, 0 if that is not known.
+    pub fn answer(&self, claims: &Claims, standing: Standing, leader: u64) -> Answer {
+        if standing != Standing::Waiting {
+            let mut answer = self.claims(claims.from, None);
+            // It need not learn whose its id is, if that is another's.
+            answer
+                .receiver
+                .take_if(|receiver| receiver.incarnation != claims.incarnation);
+            return Answer::Claims(answer);
+        }
+        let leader = self.members.members.get_key_value(&leader);
+        let state = match self.is_empty() {
+            true => State::Empty(fingerprint(self.incarnation)),
+            false => State::Member(leader.map(|(id, row)| (*id, row.url.clone()))),
+        };
+        Answer::Greeting(Greeting {
+            from: self.me,
+            state,
+        })
     }
 }
 
@@ -205,12 +274,11 @@ pub fn judge(claims: &Claims, view: &View, applied: u64) -> Result<Standing, Rea
     if row.is_some_and(|row| row.incarnation == claims.incarnation) {
         return Ok(Standing::Bound);
     }
-    // An empty member knows nothing, so every binding lies above what it has applied. Anybody else is known to whoever has
-    // a newer table, with its incarnation; the cluster id, which every client may know, does not suffice.
+    // Members with a newer table know this one's incarnation. The cluster id, which every client may know, does not suffice.
     let knows_me = claims
         .receiver
         .is_some_and(|receiver| receiver.incarnation == view.incarnation);
-    if claims.bound_index > applied && (knows_me || view.is_empty()) {
+    if claims.bound_index > applied && knows_me {
         return Ok(Standing::Ahead);
     }
     if view.is_empty() {
@@ -233,6 +301,44 @@ pub fn judge(claims: &Claims, view: &View, applied: u64) -> Result<Standing, Rea
         }),
         None => judge_stranger(claims, view),
     }
+}
+
+/// Judges what a peer has answered. `come`: the claims with which it has come by itself and was let in. It may have said
+/// there that it was bound since it has answered.
+pub fn judge_answer<'a>(
+    answer: &Answer,
+    come: impl IntoIterator<Item = &'a Claims>,
+    view: &View,
+    applied: u64,
+) -> Result<Standing, Reason> {
+    let mut come = come.into_iter();
+    let claims = match answer {
+        Answer::Claims(claims) => {
+            let is_later = |other: &&Claims| {
+                other.incarnation == claims.incarnation && other.bound_index > claims.bound_index
+            };
+            Some(come.find(is_later).unwrap_or(claims))
+        }
+        Answer::Greeting(greeting) => match greeting.state {
+            State::Member(_) => come.next(),
+            State::Empty(print) => {
+                let row = view.members.members.get(&greeting.from);
+                if let Some(row) = row.filter(|row| row.incarnation != 0)
+                    && fingerprint(row.incarnation) != print
+                {
+                    return Err(Reason::OtherIncarnation {
+                        bound_index: row.bound_index,
+                        same_url: false,
+                    });
+                }
+                // While it is empty it lets only those in that name it.
+                let has_table = |claims: &&Claims| claims.bound_index > 0;
+                come.filter(has_table)
+                    .find(|claims| fingerprint(claims.incarnation) == print)
+            }
+        },
+    };
+    claims.map_or(Ok(Standing::Waiting), |claims| judge(claims, view, applied))
 }
 
 /// Judges the claims of an id that the table does not have.
@@ -555,16 +661,76 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_member_hears_members_of_any_cluster_and_waits_beside_the_empty() {
+    fn an_empty_member_hears_those_that_know_it_and_waits_beside_all_others() {
         let to_empty = |claims: Claims| judge(&claims, &empty_view(), 0);
         assert_eq!(to_empty(claims(2, 20, 1)), Ok(Standing::Ahead));
         assert_eq!(to_empty(claims(2, 20, 0)), Ok(Standing::Waiting));
+        for receiver in [None, claims(2, 20, 1).receiver] {
+            let mut stranger = claims(2, 20, 1);
+            stranger.receiver = receiver.map(|receiver| Receiver {
+                incarnation: 11,
+                ..receiver
+            });
+            assert_eq!(to_empty(stranger), Ok(Standing::Waiting));
+        }
         let pinned = View {
             cluster: 9,
             ..empty_view()
         };
         let wrong = Reason::WrongCluster { other_life: false };
         assert_eq!(judge(&claims(2, 20, 1), &pinned, 0), Err(wrong));
+    }
+
+    #[test]
+    fn an_answer_tells_who_somebody_is_only_to_those_that_know_it() {
+        let answer = |view: &View, claims: &Claims| {
+            let standing = judge(claims, view, 60).unwrap();
+            view.answer(claims, standing, 2)
+        };
+        let greeting = |state| Answer::Greeting(Greeting { from: 1, state });
+        let open = answer(&view(), &claims(4, 44, 0));
+        assert_eq!(open, greeting(State::Member(Some((2, url(2))))));
+        let stranger = Claims {
+            receiver: None,
+            ..claims(2, 20, 1)
+        };
+        let empty = answer(&empty_view(), &stranger);
+        assert_eq!(empty, greeting(State::Empty(fingerprint(10))));
+        let own = |claims: &Claims| Answer::Claims(view().claims(claims.from, None));
+        let bound = claims(2, 20, 0);
+        assert_eq!(answer(&view(), &bound), own(&bound));
+        let ahead = claims(2, 21, 61);
+        match answer(&view(), &ahead) {
+            Answer::Claims(said) => assert_eq!((said.incarnation, said.receiver), (10, None)),
+            greeting => panic!("{greeting:?}"),
+        }
+    }
+
+    #[test]
+    fn what_has_greeted_is_judged_by_what_it_said_when_it_came() {
+        let greets = |from, state| Answer::Greeting(Greeting { from, state });
+        let empty = |from, incarnation| greets(from, State::Empty(fingerprint(incarnation)));
+        let judged = |answer: &Answer, come: &[Claims]| judge_answer(answer, come, &view(), 60);
+        assert_eq!(judged(&empty(2, 20), &[]), Ok(Standing::Waiting));
+        assert_eq!(
+            judged(&empty(2, 20), &[claims(2, 20, 0)]),
+            Ok(Standing::Waiting)
+        );
+        let come = [claims(2, 20, 1)];
+        assert_eq!(judged(&empty(2, 20), &come), Ok(Standing::Bound));
+        let other = Reason::OtherIncarnation {
+            bound_index: 1,
+            same_url: false,
+        };
+        assert_eq!(judged(&empty(2, 21), &come), Err(other));
+        // Nobody that came is the one that has answered.
+        let come = [claims(4, 44, 61)];
+        assert_eq!(judged(&empty(4, 45), &come), Ok(Standing::Waiting));
+        assert_eq!(judged(&empty(4, 44), &come), Ok(Standing::Ahead));
+        let member = greets(2, State::Member(None));
+        let to_empty = |come: &[Claims]| judge_answer(&member, come, &empty_view(), 0);
+        assert_eq!(to_empty(&[]), Ok(Standing::Waiting));
+        assert_eq!(to_empty(&[claims(2, 20, 1)]), Ok(Standing::Ahead));
     }
 
     #[test]

@@ -103,6 +103,13 @@ pub enum Notice {
     ReadBack(ReadBack),
     /// A peer was met. Of each peer one of each kind waits at most.
     Met(Met),
+    /// Somebody with this id has answered where this member dialled, and does not say who it is.
+    Greeted {
+        /// Its member id.
+        id: u64,
+        /// No table binds it.
+        empty: bool,
+    },
     /// Whoever answers where a peer was dialled is not believed to be that peer.
     Unfit(u64, Reason),
     /// A peer refuses this member.
@@ -128,6 +135,7 @@ impl Notice {
             }
             Notice::Unfit(id, _) => Some((*id, true)),
             Notice::Met(met) => Some((met.id, met.dialled)),
+            Notice::Greeted { id, .. } => Some((*id, false)),
             Notice::Refused(refusal) => Some((refusal.by, refusal.dialled)),
             _ => None,
         }

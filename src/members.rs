@@ -18,6 +18,7 @@
 use crate::command::{self, Command, Kind, ReplicatedState};
 use crate::proposal::Refusal;
 use raft::eraftpb::{ConfChange, ConfChangeType, ConfState};
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -362,15 +363,24 @@ pub fn conf_change(command: &Command) -> ConfChange {
     change
 }
 
-/// The id of the cluster that this data directory begins. Never 0, which means "none yet"; and it does not tell the
-/// incarnation, which is for members only.
+/// The id of the cluster that this data directory begins. Never 0, which means "none yet".
 pub fn cluster_id(incarnation: u64) -> u64 {
-    // FNV-1a.
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in b"cluster".iter().chain(&incarnation.to_le_bytes()) {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    hash.max(1)
+    digest(b"cluster", incarnation).max(1)
+}
+
+/// What anybody may know of an incarnation.
+pub fn fingerprint(incarnation: u64) -> u64 {
+    digest(b"fingerprint", incarnation)
+}
+
+/// The first 8 bytes of SHA-256, as a little-endian number. It does not tell the incarnation, which is for members only:
+/// a hash that can be turned back, such as FNV or a CRC, would.
+fn digest(purpose: &[u8], incarnation: u64) -> u64 {
+    let mut hash = Sha256::new();
+    hash.update(purpose);
+    hash.update(incarnation.to_le_bytes());
+    let first = hash.finalize().first_chunk().copied();
+    u64::from_le_bytes(first.expect("SHA-256 has 32 bytes"))
 }
 
 fn parse_url(command: &Command) -> Result<PeerUrl, Refusal> {

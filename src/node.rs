@@ -285,6 +285,8 @@ pub struct Node {
     /// While this node is empty: members that have let it in where it dialled them, and since when it is told that it was
     /// replaced.
     let_in: BTreeSet<u64>,
+    /// Listed members that have answered where they were dialled.
+    greeting: BTreeSet<u64>,
     replaced_since: Option<u64>,
     /// A joiner has said that it waits to be added.
     waiting_told: bool,
@@ -383,6 +385,7 @@ impl Node {
             leaving: None,
             current_from: None,
             let_in: BTreeSet::new(),
+            greeting: BTreeSet::new(),
             replaced_since: None,
             waiting_told: false,
             exit: None,

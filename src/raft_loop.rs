@@ -296,6 +296,7 @@ impl RaftLoop {
             }
             Notice::ReadBack(read) => node.read_back(read),
             Notice::Met(met) => node.met(met),
+            Notice::Greeted { id, empty } => node.greeted(id, empty),
             Notice::Unfit(id, reason) => node.unfit(id, reason),
             Notice::Refused(refusal) => node.refused(refusal),
             Notice::Status(reply) => {

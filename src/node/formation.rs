@@ -63,11 +63,13 @@ impl Node {
     /// A peer was met. What is kept of it is of members and of listed ones, and of few that the members here don't know yet.
     pub fn met(&mut self, met: Met) {
         let id = met.id;
-        self.troubles.remove(&id);
+        match met.dialled {
+            true => self.greeted(id, met.empty),
+            false => drop(self.troubles.remove(&id)),
+        }
         if self.is_empty() {
-            if met.dialled && !met.empty {
-                self.let_in.insert(id);
-                self.replaced_since = None;
+            if !met.dialled {
+                self.note_other_place(&met);
             }
             return;
         }
@@ -86,6 +88,19 @@ impl Node {
         };
         if kept.insert(id, met.clone()).as_ref() != Some(&met) {
             self.note_care();
+        }
+    }
+
+    /// A peer with this id has answered where it was dialled, and has not refused this node.
+    pub fn greeted(&mut self, id: u64, empty: bool) {
+        self.troubles.remove(&id);
+        if !self.is_empty() {
+            if self.members.forming.contains_key(&id) {
+                self.greeting.insert(id);
+            }
+        } else if !empty {
+            self.let_in.insert(id);
+            self.replaced_since = None;
         }
     }
 
@@ -188,6 +203,10 @@ impl Node {
         for (id, url) in forming.iter().filter(|(id, _)| !is_in(id)) {
             let _ = match (self.troubles.get(id), self.answered.get(id)) {
                 (Some(trouble), _) => write!(why, "; {trouble}"),
+                (None, None) if self.is_leader() && self.greeting.contains(id) => write!(
+                    why,
+                    "; member {id} ({url}) answers, and has to reach this one too: compare its --cluster"
+                ),
                 (None, None) if self.is_leader() => write!(why, "; start member {id} ({url})"),
                 _ => write!(why, "; member {id} ({url}) is being added"),
             };
@@ -235,6 +254,19 @@ impl Node {
             reason => format!("member {by}{at} refuses this one: {reason}"),
         };
         self.keep_trouble(by, trouble);
+    }
+
+    /// An empty node says who it is only where it was told to dial. One that has come from another place may be a stranger.
+    fn note_other_place(&mut self, met: &Met) {
+        let (id, url) = (met.id, &met.url);
+        let listed = self.settings.list.get(&id);
+        if let Some(listed) = listed.filter(|listed| *listed != url && !self.let_in.contains(&id)) {
+            let trouble = format!(
+                "a process that calls itself member {id} has come from {url}, and --cluster has it at {listed}: correct \
+                 --cluster if it has moved there"
+            );
+            self.keep_trouble(id, trouble);
+        }
     }
 
     fn keep_trouble(&mut self, by: u64, trouble: String) {

@@ -8,6 +8,8 @@ use super::handshake::{self, Lane};
 use super::{Shared, inbound};
 use crate::config;
 use crate::identity::{self, Claims, Reason, Refusal, Standing, View};
+use crate::inbox::{Met, Notice};
+use crate::members;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Response, StatusCode};
@@ -44,6 +46,25 @@ impl Shared {
             view,
             applied,
             standing,
+        }
+    }
+
+    /// Tells who it is that waits: one that has come here with the incarnation whose fingerprint was answered where its id
+    /// was dialled. Somebody who only comes may be at any place, and somebody who only answers does not say who it is.
+    pub(super) fn recognize(&self, id: u64) {
+        let Some((fingerprint, url)) = self.greeted(id) else {
+            return;
+        };
+        let here = self.inbound.incarnations(id);
+        let is_it = |incarnation: &u64| members::fingerprint(*incarnation) == fingerprint;
+        if let Some(incarnation) = here.into_iter().find(is_it) {
+            self.inbox.notice(Notice::Met(Met {
+                id,
+                incarnation,
+                empty: true,
+                url,
+                dialled: true,
+            }));
         }
     }
 
@@ -114,6 +135,13 @@ impl Registry {
         self.processes
             .lock()
             .expect("a thread panicked while it held the streams")
+    }
+
+    /// Those that are connected with this id.
+    fn incarnations(&self, id: u64) -> Vec<u64> {
+        let processes = self.processes();
+        let of_it = processes.0.keys().filter(|(from, _)| *from == id);
+        of_it.map(|(_, incarnation)| *incarnation).collect()
     }
 
     pub(super) fn refusals(&self) -> MutexGuard<'_, HashMap<u64, String>> {

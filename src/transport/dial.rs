@@ -4,7 +4,7 @@ use super::Shared;
 use super::handshake;
 use super::link::Found;
 use crate::config;
-use crate::identity::{Claims, Reason, Refusal};
+use crate::identity::{Answer, Claims, Reason, Refusal};
 use crate::members::PeerUrl;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
@@ -165,20 +165,20 @@ pub(super) async fn read_refusal(response: Response<Incoming>, known: bool) -> F
     }
 }
 
-/// The claims in a positive answer of `peer`, if they are believed.
+/// The positive answer of `peer`, if it is believed.
 pub(super) fn judge(
     shared: &Shared,
     peer: u64,
     response: &Response<Incoming>,
-) -> Result<Claims, Failure> {
-    let claims = handshake::read(response.headers())
+) -> Result<Answer, Failure> {
+    let answer = handshake::read_answer(response.headers())
         .map_err(|malformed| Failure::Unexpected(malformed.to_string()))?;
-    let actual = claims.from;
+    let actual = answer.from();
     if actual != peer {
         return Err(Failure::Disliked(Reason::WrongReceiver { actual }));
     }
-    match shared.judge(&claims).standing {
-        Ok(_) => Ok(claims),
+    match shared.judge_answer(&answer) {
+        Ok(_) => Ok(answer),
         Err(reason) => Err(Failure::Disliked(reason)),
     }
 }

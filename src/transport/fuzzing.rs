@@ -57,8 +57,13 @@ pub fn encode(messages: &[Message]) -> Vec<u8> {
     bytes
 }
 
-/// Reads the head of a handshake, and writes what it understood.
+/// Reads the head of a handshake, as a request and as an answer, and writes what it understood.
 pub fn handshake(headers: &HeaderMap) -> Option<HeaderMap> {
+    if let Ok(answer) = handshake::read_answer(headers) {
+        let mut written = HeaderMap::new();
+        handshake::write_answer(&answer, &mut written);
+        assert_eq!(handshake::read_answer(&written).ok(), Some(answer));
+    }
     let claims = handshake::read(headers).ok()?;
     let mut written = HeaderMap::new();
     handshake::write(&claims, &mut written);

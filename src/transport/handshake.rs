@@ -1,10 +1,10 @@
 //! The coding of a handshake: what each end of a connection claims about itself, and the refusal of a claim.
 //!
-//! Both directions carry the claims in the same headers. What they mean, and whether they are believed, is decided by
-//! [`crate::identity`]. A refusal names its reason and nothing of the member that refuses but its id: neither the
-//! cluster nor an incarnation, since a stranger who knew them could claim to be a member.
+//! Both directions carry claims in the same headers. What they mean, and whether they are believed, is decided by
+//! [`crate::identity`]. A refusal, and the greeting of somebody who has no power, name neither the cluster nor an
+//! incarnation: a stranger who knew them could claim to be a member.
 
-use crate::identity::{Claims, Reason, Receiver, Refusal};
+use crate::identity::{Answer, Claims, Greeting, Reason, Receiver, Refusal, State};
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
@@ -28,12 +28,16 @@ const HEADER_URL: &str = "raftkvd-url";
 const HEADER_URL_GIVEN: &str = "raftkvd-url-given";
 /// Whether the cluster has formed, whether the receiver is bound where it was dialled, and its incarnation.
 const HEADER_RECEIVER: &str = "raftkvd-receiver";
+/// In place of all but the version and the sender: `empty` and a fingerprint, or `member` and who leads, if that is known.
+const HEADER_GREETING: &str = "raftkvd-greeting";
 const HEADER_LANE: &str = "raftkvd-lane";
 
 const FORMED: &str = "formed";
 const FORMING: &str = "forming";
 const HERE: &str = "here";
 const ELSEWHERE: &str = "elsewhere";
+const EMPTY: &str = "empty";
+const MEMBER: &str = "member";
 
 /// Headers that are no handshake of this version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,12 +73,58 @@ pub(super) fn write(claims: &Claims, headers: &mut HeaderMap) {
     }
 }
 
-/// Reads claims out of the head of a request or an answer.
-pub(super) fn read(headers: &HeaderMap) -> Result<Claims, Malformed> {
-    let version = number(headers, HEADER_VERSION, 10)?;
-    if version != VERSION {
-        return Err(Malformed::Version(version));
+/// Writes an answer into its head.
+pub(super) fn write_answer(answer: &Answer, headers: &mut HeaderMap) {
+    let Greeting { from, state } = match answer {
+        Answer::Claims(claims) => return write(claims, headers),
+        Answer::Greeting(greeting) => greeting,
+    };
+    let text = match state {
+        State::Empty(fingerprint) => format!("{EMPTY} {fingerprint:016x}"),
+        State::Member(None) => MEMBER.to_owned(),
+        State::Member(Some((id, url))) => format!("{MEMBER} {id} {url}"),
+    };
+    headers.insert(HEADER_VERSION, HeaderValue::from(VERSION));
+    headers.insert(HEADER_FROM, HeaderValue::from(*from));
+    let text = HeaderValue::try_from(text).expect("digits and URLs are valid in a header");
+    headers.insert(HEADER_GREETING, text);
+}
+
+/// Reads the head of an answer.
+pub(super) fn read_answer(headers: &HeaderMap) -> Result<Answer, Malformed> {
+    let Some(value) = headers.get(HEADER_GREETING) else {
+        return Ok(Answer::Claims(read(headers)?));
+    };
+    version(headers)?;
+    let state = || {
+        let mut parts = value.to_str().ok()?.split(' ');
+        let state = match (parts.next()?, parts.next(), parts.next()) {
+            (EMPTY, Some(print), None) => State::Empty(parse(print, 16)?),
+            (MEMBER, None, None) => State::Member(None),
+            (MEMBER, Some(id), Some(url)) => {
+                let id = parse(id, 10).filter(|id| *id != 0)?;
+                State::Member(Some((id, url.parse().ok()?)))
+            }
+            _ => return None,
+        };
+        parts.next().is_none().then_some(state)
+    };
+    Ok(Answer::Greeting(Greeting {
+        from: number(headers, HEADER_FROM, 10)?,
+        state: state().ok_or(Malformed::Header(HEADER_GREETING))?,
+    }))
+}
+
+fn version(headers: &HeaderMap) -> Result<(), Malformed> {
+    match number(headers, HEADER_VERSION, 10)? {
+        VERSION => Ok(()),
+        version => Err(Malformed::Version(version)),
     }
+}
+
+/// Reads the claims in the head of a request, or of an answer that has them.
+pub(super) fn read(headers: &HeaderMap) -> Result<Claims, Malformed> {
+    version(headers)?;
     let url = text(headers, HEADER_URL).and_then(|text| text.parse().ok());
     let claims = Claims {
         cluster: number(headers, HEADER_CLUSTER, 16)?,
@@ -310,6 +360,39 @@ mod tests {
             read(&headers).unwrap_err();
             headers.remove(name);
             assert_eq!(read(&headers).is_ok(), name == HEADER_RECEIVER, "{name}");
+        }
+    }
+
+    #[test]
+    fn answers_survive_headers() {
+        let greeting = |state| Answer::Greeting(Greeting { from: 2, state });
+        let leader = (u64::MAX, "http://a:1".parse().unwrap());
+        for answer in [
+            Answer::Claims(claims()),
+            greeting(State::Empty(0)),
+            greeting(State::Empty(u64::MAX)),
+            greeting(State::Member(None)),
+            greeting(State::Member(Some(leader))),
+        ] {
+            let mut headers = HeaderMap::new();
+            write_answer(&answer, &mut headers);
+            assert_eq!(read_answer(&headers), Ok(answer));
+        }
+        let mut headers = HeaderMap::new();
+        write_answer(&greeting(State::Member(None)), &mut headers);
+        for wrong in [
+            "",
+            "empty",
+            "empty x",
+            "empty 1 2",
+            "member 0 http://a:1",
+            "member 1",
+            "member 1 a",
+            "member 1 http://a:1 ",
+        ] {
+            headers.insert(HEADER_GREETING, HeaderValue::from_static(wrong));
+            let malformed = Malformed::Header(HEADER_GREETING);
+            assert_eq!(read_answer(&headers), Err(malformed), "{wrong:?}");
         }
     }
 

@@ -23,6 +23,7 @@ use slog::{Logger, debug, error, o, warn};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
@@ -246,6 +247,9 @@ async fn handle(
     };
     shared.inbound.refusals().remove(&claims.from);
     welcome(shared, &claims, standing, stranger);
+    if lane == Lane::Control && standing == Standing::Waiting {
+        shared.recognize(claims.from);
+    }
     if lane == Lane::Control && claims.url_given {
         shared.inbox.notice(Notice::Met(Met {
             id: claims.from,
@@ -255,9 +259,11 @@ async fn handle(
             dialled: false,
         }));
     }
+    let leader = shared.leader.load(Ordering::Relaxed);
+    let said = judged.view.answer(&claims, standing, leader);
     let mut response = answer(StatusCode::SWITCHING_PROTOCOLS, "");
     let headers = response.headers_mut();
-    handshake::write(&judged.view.claims(claims.from, None), headers);
+    handshake::write_answer(&said, headers);
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE_HEADER, HeaderValue::from_static(UPGRADE));
     *upgrading

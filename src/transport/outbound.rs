@@ -10,7 +10,7 @@ use super::link::{Found, Link};
 use super::peers::{Answer, Place};
 use super::round_trip::RoundTrip;
 use super::{Shared, encoded, frame};
-use crate::identity::{Claims, Reason, Standing};
+use crate::identity::{self, Claims, Reason, Standing};
 use crate::inbox::{Met, Notice};
 use crate::members::PeerUrl;
 use crate::{config, metrics};
@@ -30,7 +30,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Messages that wait to be written.
 pub(super) struct Queue {
@@ -276,7 +276,7 @@ impl Outbound {
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 return Err(dial::read_refusal(response, *known).await);
             }
-            let claims = dial::judge(&self.shared, self.peer, &response)?;
+            let answered = dial::judge(&self.shared, self.peer, &response)?;
             let upgraded = hyper::upgrade::on(&mut response).await?;
             let parts = upgraded
                 .downcast::<TokioIo<TcpStream>>()
@@ -287,7 +287,7 @@ impl Outbound {
             Ok(Connection {
                 stream: parts.io.into_inner(),
                 answer: Answer {
-                    claims,
+                    said: answered,
                     url: url.clone(),
                 },
                 said: said.clone(),
@@ -306,26 +306,39 @@ impl Outbound {
             said,
         } = connection;
         let url = answer.url.clone();
-        self.tell(Notice::Met(Met {
-            id: self.peer,
-            incarnation: answer.claims.incarnation,
-            empty: answer.claims.bound_index == 0,
-            url: url.clone(),
-            dialled: true,
-        }));
+        let (id, empty) = (self.peer, answer.said.is_empty());
+        self.tell(match &answer.said {
+            identity::Answer::Claims(claims) => Notice::Met(Met {
+                id,
+                incarnation: claims.incarnation,
+                empty,
+                url: url.clone(),
+                dialled: true,
+            }),
+            identity::Answer::Greeting(_) => Notice::Greeted { id, empty },
+        });
         let mut view = self.shared.view.subscribe();
         view.mark_changed();
         self.answered(Some(answer));
+        if self.lane == Lane::Control && empty {
+            self.shared.recognize(id);
+        }
         let (read, write) = stream.into_split();
         let outdated = AtomicBool::new(false);
         let mut closed = pin!(end_of(read));
         let mut written = pin!(write_queue(&self.queue, write, &outdated));
         let (mut retired, mut up) = (self.retired.clone(), false);
+        let mut stale = pin!(sleep(config::PEER_GREETING_AGE_MAX));
         loop {
             tokio::select! {
                 biased;
                 _ = retired.wait_for(|retired| *retired) => break,
                 why = &mut closed => return Ended::Broken(why),
+                () = &mut stale, if !up => {
+                    outdated.store(true, Ordering::Relaxed);
+                    self.queue.wake.notify_one();
+                    break;
+                }
                 result = &mut written => return match result {
                     Ok(()) => Ended::Retired,
                     Err(error) => Ended::Broken(error.to_string()),
@@ -377,9 +390,12 @@ impl Outbound {
             self.link.found(self.lane, Found::Up, url);
             self.tell(Notice::Connected(peer));
         }
-        let view = shared.view();
-        let says = (view.cluster, view.bound_index, &view.url);
-        Ok(is_place && says == (said.cluster, said.bound_index, &said.url))
+        let says = shared.view().claims(peer, Some(url));
+        let own = |claims: &Claims| (claims.cluster, claims.bound_index, claims.url.clone());
+        // An empty member lets nothing pass from those that do not name it.
+        let named = |claims: &Claims| claims.receiver.map(|receiver| receiver.incarnation);
+        let is_named = *up || named(&says) == named(said);
+        Ok(is_place && is_named && own(&says) == own(said))
     }
 
     /// Says what the peer has answered on this lane, or that it is not connected.

@@ -3,7 +3,8 @@
 //! Dialled are the members of the table, those that the cluster forms of, those that claim a binding beyond what is
 //! applied, and, while this member is empty, those that it was told of. A peer may be reached at several places: the
 //! table's, the one that it named itself (it has moved, or the table does not know it), and while no leader is known the
-//! one that this member was told on its command line.
+//! one that this member was told on its command line. An empty member also dials the leaders that those name which it was
+//! told of: whoever leads adds it, and has to hear from it who it is.
 
 use super::Shared;
 use super::handshake::Lane;
@@ -11,7 +12,7 @@ use super::link::Link;
 use super::outbound::{Outbound, Queue};
 use super::round_trip::RoundTrip;
 use super::snapshot::SnapshotLane;
-use crate::identity::{self, Claims, Reason, Standing, View};
+use crate::identity::{self, Claims, Reason, Standing, State, View};
 use crate::members::PeerUrl;
 use crate::{config, metrics};
 use slog::{o, warn};
@@ -62,9 +63,29 @@ pub(super) struct Place {
 /// What a peer has answered.
 #[derive(Debug, Clone)]
 pub(super) struct Answer {
-    pub claims: Claims,
+    pub said: identity::Answer,
     /// Where it was dialled.
     pub url: PeerUrl,
+}
+
+impl Answer {
+    fn bound_index(&self) -> u64 {
+        match &self.said {
+            identity::Answer::Claims(claims) => claims.bound_index,
+            identity::Answer::Greeting(_) => 0,
+        }
+    }
+
+    /// The leader that it names.
+    fn leader(&self) -> Option<&(u64, PeerUrl)> {
+        match &self.said {
+            identity::Answer::Greeting(greeting) => match &greeting.state {
+                State::Member(leader) => leader.as_ref(),
+                State::Empty(_) => None,
+            },
+            identity::Answer::Claims(_) => None,
+        }
+    }
 }
 
 impl Peer {
@@ -127,13 +148,9 @@ impl Shared {
 
     /// Sees to it that all are judged again once the next binding that somebody claims is applied.
     fn look_ahead(&self, peers: &Peers, applied: u64) {
-        let answers = peers.by_id.values().flat_map(|peer| &peer.answers);
-        let answered = answers.flatten().map(|answer| &answer.claims);
-        let indexes = peers
-            .claimed
-            .values()
-            .chain(answered)
-            .map(|claims| claims.bound_index);
+        let answered = peers.answers().map(Answer::bound_index);
+        let claimed = peers.claimed.values().map(|claims| claims.bound_index);
+        let indexes = claimed.chain(answered);
         let next = indexes.filter(|index| *index > applied).min();
         self.ahead
             .store(next.unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -237,7 +254,7 @@ impl Shared {
     /// A lane was connected and has this answer, or (`None`) is no longer connected. What was queued for a peer that has
     /// no power is dropped: false.
     pub(super) fn answered(
-        &self,
+        self: &Arc<Shared>,
         id: u64,
         lane: Lane,
         queue: &Arc<Queue>,
@@ -249,12 +266,36 @@ impl Shared {
         let Some(peer) = by_id.get_mut(&id).filter(own) else {
             return true;
         };
+        let names_leader = answer.as_ref().is_some_and(|a| a.leader().is_some());
         peer.answers[lane as usize] = answer;
         let (view, applied) = self.now();
         peer.settle(claimed, &view, applied);
         let dropped = peer.waits && queue.clear();
         self.look_ahead(&peers, applied);
+        if names_leader && view.is_empty() {
+            self.reconcile(&mut peers);
+        }
         !dropped
+    }
+
+    /// The fingerprint that was answered where an id was dialled, and where that was.
+    pub(super) fn greeted(&self, id: u64) -> Option<(u64, PeerUrl)> {
+        let peers = self.peers();
+        let answer = peers.by_id.get(&id)?.answers[Lane::Control as usize].as_ref()?;
+        match &answer.said {
+            identity::Answer::Greeting(greeting) => match greeting.state {
+                State::Empty(fingerprint) => Some((fingerprint, answer.url.clone())),
+                State::Member(_) => None,
+            },
+            identity::Answer::Claims(_) => None,
+        }
+    }
+
+    /// Judges the answer of a peer.
+    pub(super) fn judge_answer(&self, answer: &identity::Answer) -> Result<Standing, Reason> {
+        let peers = self.peers();
+        let (view, applied) = self.now();
+        judge_answer(answer, &peers.claimed, &view, applied)
     }
 
     /// How things stand with the peer that a lane is connected to, and whether that place still is one of its. `None`: it
@@ -270,7 +311,7 @@ impl Shared {
         let peer = peers.by_id.get(&id).filter(own)?;
         let answer = peer.answers[lane as usize].as_ref()?;
         let (view, applied) = self.now();
-        let standing = judge_answer(&answer.claims, &peers.claimed, &view, applied);
+        let standing = judge_answer(&answer.said, &peers.claimed, &view, applied);
         let listed = peers.list.get(&id) == Some(&answer.url);
         let placed = peer.places.iter().any(|place| place.url == answer.url);
         Some((standing, listed || placed))
@@ -288,29 +329,21 @@ impl Peer {
     /// Judges again what it has answered.
     fn settle(&mut self, claimed: &BTreeMap<(u64, bool), Claims>, view: &View, applied: u64) {
         self.waits = self.answers.iter().flatten().any(|answer| {
-            let standing = judge_answer(&answer.claims, claimed, view, applied);
+            let standing = judge_answer(&answer.said, claimed, view, applied);
             standing == Ok(Standing::Waiting)
         });
     }
 }
 
-/// A peer that was bound since it has answered may have said so on a connection of its own.
 fn judge_answer(
-    claims: &Claims,
+    answer: &identity::Answer,
     claimed: &BTreeMap<(u64, bool), Claims>,
     view: &View,
     applied: u64,
 ) -> Result<Standing, Reason> {
-    let from = claims.from;
-    let mut since = claimed.range((from, false)..=(from, true));
-    let later = |other: &Claims| {
-        other.incarnation == claims.incarnation && other.bound_index > claims.bound_index
-    };
-    let claims = match since.find(|(_, other)| later(other)) {
-        Some((_, later)) => later,
-        None => claims,
-    };
-    identity::judge(claims, view, applied)
+    let from = answer.from();
+    let come = claimed.range((from, false)..=(from, true));
+    identity::judge_answer(answer, come.map(|(_, claims)| claims), view, applied)
 }
 
 /// All peers that are to be dialled: when each was added, and where it is.
@@ -338,8 +371,21 @@ fn wanted(view: &View, peers: &Peers) -> BTreeMap<u64, (u64, Vec<Place>)> {
         for id in peers.list.keys() {
             wanted.entry(*id).or_default();
         }
+        for (id, url) in peers.answers().filter_map(Answer::leader) {
+            if wanted.len() < peers.list.len() + config::PEERS_AHEAD_MAX {
+                add(&mut wanted.entry(*id).or_default().1, url, true);
+            }
+        }
     }
     wanted
+}
+
+impl Peers {
+    /// What all peers have answered.
+    fn answers(&self) -> impl Iterator<Item = &Answer> {
+        let answers = self.by_id.values().flat_map(|peer| &peer.answers);
+        answers.flatten()
+    }
 }
 
 fn add(places: &mut Vec<Place>, url: &PeerUrl, known: bool) {

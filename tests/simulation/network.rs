@@ -9,8 +9,9 @@ use crate::oracle;
 use crate::transfers::Transfers;
 use crate::world::{Event, MILLISECOND, SECOND, Target, World};
 use raft::eraftpb::{Message, MessageType};
-use raftkvd::identity::{Claims, Refusal, Standing};
+use raftkvd::identity::{Answer, Claims, Greeting, Refusal, Standing, State};
 use raftkvd::inbox::{Met, Notice, encoded_bytes};
+use raftkvd::members::fingerprint;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -58,7 +59,7 @@ struct Link {
     /// Of the end that has dialled.
     claims: Arc<Claims>,
     /// Of the other end.
-    answer: Arc<Claims>,
+    answer: Arc<Answer>,
     /// The end that has dialled sends messages.
     open: bool,
 }
@@ -74,7 +75,7 @@ pub struct Dial {
 pub struct Handshake {
     pub to: Target,
     pub claims: Claims,
-    pub answer: Claims,
+    pub answer: Answer,
     /// Of the end that has dialled, as the other one sees it.
     pub claimant: Standing,
     /// Of the other end, as the one sees it that has dialled.
@@ -290,9 +291,16 @@ impl World {
             if link.to == target && process.judge(&link.claims).is_err() {
                 refused.push(*key);
             } else if link.from == target {
+                // An empty member lets nothing pass from those that do not name it.
+                let url = World::url(link.to.machine);
+                let says = process.view.claims(key.1, Some(&url));
+                let named = |claims: &Claims| claims.receiver.map(|receiver| receiver.incarnation);
+                let is_outdated = named(&says) != named(&link.claims)
+                    || !process.places(key.1).contains(&link.to.machine);
                 match process.judge_answer(&link.answer) {
                     Err(_) => refused.push(*key),
                     Ok(Standing::Bound | Standing::Ahead) if !link.open => opened.push(*key),
+                    Ok(Standing::Waiting) if is_outdated => refused.push(*key),
                     Ok(_) => {}
                 }
             }
@@ -423,21 +431,27 @@ impl World {
                 return Err(NoLink);
             }
         };
-        let answer = self.at(to).view.claims(claims.from, None);
-        if answer.from != peer {
+        let answering = self.at(to);
+        let answer = answering.view.answer(&claims, claimant, answering.leader);
+        if answer.from() != peer {
             return Err(NoLink);
         }
         let process = self.at(from);
-        let answerer = process.judge(&answer).map_err(|_| NoLink)?;
-        process.welcome(&answer, answerer);
-        let met = Met {
-            id: peer,
-            incarnation: answer.incarnation,
-            empty: answer.bound_index == 0,
-            url,
-            dialled: true,
-        };
-        self.notice(from.machine, Notice::Met(met));
+        let answerer = process.judge_answer(&answer).map_err(|_| NoLink)?;
+        match &answer {
+            Answer::Claims(said) => {
+                process.welcome(said, answerer);
+                let met = Met {
+                    id: peer,
+                    incarnation: said.incarnation,
+                    empty: said.bound_index == 0,
+                    url,
+                    dialled: true,
+                };
+                self.notice(from.machine, Notice::Met(met));
+            }
+            Answer::Greeting(greeting) => self.greeted(from, to, peer, greeting),
+        }
         Ok(Handshake {
             to,
             claims,
@@ -445,6 +459,53 @@ impl World {
             claimant,
             answerer,
         })
+    }
+
+    /// Somebody has answered, and did not say who it is.
+    fn greeted(&mut self, from: Target, to: Target, peer: u64, greeting: &Greeting) {
+        let process = self.at(from);
+        match &greeting.state {
+            State::Member(Some((leader, url))) if process.view.is_empty() => {
+                process.list.insert(*leader, url.clone());
+                self.dial_all(from);
+            }
+            State::Member(_) => {}
+            State::Empty(print) => {
+                // Has it come by itself, too?
+                let id = process.id;
+                let came = self.network.links.get(&(to.machine, id));
+                let came = came.filter(|link| link.from == to && link.to == from);
+                if came.is_some_and(|link| fingerprint(link.claims.incarnation) == *print) {
+                    self.recognizes(from, to, peer);
+                }
+            }
+        }
+        let empty = matches!(greeting.state, State::Empty(_));
+        self.notice(from.machine, Notice::Greeted { id: peer, empty });
+    }
+
+    /// Who has answered with the fingerprint of its incarnation is the one that has come with that incarnation.
+    fn recognizes(&mut self, from: Target, to: Target, peer: u64) {
+        let met = Met {
+            id: peer,
+            incarnation: self.at(to).view.incarnation,
+            empty: true,
+            url: World::url(to.machine),
+            dialled: true,
+        };
+        self.notice(from.machine, Notice::Met(met));
+    }
+
+    /// Those that a process has greeted come again when it has another leader to name.
+    pub fn names_leader(&mut self, target: Target) {
+        let is_greeting =
+            |link: &Link| link.to == target && matches!(*link.answer, Answer::Greeting(_));
+        let links = self.network.links.iter();
+        let greeted = links.filter(|(_, link)| is_greeting(link) && !link.open);
+        let greeted: Vec<_> = greeted.map(|(key, _)| *key).collect();
+        for key in greeted {
+            self.drop_link(key);
+        }
     }
 
     /// A process hears the claims of one that has dialled it.
@@ -477,10 +538,27 @@ impl World {
             if claims.url_given {
                 self.notice(to.machine, Notice::Met(met));
             }
+            self.may_recognize(to, claims);
             // It may be one that the process did not know.
             self.dial_all(to);
         }
         judged
+    }
+
+    /// One that has come may be the one that has answered with its fingerprint.
+    fn may_recognize(&mut self, by: Target, claims: &Claims) {
+        let link = self.network.links.get(&(by.machine, claims.from));
+        let Some(link) = link.filter(|link| link.from == by) else {
+            return;
+        };
+        let print = fingerprint(claims.incarnation);
+        let answered = match &*link.answer {
+            Answer::Greeting(greeting) => greeting.state == State::Empty(print),
+            Answer::Claims(_) => false,
+        };
+        if answered {
+            self.recognizes(by, link.to, claims.from);
+        }
     }
 
     pub fn deliver(&mut self, target: Target, delivery: Delivery) {

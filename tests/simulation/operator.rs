@@ -63,6 +63,7 @@ impl World {
         if !self.setup.cuts.steps.contains(&self.operator.number) {
             self.start_members();
             self.read_answers();
+            self.renew_lines();
             self.let_joiners_ask();
             let is_busy = self.rescue_formation() || self.repair();
             if !is_busy && self.formed_at.is_some() && !self.move_members() {
@@ -301,6 +302,33 @@ impl World {
             self.start(place);
         } else {
             self.ask_to_add(id, &url, 0);
+        }
+    }
+
+    /// One that waits, and was told of places at which nobody is any more, is started with the places of today: it says who
+    /// it is only where it was told to dial, and to those that it hears of there.
+    pub fn renew_lines(&mut self) {
+        let members = self.oracle.told_members();
+        for place in 0..self.machines.len() {
+            let machine = &self.machines[place];
+            let waits = machine.process.as_ref().is_some_and(|p| p.view.is_empty());
+            let id = machine.id;
+            if !waits || machine.role != Role::Member || machine.first_of.len() > 1 {
+                continue;
+            }
+            let known = known_to_joiner(&members, id);
+            let mut dials = machine.dials.iter();
+            let is_good = |(id, url): (&u64, &PeerUrl)| known.get(id) == Some(url);
+            let is_stale = match self.clients.stopped {
+                true => machine.dials != known,
+                false => !dials.any(is_good),
+            };
+            if is_stale && !known.is_empty() {
+                self.count("lines renewed");
+                self.machines[place].dials = known;
+                self.ended(place);
+                self.start(place);
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use raft::eraftpb::{Entry, Message};
 use raftkvd::apply::{self, Applier, SnapshotJob};
 use raftkvd::config;
 use raftkvd::history::History;
-use raftkvd::identity::{self, Claims, Reason, Standing, View};
+use raftkvd::identity::{self, Answer, Claims, Reason, Standing, View};
 use raftkvd::inbox::{Inbox, Notice};
 use raftkvd::members::{Members, PeerUrl};
 use raftkvd::metrics::Metrics;
@@ -87,7 +87,7 @@ pub struct Process {
     /// Of the transport: what it knows, up to where that is applied, and where the command line says that peers are.
     pub view: View,
     pub judges_up_to: u64,
-    list: BTreeMap<u64, PeerUrl>,
+    pub list: BTreeMap<u64, PeerUrl>,
     pub leader: u64,
     /// The newest claims of each peer that were accepted: of one that is bound, and (true) of one that is ahead.
     claimed: BTreeMap<(u64, bool), Claims>,
@@ -552,14 +552,11 @@ impl Process {
     }
 
     /// The same of what a peer has answered. It may have said since, on a connection of its own, that it was bound.
-    pub fn judge_answer(&self, claims: &Claims) -> Result<Standing, Reason> {
-        let from = claims.from;
-        let mut since = self.claimed.range((from, false)..=(from, true));
-        let is_later = |other: &Claims| {
-            other.incarnation == claims.incarnation && other.bound_index > claims.bound_index
-        };
-        let later = since.find(|(_, other)| is_later(other));
-        self.judge(later.map_or(claims, |(_, later)| later))
+    pub fn judge_answer(&self, answer: &Answer) -> Result<Standing, Reason> {
+        let from = answer.from();
+        let come = self.claimed.range((from, false)..=(from, true));
+        let come = come.map(|(_, claims)| claims);
+        identity::judge_answer(answer, come, &self.view, self.judges_up_to)
     }
 
     /// A peer was let in.

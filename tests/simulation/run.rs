@@ -53,6 +53,7 @@ impl World {
             steps += 1;
             // Not more often than a person would.
             if steps % 20 == 0 && !self.rescue_formation() && !self.repair() {
+                self.renew_lines();
                 self.let_joiners_ask();
             }
             let why = match self.unsettled() {

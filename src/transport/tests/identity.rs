@@ -9,7 +9,7 @@ fn snapshot(from: u64, to: u64) -> Message {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_passes_to_one_that_waits_until_it_is_bound_on_the_same_connection() {
+async fn nothing_passes_to_one_that_waits_until_it_is_bound() {
     let mut one = Peer::start(1).await;
     let mut four = Peer::start_empty(4).await;
     let all = members(&[(1, &one, 1), (4, &four, 40)]);
@@ -23,7 +23,8 @@ async fn nothing_passes_to_one_that_waits_until_it_is_bound_on_the_same_connecti
         one.met(4, true) > 0 && one.met(4, false) > 0
     })
     .await;
-    four.until("the way back", |four| four.reached(1)).await;
+    four.until("the way back", |four| four.greeted(1, false))
+        .await;
     let waiting = |one: &Peer| one.transport.shared.peers().by_id[&4].waits;
     one.until("its claims are judged", waiting).await;
     one.until("both lanes", |one| connections(one, 4) == 2)
@@ -55,7 +56,8 @@ async fn nothing_passes_to_one_that_waits_until_it_is_bound_on_the_same_connecti
     one.until("it can be reached", |one| one.reached(4)).await;
     until_connected(&one, &mut four).await;
     until_connected(&four, &mut one).await;
-    assert_eq!(connections(&one, 4), 2);
+    // It is named only now.
+    assert_eq!(connections(&one, 4), 4);
     assert_eq!(connections(&four, 1), 2);
     let passed = [&one.messages, &four.messages].into_iter().flatten();
     assert_eq!(passed.filter(|m| m.index == 5).count(), 0);
@@ -140,6 +142,69 @@ async fn one_that_was_bound_says_so_to_those_that_lag_and_gets_their_answers() {
     six.transport.set_members(CLUSTER, &both);
     until_connected(&six, &mut five).await;
     until_connected(&five, &mut six).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_that_waits_or_meets_an_empty_member_learns_no_incarnation() {
+    let mut one = Peer::start(1).await;
+    let four = Peer::start_empty(4).await;
+    let mut open = members(&[(1, &one, 1), (4, &four, 40)]);
+    let row = open.members.get_mut(&4).unwrap();
+    (row.incarnation, row.bound_index) = (0, 0);
+    one.transport.set_members(CLUSTER, &open);
+    one.transport.set_applied(45);
+    let secrets = [&one, &four].map(|peer| format!("{:016x}", peer.memory.incarnation));
+    let cluster = format!("{CLUSTER:016x}");
+    // As the id that waits, with any data directory.
+    let to_one = intruders::good_head()
+        .replace("from: 2", "from: 4")
+        .replace("incarnation: c8", "incarnation: 777")
+        .replace("cluster: c1", "cluster: 0")
+        .replace("bound: 1", "bound: 0")
+        .replace("url: http://x:1", &format!("url: {}", four.url()));
+    let to_four = intruders::good_head().replace("to: 1", "to: 4");
+    for (peer, head) in [(&one, to_one), (&four, to_four)] {
+        // What is no frame ends the stream.
+        let talk = [head.as_bytes(), &[0; 64]].concat();
+        let answer = intruders::talk(peer, &talk, false).await;
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+        for secret in secrets.iter().chain([&cluster]) {
+            assert!(!answer.contains(secret), "{answer}");
+        }
+    }
+    // It has come, and it is not what answers at that place.
+    one.until("the place has answered", |one| one.greeted(4, true))
+        .await;
+    assert_eq!(one.met(4, true), 0);
+    four.list(&[&one]);
+    one.until("it is recognized", |one| one.met(4, true) > 0)
+        .await;
+    let met = one.notices.iter().find_map(|notice| match notice {
+        Notice::Met(met) if met.dialled => Some((met.incarnation, met.url.clone())),
+        _ => None,
+    });
+    assert_eq!(met, Some((four.memory.incarnation, four.url())));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_member_dials_the_leader_that_it_is_told_of() {
+    let (one, mut five) = (Peer::start(1).await, Peer::start(5).await);
+    let four = Peer::start_empty(4).await;
+    let mut open = members(&[(1, &one, 1), (4, &four, 40), (5, &five, 30)]);
+    let row = open.members.get_mut(&4).unwrap();
+    (row.incarnation, row.bound_index) = (0, 0);
+    for peer in [&one, &five] {
+        peer.transport.set_members(CLUSTER, &open);
+        peer.transport.set_applied(45);
+    }
+    // It knows of one only, and that one has not heard of a leader yet.
+    four.list(&[&one]);
+    five.until("its place has answered", |five| five.greeted(4, true))
+        .await;
+    assert_eq!(five.met(4, true), 0);
+    one.transport.set_leader(5);
+    five.until("it has come", |five| five.met(4, true) > 0)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

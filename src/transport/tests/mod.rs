@@ -214,6 +214,15 @@ impl Peer {
         self.notices.iter().filter(met).count()
     }
 
+    /// A peer has answered, and did not say who it is.
+    fn greeted(&self, id: u64, empty: bool) -> bool {
+        let is = |notice: &Notice| match notice {
+            Notice::Greeted { id: by, empty: is } => (*by, *is) == (id, empty),
+            _ => false,
+        };
+        self.notices.iter().any(is)
+    }
+
     async fn until_refused(&mut self, by: u64, reason: Reason) {
         self.until_told(by, true, reason).await;
     }

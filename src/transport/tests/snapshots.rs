@@ -212,7 +212,7 @@ async fn a_member_takes_no_snapshot_of_another_cluster_or_of_one_without_power()
     open.members.get_mut(&5).unwrap().incarnation = 0;
     one.transport.set_members(CLUSTER, &open);
     five.list(&[&one]);
-    five.until("the way to the member", |five| five.reached(1))
+    five.until("the way to the member", |five| five.greeted(1, false))
         .await;
     five.files.put((50, 3), (50, 3), 1000);
     five.transport.send(vec![snapshot(5, 1, 50, 3)]);

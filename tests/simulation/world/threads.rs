@@ -145,6 +145,7 @@ impl World {
             }
             What::Leader(leader) => {
                 self.at(target).leader = leader;
+                self.names_leader(target);
                 self.tell(|| match leader {
                     0 => format!("machine {}: knows no leader", target.machine),
                     _ => format!("machine {}: the leader is member {leader}", target.machine),
