@@ -36,7 +36,7 @@
 //! main -> [`cli`], [`logging`], [`server`], [`backup`], [`restore`], [`inspect`] -> [`api`], [`raft_loop`], [`writer`],
 //! [`read_back`], [`apply`], [`transport`], [`systemd`] -> [`node`], [`store`], [`history`], [`inbox`] -> [`storage`],
 //! [`identity`], [`members`], [`proposal`], [`commit`], [`status`], [`command`], [`progress`], [`http_client`] -> [`metrics`], [`config`],
-//! [`mutants`]
+//! [`peer_url`], [`mutants`]
 
 #![warn(missing_docs)]
 
@@ -62,6 +62,7 @@ pub mod members;
 pub mod metrics;
 pub mod mutants;
 pub mod node;
+pub mod peer_url;
 pub mod progress;
 pub mod proposal;
 pub mod raft_loop;

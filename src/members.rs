@@ -16,12 +16,11 @@
 //! change may be too few to elect a leader, and the others still need the old configuration.
 
 use crate::command::{self, Command, Kind, ReplicatedState};
+pub use crate::peer_url::PeerUrl;
 use crate::proposal::Refusal;
 use raft::eraftpb::{ConfChange, ConfChangeType, ConfState};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 
 /// Members and removed ids, as of some index.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -387,95 +386,6 @@ fn parse_url(command: &Command) -> Result<PeerUrl, Refusal> {
     command.member_url.parse().map_err(|_| Refusal::NotFound)
 }
 
-/// `http://host:port`: where a member's peers reach it. Compared and printed in one canonical form: the host in lower
-/// case, no trailing slash.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PeerUrl {
-    host: String,
-    port: u16,
-}
-
-impl PeerUrl {
-    /// The host: a name, an IPv4 address, or an IPv6 address without its brackets.
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// The port.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// `host:port`, as an HTTP `Host` header and a resolver take it.
-    pub fn authority(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
-    }
-}
-
-impl fmt::Display for PeerUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.authority())
-    }
-}
-
-impl FromStr for PeerUrl {
-    type Err = String;
-
-    /// The error says what is wrong with which URL, in one line.
-    fn from_str(text: &str) -> Result<PeerUrl, String> {
-        let wrong = |why: &str| Err(format!("{text:?} is not a peer URL: {why}"));
-        let Some((scheme, rest)) = text.split_once("://") else {
-            return wrong("write it as http://HOST:PORT");
-        };
-        if scheme.eq_ignore_ascii_case("https") {
-            return wrong("https is not supported, put the peers into a private network");
-        }
-        if !scheme.eq_ignore_ascii_case("http") {
-            return wrong("the scheme has to be http");
-        }
-        let authority = rest.strip_suffix('/').unwrap_or(rest);
-        if authority.contains(['/', '?', '#']) {
-            return wrong("it has a path or a query; write it as http://HOST:PORT");
-        }
-        if authority.contains('@') {
-            return wrong("it has a user name; write it as http://HOST:PORT");
-        }
-        let (host, port) = match authority.strip_prefix('[') {
-            Some(rest) => match rest.split_once(']') {
-                Some((host, port)) if host.parse::<std::net::Ipv6Addr>().is_ok() => {
-                    (host, port.strip_prefix(':'))
-                }
-                _ => return wrong("the IPv6 address in brackets is not valid"),
-            },
-            None => match authority.rsplit_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (authority, None),
-            },
-        };
-        let Some(port) = port else {
-            return wrong("it has no port; write it as http://HOST:PORT");
-        };
-        let valid_port = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
-        let port = match port.parse::<u16>() {
-            Ok(port) if valid_port && port > 0 => port,
-            _ => return wrong("the port has to be a number from 1 to 65535"),
-        };
-        let bracketed = authority.starts_with('[');
-        let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-        if host.is_empty() || host.len() > 253 || (!bracketed && !host.bytes().all(name)) {
-            return wrong("the host is not valid");
-        }
-        Ok(PeerUrl {
-            host: host.to_ascii_lowercase(),
-            port,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -494,41 +404,6 @@ mod tests {
 
     fn three() -> Members {
         Members::of((1..=3).map(|id| (id, url(id), 10 * id)))
-    }
-
-    #[test]
-    fn peer_urls_have_one_canonical_form() {
-        for (text, canonical) in [
-            ("http://127.0.0.1:9021", "http://127.0.0.1:9021"),
-            ("http://127.0.0.1:9021/", "http://127.0.0.1:9021"),
-            ("HTTP://Node-1.Example:80", "http://node-1.example:80"),
-            ("http://[::1]:9021", "http://[::1]:9021"),
-        ] {
-            assert_eq!(text.parse::<PeerUrl>().unwrap().to_string(), canonical);
-        }
-        for text in [
-            "",
-            "127.0.0.1:9021",
-            "http://127.0.0.1",
-            "http://127.0.0.1:",
-            "http://127.0.0.1:0",
-            "http://127.0.0.1:+1",
-            "http://127.0.0.1:65536",
-            "http://127.0.0.1:1/path",
-            "http://127.0.0.1:1//",
-            "http://127.0.0.1:1?q",
-            "http://:1",
-            "http://a b:1",
-            "http://u@a:1",
-            "http://[::1:1",
-            "http://[x]:1",
-            "http://[::1]",
-            "https://a:1",
-            "ftp://a:1",
-        ] {
-            let error = text.parse::<PeerUrl>().unwrap_err();
-            assert!(!error.contains('\n') && error.contains(&format!("{text:?}")));
-        }
     }
 
     #[test]

@@ -138,6 +138,37 @@ fn bad_arguments_exit_2_with_one_line_that_names_the_value() {
             &["--cluster", "http://127.0.0.1:9021,http://127.0.0.1:9021/"],
             "http://127.0.0.1:9021",
         ),
+        (
+            &[
+                "--cluster",
+                "http://[::1]:9021,http://[0:0:0:0:0:0:0:1]:9021",
+            ],
+            "http://[::1]:9021",
+        ),
+        (&["--peer-url", "http://0.0.0.0:9021"], "--listen-peer"),
+        (
+            &["--peer-url", "http://[::ffff:0.0.0.0]:9021"],
+            "--listen-peer",
+        ),
+        (
+            &["--cluster", "http://127.0.0.1:9021,http://[::]:9022"],
+            "--listen-peer",
+        ),
+        (
+            &[
+                "--id",
+                "2",
+                "--peer-url",
+                "http://127.0.0.1:9021",
+                "--join",
+                "http://0.0.0.0:9121",
+            ],
+            "only to listen on",
+        ),
+        (
+            &["restore", "/dev/null", "--peer-url", "http://0.0.0.0:9021"],
+            "--listen-peer",
+        ),
         (&["--heartbeat", "1s", "--election-timeout", "1s"], "1s"),
         (&["--heartbeat", "2s"], "2s"),
         (&["--heartbeat", "soon"], "soon"),
