@@ -483,6 +483,13 @@ fn parse_cluster(list: &str) -> Result<BTreeMap<u64, PeerUrl>, String> {
         }
         urls.insert(id, url);
     }
+    if urls.len() > config::MEMBERS_MAX {
+        return Err(format!(
+            "--cluster: it lists {} members, and a cluster can have {}",
+            urls.len(),
+            config::MEMBERS_MAX
+        ));
+    }
     Ok(urls)
 }
 
@@ -732,6 +739,21 @@ mod tests {
         assert_eq!(config.request_timeout, Duration::from_secs(90));
         assert_eq!(config.heartbeat, Duration::from_millis(50));
         assert_eq!((log.format, log.level), (Format::Json, slog::Level::Debug));
+    }
+
+    #[test]
+    fn a_list_of_more_members_than_there_can_be_is_refused() {
+        let list = |count: usize| {
+            let urls = (1..=count).map(|port| format!("http://127.0.0.1:{port}"));
+            parse_cluster(&urls.collect::<Vec<_>>().join(","))
+        };
+        let most = config::MEMBERS_MAX;
+        assert_eq!(list(most).unwrap().len(), most);
+        let line = list(most + 1).unwrap_err();
+        assert!(
+            line.contains(&format!("lists {} members", most + 1)),
+            "{line}"
+        );
     }
 
     #[test]

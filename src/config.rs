@@ -92,6 +92,15 @@ pub const RESEND_BYTES_PER_TICK: usize = 256 << 10;
 /// Commands in one entry at most.
 pub const ENTRY_COMMANDS_MAX: usize = 4_096;
 
+// ---- replicated state ----
+//
+// Every member decides by these at the same index, so members that have other numbers here would differ in what they hold.
+
+/// Members of a cluster, learners among them.
+pub const MEMBERS_MAX: usize = 64;
+/// Removed ids of which it is known when they were removed and with which incarnation: the newest.
+pub const REMOVED_MAX: usize = 1_024;
+
 // ---- raft ----
 
 /// Entries of one append message, in bytes; a single larger entry still goes, alone.
@@ -144,7 +153,7 @@ pub const JOIN_BACKOFF_MIN: Duration = Duration::from_millis(100);
 pub const JOIN_BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// How long a member may take to answer; its own `--request-timeout` is most likely shorter.
 pub const MEMBER_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest answer: the status of a cluster with thousands of members.
+/// Longest answer: the status of a cluster.
 pub const JOIN_ANSWER_BYTES_MAX: usize = 1 << 20;
 
 // ---- backups ----
@@ -183,8 +192,10 @@ pub const ZEROED_AHEAD_BYTES: u64 = 256 << 10;
 /// Batches up to this size are what makes zeros be written ahead. A longer one serves many writes: 90 us more of its sync are
 /// less than the same bytes written once again.
 pub const ZEROED_FOR_BATCH_BYTES_MAX: usize = 8 << 10;
-/// Longest header of a snapshot file: members, removed ids and sessions.
-pub const SNAPSHOT_HEADER_BYTES_MAX: usize = 16 << 20;
+/// Longest header of a snapshot file: it holds `MEMBERS_MAX` members and `REMOVED_MAX` removed ids several times over.
+pub const SNAPSHOT_HEADER_BYTES_MAX: usize = 1 << 20;
+/// Longest message that goes before a snapshot file; it repeats the header.
+pub const SNAPSHOT_MESSAGE_BYTES_MAX: usize = SNAPSHOT_HEADER_BYTES_MAX + (64 << 10);
 /// Longest `meta` file, whatever its format version.
 pub const META_BYTES_MAX: usize = 1 << 20;
 /// Snapshot files that are kept.

@@ -351,11 +351,11 @@ fn judge_stranger(claims: &Claims, view: &View) -> Result<Standing, Reason> {
             false => Err(Reason::OtherPlace),
         };
     }
-    match view.members.removed.get(&claims.from) {
+    match view.members.removed_at(claims.from, claims.bound_index) {
         // While its removal is not settled it must not go home: its vote may be needed elsewhere.
-        Some(removed_index) if !view.members.is_leaving(claims.from) => Err(Reason::Removed {
-            removed_index: *removed_index,
-        }),
+        Some(removed_index) if !view.members.is_leaving(claims.from) => {
+            Err(Reason::Removed { removed_index })
+        }
         _ => Err(Reason::NotAMember),
     }
 }

@@ -368,6 +368,10 @@ impl Report<'_> {
                 removed.id, removed.removed_index
             )?;
         }
+        if state.forgotten_index > 0 {
+            let what = "  other members were removed by entries up to";
+            writeln!(self.out, "{what} {}", state.forgotten_index)?;
+        }
         Ok(())
     }
 }

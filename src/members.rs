@@ -16,6 +16,7 @@
 //! change may be too few to elect a leader, and the others still need the old configuration.
 
 use crate::command::{self, Command, Kind, ReplicatedState};
+use crate::config::{MEMBERS_MAX, REMOVED_MAX};
 pub use crate::peer_url::PeerUrl;
 use crate::proposal::Refusal;
 use raft::eraftpb::{ConfChange, ConfChangeType, ConfState};
@@ -27,11 +28,14 @@ use std::collections::BTreeMap;
 pub struct Members {
     /// By id.
     pub members: BTreeMap<u64, Member>,
-    /// Removed ids, with the index of the entry that removed them; an id added again leaves this map.
+    /// Removed ids, with the index of the entry that removed them; an id added again leaves this map. The newest
+    /// [`REMOVED_MAX`] of them: see [`Members::removed_at`].
     pub removed: BTreeMap<u64, u64>,
     /// The incarnation that each removed id had, if it was bound: it does not come back. A request that comes twice would
     /// otherwise add a directory that knows itself to be removed.
     pub gone: BTreeMap<u64, u64>,
+    /// The highest index of a removal that is not in `removed` any more because there are too many, 0 if none is.
+    pub forgotten_index: u64,
     /// The newest change while it is not settled.
     pub unsettled: Option<Unsettled>,
     /// While the cluster forms, where its first members are reached; empty once it has formed.
@@ -133,6 +137,7 @@ impl Members {
                     Err(Refusal::OtherIncarnation)
                 }
                 None if self.has_at(&url, id) => Err(Refusal::UrlTaken),
+                None if self.members.len() >= MEMBERS_MAX => Err(Refusal::TooManyMembers),
                 None => change,
             };
         }
@@ -199,6 +204,7 @@ impl Members {
                 if row.incarnation != 0 {
                     self.gone.insert(id, row.incarnation);
                 }
+                self.forget_oldest_removals();
             }
             Kind::Formed => self.forming.clear(),
             _ => panic!("{:?} changes no members", command.kind),
@@ -209,6 +215,32 @@ impl Members {
             kind: command.kind,
             member: id,
         });
+    }
+
+    /// The directory of an id that was removed long ago may then be added again by a request that was as long on its way.
+    /// It starts no more, if it knows of its removal; or it has kept its votes, and may as well come back.
+    fn forget_oldest_removals(&mut self) {
+        while self.removed.len() > REMOVED_MAX {
+            let oldest = self.removed.iter().min_by_key(|(_, index)| **index);
+            let (id, index) = oldest
+                .map(|(id, index)| (*id, *index))
+                .expect("there are many");
+            self.removed.remove(&id);
+            self.gone.remove(&id);
+            self.forgotten_index = self.forgotten_index.max(index);
+        }
+    }
+
+    /// The entry that removed the member with this id which was bound at `bound_index` (0: it never was), or one behind
+    /// it. `None`: it was not removed, as far as this table knows.
+    ///
+    /// Whoever was bound, and is neither a member nor among the newest removed ones, was removed by an entry that is not
+    /// known any more.
+    pub fn removed_at(&self, id: u64, bound_index: u64) -> Option<u64> {
+        let known = self.removed.get(&id).copied();
+        let long_ago =
+            (1..self.forgotten_index).contains(&bound_index) && !self.members.contains_key(&id);
+        known.or(long_ago.then_some(self.forgotten_index))
     }
 
     fn decided(&mut self, id: u64) -> &mut Member {
@@ -254,8 +286,21 @@ impl Members {
         state
     }
 
-    /// Reads the members out of a snapshot header's state. A URL that does not parse is an error, with its text.
+    /// Reads the members out of a snapshot header's state. A URL that does not parse is an error, with its text, and so is
+    /// more than there can be.
     pub fn from_state(state: &ReplicatedState) -> Result<Members, String> {
+        for (what, count, most) in [
+            ("members", state.members.len(), MEMBERS_MAX),
+            ("first members", state.forming.len(), MEMBERS_MAX),
+            ("sessions", state.sessions.len(), MEMBERS_MAX),
+            ("removed ids", state.removed.len(), REMOVED_MAX),
+        ] {
+            if count > most {
+                return Err(format!(
+                    "there are {count} {what}, at most {most} are possible"
+                ));
+            }
+        }
         let mut members = BTreeMap::new();
         for member in state.members.iter() {
             members.insert(
@@ -279,6 +324,7 @@ impl Members {
             members,
             removed: removed.collect(),
             gone: gone.map(|r| (r.id, r.incarnation)).collect(),
+            forgotten_index: state.forgotten_index,
             unsettled: state.unsettled.as_ref().map(|u| Unsettled {
                 index: u.index,
                 kind: u.kind,
@@ -317,6 +363,7 @@ impl Members {
             out
         });
         state.removed = removed.collect();
+        state.forgotten_index = self.forgotten_index;
         let forming = self.forming.iter().map(|(id, url)| {
             let mut out = command::Listed::new();
             out.id = *id;
@@ -389,6 +436,9 @@ fn parse_url(command: &Command) -> Result<PeerUrl, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{INDEX_MAX, SNAPSHOT_HEADER_BYTES_MAX};
+    use crate::identity::{Claims, Reason, View, judge};
+    use protobuf::Message as _;
 
     fn command(kind: Kind, id: u64, url: &str) -> Command {
         let mut command = Command::new();
@@ -486,9 +536,129 @@ mod tests {
         members.apply(&command(Kind::AddMember, 9, "http://a:9"), 5);
         members.apply(&command(Kind::RemoveMember, 2, ""), 6);
         members.forming = BTreeMap::from([(1, url(1)), (2, url(7))]);
+        members.forgotten_index = 4;
         let mut state = ReplicatedState::new();
         members.write_to(&mut state);
         assert_eq!(Members::from_state(&state), Ok(members));
+    }
+
+    /// As many as there can be, with the longest URLs, and so many removed ones that some are forgotten.
+    fn fullest() -> Members {
+        let mut members = three();
+        let add = |id: u64| {
+            let mut command = command(Kind::AddMember, id, "");
+            command.member_url = format!("http://{}:{id}", "a".repeat(253));
+            command.member_incarnation = u64::MAX - id;
+            command
+        };
+        let mut index = INDEX_MAX / 2;
+        for id in 4..=3 + REMOVED_MAX as u64 + 10 {
+            members.apply(&add(id), index);
+            members.apply(&command(Kind::RemoveMember, id, ""), index + 1);
+            index += 2;
+        }
+        let free = MEMBERS_MAX - members.members.len();
+        for id in (10_000..).take(free) {
+            let change = members.decide(&add(id));
+            assert!(
+                matches!(change, Ok(Decision::Change(_))),
+                "{id}: {change:?}"
+            );
+            members.apply(&add(id), index);
+            index += 1;
+        }
+        members.forming = members
+            .members
+            .iter()
+            .map(|(id, m)| (*id, m.url.clone()))
+            .collect();
+        members
+    }
+
+    #[test]
+    fn one_member_too_many_is_refused_and_those_that_are_stay() {
+        let mut members = fullest();
+        let add = |id| command(Kind::AddMember, id, &format!("http://b:{id}"));
+        assert_eq!(members.decide(&add(20_000)), Err(Refusal::TooManyMembers));
+        let again = members.members[&3].url.to_string();
+        let again = command(Kind::AddMember, 3, &again);
+        assert_eq!(members.decide(&again), Ok(Decision::Nothing));
+        members.apply(&command(Kind::RemoveMember, 3, ""), INDEX_MAX - 1);
+        assert!(matches!(
+            members.decide(&add(20_000)),
+            Ok(Decision::Change(_))
+        ));
+    }
+
+    #[test]
+    fn of_removed_ids_the_newest_are_kept_and_the_others_are_still_known_to_be_removed() {
+        let members = fullest();
+        assert_eq!(members.removed.len(), REMOVED_MAX);
+        assert_eq!(members.gone.len(), REMOVED_MAX);
+        let first = INDEX_MAX / 2;
+        let (oldest, newest) = (4, 3 + REMOVED_MAX as u64 + 10);
+        assert!(!members.removed.contains_key(&oldest));
+        assert_eq!(members.forgotten_index, first + 19);
+        // Whoever was bound before the last removal that is forgotten, and is no member, is one of those.
+        assert_eq!(members.removed_at(oldest, first), Some(first + 19));
+        assert_eq!(members.removed_at(oldest, 0), None, "it never was a member");
+        assert_eq!(members.removed_at(oldest, first + 20), None);
+        assert_eq!(members.removed_at(1, 1), None, "it is a member");
+        let removed = first + 2 * (newest - 4) + 1;
+        assert_eq!(members.removed_at(newest, removed - 1), Some(removed));
+    }
+
+    #[test]
+    fn a_member_whose_removal_is_forgotten_is_refused_as_removed() {
+        let members = fullest();
+        let index = members.forgotten_index;
+        let view = View {
+            me: 1,
+            incarnation: 10,
+            run: 1,
+            url: url(1),
+            url_given: true,
+            cluster: 7,
+            bound_index: 1,
+            members,
+        };
+        let claims = |bound_index| Claims {
+            cluster: 7,
+            from: 4,
+            to: 1,
+            incarnation: u64::MAX - 4,
+            bound_index,
+            run: 2,
+            url: url(4),
+            url_given: false,
+            receiver: None,
+        };
+        let removed = Err(Reason::Removed {
+            removed_index: index,
+        });
+        let applied = INDEX_MAX - 1;
+        assert_eq!(judge(&claims(index - 1), &view, applied), removed);
+        // An empty directory never was a member.
+        assert_eq!(judge(&claims(0), &view, applied), Err(Reason::NotAMember));
+    }
+
+    #[test]
+    fn the_fullest_members_fit_into_a_header() {
+        let members = fullest();
+        let mut state = ReplicatedState::new();
+        members.write_to(&mut state);
+        for id in members.members.keys() {
+            let mut session = command::Session::new();
+            (session.member, session.boot) = (u64::MAX - id, u64::MAX);
+            (session.run, session.sequence) = (u64::MAX, u64::MAX);
+            state.sessions.push(session);
+        }
+        let bytes = state.write_to_bytes().unwrap().len();
+        assert!(bytes < SNAPSHOT_HEADER_BYTES_MAX / 4, "{bytes} bytes");
+        assert_eq!(Members::from_state(&state), Ok(members));
+        state.removed.push(command::RemovedMember::new());
+        let error = Members::from_state(&state).unwrap_err();
+        assert!(error.contains("1025 removed ids"), "{error}");
     }
 
     fn no_conf_change() -> Decision {

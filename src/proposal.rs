@@ -67,6 +67,12 @@ pub enum Refusal {
     /// The last voter can't be removed.
     #[error("the last voter can't be removed")]
     LastVoter,
+    /// There are as many as there can be.
+    #[error(
+        "the cluster has {} members already, and cannot have more; remove one first",
+        crate::config::MEMBERS_MAX
+    )]
+    TooManyMembers,
     /// One membership change at a time.
     #[error("another membership change is under way")]
     ChangeUnderWay,

@@ -60,6 +60,8 @@ codes! {
     UrlTaken = CONFLICT "url-taken",
     /// The id is bound to another data directory.
     OtherIncarnation = CONFLICT "other-incarnation",
+    /// The cluster has as many members as it can have.
+    TooManyMembers = CONFLICT "too-many-members",
     /// The last voter can't be removed.
     LastVoter = CONFLICT "last-voter",
     /// Another membership change is under way.

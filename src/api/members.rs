@@ -149,6 +149,7 @@ fn refused(why: Refusal, kind: Kind, id: u64) -> Box<Reply> {
             ),
         ),
         Refusal::UrlTaken => reply::error(Code::UrlTaken, line),
+        Refusal::TooManyMembers => reply::error(Code::TooManyMembers, line),
         Refusal::LastVoter => reply::error(Code::LastVoter, line),
         Refusal::ChangeUnderWay => reply::error(Code::ChangeUnderWay, line),
     }

@@ -1,6 +1,7 @@
 //! Members that come and go while the cluster serves.
 
 use crate::harness::{Cluster, PATIENCE, PATIENT, eventually, leader_and_followers, require};
+use raftkvd::config::{MEMBERS_MAX, REMOVED_MAX};
 use std::time::{Duration, Instant};
 
 /// "Within 5 s" says the README; twice that on a noisy machine.
@@ -44,6 +45,66 @@ fn join_a_fourth(flags: &[&str], writes: usize, value_bytes: usize) -> Cluster {
     cluster.node(other).start();
     cluster.node(other).wait_ready();
     cluster
+}
+
+#[test]
+fn a_cluster_has_only_so_many_members() {
+    let cluster = Cluster::start(1);
+    let add = |id: usize| {
+        let url = format!("http://127.0.0.1:{}", 1 + id);
+        cluster.send(1, "POST", &format!("/{id}"), &[], url.as_bytes())
+    };
+    for id in 2..=MEMBERS_MAX {
+        let added = add(id);
+        assert_eq!(added.status, 204, "{id}: {added:?}");
+    }
+    let refused = add(MEMBERS_MAX + 1);
+    assert_eq!(refused.status, 409, "{refused:?}");
+    let said = String::from_utf8_lossy(&refused.body).into_owned();
+    assert!(said.contains("remove one first"), "{said}");
+    assert_eq!(add(2).status, 204, "it is a member already");
+    cluster.put(1, "foo", "bar");
+    cluster.remove_member(1, 2);
+    let added = add(MEMBERS_MAX + 1);
+    assert_eq!(added.status, 204, "{added:?}");
+}
+
+#[test]
+fn a_member_that_was_removed_so_long_ago_that_its_record_is_gone_still_learns_of_it() {
+    let mut cluster = Cluster::start(3);
+    cluster.node(3).kill();
+    cluster.remove_member(1, 3);
+    for id in (100..).take(REMOVED_MAX + 1) {
+        let url = format!("http://127.0.0.1:{id}");
+        let added = cluster.send(1, "POST", &format!("/{id}"), &[], url.as_bytes());
+        assert_eq!(added.status, 204, "{added:?}");
+        cluster.remove_member(1, id);
+    }
+    cluster.node(3).start();
+    assert_eq!(cluster.node(3).exit_code(PATIENCE), Some(0));
+    assert!(cluster.node(3).last_log().contains("was removed"));
+    cluster.node(3).start_expecting_exit(7);
+}
+
+#[test]
+fn an_address_to_listen_on_is_taken_for_no_member() {
+    let cluster = Cluster::start(1);
+    let before = cluster.nodes[&1].url();
+    for host in ["0.0.0.0", "[::]", "[0:0::0]", "[::ffff:0.0.0.0]", "0"] {
+        let url = format!("http://{host}:9021");
+        let join = format!("{{\"id\":5,\"addr\":\"{url}\"}}");
+        for (method, path, body) in [
+            ("POST", "/5", &url),
+            ("POST", "/join", &join),
+            ("PUT", "/-/members/1", &url),
+        ] {
+            let refused = cluster.send(1, method, path, &[], body.as_bytes());
+            assert_eq!(refused.status, 400, "{method} {path} {body}: {refused:?}");
+        }
+    }
+    assert_eq!(cluster.nodes[&1].url(), before);
+    let status = cluster.nodes[&1].status().expect("a status");
+    assert_eq!(status.members.len(), 1, "{status:?}");
 }
 
 #[test]
