@@ -190,6 +190,11 @@ impl Frames {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// How many bytes arrived and are not taken yet.
+    pub(super) fn len(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// What follows the last frame that was taken.
     pub(super) fn into_rest(self) -> Bytes {
         self.buffer.freeze()

@@ -346,6 +346,11 @@ pub(super) enum ReceiveError {
     Broken(#[from] hyper::Error),
     #[error(transparent)]
     Frame(#[from] FrameError),
+    #[error(
+        "its message is longer than {} bytes",
+        config::SNAPSHOT_MESSAGE_BYTES_MAX
+    )]
+    LongMessage,
     #[error("it begins with {0} messages, not with one")]
     Messages(usize),
     #[error("its message holds no replicated state: {0}")]
@@ -404,6 +409,9 @@ pub(super) async fn receive(
     let payload = loop {
         if let Some(payload) = frames.take()? {
             break payload;
+        }
+        if frames.len() > config::SNAPSHOT_MESSAGE_BYTES_MAX {
+            return Err(ReceiveError::LongMessage);
         }
         let piece = body.next().await?.ok_or(ReceiveError::Cut)?;
         frames.push(&piece);
