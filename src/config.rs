@@ -103,6 +103,8 @@ pub const REMOVED_MAX: usize = 1_024;
 
 // ---- raft ----
 
+/// No index and no term gets this large, and to add to one that is smaller overflows nothing.
+pub const INDEX_MAX: u64 = 1 << 62;
 /// Entries of one append message, in bytes; a single larger entry still goes, alone.
 pub const APPEND_BYTES_MAX: u64 = 512 << 10;
 /// Append messages to one peer that are not yet answered.

@@ -9,14 +9,13 @@
 
 use super::{Exit, Node};
 use crate::command;
+use crate::config::INDEX_MAX;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use slog::warn;
 
 /// By how much a term may exceed the own one, if its sender can't be judged: so many elections no cluster holds while a
 /// member is away.
 const TERM_LEAD_MAX: u64 = 1 << 32;
-/// No index and no term gets this large, and adding to it does not overflow.
-const INDEX_MAX: u64 = 1 << 62;
 
 /// Who has led in the newest term that was heard of, and who has said twice that entries are missing here.
 #[derive(Debug, Default)]

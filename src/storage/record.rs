@@ -71,9 +71,6 @@ const TYPE_MARK: u8 = 3;
 /// A longest batch that recovery accepts: a batch is closed as soon as it exceeds the target by a record.
 const BATCH_BYTES_LIMIT: usize = config::BATCH_BYTES_TARGET + config::RECORD_BYTES_MAX + 4096;
 
-/// Beyond it is no index that a log ever reached, and whoever counts on from there would overflow.
-const INDEX_MAX: u64 = u64::MAX / 2;
-
 /// One record of the WAL.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Record {
@@ -257,7 +254,7 @@ fn decode_record(kind: u8, payload: &[u8]) -> Result<Record, String> {
         Record::HardState(hard_state) => hard_state.commit,
         Record::Mark(mark) => mark.index.max(mark.hard_state.commit),
     };
-    if index > INDEX_MAX {
+    if index >= config::INDEX_MAX {
         return Err(format!("a record has the index {index}"));
     }
     Ok(record)

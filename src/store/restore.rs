@@ -34,8 +34,8 @@ impl Restore {
         }
     }
 
-    /// Adds an entry; of two with the same key, which no snapshot has, the newer one stays.
-    pub fn insert(&self, key: &[u8], index: u64, value: &[u8]) {
+    /// Adds an entry. False: there is one with this key already, and so this is not the map of any index.
+    pub fn insert(&self, key: &[u8], index: u64, value: &[u8]) -> bool {
         let hash = self.hasher.hash(key);
         let entry = Entry::new(key, index, value);
         let part = &self.parts[shard_of(hash, self.parts.len())];
@@ -46,18 +46,13 @@ impl Restore {
             |entry| entry.key() == key,
             |entry| self.hasher.hash(entry.key()),
         );
-        match place {
-            Place::Vacant(place) => {
-                place.insert(entry);
-            }
-            Place::Occupied(place) if place.get().index() > index => return,
-            Place::Occupied(mut place) => {
-                let previous = std::mem::replace(place.get_mut(), entry);
-                part.bytes -= (key.len() + previous.parts().2.len()) as u64;
-            }
-        }
+        let Place::Vacant(place) = place else {
+            return false;
+        };
+        place.insert(entry);
         part.bytes += (key.len() + value.len()) as u64;
         part.newest = part.newest.max(index);
+        true
     }
 
     pub(super) fn into_parts(self) -> impl Iterator<Item = Part> {

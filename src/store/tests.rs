@@ -210,7 +210,7 @@ fn a_frozen_map_outlives_the_map_that_replaces_it() {
         // Some entries are as they were, and some are other ones with low indexes.
         let restore = store.begin_restore(100);
         for i in 50..150_u64 {
-            restore.insert(&i.to_be_bytes(), i / 2 + 1, b"restored");
+            assert!(restore.insert(&i.to_be_bytes(), i / 2 + 1, b"restored"));
         }
         store.replace(restore);
     }
@@ -235,12 +235,11 @@ fn a_restored_map_replaces_everything() {
     let to = Store::new();
     to.apply(&put(b"gone", b"x"), 1);
     let restore = to.begin_restore(100);
-    restore.insert(&7_u64.to_be_bytes(), 1, b"an earlier one");
     let Ok(()) = from.freeze().visit(|key, index, value| {
-        restore.insert(key, index, value);
+        assert!(restore.insert(key, index, value));
         Ok::<(), Infallible>(())
     });
-    restore.insert(&9_u64.to_be_bytes(), 2, b"an earlier one");
+    assert!(!restore.insert(&9_u64.to_be_bytes(), 2, b"another one"));
     assert!(
         to.get(b"gone").is_some(),
         "the old map serves until it is replaced"

@@ -23,12 +23,15 @@
 //! | | 8 | number of blocks |
 //! | | 4 | CRC32C of the four fields before, seeded by the CRC of the header or block before |
 //!
-//! Nothing follows the footer. The CRCs are chained, so that blocks can't be swapped, left out or doubled.
+//! Nothing follows the footer. The CRCs are chained, so that blocks can't be swapped, left out or doubled. Of every entry
+//! the key is not empty and stands once in the file, key and value are within the limits, and the index is from 1 to that
+//! of the header: a file may come from anywhere, and whoever takes it goes on from what it holds.
 
 mod read;
 mod receive;
 #[cfg(test)]
 mod tests;
+mod twice;
 mod write;
 
 pub(super) use read::read_file;

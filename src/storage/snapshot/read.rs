@@ -1,5 +1,6 @@
 //! Reading a snapshot file: to load it, to check it, to send it.
 
+use super::twice::{Keys, Suspects};
 use super::{
     BLOCK_BYTES_LIMIT, BLOCK_HEAD_BYTES, END_MAGIC, ENTRY_HEAD_BYTES, FOOTER_BYTES, MAGIC,
     Snapshots, block_crc,
@@ -39,16 +40,21 @@ impl Snapshots {
         visit: impl Fn(&[u8], u64, &[u8]) + Sync,
         progress: impl FnMut(u64, u64) + Send,
     ) -> Result<(SnapshotHeader, u64), StorageError> {
+        let visit = |key: &[u8], index, value: &[u8]| {
+            visit(key, index, value);
+            true
+        };
         self.load_with(config::load_threads(), index, term, visit, progress)
     }
 
-    /// The same with at most so many threads.
+    /// The same with at most so many threads. `visit` gives false if it has met the key before, and then the file is not
+    /// valid.
     pub fn load_with(
         &self,
         threads_max: usize,
         index: u64,
         term: u64,
-        visit: impl Fn(&[u8], u64, &[u8]) + Sync,
+        visit: impl Fn(&[u8], u64, &[u8]) -> bool + Sync,
         progress: impl FnMut(u64, u64) + Send,
     ) -> Result<(SnapshotHeader, u64), StorageError> {
         let path = self.path(index, term);
@@ -75,9 +81,13 @@ impl Snapshots {
                     progress(reader.offset, reader.len);
                     start
                 };
-                if !visit_entries(&block, &visit) {
+                let visited = entries(&block, index).try_for_each(|entry| {
+                    let (key, index, value) = entry?;
+                    visit(key, index, value).then_some(()).ok_or(TWICE)
+                });
+                if let Err(why) = visited {
                     let (reader, _) = &mut *source.lock().expect(PANICKED);
-                    return Err(reader.undecodable(start));
+                    return Err(reader.unusable(start, why));
                 }
             }
         };
@@ -154,9 +164,9 @@ pub struct SnapshotContents {
     pub crc: u32,
 }
 
-/// Reads a snapshot file that may come from anywhere, one block at a time: every CRC is checked, and that no entry is
-/// beyond the limits. `contents` is filled in as far as the file is good; what was visited before an error is not to be
-/// used. `progress` is told how many bytes of the file are done, and of how many.
+/// Reads a snapshot file that may come from anywhere, one block at a time: every CRC is checked, and every entry.
+/// `contents` is filled in as far as the file is good; what was visited before an error is not to be used. `progress` is
+/// told how many bytes of the file are done, and of how many.
 pub(in crate::storage) fn read_file(
     disk: &dyn Disk,
     path: &Path,
@@ -169,11 +179,7 @@ pub(in crate::storage) fn read_file(
         .ok_or_else(|| StorageError::corrupt(path, 0, "the file is missing"))?;
     let mut reader = Reader::new(&*file, path)?;
     contents.header = reader.header()?;
-    // A restore goes on behind it.
-    let index_max = contents.header.index;
-    if index_max == 0 || index_max > u64::MAX / 2 {
-        return Err(reader.corrupt_at(16, "its index is none that a log reaches"));
-    }
+    let mut keys = Keys::default();
     let mut block = Vec::new();
     loop {
         contents.bytes = reader.offset;
@@ -181,27 +187,16 @@ pub(in crate::storage) fn read_file(
         contents.blocks = reader.blocks;
         contents.crc = reader.crc;
         let Some(start) = reader.block(&mut block)? else {
+            reader.check_keys(keys)?;
             contents.bytes = reader.offset;
             return Ok(());
         };
-        let mut bytes = &block[BLOCK_HEAD_BYTES..];
-        let mut count = 0;
         let mut entry_bytes = 0;
-        while !bytes.is_empty() {
-            let Some((key, index, value, rest)) = entry(bytes) else {
-                return Err(reader.undecodable(start));
-            };
-            let (keys, values) = (config::KEY_BYTES_LIMIT, config::VALUE_BYTES_LIMIT);
-            if key.len() > keys || value.len() > values || index == 0 || index > index_max {
-                return Err(reader.corrupt_at(start, "an entry of a block exceeds the limits"));
-            }
+        for entry in entries(&block, contents.header.index) {
+            let (key, index, value) = entry.map_err(|why| reader.unusable(start, why))?;
+            keys.note(key);
             visit(key, index, value)?;
             entry_bytes += (key.len() + value.len()) as u64;
-            bytes = rest;
-            count += 1;
-        }
-        if count != u32_at(&block, 4) {
-            return Err(reader.undecodable(start));
         }
         contents.entry_bytes += entry_bytes;
         progress(reader.offset, reader.len);
@@ -252,16 +247,45 @@ impl<'a> Reader<'a> {
             return Err(self.corrupt_at(0, "the CRC of its header does not match"));
         }
         check_version(self.path, version)?;
-        SnapshotHeader::parse_from_bytes(&bytes[16..16 + len])
-            .map_err(|_| self.corrupt_at(16, "its header does not decode"))
+        let header = SnapshotHeader::parse_from_bytes(&bytes[16..16 + len])
+            .map_err(|_| self.corrupt_at(16, "its header does not decode"))?;
+        match (1..config::INDEX_MAX).contains(&header.index) {
+            true => Ok(header),
+            false => Err(self.corrupt_at(16, "its index is none that a log reaches")),
+        }
     }
 
-    /// Reads the rest of the file and checks it.
-    pub(super) fn check(&mut self) -> Result<(), StorageError> {
+    /// Reads the rest of the file, behind this header, and checks it.
+    pub(super) fn check(&mut self, header: &SnapshotHeader) -> Result<(), StorageError> {
+        let mut keys = Keys::default();
         let mut block = Vec::new();
         while let Some(start) = self.block(&mut block)? {
-            if !visit_entries(&block, &|_, _, _| ()) {
-                return Err(self.undecodable(start));
+            for entry in entries(&block, header.index) {
+                let (key, ..) = entry.map_err(|why| self.unusable(start, why))?;
+                keys.note(key);
+            }
+        }
+        self.check_keys(keys)
+    }
+
+    /// The file was read to its end, and these are its keys: none of them may stand twice.
+    fn check_keys(&self, keys: Keys) -> Result<(), StorageError> {
+        match keys.suspects() {
+            None => Ok(()),
+            Some(suspects) => Reader::new(self.file, self.path)?.look_for(suspects),
+        }
+    }
+
+    /// Reads the file again for keys that may stand twice.
+    fn look_for(&mut self, mut suspects: Suspects) -> Result<(), StorageError> {
+        let header = self.header()?;
+        let mut block = Vec::new();
+        while let Some(start) = self.block(&mut block)? {
+            for entry in entries(&block, header.index) {
+                let (key, ..) = entry.map_err(|why| self.unusable(start, why))?;
+                if suspects.was_met(key) {
+                    return Err(self.unusable(start, TWICE));
+                }
             }
         }
         Ok(())
@@ -308,9 +332,9 @@ impl<'a> Reader<'a> {
     }
 
     /// The CRC of a block is right, and what is in it is not. Nobody reads on.
-    fn undecodable(&mut self, start: u64) -> StorageError {
+    fn unusable(&mut self, start: u64, why: &str) -> StorageError {
         self.ended = true;
-        self.corrupt_at(start, "the entries of a block do not decode")
+        self.corrupt_at(start, why)
     }
 
     /// Appends the next `count` bytes of the file to `bytes`.
@@ -338,25 +362,44 @@ impl<'a> Reader<'a> {
 
 const PANICKED: &str = "a thread panicked while it loaded a snapshot";
 
-/// Visits the entries of a block. No, if its lengths do not add up, or it holds another number of them than it says.
-fn visit_entries(block: &[u8], visit: &impl Fn(&[u8], u64, &[u8])) -> bool {
-    let (head, mut bytes) = block.split_at(BLOCK_HEAD_BYTES);
-    let mut count = 0;
-    while !bytes.is_empty() {
-        let Some(rest) = visit_entry(bytes, visit) else {
-            return false;
-        };
-        bytes = rest;
-        count += 1;
-    }
-    count == u32_at(head, 4)
+const UNDECODABLE: &str = "the entries of a block do not decode";
+const TWICE: &str = "a block holds a key that stands in the file already";
+
+/// The entries of a block of a snapshot of this index, as (key, index, value), or why one is not valid; behind that comes
+/// nothing that could be used.
+fn entries(
+    block: &[u8],
+    index_max: u64,
+) -> impl Iterator<Item = Result<(&[u8], u64, &[u8]), &'static str>> {
+    let (head, mut rest) = block.split_at(BLOCK_HEAD_BYTES);
+    let mut missing = u32_at(head, 4);
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return (std::mem::take(&mut missing) > 0).then_some(Err(UNDECODABLE));
+        }
+        let next = entry(rest).filter(|_| missing > 0).ok_or(UNDECODABLE);
+        rest = next.map_or(&[], |(.., behind)| behind);
+        missing = missing.saturating_sub(1);
+        Some(next.and_then(|(key, index, value, _)| {
+            check_entry(key, index, value, index_max)?;
+            Ok((key, index, value))
+        }))
+    })
 }
 
-/// Visits the first entry; gives what follows it.
-fn visit_entry<'a>(bytes: &'a [u8], visit: &impl Fn(&[u8], u64, &[u8])) -> Option<&'a [u8]> {
-    let (key, index, value, rest) = entry(bytes)?;
-    visit(key, index, value);
-    Some(rest)
+/// Whether a member may take the entry: it could not write what exceeds the limits into a snapshot of its own.
+fn check_entry(key: &[u8], index: u64, value: &[u8], index_max: u64) -> Result<(), &'static str> {
+    match () {
+        () if key.is_empty() => Err("a block holds an entry without a key"),
+        () if key.len() > config::KEY_BYTES_LIMIT => Err("a block holds a key that is too long"),
+        () if value.len() > config::VALUE_BYTES_LIMIT => {
+            Err("a block holds a value that is too long")
+        }
+        () if index == 0 || index > index_max => {
+            Err("a block holds an entry of an index that is not in the snapshot")
+        }
+        () => Ok(()),
+    }
 }
 
 /// The first entry, and what follows it.

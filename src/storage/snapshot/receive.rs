@@ -66,7 +66,7 @@ impl SnapshotSink {
     }
 
     /// Checks the whole file: its header, that it belongs to the expected cluster and is the snapshot that was promised
-    /// (its index, term and state), every block, the footer. Then gives it its final name. Durable in its final place on
+    /// (its index, term and state), every block and entry, the footer. Then gives it its final name. Durable in its final place on
     /// return.
     pub fn finish(mut self, promised: &SnapshotMeta) -> Result<(), ReceiveError> {
         self.flush()?;
@@ -74,7 +74,7 @@ impl SnapshotSink {
         let checked = || -> Result<SnapshotHeader, StorageError> {
             let mut reader = Reader::new(&*self.file.file, &path)?;
             let header = reader.header()?;
-            reader.check()?;
+            reader.check(&header)?;
             Ok(header)
         };
         let header = match checked() {

@@ -27,7 +27,7 @@ fn entries(count: u64, bytes: usize) -> Entries {
     (0..count)
         .map(|i| {
             let value = vec![i as u8; bytes + i as usize % 7];
-            (format!("key {i}").into_bytes(), i + 1, value)
+            (format!("key {i:05}").into_bytes(), i % 9 + 1, value)
         })
         .collect()
 }
@@ -56,7 +56,7 @@ fn load(snapshots: &Snapshots, index: u64) -> Result<Entries, StorageError> {
         assert_eq!(told, (bytes - FOOTER_BYTES as u64, bytes));
     }
     // Threads visit in an order of their own.
-    found.sort_by_key(|(_, index, _)| *index);
+    found.sort();
     Ok(found)
 }
 
@@ -183,6 +183,48 @@ fn blocks_in_another_order_are_caught() {
         ));
     }
     assert!(send(&good, &own, 77).is_ok());
+}
+
+#[test]
+fn a_file_with_entries_that_no_member_would_write_is_neither_received_nor_loaded() {
+    let entry = |key: &str, index| (key.as_bytes().to_vec(), index, b"v".to_vec());
+    let far_apart = |first, last| {
+        let mut all = entries(2_000, 600);
+        all.insert(0, first);
+        all.push(last);
+        all
+    };
+    for (bad, why) in [
+        (vec![entry("", 1)], "without a key"),
+        (far_apart(entry("a", 1), entry("", 2)), "without a key"),
+        (far_apart(entry("a", 1), entry("a", 2)), "already"),
+        (far_apart(entry("a", 2), entry("a", 2)), "already"),
+        (vec![entry("a", 1), entry("a", 1)], "already"),
+        (far_apart(entry("a", 1), entry("b", 10)), "index"),
+        (vec![entry("a", 0)], "index"),
+    ] {
+        let disk = FakeDisk::new(1);
+        let own = snapshots(&disk);
+        write(&own, 9, &bad);
+        let what = send(&file(&own, 9), &own, 77);
+        match what {
+            Err(ReceiveError::Invalid(line)) => assert!(line.contains(why), "{line}"),
+            other => panic!("{why}: {other:?}"),
+        }
+        let mut contents = SnapshotContents::default();
+        let path = own.path(9, 3);
+        let read = read_file(&disk, &path, &mut contents, |_, _, _| Ok(()), |_, _| ());
+        let error = read.unwrap_err();
+        assert_eq!(error.exit_code(), 4, "{error}");
+        assert!(error.to_string().contains(why), "{error}");
+        // Into the map, where a key that stands twice is met.
+        let store = crate::store::Store::new();
+        let restore = store.begin_restore(0);
+        let insert = |key: &[u8], index, value: &[u8]| restore.insert(key, index, value);
+        let loaded = own.load_with(4, 9, 3, insert, |_, _| ());
+        let error = loaded.unwrap_err();
+        assert!(error.to_string().contains(why), "{error}");
+    }
 }
 
 #[test]

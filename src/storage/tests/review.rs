@@ -228,7 +228,8 @@ fn a_large_snapshot_is_synced_while_it_grows() {
     drop(start(&disk, LARGE).unwrap());
     let snapshots = Snapshots::new(Arc::new(observed), dir().join("snap"));
     let value = vec![3; 1 << 20];
-    let entries = (0..40).map(|_| (b"key".as_slice(), 1, &value[..]));
+    let keys: Vec<[u8; 1]> = (0..40).map(|key| [key]).collect();
+    let entries = keys.iter().map(|key| (&key[..], 1, &value[..]));
     let meta = SnapshotMeta {
         index: 9,
         term: 1,
