@@ -164,6 +164,13 @@ pub const JOIN_ANSWER_BYTES_MAX: usize = 1 << 20;
 pub const BACKUP_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Longest line in which a member says why it gives none.
 pub const BACKUP_REFUSAL_BYTES_MAX: usize = 64 << 10;
+/// A restored cluster begins so far behind the index of its backup, which is more than the old cluster can have written
+/// since (a million entries a second would take twelve days),
+pub const RESTORE_SKIP: u64 = 1 << 40;
+/// and by a random number below this further on, so that two restores of one backup do not give the same ETags.
+pub const RESTORE_SPREAD: u64 = 1 << 39;
+/// There it has to stay below this: many readers of JSON take numbers for doubles.
+pub const RESTORED_INDEX_MAX: u64 = 1 << 53;
 
 // ---- storage ----
 

@@ -80,7 +80,7 @@ mutants! {
     PurgedTooEarly "purged-too-early" "what the newest snapshot covers is deleted, though somebody still needs it";
     ReplacedEntryReadBack "replaced-entry-read-back"
         "of two entries with one index, the one is read back that a new leader has replaced";
-    RestoredIndexTooLow "restored-index-too-low" "a restored cluster begins at index 1, below the ETags of its map";
+    RestoredIndexTooLow "restored-index-too-low" "a restored cluster begins at the index of its backup";
     // Between the threads, the map, and what watchers are told.
     LoneWriteOvertakes "lone-write-overtakes" "the raft loop writes though the WAL thread has not finished";
     LoneApplyOvertakes "lone-apply-overtakes" "the raft loop applies though the apply thread has not finished";

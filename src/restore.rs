@@ -52,11 +52,13 @@ pub fn run(settings: &Settings) -> Result<String, StorageError> {
         }
     };
     Ok(format!(
-        "restored {}: member 1 of the new cluster {:016x}, {} as of index {} of cluster {:016x}; {next}\n",
+        "restored {}: member 1 of the new cluster {:016x}, {} as of index {} of cluster {:016x}; it goes on at index {}; \
+         {next}\n",
         data_dir.display(),
         restored.cluster,
         keys(restored.entries),
-        restored.index,
+        restored.from_index,
         restored.from_cluster,
+        restored.index,
     ))
 }

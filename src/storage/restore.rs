@@ -1,8 +1,9 @@
 //! Making the data directory of a new cluster's first member from a snapshot file.
 //!
-//! It is a first start with another first snapshot: the map of the file at the file's index, so that no ETag of the old
-//! cluster is ever given again; term 1; the first member alone; no sessions and no removed ids, for they are of members
-//! that are not these. The other first members start empty, and get the map from the first, as in every new cluster. The
+//! It is a first start with another first snapshot: the map of the file, with its ETags, at an index that is far behind
+//! that of the file ([`config::RESTORE_SKIP`]); term 1; the first member alone; no sessions and no removed ids, for they
+//! are of members that are not these. So no index is given twice: not one that the old cluster gave after the backup, and
+//! not one that another restore of the same file gives. The other first members start empty, and get the map from the first, as in every new cluster. The
 //! cluster's id follows from the incarnation of the new directory: members of the old cluster, and of any other that was
 //! restored, are strangers.
 //!
@@ -13,6 +14,7 @@
 use super::meta::Meta;
 use super::snapshot::{SnapshotContents, Snapshots, read_file};
 use super::{Disk, Options, StorageError, clear_parts, complete, first_snapshot, lock};
+use crate::config::{self, RESTORE_SKIP, RESTORE_SPREAD};
 use crate::members::{self, PeerUrl};
 use crate::mutants::{Mutant, is_planted};
 use std::collections::BTreeMap;
@@ -26,7 +28,9 @@ pub struct Restored {
     pub cluster: u64,
     /// Id of the cluster that the file came from.
     pub from_cluster: u64,
-    /// The index at which it begins.
+    /// The index of the file.
+    pub from_index: u64,
+    /// The index at which the new cluster begins.
     pub index: u64,
     /// Entries of the map.
     pub entries: u64,
@@ -64,6 +68,8 @@ pub fn restore(
     let mut checked = SnapshotContents::default();
     let told = |done, total| progress(done, 2 * total);
     read_file(source, file, &mut checked, |_, _, _| Ok(()), told)?;
+    let from_index = checked.header.index;
+    let index = first_index(file, from_index, disk.random()?)?;
     let _lock = lock(&**disk, dir)?;
     // Whoever was quicker may have made something meanwhile.
     check_vacant(disk, dir)?;
@@ -71,10 +77,6 @@ pub fn restore(
     let cluster = meta.cluster();
     let meta = Arc::new(meta);
     clear_parts(&**disk, dir)?;
-    let index = match is_planted(Mutant::RestoredIndexTooLow) {
-        true => 1,
-        false => checked.header.index,
-    };
     let first = first_snapshot(&meta, list, index);
     let snapshots = Arc::new(Snapshots::new(disk.clone(), dir.join("snap")));
     let mut writer = snapshots.begin(&first, cluster)?;
@@ -91,9 +93,26 @@ pub fn restore(
     Ok(Restored {
         cluster,
         from_cluster: checked.header.cluster,
+        from_index,
         index,
         entries: copied.entries,
     })
+}
+
+/// Where a cluster begins that is restored from a file of this index.
+fn first_index(file: &Path, from: u64, random: u64) -> Result<u64, StorageError> {
+    let most = config::RESTORED_INDEX_MAX - RESTORE_SKIP - RESTORE_SPREAD;
+    if from > most {
+        let why = format!(
+            "its index is {from}, and a restore goes on from {most} at most, for the indexes that follow have to stay \
+             exact in JSON"
+        );
+        return Err(StorageError::corrupt(file, 16, &why));
+    }
+    match is_planted(Mutant::RestoredIndexTooLow) {
+        true => Ok(from),
+        false => Ok(from + RESTORE_SKIP + random % RESTORE_SPREAD),
+    }
 }
 
 /// Refuses a directory in which anything is but the lock and what a restore that was killed left.

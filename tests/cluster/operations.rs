@@ -3,8 +3,13 @@
 use crate::harness::{Cluster, Node, PATIENCE, SetOnDrop, daemon, eventually, require, run_to_end};
 use crate::http::Connection;
 use crate::process::Ended;
+use protobuf::Message as _;
+use raftkvd::command::SnapshotHeader;
+use raftkvd::config::{INDEX_MAX, RESTORE_SKIP, RESTORED_INDEX_MAX};
+use raftkvd::storage::SnapshotEncoder;
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -236,7 +241,14 @@ fn a_backup_restores_to_a_new_cluster_that_is_no_part_of_the_old_one() {
     assert!(files_below(&first.data_dir) == before, "and was changed");
     let inspected = operate(directory.path(), &["inspect", text(&first.data_dir)]);
     assert_eq!(inspected.code, Some(0), "{inspected:?}");
-    let begins = format!("a start begins with snapshot {index}");
+    let (_, said) = restored
+        .stdout
+        .split_once("it goes on at index ")
+        .expect("where");
+    let begins: String = said.chars().take_while(char::is_ascii_digit).collect();
+    let begins_at: u64 = begins.parse().expect("an index");
+    assert!(begins_at - index >= RESTORE_SKIP, "{restored:?}");
+    let begins = format!("a start begins with snapshot {begins}");
     assert!(inspected.stdout.contains(&begins), "{inspected:?}");
     // The others start empty, and are sent everything.
     for id in [2, 3] {
@@ -263,7 +275,7 @@ fn a_backup_restores_to_a_new_cluster_that_is_no_part_of_the_old_one() {
     let condition = [("If-Match", &*condition)];
     let later = new.send(1, "PUT", "/large", &condition, b"small");
     assert_eq!(later.status, 204, "{later:?}");
-    assert!(later.etag() > index, "no ETag is given twice: {later:?}");
+    assert!(later.etag() > begins_at, "{later:?}");
     new.assert_hashes_agree(&[1, 2, 3]);
     old.assert_value(2, "key-0", "after the backup");
     let cluster = |cluster: &Cluster| cluster.nodes[&1].status().expect("a status").cluster;
@@ -280,6 +292,134 @@ fn a_backup_restores_to_a_new_cluster_that_is_no_part_of_the_old_one() {
     new.node(1).start_expecting_exit(5);
     new.remove_member(2, 1);
     new.wait_voters(3, &[2, 3]);
+}
+
+#[test]
+fn what_the_old_cluster_gave_after_the_backup_means_nothing_after_a_restore() {
+    let cluster = Cluster::start(1);
+    let backed_up = cluster.put(1, "lock", "free");
+    let (file, index) = back_up(&cluster, 1, cluster.path());
+    let later: Vec<u64> = (0..20)
+        .map(|i| cluster.put(1, "lock", format!("{i}")))
+        .collect();
+    let mut begun = BTreeSet::new();
+    for _ in 0..2 {
+        let mut new = Cluster::prepare_beside(&cluster, 1, &[]);
+        let urls = new.nodes[&1].url();
+        let restored = restore(&new.nodes[&1], &file, &urls);
+        assert_eq!(restored.code, Some(0), "{restored:?}");
+        new.start_all();
+        // That of the backup is still the value's, until it is written.
+        let held = format!("\"{backed_up}\"");
+        let put = |etag: &str| new.send(1, "PUT", "/lock", &[("If-Match", etag)], b"mine");
+        let taken = put(&held);
+        assert_eq!(taken.status, 204, "{taken:?}");
+        begun.insert(taken.etag());
+        for _ in 0..30 {
+            new.put(1, "lock", "free");
+        }
+        for etag in &later {
+            let stale = put(&format!("\"{etag}\""));
+            assert_eq!(stale.status, 412, "{stale:?}");
+        }
+        // A watcher of the old cluster is told that it lacks changes, also after a restart.
+        for _ in 0..2 {
+            for id in [index, later[8], later[19]] {
+                let id = id.to_string();
+                let watch = new.send(1, "GET", "/-/watch", &[("Last-Event-ID", &id)], b"");
+                assert_eq!(watch.status, 410, "{watch:?}");
+            }
+            new.kill_all();
+            new.start_all();
+        }
+    }
+    assert_eq!(
+        begun.len(),
+        2,
+        "two restores give the same ETags: {begun:?}"
+    );
+}
+
+/// A snapshot file with right CRCs and these entries.
+fn forged(header: &SnapshotHeader, entries: &[(&str, u64)]) -> Vec<u8> {
+    let mut encoder = SnapshotEncoder::new();
+    let mut bytes = encoder.header(header);
+    for (key, index) in entries {
+        // Each in a block of its own.
+        encoder.entry(key.as_bytes(), *index, b"forged");
+        bytes.extend(encoder.block().expect("an entry"));
+    }
+    bytes.extend(encoder.footer());
+    bytes
+}
+
+fn header_of(file: &Path) -> SnapshotHeader {
+    let bytes = fs::read(file).expect("read");
+    let length = u32::from_le_bytes(bytes[12..16].try_into().expect("four bytes")) as usize;
+    SnapshotHeader::parse_from_bytes(&bytes[16..16 + length]).expect("a header")
+}
+
+#[test]
+fn keys_that_no_member_wrote_are_refused_by_all_who_read_the_file() {
+    let mut cluster = Cluster::start(1);
+    cluster.put(1, "foo", "bar");
+    let here = cluster.path().to_owned();
+    cluster.node(1).kill();
+    let dir = &cluster.nodes[&1].data_dir;
+    let own = dir
+        .join("snap")
+        .join(&cluster.nodes[&1].files("snap", ".snap")[0]);
+    let before = fs::read(&own).expect("read");
+    let header = header_of(&own);
+    let new = Cluster::prepare_beside(&cluster, 1, &[]);
+    let urls = new.nodes[&1].url();
+    for entries in [
+        &[("", 1)][..],
+        &[("a", 1), ("b", 1), ("", 1)],
+        &[("a", 1), ("b", 1), ("a", 1)],
+        &[("a", 2)],
+    ] {
+        let bytes = forged(&header, entries);
+        let file = here.join("forged.snap");
+        fs::write(&file, &bytes).expect("write");
+        let inspected = operate(&here, &["inspect", text(&file)]);
+        let restored = restore(&new.nodes[&1], &file, &urls);
+        for refused in [inspected, restored] {
+            assert_eq!(refused.code, Some(4), "{entries:?}: {refused:?}");
+            assert!(refused.stderr.contains("at byte"), "{refused:?}");
+            assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
+        }
+        assert!(!new.nodes[&1].data_dir.exists(), "something was made");
+        // And as if a member had been sent it.
+        fs::write(&own, &bytes).expect("write");
+        cluster.node(1).start_expecting_exit(4);
+    }
+    fs::write(&own, before).expect("write");
+    cluster.start_all();
+    cluster.assert_value(1, "foo", "bar");
+}
+
+#[test]
+fn an_index_without_room_behind_it_is_not_restored() {
+    let cluster = Cluster::start(1);
+    let here = cluster.path().to_owned();
+    let (backup, _) = back_up(&cluster, 1, &here);
+    let new = Cluster::prepare_beside(&cluster, 1, &[]);
+    let urls = new.nodes[&1].url();
+    let mut header = header_of(&backup);
+    for index in [
+        RESTORED_INDEX_MAX - RESTORE_SKIP,
+        INDEX_MAX - 1,
+        u64::MAX / 2 - 2,
+    ] {
+        header.index = index;
+        let file = here.join("forged.snap");
+        fs::write(&file, forged(&header, &[("a", 1)])).expect("write");
+        let refused = restore(&new.nodes[&1], &file, &urls);
+        assert_eq!(refused.code, Some(4), "{refused:?}");
+        assert!(refused.stderr.contains("its index is"), "{refused:?}");
+        assert!(!new.nodes[&1].data_dir.exists(), "something was made");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Backups: taken from a running member as `GET /-/snapshot` does, restored as `raftkvd restore` does, and compared.
 //!
-//! The member of the new cluster has to begin with the map of the model at the backup's index, and to serve writes with
-//! higher indexes.
+//! The member of the new cluster has to begin with the map of the model at the backup's index, far behind it, and to serve
+//! writes there. Nothing that the old cluster gave after the backup may mean something in the new one.
 
 use crate::checker::{Condition, Input};
 use crate::clients::DEADLINE_TICKS;
@@ -12,10 +12,12 @@ use crate::oracles::Oracles;
 use crate::process::{DATA_DIR, Launch, Process};
 use crate::world::{Event, MILLISECOND, NOW, SECOND, Target, World};
 use futures_channel::oneshot;
-use raftkvd::command::SnapshotHeader;
+use raftkvd::command::{Command, Etags, SnapshotHeader};
+use raftkvd::config::{RESTORE_SKIP, RESTORE_SPREAD};
+use raftkvd::history::Reader;
 use raftkvd::inbox::Notice;
 use raftkvd::proposal::{NotProposed, Outcome, Proposal, Read};
-use raftkvd::storage::restore::{self, restore};
+use raftkvd::storage::restore::{self, Restored, restore};
 use raftkvd::storage::{Disk, SnapshotEncoder, Start};
 use raftkvd::store::Frozen;
 use slog::o;
@@ -174,7 +176,7 @@ impl World {
         let restored = restore(&*disk, &disk, plan, |_, _| ());
         let restored = restored.unwrap_or_else(|error| panic!("a backup is refused: {error}"));
         assert_eq!(
-            (restored.index, restored.from_cluster),
+            (restored.from_index, restored.from_cluster),
             (header.index, header.cluster)
         );
         let launch = Launch {
@@ -193,30 +195,77 @@ impl World {
             tick: 20 * MILLISECOND,
             logger: self.logger.new(o!("restored" => header.index)),
         };
-        let mut oracle = Oracles::beginning_with(self.oracle.restored(header.index));
+        let mut oracle =
+            Oracles::beginning_with(self.oracle.restored(header.index, restored.index));
         // It looks at the map of the model.
         let process = Process::launch(launch, &mut oracle);
         let process = process.unwrap_or_else(|error| panic!("a restored member: {error}"));
-        assert_eq!(process.applied(), header.index);
+        assert_eq!(process.applied(), restored.index);
         let members = process.node().members();
         let members = members.members.values();
         let urls: Vec<_> = members.map(|member| member.url.clone()).collect();
         assert_eq!(urls, [World::url(0)]);
-        self.serve(process, &mut oracle, header.index);
+        self.serve(process, &mut oracle, &restored);
     }
 
-    /// The new member has to lead, and to write.
-    fn serve(&mut self, mut process: Process, oracles: &mut Oracles, backup: u64) {
-        let cluster = process.meta.cluster();
+    /// The new member has to lead, and to write, and to know nothing of what the old cluster gave after the backup.
+    fn serve(&mut self, mut process: Process, oracles: &mut Oracles, restored: &Restored) {
+        let Restored {
+            from_index, index, ..
+        } = *restored;
         let value = b"the first one".to_vec();
         let put = Input::Put {
             key: key_name(0),
             value: value.clone(),
             condition: Condition::None,
         };
+        let outcome = self.tell_restored(&mut process, oracles, command(&put, &value));
+        let Outcome::Applied { index: written } = outcome else {
+            panic!("a restored member does not write: {outcome:?}");
+        };
+        assert!(
+            written > index,
+            "entry {written} of a restored member that began at {index}"
+        );
+        let newest = self.oracle.newest().max(from_index + 1);
+        let mut stale = command(&put, b"one that lost");
+        let mut etags = Etags::new();
+        etags.indexes = (from_index + 1..=newest).collect();
+        stale.if_match = Some(etags).into();
+        let outcome = self.tell_restored(&mut process, oracles, stale);
+        let failed = Outcome::ConditionFailed {
+            current: Some(written),
+        };
+        assert!(
+            outcome == failed,
+            "a condition with ETags of the old cluster, up to {newest}, comes to {outcome:?} at {written}"
+        );
+        let watched = Reader::new(process.history.clone(), newest).read(1, 1);
+        assert!(
+            watched.is_err(),
+            "a watch goes on from {newest}, which the old cluster gave: {watched:?}"
+        );
+        let found = process.store.get(&key_name(0));
+        let found = found.map(|found| (found.index, found.bytes.to_vec()));
+        assert_eq!(found, Some((written, value)));
+        // What was written here would have been noticed above only if the old cluster has written as much.
+        assert!(
+            (RESTORE_SKIP..RESTORE_SKIP + RESTORE_SPREAD).contains(&(index - from_index)),
+            "a cluster restored from a backup of index {from_index} began at {index}"
+        );
+    }
+
+    /// What becomes of a command of a client of the new member.
+    fn tell_restored(
+        &mut self,
+        process: &mut Process,
+        oracles: &mut Oracles,
+        command: Command,
+    ) -> Outcome {
+        let cluster = process.meta.cluster();
         let (reply, mut outcome) = oneshot::channel();
         process.inbox.propose(Proposal {
-            command: command(&put, &value),
+            command,
             deadline_ticks: PASSES_MAX as u64,
             reply,
         });
@@ -242,16 +291,7 @@ impl World {
             }
         }
         NOW.set(now);
-        let Some(Outcome::Applied { index }) = answer else {
-            panic!("a restored member does not write: {answer:?}");
-        };
-        assert!(
-            index > backup,
-            "entry {index} of a restored member that began at {backup}"
-        );
-        let found = process.store.get(&key_name(0));
-        let found = found.map(|found| (found.index, found.bytes.to_vec()));
-        assert_eq!(found, Some((index, value)));
+        answer.expect("a restored member answers")
     }
 }
 

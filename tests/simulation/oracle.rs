@@ -42,9 +42,11 @@ pub struct Oracle {
     entries: BTreeMap<(u64, u64), (u64, u64)>,
     /// By index, from 2 on.
     committed: BTreeMap<u64, Shadow>,
-    /// By index, from 2 on: a hash of what was to be applied.
+    /// The index at which its cluster began, with a map that nobody wrote there.
+    first: u64,
+    /// By index, from the one behind the first on: a hash of what was to be applied.
     applied: Vec<u64>,
-    /// The map as it has to be after each index, from 1 on.
+    /// The map as it has to be after each index, from the first on.
     states: Vec<u64>,
     map: BTreeMap<Vec<u8>, Value>,
     /// Sum of the hashes of what is in the map: the newest of `states`.
@@ -127,6 +129,7 @@ pub fn entry_hash(key: &[u8], index: u64, value: &[u8]) -> u64 {
 impl Oracle {
     pub fn new() -> Oracle {
         Oracle {
+            first: 1,
             states: vec![0],
             ..Oracle::default()
         }
@@ -240,7 +243,7 @@ impl Oracle {
         let digest = commands.iter().fold(index, |sum, c| {
             hash(&(sum, &c.key[..], &c.value[..], c.kind as i32, c.sequence))
         });
-        let place = (index - 2) as usize;
+        let place = (index - self.first - 1) as usize;
         if let Some(first) = self.applied.get(place) {
             assert_eq!(
                 *first, digest,
@@ -331,7 +334,8 @@ impl Oracle {
 
     /// A map after applying `index`.
     pub fn holds(&self, machine: usize, index: u64, state: u64) {
-        let wanted = self.states.get((index - 1) as usize);
+        let place = index.checked_sub(self.first);
+        let wanted = place.and_then(|place| self.states.get(place as usize));
         assert_eq!(
             wanted,
             Some(&state),
@@ -464,19 +468,18 @@ impl Oracle {
 
     /// The newest entry that any member has published.
     pub fn newest(&self) -> u64 {
-        self.states.len() as u64
+        self.first + self.states.len() as u64 - 1
     }
 
-    /// That of a new cluster which begins with this one's map at an index.
-    pub fn restored(&self, index: u64) -> Oracle {
-        let map = self.changes.map_at(index);
+    /// That of a new cluster which begins at index `first` with this one's map as of `backup`.
+    pub fn restored(&self, backup: u64, first: u64) -> Oracle {
+        let map = self.changes.map_at(backup);
         let map = map.map(|(key, (index, value))| (key.to_vec(), (index, value.to_vec())));
-        let mut states = self.states.clone();
-        states.truncate(index as usize);
+        let state = self.states[(backup - self.first) as usize];
         Oracle {
-            applied: vec![0; index as usize - 1],
-            state: *states.last().expect("a map has an index of 1 at least"),
-            states,
+            first,
+            state,
+            states: vec![state],
             map: map.collect(),
             ..Oracle::default()
         }

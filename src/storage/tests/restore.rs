@@ -1,6 +1,7 @@
 //! Restoring a data directory from a snapshot: crashes at every operation, damaged files, whom it refuses.
 
 use super::*;
+use crate::config::{INDEX_MAX, RESTORE_SKIP, RESTORE_SPREAD, RESTORED_INDEX_MAX};
 use crate::storage::restore::{Plan, Restored, restore};
 
 fn new_dir() -> &'static Path {
@@ -38,7 +39,9 @@ fn start_restored(disk: &FakeDisk) -> Result<Opened, StorageError> {
 fn assert_restored(opened: &Opened, disk: &FakeDisk) {
     assert!(!opened.first_start);
     let snapshot = opened.recovered.snapshot.as_ref().unwrap();
-    assert_eq!((snapshot.index, snapshot.term), (40, 1));
+    let skipped = snapshot.index - 40;
+    assert!((RESTORE_SKIP..RESTORE_SKIP + RESTORE_SPREAD).contains(&skipped));
+    assert_eq!(snapshot.term, 1);
     assert_eq!(snapshot.conf_state.voters, [3]);
     let incarnation = opened.meta.incarnation();
     let members = Members::from_state(&snapshot.state).unwrap();
@@ -46,7 +49,7 @@ fn assert_restored(opened: &Opened, disk: &FakeDisk) {
     assert_eq!(opened.meta.cluster(), cluster_id(incarnation));
     assert!(snapshot.state.sessions.is_empty() && snapshot.state.removed.is_empty());
     let hard_state = &opened.recovered.hard_state;
-    assert_eq!((hard_state.term, hard_state.commit), (1, 40));
+    assert_eq!((hard_state.term, hard_state.commit), (1, snapshot.index));
     let found = std::sync::Mutex::new(Vec::new());
     let visit = |key: &[u8], index, value: &[u8]| {
         found
@@ -54,7 +57,8 @@ fn assert_restored(opened: &Opened, disk: &FakeDisk) {
             .unwrap()
             .push((key.to_vec(), index, value.to_vec()));
     };
-    opened.snapshots.load(40, 1, visit, |_, _| ()).unwrap();
+    let loaded = opened.snapshots.load(snapshot.index, 1, visit, |_, _| ());
+    loaded.unwrap();
     let entry = (b"index".to_vec(), 40, b"40".to_vec());
     assert_eq!(
         found.into_inner().unwrap(),
@@ -65,18 +69,75 @@ fn assert_restored(opened: &Opened, disk: &FakeDisk) {
 }
 
 #[test]
-fn each_restored_cluster_has_an_id_of_its_own() {
+fn each_restored_cluster_has_an_id_and_indexes_of_its_own() {
     let source = source();
-    let ids = [1, 2, 3].map(|seed| {
+    let restored = [1, 2, 3].map(|seed| {
         let restored = restore_from(&source, &FakeDisk::new(10 + seed)).unwrap();
-        assert_eq!((restored.index, restored.entries), (40, 1));
+        assert_eq!((restored.from_index, restored.entries), (40, 1));
         assert_ne!(restored.cluster, restored.from_cluster);
-        restored.cluster
+        let skipped = restored.index - 40;
+        assert!((RESTORE_SKIP..RESTORE_SKIP + RESTORE_SPREAD).contains(&skipped));
+        (restored.cluster, restored.index)
     });
-    assert_eq!(
-        ids.iter().collect::<std::collections::BTreeSet<_>>().len(),
-        3
-    );
+    let ids = BTreeMap::from(restored);
+    let indexes = BTreeMap::from(restored.map(|(cluster, index)| (index, cluster)));
+    assert_eq!((ids.len(), indexes.len()), (3, 3));
+}
+
+/// A disk with a snapshot of this index, which holds these entries, and its path.
+fn source_of(index: u64, entries: &[(&[u8], u64, &[u8])]) -> (FakeDisk, PathBuf) {
+    let disk = FakeDisk::new(1);
+    let snapshots = Snapshots::new(Arc::new(disk.clone()), PathBuf::from("/from"));
+    disk.create_dir_all(Path::new("/from")).unwrap();
+    let meta = SnapshotMeta {
+        index,
+        term: 7,
+        ..SnapshotMeta::default()
+    };
+    let entries = entries.iter().copied();
+    snapshots.write(&meta, 5, entries).unwrap();
+    (disk, snapshots.path(index, 7))
+}
+
+#[test]
+fn an_index_that_leaves_no_room_is_refused_and_the_highest_that_does_survives_restarts() {
+    let highest = RESTORED_INDEX_MAX - RESTORE_SKIP - RESTORE_SPREAD;
+    for index in [
+        highest + 1,
+        RESTORED_INDEX_MAX,
+        INDEX_MAX - 1,
+        INDEX_MAX,
+        u64::MAX / 2 - 3,
+        u64::MAX,
+    ] {
+        let disk = FakeDisk::new(2);
+        let error = restore_from(&source_of(index, &[]), &disk).unwrap_err();
+        assert_eq!(error.exit_code(), 4, "{index}: {error}");
+        assert!(error.to_string().contains("its index is"), "{error}");
+        assert_eq!(disk.paths(), Vec::<PathBuf>::new(), "{index}");
+    }
+    let disk = FakeDisk::new(2);
+    let restored = restore_from(&source_of(highest, &[]), &disk).unwrap();
+    assert!(restored.index < RESTORED_INDEX_MAX, "{restored:?}");
+    for start in 0..3 {
+        let mut opened = start_restored(&disk).unwrap();
+        let entries = vec![entry(restored.index + 1 + start, 2, b"x".to_vec())];
+        opened.wal.save(&[append(entries)]).unwrap();
+    }
+}
+
+#[test]
+fn a_file_with_an_empty_key_or_a_key_twice_is_refused_and_nothing_is_made() {
+    for entries in [
+        &[(&b""[..], 1, &b"v"[..])][..],
+        &[(b"a", 1, b"v"), (b"", 2, b"")],
+        &[(b"a", 1, b"v"), (b"b", 2, b"v"), (b"a", 3, b"w")],
+    ] {
+        let disk = FakeDisk::new(2);
+        let error = restore_from(&source_of(40, entries), &disk).unwrap_err();
+        assert_eq!(error.exit_code(), 4, "{error}");
+        assert_eq!(disk.paths(), Vec::<PathBuf>::new());
+    }
 }
 
 #[test]
