@@ -13,7 +13,7 @@
 //!   have dropped the dirty pages and call the next sync a success.
 
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, fdatasync, flock};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -204,14 +204,10 @@ impl Disk for RealDisk {
         let wrap = |e: io::Error| DiskError::new("get random bytes for", Path::new("storage"), e);
         let mut filled = 0;
         while filled < bytes.len() {
-            match rustix::rand::getrandom(
-                &mut bytes[filled..],
-                rustix::rand::GetRandomFlags::empty(),
-            ) {
-                Ok(n) => filled += n,
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(wrap(e.into())),
-            }
+            let rest = &mut bytes[filled..];
+            let flags = rustix::rand::GetRandomFlags::empty();
+            let read = retry_on_intr(|| rustix::rand::getrandom(&mut *rest, flags));
+            filled += read.map_err(|e| wrap(e.into()))?;
         }
         Ok(u64::from_le_bytes(bytes))
     }
@@ -243,7 +239,9 @@ impl DiskFile for RealFile {
     }
 
     fn allocate(&mut self, len: u64) -> Result<(), DiskError> {
-        match fallocate(&self.file, FallocateFlags::empty(), 0, len) {
+        // A signal that comes amidst leaves nothing that another call would not do: blocks stay reserved.
+        let reserve = || fallocate(&self.file, FallocateFlags::empty(), 0, len);
+        match retry_on_intr(reserve) {
             Ok(()) => Ok(()),
             // Not every file system can reserve blocks. It costs speed, not safety.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {

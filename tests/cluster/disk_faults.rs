@@ -16,6 +16,11 @@ const DISK_FAILED: Option<i32> = Some(6);
 
 /// The words that start a program with this done to its calls of fdatasync, if there is an strace that can.
 fn fdatasync_with(injection: &str) -> Option<Vec<String>> {
+    call_with("fdatasync", injection)
+}
+
+/// The same for any system call.
+fn call_with(call: &str, injection: &str) -> Option<Vec<String>> {
     let wrapper: Vec<String> = [
         "/usr/bin/env",
         "PATH=/usr/local/bin:/usr/bin:/bin",
@@ -27,9 +32,9 @@ fn fdatasync_with(injection: &str) -> Option<Vec<String>> {
         "-o",
         "/dev/null",
         "-e",
-        "trace=fdatasync",
+        &format!("trace={call}"),
         "-e",
-        &format!("inject=fdatasync:{injection}"),
+        &format!("inject={call}:{injection}"),
     ]
     .map(str::to_owned)
     .into();
@@ -104,6 +109,21 @@ fn a_failed_fdatasync_ends_the_node_and_acknowledges_nothing() {
             .count();
         assert_eq!(cluster.get(1, &format!("{writer}/{}", count + 1)), None);
     }
+}
+
+#[test]
+fn a_signal_that_interrupts_an_allocation_ends_nothing() {
+    // Each first attempt.
+    let Some(wrapper) = call_with("fallocate", "error=EINTR:when=1+2") else {
+        return;
+    };
+    let mut cluster = Cluster::prepare(1, &[]);
+    cluster.node(1).wrapper = wrapper;
+    cluster.start_all();
+    cluster.put(1, "foo", "bar");
+    cluster.kill_all();
+    cluster.start_all();
+    cluster.assert_value(1, "foo", "bar");
 }
 
 #[test]
