@@ -207,6 +207,8 @@ pub const SNAPSHOT_HEADER_BYTES_MAX: usize = 1 << 20;
 pub const SNAPSHOT_MESSAGE_BYTES_MAX: usize = SNAPSHOT_HEADER_BYTES_MAX + (64 << 10);
 /// Longest `meta` file, whatever its format version.
 pub const META_BYTES_MAX: usize = 1 << 20;
+/// Damaged parts that are kept aside for inspection, as `*.broken`: the newest of the WAL, and as many snapshots.
+pub const BROKEN_FILES_KEPT: usize = 3;
 /// Snapshot files that are kept.
 pub const SNAPSHOTS_KEPT: usize = 2;
 /// After a file was deleted its thread pauses for so many times as long as that took,

@@ -59,6 +59,7 @@ pub(super) fn recover(
         warn!(logger, "the end of the WAL was torn by a crash; it is kept aside as .broken and cut off";
             "segment" => scan.last.path().display(), "offset" => scan.last.offset());
         scan.last.cut_tail(&**disk, &wal_dir)?;
+        drop_old_broken(&**disk, &wal_dir)?;
     }
     let writer = scan.last.into_writer()?;
     // Names that the previous process created may have survived it in the kernel's memory only.
@@ -77,6 +78,7 @@ pub(super) fn recover(
     for (index, term) in &chosen.damaged {
         set_aside(&**disk, &snapshots.path(*index, *term))?;
     }
+    drop_old_broken(&**disk, &dir.join("snap"))?;
     snapshots.delete_leftovers(&keep)?;
     disk.sync_dir(&dir.join("snap"))?;
 
@@ -497,6 +499,18 @@ fn set_aside(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
         let mut name = path.as_os_str().to_owned();
         name.push(".broken");
         disk.rename(path, Path::new(&name))?;
+    }
+    Ok(())
+}
+
+/// Of what was set aside in a directory, the newest stays: each crash may leave another. Names sort by age.
+fn drop_old_broken(disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
+    let names = disk.list(dir)?.into_iter();
+    let mut broken: Vec<String> = names.filter(|name| name.ends_with(".broken")).collect();
+    broken.sort();
+    let superfluous = broken.len().saturating_sub(config::BROKEN_FILES_KEPT);
+    for name in &broken[..superfluous] {
+        disk.remove(&dir.join(name))?;
     }
     Ok(())
 }

@@ -166,6 +166,37 @@ fn a_second_torn_tail_does_not_replace_the_first() {
 }
 
 #[test]
+fn of_what_was_set_aside_the_newest_is_kept() {
+    let kept = config::BROKEN_FILES_KEPT;
+    let disk = FakeDisk::new(1);
+    let mut all = Vec::new();
+    for index in 2..8 {
+        torn(&disk, &mut start(&disk, LARGE).unwrap(), index);
+        start(&disk, LARGE).unwrap();
+        let now = files(&disk, "broken");
+        all.extend(
+            now.into_iter()
+                .filter(|path| !all.contains(path))
+                .collect::<Vec<_>>(),
+        );
+        assert_eq!(all.len() as u64, index - 1);
+        assert_eq!(
+            files(&disk, "broken"),
+            all[all.len().saturating_sub(kept)..]
+        );
+    }
+    // Of damaged snapshots as well: here as if they had been left by earlier starts.
+    for index in 0..6 {
+        let name = snapshot::file_name(index, 1) + ".broken";
+        disk.create(&dir().join("snap").join(name)).unwrap();
+    }
+    start(&disk, LARGE).unwrap();
+    let left = disk.list(&dir().join("snap")).unwrap();
+    let left = left.iter().filter(|name| name.ends_with(".broken"));
+    assert_eq!(left.count(), kept);
+}
+
+#[test]
 fn a_save_waits_for_no_removal() {
     let disk = FakeDisk::new(1);
     let mut opened = start(&disk, SMALL).unwrap();
