@@ -156,6 +156,12 @@ impl Pending {
         self.code(self.in_flight.range(start..start + count))
     }
 
+    /// Nothing was handed over behind the command with this sequence.
+    pub fn is_last_in_flight(&self, sequence: u64) -> bool {
+        let last = self.in_flight.back();
+        last.is_none_or(|open| open.command.sequence <= sequence)
+    }
+
     /// A command of ours with this sequence is being applied: returns its reply, if it is still open. Earlier ones
     /// in flight were lost on their way and are unsent again.
     pub fn applied(&mut self, sequence: u64) -> Option<Reply> {

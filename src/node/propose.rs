@@ -27,9 +27,11 @@ impl Node {
                 if coded.membership.is_none() {
                     return;
                 }
-                // A change of members may wait for what comes behind it, the settlement of another one. What overtakes it
-                // makes it void, and then it comes again under a new sequence.
-                break;
+                // A change of members may wait for what comes behind it, the settlement of another one, and holds up
+                // nothing. What overtakes it makes it void, and then it comes again under a new sequence.
+                if self.pending.is_last_in_flight(last) {
+                    break;
+                }
             }
             self.resend_after = Some(last);
         }

@@ -6,7 +6,7 @@ mod formation;
 
 use super::publish::answer;
 use super::*;
-use crate::command::{Command, Kind};
+use crate::command::{self, Command, Kind};
 use crate::identity::{self, Reason};
 use crate::inbox::ReadBack;
 use crate::proposal::{NotTransferred, Outcome, Refusal, Transfer};
@@ -783,6 +783,39 @@ fn a_change_that_waits_in_a_new_leader_does_not_keep_it_from_settling_the_one_be
     cluster.tick(3);
     applied(&mut write);
     applied(&mut waits);
+}
+
+#[test]
+fn a_change_that_comes_again_and_waits_holds_up_no_write_behind_it() {
+    let mut cluster = Cluster::new(3);
+    let first = cluster.elect();
+    let next = cluster.follower(first);
+    let mut change = cluster.change(next, Kind::AddMember, 4);
+    let mut write = cluster.put(next, "a");
+    // Neither has reached the leader before it dies.
+    cluster.wires.clear();
+    cluster.crash(first);
+    let before = cluster.node(next).raw.raft.raft_log.last_index();
+    cluster.node(next).raw.campaign().unwrap();
+    cluster.deliver_until(|cluster| cluster.node(next).is_leader());
+    cluster.work(next);
+    // A new leader changes no members before it has committed the entry of its term. The write stands behind that.
+    let log = &cluster.node(next).raw.raft.raft_log;
+    assert!(log.committed <= before, "{} is committed", log.committed);
+    let entries = log.all_entries();
+    let batches = entries.iter().filter(|entry| entry.index > before + 1);
+    let batches = batches.map(|entry| command::decode(&entry.data).unwrap());
+    let keys: Vec<_> = batches
+        .flat_map(|batch| batch.commands)
+        .map(|c| c.key)
+        .collect();
+    assert!(
+        keys.iter().any(|key| &key[..] == b"a"),
+        "the write waits: {keys:?}"
+    );
+    cluster.tick(20);
+    applied(&mut write);
+    applied(&mut change);
 }
 
 #[test]
