@@ -257,10 +257,9 @@ impl Cluster {
                     continue;
                 }
                 for message in messages {
-                    self.hosts[place].node.step(Received {
-                        message,
-                        bound: true,
-                    });
+                    // Its incarnation is its id.
+                    let bound = Some(message.from);
+                    self.hosts[place].node.step(Received { message, bound });
                 }
                 self.work(place);
             }

@@ -180,8 +180,9 @@ pub struct Met {
 pub struct Received {
     /// The message.
     pub message: Message,
-    /// The applied table binds its sender. Otherwise the sender can't be judged yet, and its word ends no process.
-    pub bound: bool,
+    /// The incarnation of its sender, to which the applied table binds the sender's id. `None`: it can't be judged yet, and
+    /// its word ends no process.
+    pub bound: Option<u64>,
 }
 
 impl Inbox {
@@ -248,7 +249,7 @@ impl Inbox {
 
     /// Queues messages of a peer; `bytes` is their encoded size. Over the limit they are dropped and counted: false.
     /// `bound`: see [`Received::bound`].
-    pub fn receive(&self, messages: Vec<Message>, bytes: usize, bound: bool) -> bool {
+    pub fn receive(&self, messages: Vec<Message>, bytes: usize, bound: Option<u64>) -> bool {
         let mut events = self.lock();
         let count = events.messages.len() + messages.len();
         let total = events.message_bytes + bytes;
@@ -462,9 +463,9 @@ mod tests {
             ..Held::default()
         };
         let later = Instant::now() + std::time::Duration::from_secs(600);
-        inbox.receive(vec![Message::default()], 1, true);
+        inbox.receive(vec![Message::default()], 1, None);
         assert_eq!(inbox.take(later, held).proposals.len(), 0);
-        inbox.receive(vec![Message::default()], 1, true);
+        inbox.receive(vec![Message::default()], 1, None);
         assert_eq!(inbox.take(Instant::now(), held).proposals.len(), 1);
     }
 

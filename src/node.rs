@@ -476,6 +476,12 @@ impl Node {
             return self.step_empty(received);
         }
         let Received { message, bound } = received;
+        let row = self.members.members.get(&message.from);
+        let bound = match (bound, row) {
+            // Since it was received, the id was bound to another.
+            (Some(sender), Some(row)) if row.incarnation != sender => return,
+            (sender, row) => sender.is_some() && row.is_some(),
+        };
         if !self.passes(&message, bound) {
             return;
         }

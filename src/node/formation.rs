@@ -112,8 +112,8 @@ impl Node {
     /// Takes a message while this node is empty: only a first state that binds it changes anything. Whoever leads learns
     /// from the answers that this node is there and has no log; they confirm nothing, and nothing is kept.
     pub(super) fn step_empty(&mut self, received: Received) {
-        let Received { message, bound } = received;
-        if !self.is_plausible(&message, bound) {
+        let Received { message, .. } = received;
+        if !self.is_plausible(&message, false) {
             return;
         }
         let kind = match message.get_msg_type() {

@@ -66,8 +66,9 @@ fn url(id: u64) -> PeerUrl {
     format!("http://host:{id}").parse().unwrap()
 }
 
+/// Of one of the first members.
 fn of_member(message: Message) -> Received {
-    let bound = true;
+    let bound = Some(10 * message.from);
     Received { message, bound }
 }
 
@@ -123,6 +124,12 @@ impl Cluster {
             Some(host) => host.incarnation,
             None => 10 * id + self.lives.get(&id).copied().unwrap_or(0),
         }
+    }
+
+    /// As the transport hands it over.
+    fn received(&self, message: Message) -> Received {
+        let bound = self.hosts.get(&message.from).map(|host| host.incarnation);
+        Received { message, bound }
     }
 
     fn add_host(&mut self, id: u64, disk: Recovered) {
@@ -329,7 +336,8 @@ impl Cluster {
             }
             let up = self.hosts.get(&to).is_some_and(|host| host.node.is_some());
             if !cut && up {
-                self.node(to).step(of_member(message));
+                let received = self.received(message);
+                self.node(to).step(received);
                 self.work(to);
             } else if self.hosts[&from].node.is_some() {
                 self.node(from).unreachable(to);
@@ -347,7 +355,8 @@ impl Cluster {
     fn deliver_snapshots(&mut self) {
         for message in std::mem::take(&mut self.sent) {
             let (from, to) = (message.from, message.to);
-            self.node(to).step(of_member(message));
+            let received = self.received(message);
+            self.node(to).step(received);
             self.work(to);
             self.node(from).snapshot_sent(to, true);
             self.work(from);
@@ -1122,7 +1131,7 @@ fn a_commit_beyond_the_log_ends_the_node_when_its_leader_says_so_twice() {
     // Nobody that can't be judged ends it, however often.
     for _ in 0..5 {
         let message = heartbeat(2, 1, 5, 99);
-        let bound = false;
+        let bound = None;
         assert_eq!(once(&mut cluster, Received { message, bound }), None);
     }
     // A first word of whoever leads this term, and then two more.
@@ -1151,7 +1160,12 @@ fn two_leaders_in_one_term_end_the_node_that_hears_both() {
         .collect::<Vec<_>>()
         .try_into()
         .unwrap();
-    for (bound, ends) in [(false, false), (true, true)] {
+    let sender = 10 * other;
+    for (bound, ends) in [
+        (None, false),
+        (Some(sender + 1), false),
+        (Some(sender), true),
+    ] {
         let message = heartbeat(other, hears, term, 1);
         cluster.node(hears).step(Received { message, bound });
         cluster.work(hears);
@@ -1221,7 +1235,7 @@ fn what_no_member_would_send_never_reaches_raft() {
     }
     // From somebody who can't be judged, no term far above the own one either.
     let message = heartbeat(2, 1, 1 << 33, 0);
-    let bound = false;
+    let bound = None;
     cluster.node(1).step(Received { message, bound });
     assert_eq!(cluster.node(1).status(), before);
 }

@@ -426,6 +426,7 @@ impl Stream<'_> {
             self.note_answers(&messages);
             // Those that do not fit are counted there, and raft resends.
             let bound = self.standing == Standing::Bound;
+            let bound = bound.then_some(self.claims.incarnation);
             let _ = self.shared.inbox.receive(messages, bytes, bound);
         }
         end

@@ -476,7 +476,7 @@ impl Arriving {
         } = self;
         let index = promised.index;
         let since = Instant::now();
-        let (files, from) = (shared.clone(), claims.from);
+        let (files, from, incarnation) = (shared.clone(), claims.from, claims.incarnation);
         let written = spawn_blocking(move || {
             // The permit is given back only when the file is closed, also if nobody waits for this any more.
             let _permit = permit;
@@ -487,6 +487,7 @@ impl Arriving {
             .unwrap_or_else(|error| Err(ReceiveError::File(error.into())))?;
         let received = &shared.metrics.snapshots.received;
         received.add(begun.elapsed(), file_bytes);
+        let bound = bound.then_some(incarnation);
         if !shared.inbox.receive(vec![message], bytes, bound) {
             return Err(ReceiveError::Overloaded);
         }

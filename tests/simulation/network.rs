@@ -577,7 +577,8 @@ impl World {
             Ok(Standing::Bound | Standing::Ahead) => {
                 let bytes = encoded_bytes(&message);
                 let bound = standing == Ok(Standing::Bound);
-                process.inbox.receive(message, bytes, bound);
+                let sender = bound.then_some(claims.incarnation);
+                process.inbox.receive(message, bytes, sender);
                 self.wake(target.machine);
                 if !bound {
                     self.count("messages of members that can't be judged yet");

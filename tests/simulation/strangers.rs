@@ -140,7 +140,7 @@ impl World {
         self.count("lies");
         let messages = vec![message];
         let bytes = encoded_bytes(&messages);
-        self.at(target).inbox.receive(messages, bytes, false);
+        self.at(target).inbox.receive(messages, bytes, None);
         self.wake(target.machine);
     }
 

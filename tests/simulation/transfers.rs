@@ -191,7 +191,7 @@ impl World {
         let process = self.at(target);
         let messages = vec![message];
         let bytes = encoded_bytes(&messages);
-        let bound = standing == Standing::Bound;
+        let bound = (standing == Standing::Bound).then_some(claims.incarnation);
         let taken = process.inbox.receive(messages, bytes, bound);
         self.wake(target.machine);
         taken

@@ -182,7 +182,7 @@ impl Peer {
             let events = events.await.unwrap();
             for received in events.messages {
                 self.messages.push(received.message);
-                self.bound.push(received.bound);
+                self.bound.push(received.bound.is_some());
             }
             self.notices.extend(events.notices);
         }

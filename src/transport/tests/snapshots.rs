@@ -314,7 +314,7 @@ async fn a_snapshot_whose_message_is_dropped_is_not_reported_as_sent() {
     let (mut one, two) = pair().await;
     one.files.put((50, 3), (50, 3), 1000);
     let flood = vec![heartbeat(1, 2, 0); config::INBOX_MESSAGES_MAX];
-    assert!(two.inbox.receive(flood, 0, true));
+    assert!(two.inbox.receive(flood, 0, None));
     one.transport.send(vec![snapshot(1, 2, 50, 3)]);
     one.until("the failure", |one| one.sent(2, false) == 1)
         .await;
