@@ -70,14 +70,13 @@ pub async fn run(joiner: Joiner, transport: Transport, logger: Logger) -> Result
                 Err(Failure::Now(why)) => reasons.push(format!("{asked}: {why}")),
                 Err(Failure::Taken(why)) => {
                     return Err(NotJoined::Taken(format!(
-                        "can't join as member {id} at {url}: {asked} says: {why}; choose another --id or --peer-url, or \
-                         remove the other member first: curl -X DELETE {asked}/ID"
+                        "can't join as member {id} at {url}: {asked} says: {why}"
                     )));
                 }
                 Err(Failure::OtherIncarnation(why)) => {
                     return Err(NotJoined::OtherIncarnation(format!(
-                        "can't join as member {id} at {url}: {asked} says: {why}; start member {id} with its own \
-                         --data-dir, or, if that is lost, remove it first: curl -X DELETE {asked}/{id}"
+                        "can't join as member {id} at {url}: {asked} says: {why} \
+                         (curl -X DELETE {asked}/{id})"
                     )));
                 }
             }

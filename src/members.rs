@@ -129,16 +129,18 @@ impl Members {
         if command.kind == Kind::AddMember {
             let url = parse_url(command)?;
             return match known {
-                Some(member) if member.url != url => Err(Refusal::IdTaken),
+                Some(member) if member.url != url => Err(Refusal::IdTaken(member.url.clone())),
                 Some(member) if !member.may_be(incarnation) => Err(Refusal::OtherIncarnation),
                 Some(_) => Ok(Decision::Nothing),
                 None if id == 0 => Err(Refusal::NotFound),
                 None if incarnation != 0 && self.gone.get(&id) == Some(&incarnation) => {
                     Err(Refusal::OtherIncarnation)
                 }
-                None if self.has_at(&url, id) => Err(Refusal::UrlTaken),
-                None if self.members.len() >= MEMBERS_MAX => Err(Refusal::TooManyMembers),
-                None => change,
+                None => match self.other_at(&url, id) {
+                    Some(other) => Err(Refusal::UrlTaken(other)),
+                    None if self.members.len() >= MEMBERS_MAX => Err(Refusal::TooManyMembers),
+                    None => change,
+                },
             };
         }
         let member = known.ok_or(Refusal::NotFound)?;
@@ -150,11 +152,11 @@ impl Members {
             Kind::BindMember | Kind::PromoteMember => Ok(Decision::Nothing),
             Kind::MoveMember => {
                 let url = parse_url(command)?;
-                match () {
-                    () if !member.may_be(incarnation) => Err(Refusal::OtherIncarnation),
-                    () if member.url == url => Ok(Decision::Nothing),
-                    () if self.has_at(&url, id) => Err(Refusal::UrlTaken),
-                    () => change,
+                match self.other_at(&url, id) {
+                    _ if !member.may_be(incarnation) => Err(Refusal::OtherIncarnation),
+                    _ if member.url == url => Ok(Decision::Nothing),
+                    Some(other) => Err(Refusal::UrlTaken(other)),
+                    None => change,
                 }
             }
             Kind::RemoveMember if !member.learner && self.voters().count() == 1 => {
@@ -166,9 +168,11 @@ impl Members {
     }
 
     /// Another member than `id` is reached there.
-    fn has_at(&self, url: &PeerUrl, id: u64) -> bool {
+    /// Another member than this one at this URL.
+    fn other_at(&self, url: &PeerUrl, id: u64) -> Option<u64> {
         let mut members = self.members.iter();
-        members.any(|(other, member)| *other != id && member.url == *url)
+        let (other, _) = members.find(|(other, member)| **other != id && member.url == *url)?;
+        Some(*other)
     }
 
     /// Carries out a command that [`Members::decide`] accepted as a change, at the entry with this index.
@@ -467,11 +471,11 @@ mod tests {
         );
         assert_eq!(
             decide(&members, AddMember, 3, "http://a:4"),
-            Err(Refusal::IdTaken)
+            Err(Refusal::IdTaken(url(3)))
         );
         assert_eq!(
             decide(&members, AddMember, 4, "http://a:3"),
-            Err(Refusal::UrlTaken)
+            Err(Refusal::UrlTaken(3))
         );
         assert_eq!(
             decide(&members, RemoveMember, 4, ""),
@@ -672,7 +676,7 @@ mod tests {
         let mut members = three();
         for (to, incarnation, decided) in [
             ("http://a:2", 20, Ok(Decision::Nothing)),
-            ("http://a:3", 20, Err(Refusal::UrlTaken)),
+            ("http://a:3", 20, Err(Refusal::UrlTaken(3))),
             ("http://b:2", 21, Err(Refusal::OtherIncarnation)),
             ("http://b:2", 20, Ok(no_conf_change())),
             ("http://b:2", 0, Ok(no_conf_change())),
@@ -685,7 +689,8 @@ mod tests {
         assert_eq!(members.members[&2].url.to_string(), "http://b:2");
         assert_eq!(members.members[&2].bound_index, 1);
         let again = command(Kind::AddMember, 2, "http://a:2");
-        assert_eq!(members.decide(&again), Err(Refusal::IdTaken));
+        let moved = "http://b:2".parse().unwrap();
+        assert_eq!(members.decide(&again), Err(Refusal::IdTaken(moved)));
         let mut other = command(Kind::AddMember, 2, "http://b:2");
         other.member_incarnation = 21;
         assert_eq!(members.decide(&other), Err(Refusal::OtherIncarnation));

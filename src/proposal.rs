@@ -8,6 +8,7 @@
 //! tokio.
 
 use crate::command::Command;
+use crate::peer_url::PeerUrl;
 use futures_channel::oneshot;
 
 /// What became of a proposal. "Failed" ([`Outcome::NotProposed`]) and "unknown" are different answers.
@@ -50,17 +51,17 @@ pub struct FailedCheck {
 }
 
 /// Why a membership change was refused when its turn came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// A member has this id, with another URL.
-    #[error("this id belongs to a member with another URL")]
-    IdTaken,
+    /// The member with this id is at another URL.
+    #[error("the member with this id is at {0}")]
+    IdTaken(PeerUrl),
     /// A member has this id and URL, with another data directory.
     #[error("this id is bound to another data directory")]
     OtherIncarnation,
-    /// Another member has this URL.
-    #[error("this URL belongs to another member")]
-    UrlTaken,
+    /// The member with this other id has the URL.
+    #[error("this is the peer URL of member {0}")]
+    UrlTaken(u64),
     /// There is no such member.
     #[error("there is no such member")]
     NotFound,

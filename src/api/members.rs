@@ -141,14 +141,27 @@ fn refused(why: Refusal, kind: Kind, id: u64) -> Box<Reply> {
             format!("{why} {id}; the key of that name is at /-/kv/{id}"),
         ),
         Refusal::NotFound => reply::error(Code::NoSuchMember, format!("{why} {id}")),
-        Refusal::IdTaken => reply::error(Code::IdTaken, line),
+        Refusal::IdTaken(url) => reply::error(
+            Code::IdTaken,
+            format!(
+                "not changed: member {id} is at {url}; if it has moved, PUT its new URL to /-/members/{id}; a new member \
+                 needs an id of its own"
+            ),
+        ),
         Refusal::OtherIncarnation => reply::error(
             Code::OtherIncarnation,
             format!(
-                "{line}; remove it first with DELETE /{id}, or start this one under another id"
+                "not changed: member {id} has another data directory: start it on that one, or, if that is lost, DELETE \
+                 /{id} and then add it again"
             ),
         ),
-        Refusal::UrlTaken => reply::error(Code::UrlTaken, line),
+        Refusal::UrlTaken(other) => reply::error(
+            Code::UrlTaken,
+            format!(
+                "not changed: this is the peer URL of member {other}; give member {id} one of its own, or, if member \
+                 {other} is gone for good, DELETE /{other} first"
+            ),
+        ),
         Refusal::TooManyMembers => reply::error(Code::TooManyMembers, line),
         Refusal::LastVoter => reply::error(Code::LastVoter, line),
         Refusal::ChangeUnderWay => reply::error(Code::ChangeUnderWay, line),

@@ -87,6 +87,7 @@ impl Node {
             false => &mut self.claimed,
         };
         if kept.insert(id, met.clone()).as_ref() != Some(&met) {
+            self.warn_of_taken_place(&met);
             self.note_care();
         }
     }
@@ -176,7 +177,10 @@ impl Node {
         let trouble = self.troubles.values().next();
         match trouble {
             Some(trouble) => format!("joining: {trouble}"),
-            None => format!("joining: member {id} waits to be added: POST /{id} to any member"),
+            None => format!(
+                "joining: member {id} waits to be added; with --join it asks for that itself, otherwise POST /{id} to \
+                 any member"
+            ),
         }
     }
 
@@ -249,6 +253,10 @@ impl Node {
             }
             Reason::NotAMember => format!(
                 "member {by}{at} is in a cluster that has formed without this one: POST /{} to it",
+                self.settings.id
+            ),
+            Reason::Removed { .. } if self.is_empty() => format!(
+                "member {by}{at} says that this one was removed: POST /{} to it adds it again",
                 self.settings.id
             ),
             reason => format!("member {by}{at} refuses this one: {reason}"),

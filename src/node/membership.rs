@@ -12,12 +12,13 @@ use super::Node;
 use super::publish::answer;
 use crate::command::{Batch, Command, Kind};
 use crate::config;
+use crate::inbox::Met;
 use crate::members::{Decision, PeerUrl};
 use crate::mutants::{Mutant, is_planted};
 use crate::proposal::{Outcome, Refusal, Reply};
 use raft::ProgressState;
 use raft::eraftpb::{Entry, Message};
-use slog::info;
+use slog::{info, warn};
 
 /// Changes of members that followers have forwarded and that wait at the gate, in order of arrival.
 #[derive(Debug, Default)]
@@ -175,20 +176,30 @@ impl Node {
             .or_else(|| self.next_of_formation())
     }
 
+    /// A member has come from the place of another, as when two have swapped their URLs: a person has to move one of them
+    /// out of the way.
+    pub(super) fn warn_of_taken_place(&self, met: &Met) {
+        let decided = self
+            .members
+            .decide(&moving(met.id, met.incarnation, &met.url));
+        if let Err(Refusal::UrlTaken(other)) = decided {
+            warn!(
+                self.logger,
+                "member {} has come from {}, which is the peer URL of member {other}: it is not moved \
+                there; PUT another URL of member {other} to /-/members/{other} first",
+                met.id,
+                met.url
+            );
+        }
+    }
+
     /// A member that is at another place than the members say: this one, or one that has come from there.
     fn next_move(&self) -> Option<Command> {
         let own = self.settings.url.clone();
         let own = own.map(|url| (self.settings.id, self.settings.incarnation, url));
         let claimed = self.claimed.values();
         let claimed = claimed.map(|met| (met.id, met.incarnation, met.url.clone()));
-        let command = |(id, incarnation, url): (u64, u64, PeerUrl)| {
-            let mut command = Command::new();
-            command.kind = Kind::MoveMember;
-            command.member_id = id;
-            command.member_incarnation = incarnation;
-            command.member_url = url.to_string();
-            command
-        };
+        let command = |(id, incarnation, url): (u64, u64, PeerUrl)| moving(id, incarnation, &url);
         let changes = |command: &Command| {
             let row = self.members.members.get(&command.member_id);
             row.is_some_and(|row| row.incarnation == command.member_incarnation)
@@ -285,6 +296,16 @@ impl Node {
             answer(Some(reply), Outcome::Applied { index });
         }
     }
+}
+
+/// The command that moves a member to a place.
+fn moving(id: u64, incarnation: u64, url: &PeerUrl) -> Command {
+    let mut command = Command::new();
+    command.kind = Kind::MoveMember;
+    command.member_id = id;
+    command.member_incarnation = incarnation;
+    command.member_url = url.to_string();
+    command
 }
 
 /// A change that is not carried out goes into the log as a normal entry: at publication it is refused on every node alike,

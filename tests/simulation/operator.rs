@@ -204,7 +204,7 @@ impl World {
                     self.stops_asking(id);
                 }
                 Ok(Some(Outcome::Refused(
-                    Refusal::IdTaken | Refusal::UrlTaken | Refusal::OtherIncarnation,
+                    Refusal::IdTaken(_) | Refusal::UrlTaken(_) | Refusal::OtherIncarnation,
                 ))) => self.stops_asking(asked.command.member_id),
                 Ok(Some(Outcome::Refused(_) | Outcome::NotProposed(_))) => {}
                 Ok(Some(_)) | Err(_) => {
