@@ -147,6 +147,17 @@ pub const READ_BACKS_MAX: usize = 4;
 /// sent another one.
 pub const PINNED_LOG_BYTES_MAX: u64 = 4 << 30;
 
+// ---- members ----
+
+/// The data directory of a member is called this and its id, unless `--data-dir` names another.
+pub const DATA_DIR_PREFIX: &str = "raftkvd-";
+/// The peer URL of a cluster of one, unless an option names another.
+pub const DEFAULT_PEER_URL: &str = "http://127.0.0.1:9021";
+/// Members whose peer URLs a message names; of a larger cluster it names the number.
+pub const MEMBERS_NAMED_MAX: usize = 7;
+/// Places at which members were reached before they moved or were removed; the newest are remembered.
+pub const FORMER_PLACES_MAX: usize = 256;
+
 // ---- joining by address ----
 
 /// First pause before the members are asked again; doubled with every further failure.

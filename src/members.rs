@@ -7,7 +7,7 @@
 //! both, or leaves the incarnation open; then a later entry binds it. Until then the id has no power.
 //!
 //! A cluster *forms* from the list of its first members: the first of them begins alone and adds the others. `forming` is
-//! that list until the entry `Formed`.
+//! that list until the entry `Formed`. Before it has added anybody it may take another list, by the entry `CorrectList`.
 //!
 //! Raft makes a configuration effective when its entry is applied, so a configuration is as volatile as the commit index
 //! behind it. Therefore every change is *settled*: the leader proposes an entry after it has carried the change out, and
@@ -15,10 +15,11 @@
 //! committed there is no other change, nobody is told of the success, and a removed member stays: those who know of the
 //! change may be too few to elect a leader, and the others still need the old configuration.
 
-use crate::command::{self, Command, Kind, ReplicatedState};
-use crate::config::{MEMBERS_MAX, REMOVED_MAX};
+use crate::command::{self, Command, Kind, Listed, ReplicatedState};
+use crate::config::{FORMER_PLACES_MAX, MEMBERS_MAX, REMOVED_MAX};
 pub use crate::peer_url::PeerUrl;
 use crate::proposal::Refusal;
+use protobuf::RepeatedField;
 use raft::eraftpb::{ConfChange, ConfChangeType, ConfState};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -40,6 +41,9 @@ pub struct Members {
     pub unsettled: Option<Unsettled>,
     /// While the cluster forms, where its first members are reached; empty once it has formed.
     pub forming: BTreeMap<u64, PeerUrl>,
+    /// Where members were reached before they moved or were removed, the newest last: a list of members that names such a
+    /// place is an old one, and not that of another cluster. At most [`FORMER_PLACES_MAX`].
+    pub former: Vec<(u64, PeerUrl)>,
 }
 
 /// One member.
@@ -125,6 +129,15 @@ impl Members {
                 false => Err(Refusal::NotFound),
             };
         }
+        if command.kind == Kind::CorrectList {
+            let list = listed(&command.listed).map_err(|_| Refusal::NotFound)?;
+            let lowest = list.keys().next();
+            return match lowest.is_some_and(|id| self.has_only(*id)) {
+                true if list == self.forming => Ok(Decision::Nothing),
+                true => change,
+                false => Err(Refusal::NotFound),
+            };
+        }
         let known = self.members.get(&id);
         if command.kind == Kind::AddMember {
             let url = parse_url(command)?;
@@ -167,7 +180,32 @@ impl Members {
         }
     }
 
-    /// Another member than `id` is reached there.
+    /// The cluster has not formed, and its first member has not added anybody.
+    pub fn has_only(&self, first: u64) -> bool {
+        !self.is_formed() && self.members.keys().eq([&first]) && self.removed.is_empty()
+    }
+
+    /// The member with this id is, or once was, reached there.
+    pub fn was_at(&self, id: u64, url: &PeerUrl) -> bool {
+        let member = self.members.get(&id);
+        member.is_some_and(|member| member.url == *url)
+            || (self.former.iter()).any(|(other, place)| *other == id && place == url)
+    }
+
+    /// There is, or once was, a member with this id.
+    pub fn had(&self, id: u64) -> bool {
+        self.members.contains_key(&id)
+            || self.removed.contains_key(&id)
+            || self.former.iter().any(|(other, _)| *other == id)
+    }
+
+    fn leaves(&mut self, id: u64, url: PeerUrl) {
+        self.former.retain(|place| *place != (id, url.clone()));
+        self.former.push((id, url));
+        let surplus = self.former.len().saturating_sub(FORMER_PLACES_MAX);
+        self.former.drain(..surplus);
+    }
+
     /// Another member than this one at this URL.
     fn other_at(&self, url: &PeerUrl, id: u64) -> Option<u64> {
         let mut members = self.members.iter();
@@ -200,10 +238,13 @@ impl Members {
             }
             Kind::PromoteMember => self.decided(id).learner = false,
             Kind::MoveMember => {
-                self.decided(id).url = parse_url(command).expect("decide parsed this URL");
+                let url = parse_url(command).expect("decide parsed this URL");
+                let before = std::mem::replace(&mut self.decided(id).url, url);
+                self.leaves(id, before);
             }
             Kind::RemoveMember => {
                 let row = self.members.remove(&id).expect("decide found the member");
+                self.leaves(id, row.url);
                 self.removed.insert(id, index);
                 if row.incarnation != 0 {
                     self.gone.insert(id, row.incarnation);
@@ -211,6 +252,9 @@ impl Members {
                 self.forget_oldest_removals();
             }
             Kind::Formed => self.forming.clear(),
+            Kind::CorrectList => {
+                self.forming = listed(&command.listed).expect("decide parsed these URLs");
+            }
             _ => panic!("{:?} changes no members", command.kind),
         }
         // Formed changes no configuration, and who has lost its commit index learns of it again.
@@ -318,10 +362,6 @@ impl Members {
                 },
             );
         }
-        let mut forming = BTreeMap::new();
-        for listed in state.forming.iter() {
-            forming.insert(listed.id, listed.url.parse()?);
-        }
         let removed = state.removed.iter().map(|r| (r.id, r.removed_index));
         let gone = state.removed.iter().filter(|r| r.incarnation != 0);
         Ok(Members {
@@ -334,7 +374,8 @@ impl Members {
                 kind: u.kind,
                 member: u.member,
             }),
-            forming,
+            forming: listed(&state.forming)?,
+            former: places(&state.former)?,
         })
     }
 
@@ -368,14 +409,31 @@ impl Members {
         });
         state.removed = removed.collect();
         state.forgotten_index = self.forgotten_index;
-        let forming = self.forming.iter().map(|(id, url)| {
-            let mut out = command::Listed::new();
-            out.id = *id;
-            out.url = url.to_string();
-            out
-        });
-        state.forming = forming.collect();
+        state.forming = to_listed(&self.forming);
+        state.former = to_listed(self.former.iter().map(|(id, url)| (id, url)));
     }
+}
+
+/// A list of members, as commands and snapshots carry it.
+pub fn to_listed<'a>(
+    list: impl IntoIterator<Item = (&'a u64, &'a PeerUrl)>,
+) -> RepeatedField<Listed> {
+    let listed = list.into_iter().map(|(id, url)| {
+        let mut out = Listed::new();
+        out.id = *id;
+        out.url = url.to_string();
+        out
+    });
+    listed.collect()
+}
+
+fn places(listed: &[Listed]) -> Result<Vec<(u64, PeerUrl)>, String> {
+    let place = |listed: &Listed| Ok((listed.id, listed.url.parse()?));
+    listed.iter().map(place).collect()
+}
+
+fn listed(listed: &[Listed]) -> Result<BTreeMap<u64, PeerUrl>, String> {
+    Ok(places(listed)?.into_iter().collect())
 }
 
 impl Member {
@@ -393,7 +451,8 @@ pub fn is_change(kind: Kind) -> bool {
         | Kind::PromoteMember
         | Kind::MoveMember
         | Kind::RemoveMember
-        | Kind::Formed => true,
+        | Kind::Formed
+        | Kind::CorrectList => true,
         Kind::Put | Kind::Delete | Kind::Transaction | Kind::Settle => false,
     }
 }
@@ -539,6 +598,7 @@ mod tests {
         let mut members = three();
         members.apply(&command(Kind::AddMember, 9, "http://a:9"), 5);
         members.apply(&command(Kind::RemoveMember, 2, ""), 6);
+        members.apply(&command(Kind::MoveMember, 3, "http://b:3"), 7);
         members.forming = BTreeMap::from([(1, url(1)), (2, url(7))]);
         members.forgotten_index = 4;
         let mut state = ReplicatedState::new();
@@ -713,6 +773,54 @@ mod tests {
         members.apply(&formed, 8);
         assert!(members.is_formed() && members.unsettled.is_none());
         assert_eq!(members.decide(&formed), Ok(Decision::Nothing));
+    }
+
+    #[test]
+    fn a_list_is_corrected_while_the_first_has_added_nobody() {
+        let list = |ids: &[u64]| {
+            ids.iter()
+                .map(|id| (*id, url(*id)))
+                .collect::<BTreeMap<_, _>>()
+        };
+        let correct = |ids: &[u64]| {
+            let mut command = command(Kind::CorrectList, 0, "");
+            command.listed = to_listed(&list(ids));
+            command
+        };
+        let mut members = Members::first(&list(&[1, 2, 3]), 7);
+        assert_eq!(members.decide(&correct(&[1, 2, 3])), Ok(Decision::Nothing));
+        for not_its_own in [&[][..], &[2, 3]] {
+            let refused = members.decide(&correct(not_its_own));
+            assert_eq!(refused, Err(Refusal::NotFound), "{not_its_own:?}");
+        }
+        assert_eq!(members.decide(&correct(&[1, 4])), Ok(no_conf_change()));
+        members.apply(&correct(&[1, 4]), 3);
+        assert_eq!(members.forming, list(&[1, 4]));
+        let mut add = command(Kind::AddMember, 4, "http://a:4");
+        add.member_incarnation = 8;
+        members.apply(&add, 5);
+        assert_eq!(members.decide(&correct(&[1, 2])), Err(Refusal::NotFound));
+        let formed = Members::first(&list(&[1]), 7);
+        assert_eq!(formed.decide(&correct(&[1, 2])), Err(Refusal::NotFound));
+    }
+
+    #[test]
+    fn former_places_are_remembered_and_bounded() {
+        let mut members = three();
+        members.apply(&command(Kind::MoveMember, 2, "http://b:2"), 5);
+        members.apply(&command(Kind::RemoveMember, 3, ""), 6);
+        let b2 = "http://b:2".parse().unwrap();
+        assert!(members.was_at(2, &url(2)) && members.was_at(2, &b2) && members.was_at(3, &url(3)));
+        assert!(!members.was_at(2, &url(3)) && !members.was_at(3, &b2));
+        assert!(members.had(1) && members.had(3) && !members.had(4));
+        for port in 1..=FORMER_PLACES_MAX + 1 {
+            let to = format!("http://c:{port}");
+            members.apply(&command(Kind::MoveMember, 2, &to), 7);
+            members.apply(&command(Kind::MoveMember, 2, "http://b:2"), 8);
+        }
+        assert_eq!(members.former.len(), FORMER_PLACES_MAX);
+        assert!(members.was_at(2, &"http://c:257".parse().unwrap()));
+        assert!(!members.was_at(2, &"http://c:1".parse().unwrap()));
     }
 
     #[test]

@@ -74,9 +74,9 @@ pub struct Settings {
     pub election_ticks: usize,
     /// Ticks between heartbeats.
     pub heartbeat_ticks: usize,
-    /// See [`config::Config::snapshot_bytes`].
+    /// See [`config::Tuning::snapshot_bytes`].
     pub snapshot_bytes: u64,
-    /// See [`config::Config::log_cache_bytes`].
+    /// See [`config::Tuning::log_cache_bytes`].
     pub log_cache_bytes: u64,
     /// See [`config::PINNED_LOG_BYTES_MAX`].
     pub pinned_log_bytes: u64,
@@ -109,6 +109,9 @@ pub struct Output {
     pub read_backs: Vec<Request>,
     /// The members changed, and the change is durable where that matters.
     pub members: Option<Arc<Members>>,
+    /// Where the members say that this one is reached, once all is applied that was committed before its start, and then
+    /// whenever it changes: its next start goes by that.
+    pub place: Option<PeerUrl>,
     /// The leader changed; 0 for none.
     pub leader: Option<u64>,
     /// Whether clients are served has changed, or why not.
@@ -125,6 +128,7 @@ impl Output {
             && self.commits.is_empty()
             && self.read_backs.is_empty()
             && self.members.is_none()
+            && self.place.is_none()
             && self.leader.is_none()
             && self.closed.is_none()
             && self.exit.is_none()
@@ -240,6 +244,9 @@ pub struct Node {
     last_ready: u64,
     /// The last index of the log that this start has found.
     replayed: u64,
+    /// What this start has found to be committed.
+    committed_before: u64,
+    place_told: Option<PeerUrl>,
     /// The commit index that the followers were told when nothing was under way any more.
     commit_told: u64,
     /// Peers that have spoken, the latest first.
@@ -360,6 +367,8 @@ impl Node {
             conf_change_in_flight: 0,
             last_ready: 0,
             replayed,
+            committed_before: hard_state.commit,
+            place_told: None,
             commit_told: published,
             heard: Vec::new(),
             durable_vote: (hard_state.term, hard_state.vote),
@@ -663,9 +672,25 @@ impl Node {
         while let Some(news) = self.members_news.pop_front_if(|news| news.after < last_job) {
             output.members = Some(news.members);
         }
+        output.place = self.tell_place();
         output.closed = self.tell_closed();
         output.exit = self.exit.take();
         (had_ready || !output.is_empty()).then_some(output)
+    }
+
+    /// Where the members say that this one is, if that is news.
+    fn tell_place(&mut self) -> Option<PeerUrl> {
+        // What is replayed is older than what was told in the start before.
+        if self.published < self.committed_before {
+            return None;
+        }
+        let row = self.members.members.get(&self.settings.id)?;
+        let own = row.incarnation == self.settings.incarnation;
+        if !own || self.place_told.as_ref() == Some(&row.url) {
+            return None;
+        }
+        self.place_told = Some(row.url.clone());
+        self.place_told.clone()
     }
 
     /// What this node holds of clients' requests.

@@ -16,7 +16,7 @@ use crate::command::{Command, Kind};
 use crate::config;
 use crate::identity::Reason;
 use crate::inbox::{Met, Received};
-use crate::members::{Decision, PeerUrl};
+use crate::members::{Decision, PeerUrl, to_listed};
 use crate::mutants::{Mutant, is_planted};
 use crate::status::{Closed, ClosedKind};
 use raft::eraftpb::{Message, MessageType, Snapshot};
@@ -27,6 +27,10 @@ impl Node {
     pub(super) fn next_of_formation(&self) -> Option<Command> {
         if self.members.is_formed() {
             return None;
+        }
+        let correction = self.correction();
+        if correction.is_some() {
+            return correction;
         }
         let is_in = |id: &u64| self.members.members.contains_key(id);
         let mut missing = self.members.forming.iter().filter(|(id, _)| !is_in(id));
@@ -58,6 +62,21 @@ impl Node {
             command.kind = Kind::Formed;
             command
         })
+    }
+
+    /// The first of the list was started with another one, and has added nobody: it forms a cluster of those. The other
+    /// list stands in `meta` already.
+    fn correction(&self) -> Option<Command> {
+        let list = &self.settings.list;
+        let may = self.members.has_only(self.settings.id);
+        if list.is_empty() || !may || *list == self.members.forming {
+            return None;
+        }
+        let mut command = Command::new();
+        command.kind = Kind::CorrectList;
+        command.listed = to_listed(list);
+        let changes = matches!(self.members.decide(&command), Ok(Decision::Change(_)));
+        changes.then_some(command)
     }
 
     /// A peer was met. What is kept of it is of members and of listed ones, and of few that the members here don't know yet.

@@ -93,6 +93,7 @@ impl Node {
             Kind::PromoteMember => "made a voter",
             Kind::MoveMember => "moved",
             Kind::RemoveMember => "removed",
+            Kind::CorrectList => "the cluster forms of another list",
             _ => "the cluster has formed",
         };
         let url = match command.member_url.is_empty() {

@@ -42,6 +42,8 @@ struct Host {
     exit: Option<Exit>,
     /// As the transport knows them.
     members: Members,
+    /// Where it was told that it is.
+    places: Vec<PeerUrl>,
 }
 
 struct Cluster {
@@ -151,6 +153,7 @@ impl Cluster {
             slow_store: false,
             exit: None,
             members: Members::default(),
+            places: Vec::new(),
         };
         self.hosts.insert(id, host);
         self.start(id);
@@ -203,6 +206,7 @@ impl Cluster {
             while let Some(output) = node.ready() {
                 idle = false;
                 self.wires.extend(output.messages);
+                host.places.extend(output.place);
                 host.jobs.extend(output.job);
                 host.read_backs.extend(output.read_backs);
                 if let Some(members) = output.members {

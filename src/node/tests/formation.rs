@@ -88,6 +88,83 @@ fn a_member_says_whom_a_cluster_that_forms_waits_for() {
     );
 }
 
+/// Starts it again with another list.
+fn start_with_list(cluster: &mut Cluster, id: u64, list: BTreeMap<u64, PeerUrl>) {
+    cluster.crash(id);
+    cluster.list = list;
+    cluster.start(id);
+    cluster.tick(5);
+}
+
+#[test]
+fn a_first_that_has_added_nobody_forms_by_the_list_of_its_newest_start() {
+    let mut cluster = unformed(3);
+    answers(&mut cluster, 1, 2);
+    let mut right = list(3);
+    right.insert(3, url(9));
+    start_with_list(&mut cluster, 1, right.clone());
+    assert_eq!(cluster.node(1).members().forming, right);
+    assert_eq!(cluster.node(1).members().members.len(), 1);
+    // It is in the log: a start without it goes on with it.
+    start_with_list(&mut cluster, 1, BTreeMap::new());
+    assert_eq!(cluster.node(1).members().forming, right);
+    // Whoever is at the mistaken place is nobody.
+    answers(&mut cluster, 1, 2);
+    answers(&mut cluster, 1, 3);
+    cluster.tick(20);
+    assert_eq!(cluster.node(1).members().members.len(), 1);
+    let mut there = met(&cluster, 3, true);
+    there.url = url(9);
+    cluster.node(1).met(there);
+    cluster.settle();
+    assert_eq!(closed(&mut cluster, 1), None);
+    assert_eq!(cluster.node(1).members().members[&3].url, url(9));
+}
+
+#[test]
+fn a_first_that_was_to_be_one_of_several_may_become_a_cluster_of_one() {
+    let mut cluster = unformed(3);
+    start_with_list(&mut cluster, 1, list(1));
+    assert_eq!(closed(&mut cluster, 1), None);
+    let mut outcome = cluster.put(1, "a");
+    cluster.settle();
+    applied(&mut outcome);
+}
+
+#[test]
+fn a_list_stays_once_a_member_was_added_by_it() {
+    let mut cluster = unformed(3);
+    answers(&mut cluster, 1, 2);
+    cluster.cut = vec![(1, 3)];
+    answers(&mut cluster, 1, 3);
+    cluster.settle();
+    assert!(cluster.node(1).members().members.len() > 1);
+    let mut other = list(3);
+    other.insert(3, url(9));
+    start_with_list(&mut cluster, 1, other);
+    assert_ne!(cluster.node(1).members().forming.get(&3), Some(&url(9)));
+}
+
+#[test]
+fn a_member_tells_where_it_is_once_what_was_committed_is_replayed_and_when_it_moves() {
+    let mut cluster = Cluster::new(1);
+    let places = |cluster: &Cluster| cluster.hosts[&1].places.clone();
+    assert_eq!(places(&cluster), [url(1)]);
+    for place in [8, 9] {
+        cluster.crash(1);
+        cluster.moved = Some(url(place));
+        cluster.start(1);
+        cluster.tick(3);
+    }
+    assert_eq!(places(&cluster).last(), Some(&url(9)));
+    let count = places(&cluster).len();
+    cluster.crash(1);
+    cluster.start(1);
+    cluster.tick(3);
+    // The moves before stand in the log, and nobody is told of them again.
+    assert_eq!(places(&cluster)[count..], [url(9)]);
+}
+
 #[test]
 fn an_emptied_first_member_ends_when_it_hears_of_its_cluster_and_serves_nothing_before() {
     let mut cluster = Cluster::of(Members::first(&list(3), 17));
