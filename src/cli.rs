@@ -1,11 +1,12 @@
-//! The command line: every option, also from the environment, to a checked [`Config`].
+//! The command line: every option, also from the environment, to a checked [`Asked`].
 //!
 //! What is wrong with it is said in one line on stderr: which value, why, and what to do. The process then exits
-//! with 2, before it has touched a file or a socket. Without a subcommand the daemon runs; `commands.rs` has the others.
+//! with 2, before it has touched a file or a socket. What may be left out on a data directory that exists, and is missing
+//! otherwise, the server says, in `start.rs`. Without a subcommand the daemon runs; `commands.rs` has the others.
 
 mod commands;
 
-use crate::config::{self, Config};
+use crate::config::{self, Asked, Tuning};
 use crate::logging::{self, Format};
 use crate::members::PeerUrl;
 use crate::{backup, restore};
@@ -14,7 +15,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use commands::Command;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,8 +37,8 @@ pub enum Task {
 /// How to run the daemon.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The daemon's settings.
-    pub config: Config,
+    /// What the daemon is to do.
+    pub asked: Asked,
     /// How to log.
     pub log: logging::Settings,
 }
@@ -121,6 +122,9 @@ Examples:
   Three on one machine need ports and data directories of their own:
     raftkvd --id 2 --cluster http://127.0.0.1:9021,http://127.0.0.1:9022,http://127.0.0.1:9023 --port 9122
 
+  Start it again: the data directory knows the rest:
+    raftkvd --id 2 --port 9122
+
   Join the cluster whose member serves clients at 10.0.0.1:9121:
     raftkvd --id 4 --peer-url http://10.0.0.4:9021 --join http://10.0.0.1:9121
 
@@ -136,7 +140,7 @@ Durations are written as 100ms, 5s, 1m30s; sizes in bytes, or as 64K, 64M, 1G (p
 Exit codes:
   0  stopped by SIGTERM or SIGINT, or removed from the cluster
   1  fatal, or stopped by a second signal, or no backup was given
-  2  usage, a port is in use, or a backup or a restore would replace something
+  2  usage, --cluster does not fit the data directory, a port is in use, or something would be replaced
   3  another process has locked the data directory
   4  data is corrupt, or the logs of two members have parted
   5  the data directory is that of another member, cluster or life of this member, an older copy, or in use twice
@@ -144,8 +148,6 @@ Exit codes:
   7  this member was removed from the cluster before
 
 Under systemd (Type=notify) it says when it is ready and stopping, and feeds the watchdog.";
-
-const DEFAULT_PEER_URL: &str = "http://127.0.0.1:9021";
 
 /// A small replicated key-value store: raft, a write-ahead log and an HTTP API in one binary.
 #[derive(Debug, Parser)]
@@ -155,17 +157,18 @@ struct Args {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// This member's id: its place in --cluster, counted from 1
+    /// This member's id: its place in --cluster, counted from 1 [default: that of the data directory; of a new one, 1]
     ///
     /// It belongs to the data directory for good. An id that was removed may be added again, with an empty directory.
-    #[arg(long, value_name = "N", env = "RAFTKVD_ID", default_value = "1", value_parser = parse_id, help_heading = "Cluster")]
-    id: u64,
+    #[arg(long, value_name = "N", env = "RAFTKVD_ID", value_parser = parse_id, help_heading = "Cluster")]
+    id: Option<u64>,
 
     /// Peer URLs of all members, in the order of their ids
     ///
     /// A new cluster forms of the members in this list, which all of them have to be given: member 1 begins it and adds
-    /// the others, and clients are served once all are in. Later a member knows the others from its data, and the list
-    /// only says where else to look for them. If its own URL in the list is new, the member moves there.
+    /// the others, and clients are served once all are in. The data directory keeps it, so that later it can be left out.
+    /// Given again it only says where else to look for the others; if its own URL in the list is new, the member moves
+    /// there. A list of another cluster is refused.
     #[arg(
         long,
         value_name = "URL[,URL...]",
@@ -174,7 +177,8 @@ struct Args {
     )]
     cluster: Option<String>,
 
-    /// This member's own peer URL, in place of --cluster [default: http://127.0.0.1:9021]
+    /// This member's own peer URL, in place of --cluster [default: that of the data directory; of a new one,
+    /// http://127.0.0.1:9021]
     ///
     /// For a cluster of one that others shall join, or with --join URL. A member that has data and was reached elsewhere
     /// moves there.
@@ -292,12 +296,36 @@ struct Args {
 
 fn check(args: Args) -> Result<Options, String> {
     let (join, join_by) = parse_join(args.join.as_deref())?;
-    let Addresses {
-        cluster,
-        own: peer_url,
-        given: url_given,
-    } = addresses(&args, join, !join_by.is_empty())?;
-    let own = &peer_url;
+    let (cluster, peer_url) = addresses(&args)?;
+    let tuning = tuning(&args)?;
+    if args
+        .data_dir
+        .as_ref()
+        .is_some_and(|dir| dir.as_os_str().is_empty())
+    {
+        return Err("--data-dir \"\": it has to name a directory".to_owned());
+    }
+    Ok(Options {
+        asked: Asked {
+            id: args.id,
+            peer_url,
+            cluster,
+            join,
+            join_by,
+            port: args.port,
+            listen: args.listen,
+            listen_peer: args.listen_peer,
+            data_dir: args.data_dir,
+            tuning,
+        },
+        log: logging::Settings {
+            format: args.log_format,
+            level: args.log_level,
+        },
+    })
+}
+
+fn tuning(args: &Args) -> Result<Tuning, String> {
     let at_least_one = |option: &str, value: u64, limit: usize| {
         if value == 0 || value > limit as u64 {
             return Err(format!(
@@ -334,32 +362,7 @@ fn check(args: Args) -> Result<Options, String> {
             return Err(format!("--{option} {value}: it has to be at least {least}"));
         }
     }
-    let listen_peer = match args.listen_peer {
-        Some(ip) => ip,
-        None => resolve(own, "--listen-peer")?,
-    };
-    let listen = match args.listen {
-        Some(ip) => ip,
-        None => resolve(own, "--listen")?,
-    };
-    let peer_address = SocketAddr::new(listen_peer, own.port());
-    let client_address = SocketAddr::new(listen, args.port);
-    let overlap = listen == listen_peer || listen.is_unspecified() || listen_peer.is_unspecified();
-    if args.port == own.port() && overlap {
-        return Err(format!(
-            "--port {}: this is the peer port of {own} too; clients and peers need two ports",
-            args.port
-        ));
-    }
-    let config = Config {
-        id: args.id,
-        join,
-        join_by,
-        client_address,
-        peer_address,
-        data_dir: args
-            .data_dir
-            .unwrap_or_else(|| PathBuf::from(format!("raftkvd-{}", args.id))),
+    let tuning = Tuning {
         snapshot_bytes: args.snapshot_bytes,
         log_cache_bytes: args.log_cache_bytes,
         value_bytes_max,
@@ -368,82 +371,32 @@ fn check(args: Args) -> Result<Options, String> {
         request_timeout: args.request_timeout,
         heartbeat: args.heartbeat,
         election_timeout: args.election_timeout,
-        cluster,
-        peer_url,
-        url_given,
     };
     // In ticks, as raft will compare them.
-    if config.heartbeat >= config.election_timeout
-        || config.heartbeat_ticks() >= config.election_ticks()
+    if tuning.heartbeat >= tuning.election_timeout
+        || tuning.heartbeat_ticks() >= tuning.election_ticks()
     {
         return Err(format!(
             "--heartbeat {:?}: it has to be shorter than --election-timeout, which is {:?}; a tenth of it is usual",
-            config.heartbeat, config.election_timeout
+            tuning.heartbeat, tuning.election_timeout
         ));
     }
-    if config.data_dir.as_os_str().is_empty() {
-        return Err("--data-dir \"\": it has to name a directory".to_owned());
-    }
-    Ok(Options {
-        config,
-        log: logging::Settings {
-            format: args.log_format,
-            level: args.log_level,
-        },
-    })
+    Ok(tuning)
 }
 
-/// Where members are reached, as far as the command line says so.
-struct Addresses {
-    /// The members of `--cluster`, none without it.
-    cluster: BTreeMap<u64, PeerUrl>,
-    /// This member's own peer URL.
-    own: PeerUrl,
-    /// That was said, and is not the default.
-    given: bool,
-}
-
-fn addresses(args: &Args, join: bool, asks: bool) -> Result<Addresses, String> {
-    let id = args.id;
-    let alone = |own, given| Addresses {
-        cluster: BTreeMap::new(),
-        own,
-        given,
-    };
+/// The list of members, and this member's own URL, as far as the command line says so.
+fn addresses(args: &Args) -> Result<(BTreeMap<u64, PeerUrl>, Option<PeerUrl>), String> {
     match (&args.cluster, &args.peer_url) {
         (Some(_), Some(_)) => Err(
             "--peer-url and --cluster: give one of them, since --cluster lists this member's own URL too".to_owned(),
         ),
-        (Some(list), None) => {
-            let cluster = parse_cluster(list)?;
-            let own = cluster.get(&id).cloned();
-            let own = own.ok_or_else(|| not_listed(id, cluster.len()))?;
-            Ok(Addresses {
-                cluster,
-                own,
-                given: true,
-            })
-        }
-        (None, _) if join && !asks => Err(
-            "--join: give it the URL at which clients reach a member, or list all peer URLs with --cluster".to_owned(),
-        ),
+        (Some(list), None) => Ok((parse_cluster(list)?, None)),
         (None, Some(text)) => {
-            let url = text.trim().parse();
-            Ok(alone(url.map_err(|why| format!("--peer-url: {why}"))?, true))
+            let url = text.trim().parse().map_err(|why| format!("--peer-url: {why}"))?;
+            Ok((BTreeMap::new(), Some(url)))
         }
-        (None, None) if asks => Err(
-            "--join with a URL needs --peer-url too: where the other members reach this one".to_owned(),
-        ),
-        (None, None) if id != 1 => Err(not_listed(id, 1)),
-        (None, None) => Ok(alone(DEFAULT_PEER_URL.parse()?, false)),
+        (None, None) => Ok((BTreeMap::new(), None)),
     }
-}
-
-fn not_listed(id: u64, count: usize) -> String {
-    format!(
-        "--id {id}: --cluster lists {count} URL{}, so ids go from 1 to {count}; the URL of member i is the i-th one",
-        if count == 1 { "" } else { "s" },
-    )
 }
 
 /// Whether to join, and whom to ask.
@@ -491,22 +444,6 @@ fn parse_cluster(list: &str) -> Result<BTreeMap<u64, PeerUrl>, String> {
         ));
     }
     Ok(urls)
-}
-
-/// The address that a peer URL's host stands for.
-fn resolve(url: &PeerUrl, option: &str) -> Result<IpAddr, String> {
-    let remedy = format!("give {option} the IP address to listen on");
-    let found = (url.host(), url.port())
-        .to_socket_addrs()
-        .map_err(|error| format!("peer URL {url}: its host does not resolve ({error}); {remedy}"))?
-        .map(|address| address.ip());
-    // A name often stands for an IPv6 and an IPv4 address. Peers try both, people type the latter.
-    let mut found: Vec<IpAddr> = found.collect();
-    found.sort_by_key(|ip| !ip.is_ipv4());
-    found
-        .first()
-        .copied()
-        .ok_or_else(|| format!("peer URL {url}: its host has no address; {remedy}"))
 }
 
 fn parse_id(text: &str) -> Result<u64, String> {
@@ -651,22 +588,25 @@ mod tests {
     }
 
     #[test]
-    fn without_arguments_it_is_a_single_member() {
-        let Options { config, log } = options("").unwrap();
-        assert_eq!(config.id, 1);
-        assert_eq!(config.peer_url, "http://127.0.0.1:9021".parse().unwrap());
-        assert!(config.cluster.is_empty() && !config.join && config.join_by.is_empty());
-        assert!(!config.url_given);
-        assert_eq!(config.client_address, "127.0.0.1:9121".parse().unwrap());
-        assert_eq!(config.peer_address, "127.0.0.1:9021".parse().unwrap());
-        assert_eq!(config.data_dir, PathBuf::from("raftkvd-1"));
-        assert_eq!(config.snapshot_bytes, 64 << 20);
-        assert_eq!(config.value_bytes_max, 1 << 20);
-        assert_eq!(config.key_bytes_max, 4 << 10);
-        assert_eq!(config.store_bytes_max, 0);
-        assert_eq!(config.request_timeout, Duration::from_secs(5));
-        assert_eq!(config.heartbeat, Duration::from_millis(100));
-        assert_eq!(config.election_timeout, Duration::from_secs(1));
+    fn without_arguments_everything_has_a_default_or_comes_from_the_directory() {
+        let Options { asked, log } = options("").unwrap();
+        assert_eq!(
+            (asked.id, asked.peer_url, asked.data_dir),
+            (None, None, None)
+        );
+        assert!(asked.cluster.is_empty() && !asked.join && asked.join_by.is_empty());
+        assert_eq!(
+            (asked.port, asked.listen, asked.listen_peer),
+            (9121, None, None)
+        );
+        let tuning = asked.tuning;
+        assert_eq!(tuning.snapshot_bytes, 64 << 20);
+        assert_eq!(tuning.value_bytes_max, 1 << 20);
+        assert_eq!(tuning.key_bytes_max, 4 << 10);
+        assert_eq!(tuning.store_bytes_max, 0);
+        assert_eq!(tuning.request_timeout, Duration::from_secs(5));
+        assert_eq!(tuning.heartbeat, Duration::from_millis(100));
+        assert_eq!(tuning.election_timeout, Duration::from_secs(1));
         assert_eq!((log.format, log.level), (Format::Text, slog::Level::Info));
     }
 
@@ -674,27 +614,25 @@ mod tests {
     fn a_joiner_needs_no_list_if_it_knows_whom_to_ask() {
         let urls = |urls: &[PeerUrl]| urls.iter().map(PeerUrl::to_string).collect::<Vec<_>>();
         let line = "--id 4 --peer-url http://127.0.0.1:42379 --join http://127.0.0.1:12380,localhost:22380/ --port 5";
-        let config = options(line).unwrap().config;
-        assert_eq!(config.peer_url.to_string(), "http://127.0.0.1:42379");
-        assert_eq!(config.peer_address, "127.0.0.1:42379".parse().unwrap());
+        let asked = options(line).unwrap().asked;
         assert_eq!(
-            urls(&config.join_by),
+            asked.peer_url,
+            Some("http://127.0.0.1:42379".parse().unwrap())
+        );
+        assert_eq!(
+            urls(&asked.join_by),
             ["http://127.0.0.1:12380", "http://localhost:22380"]
         );
-        assert!(config.join && config.cluster.is_empty());
-        let config = options("--peer-url http://127.0.0.1:1").unwrap().config;
-        assert!(!config.join && config.cluster.is_empty() && config.url_given);
-        let config = options("--join=no").unwrap().config;
-        assert!(!config.join);
+        assert!(asked.join && asked.cluster.is_empty());
+        let asked = options("--peer-url http://127.0.0.1:1").unwrap().asked;
+        assert!(!asked.join && asked.cluster.is_empty());
+        assert!(!options("--join=no").unwrap().asked.join);
         for (line, said) in [
-            ("--join", "clients reach a member"),
-            ("--join --peer-url http://a:1", "clients reach a member"),
             ("--join maybe", "\"maybe\" is not the URL of a member"),
             (
                 "--join http://127.0.0.1:1,",
                 "\"\" is not the URL of a member",
             ),
-            ("--join http://127.0.0.1:1", "--peer-url"),
             ("--peer-url 127.0.0.1:1", "--peer-url: \"127.0.0.1:1\""),
             (
                 "--peer-url http://a:1 --cluster http://a:1",
@@ -710,34 +648,31 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_has_data_may_say_just_where_it_is() {
-        let config = options("--id 3 --peer-url http://127.0.0.1:3")
-            .unwrap()
-            .config;
-        assert_eq!((config.id, config.url_given, config.join), (3, true, false));
-        assert!(config.cluster.is_empty());
-    }
-
-    #[test]
     fn every_option_is_taken() {
         let line = "--id 2 --cluster http://10.0.0.1:1,http://localhost:2/ --port 3 --join --listen 0.0.0.0 \
                     --listen-peer ::1 --data-dir d --snapshot-bytes 64k --max-value-bytes 2m --max-key-bytes 100 \
                     --max-store-bytes 3G --request-timeout 1m30s --heartbeat 0.05s --election-timeout 500ms \
                     --log-format json --log-level debug";
-        let Options { config, log } = options(line).unwrap();
-        assert_eq!((config.id, config.cluster.len(), config.join), (2, 2, true));
-        assert!(config.url_given && config.cluster[&2] == config.peer_url);
-        assert_eq!(config.client_address, "0.0.0.0:3".parse().unwrap());
-        assert_eq!(config.peer_address, "[::1]:2".parse().unwrap());
-        assert_eq!(config.data_dir, PathBuf::from("d"));
-        assert_eq!(config.snapshot_bytes, 64 << 10);
+        let Options { asked, log } = options(line).unwrap();
         assert_eq!(
-            (config.value_bytes_max, config.key_bytes_max),
+            (asked.id, asked.cluster.len(), asked.join),
+            (Some(2), 2, true)
+        );
+        assert_eq!(
+            (asked.port, asked.listen),
+            (3, Some("0.0.0.0".parse().unwrap()))
+        );
+        assert_eq!(asked.listen_peer, Some("::1".parse().unwrap()));
+        assert_eq!(asked.data_dir, Some(PathBuf::from("d")));
+        let tuning = asked.tuning;
+        assert_eq!(tuning.snapshot_bytes, 64 << 10);
+        assert_eq!(
+            (tuning.value_bytes_max, tuning.key_bytes_max),
             (2 << 20, 100)
         );
-        assert_eq!(config.store_bytes_max, 3 << 30);
-        assert_eq!(config.request_timeout, Duration::from_secs(90));
-        assert_eq!(config.heartbeat, Duration::from_millis(50));
+        assert_eq!(tuning.store_bytes_max, 3 << 30);
+        assert_eq!(tuning.request_timeout, Duration::from_secs(90));
+        assert_eq!(tuning.heartbeat, Duration::from_millis(50));
         assert_eq!((log.format, log.level), (Format::Json, slog::Level::Debug));
     }
 
@@ -762,8 +697,6 @@ mod tests {
             ("--id 0", "--id \"0\""),
             ("--id -1", "--id \"-1\""),
             ("--id x", "--id \"x\""),
-            ("--id 2", "--id 2: --cluster lists 1 URL,"),
-            ("--id 18446744073709551615", "--id 18446744073709551615"),
             ("--cluster 127.0.0.1:1", "\"127.0.0.1:1\""),
             ("--cluster http://127.0.0.1", "no port"),
             ("--cluster http://127.0.0.1:1/x", "path"),
@@ -772,14 +705,8 @@ mod tests {
                 "--cluster http://a:1,http://A:1/",
                 "http://a:1 stands for member 1 and for member 2",
             ),
-            (
-                "--cluster http://name.invalid:1",
-                "http://name.invalid:1: its host",
-            ),
             ("--port 0", "--port \"0\""),
             ("--port 65536", "--port \"65536\""),
-            ("--port 9021", "--port 9021"),
-            ("--port 9021 --listen 0.0.0.0", "--port 9021"),
             ("--listen example", "--listen \"example\""),
             ("--heartbeat 0s", "--heartbeat"),
             ("--heartbeat 5", "--heartbeat \"5\""),
@@ -809,17 +736,6 @@ mod tests {
             assert!(text.contains(words), "{line}: {text}");
             assert!(!text.contains('\n') && text.len() < 250, "{line}: {text}");
         }
-    }
-
-    #[test]
-    fn ports_may_be_equal_on_different_addresses() {
-        assert!(options("--port 9021 --listen 127.0.0.2").is_ok());
-    }
-
-    #[test]
-    fn a_host_that_is_not_needed_is_not_resolved() {
-        let line = "--cluster http://name.invalid:1 --listen 127.0.0.1 --listen-peer 127.0.0.1";
-        assert!(options(line).is_ok());
     }
 
     #[test]

@@ -1,14 +1,40 @@
 //! Every limit, with its unit in its name, and the settings of one process.
 //!
-//! The command line is parsed in `cli.rs` into a [`Config`]; all other modules take what they need from here.
+//! The command line is parsed in `cli.rs` into an [`Asked`], and the server makes a [`Config`] of that and of the data
+//! directory; all other modules take what they need from here.
 
 use crate::members::PeerUrl;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What one process was told on its command line, checked.
+/// What one process was told on its command line, checked. What it was not told, its data directory says.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// This member's id, at least 1.
+    pub id: Option<u64>,
+    /// `--peer-url`: where the other members reach this one. Never with a list.
+    pub peer_url: Option<PeerUrl>,
+    /// Peer URLs of `--cluster`, by id from 1; empty without it.
+    pub cluster: BTreeMap<u64, PeerUrl>,
+    /// `--join`, with or without a URL.
+    pub join: bool,
+    /// Where clients reach the members that are asked to add this one; empty: it was added, or will be.
+    pub join_by: Vec<PeerUrl>,
+    /// Where clients connect.
+    pub port: u16,
+    /// The same: at this address. `None`: at that of the peer URL.
+    pub listen: Option<IpAddr>,
+    /// Where peers connect. `None`: at the address of the peer URL.
+    pub listen_peer: Option<IpAddr>,
+    /// The data directory.
+    pub data_dir: Option<PathBuf>,
+    /// All that has to do with no other member and no directory.
+    pub tuning: Tuning,
+}
+
+/// Who one process is, and with whom: from its command line and its data directory.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// This member's id, at least 1.
@@ -17,10 +43,12 @@ pub struct Config {
     pub peer_url: PeerUrl,
     /// `peer_url` was said on the command line, so that a member that knows another moves there.
     pub url_given: bool,
-    /// Peer URLs of `--cluster`, by id from 1. Empty: a new cluster of this member alone, or the others are known from the
+    /// Peer URLs of the first members, by id. Empty: a new cluster of this member alone, or the others are known from the
     /// data, or learned from whom it joins.
     pub cluster: BTreeMap<u64, PeerUrl>,
-    /// This member joins a running cluster: it starts empty and waits for its leader, unless it is a member already.
+    /// `cluster` was said on the command line.
+    pub list_given: bool,
+    /// This member joins a running cluster: it starts empty and waits for its leader. Never of one that is a member.
     pub join: bool,
     /// Where clients reach the members that are asked to add this one; empty: it was added, or will be.
     pub join_by: Vec<PeerUrl>,
@@ -30,6 +58,13 @@ pub struct Config {
     pub peer_address: SocketAddr,
     /// The data directory.
     pub data_dir: PathBuf,
+    /// All that has to do with no other member and no directory.
+    pub tuning: Tuning,
+}
+
+/// Sizes, limits and times that the command line sets.
+#[derive(Debug, Clone)]
+pub struct Tuning {
     /// A snapshot is due when the log since the last one outweighs this and the last snapshot's size.
     pub snapshot_bytes: u64,
     /// Applied entries stay in memory up to this size; older ones are read back from the WAL.
@@ -48,7 +83,7 @@ pub struct Config {
     pub election_timeout: Duration,
 }
 
-impl Config {
+impl Tuning {
     /// Length of a raft tick: a fifth of a heartbeat, so that election timeouts are spread finely.
     pub fn tick(&self) -> Duration {
         (self.heartbeat / TICKS_PER_HEARTBEAT).max(Duration::from_millis(1))

@@ -9,7 +9,7 @@ use crate::command::{ReplicatedState, SnapshotHeader};
 use crate::logging;
 use crate::progress::{Progress, Unit};
 use crate::storage::examine::{self, Kind, SegmentContents, SnapshotContents};
-use crate::storage::{Disk, Meta, ReadOnlyDisk, StorageError};
+use crate::storage::{Disk, Given, Meta, ReadOnlyDisk, StorageError};
 use crate::store::MapHash;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -236,7 +236,17 @@ impl Report<'_> {
             },
             meta.incarnation(),
             meta.boot(),
-        )
+        )?;
+        let Given { url, list, .. } = meta.given();
+        if let Some(url) = url {
+            writeln!(self.out, "  its peer URL is {url}")?;
+        }
+        if !list.is_empty() {
+            let list = list.iter().map(|(id, url)| format!("{id} at {url}"));
+            let list = list.collect::<Vec<_>>().join(", ");
+            writeln!(self.out, "  first members: {list}")?;
+        }
+        Ok(())
     }
 
     fn segment(&mut self, path: &Path) -> io::Result<()> {

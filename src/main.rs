@@ -57,7 +57,7 @@ fn not_printed(error: &io::Error) -> i32 {
 
 fn run(options: Options) {
     let (logger, guard) = logging::start(options.log);
-    let result = server::run(options.config, &logger);
+    let result = server::run(options.asked, &logger);
     // Flushes what the log still holds, so that the reason below comes last.
     drop(logger);
     drop(guard);

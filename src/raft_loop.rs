@@ -15,7 +15,7 @@ use crate::apply::{Commits, ThreadEnded};
 use crate::command::SnapshotHeader;
 use crate::commit::{Apply, Commit};
 use crate::inbox::{Events, Held, Inbox, Notice};
-use crate::members::Members;
+use crate::members::{Members, PeerUrl};
 use crate::metrics::{self, Metrics};
 use crate::node::{Exit, Job, Node, Output};
 use crate::storage::read_back::Request;
@@ -48,6 +48,8 @@ pub trait Ports {
     fn send(&mut self, messages: Vec<Message>);
     /// The members have changed.
     fn set_members(&mut self, members: &Arc<Members>);
+    /// The members say that this one is reached there. Durable on return.
+    fn set_place(&mut self, url: &PeerUrl) -> Result<(), DiskError>;
     /// Everything up to this index is applied.
     fn set_applied(&mut self, index: u64);
     /// The leader has changed; 0 for none.
@@ -74,7 +76,7 @@ pub struct Channels {
     pub store: Arc<Store>,
     /// To the peers.
     pub transport: Transport,
-    /// For the cluster id, which a joiner learns late.
+    /// For the cluster id, which a joiner learns late, and for where this member is.
     pub meta: Arc<Meta>,
     /// Where it counts.
     pub metrics: Arc<Metrics>,
@@ -117,6 +119,10 @@ impl Ports for Channels {
 
     fn set_members(&mut self, members: &Arc<Members>) {
         self.transport.set_members(self.meta.cluster(), members);
+    }
+
+    fn set_place(&mut self, url: &PeerUrl) -> Result<(), DiskError> {
+        self.meta.set_url(url)
     }
 
     fn set_applied(&mut self, index: u64) {
@@ -343,6 +349,10 @@ impl RaftLoop {
         // First the addresses, then the messages that need them.
         if let Some(members) = output.members {
             ports.set_members(&members);
+        }
+        // Once in a move, this waits for the disk.
+        if let Some(url) = output.place {
+            ports.set_place(&url)?;
         }
         if let Some(closed) = output.closed {
             ports.inbox().set_closed(closed);

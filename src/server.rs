@@ -12,7 +12,8 @@
 //! main            waits here for a signal or a reason to end
 //! ```
 //!
-//! In this order: the lock of the data directory; both ports, so that one in use is told before anything is touched;
+//! In this order: who this is, by the command line and the data directory (`start.rs`); the lock of the data directory;
+//! whether `--cluster` fits it (`list.rs`); both ports, so that one in use is told before anything is touched;
 //! clients are served, at first with how far the load has come; the snapshot is loaded and the log read; then raft and
 //! all the rest begin, and peers are served. Until then this member has said nothing to anybody: it knows neither its
 //! vote nor its log, and the kernel keeps the connections of its peers waiting.
@@ -22,12 +23,14 @@
 
 mod failure;
 mod files;
+mod list;
+mod start;
 
 pub use failure::Failure;
 
 use crate::api::{self, Api};
 use crate::apply;
-use crate::config::{self, Config};
+use crate::config::{self, Asked, Config};
 use crate::history::History;
 use crate::identity::View;
 use crate::inbox::{Inbox, Notice};
@@ -39,13 +42,14 @@ use crate::node::{self, Exit, Node};
 use crate::progress::Replay;
 use crate::raft_loop;
 use crate::read_back;
-use crate::storage::{self, Disk, Meta, Opened, RealDisk, Snapshots, Start};
+use crate::storage::{self, Disk, Meta, Opened, RealDisk, Snapshots};
 use crate::store::Store;
 use crate::systemd::{Phase, Systemd};
 use crate::transport::{self, Transport};
 use crate::writer;
 use files::{Directory, SnapshotFiles};
 use futures_channel::oneshot;
+use list::Fit;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use slog::{Logger, info, warn};
 use std::collections::BTreeMap;
@@ -68,14 +72,15 @@ enum End {
 }
 
 /// Runs one member until it is stopped or removed (`Ok`), or fails.
-pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
+pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
     let begun = Instant::now();
     raise_file_limit(logger);
-    let start = start_of(&config);
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    storage::check_start(&disk, &config.data_dir, &start)?;
+    let (config, beginning) = start::settle(asked, &disk)?;
+    storage::check_start(&disk, &config.data_dir, &beginning.start)?;
     // Held to the end of the process: a thread may still write while this function returns with a failure.
     let _lock = ManuallyDrop::new(storage::lock(&*disk, &config.data_dir)?);
+    let fit = list::check(&disk, &config)?;
     // Behind the lock, so that a second start of the same member says that it is one; before the data directory is
     // touched, so that a port that is in use leaves nothing behind.
     let client_listener = listen(config.client_address, "--port or --listen")?;
@@ -101,15 +106,15 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     let _map = ManuallyDrop::new(store.clone());
     let replay = Arc::new(Replay::new());
     let metrics = Arc::new(Metrics::default());
-    let history_bytes = config.log_cache_bytes / config::HISTORY_SHARE;
+    let history_bytes = config.tuning.log_cache_bytes / config::HISTORY_SHARE;
     let history = Arc::new(History::new(history_bytes));
-    let tick = config.tick();
+    let tick = config.tuning.tick();
     // Clients are served from now on: until the map is loaded they are told how far that has come. Peers are not; the
     // kernel keeps their connections until there is a node that knows what it may say.
     let api = Api {
         inbox: inbox.clone(),
         store: store.clone(),
-        limits: api::Limits::new(&config),
+        limits: api::Limits::new(&config.tuning),
         tick,
         replay: replay.clone(),
         metrics: metrics.clone(),
@@ -133,9 +138,9 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     // On a thread of its own, so that a signal does not have to wait for it.
     let (loaded, opened) = oneshot::channel();
     spawn("load", &ends, {
-        let (dir, id, logger) = (config.data_dir.clone(), config.id, logger.clone());
+        let (dir, beginning, logger) = (config.data_dir.clone(), beginning.clone(), logger.clone());
         let (store, replay, metrics) = (store.clone(), replay.clone(), metrics.clone());
-        let log_cache_bytes = config.log_cache_bytes;
+        let log_cache_bytes = config.tuning.log_cache_bytes;
         move || {
             let load = &mut |snapshots: &Snapshots, index, term| {
                 let told = |done, total| replay.loaded(done, total);
@@ -156,7 +161,7 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
                 cache_bytes: log_cache_bytes,
                 ..storage::Options::default()
             };
-            let opened = storage::open_and_load(disk, &dir, id, start, options, load, &logger)?;
+            let opened = storage::open_and_load(disk, &dir, beginning, options, load, &logger)?;
             // The main thread may be ending already.
             drop(loaded.send(opened));
             Ok(())
@@ -178,8 +183,14 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
         }
         Err(End::Node(exit)) => panic!("{exit:?} of a node that is still to be made"),
     };
-    let settings = settings_of(&config, &opened);
     let is_empty = opened.recovered.snapshot.is_none();
+    // Before there is a node that goes by it.
+    match fit {
+        _ if is_empty => opened.meta.set_given(beginning.given)?,
+        Fit::Taken => opened.meta.set_list(&config.cluster)?,
+        Fit::Known => {}
+    }
+    let settings = settings_of(&config, &opened);
     let snapshot = opened
         .recovered
         .snapshot
@@ -213,7 +224,11 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
             limits: transport::Limits::default(),
             view: view_of(&config, &opened.meta, opened.run, node.members()),
             applied: snapshot,
-            list: config.cluster.clone(),
+            list: match config.list_given || is_empty || !node.members().is_formed() {
+                true => config.cluster.clone(),
+                // The first members may be others than those of today.
+                false => BTreeMap::new(),
+            },
         },
         inbox.clone(),
         runtime.handle().clone(),
@@ -354,25 +369,11 @@ pub fn run(config: Config, logger: &Logger) -> Result<(), Failure> {
     result
 }
 
-/// How this member begins if it has no data.
-fn start_of(config: &Config) -> Start {
-    let Config { id, peer_url, .. } = config;
-    match config.cluster.first_key_value() {
-        _ if config.join => Start::Empty,
-        Some((first, _)) if first == id => Start::First(config.cluster.clone()),
-        Some(_) => Start::Empty,
-        None if *id == 1 => Start::First(BTreeMap::from([(1, peer_url.clone())])),
-        None => Start::Existing(format!(
-            "--id {id}: a new cluster begins with member 1; to join one, add --join with the URL at which clients reach \
-             a member"
-        )),
-    }
-}
-
 fn settings_of(config: &Config, opened: &Opened) -> node::Settings {
     // A member that has no table knows only this of where it is.
-    let url_counts = config.url_given || opened.recovered.snapshot.is_none() || opened.first_start;
-    let is_listed = !config.join && config.cluster.len() > 1;
+    let is_empty = opened.recovered.snapshot.is_none();
+    let url_counts = config.url_given || is_empty || opened.first_start;
+    let is_listed = !config.join && (config.cluster.len() > 1 || !is_empty);
     node::Settings {
         id: config.id,
         incarnation: opened.meta.incarnation(),
@@ -383,10 +384,10 @@ fn settings_of(config: &Config, opened: &Opened) -> node::Settings {
             true => config.cluster.clone(),
             false => BTreeMap::new(),
         },
-        election_ticks: config.election_ticks(),
-        heartbeat_ticks: config.heartbeat_ticks(),
-        snapshot_bytes: config.snapshot_bytes,
-        log_cache_bytes: config.log_cache_bytes,
+        election_ticks: config.tuning.election_ticks(),
+        heartbeat_ticks: config.tuning.heartbeat_ticks(),
+        snapshot_bytes: config.tuning.snapshot_bytes,
+        log_cache_bytes: config.tuning.log_cache_bytes,
         pinned_log_bytes: config::PINNED_LOG_BYTES_MAX,
         // Random, so that no two members draw the same timeouts.
         seed: opened.meta.incarnation(),
@@ -555,37 +556,29 @@ fn announce(config: &Config) {
 /// A restart goes by what is on disk. Flags that say something else deserve a word.
 fn tell_differences(config: &Config, node: &Node, logger: &Logger) {
     let known = node.members();
-    // What is behind the snapshot is not applied yet, and may say that the cluster has formed.
+    // What is behind the snapshot is not applied yet.
     let is_newest = node.members_index() == Some(node.position().committed);
-    let urls = |list: &BTreeMap<u64, PeerUrl>| -> String {
-        let listed = list.iter().map(|(id, url)| format!("{id}={url}"));
-        listed.collect::<Vec<_>>().join(",")
-    };
-    if let Some(own) = known.members.get(&config.id)
-        && own.url != config.peer_url
-    {
+    let own = known.members.get(&config.id);
+    if let Some(own) = own.filter(|own| own.url != config.peer_url) {
         match config.url_given {
             true => info!(logger, "moved: the others are told where this member is reached now";
                 "from" => %own.url, "to" => %config.peer_url),
-            false => {
-                warn!(logger, "the cluster has another peer URL for this member; give --peer-url";
-                "members" => %own.url, "listening" => %config.peer_address)
+            false if is_newest => {
+                warn!(logger, "the cluster has another peer URL for this member; start it again, or give --peer-url";
+                    "members" => %own.url, "listening" => %config.peer_address);
             }
+            false => {}
         }
     }
-    if config.cluster.is_empty() {
-        return;
-    }
-    if is_newest && !known.is_formed() && config.cluster != known.forming {
-        warn!(logger, "--cluster differs from the list of the first start, by which the cluster forms; start all members with \
-            the first list"; "forming" => urls(&known.forming), "--cluster" => urls(&config.cluster));
-    }
     let mut others = known.members.iter().filter(|(id, _)| **id != config.id);
-    if others.any(|(id, member)| config.cluster.get(id) != Some(&member.url)) {
-        let known = known
-            .members
-            .iter()
-            .map(|(id, member)| (*id, member.url.clone()));
+    let differs = others.any(|(id, member)| config.cluster.get(id) != Some(&member.url));
+    if config.list_given && differs {
+        let urls = |list: &BTreeMap<u64, PeerUrl>| -> String {
+            let listed = list.iter().map(|(id, url)| format!("{id}={url}"));
+            listed.collect::<Vec<_>>().join(",")
+        };
+        let known = known.members.iter();
+        let known = known.map(|(id, member)| (*id, member.url.clone()));
         info!(logger, "--cluster differs from the members: it only says where else to look for them";
             "members" => urls(&known.collect()), "--cluster" => urls(&config.cluster));
     }
@@ -608,36 +601,6 @@ mod tests {
     use super::*;
     use crate::cli::{self, Task};
 
-    fn start(line: &str) -> Start {
-        match cli::parse(std::iter::once("raftkvd").chain(line.split_whitespace())) {
-            Ok(Task::Run(options)) => start_of(&options.config),
-            other => panic!("{line}: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn only_the_first_of_the_list_begins_a_cluster() {
-        let list = "--cluster http://127.0.0.1:1,http://127.0.0.1:2";
-        match start(list) {
-            Start::First(list) => assert_eq!(list.keys().copied().collect::<Vec<_>>(), [1, 2]),
-            other => panic!("{other:?}"),
-        }
-        for alone in ["", "--peer-url http://127.0.0.1:7"] {
-            assert!(matches!(start(alone), Start::First(list) if list.len() == 1));
-        }
-        for empty in [
-            format!("--id 2 {list}"),
-            format!("--id 1 --join {list}"),
-            "--peer-url http://127.0.0.1:7 --join http://127.0.0.1:9".to_owned(),
-        ] {
-            assert_eq!(start(&empty), Start::Empty, "{empty}");
-        }
-        match start("--id 2 --peer-url http://127.0.0.1:7") {
-            Start::Existing(line) => assert!(line.contains("begins with member 1"), "{line}"),
-            other => panic!("{other:?}"),
-        }
-    }
-
     #[test]
     fn a_refused_start_leaves_nothing_behind() {
         let parent = tempfile::tempdir().unwrap();
@@ -648,7 +611,7 @@ mod tests {
             panic!("it runs the daemon");
         };
         let logger = Logger::root(slog::Discard, slog::o!());
-        let failure = run(options.config, &logger).unwrap_err();
+        let failure = run(options.asked, &logger).unwrap_err();
         assert_eq!(failure.exit_code(), 2, "{failure}");
         assert!(!dir.exists());
     }

@@ -58,7 +58,7 @@ mod tests;
 mod txn;
 mod watching;
 
-use crate::config::{self, Config};
+use crate::config::{self, Tuning};
 use crate::history::History;
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
@@ -128,17 +128,17 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The limits that a configuration sets.
-    pub fn new(config: &Config) -> Limits {
+    /// The limits that the command line sets.
+    pub fn new(tuning: &Tuning) -> Limits {
         Limits {
-            key_bytes_max: config.key_bytes_max,
-            value_bytes_max: config.value_bytes_max,
-            request_timeout: config.request_timeout,
+            key_bytes_max: tuning.key_bytes_max,
+            value_bytes_max: tuning.value_bytes_max,
+            request_timeout: tuning.request_timeout,
             header_timeout: config::HEADER_TIMEOUT,
             connections_max: config::CLIENT_CONNECTIONS_MAX as u32,
             body_bytes_max: config::BODY_BYTES_MAX,
             json_bytes_max: config::JSON_BYTES_MAX,
-            store_bytes_max: config.store_bytes_max,
+            store_bytes_max: tuning.store_bytes_max,
             watchers_max: config::WATCHERS_MAX,
             watch_id_interval: config::WATCH_ID_INTERVAL,
         }

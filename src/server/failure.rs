@@ -2,6 +2,7 @@
 //!
 //! No line advises what could lose acknowledged writes in one of the cases that lead to it. So nobody is told to empty a
 //! directory, or to put an older copy in its place: it is kept, and a member that can't be saved is replaced by a new one.
+//! Only of a directory that another cluster was to begin in is said how to remove it, if it was a try.
 
 use crate::config::Config;
 use crate::join::NotJoined;
@@ -40,6 +41,9 @@ pub enum Failure {
     /// It can't be added to the cluster that it was to join: the id or the URL belongs to another member.
     #[error("{0}")]
     Taken(String),
+    /// The command line does not fit the data directory, or something is missing.
+    #[error("{0}")]
+    Usage(String),
     /// Anything else.
     #[error("{0}")]
     Fatal(String),
@@ -49,7 +53,7 @@ impl Failure {
     /// The exit code: see the README.
     pub fn exit_code(&self) -> i32 {
         match self {
-            Failure::Listen { .. } | Failure::Taken(_) => 2,
+            Failure::Listen { .. } | Failure::Taken(_) | Failure::Usage(_) => 2,
             Failure::Storage(error) => error.exit_code(),
             Failure::Disk(_) => 6,
             Failure::OtherLife(_) => 5,
@@ -122,13 +126,16 @@ impl From<NotJoined> for Failure {
 mod tests {
     use super::*;
     use crate::cli::{self, Task};
+    use crate::server::start;
+    use crate::storage::RealDisk;
+    use std::sync::Arc;
 
     #[test]
     fn every_exit_of_the_node_is_one_line_and_advises_nothing_that_could_lose_data() {
         let Ok(Task::Run(options)) = cli::parse(["raftkvd", "--data-dir", "d"]) else {
             panic!("it runs the daemon");
         };
-        let config = options.config;
+        let (config, _) = start::settle(options.asked, &(Arc::new(RealDisk) as _)).unwrap();
         for (exit, code) in [
             (Exit::Replaced { by: 2 }, 5),
             (Exit::Twice { by: 2 }, 5),

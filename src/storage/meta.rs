@@ -13,7 +13,15 @@
 //! | 32 | 8 | incarnation |
 //! | 40 | 8 | boot |
 //! | 48 | 8 | index of the entry that removed this member, 0 if none |
-//! | 56 | 4 | CRC32C of all before |
+//! | 56 | 4 | 1 if the first start was to join a cluster, otherwise 0 |
+//! | 60 | 4 | length *u* of this member's peer URL |
+//! | 64 | *u* | this member's peer URL |
+//! | | 4 | number of listed members |
+//! | | | each: its id (8), the length of its peer URL (4), its peer URL |
+//! | | 4 | CRC32C of all before |
+//!
+//! The URL and the list are what a start goes by that is given neither. The URL follows the table of members; the list is
+//! that of the first start, and changes only while nobody has been added by it.
 //!
 //! The setters are for several threads; each is durable when it returns, and changes nothing when it fails. Readers
 //! never wait for the disk: the raft loop is one of them.
@@ -22,11 +30,14 @@ use super::disk::{Disk, DiskError, replace_file};
 use super::record::{u32_at, u64_at};
 use super::{FORMAT_VERSION, StorageError};
 use crate::config;
+use crate::members::PeerUrl;
 use crate::mutants::{Mutant, is_planted};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 const MAGIC: &[u8; 8] = b"rkvdmeta";
+/// What every version has before its CRC, at least.
 const HEAD_BYTES: usize = 56;
 const CRC_BYTES: usize = 4;
 const STATE_STARTING: u32 = 1;
@@ -43,8 +54,19 @@ pub struct Meta {
     contents: Mutex<Contents>,
 }
 
+/// What the first start was given, for all later ones.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Given {
+    /// Where the other members reach this one.
+    pub url: Option<PeerUrl>,
+    /// The first members of its cluster, if it was given a list.
+    pub list: BTreeMap<u64, PeerUrl>,
+    /// It was to join a cluster that runs.
+    pub joins: bool,
+}
+
 /// What the file holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Contents {
     state: u32,
     member: u64,
@@ -52,6 +74,7 @@ struct Contents {
     incarnation: u64,
     boot: u64,
     removed: u64,
+    given: Given,
 }
 
 impl Meta {
@@ -63,8 +86,9 @@ impl Meta {
         dir: &Path,
         member: u64,
         cluster: fn(u64) -> u64,
+        given: Given,
     ) -> Result<Meta, DiskError> {
-        Meta::begin(STATE_STARTING, disk, dir, member, cluster)
+        Meta::begin(STATE_STARTING, disk, dir, member, cluster, given)
     }
 
     /// Begins a restore. The same, but only another restore clears what is left of it: a start would begin with an
@@ -74,8 +98,9 @@ impl Meta {
         dir: &Path,
         member: u64,
         cluster: fn(u64) -> u64,
+        given: Given,
     ) -> Result<Meta, DiskError> {
-        Meta::begin(STATE_RESTORING, disk, dir, member, cluster)
+        Meta::begin(STATE_RESTORING, disk, dir, member, cluster, given)
     }
 
     fn begin(
@@ -84,6 +109,7 @@ impl Meta {
         dir: &Path,
         member: u64,
         cluster: fn(u64) -> u64,
+        given: Given,
     ) -> Result<Meta, DiskError> {
         let incarnation = disk.random()?.max(1);
         let contents = Contents {
@@ -93,12 +119,13 @@ impl Meta {
             incarnation,
             boot: 0,
             removed: 0,
+            given,
         };
         let meta = Meta {
             path: dir.join("meta"),
             disk,
             writing: Mutex::new(()),
-            contents: Mutex::new(contents),
+            contents: Mutex::new(contents.clone()),
         };
         meta.write(&contents)?;
         Ok(meta)
@@ -176,6 +203,26 @@ impl Meta {
         self.lock().incarnation
     }
 
+    /// What a start goes by that is given nothing.
+    pub fn given(&self) -> Given {
+        self.lock().given.clone()
+    }
+
+    /// The table of members has this URL for this member. Durable on return.
+    pub fn set_url(&self, url: &PeerUrl) -> Result<(), DiskError> {
+        self.change(|contents| contents.given.url = Some(url.clone()))
+    }
+
+    /// Takes another list: nobody has been added by the one before. Durable on return.
+    pub fn set_list(&self, list: &BTreeMap<u64, PeerUrl>) -> Result<(), DiskError> {
+        self.change(|contents| contents.given.list = list.clone())
+    }
+
+    /// A start of a member that no cluster has let in is given this. Durable on return.
+    pub fn set_given(&self, given: Given) -> Result<(), DiskError> {
+        self.change(|contents| contents.given = given)
+    }
+
     /// The number of this start of the process, from 1.
     pub fn boot(&self) -> u64 {
         self.lock().boot
@@ -205,8 +252,8 @@ impl Meta {
             .writing
             .lock()
             .expect("a thread panicked while it wrote the meta file");
-        let contents = *self.lock();
-        let mut changed = contents;
+        let contents = self.lock().clone();
+        let mut changed = contents.clone();
         change(&mut changed);
         if changed != contents {
             self.write(&changed)?;
@@ -245,8 +292,29 @@ fn encode(contents: &Contents) -> Vec<u8> {
     ] {
         bytes.extend_from_slice(&field.to_le_bytes());
     }
+    let Given { url, list, joins } = &contents.given;
+    bytes.extend_from_slice(&u32::from(*joins).to_le_bytes());
+    let text = |bytes: &mut Vec<u8>, text: &str| {
+        bytes.extend_from_slice(&(text.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+    };
+    let own = url.as_ref().map(PeerUrl::to_string);
+    text(&mut bytes, &own.unwrap_or_default());
+    bytes.extend_from_slice(&(list.len() as u32).to_le_bytes());
+    for (id, url) in list {
+        bytes.extend_from_slice(&id.to_le_bytes());
+        text(&mut bytes, &url.to_string());
+    }
     let crc = crc32c::crc32c(&bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
+    // A command line is far shorter.
+    assert!(
+        bytes.len() <= config::META_BYTES_MAX,
+        "{} bytes of at most {}, {} members are listed",
+        bytes.len(),
+        config::META_BYTES_MAX,
+        list.len()
+    );
     bytes
 }
 
@@ -263,13 +331,12 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Contents, StorageError> {
         return Err(corrupt(path, end as u64, "its CRC does not match"));
     }
     super::check_version(path, u32_at(bytes, 8))?;
-    if end != HEAD_BYTES {
-        return Err(corrupt(path, HEAD_BYTES as u64, "it is too long"));
-    }
     let state = u32_at(bytes, 12);
     if !matches!(state, STATE_STARTING | STATE_IN_USE | STATE_RESTORING) {
         return Err(corrupt(path, 12, "its state is unknown"));
     }
+    let given = decode_given(&bytes[HEAD_BYTES..end]);
+    let why = "its peer URLs do not decode";
     Ok(Contents {
         state,
         member: u64_at(bytes, 16),
@@ -277,7 +344,42 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Contents, StorageError> {
         incarnation: u64_at(bytes, 32),
         boot: u64_at(bytes, 40),
         removed: u64_at(bytes, 48),
+        given: given.ok_or_else(|| corrupt(path, HEAD_BYTES as u64, why))?,
     })
+}
+
+/// Reads what is behind the fixed fields, to its end. `None`: it is something else.
+fn decode_given(mut bytes: &[u8]) -> Option<Given> {
+    let joins = match take_number(&mut bytes)? {
+        0 => false,
+        1 => true,
+        _ => return None,
+    };
+    let url = match take_text(&mut bytes)? {
+        "" => None,
+        url => Some(url.parse().ok()?),
+    };
+    let mut list = BTreeMap::new();
+    for _ in 0..take_number(&mut bytes)? {
+        let (id, rest) = bytes.split_first_chunk()?;
+        bytes = rest;
+        let url = take_text(&mut bytes)?.parse().ok()?;
+        list.insert(u64::from_le_bytes(*id), url);
+    }
+    bytes.is_empty().then_some(Given { url, list, joins })
+}
+
+fn take_number(bytes: &mut &[u8]) -> Option<u32> {
+    let (number, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(u32::from_le_bytes(*number))
+}
+
+fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
+    let len = take_number(bytes)? as usize;
+    let (text, rest) = bytes.split_at_checked(len)?;
+    *bytes = rest;
+    std::str::from_utf8(text).ok()
 }
 
 fn corrupt(path: &Path, offset: u64, why: &str) -> StorageError {
@@ -295,7 +397,19 @@ mod tests {
     }
 
     fn create(dir: &Path) -> Meta {
-        Meta::create(Arc::new(RealDisk), dir, 3, |_| 0).unwrap()
+        Meta::create(Arc::new(RealDisk), dir, 3, |_| 0, given()).unwrap()
+    }
+
+    fn url(text: &str) -> PeerUrl {
+        text.parse().unwrap()
+    }
+
+    fn given() -> Given {
+        Given {
+            url: Some(url("http://a:3")),
+            list: [(1, url("http://[::1]:1")), (3, url("http://a:3"))].into(),
+            joins: true,
+        }
     }
 
     #[test]
@@ -312,6 +426,17 @@ mod tests {
         assert_eq!((again.member(), again.cluster(), again.boot()), (3, 77, 2));
         assert_eq!(again.incarnation(), incarnation);
         assert_eq!(again.removed(), None);
+        assert_eq!(again.given(), given());
+        again.set_url(&url("http://b:3")).unwrap();
+        again.set_list(&[(3, url("http://b:3"))].into()).unwrap();
+        let other = Given {
+            url: Some(url("http://b:3")),
+            list: [(3, url("http://b:3"))].into(),
+            joins: true,
+        };
+        assert_eq!(meta_in(dir.path()).given(), other);
+        again.set_given(Given::default()).unwrap();
+        assert_eq!(meta_in(dir.path()).given(), Given::default());
         again.mark_removed(9).unwrap();
         assert_eq!(meta_in(dir.path()).removed(), Some(9));
         let names = RealDisk.list(dir.path()).unwrap();
@@ -321,7 +446,8 @@ mod tests {
     #[test]
     fn a_cluster_begins_with_an_incarnation() {
         let dir = tempfile::tempdir().unwrap();
-        let begin = Meta::create(Arc::new(RealDisk), dir.path(), 3, |n| n ^ 1);
+        let given = Given::default();
+        let begin = Meta::create(Arc::new(RealDisk), dir.path(), 3, |n| n ^ 1, given);
         let meta = begin.unwrap();
         assert_eq!(meta.cluster(), meta.incarnation() ^ 1);
         assert_eq!(meta_in(dir.path()).cluster(), meta.cluster());
@@ -366,6 +492,34 @@ mod tests {
                 StorageError::UnknownVersion { found, .. } => assert_eq!(found, u32::from(version)),
                 other => panic!("version {version}: {other}"),
             }
+        }
+    }
+
+    #[test]
+    fn urls_that_do_not_decode_are_corrupt_also_under_a_right_crc() {
+        let dir = tempfile::tempdir().unwrap();
+        create(dir.path());
+        let path = dir.path().join("meta");
+        let good = std::fs::read(&path).unwrap();
+        let good = &good[..good.len() - CRC_BYTES];
+        let with = |at: usize, byte: u8| {
+            let mut bytes = good.to_vec();
+            bytes[at] = byte;
+            bytes
+        };
+        for bad in [
+            good[..HEAD_BYTES].to_vec(),
+            good[..good.len() - 1].to_vec(),
+            [good, &[0]].concat(),
+            with(HEAD_BYTES, 2),
+            with(HEAD_BYTES + 7, 0xff),
+            with(HEAD_BYTES + 8, b'x'),
+            with(HEAD_BYTES + 8, 0xff),
+        ] {
+            let crc = crc32c::crc32c(&bad).to_le_bytes();
+            std::fs::write(&path, [&bad[..], &crc].concat()).unwrap();
+            let error = Meta::load(Arc::new(RealDisk), dir.path()).unwrap_err();
+            assert_eq!(error.exit_code(), 4, "{error}");
         }
     }
 }

@@ -30,7 +30,9 @@
 //!     that are not on the disk; acknowledging on their strength would repeat mistake 1.
 //! 11. *A segment out of the index, then its file goes.* Not for a crash: who reads entries back beside it takes a
 //!     missing file for damage otherwise.
-//! 12. *An error is final.* No write or sync is tried again; see `disk.rs`.
+//! 12. *The list in `meta` durable before the entry that corrects the cluster's list.* The other way round, a crash leaves a
+//!     cluster that forms of the corrected list, and a start without options would take the mistaken one back.
+//! 13. *An error is final.* No write or sync is tried again; see `disk.rs`.
 //!
 //! Any prefix of the WAL that ends between two batches is consistent: the log has no gap, no hard state calls an entry
 //! committed that is missing, and each mark stands behind the entries it covers.
@@ -40,6 +42,7 @@ pub mod examine;
 #[cfg(test)]
 #[path = "../../tests/simulation/disk.rs"]
 mod fake_disk;
+mod known;
 pub mod log;
 pub mod meta;
 pub mod outline;
@@ -54,7 +57,8 @@ mod tests;
 pub mod wal;
 
 pub use disk::{Disk, DiskError, Lock, ReadOnlyDisk, RealDisk};
-pub use meta::Meta;
+pub use known::{known_members, snapshot_members};
+pub use meta::{Given, Meta};
 pub use outline::Outline;
 pub use read_back::ReadBack;
 pub use snapshot::{
@@ -89,6 +93,38 @@ pub enum Start {
     Empty,
     /// Not at all. This line says why.
     Existing(String),
+}
+
+/// Whose a data directory is to be that is empty, and how this member begins there.
+#[derive(Debug, Clone)]
+pub struct Beginning {
+    /// The member. Whose directory it is already, it has to be.
+    pub member: u64,
+    /// How it begins.
+    pub start: Start,
+    /// What later starts may leave out.
+    pub given: Given,
+}
+
+impl Beginning {
+    /// With a list, or without any addresses.
+    pub fn of(member: u64, start: Start) -> Beginning {
+        let list = match &start {
+            Start::First(list) => list.clone(),
+            Start::Empty | Start::Existing(_) => BTreeMap::new(),
+        };
+        let url = list.get(&member).cloned();
+        let given = Given {
+            url,
+            list,
+            joins: false,
+        };
+        Beginning {
+            member,
+            start,
+            given,
+        }
+    }
 }
 
 /// An open data directory.
@@ -295,7 +331,8 @@ pub fn open_with(
     let check = &mut |snapshots: &Snapshots, index, term| {
         snapshots.load(index, term, |_, _, _| (), |_, _| ())
     };
-    open_and_load(disk, dir, member, start, options, check, logger)
+    let beginning = Beginning::of(member, start);
+    open_and_load(disk, dir, beginning, options, check, logger)
 }
 
 /// Loads the snapshot of this index and term, all of it; gives its header and the size of its file. Called again with
@@ -307,13 +344,13 @@ pub type Load<'a> =
 pub fn open_and_load(
     disk: Arc<dyn Disk>,
     dir: &Path,
-    member: u64,
-    start: Start,
+    beginning: Beginning,
     options: Options,
     load: &mut Load<'_>,
     logger: &Logger,
 ) -> Result<Opened, StorageError> {
-    check_start(&disk, dir, &start)?;
+    check_start(&disk, dir, &beginning.start)?;
+    let member = beginning.member;
     let snapshots = Arc::new(Snapshots::new(disk.clone(), dir.join("snap")));
     let (meta, wal, recovered, first_start) = match Meta::load(disk.clone(), dir)? {
         Some(meta) if meta.in_use() => {
@@ -333,8 +370,7 @@ pub fn open_and_load(
             if unfinished.is_none() {
                 check_empty(&*disk, dir)?;
             }
-            let (meta, wal, recovered) =
-                first_start(&disk, dir, member, &start, &snapshots, options)?;
+            let (meta, wal, recovered) = first_start(&disk, dir, beginning, &snapshots, options)?;
             info!(logger, "new data directory"; "dir" => dir.display(), "member" => member);
             (meta, wal, recovered, true)
         }
@@ -349,7 +385,8 @@ pub fn open_and_load(
     })
 }
 
-fn check_owner(dir: &Path, meta: &Meta, member: u64) -> Result<(), StorageError> {
+/// Refuses a directory of another member, and one of a member that was removed.
+pub fn check_owner(dir: &Path, meta: &Meta, member: u64) -> Result<(), StorageError> {
     if meta.member() != member {
         return Err(StorageError::WrongIdentity {
             path: dir.join("meta"),
@@ -389,18 +426,23 @@ fn check_empty(disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
 fn first_start(
     disk: &Arc<dyn Disk>,
     dir: &Path,
-    member: u64,
-    start: &Start,
+    beginning: Beginning,
     snapshots: &Arc<Snapshots>,
     options: Options,
 ) -> Result<(Arc<Meta>, Wal, Recovered), StorageError> {
-    let list = match start {
+    let Beginning {
+        member,
+        start,
+        given,
+    } = beginning;
+    let list = match &start {
         Start::First(list) => Some(list),
         // The latter was refused.
         Start::Empty | Start::Existing(_) => None,
     };
     let cluster = if list.is_some() { cluster_id } else { |_| 0 };
-    let meta = Arc::new(Meta::create(disk.clone(), dir, member, cluster)?);
+    let meta = Meta::create(disk.clone(), dir, member, cluster, given)?;
+    let meta = Arc::new(meta);
     clear_parts(&**disk, dir)?;
     let snapshot = match list {
         Some(list) => {

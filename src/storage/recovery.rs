@@ -23,8 +23,9 @@ use super::segment::{self, Name, Reader, Step};
 use super::snapshot::Snapshots;
 use super::wal::{Options, State, Wal};
 use super::{Load, Recovered, SnapshotMeta, StorageError};
-use crate::command::{self, Kind};
+use crate::command::{self, Command, Kind};
 use crate::config;
+use crate::members;
 use crate::mutants::{Mutant, is_planted};
 use raft::eraftpb::{Entry, EntryType};
 use slog::{Logger, info, warn};
@@ -391,10 +392,18 @@ impl Log {
     }
 }
 
+/// The change of members that the entry carries.
+pub(super) fn change_of_members(entry: &Entry) -> Option<Command> {
+    if entry.entry_type != EntryType::EntryConfChange {
+        return None;
+    }
+    let mut batch = command::decode(&entry.context).ok()?;
+    batch.commands.pop().filter(|c| members::is_change(c.kind))
+}
+
 /// The entry says that the cluster has formed.
 fn says_formed(entry: &Entry) -> bool {
-    let is = |batch: command::Batch| batch.commands.iter().any(|c| c.kind == Kind::Formed);
-    entry.entry_type == EntryType::EntryConfChange && command::decode(&entry.context).is_ok_and(is)
+    change_of_members(entry).is_some_and(|command| command.kind == Kind::Formed)
 }
 
 /// The snapshot to begin from.

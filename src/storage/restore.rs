@@ -11,7 +11,7 @@
 //! mark is, and then `meta` says "in use". A restore that was killed after its first step leaves a directory which a
 //! start refuses: it would begin with an empty map. The next restore begins again.
 
-use super::meta::Meta;
+use super::meta::{Given, Meta};
 use super::snapshot::{SnapshotContents, Snapshots, read_file};
 use super::{Disk, Options, StorageError, clear_parts, complete, first_snapshot, lock};
 use crate::config::{self, RESTORE_SKIP, RESTORE_SPREAD};
@@ -73,7 +73,12 @@ pub fn restore(
     let _lock = lock(&**disk, dir)?;
     // Whoever was quicker may have made something meanwhile.
     check_vacant(disk, dir)?;
-    let meta = Meta::create_restoring(disk.clone(), dir, member, members::cluster_id)?;
+    let given = Given {
+        url: list.get(&member).cloned(),
+        list: list.clone(),
+        joins: false,
+    };
+    let meta = Meta::create_restoring(disk.clone(), dir, member, members::cluster_id, given)?;
     let cluster = meta.cluster();
     let meta = Arc::new(meta);
     clear_parts(&**disk, dir)?;

@@ -9,12 +9,12 @@ use raftkvd::apply::{Commits, ThreadEnded};
 use raftkvd::command::{self, Command};
 use raftkvd::commit::Commit;
 use raftkvd::inbox::Inbox;
-use raftkvd::members::Members;
+use raftkvd::members::{Members, PeerUrl};
 use raftkvd::metrics;
 use raftkvd::node::{Exit, Job};
 use raftkvd::raft_loop::Ports;
 use raftkvd::storage::read_back::Request;
-use raftkvd::storage::{Meta, Save};
+use raftkvd::storage::{DiskError, Meta, Save};
 use raftkvd::store::Store;
 use raftkvd::writer::{Writer, WriterError, Written};
 use std::collections::{BTreeMap, VecDeque};
@@ -284,6 +284,10 @@ impl Ports for SimulatedPorts<'_> {
 
     fn set_members(&mut self, members: &Arc<Members>) {
         self.effect(What::Members(members.clone()));
+    }
+
+    fn set_place(&mut self, url: &PeerUrl) -> Result<(), DiskError> {
+        self.wiring.meta.set_url(url)
     }
 
     fn set_applied(&mut self, index: u64) {

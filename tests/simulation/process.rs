@@ -21,8 +21,8 @@ use raftkvd::raft_loop::RaftLoop;
 use raftkvd::read_back;
 use raftkvd::storage::read_back::Request;
 use raftkvd::storage::{
-    self, DiskError, Lock, Meta, Options, Purge, ReadBack, Recovered, Snapshots, Start,
-    StorageError,
+    self, Beginning, DiskError, Given, Lock, Meta, Options, Purge, ReadBack, Recovered, Snapshots,
+    Start, StorageError,
 };
 use raftkvd::store::Store;
 use raftkvd::writer::{self, Durable, Jobs, WriterError};
@@ -140,7 +140,16 @@ impl Process {
         };
         let (id, start, options) = (launch.id, launch.start, launch.options);
         let unapplied_bytes_max = options.cache_bytes.min(config::PUBLISHED_BYTES_MAX as u64);
-        let opened = storage::open_and_load(disk, dir, id, start, options, load, &logger)?;
+        let beginning = Beginning {
+            member: id,
+            start,
+            given: Given {
+                url: Some(launch.url.clone()),
+                list: launch.listed.clone(),
+                joins: false,
+            },
+        };
+        let opened = storage::open_and_load(disk, dir, beginning, options, load, &logger)?;
         let oracle = oracles.of(opened.meta.cluster());
         let recovered = &opened.recovered;
         let entries = Process::entries(recovered, &opened.wal.read_back())?;

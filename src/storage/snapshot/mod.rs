@@ -34,8 +34,8 @@ mod tests;
 mod twice;
 mod write;
 
-pub(super) use read::read_file;
 pub use read::{SnapshotContents, SnapshotSource};
+pub(super) use read::{read_file, read_header};
 pub use receive::{ReceiveError, SnapshotSink};
 pub use write::{SnapshotEncoder, SnapshotWriter};
 

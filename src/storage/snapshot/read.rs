@@ -203,6 +203,17 @@ pub(in crate::storage) fn read_file(
     }
 }
 
+/// Reads the header of a snapshot file, and checks it.
+pub(in crate::storage) fn read_header(
+    disk: &dyn Disk,
+    path: &Path,
+) -> Result<SnapshotHeader, StorageError> {
+    let file = disk
+        .open(path)?
+        .ok_or_else(|| StorageError::corrupt(path, 0, "the file is missing"))?;
+    Reader::new(&*file, path)?.header()
+}
+
 /// Reads a file from its start to its end. Nothing is allocated that is longer than what is left of the file.
 pub(super) struct Reader<'a> {
     file: &'a dyn DiskFile,

@@ -1,0 +1,398 @@
+//! Whether `--cluster` fits a data directory: a list of another cluster ends the start before it has changed anything.
+//!
+//! Otherwise a member would go on with what its directory holds, and nobody would notice that the list means another
+//! cluster: two clusters would take writes.
+//!
+//! [`compare`] is the whole of it, as a pure function.
+
+use super::Failure;
+use crate::config::{self, Config};
+use crate::members::{Members, PeerUrl};
+use crate::storage::{self, Disk, Meta, examine};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+type List = BTreeMap<u64, PeerUrl>;
+
+/// How a list fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// It is a list of this cluster, and only says where to look for the others.
+    Known,
+    /// Nobody has been added yet: it is the list by which this member waits, or forms its cluster.
+    Taken,
+}
+
+/// Why a list is not one of this directory's cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Misfit {
+    /// These ids are and were no members.
+    NeverMembers(Vec<u64>),
+    /// No member is, or was, at the place that the list names, and it is no list of all members at new places.
+    NothingInCommon,
+    /// The cluster forms by another list, and has added members by that.
+    Forming,
+}
+
+/// Compares a list with the members that a directory knows. `own` is the directory's member, `first` the list of its first
+/// start.
+pub(super) fn compare(
+    own: u64,
+    list: &List,
+    first: &List,
+    members: &Members,
+) -> Result<Fit, Misfit> {
+    if members.members.is_empty() {
+        return Ok(Fit::Taken);
+    }
+    // The own entry may be new: then this member moves.
+    let fits = |(id, url): (&u64, &PeerUrl)| *id == own || members.was_at(*id, url);
+    if !members.is_formed() {
+        let forming = &members.forming;
+        let listed = |(id, url)| fits((id, url)) || forming.get(id) == Some(url);
+        return match list.keys().eq(forming.keys()) && list.iter().all(listed) {
+            _ if list == forming => Ok(Fit::Taken),
+            _ if members.has_only(own) && list.keys().next() == Some(&own) => Ok(Fit::Taken),
+            true => Ok(Fit::Known),
+            false => Err(Misfit::Forming),
+        };
+    }
+    if list == first {
+        return Ok(Fit::Known);
+    }
+    let never = list.keys().filter(|id| !members.had(**id));
+    let never: Vec<u64> = never.copied().collect();
+    let all_move = members.members.keys().all(|id| list.contains_key(id));
+    let is_there = |(id, url): (&u64, &PeerUrl)| members.was_at(*id, url);
+    match list.iter().any(is_there) || all_move {
+        _ if !never.is_empty() => Err(Misfit::NeverMembers(never)),
+        true => Ok(Fit::Known),
+        false => Err(Misfit::NothingInCommon),
+    }
+}
+
+/// Compares `--cluster`, if it was given, with the data directory, which is locked. Nothing is changed.
+pub(super) fn check(disk: &Arc<dyn Disk>, config: &Config) -> Result<Fit, Failure> {
+    let Config {
+        id,
+        cluster: list,
+        data_dir: dir,
+        ..
+    } = config;
+    let meta = examine::meta(disk, dir)?.filter(Meta::in_use);
+    let Some(meta) = meta.filter(|_| config.list_given) else {
+        return Ok(Fit::Known);
+    };
+    let first = meta.given().list;
+    let Some((index, members)) = storage::snapshot_members(&**disk, dir, &meta)? else {
+        return Ok(Fit::Taken);
+    };
+    // Later members make no difference then; of a cluster that forms, they do, and its log is short.
+    let early = compare(*id, list, &first, &members);
+    if members.is_formed() && early.is_ok() {
+        return Ok(Fit::Known);
+    }
+    let members = storage::known_members(&**disk, dir, index, members)?;
+    compare(*id, list, &first, &members)
+        .map_err(|misfit| Failure::Usage(refusal(dir, &meta, &members, &misfit)))
+}
+
+/// What the directory holds, and what to do: one line.
+fn refusal(dir: &Path, meta: &Meta, members: &Members, misfit: &Misfit) -> String {
+    let mut line = format!(
+        "{} holds member {} of cluster {:016x}, ",
+        dir.display(),
+        meta.member(),
+        meta.cluster()
+    );
+    let urls = |urls: Vec<String>| urls.join(", ");
+    if let Misfit::Forming = misfit {
+        let forming = urls(members.forming.values().map(PeerUrl::to_string).collect());
+        let _ = write!(
+            line,
+            "which forms of {forming} and has added members, so that the list can't be changed any more; leave --cluster \
+             out, or, if that list is wrong, stop all of them, and run raftkvd inspect on each data directory: only if \
+             every one says \"unformed\" or \"empty\", remove all and start again with the right list"
+        );
+        return line;
+    }
+    let count = members.members.len();
+    let places = urls(
+        members
+            .members
+            .values()
+            .map(|member| member.url.to_string())
+            .collect(),
+    );
+    let _ = match count {
+        1 => write!(line, "a cluster of one at {places}"),
+        2..=config::MEMBERS_NAMED_MAX => write!(line, "a cluster of {count} at {places}"),
+        _ => write!(line, "a cluster of {count}"),
+    };
+    let tried = match dir
+        .to_str()
+        .and_then(|dir| dir.strip_prefix(config::DATA_DIR_PREFIX))
+    {
+        Some(id) if id.parse::<u64>().is_ok() => "raftkvd-[0-9]*".to_owned(),
+        _ => dir.display().to_string(),
+    };
+    let why = match misfit {
+        Misfit::NeverMembers(ids) => {
+            let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
+            let members = if ids.len() == 1 { "member" } else { "members" };
+            format!(
+                "it has never had the {members} {} of --cluster",
+                ids.join(", ")
+            )
+        }
+        Misfit::NothingInCommon | Misfit::Forming => {
+            "none of its members was ever where --cluster says".to_owned()
+        }
+    };
+    let _ = write!(
+        line,
+        "; to start another cluster choose another --data-dir, or, if this one was only a try, start over: rm -r {tried}; \
+         to go on with this one leave --cluster out ({why})"
+    );
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{self, Task};
+    use crate::command::{self, Batch, Command, Kind};
+    use crate::server::start;
+    use crate::storage::{RealDisk, Save, Start};
+    use raft::eraftpb::{Entry, EntryType};
+
+    fn url(text: &str) -> PeerUrl {
+        format!("http://{text}").parse().unwrap()
+    }
+
+    /// The i-th is that of member i.
+    fn list(urls: &str) -> List {
+        (1..).zip(urls.split(',').map(url)).collect()
+    }
+
+    fn command(kind: Kind, id: u64, at: &str) -> Command {
+        let mut command = Command::new();
+        command.kind = kind;
+        command.member_id = id;
+        command.member_url = format!("http://{at}");
+        command
+    }
+
+    /// 1, 2 and 3; 4 was added, 2 has moved from b:1, 3 was removed.
+    fn changed() -> Members {
+        let first = list("a:1,b:1,c:1");
+        let mut members = Members::of(first.into_iter().map(|(id, url)| (id, url, id)));
+        members.apply(&command(Kind::AddMember, 4, "d:1"), 2);
+        members.apply(&command(Kind::MoveMember, 2, "b:2"), 3);
+        members.apply(&command(Kind::RemoveMember, 3, ""), 4);
+        members
+    }
+
+    fn compared(own: u64, urls: &str, members: &Members) -> Result<Fit, Misfit> {
+        compare(own, &list(urls), &list("z:1,z:2,z:3"), members)
+    }
+
+    #[test]
+    fn a_list_of_a_cluster_that_has_formed_is_one_of_its_members_now_or_once() {
+        let never = |ids: &[u64]| Err(Misfit::NeverMembers(ids.to_vec()));
+        for (own, urls, expected) in [
+            (1, "a:1,b:2,c:1,d:1", Ok(Fit::Known)),
+            // Before the changes, and in part.
+            (1, "a:1,b:1,c:1", Ok(Fit::Known)),
+            (1, "a:1", Ok(Fit::Known)),
+            (4, "a:1,b:1", Ok(Fit::Known)),
+            (2, "x:1,x:2,c:1", Ok(Fit::Known)),
+            // This one moves, or several do, or all.
+            (1, "a:2,b:2,c:1", Ok(Fit::Known)),
+            (1, "a:2,b:3,c:3,d:1", Ok(Fit::Known)),
+            (1, "x:1,x:2,x:3,x:4", Ok(Fit::Known)),
+            // The list of the first start.
+            (1, "z:1,z:2,z:3", Ok(Fit::Known)),
+            (1, "a:1,b:2,c:1,d:1,e:1", never(&[5])),
+            (1, "x:1,x:2,x:3,x:4,x:5,x:6", never(&[5, 6])),
+            (1, "x:1,x:2", Err(Misfit::NothingInCommon)),
+            (1, "x:1", Err(Misfit::NothingInCommon)),
+            // Right places of wrong members.
+            (1, "b:2,a:1", Err(Misfit::NothingInCommon)),
+        ] {
+            assert_eq!(compared(own, urls, &changed()), expected, "{own}: {urls}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_of_one_moves_and_does_not_become_three() {
+        let one = Members::of([(1, url("a:1"), 7)]);
+        assert_eq!(compared(1, "a:1", &one), Ok(Fit::Known));
+        assert_eq!(compared(1, "a:2", &one), Ok(Fit::Known));
+        for three in ["a:1,b:1,c:1", "x:1,x:2,x:3"] {
+            let refused = compared(1, three, &one);
+            assert_eq!(refused, Err(Misfit::NeverMembers(vec![2, 3])), "{three}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_taken_until_somebody_is_added_by_another() {
+        let empty = Members::default();
+        assert_eq!(compared(2, "x:1,x:2", &empty), Ok(Fit::Taken));
+        let mut members = Members::first(&list("a:1,b:1,c:1"), 7);
+        for other in [
+            "a:1,b:1,c:1",
+            "a:1,b:1,c:2",
+            "x:1,x:2",
+            "a:1",
+            "a:1,b:1,c:1,d:1",
+        ] {
+            assert_eq!(compared(1, other, &members), Ok(Fit::Taken), "{other}");
+        }
+        let mut add = command(Kind::AddMember, 2, "b:1");
+        add.member_incarnation = 8;
+        members.apply(&add, 3);
+        for (own, urls, expected) in [
+            (1, "a:1,b:1,c:1", Ok(Fit::Taken)),
+            (1, "a:2,b:1,c:1", Ok(Fit::Known)),
+            (2, "a:1,b:2,c:1", Ok(Fit::Known)),
+            (1, "a:1,b:1,c:2", Err(Misfit::Forming)),
+            (1, "a:1,b:1", Err(Misfit::Forming)),
+            (1, "a:1,b:1,c:1,d:1", Err(Misfit::Forming)),
+            (1, "z:1,z:2,z:3", Err(Misfit::Forming)),
+        ] {
+            assert_eq!(compared(own, urls, &members), expected, "{own}: {urls}");
+        }
+    }
+
+    /// A directory of member 1 that was begun with a list, and holds these changes in its log, not committed.
+    fn directory(dir: &Path, first: &str, changes: &[Command]) {
+        let disk = Arc::new(RealDisk);
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let start = Start::First(list(first));
+        let mut opened = storage::open(disk, dir, 1, start, &logger).unwrap();
+        let entry = |(index, change): (u64, &Command)| {
+            let mut batch = Batch::new();
+            batch.commands.push(change.clone());
+            Entry {
+                entry_type: EntryType::EntryConfChange,
+                index,
+                term: 1,
+                context: command::encode(&batch),
+                ..Entry::default()
+            }
+        };
+        let save = Save {
+            entries: (2..).zip(changes).map(entry).collect(),
+            sync: true,
+            ..Save::default()
+        };
+        opened.wal.save(&[save]).unwrap();
+    }
+
+    fn checked(dir: &Path, urls: &str) -> Result<Fit, Failure> {
+        let line = [
+            "raftkvd",
+            "--listen",
+            "127.0.0.1",
+            "--listen-peer",
+            "127.0.0.1",
+        ];
+        let data_dir = ["--data-dir", dir.to_str().unwrap()];
+        let urls: Vec<String> = list(urls).values().map(PeerUrl::to_string).collect();
+        let urls = urls.join(",");
+        let arguments = line.into_iter().chain(data_dir).chain(["--cluster", &urls]);
+        let Ok(Task::Run(options)) = cli::parse(arguments) else {
+            panic!("it runs the daemon");
+        };
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let (config, _) = start::settle(options.asked, &disk).unwrap();
+        check(&disk, &config)
+    }
+
+    #[track_caller]
+    fn assert_refused(dir: &Path, urls: &str, says: &[&str]) {
+        let failure = checked(dir, urls).unwrap_err();
+        let line = failure.to_string();
+        assert_eq!(failure.exit_code(), 2, "{line}");
+        assert!(!line.contains('\n'), "{line}");
+        let dir = dir.to_str().unwrap();
+        for said in says.iter().chain([&dir]) {
+            assert!(line.contains(said), "no {said:?} in {line:?}");
+        }
+    }
+
+    fn add(id: u64, at: &str) -> Command {
+        let mut add = command(Kind::AddMember, id, at);
+        add.member_incarnation = 10 + id;
+        add
+    }
+
+    #[test]
+    fn a_list_of_another_cluster_is_refused_with_what_the_directory_holds_and_both_ways_out() {
+        let dir = tempfile::tempdir().unwrap();
+        directory(dir.path(), "a:1", &[]);
+        let both_ways = [
+            " holds member 1 of cluster ",
+            ", a cluster of one at http://a:1; to start another cluster choose another --data-dir",
+            "start over: rm -r /",
+            "leave --cluster out",
+            "members 2, 3",
+        ];
+        assert_refused(dir.path(), "a:1,b:1,c:1", &both_ways);
+        assert_refused(dir.path(), "x:1,x:2,x:3", &both_ways);
+        assert_eq!(checked(dir.path(), "a:2").unwrap(), Fit::Known);
+    }
+
+    #[test]
+    fn members_that_only_the_log_knows_are_members() {
+        let dir = tempfile::tempdir().unwrap();
+        let moved = command(Kind::MoveMember, 2, "b:2");
+        directory(dir.path(), "a:1", &[add(2, "b:1"), add(3, "c:1"), moved]);
+        for fits in ["a:1,b:1,c:1", "x:1,b:1", "x:1,b:2"] {
+            assert_eq!(checked(dir.path(), fits).unwrap(), Fit::Known, "{fits}");
+        }
+        let others = "a cluster of 3 at http://a:1, http://b:2, http://c:1; to start another";
+        assert_refused(dir.path(), "a:1,b:1,c:1,d:1", &[others, "the member 4 of"]);
+        assert_refused(dir.path(), "x:1,x:2", &["none of its members was ever"]);
+    }
+
+    #[test]
+    fn a_list_is_not_corrected_once_the_log_adds_a_member_by_it() {
+        let dir = tempfile::tempdir().unwrap();
+        directory(dir.path(), "a:1,b:1,c:1", &[]);
+        assert_eq!(checked(dir.path(), "a:1,b:1,c:2").unwrap(), Fit::Taken);
+        let dir = tempfile::tempdir().unwrap();
+        directory(dir.path(), "a:1,b:1,c:1", &[add(2, "b:1")]);
+        let says = [
+            "which forms of http://a:1, http://b:1, http://c:1 and has added members",
+            "stop all of them",
+            "raftkvd inspect",
+            "only if every one says",
+        ];
+        assert_refused(dir.path(), "a:1,b:1,c:2", &says);
+        assert_eq!(checked(dir.path(), "a:1,b:1,c:1").unwrap(), Fit::Taken);
+    }
+
+    #[test]
+    fn a_refused_list_leaves_the_directory_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        directory(dir.path(), "a:1", &[add(2, "b:1")]);
+        let files = || {
+            let parts = ["", "wal", "snap"].map(|part| dir.path().join(part));
+            let entries = parts
+                .iter()
+                .flat_map(|part| std::fs::read_dir(part).unwrap());
+            let paths = entries.map(|entry| entry.unwrap().path());
+            let files = paths.filter(|path| path.is_file());
+            files
+                .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+                .collect::<BTreeMap<_, _>>()
+        };
+        let before = files();
+        assert_refused(dir.path(), "a:1,b:1,c:1", &["member 3"]);
+        assert!(files() == before);
+    }
+}

@@ -1,0 +1,383 @@
+//! Who a process is: by its command line where that says something, and otherwise by its data directory.
+//!
+//! After the first start the directory alone is enough: `meta` knows the id, the peer URL and the list of first members.
+//! What is missing on a new directory is said here, in one line and before anything is touched.
+
+use super::Failure;
+use crate::config::{self, Asked, Config};
+use crate::members::PeerUrl;
+use crate::storage::{self, Beginning, Disk, Given, Meta, Start, examine};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Who this is, and how it begins if its data directory is empty. Nothing is touched.
+pub(super) fn settle(asked: Asked, disk: &Arc<dyn Disk>) -> Result<(Config, Beginning), Failure> {
+    let data_dir = data_dir_of(&asked);
+    let meta = examine::meta(disk, &data_dir)?;
+    let id = match &meta {
+        Some(meta) => asked.id.unwrap_or(meta.member()),
+        None => id_of_new(&asked, disk)?,
+    };
+    let used = meta.filter(Meta::in_use);
+    if let Some(meta) = &used {
+        storage::check_owner(&data_dir, meta, id)?;
+    }
+    let beginning = match &used {
+        Some(meta) => again(&asked, &data_dir, meta),
+        None => first(&asked, &data_dir, id),
+    };
+    let beginning = beginning.map_err(Failure::Usage)?;
+    let may_join = used.is_none_or(|meta| meta.cluster() == 0);
+    let config = config_of(asked, data_dir, &beginning, may_join).map_err(Failure::Usage)?;
+    Ok((config, beginning))
+}
+
+fn data_dir_of(asked: &Asked) -> PathBuf {
+    let id = asked.id.unwrap_or(1);
+    let default = || PathBuf::from(format!("{}{id}", config::DATA_DIR_PREFIX));
+    asked.data_dir.clone().unwrap_or_else(default)
+}
+
+/// The id in a directory that holds no member. It is 1 unless told otherwise; but who said nothing at all, beside the
+/// directories of other members, may have meant one of those, and would begin a second cluster.
+fn id_of_new(asked: &Asked, disk: &Arc<dyn Disk>) -> Result<u64, Failure> {
+    if let Some(id) = asked.id {
+        return Ok(id);
+    }
+    let begins_alone = asked.cluster.len() < 2 && !asked.join;
+    if !begins_alone || asked.data_dir.is_some() {
+        return Ok(1);
+    }
+    // What can't be listed or read is nothing that a start could mean.
+    let names = disk.list(Path::new(".")).unwrap_or_default();
+    let ids = names.iter().filter_map(|name| {
+        let id: u64 = name.strip_prefix(config::DATA_DIR_PREFIX)?.parse().ok()?;
+        let meta = examine::meta(disk, Path::new(name)).ok()??;
+        (meta.in_use() && meta.member() == id).then_some(id)
+    });
+    match ids.min() {
+        None => Ok(1),
+        Some(id) => Err(Failure::Usage(format!(
+            "raftkvd-{id} holds member {id}: to go on with it, give --id {id}; to begin another cluster beside it, give \
+             --id 1; to start over: rm -r raftkvd-[0-9]*"
+        ))),
+    }
+}
+
+/// On a directory that a member uses. How it begins does not matter any more; but if the directory vanishes now, it does
+/// not begin.
+fn again(asked: &Asked, dir: &Path, meta: &Meta) -> Result<Beginning, String> {
+    let stored = meta.given();
+    let id = meta.member();
+    let dir = dir.display();
+    let url = own_url(asked, id).or(stored.url);
+    let url = url.ok_or_else(|| {
+        format!("{dir} does not say where member {id} is reached; give --peer-url")
+    })?;
+    let is_silent = asked.cluster.is_empty() && !asked.join;
+    Ok(Beginning {
+        member: id,
+        start: Start::Existing(format!("{dir} vanished during the start; start again")),
+        given: Given {
+            url: Some(url),
+            list: match is_silent {
+                true => stored.list,
+                false => asked.cluster.clone(),
+            },
+            joins: asked.join || (is_silent && stored.joins),
+        },
+    })
+}
+
+/// On a directory that holds no member.
+fn first(asked: &Asked, dir: &Path, id: u64) -> Result<Beginning, String> {
+    let url = match own_url(asked, id) {
+        Some(url) => url,
+        None if !asked.cluster.is_empty() => {
+            let count = asked.cluster.len();
+            let plural = if count == 1 { "" } else { "s" };
+            return Err(format!(
+                "--id {id}: --cluster lists {count} URL{plural}, so ids go from 1 to {count}; the URL of member i is the \
+                 i-th one"
+            ));
+        }
+        None if !asked.join_by.is_empty() => {
+            let line =
+                "--join with a URL needs --peer-url too: where the other members reach this one";
+            return Err(line.to_owned());
+        }
+        None if id != 1 && !asked.join => return Err(no_member(dir, id)),
+        None => config::DEFAULT_PEER_URL.parse()?,
+    };
+    if asked.join && asked.join_by.is_empty() && asked.cluster.is_empty() {
+        let line = "--join: give it the URL at which clients reach a member, or list all peer URLs with --cluster";
+        return Err(line.to_owned());
+    }
+    let mut list = asked.cluster.clone();
+    let start = match list.keys().next() {
+        _ if asked.join => Start::Empty,
+        Some(first) if *first == id => Start::First(list.clone()),
+        Some(_) => Start::Empty,
+        None if id == 1 => {
+            list = BTreeMap::from([(1, url.clone())]);
+            Start::First(list.clone())
+        }
+        None => Start::Existing(no_member(dir, id)),
+    };
+    Ok(Beginning {
+        member: id,
+        start,
+        given: Given {
+            url: Some(url),
+            list,
+            joins: asked.join,
+        },
+    })
+}
+
+fn no_member(dir: &Path, id: u64) -> String {
+    format!(
+        "--id {id}: {} holds no member, and a new cluster begins with member 1; list all peer URLs with --cluster, or to \
+         join a cluster, add --join with the URL at which clients reach a member",
+        dir.display()
+    )
+}
+
+fn own_url(asked: &Asked, id: u64) -> Option<PeerUrl> {
+    asked
+        .peer_url
+        .clone()
+        .or_else(|| asked.cluster.get(&id).cloned())
+}
+
+fn config_of(
+    asked: Asked,
+    data_dir: PathBuf,
+    beginning: &Beginning,
+    may_join: bool,
+) -> Result<Config, String> {
+    let given = beginning.given.clone();
+    let peer_url = given.url.expect("every start knows where it is");
+    let address = |asked: Option<IpAddr>, option| match asked {
+        Some(ip) => Ok(ip),
+        None => resolve(&peer_url, option),
+    };
+    let listen_peer = address(asked.listen_peer, "--listen-peer")?;
+    let listen = address(asked.listen, "--listen")?;
+    let overlap = listen == listen_peer || listen.is_unspecified() || listen_peer.is_unspecified();
+    if asked.port == peer_url.port() && overlap {
+        return Err(format!(
+            "--port {}: this is the peer port of {peer_url} too; clients and peers need two ports",
+            asked.port
+        ));
+    }
+    Ok(Config {
+        id: beginning.member,
+        url_given: own_url(&asked, beginning.member).is_some(),
+        list_given: !asked.cluster.is_empty(),
+        cluster: given.list,
+        join: given.joins && may_join,
+        join_by: match may_join {
+            true => asked.join_by,
+            false => Vec::new(),
+        },
+        client_address: SocketAddr::new(listen, asked.port),
+        peer_address: SocketAddr::new(listen_peer, peer_url.port()),
+        peer_url,
+        data_dir,
+        tuning: asked.tuning,
+    })
+}
+
+/// The address that a peer URL's host stands for.
+fn resolve(url: &PeerUrl, option: &str) -> Result<IpAddr, String> {
+    let remedy = format!("give {option} the IP address to listen on");
+    let found = (url.host(), url.port())
+        .to_socket_addrs()
+        .map_err(|error| format!("peer URL {url}: its host does not resolve ({error}); {remedy}"))?
+        .map(|address| address.ip());
+    // A name often stands for an IPv6 and an IPv4 address. Peers try both, people type the latter.
+    let mut found: Vec<IpAddr> = found.collect();
+    found.sort_by_key(|ip| !ip.is_ipv4());
+    found
+        .first()
+        .copied()
+        .ok_or_else(|| format!("peer URL {url}: its host has no address; {remedy}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{self, Task};
+    use crate::storage::RealDisk;
+    use slog::{Logger, o};
+
+    const THREE: &str = "http://127.0.0.1:1,http://127.0.0.1:2,http://127.0.0.1:3";
+
+    fn asked(line: &str) -> Asked {
+        match cli::parse(std::iter::once("raftkvd").chain(line.split_whitespace())) {
+            Ok(Task::Run(options)) => options.asked,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    /// On an empty directory, or on this one.
+    fn settled_in(dir: &Path, line: &str) -> Result<(Config, Beginning), Failure> {
+        let mut asked = asked(line);
+        asked.data_dir.get_or_insert(dir.join("data"));
+        settle(asked, &(Arc::new(RealDisk) as Arc<dyn Disk>))
+    }
+
+    fn settled(line: &str) -> Result<(Config, Beginning), Failure> {
+        let dir = tempfile::tempdir().unwrap();
+        settled_in(dir.path(), line)
+    }
+
+    /// The first start with these options, up to the data directory.
+    fn begin(dir: &Path, line: &str) -> Arc<Meta> {
+        let (config, beginning) = settled_in(dir, line).unwrap();
+        std::fs::create_dir_all(&config.data_dir).unwrap();
+        let logger = Logger::root(slog::Discard, o!());
+        let check = &mut |_: &storage::Snapshots, _, _| panic!("there is no snapshot");
+        let options = storage::Options::default();
+        let disk = Arc::new(RealDisk);
+        storage::open_and_load(disk, &config.data_dir, beginning, options, check, &logger)
+            .unwrap()
+            .meta
+    }
+
+    #[test]
+    fn without_arguments_it_is_a_single_member() {
+        let (config, beginning) = settled("").unwrap();
+        assert_eq!(
+            (config.id, config.join, config.url_given),
+            (1, false, false)
+        );
+        assert_eq!(config.peer_url.to_string(), "http://127.0.0.1:9021");
+        assert_eq!(config.client_address, "127.0.0.1:9121".parse().unwrap());
+        assert_eq!(config.peer_address, "127.0.0.1:9021".parse().unwrap());
+        assert!(matches!(beginning.start, Start::First(list) if list.len() == 1));
+        assert_eq!(data_dir_of(&asked("")), PathBuf::from("raftkvd-1"));
+        assert_eq!(data_dir_of(&asked("--id 7")), PathBuf::from("raftkvd-7"));
+    }
+
+    #[test]
+    fn only_the_first_of_the_list_begins_a_cluster() {
+        let start = |line: &str| settled(line).unwrap().1.start;
+        match start(&format!("--cluster {THREE}")) {
+            Start::First(list) => assert_eq!(list.keys().copied().collect::<Vec<_>>(), [1, 2, 3]),
+            other => panic!("{other:?}"),
+        }
+        for alone in ["", "--peer-url http://127.0.0.1:7"] {
+            assert!(matches!(start(alone), Start::First(list) if list.len() == 1));
+        }
+        for empty in [
+            format!("--id 2 --cluster {THREE}"),
+            format!("--id 1 --join --cluster {THREE}"),
+            "--peer-url http://127.0.0.1:7 --join http://127.0.0.1:9".to_owned(),
+        ] {
+            assert_eq!(start(&empty), Start::Empty, "{empty}");
+        }
+        match start("--id 2 --peer-url http://127.0.0.1:7") {
+            Start::Existing(line) => assert!(line.contains("begins with member 1"), "{line}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_a_new_directory_needs_is_said_in_one_line() {
+        for (line, said) in [
+            ("--id 2".to_owned(), "--id 2: "),
+            (
+                "--id 18446744073709551615".to_owned(),
+                "--id 18446744073709551615: ",
+            ),
+            (
+                format!("--id 4 --cluster {THREE}"),
+                "--id 4: --cluster lists 3 URLs",
+            ),
+            ("--join".to_owned(), "clients reach a member"),
+            (
+                "--join --peer-url http://a:1".to_owned(),
+                "clients reach a member",
+            ),
+            ("--join http://127.0.0.1:1".to_owned(), "--peer-url"),
+            (
+                "--cluster http://name.invalid:1".to_owned(),
+                "http://name.invalid:1: its host",
+            ),
+            ("--port 9021".to_owned(), "--port 9021"),
+            ("--port 9021 --listen 0.0.0.0".to_owned(), "--port 9021"),
+        ] {
+            let failure = settled(&line).map(|_| ()).unwrap_err();
+            let text = failure.to_string();
+            assert_eq!(failure.exit_code(), 2, "{line}: {text}");
+            assert!(
+                text.contains(said) && !text.contains('\n'),
+                "{line}: {text}"
+            );
+        }
+        assert!(settled("--port 9021 --listen 127.0.0.2").is_ok());
+        let not_resolved =
+            "--cluster http://name.invalid:1 --listen 127.0.0.1 --listen-peer 127.0.0.1";
+        assert!(settled(not_resolved).is_ok());
+    }
+
+    #[test]
+    fn a_later_start_needs_no_options() {
+        let dir = tempfile::tempdir().unwrap();
+        begin(dir.path(), &format!("--id 2 --cluster {THREE}"));
+        let (config, _) = settled_in(dir.path(), "").unwrap();
+        assert_eq!(
+            (config.id, config.cluster.len(), config.join),
+            (2, 3, false)
+        );
+        assert_eq!(config.peer_url.to_string(), "http://127.0.0.1:2");
+        assert_eq!((config.url_given, config.list_given), (false, false));
+        let (config, _) = settled_in(dir.path(), "--id 2 --port 22380").unwrap();
+        assert_eq!(config.client_address, "127.0.0.1:22380".parse().unwrap());
+        // Its own URL may be left out of a list, and another one is where it is from now on.
+        let (config, _) = settled_in(dir.path(), "--cluster http://127.0.0.1:1").unwrap();
+        assert_eq!(config.peer_url.to_string(), "http://127.0.0.1:2");
+        let (config, _) = settled_in(dir.path(), "--peer-url http://127.0.0.1:7").unwrap();
+        assert_eq!((config.peer_address.port(), config.url_given), (7, true));
+        let failure = settled_in(dir.path(), "--id 3").map(|_| ()).unwrap_err();
+        assert_eq!(failure.exit_code(), 5, "{failure}");
+    }
+
+    #[test]
+    fn join_is_remembered_by_a_member_that_waits_and_ignored_by_one_that_is_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let meta = begin(dir.path(), &format!("--id 2 --join --cluster {THREE}"));
+        let joins = |line: &str| {
+            let (config, _) = settled_in(dir.path(), line).unwrap();
+            (config.join, config.join_by.len())
+        };
+        assert_eq!(joins(""), (true, 0));
+        assert_eq!(joins(&format!("--cluster {THREE}")), (false, 0));
+        assert_eq!(joins("--join http://127.0.0.1:9"), (true, 1));
+        meta.pin_cluster(7).unwrap();
+        for line in ["", "--join", "--join http://127.0.0.1:9"] {
+            assert_eq!(joins(line), (false, 0), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_first_start_that_did_not_complete_keeps_its_id() {
+        let dir = tempfile::tempdir().unwrap();
+        begin(dir.path(), &format!("--id 2 --cluster {THREE}"));
+        let path = dir.path().join("data").join("meta");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[12] = 1;
+        let end = bytes.len() - 4;
+        let crc = crc32c::crc32c(&bytes[..end]);
+        bytes[end..].copy_from_slice(&crc.to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        let failure = settled_in(dir.path(), "").map(|_| ()).unwrap_err();
+        assert!(failure.to_string().starts_with("--id 2: "), "{failure}");
+        let (config, _) = settled_in(dir.path(), &format!("--cluster {THREE}")).unwrap();
+        assert_eq!(config.id, 2);
+    }
+}
