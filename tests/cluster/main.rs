@@ -45,6 +45,7 @@ mod ports;
 mod process;
 mod procfile;
 mod quota;
+mod restarts;
 mod serving;
 mod snapshots;
 mod stopping;
