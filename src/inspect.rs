@@ -148,6 +148,10 @@ impl Report<'_> {
             let what = "a start refuses: this member was removed from the cluster by entry";
             return writeln!(self.out, "{what} {index}");
         }
+        if meta.is_older_copy() {
+            let what = "a start refuses: this is an older copy of the member's directory";
+            return writeln!(self.out, "{what}");
+        }
         let verdict = match examine::verdict(&self.disk, dir, meta, &self.sound) {
             Ok(verdict) => verdict,
             Err(error) => {

@@ -30,7 +30,8 @@ pub(super) enum Fit {
 pub(super) enum Misfit {
     /// These ids are and were no members.
     NeverMembers(Vec<u64>),
-    /// No member is, or was, at the place that the list names, and it is no list of all members at new places.
+    /// No member is, or was, at the place that the list names, and it lists neither all members at new places nor the ids of
+    /// the first start.
     NothingInCommon,
     /// The cluster forms by another list, and has added members by that.
     Forming,
@@ -64,7 +65,9 @@ pub(super) fn compare(
     }
     let never = list.keys().filter(|id| !members.had(**id));
     let never: Vec<u64> = never.copied().collect();
-    let all_move = members.members.keys().all(|id| list.contains_key(id));
+    // Of those that all move at once, the line of the first start says so, or one with all members.
+    let all_move =
+        list.keys().eq(first.keys()) || members.members.keys().all(|id| list.contains_key(id));
     let is_there = |(id, url): (&u64, &PeerUrl)| members.was_at(*id, url);
     match list.iter().any(is_there) || all_move {
         _ if !never.is_empty() => Err(Misfit::NeverMembers(never)),
@@ -357,6 +360,10 @@ mod tests {
         let others = "a cluster of 3 at http://a:1, http://b:2, http://c:1; to start another";
         assert_refused(dir.path(), "a:1,b:1,c:1,d:1", &[others, "the member 4 of"]);
         assert_refused(dir.path(), "x:1,x:2", &["none of its members was ever"]);
+        // All move at once: those of the first list, or all members.
+        for fits in ["x:1,x:2,x:3", "x:1"] {
+            assert_eq!(checked(dir.path(), fits).unwrap(), Fit::Known, "{fits}");
+        }
     }
 
     #[test]

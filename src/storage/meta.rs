@@ -13,7 +13,7 @@
 //! | 32 | 8 | incarnation |
 //! | 40 | 8 | boot |
 //! | 48 | 8 | index of the entry that removed this member, 0 if none |
-//! | 56 | 4 | 1 if the first start was to join a cluster, otherwise 0 |
+//! | 56 | 4 | sum of: 1 the first start was to join a cluster, 2 this is an older copy of a member's directory |
 //! | 60 | 4 | length *u* of this member's peer URL |
 //! | 64 | *u* | this member's peer URL |
 //! | | 4 | number of listed members |
@@ -43,6 +43,8 @@ const CRC_BYTES: usize = 4;
 const STATE_STARTING: u32 = 1;
 const STATE_IN_USE: u32 = 2;
 const STATE_RESTORING: u32 = 3;
+const FLAG_JOINS: u32 = 1;
+const FLAG_OLDER_COPY: u32 = 2;
 
 /// Who this data directory belongs to.
 pub struct Meta {
@@ -74,6 +76,7 @@ struct Contents {
     incarnation: u64,
     boot: u64,
     removed: u64,
+    older_copy: bool,
     given: Given,
 }
 
@@ -119,6 +122,7 @@ impl Meta {
             incarnation,
             boot: 0,
             removed: 0,
+            older_copy: false,
             given,
         };
         let meta = Meta {
@@ -188,6 +192,11 @@ impl Meta {
         }
     }
 
+    /// The cluster knows a later start of this member than this directory has: see [`Meta::mark_older_copy`].
+    pub fn is_older_copy(&self) -> bool {
+        self.lock().older_copy
+    }
+
     /// The id of the member whose directory this is.
     pub fn member(&self) -> u64 {
         self.lock().member
@@ -245,6 +254,12 @@ impl Meta {
         self.change(|contents| contents.removed = index)
     }
 
+    /// The cluster knows a later start of this member: it never starts again from this directory. Without the mark its
+    /// starts would soon have overtaken the one that is known, and it would be taken for the newest. Durable on return.
+    pub fn mark_older_copy(&self) -> Result<(), DiskError> {
+        self.change(|contents| contents.older_copy = true)
+    }
+
     /// Nothing is written when nothing changes. The memory changes after the file, so that nobody is told what is not
     /// durable.
     fn change(&self, change: impl FnOnce(&mut Contents)) -> Result<(), DiskError> {
@@ -293,7 +308,8 @@ fn encode(contents: &Contents) -> Vec<u8> {
         bytes.extend_from_slice(&field.to_le_bytes());
     }
     let Given { url, list, joins } = &contents.given;
-    bytes.extend_from_slice(&u32::from(*joins).to_le_bytes());
+    let flags = u32::from(*joins) * FLAG_JOINS + u32::from(contents.older_copy) * FLAG_OLDER_COPY;
+    bytes.extend_from_slice(&flags.to_le_bytes());
     let text = |bytes: &mut Vec<u8>, text: &str| {
         bytes.extend_from_slice(&(text.len() as u32).to_le_bytes());
         bytes.extend_from_slice(text.as_bytes());
@@ -335,8 +351,9 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Contents, StorageError> {
     if !matches!(state, STATE_STARTING | STATE_IN_USE | STATE_RESTORING) {
         return Err(corrupt(path, 12, "its state is unknown"));
     }
-    let given = decode_given(&bytes[HEAD_BYTES..end]);
-    let why = "its peer URLs do not decode";
+    let why = "its flags or peer URLs do not decode";
+    let (older_copy, given) = decode_given(&bytes[HEAD_BYTES..end])
+        .ok_or_else(|| corrupt(path, HEAD_BYTES as u64, why))?;
     Ok(Contents {
         state,
         member: u64_at(bytes, 16),
@@ -344,17 +361,19 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Contents, StorageError> {
         incarnation: u64_at(bytes, 32),
         boot: u64_at(bytes, 40),
         removed: u64_at(bytes, 48),
-        given: given.ok_or_else(|| corrupt(path, HEAD_BYTES as u64, why))?,
+        older_copy,
+        given,
     })
 }
 
-/// Reads what is behind the fixed fields, to its end. `None`: it is something else.
-fn decode_given(mut bytes: &[u8]) -> Option<Given> {
-    let joins = match take_number(&mut bytes)? {
-        0 => false,
-        1 => true,
-        _ => return None,
-    };
+/// Reads what is behind the fixed fields, to its end: whether it is an older copy, and what the first start was given.
+/// `None`: it is something else.
+fn decode_given(mut bytes: &[u8]) -> Option<(bool, Given)> {
+    let flags = take_number(&mut bytes)?;
+    if flags & !(FLAG_JOINS | FLAG_OLDER_COPY) != 0 {
+        return None;
+    }
+    let joins = flags & FLAG_JOINS != 0;
     let url = match take_text(&mut bytes)? {
         "" => None,
         url => Some(url.parse().ok()?),
@@ -366,7 +385,10 @@ fn decode_given(mut bytes: &[u8]) -> Option<Given> {
         let url = take_text(&mut bytes)?.parse().ok()?;
         list.insert(u64::from_le_bytes(*id), url);
     }
-    bytes.is_empty().then_some(Given { url, list, joins })
+    let older_copy = flags & FLAG_OLDER_COPY != 0;
+    bytes
+        .is_empty()
+        .then_some((older_copy, Given { url, list, joins }))
 }
 
 fn take_number(bytes: &mut &[u8]) -> Option<u32> {
@@ -437,6 +459,9 @@ mod tests {
         assert_eq!(meta_in(dir.path()).given(), other);
         again.set_given(Given::default()).unwrap();
         assert_eq!(meta_in(dir.path()).given(), Given::default());
+        assert!(!again.is_older_copy());
+        again.mark_older_copy().unwrap();
+        assert!(meta_in(dir.path()).is_older_copy());
         again.mark_removed(9).unwrap();
         assert_eq!(meta_in(dir.path()).removed(), Some(9));
         let names = RealDisk.list(dir.path()).unwrap();
@@ -511,7 +536,7 @@ mod tests {
             good[..HEAD_BYTES].to_vec(),
             good[..good.len() - 1].to_vec(),
             [good, &[0]].concat(),
-            with(HEAD_BYTES, 2),
+            with(HEAD_BYTES, FLAG_OLDER_COPY as u8 + 2),
             with(HEAD_BYTES + 7, 0xff),
             with(HEAD_BYTES + 8, b'x'),
             with(HEAD_BYTES + 8, 0xff),

@@ -184,6 +184,17 @@ pub enum StorageError {
         /// The entry that removed it.
         index: u64,
     },
+    /// A start before this one has found it to be an older copy of this member's directory.
+    #[error("{} was found to be an older copy of the directory of member {member}, which lacks what the member has \
+        acknowledged since; start with its newest directory, or, if that is lost, keep this one aside, curl -X DELETE \
+        http://CLIENT_ADDRESS/{member} at another member, then start member {member} with --join \
+        http://CLIENT_ADDRESS on a new --data-dir", dir.display())]
+    OlderCopy {
+        /// The data directory.
+        dir: PathBuf,
+        /// This member.
+        member: u64,
+    },
     /// It was written by another version of this program.
     #[error("{} has format version {found}, and this program reads {known} only; nothing was changed; use the version \
         of raftkvd that wrote it", path.display())]
@@ -222,7 +233,7 @@ impl StorageError {
         match self {
             StorageError::Locked { .. } => 3,
             StorageError::Corrupt { .. } => 4,
-            StorageError::WrongIdentity { .. } => 5,
+            StorageError::WrongIdentity { .. } | StorageError::OlderCopy { .. } => 5,
             StorageError::Removed { .. } => 7,
             StorageError::Io(_) => 6,
             StorageError::NoMember(_)
@@ -396,13 +407,19 @@ pub fn check_owner(dir: &Path, meta: &Meta, member: u64) -> Result<(), StorageEr
             ),
         });
     }
-    match meta.removed() {
-        Some(index) => Err(StorageError::Removed {
+    if let Some(index) = meta.removed() {
+        return Err(StorageError::Removed {
             dir: dir.to_owned(),
             member,
             index,
+        });
+    }
+    match meta.is_older_copy() {
+        true => Err(StorageError::OlderCopy {
+            dir: dir.to_owned(),
+            member,
         }),
-        None => Ok(()),
+        false => Ok(()),
     }
 }
 

@@ -62,6 +62,12 @@ fn older_copy(of_the_leader: bool) {
             cluster.assert_value(*other, key, value);
         }
     }
+    // Its next start is a later one than the cluster knows, and is no better.
+    for _ in 0..2 {
+        cluster.node(id).start_expecting_exit(5);
+        let said = cluster.nodes[&id].last_log();
+        assert!(said.contains("older copy"), "{said}");
+    }
     for number in 0..20 {
         let key = format!("since-{number}");
         cluster.assert_value(others[0], &key, &number.to_string());

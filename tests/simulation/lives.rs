@@ -242,11 +242,14 @@ impl World {
             Exit::OlderCopy { .. } => "ends as an older copy",
             _ => "ends for a lost tail",
         });
-        if let Exit::Removed { index } = exit {
-            let marked = self.at(target).meta.mark_removed(index);
-            if let Err(error) = marked {
-                return self.failed(target, &error);
-            }
+        let meta = &self.at(target).meta;
+        let marked = match exit {
+            Exit::Removed { index } => meta.mark_removed(index),
+            Exit::OlderCopy { .. } => meta.mark_older_copy(),
+            _ => Ok(()),
+        };
+        if let Err(error) = marked {
+            return self.failed(target, &error);
         }
         // A member that was removed is to go. One that runs on a disk of its earlier life is to come back.
         let is_expected = members.members.get(&id).is_some_and(|row| row.url == url);

@@ -11,7 +11,8 @@ fn members_are_added_and_removed() {
     }
     let taken = post("/4", "http://127.0.0.1:1");
     assert_eq!(taken.status, 409);
-    assert!(taken.text().contains("another URL"));
+    let says = "member 4 is at http://127.0.0.1:42379;";
+    assert!(taken.text().contains(says), "{}", taken.text());
     assert_eq!(post("/5", "http://127.0.0.1:42379").status, 409);
     for target in [
         "/",
@@ -75,8 +76,8 @@ fn a_joiner_that_gives_its_incarnation_is_no_other() {
     assert_eq!(cluster.send("POST", "/4", &[], b"http://h:4").status, 204);
     let other = join(",\"incarnation\":\"00000000000000b4\"");
     assert_eq!(other.status, 409);
-    let line = "not changed: this id is bound to another data directory; remove it first with DELETE /4, or start this \
-                one under another id";
+    let line = "not changed: member 4 has another data directory: start it on that one, or, if that is lost, DELETE /4 \
+                and then add it again";
     assert_eq!(other.text(), line);
     for wrong in [
         ",\"incarnation\":\"0000000000000000\"",
@@ -126,7 +127,8 @@ fn a_member_is_moved_to_another_url() {
     }
     let taken = cluster.put("/-/members/4", b"http://127.0.0.1:9021");
     assert_eq!(taken.status, 409);
-    assert!(taken.text().contains("another member"), "{}", taken.text());
+    let of_member = "the peer URL of member 1;";
+    assert!(taken.text().contains(of_member), "{}", taken.text());
     let absent = cluster.put("/-/members/7", b"http://h:7");
     assert_eq!(
         (absent.status, absent.text()),
