@@ -183,10 +183,7 @@ impl World {
         }
         let link = &self.network.links[&key];
         let (target, claims) = (link.to, link.claims.clone());
-        // Raft-rs takes a question that comes twice for two, and an answer to the first for one to the second: reads would be
-        // stale. On one connection of TCP nothing comes twice, and each attempt of a round has a context of its own.
-        let may_come_twice = message.get_msg_type() != MessageType::MsgReadIndex;
-        let copies = 1 + usize::from(self.random.chance(doubling) && may_come_twice);
+        let copies = 1 + usize::from(self.random.chance(doubling));
         if copies > 1 {
             self.count("messages doubled");
         }
