@@ -39,7 +39,7 @@ fn spare_voters(members: &Members) -> u64 {
 
 impl World {
     /// The spare voters of every configuration that may be in force, less the voters that are gone already.
-    fn spare(&self) -> u64 {
+    pub fn spare(&self) -> u64 {
         let told = spare_voters(&self.oracle.told_members());
         let published = spare_voters(&self.oracle.members());
         told.min(published).saturating_sub(self.lost)
@@ -61,7 +61,7 @@ impl World {
 
     /// Whether voters may lose their disks or stay away: if only repairs remove members. Removing one voter while another is
     /// gone can lose the quorum.
-    fn may_lose_voters(&self) -> bool {
+    pub fn may_lose_voters(&self) -> bool {
         matches!(self.plan.changes, Changes::None | Changes::Grow)
     }
 

@@ -1,10 +1,11 @@
 //! Members that move: stopped, and started on another machine with their disks. They say where they are, and the members
 //! learn it. The operator gives those that move the places of all, as a new `--cluster` or `--join`, where they could not
-//! find each other otherwise.
+//! find each other otherwise. Or the operator tells the cluster where a member is, and the member itself learns it from there.
 
 use crate::disk::FakeDisk;
 use crate::lives::{Memory, Role};
 use crate::world::World;
+use raftkvd::command::{Command, Kind};
 use raftkvd::members::PeerUrl;
 use std::collections::BTreeMap;
 
@@ -38,6 +39,11 @@ impl World {
         // And its own table may be older than an earlier move.
         let moved_before = self.machines.iter().any(|machine| machine.retired);
         let with_lists = with_lists || places.len() > 1 || self.plan.forsakes || moved_before;
+        // Until the cluster is told, it reaches nobody by its own word: it counts with those that are away.
+        let by_hand = self.plan.moves_by_hand;
+        let may = places.len() == 1 && self.may_lose_voters() && self.spare() > 0;
+        let by_hand = by_hand > 0 && may && self.operator.random.chance(by_hand);
+        self.lost += u64::from(by_hand);
         let urls = members.members.iter();
         let mut urls: BTreeMap<u64, PeerUrl> = urls.map(|(id, m)| (*id, m.url.clone())).collect();
         let moved: Vec<usize> = places.iter().map(|place| self.take_away(*place)).collect();
@@ -55,9 +61,29 @@ impl World {
             if with_lists {
                 machine.dials = urls.clone();
             }
+            (machine.moved_by_hand, machine.tells_move) = (by_hand, by_hand);
             self.restart_later(place);
         }
         true
+    }
+
+    /// The operator tells the cluster of moves that the members themselves are not told of.
+    pub fn tell_moves(&mut self) {
+        let members = self.oracle.told_members();
+        for place in 0..self.machines.len() {
+            let machine = &self.machines[place];
+            let row = members.members.get(&machine.id);
+            let is_it = row.is_some_and(|row| row.incarnation == machine.incarnation);
+            if !machine.tells_move || machine.retired || !is_it {
+                continue;
+            }
+            let mut command = Command::new();
+            command.kind = Kind::MoveMember;
+            command.member_id = machine.id;
+            command.member_url = machine.url.to_string();
+            self.count("moves told by hand");
+            self.propose_change(command);
+        }
     }
 
     /// Stops a member, and takes its disk to a new machine. Gives the machine's number.

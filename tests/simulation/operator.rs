@@ -65,6 +65,7 @@ impl World {
             self.read_answers();
             self.renew_lines();
             self.let_joiners_ask();
+            self.tell_moves();
             let is_busy = self.rescue_formation() || self.repair();
             if !is_busy && self.formed_at.is_some() && !self.move_members() {
                 self.change_members();
@@ -117,7 +118,7 @@ impl World {
         self.propose_change(command);
     }
 
-    fn propose_change(&mut self, command: Command) {
+    pub fn propose_change(&mut self, command: Command) {
         let places: Vec<usize> = (0..self.machines.len())
             .filter(|place| self.is_open(*place))
             .collect();
@@ -174,7 +175,7 @@ impl World {
                     let is_so = |members: &Members| match members.members.get(&id) {
                         Some(member) => {
                             let open = incarnation == 0 || member.incarnation == 0;
-                            kind == Kind::AddMember
+                            kind != Kind::RemoveMember
                                 && member.url.to_string() == url
                                 && (open || member.incarnation == incarnation)
                         }
@@ -201,7 +202,10 @@ impl World {
                             .was_published(asked.since, |m| is_settled(m) || is_over(m)),
                         "{kind:?} {id} {url} was answered as carried out at {index}, before it was settled"
                     );
-                    self.stops_asking(id);
+                    match kind {
+                        Kind::MoveMember => self.stops_telling(url),
+                        _ => self.stops_asking(id),
+                    }
                 }
                 Ok(Some(Outcome::Refused(
                     Refusal::IdTaken(_) | Refusal::UrlTaken(_) | Refusal::OtherIncarnation,
@@ -217,6 +221,15 @@ impl World {
     /// No member goes that the operator has asked to remove.
     pub fn no_removal_is_open(&self) -> bool {
         !self.operator.in_doubt && self.operator.asked.is_empty()
+    }
+
+    /// The cluster was told that a member has moved there.
+    fn stops_telling(&mut self, url: &str) {
+        let place = url.parse().map(|url| World::machine_at(&url));
+        if let Ok(place) = place {
+            let told = std::mem::replace(&mut self.machines[place].tells_move, false);
+            self.lost -= u64::from(told);
+        }
     }
 
     /// A joiner was told that it is a member, or never will be.

@@ -55,6 +55,7 @@ impl World {
             if steps % 20 == 0 && !self.rescue_formation() && !self.repair() {
                 self.renew_lines();
                 self.let_joiners_ask();
+                self.tell_moves();
             }
             let why = match self.unsettled() {
                 None => return,

@@ -123,6 +123,8 @@ pub struct Plan {
     pub strikes_early: bool,
     /// Steps of the operator, of 1000, in which members move to other machines.
     pub moves: u64,
+    /// Those of one member, of 1000, that the operator tells the cluster, and the member itself is not told.
+    pub moves_by_hand: u64,
     /// Joiners, of 1000, that run before they are added.
     pub early_joiners: u64,
     /// Additions, of 1000, for which a process is started that was not meant: with the same id at another URL.
@@ -188,6 +190,7 @@ impl Plan {
             staged: *random.pick(&[0, 0, 1, 8]) * SECOND,
             strikes_early: random.chance(400),
             moves: *random.pick(&[0, 0, 100, 300]),
+            moves_by_hand: 0,
             early_joiners: *random.pick(&[0, 0, 500]),
             impostors: *random.pick(&[0, 0, 0, 400]),
             strays: *random.pick(&[0, 0, 1, 2]),

@@ -252,7 +252,13 @@ fn forming(plan: &mut Plan, random: &mut Random) {
 fn moving(plan: &mut Plan, random: &mut Random) {
     plan.members = *random.pick(&[1, 3, 3, 5]);
     plan.moves = 1000;
+    plan.moves_by_hand = *random.pick(&[0, 0, 1000]);
     plan.operator_pause = *random.pick(&[1, 3, 6]) * SECOND;
+    if plan.moves_by_hand > 0 {
+        // The others have to be enough to be told.
+        (plan.members, plan.changes) = (*random.pick(&[3, 5]), Changes::None);
+        plan.operator_pause = SECOND;
+    }
     plan.duration = plan.duration.max(20 * SECOND);
 }
 

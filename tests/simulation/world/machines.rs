@@ -44,7 +44,8 @@ impl World {
         let (mut listed, mut dials) = (machine.first_of.clone(), machine.dials.clone());
         listed.retain(|_, _| machine.first_of.len() > 1);
         dials.extend(listed.clone());
-        let url_given = !machine.is_home || self.random.chance(700);
+        let by_hand = machine.moved_by_hand && machine.memory == Memory::Intact;
+        let url_given = !by_hand && (!machine.is_home || self.random.chance(700));
         let launch = Launch {
             disk: &machine.disk,
             machine: number,
@@ -212,6 +213,7 @@ impl World {
         machine.disk = disk;
         machine.incarnation = 0;
         machine.is_home = false;
+        (machine.moved_by_hand, machine.tells_move) = (false, false);
         machine.retired = false;
         machine.asks = false;
         machine.full = false;

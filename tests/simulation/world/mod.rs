@@ -93,6 +93,9 @@ pub struct Machine {
     pub incarnation: u64,
     /// Its member has learned from the table that it is here: it need not be told again.
     pub is_home: bool,
+    /// Its command line does not say that its member has moved here: the operator tells the cluster, until that answers.
+    pub moved_by_hand: bool,
+    pub tells_move: bool,
     pub role: Role,
     pub memory: Memory,
     /// Its process has ended for good, or must not be started: it has to be removed, emptied and added.
@@ -257,6 +260,8 @@ impl World {
             full: false,
             incarnation: 0,
             is_home: false,
+            moved_by_hand: false,
+            tells_move: false,
             role: Role::Member,
             memory: Memory::Intact,
             broken: false,

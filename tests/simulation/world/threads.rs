@@ -133,6 +133,7 @@ impl World {
                 let own = own.map(|own| own.url.clone());
                 let machine = &mut self.machines[target.machine];
                 machine.is_home = own.as_ref() == Some(&machine.url);
+                machine.moved_by_hand &= !machine.is_home;
                 if now != before {
                     self.introduce(target);
                 }
