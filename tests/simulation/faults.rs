@@ -75,6 +75,7 @@ impl World {
             }
             Kind::OlderCopy => self.older_copy(place),
             Kind::Stranger => self.liar(place),
+            Kind::Contradiction => self.contradict(place),
             _ if !running => {}
             Kind::LoseDisk => self.lose_disk(place),
             Kind::CrashAtMark => self.machines[place].crashes_at_mark = true,

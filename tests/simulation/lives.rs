@@ -211,6 +211,7 @@ impl World {
         self.tell(|| format!("machine {place} ends: {exit:?}"));
         let machine = &self.machines[place];
         let (id, memory, role) = (machine.id, machine.memory, machine.role);
+        let is_contradicted = machine.contradicted == Some(target.epoch);
         let url = machine.url.clone();
         let incarnation = self.at(target).view.incarnation;
         let members = self.oracle.members();
@@ -229,8 +230,9 @@ impl World {
                 self.oracle.was_published(0, is_other)
             }
             Exit::OlderCopy { .. } | Exit::LostTail { .. } => memory == Memory::Older,
+            Exit::PartedLog { .. } => is_contradicted,
             // Nobody starts a directory twice, and no more is lost than raft allows.
-            Exit::Twice { .. } | Exit::PartedLog { .. } | Exit::TwoLeaders { .. } => false,
+            Exit::Twice { .. } | Exit::TwoLeaders { .. } => false,
         };
         assert!(
             is_true,
@@ -240,6 +242,7 @@ impl World {
             Exit::Removed { .. } => "ends by removal",
             Exit::Replaced { .. } => "ends as replaced",
             Exit::OlderCopy { .. } => "ends as an older copy",
+            Exit::PartedLog { .. } => "ends for a parted log",
             _ => "ends for a lost tail",
         });
         let meta = &self.at(target).meta;
@@ -255,7 +258,7 @@ impl World {
         let is_expected = members.members.get(&id).is_some_and(|row| row.url == url);
         if matches!(exit, Exit::Removed { .. }) && !is_expected {
             self.machines[place].retired = true;
-        } else {
+        } else if !matches!(exit, Exit::PartedLog { .. }) {
             self.machines[place].broken = true;
             self.machines[place].retired |= role != Role::Member;
         }

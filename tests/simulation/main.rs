@@ -6,9 +6,10 @@
 //! (`world/`).
 //!
 //! `plan/` and `mix.rs` draw a run from its seed. `faults.rs`, `lives.rs` (lost disks, older copies, members that never
-//! come back), `strangers.rs` (processes that no operator asked for, and liars), `operator.rs`, `moves.rs` and
-//! `formation.rs` change the cluster; `clients.rs`, `watchers.rs`, `handovers.rs` and `backups.rs` use it. `oracle.rs`
-//! checks every step, and `run.rs` the end of the run. A cluster of several forms first, which is part of the run.
+//! come back), `strangers.rs` (processes that no operator asked for, and liars), `contradictions.rs` (logs that seem to have
+//! parted), `operator.rs`, `moves.rs` and `formation.rs` change the cluster; `clients.rs`, `watchers.rs`, `handovers.rs` and
+//! `backups.rs` use it. `oracle.rs` checks every step, and `run.rs` the end of the run. A cluster of several forms first,
+//! which is part of the run.
 //! `mutants.rs` plants bugs to test the simulation itself.
 //!
 //! | variable | read by | |
@@ -29,6 +30,7 @@ mod changes;
 mod checker;
 mod clients;
 mod commands;
+mod contradictions;
 mod disk;
 mod faults;
 mod formation;

@@ -308,6 +308,11 @@ impl Process {
         self.raft_loop.node()
     }
 
+    /// The term of an entry in its log, if it is there.
+    pub fn term_at(&self, index: u64) -> Option<u64> {
+        self.wiring.log.get(&index).map(|entry| entry.term)
+    }
+
     /// When the next pass is due whatever happens.
     pub fn next_tick(&self) -> u64 {
         micros(self.raft_loop.next_tick())

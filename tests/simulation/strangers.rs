@@ -1,7 +1,8 @@
 //! Processes that no operator asked for, and liars: strangers that know something of the cluster, claim to be somebody, and
 //! say what no member would say.
 //!
-//! A liar knows no incarnation but its own, so that it is let in at most as one that can't be judged yet. Whoever could
+//! A liar knows no incarnation but its own, and often that of the member that it comes to, which is no secret among
+//! peers. So it is let in at most as one that can't be judged yet. Whoever could
 //! speak for a member could break any protocol of this kind, so a liar says nothing that a member might say in its place:
 //! its terms, indexes and commit indexes are too high. While it is there it may hold the cluster up. But it ends nobody,
 //! nothing that it proposes is written, and when it has gone everything goes on.
@@ -79,8 +80,12 @@ impl World {
             _ => own.0,
         };
         let row = members.members.get(&from).map(|member| member.url.clone());
-        let receiver = random.chance(300).then(|| Receiver {
-            incarnation: random.next() | 1,
+        let knows_receiver = random.chance(500);
+        let receiver = (knows_receiver || random.chance(300)).then(|| Receiver {
+            incarnation: match knows_receiver {
+                true => own.1,
+                false => random.next() | 1,
+            },
             formed: random.chance(700),
             same_url: random.chance(700),
         });
@@ -120,7 +125,7 @@ impl World {
         }
         let from = lie.claims.from;
         match self.at(target).judge(&lie.claims) {
-            Ok(Standing::Ahead) => {}
+            Ok(Standing::Ahead) => self.count("lies"),
             Ok(Standing::Bound) => panic!("a stranger is believed to be member {from}"),
             _ => return self.count("liars found out"),
         }
@@ -137,7 +142,6 @@ impl World {
         if let MessageType::MsgAppend | MessageType::MsgHeartbeat = message.get_msg_type() {
             self.oracle.of(cluster).is_told_a_lie(message.term, from);
         }
-        self.count("lies");
         let messages = vec![message];
         let bytes = encoded_bytes(&messages);
         self.at(target).inbox.receive(messages, bytes, None);
@@ -197,7 +201,7 @@ impl World {
     }
 }
 
-fn entry(index: u64, term: u64, data: Vec<u8>) -> Entry {
+pub fn entry(index: u64, term: u64, data: Vec<u8>) -> Entry {
     let mut entry = Entry::default();
     (entry.index, entry.term) = (index, term);
     entry.data = data.into();
@@ -205,7 +209,7 @@ fn entry(index: u64, term: u64, data: Vec<u8>) -> Entry {
 }
 
 /// A command of a far later start of this member than there was.
-fn proposal(member: u64, incarnation: u64) -> Vec<u8> {
+pub fn proposal(member: u64, incarnation: u64) -> Vec<u8> {
     let mut command = Command::new();
     command.kind = Kind::Put;
     command.sequence = 1 << 40;

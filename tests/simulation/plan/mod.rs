@@ -71,6 +71,7 @@ pub enum Kind {
     LoseDisk,
     OlderCopy,
     Stranger,
+    Contradiction,
 }
 
 /// With how often each comes beside the others.

@@ -39,7 +39,7 @@ pub enum Scene {
     Forming,
     /// Members move, one after the other or all at once.
     Moving,
-    /// Somebody who knows the cluster lies about who he is.
+    /// Somebody who knows the cluster lies about who he is, and members contradict each other.
     Liars,
 }
 
@@ -264,6 +264,7 @@ fn moving(plan: &mut Plan, random: &mut Random) {
 
 fn liars(plan: &mut Plan, random: &mut Random) {
     favour(plan, Kind::Stranger);
+    plan.kinds.extend([Kind::Contradiction; 60]);
     plan.members = *random.pick(&[1, 3, 3]);
     plan.interval = *random.pick(&[200, 1000]) * MILLISECOND;
     plan.duration = plan.duration.max(10 * SECOND);

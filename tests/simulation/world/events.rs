@@ -1,6 +1,7 @@
 //! What can happen in a run.
 
 use super::Target;
+use crate::contradictions::Proof;
 use crate::network::{Delivery, Dial};
 use crate::ports::What;
 use crate::strangers::Lie;
@@ -36,6 +37,8 @@ pub enum Event {
     Flap(usize),
     /// A stranger says something.
     Lie(Target, Box<Lie>),
+    /// A member had to end at what it heard.
+    Contradicted(Target, Box<Proof>),
 }
 
 impl Event {
@@ -55,6 +58,7 @@ impl Event {
             | Event::Piece(target, _)
             | Event::Report(target, ..)
             | Event::Lie(target, _)
+            | Event::Contradicted(target, _)
             | Event::Request(target, _) => Some(*target),
             _ => None,
         }
@@ -88,6 +92,7 @@ impl Event {
             Event::Watcher(watcher) => 23 + ((*watcher as u64) << 8),
             Event::Backup => 24,
             Event::Lie(..) => 26,
+            Event::Contradicted(..) => 27,
         }
     }
 }

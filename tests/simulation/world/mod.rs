@@ -112,6 +112,8 @@ pub struct Machine {
     pub crashes_at_mark: bool,
     /// So many of its next starts end in another crash: what a crash left behind is what the next one meets.
     pub crashes_ahead: u64,
+    /// The epoch in which its member heard the proof that a log has parted from its own.
+    pub contradicted: Option<u64>,
     /// It is without power: not even its host answers.
     pub dark: bool,
     tick: u64,
@@ -271,6 +273,7 @@ impl World {
             copy_voters: Vec::new(),
             crashes_at_mark: false,
             crashes_ahead: 0,
+            contradicted: None,
             dark: false,
             tick: self.random.between(16 * MILLISECOND, 24 * MILLISECOND),
             sync: self.random.between(50, 3 * MILLISECOND),
@@ -373,6 +376,7 @@ impl World {
             Event::Dial(target, dial) => self.dialed(target, dial),
             Event::Flap(machine) => self.flap(machine),
             Event::Lie(target, lie) => self.lie(target, *lie),
+            Event::Contradicted(target, proof) => self.contradicted(target, &proof),
         }
         if let Some(target) = target {
             // An operation on the disk whose error nobody looks at can be the one at which the power goes.
