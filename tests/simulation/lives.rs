@@ -144,6 +144,10 @@ impl World {
             // It is kept where there is room.
             copy.set_free(None);
             machine.copy = Some(copy);
+            // So that its member starts behind it, as often as the copy will.
+            if self.faults.chance(500) {
+                self.kill(self.target(place));
+            }
             return;
         }
         let sound = self.is_sound_voter(place) && self.may_lose_voters() && self.spare() > 0;
@@ -159,6 +163,10 @@ impl World {
         machine.memory = Memory::Older;
         self.ended(place);
         self.restart_later(place);
+        // The next leader does not know how much its member once held.
+        if let Some(leader) = self.leader().filter(|_| self.faults.chance(500)) {
+            self.kill(self.target(leader));
+        }
     }
 
     /// All others run, follow one leader, and hold all that there is: so that nothing rests on this one's memory alone.

@@ -298,7 +298,7 @@ impl World {
     }
 
     /// Of those who lead, which may be several, the one of the newest term.
-    fn leader(&self) -> Option<usize> {
+    pub fn leader(&self) -> Option<usize> {
         let processes = self.machines.iter().map(|machine| machine.process.as_ref());
         let leaders = processes.enumerate().filter_map(|(place, process)| {
             let node = process?.node();

@@ -5,7 +5,8 @@
 use crate::changes::Changes;
 use crate::disk::Random;
 use crate::handovers::Standings;
-use crate::written::Written;
+use crate::world::World;
+use crate::written::{Proposer, Written};
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raftkvd::command::{Command, Etags, Kind};
 use raftkvd::members::Members;
@@ -65,6 +66,10 @@ pub struct Oracle {
     member_changes: BTreeMap<(u64, u64), (Kind, u64)>,
     /// Ids that were added, bound or removed, each with the index of the entry that did.
     lives: BTreeSet<(u64, u64)>,
+    /// By member and incarnation: the newest start whose commands are committed, and the first index of those.
+    starts: BTreeMap<(u64, u64), (Proposer, u64)>,
+    /// By machine: where the log on its disk ended at its longest.
+    stored: BTreeMap<usize, u64>,
     /// Where each client's operation stands in the log.
     places: BTreeMap<Vec<u8>, u64>,
     /// Terms and leaders that were only a stranger's word.
@@ -205,6 +210,31 @@ impl Oracle {
         );
     }
 
+    /// The log on the disk of this machine ends there.
+    pub fn stores_up_to(&mut self, machine: usize, last: u64) {
+        let longest = self.stored.entry(machine).or_default();
+        *longest = last.max(*longest);
+    }
+
+    /// This machine is about to store that the cluster has formed. By then each first member has stored that the last of
+    /// them has become a voter.
+    pub fn forms(&self, machine: usize) {
+        let mut published = self.members.iter().rev();
+        let promotion = published.find_map(|(_, members)| {
+            let change = members.unsettled.as_ref()?;
+            (change.kind == Kind::PromoteMember).then_some(change.index)
+        });
+        let members = self.members();
+        let others = members.forming.values().map(World::machine_at);
+        for other in others.filter(|other| *other != machine) {
+            let stored = self.stored.get(&other).copied();
+            assert!(
+                stored >= promotion,
+                "the cluster forms, and machine {other} has stored {stored:?}, and not the promotion at {promotion:?}"
+            );
+        }
+    }
+
     /// This was read back from a disk.
     pub fn reads_back(&self, entry: &Entry) {
         let place = (entry.index, entry.term);
@@ -252,6 +282,13 @@ impl Oracle {
             return;
         }
         assert_eq!(place, self.applied.len(), "an entry was skipped");
+        if let Some(start) = self.written.proposer(index, entry.term) {
+            let key = (start.member, start.incarnation);
+            let newest = self.starts.entry(key).or_insert((start, index));
+            if newest.0.boot < start.boot {
+                *newest = (start, index);
+            }
+        }
         self.applied.push(digest);
         for command in commands {
             self.apply(command, index);
@@ -309,6 +346,21 @@ impl Oracle {
             current.is_some_and(|index| etags.any || etags.indexes.contains(&index))
         };
         if_match.is_none_or(matches) && !if_none_match.is_some_and(matches)
+    }
+
+    /// A process that has published everything up to `index`, and ends or does not: it runs on an older copy of its
+    /// directory if a later start has had its commands committed, or another one that counts itself the same.
+    pub fn goes_on(&self, own: Proposer, index: u64, ends: bool) {
+        let newest = self.starts.get(&(own.member, own.incarnation));
+        let known = newest.filter(|(_, from)| *from <= index);
+        let is_older = known.is_some_and(|(known, _)| {
+            known.boot > own.boot || (known.boot == own.boot && known.run != own.run)
+        });
+        assert!(
+            ends || !is_older,
+            "member {} goes on as {own:?}, and has published commands of {known:?}",
+            own.member
+        );
     }
 
     /// A client is told that its operation, known by its unique value, is in the log at `index` (or somewhere).
@@ -415,6 +467,25 @@ impl Oracle {
     /// An entry that changes this member is on a disk.
     pub fn stores_change(&mut self, index: u64, term: u64, kind: Kind, id: u64) {
         self.member_changes.insert((index, term), (kind, id));
+    }
+
+    /// This log gets a change of members at this index. If it holds the change before, the settlement of that one is
+    /// committed.
+    pub fn comes_in_turn(&self, index: u64, log: &BTreeMap<u64, Shadow>) {
+        let before = self.members().unsettled;
+        let Some(before) = before.filter(|before| before.index < index) else {
+            return;
+        };
+        let held = log.get(&before.index);
+        if held.is_none() || held != self.committed.get(&before.index) {
+            return;
+        }
+        let mut later = self.committed.range(before.index + 1..);
+        let settles = |index, term| self.written.settled_by(index, term) == Some(before.index);
+        assert!(
+            later.any(|(index, entry)| settles(*index, entry.term)),
+            "a change of members is proposed at {index}, and the one before it is not settled: {before:?}"
+        );
     }
 
     /// The entry at this index has added this id, bound it, or removed it.

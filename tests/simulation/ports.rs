@@ -6,7 +6,7 @@ use crate::oracle::{self, Oracle, Shadow};
 use crate::world::clock;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use raftkvd::apply::{Commits, ThreadEnded};
-use raftkvd::command::{self, Command};
+use raftkvd::command::{self, Command, Kind};
 use raftkvd::commit::Commit;
 use raftkvd::inbox::Inbox;
 use raftkvd::members::{Members, PeerUrl};
@@ -47,6 +47,8 @@ pub struct Unsaved {
     term: Option<u64>,
     /// For each of its entries: the index, the entry's shadow, and the term of the entry before it.
     entries: Vec<(u64, Shadow, u64)>,
+    /// Where its log ends then.
+    last: u64,
 }
 
 /// What connects the loop of one process with its threads, and what the process holds, as the oracle has to know it.
@@ -99,6 +101,7 @@ impl Wiring {
             for (index, entry, before) in saved.entries {
                 oracle.stores(index, entry, before);
             }
+            oracle.stores_up_to(self.machine, saved.last);
         }
     }
 
@@ -174,9 +177,13 @@ impl Wiring {
         let mut stored = Vec::new();
         for entry in &save.entries {
             if entry.get_entry_type() != EntryType::EntryNormal {
+                oracle.comes_in_turn(entry.index, &self.log);
                 for command in changes(entry) {
                     let (kind, id) = (command.kind, command.member_id);
                     oracle.stores_change(entry.index, entry.term, kind, id);
+                    if kind == Kind::Formed {
+                        oracle.forms(self.machine);
+                    }
                 }
             }
             let shadow = oracle::shadow(entry);
@@ -189,6 +196,7 @@ impl Wiring {
             number,
             term,
             entries: stored,
+            last: self.log.last_key_value().map_or(0, |(index, _)| *index),
         });
     }
 }

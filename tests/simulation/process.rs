@@ -6,6 +6,7 @@ use crate::oracle::{self, Oracle, Shadow};
 use crate::oracles::Oracles;
 use crate::ports::{Effect, Promise, SimulatedPorts, What, Wiring};
 use crate::world::{World, clock, micros};
+use crate::written::Proposer;
 use futures_channel::oneshot;
 use raft::eraftpb::{Entry, Message};
 use raftkvd::apply::{self, Applier, SnapshotJob};
@@ -62,6 +63,8 @@ pub struct Process {
     /// What the oracle was shown last: what is published, with its members, and the leader with its term.
     looked_at: Option<(u64, Arc<Members>)>,
     followed: (u64, u64),
+    /// Its node has asked to end.
+    ends: bool,
     /// The loop waits in the inbox.
     pub asleep: bool,
     pub pass_at: Option<u64>,
@@ -169,6 +172,8 @@ impl Process {
             }
             log.insert(entry.index, shadow);
         }
+        let last = log.last_key_value().map_or(0, |(index, _)| *index);
+        oracle.stores_up_to(launch.machine, last);
         // A member that has no table knows only this of where it is.
         let url_counts = launch.url_given || recovered.snapshot.is_none() || opened.first_start;
         let settings = Settings {
@@ -250,6 +255,7 @@ impl Process {
             metrics,
             looked_at: None,
             followed: (0, 0),
+            ends: false,
             asleep: false,
             pass_at: None,
             busy_until: 0,
@@ -383,6 +389,19 @@ impl Process {
             {
                 oracle.tells(members);
             }
+        }
+        self.ends |= effects
+            .iter()
+            .any(|effect| matches!(effect.what, What::Exit(_)));
+        let is_member = members.members.get(&self.id);
+        if is_member.is_some_and(|row| row.incarnation == self.view.incarnation) {
+            let own = Proposer {
+                member: self.id,
+                incarnation: self.view.incarnation,
+                boot: self.meta.boot(),
+                run: self.view.run,
+            };
+            oracle.goes_on(own, published, self.ends);
         }
         let position = node.position();
         let leader = (position.leader, position.term);

@@ -7,20 +7,31 @@
 use crate::handovers::Standings;
 use crate::oracle::hash;
 use raft::eraftpb::{Entry, EntryType};
-use raftkvd::command::{self, Command};
+use raftkvd::command::{self, Command, Kind};
 use std::collections::{HashMap, HashSet};
 
 /// Sets that are only asked whether they hold something: their order decides nothing.
 #[derive(Default)]
 pub struct Written {
-    /// Index and term of entries that were looked at.
-    entries: HashSet<(u64, u64)>,
+    /// By index and term: whose commands an entry holds.
+    entries: HashMap<(u64, u64), Proposer>,
     /// By the hash of a command's value: the newest form in which it is in an entry.
     forms: HashMap<u64, Form>,
     /// The newest command of each member that was applied: boot and sequence.
     newest: HashMap<u64, (u64, u64)>,
+    /// By index and term of its entry: the index of the change of members that a settlement is about.
+    settlements: HashMap<(u64, u64), u64>,
     refused: HashSet<u64>,
     void: u64,
+}
+
+/// A start of a member's process, as its commands name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proposer {
+    pub member: u64,
+    pub incarnation: u64,
+    pub boot: u64,
+    pub run: u64,
 }
 
 /// A command as its proposer has numbered it.
@@ -39,12 +50,23 @@ impl Written {
         for entry in entries {
             let place = (entry.index, entry.term);
             let is_normal = entry.get_entry_type() == EntryType::EntryNormal;
-            if !is_normal || entry.data.is_empty() || !self.entries.insert(place) {
+            if !is_normal || entry.data.is_empty() || self.entries.contains_key(&place) {
                 continue;
             }
             let batch = command::decode(&entry.data);
             let batch = batch.unwrap_or_else(|error| panic!("entry {place:?}: {error}"));
+            let start = Proposer {
+                member: batch.member,
+                incarnation: batch.incarnation,
+                boot: batch.boot,
+                run: batch.run,
+            };
+            self.entries.insert(place, start);
             for command in batch.commands.iter() {
+                // One of another term was forwarded to a leader that may not have carried the change out.
+                if command.kind == Kind::Settle && command.leader_term == entry.term {
+                    self.settlements.insert(place, command.changed_index);
+                }
                 let value = hash(&&command.value[..]);
                 let form = Form {
                     member: batch.member,
@@ -73,6 +95,16 @@ impl Written {
             let newest = self.newest.entry(form.member).or_default();
             *newest = form.number.max(*newest);
         }
+    }
+
+    /// Whose commands this entry holds.
+    pub fn proposer(&self, index: u64, term: u64) -> Option<Proposer> {
+        self.entries.get(&(index, term)).copied()
+    }
+
+    /// The change of members that this entry settles.
+    pub fn settled_by(&self, index: u64, term: u64) -> Option<u64> {
+        self.settlements.get(&(index, term)).copied()
     }
 
     /// A client is told that its command was not written and never will be.

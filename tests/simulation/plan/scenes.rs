@@ -227,8 +227,9 @@ fn first_emptied(plan: &mut Plan, random: &mut Random) {
 fn older_copies(plan: &mut Plan) {
     favour(plan, Kind::OlderCopy);
     // So that a copy is of an earlier start.
-    plan.kinds.extend([Kind::Kill; 30]);
+    plan.kinds.extend([Kind::Kill; 5]);
     (plan.members, plan.changes) = (3, Changes::None);
+    plan.restart = 500 * MILLISECOND;
     plan.duration = plan.duration.max(20 * SECOND);
     (plan.interval, plan.asks.thinking) = (700 * MILLISECOND, 400 * MILLISECOND);
 }
