@@ -30,8 +30,8 @@ pub(super) enum Fit {
 pub(super) enum Misfit {
     /// These ids are and were no members.
     NeverMembers(Vec<u64>),
-    /// No member is, or was, at the place that the list names, and it lists neither all members at new places nor the ids of
-    /// the first start.
+    /// No member is, or was, at the place that the list names, and it lists neither all members nor those of the first list
+    /// at new places.
     NothingInCommon,
     /// The cluster forms by another list, and has added members by that.
     Forming,
@@ -57,6 +57,8 @@ pub(super) fn compare(
             _ if list == forming => Ok(Fit::Taken),
             _ if members.has_only(own) && list.keys().next() == Some(&own) => Ok(Fit::Taken),
             true => Ok(Fit::Known),
+            // It was no hindrance before: the list of the first counts.
+            false if list == first => Ok(Fit::Known),
             false => Err(Misfit::Forming),
         };
     }
@@ -65,9 +67,9 @@ pub(super) fn compare(
     }
     let never = list.keys().filter(|id| !members.had(**id));
     let never: Vec<u64> = never.copied().collect();
-    // Of those that all move at once, the line of the first start says so, or one with all members.
-    let all_move =
-        list.keys().eq(first.keys()) || members.members.keys().all(|id| list.contains_key(id));
+    // All members may have moved; of those that came later a list may not know.
+    let all_move = members.members.keys().all(|id| list.contains_key(id));
+    let all_move = all_move || list.keys().eq(first.keys());
     let is_there = |(id, url): (&u64, &PeerUrl)| members.was_at(*id, url);
     match list.iter().any(is_there) || all_move {
         _ if !never.is_empty() => Err(Misfit::NeverMembers(never)),
@@ -216,6 +218,7 @@ mod tests {
             (1, "a:2,b:2,c:1", Ok(Fit::Known)),
             (1, "a:2,b:3,c:3,d:1", Ok(Fit::Known)),
             (1, "x:1,x:2,x:3,x:4", Ok(Fit::Known)),
+            (1, "x:1,x:2,x:3", Ok(Fit::Known)),
             // The list of the first start.
             (1, "z:1,z:2,z:3", Ok(Fit::Known)),
             (1, "a:1,b:2,c:1,d:1,e:1", never(&[5])),
@@ -264,7 +267,7 @@ mod tests {
             (1, "a:1,b:1,c:2", Err(Misfit::Forming)),
             (1, "a:1,b:1", Err(Misfit::Forming)),
             (1, "a:1,b:1,c:1,d:1", Err(Misfit::Forming)),
-            (1, "z:1,z:2,z:3", Err(Misfit::Forming)),
+            (2, "z:1,z:2,z:3", Ok(Fit::Known)),
         ] {
             assert_eq!(compared(own, urls, &members), expected, "{own}: {urls}");
         }
