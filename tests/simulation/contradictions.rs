@@ -80,9 +80,12 @@ impl World {
 
     /// False: its inbox is full.
     fn hears_from_member(&mut self, target: Target, message: Message) -> bool {
+        let process = self.at(target);
+        let row = process.view.members.members.get(&message.from);
+        let sender = row.map(|row| row.incarnation);
         let messages = vec![message];
         let bytes = encoded_bytes(&messages);
-        let taken = self.at(target).inbox.receive(messages, bytes, true);
+        let taken = process.inbox.receive(messages, bytes, sender);
         self.wake(target.machine);
         taken
     }
