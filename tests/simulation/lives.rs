@@ -174,9 +174,11 @@ impl World {
         let id = self.machines[place].id;
         let members = self.oracle.members();
         let mut agreed = None;
+        // What one of them only has in memory rests on the others, and it may be killed at once.
         members.members.iter().all(|(other, member)| {
             let machine = &self.machines[World::machine_at(&member.url)];
-            let status = machine.process.as_ref().map(|p| p.node().status());
+            let process = machine.process.as_ref().filter(|p| p.has_saved_all());
+            let status = process.map(|p| p.node().status());
             *other == id
                 || status.is_some_and(|status| {
                     let state = (status.term, status.leader, status.last, status.committed);

@@ -282,7 +282,7 @@ impl Oracle {
             return;
         }
         assert_eq!(place, self.applied.len(), "an entry was skipped");
-        if let Some(start) = self.written.proposer(index, entry.term) {
+        if let Some(start) = self.written.publish(index, entry.term) {
             let key = (start.member, start.incarnation);
             let newest = self.starts.entry(key).or_insert((start, index));
             if newest.0.boot < start.boot {

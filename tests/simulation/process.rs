@@ -631,6 +631,11 @@ impl Process {
         }
     }
 
+    /// Whatever its log holds is on its disk.
+    pub fn has_saved_all(&self) -> bool {
+        self.wiring.unsaved.is_empty()
+    }
+
     /// Index of the newest entry in the map.
     pub fn applied(&self) -> u64 {
         self.wiring.applied

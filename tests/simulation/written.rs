@@ -13,8 +13,8 @@ use std::collections::{HashMap, HashSet};
 /// Sets that are only asked whether they hold something: their order decides nothing.
 #[derive(Default)]
 pub struct Written {
-    /// By index and term: whose commands an entry holds.
-    entries: HashMap<(u64, u64), Proposer>,
+    /// By index and term: whose commands an entry holds, and the number of the last.
+    entries: HashMap<(u64, u64), (Proposer, u64)>,
     /// By the hash of a command's value: the newest form in which it is in an entry.
     forms: HashMap<u64, Form>,
     /// The newest command of each member that was applied: boot and sequence.
@@ -50,10 +50,16 @@ impl Written {
         for entry in entries {
             let place = (entry.index, entry.term);
             let is_normal = entry.get_entry_type() == EntryType::EntryNormal;
-            if !is_normal || entry.data.is_empty() || self.entries.contains_key(&place) {
+            // A change of members takes up a number, too.
+            let data = if is_normal {
+                &entry.data
+            } else {
+                &entry.context
+            };
+            if data.is_empty() || self.entries.contains_key(&place) {
                 continue;
             }
-            let batch = command::decode(&entry.data);
+            let batch = command::decode(data);
             let batch = batch.unwrap_or_else(|error| panic!("entry {place:?}: {error}"));
             let start = Proposer {
                 member: batch.member,
@@ -61,7 +67,11 @@ impl Written {
                 boot: batch.boot,
                 run: batch.run,
             };
-            self.entries.insert(place, start);
+            let last = batch.commands.iter().map(|command| command.sequence).max();
+            self.entries.insert(place, (start, last.unwrap_or(0)));
+            if !is_normal {
+                continue;
+            }
             for command in batch.commands.iter() {
                 // One of another term was forwarded to a leader that may not have carried the change out.
                 if command.kind == Kind::Settle && command.leader_term == entry.term {
@@ -91,15 +101,15 @@ impl Written {
             !self.refused.contains(&value),
             "a command was said not to be written; it is applied at {index}"
         );
-        if let Some(form) = self.forms.get(&value) {
-            let newest = self.newest.entry(form.member).or_default();
-            *newest = form.number.max(*newest);
-        }
     }
 
-    /// Whose commands this entry holds.
-    pub fn proposer(&self, index: u64, term: u64) -> Option<Proposer> {
-        self.entries.get(&(index, term)).copied()
+    /// An entry is published, also if it holds a change of members that is refused. None of its proposer's commands that
+    /// stand before the last of it, and were not applied, ever will be. Gives whose commands it holds.
+    pub fn publish(&mut self, index: u64, term: u64) -> Option<Proposer> {
+        let (start, last) = self.entries.get(&(index, term)).copied()?;
+        let newest = self.newest.entry(start.member).or_default();
+        *newest = (start.boot, last).max(*newest);
+        Some(start)
     }
 
     /// The change of members that this entry settles.
