@@ -303,10 +303,12 @@ pub fn judge(claims: &Claims, view: &View, applied: u64) -> Result<Standing, Rea
     }
 }
 
-/// Judges what a peer has answered. `come`: the claims with which it has come by itself and was let in. It may have said
-/// there that it was bound since it has answered.
+/// Judges what a peer has answered at this URL. `come`: the claims with which it has come by itself and was let in. It may
+/// have said there that it was bound since it has answered. A greeting proves nothing, so what greets is only taken for one
+/// that has come if that one says to be there.
 pub fn judge_answer<'a>(
     answer: &Answer,
+    url: &PeerUrl,
     come: impl IntoIterator<Item = &'a Claims>,
     view: &View,
     applied: u64,
@@ -320,7 +322,7 @@ pub fn judge_answer<'a>(
             Some(come.find(is_later).unwrap_or(claims))
         }
         Answer::Greeting(greeting) => match greeting.state {
-            State::Member(_) => come.next(),
+            State::Member(_) => come.find(|claims| claims.url == *url),
             State::Empty(print) => {
                 let row = view.members.members.get(&greeting.from);
                 if let Some(row) = row.filter(|row| row.incarnation != 0)
@@ -334,7 +336,7 @@ pub fn judge_answer<'a>(
                 // While it is empty it lets only those in that name it.
                 let has_table = |claims: &&Claims| claims.bound_index > 0;
                 come.filter(has_table)
-                    .find(|claims| fingerprint(claims.incarnation) == print)
+                    .find(|claims| fingerprint(claims.incarnation) == print && claims.url == *url)
             }
         },
     };
@@ -710,7 +712,9 @@ mod tests {
     fn what_has_greeted_is_judged_by_what_it_said_when_it_came() {
         let greets = |from, state| Answer::Greeting(Greeting { from, state });
         let empty = |from, incarnation| greets(from, State::Empty(fingerprint(incarnation)));
-        let judged = |answer: &Answer, come: &[Claims]| judge_answer(answer, come, &view(), 60);
+        let judged = |answer: &Answer, come: &[Claims]| {
+            judge_answer(answer, &url(answer.from()), come, &view(), 60)
+        };
         assert_eq!(judged(&empty(2, 20), &[]), Ok(Standing::Waiting));
         assert_eq!(
             judged(&empty(2, 20), &[claims(2, 20, 0)]),
@@ -728,9 +732,12 @@ mod tests {
         assert_eq!(judged(&empty(4, 45), &come), Ok(Standing::Waiting));
         assert_eq!(judged(&empty(4, 44), &come), Ok(Standing::Ahead));
         let member = greets(2, State::Member(None));
-        let to_empty = |come: &[Claims]| judge_answer(&member, come, &empty_view(), 0);
-        assert_eq!(to_empty(&[]), Ok(Standing::Waiting));
-        assert_eq!(to_empty(&[claims(2, 20, 1)]), Ok(Standing::Ahead));
+        let to_empty =
+            |at, come: &[Claims]| judge_answer(&member, &url(at), come, &empty_view(), 0);
+        assert_eq!(to_empty(2, &[]), Ok(Standing::Waiting));
+        assert_eq!(to_empty(2, &[claims(2, 20, 1)]), Ok(Standing::Ahead));
+        // Something greets at a place where that one is not.
+        assert_eq!(to_empty(7, &[claims(2, 20, 1)]), Ok(Standing::Waiting));
     }
 
     #[test]

@@ -170,6 +170,9 @@ pub enum Exit {
     },
     /// Its cluster knows of a later start of this member than its directory does: it runs on an older copy.
     OlderCopy {
+        /// The cluster knew that before it knew this start. Otherwise the later one is that of a copy which was made
+        /// meanwhile, and which may have less.
+        proven: bool,
         /// The number of this start.
         boot: u64,
         /// The number of the start that the cluster knows.
@@ -596,6 +599,7 @@ impl Node {
     pub fn unreachable(&mut self, peer: u64) {
         self.note_unheard(peer);
         self.let_in.remove(&peer);
+        self.gone_while_forming(peer);
         self.raw.report_unreachable(peer);
     }
 

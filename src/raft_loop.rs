@@ -242,7 +242,8 @@ impl RaftLoop {
         ports.inbox().set_map_is_current(is_current);
         // After all outputs: everything published is in the channel before the freeze, which so has the newest index.
         for reply in self.freezing.drain(..) {
-            let header = Box::new(self.node.snapshot_meta().to_header(ports.cluster()));
+            let meta = self.node.snapshot_meta();
+            let header = Box::new(meta.to_public_header(ports.cluster()));
             ports.commit(vec![Commit::Freeze { header, reply }])?;
         }
         if !self.node.is_leader() || self.node.is_alone() {
@@ -352,7 +353,14 @@ impl RaftLoop {
         }
         // Once in a move, this waits for the disk.
         if let Some(url) = output.place {
-            ports.set_place(&url)?;
+            let stored = ports.set_place(&url);
+            if let Err(error) = stored {
+                // A full disk costs the next start an option, and nothing else.
+                if !error.is_full() {
+                    return Err(error.into());
+                }
+                warn!(self.logger, "can't remember where this member is now; start it with --peer-url the next time"; "url" => %url, "error" => %error);
+            }
         }
         if let Some(closed) = output.closed {
             ports.inbox().set_closed(closed);

@@ -475,7 +475,7 @@ fn on_exit(exit: Exit, config: &Config, meta: &Meta, logger: &Logger) -> Result<
         meta.mark_removed(index)?;
         info!(logger, "this member was removed from the cluster: stopping"; "index" => index);
     }
-    if let Exit::OlderCopy { .. } = exit {
+    if let Exit::OlderCopy { proven: true, .. } = exit {
         meta.mark_older_copy()?;
     }
     match Failure::of_exit(&exit, config) {

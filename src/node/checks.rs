@@ -24,6 +24,8 @@ pub(super) struct Evidence {
     led: (u64, u64),
     /// Term and leader that once said that more is committed here than there is.
     lost_tail: (u64, u64),
+    /// The replicated state has had a session of this start.
+    start_is_known: bool,
 }
 
 impl Node {
@@ -211,8 +213,15 @@ impl Node {
         };
         let (boot, run) = (self.settings.boot, self.settings.run);
         let known = session.boot;
-        if known > boot || (known == boot && session.run != run) {
-            self.end(Exit::OlderCopy { boot, known });
+        if (known, session.run) == (boot, run) {
+            self.evidence.start_is_known = true;
+        } else if known >= boot {
+            let proven = known > boot && !self.evidence.start_is_known;
+            self.end(Exit::OlderCopy {
+                proven,
+                boot,
+                known,
+            });
         }
     }
 }

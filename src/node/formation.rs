@@ -82,9 +82,8 @@ impl Node {
     /// A peer was met. What is kept of it is of members and of listed ones, and of few that the members here don't know yet.
     pub fn met(&mut self, met: Met) {
         let id = met.id;
-        match met.dialled {
-            true => self.greeted(id, met.empty),
-            false => drop(self.troubles.remove(&id)),
+        if met.dialled {
+            self.greeted(id, met.empty);
         }
         if self.is_empty() {
             if !met.dialled {
@@ -124,6 +123,16 @@ impl Node {
         }
     }
 
+    /// A listed member that is not in yet can't be reached. It may come back with another directory: what it has answered
+    /// counts no more.
+    pub(super) fn gone_while_forming(&mut self, id: u64) {
+        let is_listed = self.members.forming.contains_key(&id);
+        if is_listed && !self.members.members.contains_key(&id) {
+            self.answered.remove(&id);
+            self.greeting.remove(&id);
+        }
+    }
+
     /// It has no table: it was never let in. So it has no power.
     pub(super) fn is_empty(&self) -> bool {
         self.members.members.is_empty()
@@ -133,6 +142,7 @@ impl Node {
     /// from the answers that this node is there and has no log; they confirm nothing, and nothing is kept.
     pub(super) fn step_empty(&mut self, received: Received) {
         let Received { message, .. } = received;
+        // No term far above 0: the answers would carry it to the leader.
         if !self.is_plausible(&message, false) {
             return;
         }
@@ -219,6 +229,16 @@ impl Node {
         let forming = &self.members.forming;
         let is_in = |id: &&u64| self.members.is_settled_voter(**id);
         let (count, all) = (forming.keys().filter(is_in).count(), forming.len());
+        if count == all && self.raw.raft.leader_id == 0 {
+            let id = self.settings.id;
+            let others = forming.iter().filter(|(other, _)| **other != id);
+            let others = others.map(|(other, url)| format!("start member {other} ({url})"));
+            let others: Vec<_> = others.collect();
+            return format!(
+                "forming: all {all} members are voters, and no leader is known here, which has to confirm that: {}",
+                others.join("; ")
+            );
+        }
         if count == all {
             return format!("forming: all {all} members are voters; that is being stored");
         }
@@ -289,8 +309,8 @@ impl Node {
         let listed = self.settings.list.get(&id);
         if let Some(listed) = listed.filter(|listed| *listed != url && !self.let_in.contains(&id)) {
             let trouble = format!(
-                "a process that calls itself member {id} has come from {url}, and --cluster has it at {listed}: correct \
-                 --cluster if it has moved there"
+                "a process that calls itself member {id} (anybody can) has come from {url}, and --cluster has it at \
+                 {listed}: correct --cluster if it has moved there"
             );
             self.keep_trouble(id, trouble);
         }

@@ -28,8 +28,7 @@ impl Node {
                 }
             }
             Verdict::Warn => {
-                // Whoever is empty is in doubt, and says all that it hears.
-                if refusal.dialled || !self.is_open() {
+                if refusal.dialled {
                     self.note_trouble(by, refusal.reason);
                 }
             }

@@ -80,10 +80,19 @@ impl Failure {
                 "member {by} is connected to another process that runs as member {id} on a copy of {dir}, or on {dir} by \
                  another path; stop the wrong one, and keep both directories: raftkvd inspect shows which has more"
             )),
-            Exit::OlderCopy { boot, known } => Failure::OtherLife(format!(
+            Exit::OlderCopy {
+                proven: false,
+                boot,
+                known,
+            } => Failure::OtherLife(format!(
+                "another process has run as member {id} on a copy of {dir}: this is start {boot}, and the cluster knows \
+                 another start {known}; keep both directories, and use the one of which raftkvd inspect shows more; if \
+                 that is refused too, {replace}"
+            )),
+            Exit::OlderCopy { boot, known, .. } => Failure::OtherLife(format!(
                 "{dir} is an older copy: this is its start {boot}, and the cluster knows start {known}, so that what \
-                 member {id} acknowledged meanwhile is missing; start with its newest directory, or, if that is lost, \
-                 {replace}"
+                 member {id} acknowledged meanwhile is missing; start with its newest directory, or, if that is lost or \
+                 refused too, {replace}"
             )),
             Exit::LostTail {
                 by,
@@ -139,7 +148,22 @@ mod tests {
         for (exit, code) in [
             (Exit::Replaced { by: 2 }, 5),
             (Exit::Twice { by: 2 }, 5),
-            (Exit::OlderCopy { boot: 3, known: 7 }, 5),
+            (
+                Exit::OlderCopy {
+                    proven: true,
+                    boot: 3,
+                    known: 7,
+                },
+                5,
+            ),
+            (
+                Exit::OlderCopy {
+                    proven: false,
+                    boot: 3,
+                    known: 3,
+                },
+                5,
+            ),
             (
                 Exit::LostTail {
                     by: 2,

@@ -100,9 +100,9 @@ fn fail(ends: &UnboundedSender<End>, error: DiskError) -> transport::FileError {
 /// As [`fail`], but a disk that is only full is no reason to end: what was received of the snapshot is removed, and its
 /// sender tries again.
 fn fail_unless_full(ends: &UnboundedSender<End>, error: DiskError) -> transport::FileError {
-    match error.source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => error.into(),
-        _ => fail(ends, error),
+    match error.is_full() {
+        true => error.into(),
+        false => fail(ends, error),
     }
 }
 

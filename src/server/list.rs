@@ -148,7 +148,7 @@ fn refusal(dir: &Path, meta: &Meta, members: &Members, misfit: &Misfit) -> Strin
             let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
             let members = if ids.len() == 1 { "member" } else { "members" };
             format!(
-                "it has never had the {members} {} of --cluster",
+                "as far as this directory knows, it has never had the {members} {} of --cluster",
                 ids.join(", ")
             )
         }

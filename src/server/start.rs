@@ -20,6 +20,14 @@ pub(super) fn settle(asked: Asked, disk: &Arc<dyn Disk>) -> Result<(Config, Begi
         Some(meta) => asked.id.unwrap_or(meta.member()),
         None => id_of_new(&asked, disk)?,
     };
+    // A first start that did not complete is begun again, with what it was given.
+    let begun = meta
+        .as_ref()
+        .filter(|meta| !meta.in_use() && !meta.is_restoring());
+    let asked = match begun.filter(|_| is_silent(&asked)) {
+        Some(meta) => as_given(asked, meta.given()),
+        None => asked,
+    };
     let used = meta.filter(Meta::in_use);
     if let Some(meta) = &used {
         storage::check_owner(&data_dir, meta, id)?;
@@ -32,6 +40,27 @@ pub(super) fn settle(asked: Asked, disk: &Arc<dyn Disk>) -> Result<(Config, Begi
     let may_join = used.is_none_or(|meta| meta.cluster() == 0);
     let config = config_of(asked, data_dir, &beginning, may_join).map_err(Failure::Usage)?;
     Ok((config, beginning))
+}
+
+/// It says nothing of its cluster.
+fn is_silent(asked: &Asked) -> bool {
+    asked.cluster.is_empty() && asked.peer_url.is_none() && !asked.join
+}
+
+fn as_given(asked: Asked, given: Given) -> Asked {
+    let Given {
+        url,
+        list,
+        joins,
+        join_by,
+    } = given;
+    Asked {
+        peer_url: url.filter(|_| list.is_empty()),
+        cluster: list,
+        join: joins,
+        join_by,
+        ..asked
+    }
 }
 
 fn data_dir_of(asked: &Asked) -> PathBuf {
@@ -76,17 +105,20 @@ fn again(asked: &Asked, dir: &Path, meta: &Meta) -> Result<Beginning, String> {
     let url = url.ok_or_else(|| {
         format!("{dir} does not say where member {id} is reached; give --peer-url")
     })?;
-    let is_silent = asked.cluster.is_empty() && !asked.join;
     Ok(Beginning {
         member: id,
         start: Start::Existing(format!("{dir} vanished during the start; start again")),
         given: Given {
             url: Some(url),
-            list: match is_silent {
+            list: match asked.cluster.is_empty() {
                 true => stored.list,
                 false => asked.cluster.clone(),
             },
-            joins: asked.join || (is_silent && stored.joins),
+            joins: asked.join || (asked.cluster.is_empty() && stored.joins),
+            join_by: match asked.join_by.is_empty() {
+                true => stored.join_by,
+                false => asked.join_by.clone(),
+            },
         },
     })
 }
@@ -133,6 +165,7 @@ fn first(asked: &Asked, dir: &Path, id: u64) -> Result<Beginning, String> {
             url: Some(url),
             list,
             joins: asked.join,
+            join_by: asked.join_by.clone(),
         },
     })
 }
@@ -180,7 +213,7 @@ fn config_of(
         cluster: given.list,
         join: given.joins && may_join,
         join_by: match may_join {
-            true => asked.join_by,
+            true => given.join_by,
             false => Vec::new(),
         },
         client_address: SocketAddr::new(listen, asked.port),

@@ -40,6 +40,14 @@ impl DiskError {
             source: source.into(),
         }
     }
+
+    /// There is no room, which may be different later.
+    pub fn is_full(&self) -> bool {
+        matches!(
+            self.source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    }
 }
 
 /// A file system.

@@ -18,6 +18,8 @@
 //! | 64 | *u* | this member's peer URL |
 //! | | 4 | number of listed members |
 //! | | | each: its id (8), the length of its peer URL (4), its peer URL |
+//! | | 4 | number of URLs at which it was to ask to join |
+//! | | | each: its length (4), the URL |
 //! | | 4 | CRC32C of all before |
 //!
 //! The URL and the list are what a start goes by that is given neither. The URL follows the table of members; the list is
@@ -65,6 +67,8 @@ pub struct Given {
     pub list: BTreeMap<u64, PeerUrl>,
     /// It was to join a cluster that runs.
     pub joins: bool,
+    /// Where clients reach the members that it was to ask for that.
+    pub join_by: Vec<PeerUrl>,
 }
 
 /// What the file holds.
@@ -307,7 +311,12 @@ fn encode(contents: &Contents) -> Vec<u8> {
     ] {
         bytes.extend_from_slice(&field.to_le_bytes());
     }
-    let Given { url, list, joins } = &contents.given;
+    let Given {
+        url,
+        list,
+        joins,
+        join_by,
+    } = &contents.given;
     let flags = u32::from(*joins) * FLAG_JOINS + u32::from(contents.older_copy) * FLAG_OLDER_COPY;
     bytes.extend_from_slice(&flags.to_le_bytes());
     let text = |bytes: &mut Vec<u8>, text: &str| {
@@ -319,6 +328,10 @@ fn encode(contents: &Contents) -> Vec<u8> {
     bytes.extend_from_slice(&(list.len() as u32).to_le_bytes());
     for (id, url) in list {
         bytes.extend_from_slice(&id.to_le_bytes());
+        text(&mut bytes, &url.to_string());
+    }
+    bytes.extend_from_slice(&(join_by.len() as u32).to_le_bytes());
+    for url in join_by {
         text(&mut bytes, &url.to_string());
     }
     let crc = crc32c::crc32c(&bytes);
@@ -385,10 +398,18 @@ fn decode_given(mut bytes: &[u8]) -> Option<(bool, Given)> {
         let url = take_text(&mut bytes)?.parse().ok()?;
         list.insert(u64::from_le_bytes(*id), url);
     }
+    let mut join_by = Vec::new();
+    for _ in 0..take_number(&mut bytes)? {
+        join_by.push(take_text(&mut bytes)?.parse().ok()?);
+    }
+    let given = Given {
+        url,
+        list,
+        joins,
+        join_by,
+    };
     let older_copy = flags & FLAG_OLDER_COPY != 0;
-    bytes
-        .is_empty()
-        .then_some((older_copy, Given { url, list, joins }))
+    bytes.is_empty().then_some((older_copy, given))
 }
 
 fn take_number(bytes: &mut &[u8]) -> Option<u32> {
@@ -431,6 +452,7 @@ mod tests {
             url: Some(url("http://a:3")),
             list: [(1, url("http://[::1]:1")), (3, url("http://a:3"))].into(),
             joins: true,
+            join_by: vec![url("http://c:1"), url("http://c:2")],
         }
     }
 
@@ -454,7 +476,7 @@ mod tests {
         let other = Given {
             url: Some(url("http://b:3")),
             list: [(3, url("http://b:3"))].into(),
-            joins: true,
+            ..given()
         };
         assert_eq!(meta_in(dir.path()).given(), other);
         again.set_given(Given::default()).unwrap();

@@ -117,7 +117,7 @@ impl Beginning {
         let given = Given {
             url,
             list,
-            joins: false,
+            ..Given::default()
         };
         Beginning {
             member,
@@ -585,6 +585,20 @@ impl SnapshotMeta {
         header.voters = self.conf_state.voters.clone();
         header.learners = self.conf_state.learners.clone();
         header.state = Some(self.state.clone()).into();
+        header
+    }
+
+    /// The same for a file that any client may have. It tells no incarnation: who knows one can pass for that member.
+    pub fn to_public_header(&self, cluster: u64) -> SnapshotHeader {
+        let mut header = self.to_header(cluster);
+        let state = header.mut_state();
+        for member in state.members.iter_mut() {
+            (member.incarnation, member.bound_index) = (0, 0);
+        }
+        for removed in state.removed.iter_mut() {
+            removed.incarnation = 0;
+        }
+        state.sessions.clear();
         header
     }
 

@@ -76,7 +76,7 @@ pub fn restore(
     let given = Given {
         url: list.get(&member).cloned(),
         list: list.clone(),
-        joins: false,
+        ..Given::default()
     };
     let meta = Meta::create_restoring(disk.clone(), dir, member, members::cluster_id, given)?;
     let cluster = meta.cluster();

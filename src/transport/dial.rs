@@ -3,8 +3,9 @@
 use super::Shared;
 use super::handshake;
 use super::link::Found;
+use super::peers::Answer;
 use crate::config;
-use crate::identity::{Answer, Claims, Reason, Refusal};
+use crate::identity::{Claims, Reason, Refusal};
 use crate::members::PeerUrl;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
@@ -165,18 +166,21 @@ pub(super) async fn read_refusal(response: Response<Incoming>, known: bool) -> F
     }
 }
 
-/// The positive answer of `peer`, if it is believed.
+/// The positive answer of `peer` at this URL, if it is believed.
 pub(super) fn judge(
     shared: &Shared,
     peer: u64,
+    url: &PeerUrl,
     response: &Response<Incoming>,
 ) -> Result<Answer, Failure> {
-    let answer = handshake::read_answer(response.headers())
+    let said = handshake::read_answer(response.headers())
         .map_err(|malformed| Failure::Unexpected(malformed.to_string()))?;
-    let actual = answer.from();
+    let actual = said.from();
     if actual != peer {
         return Err(Failure::Disliked(Reason::WrongReceiver { actual }));
     }
+    let url = url.clone();
+    let answer = Answer { said, url };
     match shared.judge_answer(&answer) {
         Ok(_) => Ok(answer),
         Err(reason) => Err(Failure::Disliked(reason)),

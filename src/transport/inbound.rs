@@ -250,7 +250,7 @@ async fn handle(
     if lane == Lane::Control && standing == Standing::Waiting {
         shared.recognize(claims.from);
     }
-    if lane == Lane::Control && claims.url_given {
+    if lane == Lane::Control && (claims.url_given || judged.view.is_empty()) {
         shared.inbox.notice(Notice::Met(Met {
             id: claims.from,
             incarnation: claims.incarnation,

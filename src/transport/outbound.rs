@@ -276,7 +276,7 @@ impl Outbound {
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 return Err(dial::read_refusal(response, *known).await);
             }
-            let answered = dial::judge(&self.shared, self.peer, &response)?;
+            let answer = dial::judge(&self.shared, self.peer, url, &response)?;
             let upgraded = hyper::upgrade::on(&mut response).await?;
             let parts = upgraded
                 .downcast::<TokioIo<TcpStream>>()
@@ -286,10 +286,7 @@ impl Outbound {
             }
             Ok(Connection {
                 stream: parts.io.into_inner(),
-                answer: Answer {
-                    said: answered,
-                    url: url.clone(),
-                },
+                answer,
                 said: said.clone(),
             })
         });

@@ -292,7 +292,7 @@ impl Shared {
     }
 
     /// Judges the answer of a peer.
-    pub(super) fn judge_answer(&self, answer: &identity::Answer) -> Result<Standing, Reason> {
+    pub(super) fn judge_answer(&self, answer: &Answer) -> Result<Standing, Reason> {
         let peers = self.peers();
         let (view, applied) = self.now();
         judge_answer(answer, &peers.claimed, &view, applied)
@@ -311,7 +311,7 @@ impl Shared {
         let peer = peers.by_id.get(&id).filter(own)?;
         let answer = peer.answers[lane as usize].as_ref()?;
         let (view, applied) = self.now();
-        let standing = judge_answer(&answer.said, &peers.claimed, &view, applied);
+        let standing = judge_answer(answer, &peers.claimed, &view, applied);
         let listed = peers.list.get(&id) == Some(&answer.url);
         let placed = peer.places.iter().any(|place| place.url == answer.url);
         Some((standing, listed || placed))
@@ -329,21 +329,22 @@ impl Peer {
     /// Judges again what it has answered.
     fn settle(&mut self, claimed: &BTreeMap<(u64, bool), Claims>, view: &View, applied: u64) {
         self.waits = self.answers.iter().flatten().any(|answer| {
-            let standing = judge_answer(&answer.said, claimed, view, applied);
+            let standing = judge_answer(answer, claimed, view, applied);
             standing == Ok(Standing::Waiting)
         });
     }
 }
 
 fn judge_answer(
-    answer: &identity::Answer,
+    answer: &Answer,
     claimed: &BTreeMap<(u64, bool), Claims>,
     view: &View,
     applied: u64,
 ) -> Result<Standing, Reason> {
-    let from = answer.from();
-    let come = claimed.range((from, false)..=(from, true));
-    identity::judge_answer(answer, come.map(|(_, claims)| claims), view, applied)
+    let Answer { said, url } = answer;
+    let come = claimed.range((said.from(), false)..=(said.from(), true));
+    let come = come.map(|(_, claims)| claims);
+    identity::judge_answer(said, url, come, view, applied)
 }
 
 /// All peers that are to be dialled: when each was added, and where it is.
@@ -371,10 +372,9 @@ fn wanted(view: &View, peers: &Peers) -> BTreeMap<u64, (u64, Vec<Place>)> {
         for id in peers.list.keys() {
             wanted.entry(*id).or_default();
         }
-        for (id, url) in peers.answers().filter_map(Answer::leader) {
-            if wanted.len() < peers.list.len() + config::PEERS_AHEAD_MAX {
-                add(&mut wanted.entry(*id).or_default().1, url, true);
-            }
+        let leaders = peers.answers().filter_map(Answer::leader);
+        for (id, url) in leaders.take(config::PEERS_AHEAD_MAX) {
+            add(&mut wanted.entry(*id).or_default().1, url, true);
         }
     }
     wanted

@@ -258,7 +258,7 @@ impl World {
         let meta = &self.at(target).meta;
         let marked = match exit {
             Exit::Removed { index } => meta.mark_removed(index),
-            Exit::OlderCopy { .. } => meta.mark_older_copy(),
+            Exit::OlderCopy { proven: true, .. } => meta.mark_older_copy(),
             _ => Ok(()),
         };
         if let Err(error) = marked {

@@ -162,7 +162,8 @@ impl World {
         let key = (from.machine, peer);
         let link = &self.network.links[&key];
         let process = self.machines[from.machine].process.as_ref();
-        match process.expect("it is sending").judge_answer(&link.answer) {
+        let process = process.expect("it is sending");
+        match process.judge_answer(&link.answer, link.to.machine) {
             Ok(Standing::Bound | Standing::Ahead) => {}
             Ok(Standing::Waiting) => {
                 self.count("messages to members without power, dropped");
@@ -230,7 +231,7 @@ impl World {
                 let told = link.map(|link| {
                     let other = self.machines[link.to.machine].process.as_ref();
                     let taken = other.map(|other| other.judge(&link.claims));
-                    let gives = process.judge_answer(&link.answer);
+                    let gives = process.judge_answer(&link.answer, link.to.machine);
                     let connected = self.is_connected(self.target(number), peer);
                     format!(
                         "to machine {}, {connected}: gives {gives:?}, taken {taken:?}",
@@ -294,7 +295,7 @@ impl World {
                 let named = |claims: &Claims| claims.receiver.map(|receiver| receiver.incarnation);
                 let is_outdated = named(&says) != named(&link.claims)
                     || !process.places(key.1).contains(&link.to.machine);
-                match process.judge_answer(&link.answer) {
+                match process.judge_answer(&link.answer, link.to.machine) {
                     Err(_) => refused.push(*key),
                     Ok(Standing::Bound | Standing::Ahead) if !link.open => opened.push(*key),
                     Ok(Standing::Waiting) if is_outdated => refused.push(*key),
@@ -434,7 +435,7 @@ impl World {
             return Err(NoLink);
         }
         let process = self.at(from);
-        let answerer = process.judge_answer(&answer).map_err(|_| NoLink)?;
+        let answerer = process.judge_answer(&answer, place).map_err(|_| NoLink)?;
         match &answer {
             Answer::Claims(said) => {
                 process.welcome(said, answerer);

@@ -149,7 +149,7 @@ impl Process {
             given: Given {
                 url: Some(launch.url.clone()),
                 list: launch.listed.clone(),
-                joins: false,
+                ..Given::default()
             },
         };
         let opened = storage::open_and_load(disk, dir, beginning, options, load, &logger)?;
@@ -585,11 +585,12 @@ impl Process {
     }
 
     /// The same of what a peer has answered. It may have said since, on a connection of its own, that it was bound.
-    pub fn judge_answer(&self, answer: &Answer) -> Result<Standing, Reason> {
+    pub fn judge_answer(&self, answer: &Answer, place: usize) -> Result<Standing, Reason> {
         let from = answer.from();
         let come = self.claimed.range((from, false)..=(from, true));
         let come = come.map(|(_, claims)| claims);
-        identity::judge_answer(answer, come, &self.view, self.judges_up_to)
+        let url = World::url(place);
+        identity::judge_answer(answer, &url, come, &self.view, self.judges_up_to)
     }
 
     /// A peer was let in.
