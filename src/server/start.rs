@@ -408,9 +408,10 @@ mod tests {
         let crc = crc32c::crc32c(&bytes[..end]);
         bytes[end..].copy_from_slice(&crc.to_le_bytes());
         std::fs::write(&path, bytes).unwrap();
-        let failure = settled_in(dir.path(), "").map(|_| ()).unwrap_err();
-        assert!(failure.to_string().starts_with("--id 2: "), "{failure}");
-        let (config, _) = settled_in(dir.path(), &format!("--cluster {THREE}")).unwrap();
-        assert_eq!(config.id, 2);
+        for said in ["".to_owned(), format!("--cluster {THREE}")] {
+            let (config, beginning) = settled_in(dir.path(), &said).unwrap();
+            assert_eq!((config.id, config.cluster.len()), (2, 3), "{said}");
+            assert_eq!(beginning.start, Start::Empty, "{said}");
+        }
     }
 }

@@ -17,7 +17,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// An entry as far as it is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shadow {
     pub term: u64,
     pub hash: u64,
@@ -282,7 +282,7 @@ impl Oracle {
             return;
         }
         assert_eq!(place, self.applied.len(), "an entry was skipped");
-        if let Some(start) = self.written.publish(index, entry.term) {
+        if let Some(start) = self.written.publish(index, entry) {
             let key = (start.member, start.incarnation);
             let newest = self.starts.entry(key).or_insert((start, index));
             if newest.0.boot < start.boot {
@@ -481,9 +481,9 @@ impl Oracle {
             return;
         }
         let mut later = self.committed.range(before.index + 1..);
-        let settles = |index, term| self.written.settled_by(index, term) == Some(before.index);
+        let settles = |index, entry| self.written.settled_by(index, entry) == Some(before.index);
         assert!(
-            later.any(|(index, entry)| settles(*index, entry.term)),
+            later.any(|(index, entry)| settles(*index, *entry)),
             "a change of members is proposed at {index}, and the one before it is not settled: {before:?}"
         );
     }

@@ -5,7 +5,7 @@
 //! command of the same member was applied, or its proposer was removed.
 
 use crate::handovers::Standings;
-use crate::oracle::hash;
+use crate::oracle::{Shadow, hash, shadow};
 use raft::eraftpb::{Entry, EntryType};
 use raftkvd::command::{self, Command, Kind};
 use std::collections::{HashMap, HashSet};
@@ -13,14 +13,15 @@ use std::collections::{HashMap, HashSet};
 /// Sets that are only asked whether they hold something: their order decides nothing.
 #[derive(Default)]
 pub struct Written {
-    /// By index and term: whose commands an entry holds, and the number of the last.
-    entries: HashMap<(u64, u64), (Proposer, u64)>,
+    /// By index: whose commands an entry holds, and the number of the last. The term does not suffice: a sole voter that
+    /// loses power before anybody has heard of its term may write another entry in it.
+    entries: HashMap<(u64, Shadow), (Proposer, u64)>,
     /// By the hash of a command's value: the newest form in which it is in an entry.
     forms: HashMap<u64, Form>,
     /// The newest command of each member that was applied: boot and sequence.
     newest: HashMap<u64, (u64, u64)>,
-    /// By index and term of its entry: the index of the change of members that a settlement is about.
-    settlements: HashMap<(u64, u64), u64>,
+    /// By index and entry: the index of the change of members that a settlement is about.
+    settlements: HashMap<(u64, Shadow), u64>,
     refused: HashSet<u64>,
     void: u64,
 }
@@ -56,7 +57,8 @@ impl Written {
             } else {
                 &entry.context
             };
-            if data.is_empty() || self.entries.contains_key(&place) {
+            let written = (entry.index, shadow(entry));
+            if data.is_empty() || self.entries.contains_key(&written) {
                 continue;
             }
             let batch = command::decode(data);
@@ -68,14 +70,14 @@ impl Written {
                 run: batch.run,
             };
             let last = batch.commands.iter().map(|command| command.sequence).max();
-            self.entries.insert(place, (start, last.unwrap_or(0)));
+            self.entries.insert(written, (start, last.unwrap_or(0)));
             if !is_normal {
                 continue;
             }
             for command in batch.commands.iter() {
                 // One of another term was forwarded to a leader that may not have carried the change out.
                 if command.kind == Kind::Settle && command.leader_term == entry.term {
-                    self.settlements.insert(place, command.changed_index);
+                    self.settlements.insert(written, command.changed_index);
                 }
                 let value = hash(&&command.value[..]);
                 let form = Form {
@@ -105,16 +107,16 @@ impl Written {
 
     /// An entry is published, also if it holds a change of members that is refused. None of its proposer's commands that
     /// stand before the last of it, and were not applied, ever will be. Gives whose commands it holds.
-    pub fn publish(&mut self, index: u64, term: u64) -> Option<Proposer> {
-        let (start, last) = self.entries.get(&(index, term)).copied()?;
+    pub fn publish(&mut self, index: u64, entry: Shadow) -> Option<Proposer> {
+        let (start, last) = self.entries.get(&(index, entry)).copied()?;
         let newest = self.newest.entry(start.member).or_default();
         *newest = (start.boot, last).max(*newest);
         Some(start)
     }
 
     /// The change of members that this entry settles.
-    pub fn settled_by(&self, index: u64, term: u64) -> Option<u64> {
-        self.settlements.get(&(index, term)).copied()
+    pub fn settled_by(&self, index: u64, entry: Shadow) -> Option<u64> {
+        self.settlements.get(&(index, entry)).copied()
     }
 
     /// A client is told that its command was not written and never will be.
