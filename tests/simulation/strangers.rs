@@ -154,6 +154,11 @@ impl World {
         let random = &mut self.faults;
         let far = [1000, 1 << 31, 1 << 33, 1 << 62, u64::MAX];
         let far = position.term.saturating_add(*random.pick(&far));
+        // A cluster whose term gets there lets no joiner in any more: an empty member believes no term so high.
+        let far = match far >> 32 {
+            1 => position.term + 1000,
+            _ => far,
+        };
         let near = position.term + random.below(2);
         let any = if random.chance(500) { far } else { near };
         let behind = position.last + random.between(1, 1000);
