@@ -383,9 +383,12 @@ impl World {
         let used_again = random.chance(500);
         let is_early = random.chance(self.plan.early_joiners);
         let (asks, has_impostor) = (random.chance(500), random.chance(self.plan.impostors));
+        let published = self.oracle.members();
         let own = |place: &usize| {
             let machine = &self.machines[*place];
-            let in_use = members.members.values().any(|m| m.url == machine.url);
+            // Also by one that was let in, and nobody was told.
+            let mut rows = members.members.values().chain(published.members.values());
+            let in_use = rows.any(|m| m.url == machine.url);
             machine.id == id && !in_use && machine.role == Role::Member && !machine.forsaken
         };
         let own = (0..self.machines.len()).find(own);
