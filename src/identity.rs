@@ -150,7 +150,7 @@ impl View {
             bound_index: self.bound_index,
             run: self.run,
             url: self.url.clone(),
-            url_given: self.url_given,
+            url_given: self.url_given || is_planted(Mutant::PlaceNotGiven),
             receiver: row.map(|row| Receiver {
                 incarnation: row.incarnation,
                 formed: self.members.is_formed(),
@@ -279,7 +279,10 @@ pub fn judge(claims: &Claims, view: &View, applied: u64) -> Result<Standing, Rea
         .receiver
         .is_some_and(|receiver| receiver.incarnation == view.incarnation);
     if claims.bound_index > applied && knows_me {
-        return Ok(Standing::Ahead);
+        return Ok(match is_planted(Mutant::BindingAhead) {
+            true => Standing::Bound,
+            false => Standing::Ahead,
+        });
     }
     if view.is_empty() {
         return Ok(Standing::Waiting);

@@ -63,6 +63,10 @@ mutants! {
     TermNotAwaited "term-not-awaited" "the only voter sends entries before its term is durable";
     RemovedCounts "removed-counts" "a removed member still counts";
     UnsettledChangeTold "unsettled-change-told" "a change of members is acknowledged before it is settled";
+    ChangeNotSettled "change-not-settled"
+        "a change of members does not wait until the one before it is settled";
+    FormedWithoutAll "formed-without-all"
+        "a cluster forms before each of its first members has stored that all are voters";
     CommitNotStored "commit-not-stored" "an entry is stored without the commit index that came with it";
     UnformedServes "unformed-serves" "a member serves clients though its cluster has not formed, or is another's";
     EmptyVotes "empty-votes" "a member that is empty votes and confirms";
@@ -70,6 +74,14 @@ mutants! {
     PromotionForgotten "promotion-forgotten" "a learner that has caught up in an idle cluster is not promoted";
     SnapshotBeforeAddition "snapshot-before-addition"
         "a member that was added again is sent a snapshot from before that";
+    // Who is who.
+    RunIgnored "run-ignored" "two processes that count the same start of one member are taken for one";
+    OlderCopyUnnoticed "older-copy-unnoticed" "a member that runs on an older copy of its directory goes on";
+    IncarnationIgnored "incarnation-ignored" "a command of another directory of the same id is carried out";
+    SessionKept "session-kept" "what a removed member had sent counts for the next member with its id";
+    BindingAhead "binding-ahead" "a claim that can't be judged yet is believed";
+    PlaceNotGiven "place-not-given" "a place that a member knows only from its table counts as a move";
+    PartedLogUnnoticed "parted-log-unnoticed" "the proof that two logs have parted is ignored";
     // The log on disk.
     SkippedFsync "skipped-fsync" "no fsync";
     DirectoryNotSynced "directory-not-synced" "a directory is not synced after a rename";

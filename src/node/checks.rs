@@ -10,6 +10,7 @@
 use super::{Exit, Node};
 use crate::command;
 use crate::config::INDEX_MAX;
+use crate::mutants::{Mutant, is_planted};
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use slog::warn;
 
@@ -40,6 +41,11 @@ impl Node {
         match self.contradiction(message) {
             None => {
                 self.note_who_leads(message, bound);
+                true
+            }
+            Some(Contradiction::Proven(Exit::PartedLog { .. }))
+                if is_planted(Mutant::PartedLogUnnoticed) =>
+            {
                 true
             }
             Some(Contradiction::Proven(exit)) => {
@@ -198,7 +204,10 @@ impl Node {
                 EntryType::EntryNormal => &entry.data,
                 _ => &entry.context,
             };
-            command::proposer(data) == own
+            let proposer = command::proposer(data);
+            let member = proposer.map(|(member, _)| member);
+            proposer == own
+                || member == own.map(|(id, _)| id) && is_planted(Mutant::IncarnationIgnored)
         };
         own.is_some() && message.entries.iter().all(is_own)
     }
@@ -213,9 +222,10 @@ impl Node {
         };
         let (boot, run) = (self.settings.boot, self.settings.run);
         let known = session.boot;
-        if (known, session.run) == (boot, run) {
+        let is_own = session.run == run || is_planted(Mutant::RunIgnored);
+        if known == boot && is_own {
             self.evidence.start_is_known = true;
-        } else if known >= boot {
+        } else if known >= boot && !is_planted(Mutant::OlderCopyUnnoticed) {
             let proven = known > boot && !self.evidence.start_is_known;
             self.end(Exit::OlderCopy {
                 proven,

@@ -54,7 +54,8 @@ impl Node {
         let is_voter = |id: &u64| self.members.is_settled_voter(*id);
         let has_stored = |id: &u64| {
             let progress = self.raw.raft.prs().get(*id);
-            *id == self.settings.id || progress.is_some_and(|p| p.matched >= self.published)
+            let has = progress.is_some_and(|p| p.matched >= self.published);
+            *id == self.settings.id || has || is_planted(Mutant::FormedWithoutAll)
         };
         let mut listed = self.members.forming.keys();
         listed.all(|id| is_voter(id) && has_stored(id)).then(|| {

@@ -80,7 +80,7 @@ impl Node {
         self.conf_change_in_flight <= self.published
             && !self.raw.raft.has_pending_conf()
             && self.raw.raft.commit_to_current_term()
-            && self.members.unsettled.is_none()
+            && (self.members.unsettled.is_none() || is_planted(Mutant::ChangeNotSettled))
     }
 
     /// Proposes a change as the leader; false when it was not taken, and has to come again. Raft-rs would turn one that it

@@ -105,6 +105,7 @@ impl Node {
         self.members.apply(&command, index);
         self.apply_conf_change(id, &change);
         match command.kind {
+            Kind::RemoveMember if is_planted(Mutant::SessionKept) => {}
             Kind::RemoveMember => drop(self.sessions.remove(&id)),
             Kind::MoveMember => self.note_moved(id, index, before),
             _ => {}
@@ -151,14 +152,17 @@ impl Node {
     /// directory. Otherwise the reply, if this node proposed it and somebody still waits.
     fn admit(&mut self, batch: &Batch, sequence: u64) -> Option<Option<Reply>> {
         let row = self.members.members.get(&batch.member)?;
-        if row.incarnation != batch.incarnation {
+        if row.incarnation != batch.incarnation && !is_planted(Mutant::IncarnationIgnored) {
             return None;
         }
         let newest = self.sessions.entry(batch.member).or_default();
         let is_stale = match batch.boot.cmp(&newest.boot) {
             Ordering::Less => true,
             // Two processes have counted the same start: one of them runs on a copy, and the first one goes on.
-            Ordering::Equal => batch.run != newest.run || sequence <= newest.sequence,
+            Ordering::Equal => {
+                let is_other = batch.run != newest.run && !is_planted(Mutant::RunIgnored);
+                is_other || sequence <= newest.sequence
+            }
             Ordering::Greater => false,
         };
         if is_stale && !is_planted(Mutant::AppliedTwice) {
@@ -170,7 +174,8 @@ impl Node {
         if (batch.member, batch.incarnation) != own {
             return Some(None);
         }
-        if (batch.boot, batch.run) != (self.settings.boot, self.settings.run) {
+        let is_other_run = batch.run != self.settings.run && !is_planted(Mutant::RunIgnored);
+        if batch.boot != self.settings.boot || is_other_run {
             self.check_own_session();
             return Some(None);
         }
