@@ -44,6 +44,7 @@ use crate::status::{Closed, MemberStatus, Position, Progress, Status};
 use crate::storage::log::Log;
 use crate::storage::read_back::Request;
 use crate::storage::{Mark, Recovered, Save};
+use crate::version::Later;
 use behind::Behind;
 use checks::Evidence;
 use elections::{Haste, Reached};
@@ -187,6 +188,15 @@ pub enum Exit {
         /// The index.
         index: u64,
     },
+    /// Only a later version knows what it is sent. Nothing of that was applied, and nothing behind it.
+    Later {
+        /// An entry, or a snapshot.
+        what: &'static str,
+        /// Its index.
+        index: u64,
+        /// What it needs.
+        later: Later,
+    },
     /// Two members have led in one term.
     TwoLeaders {
         /// The term.
@@ -224,6 +234,8 @@ pub struct Node {
     blocked: Option<(u64, u64)>,
     last_news: u64,
     published: u64,
+    /// What comes next only a later version knows, so nothing more is published.
+    halted: bool,
     applied: u64,
     unapplied_bytes: usize,
     /// Index of the snapshot with which this node ceased to be empty, in this start.
@@ -349,6 +361,7 @@ impl Node {
             blocked: None,
             last_news: 0,
             published,
+            halted: false,
             applied: published,
             unapplied_bytes: 0,
             first_state: 0,
@@ -486,6 +499,7 @@ impl Node {
             MessageType::MsgPropose => return,
             MessageType::MsgTransferLeader => return self.step_transfer(&message),
             MessageType::MsgTimeoutNow if !self.may_campaign() => return,
+            MessageType::MsgSnapshot if self.is_from_later(message.get_snapshot(), bound) => return,
             MessageType::MsgSnapshot if !self.is_for_this_node(message.get_snapshot()) => {
                 warn!(self.logger, "ignoring a snapshot that is not for this member"; "from" => message.from);
                 return;

@@ -117,6 +117,7 @@ impl Node {
             return;
         }
         let kind = match message.get_msg_type() {
+            MessageType::MsgSnapshot if self.is_from_later(message.get_snapshot(), bound) => return,
             MessageType::MsgSnapshot if self.is_for_this_node(message.get_snapshot()) => {
                 // An error here means that the message is of no use.
                 let _ = self.raw.step(message);

@@ -5,10 +5,11 @@
 
 use super::Node;
 use super::publish::conf_change_command;
-use crate::command::{Command, Kind};
+use crate::command::{self, Command, DecodeError, Kind};
 use crate::members::is_change;
 use crate::mutants::{Mutant, is_planted};
 use crate::proposal::Outcome;
+use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 impl Node {
@@ -101,6 +102,14 @@ impl Node {
             return;
         }
         let is_normal = |e: &Entry| e.get_entry_type() == EntryType::EntryNormal;
+        // Once in the log, what this version does not know ends all members that don't know it either.
+        let decodes = |e: &Entry| match e.get_entry_type() {
+            EntryType::EntryNormal => !is_later(&e.data),
+            EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => !is_later(&e.context),
+        };
+        if !message.entries.iter().all(decodes) {
+            return;
+        }
         if message.entries.iter().all(is_normal) {
             // What raft drops here, its proposer sends again.
             let _ = self.raw.step(message);
@@ -121,6 +130,10 @@ impl Node {
         let deadline = self.now + 2 * self.settings.election_ticks as u64;
         self.pending.add_own(command, deadline);
     }
+}
+
+fn is_later(data: &Bytes) -> bool {
+    matches!(command::decode(data), Err(DecodeError::Later(_)))
 }
 
 /// The command as it would be with the sequence of another.

@@ -3,6 +3,7 @@
 
 mod behind;
 mod formation;
+mod versions;
 
 use super::publish::answer;
 use super::*;

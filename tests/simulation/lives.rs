@@ -229,8 +229,11 @@ impl World {
                 self.oracle.was_published(0, is_other)
             }
             Exit::OlderCopy { .. } | Exit::LostTail { .. } => memory == Memory::Older,
-            // Nobody starts a directory twice, and no more is lost than raft allows.
-            Exit::Twice { .. } | Exit::PartedLog { .. } | Exit::TwoLeaders { .. } => false,
+            // Nobody starts a directory twice, no more is lost than raft allows, and there is one version.
+            Exit::Twice { .. }
+            | Exit::PartedLog { .. }
+            | Exit::TwoLeaders { .. }
+            | Exit::Later { .. } => false,
         };
         assert!(
             is_true,
