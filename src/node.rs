@@ -267,12 +267,15 @@ pub struct Node {
     change_replies: Vec<(u64, Reply)>,
     /// Changes of members that followers have forwarded and that wait for another one.
     waiting: membership::Waiting,
-    /// There is a learner, a member at another place, or a cluster that forms: the leader may have to propose something.
+    /// There is a learner, a member at another place or of another version, or a cluster that forms: the leader may have to
+    /// propose something.
     members_need_care: bool,
     /// Members and listed ones that have answered where they were dialled, the newest answer of each.
     answered: BTreeMap<u64, Met>,
     /// Members that have come by themselves, and the place that each names.
     claimed: BTreeMap<u64, Met>,
+    /// Peers, by id: the incarnation and the command version of whom was met last.
+    versions: BTreeMap<u64, (u64, u64)>,
     /// What keeps whom from being let in, or this node: by peer, for people.
     troubles: BTreeMap<u64, String>,
     evidence: Evidence,
@@ -385,6 +388,7 @@ impl Node {
             members_need_care: false,
             answered: BTreeMap::new(),
             claimed: BTreeMap::new(),
+            versions: BTreeMap::new(),
             troubles: BTreeMap::new(),
             evidence: Evidence::default(),
             answers: Vec::new(),

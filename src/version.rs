@@ -42,7 +42,8 @@ pub fn needed_by(kind: Kind) -> u64 {
         | Kind::MoveMember
         | Kind::RemoveMember
         | Kind::Formed
-        | Kind::Settle => 0,
+        | Kind::Settle
+        | Kind::DescribeMember => 0,
     }
 }
 

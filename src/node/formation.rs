@@ -67,6 +67,7 @@ impl Node {
             true => self.greeted(id, met.empty),
             false => drop(self.troubles.remove(&id)),
         }
+        self.note_version(&met);
         if self.is_empty() {
             if !met.dialled {
                 self.note_other_place(&met);

@@ -9,6 +9,7 @@ use crate::command::{self, Command, DecodeError, Kind};
 use crate::members::is_change;
 use crate::mutants::{Mutant, is_planted};
 use crate::proposal::Outcome;
+use crate::version;
 use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
@@ -123,6 +124,10 @@ impl Node {
     }
 
     pub(super) fn propose_own(&mut self, command: Command) {
+        // A member that does not know the kind would end by it.
+        if version::needed_by(command.kind) > self.members.known_version() {
+            return;
+        }
         let same = |other: &Command| *other == command_without_sequence(&command, other);
         if self.pending.any(same) {
             return;

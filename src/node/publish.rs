@@ -102,6 +102,11 @@ impl Node {
                     apply.commands.push((command, reply));
                 }
                 Kind::Settle => self.publish_settlement(&command, entry.term),
+                Kind::DescribeMember => {
+                    self.publish_description(&command);
+                    let index = entry.index;
+                    answer(reply, Outcome::Applied { index });
+                }
                 // It waited too long for another change: see refused_entry.
                 _ => answer(reply, Outcome::Refused(Refusal::ChangeUnderWay)),
             }
@@ -253,6 +258,10 @@ impl Node {
             row.is_none_or(|row| [0, met.incarnation].contains(&row.incarnation))
         };
         self.claimed.retain(|_, met| fits(met));
+        self.versions.retain(|id, (incarnation, _)| {
+            let row = members.get(id);
+            row.is_none_or(|row| [0, *incarnation].contains(&row.incarnation))
+        });
         self.note_care();
         let raft = self.raw.raft.prs().conf().to_conf_state();
         let ours = self.members.conf_state();

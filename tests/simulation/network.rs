@@ -447,6 +447,7 @@ impl World {
                     empty: said.bound_index == 0,
                     url,
                     dialled: true,
+                    version: said.version,
                 };
                 self.notice(from.machine, Notice::Met(met));
             }
@@ -492,6 +493,7 @@ impl World {
             empty: true,
             url: World::url(to.machine),
             dialled: true,
+            version: 0,
         };
         self.notice(from.machine, Notice::Met(met));
     }
@@ -534,6 +536,7 @@ impl World {
                 empty: claims.bound_index == 0,
                 url: claims.url.clone(),
                 dialled: false,
+                version: claims.version,
             };
             if claims.url_given {
                 self.notice(to.machine, Notice::Met(met));

@@ -6,7 +6,7 @@ use crate::oracle::{self, Oracle, Shadow};
 use crate::world::clock;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use raftkvd::apply::{Commits, ThreadEnded};
-use raftkvd::command::{self, Command};
+use raftkvd::command::{self, Command, Kind};
 use raftkvd::commit::Commit;
 use raftkvd::inbox::Inbox;
 use raftkvd::members::Members;
@@ -173,11 +173,8 @@ impl Wiring {
         }
         let mut stored = Vec::new();
         for entry in &save.entries {
-            if entry.get_entry_type() != EntryType::EntryNormal {
-                for command in changes(entry) {
-                    let (kind, id) = (command.kind, command.member_id);
-                    oracle.stores_change(entry.index, entry.term, kind, id);
-                }
+            for command in changes(entry) {
+                oracle.stores_change(entry.index, entry.term, command.member_id);
             }
             let shadow = oracle::shadow(entry);
             stored.push((entry.index, shadow, self.log[&(entry.index - 1)].term));
@@ -193,12 +190,18 @@ impl Wiring {
     }
 }
 
-/// The changes of members in an entry that is none of clients.
+/// The commands in an entry that change a row of the members, or describe one.
 pub fn changes(entry: &Entry) -> Vec<Command> {
-    let batch = command::decode(&entry.context);
-    batch
-        .map(|batch| batch.commands.into_vec())
-        .unwrap_or_default()
+    let is_normal = entry.get_entry_type() == EntryType::EntryNormal;
+    let data = if is_normal {
+        &entry.data
+    } else {
+        &entry.context
+    };
+    let batch = command::decode(data).unwrap_or_default();
+    let commands = batch.commands.into_iter();
+    let changes = |command: &Command| !is_normal || command.kind == Kind::DescribeMember;
+    commands.filter(changes).collect()
 }
 
 /// It carries a command of the term that it is sent in.

@@ -122,3 +122,74 @@ fn a_later_snapshot_ends_whoever_would_have_taken_it() {
     cluster.work(4);
     assert_eq!(cluster.hosts[&4].exit, later("snapshot", 50));
 }
+
+#[test]
+fn the_leader_writes_down_which_version_each_member_knows() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let follower = cluster.follower(leader);
+    let met = |incarnation, version| Met {
+        id: follower,
+        incarnation,
+        empty: false,
+        url: url(follower),
+        dialled: true,
+        version,
+    };
+    let versions = |cluster: &mut Cluster, id: u64| {
+        let rows = cluster.node(id).members().members.values();
+        rows.map(|row| row.description.version).collect::<Vec<_>>()
+    };
+    for said in [met(7, VERSION + 1), met(10 * follower, 0)] {
+        cluster.node(leader).met(said);
+        cluster.tick(3);
+        assert_eq!(versions(&mut cluster, leader), [VERSION; 3]);
+    }
+    let last = cluster.node(leader).raw.raft.raft_log.last_index();
+    cluster.node(leader).met(met(10 * follower, VERSION + 1));
+    cluster.tick(30);
+    let mut expected = [VERSION; 3];
+    expected[follower as usize - 1] = VERSION + 1;
+    for id in 1..=3 {
+        assert_eq!(versions(&mut cluster, id), expected, "{id}");
+        assert_eq!(cluster.node(id).members().known_version(), VERSION);
+    }
+    assert_eq!(
+        cluster.node(leader).raw.raft.raft_log.last_index(),
+        last + 1,
+        "one entry"
+    );
+    // It went back.
+    cluster.node(leader).met(met(10 * follower, VERSION));
+    cluster.tick(3);
+    assert_eq!(versions(&mut cluster, leader), [VERSION; 3]);
+}
+
+#[test]
+fn a_member_that_was_met_by_a_follower_is_described_once_that_leads() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let next = cluster.follower(leader);
+    let third = (1..=3).find(|id| ![leader, next].contains(id)).unwrap();
+    cluster.node(next).met(Met {
+        id: third,
+        incarnation: 10 * third,
+        empty: false,
+        url: url(third),
+        dialled: true,
+        version: VERSION + 1,
+    });
+    cluster.tick(3);
+    let version = |cluster: &mut Cluster| {
+        cluster.node(next).members().members[&third]
+            .description
+            .version
+    };
+    assert_eq!(version(&mut cluster), VERSION);
+    cluster.node(leader).raw.transfer_leader(next);
+    cluster.work(leader);
+    cluster.settle();
+    cluster.tick(3);
+    assert!(cluster.node(next).is_leader());
+    assert_eq!(version(&mut cluster), VERSION + 1);
+}
