@@ -471,6 +471,8 @@ pub fn is_change(kind: Kind) -> bool {
         | Kind::RemoveMember
         | Kind::Formed => true,
         Kind::Put | Kind::Delete | Kind::Transaction | Kind::Settle | Kind::DescribeMember => false,
+        #[cfg(feature = "later")]
+        Kind::Later => false,
     }
 }
 

@@ -22,6 +22,8 @@ mod checks;
 mod elections;
 mod formation;
 mod identity;
+#[cfg(feature = "later")]
+mod later;
 mod membership;
 mod pending;
 mod propose;
@@ -236,6 +238,8 @@ pub struct Node {
     published: u64,
     /// What comes next only a later version knows, so nothing more is published.
     halted: bool,
+    #[cfg(feature = "later")]
+    later_published: bool,
     applied: u64,
     unapplied_bytes: usize,
     /// Index of the snapshot with which this node ceased to be empty, in this start.
@@ -365,6 +369,8 @@ impl Node {
             last_news: 0,
             published,
             halted: false,
+            #[cfg(feature = "later")]
+            later_published: false,
             applied: published,
             unapplied_bytes: 0,
             first_state: 0,

@@ -17,7 +17,10 @@ use protobuf::UnknownFields;
 const FIRST: u64 = 2;
 
 /// The command version of this build.
-pub const VERSION: u64 = FIRST;
+pub const VERSION: u64 = match cfg!(feature = "later") {
+    true => FIRST + 1,
+    false => FIRST,
+};
 
 /// It takes a later version to know this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +47,8 @@ pub fn needed_by(kind: Kind) -> u64 {
         | Kind::Formed
         | Kind::Settle
         | Kind::DescribeMember => 0,
+        #[cfg(feature = "later")]
+        Kind::Later => FIRST + 1,
     }
 }
 

@@ -44,6 +44,8 @@ impl Node {
             self.waiting.changes.clear();
             return;
         }
+        #[cfg(feature = "later")]
+        self.attend_later();
         let idle = self.waiting.changes.is_empty() && !self.members_need_care;
         if idle && self.members.unsettled.is_none() {
             return;

@@ -123,17 +123,19 @@ impl Node {
         }
     }
 
-    pub(super) fn propose_own(&mut self, command: Command) {
+    /// Proposes a command of this node's own, unless that is under way; whether it does.
+    pub(super) fn propose_own(&mut self, command: Command) -> bool {
         // A member that does not know the kind would end by it.
         if version::needed_by(command.kind) > self.members.known_version() {
-            return;
+            return false;
         }
         let same = |other: &Command| *other == command_without_sequence(&command, other);
         if self.pending.any(same) {
-            return;
+            return false;
         }
         let deadline = self.now + 2 * self.settings.election_ticks as u64;
         self.pending.add_own(command, deadline);
+        true
     }
 }
 

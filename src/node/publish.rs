@@ -107,6 +107,8 @@ impl Node {
                     let index = entry.index;
                     answer(reply, Outcome::Applied { index });
                 }
+                #[cfg(feature = "later")]
+                Kind::Later => self.publish_later(entry.index),
                 // It waited too long for another change: see refused_entry.
                 _ => answer(reply, Outcome::Refused(Refusal::ChangeUnderWay)),
             }

@@ -50,4 +50,5 @@ mod snapshots;
 mod stopping;
 mod supervised;
 mod transfers;
+mod versions;
 mod watch;
