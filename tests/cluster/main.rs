@@ -29,6 +29,7 @@ mod exactly_once;
 mod failures;
 mod faults;
 mod forgeries;
+mod format_2;
 mod formation;
 mod identity;
 mod joining;
