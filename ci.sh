@@ -43,17 +43,21 @@ begin=$(date +%s)
 step cargo fmt --check
 step cargo clippy --all-targets --locked -- -D warnings
 step cargo clippy --all-targets --locked --features mutants -- -D warnings
+step cargo clippy --lib --bins --locked --features later -- -D warnings
 step env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 # The simulation runs its kept seeds, and others for two minutes. Those follow from the commit: each commit is tried with
 # seeds of its own, and a run can be repeated. A seed that fails is printed with the command that repeats it: it belongs
 # into tests/simulation/seeds.txt. Longer, and with seeds of the clock: RAFTKVD_SIMULATION_SECONDS=3600 cargo test
 # --test simulation
 commit=$(git rev-parse --short=8 HEAD 2>/dev/null || echo 1)
+# The next command version beside this one: tests/cluster/versions.rs runs both in one cluster.
+target=${CARGO_TARGET_DIR:-${CARGO_BUILD_TARGET_DIR:-target}}
+step cargo build --locked --features later
+step cp "$target/debug/raftkvd" "$target/debug/raftkvd-later"
 step env RAFTKVD_SIMULATION_SECONDS=120 RAFTKVD_SIMULATION_BASE=$((0x$commit)) cargo test --locked
 # One planted bug after the other, each until the simulation notices it.
 step cargo test --locked --features mutants --test simulation -- --exact mutants::each_planted_bug_is_noticed
 # This is how the check below would find them in a release.
-target=${CARGO_TARGET_DIR:-${CARGO_BUILD_TARGET_DIR:-target}}
 step holds_planted_bugs "$target/debug/raftkvd"
 step cargo bench --no-run --locked
 step holds_no_planted_bugs "$target/release/raftkvd"

@@ -7,6 +7,7 @@
 //! "no data" must mean "nothing to apply"); nothing in one batch writes a key twice, neither two commands nor one
 //! transaction (the ETag of a key is the index of the entry that wrote it, and has to tell two values apart).
 
+use crate::version::{self, Later};
 use bytes::Bytes;
 use protobuf::{CodedInputStream, Message as _, ProtobufError};
 
@@ -62,12 +63,25 @@ pub fn encode(batch: &Batch) -> Bytes {
     )
 }
 
-/// Decodes the data of an entry. Keys and values are slices of `data` and keep it alive.
-pub fn decode(data: &Bytes) -> Result<Batch, ProtobufError> {
+/// The data of an entry is of no use to this build.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// It is no batch.
+    #[error(transparent)]
+    Malformed(#[from] ProtobufError),
+    /// A later version has made it.
+    #[error("it {0}")]
+    Later(#[from] Later),
+}
+
+/// Decodes the data of an entry, all of which this build knows then. Keys and values are slices of `data` and keep it
+/// alive.
+pub fn decode(data: &Bytes) -> Result<Batch, DecodeError> {
     let mut stream = CodedInputStream::from_carllerche_bytes(data);
     let mut batch = Batch::new();
     batch.merge_from(&mut stream)?;
     stream.check_eof()?;
+    version::check_batch(&batch)?;
     Ok(batch)
 }
 

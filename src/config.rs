@@ -135,6 +135,10 @@ pub const ENTRY_COMMANDS_MAX: usize = 4_096;
 pub const MEMBERS_MAX: usize = 64;
 /// Removed ids of which it is known when they were removed and with which incarnation: the newest.
 pub const REMOVED_MAX: usize = 1_024;
+/// Longest URL at which clients reach a member.
+pub const CLIENT_URL_BYTES_MAX: usize = 512;
+/// Longest fingerprint of a member's key.
+pub const KEY_FINGERPRINT_BYTES_MAX: usize = 64;
 
 // ---- raft ----
 

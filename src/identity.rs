@@ -14,6 +14,7 @@
 
 use crate::members::{Members, PeerUrl, fingerprint};
 use crate::mutants::{Mutant, is_planted};
+use crate::version::VERSION;
 use std::fmt;
 
 /// What an end of a connection says about itself.
@@ -35,6 +36,8 @@ pub struct Claims {
     pub url: PeerUrl,
     /// It was told so itself. Otherwise that is where its table says, which may be an old one, and no word of a move.
     pub url_given: bool,
+    /// The command version that its build knows.
+    pub version: u64,
     /// What its table says of the receiver, if it has a bound one.
     pub receiver: Option<Receiver>,
 }
@@ -151,6 +154,7 @@ impl View {
             run: self.run,
             url: self.url.clone(),
             url_given: self.url_given || is_planted(Mutant::PlaceNotGiven),
+            version: VERSION,
             receiver: row.map(|row| Receiver {
                 incarnation: row.incarnation,
                 formed: self.members.is_formed(),
@@ -522,6 +526,7 @@ mod tests {
             added_index: 40,
             incarnation: 0,
             bound_index: 0,
+            description: Default::default(),
         };
         members.members.insert(4, open);
         members.removed.insert(5, 50);
@@ -563,6 +568,7 @@ mod tests {
             run: 1,
             url: url(from),
             url_given: true,
+            version: VERSION,
             receiver: Some(Receiver {
                 incarnation: 10,
                 formed: true,

@@ -173,6 +173,8 @@ pub struct Met {
     pub url: PeerUrl,
     /// This member dialled it.
     pub dialled: bool,
+    /// The command version that it knows. 0: it has not said.
+    pub version: u64,
 }
 
 /// A message of a peer.

@@ -74,4 +74,5 @@ pub mod storage;
 pub mod store;
 pub mod systemd;
 pub mod transport;
+pub mod version;
 pub mod writer;

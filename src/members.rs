@@ -16,9 +16,12 @@
 //! change may be too few to elect a leader, and the others still need the old configuration.
 
 use crate::command::{self, Command, Kind, Listed, ReplicatedState};
-use crate::config::{FORMER_PLACES_MAX, MEMBERS_MAX, REMOVED_MAX};
+use crate::config::{
+    CLIENT_URL_BYTES_MAX, FORMER_PLACES_MAX, KEY_FINGERPRINT_BYTES_MAX, MEMBERS_MAX, REMOVED_MAX,
+};
 pub use crate::peer_url::PeerUrl;
 use crate::proposal::Refusal;
+use crate::version::VERSION;
 use protobuf::RepeatedField;
 use raft::eraftpb::{ConfChange, ConfChangeType, ConfState};
 use sha2::{Digest as _, Sha256};
@@ -44,6 +47,8 @@ pub struct Members {
     /// Where members were reached before they moved or were removed, the newest last: a list of members that names such a
     /// place is an old one, and not that of another cluster. At most [`FORMER_PLACES_MAX`].
     pub former: Vec<(u64, PeerUrl)>,
+    /// The highest id that a member has had.
+    pub highest_id: u64,
 }
 
 /// One member.
@@ -59,6 +64,19 @@ pub struct Member {
     pub incarnation: u64,
     /// Index of the entry that bound the incarnation, 0 while it is open. Tells whose view of a member is the newer one.
     pub bound_index: u64,
+    /// What the others may know of it.
+    pub description: Description,
+}
+
+/// What a member says of itself. No rule of membership depends on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Description {
+    /// The command version that its build knows: see [`crate::version`]. 0: it has not said.
+    pub version: u64,
+    /// Where clients reach it. Empty: it has not said.
+    pub client_url: String,
+    /// A fingerprint of its key. Empty: it has none.
+    pub key_fingerprint: Vec<u8>,
 }
 
 /// A change of members that is not settled.
@@ -102,11 +120,18 @@ impl Members {
                 added_index: 1,
                 incarnation,
                 bound_index: 1,
+                description: Description {
+                    // Whoever makes them is one of them.
+                    version: VERSION,
+                    ..Description::default()
+                },
             };
             (id, member)
         };
+        let members: BTreeMap<u64, Member> = voters.into_iter().map(member).collect();
         Members {
-            members: voters.into_iter().map(member).collect(),
+            highest_id: members.keys().next_back().copied().unwrap_or_default(),
+            members,
             ..Members::default()
         }
     }
@@ -227,7 +252,9 @@ impl Members {
                     added_index: index,
                     incarnation,
                     bound_index: if incarnation == 0 { 0 } else { index },
+                    description: Description::default(),
                 };
+                self.highest_id = self.highest_id.max(id);
                 let previous = self.members.insert(id, member);
                 assert_eq!(previous, None, "member {id} was added twice");
             }
@@ -263,6 +290,39 @@ impl Members {
             kind: command.kind,
             member: id,
         });
+    }
+
+    /// Carries out a command that describes a member; whether that changed anything. Not of an earlier life of the id, and
+    /// not what is too long for a row.
+    ///
+    /// It changes no configuration, so it needs no settlement: whoever has applied the entry knows it to be committed, and
+    /// what is proposed because of it stands behind it in every log.
+    pub fn describe(&mut self, command: &Command) -> bool {
+        let Some(row) = self.members.get_mut(&command.member_id) else {
+            return false;
+        };
+        let mut description = row.description.clone();
+        if command.member_version != 0 {
+            description.version = command.member_version;
+        }
+        if !command.member_client_url.is_empty() {
+            description.client_url = command.member_client_url.clone();
+        }
+        if !command.member_key_fingerprint.is_empty() {
+            description.key_fingerprint = command.member_key_fingerprint.to_vec();
+        }
+        let is_it = row.incarnation != 0 && row.incarnation == command.member_incarnation;
+        let changes = is_it && description.fits() && row.description != description;
+        if changes {
+            row.description = description;
+        }
+        changes
+    }
+
+    /// The command version that all members know, learners too. 0: somebody has not said, or there is nobody.
+    pub fn known_version(&self) -> u64 {
+        let versions = self.members.values().map(|row| row.description.version);
+        versions.min().unwrap_or_default()
     }
 
     /// The directory of an id that was removed long ago may then be added again by a request that was as long on its way.
@@ -351,6 +411,15 @@ impl Members {
         }
         let mut members = BTreeMap::new();
         for member in state.members.iter() {
+            let description = Description {
+                version: member.version,
+                client_url: member.client_url.clone(),
+                key_fingerprint: member.key_fingerprint.to_vec(),
+            };
+            if !description.fits() {
+                let id = member.id;
+                return Err(format!("what is said of member {id} is too long"));
+            }
             members.insert(
                 member.id,
                 Member {
@@ -359,6 +428,7 @@ impl Members {
                     added_index: member.added_index,
                     incarnation: member.incarnation,
                     bound_index: member.bound_index,
+                    description,
                 },
             );
         }
@@ -376,6 +446,7 @@ impl Members {
             }),
             forming: listed(&state.forming)?,
             former: places(&state.former)?,
+            highest_id: state.highest_id,
         })
     }
 
@@ -397,6 +468,9 @@ impl Members {
             out.added_index = member.added_index;
             out.incarnation = member.incarnation;
             out.bound_index = member.bound_index;
+            out.version = member.description.version;
+            out.client_url = member.description.client_url.clone();
+            out.key_fingerprint = member.description.key_fingerprint.clone().into();
             out
         });
         state.members = members.collect();
@@ -411,6 +485,7 @@ impl Members {
         state.forgotten_index = self.forgotten_index;
         state.forming = to_listed(&self.forming);
         state.former = to_listed(self.former.iter().map(|(id, url)| (id, url)));
+        state.highest_id = self.highest_id;
     }
 }
 
@@ -443,6 +518,13 @@ impl Member {
     }
 }
 
+impl Description {
+    fn fits(&self) -> bool {
+        self.client_url.len() <= CLIENT_URL_BYTES_MAX
+            && self.key_fingerprint.len() <= KEY_FINGERPRINT_BYTES_MAX
+    }
+}
+
 /// Whether a command of this kind changes the members, and so goes into an entry of its own.
 pub fn is_change(kind: Kind) -> bool {
     match kind {
@@ -453,7 +535,9 @@ pub fn is_change(kind: Kind) -> bool {
         | Kind::RemoveMember
         | Kind::Formed
         | Kind::CorrectList => true,
-        Kind::Put | Kind::Delete | Kind::Transaction | Kind::Settle => false,
+        Kind::Put | Kind::Delete | Kind::Transaction | Kind::Settle | Kind::DescribeMember => false,
+        #[cfg(feature = "later")]
+        Kind::Later => false,
     }
 }
 
@@ -601,6 +685,7 @@ mod tests {
         members.apply(&command(Kind::MoveMember, 3, "http://b:3"), 7);
         members.forming = BTreeMap::from([(1, url(1)), (2, url(7))]);
         members.forgotten_index = 4;
+        members.describe(&description(3, 30));
         let mut state = ReplicatedState::new();
         members.write_to(&mut state);
         assert_eq!(Members::from_state(&state), Ok(members));
@@ -630,6 +715,11 @@ mod tests {
             );
             members.apply(&add(id), index);
             index += 1;
+        }
+        for id in members.members.keys().copied().collect::<Vec<_>>() {
+            let mut command = description(id, members.members[&id].incarnation);
+            command.member_version = u64::MAX;
+            assert!(members.describe(&command));
         }
         members.forming = members
             .members
@@ -695,6 +785,7 @@ mod tests {
             run: 2,
             url: url(4),
             url_given: false,
+            version: VERSION,
             receiver: None,
         };
         let removed = Err(Reason::Removed {
@@ -723,6 +814,87 @@ mod tests {
         state.removed.push(command::RemovedMember::new());
         let error = Members::from_state(&state).unwrap_err();
         assert!(error.contains("1025 removed ids"), "{error}");
+    }
+
+    /// The longest.
+    fn description(id: u64, incarnation: u64) -> Command {
+        let mut command = command(Kind::DescribeMember, id, "");
+        command.member_incarnation = incarnation;
+        command.member_version = VERSION + 1;
+        command.member_client_url = "u".repeat(CLIENT_URL_BYTES_MAX);
+        command.member_key_fingerprint = vec![7; KEY_FINGERPRINT_BYTES_MAX].into();
+        command
+    }
+
+    #[test]
+    fn a_row_is_described_for_its_own_life_and_within_bounds() {
+        let mut members = three();
+        let before = members.clone();
+        let mut long_url = description(2, 20);
+        long_url.member_client_url.push('u');
+        let mut long_fingerprint = description(2, 20);
+        long_fingerprint.member_key_fingerprint = vec![7; KEY_FINGERPRINT_BYTES_MAX + 1].into();
+        let refused = [
+            description(2, 21),
+            description(2, 0),
+            description(4, 40),
+            long_url,
+            long_fingerprint,
+        ];
+        for command in refused {
+            assert!(!members.describe(&command), "{command:?}");
+        }
+        let open = command(Kind::AddMember, 4, "http://a:4");
+        members.apply(&open, 5);
+        assert!(!members.describe(&description(4, 0)));
+        members.apply(&command(Kind::RemoveMember, 4, ""), 6);
+        assert_eq!(members.members, before.members);
+        assert!(members.describe(&description(2, 20)));
+        assert!(!members.describe(&description(2, 20)), "it is so already");
+        // What a command does not say stays.
+        let mut version = command(Kind::DescribeMember, 2, "");
+        (version.member_incarnation, version.member_version) = (20, VERSION);
+        assert!(members.describe(&version));
+        let described = &members.members[&2].description;
+        assert_eq!(described.version, VERSION);
+        assert_eq!(described.client_url.len(), CLIENT_URL_BYTES_MAX);
+        assert_eq!(described.key_fingerprint.len(), KEY_FINGERPRINT_BYTES_MAX);
+    }
+
+    #[test]
+    fn all_members_know_what_the_one_knows_that_knows_least() {
+        assert_eq!(Members::default().known_version(), 0);
+        let mut members = three();
+        assert_eq!(members.known_version(), VERSION);
+        let later = |id| {
+            let mut command = description(id, 10 * id);
+            command.member_version = VERSION + 1;
+            command
+        };
+        for id in [1, 2] {
+            assert!(members.describe(&later(id)));
+            assert_eq!(members.known_version(), VERSION);
+        }
+        assert!(members.describe(&later(3)));
+        assert_eq!(members.known_version(), VERSION + 1);
+        // A learner counts from its first moment, and nobody knows what it knows.
+        members.apply(&command(Kind::AddMember, 4, "http://a:4"), 5);
+        assert_eq!(members.known_version(), 0);
+        members.apply(&command(Kind::RemoveMember, 4, ""), 6);
+        assert_eq!(members.known_version(), VERSION + 1);
+    }
+
+    #[test]
+    fn the_highest_id_is_that_of_all_members_that_ever_were() {
+        let mut members = three();
+        assert_eq!(members.highest_id, 3);
+        members.apply(&command(Kind::AddMember, 9, "http://a:9"), 5);
+        members.apply(&command(Kind::RemoveMember, 9, ""), 6);
+        members.apply(&command(Kind::AddMember, 4, "http://a:4"), 7);
+        assert_eq!(members.highest_id, 9);
+        let mut state = ReplicatedState::new();
+        members.write_to(&mut state);
+        assert_eq!(Members::from_state(&state).unwrap().highest_id, 9);
     }
 
     fn no_conf_change() -> Decision {

@@ -22,6 +22,8 @@ mod checks;
 mod elections;
 mod formation;
 mod identity;
+#[cfg(feature = "later")]
+mod later;
 mod membership;
 mod pending;
 mod propose;
@@ -44,6 +46,7 @@ use crate::status::{Closed, MemberStatus, Position, Progress, Status};
 use crate::storage::log::Log;
 use crate::storage::read_back::Request;
 use crate::storage::{Mark, Recovered, Save};
+use crate::version::Later;
 use behind::Behind;
 use checks::Evidence;
 use elections::{Haste, Reached};
@@ -194,6 +197,15 @@ pub enum Exit {
         /// The index.
         index: u64,
     },
+    /// Only a later version knows what it is sent. Nothing of that was applied, and nothing behind it.
+    Later {
+        /// An entry, or a snapshot.
+        what: &'static str,
+        /// Its index.
+        index: u64,
+        /// What it needs.
+        later: Later,
+    },
     /// Two members have led in one term.
     TwoLeaders {
         /// The term.
@@ -231,6 +243,10 @@ pub struct Node {
     blocked: Option<(u64, u64)>,
     last_news: u64,
     published: u64,
+    /// What comes next only a later version knows, so nothing more is published.
+    halted: bool,
+    #[cfg(feature = "later")]
+    later_published: bool,
     applied: u64,
     unapplied_bytes: usize,
     /// Index of the snapshot with which this node ceased to be empty, in this start.
@@ -265,12 +281,15 @@ pub struct Node {
     change_replies: Vec<(u64, Reply)>,
     /// Changes of members that followers have forwarded and that wait for another one.
     waiting: membership::Waiting,
-    /// There is a learner, a member at another place, or a cluster that forms: the leader may have to propose something.
+    /// There is a learner, a member at another place or of another version, or a cluster that forms: the leader may have to
+    /// propose something.
     members_need_care: bool,
     /// Members and listed ones that have answered where they were dialled, the newest answer of each.
     answered: BTreeMap<u64, Met>,
     /// Members that have come by themselves, and the place that each names.
     claimed: BTreeMap<u64, Met>,
+    /// Peers, by id: the incarnation and the command version of whom was met last.
+    versions: BTreeMap<u64, (u64, u64)>,
     /// What keeps whom from being let in, or this node: by peer, for people.
     troubles: BTreeMap<u64, String>,
     evidence: Evidence,
@@ -359,6 +378,9 @@ impl Node {
             blocked: None,
             last_news: 0,
             published,
+            halted: false,
+            #[cfg(feature = "later")]
+            later_published: false,
             applied: published,
             unapplied_bytes: 0,
             first_state: 0,
@@ -384,6 +406,7 @@ impl Node {
             members_need_care: false,
             answered: BTreeMap::new(),
             claimed: BTreeMap::new(),
+            versions: BTreeMap::new(),
             troubles: BTreeMap::new(),
             evidence: Evidence::default(),
             answers: Vec::new(),
@@ -504,6 +527,7 @@ impl Node {
             MessageType::MsgPropose => return,
             MessageType::MsgTransferLeader => return self.step_transfer(&message),
             MessageType::MsgTimeoutNow if !self.may_campaign() => return,
+            MessageType::MsgSnapshot if self.is_from_later(message.get_snapshot(), bound) => return,
             MessageType::MsgSnapshot if !self.is_for_this_node(message.get_snapshot()) => {
                 warn!(self.logger, "ignoring a snapshot that is not for this member"; "from" => message.from);
                 return;

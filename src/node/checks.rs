@@ -226,7 +226,7 @@ impl Node {
         if known == boot && is_own {
             self.evidence.start_is_known = true;
         } else if known >= boot && !is_planted(Mutant::OlderCopyUnnoticed) {
-            let proven = known > boot && !self.evidence.start_is_known;
+            let proven = !self.evidence.start_is_known;
             self.end(Exit::OlderCopy {
                 proven,
                 boot,

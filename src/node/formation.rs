@@ -86,6 +86,7 @@ impl Node {
         if met.dialled {
             self.greeted(id, met.empty);
         }
+        self.note_version(&met);
         if self.is_empty() {
             if !met.dialled {
                 self.note_other_place(&met);
@@ -148,6 +149,7 @@ impl Node {
             return;
         }
         let kind = match message.get_msg_type() {
+            MessageType::MsgSnapshot if self.is_from_later(message.get_snapshot(), false) => return,
             MessageType::MsgSnapshot if self.is_for_this_node(message.get_snapshot()) => {
                 // An error here means that the message is of no use.
                 let _ = self.raw.step(message);

@@ -16,6 +16,7 @@ use crate::inbox::Met;
 use crate::members::{Decision, PeerUrl};
 use crate::mutants::{Mutant, is_planted};
 use crate::proposal::{Outcome, Refusal, Reply};
+use crate::version::VERSION;
 use raft::ProgressState;
 use raft::eraftpb::{Entry, Message};
 use slog::{info, warn};
@@ -43,11 +44,16 @@ impl Node {
             self.waiting.changes.clear();
             return;
         }
+        #[cfg(feature = "later")]
+        self.attend_later();
         let idle = self.waiting.changes.is_empty() && !self.members_need_care;
         if idle && self.members.unsettled.is_none() {
             return;
         }
         self.settle();
+        if let Some(command) = self.next_description() {
+            self.propose_own(command);
+        }
         if self.is_gate_open() {
             if !self.waiting.changes.is_empty() {
                 let first = self.waiting.changes.remove(0);
@@ -165,7 +171,51 @@ impl Node {
     pub(super) fn note_care(&mut self) {
         let learners = self.members.learners().next().is_some();
         let moves = self.next_move().is_some();
-        self.members_need_care = learners || moves || !self.members.is_formed();
+        let describes = self.next_description().is_some();
+        self.members_need_care = learners || moves || describes || !self.members.is_formed();
+    }
+
+    /// A peer says which command version it knows. Who that is, is asked when the row is described.
+    pub(super) fn note_version(&mut self, met: &Met) {
+        let known =
+            self.versions.contains_key(&met.id) || self.members.members.contains_key(&met.id);
+        let few = self.versions.len() < config::MEMBERS_MAX + config::PEERS_AHEAD_MAX;
+        if met.version == 0 || !(known || few) {
+            return;
+        }
+        let said = (met.incarnation, met.version);
+        if self.versions.insert(met.id, said) != Some(said) {
+            self.note_care();
+        }
+    }
+
+    /// A member that runs another version than its row says, this one or one that was met.
+    fn next_description(&self) -> Option<Command> {
+        let own = (self.settings.incarnation, VERSION);
+        let met = self.versions.iter().map(|(id, said)| (*id, *said));
+        let mut said = std::iter::once((self.settings.id, own)).chain(met);
+        said.find_map(|(id, (incarnation, version))| {
+            let row = self.members.members.get(&id)?;
+            let differs = row.incarnation == incarnation && row.description.version != version;
+            differs.then(|| {
+                let mut command = Command::new();
+                command.kind = Kind::DescribeMember;
+                command.member_id = id;
+                command.member_incarnation = incarnation;
+                command.member_version = version;
+                command
+            })
+        })
+    }
+
+    /// A member was described.
+    pub(super) fn publish_description(&mut self, command: &Command) {
+        if self.members.describe(command) {
+            info!(self.logger, "a member knows another command version"; "member" => command.member_id,
+                "version" => command.member_version, "all_know" => self.members.known_version());
+            self.note_care();
+            self.tell_members(0);
+        }
     }
 
     /// The change that this leader proposes next by itself, if there is one.

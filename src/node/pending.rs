@@ -13,6 +13,7 @@ use crate::config;
 use crate::inbox::Held;
 use crate::members;
 use crate::proposal::{NotProposed, Outcome, Proposal, Reply};
+use crate::version;
 use protobuf::Message as _;
 use raft::eraftpb::{Entry, EntryType};
 use std::collections::{HashSet, VecDeque};
@@ -268,6 +269,7 @@ impl Pending {
             }
             keys.extend(command.written_keys());
             bytes += open.bytes();
+            batch.version = batch.version.max(version::needed_by(command.kind));
             batch.commands.push(command.clone());
         }
         if !batch.commands.is_empty() {
@@ -282,6 +284,7 @@ impl Pending {
 
     fn conf_change_entry(&self, command: &Command) -> Entry {
         let mut batch = self.batch();
+        batch.version = version::needed_by(command.kind);
         batch.commands.push(command.clone());
         let mut entry = Entry::default();
         entry.set_entry_type(EntryType::EntryConfChange);

@@ -5,10 +5,12 @@
 
 use super::Node;
 use super::publish::conf_change_command;
-use crate::command::{Command, Kind};
+use crate::command::{self, Command, DecodeError, Kind};
 use crate::members::is_change;
 use crate::mutants::{Mutant, is_planted};
 use crate::proposal::Outcome;
+use crate::version;
+use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 impl Node {
@@ -101,6 +103,14 @@ impl Node {
             return;
         }
         let is_normal = |e: &Entry| e.get_entry_type() == EntryType::EntryNormal;
+        // Once in the log, what this version does not know ends all members that don't know it either.
+        let decodes = |e: &Entry| match e.get_entry_type() {
+            EntryType::EntryNormal => !is_later(&e.data),
+            EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => !is_later(&e.context),
+        };
+        if !message.entries.iter().all(decodes) {
+            return;
+        }
         if message.entries.iter().all(is_normal) {
             // What raft drops here, its proposer sends again.
             let _ = self.raw.step(message);
@@ -113,14 +123,24 @@ impl Node {
         }
     }
 
-    pub(super) fn propose_own(&mut self, command: Command) {
+    /// Proposes a command of this node's own, unless that is under way; whether it does.
+    pub(super) fn propose_own(&mut self, command: Command) -> bool {
+        // A member that does not know the kind would end by it.
+        if version::needed_by(command.kind) > self.members.known_version() {
+            return false;
+        }
         let same = |other: &Command| *other == command_without_sequence(&command, other);
         if self.pending.any(same) {
-            return;
+            return false;
         }
         let deadline = self.now + 2 * self.settings.election_ticks as u64;
         self.pending.add_own(command, deadline);
+        true
     }
+}
+
+fn is_later(data: &Bytes) -> bool {
+    matches!(command::decode(data), Err(DecodeError::Later(_)))
 }
 
 /// The command as it would be with the sequence of another.

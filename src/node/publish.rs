@@ -2,15 +2,15 @@
 //! becomes of each command (stale, refused, to be applied), from replicated state only, so alike on every node.
 
 use super::pending::is_membership;
-use super::{MembersNews, Node, Output, bound_index, sorted};
-use crate::command::{self, Batch, Command, Kind};
+use super::{Exit, MembersNews, Node, Output, bound_index, sorted};
+use crate::command::{self, Batch, Command, DecodeError, Kind};
 use crate::commit::{Apply, Commit};
 use crate::inbox::Met;
 use crate::members::Decision;
 use crate::mutants::{Mutant, is_planted};
 use crate::proposal::{NotProposed, Outcome, Refusal, Reply};
 use crate::storage::outline::entry_bytes;
-use bytes::Bytes;
+use crate::version::Later;
 use raft::eraftpb::{ConfChange, Entry, EntryType};
 use slog::{info, warn};
 use std::cmp::Ordering;
@@ -20,11 +20,21 @@ impl Node {
     /// Publishes committed entries.
     pub(super) fn publish(&mut self, entries: Vec<Entry>, output: &mut Output) {
         for entry in entries {
+            if self.halted {
+                return;
+            }
             assert_eq!(
                 entry.index,
                 self.published + 1,
                 "a gap in what is published"
             );
+            let batch = match self.read_entry(&entry) {
+                Ok(batch) => batch,
+                Err(later) => {
+                    self.halt(&entry, later);
+                    return;
+                }
+            };
             self.published = entry.index;
             let bytes = entry_bytes(&entry);
             self.log_bytes_since_snapshot += bytes;
@@ -35,23 +45,53 @@ impl Node {
                 data: entry.data.clone(),
                 commands: Vec::new(),
             };
-            match entry.get_entry_type() {
-                EntryType::EntryNormal => self.publish_commands(&entry, &mut apply),
-                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
-                    self.publish_conf_change(&entry);
+            match (entry.get_entry_type(), batch) {
+                (_, None) => {}
+                (EntryType::EntryNormal, Some(batch)) => {
+                    self.publish_commands(&entry, batch, &mut apply);
+                }
+                (EntryType::EntryConfChange | EntryType::EntryConfChangeV2, Some(batch)) => {
+                    self.publish_conf_change(&entry, batch);
                 }
             }
             output.commits.push(Commit::Apply(apply));
         }
     }
 
-    fn publish_commands(&mut self, entry: &Entry, apply: &mut Apply) {
-        if entry.data.is_empty() {
-            return;
-        }
-        let Some(mut batch) = self.decode(&entry.data, entry.index) else {
-            return;
+    /// What the entry carries. `None`: nothing, or nothing that could be carried out.
+    fn read_entry(&self, entry: &Entry) -> Result<Option<Batch>, Later> {
+        let (data, index) = match entry.get_entry_type() {
+            EntryType::EntryNormal => (&entry.data, entry.index),
+            EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                (&entry.context, entry.index)
+            }
         };
+        if data.is_empty() {
+            return Ok(None);
+        }
+        match command::decode(data) {
+            Ok(batch) => Ok(Some(batch)),
+            Err(DecodeError::Later(later)) => Err(later),
+            Err(DecodeError::Malformed(error)) => {
+                // It came from a peer that speaks another language. Every node skips it alike.
+                warn!(self.logger, "skipping an entry that can't be decoded"; "index" => index, "error" => %error);
+                Ok(None)
+            }
+        }
+    }
+
+    /// This node does not know what the entry would do: nothing of it, and nothing behind it, is published, and the process
+    /// ends. To skip it, or to guess, would make this map differ from that of the others for ever.
+    fn halt(&mut self, entry: &Entry, later: Later) {
+        self.halted = true;
+        self.end(Exit::Later {
+            what: "entry",
+            index: entry.index,
+            later,
+        });
+    }
+
+    fn publish_commands(&mut self, entry: &Entry, mut batch: Batch, apply: &mut Apply) {
         let commands = std::mem::take(&mut batch.commands);
         for command in commands {
             let Some(reply) = self.admit(&batch, command.sequence) else {
@@ -62,15 +102,22 @@ impl Node {
                     apply.commands.push((command, reply));
                 }
                 Kind::Settle => self.publish_settlement(&command, entry.term),
+                Kind::DescribeMember => {
+                    self.publish_description(&command);
+                    let index = entry.index;
+                    answer(reply, Outcome::Applied { index });
+                }
+                #[cfg(feature = "later")]
+                Kind::Later => self.publish_later(entry.index),
                 // It waited too long for another change: see refused_entry.
                 _ => answer(reply, Outcome::Refused(Refusal::ChangeUnderWay)),
             }
         }
     }
 
-    fn publish_conf_change(&mut self, entry: &Entry) {
+    fn publish_conf_change(&mut self, entry: &Entry, batch: Batch) {
         let index = entry.index;
-        let Some((batch, command)) = conf_change_command(entry) else {
+        let Some((batch, command)) = membership_command(batch) else {
             warn!(self.logger, "skipping an entry that holds no membership command"; "index" => index);
             return;
         };
@@ -183,17 +230,6 @@ impl Node {
         Some(self.pending.applied(sequence))
     }
 
-    fn decode(&self, data: &Bytes, index: u64) -> Option<Batch> {
-        match command::decode(data) {
-            Ok(batch) => Some(batch),
-            Err(error) => {
-                // It came from a peer that speaks another language. Every node skips it alike.
-                warn!(self.logger, "skipping an entry that can't be decoded"; "index" => index, "error" => %error);
-                None
-            }
-        }
-    }
-
     pub(super) fn release_reads(&mut self, output: &mut Output) {
         let released = self.reads.release(self.published);
         if released.is_empty() {
@@ -230,6 +266,10 @@ impl Node {
             row.is_none_or(|row| [0, met.incarnation].contains(&row.incarnation))
         };
         self.claimed.retain(|_, met| fits(met));
+        self.versions.retain(|id, (incarnation, _)| {
+            let row = members.get(id);
+            row.is_none_or(|row| [0, *incarnation].contains(&row.incarnation))
+        });
         self.note_care();
         let raft = self.raw.raft.prs().conf().to_conf_state();
         let ours = self.members.conf_state();
@@ -242,7 +282,10 @@ impl Node {
 
 /// The membership command of a conf change entry, with its batch.
 pub(super) fn conf_change_command(entry: &Entry) -> Option<(Batch, Command)> {
-    let mut batch = command::decode(&entry.context).ok()?;
+    membership_command(command::decode(&entry.context).ok()?)
+}
+
+fn membership_command(mut batch: Batch) -> Option<(Batch, Command)> {
     let command = batch.commands.pop()?;
     (is_membership(&command) && batch.commands.is_empty()).then_some((batch, command))
 }

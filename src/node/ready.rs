@@ -1,12 +1,13 @@
 //! One ready of raft, by the protocol that the parent module describes: what may be said at once, what has to be
 //! durable first, what is handed to the WAL; and the snapshots that are taken and installed on the way.
 
-use super::{Job, Node, Output, bound_index, role_name, sessions_of, sorted};
+use super::{Exit, Job, Node, Output, bound_index, role_name, sessions_of, sorted};
 use crate::command::ReplicatedState;
 use crate::commit::Commit;
 use crate::members::Members;
 use crate::mutants::{Mutant, is_planted};
 use crate::storage::{Mark, Save, SnapshotMeta};
+use crate::version;
 use protobuf::Message as _;
 use raft::ProgressState;
 use raft::eraftpb::{Message, MessageType};
@@ -240,6 +241,34 @@ impl Node {
             conf_state: self.members.conf_state(),
             state,
         }
+    }
+}
+
+impl Node {
+    /// Only a later version knows the state in a snapshot, and it is not used. The node ends if it would have taken it: from
+    /// a member, or as its first state.
+    pub(super) fn is_from_later(
+        &mut self,
+        snapshot: &raft::eraftpb::Snapshot,
+        bound: bool,
+    ) -> bool {
+        let Ok(state) = ReplicatedState::parse_from_bytes(&snapshot.data) else {
+            return false;
+        };
+        let Err(later) = version::check_state(&state) else {
+            return false;
+        };
+        let own = (self.settings.id, self.settings.incarnation);
+        let mut rows = state.members.iter();
+        let binds_this = rows.any(|row| (row.id, row.incarnation) == own);
+        if binds_this && (bound || self.is_empty()) {
+            self.end(Exit::Later {
+                what: "snapshot",
+                index: snapshot.get_metadata().index,
+                later,
+            });
+        }
+        true
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod behind;
 mod formation;
+mod versions;
 
 use super::publish::answer;
 use super::*;
@@ -753,6 +754,7 @@ fn an_empty_member_ends_when_one_that_has_formed_knows_another_directory_at_its_
         empty: false,
         url: url(3),
         dialled: true,
+        version: 0,
     });
     says_so(&mut cluster);
     says_so(&mut cluster);

@@ -38,6 +38,9 @@ pub enum Failure {
     /// Two members have committed different things, or have both led in one term.
     #[error("{0}")]
     Parted(String),
+    /// Only a later version knows what the log or a snapshot holds.
+    #[error("{0}")]
+    Later(String),
     /// It can't be added to the cluster that it was to join: the id or the URL belongs to another member.
     #[error("{0}")]
     Taken(String),
@@ -58,6 +61,7 @@ impl Failure {
             Failure::Disk(_) => 6,
             Failure::OtherLife(_) => 5,
             Failure::Parted(_) => 4,
+            Failure::Later(_) => 8,
             Failure::Fatal(_) => 1,
         }
     }
@@ -107,6 +111,9 @@ impl Failure {
                 "the logs of member {id} and of member {by} differ at entry {index}, which one of them knows to be \
                  committed; keep the data directories of all members, and compare what raftkvd inspect says of them"
             )),
+            Exit::Later { what, index, later } => Failure::Later(format!(
+                "{what} {index} {later}; nothing of it was applied, keep {dir}"
+            )),
             Exit::TwoLeaders {
                 term,
                 known,
@@ -137,6 +144,7 @@ mod tests {
     use crate::cli::{self, Task};
     use crate::server::start;
     use crate::storage::RealDisk;
+    use crate::version::Later;
     use std::sync::Arc;
 
     #[test]
@@ -173,6 +181,14 @@ mod tests {
                 5,
             ),
             (Exit::PartedLog { by: 2, index: 7 }, 4),
+            (
+                Exit::Later {
+                    what: "entry",
+                    index: 7,
+                    later: Later { needed: 9 },
+                },
+                8,
+            ),
             (
                 Exit::TwoLeaders {
                     term: 3,

@@ -535,6 +535,7 @@ mod tests {
             bytes.extend_from_slice(&crc.to_le_bytes());
             std::fs::write(&path, &bytes).unwrap();
             let error = Meta::load(Arc::new(RealDisk), dir.path()).unwrap_err();
+            assert_eq!(error.exit_code(), if version == 9 { 8 } else { 1 });
             match error {
                 StorageError::UnknownVersion { found, .. } => assert_eq!(found, u32::from(version)),
                 other => panic!("version {version}: {other}"),

@@ -69,6 +69,7 @@ pub use wal::{Options, Purge, Wal};
 use crate::command::{ReplicatedState, SnapshotHeader};
 use crate::config;
 use crate::members::{Members, PeerUrl, cluster_id};
+use crate::version::Later;
 use raft::eraftpb::{ConfState, Entry, HardState};
 use slog::{Logger, info};
 use std::collections::BTreeMap;
@@ -196,8 +197,8 @@ pub enum StorageError {
         member: u64,
     },
     /// It was written by another version of this program.
-    #[error("{} has format version {found}, and this program reads {known} only; nothing was changed; use the version \
-        of raftkvd that wrote it", path.display())]
+    #[error("{} has format version {found}, and this program reads {known} only; nothing was changed; {}",
+        path.display(), other_version(*found, *known))]
     UnknownVersion {
         /// The file.
         path: PathBuf,
@@ -205,6 +206,14 @@ pub enum StorageError {
         found: u32,
         /// The version that this program reads.
         known: u32,
+    },
+    /// Only a later version knows what is in it.
+    #[error("{} {later}; nothing was changed", path.display())]
+    Later {
+        /// The file.
+        path: PathBuf,
+        /// What it needs.
+        later: Later,
     },
     /// It holds no member, and none was to be made there: [`Start::Existing`].
     #[error("{0}")]
@@ -239,7 +248,9 @@ impl StorageError {
             StorageError::NoMember(_)
             | StorageError::NotEmpty { .. }
             | StorageError::RestoreUnfinished { .. } => 2,
+            StorageError::UnknownVersion { found, known, .. } if found > known => 8,
             StorageError::UnknownVersion { .. } => 1,
+            StorageError::Later { .. } => 8,
         }
     }
 
@@ -540,6 +551,13 @@ fn first_snapshot(meta: &Meta, list: &BTreeMap<u64, PeerUrl>, index: u64) -> Sna
         term: 1,
         conf_state: members.conf_state(),
         state,
+    }
+}
+
+fn other_version(found: u32, known: u32) -> &'static str {
+    match found > known {
+        true => "start the version of raftkvd that ran here before, or a later one",
+        false => "use the version of raftkvd that wrote it",
     }
 }
 

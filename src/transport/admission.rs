@@ -64,6 +64,8 @@ impl Shared {
                 empty: true,
                 url,
                 dialled: true,
+                // It says so once it has a table.
+                version: 0,
             }));
         }
     }
@@ -313,6 +315,7 @@ mod tests {
             run,
             url: "http://a:1".parse().unwrap(),
             url_given: true,
+            version: 2,
             receiver: None,
         }
     }

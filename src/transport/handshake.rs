@@ -30,6 +30,8 @@ const HEADER_URL_GIVEN: &str = "raftkvd-url-given";
 const HEADER_RECEIVER: &str = "raftkvd-receiver";
 /// In place of all but the version and the sender: `empty` and a fingerprint, or `member` and who leads, if that is known.
 const HEADER_GREETING: &str = "raftkvd-greeting";
+/// The command version that the claimant knows.
+const HEADER_COMMANDS: &str = "raftkvd-commands";
 const HEADER_LANE: &str = "raftkvd-lane";
 
 const FORMED: &str = "formed";
@@ -62,6 +64,7 @@ pub(super) fn write(claims: &Claims, headers: &mut HeaderMap) {
     put(HEADER_BOUND, claims.bound_index.to_string());
     put(HEADER_RUN, format!("{:016x}", claims.run));
     put(HEADER_URL, claims.url.to_string());
+    put(HEADER_COMMANDS, claims.version.to_string());
     if claims.url_given {
         put(HEADER_URL_GIVEN, "yes".to_owned());
     }
@@ -135,6 +138,7 @@ pub(super) fn read(headers: &HeaderMap) -> Result<Claims, Malformed> {
         run: number(headers, HEADER_RUN, 16)?,
         url: url.ok_or(Malformed::Header(HEADER_URL))?,
         url_given: text(headers, HEADER_URL_GIVEN) == Some("yes"),
+        version: number(headers, HEADER_COMMANDS, 10)?,
         receiver: receiver(headers)?,
     };
     let wrong = |name| Err(Malformed::Header(name));
@@ -310,6 +314,7 @@ mod tests {
             run: 9,
             url: "http://[::1]:9".parse().unwrap(),
             url_given: true,
+            version: 3,
             receiver: Some(Receiver {
                 incarnation: u64::MAX,
                 formed: true,
@@ -349,6 +354,7 @@ mod tests {
             (HEADER_BOUND, "18446744073709551616"),
             (HEADER_RUN, "0"),
             (HEADER_URL, "ftp://x"),
+            (HEADER_COMMANDS, "two"),
             (HEADER_RECEIVER, "formed here 0"),
             (HEADER_RECEIVER, "1"),
             (HEADER_RECEIVER, "formed 1"),

@@ -257,6 +257,7 @@ async fn handle(
             empty: claims.bound_index == 0,
             url: claims.url.clone(),
             dialled: false,
+            version: claims.version,
         }));
     }
     let leader = shared.leader.load(Ordering::Relaxed);

@@ -311,6 +311,7 @@ impl Outbound {
                 empty,
                 url: url.clone(),
                 dialled: true,
+                version: claims.version,
             }),
             identity::Answer::Greeting(_) => Notice::Greeted { id, empty },
         });

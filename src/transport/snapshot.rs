@@ -14,6 +14,7 @@ use crate::identity::{Claims, Reason, Standing};
 use crate::inbox::Notice;
 use crate::members::PeerUrl;
 use crate::storage::SnapshotMeta;
+use crate::version::{self, Later};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::StatusCode;
@@ -355,6 +356,8 @@ pub(super) enum ReceiveError {
     Messages(usize),
     #[error("its message holds no replicated state: {0}")]
     State(#[from] protobuf::ProtobufError),
+    #[error("it {0}")]
+    Later(Later),
     #[error("write the snapshot: {0}")]
     File(FileError),
     #[error("the sender is no longer welcome: {0}")]
@@ -425,6 +428,13 @@ pub(super) async fn receive(
     let promised = promised(message.get_snapshot())?;
     if shared.view().is_empty() && !binds(shared, &promised) {
         return Err(ReceiveError::NotBound);
+    }
+    if let Err(later) = version::check_state(&promised.state) {
+        // The node has to end by it, and needs no file for that.
+        let bound = standing == Standing::Bound;
+        let sender = bound.then_some(claims.incarnation);
+        shared.inbox.receive(vec![message], payload.len(), sender);
+        return Err(ReceiveError::Later(later));
     }
     let (pieces, taken) = mpsc::channel(SNAPSHOT_CHUNKS_QUEUED);
     let arriving = Arriving {

@@ -52,6 +52,7 @@ fn shake_hands(address: SocketAddr, claims: Claims, lane: &str) -> (Response, Co
         ("raftkvd-bound", &bound),
         ("raftkvd-run", "0000000000000001"),
         ("raftkvd-url", "http://127.0.0.1:9"),
+        ("raftkvd-commands", "2"),
         ("raftkvd-lane", lane),
     ];
     if claims.receiver != 0 {

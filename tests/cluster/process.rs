@@ -92,7 +92,9 @@ pub struct Node {
     /// Where its peers connect.
     pub peer_address: SocketAddr,
     pub data_dir: PathBuf,
-    /// What it is started with, all but the program's name.
+    /// The program.
+    pub binary: PathBuf,
+    /// What it is started with.
     pub arguments: Vec<String>,
     /// What it is started by, as a program with its arguments; empty: by nothing. It has to become the daemon by exec.
     pub wrapper: Vec<String>,
@@ -123,6 +125,7 @@ impl Node {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             peer_address: SocketAddr::from((Ipv4Addr::LOCALHOST, peer_port)),
             data_dir,
+            binary: BINARY.into(),
             arguments,
             wrapper: Vec::new(),
             url_host: Ipv4Addr::LOCALHOST,
@@ -150,7 +153,7 @@ impl Node {
             .open(&self.log)
             .expect("open the node's log");
         let mut words = self.wrapper.clone();
-        words.push(BINARY.to_owned());
+        words.push(self.binary.display().to_string());
         let child = clean(Command::new(&words[0]), &self.directory)
             .args(&words[1..])
             .args(&self.arguments)

@@ -88,6 +88,7 @@ pub fn peer_frames(data: &[u8]) {
                 "run",
                 "url",
                 "receiver",
+                "commands",
             ];
             let mut headers = HeaderMap::new();
             for (name, line) in names.iter().zip(rest.split(|b| *b == b'\n')) {

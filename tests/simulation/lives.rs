@@ -241,8 +241,8 @@ impl World {
             }
             Exit::OlderCopy { .. } | Exit::LostTail { .. } => memory == Memory::Older,
             Exit::PartedLog { .. } => is_contradicted,
-            // Nobody starts a directory twice, and no more is lost than raft allows.
-            Exit::Twice { .. } | Exit::TwoLeaders { .. } => false,
+            // Nobody starts a directory twice, no more is lost than raft allows, and there is one version.
+            Exit::Twice { .. } | Exit::TwoLeaders { .. } | Exit::Later { .. } => false,
         };
         assert!(
             is_true,

@@ -445,6 +445,7 @@ impl World {
                     empty: said.bound_index == 0,
                     url,
                     dialled: true,
+                    version: said.version,
                 };
                 self.notice(from.machine, Notice::Met(met));
             }
@@ -490,6 +491,7 @@ impl World {
             empty: true,
             url: World::url(to.machine),
             dialled: true,
+            version: 0,
         };
         self.notice(from.machine, Notice::Met(met));
     }
@@ -532,6 +534,7 @@ impl World {
                 empty: claims.bound_index == 0,
                 url: claims.url.clone(),
                 dialled: false,
+                version: claims.version,
             };
             if claims.url_given {
                 self.notice(to.machine, Notice::Met(met));

@@ -62,8 +62,8 @@ pub struct Oracle {
     published: BTreeMap<u64, Arc<Members>>,
     /// How many of these were told by a node, and so can't be lost any more.
     told: usize,
-    /// By index and term: what an entry on a disk does to the members, and to which of them.
-    member_changes: BTreeMap<(u64, u64), (Kind, u64)>,
+    /// Index and term of an entry on a disk that changes members, and which member: 0 for what is about nobody.
+    member_changes: BTreeSet<(u64, u64, u64)>,
     /// Ids that were added, bound or removed, each with the index of the entry that did.
     lives: BTreeSet<(u64, u64)>,
     /// By member and incarnation: the newest start whose commands are committed, and the first index of those.
@@ -442,11 +442,8 @@ impl Oracle {
         changed.extend((before.forming != after.forming).then_some(0));
         for id in changed {
             let explained = self.committed.range(entries.clone()).any(|(index, entry)| {
-                let change = self.member_changes.get(&(*index, entry.term));
-                change.is_some_and(|(kind, of)| match kind {
-                    Kind::Formed => id == 0,
-                    _ => *of == id,
-                })
+                let change = (*index, entry.term, id);
+                self.member_changes.contains(&change)
             });
             // What a snapshot stands for is committed, and was published by somebody.
             let unseen = self.committed.range(entries.clone()).count() as u64;
@@ -465,8 +462,8 @@ impl Oracle {
     }
 
     /// An entry that changes this member is on a disk.
-    pub fn stores_change(&mut self, index: u64, term: u64, kind: Kind, id: u64) {
-        self.member_changes.insert((index, term), (kind, id));
+    pub fn stores_change(&mut self, index: u64, term: u64, id: u64) {
+        self.member_changes.insert((index, term, id));
     }
 
     /// This log gets a change of members at this index. If it holds the change before, the settlement of that one is

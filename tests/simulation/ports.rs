@@ -178,12 +178,12 @@ impl Wiring {
         for entry in &save.entries {
             if entry.get_entry_type() != EntryType::EntryNormal {
                 oracle.comes_in_turn(entry.index, &self.log);
-                for command in changes(entry) {
-                    let (kind, id) = (command.kind, command.member_id);
-                    oracle.stores_change(entry.index, entry.term, kind, id);
-                    if kind == Kind::Formed {
-                        oracle.forms(self.machine);
-                    }
+            }
+            for command in changes(entry) {
+                let (kind, id) = (command.kind, command.member_id);
+                oracle.stores_change(entry.index, entry.term, id);
+                if kind == Kind::Formed {
+                    oracle.forms(self.machine);
                 }
             }
             let shadow = oracle::shadow(entry);
@@ -201,12 +201,18 @@ impl Wiring {
     }
 }
 
-/// The changes of members in an entry that is none of clients.
+/// The commands in an entry that change a row of the members, or describe one.
 pub fn changes(entry: &Entry) -> Vec<Command> {
-    let batch = command::decode(&entry.context);
-    batch
-        .map(|batch| batch.commands.into_vec())
-        .unwrap_or_default()
+    let is_normal = entry.get_entry_type() == EntryType::EntryNormal;
+    let data = if is_normal {
+        &entry.data
+    } else {
+        &entry.context
+    };
+    let batch = command::decode(data).unwrap_or_default();
+    let commands = batch.commands.into_iter();
+    let changes = |command: &Command| !is_normal || command.kind == Kind::DescribeMember;
+    commands.filter(changes).collect()
 }
 
 /// It carries a command of the term that it is sent in.

@@ -102,6 +102,7 @@ impl World {
                 None => World::url(50_000),
             },
             url_given: random.chance(500),
+            version: 9,
             receiver,
         };
         self.count("liars");

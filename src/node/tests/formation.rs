@@ -24,6 +24,7 @@ fn met(cluster: &Cluster, id: u64, empty: bool) -> Met {
         empty,
         url: url(id),
         dialled: true,
+        version: 0,
     }
 }
 
@@ -285,6 +286,7 @@ fn a_member_that_comes_from_another_place_is_moved_there() {
         empty: false,
         url,
         dialled: false,
+        version: 0,
     };
     for refused in [claim(7, url(8)), claim(10 * follower, url(leader))] {
         cluster.node(leader).met(refused);

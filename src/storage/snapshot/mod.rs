@@ -16,7 +16,7 @@
 //! | block | 4 | payload length, at least 1 |
 //! | | 4 | number of entries in it |
 //! | | 4 | CRC32C of the two fields before and the payload, seeded by the CRC of the header or block before |
-//! | | | payload: for each entry key length u32, value length u32, index u64, key, value |
+//! | | | payload: for each entry key length u24, flags u8, value length u32, index u64, key, value |
 //! | footer | 4 | 0, where a block has its payload length |
 //! | | 8 | `rkvdends` |
 //! | | 8 | number of entries |
@@ -56,6 +56,10 @@ const END_MAGIC: &[u8; 8] = b"rkvdends";
 const BLOCK_HEAD_BYTES: usize = 12;
 const ENTRY_HEAD_BYTES: usize = 16;
 const FOOTER_BYTES: usize = 32;
+/// Where in the head of an entry its flags are: all 0, in this version. They are room for what an entry may have one day
+/// beside key, index and value, such as an expiry, between its head and its key.
+const FLAGS_OFFSET: usize = 3;
+const _: () = assert!(config::KEY_BYTES_LIMIT < 1 << 24);
 
 /// A block is closed as soon as it exceeds its target by an entry.
 const BLOCK_BYTES_LIMIT: usize = config::SNAPSHOT_BLOCK_BYTES

@@ -2,14 +2,15 @@
 
 use super::twice::{Keys, Suspects};
 use super::{
-    BLOCK_BYTES_LIMIT, BLOCK_HEAD_BYTES, END_MAGIC, ENTRY_HEAD_BYTES, FOOTER_BYTES, MAGIC,
-    Snapshots, block_crc,
+    BLOCK_BYTES_LIMIT, BLOCK_HEAD_BYTES, END_MAGIC, ENTRY_HEAD_BYTES, FLAGS_OFFSET, FOOTER_BYTES,
+    MAGIC, Snapshots, block_crc,
 };
 use crate::command::SnapshotHeader;
 use crate::config;
 use crate::storage::disk::{Disk, DiskError, DiskFile};
 use crate::storage::record::{u32_at, u64_at};
 use crate::storage::{StorageError, check_version};
+use crate::version::{self, Later, VERSION};
 use crc32c::{crc32c, crc32c_append};
 use protobuf::Message as _;
 use std::fmt;
@@ -260,6 +261,7 @@ impl<'a> Reader<'a> {
         check_version(self.path, version)?;
         let header = SnapshotHeader::parse_from_bytes(&bytes[16..16 + len])
             .map_err(|_| self.corrupt_at(16, "its header does not decode"))?;
+        version::check_header(&header).map_err(|later| self.later(later))?;
         match (1..config::INDEX_MAX).contains(&header.index) {
             true => Ok(header),
             false => Err(self.corrupt_at(16, "its index is none that a log reaches")),
@@ -343,9 +345,12 @@ impl<'a> Reader<'a> {
     }
 
     /// The CRC of a block is right, and what is in it is not. Nobody reads on.
-    fn unusable(&mut self, start: u64, why: &str) -> StorageError {
+    fn unusable(&mut self, start: u64, why: Unusable) -> StorageError {
         self.ended = true;
-        self.corrupt_at(start, why)
+        match why {
+            Unusable::Wrong(why) => self.corrupt_at(start, why),
+            Unusable::Later(later) => self.later(later),
+        }
     }
 
     /// Appends the next `count` bytes of the file to `bytes`.
@@ -362,6 +367,13 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    fn later(&self, later: Later) -> StorageError {
+        StorageError::Later {
+            path: self.path.to_owned(),
+            later,
+        }
+    }
+
     fn corrupt(&self, why: &str) -> StorageError {
         self.corrupt_at(self.offset, why)
     }
@@ -373,26 +385,41 @@ impl<'a> Reader<'a> {
 
 const PANICKED: &str = "a thread panicked while it loaded a snapshot";
 
-const UNDECODABLE: &str = "the entries of a block do not decode";
-const TWICE: &str = "a block holds a key that stands in the file already";
+/// Why an entry can't be used.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Unusable {
+    Wrong(&'static str),
+    Later(Later),
+}
+
+const UNDECODABLE: Unusable = Unusable::Wrong("the entries of a block do not decode");
+const TWICE: Unusable = Unusable::Wrong("a block holds a key that stands in the file already");
+/// Its flags say that there is more of it. The state in the header should have said so before.
+const UNKNOWN: Unusable = Unusable::Later(Later {
+    needed: VERSION + 1,
+});
 
 /// The entries of a block of a snapshot of this index, as (key, index, value), or why one is not valid; behind that comes
 /// nothing that could be used.
 fn entries(
     block: &[u8],
     index_max: u64,
-) -> impl Iterator<Item = Result<(&[u8], u64, &[u8]), &'static str>> {
+) -> impl Iterator<Item = Result<(&[u8], u64, &[u8]), Unusable>> {
     let (head, mut rest) = block.split_at(BLOCK_HEAD_BYTES);
     let mut missing = u32_at(head, 4);
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return (std::mem::take(&mut missing) > 0).then_some(Err(UNDECODABLE));
         }
-        let next = entry(rest).filter(|_| missing > 0).ok_or(UNDECODABLE);
+        let known = rest.get(FLAGS_OFFSET).is_none_or(|flags| *flags == 0);
+        let next = match known {
+            true => entry(rest).filter(|_| missing > 0).ok_or(UNDECODABLE),
+            false => Err(UNKNOWN),
+        };
         rest = next.map_or(&[], |(.., behind)| behind);
         missing = missing.saturating_sub(1);
         Some(next.and_then(|(key, index, value, _)| {
-            check_entry(key, index, value, index_max)?;
+            check_entry(key, index, value, index_max).map_err(Unusable::Wrong)?;
             Ok((key, index, value))
         }))
     })
@@ -417,6 +444,7 @@ fn check_entry(key: &[u8], index: u64, value: &[u8], index_max: u64) -> Result<(
 #[expect(clippy::type_complexity)]
 fn entry(bytes: &[u8]) -> Option<(&[u8], u64, &[u8], &[u8])> {
     let (head, rest) = bytes.split_at_checked(ENTRY_HEAD_BYTES)?;
+    // The flags are 0.
     let (key, rest) = rest.split_at_checked(u32_at(head, 0) as usize)?;
     let (value, rest) = rest.split_at_checked(u32_at(head, 4) as usize)?;
     Some((key, u64_at(head, 8), value, rest))

@@ -285,3 +285,42 @@ fn a_deleted_snapshot_can_be_sent_to_its_end() {
     assert_eq!(source.read(&mut buffer).unwrap() as u64, source.bytes);
     assert_eq!(own.open(9, 3).unwrap_err().exit_code(), 4);
 }
+
+#[test]
+fn what_only_a_later_version_knows_is_told_from_damage() {
+    let disk = FakeDisk::new(1);
+    let own = snapshots(&disk);
+    let later = |bytes: Vec<u8>, needed: u64| {
+        disk.tamper(&own.path(9, 3), |file| *file = bytes.clone());
+        let error = own.load(9, 3, |_, _, _| (), |_, _| ()).unwrap_err();
+        assert_eq!(error.exit_code(), 8, "{error}");
+        assert!(error.to_string().contains(&format!("version {needed},")));
+        let what = send(&bytes, &own, 77);
+        assert!(matches!(what, Err(ReceiveError::Invalid(_))), "{what:?}");
+    };
+    write(&own, 9, &entries(1, 20));
+    let good = file(&own, 9);
+
+    let mut header = meta(9).to_header(77);
+    header.mut_state().version = 9;
+    later(SnapshotEncoder::new().header(&header), 9);
+
+    let mut format = good.clone();
+    format[8] = 3;
+    let header_end = 16 + u32::from_le_bytes(*format[12..].first_chunk().unwrap()) as usize;
+    let crc = crc32c::crc32c(&format[..header_end]);
+    format[header_end..header_end + 4].copy_from_slice(&crc.to_le_bytes());
+    disk.tamper(&own.path(9, 3), |file| *file = format);
+    let error = own.load(9, 3, |_, _, _| (), |_, _| ()).unwrap_err();
+    assert_eq!(error.exit_code(), 8, "{error}");
+
+    let mut flagged = good.clone();
+    let (block, footer) = (header_end + 4, good.len() - FOOTER_BYTES);
+    flagged[block + BLOCK_HEAD_BYTES + FLAGS_OFFSET] = 1;
+    let seed = u32::from_le_bytes(*good[header_end..].first_chunk().unwrap());
+    let crc = block_crc(seed, &flagged[block..footer]);
+    flagged[block + 8..block + 12].copy_from_slice(&crc.to_le_bytes());
+    let crc = crc32c_append(crc, &flagged[footer..good.len() - 4]);
+    flagged[good.len() - 4..].copy_from_slice(&crc.to_le_bytes());
+    later(flagged, crate::version::VERSION + 1);
+}

@@ -180,6 +180,7 @@ impl SnapshotEncoder {
             self.block.reserve(2 * config::SNAPSHOT_BLOCK_BYTES);
             self.block.resize(BLOCK_HEAD_BYTES, 0);
         }
+        // With that, the flags are 0: the length fills the bytes before them.
         self.block
             .extend_from_slice(&(key.len() as u32).to_le_bytes());
         self.block

@@ -680,6 +680,10 @@ fn no_advice_costs_data() {
             found: 1,
             known: FORMAT_VERSION,
         },
+        StorageError::Later {
+            path: path(),
+            later: crate::version::Later { needed: 9 },
+        },
     ] {
         let line = error.to_string();
         for word in ["copy", "empty", "remove the", "delete", "\n"] {

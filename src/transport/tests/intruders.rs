@@ -9,7 +9,7 @@ use tokio::time::timeout;
 pub(super) fn good_head() -> String {
     "POST /raft/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: raftkvd/2\r\n\
      raftkvd-version: 2\r\nraftkvd-cluster: c1\r\nraftkvd-to: 1\r\nraftkvd-bound: 1\r\n\
-     raftkvd-run: 9999\r\nraftkvd-url: http://x:1\r\nraftkvd-lane: control\r\n\
+     raftkvd-run: 9999\r\nraftkvd-url: http://x:1\r\nraftkvd-commands: 2\r\nraftkvd-lane: control\r\n\
      raftkvd-from: 2\r\nraftkvd-incarnation: c8\r\n\r\n"
         .to_owned()
 }

@@ -252,6 +252,7 @@ fn members(list: &[(u64, &Peer, u64)]) -> Members {
             added_index: *added_index,
             incarnation: peer.memory.incarnation,
             bound_index: *added_index,
+            description: Default::default(),
         };
         members.members.insert(*id, member);
     }
@@ -266,6 +267,7 @@ fn absent(incarnation: u64) -> Member {
         added_index: 1,
         incarnation,
         bound_index: 1,
+        description: Default::default(),
     }
 }
 

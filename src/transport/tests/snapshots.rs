@@ -333,7 +333,7 @@ async fn request(one: &Peer, file: &[u8], missing: usize) -> TcpStream {
 async fn request_with(one: &Peer, body: &[u8], missing: usize) -> TcpStream {
     let head = format!(
         "POST /raft/snapshot HTTP/1.1\r\nHost: x\r\nraftkvd-version: 2\r\nraftkvd-cluster: c1\r\n\
-         raftkvd-to: 1\r\nraftkvd-bound: 1\r\nraftkvd-run: 9999\r\nraftkvd-url: http://x:1\r\nraftkvd-from: 2\r\nraftkvd-incarnation: c8\r\n\
+         raftkvd-to: 1\r\nraftkvd-bound: 1\r\nraftkvd-run: 9999\r\nraftkvd-url: http://x:1\r\nraftkvd-commands: 2\r\nraftkvd-from: 2\r\nraftkvd-incarnation: c8\r\n\
          Content-Length: {}\r\n\r\n",
         body.len() + missing
     );
