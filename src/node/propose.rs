@@ -6,7 +6,6 @@
 use super::Node;
 use super::publish::conf_change_command;
 use crate::command::{self, Command, DecodeError, Kind};
-use crate::members::is_change;
 use crate::mutants::{Mutant, is_planted};
 use crate::proposal::Outcome;
 use crate::version;
@@ -54,7 +53,8 @@ impl Node {
             self.pending.handed_over(&coded);
             if is_planted(Mutant::AcknowledgeBeforeCommit) && self.is_leader() {
                 let index = self.raw.raft.raft_log.last_index();
-                let is_write = |c: &Command| !is_change(c.kind) && c.kind != Kind::Settle;
+                let writes = [Kind::Put, Kind::Delete, Kind::Transaction];
+                let is_write = |c: &Command| writes.contains(&c.kind);
                 self.pending
                     .resolve_where(is_write, Outcome::Applied { index });
             }
