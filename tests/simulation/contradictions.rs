@@ -34,6 +34,10 @@ impl World {
             return;
         }
         let leads = position.leader == me;
+        // Nobody ends at the word of a leader that its table does not have yet.
+        if !leads && !bound.contains(&position.leader) {
+            return;
+        }
         let from = *self.faults.pick(&bound);
         let mut message = match (leads, self.faults.below(3)) {
             (true, 0) => {
