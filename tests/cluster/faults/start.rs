@@ -99,22 +99,21 @@ impl Nemesis<'_> {
         !arguments.iter().any(|a| a == "--cluster" || a == "--join")
     }
 
-    /// From now on it is started as a member that joins.
+    /// From now on it is started as a member that joins. What its line named before may be gone: an empty member tells
+    /// who it is to nobody but those that its line names, and to the leader that these name.
     pub fn let_it_join(&mut self, id: u64) {
-        if self.cluster.nodes[&id]
-            .arguments
-            .iter()
-            .any(|a| a == "--join")
-        {
-            return;
-        }
+        let begins_alone = self.begins_alone(id);
         let others = self.cluster.nodes.values().filter(|node| node.id != id);
         let asked: Vec<String> = others.map(|n| format!("http://{}", n.address)).collect();
-        let has_list = !self.begins_alone(id);
         let node = self.cluster.node(id);
-        match has_list {
-            true => node.arguments.push("--join".to_owned()),
-            false => node.set_flag("--join", &asked.join(",")),
+        let has_list = node.arguments.iter().any(|a| a == "--cluster");
+        if begins_alone || !has_list {
+            node.set_flag("--join", &asked.join(","));
+            return;
         }
+        if !node.arguments.iter().any(|a| a == "--join") {
+            node.arguments.push("--join".to_owned());
+        }
+        self.renew_list(id);
     }
 }
