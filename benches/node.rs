@@ -7,12 +7,12 @@
 
 use futures_channel::oneshot;
 use raft::eraftpb::{HardState, Message};
+use raftkvd::channels::commit::Commit;
+use raftkvd::channels::inbox::{Received, SnapshotWritten};
+use raftkvd::command::proposal::{NotProposed, Outcome, Proposal, Read};
 use raftkvd::command::{Command, ReplicatedState};
-use raftkvd::commit::Commit;
-use raftkvd::inbox::{Received, SnapshotWritten};
 use raftkvd::members::Members;
 use raftkvd::node::{Job, Node, Settings};
-use raftkvd::proposal::{NotProposed, Outcome, Proposal, Read};
 use raftkvd::storage::{Recovered, SnapshotMeta};
 use slog::{Logger, o};
 use std::collections::{BTreeMap, VecDeque};

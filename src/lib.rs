@@ -5,20 +5,21 @@
 //! ```text
 //!  client                                                        peers
 //!    │ HTTP                                                       ▲ │
-//!  ┌─▼───┐  proposals (inbox)  ┌───────────┐      messages      ┌─┴─▼───────┐
-//!  │ api ├────────────────────►│ raft_loop │◄──────────────────►│ transport │
-//!  └─▲─┬─┘                     │  (node)   │                    └───────────┘
-//!    │ │ read                  └─┬───────▲─┘
+//!  ┌─▼───┐  proposals (inbox)  ┌────────────┐     messages      ┌─┴─▼───────┐
+//!  │ api ├────────────────────►│ raft (node)│◄─────────────────►│ transport │
+//!  └─▲─┬─┘                     └─┬───────▲──┘                   └───────────┘
+//!    │ │ read                    │       │
 //!    │ │          commit channel │  jobs │ persisted
 //!  ┌─┴─▼───┐  ┌───────┐          │   ┌───▼────┐
-//!  │ store │◄─┤ apply │◄─────────┘   │ writer │  storage: WAL, snapshots, meta
+//!  │ store │◄─┤ apply │◄─────────┘   │  wal   │  storage: WAL, snapshots, meta
 //!  └───────┘  └───────┘              └────────┘
 //! ```
 //!
-//! A request becomes a [`proposal::Proposal`] that carries the sending half of its reply. The [`raft_loop`] takes what
-//! waits in the [`inbox`] and gives it to the [`node`], which puts many commands into one entry and drives raft. The
-//! [`writer`] makes entries durable, one sync for all that wait. Committed entries go down the [`commit`] channel,
-//! each command with its reply; [`apply`] changes the [`store`] and answers.
+//! A request becomes a [`Proposal`](command::proposal::Proposal) that carries the sending half of its reply. The
+//! [`raft`](threads::raft) thread takes what waits in the [`inbox`](channels::inbox) and gives it to the [`node`], which
+//! puts many commands into one entry and drives raft. The [`wal`](threads::wal) thread makes entries durable, one sync for
+//! all that wait. Committed entries go down the [`commit`](channels::commit) channel, each command with its reply;
+//! [`apply`](threads::apply) changes the [`store`] and answers.
 //!
 //! Four rules keep it one-way: the reply travels with the data; a snapshot or a read is a marker in the commit channel,
 //! whose position is its index; the node does no waiting and owns no clock, thread, socket or file; one place writes
@@ -33,10 +34,26 @@
 //!
 //! # Dependencies point down
 //!
-//! main -> [`cli`], [`logging`], [`server`], [`backup`], [`restore`], [`inspect`] -> [`api`], [`raft_loop`], [`writer`],
-//! [`read_back`], [`apply`], [`transport`], [`systemd`] -> [`node`], [`store`], [`history`], [`inbox`] -> [`storage`],
-//! [`identity`], [`members`], [`proposal`], [`commit`], [`status`], [`command`], [`progress`], [`http_client`] -> [`metrics`], [`config`],
-//! [`peer_url`], [`mutants`]
+//! A room uses rooms below it and none above; the floors, from the top:
+//!
+//! ```text
+//! main
+//! cli
+//! server
+//! threads
+//! api, transport
+//! node
+//! channels
+//! store
+//! storage
+//! identity
+//! members
+//! command
+//! logging
+//! metrics
+//! config
+//! peer_url, limits, mutants
+//! ```
 
 #![warn(missing_docs)]
 
@@ -45,34 +62,20 @@
 extern crate self as raftkvd;
 
 pub mod api;
-pub mod apply;
-pub mod backup;
+pub mod channels;
 pub mod cli;
 pub mod command;
-pub mod commit;
 pub mod config;
-pub mod history;
-pub mod http_client;
 pub mod identity;
-pub mod inbox;
-pub mod inspect;
-pub mod join;
+pub mod limits;
 pub mod logging;
 pub mod members;
 pub mod metrics;
 pub mod mutants;
 pub mod node;
 pub mod peer_url;
-pub mod progress;
-pub mod proposal;
-pub mod raft_loop;
-pub mod read_back;
-pub mod restore;
 pub mod server;
-pub mod status;
 pub mod storage;
 pub mod store;
-pub mod systemd;
+pub mod threads;
 pub mod transport;
-pub mod version;
-pub mod writer;

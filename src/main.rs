@@ -1,7 +1,8 @@
 //! The `raftkvd` command: options, logging, exit codes. Everything else is in the library.
 
 use raftkvd::cli::{self, Options, Task};
-use raftkvd::{backup, inspect, logging, restore, server};
+use raftkvd::cli::{backup, inspect, restore};
+use raftkvd::{logging, server};
 use std::io::{self, Write as _};
 
 fn main() {

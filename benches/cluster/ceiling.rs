@@ -12,7 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use raftkvd::config;
+use raftkvd::limits;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
@@ -34,7 +34,7 @@ pub fn serve() {
         std::process::exit(0);
     });
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config::runtime_threads())
+        .worker_threads(limits::runtime_threads())
         .enable_all()
         .build()
         .expect("start the runtime");
@@ -60,8 +60,8 @@ async fn connection(stream: TcpStream) {
     // A client that goes away is no error.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(config::HEADER_TIMEOUT)
-        .max_buf_size(config::HEADER_BYTES_MAX)
+        .header_read_timeout(limits::HEADER_TIMEOUT)
+        .max_buf_size(limits::HEADER_BYTES_MAX)
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service_fn(answer))
         .await;

@@ -10,12 +10,12 @@
 //! file without a footer is refused by `raftkvd inspect` and `restore`.
 
 use super::Front;
-use super::code::Code;
+use super::error_code::Code;
 use super::path::ReadOptions;
 use super::reply::{self, Answer, Wish};
+use crate::channels::inbox::Notice;
 use crate::command::SnapshotHeader;
-use crate::config;
-use crate::inbox::Notice;
+use crate::limits;
 use crate::storage::SnapshotEncoder;
 use crate::store::Frozen;
 use bytes::Bytes;
@@ -88,7 +88,7 @@ impl Front {
         let store = &self.api.store;
         let estimate = SnapshotEncoder::estimate(store.len(), store.bytes());
         let name = format!("raftkvd-{:016x}-{}.snap", header.cluster, header.index);
-        let (give, pieces) = mpsc::channel(config::SNAPSHOT_CHUNKS_QUEUED);
+        let (give, pieces) = mpsc::channel(limits::SNAPSHOT_CHUNKS_QUEUED);
         if method != Method::HEAD {
             let sink = Sink {
                 runtime: Handle::current(),
@@ -129,7 +129,7 @@ impl Sink {
     fn send(&self, bytes: Vec<u8>) -> Result<(), GivenUp> {
         let mut rest = Bytes::from(bytes);
         while !rest.is_empty() {
-            let piece = rest.split_to(rest.len().min(config::SNAPSHOT_CHUNK_BYTES));
+            let piece = rest.split_to(rest.len().min(limits::SNAPSHOT_CHUNK_BYTES));
             self.put(Piece::Bytes(piece))?;
         }
         Ok(())
@@ -138,7 +138,7 @@ impl Sink {
     fn put(&self, piece: Piece) -> Result<(), GivenUp> {
         let sent = self
             .give
-            .send_timeout(piece, config::SNAPSHOT_STALL_TIMEOUT);
+            .send_timeout(piece, limits::SNAPSHOT_STALL_TIMEOUT);
         self.runtime.block_on(sent).map_err(|_| GivenUp)
     }
 }

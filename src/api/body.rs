@@ -1,9 +1,9 @@
 //! Request bodies: read by the deadline, no longer than allowed, and within a budget that all connections share.
 
-use super::code::Code;
+use super::error_code::Code;
 use super::reply::{self, Reply, Wish};
-use crate::config;
-use crate::proposal::NotProposed;
+use crate::command::proposal::NotProposed;
+use crate::limits;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
@@ -100,7 +100,7 @@ impl Body {
         }
         let bytes = if !joined.is_empty() {
             joined.freeze()
-        } else if only.len() <= config::BODY_COPY_BYTES_MAX {
+        } else if only.len() <= limits::BODY_COPY_BYTES_MAX {
             // It is a slice of the connection's read buffer, which is free for the next request after this.
             Bytes::copy_from_slice(&only)
         } else {

@@ -3,10 +3,10 @@
 //! An ETag here is the decimal index of the entry that wrote the value. A well-formed tag that is none is simply a tag
 //! that no value has.
 
-use super::code::Code;
+use super::error_code::Code;
 use super::reply::{self, Reply};
 use crate::command::Etags;
-use crate::config;
+use crate::limits;
 use hyper::header::{HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH};
 
 /// The conditions of a request.
@@ -74,8 +74,8 @@ fn parse(
                 break;
             }
             count += 1;
-            if count > config::ETAGS_MAX {
-                return Err(format!("at most {} etags are allowed", config::ETAGS_MAX));
+            if count > limits::ETAGS_MAX {
+                return Err(format!("at most {} etags are allowed", limits::ETAGS_MAX));
             }
             if let Some(tail) = rest.strip_prefix(b"*") {
                 etags.any = true;
@@ -214,8 +214,8 @@ mod tests {
 
     #[test]
     fn the_number_of_tags_is_limited() {
-        let most = vec!["\"7\""; config::ETAGS_MAX].join(",");
-        assert_eq!(indexes(&most, Comparison::Strong).len(), config::ETAGS_MAX);
+        let most = vec!["\"7\""; limits::ETAGS_MAX].join(",");
+        assert_eq!(indexes(&most, Comparison::Strong).len(), limits::ETAGS_MAX);
         let more = format!("{most},\"8\"");
         assert!(read(&[more.as_bytes()], Comparison::Strong).is_err());
     }

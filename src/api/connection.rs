@@ -6,7 +6,7 @@
 //! the response on its way; and stopping does not wait for half-sent heads.
 
 use super::Front;
-use crate::config;
+use crate::limits;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::{Request, service::service_fn};
@@ -71,7 +71,7 @@ pub(super) async fn run(stream: TcpStream, front: Arc<Front>, mut stopping: watc
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
-        .max_buf_size(config::HEADER_BYTES_MAX)
+        .max_buf_size(limits::HEADER_BYTES_MAX)
         // A client that shuts down its side after its request still gets its response.
         .half_close(true)
         .serve_connection(TokioIo::new(socket), service);
@@ -106,7 +106,7 @@ pub(super) async fn run(stream: TcpStream, front: Arc<Front>, mut stopping: watc
                 while state.busy.load(Ordering::SeqCst) {
                     state.answered.notified().await;
                 }
-                sleep(config::CONNECTION_END_TIMEOUT).await;
+                sleep(limits::CONNECTION_END_TIMEOUT).await;
             };
             tokio::select! {
                 ended = connection => ended,
@@ -142,7 +142,7 @@ impl Socket {
         }
         let stalled = self
             .stalled
-            .get_or_insert_with(|| Box::pin(sleep(config::WRITE_STALL_TIMEOUT)));
+            .get_or_insert_with(|| Box::pin(sleep(limits::WRITE_STALL_TIMEOUT)));
         ready!(stalled.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -199,7 +199,7 @@ impl AsyncWrite for Socket {
         let this = &mut *self;
         let lingering = this
             .lingering
-            .get_or_insert_with(|| Box::pin(sleep(config::LINGER_TIMEOUT)));
+            .get_or_insert_with(|| Box::pin(sleep(limits::LINGER_TIMEOUT)));
         loop {
             if lingering.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(()));

@@ -2,7 +2,7 @@
 //! nothing else comes to depend on them.
 
 use super::condition::{self, Conditions};
-use super::{Limits, json, list, path, watching};
+use super::{Limits, json, list, path, watch};
 use crate::command::Transaction;
 use crate::store::Range;
 use hyper::HeaderMap;
@@ -60,7 +60,7 @@ pub fn range(query: Option<&str>) -> Result<Range, u16> {
 
 /// Prefix and index in the query of a watch, or the status with which it is refused.
 pub fn watched(query: Option<&str>) -> Result<(Vec<u8>, Option<u64>), u16> {
-    let options = watching::watch_options(query).map_err(|reply| reply.status().as_u16())?;
+    let options = watch::watch_options(query).map_err(|reply| reply.status().as_u16())?;
     Ok((options.prefix, options.after))
 }
 

@@ -9,10 +9,10 @@
 //! is closed meanwhile, except watches, which end (`watching`).
 
 use super::Front;
-use super::code::Code;
+use super::error_code::Code;
 use super::path::Route;
 use super::reply::{self, Reply};
-use crate::status::{Closed, ClosedKind};
+use crate::channels::status::{Closed, ClosedKind};
 
 impl Front {
     /// Refuses what can't be served at present.

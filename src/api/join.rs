@@ -3,12 +3,12 @@
 
 use super::Front;
 use super::body::Body;
-use super::code::Code;
+use super::error_code::Code;
 use super::members::{no_conditions, peer_url};
 use super::path;
 use super::reply::{self, Answer, Reply, Wish};
-use crate::config;
-use crate::members::PeerUrl;
+use crate::limits;
+use crate::peer_url::PeerUrl;
 use hyper::http::request::Parts;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -17,7 +17,7 @@ impl Front {
     /// `POST /join` with `{"id":"4","addr":"http://127.0.0.1:42379"}`. The answers are those of `POST /<id>`.
     pub(super) async fn join(&self, head: &Parts, body: &mut Body, deadline: Instant) -> Answer {
         no_conditions(head)?;
-        let limit = config::MEMBER_URL_BYTES_MAX;
+        let limit = limits::MEMBER_URL_BYTES_MAX;
         let received = body
             .receive(&self.body_bytes, limit, Wish::Change, deadline)
             .await?;

@@ -7,11 +7,11 @@
 //! Bodies are read piece by piece and not into a tree: nothing is taken that has no place there, a name that comes twice
 //! is noticed, and whatever there is too much of ends the reading at once. Messages show names and keys, never values.
 
-use super::code::Code;
+use super::error_code::Code;
 use super::reply::{self, Reply};
 use super::{Limits, base64, path};
 use crate::command::{Check, Etags, Transaction, Write};
-use crate::config;
+use crate::limits;
 use bytes::Bytes;
 use serde_core::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::collections::{BTreeMap, BTreeSet};
@@ -268,7 +268,7 @@ fn refuse<E: Error>(refused: &mut Refused, reply: Box<Reply>) -> E {
 }
 
 fn too_many<E: Error>(refused: &mut Refused, what: &str) -> E {
-    let limit = config::TXN_OPERATIONS_MAX;
+    let limit = limits::TXN_OPERATIONS_MAX;
     refuse(
         refused,
         too_large(format!(
@@ -352,7 +352,7 @@ impl<'de> Visitor<'de> for Pairs<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
         let mut pairs = BTreeMap::new();
         while let Some(key) = object.next_key::<String>()? {
-            if pairs.len() == config::TXN_OPERATIONS_MAX {
+            if pairs.len() == limits::TXN_OPERATIONS_MAX {
                 return Err(too_many(self.refused, "keys"));
             }
             let value = object.next_value_seed(Text(&key))?;
@@ -429,7 +429,7 @@ impl<'de> Visitor<'de> for List<'_> {
         let mut items = Vec::new();
         let known = self.known;
         while let Some(item) = list.next_element_seed(Item { known })? {
-            if items.len() == config::TXN_OPERATIONS_MAX {
+            if items.len() == limits::TXN_OPERATIONS_MAX {
                 return Err(too_many(self.refused, self.name));
             }
             items.push(item);

@@ -2,12 +2,12 @@
 
 use super::Front;
 use super::body::Body;
-use super::code::Code;
 use super::condition::{self, Conditions};
+use super::error_code::Code;
 use super::path::ReadOptions;
 use super::reply::{self, Answer, Reply, Wish};
+use crate::command::proposal::Outcome;
 use crate::command::{Command, Kind};
-use crate::proposal::Outcome;
 use crate::store::Value;
 use bytes::Bytes;
 use hyper::Method;

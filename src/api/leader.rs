@@ -2,12 +2,12 @@
 
 use super::Front;
 use super::body::Body;
-use super::code::Code;
+use super::error_code::Code;
 use super::members::no_conditions;
 use super::path;
 use super::reply::{self, Answer, Wish};
-use crate::config;
-use crate::proposal::NotTransferred;
+use crate::command::proposal::NotTransferred;
+use crate::limits;
 use hyper::http::request::Parts;
 use tokio::time::Instant;
 
@@ -20,7 +20,7 @@ impl Front {
         deadline: Instant,
     ) -> Answer {
         no_conditions(head)?;
-        let limit = config::MEMBER_URL_BYTES_MAX;
+        let limit = limits::MEMBER_URL_BYTES_MAX;
         let received = body
             .receive(&self.body_bytes, limit, Wish::Change, deadline)
             .await?;

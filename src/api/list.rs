@@ -4,12 +4,12 @@
 //! so they are made one after the other. What was made and is on its way to its client counts too, since a client may
 //! read slowly.
 
-use super::code::Code;
+use super::error_code::Code;
 use super::path::{options, percent_decode, percent_encode, unknown};
 use super::reply::{self, Answer, Reply, Wish};
 use super::txn::separator;
 use super::{Front, json};
-use crate::config;
+use crate::limits;
 use crate::store::{GivenUp, Page, Range};
 use std::fmt::Write as _;
 use tokio::time::Instant;
@@ -51,7 +51,7 @@ fn not_listed(code: Code, why: impl std::fmt::Display) -> Box<Reply> {
 
 const ENCODED: &str = "percent-encoded";
 const LIMIT: &str = "a number from 1 to 10000";
-const _: () = assert!(config::LIST_KEYS_MAX == 10_000);
+const _: () = assert!(limits::LIST_KEYS_MAX == 10_000);
 
 /// Reads the options of a list. Prefix and key are percent-encoded; a plus sign stands for itself.
 pub(super) fn list_options(query: Option<&str>) -> Result<ListOptions, Box<Reply>> {
@@ -70,7 +70,7 @@ pub(super) fn list_options(query: Option<&str>) -> Result<ListOptions, Box<Reply
             "after" => (bytes().map(|b| after.replace(b).is_some()), ENCODED),
             "limit" => {
                 let number = text.parse().ok();
-                let number = number.filter(|n| (1..=config::LIST_KEYS_MAX).contains(n));
+                let number = number.filter(|n| (1..=limits::LIST_KEYS_MAX).contains(n));
                 (number.map(|n| limit.replace(n).is_some()), LIMIT)
             }
             "values" => {
@@ -102,7 +102,7 @@ pub(super) fn list_options(query: Option<&str>) -> Result<ListOptions, Box<Reply
         range: Range {
             prefix: prefix.unwrap_or_default(),
             after: after.unwrap_or_default(),
-            limit: limit.unwrap_or(config::LIST_KEYS_DEFAULT),
+            limit: limit.unwrap_or(limits::LIST_KEYS_DEFAULT),
             values: values.unwrap_or(false),
         },
         stale: stale.unwrap_or(false),
@@ -129,7 +129,7 @@ fn to_json(index: u64, page: &Page, options: &ListOptions) -> String {
             text += &json::value_member(value);
         }
         text.push('}');
-        if text.len() > config::LIST_BYTES_MAX && position > 0 {
+        if text.len() > limits::LIST_BYTES_MAX && position > 0 {
             text.truncate(start);
             more = true;
             break;
@@ -154,7 +154,7 @@ fn next(options: &ListOptions, after: &[u8]) -> String {
     if !range.prefix.is_empty() {
         let _ = write!(link, "&prefix={}", percent_encode(&range.prefix));
     }
-    if range.limit != config::LIST_KEYS_DEFAULT {
+    if range.limit != limits::LIST_KEYS_DEFAULT {
         let _ = write!(link, "&limit={}", range.limit);
     }
     if range.values {

@@ -4,14 +4,14 @@
 
 use super::Front;
 use super::body::Body;
-use super::code::Code;
 use super::condition::Conditions;
+use super::error_code::Code;
 use super::path;
 use super::reply::{self, Answer, Reply, Wish};
+use crate::command::proposal::{Outcome, Refusal};
 use crate::command::{Command, Kind};
-use crate::config;
-use crate::members::PeerUrl;
-use crate::proposal::{Outcome, Refusal};
+use crate::limits;
+use crate::peer_url::PeerUrl;
 use hyper::http::request::Parts;
 use tokio::time::Instant;
 
@@ -105,7 +105,7 @@ impl Front {
 
     /// Reads a body that is a peer URL.
     async fn receive_url(&self, body: &mut Body, deadline: Instant) -> Result<PeerUrl, Box<Reply>> {
-        let limit = config::MEMBER_URL_BYTES_MAX;
+        let limit = limits::MEMBER_URL_BYTES_MAX;
         let received = body
             .receive(&self.body_bytes, limit, Wish::Change, deadline)
             .await?;

@@ -4,13 +4,13 @@
 //! snapshot is loaded there is no raft loop and no map; then what they would say is left out.
 
 use super::Front;
-use super::code::Code;
+use super::error_code::Code;
 use super::reply::{self, Answer, Reply};
 use super::status::within;
-use crate::config;
-use crate::inbox::Inbox;
+use crate::channels::inbox::Inbox;
+use crate::channels::status::Status;
+use crate::limits;
 use crate::metrics::{Metrics, Registry};
-use crate::status::Status;
 use crate::store::Store;
 use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -52,7 +52,7 @@ impl Front {
         let loading = self.api.replay.is_loading();
         let status = match loading {
             true => None,
-            false => self.status(within(config::STATUS_TIMEOUT, deadline)).await,
+            false => self.status(within(limits::STATUS_TIMEOUT, deadline)).await,
         };
         let mut moment = Registry::with_prefix("raftkvd");
         describe_process(&mut moment, loading || status.is_some());

@@ -29,18 +29,19 @@
 //! proposed; whatever a client sends is answered with an error at worst, never with a panic; and values appear in no
 //! log and no message.
 
-mod ask;
 mod backup;
 mod base64;
 mod body;
-mod code;
+pub mod client;
 mod condition;
 mod connection;
+mod error_code;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gate;
 mod join;
 mod json;
+mod json_budget;
 mod kv;
 mod leader;
 mod list;
@@ -50,22 +51,23 @@ mod pairs;
 mod path;
 mod problem;
 mod quota;
+mod raft_requests;
 mod reply;
-mod share;
 mod status;
 #[cfg(test)]
 mod tests;
 mod txn;
-mod watching;
+mod watch;
 
-use crate::config::{self, Tuning};
-use crate::history::History;
-use crate::inbox::Inbox;
+use crate::channels::inbox::Inbox;
+use crate::config::Tuning;
+use crate::limits;
+use crate::logging::progress::Replay;
 use crate::metrics::Metrics;
-use crate::progress::Replay;
 use crate::store::Store;
+use crate::store::history::History;
 use body::Body;
-use code::Code;
+use error_code::Code;
 use futures_channel::oneshot;
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
@@ -78,7 +80,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{self, Mutex, Semaphore};
 use tokio::time::{Instant, timeout};
 
 /// What the API needs of the rest of the process.
@@ -134,13 +136,13 @@ impl Limits {
             key_bytes_max: tuning.key_bytes_max,
             value_bytes_max: tuning.value_bytes_max,
             request_timeout: tuning.request_timeout,
-            header_timeout: config::HEADER_TIMEOUT,
-            connections_max: config::CLIENT_CONNECTIONS_MAX as u32,
-            body_bytes_max: config::BODY_BYTES_MAX,
-            json_bytes_max: config::JSON_BYTES_MAX,
+            header_timeout: limits::HEADER_TIMEOUT,
+            connections_max: limits::CLIENT_CONNECTIONS_MAX as u32,
+            body_bytes_max: limits::BODY_BYTES_MAX,
+            json_bytes_max: limits::JSON_BYTES_MAX,
             store_bytes_max: tuning.store_bytes_max,
-            watchers_max: config::WATCHERS_MAX,
-            watch_id_interval: config::WATCH_ID_INTERVAL,
+            watchers_max: limits::WATCHERS_MAX,
+            watch_id_interval: limits::WATCH_ID_INTERVAL,
         }
     }
 }
@@ -150,7 +152,7 @@ impl Limits {
 pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output = ()>) {
     let connections_max = api.limits.connections_max;
     let slots = Arc::new(Semaphore::new(connections_max as usize));
-    let (stop, stopping) = watch::channel(false);
+    let (stop, stopping) = sync::watch::channel(false);
     let front = Arc::new(Front::new(api));
     let telling = tokio::spawn({
         let front = Arc::clone(&front);
@@ -184,10 +186,10 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output
                 // Most likely no file descriptor is left. The next attempt would fail at once, so it waits.
                 if !failing {
                     slog::error!(front.api.logger, "accept a client's connection: {}", error;
-                        "retry_ms" => config::ACCEPT_BACKOFF.as_millis() as u64);
+                        "retry_ms" => limits::ACCEPT_BACKOFF.as_millis() as u64);
                 }
                 failing = true;
-                if timeout(config::ACCEPT_BACKOFF, &mut shutdown).await.is_ok() {
+                if timeout(limits::ACCEPT_BACKOFF, &mut shutdown).await.is_ok() {
                     break;
                 }
             }
@@ -208,7 +210,7 @@ struct Front {
     body_bytes: Semaphore,
     under_way: quota::UnderWay,
     /// See [`Front::status`].
-    status: Mutex<Asked<crate::status::Status>>,
+    status: Mutex<Asked<crate::channels::status::Status>>,
     /// Whose turn it is to look at all of the map: see [`Front::with_frozen`].
     frozen: Arc<Mutex<()>>,
     /// One permit for each byte of JSON that is being sent: see `share`.
@@ -222,7 +224,7 @@ struct Front {
     /// One permit for each watcher that there may be.
     watchers: Arc<Semaphore>,
     /// Wakes them. True when this member stops.
-    news: watch::Sender<bool>,
+    news: sync::watch::Sender<bool>,
 }
 
 /// A question that waits in the inbox, or was answered after whoever asked had given up.
@@ -237,11 +239,11 @@ impl Front {
             status: Mutex::new(None),
             frozen: Arc::default(),
             json_bytes: Arc::new(Semaphore::new(api.limits.json_bytes_max)),
-            answer_bytes: Arc::new(Semaphore::new(config::ANSWERS_BYTES_MAX)),
+            answer_bytes: Arc::new(Semaphore::new(limits::ANSWERS_BYTES_MAX)),
             backup: Arc::new(Semaphore::new(1)),
-            watch_bytes: Arc::new(Semaphore::new(config::WATCHES_BYTES_MAX)),
+            watch_bytes: Arc::new(Semaphore::new(limits::WATCHES_BYTES_MAX)),
             watchers: Arc::new(Semaphore::new(api.limits.watchers_max)),
-            news: watch::Sender::new(false),
+            news: sync::watch::Sender::new(false),
             api,
         }
     }
@@ -259,7 +261,7 @@ impl Front {
                 let status = reply.status();
                 let reply = problem::fit(*reply, &head.headers).await;
                 // It counts as what it is.
-                (status, watching::fit(reply, &head))
+                (status, watch::fit(reply, &head))
             }
         };
         let unread = body.is_unread();
@@ -328,7 +330,7 @@ impl Front {
                 self.back_up(&head.method, options, deadline).await
             }
             Route::Watch if reads => {
-                let options = watching::watch_options(query)?;
+                let options = watch::watch_options(query)?;
                 self.watch(head, options, deadline).await
             }
             Route::Status | Route::Hash | Route::Live | Route::Ready | Route::Metrics if reads => {

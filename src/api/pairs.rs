@@ -2,13 +2,13 @@
 //! `DELETE /key/<k>` removes it. Answers are 200, as hraftd's are.
 
 use super::body::Body;
-use super::code::Code;
+use super::error_code::Code;
 use super::path::{self, ReadOptions};
 use super::reply::{self, Answer, Reply, Wish};
 use super::txn::no_conditions;
 use super::{Front, json};
 use crate::command::Transaction;
-use crate::config;
+use crate::limits;
 use hyper::http::request::Parts;
 use std::borrow::Cow;
 use tokio::time::Instant;
@@ -22,7 +22,7 @@ impl Front {
         deadline: Instant,
     ) -> Answer {
         no_conditions(head)?;
-        let limit = config::TXN_BODY_BYTES_MAX;
+        let limit = limits::TXN_BODY_BYTES_MAX;
         let received = body
             .receive(&self.body_bytes, limit, Wish::Write, deadline)
             .await?;
@@ -59,7 +59,7 @@ impl Front {
             let line = "not read: too much JSON is being sent; try again, or read the bytes at ";
             reply::unavailable(Code::QueueFull, line.to_owned() + &raw_url(key.as_bytes()))
         })?;
-        let pair = if bytes <= config::JSON_INLINE_BYTES_MAX {
+        let pair = if bytes <= limits::JSON_INLINE_BYTES_MAX {
             json::pair(key, text, bytes)
         } else {
             let (key, value) = (key.to_owned(), value.bytes.clone());

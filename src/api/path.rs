@@ -1,6 +1,6 @@
 //! The request target: its path is a key or one of a few fixed names, its query holds options.
 
-use super::code::Code;
+use super::error_code::Code;
 use super::reply::{self, Reply};
 use std::borrow::Cow;
 use std::fmt::Write as _;

@@ -1,7 +1,7 @@
 //! Refusals for programs: with `Accept: application/json` the line becomes `application/problem+json` (RFC 9457), with
 //! the [`Code`] of the refusal beside it.
 
-use super::code::Code;
+use super::error_code::Code;
 use super::json::quoted;
 use super::reply::{OLDEST, OUTCOME, Reply, ReplyBody};
 use bytes::Bytes;

@@ -5,7 +5,7 @@
 //! the same time, or was given up here with an unknown outcome, can carry the map beyond it.
 
 use super::Front;
-use super::code::Code;
+use super::error_code::Code;
 use super::reply::{self, Reply};
 use std::sync::atomic::{AtomicU64, Ordering};
 

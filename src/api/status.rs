@@ -1,12 +1,12 @@
 //! How things stand: `/-/status` and `/-/hash` for people and scripts, `/-/live` and `/-/ready` for supervisors.
 
 use super::Front;
-use super::code::Code;
+use super::error_code::Code;
 use super::gate;
 use super::reply::{self, Answer};
-use crate::config;
-use crate::proposal::NotProposed;
-use crate::status::Status;
+use crate::channels::status::Status;
+use crate::command::proposal::NotProposed;
+use crate::limits;
 use hyper::StatusCode;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -17,7 +17,7 @@ const STUCK: &str = "the raft loop does not answer";
 impl Front {
     /// `GET /-/status`.
     pub(super) async fn show_status(&self, deadline: Instant) -> Answer {
-        match self.status(within(config::STATUS_TIMEOUT, deadline)).await {
+        match self.status(within(limits::STATUS_TIMEOUT, deadline)).await {
             Some(status) => Ok(reply::json(to_json(&status))),
             None => Err(reply::unavailable(Code::TooSlow, STUCK)),
         }
@@ -43,7 +43,7 @@ impl Front {
         if self.api.replay.is_loading() {
             return Ok(reply::text(StatusCode::OK, "live"));
         }
-        match self.status(within(config::STATUS_TIMEOUT, deadline)).await {
+        match self.status(within(limits::STATUS_TIMEOUT, deadline)).await {
             Some(_) => Ok(reply::text(StatusCode::OK, "live")),
             None => Err(reply::unavailable(Code::TooSlow, STUCK)),
         }
@@ -61,7 +61,7 @@ impl Front {
                 format!("not ready: {what}"),
             ));
         }
-        let why = match self.catch_up(within(config::READY_TIMEOUT, deadline)).await {
+        let why = match self.catch_up(within(limits::READY_TIMEOUT, deadline)).await {
             Ok(()) => return Ok(reply::text(StatusCode::OK, "ready")),
             Err(why) => why,
         };
@@ -126,7 +126,7 @@ fn to_json(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{MemberStatus, Progress};
+    use crate::channels::status::{MemberStatus, Progress};
     use serde_json::json;
 
     #[test]

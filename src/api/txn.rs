@@ -1,13 +1,13 @@
 //! Transactions: `POST /-/txn` for conditions and operations on many keys, all or nothing.
 
 use super::body::Body;
-use super::code::Code;
 use super::condition::Conditions;
+use super::error_code::Code;
 use super::reply::{self, Answer, Reply, Wish};
 use super::{Front, json};
+use crate::command::proposal::{FailedCheck, NotProposed, Outcome};
 use crate::command::{Command, Kind, Transaction};
-use crate::config;
-use crate::proposal::{FailedCheck, NotProposed, Outcome};
+use crate::limits;
 use hyper::StatusCode;
 use hyper::http::request::Parts;
 use tokio::time::Instant;
@@ -29,7 +29,7 @@ impl Front {
         deadline: Instant,
     ) -> Answer {
         no_conditions(head)?;
-        let limit = config::TXN_BODY_BYTES_MAX;
+        let limit = limits::TXN_BODY_BYTES_MAX;
         let received = body
             .receive(&self.body_bytes, limit, Wish::Write, deadline)
             .await?;

@@ -1,14 +1,14 @@
 //! No flood: what is logged again and again is held back, counted, and told once a window.
 //!
 //! Lines are the same when they come from the same place in the code, at the same level, about the same peer, member or
-//! code of a refusal: their other values don't count. The first [`config::LOG_REPEATS_MAX`] of a window pass. The others
+//! code of a refusal: their other values don't count. The first [`limits::LOG_REPEATS_MAX`] of a window pass. The others
 //! are counted, and when the window ends the last of them is given out with their number. While that goes on, the next
 //! windows let nothing pass but that one line; after a window without repeats all begins anew.
 //!
-//! Invariants: the first lines of a kind pass, errors among them always; at most [`config::LOG_REPEATS_TRACKED`] kinds
+//! Invariants: the first lines of a kind pass, errors among them always; at most [`limits::LOG_REPEATS_TRACKED`] kinds
 //! are remembered, with one line each, and what is beyond shares the windows of the rest.
 
-use crate::config;
+use crate::limits;
 use slog::{Key, Level, OwnedKVList, Record, Serializer};
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
@@ -113,7 +113,7 @@ impl<T> Default for Repeats<T> {
 impl<T> Repeats<T> {
     /// Gives the line back if it passes.
     pub(super) fn admit(&mut self, mut kind: Kind, line: T, now: Instant) -> Option<T> {
-        if self.windows.len() >= config::LOG_REPEATS_TRACKED && !self.windows.contains_key(&kind) {
+        if self.windows.len() >= limits::LOG_REPEATS_TRACKED && !self.windows.contains_key(&kind) {
             if kind.is_error() {
                 return Some(line);
             }
@@ -123,7 +123,7 @@ impl<T> Repeats<T> {
         if window.is_over(now) && window.held == 0 {
             *window = Window::new(now);
         }
-        if window.passed < config::LOG_REPEATS_MAX {
+        if window.passed < limits::LOG_REPEATS_MAX {
             window.passed += 1;
             return Some(line);
         }
@@ -182,7 +182,7 @@ impl<T> Window<T> {
     }
 
     fn end(&self) -> Instant {
-        self.begun + config::LOG_REPEAT_WINDOW
+        self.begun + limits::LOG_REPEAT_WINDOW
     }
 
     fn is_over(&self, now: Instant) -> bool {
@@ -194,8 +194,8 @@ impl<T> Window<T> {
 mod tests {
     use super::*;
 
-    const WINDOW: Duration = config::LOG_REPEAT_WINDOW;
-    const MAX: u64 = config::LOG_REPEATS_MAX;
+    const WINDOW: Duration = limits::LOG_REPEAT_WINDOW;
+    const MAX: u64 = limits::LOG_REPEATS_MAX;
 
     fn kind(level: Level, line: u32) -> Kind {
         Kind {
@@ -269,12 +269,12 @@ mod tests {
         for line in 0..10_000 {
             through += passed(&mut repeats, kind(Level::Info, line), 1, now);
         }
-        assert_eq!(through, config::LOG_REPEATS_TRACKED as u64 + MAX);
-        assert_eq!(repeats.windows.len(), config::LOG_REPEATS_TRACKED + 1);
+        assert_eq!(through, limits::LOG_REPEATS_TRACKED as u64 + MAX);
+        assert_eq!(repeats.windows.len(), limits::LOG_REPEATS_TRACKED + 1);
         for line in 0..100 {
             let error = kind(Level::Error, 10_000 + line);
             assert_eq!(passed(&mut repeats, error, 1, now), 1);
         }
-        assert_eq!(repeats.windows.len(), config::LOG_REPEATS_TRACKED + 1);
+        assert_eq!(repeats.windows.len(), limits::LOG_REPEATS_TRACKED + 1);
     }
 }

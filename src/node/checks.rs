@@ -9,7 +9,7 @@
 
 use super::{Exit, Node};
 use crate::command;
-use crate::config::INDEX_MAX;
+use crate::limits::INDEX_MAX;
 use crate::mutants::{Mutant, is_planted};
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use slog::warn;

@@ -12,13 +12,14 @@
 
 use super::Node;
 use super::ready::members_of;
+use crate::channels::inbox::{Met, Received};
+use crate::channels::status::{Closed, ClosedKind};
 use crate::command::{Command, Kind};
-use crate::config;
 use crate::identity::Reason;
-use crate::inbox::{Met, Received};
-use crate::members::{Decision, PeerUrl, to_listed};
+use crate::limits;
+use crate::members::{Decision, to_listed};
 use crate::mutants::{Mutant, is_planted};
-use crate::status::{Closed, ClosedKind};
+use crate::peer_url::PeerUrl;
 use raft::eraftpb::{Message, MessageType, Snapshot};
 use std::fmt::Write as _;
 
@@ -98,7 +99,7 @@ impl Node {
             return;
         }
         let known = row.is_some() || self.members.forming.contains_key(&id);
-        let few = self.claimed.len() < self.members.members.len() + config::PEERS_AHEAD_MAX;
+        let few = self.claimed.len() < self.members.members.len() + limits::PEERS_AHEAD_MAX;
         if !known && (met.dialled || !few) {
             return;
         }
@@ -166,7 +167,7 @@ impl Node {
         answer.term = message.term;
         answer.index = message.index;
         answer.reject = kind == MessageType::MsgAppendResponse;
-        if self.answers.len() < config::EMPTY_ANSWERS_MAX {
+        if self.answers.len() < limits::EMPTY_ANSWERS_MAX {
             self.answers.push(answer);
         }
     }
@@ -321,7 +322,7 @@ impl Node {
 
     fn keep_trouble(&mut self, by: u64, trouble: String) {
         // Of peers that were dialled, so there is no more of it than there are members; but a list may be long.
-        if self.troubles.len() < config::TROUBLES_MAX || self.troubles.contains_key(&by) {
+        if self.troubles.len() < limits::TROUBLES_MAX || self.troubles.contains_key(&by) {
             self.troubles.insert(by, trouble);
         }
     }

@@ -2,10 +2,10 @@
 //! they are carried out.
 
 use super::{Exit, Node, publish};
+use crate::channels::status::{Closed, ClosedKind};
+use crate::command::proposal::Outcome;
 use crate::command::{Command, Kind};
 use crate::identity::{self, Own, Refusal, Verdict};
-use crate::proposal::Outcome;
-use crate::status::{Closed, ClosedKind};
 use slog::{info, warn};
 use std::sync::Arc;
 

@@ -2,8 +2,8 @@
 //! it. For the rolling test, which runs a build with the feature `later` beside one without.
 
 use super::Node;
+use crate::command::version;
 use crate::command::{Command, Kind};
-use crate::version;
 use slog::info;
 
 impl Node {

@@ -10,13 +10,14 @@
 
 use super::Node;
 use super::publish::answer;
+use crate::channels::inbox::Met;
+use crate::command::proposal::{Outcome, Refusal, Reply};
+use crate::command::version::VERSION;
 use crate::command::{Batch, Command, Kind};
-use crate::config;
-use crate::inbox::Met;
-use crate::members::{Decision, PeerUrl};
+use crate::limits;
+use crate::members::Decision;
 use crate::mutants::{Mutant, is_planted};
-use crate::proposal::{Outcome, Refusal, Reply};
-use crate::version::VERSION;
+use crate::peer_url::PeerUrl;
 use raft::ProgressState;
 use raft::eraftpb::{Entry, Message};
 use slog::{info, warn};
@@ -132,7 +133,7 @@ impl Node {
         }
         // The answer has to get back before its client's deadline.
         let deadline = self.now + command.wait_ticks / 4 * 3;
-        let full = changes.len() >= config::CHANGES_WAITING_MAX;
+        let full = changes.len() >= limits::CHANGES_WAITING_MAX;
         changes.push(Forwarded {
             message,
             command: command.clone(),
@@ -179,7 +180,7 @@ impl Node {
     pub(super) fn note_version(&mut self, met: &Met) {
         let known =
             self.versions.contains_key(&met.id) || self.members.members.contains_key(&met.id);
-        let few = self.versions.len() < config::MEMBERS_MAX + config::PEERS_AHEAD_MAX;
+        let few = self.versions.len() < limits::MEMBERS_MAX + limits::PEERS_AHEAD_MAX;
         if met.version == 0 || !(known || few) {
             return;
         }
@@ -299,7 +300,7 @@ impl Node {
         let raft = &self.raw.raft;
         let committed = raft.raft_log.committed;
         let lag_max = match self.members.is_formed() {
-            true => config::PROMOTION_LAG_ENTRIES_MAX,
+            true => limits::PROMOTION_LAG_ENTRIES_MAX,
             // There are no writes that could keep it behind.
             false => 0,
         };

@@ -8,12 +8,12 @@
 //! Invariants: sequences in `in_flight` ascend; an entry never writes a key twice; what was never handed to raft is
 //! `NotProposed` at its deadline, anything else `Unknown`.
 
+use crate::channels::inbox::Held;
+use crate::command::proposal::{NotProposed, Outcome, Proposal, Reply};
+use crate::command::version;
 use crate::command::{self, Batch, Command};
-use crate::config;
-use crate::inbox::Held;
+use crate::limits;
 use crate::members;
-use crate::proposal::{NotProposed, Outcome, Proposal, Reply};
-use crate::version;
 use protobuf::Message as _;
 use raft::eraftpb::{Entry, EntryType};
 use std::collections::{HashSet, VecDeque};
@@ -258,8 +258,8 @@ impl Pending {
                 coded.membership = Some(command.clone());
                 continue;
             }
-            let full = bytes + open.bytes() > config::ENTRY_BYTES_MAX
-                || batch.commands.len() >= config::ENTRY_COMMANDS_MAX
+            let full = bytes + open.bytes() > limits::ENTRY_BYTES_MAX
+                || batch.commands.len() >= limits::ENTRY_COMMANDS_MAX
                 || command.written_keys().any(|key| keys.contains(key));
             if full && !batch.commands.is_empty() {
                 let filled = std::mem::replace(&mut batch, self.batch());
@@ -316,7 +316,7 @@ fn message_len<'a>(queue: impl Iterator<Item = &'a Open>) -> usize {
     let mut count = 0;
     for open in queue {
         bytes += open.bytes();
-        let alone = is_membership(&open.command) || bytes > config::PROPOSE_BYTES_MAX;
+        let alone = is_membership(&open.command) || bytes > limits::PROPOSE_BYTES_MAX;
         if alone {
             return count.max(1);
         }

@@ -3,14 +3,14 @@
 
 use super::pending::is_membership;
 use super::{Exit, MembersNews, Node, Output, bound_index, sorted};
+use crate::channels::commit::{Apply, Commit};
+use crate::channels::inbox::Met;
+use crate::command::proposal::{NotProposed, Outcome, Refusal, Reply};
+use crate::command::version::Later;
 use crate::command::{self, Batch, Command, DecodeError, Kind};
-use crate::commit::{Apply, Commit};
-use crate::inbox::Met;
 use crate::members::Decision;
 use crate::mutants::{Mutant, is_planted};
-use crate::proposal::{NotProposed, Outcome, Refusal, Reply};
-use crate::storage::outline::entry_bytes;
-use crate::version::Later;
+use crate::storage::log_index::entry_bytes;
 use raft::eraftpb::{ConfChange, Entry, EntryType};
 use slog::{info, warn};
 use std::cmp::Ordering;

@@ -2,12 +2,12 @@
 //! durable first, what is handed to the WAL; and the snapshots that are taken and installed on the way.
 
 use super::{Exit, Job, Node, Output, bound_index, role_name, sessions_of, sorted};
+use crate::channels::commit::Commit;
 use crate::command::ReplicatedState;
-use crate::commit::Commit;
+use crate::command::version;
 use crate::members::Members;
 use crate::mutants::{Mutant, is_planted};
 use crate::storage::{Mark, Save, SnapshotMeta};
-use crate::version;
 use protobuf::Message as _;
 use raft::ProgressState;
 use raft::eraftpb::{Message, MessageType};

@@ -7,12 +7,12 @@ mod versions;
 
 use super::publish::answer;
 use super::*;
+use crate::channels::inbox::ReadBack;
+use crate::command::proposal::{NotTransferred, Outcome, Refusal, Transfer};
 use crate::command::{self, Command, Kind};
 use crate::identity::{self, Reason};
-use crate::inbox::ReadBack;
-use crate::proposal::{NotTransferred, Outcome, Refusal, Transfer};
 use crate::storage::SnapshotMeta;
-use crate::storage::outline::{Outline, entry_bytes};
+use crate::storage::log_index::{Outline, entry_bytes};
 use futures_channel::oneshot;
 use raft::eraftpb::{Entry, EntryType};
 
@@ -272,7 +272,7 @@ impl Cluster {
                     self.wires.extend(job.messages);
                 }
             }
-            assert!(host.read_backs.len() <= config::READ_BACKS_MAX);
+            assert!(host.read_backs.len() <= limits::READ_BACKS_MAX);
             if !host.slow_reader {
                 while let Some(request) = host.read_backs.pop_front() {
                     idle = false;
@@ -1594,7 +1594,7 @@ fn a_member_far_behind_does_not_get_leadership_until_it_has_caught_up() {
     let others: Vec<u64> = (1..=3).filter(|id| *id != led).collect();
     let (behind, via) = (others[0], others[1]);
     cluster.hosts.get_mut(&behind).unwrap().slow_disk = true;
-    for i in 0..config::PROMOTION_LAG_ENTRIES_MAX + 10 {
+    for i in 0..limits::PROMOTION_LAG_ENTRIES_MAX + 10 {
         drop(cluster.put(led, &i.to_string()));
         cluster.settle();
     }

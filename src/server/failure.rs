@@ -5,8 +5,8 @@
 //! Only of a directory that another cluster was to begin in is said how to remove it, if it was a try.
 
 use crate::config::Config;
-use crate::join::NotJoined;
 use crate::node::Exit;
+use crate::server::join::NotJoined;
 use crate::storage::{DiskError, StorageError};
 use std::io;
 use std::net::SocketAddr;
@@ -142,9 +142,9 @@ impl From<NotJoined> for Failure {
 mod tests {
     use super::*;
     use crate::cli::{self, Task};
+    use crate::command::version::Later;
     use crate::server::start;
     use crate::storage::RealDisk;
-    use crate::version::Later;
     use std::sync::Arc;
 
     #[test]

@@ -6,9 +6,12 @@
 //! [`compare`] is the whole of it, as a pure function.
 
 use super::Failure;
-use crate::config::{self, Config};
-use crate::members::{Members, PeerUrl};
-use crate::storage::{self, Disk, Meta, examine};
+use crate::config::Config;
+use crate::limits;
+use crate::members::Members;
+use crate::peer_url::PeerUrl;
+use crate::storage;
+use crate::storage::{Disk, Meta, inspect};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -86,7 +89,7 @@ pub(super) fn check(disk: &Arc<dyn Disk>, config: &Config) -> Result<Fit, Failur
         data_dir: dir,
         ..
     } = config;
-    let meta = examine::meta(disk, dir)?.filter(Meta::in_use);
+    let meta = inspect::meta(disk, dir)?.filter(Meta::in_use);
     let Some(meta) = meta.filter(|_| config.list_given) else {
         return Ok(Fit::Known);
     };
@@ -133,12 +136,12 @@ fn refusal(dir: &Path, meta: &Meta, members: &Members, misfit: &Misfit) -> Strin
     );
     let _ = match count {
         1 => write!(line, "a cluster of one at {places}"),
-        2..=config::MEMBERS_NAMED_MAX => write!(line, "a cluster of {count} at {places}"),
+        2..=limits::MEMBERS_NAMED_MAX => write!(line, "a cluster of {count} at {places}"),
         _ => write!(line, "a cluster of {count}"),
     };
     let tried = match dir
         .to_str()
-        .and_then(|dir| dir.strip_prefix(config::DATA_DIR_PREFIX))
+        .and_then(|dir| dir.strip_prefix(limits::DATA_DIR_PREFIX))
     {
         Some(id) if id.parse::<u64>().is_ok() => "raftkvd-[0-9]*".to_owned(),
         _ => dir.display().to_string(),

@@ -4,9 +4,11 @@
 //! What is missing on a new directory is said here, in one line and before anything is touched.
 
 use super::Failure;
-use crate::config::{self, Asked, Config};
-use crate::members::PeerUrl;
-use crate::storage::{self, Beginning, Disk, Given, Meta, Start, examine};
+use crate::config::{Asked, Config};
+use crate::limits;
+use crate::peer_url::PeerUrl;
+use crate::storage;
+use crate::storage::{Beginning, Disk, Given, Meta, Start, inspect};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
@@ -15,7 +17,7 @@ use std::sync::Arc;
 /// Who this is, and how it begins if its data directory is empty. Nothing is touched.
 pub(super) fn settle(asked: Asked, disk: &Arc<dyn Disk>) -> Result<(Config, Beginning), Failure> {
     let data_dir = data_dir_of(&asked);
-    let meta = examine::meta(disk, &data_dir)?;
+    let meta = inspect::meta(disk, &data_dir)?;
     let id = match &meta {
         Some(meta) => asked.id.unwrap_or(meta.member()),
         None => id_of_new(&asked, disk)?,
@@ -65,7 +67,7 @@ fn as_given(asked: Asked, given: Given) -> Asked {
 
 fn data_dir_of(asked: &Asked) -> PathBuf {
     let id = asked.id.unwrap_or(1);
-    let default = || PathBuf::from(format!("{}{id}", config::DATA_DIR_PREFIX));
+    let default = || PathBuf::from(format!("{}{id}", limits::DATA_DIR_PREFIX));
     asked.data_dir.clone().unwrap_or_else(default)
 }
 
@@ -82,8 +84,8 @@ fn id_of_new(asked: &Asked, disk: &Arc<dyn Disk>) -> Result<u64, Failure> {
     // What can't be listed or read is nothing that a start could mean.
     let names = disk.list(Path::new(".")).unwrap_or_default();
     let ids = names.iter().filter_map(|name| {
-        let id: u64 = name.strip_prefix(config::DATA_DIR_PREFIX)?.parse().ok()?;
-        let meta = examine::meta(disk, Path::new(name)).ok()??;
+        let id: u64 = name.strip_prefix(limits::DATA_DIR_PREFIX)?.parse().ok()?;
+        let meta = inspect::meta(disk, Path::new(name)).ok()??;
         (meta.in_use() && meta.member() == id).then_some(id)
     });
     match ids.min() {
@@ -141,7 +143,7 @@ fn first(asked: &Asked, dir: &Path, id: u64) -> Result<Beginning, String> {
             return Err(line.to_owned());
         }
         None if id != 1 && !asked.join => return Err(no_member(dir, id)),
-        None => config::DEFAULT_PEER_URL.parse()?,
+        None => limits::DEFAULT_PEER_URL.parse()?,
     };
     if asked.join && asked.join_by.is_empty() && asked.cluster.is_empty() {
         let line = "--join: give it the URL at which clients reach a member, or list all peer URLs with --cluster";

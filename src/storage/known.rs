@@ -6,9 +6,9 @@
 
 use super::disk::Disk;
 use super::meta::Meta;
-use super::record::Record;
-use super::segment::{Name, Reader, Step};
 use super::snapshot;
+use super::wal::record::Record;
+use super::wal::segment::{Name, Reader, Step};
 use super::{StorageError, recovery};
 use crate::command::Command;
 use crate::members::{Decision, Members};

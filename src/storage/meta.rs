@@ -29,11 +29,11 @@
 //! never wait for the disk: the raft loop is one of them.
 
 use super::disk::{Disk, DiskError, replace_file};
-use super::record::{u32_at, u64_at};
+use super::wal::record::{u32_at, u64_at};
 use super::{FORMAT_VERSION, StorageError};
-use crate::config;
-use crate::members::PeerUrl;
+use crate::limits;
 use crate::mutants::{Mutant, is_planted};
+use crate::peer_url::PeerUrl;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -146,7 +146,7 @@ impl Meta {
             return Ok(None);
         };
         let len = file.len()?;
-        if len > config::META_BYTES_MAX as u64 {
+        if len > limits::META_BYTES_MAX as u64 {
             return Err(corrupt(&path, 0, "it is longer than it may be"));
         }
         let mut bytes = vec![0; len as usize];
@@ -338,10 +338,10 @@ fn encode(contents: &Contents) -> Vec<u8> {
     bytes.extend_from_slice(&crc.to_le_bytes());
     // A command line is far shorter.
     assert!(
-        bytes.len() <= config::META_BYTES_MAX,
+        bytes.len() <= limits::META_BYTES_MAX,
         "{} bytes of at most {}, {} members are listed",
         bytes.len(),
-        config::META_BYTES_MAX,
+        limits::META_BYTES_MAX,
         list.len()
     );
     bytes

@@ -38,19 +38,15 @@
 //! committed that is missing, and each mark stands behind the entries it covers.
 
 pub mod disk;
-pub mod examine;
 #[cfg(test)]
 #[path = "../../tests/simulation/disk.rs"]
 mod fake_disk;
+pub mod inspect;
 mod known;
-pub mod log;
+pub mod log_index;
 pub mod meta;
-pub mod outline;
-pub mod read_back;
-pub mod record;
 mod recovery;
 pub mod restore;
-pub mod segment;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -58,18 +54,19 @@ pub mod wal;
 
 pub use disk::{Disk, DiskError, Lock, ReadOnlyDisk, RealDisk};
 pub use known::{known_members, snapshot_members};
+pub use log_index::Outline;
 pub use meta::{Given, Meta};
-pub use outline::Outline;
-pub use read_back::ReadBack;
 pub use snapshot::{
     ReceiveError, SnapshotEncoder, SnapshotSink, SnapshotSource, SnapshotWriter, Snapshots,
 };
+pub use wal::read_back::ReadBack;
 pub use wal::{Options, Purge, Wal};
 
+use crate::command::version::Later;
 use crate::command::{ReplicatedState, SnapshotHeader};
-use crate::config;
-use crate::members::{Members, PeerUrl, cluster_id};
-use crate::version::Later;
+use crate::limits;
+use crate::members::{Members, cluster_id};
+use crate::peer_url::PeerUrl;
 use raft::eraftpb::{ConfState, Entry, HardState};
 use slog::{Logger, info};
 use std::collections::BTreeMap;
@@ -297,11 +294,11 @@ pub fn lock(disk: &dyn Disk, dir: &Path) -> Result<Lock, StorageError> {
     sync_names_above(disk, dir)?;
     let path = dir.join("LOCK");
     // Who inspects the directory has the lock for a moment too.
-    for _ in 0..config::LOCK_TRIES {
+    for _ in 0..limits::LOCK_TRIES {
         if let Some(lock) = disk.lock(&path)? {
             return Ok(lock);
         }
-        std::thread::sleep(config::LOCK_PAUSE);
+        std::thread::sleep(limits::LOCK_PAUSE);
     }
     Err(StorageError::Locked { path })
 }

@@ -14,17 +14,18 @@
 //! stand (`read_back.rs`), so that they can be read again.
 
 use super::disk::Disk;
-use super::examine::Verdict;
+use super::inspect::Verdict;
+use super::log_index::{Outline, entry_bytes};
 use super::meta::Meta;
-use super::outline::{Outline, entry_bytes};
-use super::read_back::{Effect, Index, Place};
-use super::record::Record;
-use super::segment::{self, Name, Reader, Step};
 use super::snapshot::Snapshots;
+use super::wal::read_back::{Effect, Index, Place};
+use super::wal::record::Record;
+use super::wal::segment;
+use super::wal::segment::{Name, Reader, Step};
 use super::wal::{Options, State, Wal};
 use super::{Load, Recovered, SnapshotMeta, StorageError};
 use crate::command::{self, Command, Kind};
-use crate::config;
+use crate::limits;
 use crate::members;
 use crate::mutants::{Mutant, is_planted};
 use raft::eraftpb::{Entry, EntryType};
@@ -335,7 +336,7 @@ impl Log {
                     return Err(format!("snapshot {index} is newer than entry {last}"));
                 }
                 self.state.apply_mark(&mark);
-                if self.state.marks.len() == config::SNAPSHOTS_KEPT {
+                if self.state.marks.len() == limits::SNAPSHOTS_KEPT {
                     let oldest = &self.state.marks[0];
                     let (index, term) = (oldest.index, oldest.term);
                     self.drop_to(index, term);
@@ -517,7 +518,7 @@ fn drop_old_broken(disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
     let names = disk.list(dir)?.into_iter();
     let mut broken: Vec<String> = names.filter(|name| name.ends_with(".broken")).collect();
     broken.sort();
-    let superfluous = broken.len().saturating_sub(config::BROKEN_FILES_KEPT);
+    let superfluous = broken.len().saturating_sub(limits::BROKEN_FILES_KEPT);
     for name in &broken[..superfluous] {
         disk.remove(&dir.join(name))?;
     }

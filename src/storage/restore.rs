@@ -1,7 +1,7 @@
 //! Making the data directory of a new cluster's first member from a snapshot file.
 //!
 //! It is a first start with another first snapshot: the map of the file, with its ETags, at an index that is far behind
-//! that of the file ([`config::RESTORE_SKIP`]); term 1; the first member alone; no sessions and no removed ids, for they
+//! that of the file ([`limits::RESTORE_SKIP`]); term 1; the first member alone; no sessions and no removed ids, for they
 //! are of members that are not these. So no index is given twice: not one that the old cluster gave after the backup, and
 //! not one that another restore of the same file gives. The other first members start empty, and get the map from the first, as in every new cluster. The
 //! cluster's id follows from the incarnation of the new directory: members of the old cluster, and of any other that was
@@ -14,9 +14,11 @@
 use super::meta::{Given, Meta};
 use super::snapshot::{SnapshotContents, Snapshots, read_file};
 use super::{Disk, Options, StorageError, clear_parts, complete, first_snapshot, lock};
-use crate::config::{self, RESTORE_SKIP, RESTORE_SPREAD};
-use crate::members::{self, PeerUrl};
+use crate::limits;
+use crate::limits::{RESTORE_SKIP, RESTORE_SPREAD};
+use crate::members;
 use crate::mutants::{Mutant, is_planted};
+use crate::peer_url::PeerUrl;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -106,7 +108,7 @@ pub fn restore(
 
 /// Where a cluster begins that is restored from a file of this index.
 fn first_index(file: &Path, from: u64, random: u64) -> Result<u64, StorageError> {
-    let most = config::RESTORED_INDEX_MAX - RESTORE_SKIP - RESTORE_SPREAD;
+    let most = limits::RESTORED_INDEX_MAX - RESTORE_SKIP - RESTORE_SPREAD;
     if from > most {
         let why = format!(
             "its index is {from}, and a restore goes on from {most} at most, for the indexes that follow have to stay \

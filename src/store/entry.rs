@@ -13,7 +13,7 @@
 //! Invariant: which of the two forms an entry has depends on its size alone.
 
 use super::Value;
-use crate::config;
+use crate::limits;
 use bytes::Bytes;
 
 const INDEX_BYTES: usize = 8;
@@ -37,7 +37,7 @@ pub(super) struct Large {
 // The compiler keeps the form in what the pointer can't be. A table would grow by a half if it did not.
 const _: () = assert!(size_of::<Entry>() == 2 * size_of::<usize>());
 // The length of a small entry's key has two bytes.
-const _: () = assert!(config::SMALL_BYTES_MAX <= u16::MAX as usize);
+const _: () = assert!(limits::SMALL_BYTES_MAX <= u16::MAX as usize);
 
 impl Entry {
     /// Copies key and value.
@@ -51,7 +51,7 @@ impl Entry {
 
     /// Whether key and value go into one allocation.
     pub(super) fn is_small(key: &[u8], value: &[u8]) -> bool {
-        key.len() + value.len() <= config::SMALL_BYTES_MAX
+        key.len() + value.len() <= limits::SMALL_BYTES_MAX
     }
 
     fn small(key: &[u8], index: u64, value: &[u8]) -> Entry {

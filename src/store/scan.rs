@@ -4,7 +4,7 @@
 //! index of the keys would take the memory of all keys once more.
 
 use super::Frozen;
-use crate::config;
+use crate::limits;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
@@ -17,7 +17,7 @@ pub struct Range {
     pub after: Vec<u8>,
     /// The least ones, so many.
     pub limit: usize,
-    /// With their values, and only as many keys as have values of [`config::LIST_BYTES_MAX`] bytes together, and one more.
+    /// With their values, and only as many keys as have values of [`limits::LIST_BYTES_MAX`] bytes together, and one more.
     pub values: bool,
 }
 
@@ -102,7 +102,7 @@ impl Least<'_> {
         self.value_bytes += value.len();
         while let Some(greatest) = self.heap.peek() {
             let others = self.value_bytes - greatest.size;
-            let too_long = range.values && others > config::LIST_BYTES_MAX;
+            let too_long = range.values && others > limits::LIST_BYTES_MAX;
             if self.heap.len() <= range.limit && !too_long {
                 break;
             }
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn pages_with_values_are_bounded_and_leave_no_gap() {
         let store = Store::with_shards(16);
-        let size = |number: usize| config::LIST_BYTES_MAX / (2 + number % 7);
+        let size = |number: usize| limits::LIST_BYTES_MAX / (2 + number % 7);
         for number in 0..40 {
             put(
                 &store,
@@ -215,7 +215,7 @@ mod tests {
             let range = range("", &after, 10, true);
             let page = store.freeze().least(&range, || false).unwrap();
             let bytes: usize = page.entries.iter().map(|entry| entry.size).sum();
-            assert!(bytes <= 2 * config::LIST_BYTES_MAX, "{bytes}");
+            assert!(bytes <= 2 * limits::LIST_BYTES_MAX, "{bytes}");
             assert!(!page.entries.is_empty());
             seen.extend(keys(&page).iter().map(|key| (*key).to_owned()));
             if !page.more {

@@ -252,9 +252,9 @@ fn a_restored_map_replaces_everything() {
 
 #[test]
 fn only_large_values_stay_slices_of_their_frame() {
-    let frame = Bytes::from(vec![1; 2 * config::ENTRY_BYTES_MAX]);
+    let frame = Bytes::from(vec![1; 2 * limits::ENTRY_BYTES_MAX]);
     let within = |value: &Bytes| frame.as_ptr_range().contains(&value.as_ptr());
-    for (length, kept) in [(100, false), (config::ENTRY_BYTES_MAX + 1, true)] {
+    for (length, kept) in [(100, false), (limits::ENTRY_BYTES_MAX + 1, true)] {
         let store = Store::new();
         let mut command = put(b"k", b"");
         command.value = frame.slice(10..10 + length);
@@ -339,10 +339,10 @@ fn a_value_may_change_between_small_and_large() {
     let lengths = [
         0,
         1,
-        config::SMALL_BYTES_MAX - 1,
-        config::SMALL_BYTES_MAX,
-        config::ENTRY_BYTES_MAX,
-        config::ENTRY_BYTES_MAX + 1,
+        limits::SMALL_BYTES_MAX - 1,
+        limits::SMALL_BYTES_MAX,
+        limits::ENTRY_BYTES_MAX,
+        limits::ENTRY_BYTES_MAX + 1,
     ];
     let mut index = 0;
     for first in lengths {
@@ -368,7 +368,7 @@ fn a_value_may_change_between_small_and_large() {
 
 #[test]
 fn a_value_that_was_read_stays_as_it_was_read() {
-    for length in [8, config::SMALL_BYTES_MAX + 1] {
+    for length in [8, limits::SMALL_BYTES_MAX + 1] {
         let store = Store::new();
         store.apply(&put(b"k", &vec![1; length]), 1);
         let read = store.get(b"k").unwrap();
@@ -411,7 +411,7 @@ fn every_freeze_sees_its_own_moment_while_others_come_and_go() {
     let mut live: Vec<(Frozen, Content)> = Vec::new();
     for index in 1..20_000_u64 {
         let key = below(KEYS).to_be_bytes();
-        let length = [8, 8, 8, 5, config::SMALL_BYTES_MAX + 1][below(5) as usize];
+        let length = [8, 8, 8, 5, limits::SMALL_BYTES_MAX + 1][below(5) as usize];
         let value = vec![index as u8; length];
         if below(4) == 0 {
             store.apply(&delete(&key), index);

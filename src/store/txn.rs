@@ -5,8 +5,8 @@
 //! entries are made before that, as they take long.
 
 use super::{Content, Entry, Map, Old, Store, holds};
+use crate::command::proposal::{FailedCheck, Outcome};
 use crate::command::{Command, Transaction, Write};
-use crate::proposal::{FailedCheck, Outcome};
 
 /// A write on its way into its table.
 struct Step<'a> {
@@ -140,7 +140,7 @@ impl Step<'_> {
 mod tests {
     use super::*;
     use crate::command::{Check, Etags, Kind};
-    use crate::config;
+    use crate::limits;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     fn transaction(checks: Vec<Check>, writes: &[(&str, Option<&str>)]) -> Command {
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn all_is_written_at_one_index_and_each_outcome_is_told() {
         let store = Store::new();
-        let large = "x".repeat(config::SMALL_BYTES_MAX);
+        let large = "x".repeat(limits::SMALL_BYTES_MAX);
         let writes = [("a", Some("1")), ("b", Some(&*large)), ("c", None)];
         let done = |index, existed: &[bool]| Outcome::Transacted {
             index,

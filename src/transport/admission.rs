@@ -6,9 +6,9 @@
 
 use super::handshake::{self, Lane};
 use super::{Shared, inbound};
-use crate::config;
+use crate::channels::inbox::{Met, Notice};
 use crate::identity::{self, Claims, Reason, Refusal, Standing, View};
-use crate::inbox::{Met, Notice};
+use crate::limits;
 use crate::members;
 use bytes::Bytes;
 use http_body_util::Full;
@@ -287,11 +287,11 @@ impl Process {
                 return Err(Turned::Rival);
             }
         };
-        if self.heard > since + config::PEER_RIVAL_GRACE {
+        if self.heard > since + limits::PEER_RIVAL_GRACE {
             self.rival = None;
             return Err(Turned::Twice);
         }
-        match now.duration_since(self.heard.max(since)) >= config::PEER_RIVAL_SILENCE {
+        match now.duration_since(self.heard.max(since)) >= limits::PEER_RIVAL_SILENCE {
             true => Ok(()),
             false => Err(Turned::Rival),
         }
@@ -373,7 +373,7 @@ mod tests {
         all.pass(Duration::from_secs(9));
         assert_eq!(all.enter(2, Control).err(), Some(Turned::Rival));
         assert_eq!(all.enter(2, Append).err(), Some(Turned::Rival));
-        let seconds = config::PEER_RIVAL_GRACE.as_secs();
+        let seconds = limits::PEER_RIVAL_GRACE.as_secs();
         for _ in 0..seconds {
             all.pass(Duration::from_secs(1));
             all.heard(&first, Control);
@@ -385,7 +385,7 @@ mod tests {
         assert!(!is_replaced(&first));
         // A connection of the first says the same as a message.
         assert_eq!(all.enter(2, Control).err(), Some(Turned::Rival));
-        all.pass(config::PEER_RIVAL_GRACE * 2);
+        all.pass(limits::PEER_RIVAL_GRACE * 2);
         let again = all.enter(1, Control).unwrap();
         assert!(is_replaced(&first) && !is_replaced(&again));
         assert_eq!(all.enter(2, Control).err(), Some(Turned::Twice));
@@ -398,9 +398,9 @@ mod tests {
         all.pass(Duration::from_secs(9));
         assert_eq!(all.enter(2, Control).err(), Some(Turned::Rival));
         // What it had sent before its end is read a moment later.
-        all.pass(config::PEER_RIVAL_GRACE / 2);
+        all.pass(limits::PEER_RIVAL_GRACE / 2);
         all.heard(&dead[1], Append);
-        all.pass(config::PEER_RIVAL_SILENCE - Duration::from_millis(1));
+        all.pass(limits::PEER_RIVAL_SILENCE - Duration::from_millis(1));
         assert_eq!(all.enter(2, Control).err(), Some(Turned::Rival));
         all.pass(Duration::from_millis(1));
         let restarted = all.enter(2, Control).unwrap();

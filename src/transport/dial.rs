@@ -4,9 +4,9 @@ use super::Shared;
 use super::handshake;
 use super::link::Found;
 use super::peers::Answer;
-use crate::config;
 use crate::identity::{Claims, Reason, Refusal};
-use crate::members::PeerUrl;
+use crate::limits;
+use crate::peer_url::PeerUrl;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Body, Incoming};
@@ -73,7 +73,7 @@ impl From<hyper::Error> for Failure {
 /// Connects to a peer. The connection ends when it takes nothing for as long as `silence`.
 pub(super) async fn connect(url: &PeerUrl, silence: Duration) -> Result<TcpStream, Failure> {
     let connecting = TcpStream::connect((url.host(), url.port()));
-    let stream = timeout(config::PEER_CONNECT_TIMEOUT, connecting)
+    let stream = timeout(limits::PEER_CONNECT_TIMEOUT, connecting)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .map_err(Failure::Connect)?;
@@ -92,8 +92,8 @@ pub(super) fn prepare(stream: &TcpStream, silence: Duration) -> io::Result<()> {
         use rustix::net::sockopt;
         // Keepalive notices a vanished peer on an idle connection, the user timeout on one with data under way.
         sockopt::set_socket_keepalive(stream, true)?;
-        sockopt::set_tcp_keepidle(stream, config::PEER_SILENCE_MAX)?;
-        sockopt::set_tcp_keepintvl(stream, config::PEER_SILENCE_MAX)?;
+        sockopt::set_tcp_keepidle(stream, limits::PEER_SILENCE_MAX)?;
+        sockopt::set_tcp_keepintvl(stream, limits::PEER_SILENCE_MAX)?;
         // It also runs while the peer's window is closed, so a slow disk behind a snapshot's connection counts too.
         sockopt::set_tcp_user_timeout(stream, silence.as_millis() as u32)?;
     }
@@ -129,7 +129,7 @@ where
     F: Future<Output = Result<T, Failure>>,
 {
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
-        .max_buf_size(config::SNAPSHOT_CHUNK_BYTES)
+        .max_buf_size(limits::SNAPSHOT_CHUNK_BYTES)
         .handshake::<_, B>(TokioIo::new(stream))
         .await?;
     let mut exchange = pin!(async move {

@@ -14,7 +14,7 @@
 //! RUSTSEC-2024-0437 says that protobuf's decoder recurses on nested groups without a limit. That of 2.28 refuses a group
 //! within a group; a test of the fuzzers' targets (tests/fuzz/) says so.
 
-use crate::config::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET, FRAME_DATA_APART_BYTES};
+use crate::limits::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET, FRAME_DATA_APART_BYTES};
 use bytes::{Buf as _, Bytes, BytesMut};
 use protobuf::rt::compute_raw_varint32_size;
 use protobuf::wire_format::WireTypeLengthDelimited;

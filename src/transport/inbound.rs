@@ -7,9 +7,9 @@
 use super::admission::{Entry, Turned};
 use super::handshake::{self, Lane, UPGRADE};
 use super::{Shared, dial, frame, snapshot};
-use crate::config;
+use crate::channels::inbox::{Met, Notice};
 use crate::identity::{Claims, Reason, Refusal, Standing};
-use crate::inbox::{Met, Notice};
+use crate::limits;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
@@ -54,7 +54,7 @@ pub(super) async fn serve(
                 if !std::mem::replace(&mut failing, true) {
                     error!(shared.logger, "can't accept peer connections"; "error" => %error);
                 }
-                let pause = tokio::time::timeout(config::PEER_BACKOFF_MAX, &mut shutdown);
+                let pause = tokio::time::timeout(limits::PEER_BACKOFF_MAX, &mut shutdown);
                 if pause.await.is_ok() {
                     return tasks.shutdown().await;
                 }
@@ -126,7 +126,7 @@ struct Upgrading {
 }
 
 async fn connection(shared: Arc<Shared>, stream: TcpStream, stranger: Stranger, logger: Logger) {
-    if let Err(error) = dial::prepare(&stream, config::PEER_SILENCE_MAX) {
+    if let Err(error) = dial::prepare(&stream, limits::PEER_SILENCE_MAX) {
         debug!(logger, "a connection has ended at once"; "error" => %error);
         return;
     }
@@ -142,7 +142,7 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, stranger: Stranger, 
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shared.limits.header_timeout)
-        .max_buf_size(config::PEER_HEAD_BYTES_MAX)
+        .max_buf_size(limits::PEER_HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await;

@@ -5,7 +5,7 @@
 //! business; but a peer that answers and refuses is another matter than one that does not answer.
 
 use super::handshake::Lane;
-use crate::members::PeerUrl;
+use crate::peer_url::PeerUrl;
 use slog::{Logger, info, warn};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

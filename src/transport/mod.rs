@@ -39,11 +39,12 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use crate::config;
+use crate::channels::inbox::{Inbox, Notice};
 use crate::identity::View;
-use crate::inbox::{Inbox, Notice};
-use crate::members::{Members, PeerUrl};
+use crate::limits;
+use crate::members::Members;
 use crate::metrics::Metrics;
+use crate::peer_url::PeerUrl;
 use crate::storage::SnapshotMeta;
 use handshake::Lane;
 use peers::{Peer, Peers};
@@ -137,12 +138,12 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            connections: config::PEER_CONNECTIONS_MAX,
-            header_timeout: config::HEADER_TIMEOUT,
-            handshake_timeout: config::PEER_HANDSHAKE_TIMEOUT,
-            snapshot_stall: config::SNAPSHOT_STALL_TIMEOUT,
-            snapshot_pause: config::PEER_BACKOFF_MAX,
-            snapshot_pace: config::SNAPSHOT_BYTES_PER_SECOND,
+            connections: limits::PEER_CONNECTIONS_MAX,
+            header_timeout: limits::HEADER_TIMEOUT,
+            handshake_timeout: limits::PEER_HANDSHAKE_TIMEOUT,
+            snapshot_stall: limits::SNAPSHOT_STALL_TIMEOUT,
+            snapshot_pause: limits::PEER_BACKOFF_MAX,
+            snapshot_pace: limits::SNAPSHOT_BYTES_PER_SECOND,
         }
     }
 }

@@ -10,10 +10,10 @@ use super::link::{Found, Link};
 use super::peers::{Answer, Place};
 use super::round_trip::RoundTrip;
 use super::{Shared, encoded, frame};
+use crate::channels::inbox::{Met, Notice};
 use crate::identity::{self, Claims, Reason, Standing};
-use crate::inbox::{Met, Notice};
-use crate::members::PeerUrl;
-use crate::{config, metrics};
+use crate::peer_url::PeerUrl;
+use crate::{limits, metrics};
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::StatusCode;
@@ -63,9 +63,9 @@ impl Queue {
         let bytes = encoded(&message);
         let mut waiting = self.lock();
         // A lone message always fits, unless no frame can hold it.
-        let full = waiting.messages.len() >= config::PEER_QUEUE_MESSAGES_MAX
+        let full = waiting.messages.len() >= limits::PEER_QUEUE_MESSAGES_MAX
             || (!waiting.messages.is_empty()
-                && waiting.bytes + bytes > config::PEER_QUEUE_BYTES_MAX);
+                && waiting.bytes + bytes > limits::PEER_QUEUE_BYTES_MAX);
         if full || waiting.closed || !frame::fits(bytes) {
             self.metrics.dropped.inc();
             return false;
@@ -92,7 +92,7 @@ impl Queue {
     fn take(&self, into: &mut Vec<Message>) -> Option<()> {
         let mut waiting = self.lock();
         let mut total = 0;
-        while total < config::FRAME_BYTES_TARGET {
+        while total < limits::FRAME_BYTES_TARGET {
             let Some((message, bytes)) = waiting.messages.pop_front() else {
                 break;
             };
@@ -165,7 +165,7 @@ enum Ended {
 
 impl Outbound {
     pub(super) async fn run(self) {
-        let mut pause = config::PEER_BACKOFF_MIN;
+        let mut pause = limits::PEER_BACKOFF_MIN;
         let mut retired = self.retired.clone();
         // Where there was a connection, while what became of the process at its far end is not known.
         let mut lost = None;
@@ -188,8 +188,8 @@ impl Outbound {
                     let ended = self.serve(connection).await;
                     self.answered(None);
                     // A connection that ends as soon as it was made is no reason to hurry.
-                    if since.elapsed() > config::PEER_BACKOFF_MAX {
-                        pause = config::PEER_BACKOFF_MIN;
+                    if since.elapsed() > limits::PEER_BACKOFF_MAX {
+                        pause = limits::PEER_BACKOFF_MIN;
                         at_once = true;
                     }
                     match ended {
@@ -228,8 +228,8 @@ impl Outbound {
                 }
             });
             pause = match over.await {
-                Ok(()) => config::PEER_BACKOFF_MIN,
-                Err(_) => (pause * 2).min(config::PEER_BACKOFF_MAX),
+                Ok(()) => limits::PEER_BACKOFF_MIN,
+                Err(_) => (pause * 2).min(limits::PEER_BACKOFF_MAX),
             };
         }
     }
@@ -265,7 +265,7 @@ impl Outbound {
     /// Makes a connection and takes it through the handshake.
     async fn dial_at(&self, place: &Place) -> Result<Connection, Failure> {
         let Place { url, known } = place;
-        let stream = dial::connect(url, config::PEER_SILENCE_MAX).await?;
+        let stream = dial::connect(url, limits::PEER_SILENCE_MAX).await?;
         let said = self.shared.view().claims(self.peer, Some(url));
         let mut request = dial::request(&said, url, "/raft/stream", Empty::<Bytes>::new())?;
         let headers = request.headers_mut();
@@ -326,7 +326,7 @@ impl Outbound {
         let mut closed = pin!(end_of(read));
         let mut written = pin!(write_queue(&self.queue, write, &outdated));
         let (mut retired, mut up) = (self.retired.clone(), false);
-        let mut stale = pin!(sleep(config::PEER_GREETING_AGE_MAX));
+        let mut stale = pin!(sleep(limits::PEER_GREETING_AGE_MAX));
         loop {
             tokio::select! {
                 biased;
@@ -369,7 +369,7 @@ impl Outbound {
             }
             written
         };
-        let flushed = timeout(config::PEER_FLUSH_TIMEOUT, flush).await;
+        let flushed = timeout(limits::PEER_FLUSH_TIMEOUT, flush).await;
         match outdated {
             true if flushed == Ok(true) => Ended::Outdated,
             true => Ended::Broken("it did not end in time".to_owned()),

@@ -13,8 +13,8 @@ use super::outbound::{Outbound, Queue};
 use super::round_trip::RoundTrip;
 use super::snapshot::SnapshotLane;
 use crate::identity::{self, Claims, Reason, Standing, State, View};
-use crate::members::PeerUrl;
-use crate::{config, metrics};
+use crate::peer_url::PeerUrl;
+use crate::{limits, metrics};
 use slog::{o, warn};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -212,7 +212,7 @@ impl Shared {
         let members = &self.view().members.members;
         let stranger = |id: &u64| !members.contains_key(id);
         let strangers = peers.claimed.keys().filter(|(id, _)| stranger(id)).count();
-        if known.is_none() && stranger(&claims.from) && strangers >= config::PEERS_AHEAD_MAX {
+        if known.is_none() && stranger(&claims.from) && strangers >= limits::PEERS_AHEAD_MAX {
             warn!(self.logger, "too many members are unknown here, this one gets no answers until \
                 this member has caught up"; "peer" => claims.from);
             return;
@@ -373,7 +373,7 @@ fn wanted(view: &View, peers: &Peers) -> BTreeMap<u64, (u64, Vec<Place>)> {
             wanted.entry(*id).or_default();
         }
         let leaders = peers.answers().filter_map(Answer::leader);
-        for (id, url) in leaders.take(config::PEERS_AHEAD_MAX) {
+        for (id, url) in leaders.take(limits::PEERS_AHEAD_MAX) {
             add(&mut wanted.entry(*id).or_default().1, url, true);
         }
     }

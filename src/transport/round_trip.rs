@@ -4,7 +4,7 @@
 //! contexts are unique; the regular heartbeats of an idle cluster all have the same, but follow each other more slowly
 //! than they are answered.
 
-use crate::config;
+use crate::limits;
 use crate::metrics::Histogram;
 use bytes::Bytes;
 use raft::eraftpb::{Message, MessageType};
@@ -34,7 +34,7 @@ impl RoundTrip {
         let mut asked = self.lock();
         if let Some((_, since)) = &*asked {
             let elapsed = since.elapsed();
-            if elapsed <= config::PEER_SILENCE_MAX {
+            if elapsed <= limits::PEER_SILENCE_MAX {
                 return;
             }
             // The answer may be lost, or the peer stalls: it took at least so long.

@@ -8,13 +8,15 @@
 use super::dial::{self, Failure};
 use super::frame::{self, FrameError, Frames};
 use super::{FileError, Shared, SnapshotSource, encoded};
+use crate::channels::inbox::Notice;
 use crate::command::ReplicatedState;
-use crate::config::{self, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNKS_QUEUED};
+use crate::command::version;
+use crate::command::version::Later;
 use crate::identity::{Claims, Reason, Standing};
-use crate::inbox::Notice;
-use crate::members::PeerUrl;
+use crate::limits;
+use crate::limits::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNKS_QUEUED};
+use crate::peer_url::PeerUrl;
 use crate::storage::SnapshotMeta;
-use crate::version::{self, Later};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::StatusCode;
@@ -212,7 +214,7 @@ impl Transfer {
 fn next_pause(last: Duration, error: &SendError, first: Duration) -> Duration {
     match error {
         SendError::Failed(Failure::Troubled(_)) => {
-            (last * 2).clamp(first, config::SNAPSHOT_PAUSE_MAX.max(first))
+            (last * 2).clamp(first, limits::SNAPSHOT_PAUSE_MAX.max(first))
         }
         _ => first,
     }
@@ -224,7 +226,7 @@ async fn stalled(sent: &watch::Sender<u64>, total: u64, limit: Duration) -> Dura
     loop {
         let complete = *sent.borrow_and_update() == total;
         let limit = if complete {
-            config::SNAPSHOT_FINISH_TIMEOUT
+            limits::SNAPSHOT_FINISH_TIMEOUT
         } else {
             limit
         };
@@ -283,7 +285,7 @@ impl Pace {
 
     /// How long to wait before going on.
     fn wait(&mut self, now: std::time::Instant) -> Duration {
-        if let Some(earliest) = now.checked_sub(config::SNAPSHOT_BURST) {
+        if let Some(earliest) = now.checked_sub(limits::SNAPSHOT_BURST) {
             self.due = self.due.max(earliest);
         }
         self.due.saturating_duration_since(now)
@@ -349,7 +351,7 @@ pub(super) enum ReceiveError {
     Frame(#[from] FrameError),
     #[error(
         "its message is longer than {} bytes",
-        config::SNAPSHOT_MESSAGE_BYTES_MAX
+        limits::SNAPSHOT_MESSAGE_BYTES_MAX
     )]
     LongMessage,
     #[error("it begins with {0} messages, not with one")]
@@ -413,7 +415,7 @@ pub(super) async fn receive(
         if let Some(payload) = frames.take()? {
             break payload;
         }
-        if frames.len() > config::SNAPSHOT_MESSAGE_BYTES_MAX {
+        if frames.len() > limits::SNAPSHOT_MESSAGE_BYTES_MAX {
             return Err(ReceiveError::LongMessage);
         }
         let piece = body.next().await?.ok_or(ReceiveError::Cut)?;
@@ -523,7 +525,7 @@ async fn forward(
         }
         let whole = gathered.len() >= SNAPSHOT_CHUNK_BYTES || next.is_none();
         if whole && !gathered.is_empty() {
-            let room = BytesMut::with_capacity(SNAPSHOT_CHUNK_BYTES + config::PEER_HEAD_BYTES_MAX);
+            let room = BytesMut::with_capacity(SNAPSHOT_CHUNK_BYTES + limits::PEER_HEAD_BYTES_MAX);
             let piece = std::mem::replace(&mut gathered, room).freeze();
             if pieces.send(Piece::Data(piece)).await.is_err() {
                 return Ok(());
@@ -641,7 +643,7 @@ mod tests {
 
     #[test]
     fn the_pause_grows_while_the_receiver_has_trouble() {
-        let first = config::PEER_BACKOFF_MAX;
+        let first = limits::PEER_BACKOFF_MAX;
         let full = SendError::Failed(Failure::Troubled("the disk is full".to_owned()));
         let mut last = Duration::ZERO;
         for seconds in [1, 2, 4, 8, 16, 30, 30] {
@@ -665,6 +667,6 @@ mod tests {
         let later = begun + ms(10_250);
         assert_eq!(pace.wait(later), Duration::ZERO);
         pace.add(250_000);
-        assert_eq!(pace.wait(later), ms(250) - config::SNAPSHOT_BURST);
+        assert_eq!(pace.wait(later), ms(250) - limits::SNAPSHOT_BURST);
     }
 }

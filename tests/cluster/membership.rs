@@ -1,7 +1,7 @@
 //! Members that come and go while the cluster serves.
 
 use crate::harness::{Cluster, PATIENCE, PATIENT, eventually, leader_and_followers, require};
-use raftkvd::config::{MEMBERS_MAX, REMOVED_MAX};
+use raftkvd::limits::{MEMBERS_MAX, REMOVED_MAX};
 use std::time::{Duration, Instant};
 
 /// "Within 5 s" says the README; twice that on a noisy machine.

@@ -5,7 +5,7 @@ use crate::http::Connection;
 use crate::process::Ended;
 use protobuf::Message as _;
 use raftkvd::command::SnapshotHeader;
-use raftkvd::config::{INDEX_MAX, RESTORE_SKIP, RESTORED_INDEX_MAX};
+use raftkvd::limits::{INDEX_MAX, RESTORE_SKIP, RESTORED_INDEX_MAX};
 use raftkvd::storage::SnapshotEncoder;
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};

@@ -15,11 +15,14 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH}
 use protobuf::Message as _;
 use raft::eraftpb::{Entry, HardState};
 use raftkvd::command::{self, SnapshotHeader};
-use raftkvd::config;
-use raftkvd::members::{Decision, Members, PeerUrl};
-use raftkvd::storage::segment::{self, Reader};
+use raftkvd::limits;
+use raftkvd::members::{Decision, Members};
+use raftkvd::peer_url::PeerUrl;
+use raftkvd::storage::wal::record;
+use raftkvd::storage::wal::segment;
+use raftkvd::storage::wal::segment::Reader;
 use raftkvd::storage::{
-    Mark, Opened, Options, ReceiveError, Save, SnapshotMeta, Start, StorageError, open_with, record,
+    Mark, Opened, Options, ReceiveError, Save, SnapshotMeta, Start, StorageError, open_with,
 };
 use raftkvd::{api, transport};
 use std::collections::BTreeSet;
@@ -106,7 +109,7 @@ pub fn peer_frames(data: &[u8]) {
 
 const OPTIONS: Options = Options {
     segment_bytes: 4096,
-    batch_bytes: config::BATCH_BYTES_TARGET,
+    batch_bytes: limits::BATCH_BYTES_TARGET,
     cache_bytes: u64::MAX,
 };
 
@@ -401,7 +404,7 @@ pub fn http(data: &[u8]) {
             assert_eq!(status, 400);
         }
         match api::fuzzing::conditions(&headers) {
-            Ok(count) => assert!(count <= 2 * config::ETAGS_MAX),
+            Ok(count) => assert!(count <= 2 * limits::ETAGS_MAX),
             Err(status) => assert_eq!(status, 400),
         }
     });
@@ -432,7 +435,7 @@ pub fn json(data: &[u8]) {
     let limit = SOME + 64 * data.len();
     match bounded(limit, || api::fuzzing::pairs(data, &limits)) {
         Ok(pairs) => {
-            assert!(pairs.len() <= config::TXN_OPERATIONS_MAX);
+            assert!(pairs.len() <= limits::TXN_OPERATIONS_MAX);
             assert!(pairs.iter().all(|(key, value)| fits(key, value)));
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("it was JSON");
             let members = pairs
@@ -446,7 +449,7 @@ pub fn json(data: &[u8]) {
     match bounded(limit, || api::fuzzing::transaction(data, &limits)) {
         Ok(transaction) => {
             let (checks, writes) = (&transaction.checks, &transaction.writes);
-            assert!(checks.len().max(writes.len()) <= config::TXN_OPERATIONS_MAX);
+            assert!(checks.len().max(writes.len()) <= limits::TXN_OPERATIONS_MAX);
             assert!(checks.iter().all(|check| fits(&check.key, b"")));
             assert!(writes.iter().all(|write| fits(&write.key, &write.value)));
             let keys: BTreeSet<&[u8]> = writes.iter().map(|write| &*write.key).collect();
@@ -471,7 +474,7 @@ pub fn json(data: &[u8]) {
     let query = String::from_utf8_lossy(data);
     match bounded(limit, || api::fuzzing::range(Some(&query))) {
         Ok(range) => {
-            assert!((1..=config::LIST_KEYS_MAX).contains(&range.limit));
+            assert!((1..=limits::LIST_KEYS_MAX).contains(&range.limit));
             assert!(range.prefix.len() + range.after.len() <= query.len());
         }
         Err(status) => assert_eq!(status, 400),

@@ -18,9 +18,9 @@ use crate::process::Process;
 use crate::watchers::Watcher;
 use crate::world::{Event, MILLISECOND, SECOND, Target, World};
 use futures_channel::oneshot;
+use raftkvd::channels::inbox::Notice;
 use raftkvd::command::SnapshotHeader;
-use raftkvd::inbox::Notice;
-use raftkvd::proposal::{
+use raftkvd::command::proposal::{
     NotProposed, NotTransferred, Outcome, Proposal, Read, Transfer, TransferReply,
 };
 use raftkvd::store::Frozen;

@@ -8,7 +8,7 @@
 use crate::strangers::{entry, proposal};
 use crate::world::{Event, SECOND, Target, World};
 use raft::eraftpb::{Message, MessageType};
-use raftkvd::inbox::encoded_bytes;
+use raftkvd::channels::inbox::encoded_bytes;
 
 /// A proof that a member has heard.
 pub struct Proof {

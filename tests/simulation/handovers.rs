@@ -6,8 +6,8 @@
 
 use crate::clients::Wish;
 use crate::world::World;
+use raftkvd::command::proposal::NotTransferred;
 use raftkvd::members::Members;
-use raftkvd::proposal::NotTransferred;
 use std::collections::BTreeSet;
 
 /// What has been true of members at some time.

@@ -4,7 +4,7 @@
 use crate::checker::{Input, Listed, Output};
 use crate::clients::Open;
 use crate::oracle::Oracle;
-use raftkvd::config;
+use raftkvd::limits;
 use raftkvd::store::{Frozen, Range};
 
 /// Where the client goes on reading, if there is more.
@@ -34,7 +34,7 @@ pub fn page(open: &Open, input: &Input, index: u64, map: Frozen, oracle: &Oracle
     let range = Range {
         prefix: prefix.clone(),
         after: after.clone().unwrap_or_default(),
-        limit: limit.unwrap_or(config::LIST_KEYS_DEFAULT),
+        limit: limit.unwrap_or(limits::LIST_KEYS_DEFAULT),
         values: *values,
     };
     let page = map.least(&range, || false);

@@ -6,8 +6,9 @@ use crate::disk::FakeDisk;
 use crate::network::Weather;
 use crate::plan::Changes;
 use crate::world::{Event, MILLISECOND, Machine, SECOND, Target, World};
-use raftkvd::members::{Members, PeerUrl};
+use raftkvd::members::Members;
 use raftkvd::node::Exit;
+use raftkvd::peer_url::PeerUrl;
 use slog::info;
 use std::collections::BTreeMap;
 

@@ -6,7 +6,7 @@ use crate::disk::FakeDisk;
 use crate::lives::{Memory, Role};
 use crate::world::World;
 use raftkvd::command::{Command, Kind};
-use raftkvd::members::PeerUrl;
+use raftkvd::peer_url::PeerUrl;
 use std::collections::BTreeMap;
 
 impl World {

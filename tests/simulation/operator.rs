@@ -10,10 +10,11 @@ use crate::lives::{Memory, Role};
 use crate::plan::Changes;
 use crate::world::{Event, MILLISECOND, Target, World};
 use futures_channel::oneshot;
+use raftkvd::channels::status::ClosedKind;
+use raftkvd::command::proposal::{Outcome, Proposal, Refusal};
 use raftkvd::command::{Command, Kind};
-use raftkvd::members::{Members, PeerUrl};
-use raftkvd::proposal::{Outcome, Proposal, Refusal};
-use raftkvd::status::ClosedKind;
+use raftkvd::members::Members;
+use raftkvd::peer_url::PeerUrl;
 use std::collections::BTreeMap;
 
 pub struct Operator {

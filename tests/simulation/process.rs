@@ -9,24 +9,27 @@ use crate::world::{World, clock, micros};
 use crate::written::Proposer;
 use futures_channel::oneshot;
 use raft::eraftpb::{Entry, Message};
-use raftkvd::apply::{self, Applier, SnapshotJob};
-use raftkvd::config;
-use raftkvd::history::History;
+use raftkvd::channels::inbox::{Inbox, Notice};
 use raftkvd::identity::{self, Answer, Claims, Reason, Standing, View};
-use raftkvd::inbox::{Inbox, Notice};
-use raftkvd::members::{Members, PeerUrl};
+use raftkvd::limits;
+use raftkvd::logging::progress::Replay;
+use raftkvd::members::Members;
 use raftkvd::metrics::Metrics;
 use raftkvd::node::{Node, Settings};
-use raftkvd::progress::Replay;
-use raftkvd::raft_loop::RaftLoop;
-use raftkvd::read_back;
-use raftkvd::storage::read_back::Request;
+use raftkvd::peer_url::PeerUrl;
+use raftkvd::storage::wal::read_back::Request;
 use raftkvd::storage::{
     self, Beginning, DiskError, Given, Lock, Meta, Options, Purge, ReadBack, Recovered, Snapshots,
     Start, StorageError,
 };
 use raftkvd::store::Store;
-use raftkvd::writer::{self, Durable, Jobs, WriterError};
+use raftkvd::store::history::History;
+use raftkvd::threads::apply;
+use raftkvd::threads::apply::{Applier, SnapshotJob};
+use raftkvd::threads::raft::RaftLoop;
+use raftkvd::threads::read_back;
+use raftkvd::threads::wal;
+use raftkvd::threads::wal::{Durable, Jobs, WriterError};
 use slog::Logger;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
@@ -142,7 +145,7 @@ impl Process {
             apply::load(&store, snapshots, index, term, 1, |_, _| (), &logger)
         };
         let (id, start, options) = (launch.id, launch.start, launch.options);
-        let unapplied_bytes_max = options.cache_bytes.min(config::PUBLISHED_BYTES_MAX as u64);
+        let unapplied_bytes_max = options.cache_bytes.min(limits::PUBLISHED_BYTES_MAX as u64);
         let beginning = Beginning {
             member: id,
             start,
@@ -211,7 +214,7 @@ impl Process {
         history.begin(applied, before_memory);
         let (commits, batches) = apply::channel(Arc::new(Replay::new()), history.clone());
         let wal_reader = opened.wal.read_back();
-        let (writer, jobs) = writer::channel(opened.wal, clock, &logger);
+        let (writer, jobs) = wal::channel(opened.wal, clock, &logger);
         let (purge_sender, purges) = mpsc::channel();
         let (snapshot_sender, snapshot_jobs) = mpsc::channel();
         let metrics: Arc<Metrics> = Arc::default();
@@ -598,7 +601,7 @@ impl Process {
         let members = &self.view.members.members;
         let is_stranger = |id: &u64| !members.contains_key(id);
         let strangers = self.claimed.keys().filter(|(id, _)| is_stranger(id));
-        let full = strangers.count() >= config::PEERS_AHEAD_MAX;
+        let full = strangers.count() >= limits::PEERS_AHEAD_MAX;
         let key = (claims.from, standing == Standing::Ahead);
         let is_new = !self.claimed.contains_key(&key) && is_stranger(&claims.from);
         if standing != Standing::Waiting && !(is_new && full) {

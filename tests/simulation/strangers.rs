@@ -12,10 +12,10 @@ use crate::oracle::LIE;
 use crate::world::{Event, SECOND, Target, World};
 use protobuf::Message as _;
 use raft::eraftpb::{Entry, Message, MessageType};
+use raftkvd::channels::inbox::encoded_bytes;
 use raftkvd::command::{Batch, Command, Kind};
 use raftkvd::identity::{Claims, Receiver, Standing};
-use raftkvd::inbox::encoded_bytes;
-use raftkvd::members::PeerUrl;
+use raftkvd::peer_url::PeerUrl;
 use std::collections::BTreeMap;
 
 /// What a stranger is about to say: it is thought up when it is said.

@@ -4,9 +4,9 @@ use crate::network::NoLink;
 use crate::world::{Event, MILLISECOND, SECOND, Target, World};
 use protobuf::Message as _;
 use raft::eraftpb::Message;
+use raftkvd::channels::inbox::{Notice, encoded_bytes};
 use raftkvd::command::ReplicatedState;
 use raftkvd::identity::{Claims, Standing};
-use raftkvd::inbox::{Notice, encoded_bytes};
 use raftkvd::members::Members;
 use raftkvd::storage::{DiskError, ReceiveError, SnapshotMeta, SnapshotSink, SnapshotSource};
 use std::collections::BTreeMap;
@@ -197,7 +197,7 @@ impl World {
         taken
     }
 
-    /// A full disk is no reason to end: see `server.rs`.
+    /// A full disk is no reason to end: see `server`.
     fn receiving_failed(&mut self, target: Target, error: &DiskError) {
         if error.source.kind() != io::ErrorKind::StorageFull {
             self.disk_failed(target.machine, error);

@@ -1,6 +1,6 @@
 //! Watchers: clients that follow the changes of the keys with a prefix, from member to member.
 //!
-//! A watcher does what the API does for one (`src/api/watching.rs`). It starts after an index, or at the present;
+//! A watcher does what the API does for one (`src/api/watch.rs`). It starts after an index, or at the present;
 //! unless the member already holds that index, the watcher first waits for a read index. Then it reads the member's
 //! history piece by piece. If its changes have left the history, it starts again from the index of a list. Its
 //! connection breaks when the process ends, and at random: the piece in flight is lost, and the watcher continues at
@@ -13,12 +13,12 @@ use crate::changes::Change;
 use crate::clients::DEADLINE_TICKS;
 use crate::world::{Event, MILLISECOND, SECOND, Target, World};
 use futures_channel::oneshot;
+use raftkvd::channels::inbox::Notice;
 use raftkvd::command::SnapshotHeader;
-use raftkvd::config;
-use raftkvd::history::Reader;
-use raftkvd::inbox::Notice;
-use raftkvd::proposal::{NotProposed, Read};
+use raftkvd::command::proposal::{NotProposed, Read};
+use raftkvd::limits;
 use raftkvd::store::Frozen;
+use raftkvd::store::history::Reader;
 
 pub struct Watcher {
     prefix: Vec<u8>,
@@ -192,10 +192,10 @@ impl World {
 
     /// Reads the next piece.
     fn follow(&mut self, number: usize, target: Target, mut reader: Reader) -> State {
-        let entries_max = *self.clients.random.pick(&[1, 3, config::WATCH_ENTRIES_MAX]);
+        let entries_max = *self.clients.random.pick(&[1, 3, limits::WATCH_ENTRIES_MAX]);
         let before = reader.position();
         let watcher = &mut self.clients.watchers[number];
-        let Ok(entries) = reader.read(entries_max, config::WATCH_PIECE_BYTES) else {
+        let Ok(entries) = reader.read(entries_max, limits::WATCH_PIECE_BYTES) else {
             watcher.lists = true;
             self.count("watches ended, for changes are gone");
             return State::Away;

@@ -1,7 +1,7 @@
 //! A member that is closed serves no client, whatever is asked for and however.
 
 use super::*;
-use crate::status::{Closed, ClosedKind};
+use crate::channels::status::{Closed, ClosedKind};
 
 const KINDS: [(ClosedKind, &str); 3] = [
     (ClosedKind::Forming, "forming"),

@@ -137,7 +137,7 @@ fn what_is_wrong_with_pairs_is_said_and_nothing_is_written() {
     let cluster = Cluster::start();
     let long_key = format!(r#"{{"a":"1","{}":"2"}}"#, "k".repeat(65));
     let long_value = format!(r#"{{"a":"{}"}}"#, "v".repeat(100_001));
-    let many: Vec<String> = (0..=config::TXN_OPERATIONS_MAX)
+    let many: Vec<String> = (0..=limits::TXN_OPERATIONS_MAX)
         .map(|i| format!("\"{i}\":\"\""))
         .collect();
     let many = format!("{{{}}}", many.join(","));
@@ -286,7 +286,7 @@ fn a_list_of_large_values_ends_early_and_goes_on() {
         assert_eq!(cluster.put(&format!("/key{i:02}"), &value).status, 204);
     }
     let first = cluster.get("/-/kv?values=true");
-    assert!(first.body.len() < config::LIST_BYTES_MAX + 1_000);
+    assert!(first.body.len() < limits::LIST_BYTES_MAX + 1_000);
     let first = first.json();
     let count = first["keys"].as_array().unwrap().len();
     assert!((25..50).contains(&count), "{count}");
@@ -546,7 +546,7 @@ fn what_is_wrong_with_a_transaction_is_said_and_nothing_is_written() {
         (413, many, "too many operations, at most 1024"),
         (
             413,
-            " ".repeat(config::TXN_BODY_BYTES_MAX + 1),
+            " ".repeat(limits::TXN_BODY_BYTES_MAX + 1),
             "the body is too large",
         ),
     ] {

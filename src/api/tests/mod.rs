@@ -10,14 +10,14 @@ mod outcomes;
 mod watching;
 
 use super::*;
-use crate::apply;
+use crate::channels::commit::{Apply, Commit};
+use crate::channels::inbox::{Held, Notice};
+use crate::channels::status::{MemberStatus, Status};
+use crate::command::proposal::{NotProposed, Outcome};
 use crate::command::{self, Batch, Kind};
-use crate::commit::{Apply, Commit};
-use crate::history::Changes;
-use crate::inbox::{Held, Notice};
 use crate::members::{Decision, Members, cluster_id};
-use crate::proposal::{NotProposed, Outcome};
-use crate::status::{MemberStatus, Status};
+use crate::store::history::Changes;
+use crate::threads::apply;
 use bytes::Bytes;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -209,7 +209,7 @@ fn play(
     let mut index = 1;
     let (commits, _batches) = apply::channel(Arc::default(), Arc::clone(&history));
     let mut kept_proposals = Vec::new();
-    let mut kept_reads: Vec<crate::proposal::Read> = Vec::new();
+    let mut kept_reads: Vec<crate::command::proposal::Read> = Vec::new();
     let mut kept_questions = Vec::new();
     while !done.load(Ordering::SeqCst) {
         let events = inbox.take(
@@ -315,7 +315,7 @@ fn play(
 }
 
 /// A proposal on its way back out of the log, small enough to be applied at once.
-fn entry(index: u64, proposal: crate::proposal::Proposal) -> Commit {
+fn entry(index: u64, proposal: crate::command::proposal::Proposal) -> Commit {
     let mut batch = Batch::new();
     batch.commands.push(proposal.command);
     let data = command::encode(&batch);

@@ -1,7 +1,7 @@
 //! Watching: server-sent events, where they begin, and how they end.
 
 use super::*;
-use crate::status::{Closed, ClosedKind};
+use crate::channels::status::{Closed, ClosedKind};
 use serde_json::{Value, json};
 
 /// A response whose events are still coming.
@@ -347,7 +347,7 @@ fn watchers_are_counted_and_end_when_the_server_stops() {
     }
     cluster.wait();
     assert!(
-        begin.elapsed() < config::CONNECTION_END_TIMEOUT,
+        begin.elapsed() < limits::CONNECTION_END_TIMEOUT,
         "{:?}",
         begin.elapsed()
     );

@@ -235,8 +235,8 @@ fn what_the_map_can_not_take_yet_stays_in_the_log() {
     let node = cluster.node(leader);
     assert_eq!(node.raw.raft.raft_log.committed, node.raw.store().last());
     assert!(node.published < node.raw.raft.raft_log.committed);
-    let most = config::PUBLISHED_BYTES_MAX + value_bytes + 1_000;
-    assert!((config::PUBLISHED_BYTES_MAX..most).contains(&node.unapplied_bytes));
+    let most = limits::PUBLISHED_BYTES_MAX + value_bytes + 1_000;
+    assert!((limits::PUBLISHED_BYTES_MAX..most).contains(&node.unapplied_bytes));
     assert!(node.ready().is_none(), "there is nothing to be done before");
 
     cluster.hosts.get_mut(&leader).unwrap().slow_store = false;

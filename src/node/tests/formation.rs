@@ -1,7 +1,7 @@
 //! A cluster that forms, bindings, and moves.
 
 use super::*;
-use crate::status::ClosedKind;
+use crate::channels::status::ClosedKind;
 
 fn list(size: u64) -> BTreeMap<u64, PeerUrl> {
     (1..=size).map(|id| (id, url(id))).collect()

@@ -1,7 +1,7 @@
 //! What only a later version knows.
 
 use super::*;
-use crate::version::{Later, VERSION};
+use crate::command::version::{Later, VERSION};
 
 /// A batch of this member with a command of which this build knows nothing.
 fn later_batch(node: &Node) -> Batch {

@@ -2,7 +2,7 @@
 //!
 //! `snap/%016x-%016x.snap` (index, term). Written and read as a stream of blocks, never whole in memory. A file has its
 //! final name only when all of it is durable; what is being written is called `*.tmp` and is removed by the next start.
-//! It is synced every [`config::SNAPSHOT_SYNC_BYTES`] while it grows; see `write.rs` for what that spares whom. A sync
+//! It is synced every [`limits::SNAPSHOT_SYNC_BYTES`] while it grows; see `write.rs` for what that spares whom. A sync
 //! that failed is final: the file is given up.
 //! All numbers little-endian:
 //!
@@ -41,7 +41,7 @@ pub use write::{SnapshotEncoder, SnapshotWriter};
 
 use super::StorageError;
 use super::disk::{Disk, DiskError, DiskFile};
-use crate::config;
+use crate::limits;
 use crate::mutants::{Mutant, is_planted};
 use crc32c::crc32c_append;
 use std::collections::BTreeSet;
@@ -59,13 +59,13 @@ const FOOTER_BYTES: usize = 32;
 /// Where in the head of an entry its flags are: all 0, in this version. They are room for what an entry may have one day
 /// beside key, index and value, such as an expiry, between its head and its key.
 const FLAGS_OFFSET: usize = 3;
-const _: () = assert!(config::KEY_BYTES_LIMIT < 1 << 24);
+const _: () = assert!(limits::KEY_BYTES_LIMIT < 1 << 24);
 
 /// A block is closed as soon as it exceeds its target by an entry.
-const BLOCK_BYTES_LIMIT: usize = config::SNAPSHOT_BLOCK_BYTES
+const BLOCK_BYTES_LIMIT: usize = limits::SNAPSHOT_BLOCK_BYTES
     + ENTRY_HEAD_BYTES
-    + config::KEY_BYTES_LIMIT
-    + config::VALUE_BYTES_LIMIT;
+    + limits::KEY_BYTES_LIMIT
+    + limits::VALUE_BYTES_LIMIT;
 
 /// The snapshot files of a data directory. Shared by the threads that write, load, send, receive and delete them.
 pub struct Snapshots {

@@ -6,11 +6,12 @@ use super::{
     MAGIC, Snapshots, block_crc,
 };
 use crate::command::SnapshotHeader;
-use crate::config;
+use crate::command::version;
+use crate::command::version::{Later, VERSION};
+use crate::limits;
 use crate::storage::disk::{Disk, DiskError, DiskFile};
-use crate::storage::record::{u32_at, u64_at};
+use crate::storage::wal::record::{u32_at, u64_at};
 use crate::storage::{StorageError, check_version};
-use crate::version::{self, Later, VERSION};
 use crc32c::{crc32c, crc32c_append};
 use protobuf::Message as _;
 use std::fmt;
@@ -45,7 +46,7 @@ impl Snapshots {
             visit(key, index, value);
             true
         };
-        self.load_with(config::load_threads(), index, term, visit, progress)
+        self.load_with(limits::load_threads(), index, term, visit, progress)
     }
 
     /// The same with at most so many threads. `visit` gives false if it has met the key before, and then the file is not
@@ -68,7 +69,7 @@ impl Snapshots {
             return Err(reader.corrupt("its header does not fit its name"));
         }
         let bytes = reader.len;
-        let threads = threads_max.min((bytes / config::LOAD_BYTES_PER_THREAD) as usize);
+        let threads = threads_max.min((bytes / limits::LOAD_BYTES_PER_THREAD) as usize);
         let source = Mutex::new((reader, progress));
         let work = || -> Result<(), StorageError> {
             let mut block = Vec::new();
@@ -250,7 +251,7 @@ impl<'a> Reader<'a> {
         }
         let version = u32_at(&bytes, 8);
         let len = u32_at(&bytes, 12) as usize;
-        if len > config::SNAPSHOT_HEADER_BYTES_MAX {
+        if len > limits::SNAPSHOT_HEADER_BYTES_MAX {
             return Err(self.corrupt_at(12, "its header claims to be longer than it may be"));
         }
         self.read(&mut bytes, len + 4)?;
@@ -262,7 +263,7 @@ impl<'a> Reader<'a> {
         let header = SnapshotHeader::parse_from_bytes(&bytes[16..16 + len])
             .map_err(|_| self.corrupt_at(16, "its header does not decode"))?;
         version::check_header(&header).map_err(|later| self.later(later))?;
-        match (1..config::INDEX_MAX).contains(&header.index) {
+        match (1..limits::INDEX_MAX).contains(&header.index) {
             true => Ok(header),
             false => Err(self.corrupt_at(16, "its index is none that a log reaches")),
         }
@@ -429,8 +430,8 @@ fn entries(
 fn check_entry(key: &[u8], index: u64, value: &[u8], index_max: u64) -> Result<(), &'static str> {
     match () {
         () if key.is_empty() => Err("a block holds an entry without a key"),
-        () if key.len() > config::KEY_BYTES_LIMIT => Err("a block holds a key that is too long"),
-        () if value.len() > config::VALUE_BYTES_LIMIT => {
+        () if key.len() > limits::KEY_BYTES_LIMIT => Err("a block holds a key that is too long"),
+        () if value.len() > limits::VALUE_BYTES_LIMIT => {
             Err("a block holds a value that is too long")
         }
         () if index == 0 || index > index_max => {

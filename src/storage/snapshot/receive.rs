@@ -4,7 +4,7 @@ use super::read::Reader;
 use super::write::Growing;
 use super::{Snapshots, Temporary, Unloaded, publish};
 use crate::command::SnapshotHeader;
-use crate::config;
+use crate::limits;
 use crate::storage::disk::DiskError;
 use crate::storage::{SnapshotMeta, StorageError};
 use std::fmt;
@@ -39,12 +39,12 @@ impl Snapshots {
         Ok(SnapshotSink {
             file: Growing::new(
                 self.disk.create(&temporary.path)?,
-                config::RECEIVED_SYNC_BYTES,
+                limits::RECEIVED_SYNC_BYTES,
             ),
             dir: self.dir.clone(),
             cluster,
             temporary,
-            buffer: Vec::with_capacity(config::SNAPSHOT_BLOCK_BYTES),
+            buffer: Vec::with_capacity(limits::SNAPSHOT_BLOCK_BYTES),
             unloaded: self.unloaded.clone(),
         })
     }
@@ -54,11 +54,11 @@ impl SnapshotSink {
     /// Takes the next bytes of the file. After an error it is to be dropped.
     pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), DiskError> {
         while !bytes.is_empty() {
-            let room = config::SNAPSHOT_BLOCK_BYTES - self.buffer.len();
+            let room = limits::SNAPSHOT_BLOCK_BYTES - self.buffer.len();
             let (now, rest) = bytes.split_at(room.min(bytes.len()));
             self.buffer.extend_from_slice(now);
             bytes = rest;
-            if self.buffer.len() == config::SNAPSHOT_BLOCK_BYTES {
+            if self.buffer.len() == limits::SNAPSHOT_BLOCK_BYTES {
                 self.flush()?;
             }
         }

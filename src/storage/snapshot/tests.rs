@@ -141,7 +141,7 @@ fn damage_is_caught_by_whichever_thread_meets_it() {
     let own = snapshots(&disk);
     let path = own.path(9, 3);
     let size = write(&own, 9, &entries(40_000, 1_000));
-    assert!(size > 4 * config::LOAD_BYTES_PER_THREAD);
+    assert!(size > 4 * limits::LOAD_BYTES_PER_THREAD);
     for at in [size / 3, size / 2, size - 100, size - 1] {
         disk.tamper(&path, |bytes| bytes[at as usize] ^= 1);
         let error = load(&own, 9).unwrap_err();
@@ -160,8 +160,8 @@ fn blocks_in_another_order_are_caught() {
     let disk = FakeDisk::new(1);
     let own = snapshots(&disk);
     // Two blocks of the same length, after a header of which the length is known.
-    let block = config::SNAPSHOT_BLOCK_BYTES + 17 + BLOCK_HEAD_BYTES;
-    let value = vec![7; config::SNAPSHOT_BLOCK_BYTES];
+    let block = limits::SNAPSHOT_BLOCK_BYTES + 17 + BLOCK_HEAD_BYTES;
+    let value = vec![7; limits::SNAPSHOT_BLOCK_BYTES];
     let entries = vec![(vec![b'a'], 1, value.clone()), (vec![b'b'], 2, value)];
     write(&own, 9, &entries);
     let good = file(&own, 9);
@@ -322,5 +322,5 @@ fn what_only_a_later_version_knows_is_told_from_damage() {
     flagged[block + 8..block + 12].copy_from_slice(&crc.to_le_bytes());
     let crc = crc32c_append(crc, &flagged[footer..good.len() - 4]);
     flagged[good.len() - 4..].copy_from_slice(&crc.to_le_bytes());
-    later(flagged, crate::version::VERSION + 1);
+    later(flagged, crate::command::version::VERSION + 1);
 }

@@ -1,9 +1,9 @@
 //! Writing a snapshot file, beside a WAL that is not to notice; and the bytes of one, wherever they go.
 //!
 //! The WAL's fdatasyncs go to the same disk, and raft and the API want the same processors. So the file is written in
-//! pieces of [`config::SNAPSHOT_SYNC_BYTES`], each synced before the next, and after each the writer pauses for
-//! [`config::SNAPSHOT_PAUSES`] times as long as the piece took, but no longer than
-//! [`config::SNAPSHOT_PIECE_PAUSE_MAX`], unless the WAL has written nothing meanwhile. It is a share and not a rate: of what the disk has to give to it under the load
+//! pieces of [`limits::SNAPSHOT_SYNC_BYTES`], each synced before the next, and after each the writer pauses for
+//! [`limits::SNAPSHOT_PAUSES`] times as long as the piece took, but no longer than
+//! [`limits::SNAPSHOT_PIECE_PAUSE_MAX`], unless the WAL has written nothing meanwhile. It is a share and not a rate: of what the disk has to give to it under the load
 //! of the moment a snapshot uses a quarter, whatever the disk. That bounds the log too: while a snapshot is written it
 //! grows by what is written meanwhile, and that takes at most four times as long as without pauses.
 
@@ -11,7 +11,7 @@ use super::{
     BLOCK_HEAD_BYTES, END_MAGIC, FOOTER_BYTES, MAGIC, Snapshots, Temporary, block_crc, publish,
 };
 use crate::command::SnapshotHeader;
-use crate::config;
+use crate::limits;
 use crate::storage::disk::{DiskError, DiskFile};
 use crate::storage::{FORMAT_VERSION, SnapshotMeta};
 use crc32c::{crc32c, crc32c_append};
@@ -47,7 +47,7 @@ impl Snapshots {
             place: (meta.index, meta.term),
             file: Growing::new(
                 self.disk.create(&temporary.path)?,
-                config::SNAPSHOT_SYNC_BYTES,
+                limits::SNAPSHOT_SYNC_BYTES,
             ),
             temporary,
             encoder: SnapshotEncoder::new(),
@@ -93,8 +93,8 @@ impl SnapshotWriter {
             let batches = self.wal_batches.load(Ordering::Relaxed);
             // Where nobody writes a joiner may be waiting for this, and the file is made in a fraction of the time.
             if std::mem::replace(&mut self.batches_before, batches) != batches {
-                let pause = self.piece_begun.elapsed() * config::SNAPSHOT_PAUSES;
-                thread::sleep(pause.min(config::SNAPSHOT_PIECE_PAUSE_MAX));
+                let pause = self.piece_begun.elapsed() * limits::SNAPSHOT_PAUSES;
+                thread::sleep(pause.min(limits::SNAPSHOT_PIECE_PAUSE_MAX));
             }
             self.piece_begun = Instant::now();
         }
@@ -153,10 +153,10 @@ impl SnapshotEncoder {
             .write_to_bytes()
             .expect("a snapshot header has no required field that could be missing");
         assert!(
-            encoded.len() <= config::SNAPSHOT_HEADER_BYTES_MAX,
+            encoded.len() <= limits::SNAPSHOT_HEADER_BYTES_MAX,
             "a snapshot header of {} bytes, the limit is {}",
             encoded.len(),
-            config::SNAPSHOT_HEADER_BYTES_MAX
+            limits::SNAPSHOT_HEADER_BYTES_MAX
         );
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -170,14 +170,14 @@ impl SnapshotEncoder {
     /// Adds an entry of the map. Yes: the block is large enough to be taken.
     pub fn entry(&mut self, key: &[u8], index: u64, value: &[u8]) -> bool {
         assert!(
-            key.len() <= config::KEY_BYTES_LIMIT && value.len() <= config::VALUE_BYTES_LIMIT,
+            key.len() <= limits::KEY_BYTES_LIMIT && value.len() <= limits::VALUE_BYTES_LIMIT,
             "a key of {} and a value of {} bytes exceed the limits",
             key.len(),
             value.len()
         );
         if self.block.is_empty() {
             // Unless its memory was given back.
-            self.block.reserve(2 * config::SNAPSHOT_BLOCK_BYTES);
+            self.block.reserve(2 * limits::SNAPSHOT_BLOCK_BYTES);
             self.block.resize(BLOCK_HEAD_BYTES, 0);
         }
         // With that, the flags are 0: the length fills the bytes before them.
@@ -190,7 +190,7 @@ impl SnapshotEncoder {
         self.block.extend_from_slice(value);
         self.count += 1;
         self.entries += 1;
-        self.block.len() - BLOCK_HEAD_BYTES >= config::SNAPSHOT_BLOCK_BYTES
+        self.block.len() - BLOCK_HEAD_BYTES >= limits::SNAPSHOT_BLOCK_BYTES
     }
 
     /// Takes the block of the entries so far; `None` if there are none.
@@ -212,7 +212,7 @@ impl SnapshotEncoder {
     /// Gives back the memory of a block that was written.
     fn reuse(&mut self, mut block: Vec<u8>) {
         block.clear();
-        block.shrink_to(config::SNAPSHOT_BLOCK_BYTES * 2);
+        block.shrink_to(limits::SNAPSHOT_BLOCK_BYTES * 2);
         self.block = block;
     }
 

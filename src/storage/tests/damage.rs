@@ -1,6 +1,7 @@
 //! Torn tails are cut off, damage is refused, and the two are told apart.
 
 use super::*;
+use crate::storage::wal::{record, segment};
 
 /// A WAL of one segment with this many batches of one entry each, some of whose values are zeros. Nothing in it is known
 /// to be committed, so only the format can tell what is missing.

@@ -9,18 +9,18 @@ mod review;
 
 use super::fake_disk::{FakeDisk, Fault, Loss, Operation, Random};
 use super::*;
-use crate::config;
+use crate::limits;
 use std::collections::BTreeMap;
 
 const SMALL: Options = Options {
     segment_bytes: 4096,
-    batch_bytes: config::BATCH_BYTES_TARGET,
+    batch_bytes: limits::BATCH_BYTES_TARGET,
     cache_bytes: u64::MAX,
 };
 /// One segment holds the whole of a test.
 const LARGE: Options = Options {
     segment_bytes: 64 << 10,
-    batch_bytes: config::BATCH_BYTES_TARGET,
+    batch_bytes: limits::BATCH_BYTES_TARGET,
     cache_bytes: u64::MAX,
 };
 
@@ -682,7 +682,7 @@ fn no_advice_costs_data() {
         },
         StorageError::Later {
             path: path(),
-            later: crate::version::Later { needed: 9 },
+            later: crate::command::version::Later { needed: 9 },
         },
     ] {
         let line = error.to_string();

@@ -2,8 +2,8 @@
 //! and never anything else.
 
 use super::*;
-use crate::storage::outline::entry_bytes;
-use crate::storage::read_back::{ReadBack, Request};
+use crate::storage::log_index::entry_bytes;
+use crate::storage::wal::read_back::{ReadBack, Request};
 
 /// Everything that an outline knows, piece by piece.
 pub(super) fn all(wal: &Wal, outline: &Outline) -> Vec<Entry> {
@@ -330,7 +330,7 @@ fn places_are_few() {
     let segments = segments(&writer.disk).len() as u64;
     let places = writer.opened.wal.places() as u64;
     assert!(
-        places <= bytes / config::READ_BACK_PLACE_BYTES + segments,
+        places <= bytes / limits::READ_BACK_PLACE_BYTES + segments,
         "{places}"
     );
     writer.restart(LARGE);

@@ -1,7 +1,7 @@
 //! Restoring a data directory from a snapshot: crashes at every operation, damaged files, whom it refuses.
 
 use super::*;
-use crate::config::{INDEX_MAX, RESTORE_SKIP, RESTORE_SPREAD, RESTORED_INDEX_MAX};
+use crate::limits::{INDEX_MAX, RESTORE_SKIP, RESTORE_SPREAD, RESTORED_INDEX_MAX};
 use crate::storage::restore::{Plan, Restored, restore};
 
 fn new_dir() -> &'static Path {

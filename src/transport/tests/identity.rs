@@ -130,7 +130,7 @@ async fn one_that_was_bound_says_so_to_those_that_lag_and_gets_their_answers() {
     until_connected(&three, &mut four).await;
     assert!(three.bound.iter().all(|bound| !bound));
     let took = since.elapsed();
-    assert!(took < config::PEER_BACKOFF_MAX, "it took {took:?}");
+    assert!(took < limits::PEER_BACKOFF_MAX, "it took {took:?}");
 
     // Both may be empty when they meet, and be let in one after the other.
     let mut five = Peer::start_empty(5).await;
@@ -273,7 +273,7 @@ async fn a_restart_takes_the_place_of_a_process_that_is_silent() {
     let since = Instant::now();
     two.transport.set_members(CLUSTER, &all);
     until_connected(&two, &mut one).await;
-    assert!(since.elapsed() >= config::PEER_RIVAL_SILENCE);
+    assert!(since.elapsed() >= limits::PEER_RIVAL_SILENCE);
     dead.read_to_end(&mut Vec::new()).await.unwrap();
     until_connected(&one, &mut two).await;
     let refused = |notice: &Notice| matches!(notice, Notice::Refused(_));

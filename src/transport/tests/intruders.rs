@@ -272,7 +272,7 @@ async fn strangers_that_claim_what_is_to_come_are_few_and_leave_nothing() {
         let head = good_head().replace("bound: 1", "bound: 99");
         let head = head.replace("to: 1", &format!("to: {}", peer.memory.member));
         let head = knowing(&head, 100 * peer.memory.member);
-        for id in 10..10 + 2 * config::PEERS_AHEAD_MAX {
+        for id in 10..10 + 2 * limits::PEERS_AHEAD_MAX {
             let mut stream = TcpStream::connect(peer.address).await.unwrap();
             let head = head.replace("from: 2", &format!("from: {id}"));
             stream.write_all(head.as_bytes()).await.unwrap();
@@ -282,12 +282,12 @@ async fn strangers_that_claim_what_is_to_come_are_few_and_leave_nothing() {
             open.push(stream);
         }
         let dialled = peer.transport.shared.peers().by_id.len();
-        assert_eq!(dialled, config::PEERS_AHEAD_MAX);
+        assert_eq!(dialled, limits::PEERS_AHEAD_MAX);
     }
     // When the table has caught up, it knows nothing of them.
     one.transport.set_applied(99);
     assert_eq!(one.transport.shared.peers().by_id.len(), 0);
-    for mut stream in open.drain(..2 * config::PEERS_AHEAD_MAX) {
+    for mut stream in open.drain(..2 * limits::PEERS_AHEAD_MAX) {
         let mut rest = Vec::new();
         let closed = timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
         closed.expect("a stranger's stream was kept").unwrap();

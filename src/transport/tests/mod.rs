@@ -8,8 +8,8 @@ mod snapshots;
 mod streams;
 
 use super::*;
+use crate::channels::inbox::{Held, Met};
 use crate::identity::{Reason, Refusal};
-use crate::inbox::{Held, Met};
 use crate::members::Member;
 use slog::o;
 use std::collections::HashMap;

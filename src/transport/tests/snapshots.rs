@@ -313,7 +313,7 @@ async fn a_receiver_that_takes_nothing_is_given_up() {
 async fn a_snapshot_whose_message_is_dropped_is_not_reported_as_sent() {
     let (mut one, two) = pair().await;
     one.files.put((50, 3), (50, 3), 1000);
-    let flood = vec![heartbeat(1, 2, 0); config::INBOX_MESSAGES_MAX];
+    let flood = vec![heartbeat(1, 2, 0); limits::INBOX_MESSAGES_MAX];
     assert!(two.inbox.receive(flood, 0, None));
     one.transport.send(vec![snapshot(1, 2, 50, 3)]);
     one.until("the failure", |one| one.sent(2, false) == 1)
@@ -348,7 +348,7 @@ async fn request_with(one: &Peer, body: &[u8], missing: usize) -> TcpStream {
 async fn a_message_that_no_header_needs_is_not_gathered() {
     let (one, _two) = pair().await;
     let claimed = 100 << 20;
-    let mut body = vec![0; config::SNAPSHOT_MESSAGE_BYTES_MAX + (64 << 10)];
+    let mut body = vec![0; limits::SNAPSHOT_MESSAGE_BYTES_MAX + (64 << 10)];
     body[..4].copy_from_slice(&(claimed as u32).to_le_bytes());
     let mut stream = request_with(&one, &body, claimed - body.len()).await;
     let mut answer = vec![0; 12];

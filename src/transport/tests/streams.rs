@@ -50,14 +50,14 @@ async fn what_does_not_fit_is_dropped_and_reported() {
 
     let heartbeats = |count| (0..count).map(|index| heartbeat(1, 2, index)).collect();
     one.transport
-        .send(heartbeats(config::PEER_QUEUE_MESSAGES_MAX as u64));
+        .send(heartbeats(limits::PEER_QUEUE_MESSAGES_MAX as u64));
     let events = one.inbox.take(Instant::now(), Held::default());
     assert!(events.notices.is_empty(), "{:?}", events.notices);
     one.transport.send(heartbeats(1));
     let events = one.inbox.take(Instant::now(), Held::default());
     assert!(matches!(events.notices[..], [Notice::Unreachable(2)]));
 
-    let quarter = append(1, config::PEER_QUEUE_BYTES_MAX / 4 - 100);
+    let quarter = append(1, limits::PEER_QUEUE_BYTES_MAX / 4 - 100);
     one.transport.send(vec![quarter.clone(); 4]);
     let events = one.inbox.take(Instant::now(), Held::default());
     assert!(events.notices.is_empty(), "{:?}", events.notices);

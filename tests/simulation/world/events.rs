@@ -5,7 +5,7 @@ use crate::contradictions::Proof;
 use crate::network::{Delivery, Dial};
 use crate::ports::What;
 use crate::strangers::Lie;
-use raftkvd::writer::Durable;
+use raftkvd::threads::wal::Durable;
 
 /// What happens. Those with a target wait while its process is paused.
 pub enum Event {

@@ -6,8 +6,8 @@ use super::{Event, MILLISECOND, SECOND, Target, World};
 use crate::disk::{BUSY, Fault};
 use crate::ports::{Effect, What};
 use crate::process::{Passed, Process, Worker};
-use raftkvd::inbox::Notice;
-use raftkvd::writer::Durable;
+use raftkvd::channels::inbox::Notice;
+use raftkvd::threads::wal::Durable;
 use std::ops::ControlFlow;
 
 impl World {

@@ -1,0 +1,60 @@
+//! A client of a member: one HTTP/1.1 request on a connection of its own, for who joins a cluster or takes a backup.
+//!
+//! How long the head of a response may take is limited here; how long all of an exchange may is up to the caller. One that
+//! is dropped closes its connection.
+
+use crate::limits;
+use crate::peer_url::PeerUrl;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Connects to where clients reach a member. An error is one line.
+pub async fn connect(to: &PeerUrl) -> Result<TcpStream, String> {
+    let connecting = TcpStream::connect((to.host(), to.port()));
+    match timeout(limits::PEER_CONNECT_TIMEOUT, connecting).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(format!("connect: {error}")),
+        Err(_) => Err("connect: no answer".to_owned()),
+    }
+}
+
+/// Sends a request, and gives what `take` makes of its response while the connection serves the body. An error of the
+/// connection is one line. The body of a request is JSON, and so are refusals.
+pub async fn exchange<T, E: From<String>>(
+    stream: TcpStream,
+    to: &PeerUrl,
+    method: Method,
+    path: &'static str,
+    body: String,
+    take: impl AsyncFnOnce(Response<Incoming>) -> Result<T, E>,
+) -> Result<T, E> {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(HOST, to.authority())
+        .header(ACCEPT, "application/json")
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::<Bytes>::from(body))
+        .map_err(|error| error.to_string())?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
+    // The connection ends when the response was taken and the sender is gone, or when this future is dropped.
+    let answer = async move {
+        let answering = sender.send_request(request);
+        let answer = timeout(limits::MEMBER_ANSWER_TIMEOUT, answering).await;
+        let answer = answer.map_err(|_| "no answer in time".to_owned())?;
+        take(answer.map_err(|error| error.to_string())?).await
+    };
+    let mut answer = std::pin::pin!(answer);
+    tokio::select! {
+        outcome = &mut answer => outcome,
+        _ = connection => answer.await,
+    }
+}

@@ -1,0 +1,459 @@
+//! `GET /-/watch`: the changes of the map, as server-sent events, in the order of the log.
+//!
+//! A watcher is the body of a response and no task: hyper asks for the next piece when the client has taken the one before,
+//! and then it is made of what the history holds (see `history.rs`). So a slow client holds one piece, and nobody waits for
+//! it; what it has not read by the time the history drops it, it does not get: it is told so, and the response ends.
+//!
+//! An event's id is the index of its entry, and only the last event of an entry has one: a client that is cut off in the
+//! middle of an entry gets all of it again.
+
+use super::error_code::Code;
+use super::path::{options, percent_decode, percent_encode, unknown};
+use super::reply::{self, Answer, Reply, ReplyBody, Wish};
+use super::{Front, json};
+use crate::channels::inbox::Inbox;
+use crate::limits;
+use crate::store::history::{Change, Changes, Gone, Reader};
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame};
+use hyper::header::{ACCEPT, HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, StatusCode};
+use std::fmt::Write as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, timeout_at};
+
+/// What a client wants to watch.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct WatchOptions {
+    pub(super) prefix: Vec<u8>,
+    /// The index behind which it wants the changes; `None`: those from now on.
+    pub(super) after: Option<u64>,
+}
+
+/// Reads the options of a watch. The prefix is percent-encoded.
+pub(super) fn watch_options(query: Option<&str>) -> Result<WatchOptions, Box<Reply>> {
+    let (mut prefix, mut after) = (None, None);
+    for option in options(query) {
+        let (name, text) = option.split_once('=').unwrap_or((option, ""));
+        // Whether it was given before; `None` if its value is none.
+        let (given, form) = match name {
+            "prefix" => {
+                let bytes = percent_decode(text.as_bytes()).map(|bytes| bytes.into_owned());
+                let given = bytes.map(|bytes| prefix.replace(bytes).is_some());
+                (given, "percent-encoded")
+            }
+            "after" => {
+                let given = index(text).map(|index| after.replace(index).is_some());
+                (given, "an index, such as 7")
+            }
+            _ => return Err(unknown(option, "a watch knows prefix and after")),
+        };
+        let refused = match given {
+            Some(false) => continue,
+            Some(true) => format!("the option {name} is given twice"),
+            None => format!("the option {name} has to be {form}"),
+        };
+        return Err(reply::error(Code::BadOption, refused));
+    }
+    Ok(WatchOptions {
+        prefix: prefix.unwrap_or_default(),
+        after,
+    })
+}
+
+/// Digits alone: no sign.
+fn index(text: &str) -> Option<u64> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits)
+}
+
+/// With what an `EventSource` says where it was, when it connects again.
+const LAST_EVENT_ID: &str = "last-event-id";
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Box<Reply>> {
+    let Some(field) = headers.get(LAST_EVENT_ID).filter(|id| !id.is_empty()) else {
+        return Ok(None);
+    };
+    let id = field.to_str().ok().and_then(index);
+    let bad = || {
+        reply::error(
+            Code::BadOption,
+            "Last-Event-ID has to be an index, such as 7",
+        )
+    };
+    id.map(Some).ok_or_else(bad)
+}
+
+impl Front {
+    /// `GET /-/watch`.
+    pub(super) async fn watch(
+        &self,
+        head: &Parts,
+        options: WatchOptions,
+        deadline: Instant,
+    ) -> Answer {
+        let WatchOptions { prefix, after } = options;
+        let after = last_event_id(&head.headers)?.or(after);
+        let slot = Arc::clone(&self.watchers).try_acquire_owned();
+        let slot = slot.map_err(|_| {
+            let line = "not watched: too many watch already; try again, or another member";
+            reply::unavailable(Code::QueueFull, line)
+        })?;
+        let history = &self.api.history;
+        // What is here already needs nobody's consent. But from when "now" is, and whether an index will ever come that
+        // is not here yet, is known behind all that was acknowledged before.
+        if after.is_none_or(|after| after > history.newest()) {
+            let caught_up = self.catch_up(deadline).await;
+            caught_up.map_err(|why| reply::not_proposed(Wish::Read, why))?;
+        }
+        let news = self.news.subscribe();
+        let newest = history.newest();
+        let position = after.unwrap_or(newest);
+        if position > newest {
+            return Err(reply::error(
+                Code::BadOption,
+                format!(
+                    "index {position} is ahead of this cluster, which is at {newest}: it is of another cluster, or of a \
+                     time that was undone; {}",
+                    advice(&prefix)
+                ),
+            ));
+        }
+        let oldest = history.oldest();
+        if position < oldest {
+            return Err(reply::compacted(
+                oldest,
+                format!(
+                    "the changes behind index {position} are not in memory any more, only those behind {oldest} are; {}",
+                    advice(&prefix)
+                ),
+            ));
+        }
+        let body = match head.method {
+            // Nothing of it would be sent.
+            Method::HEAD => ReplyBody::default(),
+            _ => ReplyBody::Stream(
+                Stream::of(Watcher {
+                    begun: false,
+                    cut: false,
+                    reader: Reader::new(Arc::clone(history), position),
+                    prefix,
+                    news,
+                    inbox: Arc::clone(&self.api.inbox),
+                    id: position,
+                    id_due: Instant::now(),
+                    id_interval: self.api.limits.watch_id_interval,
+                    unseen_bytes: 0,
+                    unseen_bytes_max: history.bytes_max() / 8,
+                    budget: Arc::clone(&self.watch_bytes),
+                    share: None,
+                    more: false,
+                    _slot: slot,
+                })
+                .boxed_unsync(),
+            ),
+        };
+        Ok(reply::events(body))
+    }
+
+    /// Wakes the watchers whenever something was applied. Never completes.
+    pub(super) async fn tell_watchers(&self) {
+        loop {
+            self.api.history.news().await;
+            self.news.send_modify(|_| {});
+        }
+    }
+
+    /// Ends the responses of all watchers.
+    pub(super) fn end_watches(&self) {
+        self.news.send_replace(true);
+    }
+}
+
+/// An `EventSource` never comes back after another status than 200. So what is over soon is told to it by a response that
+/// ends at once.
+pub(super) fn fit(reply: Reply, head: &Parts) -> Reply {
+    let wants_events = |field: &HeaderValue| field.as_bytes().starts_with(b"text/event-stream");
+    let is_for_now = reply.status() == StatusCode::SERVICE_UNAVAILABLE;
+    let is_watch = head.uri.path() == "/-/watch" && head.method == Method::GET;
+    match head.headers.get(ACCEPT).is_some_and(wants_events) {
+        true if is_for_now && is_watch => {
+            // Without the empty line that would end an event: with that, it would forget where it was.
+            reply::events(Bytes::from_static(b"retry: 1000\n").into())
+        }
+        _ => reply,
+    }
+}
+
+/// What a client does that lacks changes.
+fn advice(prefix: &[u8]) -> String {
+    format!(
+        "list the keys again with GET {}, and watch from the index of the first page of that list",
+        list_link(prefix)
+    )
+}
+
+fn list_link(prefix: &[u8]) -> String {
+    // It may be as long as the head of a request.
+    match prefix.len() {
+        0 => "/-/kv?values=true".to_owned(),
+        1..=200 => format!("/-/kv?values=true&prefix={}", percent_encode(prefix)),
+        _ => "/-/kv?values=true&prefix=<prefix>".to_owned(),
+    }
+}
+
+/// A response that is being sent.
+struct Watcher {
+    begun: bool,
+    /// The last event was sent.
+    cut: bool,
+    reader: Reader,
+    prefix: Vec<u8>,
+    /// True when this member stops.
+    news: watch::Receiver<bool>,
+    /// Says when this member serves clients no more.
+    inbox: Arc<Inbox>,
+    /// The last id that the client was told.
+    id: u64,
+    /// When it is told another one, if nothing happens until then: so that it does not fall behind where nothing that it
+    /// watches changes, and that nobody on the way takes the connection for dead.
+    id_due: Instant,
+    id_interval: Duration,
+    /// Bytes of changes since then that were none of its keys.
+    unseen_bytes: u64,
+    unseen_bytes_max: u64,
+    /// One permit for each byte of large events that are on their way to watchers.
+    budget: Arc<Semaphore>,
+    /// The part of it that the next piece may use.
+    share: Option<OwnedSemaphorePermit>,
+    /// The piece before was of changes, so there may be more of them.
+    more: bool,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Watcher {
+    /// The next piece, or `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        if !self.begun {
+            self.begun = true;
+            return Some(self.tell_id("retry: 1000\n"));
+        }
+        if std::mem::take(&mut self.more) {
+            // One piece, and then whoever else this thread serves: hyper would go on for as long as the socket takes it.
+            tokio::task::yield_now().await;
+        }
+        loop {
+            if self.cut || *self.news.borrow_and_update() {
+                return None;
+            }
+            let before = self.reader.position();
+            let read = self
+                .reader
+                .read(limits::WATCH_ENTRIES_MAX, limits::WATCH_PIECE_BYTES);
+            // Behind the read: what came since this member was closed is told to nobody.
+            if self.inbox.closed().is_some() {
+                return None;
+            }
+            let entries = match read {
+                Ok(entries) => entries,
+                Err(gone) => return Some(self.last_event(gone)),
+            };
+            let bytes: usize = entries.iter().map(|(_, changes)| changes.bytes()).sum();
+            let weight = || entries.iter().map(|(_, changes)| changes.weight());
+            if entries.is_empty() {
+                let waiting = timeout_at(self.id_due, self.news.changed());
+                match waiting.await {
+                    Ok(Ok(())) => {}
+                    // The server is gone.
+                    Ok(Err(_)) => return None,
+                    Err(_) => return Some(self.tell_id("")),
+                }
+            } else if !entries.iter().any(|(_, changes)| self.wants(changes)) {
+                self.unseen_bytes += weight().sum::<u64>();
+                if self.unseen_bytes > self.unseen_bytes_max || Instant::now() >= self.id_due {
+                    return Some(self.tell_id(""));
+                }
+                // There may be much of it.
+                tokio::task::yield_now().await;
+            } else if bytes <= limits::WATCH_PIECE_BYTES {
+                let Events { text, id } = to_events(&entries, &self.prefix);
+                self.told(id);
+                self.more = true;
+                return Some(text.into());
+            } else if self.share.is_none() {
+                // It waits without the entry, which would be kept for it alone.
+                drop(entries);
+                self.reader.go_back(before);
+                // A byte of a value is an escape of six at most.
+                let share = (6 * bytes).min(limits::WATCHES_BYTES_MAX) as u32;
+                let share = Arc::clone(&self.budget).acquire_many_owned(share);
+                let share = tokio::select! {
+                    share = timeout_at(self.id_due, share) => share,
+                    _ = self.news.wait_for(|stopping| *stopping) => return None,
+                };
+                match share {
+                    Ok(share) => self.share = share.ok(),
+                    // It loses its place. Whoever holds it up reads slowly, and this one is to hear of it now and then.
+                    Err(_) => return Some(self.tell_id("")),
+                }
+            } else if let Some(piece) = self.large(entries).await {
+                return Some(piece);
+            }
+        }
+    }
+
+    fn wants(&self, changes: &Changes) -> bool {
+        changes
+            .iter()
+            .any(|change| change.key.starts_with(&self.prefix))
+    }
+
+    /// One large entry, written where it holds up no other connection.
+    async fn large(&mut self, entries: Vec<(u64, Arc<Changes>)>) -> Option<Bytes> {
+        let share = self.share.take();
+        let prefix = self.prefix.clone();
+        // It keeps its share also when the client goes meanwhile.
+        let written = tokio::task::spawn_blocking(move || {
+            let Events { text, id } = to_events(&entries, &prefix);
+            (
+                Sent {
+                    text,
+                    _share: share,
+                },
+                id,
+            )
+        });
+        // It does not panic; and a runtime that ends takes this connection with it.
+        let (sent, id) = written.await.ok()?;
+        self.told(id);
+        self.more = true;
+        Some(Bytes::from_owner(sent))
+    }
+
+    /// Tells where the client is, without an event.
+    fn tell_id(&mut self, before: &str) -> Bytes {
+        let id = self.reader.position();
+        self.told(id);
+        format!("{before}id: {id}\n\n").into()
+    }
+
+    fn told(&mut self, id: u64) {
+        self.id = id;
+        self.id_due = Instant::now() + self.id_interval;
+        self.unseen_bytes = 0;
+    }
+
+    /// The event of a client that has fallen behind.
+    fn last_event(&mut self, Gone { oldest }: Gone) -> Bytes {
+        self.cut = true;
+        self.share = None;
+        let id = self.id;
+        let line = format!(
+            "this reader fell behind: changes after index {id} are not in memory any more; {}",
+            advice(&self.prefix)
+        );
+        format!(
+            "event: cut\ndata: {{\"after\":{id},\"oldest\":{oldest},\"list\":{},\"detail\":{}}}\n\n",
+            json::quoted(&list_link(&self.prefix)),
+            json::quoted(&line)
+        )
+        .into()
+    }
+}
+
+/// A large piece on its way to the client, and its share of the budget.
+struct Sent {
+    text: String,
+    _share: Option<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Sent {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+}
+
+struct Events {
+    text: String,
+    /// The last that is in it.
+    id: u64,
+}
+
+/// The changes of keys with this prefix, of which there are some, as events.
+fn to_events(entries: &[(u64, Arc<Changes>)], prefix: &[u8]) -> Events {
+    let mut text = String::new();
+    let mut id = 0;
+    for (index, changes) in entries {
+        let start = text.len();
+        let wanted = |change: &Change| change.key.starts_with(prefix);
+        for change in changes.iter().filter(wanted) {
+            push_event(&mut text, *index, change);
+        }
+        if text.len() > start {
+            id = *index;
+            // In the last event, before the empty line that ends it.
+            text.pop();
+            // Writing to a string does not fail.
+            let _ = write!(text, "id: {index}\n\n");
+        }
+    }
+    Events { text, id }
+}
+
+fn push_event(text: &mut String, index: u64, change: Change) {
+    let key = json::key_members(change.key);
+    let _ = match change.value {
+        None => write!(
+            text,
+            "data: {{\"op\":\"delete\",\"index\":{index},{key}}}\n\n"
+        ),
+        Some(value) => write!(
+            text,
+            "data: {{\"op\":\"put\",\"index\":{index},{key},\"size\":{},\"etag\":\"{index}\",{}}}\n\n",
+            value.len(),
+            json::value_member(value)
+        ),
+    };
+}
+
+/// A watcher as a body.
+struct Stream {
+    next: Next,
+}
+
+/// Makes the next piece and gives the watcher back, or `None` at the end.
+type Next = Pin<Box<dyn Future<Output = Option<(Bytes, Watcher)>> + Send>>;
+
+impl Stream {
+    fn of(mut watcher: Watcher) -> Stream {
+        let next = Box::pin(async move {
+            let piece = watcher.next().await?;
+            Some((piece, watcher))
+        });
+        Stream { next }
+    }
+}
+
+impl Body for Stream {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        // Behind the end nobody asks again.
+        let next = ready!(self.next.as_mut().poll(cx));
+        Poll::Ready(next.map(|(piece, watcher)| {
+            *self = Stream::of(watcher);
+            Ok(Frame::data(piece))
+        }))
+    }
+}

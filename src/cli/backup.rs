@@ -1,0 +1,248 @@
+//! `raftkvd backup`: fetches `GET /-/snapshot` of a member into a file, and checks it.
+//!
+//! What arrives goes to `FILE.*.part`, which no other process takes for its own. Only when it is complete, every CRC is right and all of it is durable, it gets its
+//! name: a file without `.part` is a whole backup, whatever happened.
+
+use crate::api::client;
+use crate::limits;
+use crate::logging::progress::{Progress, Unit};
+use crate::peer_url::PeerUrl;
+use crate::storage::disk::parent;
+use crate::storage::inspect;
+use crate::storage::inspect::SnapshotContents;
+use crate::storage::{Disk as _, DiskError, ReadOnlyDisk, RealDisk, StorageError};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use hyper::header::CONTENT_DISPOSITION;
+use hyper::{Method, Response, StatusCode};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+use serde_json::Value;
+use std::io;
+use std::path::{Path, PathBuf};
+use tokio::time::timeout;
+
+/// What to fetch, and where to put it.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where clients reach the member.
+    pub member: PeerUrl,
+    /// Also without a quorum: what this member has.
+    pub stale: bool,
+    /// The file, or a directory in which it gets the name that the member gives it. `None` is the current directory.
+    pub file: Option<PathBuf>,
+}
+
+/// There is no backup. One line each.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The member gave none, or not all of it.
+    #[error("no backup: {0}")]
+    NotGiven(String),
+    /// The file exists.
+    #[error("{} exists: choose another name, or move it away", .0.display())]
+    Exists(PathBuf),
+    /// What arrived can't be stored, or is damaged.
+    #[error("no backup: {}", .0.without_advice())]
+    Storage(#[from] StorageError),
+}
+
+impl From<String> for BackupError {
+    fn from(why: String) -> BackupError {
+        BackupError::NotGiven(why)
+    }
+}
+
+impl From<DiskError> for BackupError {
+    fn from(error: DiskError) -> BackupError {
+        BackupError::Storage(error.into())
+    }
+}
+
+impl BackupError {
+    /// With what the process exits.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            BackupError::NotGiven(_) => 1,
+            BackupError::Exists(_) => 2,
+            BackupError::Storage(error) => error.exit_code(),
+        }
+    }
+}
+
+/// Takes a backup. Gives what to print.
+pub fn run(settings: &Settings) -> Result<String, BackupError> {
+    let Settings {
+        member,
+        stale,
+        file,
+    } = settings;
+    if let Some(file) = file.as_ref().filter(|file| !file.is_dir()) {
+        check_absent(file)?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("can't start the runtime: {error}"))?;
+    let fetched = runtime.block_on(async {
+        let stream = client::connect(member).await?;
+        let take = async |response| fetch(response, file.as_deref()).await;
+        let path = match stale {
+            true => "/-/snapshot?consistency=stale",
+            false => "/-/snapshot",
+        };
+        let nothing = String::new();
+        client::exchange(stream, member, Method::GET, path, nothing, take).await
+    });
+    let mut part = fetched.map_err(|error| match error {
+        BackupError::NotGiven(why) => BackupError::NotGiven(format!("{member}: {why}")),
+        other => other,
+    })?;
+    let contents = part.check()?;
+    let path = part.keep()?;
+    Ok(format!(
+        "{}: {} as of index {} of cluster {:016x}, {} bytes, every CRC is right\n",
+        path.display(),
+        inspect::keys(contents.entries),
+        contents.header.index,
+        contents.header.cluster,
+        contents.bytes,
+    ))
+}
+
+fn check_absent(path: &Path) -> Result<(), BackupError> {
+    // Also a link that leads nowhere is somebody's.
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(DiskError::new("look at", path, error).into()),
+        Ok(_) => Err(BackupError::Exists(path.to_owned())),
+    }
+}
+
+/// Writes the body of a response to a file that has not got its name yet. Durable on return.
+async fn fetch(response: Response<Incoming>, file: Option<&Path>) -> Result<Part, BackupError> {
+    let status = response.status();
+    if status != StatusCode::OK {
+        let body = Limited::new(response.into_body(), limits::BACKUP_REFUSAL_BYTES_MAX);
+        let body = timeout(limits::BACKUP_SILENCE_MAX, body.collect()).await;
+        let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes());
+        return Err(refusal(status, &body.unwrap_or_default()).into());
+    }
+    let name = file_name(&response).ok_or(
+        "the answer has no file name of a backup; is this where clients reach a member?".to_owned(),
+    )?;
+    let path = match file {
+        None => PathBuf::from(name),
+        Some(directory) if directory.is_dir() => directory.join(name),
+        Some(file) => file.to_owned(),
+    };
+    check_absent(&path)?;
+    let estimate = response.headers().get("x-raftkvd-estimated-bytes");
+    let estimate = estimate.and_then(|bytes| bytes.to_str().ok()?.parse().ok());
+    let part = Part::of(path)?;
+    let mut out = RealDisk.create(&part.temporary)?;
+    let mut done = 0;
+    let mut progress = Progress::of_command("backing up", Unit::Bytes);
+    let mut body = response.into_body();
+    let broken = |done: u64, why: &dyn std::fmt::Display| {
+        format!("it broke off after {done} bytes ({why}); try again, or ask another member")
+    };
+    loop {
+        let frame = match timeout(limits::BACKUP_SILENCE_MAX, body.frame()).await {
+            Ok(None) => break,
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) => return Err(broken(done, &error).into()),
+            Err(_) => return Err(broken(done, &"nothing came any more").into()),
+        };
+        if let Ok(bytes) = frame.into_data() {
+            out.write_at(&bytes, done)?;
+            done += bytes.len() as u64;
+            progress.at(done, estimate.unwrap_or(0).max(done));
+        }
+    }
+    out.sync()?;
+    Ok(part)
+}
+
+/// Why the member gave no backup.
+fn refusal(status: StatusCode, body: &Bytes) -> String {
+    let problem: Value = serde_json::from_slice(body).unwrap_or_default();
+    match problem["detail"].as_str() {
+        Some(line) => crate::logging::one_line(line),
+        None => format!(
+            "GET /-/snapshot was answered with {status}; is this where clients reach a member?"
+        ),
+    }
+}
+
+/// The name that the member gives the file; `None` unless it is such a one, which can't lead anywhere else.
+fn file_name(response: &Response<Incoming>) -> Option<String> {
+    let disposition = response.headers().get(CONTENT_DISPOSITION)?.to_str().ok()?;
+    let name = disposition.strip_prefix("attachment; filename=\"")?;
+    let name = name.strip_suffix('"')?;
+    let numbers = name.strip_prefix("raftkvd-")?.strip_suffix(".snap")?;
+    let harmless = |c: char| c.is_ascii_hexdigit() || c == '-';
+    (numbers.len() <= 64 && numbers.chars().all(harmless)).then(|| name.to_owned())
+}
+
+/// A file that has not got its name yet. Dropped so, it is removed.
+struct Part {
+    temporary: PathBuf,
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Part {
+    fn of(path: PathBuf) -> Result<Part, DiskError> {
+        let mut temporary = path.clone().into_os_string();
+        temporary.push(format!(".{:016x}.part", RealDisk.random()?));
+        Ok(Part {
+            temporary: temporary.into(),
+            path,
+            kept: false,
+        })
+    }
+
+    /// Reads all of it, and checks every CRC.
+    fn check(&self) -> Result<SnapshotContents, StorageError> {
+        let mut contents = SnapshotContents::default();
+        let mut progress = Progress::of_command("checking", Unit::Bytes);
+        let told = |done, total| progress.at(done, total);
+        inspect::snapshot(
+            &ReadOnlyDisk,
+            &self.temporary,
+            &mut contents,
+            |_, _, _| (),
+            told,
+        )?;
+        Ok(contents)
+    }
+
+    /// Gives it its name, unless that was given to another meanwhile. Durable on return.
+    fn keep(&mut self) -> Result<&Path, BackupError> {
+        let (from, to) = (&self.temporary, &self.path);
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Err(BackupError::Exists(self.path.clone())),
+            // Not every file system can.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                check_absent(to)?;
+                RealDisk.rename(from, to)?;
+            }
+            Err(error) => return Err(DiskError::new("rename", from, error).into()),
+        }
+        self.kept = true;
+        RealDisk.sync_dir(parent(&self.path))?;
+        Ok(&self.path)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if !self.kept {
+            // It may not be there yet; and its name tells that it is no backup.
+            let _ = RealDisk.remove(&self.temporary);
+        }
+    }
+}

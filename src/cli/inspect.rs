@@ -1,0 +1,515 @@
+//! `raftkvd inspect`: prints what a data directory, a WAL segment, a snapshot or a `meta` file holds, and checks every
+//! CRC. Nothing is changed, and no daemon is asked.
+//!
+//! A directory is read file by file, past those that are damaged, and then judged as a whole, by the code of a start. One
+//! that a process uses is only read file by file: those come and go meanwhile. Of a damaged file is said how far it is
+//! good. The exit code is that of the worst thing found: 4 if anything is corrupt.
+
+use crate::command::{ReplicatedState, SnapshotHeader};
+use crate::logging;
+use crate::logging::progress::{Progress, Unit};
+use crate::storage::inspect;
+use crate::storage::inspect::{Kind, SegmentContents, SnapshotContents};
+use crate::storage::{Disk, Given, Meta, ReadOnlyDisk, StorageError};
+use crate::store::MapHash;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Inspects a path, and prints to `out` what it finds, and to stderr what is wrong. Gives the exit code.
+pub fn run(path: &Path, out: &mut dyn Write) -> io::Result<i32> {
+    let mut report = Report {
+        disk: Arc::new(ReadOnlyDisk),
+        out,
+        exit_code: 0,
+        live: false,
+        sound: Vec::new(),
+    };
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => report.directory(path)?,
+        Ok(_) => {
+            // Its process may be writing it.
+            let dir = path.parent().and_then(Path::parent);
+            report.live = dir.is_some_and(|dir| report.is_in_use(dir));
+            report.file(path)?;
+        }
+        Err(error) => {
+            logging::fatal(&format!("can't read {}: {error}", path.display()));
+            return Ok(2);
+        }
+    }
+    Ok(report.exit_code)
+}
+
+struct Report<'a> {
+    disk: Arc<dyn Disk>,
+    out: &'a mut dyn Write,
+    exit_code: i32,
+    /// A process uses the data directory.
+    live: bool,
+    /// Header and size of each snapshot that is good.
+    sound: Vec<(SnapshotHeader, u64)>,
+}
+
+impl Report<'_> {
+    /// Something is wrong: said on stderr, and the rest goes on. Corrupt is worse than anything else.
+    fn found(&mut self, error: &StorageError) -> io::Result<()> {
+        // What was printed of it comes first.
+        self.out.flush()?;
+        logging::fatal(&error.without_advice());
+        if self.exit_code == 0 || error.exit_code() == 4 {
+            self.exit_code = error.exit_code();
+        }
+        Ok(())
+    }
+
+    fn is_in_use(&self, dir: &Path) -> bool {
+        let dir = match dir.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => dir,
+        };
+        // One whose lock can't be read is treated as if nobody had it: what can't be read will be said.
+        inspect::is_in_use(&*self.disk, dir).unwrap_or(false)
+    }
+
+    fn directory(&mut self, dir: &Path) -> io::Result<()> {
+        let names = match self.disk.list(dir) {
+            Ok(names) => names,
+            Err(error) => return self.found(&error.into()),
+        };
+        if !names
+            .iter()
+            .any(|n| ["meta", "wal", "snap"].contains(&&**n))
+        {
+            let path = dir.display();
+            logging::fatal(&format!(
+                "{path} is no data directory: it has no meta, no wal and no snap"
+            ));
+            self.exit_code = 2;
+            return Ok(());
+        }
+        self.live = self.is_in_use(dir);
+        writeln!(self.out, "{}", dir.display())?;
+        if self.live {
+            let what = "  a process uses it: each file is checked by itself, and not whether they fit together";
+            writeln!(self.out, "{what}")?;
+        }
+        let meta = match inspect::meta(&self.disk, dir) {
+            Ok(meta) => meta,
+            Err(error) => {
+                self.found(&error)?;
+                None
+            }
+        };
+        if let Some(meta) = &meta {
+            self.meta(&dir.join("meta"), meta)?;
+        }
+        for part in ["wal", "snap"] {
+            let mut names = match self.disk.list(&dir.join(part)) {
+                Ok(names) => names,
+                Err(error) => {
+                    self.found(&error.into())?;
+                    continue;
+                }
+            };
+            names.sort();
+            for name in names {
+                let path = dir.join(part).join(&name);
+                if name.ends_with(".wal") || name.ends_with(".snap") {
+                    self.file(&path)?;
+                } else if self.live {
+                    writeln!(
+                        self.out,
+                        "{}\n  not in use yet, or left over",
+                        path.display()
+                    )?;
+                } else {
+                    writeln!(self.out, "{}\n  left over, not used", path.display())?;
+                }
+            }
+        }
+        match meta {
+            // It may have begun or ended meanwhile.
+            Some(meta) if !self.live && !self.is_in_use(dir) => self.verdict(dir, meta),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a start would do.
+    fn verdict(&mut self, dir: &Path, meta: Meta) -> io::Result<()> {
+        if meta.is_restoring() {
+            let what = "a restore was not completed: a start refuses, another restore begins again";
+            return writeln!(self.out, "{what}");
+        }
+        if !meta.in_use() {
+            let what = "the first start was not completed: the next one begins again";
+            return writeln!(self.out, "{what}");
+        }
+        if let Some(index) = meta.removed() {
+            let what = "a start refuses: this member was removed from the cluster by entry";
+            return writeln!(self.out, "{what} {index}");
+        }
+        if meta.is_older_copy() {
+            let what = "a start refuses: this is an older copy of the member's directory";
+            return writeln!(self.out, "{what}");
+        }
+        let verdict = match inspect::verdict(&self.disk, dir, meta, &self.sound) {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                // What is damaged was said with the file, but not what does not fit together.
+                if self.exit_code == 0 {
+                    self.found(&error)?;
+                }
+                let code = error.exit_code();
+                return writeln!(self.out, "a start refuses it, with exit code {code}");
+            }
+        };
+        let hard_state = &verdict.recovered.hard_state;
+        let begin = verdict.recovered.snapshot.as_ref();
+        let snapshot = begin.map_or(0, |meta| meta.index);
+        let log = match verdict.last > snapshot {
+            true => format!("entries {} to {}", snapshot + 1, verdict.last),
+            false => "no entries".to_owned(),
+        };
+        writeln!(
+            self.out,
+            "a start begins with snapshot {snapshot} and {log}, committed {}, term {}, vote {}",
+            hard_state.commit, hard_state.term, hard_state.vote,
+        )?;
+        let state = begin.map(|meta| &meta.state);
+        let formed = formation(state, verdict.formed, hard_state.commit);
+        writeln!(self.out, "{formed}")?;
+        if verdict.torn {
+            let what =
+                "the end of the log was torn by a crash, which is no loss: a start cuts it off";
+            writeln!(self.out, "{what}")?;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, path: &Path) -> io::Result<()> {
+        let kind = match inspect::kind(&*self.disk, path) {
+            Ok(kind) => kind,
+            Err(error) => return self.found(&error),
+        };
+        match kind {
+            Some(Kind::Snapshot) => self.snapshot(path),
+            Some(Kind::Segment) => self.segment(path),
+            Some(Kind::Meta) if path.file_name().is_some_and(|name| name == "meta") => {
+                let dir: PathBuf = path.parent().map_or(PathBuf::new(), Path::to_owned);
+                match inspect::meta(&self.disk, &dir) {
+                    Ok(Some(meta)) => self.meta(path, &meta),
+                    Ok(None) => Ok(()),
+                    Err(error) => self.found(&error),
+                }
+            }
+            _ if self.live && !path.exists() => Ok(()),
+            _ => self.found(&StorageError::Corrupt {
+                path: path.to_owned(),
+                offset: 0,
+                why: "it does not begin as a snapshot, a WAL segment or a meta file".to_owned(),
+            }),
+        }
+    }
+
+    /// A file that could not be read to its end, and how far it is good; unless it was deleted meanwhile.
+    fn damaged(&mut self, path: &Path, good: u64, error: &StorageError) -> io::Result<()> {
+        if self.live && !path.exists() {
+            return writeln!(
+                self.out,
+                "  deleted meanwhile, as it is not needed any more"
+            );
+        }
+        self.found(error)?;
+        match error {
+            StorageError::Corrupt { .. } => {
+                writeln!(self.out, "  good up to byte {good}, and then corrupt")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn meta(&mut self, path: &Path, meta: &Meta) -> io::Result<()> {
+        writeln!(
+            self.out,
+            "{}\n  member {} of {}, incarnation {:016x}, starts {}",
+            path.display(),
+            meta.member(),
+            match meta.cluster() {
+                0 => "no cluster yet".to_owned(),
+                cluster => format!("cluster {cluster:016x}"),
+            },
+            meta.incarnation(),
+            meta.boot(),
+        )?;
+        let Given { url, list, .. } = meta.given();
+        if let Some(url) = url {
+            writeln!(self.out, "  its peer URL is {url}")?;
+        }
+        if !list.is_empty() {
+            let list = list.iter().map(|(id, url)| format!("{id} at {url}"));
+            let list = list.collect::<Vec<_>>().join(", ");
+            writeln!(self.out, "  first members: {list}")?;
+        }
+        Ok(())
+    }
+
+    fn segment(&mut self, path: &Path) -> io::Result<()> {
+        let mut contents = SegmentContents::default();
+        let read = inspect::segment(&*self.disk, path, self.live, &mut contents);
+        writeln!(self.out, "{}", path.display())?;
+        if let Some(header) = &contents.header {
+            writeln!(
+                self.out,
+                "  segment {} of member {} of cluster {:016x}, {} of {} bytes used",
+                header.name.sequence, header.member, header.cluster, contents.end, header.len,
+            )?;
+            let indexes = contents
+                .indexes
+                .map_or(String::new(), |(low, high)| format!(" ({low} to {high})"));
+            writeln!(
+                self.out,
+                "  {} batches, {} entries{indexes}, committed {}, term {}, vote {}",
+                contents.batches,
+                contents.entries,
+                contents.hard_state.commit,
+                contents.hard_state.term,
+                contents.hard_state.vote,
+            )?;
+        }
+        for (index, term) in &contents.marks {
+            let what = "  marks the snapshot of index";
+            writeln!(self.out, "{what} {index}, term {term}")?;
+        }
+        if contents.torn {
+            writeln!(
+                self.out,
+                "  torn behind byte {}, as by a crash; nobody relied on what was there if this is the last segment",
+                contents.end
+            )?;
+        }
+        match read {
+            Ok(()) => Ok(()),
+            Err(error) => self.damaged(path, contents.end, &error),
+        }
+    }
+
+    fn snapshot(&mut self, path: &Path) -> io::Result<()> {
+        let mut contents = SnapshotContents::default();
+        let mut progress = Progress::of_command("checking a snapshot", Unit::Bytes);
+        let mut hash = MapHash::default();
+        let visit = |key: &[u8], index, value: &[u8]| hash.add(key, index, value);
+        let told = |done, total| progress.at(done, total);
+        let read = inspect::snapshot(&*self.disk, path, &mut contents, visit, told);
+        drop(progress);
+        let read = read.and_then(|()| self.check_name(path, &contents));
+        let SnapshotContents { header, .. } = &contents;
+        writeln!(self.out, "{}", path.display())?;
+        if header.index > 0 {
+            writeln!(
+                self.out,
+                "  snapshot of index {}, term {}, of cluster {:016x}, {} bytes",
+                header.index, header.term, header.cluster, contents.bytes,
+            )?;
+            let what = match &read {
+                Ok(()) => format!("every CRC is right, hash {:016x}", hash.value()),
+                Err(_) => "as far as it is good".to_owned(),
+            };
+            writeln!(
+                self.out,
+                "  {}, {} bytes of keys and values, {what}",
+                inspect::keys(contents.entries),
+                contents.entry_bytes,
+            )?;
+            self.members(header)?;
+        }
+        match read {
+            Ok(()) => {
+                self.sound.push((contents.header, contents.bytes));
+                Ok(())
+            }
+            Err(error) => self.damaged(path, contents.bytes, &error),
+        }
+    }
+
+    /// One that stands in a data directory has to be the one that its name says.
+    fn check_name(&self, path: &Path, contents: &SnapshotContents) -> Result<(), StorageError> {
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        if inspect::is_snapshot_name(name) && name != inspect::snapshot_name(&contents.header) {
+            return Err(StorageError::Corrupt {
+                path: path.to_owned(),
+                offset: 0,
+                why: "its header does not fit its name".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    fn members(&mut self, header: &SnapshotHeader) -> io::Result<()> {
+        let state = header.get_state();
+        if !state.forming.is_empty() {
+            let listed = state.forming.iter();
+            let listed = listed.map(|l| format!("{} at {}", l.id, logging::one_line(&l.url)));
+            writeln!(
+                self.out,
+                "  unformed, its first members are to be {}",
+                listed.collect::<Vec<_>>().join(", ")
+            )?;
+        }
+        for member in state.members.iter() {
+            let role = if member.learner { "learner" } else { "voter" };
+            let bound = match member.incarnation {
+                0 => "open".to_owned(),
+                incarnation => format!(
+                    "bound to {incarnation:016x} by entry {}",
+                    member.bound_index
+                ),
+            };
+            writeln!(
+                self.out,
+                "  member {} at {}, {role}, added by entry {}, {bound}",
+                member.id,
+                logging::one_line(&member.url),
+                member.added_index,
+            )?;
+        }
+        for removed in state.removed.iter() {
+            writeln!(
+                self.out,
+                "  member {} was removed by entry {}",
+                removed.id, removed.removed_index
+            )?;
+        }
+        if state.forgotten_index > 0 {
+            let what = "  other members were removed by entries up to";
+            writeln!(self.out, "{what} {}", state.forgotten_index)?;
+        }
+        Ok(())
+    }
+}
+
+/// How far the cluster of a data directory has formed: with this state at the beginning, this entry that says so in the
+/// log, and this much committed. Who lost a disk while a cluster formed decides by it: as long as no directory has the
+/// entry, nobody was told of a success.
+fn formation(state: Option<&ReplicatedState>, entry: Option<u64>, committed: u64) -> String {
+    match (state, entry) {
+        (None, _) => "empty: no cluster has let this member in".to_owned(),
+        (Some(state), _) if state.forming.is_empty() => "formed".to_owned(),
+        (Some(_), Some(index)) if index <= committed => format!("formed, by entry {index}"),
+        (Some(_), Some(index)) => format!("Formed is in the log, not committed: entry {index}"),
+        (Some(_), None) => "unformed: Formed is not in the log".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{self, Batch, Command};
+    use crate::storage::{self, Opened, RealDisk, Save, Start};
+    use raft::eraftpb::{Entry, EntryType, HardState};
+
+    fn open(dir: &Path, start: Start) -> Opened {
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let disk = Arc::new(RealDisk);
+        storage::open(disk, dir, 1, start, &logger).unwrap()
+    }
+
+    fn first(count: u64) -> Start {
+        let url = |id| format!("http://a:{id}").parse().unwrap();
+        Start::First((1..=count).map(|id| (id, url(id))).collect())
+    }
+
+    fn formed(index: u64) -> Entry {
+        let mut command = Command::new();
+        command.kind = command::Kind::Formed;
+        let mut batch = Batch::new();
+        batch.commands.push(command);
+        Entry {
+            entry_type: EntryType::EntryConfChange,
+            index,
+            term: 1,
+            context: command::encode(&batch),
+            ..Entry::default()
+        }
+    }
+
+    fn save(opened: &mut Opened, entries: Vec<Entry>, commit: u64) {
+        let hard_state = HardState {
+            term: 1,
+            commit,
+            ..HardState::default()
+        };
+        let save = Save {
+            entries,
+            hard_state: Some(hard_state),
+            sync: true,
+            ..Save::default()
+        };
+        opened.wal.save(&[save]).unwrap();
+    }
+
+    fn inspected(dir: &Path) -> String {
+        let mut out = Vec::new();
+        assert_eq!(run(dir, &mut out).unwrap(), 0);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn it_tells_how_far_a_cluster_has_formed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opened = open(dir.path(), first(3));
+        let incarnation = format!("{:016x}", opened.meta.incarnation());
+        let text = inspected(dir.path());
+        assert!(
+            text.contains("\nunformed: Formed is not in the log\n"),
+            "{text}"
+        );
+        let row = format!(
+            "member 1 at http://a:1, voter, added by entry 1, bound to {incarnation} by entry 1"
+        );
+        assert!(text.contains(&row), "{text}");
+        assert!(
+            text.contains("to be 1 at http://a:1, 2 at http://a:2, 3 at"),
+            "{text}"
+        );
+
+        save(&mut opened, vec![formed(2)], 1);
+        let text = inspected(dir.path());
+        assert!(
+            text.contains("\nFormed is in the log, not committed: entry 2\n"),
+            "{text}"
+        );
+        // Another leader's entry in its place.
+        let other = Entry {
+            index: 2,
+            term: 1,
+            ..Entry::default()
+        };
+        save(&mut opened, vec![other], 1);
+        assert!(inspected(dir.path()).contains("\nunformed"));
+        save(&mut opened, vec![formed(3)], 3);
+        let text = inspected(dir.path());
+        assert!(text.contains("\nformed, by entry 3\n"), "{text}");
+    }
+
+    #[test]
+    fn a_cluster_of_one_has_formed_and_an_empty_member_is_of_none() {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path(), first(1));
+        assert!(inspected(dir.path()).ends_with("\nformed\n"));
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path(), Start::Empty);
+        let text = inspected(dir.path());
+        assert!(
+            text.contains("member 1 of no cluster yet, incarnation"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("\nempty: no cluster has let this member in\n"),
+            "{text}"
+        );
+    }
+}

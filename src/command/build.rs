@@ -1,0 +1,42 @@
+//! Generates the protobuf types of `raftkvd.proto` into `OUT_DIR`, in pure Rust: no system `protoc` is needed.
+//! It stands in `src/` and not at the top because the top level of the repository is kept to a fixed, short list.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+const PROTO: &str = "src/command/raftkvd.proto";
+
+fn main() {
+    println!("cargo:rerun-if-changed={PROTO}");
+    let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let proto = match env::var_os("CARGO_FEATURE_LATER") {
+        Some(_) => later(&out_dir),
+        None => PathBuf::from(PROTO),
+    };
+    protobuf_codegen_pure::Codegen::new()
+        .out_dir(out_dir)
+        .include(proto.parent().expect("it is in a directory"))
+        .input(&proto)
+        .customize(protobuf_codegen_pure::Customize {
+            // `bytes` fields become `bytes::Bytes`, so that a value is not copied when its entry is decoded.
+            carllerche_bytes_for_bytes: Some(true),
+            // A mod.rs allows `include!`: the generated file itself starts with inner attributes, which may not be.
+            gen_mod_rs: Some(true),
+            ..Default::default()
+        })
+        .run()
+        .expect("raftkvd.proto is valid");
+}
+
+/// The same with one kind of command more: so a build without the feature has not even its name.
+fn later(out_dir: &Path) -> PathBuf {
+    const FIRST: &str = "  Put = 0;\n";
+    let known = fs::read_to_string(PROTO).expect("raftkvd.proto can be read");
+    assert!(known.contains(FIRST), "raftkvd.proto has no kind Put");
+    let dir = out_dir.join("later");
+    fs::create_dir_all(&dir).expect("OUT_DIR can be written");
+    let proto = dir.join("raftkvd.proto");
+    let more = known.replace(FIRST, &format!("{FIRST}  Later = 1000;\n"));
+    fs::write(&proto, more).expect("OUT_DIR can be written");
+    proto
+}

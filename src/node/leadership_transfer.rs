@@ -1,0 +1,232 @@
+//! Leadership for a member that a client names, asked for on any member.
+//!
+//! The leader decides whether it can be; so whoever was asked asks the leader, by a `MsgTransferLeader` whose `index` is
+//! the member (raft-rs's own use of it would bear another's name as its sender) and whose `log_term` numbers the
+//! question. The leader answers only to refuse: the same message with `reject`, and why in `reject_hint`. That it was done
+//! shows in who leads.
+//!
+//! Invariants: of each request one question is under way at most, and it is asked again only after it was refused or
+//! in another term, where whatever came of the first is void. So a refusal says that nothing was begun, and with a
+//! question under way at the deadline nobody knows.
+
+use super::Node;
+use crate::command::proposal::{NotProposed, NotTransferred, Transfer, TransferReply};
+use crate::limits;
+use raft::ProgressState;
+use raft::eraftpb::{Message, MessageType};
+use slog::info;
+
+/// A request whose outcome is open.
+#[derive(Debug)]
+pub(super) struct Open {
+    to: u64,
+    /// Tick at which the client gives up.
+    deadline: u64,
+    /// Tick until which a refusal that may not last is followed by another try.
+    patience: u64,
+    /// The question that has not been refused.
+    asked: Option<Question>,
+    /// The newest refusal, and the tick of the next try.
+    refused: Option<(NotTransferred, u64)>,
+    reply: TransferReply,
+}
+
+/// A question to the leader of a term. Its number tells it from every other that this member has asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Question {
+    term: u64,
+    number: u64,
+}
+
+impl Node {
+    /// Takes a client's request. Its outcome comes by its reply, by its deadline.
+    pub fn transfer(&mut self, transfer: Transfer) {
+        let Transfer {
+            to,
+            deadline_ticks,
+            reply,
+        } = transfer;
+        let refusal = match (self.leaving, self.transfers.len()) {
+            (Some(_), _) => NotProposed::Stopping,
+            (None, limits::TRANSFERS_MAX..) => NotProposed::QueueFull,
+            (None, _) => {
+                self.transfers.push(Open {
+                    to,
+                    deadline: self.now + deadline_ticks.max(1),
+                    patience: self.now + self.settings.election_ticks as u64,
+                    asked: None,
+                    refused: None,
+                    reply,
+                });
+                return;
+            }
+        };
+        // The receiver may be gone: then nobody wants to know.
+        let _ = reply.send(Err(NotTransferred::NotProposed(refusal)));
+    }
+
+    /// Goes on with all requests.
+    pub(super) fn pursue_transfers(&mut self) {
+        for mut open in std::mem::take(&mut self.transfers) {
+            match self.pursue(&mut open) {
+                // The receiver may be gone: then nobody wants to know.
+                Some(outcome) => drop(open.reply.send(outcome)),
+                None => self.transfers.push(open),
+            }
+        }
+    }
+
+    /// The outcome, if there is one.
+    fn pursue(&mut self, open: &mut Open) -> Option<Result<(), NotTransferred>> {
+        let (term, leader) = (self.raw.raft.term, self.raw.raft.leader_id);
+        if leader == open.to {
+            return Some(Ok(()));
+        }
+        if self.now >= open.deadline {
+            return Some(Err(open.how_it_stands()));
+        }
+        let waits = open.refused.is_some_and(|(_, next)| self.now < next);
+        if leader == 0 || waits || open.asked.is_some_and(|asked| asked.term == term) {
+            return None;
+        }
+        self.transfers_asked += 1;
+        let number = self.transfers_asked;
+        open.asked = Some(Question { term, number });
+        if !self.is_leader() {
+            self.say_transfer(leader, open.to, number, None);
+            return None;
+        }
+        let why = self.begin_transfer(open.to).err()?;
+        self.refuse_transfer(open, why)
+    }
+
+    /// A peer asks for a transfer, or refuses one.
+    pub(super) fn step_transfer(&mut self, message: &Message) {
+        let (to, number) = (message.index, message.log_term);
+        if !message.reject {
+            // Whoever asked in another term has given the question up, or will.
+            if self.is_leader()
+                && message.term == self.raw.raft.term
+                && self.leaving.is_none()
+                && let Err(why) = self.begin_transfer(to)
+            {
+                self.say_transfer(message.from, to, number, Some(why));
+            }
+            return;
+        }
+        let refused = Question {
+            term: message.term,
+            number,
+        };
+        for mut open in std::mem::take(&mut self.transfers) {
+            let meant = open.to == to && open.asked == Some(refused);
+            let why = of_code(message.reject_hint).filter(|_| meant);
+            match why.and_then(|why| self.refuse_transfer(&mut open, why)) {
+                Some(outcome) => drop(open.reply.send(outcome)),
+                None => self.transfers.push(open),
+            }
+        }
+    }
+
+    /// The leader refused. The outcome, unless that may be over soon: raft forgets at times whom it has heard.
+    fn refuse_transfer(
+        &self,
+        open: &mut Open,
+        why: NotTransferred,
+    ) -> Option<Result<(), NotTransferred>> {
+        let lasts = matches!(why, NotTransferred::NotFound | NotTransferred::Learner);
+        open.asked = None;
+        open.refused = Some((why, self.now + self.settings.heartbeat_ticks as u64));
+        (lasts || self.now >= open.patience).then_some(Err(why))
+    }
+
+    /// Begins a transfer, as the leader. Raft takes no proposals until it is done, or for an election timeout.
+    fn begin_transfer(&mut self, to: u64) -> Result<(), NotTransferred> {
+        let member = self.members.members.get(&to);
+        let raft = &self.raw.raft;
+        let (Some(member), Some(progress)) = (member, raft.prs().get(to)) else {
+            return Err(NotTransferred::NotFound);
+        };
+        if member.learner {
+            return Err(NotTransferred::Learner);
+        }
+        if to == self.settings.id || raft.lead_transferee == Some(to) {
+            return Ok(());
+        }
+        if raft.lead_transferee.is_some() {
+            return Err(NotTransferred::UnderWay);
+        }
+        // Raft knows who was heard within an election timeout; whose connection has broken since would cost all of one.
+        if !progress.recent_active || !self.heard.contains(&to) {
+            return Err(NotTransferred::Inactive);
+        }
+        let behind = raft.raft_log.committed.saturating_sub(progress.matched);
+        let receives_snapshot = progress.state == ProgressState::Snapshot;
+        if receives_snapshot || behind > limits::PROMOTION_LAG_ENTRIES_MAX {
+            return Err(NotTransferred::Behind);
+        }
+        info!(self.logger, "handing leadership over, as a client asked"; "to" => to);
+        self.raw.transfer_leader(to);
+        Ok(())
+    }
+
+    /// Asks the leader for a transfer, or tells who asked that there is none.
+    fn say_transfer(
+        &mut self,
+        receiver: u64,
+        to: u64,
+        number: u64,
+        refusal: Option<NotTransferred>,
+    ) {
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgTransferLeader);
+        message.from = self.settings.id;
+        message.to = receiver;
+        message.term = self.raw.raft.term;
+        message.index = to;
+        message.log_term = number;
+        message.reject = refusal.is_some();
+        message.reject_hint = refusal.map_or(0, code);
+        self.raw.raft.msgs.push(message);
+    }
+
+    /// The process stops.
+    pub(super) fn stop_transfers(&mut self) {
+        for mut open in self.transfers.drain(..) {
+            open.refused = Some((NotTransferred::NotProposed(NotProposed::Stopping), 0));
+            let why = open.how_it_stands();
+            let _ = open.reply.send(Err(why));
+        }
+    }
+}
+
+impl Open {
+    /// What is known of one that was not done.
+    fn how_it_stands(&self) -> NotTransferred {
+        match (self.asked, self.refused) {
+            (Some(_), _) => NotTransferred::Unknown,
+            (None, Some((why, _))) => why,
+            (None, None) => NotTransferred::NotProposed(NotProposed::NoLeader),
+        }
+    }
+}
+
+const CODES: [(u64, NotTransferred); 5] = [
+    (1, NotTransferred::NotFound),
+    (2, NotTransferred::Learner),
+    (3, NotTransferred::Inactive),
+    (4, NotTransferred::Behind),
+    (5, NotTransferred::UnderWay),
+];
+
+fn code(why: NotTransferred) -> u64 {
+    let found = CODES.iter().find(|(_, other)| *other == why);
+    found
+        .unwrap_or_else(|| panic!("a leader does not refuse with {why:?}"))
+        .0
+}
+
+fn of_code(code: u64) -> Option<NotTransferred> {
+    let found = CODES.iter().find(|(known, _)| *known == code);
+    found.map(|(_, why)| *why)
+}

@@ -1,0 +1,152 @@
+//! Towards raft: hands over proposals and reads.
+//!
+//! On a follower "handed over" means forwarded to the leader, who may drop it without a word; on the leader it means
+//! in the log. Changes of members pass the gate in `membership.rs` there.
+
+use super::Node;
+use super::publish::conf_change_command;
+use crate::command::proposal::Outcome;
+use crate::command::version;
+use crate::command::{self, Command, DecodeError, Kind};
+use crate::mutants::{Mutant, is_planted};
+use bytes::Bytes;
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+
+impl Node {
+    pub(super) fn hand_proposals_to_raft(&mut self) {
+        if self.raw.raft.leader_id == 0 || self.blocked == Some((self.now, self.published)) {
+            return;
+        }
+        self.blocked = None;
+        while let Some(after) = self.resend_after {
+            let Some(coded) = self.pending.code_in_flight(after) else {
+                self.resend_after = None;
+                break;
+            };
+            let last = coded.last_sequence;
+            if !self.hand_over_to_raft(coded.entries, coded.membership.as_ref()) {
+                if coded.membership.is_none() {
+                    return;
+                }
+                // A change of members may wait for what comes behind it, the settlement of another one, and holds up
+                // nothing. What overtakes it makes it void, and then it comes again under a new sequence.
+                if self.pending.is_last_in_flight(last) {
+                    break;
+                }
+            }
+            self.resend_after = Some(last);
+        }
+        let mut deferred = 0;
+        while let Some(mut coded) = self.pending.code_unsent() {
+            let entries = std::mem::take(&mut coded.entries);
+            if !self.hand_over_to_raft(entries, coded.membership.as_ref()) {
+                // A change of membership that has to wait lets the writes behind it pass.
+                deferred += 1;
+                if coded.membership.is_none() || !self.pending.defer_first(deferred) {
+                    return;
+                }
+                continue;
+            }
+            if !self.pending.has_in_flight() {
+                self.last_news = self.now;
+            }
+            self.pending.handed_over(&coded);
+            if is_planted(Mutant::AcknowledgeBeforeCommit) && self.is_leader() {
+                let index = self.raw.raft.raft_log.last_index();
+                let writes = [Kind::Put, Kind::Delete, Kind::Transaction];
+                let is_write = |c: &Command| writes.contains(&c.kind);
+                self.pending
+                    .resolve_where(is_write, Outcome::Applied { index });
+            }
+        }
+    }
+
+    pub(super) fn hand_reads_to_raft(&mut self) {
+        // A new leader answers reads only once it has committed in its term: until then raft-rs drops them silently.
+        let answers = !self.is_leader() || self.raw.raft.commit_to_current_term();
+        if self.raw.raft.leader_id == 0 || !answers {
+            return;
+        }
+        if let Some(context) = self.reads.begin(self.now) {
+            if is_planted(Mutant::StaleRead) {
+                self.reads.confirm(&context, self.published);
+            }
+            self.raw.read_index(context.clone());
+            if self.is_leader() {
+                self.ask_a_majority(&context);
+            }
+        }
+    }
+
+    /// True when raft took the entries (which on a follower means: forwarded them). Otherwise nothing is offered
+    /// before the next tick or publication.
+    fn hand_over_to_raft(&mut self, entries: Vec<Entry>, membership: Option<&Command>) -> bool {
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.settings.id;
+        message.set_entries(entries.into());
+        // Raft refuses when there is no leader, while leadership moves, or when too much is uncommitted.
+        let taken = match membership.filter(|_| self.is_leader()) {
+            Some(command) => self.step_conf_change(message, command),
+            None => self.raw.step(message).is_ok(),
+        };
+        // A change of members waits for another one, and nothing else does.
+        if !taken && membership.is_none() {
+            self.blocked = Some((self.now, self.published));
+        }
+        taken
+    }
+
+    /// A follower's proposal has reached this leader.
+    pub(super) fn step_proposal(&mut self, message: Message) {
+        if self.leaving.is_some() || message.entries.is_empty() || !self.is_of_sender(&message) {
+            return;
+        }
+        let is_normal = |e: &Entry| e.get_entry_type() == EntryType::EntryNormal;
+        // Once in the log, what this version does not know ends all members that don't know it either.
+        let decodes = |e: &Entry| match e.get_entry_type() {
+            EntryType::EntryNormal => !is_later(&e.data),
+            EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => !is_later(&e.context),
+        };
+        if !message.entries.iter().all(decodes) {
+            return;
+        }
+        if message.entries.iter().all(is_normal) {
+            // What raft drops here, its proposer sends again.
+            let _ = self.raw.step(message);
+            return;
+        }
+        // Membership commands come one by one: see Pending::code.
+        let command = message.entries.first().and_then(conf_change_command);
+        if let Some((batch, command)) = command.filter(|_| message.entries.len() == 1) {
+            self.step_forwarded_change(message, &batch, &command);
+        }
+    }
+
+    /// Proposes a command of this node's own, unless that is under way; whether it does.
+    pub(super) fn propose_own(&mut self, command: Command) -> bool {
+        // A member that does not know the kind would end by it.
+        if version::needed_by(command.kind) > self.members.known_version() {
+            return false;
+        }
+        let same = |other: &Command| *other == command_without_sequence(&command, other);
+        if self.pending.any(same) {
+            return false;
+        }
+        let deadline = self.now + 2 * self.settings.election_ticks as u64;
+        self.pending.add_own(command, deadline);
+        true
+    }
+}
+
+fn is_later(data: &Bytes) -> bool {
+    matches!(command::decode(data), Err(DecodeError::Later(_)))
+}
+
+/// The command as it would be with the sequence of another.
+fn command_without_sequence(command: &Command, other: &Command) -> Command {
+    Command {
+        sequence: other.sequence,
+        ..command.clone()
+    }
+}

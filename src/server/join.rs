@@ -1,0 +1,204 @@
+//! Joining by address (`--join URL`): asks members of a running cluster to add this one, again and again until one of
+//! them has done it.
+//!
+//! The server starts it beside everything else on a member that is empty. Each member is asked for the others first
+//! (`GET /-/status`), so that they are dialled and can say when they refuse this one, and then to add this one with its
+//! incarnation (`POST /join`), which is harmless when it is a member already. All further is between the leader and this
+//! member.
+//!
+//! It ends when it was heard, when this member has got a table of members in another way, or with an error that another
+//! try would meet again.
+
+use crate::api::client;
+use crate::limits;
+use crate::peer_url::PeerUrl;
+use crate::transport::Transport;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use hyper::{Method, Response, StatusCode};
+use serde_json::{Value, json};
+use slog::{Logger, info, warn};
+use std::collections::BTreeMap;
+use tokio::time::{sleep, timeout};
+
+/// Who asks whom.
+#[derive(Debug, Clone)]
+pub struct Joiner {
+    /// This member.
+    pub id: u64,
+    /// The incarnation of its data directory.
+    pub incarnation: u64,
+    /// Where its peers reach it.
+    pub url: PeerUrl,
+    /// Where clients reach the members that are asked, in this order.
+    pub asked: Vec<PeerUrl>,
+}
+
+/// Why a member has not added this one.
+enum Failure {
+    /// It may be different the next time.
+    Now(String),
+    /// The id or the URL belongs to another member.
+    Taken(String),
+    /// The id is bound to another data directory.
+    OtherIncarnation(String),
+}
+
+/// Why another start is needed. Both are one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotJoined {
+    /// With other options: the id or the URL belongs to another member.
+    Taken(String),
+    /// With another data directory, or after the member of the other one was removed.
+    OtherIncarnation(String),
+}
+
+/// Asks until there is nothing to ask for any more.
+pub async fn run(joiner: Joiner, transport: Transport, logger: Logger) -> Result<(), NotJoined> {
+    let Joiner { id, url, .. } = &joiner;
+    let mut pause = limits::JOIN_BACKOFF_MIN;
+    let mut told = String::new();
+    let mut in_doubt = false;
+    while transport.is_empty() {
+        let mut reasons = Vec::new();
+        for asked in &joiner.asked {
+            match ask(&joiner, asked, &mut in_doubt, &transport).await {
+                Ok(()) => {
+                    info!(logger, "was added to the cluster"; "by" => %asked);
+                    return Ok(());
+                }
+                Err(Failure::Now(why)) => reasons.push(format!("{asked}: {why}")),
+                Err(Failure::Taken(why)) => {
+                    return Err(NotJoined::Taken(format!(
+                        "can't join as member {id} at {url}: {asked} says: {why}"
+                    )));
+                }
+                Err(Failure::OtherIncarnation(why)) => {
+                    return Err(NotJoined::OtherIncarnation(format!(
+                        "can't join as member {id} at {url}: {asked} says: {why} \
+                         (curl -X DELETE {asked}/{id})"
+                    )));
+                }
+            }
+        }
+        let why = reasons.join("; ");
+        if why != told {
+            warn!(logger, "not added to the cluster yet, trying on: {}", why);
+            told = why;
+        }
+        sleep(pause).await;
+        pause = (2 * pause).min(limits::JOIN_BACKOFF_MAX);
+    }
+    Ok(())
+}
+
+/// Asks one member. `in_doubt`: an earlier wish may have been granted. A member that is found to be added is not asked
+/// for again then, for whoever removes it between the two would see it come back.
+async fn ask(
+    joiner: &Joiner,
+    asked: &PeerUrl,
+    in_doubt: &mut bool,
+    transport: &Transport,
+) -> Result<(), Failure> {
+    let (status, body) = request(asked, Method::GET, "/-/status", String::new()).await?;
+    let known = serde_json::from_slice(&body).ok().and_then(members);
+    let (Some(known), StatusCode::OK) = (known, status) else {
+        return Err(Failure::Now(format!(
+            "GET /-/status was answered with {status} and not with members; is this where clients reach a member?"
+        )));
+    };
+    if known.is_empty() {
+        return Err(Failure::Now("it waits to be added itself".to_owned()));
+    }
+    let is_member = known.get(&joiner.id) == Some(&joiner.url);
+    transport.set_list(known);
+    if *in_doubt && is_member {
+        return Ok(());
+    }
+    let wish = wish(joiner);
+    let was_in_doubt = std::mem::replace(in_doubt, true);
+    let (status, body) = request(asked, Method::POST, "/join", wish).await?;
+    if status.is_success() {
+        return Ok(());
+    }
+    // Any other refusal says that nothing was changed.
+    *in_doubt = was_in_doubt || status == StatusCode::GATEWAY_TIMEOUT;
+    let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let why = match problem["detail"].as_str() {
+        Some(line) => line.to_owned(),
+        None => format!("POST /join was answered with {status}"),
+    };
+    match problem["code"].as_str() {
+        Some("id-taken" | "url-taken") => Err(Failure::Taken(why)),
+        Some("other-incarnation") => Err(Failure::OtherIncarnation(why)),
+        _ => Err(Failure::Now(why)),
+    }
+}
+
+/// The body of `POST /join`. The incarnation goes as text: JSON's numbers are not exact beyond 2^53.
+fn wish(joiner: &Joiner) -> String {
+    let incarnation = format!("{:016x}", joiner.incarnation);
+    json!({"id": joiner.id, "addr": joiner.url.to_string(), "incarnation": incarnation}).to_string()
+}
+
+/// Where the members are reached, by what `GET /-/status` says.
+fn members(status: Value) -> Option<BTreeMap<u64, PeerUrl>> {
+    let listed = status["members"].as_array()?.iter();
+    let member = |member: &Value| {
+        Some((
+            member["id"].as_u64()?,
+            member["url"].as_str()?.parse().ok()?,
+        ))
+    };
+    listed.map(member).collect()
+}
+
+/// One request: the status and the body of its answer.
+async fn request(
+    to: &PeerUrl,
+    method: Method,
+    path: &'static str,
+    body: String,
+) -> Result<(StatusCode, Bytes), Failure> {
+    let stream = client::connect(to).await.map_err(Failure::Now)?;
+    let take = async |answer: Response<Incoming>| {
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), limits::JOIN_ANSWER_BYTES_MAX);
+        let body = body.collect().await.map_err(|error| error.to_string())?;
+        Ok((status, body.to_bytes()))
+    };
+    let exchange = client::exchange(stream, to, method, path, body, take);
+    match timeout(limits::MEMBER_ANSWER_TIMEOUT, exchange).await {
+        Ok(answer) => answer.map_err(|why: String| Failure::Now(format!("{path}: {why}"))),
+        Err(_) => Err(Failure::Now(format!("{path}: no answer in time"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_joiner_says_who_it_is_and_reads_who_the_others_are() {
+        let joiner = Joiner {
+            id: 4,
+            incarnation: 0xab,
+            url: "http://10.0.0.4:9021".parse().unwrap(),
+            asked: Vec::new(),
+        };
+        let said: Value = serde_json::from_str(&wish(&joiner)).unwrap();
+        let expected =
+            json!({"id": 4, "addr": "http://10.0.0.4:9021", "incarnation": "00000000000000ab"});
+        assert_eq!(said, expected);
+
+        let status =
+            json!({"members": [{"id": 1, "url": "http://a:1"}, {"id": 2, "url": "http://a:2"}]});
+        let known = members(status).unwrap();
+        assert_eq!(known.keys().copied().collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(members(json!({"members": []})), Some(BTreeMap::new()));
+        for other in [json!({}), json!({"members": [{"id": 1, "url": "a"}]})] {
+            assert_eq!(members(other), None);
+        }
+    }
+}

@@ -1,0 +1,624 @@
+//! Wiring: opens storage, makes the channels, starts the threads and the listeners, and stops them in order.
+//!
+//! ```text
+//! tokio runtime   client API, peer connections
+//! raft            raft::run: owns the Node
+//! wal             wal::Jobs::run: writes the Wal, and the loop what comes alone
+//! remove          wal::remove_files: deletes what is superfluous
+//! apply           apply::Applier::run: the only writer of the Store
+//! snapshot        apply::write_snapshots
+//! read-back       read_back::run: reads the WAL for followers that are behind
+//! load            storage::open_and_load, then it ends
+//! main            waits here for a signal or a reason to end
+//! ```
+//!
+//! In this order: who this is, by the command line and the data directory (`start.rs`); the lock of the data directory;
+//! whether `--cluster` fits it (`list.rs`); both ports, so that one in use is told before anything is touched;
+//! clients are served, at first with how far the load has come; the snapshot is loaded and the log read; then raft and
+//! all the rest begin, and peers are served. Until then this member has said nothing to anybody: it knows neither its
+//! vote nor its log, and the kernel keeps the connections of its peers waiting.
+//!
+//! Only this module starts threads that stay, but for the log's. Each ends when the one it is fed by has ended: raft by
+//! [`Notice::Stop`], then wal, read-back and apply, then remove and snapshot.
+
+mod failure;
+mod files;
+mod join;
+mod list;
+mod start;
+pub mod systemd;
+
+pub use failure::Failure;
+
+use crate::api::{self, Api};
+use crate::channels::inbox::{Inbox, Notice};
+use crate::config::{Asked, Config};
+use crate::identity::View;
+use crate::limits;
+use crate::logging;
+use crate::logging::progress::Replay;
+use crate::members::Members;
+use crate::metrics::Metrics;
+use crate::node::{self, Exit, Node};
+use crate::peer_url::PeerUrl;
+use crate::server::systemd::{Phase, Systemd};
+use crate::storage::{self, Disk, Meta, Opened, RealDisk, Snapshots};
+use crate::store::Store;
+use crate::store::history::History;
+use crate::threads::apply;
+use crate::threads::raft;
+use crate::threads::read_back;
+use crate::threads::wal;
+use crate::transport::{self, Transport};
+use files::{Directory, SnapshotFiles};
+use futures_channel::oneshot;
+use list::Fit;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use slog::{Logger, info, warn};
+use std::collections::BTreeMap;
+use std::mem::ManuallyDrop;
+use std::net::{SocketAddr, TcpListener};
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
+
+/// What the main thread waits for.
+enum End {
+    Signal(&'static str),
+    Node(Exit),
+    Failed(Failure),
+}
+
+/// Runs one member until it is stopped or removed (`Ok`), or fails.
+pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
+    let begun = Instant::now();
+    raise_file_limit(logger);
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let (config, beginning) = start::settle(asked, &disk)?;
+    storage::check_start(&disk, &config.data_dir, &beginning.start)?;
+    // Held to the end of the process: a thread may still write while this function returns with a failure.
+    let _lock = ManuallyDrop::new(storage::lock(&*disk, &config.data_dir)?);
+    let fit = list::check(&disk, &config)?;
+    // Behind the lock, so that a second start of the same member says that it is one; before the data directory is
+    // touched, so that a port that is in use leaves nothing behind.
+    let client_listener = listen(config.client_address, "--port or --listen")?;
+    let peer_listener = listen(
+        config.peer_address,
+        "--cluster, --peer-url or --listen-peer",
+    )?;
+    // Behind what is only a wrong command, which is answered by one line.
+    info!(logger, "starting"; "version" => env!("CARGO_PKG_VERSION"), "id" => config.id,
+        "data" => %config.data_dir.display(), "clients" => %config.client_address,
+        "peers" => %config.peer_address, "url" => %config.peer_url, "join" => config.join);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(limits::runtime_threads())
+        .thread_name("tokio")
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Fatal(format!("can't start the runtime: {error}")))?;
+    let runtime = Runtime(Some(runtime));
+    let inbox = Arc::new(Inbox::default());
+    let (ends, mut ended) = unbounded_channel();
+    let store = Arc::new(Store::new());
+    // To free millions of entries one by one takes seconds. The end of the process does it at once.
+    let _map = ManuallyDrop::new(store.clone());
+    let replay = Arc::new(Replay::new());
+    let metrics = Arc::new(Metrics::default());
+    let history_bytes = config.tuning.log_cache_bytes / limits::HISTORY_SHARE;
+    let history = Arc::new(History::new(history_bytes));
+    let tick = config.tuning.tick();
+    // Clients are served from now on: until the map is loaded they are told how far that has come. Peers are not; the
+    // kernel keeps their connections until there is a node that knows what it may say.
+    let api = Api {
+        inbox: inbox.clone(),
+        store: store.clone(),
+        limits: api::Limits::new(&config.tuning),
+        tick,
+        replay: replay.clone(),
+        metrics: metrics.clone(),
+        history: history.clone(),
+        logger: logger.clone(),
+    };
+    let (stop_clients, clients_stop) = oneshot::channel::<()>();
+    let client_listener = into_tokio(client_listener, &runtime)?;
+    let clients = runtime.spawn(api::serve(client_listener, api, cancelled(clients_stop)));
+    watch_signals(&runtime, &ends)?;
+    let (phase, phases) = watch::channel(Phase::Starting);
+    match Systemd::from_environment() {
+        Ok(None) => {}
+        Ok(Some(systemd)) => {
+            let (replay, inbox, logger) = (replay.clone(), inbox.clone(), logger.clone());
+            runtime.spawn(systemd.attend(phases, replay, inbox, logger));
+        }
+        Err(line) => warn!(logger, "systemd is not told how things are: {}", line),
+    }
+
+    // On a thread of its own, so that a signal does not have to wait for it.
+    let (loaded, opened) = oneshot::channel();
+    spawn("load", &ends, {
+        let (dir, beginning, logger) = (config.data_dir.clone(), beginning.clone(), logger.clone());
+        let (store, replay, metrics) = (store.clone(), replay.clone(), metrics.clone());
+        let log_cache_bytes = config.tuning.log_cache_bytes;
+        move || {
+            let load = &mut |snapshots: &Snapshots, index, term| {
+                let told = |done, total| replay.loaded(done, total);
+                let begun = Instant::now();
+                let loaded = apply::load(
+                    &store,
+                    snapshots,
+                    index,
+                    term,
+                    limits::load_threads(),
+                    told,
+                    &logger,
+                )?;
+                metrics.snapshots.loaded.add(begun.elapsed(), loaded.1);
+                Ok(loaded)
+            };
+            let options = storage::Options {
+                cache_bytes: log_cache_bytes,
+                ..storage::Options::default()
+            };
+            let opened = storage::open_and_load(disk, &dir, beginning, options, load, &logger)?;
+            // The main thread may be ending already.
+            drop(loaded.send(opened));
+            Ok(())
+        }
+    })?;
+    let opened = runtime.block_on(async {
+        tokio::select! {
+            Ok(opened) = opened => Ok(opened),
+            end = ended.recv() => Err(end.expect("this function holds a sender")),
+        }
+    });
+    let mut opened = match opened {
+        Ok(opened) => opened,
+        Err(End::Failed(failure)) => return Err(failure),
+        // Nothing has begun that would have to be ended in order.
+        Err(End::Signal(name)) => {
+            info!(logger, "stopping before the start was complete"; "signal" => name);
+            return Ok(());
+        }
+        Err(End::Node(exit)) => panic!("{exit:?} of a node that is still to be made"),
+    };
+    let is_empty = opened.recovered.snapshot.is_none();
+    // Before there is a node that goes by it.
+    match fit {
+        _ if is_empty => opened.meta.set_given(beginning.given)?,
+        Fit::Taken => opened.meta.set_list(&config.cluster)?,
+        Fit::Known => {}
+    }
+    let settings = settings_of(&config, &opened);
+    let snapshot = opened
+        .recovered
+        .snapshot
+        .as_ref()
+        .map_or(0, |meta| meta.index);
+    let committed = opened.recovered.hard_state.commit;
+    let term = opened.recovered.hard_state.term;
+    // Of the log: what comes earlier is read from the disk and not kept.
+    let first_in_memory = opened.recovered.entries.first();
+    let before_memory = first_in_memory.map_or(0, |entry| entry.index - 1);
+    let raft_logger = logging::raft_logger(logger);
+    let node =
+        Node::new(settings, opened.recovered, logger, &raft_logger).map_err(Failure::Fatal)?;
+    // Before anything is applied that a client could see.
+    inbox.set_closed(node.closed());
+    if !opened.first_start {
+        tell_differences(&config, &node, logger);
+    }
+
+    let transport = Transport::new(
+        transport::Settings {
+            directory: Arc::new(Directory {
+                meta: opened.meta.clone(),
+                ends: ends.clone(),
+            }),
+            snapshots: Arc::new(SnapshotFiles {
+                snapshots: opened.snapshots.clone(),
+                ends: ends.clone(),
+            }),
+            metrics: metrics.clone(),
+            limits: transport::Limits::default(),
+            view: view_of(&config, &opened.meta, opened.run, node.members()),
+            applied: snapshot,
+            list: match config.list_given || is_empty || !node.members().is_formed() {
+                true => config.cluster.clone(),
+                // The first members may be others than those of today.
+                false => BTreeMap::new(),
+            },
+        },
+        inbox.clone(),
+        runtime.handle().clone(),
+        logger.clone(),
+    );
+    let members = node.members().members.len();
+    let (stop_peers, peers_stop) = oneshot::channel::<()>();
+    runtime.spawn({
+        let (transport, listener) = (transport.clone(), into_tokio(peer_listener, &runtime)?);
+        async move { transport.serve(listener, cancelled(peers_stop)).await }
+    });
+
+    opened.wal.count_into(metrics.wal.clone());
+    let wal_reader = opened.wal.read_back();
+    let (read_back_sender, read_backs) = mpsc::channel();
+    let (writer, jobs) = wal::channel(opened.wal, Instant::now, logger);
+    let (purge_sender, purges) = mpsc::channel();
+    let (commit_sender, commits) = apply::channel(replay.clone(), history.clone());
+    let (snapshot_sender, snapshot_jobs) = mpsc::channel();
+    let channels = raft::Channels {
+        inbox: inbox.clone(),
+        writer,
+        read_back: read_back_sender,
+        commits: commit_sender,
+        store: store.clone(),
+        transport: transport.clone(),
+        meta: opened.meta.clone(),
+        metrics: metrics.clone(),
+        exit: {
+            let ends = ends.clone();
+            // The main thread may be ending already.
+            Box::new(move |exit| drop(ends.send(End::Node(exit))))
+        },
+    };
+    // Before anything is applied. What clients send now waits in the inbox for the raft loop.
+    history.begin(snapshot, before_memory);
+    replay.begin_log(snapshot, committed, logger);
+    let mut threads = vec![spawn("raft", &ends, {
+        let logger = logger.clone();
+        move || Ok(raft::run(node, channels, tick, &logger)?)
+    })?];
+    threads.push(spawn("wal", &ends, {
+        let (inbox, transport) = (inbox.clone(), transport.clone());
+        move || Ok(jobs.run(&inbox, &transport, &purge_sender)?)
+    })?);
+    threads.push(spawn("remove", &ends, move || {
+        Ok(wal::remove_files(&purges)?)
+    })?);
+    threads.push(spawn("read-back", &ends, {
+        let inbox = inbox.clone();
+        move || Ok(read_back::run(&read_backs, &wal_reader, &inbox)?)
+    })?);
+    let applier = apply::Applier {
+        batches: commits,
+        store: store.clone(),
+        inbox: inbox.clone(),
+        snapshots: opened.snapshots.clone(),
+        snapshot_jobs: snapshot_sender,
+        metrics: metrics.clone(),
+        logger: logger.clone(),
+    };
+    threads.push(spawn("apply", &ends, move || Ok(applier.run()?))?);
+    threads.push(spawn("snapshot", &ends, {
+        let (inbox, snapshots, meta) =
+            (inbox.clone(), opened.snapshots.clone(), opened.meta.clone());
+        let logger = logger.clone();
+        move || {
+            Ok(apply::write_snapshots(
+                &snapshot_jobs,
+                &snapshots,
+                || meta.cluster(),
+                &metrics.snapshots,
+                &inbox,
+                &logger,
+            )?)
+        }
+    })?);
+
+    if is_empty && !config.join_by.is_empty() {
+        let joiner = join::Joiner {
+            id: config.id,
+            incarnation: opened.meta.incarnation(),
+            url: config.peer_url.clone(),
+            asked: config.join_by.clone(),
+        };
+        let asking = join::run(joiner, transport.clone(), logger.clone());
+        let ends = ends.clone();
+        runtime.spawn(async move {
+            if let Err(why) = asking.await {
+                // The main thread may be ending already.
+                let _ = ends.send(End::Failed(why.into()));
+            }
+        });
+    }
+    announce(&config);
+    let cluster = match opened.meta.cluster() {
+        0 => "none yet".to_owned(),
+        cluster => format!("{cluster:016x}"),
+    };
+    info!(logger, "started"; "cluster" => cluster, "term" => term,
+        "members" => members, "ms" => begun.elapsed().as_millis() as u64);
+    phase.send_replace(Phase::Started);
+
+    let end = runtime.block_on(ended.recv());
+    phase.send_replace(Phase::Stopping);
+    let stopping = Instant::now();
+    let result = match end.expect("this function holds a sender") {
+        End::Failed(failure) => return Err(failure),
+        End::Signal(name) => {
+            info!(logger, "stopping"; "signal" => name);
+            Ok(())
+        }
+        End::Node(exit) => on_exit(exit, &config, &opened.meta, logger),
+    };
+    let gently = result.is_ok();
+    let stopped = runtime.block_on(async {
+        let stop = async {
+            if gently {
+                stop_gently(&inbox, stop_clients, clients).await;
+            }
+            inbox.notice(Notice::Stop);
+            let joined =
+                tokio::task::spawn_blocking(|| threads.into_iter().map(JoinHandle::join).count());
+            // A thread that panicked has ended the process: see main.rs.
+            let _ = tokio::time::timeout(limits::THREADS_STOP_TIMEOUT, joined).await;
+            transport.close().await;
+            drop(stop_peers);
+        };
+        tokio::select! {
+            () = stop => Ok(()),
+            failure = next_failure(&mut ended) => Err(failure),
+        }
+    });
+    stopped?;
+    if result.is_ok() {
+        info!(logger, "stopped"; "ms" => stopping.elapsed().as_millis() as u64);
+    }
+    result
+}
+
+fn settings_of(config: &Config, opened: &Opened) -> node::Settings {
+    // A member that has no table knows only this of where it is.
+    let is_empty = opened.recovered.snapshot.is_none();
+    let url_counts = config.url_given || is_empty || opened.first_start;
+    let is_listed = !config.join && (config.cluster.len() > 1 || !is_empty);
+    node::Settings {
+        id: config.id,
+        incarnation: opened.meta.incarnation(),
+        boot: opened.meta.boot(),
+        run: opened.run,
+        url: url_counts.then(|| config.peer_url.clone()),
+        list: match is_listed {
+            true => config.cluster.clone(),
+            false => BTreeMap::new(),
+        },
+        election_ticks: config.tuning.election_ticks(),
+        heartbeat_ticks: config.tuning.heartbeat_ticks(),
+        snapshot_bytes: config.tuning.snapshot_bytes,
+        log_cache_bytes: config.tuning.log_cache_bytes,
+        pinned_log_bytes: limits::PINNED_LOG_BYTES_MAX,
+        // Random, so that no two members draw the same timeouts.
+        seed: opened.meta.incarnation(),
+    }
+}
+
+/// What this member knows of itself and the others before anything of the log is applied.
+fn view_of(config: &Config, meta: &Meta, run: u64, members: &Members) -> View {
+    let stored = members.members.get(&config.id);
+    let stored = stored.filter(|_| !config.url_given);
+    let nothing = View {
+        me: config.id,
+        incarnation: meta.incarnation(),
+        run,
+        url: stored.map_or(&config.peer_url, |own| &own.url).clone(),
+        url_given: config.url_given,
+        cluster: 0,
+        members: Members::default(),
+        bound_index: 0,
+    };
+    nothing.next(meta.cluster(), members)
+}
+
+/// The runtime, ended within a limit however [`run`] returns: its own drop would wait for calls that block (a name
+/// that does not resolve, a disk that hangs) as long as they take.
+struct Runtime(Option<tokio::runtime::Runtime>);
+
+impl Deref for Runtime {
+    type Target = tokio::runtime::Runtime;
+
+    fn deref(&self) -> &tokio::runtime::Runtime {
+        self.0.as_ref().expect("it is taken when it is dropped")
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_timeout(limits::RUNTIME_STOP_TIMEOUT);
+        }
+    }
+}
+
+/// Hands leadership over, and lets requests that are under way finish; both by `STOP_TIMEOUT`.
+async fn stop_gently(
+    inbox: &Inbox,
+    stop_clients: oneshot::Sender<()>,
+    clients: tokio::task::JoinHandle<()>,
+) {
+    let (reply, handed_over) = oneshot::channel();
+    inbox.notice(Notice::HandOver(reply));
+    let all = async {
+        // Clients are served until there is another leader: what they send meanwhile it will take.
+        let _ = tokio::time::timeout(limits::STOP_TIMEOUT / 2, handed_over).await;
+        drop(stop_clients);
+        let _ = clients.await;
+    };
+    // What is not done by then will not be.
+    let _ = tokio::time::timeout(limits::STOP_TIMEOUT, all).await;
+}
+
+/// Completes when the sender is dropped.
+async fn cancelled(receiver: oneshot::Receiver<()>) {
+    let _ = receiver.await;
+}
+
+/// What makes a stop that is under way fail.
+async fn next_failure(ended: &mut UnboundedReceiver<End>) -> Failure {
+    loop {
+        match ended.recv().await.expect("the caller holds a sender") {
+            End::Failed(failure) => return failure,
+            End::Signal(name) => {
+                return Failure::Fatal(format!(
+                    "stopped at once by a second signal ({name}); requests that were under way have no answer"
+                ));
+            }
+            End::Node(_) => {}
+        }
+    }
+}
+
+/// Why a node has to end, as an error or, for a removed member, as a durable mark and success.
+fn on_exit(exit: Exit, config: &Config, meta: &Meta, logger: &Logger) -> Result<(), Failure> {
+    if let Exit::Removed { index } = exit {
+        meta.mark_removed(index)?;
+        info!(logger, "this member was removed from the cluster: stopping"; "index" => index);
+    }
+    if let Exit::OlderCopy { proven: true, .. } = exit {
+        meta.mark_older_copy()?;
+    }
+    match Failure::of_exit(&exit, config) {
+        Some(failure) => Err(failure),
+        None => Ok(()),
+    }
+}
+
+/// Starts a thread that reports its failure.
+fn spawn(
+    name: &str,
+    ends: &UnboundedSender<End>,
+    body: impl FnOnce() -> Result<(), Failure> + Send + 'static,
+) -> Result<JoinHandle<()>, Failure> {
+    let ends = ends.clone();
+    let run = move || {
+        if let Err(failure) = body() {
+            // The main thread may be ending already.
+            let _ = ends.send(End::Failed(failure));
+        }
+    };
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|error| Failure::Fatal(format!("can't start a thread: {error}")))
+}
+
+fn listen(address: SocketAddr, option: &'static str) -> Result<TcpListener, Failure> {
+    let failed = |source| Failure::Listen {
+        address,
+        option,
+        source,
+    };
+    // The standard library sets SO_REUSEADDR, so that a restart need not wait for old connections to time out.
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+fn into_tokio(
+    listener: TcpListener,
+    runtime: &tokio::runtime::Runtime,
+) -> Result<tokio::net::TcpListener, Failure> {
+    let _context = runtime.enter();
+    tokio::net::TcpListener::from_std(listener)
+        .map_err(|error| Failure::Fatal(format!("can't use a listener: {error}")))
+}
+
+fn watch_signals(
+    runtime: &tokio::runtime::Runtime,
+    ends: &UnboundedSender<End>,
+) -> Result<(), Failure> {
+    for (name, kind) in [
+        ("SIGTERM", SignalKind::terminate()),
+        ("SIGINT", SignalKind::interrupt()),
+    ] {
+        let _context = runtime.enter();
+        let mut signals = signal(kind)
+            .map_err(|error| Failure::Fatal(format!("can't watch for {name}: {error}")))?;
+        let ends = ends.clone();
+        runtime.spawn(async move {
+            while signals.recv().await.is_some() {
+                // The main thread may be ending already.
+                let _ = ends.send(End::Signal(name));
+            }
+        });
+    }
+    Ok(())
+}
+
+/// The one line on stderr for who has just started it, whatever the log is set to.
+fn announce(config: &Config) {
+    let address = config.client_address;
+    eprintln!(
+        "raftkvd {} is listening: try curl -X PUT -d hello http://{address}/greeting and then curl \
+         http://{address}/greeting",
+        config.id
+    );
+}
+
+/// A restart goes by what is on disk. Flags that say something else deserve a word.
+fn tell_differences(config: &Config, node: &Node, logger: &Logger) {
+    let known = node.members();
+    // What is behind the snapshot is not applied yet.
+    let is_newest = node.members_index() == Some(node.position().committed);
+    let own = known.members.get(&config.id);
+    if let Some(own) = own.filter(|own| own.url != config.peer_url) {
+        match config.url_given {
+            true => info!(logger, "moved: the others are told where this member is reached now";
+                "from" => %own.url, "to" => %config.peer_url),
+            false if is_newest => {
+                warn!(logger, "the cluster has another peer URL for this member; start it again, or give --peer-url";
+                    "members" => %own.url, "listening" => %config.peer_address);
+            }
+            false => {}
+        }
+    }
+    let mut others = known.members.iter().filter(|(id, _)| **id != config.id);
+    let differs = others.any(|(id, member)| config.cluster.get(id) != Some(&member.url));
+    if config.list_given && differs {
+        let urls = |list: &BTreeMap<u64, PeerUrl>| -> String {
+            let listed = list.iter().map(|(id, url)| format!("{id}={url}"));
+            listed.collect::<Vec<_>>().join(",")
+        };
+        let known = known.members.iter();
+        let known = known.map(|(id, member)| (*id, member.url.clone()));
+        info!(logger, "--cluster differs from the members: it only says where else to look for them";
+            "members" => urls(&known.collect()), "--cluster" => urls(&config.cluster));
+    }
+}
+
+/// Every connection needs a file descriptor, and the usual soft limit of 1,024 is soon used up.
+fn raise_file_limit(logger: &Logger) {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        warn!(logger, "can't raise the limit of open files"; "error" => %error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{self, Task};
+
+    #[test]
+    fn a_refused_start_leaves_nothing_behind() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        let arguments = ["raftkvd", "--id", "2", "--peer-url", "http://127.0.0.1:7"];
+        let data_dir = ["--data-dir", dir.to_str().unwrap()];
+        let Ok(Task::Run(options)) = cli::parse(arguments.into_iter().chain(data_dir)) else {
+            panic!("it runs the daemon");
+        };
+        let logger = Logger::root(slog::Discard, slog::o!());
+        let failure = run(options.asked, &logger).unwrap_err();
+        assert_eq!(failure.exit_code(), 2, "{failure}");
+        assert!(!dir.exists());
+    }
+}

@@ -1,0 +1,226 @@
+//! What the files of a data directory hold, for whoever looks: nothing is changed, everything is checked.
+//!
+//! A process may be using the directory, and changing it. A file that is complete never changes but to vanish; the one
+//! that does is the last segment of the WAL. A batch of it that does not check may just be being written, and so it is
+//! read again for [`limits::EXAMINE_RETRY_TIME`] before it is called damaged.
+
+use super::disk::{Disk, DiskError};
+use super::meta::Meta;
+use super::snapshot::Snapshots;
+use super::wal::record::Record;
+use super::wal::segment;
+use super::wal::segment::{Name, Reader, Step};
+use super::{Recovered, StorageError, check_empty, recovery};
+use crate::command::SnapshotHeader;
+use crate::limits;
+use raft::eraftpb::HardState;
+use slog::{Logger, o};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+pub use super::snapshot::SnapshotContents;
+
+/// What a file is by its first bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `meta`.
+    Meta,
+    /// A segment of the WAL.
+    Segment,
+    /// A snapshot.
+    Snapshot,
+}
+
+/// What a segment of the WAL holds.
+#[derive(Debug, Clone, Default)]
+pub struct SegmentContents {
+    /// Its header, if that is good.
+    pub header: Option<segment::Header>,
+    /// Where its last good batch ends, in bytes from its start.
+    pub end: u64,
+    /// Valid batches.
+    pub batches: u64,
+    /// Entries in them.
+    pub entries: u64,
+    /// The lowest and the highest index of those.
+    pub indexes: Option<(u64, u64)>,
+    /// The newest hard state.
+    pub hard_state: HardState,
+    /// Index and term of the snapshots that it marks.
+    pub marks: Vec<(u64, u64)>,
+    /// Behind the last batch is one that a crash may have torn when it was written, so that nobody relied on it.
+    pub torn: bool,
+}
+
+/// What a whole data directory comes to: what a start would begin with.
+#[derive(Debug)]
+pub struct Verdict {
+    /// Snapshot, log and hard state.
+    pub recovered: Recovered,
+    /// Index of the last entry of the log.
+    pub last: u64,
+    /// Index of the entry in the log that says that the cluster has formed, committed or not.
+    pub formed: Option<u64>,
+    /// The end of the log was torn by a crash. A start cuts it off.
+    pub torn: bool,
+}
+
+/// What a file is; `None` if it is none of ours, or its first bytes are damaged.
+pub fn kind(disk: &dyn Disk, path: &Path) -> Result<Option<Kind>, StorageError> {
+    let mut magic = [0; 8];
+    if let Some(file) = disk.open(path)? {
+        file.read_at(&mut magic, 0)?;
+    }
+    Ok(match &magic {
+        b"rkvdmeta" => Some(Kind::Meta),
+        b"rkvdwal\0" => Some(Kind::Segment),
+        b"rkvdsnap" => Some(Kind::Snapshot),
+        _ => None,
+    })
+}
+
+/// Reads the `meta` of a data directory; `None` when there is none, and nothing of which it could tell the owner.
+pub fn meta(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Option<Meta>, StorageError> {
+    let meta = Meta::load(disk.clone(), dir)?;
+    if meta.is_none() {
+        check_empty(&**disk, dir)?;
+    }
+    Ok(meta)
+}
+
+/// Whether a process uses the data directory at this moment.
+pub fn is_in_use(disk: &dyn Disk, dir: &Path) -> Result<bool, DiskError> {
+    Ok(disk.lock(&dir.join("LOCK"))?.is_none())
+}
+
+/// Reads a segment to its end. `contents` is filled in as far as the file is good. `live`: a process may be writing it.
+pub fn segment(
+    disk: &dyn Disk,
+    path: &Path,
+    live: bool,
+    contents: &mut SegmentContents,
+) -> Result<(), StorageError> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let Some(name) = name.and_then(Name::parse) else {
+        let why = "its name is not that of a WAL segment, which tells its place in the log";
+        return Err(StorageError::corrupt(path, 0, why));
+    };
+    let dir = path.parent().unwrap_or(Path::new(""));
+    let mut reader = Reader::open(disk, dir, name)?;
+    contents.header = Some(*reader.header());
+    let mut damaged_since = None;
+    loop {
+        contents.end = reader.offset();
+        let corrupt = |offset, why: &str| Err(StorageError::corrupt(path, offset, why));
+        let step = reader.next(&mut |record| {
+            contents.add(record);
+            Ok(())
+        })?;
+        match step {
+            Step::Batch => {
+                contents.batches += 1;
+                damaged_since = None;
+            }
+            Step::End if contents.batches == 0 => {
+                return corrupt(contents.end, "the first batch is missing");
+            }
+            Step::End => return Ok(()),
+            Step::Damaged { hole } => {
+                let since = damaged_since.get_or_insert_with(Instant::now);
+                if live && since.elapsed() < limits::EXAMINE_RETRY_TIME {
+                    thread::sleep(limits::EXAMINE_RETRY_INTERVAL);
+                    let place = (reader.offset(), reader.crc());
+                    // Anew, since it holds what it has read.
+                    reader = Reader::open(disk, dir, name)?;
+                    reader.seek(place.0, place.1);
+                    continue;
+                }
+                if !hole {
+                    let why = "a batch is damaged, and it is not torn: it was written as a whole";
+                    return corrupt(contents.end, why);
+                }
+                if let Some(later) = reader.later_batch()? {
+                    let why = format!("a batch is damaged, and a later one stands at byte {later}");
+                    return corrupt(contents.end, &why);
+                }
+                if contents.batches == 0 {
+                    return corrupt(contents.end, "the first batch is missing");
+                }
+                contents.torn = true;
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl SegmentContents {
+    fn add(&mut self, record: Record) {
+        match record {
+            Record::Entry(entry) => {
+                self.entries += 1;
+                let (low, high) = self.indexes.unwrap_or((entry.index, entry.index));
+                self.indexes = Some((low.min(entry.index), high.max(entry.index)));
+            }
+            Record::HardState(hard_state) => self.hard_state = hard_state,
+            Record::Mark(mark) => {
+                self.marks.push((mark.index, mark.term));
+                self.hard_state = mark.hard_state;
+            }
+        }
+    }
+}
+
+/// Reads a snapshot file to its end, wherever it is. `contents` is filled in as far as the file is good, and so far
+/// `visit` is shown the entries as (key, index, value). `progress` is told how many bytes are done, and of how many.
+pub fn snapshot(
+    disk: &dyn Disk,
+    path: &Path,
+    contents: &mut SnapshotContents,
+    mut visit: impl FnMut(&[u8], u64, &[u8]),
+    progress: impl FnMut(u64, u64),
+) -> Result<(), StorageError> {
+    let visit = |key: &[u8], index, value: &[u8]| {
+        visit(key, index, value);
+        Ok(())
+    };
+    super::snapshot::read_file(disk, path, contents, visit, progress)
+}
+
+/// A number of keys, in words.
+pub fn keys(count: u64) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} key{plural}")
+}
+
+/// The name that a snapshot has in a data directory.
+pub fn snapshot_name(header: &SnapshotHeader) -> String {
+    super::snapshot::file_name(header.index, header.term)
+}
+
+/// Whether it is such a name.
+pub fn is_snapshot_name(name: &str) -> bool {
+    super::snapshot::parse_file_name(name).is_some()
+}
+
+/// Judges a data directory as a start does, and repairs nothing. `sound` are the headers and the sizes of its snapshots
+/// that were found to be good.
+pub fn verdict(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    meta: Meta,
+    sound: &[(SnapshotHeader, u64)],
+) -> Result<Verdict, StorageError> {
+    let logger = Logger::root(slog::Discard, o!());
+    let snapshots = Snapshots::new(disk.clone(), dir.join("snap"));
+    let load = &mut |snapshots: &Snapshots, index, term| {
+        let found = sound
+            .iter()
+            .find(|(header, _)| (header.index, header.term) == (index, term));
+        found.cloned().ok_or_else(|| {
+            StorageError::corrupt(&snapshots.path(index, term), 0, "it is missing or damaged")
+        })
+    };
+    recovery::examine(disk, dir, &meta, &snapshots, load, &logger)
+}

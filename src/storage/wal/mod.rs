@@ -1,0 +1,515 @@
+//! The write-ahead log: what a ready of raft asks for becomes durable here.
+//!
+//! Owned by the WAL thread. Every [`Wal::save`] is one batch, hence one write and one fdatasync, however many saves it
+//! carries; rotation apart. [`Wal::purge`] tells what is not needed any more, for another thread to delete: nobody who waits
+//! for a save shall wait for that. Where entries stand, so that they can be read back, is noted in an index
+//! (`read_back.rs`) as they are written.
+//!
+//! Invariants: a batch is durable before the next is written. A save without `sync` changes only the commit index; it
+//! stays in memory and goes into the next batch. That is safe because nothing relies on a durable commit index: after
+//! a crash raft learns it again from the leader or, as the leader, from a majority. Entries that are committed are
+//! durable on a majority in any case.
+
+pub mod read_back;
+pub mod record;
+pub mod segment;
+
+use super::disk::{Disk, DiskError};
+use super::meta::Meta;
+use super::snapshot::Snapshots;
+use super::wal::read_back::{Effect, Index, Place, ReadBack, SharedIndex};
+use super::wal::record::Batch;
+use super::wal::segment::{Header, Name, Writer};
+use super::{Mark, Save};
+use crate::mutants::{Mutant, is_planted};
+use crate::{limits, metrics};
+use raft::eraftpb::HardState;
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Sizes that tests make small.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// A segment is closed when the next batch would make it longer than this.
+    pub segment_bytes: u64,
+    /// A save is split into several batches beyond this.
+    pub batch_bytes: usize,
+    /// Of committed entries, a start takes the newest into memory, up to so many bytes.
+    pub cache_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            segment_bytes: limits::SEGMENT_BYTES_MAX,
+            batch_bytes: limits::BATCH_BYTES_TARGET,
+            cache_bytes: limits::LOG_CACHE_BYTES_DEFAULT,
+        }
+    }
+}
+
+/// What the WAL says at some place in it, the entries apart.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(in crate::storage) struct State {
+    pub hard_state: HardState,
+    /// The newest marks, ascending, at most [`limits::SNAPSHOTS_KEPT`]; as repeated at the start of a segment.
+    pub marks: Vec<Mark>,
+    /// Index of the last entry; that of the snapshot when no entry follows it.
+    pub last: u64,
+}
+
+impl State {
+    /// Index of the newest mark, 0 if there is none.
+    pub fn newest_mark(&self) -> u64 {
+        self.marks.last().map_or(0, |mark| mark.index)
+    }
+
+    /// Index of the oldest snapshot that is kept: a restart never needs what is before it.
+    fn oldest_mark(&self) -> u64 {
+        self.marks.first().map_or(0, |mark| mark.index)
+    }
+
+    pub fn apply_mark(&mut self, mark: &Mark) {
+        self.hard_state = mark.hard_state.clone();
+        if mark.installed {
+            self.last = mark.index;
+        }
+        // The later mark wins: a restart that found the newest snapshot damaged began from the older one, and the next
+        // snapshot may have been taken before the damaged one's index.
+        self.marks.retain(|other| other.index < mark.index);
+        // As a repetition it must not clear the log a second time.
+        self.marks.push(Mark {
+            installed: false,
+            ..mark.clone()
+        });
+        if self.marks.len() > limits::SNAPSHOTS_KEPT {
+            self.marks.remove(0);
+        }
+    }
+}
+
+/// The write-ahead log.
+pub struct Wal {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    meta: Arc<Meta>,
+    snapshots: Arc<Snapshots>,
+    options: Options,
+    /// As of the last batch.
+    durable: State,
+    /// As of the last save; ahead of `durable` by the batch under construction and by a commit index that waits.
+    current: State,
+    /// Segments before the one that is written to, oldest first.
+    older: VecDeque<Name>,
+    segment: Writer,
+    batch: Batch,
+    /// What the batch does to the log.
+    effect: Effect,
+    index: SharedIndex,
+    /// A mark became durable since the last purge.
+    purge_due: bool,
+    failed: bool,
+    /// Entries of the batch under construction.
+    entries: u64,
+    metrics: metrics::Wal,
+    /// Batches that were written, for who writes beside it.
+    batches: Arc<AtomicU64>,
+}
+
+impl Wal {
+    /// Creates the first segment, which begins with this state. Durable on return.
+    pub(in crate::storage) fn create(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        meta: Arc<Meta>,
+        snapshots: Arc<Snapshots>,
+        options: Options,
+        state: State,
+    ) -> Result<Wal, DiskError> {
+        let mut batch = Batch::default();
+        let header = Header {
+            name: Name {
+                sequence: 0,
+                first_index: state.last + 1,
+            },
+            previous: 0,
+            cluster: meta.cluster(),
+            member: meta.member(),
+            salt: disk.random()?,
+            len: options.segment_bytes,
+        };
+        encode_state(&mut batch, &state);
+        let segment = Writer::create(&*disk, &dir, header, &mut batch)?;
+        let mut index = Index::default();
+        index.begin(segment.name(), segment.end());
+        Ok(Wal::resume(
+            disk,
+            dir,
+            meta,
+            snapshots,
+            options,
+            state,
+            Vec::new(),
+            segment,
+            index,
+        ))
+    }
+
+    /// Goes on from what was recovered.
+    #[allow(clippy::too_many_arguments)] // Two callers, and a struct for them would say no more.
+    pub(in crate::storage) fn resume(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        meta: Arc<Meta>,
+        snapshots: Arc<Snapshots>,
+        options: Options,
+        state: State,
+        older: Vec<Name>,
+        segment: Writer,
+        index: Index,
+    ) -> Wal {
+        let mut batch = Batch::default();
+        batch.clear();
+        let batches = snapshots.wal_batches();
+        Wal {
+            disk,
+            dir,
+            meta,
+            snapshots,
+            options,
+            durable: state.clone(),
+            current: state,
+            older: older.into(),
+            segment,
+            batch,
+            effect: Effect::default(),
+            index: SharedIndex::new(index),
+            purge_due: false,
+            failed: false,
+            entries: 0,
+            metrics: metrics::Wal::default(),
+            batches,
+        }
+    }
+
+    /// Counts from now on into these numbers.
+    pub fn count_into(&mut self, metrics: metrics::Wal) {
+        self.metrics = metrics;
+    }
+
+    /// What it has written.
+    pub fn metrics(&self) -> &metrics::Wal {
+        &self.metrics
+    }
+
+    /// Reads what it has written.
+    pub fn read_back(&self) -> ReadBack {
+        ReadBack::new(self.disk.clone(), self.dir.clone(), self.index.clone())
+    }
+
+    /// Appends all saves, in their order, as one write. On return they are durable if any of them has `sync`;
+    /// otherwise they are kept in memory and are written with the next that has.
+    ///
+    /// After an error it is unknown what is durable, nothing may be acknowledged any more, and every later save fails:
+    /// the caller has to end the process. A write or sync that failed is never tried again.
+    pub fn save(&mut self, saves: &[Save]) -> Result<(), DiskError> {
+        self.check()?;
+        let result = self.try_save(saves);
+        self.failed = result.is_err();
+        result
+    }
+
+    fn check(&self) -> Result<(), DiskError> {
+        if self.failed {
+            let source = io::Error::other("an earlier write failed");
+            return Err(DiskError::new("write", self.segment.path(), source));
+        }
+        Ok(())
+    }
+
+    fn try_save(&mut self, saves: &[Save]) -> Result<(), DiskError> {
+        for save in saves {
+            assert!(
+                save.sync || (save.mark.is_none() && save.entries.is_empty()),
+                "a save with {} entries that need not be durable",
+                save.entries.len()
+            );
+            if let Some(mark) = &save.mark {
+                self.add_mark(mark)?;
+            }
+            let mut hard_state = save.hard_state.as_ref();
+            for entry in &save.entries {
+                let State { last, .. } = self.current;
+                let snapshot = self.current.newest_mark();
+                assert!(
+                    entry.index > snapshot && entry.index <= last + 1,
+                    "entry {} does not follow snapshot {snapshot} and entry {last}",
+                    entry.index
+                );
+                if self.batch.len() >= self.options.batch_bytes {
+                    self.flush()?;
+                }
+                self.batch.entry(entry);
+                self.entries += 1;
+                self.effect.entry(entry.index);
+                self.current.last = entry.index;
+                // Not before the first entry, which may take the place of others that were never committed; and not
+                // only behind the last: who holds an entry holds also what was said to be committed along with it.
+                if let Some(hard_state) = hard_state.take() {
+                    self.add_hard_state(hard_state);
+                }
+            }
+            if let Some(hard_state) = hard_state {
+                self.add_hard_state(hard_state);
+            }
+            let State { last, .. } = self.current;
+            assert!(
+                save.hard_state
+                    .as_ref()
+                    .is_none_or(|state| state.commit <= last),
+                "{:?} behind the last entry {last}",
+                save.hard_state
+            );
+        }
+        if saves.iter().any(|save| save.sync) {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn add_mark(&mut self, mark: &Mark) -> Result<(), DiskError> {
+        let newest = self.current.newest_mark();
+        assert!(
+            mark.index >= newest,
+            "a mark at {} after one at {newest}",
+            mark.index
+        );
+        assert!(
+            mark.installed || mark.index <= self.current.last,
+            "a mark at {} behind the last entry {}",
+            mark.index,
+            self.current.last
+        );
+        let mut mark = mark.clone();
+        // It may stem from when the snapshot was begun. A vote or a commit index must never be taken back.
+        let newer = &self.current.hard_state;
+        let offered = &mut mark.hard_state;
+        if (newer.term, newer.vote != 0) >= (offered.term, offered.vote != 0) {
+            offered.term = newer.term;
+            offered.vote = newer.vote;
+        }
+        offered.commit = offered.commit.max(newer.commit);
+        assert!(
+            offered.commit >= mark.index,
+            "a mark at {} with commit index {}",
+            mark.index,
+            offered.commit
+        );
+        assert!(
+            !mark.installed || mark.index >= newer.commit,
+            "a snapshot at {} installed below the commit index {}",
+            mark.index,
+            newer.commit
+        );
+        if mark.installed {
+            self.effect.clear();
+        }
+        let hard_state = mark.hard_state.clone();
+        if is_planted(Mutant::TornMark) {
+            mark.hard_state = self.durable.hard_state.clone();
+            self.batch.mark(&mark);
+            self.current.apply_mark(&mark);
+            self.flush()?;
+            self.current.hard_state = hard_state;
+            return Ok(());
+        }
+        // The entries behind the snapshot up to the commit index may come in a later batch than the mark.
+        let last = match mark.installed {
+            true => mark.index,
+            false => self.current.last,
+        };
+        mark.hard_state.commit = last.min(hard_state.commit);
+        self.batch.mark(&mark);
+        self.current.apply_mark(&mark);
+        self.current.hard_state = hard_state;
+        Ok(())
+    }
+
+    fn add_hard_state(&mut self, hard_state: &HardState) {
+        let before = &self.current.hard_state;
+        assert!(
+            hard_state.term >= before.term && hard_state.commit >= before.commit,
+            "hard state {hard_state:?} after {before:?}"
+        );
+        self.current.hard_state = hard_state.clone();
+    }
+
+    /// Writes what waits, the newest hard state behind everything else: then no prefix of the log calls an entry
+    /// committed that it does not hold. In the midst of a save the rest of its entries is still to come, and what they
+    /// make committed waits with them.
+    fn flush(&mut self) -> Result<(), DiskError> {
+        let mut hard_state = self.current.hard_state.clone();
+        if !is_planted(Mutant::CommitAheadOfEntries) {
+            hard_state.commit = hard_state.commit.min(self.current.last);
+        }
+        if hard_state != self.durable.hard_state {
+            self.batch.hard_state(&hard_state);
+        }
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        if self.segment.is_full_for(&self.batch) {
+            self.rotate()?;
+        }
+        let place = Place {
+            sequence: self.segment.name().sequence,
+            offset: self.segment.end(),
+            previous: self.segment.crc(),
+        };
+        let sync = self.segment.append(&mut self.batch)?;
+        let effect = std::mem::take(&mut self.effect);
+        self.index.lock().add(place, &effect, self.segment.end());
+        let entries = std::mem::take(&mut self.entries);
+        self.metrics.wrote(self.batch.len() as u64, entries, sync);
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.batch.clear();
+        self.purge_due |= self.current.newest_mark() != self.durable.newest_mark();
+        self.durable.clone_from(&self.current);
+        self.durable.hard_state = hard_state;
+        Ok(())
+    }
+
+    /// Begins a new segment with the state that is durable: the batch under construction comes behind it.
+    fn rotate(&mut self) -> Result<(), DiskError> {
+        let before = self.segment.name();
+        let header = Header {
+            name: Name {
+                sequence: before.sequence + 1,
+                first_index: self.durable.last + 1,
+            },
+            previous: self.segment.crc(),
+            cluster: self.meta.cluster(),
+            member: self.meta.member(),
+            salt: self.disk.random()?,
+            len: self.options.segment_bytes,
+        };
+        let mut first = Batch::default();
+        encode_state(&mut first, &self.durable);
+        self.segment = Writer::create(&*self.disk, &self.dir, header, &mut first)?;
+        self.index.lock().begin(header.name, self.segment.end());
+        self.older.push_back(before);
+        Ok(())
+    }
+
+    /// Forgets what is not needed any more, neither by a restart, which begins from a snapshot that is kept at the
+    /// earliest, nor to be read back: that is no entry up to `compacted`. What it returns deletes the files. To be
+    /// called when it has been reported that the save is durable.
+    ///
+    /// Only after the mark is durable: without it a restart would begin from the snapshot before, or need the entries
+    /// from there on.
+    pub fn purge(&mut self, compacted: u64) -> Result<Purge, DiskError> {
+        self.check()?;
+        let oldest = self.durable.oldest_mark();
+        let superfluous = match is_planted(Mutant::PurgedTooEarly) {
+            true => self.durable.newest_mark(),
+            false => oldest.min(compacted),
+        };
+        let mut segments = Vec::new();
+        while let Some(name) = self.older.front() {
+            let next = self.older.get(1).copied().unwrap_or(self.segment.name());
+            if next.first_index > superfluous.saturating_add(1) {
+                break;
+            }
+            self.index.lock().forget_oldest(*name);
+            segments.push(self.dir.join(name.file_name()));
+            self.older.pop_front();
+        }
+        let snapshots_below = std::mem::take(&mut self.purge_due).then_some(oldest);
+        Ok(Purge {
+            disk: self.disk.clone(),
+            dir: self.dir.clone(),
+            segments,
+            snapshots: self.snapshots.clone(),
+            snapshots_below,
+        })
+    }
+}
+
+/// Files that nobody needs any more. To be carried out in the order in which [`Wal::purge`] gave them; one that is not,
+/// or not to its end, leaves files that the next start does without.
+#[must_use]
+pub struct Purge {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    /// Oldest first.
+    segments: Vec<PathBuf>,
+    snapshots: Arc<Snapshots>,
+    snapshots_below: Option<u64>,
+}
+
+impl Purge {
+    /// There is nothing to delete.
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty() && self.snapshots_below.is_none()
+    }
+
+    /// Deletes the files. `pause` is called after each, with how long that took: a file system that gives back the blocks
+    /// of a large file at once makes everybody who syncs wait meanwhile.
+    ///
+    /// The segments go oldest first, each durably before the next: if a crash kept an older one and lost a newer one, the
+    /// gap would look like corruption. Segments and snapshots need no order between them, for neither is needed for the
+    /// other.
+    pub fn remove(self, mut pause: impl FnMut(Duration)) -> Result<(), DiskError> {
+        // They are what frees most, should the disk be nearly full.
+        if let Some(index) = self.snapshots_below {
+            self.snapshots.delete_below(index, &mut pause)?;
+        }
+        for segment in &self.segments {
+            let begun = Instant::now();
+            self.disk.remove(segment)?;
+            self.disk.sync_dir(&self.dir)?;
+            pause(begun.elapsed());
+        }
+        Ok(())
+    }
+
+    /// The same without a pause.
+    pub fn remove_at_once(self) -> Result<(), DiskError> {
+        self.remove(|_| ())
+    }
+}
+
+impl std::fmt::Debug for Purge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Purge({:?}, {:?})", self.segments, self.snapshots_below)
+    }
+}
+
+#[cfg(test)]
+impl Wal {
+    /// How many places are remembered.
+    pub(in crate::storage) fn places(&self) -> usize {
+        self.index.lock().places()
+    }
+}
+
+impl std::fmt::Debug for Wal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wal")
+            .field("segment", &self.segment.path())
+            .field("durable", &self.durable)
+            .finish_non_exhaustive()
+    }
+}
+
+fn encode_state(batch: &mut Batch, state: &State) {
+    batch.clear();
+    for mark in &state.marks {
+        batch.mark(mark);
+    }
+    batch.hard_state(&state.hard_state);
+}

@@ -1,0 +1,516 @@
+//! The end of the commit channel: the only code that writes the store.
+//!
+//! The apply thread applies entries in log order, answers the clients whose proposals they carried, releases reads, and
+//! starts snapshots. It never waits for a snapshot to be written, nor for the map to be hashed: it freezes the map (see
+//! `store.rs`) and hands it over. A few commands that find the channel empty take no such detour: the raft loop applies
+//! them itself, which saves a lone request a change of thread.
+//!
+//! Invariant: batches are applied one at a time, in the order in which they were handed over. The loop applies only when
+//! the thread has finished everything before, and there is no other source of batches.
+
+use crate::channels::commit::{Apply, Commit};
+use crate::channels::inbox::{Inbox, Notice, SnapshotWritten};
+use crate::command::proposal::{Outcome, ReadReply};
+use crate::command::{Command, Kind, SnapshotHeader};
+use crate::limits;
+use crate::logging::progress::{Progress, Replay, Unit};
+use crate::metrics::{self, Metrics};
+use crate::mutants::{Mutant, is_planted};
+use crate::storage::{DiskError, SnapshotMeta, Snapshots, StorageError};
+use crate::store::history::{Changes, History};
+use crate::store::{Frozen, Store};
+use slog::{Logger, info};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Instant;
+
+/// The raft loop's end of the commit channel.
+pub struct Commits {
+    batches: Sender<Vec<Commit>>,
+    /// Batches that were sent and are not finished.
+    unfinished: Arc<AtomicUsize>,
+    replay: Arc<Replay>,
+    history: Arc<History>,
+}
+
+/// The apply thread's end of the commit channel.
+pub struct Batches {
+    batches: Receiver<Vec<Commit>>,
+    unfinished: Arc<AtomicUsize>,
+    replay: Arc<Replay>,
+    history: Arc<History>,
+}
+
+/// The thread at the other end has ended: the process is stopping.
+#[derive(Debug)]
+pub struct ThreadEnded;
+
+/// The commit channel. What it holds is bounded by `PUBLISHED_BYTES_MAX`, and what one ready publishes. Both ends tell the
+/// replay what is applied, and the history what that changed.
+pub fn channel(replay: Arc<Replay>, history: Arc<History>) -> (Commits, Batches) {
+    let (sender, receiver) = mpsc::channel();
+    let unfinished = Arc::new(AtomicUsize::new(0));
+    let commits = Commits {
+        batches: sender,
+        unfinished: unfinished.clone(),
+        replay: replay.clone(),
+        history: history.clone(),
+    };
+    let batches = Batches {
+        batches: receiver,
+        unfinished,
+        replay,
+        history,
+    };
+    (commits, batches)
+}
+
+impl Commits {
+    /// Sends a batch to the apply thread.
+    pub fn send(&self, batch: Vec<Commit>) -> Result<(), ThreadEnded> {
+        self.unfinished.fetch_add(1, Ordering::Relaxed);
+        self.batches.send(batch).map_err(|_| ThreadEnded)
+    }
+
+    /// Applies a batch here if it is small and the apply thread has nothing unfinished: returns the new index of the
+    /// map and the bytes of the entries. Otherwise sends it to the apply thread: `None`.
+    pub fn hand_over(
+        &self,
+        batch: Vec<Commit>,
+        store: &Store,
+    ) -> Result<Option<(u64, usize)>, ThreadEnded> {
+        let commands = batch.iter().map(|commit| match commit {
+            Commit::Apply(apply) if apply.bytes <= limits::LONE_WRITE_BYTES_MAX => {
+                Some(apply.commands.len())
+            }
+            Commit::Read(reads) => Some(reads.len()),
+            _ => None,
+        });
+        let small = commands
+            .sum::<Option<usize>>()
+            .is_some_and(|commands| commands <= limits::LONE_APPLY_COMMANDS_MAX);
+        // Acquire: what the thread wrote is seen here.
+        let finished =
+            self.unfinished.load(Ordering::Acquire) == 0 || is_planted(Mutant::LoneApplyOvertakes);
+        if !small || !finished {
+            return self.send(batch).map(|()| None);
+        }
+        let mut applied = (0, 0);
+        for commit in batch {
+            match commit {
+                Commit::Apply(apply) => {
+                    applied = (apply.index, applied.1 + apply.bytes);
+                    carry_out(apply, store, &self.history, &self.replay);
+                }
+                Commit::Read(reads) => release(reads),
+                other => panic!("{other:?} is not small"),
+            }
+        }
+        Ok(Some(applied))
+    }
+}
+
+fn carry_out(apply: Apply, store: &Store, history: &History, replay: &Replay) {
+    let mut changes = Changes::of(apply.data, apply.commands.len());
+    let mut answers = Vec::new();
+    for (command, reply) in apply.commands {
+        let keys = store.len();
+        let outcome = store.apply(&command, apply.index);
+        note(&command, &outcome, store.len() < keys, &mut changes);
+        if let Some(reply) = reply {
+            answers.push((reply, outcome));
+        }
+    }
+    // Before the answers: a client that watches from the index in its answer must find the change in the history.
+    history.append(apply.index, changes);
+    replay.applied(apply.index);
+    for (reply, outcome) in answers {
+        // The client may be gone: then nobody wants to know.
+        let _ = reply.send(outcome);
+    }
+}
+
+/// Notes what a command has changed. A deletion that had something to delete left fewer keys.
+fn note(command: &Command, outcome: &Outcome, fewer: bool, changes: &mut Changes) {
+    match (outcome, command.kind) {
+        (Outcome::Applied { .. }, Kind::Put) => changes.put(&command.key, &command.value),
+        (Outcome::Applied { .. }, Kind::Delete) if fewer => changes.delete(&command.key),
+        (Outcome::Transacted { existed, .. }, _) => {
+            let writes = command.transaction.iter().flat_map(|t| t.writes.iter());
+            for (write, existed) in writes.zip(existed) {
+                match (write.delete, existed) {
+                    (false, _) => changes.put(&write.key, &write.value),
+                    (true, true) => changes.delete(&write.key),
+                    (true, false) => {}
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn release(reads: Vec<ReadReply>) {
+    for reply in reads {
+        // Likewise.
+        let _ = reply.send(Ok(()));
+    }
+}
+
+/// A snapshot to write: its header, and the map as of its index.
+pub struct SnapshotJob {
+    meta: SnapshotMeta,
+    map: Frozen,
+}
+
+/// The apply thread: what it takes from the channel, and what it works with.
+pub struct Applier {
+    /// The end of the commit channel.
+    pub batches: Batches,
+    /// The map.
+    pub store: Arc<Store>,
+    /// Takes the news of what is applied.
+    pub inbox: Arc<Inbox>,
+    /// Where a snapshot from the leader is found.
+    pub snapshots: Arc<Snapshots>,
+    /// To the snapshot thread.
+    pub snapshot_jobs: Sender<SnapshotJob>,
+    /// Where it counts.
+    pub metrics: Arc<Metrics>,
+    /// Its log.
+    pub logger: Logger,
+}
+
+impl Applier {
+    /// Runs until the raft loop has ended, or a snapshot from the leader can't be loaded.
+    pub fn run(&self) -> Result<(), StorageError> {
+        while let Ok(batch) = self.batches.batches.recv() {
+            if self.apply(batch)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies a waiting batch, if there is one. The simulation calls it in place of the apply thread.
+    pub fn apply_waiting(&self) -> Result<(), StorageError> {
+        match self.batches.batches.try_recv() {
+            Ok(batch) => self.apply(batch).map(|_| ()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Some batches were sent to the thread, and it has not finished them.
+    pub fn has_unfinished(&self) -> bool {
+        self.batches.unfinished.load(Ordering::Acquire) > 0
+    }
+
+    /// `Break`: the snapshot thread has ended.
+    fn apply(&self, batch: Vec<Commit>) -> Result<ControlFlow<()>, StorageError> {
+        let Batches {
+            history, replay, ..
+        } = &self.batches;
+        let mut applied = 0;
+        let mut bytes = 0;
+        for commit in batch {
+            match commit {
+                Commit::Apply(apply) => {
+                    applied = apply.index;
+                    bytes += apply.bytes;
+                    carry_out(apply, &self.store, history, replay);
+                }
+                Commit::Read(reads) => release(reads),
+                Commit::Snapshot(meta) => {
+                    // The node hears of what is applied first: it must not compact entries that it still counts as
+                    // unapplied, however quickly the snapshot is written.
+                    if applied > 0 {
+                        self.inbox.applied(applied, std::mem::take(&mut bytes));
+                    }
+                    let job = SnapshotJob {
+                        meta: *meta,
+                        map: self.store.freeze(),
+                    };
+                    if self.snapshot_jobs.send(job).is_err() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+                Commit::Freeze { header, reply } => {
+                    // The client that asked may have given up.
+                    let _ = reply.send((*header, self.store.freeze()));
+                }
+                Commit::Restore(meta) => {
+                    self.load(&meta)?;
+                    applied = meta.index;
+                }
+            }
+        }
+        if applied > 0 {
+            self.inbox.applied(applied, bytes);
+        }
+        // Release: see Commits::hand_over. After the report above, or the loop's own batch could be reported first.
+        self.batches.unfinished.fetch_sub(1, Ordering::Release);
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Replaces the map by a snapshot that came from the leader.
+    fn load(&self, meta: &SnapshotMeta) -> Result<(), StorageError> {
+        let begun = Instant::now();
+        let threads = limits::load_threads_beside();
+        let (_, size) = load(
+            &self.store,
+            &self.snapshots,
+            meta.index,
+            meta.term,
+            threads,
+            |_, _| (),
+            &self.logger,
+        )?;
+        self.metrics.snapshots.loaded.add(begun.elapsed(), size);
+        self.batches.history.begin(meta.index, meta.index);
+        self.batches.replay.applied(meta.index);
+        Ok(())
+    }
+}
+
+/// Replaces the map by the snapshot file of this index and term. Readers see the old map until the new one is complete.
+/// Gives the file's header and size; `loaded` is told how many bytes of it are done, and of how many.
+pub fn load(
+    store: &Store,
+    snapshots: &Snapshots,
+    index: u64,
+    term: u64,
+    threads: usize,
+    mut loaded: impl FnMut(u64, u64) + Send,
+    logger: &Logger,
+) -> Result<(SnapshotHeader, u64), StorageError> {
+    let begun = Instant::now();
+    let mut progress = Progress::new("loading a snapshot", Unit::Bytes, logger);
+    let restore = store.begin_restore(snapshots.claimed_entries(index, term)?);
+    let insert = |key: &[u8], index, value: &[u8]| restore.insert(key, index, value);
+    let found = snapshots.load_with(threads, index, term, insert, |done, total| {
+        loaded(done, total);
+        progress.at(done, total);
+    })?;
+    drop(progress);
+    store.replace(restore);
+    info!(logger, "loaded a snapshot"; "index" => index, "keys" => store.len(), "bytes" => found.1,
+        "ms" => begun.elapsed().as_millis() as u64);
+    Ok(found)
+}
+
+/// The snapshot thread: writes one snapshot after the other. Runs until the apply thread has ended, or the disk
+/// fails.
+pub fn write_snapshots(
+    jobs: &Receiver<SnapshotJob>,
+    snapshots: &Snapshots,
+    cluster: impl Fn() -> u64,
+    metrics: &metrics::Snapshots,
+    inbox: &Inbox,
+    logger: &Logger,
+) -> Result<(), DiskError> {
+    while let Ok(SnapshotJob { meta, map }) = jobs.recv() {
+        let begun = Instant::now();
+        let mut file = snapshots.begin(&meta, cluster())?;
+        map.visit(|key, index, value| file.entry(key, index, value))?;
+        let bytes = file.finish()?;
+        let took = begun.elapsed();
+        metrics.written.add(took, bytes);
+        info!(logger, "wrote a snapshot"; "index" => meta.index, "bytes" => bytes,
+            "ms" => took.as_millis() as u64);
+        let written = SnapshotWritten { meta, bytes };
+        inbox.notice(Notice::SnapshotWritten(Box::new(written)));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{self, Batch, Check, Etags, Transaction, Write};
+    use crate::store::history::Reader;
+    use proptest::prelude::*;
+    use slog::o;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    /// These commands on their way back out of the log.
+    fn applied(index: u64, commands: Vec<Command>) -> Apply {
+        let mut batch = Batch::new();
+        batch.commands = commands.into();
+        let data = command::encode(&batch);
+        let commands = command::decode(&data).unwrap().commands.into_iter();
+        Apply {
+            index,
+            bytes: data.len(),
+            commands: commands.map(|command| (command, None)).collect(),
+            data,
+        }
+    }
+
+    /// An entry of so many commands, each with a key of its own.
+    fn entry(index: u64, commands: usize) -> Commit {
+        let commands = (0..commands).map(|number| {
+            let mut command = Command::new();
+            command.kind = Kind::Put;
+            command.key = format!("{index}-{number}").into();
+            command
+        });
+        Commit::Apply(Apply {
+            bytes: 1,
+            ..applied(index, commands.collect())
+        })
+    }
+
+    /// One write: its key, its value unless it deletes, and its condition.
+    type Wish = (u8, Option<Vec<u8>>, Option<bool>);
+
+    fn wish() -> impl Strategy<Value = Wish> {
+        let value = prop_oneof![
+            3 => proptest::collection::vec(any::<u8>(), 0..3).prop_map(Some),
+            2 => Just(None),
+            // Large ones are shared with the map.
+            1 => Just(Some(vec![7; limits::SMALL_BYTES_MAX])),
+        ];
+        (
+            0..6_u8,
+            value,
+            proptest::option::weighted(0.4, any::<bool>()),
+        )
+    }
+
+    /// `true`: the key has to be there. `false`: it must not.
+    fn etags(exists: Option<bool>, wanted: bool) -> Option<Etags> {
+        let mut any = Etags::new();
+        any.any = true;
+        (exists == Some(wanted)).then_some(any)
+    }
+
+    fn single((key, value, exists): Wish) -> Command {
+        let mut command = Command::new();
+        command.kind = if value.is_some() {
+            Kind::Put
+        } else {
+            Kind::Delete
+        };
+        command.key = vec![key].into();
+        command.value = value.unwrap_or_default().into();
+        command.if_match = etags(exists, true).into();
+        command.if_none_match = etags(exists, false).into();
+        command
+    }
+
+    /// The conditions of a transaction are those of its first write alone, or it would hardly ever be carried out.
+    fn transaction(wishes: Vec<Wish>) -> Command {
+        let mut body = Transaction::new();
+        for (place, (key, value, exists)) in wishes.into_iter().enumerate() {
+            if place == 0 {
+                let mut check = Check::new();
+                check.key = vec![key].into();
+                check.if_match = etags(exists, true).into();
+                check.if_none_match = etags(exists, false).into();
+                body.checks.push(check);
+            }
+            let mut write = Write::new();
+            write.key = vec![key].into();
+            write.delete = value.is_none();
+            write.value = value.unwrap_or_default().into();
+            body.writes.push(write);
+        }
+        let mut command = Command::new();
+        command.kind = Kind::Transaction;
+        command.transaction = Some(body).into();
+        command
+    }
+
+    proptest! {
+        /// Each entry is single writes, or a transaction and what is left of the keys.
+        #[test]
+        fn the_map_can_be_made_from_the_history(
+            entries in proptest::collection::vec(
+                (proptest::collection::vec(wish(), 1..6), any::<bool>()), 1..40),
+        ) {
+            let store = Store::new();
+            let history = Arc::new(History::new(1 << 20));
+            let mut reader = Reader::new(history.clone(), 0);
+            let mut map = BTreeMap::new();
+            for (index, (mut wishes, is_transaction)) in (2..).zip(entries) {
+                // No entry writes a key twice.
+                let mut keys = BTreeSet::new();
+                wishes.retain(|wish| keys.insert(wish.0));
+                let mut commands = Vec::new();
+                if is_transaction {
+                    let rest = wishes.split_off(wishes.len().div_ceil(2));
+                    commands.push(transaction(wishes));
+                    wishes = rest;
+                }
+                commands.extend(wishes.into_iter().map(single));
+                carry_out(applied(index, commands), &store, &history, &Replay::default());
+                for (of, changes) in reader.read(10, 1 << 20).unwrap() {
+                    prop_assert_eq!(of, index);
+                    for change in changes.iter() {
+                        let key = change.key.to_vec();
+                        match change.value {
+                            Some(value) => drop(map.insert(key, (index, value.to_vec()))),
+                            None => prop_assert!(map.remove(&key).is_some(), "it was not there"),
+                        }
+                    }
+                }
+                prop_assert_eq!(reader.position(), index);
+            }
+            let mut held = BTreeMap::new();
+            let Ok(()) = store.freeze().visit(|key, index, value| {
+                held.insert(key.to_vec(), (index, value.to_vec()));
+                Ok::<(), std::convert::Infallible>(())
+            });
+            prop_assert_eq!(map, held);
+        }
+    }
+
+    #[test]
+    fn the_loop_applies_only_few_commands_and_only_behind_the_thread() {
+        let dir = tempfile::tempdir().unwrap();
+        let logger = Logger::root(slog::Discard, o!());
+        let store = Arc::new(Store::new());
+        let disk = Arc::new(crate::storage::RealDisk);
+        let url = "http://127.0.0.1:9021".parse().unwrap();
+        let start = crate::storage::Start::First([(1, url)].into());
+        let opened = crate::storage::open(disk, dir.path(), 1, start, &logger).unwrap();
+        let (commits, batches) = channel(Arc::default(), Arc::default());
+
+        let few = vec![entry(2, 1), entry(3, 2)];
+        assert_eq!(commits.hand_over(few, &store).unwrap(), Some((3, 2)));
+        assert_eq!(store.len(), 3);
+        let many = vec![entry(4, limits::LONE_APPLY_COMMANDS_MAX + 1)];
+        assert_eq!(commits.hand_over(many, &store).unwrap(), None);
+        // The thread has not finished what is before.
+        assert_eq!(commits.hand_over(vec![entry(5, 1)], &store).unwrap(), None);
+        assert_eq!(store.len(), 3);
+
+        let (snapshot_jobs, _) = mpsc::channel();
+        let applier = Applier {
+            batches,
+            store: store.clone(),
+            inbox: Arc::default(),
+            snapshots: opened.snapshots.clone(),
+            snapshot_jobs,
+            metrics: Arc::default(),
+            logger,
+        };
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(move || applier.run());
+            while commits.unfinished.load(Ordering::Acquire) > 0 {
+                std::thread::yield_now();
+            }
+            assert_eq!(
+                commits.hand_over(vec![entry(6, 1)], &store).unwrap(),
+                Some((6, 1))
+            );
+            drop(commits);
+            thread.join().unwrap().unwrap();
+        });
+        assert_eq!(
+            store.len() as usize,
+            3 + limits::LONE_APPLY_COMMANDS_MAX + 3
+        );
+    }
+}

@@ -1,0 +1,400 @@
+//! The raft loop: takes the events from the inbox, passes them to the node, and carries out the node's outputs.
+//!
+//! One pass is: take everything (one wake-up for all of it), feed it in an order that keeps cause before effect, at
+//! most one tick, then work off the node's outputs until there are none. Everything that waits meanwhile is served
+//! by the next pass in one batch.
+//!
+//! The loop owns the node and never waits for the store or the network: commits and messages are handed over through
+//! queues. For the disk it waits only when it has nothing else to do: see `wal.rs`.
+//!
+//! [`RaftLoop::pass`] reads no clock and owns no thread and no queue. It reaches the rest of the process through
+//! [`Ports`]: the raft thread ([`run`]) passes the daemon's [`Channels`], the simulation passes its own ports. So the
+//! simulation tests the code that the daemon runs.
+
+use crate::channels::commit::{Apply, Commit};
+use crate::channels::inbox::{Events, Held, Inbox, Notice};
+use crate::command::SnapshotHeader;
+use crate::members::Members;
+use crate::metrics::{self, Metrics};
+use crate::node::{Exit, Job, Node, Output};
+use crate::peer_url::PeerUrl;
+use crate::storage::wal::read_back::Request;
+use crate::storage::{DiskError, Meta};
+use crate::store::{Frozen, Store};
+use crate::threads::apply::{Commits, ThreadEnded};
+use crate::threads::wal::{Writer, WriterError, Written};
+use crate::transport::Transport;
+use futures_channel::oneshot;
+use raft::eraftpb::Message;
+use slog::{Logger, warn};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+/// The rest of the process, as a pass of the loop sees it.
+pub trait Ports {
+    /// The clock.
+    fn now(&self) -> Instant;
+    /// Where the loop's events come from.
+    fn inbox(&self) -> &Inbox;
+    /// Writes a job to the WAL. `quiet`: the loop has nothing else to do during the write.
+    fn write(&mut self, job: Job, quiet: bool) -> Result<Written, WriterError>;
+    /// Applies a batch to the store. Returns the applied index and the entry bytes if the loop applied the batch
+    /// itself, `None` if the apply thread has it.
+    fn commit(&mut self, batch: Vec<Commit>) -> Result<Option<(u64, usize)>, ThreadEnded>;
+    /// To the thread that reads the log back.
+    fn read_back(&mut self, request: Request) -> Result<(), ThreadEnded>;
+    /// To the peers.
+    fn send(&mut self, messages: Vec<Message>);
+    /// The members have changed.
+    fn set_members(&mut self, members: &Arc<Members>);
+    /// The members say that this one is reached there. Durable on return.
+    fn set_place(&mut self, url: &PeerUrl) -> Result<(), DiskError>;
+    /// Everything up to this index is applied.
+    fn set_applied(&mut self, index: u64);
+    /// The leader has changed; 0 for none.
+    fn set_leader(&mut self, leader: u64);
+    /// The process has to end.
+    fn exit(&mut self, exit: Exit);
+    /// The cluster's id, 0 while it is not known.
+    fn cluster(&self) -> u64;
+    /// What the WAL has written.
+    fn written(&self) -> &metrics::Wal;
+}
+
+/// The ports of the daemon.
+pub struct Channels {
+    /// Events.
+    pub inbox: Arc<Inbox>,
+    /// To the WAL. What it holds is bounded by what raft lets be in flight.
+    pub writer: Writer,
+    /// To the thread that reads the log back. The node asks for few pieces at one time.
+    pub read_back: Sender<Request>,
+    /// To the store.
+    pub commits: Commits,
+    /// The map, for what the loop applies itself.
+    pub store: Arc<Store>,
+    /// To the peers.
+    pub transport: Transport,
+    /// For the cluster id, which a joiner learns late, and for where this member is.
+    pub meta: Arc<Meta>,
+    /// Where it counts.
+    pub metrics: Arc<Metrics>,
+    /// Tells the main thread that the process has to end.
+    pub exit: Box<dyn Fn(Exit) + Send>,
+}
+
+impl Ports for Channels {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    fn write(&mut self, job: Job, quiet: bool) -> Result<Written, WriterError> {
+        self.writer.hand_over(job, quiet)
+    }
+
+    fn commit(&mut self, batch: Vec<Commit>) -> Result<Option<(u64, usize)>, ThreadEnded> {
+        for commit in &batch {
+            if let Commit::Apply(Apply { commands, .. }) = commit
+                && !commands.is_empty()
+            {
+                let commands = commands.len() as u64;
+                self.metrics.entry_commands.observe_count(commands);
+            }
+        }
+        self.commits.hand_over(batch, &self.store)
+    }
+
+    fn read_back(&mut self, request: Request) -> Result<(), ThreadEnded> {
+        self.read_back.send(request).map_err(|_| ThreadEnded)
+    }
+
+    fn send(&mut self, messages: Vec<Message>) {
+        self.transport.send(messages);
+    }
+
+    fn set_members(&mut self, members: &Arc<Members>) {
+        self.transport.set_members(self.meta.cluster(), members);
+    }
+
+    fn set_place(&mut self, url: &PeerUrl) -> Result<(), DiskError> {
+        self.meta.set_url(url)
+    }
+
+    fn set_applied(&mut self, index: u64) {
+        self.transport.set_applied(index);
+    }
+
+    fn set_leader(&mut self, leader: u64) {
+        self.transport.set_leader(leader);
+        if leader != 0 {
+            self.metrics.leader_changes.inc();
+        }
+    }
+
+    fn exit(&mut self, exit: Exit) {
+        (self.exit)(exit);
+    }
+
+    fn cluster(&self) -> u64 {
+        self.meta.cluster()
+    }
+
+    fn written(&self) -> &metrics::Wal {
+        self.writer.written()
+    }
+}
+
+/// The raft thread. Runs until [`Notice::Stop`], until a thread that it works with has ended, or until the disk fails.
+pub fn run(
+    node: Node,
+    mut channels: Channels,
+    tick: Duration,
+    logger: &Logger,
+) -> Result<(), DiskError> {
+    // The first pass does not wait: a node may have work from its start.
+    let mut raft_loop = RaftLoop::new(node, tick, channels.now(), logger);
+    let mut crowded = false;
+    loop {
+        if crowded {
+            // Threads that wait for this processor may be about to bring more proposals, and then the batch is larger.
+            // If no thread waits, the yield returns at once.
+            std::thread::yield_now();
+        }
+        let events = channels.inbox.take(raft_loop.next_tick, raft_loop.held());
+        crowded = events.proposals.len() > 1;
+        match raft_loop.pass(events, &mut channels) {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) | Err(WriterError::ThreadEnded) => return Ok(()),
+            Err(WriterError::Disk(error)) => return Err(error),
+        }
+    }
+}
+
+/// The node, and what the loop remembers from pass to pass.
+pub struct RaftLoop {
+    node: Node,
+    tick: Duration,
+    next_tick: Instant,
+    /// Waiters for the moment when this node leads no longer.
+    handing_over: Vec<oneshot::Sender<()>>,
+    /// Waiters for a frozen map that holds everything published by this pass.
+    freezing: Vec<oneshot::Sender<(SnapshotHeader, Frozen)>>,
+    /// Dropped messages of peers, as of the last time that they were counted.
+    messages_dropped: u64,
+    logger: Logger,
+}
+
+impl RaftLoop {
+    /// A loop whose first tick is due now.
+    pub fn new(node: Node, tick: Duration, now: Instant, logger: &Logger) -> RaftLoop {
+        RaftLoop {
+            node,
+            tick,
+            next_tick: now,
+            handing_over: Vec::new(),
+            freezing: Vec::new(),
+            messages_dropped: 0,
+            logger: logger.clone(),
+        }
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// When the next pass is due without any event.
+    pub fn next_tick(&self) -> Instant {
+        self.next_tick
+    }
+
+    /// What the inbox has to know before it gives out events.
+    pub fn held(&self) -> Held {
+        self.node.held()
+    }
+
+    /// One pass. `Break`: a notice asked the loop to end.
+    pub fn pass(
+        &mut self,
+        events: Events,
+        ports: &mut impl Ports,
+    ) -> Result<ControlFlow<()>, WriterError> {
+        if self.feed(events, ports)?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        self.tick_if_due(ports);
+        while let Some(output) = self.node.ready() {
+            // Before a message of this output goes to a peer.
+            let is_current = self.node.map_is_current();
+            ports.inbox().set_map_is_current(is_current);
+            self.carry_out(output, ports)?;
+        }
+        if let Some(index) = self.node.members_index() {
+            ports.set_applied(index);
+        }
+        // The map may have become current by what this pass applied.
+        let is_current = self.node.map_is_current();
+        ports.inbox().set_map_is_current(is_current);
+        // After all outputs: everything published is in the channel before the freeze, which so has the newest index.
+        for reply in self.freezing.drain(..) {
+            let meta = self.node.snapshot_meta();
+            let header = Box::new(meta.to_public_header(ports.cluster()));
+            ports.commit(vec![Commit::Freeze { header, reply }])?;
+        }
+        if !self.node.is_leader() || self.node.is_alone() {
+            for reply in self.handing_over.drain(..) {
+                // The main thread may have given up waiting.
+                let _ = reply.send(());
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn feed(
+        &mut self,
+        events: Events,
+        ports: &mut impl Ports,
+    ) -> Result<ControlFlow<()>, WriterError> {
+        // What is durable comes before the messages: a vote may answer a request that was sent because of it.
+        if events.persisted > 0 {
+            self.node.persisted(events.persisted);
+        }
+        // And what is applied before the notices: a snapshot is written after its index was applied.
+        if events.applied > 0 {
+            self.node.applied(events.applied, events.applied_bytes);
+        }
+        for notice in events.notices {
+            if self.notice(notice, ports)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        for received in events.messages {
+            self.node.step(received);
+        }
+        for proposal in events.proposals {
+            self.node.propose(proposal);
+        }
+        for read in events.reads {
+            self.node.read(read);
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn notice(
+        &mut self,
+        notice: Notice,
+        ports: &mut impl Ports,
+    ) -> Result<ControlFlow<()>, WriterError> {
+        let node = &mut self.node;
+        match notice {
+            Notice::Unreachable(peer) => node.unreachable(peer),
+            Notice::Connected(peer) => node.peer_connected(peer),
+            Notice::Gone(peer) => node.peer_gone(peer),
+            Notice::SnapshotSent { to, ok } => node.snapshot_sent(to, ok),
+            Notice::SnapshotWritten(written) => {
+                if let Some(job) = node.snapshot_written(*written) {
+                    ports.write(job, false)?;
+                }
+            }
+            Notice::ReadBack(read) => node.read_back(read),
+            Notice::Met(met) => node.met(met),
+            Notice::Greeted { id, empty } => node.greeted(id, empty),
+            Notice::Unfit(id, reason) => node.unfit(id, reason),
+            Notice::Refused(refusal) => node.refused(refusal),
+            Notice::Status(reply) => {
+                let mut status = node.status();
+                status.cluster = ports.cluster();
+                status.wal_syncs = ports.written().syncs.count();
+                status.wal_bytes = ports.written().bytes.get();
+                // The client that asked may have given up.
+                let _ = reply.send(status);
+            }
+            Notice::Freeze(reply) => self.freezing.push(reply),
+            Notice::Transfer(transfer) => node.transfer(transfer),
+            Notice::HandOver(reply) => {
+                node.hand_over();
+                self.handing_over.push(reply);
+            }
+            Notice::Stop => {
+                node.stop();
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn tick_if_due(&mut self, ports: &impl Ports) {
+        let now = ports.now();
+        if now < self.next_tick {
+            return;
+        }
+        self.node.tick();
+        // Missed ticks are not made up for: see Node::tick.
+        self.next_tick = (self.next_tick + self.tick).max(now + self.tick / 2);
+        if !self.handing_over.is_empty() {
+            self.node.hand_over();
+        }
+        let total = ports.inbox().messages_dropped();
+        if total > self.messages_dropped {
+            warn!(self.logger, "dropped messages of peers: this member can't keep up"; "messages" => total - self.messages_dropped);
+            self.messages_dropped = total;
+        }
+    }
+
+    fn carry_out(&mut self, output: Output, ports: &mut impl Ports) -> Result<(), WriterError> {
+        // First the addresses, then the messages that need them.
+        if let Some(members) = output.members {
+            ports.set_members(&members);
+        }
+        // Once in a move, this waits for the disk.
+        if let Some(url) = output.place {
+            let stored = ports.set_place(&url);
+            if let Err(error) = stored {
+                // A full disk costs the next start an option, and nothing else.
+                if !error.is_full() {
+                    return Err(error.into());
+                }
+                warn!(self.logger, "can't remember where this member is now; start it with --peer-url the next time"; "url" => %url, "error" => %error);
+            }
+        }
+        if let Some(closed) = output.closed {
+            ports.inbox().set_closed(closed);
+        }
+        if let Some(leader) = output.leader {
+            ports.set_leader(leader);
+        }
+        if !output.messages.is_empty() {
+            ports.send(output.messages);
+        }
+        if !output.commits.is_empty() {
+            let applied = ports.commit(output.commits)?;
+            if let Some((index, bytes)) = applied.filter(|(index, _)| *index > 0) {
+                // Through the inbox, as the apply thread does, so that reports keep their order.
+                ports.inbox().applied(index, bytes);
+            }
+        }
+        for request in output.read_backs {
+            ports.read_back(request)?;
+        }
+        if let Some(exit) = output.exit {
+            ports.exit(exit);
+        }
+        // Last, as it may take the time of an fdatasync.
+        if let Some(job) = output.job {
+            let quiet = ports.inbox().is_quiet();
+            if let Written::Here { number, messages } = ports.write(job, quiet)? {
+                self.node.persisted(number);
+                if !messages.is_empty() {
+                    ports.send(messages);
+                }
+            }
+        }
+        Ok(())
+    }
+}

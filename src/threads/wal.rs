@@ -1,0 +1,345 @@
+//! Writes the WAL: makes the node's jobs durable, then releases the messages that had to wait for that.
+//!
+//! The WAL thread takes all jobs that wait into one write and one fdatasync: group commit. While it runs, the next jobs
+//! gather. If a job comes alone and the raft loop has nothing else to do, the loop writes the job itself, which saves
+//! a lone request two thread switches on every member.
+//!
+//! Files that nobody needs any more are deleted by a thread of their own.
+//!
+//! Invariant: jobs are written in the order in which they were handed over. The loop writes a job itself only when all
+//! earlier jobs are durable, and only the loop hands over jobs.
+
+use crate::channels::inbox::Inbox;
+use crate::mutants::{Mutant, is_planted};
+use crate::node::Job;
+use crate::storage::{DiskError, Purge, Save, Wal};
+use crate::threads::apply::ThreadEnded;
+use crate::transport::Transport;
+use crate::{limits, metrics};
+use raft::eraftpb::Message;
+use slog::{Logger, warn};
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Instant;
+
+/// The raft loop's way to the WAL.
+pub struct Writer {
+    shared: Arc<Shared>,
+    metrics: metrics::Wal,
+    jobs: Sender<Job>,
+}
+
+/// The WAL thread's end of the jobs.
+pub struct Jobs {
+    shared: Arc<Shared>,
+    jobs: Receiver<Job>,
+}
+
+struct Shared {
+    wal: Mutex<Wal>,
+    /// Jobs that were sent to the thread and are not finished.
+    unfinished: AtomicUsize,
+    /// The last write was slow, in either thread. Until a write is fast again the WAL thread does all of them, so that
+    /// heartbeats do not wait for the disk.
+    slow: AtomicBool,
+    clock: Clock,
+    logger: Logger,
+}
+
+/// What tells how long a write takes: `Instant::now`, or the clock of a simulation.
+pub type Clock = fn() -> Instant;
+
+/// What became of a job.
+pub enum Written {
+    /// The job is durable. Its messages may be sent once the node knows.
+    Here {
+        /// The job's number.
+        number: u64,
+        /// Its messages.
+        messages: Vec<Message>,
+    },
+    /// The WAL thread has it, and tells the inbox.
+    Queued,
+}
+
+/// Both ends of the queue to this WAL. Raft's limit of entries in flight bounds the queue.
+pub fn channel(wal: Wal, clock: Clock, logger: &Logger) -> (Writer, Jobs) {
+    let (sender, receiver) = mpsc::channel();
+    let metrics = wal.metrics().clone();
+    let shared = Arc::new(Shared {
+        wal: Mutex::new(wal),
+        unfinished: AtomicUsize::new(0),
+        slow: AtomicBool::new(false),
+        clock,
+        logger: logger.clone(),
+    });
+    let writer = Writer {
+        shared: shared.clone(),
+        metrics,
+        jobs: sender,
+    };
+    let jobs = Jobs {
+        shared,
+        jobs: receiver,
+    };
+    (writer, jobs)
+}
+
+impl Writer {
+    /// Writes a job at once if all earlier jobs are durable, the job is small, the disk is fast, and the loop has
+    /// nothing else to do (`quiet`). Otherwise hands it to the WAL thread.
+    pub fn hand_over(&mut self, job: Job, quiet: bool) -> Result<Written, WriterError> {
+        let small = entry_bytes(&job.save) <= limits::LONE_WRITE_BYTES_MAX;
+        let finished = self.shared.unfinished.load(Ordering::Acquire) == 0;
+        let alone = (job.is_lone && finished) || is_planted(Mutant::LoneWriteOvertakes);
+        let fast = !self.shared.slow.load(Ordering::Relaxed);
+        if quiet && alone && fast && small && job.save.mark.is_none() {
+            self.shared.save(std::slice::from_ref(&job.save))?;
+            return Ok(Written::Here {
+                number: job.number,
+                messages: job.messages,
+            });
+        }
+        self.shared.unfinished.fetch_add(1, Ordering::Relaxed);
+        self.jobs.send(job).map_err(|_| ThreadEnded)?;
+        Ok(Written::Queued)
+    }
+
+    /// What the WAL has written.
+    pub fn written(&self) -> &metrics::Wal {
+        &self.metrics
+    }
+}
+
+impl Shared {
+    fn save(&self, saves: &[Save]) -> Result<(), DiskError> {
+        let mut wal = self.wal.lock().expect(PANICKED);
+        let begun = (self.clock)();
+        wal.save(saves)?;
+        let took = (self.clock)() - begun;
+        self.slow
+            .store(took > limits::LONE_WRITE_SLOW, Ordering::Relaxed);
+        if took > limits::SLOW_WRITE_TOLD {
+            warn!(self.logger, "the disk is slow: a write to the log and its fdatasync took long";
+                "ms" => took.as_millis() as u64, "writes" => saves.len());
+        }
+        Ok(())
+    }
+}
+
+const PANICKED: &str = "a thread panicked while it wrote the WAL";
+
+/// Why a job could not be handed over.
+#[derive(Debug)]
+pub enum WriterError {
+    /// The disk failed. No message of the job was sent.
+    Disk(DiskError),
+    /// The WAL thread has ended: the process is stopping.
+    ThreadEnded,
+}
+
+impl From<ThreadEnded> for WriterError {
+    fn from(ThreadEnded: ThreadEnded) -> WriterError {
+        WriterError::ThreadEnded
+    }
+}
+
+impl From<DiskError> for WriterError {
+    fn from(error: DiskError) -> WriterError {
+        WriterError::Disk(error)
+    }
+}
+
+fn entry_bytes(save: &Save) -> usize {
+    save.entries.iter().map(|entry| entry.data.len()).sum()
+}
+
+/// Jobs that are durable, before anybody knows.
+#[must_use = "nobody knows yet that it is durable"]
+pub struct Durable {
+    jobs: usize,
+    /// Of the newest job.
+    number: u64,
+    compacted: u64,
+    /// What may be sent now.
+    messages: Vec<Message>,
+}
+
+impl Durable {
+    /// The number of the newest job.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Jobs {
+    /// The WAL thread. Runs until the raft loop has ended or the disk fails. No message of a failed batch is sent.
+    pub fn run(
+        &self,
+        inbox: &Inbox,
+        transport: &Transport,
+        purges: &Sender<Purge>,
+    ) -> Result<(), DiskError> {
+        while let Ok(first) = self.jobs.recv() {
+            let durable = self.write(first, limits::JOBS_PER_WRITE_MAX)?;
+            let send = |messages| transport.send(messages);
+            if self.tell(durable, inbox, send, purges)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes up to `jobs_max` waiting jobs; `None` if no job waits. The simulation calls it in place of the WAL
+    /// thread.
+    pub fn write_waiting(&self, jobs_max: usize) -> Result<Option<Durable>, DiskError> {
+        let first = self.jobs.try_recv();
+        first
+            .ok()
+            .map(|first| self.write(first, jobs_max - 1))
+            .transpose()
+    }
+
+    /// Some jobs were handed over to the thread, and it has not finished them.
+    pub fn are_unfinished(&self) -> bool {
+        self.shared.unfinished.load(Ordering::Acquire) > 0
+    }
+
+    fn write(&self, first: Job, more_max: usize) -> Result<Durable, DiskError> {
+        let mut saves: Vec<Save> = Vec::new();
+        let mut durable = Durable {
+            jobs: 0,
+            number: 0,
+            compacted: 0,
+            messages: Vec::new(),
+        };
+        for job in std::iter::once(first).chain(self.jobs.try_iter().take(more_max)) {
+            durable.number = job.number;
+            durable.compacted = job.compacted;
+            saves.push(job.save);
+            durable.messages.extend(job.messages);
+        }
+        durable.jobs = saves.len();
+        self.shared.save(&saves)?;
+        Ok(durable)
+    }
+
+    /// Tells the loop and the peers. `Break`: the thread that deletes files has ended, with an error that is being told.
+    pub fn tell(
+        &self,
+        durable: Durable,
+        inbox: &Inbox,
+        send: impl FnOnce(Vec<Message>),
+        purges: &Sender<Purge>,
+    ) -> Result<ControlFlow<()>, DiskError> {
+        // In this order: the answer to one of the messages must not reach the node before it knows of the save that
+        // the message rested on (raft-rs asserts that a candidate that wins has a durable log).
+        inbox.persisted(durable.number);
+        if !durable.messages.is_empty() {
+            send(durable.messages);
+        }
+        let mut wal = self.shared.wal.lock().expect(PANICKED);
+        let purge = wal.purge(durable.compacted)?;
+        drop(wal);
+        if !purge.is_empty() && purges.send(purge).is_err() {
+            return Ok(ControlFlow::Break(()));
+        }
+        // Release: what was written and sent here comes before what the loop then writes.
+        self.shared
+            .unfinished
+            .fetch_sub(durable.jobs, Ordering::Release);
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// The thread that deletes what is superfluous, with pauses. Runs until the WAL thread has ended, or the disk fails.
+pub fn remove_files(purges: &Receiver<Purge>) -> Result<(), DiskError> {
+    while let Ok(purge) = purges.recv() {
+        purge.remove(|took| {
+            thread::sleep((took * limits::REMOVAL_PAUSES).min(limits::REMOVAL_PAUSE_MAX));
+        })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{self, RealDisk, Start};
+    use raft::eraftpb::Entry;
+    use slog::o;
+
+    fn wal(dir: &std::path::Path) -> Wal {
+        let url = "http://127.0.0.1:9021".parse().unwrap();
+        let start = Start::First([(1, url)].into());
+        let logger = Logger::root(slog::Discard, o!());
+        let disk = Arc::new(RealDisk);
+        storage::open(disk, dir, 1, start, &logger).unwrap().wal
+    }
+
+    /// A job of one entry, which is also its number.
+    fn job(index: u64, bytes: usize) -> Job {
+        let mut entry = Entry::default();
+        entry.index = index;
+        entry.term = 1;
+        entry.data = vec![7; bytes].into();
+        Job {
+            number: index,
+            save: Save {
+                entries: vec![entry],
+                sync: true,
+                ..Default::default()
+            },
+            messages: Vec::new(),
+            is_lone: true,
+            compacted: 0,
+        }
+    }
+
+    fn is_written_here(written: Result<Written, WriterError>) -> bool {
+        matches!(written, Ok(Written::Here { .. }))
+    }
+
+    #[test]
+    fn only_a_small_lone_job_is_written_by_the_loop() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut writer, Jobs { shared, jobs }) = channel(
+            wal(dir.path()),
+            Instant::now,
+            &Logger::root(slog::Discard, o!()),
+        );
+        // What the thread does.
+        let finish = || {
+            let job = jobs.try_recv().expect("the thread was given nothing");
+            shared.wal.lock().unwrap().save(&[job.save]).unwrap();
+            shared.unfinished.fetch_sub(1, Ordering::Release);
+        };
+        let syncs = writer.written().syncs.count();
+        assert!(is_written_here(writer.hand_over(job(2, 10), true)));
+        assert_eq!(writer.written().syncs.count(), syncs + 1);
+        assert!(jobs.try_recv().is_err());
+        // However long that took here.
+        shared.slow.store(false, Ordering::Relaxed);
+
+        assert!(!is_written_here(writer.hand_over(job(3, 10), false)));
+        // The thread has not finished what is before.
+        assert!(!is_written_here(writer.hand_over(job(4, 10), true)));
+        finish();
+        finish();
+        let mut second = job(5, 10);
+        second.is_lone = false;
+        assert!(!is_written_here(writer.hand_over(second, true)));
+        finish();
+        let large = job(6, limits::LONE_WRITE_BYTES_MAX + 1);
+        assert!(!is_written_here(writer.hand_over(large, true)));
+        finish();
+        shared.slow.store(true, Ordering::Relaxed);
+        assert!(!is_written_here(writer.hand_over(job(7, 10), true)));
+        finish();
+        shared.slow.store(false, Ordering::Relaxed);
+        assert!(is_written_here(writer.hand_over(job(8, 10), true)));
+    }
+}
