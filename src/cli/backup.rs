@@ -25,7 +25,7 @@ use tokio::time::timeout;
 
 /// What to fetch, and where to put it.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct BackupOptions {
     /// Where clients reach the member.
     pub member: PeerUrl,
     /// Also without a quorum: what this member has.
@@ -72,8 +72,8 @@ impl BackupError {
 }
 
 /// Takes a backup. Gives what to print.
-pub fn run(settings: &Settings) -> Result<String, BackupError> {
-    let Settings {
+pub fn run(settings: &BackupOptions) -> Result<String, BackupError> {
+    let BackupOptions {
         member,
         stale,
         file,

@@ -1,6 +1,8 @@
 //! `raftkvd restore`: makes the data directory of a *new* cluster's first member from a snapshot. See
-//! `storage/restore.rs`.
+//! `storage::restore`.
 
+use super::Quit;
+use super::values::parse_cluster;
 use crate::logging::progress::{Progress, Unit};
 use crate::peer_url::PeerUrl;
 use crate::storage::inspect::keys;
@@ -12,7 +14,7 @@ use std::sync::Arc;
 
 /// What to restore, and where.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct RestoreOptions {
     /// The snapshot.
     pub file: PathBuf,
     /// The data directory to make.
@@ -21,9 +23,50 @@ pub struct Settings {
     pub cluster: BTreeMap<u64, PeerUrl>,
 }
 
+/// What `restore` is to do, checked.
+pub(super) fn check(
+    file: PathBuf,
+    id: u64,
+    cluster: Option<String>,
+    peer_url: Option<String>,
+    data_dir: Option<PathBuf>,
+) -> Result<RestoreOptions, Quit> {
+    if let Err(error) = file.metadata() {
+        return Err(Quit::Usage(format!("{}: {error}", file.display())));
+    }
+    // As the daemon takes them.
+    let cluster = match (cluster, peer_url) {
+        (Some(_), Some(_)) => {
+            let line = "--cluster and --peer-url: give one of them (or of RAFTKVD_CLUSTER and RAFTKVD_PEER_URL)";
+            return Err(Quit::Usage(line.to_owned()));
+        }
+        (None, Some(url)) => {
+            let url = url
+                .parse()
+                .map_err(|why| Quit::Usage(format!("--peer-url: {why}")))?;
+            BTreeMap::from([(1, url)])
+        }
+        (cluster, None) => {
+            let cluster = cluster.as_deref().unwrap_or("http://127.0.0.1:9021");
+            parse_cluster(cluster).map_err(Quit::Usage)?
+        }
+    };
+    if id != 1 {
+        return Err(Quit::Usage(format!(
+            "--id {id}: a restore makes the directory of member 1 only: start the others empty with the same --cluster; \
+             member 1 sends them everything"
+        )));
+    }
+    Ok(RestoreOptions {
+        file,
+        data_dir: data_dir.unwrap_or_else(|| PathBuf::from("raftkvd-1")),
+        cluster,
+    })
+}
+
 /// Restores member 1. Gives what to print.
-pub fn run(settings: &Settings) -> Result<String, StorageError> {
-    let Settings {
+pub fn run(settings: &RestoreOptions) -> Result<String, StorageError> {
+    let RestoreOptions {
         file,
         data_dir,
         cluster,
@@ -61,4 +104,31 @@ pub fn run(settings: &Settings) -> Result<String, StorageError> {
         restored.from_cluster,
         restored.index,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(id: u64, cluster: Option<&str>) -> Result<RestoreOptions, Quit> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let cluster = cluster.map(str::to_owned);
+        check(file.path().to_owned(), id, cluster, None, None)
+    }
+
+    #[test]
+    fn only_member_1_is_restored() {
+        let settings_of_1 = settings(1, Some("http://a:1,http://a:2")).unwrap();
+        assert_eq!(settings_of_1.cluster.len(), 2);
+        assert_eq!(settings_of_1.data_dir, PathBuf::from("raftkvd-1"));
+        assert_eq!(settings(1, None).unwrap().cluster.len(), 1);
+        match settings(2, Some("http://a:1,http://a:2")) {
+            Err(Quit::Usage(line)) => {
+                assert!(line.contains("directory of member 1 only"), "{line}");
+                assert!(line.contains("start the others empty"), "{line}");
+                assert!(!line.contains('\n'));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }

@@ -32,7 +32,7 @@ pub use raft::raft_logger;
 
 /// How to log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
+pub struct LogOptions {
     /// The form of a line.
     pub format: Format,
     /// Records below this level are left out.
@@ -75,7 +75,7 @@ impl Drop for Guard {
 }
 
 /// Starts the log.
-pub fn start(settings: Settings) -> (Logger, Guard) {
+pub fn start(settings: LogOptions) -> (Logger, Guard) {
     let (queue, guard) = match settings.format {
         Format::Text => {
             // Colours only when stderr is a terminal: the decorator looks.

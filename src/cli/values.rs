@@ -1,0 +1,190 @@
+//! What stands behind an option: ids, ports, URLs, durations, sizes. Each is read from one text, or refused with what to
+//! write instead.
+
+use crate::limits;
+use crate::peer_url::PeerUrl;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// The URL at which clients reach a member; the scheme may be left out.
+pub(super) fn parse_member(text: &str) -> Result<PeerUrl, String> {
+    let text = text.trim();
+    let url = match text.contains("://") || !text.contains(':') {
+        true => text.parse(),
+        false => format!("http://{text}").parse(),
+    };
+    url.map_err(|why: String| why.replacen("a peer URL", "the URL of a member", 1))
+}
+
+pub(super) fn parse_cluster(list: &str) -> Result<BTreeMap<u64, PeerUrl>, String> {
+    let mut urls = BTreeMap::new();
+    let mut ids = HashMap::new();
+    for (id, text) in (1_u64..).zip(list.split(',')) {
+        let url: PeerUrl = text
+            .trim()
+            .parse()
+            .map_err(|why| format!("--cluster: URL {id}: {why}"))?;
+        if let Some(first) = ids.insert(url.clone(), id) {
+            return Err(format!(
+                "--cluster: {url} stands for member {first} and for member {id}; every member needs a URL of its own"
+            ));
+        }
+        urls.insert(id, url);
+    }
+    if urls.len() > limits::MEMBERS_MAX {
+        return Err(format!(
+            "--cluster: it lists {} members, and a cluster can have {}",
+            urls.len(),
+            limits::MEMBERS_MAX
+        ));
+    }
+    Ok(urls)
+}
+
+/// Whether to join, and whom to ask.
+pub(super) fn parse_join(value: Option<&str>) -> Result<(bool, Vec<PeerUrl>), String> {
+    match value.map(str::to_ascii_lowercase).as_deref() {
+        None | Some("n" | "no" | "f" | "false" | "off" | "0") => return Ok((false, Vec::new())),
+        Some("y" | "yes" | "t" | "true" | "on" | "1") => return Ok((true, Vec::new())),
+        Some(_) => {}
+    }
+    let urls = value.unwrap_or_default().split(',').map(parse_member);
+    let urls = urls.collect::<Result<_, _>>();
+    Ok((true, urls.map_err(|why| format!("--join: {why}"))?))
+}
+
+pub(super) fn parse_id(text: &str) -> Result<u64, String> {
+    text.parse::<u64>()
+        .ok()
+        .filter(|id| *id > 0)
+        .ok_or_else(|| "an id is a number from 1 on, the member's place in --cluster".to_owned())
+}
+
+pub(super) fn parse_port(text: &str) -> Result<u16, String> {
+    text.parse::<u16>()
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(|| "a port is a number from 1 to 65535".to_owned())
+}
+
+pub(super) fn parse_ip(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| {
+        "it has to be an IP address such as 127.0.0.1, or 0.0.0.0 for all of them".to_owned()
+    })
+}
+
+/// Reads a duration: numbers with units, such as `5s`, `0.5s`, `1m30s`.
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "write a duration as 100ms, 5s or 1m30s (units: ms, s, m, h)".to_owned();
+    let mut rest = text;
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let (number, tail) = split_number(rest).ok_or_else(wrong)?;
+        let unit = tail.find(|c: char| c.is_ascii_digit() || c == '.');
+        let (unit, tail) = tail.split_at(unit.unwrap_or(tail.len()));
+        seconds += number
+            * match unit {
+                "ms" => 0.001,
+                "s" => 1.0,
+                "m" => 60.0,
+                "h" => 3600.0,
+                _ => return Err(wrong()),
+            };
+        rest = tail;
+    }
+    if text.is_empty() {
+        return Err(wrong());
+    }
+    if seconds > limits::DURATION_LIMIT.as_secs_f64() {
+        return Err(format!(
+            "at most {}h",
+            limits::DURATION_LIMIT.as_secs() / 3600
+        ));
+    }
+    // Rounded to microseconds: sums of binary fractions are not exact.
+    Ok(Duration::from_micros((seconds * 1e6).round() as u64))
+}
+
+/// Reads a size: bytes, or a number with K, M or G (also KB, KiB, ...), all powers of 1024.
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+    let wrong = || "write a size in bytes, or as 64K, 64MiB or 1G (powers of 1024)".to_owned();
+    let (number, unit) = split_number(text).ok_or_else(wrong)?;
+    let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        _ => return Err(wrong()),
+    };
+    let bytes = number * f64::from(1_u32 << shift);
+    // Above 2^53 a float skips integers; no size here makes sense up there.
+    if bytes.fract() != 0.0 || bytes > (1_u64 << 53) as f64 {
+        return Err(wrong());
+    }
+    Ok(bytes as u64)
+}
+
+/// Splits off a leading decimal number.
+pub(super) fn split_number(text: &str) -> Option<(f64, &str)> {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, rest) = text.split_at(end);
+    // The length keeps it in the range where a float is exact enough.
+    if !number.starts_with(|c: char| c.is_ascii_digit()) || number.len() > 20 {
+        return None;
+    }
+    Some((number.parse().ok()?, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes() {
+        let ms = Duration::from_millis;
+        for (text, duration) in [
+            ("100ms", ms(100)),
+            ("5s", ms(5_000)),
+            ("0.5s", ms(500)),
+            ("1m30s", ms(90_000)),
+            ("1h", ms(3_600_000)),
+            ("1.5ms", Duration::from_micros(1_500)),
+        ] {
+            assert_eq!(parse_duration(text), Ok(duration), "{text}");
+        }
+        for text in [
+            "",
+            "5",
+            "s",
+            "5 s",
+            "5sec",
+            "-1s",
+            "1.2.3s",
+            ".5s",
+            "1e3s",
+            "999999999h",
+            "NaNs",
+            "infs",
+        ] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+        for (text, size) in [
+            ("0", 0),
+            ("65536", 65536),
+            ("64K", 65536),
+            ("64KiB", 65536),
+            ("64kb", 65536),
+            ("1.5m", 3 << 19),
+            ("2 MiB", 2 << 20),
+            ("1G", 1 << 30),
+        ] {
+            assert_eq!(parse_size(text), Ok(size), "{text}");
+        }
+        for text in ["", "K", "-1", "1T", "0.3", "99999999999999999999", "1 2"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+}
