@@ -8,8 +8,9 @@
 use futures_channel::oneshot;
 use raft::eraftpb::{HardState, Message};
 use raftkvd::channels::commit::Commit;
-use raftkvd::channels::inbox::{Received, SnapshotWritten};
-use raftkvd::command::proposal::{NotProposed, Outcome, Proposal, Read};
+use raftkvd::channels::notice::{Received, SnapshotWritten};
+use raftkvd::command::outcome::{NotProposed, Outcome};
+use raftkvd::command::proposal::{Proposal, Read};
 use raftkvd::command::{Command, ReplicatedState};
 use raftkvd::members::Members;
 use raftkvd::node::{Job, Node, Settings};

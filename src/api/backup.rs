@@ -13,7 +13,7 @@ use super::Front;
 use super::error_code::Code;
 use super::path::ReadOptions;
 use super::reply::{self, Answer, Wish};
-use crate::channels::inbox::Notice;
+use crate::channels::notice::Notice;
 use crate::command::SnapshotHeader;
 use crate::limits;
 use crate::storage::SnapshotEncoder;

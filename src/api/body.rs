@@ -2,7 +2,7 @@
 
 use super::error_code::Code;
 use super::reply::{self, Reply, Wish};
-use crate::command::proposal::NotProposed;
+use crate::command::outcome::NotProposed;
 use crate::limits;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;

@@ -6,7 +6,7 @@ use super::condition::{self, Conditions};
 use super::error_code::Code;
 use super::path::ReadOptions;
 use super::reply::{self, Answer, Reply, Wish};
-use crate::command::proposal::Outcome;
+use crate::command::outcome::Outcome;
 use crate::command::{Command, Kind};
 use crate::store::Value;
 use bytes::Bytes;

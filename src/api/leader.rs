@@ -6,7 +6,7 @@ use super::error_code::Code;
 use super::members::no_conditions;
 use super::path;
 use super::reply::{self, Answer, Wish};
-use crate::command::proposal::NotTransferred;
+use crate::command::outcome::NotTransferred;
 use crate::limits;
 use hyper::http::request::Parts;
 use tokio::time::Instant;

@@ -8,7 +8,7 @@ use super::condition::Conditions;
 use super::error_code::Code;
 use super::path;
 use super::reply::{self, Answer, Reply, Wish};
-use crate::command::proposal::{Outcome, Refusal};
+use crate::command::outcome::{Outcome, Refusal};
 use crate::command::{Command, Kind};
 use crate::limits;
 use crate::peer_url::PeerUrl;

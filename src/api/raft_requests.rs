@@ -5,10 +5,11 @@
 
 use super::error_code::Code;
 use super::{Asked, Front, reply};
-use crate::channels::inbox::Notice;
+use crate::channels::notice::Notice;
 use crate::channels::status::Status;
 use crate::command::Command;
-use crate::command::proposal::{NotProposed, NotTransferred, Outcome, Proposal, Read, Transfer};
+use crate::command::outcome::{NotProposed, NotTransferred, Outcome};
+use crate::command::proposal::{Proposal, Read, Transfer};
 use crate::store::Frozen;
 use futures_channel::oneshot;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Responses: one-line messages, and what an outcome is in HTTP.
 
 use super::error_code::Code;
-use crate::command::proposal::NotProposed;
+use crate::command::outcome::NotProposed;
 use bytes::Bytes;
 use http_body_util::Full;
 use http_body_util::combinators::UnsyncBoxBody;

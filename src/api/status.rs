@@ -5,7 +5,7 @@ use super::error_code::Code;
 use super::gate;
 use super::reply::{self, Answer};
 use crate::channels::status::Status;
-use crate::command::proposal::NotProposed;
+use crate::command::outcome::NotProposed;
 use crate::limits;
 use hyper::StatusCode;
 use std::fmt::Write as _;

@@ -5,7 +5,7 @@ use super::condition::Conditions;
 use super::error_code::Code;
 use super::reply::{self, Answer, Reply, Wish};
 use super::{Front, json};
-use crate::command::proposal::{FailedCheck, NotProposed, Outcome};
+use crate::command::outcome::{FailedCheck, NotProposed, Outcome};
 use crate::command::{Command, Kind, Transaction};
 use crate::limits;
 use hyper::StatusCode;

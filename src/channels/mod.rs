@@ -3,4 +3,5 @@
 
 pub mod commit;
 pub mod inbox;
+pub mod notice;
 pub mod status;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use protobuf::{CodedInputStream, Message as _, ProtobufError};
 use version::Later;
 
+pub mod outcome;
 pub mod proposal;
 pub mod version;
 

@@ -152,7 +152,7 @@ mod tests {
                 panic!("formatted")
             }
         }
-        let (logger, guard) = super::super::start(super::super::Settings {
+        let (logger, guard) = super::super::start(super::super::LogOptions {
             format: super::super::Format::Json,
             level: Level::Info,
         });

@@ -15,7 +15,7 @@
 //! committed there is no other change, nobody is told of the success, and a removed member stays: those who know of the
 //! change may be too few to elect a leader, and the others still need the old configuration.
 
-use crate::command::proposal::Refusal;
+use crate::command::outcome::Refusal;
 use crate::command::version::VERSION;
 use crate::command::{self, Command, Kind, Listed, ReplicatedState};
 use crate::limits::{

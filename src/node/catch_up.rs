@@ -13,7 +13,7 @@
 //! before it is answered, for it is applied or, after a start, committed; it may be compacted.
 
 use super::{Node, Output};
-use crate::channels::inbox::ReadBack;
+use crate::channels::notice::ReadBack;
 use crate::limits;
 use raft::ProgressState;
 use raft::eraftpb::{Message, MessageType};

@@ -12,7 +12,7 @@
 
 use super::Node;
 use super::ready::members_of;
-use crate::channels::inbox::{Met, Received};
+use crate::channels::notice::{Met, Received};
 use crate::channels::status::{Closed, ClosedKind};
 use crate::command::{Command, Kind};
 use crate::identity::Reason;

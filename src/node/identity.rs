@@ -3,7 +3,7 @@
 
 use super::{Exit, Node, publish};
 use crate::channels::status::{Closed, ClosedKind};
-use crate::command::proposal::Outcome;
+use crate::command::outcome::Outcome;
 use crate::command::{Command, Kind};
 use crate::identity::{self, Own, Refusal, Verdict};
 use slog::{info, warn};

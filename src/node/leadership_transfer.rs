@@ -10,7 +10,8 @@
 //! question under way at the deadline nobody knows.
 
 use super::Node;
-use crate::command::proposal::{NotProposed, NotTransferred, Transfer, TransferReply};
+use crate::command::outcome::{NotProposed, NotTransferred};
+use crate::command::proposal::{Transfer, TransferReply};
 use crate::limits;
 use raft::ProgressState;
 use raft::eraftpb::{Message, MessageType};

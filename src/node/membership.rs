@@ -10,8 +10,9 @@
 
 use super::Node;
 use super::publish::answer;
-use crate::channels::inbox::Met;
-use crate::command::proposal::{Outcome, Refusal, Reply};
+use crate::channels::notice::Met;
+use crate::command::outcome::{Outcome, Refusal};
+use crate::command::proposal::Reply;
 use crate::command::version::VERSION;
 use crate::command::{Batch, Command, Kind};
 use crate::limits;

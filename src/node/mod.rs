@@ -37,9 +37,11 @@ mod tests;
 mod writes;
 
 use crate::channels::commit::Commit;
-use crate::channels::inbox::{Held, Met, Received, SnapshotWritten};
+use crate::channels::inbox::Held;
+use crate::channels::notice::{Met, Received, SnapshotWritten};
 use crate::channels::status::{Closed, MemberStatus, Position, Progress, Status};
-use crate::command::proposal::{NotProposed, Proposal, Read, Reply};
+use crate::command::outcome::NotProposed;
+use crate::command::proposal::{Proposal, Read, Reply};
 use crate::command::version::Later;
 use crate::command::{Batch, ReplicatedState, Session};
 use crate::limits;

@@ -9,7 +9,8 @@
 //! `NotProposed` at its deadline, anything else `Unknown`.
 
 use crate::channels::inbox::Held;
-use crate::command::proposal::{NotProposed, Outcome, Proposal, Reply};
+use crate::command::outcome::{NotProposed, Outcome};
+use crate::command::proposal::{Proposal, Reply};
 use crate::command::version;
 use crate::command::{self, Batch, Command};
 use crate::limits;

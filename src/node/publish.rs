@@ -4,8 +4,9 @@
 use super::pending::is_membership;
 use super::{Exit, MembersNews, Node, Output, bound_index, sorted};
 use crate::channels::commit::{Apply, Commit};
-use crate::channels::inbox::Met;
-use crate::command::proposal::{NotProposed, Outcome, Refusal, Reply};
+use crate::channels::notice::Met;
+use crate::command::outcome::{NotProposed, Outcome, Refusal};
+use crate::command::proposal::Reply;
 use crate::command::version::Later;
 use crate::command::{self, Batch, Command, DecodeError, Kind};
 use crate::members::Decision;

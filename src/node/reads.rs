@@ -7,7 +7,8 @@
 //! Invariant: reads of a round arrived before its first attempt (so the index that any attempt yields covers all that
 //! was acknowledged to anybody before them), and they are released only behind that index.
 
-use crate::command::proposal::{NotProposed, Read, ReadReply};
+use crate::command::outcome::NotProposed;
+use crate::command::proposal::{Read, ReadReply};
 use crate::mutants::{Mutant, is_planted};
 use std::collections::BTreeMap;
 

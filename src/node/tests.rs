@@ -7,8 +7,9 @@ mod versions;
 
 use super::publish::answer;
 use super::*;
-use crate::channels::inbox::ReadBack;
-use crate::command::proposal::{NotTransferred, Outcome, Refusal, Transfer};
+use crate::channels::notice::ReadBack;
+use crate::command::outcome::{NotTransferred, Outcome, Refusal};
+use crate::command::proposal::Transfer;
 use crate::command::{self, Command, Kind};
 use crate::identity::{self, Reason};
 use crate::storage::SnapshotMeta;

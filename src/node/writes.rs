@@ -5,7 +5,7 @@
 
 use super::Node;
 use super::publish::conf_change_command;
-use crate::command::proposal::Outcome;
+use crate::command::outcome::Outcome;
 use crate::command::version;
 use crate::command::{self, Command, DecodeError, Kind};
 use crate::mutants::{Mutant, is_planted};

@@ -6,7 +6,7 @@
 //! wal             wal::Jobs::run: writes the Wal, and the loop what comes alone
 //! remove          wal::remove_files: deletes what is superfluous
 //! apply           apply::Applier::run: the only writer of the Store
-//! snapshot        apply::write_snapshots
+//! snapshot        snapshot::write_snapshots
 //! read-back       read_back::run: reads the WAL for followers that are behind
 //! load            storage::open_and_load, then it ends
 //! main            waits here for a signal or a reason to end
@@ -31,7 +31,8 @@ pub mod systemd;
 pub use failure::Failure;
 
 use crate::api::{self, Api};
-use crate::channels::inbox::{Inbox, Notice};
+use crate::channels::inbox::Inbox;
+use crate::channels::notice::Notice;
 use crate::config::{Asked, Config};
 use crate::identity::View;
 use crate::limits;
@@ -48,6 +49,7 @@ use crate::store::history::History;
 use crate::threads::apply;
 use crate::threads::raft;
 use crate::threads::read_back;
+use crate::threads::snapshot;
 use crate::threads::wal;
 use crate::transport::{self, Transport};
 use files::{Directory, SnapshotFiles};
@@ -148,7 +150,7 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
             let load = &mut |snapshots: &Snapshots, index, term| {
                 let told = |done, total| replay.loaded(done, total);
                 let begun = Instant::now();
-                let loaded = apply::load(
+                let loaded = snapshot::load(
                     &store,
                     snapshots,
                     index,
@@ -299,7 +301,7 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
             (inbox.clone(), opened.snapshots.clone(), opened.meta.clone());
         let logger = logger.clone();
         move || {
-            Ok(apply::write_snapshots(
+            Ok(snapshot::write_snapshots(
                 &snapshot_jobs,
                 &snapshots,
                 || meta.cluster(),

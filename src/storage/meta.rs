@@ -359,7 +359,7 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Contents, StorageError> {
     if crc32c::crc32c(&bytes[..end]) != u32_at(bytes, end) {
         return Err(corrupt(path, end as u64, "its CRC does not match"));
     }
-    super::check_version(path, u32_at(bytes, 8))?;
+    super::error::check_version(path, u32_at(bytes, 8))?;
     let state = u32_at(bytes, 12);
     if !matches!(state, STATE_STARTING | STATE_IN_USE | STATE_RESTORING) {
         return Err(corrupt(path, 12, "its state is unknown"));

@@ -37,7 +37,9 @@
 //! Any prefix of the WAL that ends between two batches is consistent: the log has no gap, no hard state calls an entry
 //! committed that is missing, and each mark stands behind the entries it covers.
 
+mod create;
 pub mod disk;
+mod error;
 #[cfg(test)]
 #[path = "../../tests/simulation/disk.rs"]
 mod fake_disk;
@@ -48,38 +50,34 @@ pub mod meta;
 mod recovery;
 pub mod restore;
 pub mod snapshot;
+mod state;
 #[cfg(test)]
 mod tests;
 pub mod wal;
 
 pub use disk::{Disk, DiskError, Lock, ReadOnlyDisk, RealDisk};
+pub use error::StorageError;
 pub use known::{known_members, snapshot_members};
 pub use log_index::Outline;
 pub use meta::{Given, Meta};
 pub use snapshot::{
     ReceiveError, SnapshotEncoder, SnapshotSink, SnapshotSource, SnapshotWriter, Snapshots,
 };
+pub use state::{Mark, Recovered, Save, SnapshotMeta};
 pub use wal::read_back::ReadBack;
 pub use wal::{Options, Purge, Wal};
 
-use crate::command::version::Later;
-use crate::command::{ReplicatedState, SnapshotHeader};
+use crate::command::SnapshotHeader;
 use crate::limits;
-use crate::members::{Members, cluster_id};
 use crate::peer_url::PeerUrl;
-use raft::eraftpb::{ConfState, Entry, HardState};
+use crate::storage::create::first_start;
 use slog::{Logger, info};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Version of all file formats.
 const FORMAT_VERSION: u32 = 2;
-
-/// What to do about a member whose data can't be used. Right for each of the causes: nothing is thrown away, and no older
-/// copy takes the place of what was acknowledged.
-const REPLACE: &str = "replace this member: keep the directory aside, DELETE /<id> at another member, and start it with \
-    --join on a new --data-dir; a sole member: restore its newest backup into a new cluster";
 
 /// How a member begins when its data directory is empty. Ignored otherwise.
 #[derive(Debug, Clone, PartialEq)]
@@ -141,135 +139,6 @@ pub struct Opened {
     /// A random number of this start, never 0. Two processes on copies of one directory may have the same boot number,
     /// and not this.
     pub run: u64,
-}
-
-/// The data directory can't be used. One line each: the cause, the file, the next thing to do.
-#[derive(Debug, thiserror::Error)]
-pub enum StorageError {
-    /// Another process has it.
-    #[error("{} is locked: another process uses this data directory; stop it, or choose another --data-dir",
-        path.display())]
-    Locked {
-        /// The lock file.
-        path: PathBuf,
-    },
-    /// What it holds is damaged. Nothing was changed.
-    #[error("{} is corrupt at byte {offset}: {why}; nothing was changed; {REPLACE}", path.display())]
-    Corrupt {
-        /// The file.
-        path: PathBuf,
-        /// Where in it.
-        offset: u64,
-        /// What is wrong.
-        why: String,
-    },
-    /// It belongs to somebody else.
-    #[error("{}: {why}; nothing was changed; use the right --id and --data-dir, or {REPLACE}", path.display())]
-    WrongIdentity {
-        /// The file.
-        path: PathBuf,
-        /// What does not fit.
-        why: String,
-    },
-    /// This member was removed from its cluster.
-    #[error("{} is that of member {member} before entry {index} removed it from the cluster; to add the member again \
-        start it with --join on a new --data-dir", dir.display())]
-    Removed {
-        /// The data directory.
-        dir: PathBuf,
-        /// This member.
-        member: u64,
-        /// The entry that removed it.
-        index: u64,
-    },
-    /// A start before this one has found it to be an older copy of this member's directory.
-    #[error("{} was found to be an older copy of the directory of member {member}, which lacks what the member has \
-        acknowledged since; start with its newest directory, or, if that is lost, keep this one aside, curl -X DELETE \
-        http://CLIENT_ADDRESS/{member} at another member, then start member {member} with --join \
-        http://CLIENT_ADDRESS on a new --data-dir", dir.display())]
-    OlderCopy {
-        /// The data directory.
-        dir: PathBuf,
-        /// This member.
-        member: u64,
-    },
-    /// It was written by another version of this program.
-    #[error("{} has format version {found}, and this program reads {known} only; nothing was changed; {}",
-        path.display(), other_version(*found, *known))]
-    UnknownVersion {
-        /// The file.
-        path: PathBuf,
-        /// The version in it.
-        found: u32,
-        /// The version that this program reads.
-        known: u32,
-    },
-    /// Only a later version knows what is in it.
-    #[error("{} {later}; nothing was changed", path.display())]
-    Later {
-        /// The file.
-        path: PathBuf,
-        /// What it needs.
-        later: Later,
-    },
-    /// It holds no member, and none was to be made there: [`Start::Existing`].
-    #[error("{0}")]
-    NoMember(String),
-    /// A restore was to make a data directory where something is already.
-    #[error("{} exists: a restore makes a new data directory; choose another --data-dir, or move this one away",
-        path.display())]
-    NotEmpty {
-        /// What was found.
-        path: PathBuf,
-    },
-    /// A restore was killed before it had completed the data directory.
-    #[error("{} holds a restore that did not complete; run raftkvd restore again, which begins anew", dir.display())]
-    RestoreUnfinished {
-        /// The data directory.
-        dir: PathBuf,
-    },
-    /// The disk failed.
-    #[error("{0}; check its space, permissions and health, then start again")]
-    Io(#[from] DiskError),
-}
-
-impl StorageError {
-    /// With what the process exits.
-    pub fn exit_code(&self) -> i32 {
-        match self {
-            StorageError::Locked { .. } => 3,
-            StorageError::Corrupt { .. } => 4,
-            StorageError::WrongIdentity { .. } | StorageError::OlderCopy { .. } => 5,
-            StorageError::Removed { .. } => 7,
-            StorageError::Io(_) => 6,
-            StorageError::NoMember(_)
-            | StorageError::NotEmpty { .. }
-            | StorageError::RestoreUnfinished { .. } => 2,
-            StorageError::UnknownVersion { found, known, .. } if found > known => 8,
-            StorageError::UnknownVersion { .. } => 1,
-            StorageError::Later { .. } => 8,
-        }
-    }
-
-    /// What is wrong, in one line, and not what the user of a daemon would do about it.
-    pub fn without_advice(&self) -> String {
-        match self {
-            StorageError::Corrupt { path, offset, why } => {
-                format!("{} is corrupt at byte {offset}: {why}", path.display())
-            }
-            StorageError::WrongIdentity { path, why } => format!("{}: {why}", path.display()),
-            StorageError::Io(error) => error.to_string(),
-            other => other.to_string(),
-        }
-    }
-
-    fn corrupt(path: &Path, offset: u64, why: &str) -> StorageError {
-        StorageError::Corrupt {
-            path: path.to_owned(),
-            offset,
-            why: why.to_owned(),
-        }
-    }
 }
 
 /// Refuses [`Start::Existing`] where no member is. It touches nothing, and whoever calls it before [`lock`] leaves nothing
@@ -446,233 +315,10 @@ fn check_empty(disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Makes a data directory. A crash at any point leaves one in which the next start begins from here again, or a
-/// complete one.
-fn first_start(
-    disk: &Arc<dyn Disk>,
-    dir: &Path,
-    beginning: Beginning,
-    snapshots: &Arc<Snapshots>,
-    options: Options,
-) -> Result<(Arc<Meta>, Wal, Recovered), StorageError> {
-    let Beginning {
-        member,
-        start,
-        given,
-    } = beginning;
-    let list = match &start {
-        Start::First(list) => Some(list),
-        // The latter was refused.
-        Start::Empty | Start::Existing(_) => None,
-    };
-    let cluster = if list.is_some() { cluster_id } else { |_| 0 };
-    let meta = Meta::create(disk.clone(), dir, member, cluster, given)?;
-    let meta = Arc::new(meta);
-    clear_parts(&**disk, dir)?;
-    let snapshot = match list {
-        Some(list) => {
-            let snapshot = first_snapshot(&meta, list, 1);
-            let bytes = snapshots.write(&snapshot, meta.cluster(), std::iter::empty())?;
-            Some((snapshot, bytes))
-        }
-        None => None,
-    };
-    complete(disk, dir, meta, snapshots, options, snapshot)
-}
-
-/// Makes the parts of a data directory, or empties them: what is in there are leftovers of a first start, or of a
-/// restore, that did not complete. Durable on return.
-fn clear_parts(disk: &dyn Disk, dir: &Path) -> Result<(), DiskError> {
-    for part in ["wal", "snap"] {
-        let part = dir.join(part);
-        disk.create_dir_all(&part)?;
-        for name in disk.list(&part)? {
-            disk.remove(&part.join(name))?;
-        }
-        disk.sync_dir(&part)?;
-    }
-    disk.sync_dir(dir)
-}
-
-/// The last steps of a first start: the WAL, which marks the first snapshot and its size in bytes, and the word that the
-/// directory is in use.
-fn complete(
-    disk: &Arc<dyn Disk>,
-    dir: &Path,
-    meta: Arc<Meta>,
-    snapshots: &Arc<Snapshots>,
-    options: Options,
-    snapshot: Option<(SnapshotMeta, u64)>,
-) -> Result<(Arc<Meta>, Wal, Recovered), StorageError> {
-    let mut recovered = Recovered::default();
-    let mut state = wal::State::default();
-    if let Some((snapshot, bytes)) = snapshot {
-        recovered.snapshot_bytes = bytes;
-        recovered.hard_state.term = snapshot.term;
-        recovered.hard_state.commit = snapshot.index;
-        state.last = snapshot.index;
-        state.hard_state = recovered.hard_state.clone();
-        state.marks.push(Mark {
-            index: snapshot.index,
-            term: snapshot.term,
-            hard_state: recovered.hard_state.clone(),
-            installed: false,
-        });
-        recovered.snapshot = Some(snapshot);
-    }
-    let start = recovered.snapshot.as_ref();
-    let (index, term) = start.map_or((0, 0), |meta| (meta.index, meta.term));
-    recovered.outline = Some(Outline::new(index, term));
-    let wal = Wal::create(
-        disk.clone(),
-        dir.join("wal"),
-        meta.clone(),
-        snapshots.clone(),
-        options,
-        state,
-    )?;
-    meta.complete_first_start()?;
-    Ok((meta, wal, recovered))
-}
-
-/// Where a new cluster begins: with its first member, whose `meta` this is, alone, as if an entry of term 1 at this index
-/// had added it.
-fn first_snapshot(meta: &Meta, list: &BTreeMap<u64, PeerUrl>, index: u64) -> SnapshotMeta {
-    let lowest = list.keys().next().copied();
-    assert_eq!(lowest, Some(meta.member()), "the first of {list:?}");
-    let members = Members::first(list, meta.incarnation());
-    let mut state = ReplicatedState::new();
-    members.write_to(&mut state);
-    SnapshotMeta {
-        index,
-        term: 1,
-        conf_state: members.conf_state(),
-        state,
-    }
-}
-
-fn other_version(found: u32, known: u32) -> &'static str {
-    match found > known {
-        true => "start the version of raftkvd that ran here before, or a later one",
-        false => "use the version of raftkvd that wrote it",
-    }
-}
-
-fn check_version(path: &Path, found: u32) -> Result<(), StorageError> {
-    if found == FORMAT_VERSION {
-        return Ok(());
-    }
-    Err(StorageError::UnknownVersion {
-        path: path.to_owned(),
-        found,
-        known: FORMAT_VERSION,
-    })
-}
-
 /// Reads `%016x-%016x`, exactly as it is written.
 fn parse_numbers(text: &str) -> Option<(u64, u64)> {
     let (first, second) = text.split_once('-')?;
     let number = |text: &str| u64::from_str_radix(text, 16).ok();
     let numbers = (number(first)?, number(second)?);
     (format!("{:016x}-{:016x}", numbers.0, numbers.1) == text).then_some(numbers)
-}
-
-/// Describes a snapshot: where in the log it stands, and the replicated state beside the map.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct SnapshotMeta {
-    /// The last index it contains.
-    pub index: u64,
-    /// The term of that index.
-    pub term: u64,
-    /// The configuration at that index.
-    pub conf_state: ConfState,
-    /// Members, removed ids and sessions at that index.
-    pub state: ReplicatedState,
-}
-
-impl SnapshotMeta {
-    /// The header of the snapshot's file.
-    pub fn to_header(&self, cluster: u64) -> SnapshotHeader {
-        let mut header = SnapshotHeader::new();
-        header.cluster = cluster;
-        header.index = self.index;
-        header.term = self.term;
-        header.voters = self.conf_state.voters.clone();
-        header.learners = self.conf_state.learners.clone();
-        header.state = Some(self.state.clone()).into();
-        header
-    }
-
-    /// The same for a file that any client may have. It tells no incarnation: who knows one can pass for that member.
-    pub fn to_public_header(&self, cluster: u64) -> SnapshotHeader {
-        let mut header = self.to_header(cluster);
-        let state = header.mut_state();
-        for member in state.members.iter_mut() {
-            (member.incarnation, member.bound_index) = (0, 0);
-        }
-        for removed in state.removed.iter_mut() {
-            removed.incarnation = 0;
-        }
-        state.sessions.clear();
-        header
-    }
-
-    /// Reads a file's header.
-    pub fn from_header(header: &SnapshotHeader) -> SnapshotMeta {
-        let mut conf_state = ConfState::default();
-        conf_state.set_voters(header.voters.clone());
-        conf_state.set_learners(header.learners.clone());
-        SnapshotMeta {
-            index: header.index,
-            term: header.term,
-            conf_state,
-            state: header.get_state().clone(),
-        }
-    }
-}
-
-/// What one ready of raft asks to be made durable, in this order within the log.
-#[derive(Debug, Clone, Default)]
-pub struct Save {
-    /// A snapshot that is already durable in `snap/` and from which a restart may begin.
-    pub mark: Option<Mark>,
-    /// Entries; the first replaces whatever the log held from its index on.
-    pub entries: Vec<Entry>,
-    /// The newest hard state.
-    pub hard_state: Option<HardState>,
-    /// It has to be durable before anything that depends on it is said or done. Without it the save may wait for
-    /// the next one that has to (only the commit index moved).
-    pub sync: bool,
-}
-
-/// A snapshot from which a restart may begin, with the hard state of the same moment: one record, because a mark
-/// whose index is above the commit index of the hard state could not be started from.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Mark {
-    /// The snapshot's index.
-    pub index: u64,
-    /// The term of that index.
-    pub term: u64,
-    /// Hard state whose commit is at least `index`.
-    pub hard_state: HardState,
-    /// The snapshot came from the leader and replaces the whole log. Otherwise it was taken here, and entries behind
-    /// it stay.
-    pub installed: bool,
-}
-
-/// What a restart finds.
-#[derive(Debug, Clone, Default)]
-pub struct Recovered {
-    /// The newest hard state; its commit is at least the snapshot's index.
-    pub hard_state: HardState,
-    /// The snapshot to begin from; `None` on an empty member, which has not received one.
-    pub snapshot: Option<SnapshotMeta>,
-    /// Size of that snapshot's file.
-    pub snapshot_bytes: u64,
-    /// Of the whole log that can be read back, which begins at or before the snapshot, up to the last of `entries`.
-    /// `None` is for who makes one without a disk: it is `entries`, behind the snapshot.
-    pub outline: Option<Outline>,
-    /// The newest entries behind the snapshot, without gaps: all that are not known to be committed, and of the others
-    /// as many as memory shall hold.
-    pub entries: Vec<Entry>,
 }

@@ -11,9 +11,10 @@
 //! mark is, and then `meta` says "in use". A restore that was killed after its first step leaves a directory which a
 //! start refuses: it would begin with an empty map. The next restore begins again.
 
+use super::create::{clear_parts, complete, first_snapshot};
 use super::meta::{Given, Meta};
 use super::snapshot::{SnapshotContents, Snapshots, read_file};
-use super::{Disk, Options, StorageError, clear_parts, complete, first_snapshot, lock};
+use super::{Disk, Options, StorageError, lock};
 use crate::limits;
 use crate::limits::{RESTORE_SKIP, RESTORE_SPREAD};
 use crate::members;

@@ -28,7 +28,7 @@ pub use frozen::{Frozen, MapHash};
 pub use loading::Restore;
 pub use scan::{GivenUp, Listed, Page, Range};
 
-use crate::command::proposal::Outcome;
+use crate::command::outcome::Outcome;
 use crate::command::{Command, Etags, Kind};
 use crate::limits;
 use bytes::Bytes;

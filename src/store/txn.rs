@@ -5,7 +5,7 @@
 //! entries are made before that, as they take long.
 
 use super::{Content, Entry, Map, Old, Store, holds};
-use crate::command::proposal::{FailedCheck, Outcome};
+use crate::command::outcome::{FailedCheck, Outcome};
 use crate::command::{Command, Transaction, Write};
 
 /// A write on its way into its table.

@@ -9,17 +9,20 @@
 //! the thread has finished everything before, and there is no other source of batches.
 
 use crate::channels::commit::{Apply, Commit};
-use crate::channels::inbox::{Inbox, Notice, SnapshotWritten};
-use crate::command::proposal::{Outcome, ReadReply};
-use crate::command::{Command, Kind, SnapshotHeader};
+use crate::channels::inbox::Inbox;
+use crate::command::outcome::Outcome;
+use crate::command::proposal::ReadReply;
+use crate::command::{Command, Kind};
 use crate::limits;
-use crate::logging::progress::{Progress, Replay, Unit};
-use crate::metrics::{self, Metrics};
+use crate::logging::progress::Replay;
+use crate::metrics::Metrics;
 use crate::mutants::{Mutant, is_planted};
-use crate::storage::{DiskError, SnapshotMeta, Snapshots, StorageError};
+use crate::storage::{SnapshotMeta, Snapshots, StorageError};
+use crate::store::Store;
 use crate::store::history::{Changes, History};
-use crate::store::{Frozen, Store};
-use slog::{Logger, info};
+use crate::threads::snapshot::SnapshotJob;
+use crate::threads::snapshot::load;
+use slog::Logger;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -158,12 +161,6 @@ fn release(reads: Vec<ReadReply>) {
     }
 }
 
-/// A snapshot to write: its header, and the map as of its index.
-pub struct SnapshotJob {
-    meta: SnapshotMeta,
-    map: Frozen,
-}
-
 /// The apply thread: what it takes from the channel, and what it works with.
 pub struct Applier {
     /// The end of the commit channel.
@@ -271,57 +268,6 @@ impl Applier {
         self.batches.replay.applied(meta.index);
         Ok(())
     }
-}
-
-/// Replaces the map by the snapshot file of this index and term. Readers see the old map until the new one is complete.
-/// Gives the file's header and size; `loaded` is told how many bytes of it are done, and of how many.
-pub fn load(
-    store: &Store,
-    snapshots: &Snapshots,
-    index: u64,
-    term: u64,
-    threads: usize,
-    mut loaded: impl FnMut(u64, u64) + Send,
-    logger: &Logger,
-) -> Result<(SnapshotHeader, u64), StorageError> {
-    let begun = Instant::now();
-    let mut progress = Progress::new("loading a snapshot", Unit::Bytes, logger);
-    let restore = store.begin_restore(snapshots.claimed_entries(index, term)?);
-    let insert = |key: &[u8], index, value: &[u8]| restore.insert(key, index, value);
-    let found = snapshots.load_with(threads, index, term, insert, |done, total| {
-        loaded(done, total);
-        progress.at(done, total);
-    })?;
-    drop(progress);
-    store.replace(restore);
-    info!(logger, "loaded a snapshot"; "index" => index, "keys" => store.len(), "bytes" => found.1,
-        "ms" => begun.elapsed().as_millis() as u64);
-    Ok(found)
-}
-
-/// The snapshot thread: writes one snapshot after the other. Runs until the apply thread has ended, or the disk
-/// fails.
-pub fn write_snapshots(
-    jobs: &Receiver<SnapshotJob>,
-    snapshots: &Snapshots,
-    cluster: impl Fn() -> u64,
-    metrics: &metrics::Snapshots,
-    inbox: &Inbox,
-    logger: &Logger,
-) -> Result<(), DiskError> {
-    while let Ok(SnapshotJob { meta, map }) = jobs.recv() {
-        let begun = Instant::now();
-        let mut file = snapshots.begin(&meta, cluster())?;
-        map.visit(|key, index, value| file.entry(key, index, value))?;
-        let bytes = file.finish()?;
-        let took = begun.elapsed();
-        metrics.written.add(took, bytes);
-        info!(logger, "wrote a snapshot"; "index" => meta.index, "bytes" => bytes,
-            "ms" => took.as_millis() as u64);
-        let written = SnapshotWritten { meta, bytes };
-        inbox.notice(Notice::SnapshotWritten(Box::new(written)));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -6,4 +6,5 @@
 pub mod apply;
 pub mod raft;
 pub mod read_back;
+pub mod snapshot;
 pub mod wal;

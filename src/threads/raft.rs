@@ -12,7 +12,8 @@
 //! simulation tests the code that the daemon runs.
 
 use crate::channels::commit::{Apply, Commit};
-use crate::channels::inbox::{Events, Held, Inbox, Notice};
+use crate::channels::inbox::{Events, Held, Inbox};
+use crate::channels::notice::Notice;
 use crate::command::SnapshotHeader;
 use crate::members::Members;
 use crate::metrics::{self, Metrics};

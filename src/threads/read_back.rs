@@ -3,7 +3,8 @@
 //! A thread of its own, since a read may wait for the disk, and neither raft nor the next write shall wait with it. The
 //! node asks for few pieces at one time, so the queue needs no limit of its own.
 
-use crate::channels::inbox::{Inbox, Notice, ReadBack};
+use crate::channels::inbox::Inbox;
+use crate::channels::notice::{Notice, ReadBack};
 use crate::storage::wal::read_back::Request;
 use crate::storage::{self, StorageError};
 use std::sync::mpsc::Receiver;

@@ -6,7 +6,7 @@
 
 use super::handshake::{self, Lane};
 use super::{Shared, inbound};
-use crate::channels::inbox::{Met, Notice};
+use crate::channels::notice::{Met, Notice};
 use crate::identity::{self, Claims, Reason, Refusal, Standing, View};
 use crate::limits;
 use crate::members;

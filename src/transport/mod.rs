@@ -39,7 +39,8 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use crate::channels::inbox::{Inbox, Notice};
+use crate::channels::inbox::Inbox;
+use crate::channels::notice::Notice;
 use crate::identity::View;
 use crate::limits;
 use crate::members::Members;

@@ -10,7 +10,7 @@ use super::link::{Found, Link};
 use super::peers::{Answer, Place};
 use super::round_trip::RoundTrip;
 use super::{Shared, encoded, frame};
-use crate::channels::inbox::{Met, Notice};
+use crate::channels::notice::{Met, Notice};
 use crate::identity::{self, Claims, Reason, Standing};
 use crate::peer_url::PeerUrl;
 use crate::{limits, metrics};

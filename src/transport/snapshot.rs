@@ -8,7 +8,7 @@
 use super::dial::{self, Failure};
 use super::frame::{self, FrameError, Frames};
 use super::{FileError, Shared, SnapshotSource, encoded};
-use crate::channels::inbox::Notice;
+use crate::channels::notice::Notice;
 use crate::command::ReplicatedState;
 use crate::command::version;
 use crate::command::version::Later;

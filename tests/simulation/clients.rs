@@ -18,11 +18,10 @@ use crate::process::Process;
 use crate::watchers::Watcher;
 use crate::world::{Event, MILLISECOND, SECOND, Target, World};
 use futures_channel::oneshot;
-use raftkvd::channels::inbox::Notice;
+use raftkvd::channels::notice::Notice;
 use raftkvd::command::SnapshotHeader;
-use raftkvd::command::proposal::{
-    NotProposed, NotTransferred, Outcome, Proposal, Read, Transfer, TransferReply,
-};
+use raftkvd::command::outcome::{NotProposed, NotTransferred, Outcome};
+use raftkvd::command::proposal::{Proposal, Read, Transfer, TransferReply};
 use raftkvd::store::Frozen;
 use std::collections::BTreeMap;
 use std::fmt;

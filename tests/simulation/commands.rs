@@ -1,7 +1,7 @@
 //! What a client's operation is to a member, and what the member's answer is to the client: as the API translates them.
 
 use crate::checker::{Condition, FailedCheck, Input, Key, Output};
-use raftkvd::command::proposal::Outcome;
+use raftkvd::command::outcome::Outcome;
 use raftkvd::command::{Check, Command, Etags, Kind, Transaction, Write};
 
 /// The command of a write. The unique value stays in it also where the daemon ignores it, in a deletion and in a

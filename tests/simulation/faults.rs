@@ -6,7 +6,7 @@ use crate::plan::Kind;
 use crate::ports::Promise;
 use crate::world::{Event, MILLISECOND, SECOND, World};
 use futures_channel::oneshot;
-use raftkvd::channels::inbox::Notice;
+use raftkvd::channels::notice::Notice;
 
 /// Ends when its time has come.
 pub enum Trouble {

@@ -6,7 +6,7 @@
 
 use crate::clients::Wish;
 use crate::world::World;
-use raftkvd::command::proposal::NotTransferred;
+use raftkvd::command::outcome::NotTransferred;
 use raftkvd::members::Members;
 use std::collections::BTreeSet;
 

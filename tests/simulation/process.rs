@@ -9,7 +9,8 @@ use crate::world::{World, clock, micros};
 use crate::written::Proposer;
 use futures_channel::oneshot;
 use raft::eraftpb::{Entry, Message};
-use raftkvd::channels::inbox::{Inbox, Notice};
+use raftkvd::channels::inbox::Inbox;
+use raftkvd::channels::notice::Notice;
 use raftkvd::identity::{self, Answer, Claims, Reason, Standing, View};
 use raftkvd::limits;
 use raftkvd::logging::progress::Replay;
@@ -25,9 +26,10 @@ use raftkvd::storage::{
 use raftkvd::store::Store;
 use raftkvd::store::history::History;
 use raftkvd::threads::apply;
-use raftkvd::threads::apply::{Applier, SnapshotJob};
+use raftkvd::threads::apply::Applier;
 use raftkvd::threads::raft::RaftLoop;
 use raftkvd::threads::read_back;
+use raftkvd::threads::snapshot::{self, SnapshotJob};
 use raftkvd::threads::wal;
 use raftkvd::threads::wal::{Durable, Jobs, WriterError};
 use slog::Logger;
@@ -142,7 +144,7 @@ impl Process {
         let disk = Arc::new(launch.disk.clone());
         let store = Arc::new(Store::with_shards(8));
         let load = &mut |snapshots: &Snapshots, index, term| {
-            apply::load(&store, snapshots, index, term, 1, |_, _| (), &logger)
+            snapshot::load(&store, snapshots, index, term, 1, |_, _| (), &logger)
         };
         let (id, start, options) = (launch.id, launch.start, launch.options);
         let unapplied_bytes_max = options.cache_bytes.min(limits::PUBLISHED_BYTES_MAX as u64);
@@ -528,7 +530,7 @@ impl Process {
         }
         drop(sender);
         let cluster = || self.meta.cluster();
-        apply::write_snapshots(
+        snapshot::write_snapshots(
             &jobs,
             &self.snapshots,
             cluster,

@@ -11,9 +11,10 @@ mod watching;
 
 use super::*;
 use crate::channels::commit::{Apply, Commit};
-use crate::channels::inbox::{Held, Notice};
+use crate::channels::inbox::Held;
+use crate::channels::notice::Notice;
 use crate::channels::status::{MemberStatus, Status};
-use crate::command::proposal::{NotProposed, Outcome};
+use crate::command::outcome::{NotProposed, Outcome};
 use crate::command::{self, Batch, Kind};
 use crate::members::{Decision, Members, cluster_id};
 use crate::store::history::Changes;

@@ -10,7 +10,11 @@ mod review;
 use super::fake_disk::{FakeDisk, Fault, Loss, Operation, Random};
 use super::*;
 use crate::limits;
+use crate::members::{Members, cluster_id};
+use crate::peer_url::PeerUrl;
+use raft::eraftpb::{ConfState, Entry, HardState};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 const SMALL: Options = Options {
     segment_bytes: 4096,

@@ -29,7 +29,8 @@ use super::record::{self, Batch, HEAD_BYTES, Head, Record, is_zero, u32_at, u64_
 use crate::limits;
 use crate::mutants::{Mutant, is_planted};
 use crate::storage::disk::{Disk, DiskError, DiskFile};
-use crate::storage::{FORMAT_VERSION, StorageError, check_version};
+use crate::storage::error::check_version;
+use crate::storage::{FORMAT_VERSION, StorageError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

@@ -19,7 +19,7 @@ use crate::plan::{Plan, Setup};
 use crate::process::Process;
 use crate::runs::say;
 use queue::Queue;
-use raftkvd::channels::inbox::Notice;
+use raftkvd::channels::notice::Notice;
 use raftkvd::members::Members;
 use raftkvd::peer_url::PeerUrl;
 use raftkvd::storage::Options;

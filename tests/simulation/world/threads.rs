@@ -6,7 +6,7 @@ use super::{Event, MILLISECOND, SECOND, Target, World};
 use crate::disk::{BUSY, Fault};
 use crate::ports::{Effect, What};
 use crate::process::{Passed, Process, Worker};
-use raftkvd::channels::inbox::Notice;
+use raftkvd::channels::notice::Notice;
 use raftkvd::threads::wal::Durable;
 use std::ops::ControlFlow;
 

@@ -1,0 +1,123 @@
+//! The first start: makes the parts of a data directory, in the order of rule 6 of [`storage`](super). A restore ends with the
+//! same steps.
+
+use super::wal::{self, Options, Wal};
+use super::{
+    Beginning, Disk, DiskError, Mark, Meta, Outline, Recovered, SnapshotMeta, Snapshots, Start,
+    StorageError,
+};
+use crate::command::ReplicatedState;
+use crate::members::{Members, cluster_id};
+use crate::peer_url::PeerUrl;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Makes a data directory. A crash at any point leaves one in which the next start begins from here again, or a
+/// complete one.
+pub(super) fn first_start(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    beginning: Beginning,
+    snapshots: &Arc<Snapshots>,
+    options: Options,
+) -> Result<(Arc<Meta>, Wal, Recovered), StorageError> {
+    let Beginning {
+        member,
+        start,
+        given,
+    } = beginning;
+    let list = match &start {
+        Start::First(list) => Some(list),
+        // The latter was refused.
+        Start::Empty | Start::Existing(_) => None,
+    };
+    let cluster = if list.is_some() { cluster_id } else { |_| 0 };
+    let meta = Meta::create(disk.clone(), dir, member, cluster, given)?;
+    let meta = Arc::new(meta);
+    clear_parts(&**disk, dir)?;
+    let snapshot = match list {
+        Some(list) => {
+            let snapshot = first_snapshot(&meta, list, 1);
+            let bytes = snapshots.write(&snapshot, meta.cluster(), std::iter::empty())?;
+            Some((snapshot, bytes))
+        }
+        None => None,
+    };
+    complete(disk, dir, meta, snapshots, options, snapshot)
+}
+
+/// Makes the parts of a data directory, or empties them: what is in there are leftovers of a first start, or of a
+/// restore, that did not complete. Durable on return.
+pub(super) fn clear_parts(disk: &dyn Disk, dir: &Path) -> Result<(), DiskError> {
+    for part in ["wal", "snap"] {
+        let part = dir.join(part);
+        disk.create_dir_all(&part)?;
+        for name in disk.list(&part)? {
+            disk.remove(&part.join(name))?;
+        }
+        disk.sync_dir(&part)?;
+    }
+    disk.sync_dir(dir)
+}
+
+/// The last steps of a first start: the WAL, which marks the first snapshot and its size in bytes, and the word that the
+/// directory is in use.
+pub(super) fn complete(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    meta: Arc<Meta>,
+    snapshots: &Arc<Snapshots>,
+    options: Options,
+    snapshot: Option<(SnapshotMeta, u64)>,
+) -> Result<(Arc<Meta>, Wal, Recovered), StorageError> {
+    let mut recovered = Recovered::default();
+    let mut state = wal::State::default();
+    if let Some((snapshot, bytes)) = snapshot {
+        recovered.snapshot_bytes = bytes;
+        recovered.hard_state.term = snapshot.term;
+        recovered.hard_state.commit = snapshot.index;
+        state.last = snapshot.index;
+        state.hard_state = recovered.hard_state.clone();
+        state.marks.push(Mark {
+            index: snapshot.index,
+            term: snapshot.term,
+            hard_state: recovered.hard_state.clone(),
+            installed: false,
+        });
+        recovered.snapshot = Some(snapshot);
+    }
+    let start = recovered.snapshot.as_ref();
+    let (index, term) = start.map_or((0, 0), |meta| (meta.index, meta.term));
+    recovered.outline = Some(Outline::new(index, term));
+    let wal = Wal::create(
+        disk.clone(),
+        dir.join("wal"),
+        meta.clone(),
+        snapshots.clone(),
+        options,
+        state,
+    )?;
+    meta.complete_first_start()?;
+    Ok((meta, wal, recovered))
+}
+
+/// Where a new cluster begins: with its first member, whose `meta` this is, alone, as if an entry of term 1 at this index
+/// had added it.
+pub(super) fn first_snapshot(
+    meta: &Meta,
+    list: &BTreeMap<u64, PeerUrl>,
+    index: u64,
+) -> SnapshotMeta {
+    let lowest = list.keys().next().copied();
+    assert_eq!(lowest, Some(meta.member()), "the first of {list:?}");
+    let members = Members::first(list, meta.incarnation());
+    let mut state = ReplicatedState::new();
+    members.write_to(&mut state);
+    SnapshotMeta {
+        index,
+        term: 1,
+        conf_state: members.conf_state(),
+        state,
+    }
+}

@@ -1,0 +1,158 @@
+//! Why storage can't go on, in one line that says what to do, and with which code the process ends.
+
+use crate::command::version::Later;
+use crate::storage::DiskError;
+use crate::storage::FORMAT_VERSION;
+use std::path::{Path, PathBuf};
+
+/// What to do about a member whose data can't be used. Right for each of the causes: nothing is thrown away, and no older
+/// copy takes the place of what was acknowledged.
+const REPLACE: &str = "replace this member: keep the directory aside, DELETE /<id> at another member, and start it with \
+    --join on a new --data-dir; a sole member: restore its newest backup into a new cluster";
+
+/// The data directory can't be used. One line each: the cause, the file, the next thing to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// Another process has it.
+    #[error("{} is locked: another process uses this data directory; stop it, or choose another --data-dir",
+        path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// What it holds is damaged. Nothing was changed.
+    #[error("{} is corrupt at byte {offset}: {why}; nothing was changed; {REPLACE}", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// It belongs to somebody else.
+    #[error("{}: {why}; nothing was changed; use the right --id and --data-dir, or {REPLACE}", path.display())]
+    WrongIdentity {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        why: String,
+    },
+    /// This member was removed from its cluster.
+    #[error("{} is that of member {member} before entry {index} removed it from the cluster; to add the member again \
+        start it with --join on a new --data-dir", dir.display())]
+    Removed {
+        /// The data directory.
+        dir: PathBuf,
+        /// This member.
+        member: u64,
+        /// The entry that removed it.
+        index: u64,
+    },
+    /// A start before this one has found it to be an older copy of this member's directory.
+    #[error("{} was found to be an older copy of the directory of member {member}, which lacks what the member has \
+        acknowledged since; start with its newest directory, or, if that is lost, keep this one aside, curl -X DELETE \
+        http://CLIENT_ADDRESS/{member} at another member, then start member {member} with --join \
+        http://CLIENT_ADDRESS on a new --data-dir", dir.display())]
+    OlderCopy {
+        /// The data directory.
+        dir: PathBuf,
+        /// This member.
+        member: u64,
+    },
+    /// It was written by another version of this program.
+    #[error("{} has format version {found}, and this program reads {known} only; nothing was changed; {}",
+        path.display(), other_version(*found, *known))]
+    UnknownVersion {
+        /// The file.
+        path: PathBuf,
+        /// The version in it.
+        found: u32,
+        /// The version that this program reads.
+        known: u32,
+    },
+    /// Only a later version knows what is in it.
+    #[error("{} {later}; nothing was changed", path.display())]
+    Later {
+        /// The file.
+        path: PathBuf,
+        /// What it needs.
+        later: Later,
+    },
+    /// It holds no member, and none was to be made there: [`Start::Existing`].
+    #[error("{0}")]
+    NoMember(String),
+    /// A restore was to make a data directory where something is already.
+    #[error("{} exists: a restore makes a new data directory; choose another --data-dir, or move this one away",
+        path.display())]
+    NotEmpty {
+        /// What was found.
+        path: PathBuf,
+    },
+    /// A restore was killed before it had completed the data directory.
+    #[error("{} holds a restore that did not complete; run raftkvd restore again, which begins anew", dir.display())]
+    RestoreUnfinished {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// The disk failed.
+    #[error("{0}; check its space, permissions and health, then start again")]
+    Io(#[from] DiskError),
+}
+
+impl StorageError {
+    /// With what the process exits.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            StorageError::Locked { .. } => 3,
+            StorageError::Corrupt { .. } => 4,
+            StorageError::WrongIdentity { .. } | StorageError::OlderCopy { .. } => 5,
+            StorageError::Removed { .. } => 7,
+            StorageError::Io(_) => 6,
+            StorageError::NoMember(_)
+            | StorageError::NotEmpty { .. }
+            | StorageError::RestoreUnfinished { .. } => 2,
+            StorageError::UnknownVersion { found, known, .. } if found > known => 8,
+            StorageError::UnknownVersion { .. } => 1,
+            StorageError::Later { .. } => 8,
+        }
+    }
+
+    /// What is wrong, in one line, and not what the user of a daemon would do about it.
+    pub fn without_advice(&self) -> String {
+        match self {
+            StorageError::Corrupt { path, offset, why } => {
+                format!("{} is corrupt at byte {offset}: {why}", path.display())
+            }
+            StorageError::WrongIdentity { path, why } => format!("{}: {why}", path.display()),
+            StorageError::Io(error) => error.to_string(),
+            other => other.to_string(),
+        }
+    }
+
+    pub(in crate::storage) fn corrupt(path: &Path, offset: u64, why: &str) -> StorageError {
+        StorageError::Corrupt {
+            path: path.to_owned(),
+            offset,
+            why: why.to_owned(),
+        }
+    }
+}
+
+fn other_version(found: u32, known: u32) -> &'static str {
+    match found > known {
+        true => "start the version of raftkvd that ran here before, or a later one",
+        false => "use the version of raftkvd that wrote it",
+    }
+}
+
+pub(super) fn check_version(path: &Path, found: u32) -> Result<(), StorageError> {
+    if found == FORMAT_VERSION {
+        return Ok(());
+    }
+    Err(StorageError::UnknownVersion {
+        path: path.to_owned(),
+        found,
+        known: FORMAT_VERSION,
+    })
+}

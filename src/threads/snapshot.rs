@@ -1,0 +1,69 @@
+//! Writes the snapshots that the apply thread has frozen the map for, and loads the one that a start begins from.
+
+use crate::channels::inbox::Inbox;
+use crate::channels::notice::{Notice, SnapshotWritten};
+use crate::command::SnapshotHeader;
+use crate::logging::progress::{Progress, Unit};
+use crate::metrics;
+use crate::storage::{DiskError, SnapshotMeta, Snapshots, StorageError};
+use crate::store::{Frozen, Store};
+use slog::{Logger, info};
+use std::sync::mpsc::Receiver;
+use std::time::Instant;
+
+/// A snapshot to write: its header, and the map as of its index.
+pub struct SnapshotJob {
+    pub(super) meta: SnapshotMeta,
+    pub(super) map: Frozen,
+}
+
+/// Replaces the map by the snapshot file of this index and term. Readers see the old map until the new one is complete.
+/// Gives the file's header and size; `loaded` is told how many bytes of it are done, and of how many.
+pub fn load(
+    store: &Store,
+    snapshots: &Snapshots,
+    index: u64,
+    term: u64,
+    threads: usize,
+    mut loaded: impl FnMut(u64, u64) + Send,
+    logger: &Logger,
+) -> Result<(SnapshotHeader, u64), StorageError> {
+    let begun = Instant::now();
+    let mut progress = Progress::new("loading a snapshot", Unit::Bytes, logger);
+    let restore = store.begin_restore(snapshots.claimed_entries(index, term)?);
+    let insert = |key: &[u8], index, value: &[u8]| restore.insert(key, index, value);
+    let found = snapshots.load_with(threads, index, term, insert, |done, total| {
+        loaded(done, total);
+        progress.at(done, total);
+    })?;
+    drop(progress);
+    store.replace(restore);
+    info!(logger, "loaded a snapshot"; "index" => index, "keys" => store.len(), "bytes" => found.1,
+        "ms" => begun.elapsed().as_millis() as u64);
+    Ok(found)
+}
+
+/// The snapshot thread: writes one snapshot after the other. Runs until the apply thread has ended, or the disk
+/// fails.
+pub fn write_snapshots(
+    jobs: &Receiver<SnapshotJob>,
+    snapshots: &Snapshots,
+    cluster: impl Fn() -> u64,
+    metrics: &metrics::Snapshots,
+    inbox: &Inbox,
+    logger: &Logger,
+) -> Result<(), DiskError> {
+    while let Ok(SnapshotJob { meta, map }) = jobs.recv() {
+        let begun = Instant::now();
+        let mut file = snapshots.begin(&meta, cluster())?;
+        map.visit(|key, index, value| file.entry(key, index, value))?;
+        let bytes = file.finish()?;
+        let took = begun.elapsed();
+        metrics.written.add(took, bytes);
+        info!(logger, "wrote a snapshot"; "index" => meta.index, "bytes" => bytes,
+            "ms" => took.as_millis() as u64);
+        let written = SnapshotWritten { meta, bytes };
+        inbox.notice(Notice::SnapshotWritten(Box::new(written)));
+    }
+    Ok(())
+}
