@@ -25,6 +25,7 @@ mod failure;
 mod files;
 mod join;
 mod list;
+mod listen;
 mod start;
 pub mod systemd;
 
@@ -55,17 +56,15 @@ use crate::transport::{self, Transport};
 use files::{Directory, SnapshotFiles};
 use futures_channel::oneshot;
 use list::Fit;
-use rustix::process::{Resource, getrlimit, setrlimit};
+use listen::{into_tokio, listen, raise_file_limit, watch_signals};
 use slog::{Logger, info, warn};
 use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
-use std::net::{SocketAddr, TcpListener};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Instant;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
@@ -508,49 +507,6 @@ fn spawn(
         .map_err(|error| Failure::Fatal(format!("can't start a thread: {error}")))
 }
 
-fn listen(address: SocketAddr, option: &'static str) -> Result<TcpListener, Failure> {
-    let failed = |source| Failure::Listen {
-        address,
-        option,
-        source,
-    };
-    // The standard library sets SO_REUSEADDR, so that a restart need not wait for old connections to time out.
-    let listener = TcpListener::bind(address).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    Ok(listener)
-}
-
-fn into_tokio(
-    listener: TcpListener,
-    runtime: &tokio::runtime::Runtime,
-) -> Result<tokio::net::TcpListener, Failure> {
-    let _context = runtime.enter();
-    tokio::net::TcpListener::from_std(listener)
-        .map_err(|error| Failure::Fatal(format!("can't use a listener: {error}")))
-}
-
-fn watch_signals(
-    runtime: &tokio::runtime::Runtime,
-    ends: &UnboundedSender<End>,
-) -> Result<(), Failure> {
-    for (name, kind) in [
-        ("SIGTERM", SignalKind::terminate()),
-        ("SIGINT", SignalKind::interrupt()),
-    ] {
-        let _context = runtime.enter();
-        let mut signals = signal(kind)
-            .map_err(|error| Failure::Fatal(format!("can't watch for {name}: {error}")))?;
-        let ends = ends.clone();
-        runtime.spawn(async move {
-            while signals.recv().await.is_some() {
-                // The main thread may be ending already.
-                let _ = ends.send(End::Signal(name));
-            }
-        });
-    }
-    Ok(())
-}
-
 /// The one line on stderr for who has just started it, whatever the log is set to.
 fn announce(config: &Config) {
     let address = config.client_address;
@@ -589,18 +545,6 @@ fn tell_differences(config: &Config, node: &Node, logger: &Logger) {
         let known = known.map(|(id, member)| (*id, member.url.clone()));
         info!(logger, "--cluster differs from the members: it only says where else to look for them";
             "members" => urls(&known.collect()), "--cluster" => urls(&config.cluster));
-    }
-}
-
-/// Every connection needs a file descriptor, and the usual soft limit of 1,024 is soon used up.
-fn raise_file_limit(logger: &Logger) {
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current == limit.maximum {
-        return;
-    }
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        warn!(logger, "can't raise the limit of open files"; "error" => %error);
     }
 }
 

@@ -1,0 +1,66 @@
+//! What a start takes from the machine before it touches its data: its ports, its signals, its file descriptors.
+
+use super::{End, Failure};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use slog::{Logger, warn};
+use std::net::{SocketAddr, TcpListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::UnboundedSender;
+
+/// Takes a port. `option` is the one that chooses another.
+pub(super) fn listen(address: SocketAddr, option: &'static str) -> Result<TcpListener, Failure> {
+    let failed = |source| Failure::Listen {
+        address,
+        option,
+        source,
+    };
+    // The standard library sets SO_REUSEADDR, so that a restart need not wait for old connections to time out.
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+/// For the runtime, which serves it.
+pub(super) fn into_tokio(
+    listener: TcpListener,
+    runtime: &tokio::runtime::Runtime,
+) -> Result<tokio::net::TcpListener, Failure> {
+    let _context = runtime.enter();
+    tokio::net::TcpListener::from_std(listener)
+        .map_err(|error| Failure::Fatal(format!("can't use a listener: {error}")))
+}
+
+/// From now on a signal is a reason to end, and does not end the process by itself.
+pub(super) fn watch_signals(
+    runtime: &tokio::runtime::Runtime,
+    ends: &UnboundedSender<End>,
+) -> Result<(), Failure> {
+    for (name, kind) in [
+        ("SIGTERM", SignalKind::terminate()),
+        ("SIGINT", SignalKind::interrupt()),
+    ] {
+        let _context = runtime.enter();
+        let mut signals = signal(kind)
+            .map_err(|error| Failure::Fatal(format!("can't watch for {name}: {error}")))?;
+        let ends = ends.clone();
+        runtime.spawn(async move {
+            while signals.recv().await.is_some() {
+                // The main thread may be ending already.
+                let _ = ends.send(End::Signal(name));
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Every connection needs a file descriptor, and the usual soft limit of 1,024 is soon used up.
+pub(super) fn raise_file_limit(logger: &Logger) {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        warn!(logger, "can't raise the limit of open files"; "error" => %error);
+    }
+}
