@@ -1,7 +1,7 @@
 //! What the transport reads and writes on the disk: the data directory's own facts, and snapshot files. When the disk
 //! fails under it, the process ends.
 
-use super::End;
+use super::stop::End;
 use crate::storage::{
     DiskError, Meta, ReceiveError, SnapshotMeta, SnapshotSink, SnapshotSource, Snapshots,
 };

@@ -5,7 +5,7 @@
 //!
 //! [`compare`] is the whole of it, as a pure function.
 
-use super::Failure;
+use super::failure::Failure;
 use crate::config::Config;
 use crate::limits;
 use crate::members::Members;

@@ -1,6 +1,7 @@
 //! What a start takes from the machine before it touches its data: its ports, its signals, its file descriptors.
 
-use super::{End, Failure};
+use super::failure::Failure;
+use super::stop::End;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use slog::{Logger, warn};
 use std::net::{SocketAddr, TcpListener};

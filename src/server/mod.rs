@@ -27,6 +27,7 @@ mod join;
 mod list;
 mod listen;
 mod start;
+mod stop;
 pub mod systemd;
 
 pub use failure::Failure;
@@ -41,7 +42,7 @@ use crate::logging;
 use crate::logging::progress::Replay;
 use crate::members::Members;
 use crate::metrics::Metrics;
-use crate::node::{self, Exit, Node};
+use crate::node::{self, Node};
 use crate::peer_url::PeerUrl;
 use crate::server::systemd::{Phase, Systemd};
 use crate::storage::{self, Disk, Meta, Opened, RealDisk, Snapshots};
@@ -60,20 +61,13 @@ use listen::{into_tokio, listen, raise_file_limit, watch_signals};
 use slog::{Logger, info, warn};
 use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
-use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Instant;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use stop::{End, Runtime, cancelled, next_failure, on_exit, stop_gently};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
-
-/// What the main thread waits for.
-enum End {
-    Signal(&'static str),
-    Node(Exit),
-    Failed(Failure),
-}
 
 /// Runs one member until it is stopped or removed (`Ok`), or fails.
 pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
@@ -413,79 +407,6 @@ fn view_of(config: &Config, meta: &Meta, run: u64, members: &Members) -> View {
         bound_index: 0,
     };
     nothing.next(meta.cluster(), members)
-}
-
-/// The runtime, ended within a limit however [`run`] returns: its own drop would wait for calls that block (a name
-/// that does not resolve, a disk that hangs) as long as they take.
-struct Runtime(Option<tokio::runtime::Runtime>);
-
-impl Deref for Runtime {
-    type Target = tokio::runtime::Runtime;
-
-    fn deref(&self) -> &tokio::runtime::Runtime {
-        self.0.as_ref().expect("it is taken when it is dropped")
-    }
-}
-
-impl Drop for Runtime {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_timeout(limits::RUNTIME_STOP_TIMEOUT);
-        }
-    }
-}
-
-/// Hands leadership over, and lets requests that are under way finish; both by `STOP_TIMEOUT`.
-async fn stop_gently(
-    inbox: &Inbox,
-    stop_clients: oneshot::Sender<()>,
-    clients: tokio::task::JoinHandle<()>,
-) {
-    let (reply, handed_over) = oneshot::channel();
-    inbox.notice(Notice::HandOver(reply));
-    let all = async {
-        // Clients are served until there is another leader: what they send meanwhile it will take.
-        let _ = tokio::time::timeout(limits::STOP_TIMEOUT / 2, handed_over).await;
-        drop(stop_clients);
-        let _ = clients.await;
-    };
-    // What is not done by then will not be.
-    let _ = tokio::time::timeout(limits::STOP_TIMEOUT, all).await;
-}
-
-/// Completes when the sender is dropped.
-async fn cancelled(receiver: oneshot::Receiver<()>) {
-    let _ = receiver.await;
-}
-
-/// What makes a stop that is under way fail.
-async fn next_failure(ended: &mut UnboundedReceiver<End>) -> Failure {
-    loop {
-        match ended.recv().await.expect("the caller holds a sender") {
-            End::Failed(failure) => return failure,
-            End::Signal(name) => {
-                return Failure::Fatal(format!(
-                    "stopped at once by a second signal ({name}); requests that were under way have no answer"
-                ));
-            }
-            End::Node(_) => {}
-        }
-    }
-}
-
-/// Why a node has to end, as an error or, for a removed member, as a durable mark and success.
-fn on_exit(exit: Exit, config: &Config, meta: &Meta, logger: &Logger) -> Result<(), Failure> {
-    if let Exit::Removed { index } = exit {
-        meta.mark_removed(index)?;
-        info!(logger, "this member was removed from the cluster: stopping"; "index" => index);
-    }
-    if let Exit::OlderCopy { proven: true, .. } = exit {
-        meta.mark_older_copy()?;
-    }
-    match Failure::of_exit(&exit, config) {
-        Some(failure) => Err(failure),
-        None => Ok(()),
-    }
 }
 
 /// Starts a thread that reports its failure.

@@ -3,7 +3,7 @@
 //! After the first start the directory alone is enough: `meta` knows the id, the peer URL and the list of first members.
 //! What is missing on a new directory is said here, in one line and before anything is touched.
 
-use super::Failure;
+use super::failure::Failure;
 use crate::config::{Asked, Config};
 use crate::limits;
 use crate::peer_url::PeerUrl;

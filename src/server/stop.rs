@@ -1,0 +1,97 @@
+//! The end of a process: what it is for, and what is done in which order before it.
+
+use super::failure::Failure;
+use crate::channels::inbox::{Inbox, Notice};
+use crate::config::Config;
+use crate::limits;
+use crate::node::Exit;
+use crate::storage::Meta;
+use futures_channel::oneshot;
+use slog::{Logger, info};
+use std::ops::Deref;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+/// What the main thread waits for.
+pub(super) enum End {
+    Signal(&'static str),
+    Node(Exit),
+    Failed(Failure),
+}
+
+/// The runtime, ended within a limit however [`run`](super::run) returns: its own drop would wait for calls that block (a name
+/// that does not resolve, a disk that hangs) as long as they take.
+pub(super) struct Runtime(pub(super) Option<tokio::runtime::Runtime>);
+
+impl Deref for Runtime {
+    type Target = tokio::runtime::Runtime;
+
+    fn deref(&self) -> &tokio::runtime::Runtime {
+        self.0.as_ref().expect("it is taken when it is dropped")
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_timeout(limits::RUNTIME_STOP_TIMEOUT);
+        }
+    }
+}
+
+/// Hands leadership over, and lets requests that are under way finish; both by `STOP_TIMEOUT`.
+pub(super) async fn stop_gently(
+    inbox: &Inbox,
+    stop_clients: oneshot::Sender<()>,
+    clients: tokio::task::JoinHandle<()>,
+) {
+    let (reply, handed_over) = oneshot::channel();
+    inbox.notice(Notice::HandOver(reply));
+    let all = async {
+        // Clients are served until there is another leader: what they send meanwhile it will take.
+        let _ = tokio::time::timeout(limits::STOP_TIMEOUT / 2, handed_over).await;
+        drop(stop_clients);
+        let _ = clients.await;
+    };
+    // What is not done by then will not be.
+    let _ = tokio::time::timeout(limits::STOP_TIMEOUT, all).await;
+}
+
+/// Completes when the sender is dropped.
+pub(super) async fn cancelled(receiver: oneshot::Receiver<()>) {
+    let _ = receiver.await;
+}
+
+/// What makes a stop that is under way fail.
+pub(super) async fn next_failure(ended: &mut UnboundedReceiver<End>) -> Failure {
+    loop {
+        match ended.recv().await.expect("the caller holds a sender") {
+            End::Failed(failure) => return failure,
+            End::Signal(name) => {
+                return Failure::Fatal(format!(
+                    "stopped at once by a second signal ({name}); requests that were under way have no answer"
+                ));
+            }
+            End::Node(_) => {}
+        }
+    }
+}
+
+/// Why a node has to end, as an error or, for a removed member, as a durable mark and success.
+pub(super) fn on_exit(
+    exit: Exit,
+    config: &Config,
+    meta: &Meta,
+    logger: &Logger,
+) -> Result<(), Failure> {
+    if let Exit::Removed { index } = exit {
+        meta.mark_removed(index)?;
+        info!(logger, "this member was removed from the cluster: stopping"; "index" => index);
+    }
+    if let Exit::OlderCopy { proven: true, .. } = exit {
+        meta.mark_older_copy()?;
+    }
+    match Failure::of_exit(&exit, config) {
+        Some(failure) => Err(failure),
+        None => Ok(()),
+    }
+}
