@@ -24,7 +24,7 @@ use tokio::time::{sleep, timeout};
 
 /// Who asks whom.
 #[derive(Debug, Clone)]
-pub struct Joiner {
+pub struct JoinTask {
     /// This member.
     pub id: u64,
     /// The incarnation of its data directory.
@@ -36,7 +36,7 @@ pub struct Joiner {
 }
 
 /// Why a member has not added this one.
-enum Failure {
+enum NotAdded {
     /// It may be different the next time.
     Now(String),
     /// The id or the URL belongs to another member.
@@ -55,26 +55,26 @@ pub enum NotJoined {
 }
 
 /// Asks until there is nothing to ask for any more.
-pub async fn run(joiner: Joiner, transport: Transport, logger: Logger) -> Result<(), NotJoined> {
-    let Joiner { id, url, .. } = &joiner;
+pub async fn run(task: JoinTask, transport: Transport, logger: Logger) -> Result<(), NotJoined> {
+    let JoinTask { id, url, .. } = &task;
     let mut pause = limits::JOIN_BACKOFF_MIN;
     let mut told = String::new();
     let mut in_doubt = false;
     while transport.is_empty() {
         let mut reasons = Vec::new();
-        for asked in &joiner.asked {
-            match ask(&joiner, asked, &mut in_doubt, &transport).await {
+        for asked in &task.asked {
+            match ask(&task, asked, &mut in_doubt, &transport).await {
                 Ok(()) => {
                     info!(logger, "was added to the cluster"; "by" => %asked);
                     return Ok(());
                 }
-                Err(Failure::Now(why)) => reasons.push(format!("{asked}: {why}")),
-                Err(Failure::Taken(why)) => {
+                Err(NotAdded::Now(why)) => reasons.push(format!("{asked}: {why}")),
+                Err(NotAdded::Taken(why)) => {
                     return Err(NotJoined::Taken(format!(
                         "can't join as member {id} at {url}: {asked} says: {why}"
                     )));
                 }
-                Err(Failure::OtherIncarnation(why)) => {
+                Err(NotAdded::OtherIncarnation(why)) => {
                     return Err(NotJoined::OtherIncarnation(format!(
                         "can't join as member {id} at {url}: {asked} says: {why} \
                          (curl -X DELETE {asked}/{id})"
@@ -94,29 +94,29 @@ pub async fn run(joiner: Joiner, transport: Transport, logger: Logger) -> Result
 }
 
 /// Asks one member. `in_doubt`: an earlier wish may have been granted. A member that is found to be added is not asked
-/// for again then, for whoever removes it between the two would see it come back.
+/// for again then: if it was removed between the two, it would come back.
 async fn ask(
-    joiner: &Joiner,
+    task: &JoinTask,
     asked: &PeerUrl,
     in_doubt: &mut bool,
     transport: &Transport,
-) -> Result<(), Failure> {
+) -> Result<(), NotAdded> {
     let (status, body) = request(asked, Method::GET, "/-/status", String::new()).await?;
     let known = serde_json::from_slice(&body).ok().and_then(members);
     let (Some(known), StatusCode::OK) = (known, status) else {
-        return Err(Failure::Now(format!(
+        return Err(NotAdded::Now(format!(
             "GET /-/status was answered with {status} and not with members; is this where clients reach a member?"
         )));
     };
     if known.is_empty() {
-        return Err(Failure::Now("it waits to be added itself".to_owned()));
+        return Err(NotAdded::Now("it waits to be added itself".to_owned()));
     }
-    let is_member = known.get(&joiner.id) == Some(&joiner.url);
+    let is_member = known.get(&task.id) == Some(&task.url);
     transport.set_list(known);
     if *in_doubt && is_member {
         return Ok(());
     }
-    let wish = wish(joiner);
+    let wish = wish(task);
     let was_in_doubt = std::mem::replace(in_doubt, true);
     let (status, body) = request(asked, Method::POST, "/join", wish).await?;
     if status.is_success() {
@@ -130,16 +130,16 @@ async fn ask(
         None => format!("POST /join was answered with {status}"),
     };
     match problem["code"].as_str() {
-        Some("id-taken" | "url-taken") => Err(Failure::Taken(why)),
-        Some("other-incarnation") => Err(Failure::OtherIncarnation(why)),
-        _ => Err(Failure::Now(why)),
+        Some("id-taken" | "url-taken") => Err(NotAdded::Taken(why)),
+        Some("other-incarnation") => Err(NotAdded::OtherIncarnation(why)),
+        _ => Err(NotAdded::Now(why)),
     }
 }
 
 /// The body of `POST /join`. The incarnation goes as text: JSON's numbers are not exact beyond 2^53.
-fn wish(joiner: &Joiner) -> String {
-    let incarnation = format!("{:016x}", joiner.incarnation);
-    json!({"id": joiner.id, "addr": joiner.url.to_string(), "incarnation": incarnation}).to_string()
+fn wish(task: &JoinTask) -> String {
+    let incarnation = format!("{:016x}", task.incarnation);
+    json!({"id": task.id, "addr": task.url.to_string(), "incarnation": incarnation}).to_string()
 }
 
 /// Where the members are reached, by what `GET /-/status` says.
@@ -160,8 +160,8 @@ async fn request(
     method: Method,
     path: &'static str,
     body: String,
-) -> Result<(StatusCode, Bytes), Failure> {
-    let stream = client::connect(to).await.map_err(Failure::Now)?;
+) -> Result<(StatusCode, Bytes), NotAdded> {
+    let stream = client::connect(to).await.map_err(NotAdded::Now)?;
     let take = async |answer: Response<Incoming>| {
         let status = answer.status();
         let body = Limited::new(answer.into_body(), limits::JOIN_ANSWER_BYTES_MAX);
@@ -170,8 +170,8 @@ async fn request(
     };
     let exchange = client::exchange(stream, to, method, path, body, take);
     match timeout(limits::MEMBER_ANSWER_TIMEOUT, exchange).await {
-        Ok(answer) => answer.map_err(|why: String| Failure::Now(format!("{path}: {why}"))),
-        Err(_) => Err(Failure::Now(format!("{path}: no answer in time"))),
+        Ok(answer) => answer.map_err(|why: String| NotAdded::Now(format!("{path}: {why}"))),
+        Err(_) => Err(NotAdded::Now(format!("{path}: no answer in time"))),
     }
 }
 
@@ -181,13 +181,13 @@ mod tests {
 
     #[test]
     fn a_joiner_says_who_it_is_and_reads_who_the_others_are() {
-        let joiner = Joiner {
+        let task = JoinTask {
             id: 4,
             incarnation: 0xab,
             url: "http://10.0.0.4:9021".parse().unwrap(),
             asked: Vec::new(),
         };
-        let said: Value = serde_json::from_str(&wish(&joiner)).unwrap();
+        let said: Value = serde_json::from_str(&wish(&task)).unwrap();
         let expected =
             json!({"id": 4, "addr": "http://10.0.0.4:9021", "incarnation": "00000000000000ab"});
         assert_eq!(said, expected);

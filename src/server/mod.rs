@@ -306,13 +306,13 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
     })?);
 
     if is_empty && !config.join_by.is_empty() {
-        let joiner = join::Joiner {
+        let task = join::JoinTask {
             id: config.id,
             incarnation: opened.meta.incarnation(),
             url: config.peer_url.clone(),
             asked: config.join_by.clone(),
         };
-        let asking = join::run(joiner, transport.clone(), logger.clone());
+        let asking = join::run(task, transport.clone(), logger.clone());
         let ends = ends.clone();
         runtime.spawn(async move {
             if let Err(why) = asking.await {
