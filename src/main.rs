@@ -50,7 +50,7 @@ fn print(text: &[u8]) -> i32 {
 
 fn not_printed(error: &io::Error) -> i32 {
     match error.kind() {
-        // Whoever reads has seen enough, as `head` does.
+        // The reader has seen enough, as `head` does.
         io::ErrorKind::BrokenPipe => 0,
         _ => fail(&format!("can't write to stdout: {error}"), 1),
     }

@@ -1,5 +1,5 @@
 //! What the transport reads and writes on the disk: the data directory's own facts, and snapshot files. When the disk
-//! fails under it, the process ends.
+//! fails under what it writes, the process ends (fail-stop).
 
 use super::stop::End;
 use crate::storage::{
@@ -11,12 +11,12 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 
 /// What the transport asks of the data directory. When its disk fails, the process ends.
-pub(super) struct Directory {
+pub(super) struct FailStopDirectory {
     pub(super) meta: Arc<Meta>,
     pub(super) ends: UnboundedSender<End>,
 }
 
-impl transport::Directory for Directory {
+impl transport::Directory for FailStopDirectory {
     fn member(&self) -> u64 {
         self.meta.member()
     }
@@ -32,18 +32,18 @@ impl transport::Directory for Directory {
 }
 
 /// The snapshot files as the transport uses them. When the disk fails while one is received, the process ends.
-pub(super) struct SnapshotFiles {
+pub(super) struct FailStopSnapshots {
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) ends: UnboundedSender<End>,
 }
 
 /// A snapshot file that is being received.
-struct Received {
+struct FailStopSink {
     sink: SnapshotSink,
     ends: UnboundedSender<End>,
 }
 
-impl transport::SnapshotFiles for SnapshotFiles {
+impl transport::SnapshotFiles for FailStopSnapshots {
     fn open(
         &self,
         index: u64,
@@ -58,7 +58,7 @@ impl transport::SnapshotFiles for SnapshotFiles {
     ) -> Result<Box<dyn transport::SnapshotSink>, transport::FileError> {
         let ends = self.ends.clone();
         match self.snapshots.receive(cluster) {
-            Ok(sink) => Ok(Box::new(Received { sink, ends })),
+            Ok(sink) => Ok(Box::new(FailStopSink { sink, ends })),
             Err(error) => Err(fail_unless_full(&ends, error)),
         }
     }
@@ -74,14 +74,14 @@ impl transport::SnapshotSource for SnapshotSource {
     }
 }
 
-impl transport::SnapshotSink for Received {
+impl transport::SnapshotSink for FailStopSink {
     fn write(&mut self, bytes: &[u8]) -> Result<(), transport::FileError> {
         let written = self.sink.write(bytes);
         written.map_err(|error| fail_unless_full(&self.ends, error))
     }
 
     fn finish(self: Box<Self>, promised: &SnapshotMeta) -> Result<(), transport::FileError> {
-        let Received { sink, ends } = *self;
+        let FailStopSink { sink, ends } = *self;
         sink.finish(promised).map_err(|error| match error {
             ReceiveError::Disk(error) => fail_unless_full(&ends, error),
             ReceiveError::Invalid(_) => error.into(),

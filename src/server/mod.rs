@@ -54,7 +54,7 @@ use crate::threads::read_back;
 use crate::threads::snapshot;
 use crate::threads::wal;
 use crate::transport::{self, Transport};
-use files::{Directory, SnapshotFiles};
+use files::{FailStopDirectory, FailStopSnapshots};
 use futures_channel::oneshot;
 use list::Fit;
 use listen::{into_tokio, listen, raise_file_limit, watch_signals};
@@ -210,11 +210,11 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
 
     let transport = Transport::new(
         transport::Settings {
-            directory: Arc::new(Directory {
+            directory: Arc::new(FailStopDirectory {
                 meta: opened.meta.clone(),
                 ends: ends.clone(),
             }),
-            snapshots: Arc::new(SnapshotFiles {
+            snapshots: Arc::new(FailStopSnapshots {
                 snapshots: opened.snapshots.clone(),
                 ends: ends.clone(),
             }),

@@ -75,7 +75,7 @@ impl Systemd {
         inbox: Arc<Inbox>,
         logger: Logger,
     ) {
-        let mut told = Told::default();
+        let mut told = Notified::default();
         let often = self.watchdog.map_or(limits::PROGRESS_INTERVAL, |watchdog| {
             (watchdog / 2).min(limits::PROGRESS_INTERVAL)
         });
@@ -97,7 +97,7 @@ impl Systemd {
                 }
             }
             if let Ok(Err(_)) = timeout(often, phase.changed()).await {
-                // Whoever knew the phase is gone: the process ends.
+                // The sender of the phase is gone: the process ends.
                 return;
             }
         }
@@ -127,15 +127,15 @@ fn watchdog(usec: Option<OsString>, pid: Option<OsString>, own: u32) -> Option<D
     (usec > 0).then(|| Duration::from_micros(usec))
 }
 
-/// What systemd knows.
+/// What systemd was told last.
 #[derive(Debug, Clone, Default)]
-struct Told {
+struct Notified {
     phase: Option<Phase>,
     status: String,
     passes: u64,
 }
 
-impl Told {
+impl Notified {
     /// The datagram that says what is news; empty if nothing is. `passes` are those of the raft loop, if a watchdog is to
     /// hear of them. `waits`: why no clients are served.
     fn news(&mut self, phase: Phase, waits: Option<String>, passes: Option<u64>) -> String {
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn the_watchdog_is_fed_only_by_a_loop_that_moves() {
-        let mut told = Told::default();
+        let mut told = Notified::default();
         let mut news = |passes| told.news(Phase::Started, None, passes);
         assert_eq!(news(Some(0)), "READY=1\nSTATUS=serving\n");
         assert_eq!(news(Some(1)), "WATCHDOG=1\n");
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_start_asks_for_time_while_it_comes_on() {
-        let mut told = Told::default();
+        let mut told = Notified::default();
         let mut news =
             |phase, replaying: Option<&str>| told.news(phase, replaying.map(str::to_owned), None);
         let at = |percent: usize| Some(["replaying 1 %", "replaying 2 %"][percent - 1]);
