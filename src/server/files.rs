@@ -1,19 +1,18 @@
 //! What the transport reads and writes on the disk: the data directory's own facts, and snapshot files. When the disk
 //! fails under what it writes, the process ends (fail-stop).
 
-use super::stop::End;
+use super::stop::StopSender;
 use crate::storage::{
     DiskError, Meta, ReceiveError, SnapshotMeta, SnapshotSink, SnapshotSource, Snapshots,
 };
 use crate::transport;
 use std::io;
 use std::sync::Arc;
-use tokio::sync::mpsc::UnboundedSender;
 
 /// What the transport asks of the data directory. When its disk fails, the process ends.
 pub(super) struct FailStopDirectory {
     pub(super) meta: Arc<Meta>,
-    pub(super) ends: UnboundedSender<End>,
+    pub(super) stop_sender: StopSender,
 }
 
 impl transport::Directory for FailStopDirectory {
@@ -27,20 +26,20 @@ impl transport::Directory for FailStopDirectory {
 
     fn pin_cluster(&self, cluster: u64) -> Result<(), transport::FileError> {
         let pinned = self.meta.pin_cluster(cluster);
-        pinned.map_err(|error| fail(&self.ends, error))
+        pinned.map_err(|error| fail(&self.stop_sender, error))
     }
 }
 
 /// The snapshot files as the transport uses them. When the disk fails while one is received, the process ends.
 pub(super) struct FailStopSnapshots {
     pub(super) snapshots: Arc<Snapshots>,
-    pub(super) ends: UnboundedSender<End>,
+    pub(super) stop_sender: StopSender,
 }
 
 /// A snapshot file that is being received.
 struct FailStopSink {
     sink: SnapshotSink,
-    ends: UnboundedSender<End>,
+    stop_sender: StopSender,
 }
 
 impl transport::SnapshotFiles for FailStopSnapshots {
@@ -56,10 +55,10 @@ impl transport::SnapshotFiles for FailStopSnapshots {
         &self,
         cluster: u64,
     ) -> Result<Box<dyn transport::SnapshotSink>, transport::FileError> {
-        let ends = self.ends.clone();
+        let stop_sender = self.stop_sender.clone();
         match self.snapshots.receive(cluster) {
-            Ok(sink) => Ok(Box::new(FailStopSink { sink, ends })),
-            Err(error) => Err(fail_unless_full(&ends, error)),
+            Ok(sink) => Ok(Box::new(FailStopSink { sink, stop_sender })),
+            Err(error) => Err(fail_unless_full(&stop_sender, error)),
         }
     }
 }
@@ -77,41 +76,40 @@ impl transport::SnapshotSource for SnapshotSource {
 impl transport::SnapshotSink for FailStopSink {
     fn write(&mut self, bytes: &[u8]) -> Result<(), transport::FileError> {
         let written = self.sink.write(bytes);
-        written.map_err(|error| fail_unless_full(&self.ends, error))
+        written.map_err(|error| fail_unless_full(&self.stop_sender, error))
     }
 
     fn finish(self: Box<Self>, promised: &SnapshotMeta) -> Result<(), transport::FileError> {
-        let FailStopSink { sink, ends } = *self;
+        let FailStopSink { sink, stop_sender } = *self;
         sink.finish(promised).map_err(|error| match error {
-            ReceiveError::Disk(error) => fail_unless_full(&ends, error),
+            ReceiveError::Disk(error) => fail_unless_full(&stop_sender, error),
             ReceiveError::Invalid(_) => error.into(),
         })
     }
 }
 
 /// Ends the process because its disk has failed. Gives what the transport is told.
-fn fail(ends: &UnboundedSender<End>, error: DiskError) -> transport::FileError {
+fn fail(stop_sender: &StopSender, error: DiskError) -> transport::FileError {
     let text = error.to_string();
-    // The main thread may be ending already.
-    let _ = ends.send(End::Failed(error.into()));
+    stop_sender.fail(error);
     text.into()
 }
 
 /// As [`fail`], but a disk that is only full is no reason to end: what was received of the snapshot is removed, and its
 /// sender tries again.
-fn fail_unless_full(ends: &UnboundedSender<End>, error: DiskError) -> transport::FileError {
+fn fail_unless_full(stop_sender: &StopSender, error: DiskError) -> transport::FileError {
     match error.is_full() {
         true => error.into(),
-        false => fail(ends, error),
+        false => fail(stop_sender, error),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::stop::{StopReason, stop_reasons};
     use rustix::io::Errno;
     use std::path::Path;
-    use tokio::sync::mpsc::unbounded_channel;
 
     #[test]
     fn a_disk_that_fails_under_a_received_snapshot_ends_the_process_and_a_full_one_does_not() {
@@ -121,11 +119,11 @@ mod tests {
             (Errno::NOSPC, None),
             (Errno::DQUOT, None),
         ] {
-            let (ends, mut ended) = unbounded_channel();
+            let (stop_sender, mut reasons) = stop_reasons();
             let error = DiskError::new("write", Path::new("0.tmp"), errno);
-            fail_unless_full(&ends, error);
-            let end = match ended.try_recv() {
-                Ok(End::Failed(failure)) => Some(failure.exit_code()),
+            fail_unless_full(&stop_sender, error);
+            let end = match reasons.0.try_recv() {
+                Ok(StopReason::Failed(failure)) => Some(failure.exit_code()),
                 _ => None,
             };
             assert_eq!(end, exit_code, "{errno}");

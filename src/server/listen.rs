@@ -1,12 +1,11 @@
 //! What a start takes from the machine before it touches its data: its ports, its signals, its file descriptors.
 
 use super::failure::Failure;
-use super::stop::End;
+use super::stop::{StopReason, StopSender};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use slog::{Logger, warn};
 use std::net::{SocketAddr, TcpListener};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc::UnboundedSender;
 
 /// Takes a port. `option` is the one that chooses another.
 pub(super) fn listen(address: SocketAddr, option: &'static str) -> Result<TcpListener, Failure> {
@@ -34,7 +33,7 @@ pub(super) fn into_tokio(
 /// From now on a signal is a reason to end, and does not end the process by itself.
 pub(super) fn watch_signals(
     runtime: &tokio::runtime::Runtime,
-    ends: &UnboundedSender<End>,
+    stop_sender: &StopSender,
 ) -> Result<(), Failure> {
     for (name, kind) in [
         ("SIGTERM", SignalKind::terminate()),
@@ -43,11 +42,10 @@ pub(super) fn watch_signals(
         let _context = runtime.enter();
         let mut signals = signal(kind)
             .map_err(|error| Failure::Fatal(format!("can't watch for {name}: {error}")))?;
-        let ends = ends.clone();
+        let stop_sender = stop_sender.clone();
         runtime.spawn(async move {
             while signals.recv().await.is_some() {
-                // The main thread may be ending already.
-                let _ = ends.send(End::Signal(name));
+                stop_sender.send(StopReason::Signal(name));
             }
         });
     }

@@ -65,8 +65,9 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Instant;
-use stop::{End, Runtime, cancelled, next_failure, on_exit, stop_gently};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use stop::{
+    Runtime, StopReason, StopSender, cancelled, next_failure, on_exit, stop_gently, stop_reasons,
+};
 use tokio::sync::watch;
 
 /// Runs one member until it is stopped or removed (`Ok`), or fails.
@@ -98,7 +99,7 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
         .map_err(|error| Failure::Fatal(format!("can't start the runtime: {error}")))?;
     let runtime = Runtime(Some(runtime));
     let inbox = Arc::new(Inbox::default());
-    let (ends, mut ended) = unbounded_channel();
+    let (stop_sender, mut stop_reasons) = stop_reasons();
     let store = Arc::new(Store::new());
     // To free millions of entries one by one takes seconds. The end of the process does it at once.
     let _map = ManuallyDrop::new(store.clone());
@@ -122,7 +123,7 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
     let (stop_clients, clients_stop) = oneshot::channel::<()>();
     let client_listener = into_tokio(client_listener, &runtime)?;
     let clients = runtime.spawn(api::serve(client_listener, api, cancelled(clients_stop)));
-    watch_signals(&runtime, &ends)?;
+    watch_signals(&runtime, &stop_sender)?;
     let (phase, phases) = watch::channel(Phase::Starting);
     match Systemd::from_environment() {
         Ok(None) => {}
@@ -135,7 +136,7 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
 
     // On a thread of its own, so that a signal does not have to wait for it.
     let (loaded, opened) = oneshot::channel();
-    spawn("load", &ends, {
+    spawn("load", &stop_sender, {
         let (dir, beginning, logger) = (config.data_dir.clone(), beginning.clone(), logger.clone());
         let (store, replay, metrics) = (store.clone(), replay.clone(), metrics.clone());
         let log_cache_bytes = config.tuning.log_cache_bytes;
@@ -168,18 +169,18 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
     let opened = runtime.block_on(async {
         tokio::select! {
             Ok(opened) = opened => Ok(opened),
-            end = ended.recv() => Err(end.expect("this function holds a sender")),
+            reason = stop_reasons.next() => Err(reason),
         }
     });
     let mut opened = match opened {
         Ok(opened) => opened,
-        Err(End::Failed(failure)) => return Err(failure),
+        Err(StopReason::Failed(failure)) => return Err(failure),
         // Nothing has begun that would have to be ended in order.
-        Err(End::Signal(name)) => {
+        Err(StopReason::Signal(name)) => {
             info!(logger, "stopping before the start was complete"; "signal" => name);
             return Ok(());
         }
-        Err(End::Node(exit)) => panic!("{exit:?} of a node that is still to be made"),
+        Err(StopReason::Node(exit)) => panic!("{exit:?} of a node that is still to be made"),
     };
     let is_empty = opened.recovered.snapshot.is_none();
     // Before there is a node that goes by it.
@@ -212,11 +213,11 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
         transport::Settings {
             directory: Arc::new(FailStopDirectory {
                 meta: opened.meta.clone(),
-                ends: ends.clone(),
+                stop_sender: stop_sender.clone(),
             }),
             snapshots: Arc::new(FailStopSnapshots {
                 snapshots: opened.snapshots.clone(),
-                ends: ends.clone(),
+                stop_sender: stop_sender.clone(),
             }),
             metrics: metrics.clone(),
             limits: transport::Limits::default(),
@@ -256,26 +257,25 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
         meta: opened.meta.clone(),
         metrics: metrics.clone(),
         exit: {
-            let ends = ends.clone();
-            // The main thread may be ending already.
-            Box::new(move |exit| drop(ends.send(End::Node(exit))))
+            let stop_sender = stop_sender.clone();
+            Box::new(move |exit| stop_sender.send(StopReason::Node(exit)))
         },
     };
     // Before anything is applied. What clients send now waits in the inbox for the raft loop.
     history.begin(snapshot, before_memory);
     replay.begin_log(snapshot, committed, logger);
-    let mut threads = vec![spawn("raft", &ends, {
+    let mut threads = vec![spawn("raft", &stop_sender, {
         let logger = logger.clone();
         move || Ok(raft::run(node, channels, tick, &logger)?)
     })?];
-    threads.push(spawn("wal", &ends, {
+    threads.push(spawn("wal", &stop_sender, {
         let (inbox, transport) = (inbox.clone(), transport.clone());
         move || Ok(jobs.run(&inbox, &transport, &purge_sender)?)
     })?);
-    threads.push(spawn("remove", &ends, move || {
+    threads.push(spawn("remove", &stop_sender, move || {
         Ok(wal::remove_files(&purges)?)
     })?);
-    threads.push(spawn("read-back", &ends, {
+    threads.push(spawn("read-back", &stop_sender, {
         let inbox = inbox.clone();
         move || Ok(read_back::run(&read_backs, &wal_reader, &inbox)?)
     })?);
@@ -288,8 +288,8 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
         metrics: metrics.clone(),
         logger: logger.clone(),
     };
-    threads.push(spawn("apply", &ends, move || Ok(applier.run()?))?);
-    threads.push(spawn("snapshot", &ends, {
+    threads.push(spawn("apply", &stop_sender, move || Ok(applier.run()?))?);
+    threads.push(spawn("snapshot", &stop_sender, {
         let (inbox, snapshots, meta) =
             (inbox.clone(), opened.snapshots.clone(), opened.meta.clone());
         let logger = logger.clone();
@@ -313,11 +313,10 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
             asked: config.join_by.clone(),
         };
         let asking = join::run(task, transport.clone(), logger.clone());
-        let ends = ends.clone();
+        let stop_sender = stop_sender.clone();
         runtime.spawn(async move {
             if let Err(why) = asking.await {
-                // The main thread may be ending already.
-                let _ = ends.send(End::Failed(why.into()));
+                stop_sender.fail(why);
             }
         });
     }
@@ -330,16 +329,16 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
         "members" => members, "ms" => begun.elapsed().as_millis() as u64);
     phase.send_replace(Phase::Started);
 
-    let end = runtime.block_on(ended.recv());
+    let reason = runtime.block_on(stop_reasons.next());
     phase.send_replace(Phase::Stopping);
     let stopping = Instant::now();
-    let result = match end.expect("this function holds a sender") {
-        End::Failed(failure) => return Err(failure),
-        End::Signal(name) => {
+    let result = match reason {
+        StopReason::Failed(failure) => return Err(failure),
+        StopReason::Signal(name) => {
             info!(logger, "stopping"; "signal" => name);
             Ok(())
         }
-        End::Node(exit) => on_exit(exit, &config, &opened.meta, logger),
+        StopReason::Node(exit) => on_exit(exit, &config, &opened.meta, logger),
     };
     let gently = result.is_ok();
     let stopped = runtime.block_on(async {
@@ -357,7 +356,7 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
         };
         tokio::select! {
             () = stop => Ok(()),
-            failure = next_failure(&mut ended) => Err(failure),
+            failure = next_failure(&mut stop_reasons) => Err(failure),
         }
     });
     stopped?;
@@ -412,14 +411,13 @@ fn view_of(config: &Config, meta: &Meta, run: u64, members: &Members) -> View {
 /// Starts a thread that reports its failure.
 fn spawn(
     name: &str,
-    ends: &UnboundedSender<End>,
+    stop_sender: &StopSender,
     body: impl FnOnce() -> Result<(), Failure> + Send + 'static,
 ) -> Result<JoinHandle<()>, Failure> {
-    let ends = ends.clone();
+    let stop_sender = stop_sender.clone();
     let run = move || {
         if let Err(failure) = body() {
-            // The main thread may be ending already.
-            let _ = ends.send(End::Failed(failure));
+            stop_sender.fail(failure);
         }
     };
     std::thread::Builder::new()

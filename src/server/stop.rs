@@ -9,13 +9,43 @@ use crate::storage::Meta;
 use futures_channel::oneshot;
 use slog::{Logger, info};
 use std::ops::Deref;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// What the main thread waits for.
-pub(super) enum End {
+/// Why the process has to end.
+pub(super) enum StopReason {
     Signal(&'static str),
     Node(Exit),
     Failed(Failure),
+}
+
+/// Where threads and tasks say why the process has to end.
+#[derive(Clone)]
+pub(super) struct StopSender(UnboundedSender<StopReason>);
+
+/// What the main thread waits for. It holds a sender too, so that there is always one.
+pub(super) struct StopReasons(pub(super) UnboundedReceiver<StopReason>);
+
+pub(super) fn stop_reasons() -> (StopSender, StopReasons) {
+    let (sender, receiver) = unbounded_channel();
+    (StopSender(sender), StopReasons(receiver))
+}
+
+impl StopSender {
+    pub(super) fn send(&self, reason: StopReason) {
+        // The main thread may be ending already.
+        let _ = self.0.send(reason);
+    }
+
+    pub(super) fn fail(&self, failure: impl Into<Failure>) {
+        self.send(StopReason::Failed(failure.into()));
+    }
+}
+
+impl StopReasons {
+    pub(super) async fn next(&mut self) -> StopReason {
+        let reason = self.0.recv().await;
+        reason.expect("the main thread holds a sender")
+    }
 }
 
 /// The runtime, ended within a limit however [`run`](super::run) returns: its own drop would wait for calls that block (a name
@@ -62,16 +92,16 @@ pub(super) async fn cancelled(receiver: oneshot::Receiver<()>) {
 }
 
 /// What makes a stop that is under way fail.
-pub(super) async fn next_failure(ended: &mut UnboundedReceiver<End>) -> Failure {
+pub(super) async fn next_failure(reasons: &mut StopReasons) -> Failure {
     loop {
-        match ended.recv().await.expect("the caller holds a sender") {
-            End::Failed(failure) => return failure,
-            End::Signal(name) => {
+        match reasons.next().await {
+            StopReason::Failed(failure) => return failure,
+            StopReason::Signal(name) => {
                 return Failure::Fatal(format!(
                     "stopped at once by a second signal ({name}); requests that were under way have no answer"
                 ));
             }
-            End::Node(_) => {}
+            StopReason::Node(_) => {}
         }
     }
 }
