@@ -9,9 +9,11 @@ use super::failure::Failure;
 use crate::config::Config;
 use crate::limits;
 use crate::members::Members;
+use crate::node::Node;
 use crate::peer_url::PeerUrl;
 use crate::storage;
 use crate::storage::{Disk, Meta, inspect};
+use slog::{Logger, info, warn};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -165,6 +167,37 @@ fn refusal(dir: &Path, meta: &Meta, members: &Members, misfit: &Misfit) -> Strin
          to go on with this one leave --cluster out ({why})"
     );
     line
+}
+
+/// A restart goes by what is on disk. Flags that say something else deserve a word.
+pub(super) fn tell_differences(config: &Config, node: &Node, logger: &Logger) {
+    let known = node.members();
+    // What is behind the snapshot is not applied yet.
+    let is_newest = node.members_index() == Some(node.position().committed);
+    let own = known.members.get(&config.id);
+    if let Some(own) = own.filter(|own| own.url != config.peer_url) {
+        match config.url_given {
+            true => info!(logger, "moved: the others are told where this member is reached now";
+                "from" => %own.url, "to" => %config.peer_url),
+            false if is_newest => {
+                warn!(logger, "the cluster has another peer URL for this member; start it again, or give --peer-url";
+                    "members" => %own.url, "listening" => %config.peer_address);
+            }
+            false => {}
+        }
+    }
+    let mut others = known.members.iter().filter(|(id, _)| **id != config.id);
+    let differs = others.any(|(id, member)| config.cluster.get(id) != Some(&member.url));
+    if config.list_given && differs {
+        let urls = |list: &List| -> String {
+            let listed = list.iter().map(|(id, url)| format!("{id}={url}"));
+            listed.collect::<Vec<_>>().join(",")
+        };
+        let known = known.members.iter();
+        let known = known.map(|(id, member)| (*id, member.url.clone()));
+        info!(logger, "--cluster differs from the members: it only says where else to look for them";
+            "members" => urls(&known.collect()), "--cluster" => urls(&config.cluster));
+    }
 }
 
 #[cfg(test)]

@@ -43,7 +43,6 @@ use crate::logging::progress::Replay;
 use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::node::{self, Node};
-use crate::peer_url::PeerUrl;
 use crate::server::systemd::{Phase, Systemd};
 use crate::storage::{self, Disk, Meta, Opened, RealDisk, Snapshots};
 use crate::store::Store;
@@ -57,8 +56,9 @@ use crate::transport::{self, Transport};
 use files::{FailStopDirectory, FailStopSnapshots};
 use futures_channel::oneshot;
 use list::Fit;
-use listen::{into_tokio, listen, raise_file_limit, watch_signals};
+use listen::{into_tokio, raise_file_limit, watch_signals};
 use slog::{Logger, info, warn};
+use start::StartPlan;
 use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -66,7 +66,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 use stop::{
-    Runtime, StopReason, StopSender, cancelled, next_failure, on_exit, stop_gently, stop_reasons,
+    Runtime, ServedPort, StopReason, StopSender, next_failure, on_exit, stop_gently, stop_reasons,
 };
 use tokio::sync::watch;
 
@@ -75,29 +75,18 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
     let begun = Instant::now();
     raise_file_limit(logger);
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let (config, beginning) = start::settle(asked, &disk)?;
-    storage::check_start(&disk, &config.data_dir, &beginning.start)?;
-    // Held to the end of the process: a thread may still write while this function returns with a failure.
-    let _lock = ManuallyDrop::new(storage::lock(&*disk, &config.data_dir)?);
-    let fit = list::check(&disk, &config)?;
-    // Behind the lock, so that a second start of the same member says that it is one; before the data directory is
-    // touched, so that a port that is in use leaves nothing behind.
-    let client_listener = listen(config.client_address, "--port or --listen")?;
-    let peer_listener = listen(
-        config.peer_address,
-        "--cluster, --peer-url or --listen-peer",
-    )?;
+    let StartPlan {
+        config,
+        beginning,
+        fit,
+        client_port,
+        peer_port,
+    } = start::prepare(asked, &disk)?;
     // Behind what is only a wrong command, which is answered by one line.
     info!(logger, "starting"; "version" => env!("CARGO_PKG_VERSION"), "id" => config.id,
         "data" => %config.data_dir.display(), "clients" => %config.client_address,
         "peers" => %config.peer_address, "url" => %config.peer_url, "join" => config.join);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(limits::runtime_threads())
-        .thread_name("tokio")
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Fatal(format!("can't start the runtime: {error}")))?;
-    let runtime = Runtime(Some(runtime));
+    let runtime = Runtime::start()?;
     let inbox = Arc::new(Inbox::default());
     let (stop_sender, mut stop_reasons) = stop_reasons();
     let store = Arc::new(Store::new());
@@ -120,9 +109,8 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
         history: history.clone(),
         logger: logger.clone(),
     };
-    let (stop_clients, clients_stop) = oneshot::channel::<()>();
-    let client_listener = into_tokio(client_listener, &runtime)?;
-    let clients = runtime.spawn(api::serve(client_listener, api, cancelled(clients_stop)));
+    let client_port = into_tokio(client_port, &runtime)?;
+    let clients = ServedPort::start(&runtime, |stopped| api::serve(client_port, api, stopped));
     watch_signals(&runtime, &stop_sender)?;
     let (phase, phases) = watch::channel(Phase::Starting);
     match Systemd::from_environment() {
@@ -206,7 +194,7 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
     // Before anything is applied that a client could see.
     inbox.set_closed(node.closed());
     if !opened.first_start {
-        tell_differences(&config, &node, logger);
+        list::tell_differences(&config, &node, logger);
     }
 
     let transport = Transport::new(
@@ -234,11 +222,12 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
         logger.clone(),
     );
     let members = node.members().members.len();
-    let (stop_peers, peers_stop) = oneshot::channel::<()>();
-    runtime.spawn({
-        let (transport, listener) = (transport.clone(), into_tokio(peer_listener, &runtime)?);
-        async move { transport.serve(listener, cancelled(peers_stop)).await }
-    });
+    let peers = {
+        let (transport, port) = (transport.clone(), into_tokio(peer_port, &runtime)?);
+        ServedPort::start(&runtime, |stopped| async move {
+            transport.serve(port, stopped).await;
+        })
+    };
 
     opened.wal.count_into(metrics.wal.clone());
     let wal_reader = opened.wal.read_back();
@@ -344,7 +333,7 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
     let stopped = runtime.block_on(async {
         let stop = async {
             if gently {
-                stop_gently(&inbox, stop_clients, clients).await;
+                stop_gently(&inbox, clients).await;
             }
             inbox.notice(Notice::Stop);
             let joined =
@@ -352,7 +341,7 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
             // A thread that panicked has ended the process: see main.rs.
             let _ = tokio::time::timeout(limits::THREADS_STOP_TIMEOUT, joined).await;
             transport.close().await;
-            drop(stop_peers);
+            drop(peers);
         };
         tokio::select! {
             () = stop => Ok(()),
@@ -434,37 +423,6 @@ fn announce(config: &Config) {
          http://{address}/greeting",
         config.id
     );
-}
-
-/// A restart goes by what is on disk. Flags that say something else deserve a word.
-fn tell_differences(config: &Config, node: &Node, logger: &Logger) {
-    let known = node.members();
-    // What is behind the snapshot is not applied yet.
-    let is_newest = node.members_index() == Some(node.position().committed);
-    let own = known.members.get(&config.id);
-    if let Some(own) = own.filter(|own| own.url != config.peer_url) {
-        match config.url_given {
-            true => info!(logger, "moved: the others are told where this member is reached now";
-                "from" => %own.url, "to" => %config.peer_url),
-            false if is_newest => {
-                warn!(logger, "the cluster has another peer URL for this member; start it again, or give --peer-url";
-                    "members" => %own.url, "listening" => %config.peer_address);
-            }
-            false => {}
-        }
-    }
-    let mut others = known.members.iter().filter(|(id, _)| **id != config.id);
-    let differs = others.any(|(id, member)| config.cluster.get(id) != Some(&member.url));
-    if config.list_given && differs {
-        let urls = |list: &BTreeMap<u64, PeerUrl>| -> String {
-            let listed = list.iter().map(|(id, url)| format!("{id}={url}"));
-            listed.collect::<Vec<_>>().join(",")
-        };
-        let known = known.members.iter();
-        let known = known.map(|(id, member)| (*id, member.url.clone()));
-        info!(logger, "--cluster differs from the members: it only says where else to look for them";
-            "members" => urls(&known.collect()), "--cluster" => urls(&config.cluster));
-    }
 }
 
 #[cfg(test)]

@@ -1,18 +1,53 @@
 //! Who a process is: by its command line where that says something, and otherwise by its data directory.
 //!
 //! After the first start the directory alone is enough: `meta` knows the id, the peer URL and the list of first members.
-//! What is missing on a new directory is said here, in one line and before anything is touched.
+//! What is missing on a new directory is said here, in one line and before anything is touched. [`prepare`] makes sure that
+//! no other process is the same member.
 
 use super::failure::Failure;
+use super::list::{self, Fit};
+use super::listen::listen;
 use crate::config::{Asked, Config};
 use crate::limits;
 use crate::peer_url::PeerUrl;
 use crate::storage;
 use crate::storage::{Beginning, Disk, Given, Meta, Start, inspect};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// A start that nothing speaks against.
+pub(super) struct StartPlan {
+    pub(super) config: Config,
+    pub(super) beginning: Beginning,
+    pub(super) fit: Fit,
+    pub(super) client_port: TcpListener,
+    pub(super) peer_port: TcpListener,
+}
+
+/// Takes the lock of the data directory and both ports. What the directory holds is not touched.
+pub(super) fn prepare(asked: Asked, disk: &Arc<dyn Disk>) -> Result<StartPlan, Failure> {
+    let (config, beginning) = settle(asked, disk)?;
+    storage::check_start(disk, &config.data_dir, &beginning.start)?;
+    // Held to the end of the process: a thread may still write while the main thread returns with a failure.
+    std::mem::forget(storage::lock(&**disk, &config.data_dir)?);
+    let fit = list::check(disk, &config)?;
+    // Behind the lock, so that a second start of the same member says that it is one; before the data directory is
+    // touched, so that a port that is in use leaves nothing behind.
+    let client_port = listen(config.client_address, "--port or --listen")?;
+    let peer_port = listen(
+        config.peer_address,
+        "--cluster, --peer-url or --listen-peer",
+    )?;
+    Ok(StartPlan {
+        config,
+        beginning,
+        fit,
+        client_port,
+        peer_port,
+    })
+}
 
 /// Who this is, and how it begins if its data directory is empty. Nothing is touched.
 pub(super) fn settle(asked: Asked, disk: &Arc<dyn Disk>) -> Result<(Config, Beginning), Failure> {

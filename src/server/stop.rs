@@ -9,7 +9,9 @@ use crate::storage::Meta;
 use futures_channel::oneshot;
 use slog::{Logger, info};
 use std::ops::Deref;
+use std::pin::Pin;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
 
 /// Why the process has to end.
 pub(super) enum StopReason {
@@ -48,9 +50,22 @@ impl StopReasons {
     }
 }
 
-/// The runtime, ended within a limit however [`run`](super::run) returns: its own drop would wait for calls that block (a name
-/// that does not resolve, a disk that hangs) as long as they take.
-pub(super) struct Runtime(pub(super) Option<tokio::runtime::Runtime>);
+/// The runtime, ended within a limit however [`run`](super::run) returns: its own drop would wait for calls that block (a
+/// name that does not resolve, a disk that hangs) as long as they take.
+pub(super) struct Runtime(Option<tokio::runtime::Runtime>);
+
+impl Runtime {
+    pub(super) fn start() -> Result<Runtime, Failure> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(limits::runtime_threads())
+            .thread_name("tokio")
+            .enable_all()
+            .build();
+        let runtime =
+            runtime.map_err(|error| Failure::Fatal(format!("can't start the runtime: {error}")))?;
+        Ok(Runtime(Some(runtime)))
+    }
+}
 
 impl Deref for Runtime {
     type Target = tokio::runtime::Runtime;
@@ -68,30 +83,50 @@ impl Drop for Runtime {
     }
 }
 
+/// Completes when serving has to stop.
+pub(super) type StopSignal = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A port that a task serves until this is dropped.
+pub(super) struct ServedPort {
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<()>,
+}
+
+impl ServedPort {
+    pub(super) fn start<S>(runtime: &Runtime, serve: impl FnOnce(StopSignal) -> S) -> ServedPort
+    where
+        S: Future<Output = ()> + Send + 'static,
+    {
+        let (stop, stopped) = oneshot::channel();
+        let stopped = Box::pin(async move {
+            // The sender sends nothing: it is dropped.
+            let _ = stopped.await;
+        });
+        let ended = runtime.spawn(serve(stopped));
+        ServedPort { stop, ended }
+    }
+
+    /// Returns when requests that are under way have finished.
+    async fn stop(self) {
+        drop(self.stop);
+        let _ = self.ended.await;
+    }
+}
+
 /// Hands leadership over, and lets requests that are under way finish; both by `STOP_TIMEOUT`.
-pub(super) async fn stop_gently(
-    inbox: &Inbox,
-    stop_clients: oneshot::Sender<()>,
-    clients: tokio::task::JoinHandle<()>,
-) {
+pub(super) async fn stop_gently(inbox: &Inbox, clients: ServedPort) {
     let (reply, handed_over) = oneshot::channel();
     inbox.notice(Notice::HandOver(reply));
     let all = async {
         // Clients are served until there is another leader: what they send meanwhile it will take.
         let _ = tokio::time::timeout(limits::STOP_TIMEOUT / 2, handed_over).await;
-        drop(stop_clients);
-        let _ = clients.await;
+        clients.stop().await;
     };
     // What is not done by then will not be.
     let _ = tokio::time::timeout(limits::STOP_TIMEOUT, all).await;
 }
 
-/// Completes when the sender is dropped.
-pub(super) async fn cancelled(receiver: oneshot::Receiver<()>) {
-    let _ = receiver.await;
-}
-
-/// What makes a stop that is under way fail.
+// What makes a stop that is under way fail.
 pub(super) async fn next_failure(reasons: &mut StopReasons) -> Failure {
     loop {
         match reasons.next().await {
