@@ -1,7 +1,8 @@
 //! The end of a process: what it is for, and what is done in which order before it.
 
 use super::failure::Failure;
-use crate::channels::inbox::{Inbox, Notice};
+use crate::channels::inbox::Inbox;
+use crate::channels::notice::Notice;
 use crate::config::Config;
 use crate::limits;
 use crate::node::Exit;

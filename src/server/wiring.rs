@@ -1,0 +1,419 @@
+//! Channels, tasks and threads: what passes between the parts of the process, and where each part runs.
+//!
+//! ```text
+//! tokio runtime   client API, peer connections
+//! raft            raft::run: owns the Node
+//! wal             wal::Jobs::run: writes the Wal, and the loop what comes alone
+//! remove          wal::remove_files: deletes what is superfluous
+//! read-back       read_back::run: reads the WAL for followers that are behind
+//! apply           apply::Applier::run: the only writer of the Store
+//! snapshot        snapshot::write_snapshots
+//! load            storage::open_and_load, then it ends
+//! main            waits for a signal or a reason to end
+//! ```
+//!
+//! Only this module starts threads that stay, but for the log's. Each ends when the one it is fed by has ended: raft by
+//! [`Notice::Stop`](crate::channels::notice::Notice::Stop), then wal, read-back and apply, then remove and snapshot.
+
+use super::failure::Failure;
+use super::files::{FailStopDirectory, FailStopSnapshots};
+use super::join;
+use super::listen::{into_tokio, watch_signals};
+use super::stop::{Runtime, ServedPort, StopReason, StopReasons, StopSender, stop_reasons};
+use super::systemd::{Phase, Systemd};
+use crate::api::{self, Api};
+use crate::channels::inbox::Inbox;
+use crate::config::{Config, Tuning};
+use crate::identity::View;
+use crate::limits;
+use crate::logging::progress::Replay;
+use crate::members::Members;
+use crate::metrics::Metrics;
+use crate::node::{self, Node};
+use crate::storage::wal::Wal;
+use crate::storage::{self, Beginning, Disk, Meta, Opened, Recovered, Snapshots};
+use crate::store::Store;
+use crate::store::history::History;
+use crate::threads::apply;
+use crate::threads::raft;
+use crate::threads::read_back;
+use crate::threads::snapshot;
+use crate::threads::wal;
+use crate::transport::{self, Transport};
+use futures_channel::oneshot;
+use slog::{Logger, warn};
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+use tokio::sync::watch;
+
+/// What several parts of the process use.
+#[derive(Clone)]
+pub(super) struct SharedParts {
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) store: Arc<Store>,
+    pub(super) history: Arc<History>,
+    pub(super) replay: Arc<Replay>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) stop_sender: StopSender,
+    pub(super) logger: Logger,
+}
+
+impl SharedParts {
+    fn new(tuning: &Tuning, stop_sender: StopSender, logger: &Logger) -> SharedParts {
+        let store = Arc::new(Store::new());
+        // To free millions of entries one by one takes seconds. The end of the process does it at once.
+        std::mem::forget(store.clone());
+        SharedParts {
+            inbox: Arc::new(Inbox::default()),
+            store,
+            history: Arc::new(History::new(tuning.log_cache_bytes / limits::HISTORY_SHARE)),
+            replay: Arc::new(Replay::new()),
+            metrics: Arc::new(Metrics::default()),
+            stop_sender,
+            logger: logger.clone(),
+        }
+    }
+}
+
+/// The process from the moment when it serves clients. Fields are dropped in their order: the runtime comes last.
+pub(super) struct Daemon {
+    /// When the process began.
+    pub(super) begun: Instant,
+    pub(super) config: Config,
+    pub(super) parts: SharedParts,
+    pub(super) phase: watch::Sender<Phase>,
+    pub(super) clients: ServedPort,
+    pub(super) stop_reasons: StopReasons,
+    pub(super) runtime: Runtime,
+}
+
+impl Daemon {
+    /// Clients are served from now on: until the map is loaded they are told how far that has come. Peers are not; the
+    /// kernel keeps their connections until there is a node that knows what it may say.
+    pub(super) fn serve_clients(
+        config: Config,
+        port: TcpListener,
+        begun: Instant,
+        logger: &Logger,
+    ) -> Result<Daemon, Failure> {
+        let runtime = Runtime::start()?;
+        let (stop_sender, stop_reasons) = stop_reasons();
+        let parts = SharedParts::new(&config.tuning, stop_sender, logger);
+        let api = Api {
+            inbox: parts.inbox.clone(),
+            store: parts.store.clone(),
+            limits: api::Limits::new(&config.tuning),
+            tick: config.tuning.tick(),
+            replay: parts.replay.clone(),
+            metrics: parts.metrics.clone(),
+            history: parts.history.clone(),
+            logger: parts.logger.clone(),
+        };
+        let port = into_tokio(port, &runtime)?;
+        let clients = ServedPort::start(&runtime, |stopped| api::serve(port, api, stopped));
+        watch_signals(&runtime, &parts.stop_sender)?;
+        Ok(Daemon {
+            begun,
+            phase: tell_systemd(&parts, &runtime),
+            config,
+            parts,
+            clients,
+            stop_reasons,
+            runtime,
+        })
+    }
+}
+
+fn tell_systemd(parts: &SharedParts, runtime: &Runtime) -> watch::Sender<Phase> {
+    let (phase, phases) = watch::channel(Phase::Starting);
+    let SharedParts { replay, inbox, .. } = parts.clone();
+    let logger = parts.logger.clone();
+    match Systemd::from_environment() {
+        Ok(None) => {}
+        Ok(Some(systemd)) => {
+            runtime.spawn(systemd.attend(phases, replay, inbox, logger));
+        }
+        Err(line) => warn!(logger, "systemd is not told how things are: {}", line),
+    }
+    phase
+}
+
+/// Loads what the data directory holds, on a thread of its own.
+pub(super) fn load(
+    daemon: &Daemon,
+    disk: Arc<dyn Disk>,
+    beginning: Beginning,
+) -> Result<oneshot::Receiver<Opened>, Failure> {
+    let Daemon { config, parts, .. } = daemon;
+    let (loaded, opened) = oneshot::channel();
+    let dir = config.data_dir.clone();
+    let options = storage::Options {
+        cache_bytes: config.tuning.log_cache_bytes,
+        ..storage::Options::default()
+    };
+    let (store, replay) = (parts.store.clone(), parts.replay.clone());
+    let (metrics, logger) = (parts.metrics.clone(), parts.logger.clone());
+    spawn("load", &parts.stop_sender, move || {
+        let load = &mut |snapshots: &Snapshots, index, term| {
+            let told = |done, total| replay.loaded(done, total);
+            let begun = Instant::now();
+            let threads = limits::load_threads();
+            let loaded = snapshot::load(&store, snapshots, index, term, threads, told, &logger)?;
+            metrics.snapshots.loaded.add(begun.elapsed(), loaded.1);
+            Ok(loaded)
+        };
+        let opened = storage::open_and_load(disk, &dir, beginning, options, load, &logger)?;
+        // The main thread may be ending already.
+        drop(loaded.send(opened));
+        Ok(())
+    })?;
+    Ok(opened)
+}
+
+/// What a start has found on its disk, in numbers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found {
+    /// It knows no members: nobody has sent it any state, and it has not begun a cluster.
+    pub(super) is_empty: bool,
+    /// The index of the snapshot, 0: there is none.
+    pub(super) snapshot: u64,
+    pub(super) committed: u64,
+    pub(super) term: u64,
+    /// The log up to here is read from the disk and not kept in memory.
+    pub(super) before_memory: u64,
+}
+
+impl Found {
+    pub(super) fn of(recovered: &Recovered) -> Found {
+        let first_in_memory = recovered.entries.first();
+        Found {
+            is_empty: recovered.snapshot.is_none(),
+            snapshot: recovered.snapshot.as_ref().map_or(0, |meta| meta.index),
+            committed: recovered.hard_state.commit,
+            term: recovered.hard_state.term,
+            before_memory: first_in_memory.map_or(0, |entry| entry.index - 1),
+        }
+    }
+}
+
+/// What of the data directory several parts use.
+pub(super) struct OpenFiles {
+    pub(super) meta: Arc<Meta>,
+    pub(super) snapshots: Arc<Snapshots>,
+}
+
+/// The parts that run, but for those that serve clients.
+pub(super) struct Wired {
+    pub(super) meta: Arc<Meta>,
+    pub(super) threads: Vec<JoinHandle<()>>,
+    pub(super) transport: Transport,
+    pub(super) peers: ServedPort,
+}
+
+pub(super) fn node_settings(config: &Config, opened: &Opened) -> node::Settings {
+    // A member that has no table knows only this of where it is.
+    let is_empty = opened.recovered.snapshot.is_none();
+    let url_counts = config.url_given || is_empty || opened.first_start;
+    let is_listed = !config.join && (config.cluster.len() > 1 || !is_empty);
+    node::Settings {
+        id: config.id,
+        incarnation: opened.meta.incarnation(),
+        boot: opened.meta.boot(),
+        run: opened.run,
+        url: url_counts.then(|| config.peer_url.clone()),
+        list: match is_listed {
+            true => config.cluster.clone(),
+            false => BTreeMap::new(),
+        },
+        election_ticks: config.tuning.election_ticks(),
+        heartbeat_ticks: config.tuning.heartbeat_ticks(),
+        snapshot_bytes: config.tuning.snapshot_bytes,
+        log_cache_bytes: config.tuning.log_cache_bytes,
+        pinned_log_bytes: limits::PINNED_LOG_BYTES_MAX,
+        // Random, so that no two members draw the same timeouts.
+        seed: opened.meta.incarnation(),
+    }
+}
+
+/// What this member knows of itself and the others before anything of the log is applied.
+pub(super) fn view_of(config: &Config, meta: &Meta, run: u64, members: &Members) -> View {
+    let stored = members.members.get(&config.id);
+    let stored = stored.filter(|_| !config.url_given);
+    let nothing = View {
+        me: config.id,
+        incarnation: meta.incarnation(),
+        run,
+        url: stored.map_or(&config.peer_url, |own| &own.url).clone(),
+        url_given: config.url_given,
+        cluster: 0,
+        members: Members::default(),
+        bound_index: 0,
+    };
+    nothing.next(meta.cluster(), members)
+}
+
+/// The transport, which dials from now on.
+pub(super) fn transport(daemon: &Daemon, files: &OpenFiles, view: View, found: Found) -> Transport {
+    let Daemon { config, parts, .. } = daemon;
+    let settings = transport::Settings {
+        directory: Arc::new(FailStopDirectory {
+            meta: files.meta.clone(),
+            stop_sender: parts.stop_sender.clone(),
+        }),
+        snapshots: Arc::new(FailStopSnapshots {
+            snapshots: files.snapshots.clone(),
+            stop_sender: parts.stop_sender.clone(),
+        }),
+        metrics: parts.metrics.clone(),
+        limits: transport::Limits::default(),
+        applied: found.snapshot,
+        list: match config.list_given || found.is_empty || !view.members.is_formed() {
+            true => config.cluster.clone(),
+            // The first members may be others than those of today.
+            false => BTreeMap::new(),
+        },
+        view,
+    };
+    Transport::new(
+        settings,
+        parts.inbox.clone(),
+        daemon.runtime.handle().clone(),
+        parts.logger.clone(),
+    )
+}
+
+pub(super) fn serve_peers(
+    transport: &Transport,
+    port: TcpListener,
+    runtime: &Runtime,
+) -> Result<ServedPort, Failure> {
+    let (transport, port) = (transport.clone(), into_tokio(port, runtime)?);
+    Ok(ServedPort::start(runtime, |stopped| async move {
+        transport.serve(port, stopped).await;
+    }))
+}
+
+/// Makes the channels between the threads, and starts the threads.
+pub(super) fn start_threads(
+    daemon: &Daemon,
+    node: Node,
+    mut wal: Wal,
+    files: &OpenFiles,
+    transport: &Transport,
+) -> Result<Vec<JoinHandle<()>>, Failure> {
+    let parts = &daemon.parts;
+    let (inbox, logger, stop_sender) = (&parts.inbox, &parts.logger, &parts.stop_sender);
+    wal.count_into(parts.metrics.wal.clone());
+    let wal_reader = wal.read_back();
+    let (read_back_sender, read_backs) = mpsc::channel();
+    let (writer, jobs) = wal::channel(wal, Instant::now, logger);
+    let (purge_sender, purges) = mpsc::channel();
+    let (commit_sender, commits) = apply::channel(parts.replay.clone(), parts.history.clone());
+    let (snapshot_sender, snapshot_jobs) = mpsc::channel();
+    let channels = raft::Channels {
+        inbox: inbox.clone(),
+        writer,
+        read_back: read_back_sender,
+        commits: commit_sender,
+        store: parts.store.clone(),
+        transport: transport.clone(),
+        meta: files.meta.clone(),
+        metrics: parts.metrics.clone(),
+        exit: {
+            let stop_sender = stop_sender.clone();
+            Box::new(move |exit| stop_sender.send(StopReason::Node(exit)))
+        },
+    };
+    let applier = apply::Applier {
+        batches: commits,
+        store: parts.store.clone(),
+        inbox: inbox.clone(),
+        snapshots: files.snapshots.clone(),
+        snapshot_jobs: snapshot_sender,
+        metrics: parts.metrics.clone(),
+        logger: logger.clone(),
+    };
+    let raft = {
+        let (tick, logger) = (daemon.config.tuning.tick(), logger.clone());
+        move || Ok(raft::run(node, channels, tick, &logger)?)
+    };
+    let wal = {
+        let (inbox, transport) = (inbox.clone(), transport.clone());
+        move || Ok(jobs.run(&inbox, &transport, &purge_sender)?)
+    };
+    let read_back = {
+        let inbox = inbox.clone();
+        move || Ok(read_back::run(&read_backs, &wal_reader, &inbox)?)
+    };
+    Ok(vec![
+        spawn("raft", stop_sender, raft)?,
+        spawn("wal", stop_sender, wal)?,
+        spawn("remove", stop_sender, move || {
+            Ok(wal::remove_files(&purges)?)
+        })?,
+        spawn("read-back", stop_sender, read_back)?,
+        spawn("apply", stop_sender, move || Ok(applier.run()?))?,
+        spawn(
+            "snapshot",
+            stop_sender,
+            snapshots(snapshot_jobs, files, parts),
+        )?,
+    ])
+}
+
+/// What the snapshot thread does.
+fn snapshots(
+    jobs: mpsc::Receiver<snapshot::SnapshotJob>,
+    files: &OpenFiles,
+    parts: &SharedParts,
+) -> impl FnOnce() -> Result<(), Failure> + Send + use<> {
+    let (snapshots, meta) = (files.snapshots.clone(), files.meta.clone());
+    let (inbox, metrics) = (parts.inbox.clone(), parts.metrics.clone());
+    let logger = parts.logger.clone();
+    move || {
+        let (cluster, metrics) = (|| meta.cluster(), &metrics.snapshots);
+        Ok(snapshot::write_snapshots(
+            &jobs, &snapshots, cluster, metrics, &inbox, &logger,
+        )?)
+    }
+}
+
+/// Starts a thread that reports its failure.
+fn spawn(
+    name: &str,
+    stop_sender: &StopSender,
+    body: impl FnOnce() -> Result<(), Failure> + Send + 'static,
+) -> Result<JoinHandle<()>, Failure> {
+    let stop_sender = stop_sender.clone();
+    let run = move || {
+        if let Err(failure) = body() {
+            stop_sender.fail(failure);
+        }
+    };
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|error| Failure::Fatal(format!("can't start a thread: {error}")))
+}
+
+/// Asks members of a running cluster to add this one: see [`join`].
+pub(super) fn ask_to_join(daemon: &Daemon, meta: &Meta, transport: &Transport) {
+    let Daemon { config, parts, .. } = daemon;
+    let task = join::JoinTask {
+        id: config.id,
+        incarnation: meta.incarnation(),
+        url: config.peer_url.clone(),
+        asked: config.join_by.clone(),
+    };
+    let asking = join::run(task, transport.clone(), parts.logger.clone());
+    let stop_sender = parts.stop_sender.clone();
+    daemon.runtime.spawn(async move {
+        if let Err(why) = asking.await {
+            stop_sender.fail(why);
+        }
+    });
+}
