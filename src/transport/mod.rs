@@ -26,6 +26,7 @@
 
 mod admission;
 mod dial;
+mod files;
 mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -35,6 +36,7 @@ mod link;
 mod outbound;
 mod peers;
 mod round_trip;
+mod settings;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -42,112 +44,21 @@ mod tests;
 use crate::channels::inbox::Inbox;
 use crate::channels::notice::Notice;
 use crate::identity::View;
-use crate::limits;
 use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::peer_url::PeerUrl;
-use crate::storage::SnapshotMeta;
+pub use files::{Directory, FileError, SnapshotFiles, SnapshotSink, SnapshotSource};
 use handshake::Lane;
 use peers::{Peer, Peers};
 use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
+pub use settings::{Limits, Settings};
 use slog::{Logger, debug};
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
-
-/// An error of a file, which the implementation of the trait knows in detail.
-pub type FileError = Box<dyn std::error::Error + Send + Sync>;
-
-/// What the transport asks of the data directory. Called where blocking is allowed.
-///
-/// When the setter fails the transfer at hand is given up, nothing more: an implementation whose disk has failed has to
-/// see to the end of the process itself.
-pub trait Directory: Send + Sync + 'static {
-    /// This member's id.
-    fn member(&self) -> u64;
-    /// The cluster's id, 0 before the first state has come.
-    fn cluster(&self) -> u64;
-    /// Remembers the cluster's id; durable on return.
-    fn pin_cluster(&self, cluster: u64) -> Result<(), FileError>;
-}
-
-/// Snapshot files, as the transport needs them. Called where blocking is allowed.
-pub trait SnapshotFiles: Send + Sync + 'static {
-    /// Opens a snapshot to send it.
-    fn open(&self, index: u64, term: u64) -> Result<Box<dyn SnapshotSource>, FileError>;
-    /// Begins a file for a snapshot of this cluster that is being received.
-    fn receive(&self, cluster: u64) -> Result<Box<dyn SnapshotSink>, FileError>;
-}
-
-/// A snapshot file that is being sent.
-pub trait SnapshotSource: Send + 'static {
-    /// Its length.
-    fn bytes(&self) -> u64;
-    /// Reads on; 0 at the end.
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
-}
-
-/// A snapshot file that is being received. Dropped unfinished it leaves nothing behind.
-pub trait SnapshotSink: Send + 'static {
-    /// Appends.
-    fn write(&mut self, bytes: &[u8]) -> Result<(), FileError>;
-    /// Checks all of it, and that it is the snapshot that its message promised (index, term and state), and puts it
-    /// durably into its final place.
-    fn finish(self: Box<Self>, promised: &SnapshotMeta) -> Result<(), FileError>;
-}
-
-/// What a transport works with.
-pub struct Settings {
-    /// The data directory.
-    pub directory: Arc<dyn Directory>,
-    /// The snapshot files.
-    pub snapshots: Arc<dyn SnapshotFiles>,
-    /// Where it counts.
-    pub metrics: Arc<Metrics>,
-    /// Its limits.
-    pub limits: Limits,
-    /// Who this member is, and whom it knows.
-    pub view: View,
-    /// Up to where that is applied.
-    pub applied: u64,
-    /// Where members are dialled while no leader is known, and while this one is empty.
-    pub list: BTreeMap<u64, PeerUrl>,
-}
-
-/// The limits that tests make smaller.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Connections that the peer port holds at one time.
-    pub connections: usize,
-    /// Time to send the head of a request.
-    pub header_timeout: Duration,
-    /// Time to answer a handshake.
-    pub handshake_timeout: Duration,
-    /// A snapshot transfer that takes longer than this for one piece is given up.
-    pub snapshot_stall: Duration,
-    /// A failed snapshot transfer is reported, and so tried again, after this pause.
-    pub snapshot_pause: Duration,
-    /// Bytes of a snapshot that are sent in a second, at most.
-    pub snapshot_pace: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            connections: limits::PEER_CONNECTIONS_MAX,
-            header_timeout: limits::HEADER_TIMEOUT,
-            handshake_timeout: limits::PEER_HANDSHAKE_TIMEOUT,
-            snapshot_stall: limits::SNAPSHOT_STALL_TIMEOUT,
-            snapshot_pause: limits::PEER_BACKOFF_MAX,
-            snapshot_pace: limits::SNAPSHOT_BYTES_PER_SECOND,
-        }
-    }
-}
 
 /// The connections to all peers. A handle: clones share them.
 #[derive(Clone)]

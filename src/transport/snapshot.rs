@@ -6,9 +6,10 @@
 //! An empty member takes the cluster of its first snapshot, for good, if the state in it binds this very member.
 
 use super::dial::{self, Failure};
+use super::files::{FileError, SnapshotSource};
 use super::frame::{self, FrameError, Frames};
-use super::{FileError, Shared, SnapshotSource, encoded};
-use crate::channels::notice::Notice;
+use super::{Shared, encoded};
+use crate::channels::inbox::Notice;
 use crate::command::ReplicatedState;
 use crate::command::version;
 use crate::command::version::Later;

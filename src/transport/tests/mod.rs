@@ -11,12 +11,15 @@ use super::*;
 use crate::channels::inbox::Held;
 use crate::channels::notice::Met;
 use crate::identity::{Reason, Refusal};
+use crate::limits;
 use crate::members::Member;
+use crate::storage::SnapshotMeta;
 use slog::o;
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
