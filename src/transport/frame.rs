@@ -178,6 +178,11 @@ pub(super) fn fits(message_bytes: usize) -> bool {
     message_bytes <= FRAME_BYTES_MAX - 2 * FRAME_BYTES_TARGET
 }
 
+/// The encoded size of a message.
+pub(super) fn encoded(message: &Message) -> usize {
+    message.compute_size() as usize
+}
+
 /// Takes frames out of bytes as they arrive.
 #[derive(Debug, Default)]
 pub(super) struct Frames {

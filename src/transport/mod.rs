@@ -35,6 +35,7 @@ mod inbound;
 mod link;
 mod outbound;
 mod peers;
+mod queue;
 mod round_trip;
 mod settings;
 mod snapshot;
@@ -50,7 +51,6 @@ use crate::peer_url::PeerUrl;
 pub use files::{Directory, FileError, SnapshotFiles, SnapshotSink, SnapshotSource};
 use handshake::Lane;
 use peers::{Peer, Peers};
-use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
 pub use settings::{Limits, Settings};
 use slog::{Logger, debug};
@@ -250,9 +250,4 @@ impl Shared {
     fn judge_all(&self) {
         self.view.send_modify(|_| ());
     }
-}
-
-/// The encoded size of a message.
-fn encoded(message: &Message) -> usize {
-    message.compute_size() as usize
 }

@@ -1,4 +1,4 @@
-//! One lane to one peer: a bounded queue, and the task that writes it to the peer for as long as the peer is known.
+//! One lane to one peer: the task that writes its queue to the peer for as long as the peer is known.
 //!
 //! The task always tries to be connected, also with nothing to send: a refusal has to reach a removed member soon,
 //! and the first message after a pause shall not wait for a handshake. A connection that breaks is made again at once: if
@@ -8,129 +8,28 @@ use super::dial::{self, Failure};
 use super::handshake::{Lane, UPGRADE};
 use super::link::{Found, Link};
 use super::peers::{Answer, Place};
+use super::queue::Queue;
 use super::round_trip::RoundTrip;
-use super::{Shared, encoded, frame};
-use crate::channels::notice::{Met, Notice};
+use super::{Shared, frame};
+use crate::channels::inbox::{Met, Notice};
 use crate::identity::{self, Claims, Reason, Standing};
+use crate::limits;
 use crate::peer_url::PeerUrl;
-use crate::{limits, metrics};
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::StatusCode;
 use hyper::header::{CONNECTION, HeaderValue, UPGRADE as UPGRADE_HEADER};
 use hyper_util::rt::TokioIo;
-use raft::eraftpb::Message;
 use slog::{Logger, debug};
-use std::collections::VecDeque;
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-
-/// Messages that wait to be written.
-pub(super) struct Queue {
-    waiting: Mutex<Waiting>,
-    wake: Notify,
-    /// There is reason to believe that the peer can be reached: a pause is cut short.
-    pub(super) redial: Notify,
-    metrics: metrics::Lane,
-}
-
-#[derive(Default)]
-struct Waiting {
-    messages: VecDeque<(Message, usize)>,
-    bytes: usize,
-    closed: bool,
-}
-
-impl Queue {
-    pub(super) fn new(metrics: metrics::Lane) -> Queue {
-        Queue {
-            waiting: Mutex::default(),
-            wake: Notify::new(),
-            redial: Notify::new(),
-            metrics,
-        }
-    }
-
-    /// Queues a message. False: it was dropped.
-    pub(super) fn push(&self, message: Message) -> bool {
-        let bytes = encoded(&message);
-        let mut waiting = self.lock();
-        // A lone message always fits, unless no frame can hold it.
-        let full = waiting.messages.len() >= limits::PEER_QUEUE_MESSAGES_MAX
-            || (!waiting.messages.is_empty()
-                && waiting.bytes + bytes > limits::PEER_QUEUE_BYTES_MAX);
-        if full || waiting.closed || !frame::fits(bytes) {
-            self.metrics.dropped.inc();
-            return false;
-        }
-        waiting.bytes += bytes;
-        waiting.messages.push_back((message, bytes));
-        self.show(&waiting);
-        let first = waiting.messages.len() == 1;
-        drop(waiting);
-        // The task takes until the queue is empty, so only the first message has to wake it.
-        if first {
-            self.wake.notify_one();
-        }
-        true
-    }
-
-    /// Takes no further messages; the task ends once what waits is written.
-    pub(super) fn close(&self) {
-        self.lock().closed = true;
-        self.wake.notify_one();
-    }
-
-    /// Moves the messages for one frame to `into`. `None`: there are none, and there will be none.
-    fn take(&self, into: &mut Vec<Message>) -> Option<()> {
-        let mut waiting = self.lock();
-        let mut total = 0;
-        while total < limits::FRAME_BYTES_TARGET {
-            let Some((message, bytes)) = waiting.messages.pop_front() else {
-                break;
-            };
-            waiting.bytes -= bytes;
-            total += bytes;
-            into.push(message);
-        }
-        self.show(&waiting);
-        (!into.is_empty() || !waiting.closed).then_some(())
-    }
-
-    /// Drops what waits. False: nothing did.
-    pub(super) fn clear(&self) -> bool {
-        let mut waiting = self.lock();
-        let any = !waiting.messages.is_empty();
-        self.metrics.dropped.inc_by(waiting.messages.len() as u64);
-        waiting.messages.clear();
-        waiting.bytes = 0;
-        self.show(&waiting);
-        any
-    }
-
-    #[cfg(test)]
-    pub(super) fn connections(&self) -> u64 {
-        self.metrics.connections.get()
-    }
-
-    fn show(&self, waiting: &Waiting) {
-        self.metrics.messages.set(waiting.messages.len() as i64);
-        self.metrics.bytes.set(waiting.bytes as i64);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting
-            .lock()
-            .expect("a thread panicked while it held a peer's queue")
-    }
-}
 
 /// The task of a lane.
 pub(super) struct Outbound {

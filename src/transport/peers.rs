@@ -9,7 +9,8 @@
 use super::Shared;
 use super::handshake::Lane;
 use super::link::Link;
-use super::outbound::{Outbound, Queue};
+use super::outbound::Outbound;
+use super::queue::Queue;
 use super::round_trip::RoundTrip;
 use super::snapshot::SnapshotLane;
 use crate::identity::{self, Claims, Reason, Standing, State, View};

@@ -5,10 +5,10 @@
 //!
 //! An empty member takes the cluster of its first snapshot, for good, if the state in it binds this very member.
 
+use super::Shared;
 use super::dial::{self, Failure};
 use super::files::{FileError, SnapshotSource};
-use super::frame::{self, FrameError, Frames};
-use super::{Shared, encoded};
+use super::frame::{self, FrameError, Frames, encoded};
 use crate::channels::inbox::Notice;
 use crate::command::ReplicatedState;
 use crate::command::version;

@@ -1,6 +1,7 @@
 //! Snapshot transfers, with files in memory.
 
 use super::*;
+use protobuf::Message as _;
 use std::sync::mpsc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;

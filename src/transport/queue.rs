@@ -1,0 +1,109 @@
+//! Messages that wait to be written to one lane of a peer: bounded in count and bytes.
+
+use super::frame::{self, encoded};
+use crate::{limits, metrics};
+use raft::eraftpb::Message;
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+/// Messages that wait to be written.
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    /// There is something to take, or a reason to look again.
+    pub(super) wake: Notify,
+    /// There is reason to believe that the peer can be reached: a pause is cut short.
+    pub(super) redial: Notify,
+    pub(super) metrics: metrics::Lane,
+}
+
+#[derive(Default)]
+struct Waiting {
+    messages: VecDeque<(Message, usize)>,
+    bytes: usize,
+    closed: bool,
+}
+
+impl Queue {
+    pub(super) fn new(metrics: metrics::Lane) -> Queue {
+        Queue {
+            waiting: Mutex::default(),
+            wake: Notify::new(),
+            redial: Notify::new(),
+            metrics,
+        }
+    }
+
+    /// Queues a message. False: it was dropped.
+    pub(super) fn push(&self, message: Message) -> bool {
+        let bytes = encoded(&message);
+        let mut waiting = self.lock();
+        // A lone message always fits, unless no frame can hold it.
+        let full = waiting.messages.len() >= limits::PEER_QUEUE_MESSAGES_MAX
+            || (!waiting.messages.is_empty()
+                && waiting.bytes + bytes > limits::PEER_QUEUE_BYTES_MAX);
+        if full || waiting.closed || !frame::fits(bytes) {
+            self.metrics.dropped.inc();
+            return false;
+        }
+        waiting.bytes += bytes;
+        waiting.messages.push_back((message, bytes));
+        self.show(&waiting);
+        let first = waiting.messages.len() == 1;
+        drop(waiting);
+        // The task takes until the queue is empty, so only the first message has to wake it.
+        if first {
+            self.wake.notify_one();
+        }
+        true
+    }
+
+    /// Takes no further messages; the task ends once what waits is written.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.wake.notify_one();
+    }
+
+    /// Moves the messages for one frame to `into`. `None`: there are none, and there will be none.
+    pub(super) fn take(&self, into: &mut Vec<Message>) -> Option<()> {
+        let mut waiting = self.lock();
+        let mut total = 0;
+        while total < limits::FRAME_BYTES_TARGET {
+            let Some((message, bytes)) = waiting.messages.pop_front() else {
+                break;
+            };
+            waiting.bytes -= bytes;
+            total += bytes;
+            into.push(message);
+        }
+        self.show(&waiting);
+        (!into.is_empty() || !waiting.closed).then_some(())
+    }
+
+    /// Drops what waits. False: nothing did.
+    pub(super) fn clear(&self) -> bool {
+        let mut waiting = self.lock();
+        let any = !waiting.messages.is_empty();
+        self.metrics.dropped.inc_by(waiting.messages.len() as u64);
+        waiting.messages.clear();
+        waiting.bytes = 0;
+        self.show(&waiting);
+        any
+    }
+
+    #[cfg(test)]
+    pub(super) fn connections(&self) -> u64 {
+        self.metrics.connections.get()
+    }
+
+    fn show(&self, waiting: &Waiting) {
+        self.metrics.messages.set(waiting.messages.len() as i64);
+        self.metrics.bytes.set(waiting.bytes as i64);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting
+            .lock()
+            .expect("a thread panicked while it held a peer's queue")
+    }
+}
