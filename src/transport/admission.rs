@@ -5,8 +5,9 @@
 //! the first does meanwhile tells the two cases apart: if it is heard, there are two; if it is silent, it is dead.
 
 use super::handshake::{self, Lane};
-use super::{Shared, inbound};
-use crate::channels::notice::{Met, Notice};
+use super::inbound;
+use super::state::Shared;
+use crate::channels::inbox::{Met, Notice};
 use crate::identity::{self, Claims, Reason, Refusal, Standing, View};
 use crate::limits;
 use crate::members;
@@ -15,7 +16,6 @@ use http_body_util::Full;
 use hyper::{Response, StatusCode};
 use slog::{Logger, warn};
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -31,13 +31,6 @@ pub(super) struct Judged {
 }
 
 impl Shared {
-    /// The view, and up to where it is certainly applied.
-    pub(super) fn now(&self) -> (Arc<View>, u64) {
-        // In this order: the view may be newer than the index, and never older.
-        let applied = self.applied.load(Ordering::Acquire);
-        (self.view(), applied)
-    }
-
     /// Judges claims against the state of this moment.
     pub(super) fn judge(&self, claims: &Claims) -> Judged {
         let (view, applied) = self.now();

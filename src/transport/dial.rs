@@ -1,9 +1,7 @@
 //! Opening a connection to a peer: the socket, the request, and what the answer means.
 
-use super::Shared;
 use super::handshake;
 use super::link::Found;
-use super::peers::Answer;
 use crate::identity::{Claims, Reason, Refusal};
 use crate::limits;
 use crate::peer_url::PeerUrl;
@@ -163,26 +161,5 @@ pub(super) async fn read_refusal(response: Response<Incoming>, known: bool) -> F
                 _ => Failure::Unexpected(answer),
             }
         }
-    }
-}
-
-/// The positive answer of `peer` at this URL, if it is believed.
-pub(super) fn judge(
-    shared: &Shared,
-    peer: u64,
-    url: &PeerUrl,
-    response: &Response<Incoming>,
-) -> Result<Answer, Failure> {
-    let said = handshake::read_answer(response.headers())
-        .map_err(|malformed| Failure::Unexpected(malformed.to_string()))?;
-    let actual = said.from();
-    if actual != peer {
-        return Err(Failure::Disliked(Reason::WrongReceiver { actual }));
-    }
-    let url = url.clone();
-    let answer = Answer { said, url };
-    match shared.judge_answer(&answer) {
-        Ok(_) => Ok(answer),
-        Err(reason) => Err(Failure::Disliked(reason)),
     }
 }

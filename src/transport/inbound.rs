@@ -6,8 +6,9 @@
 
 use super::admission::{Entry, Turned};
 use super::handshake::{self, Lane, UPGRADE};
-use super::{Shared, dial, frame, snapshot};
-use crate::channels::notice::{Met, Notice};
+use super::state::Shared;
+use super::{dial, frame, snapshot};
+use crate::channels::inbox::{Met, Notice};
 use crate::identity::{Claims, Reason, Refusal, Standing};
 use crate::limits;
 use bytes::Bytes;

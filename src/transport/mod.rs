@@ -39,14 +39,12 @@ mod queue;
 mod round_trip;
 mod settings;
 mod snapshot;
+mod state;
 #[cfg(test)]
 mod tests;
 
-use crate::channels::inbox::Inbox;
-use crate::channels::notice::Notice;
-use crate::identity::View;
+use crate::channels::inbox::{Inbox, Notice};
 use crate::members::Members;
-use crate::metrics::Metrics;
 use crate::peer_url::PeerUrl;
 pub use files::{Directory, FileError, SnapshotFiles, SnapshotSink, SnapshotSource};
 use handshake::Lane;
@@ -54,9 +52,10 @@ use peers::{Peer, Peers};
 use raft::eraftpb::{Message, MessageType};
 pub use settings::{Limits, Settings};
 use slog::{Logger, debug};
+use state::Shared;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
@@ -64,29 +63,6 @@ use tokio::sync::{Semaphore, watch};
 #[derive(Clone)]
 pub struct Transport {
     shared: Arc<Shared>,
-}
-
-/// What the tasks share.
-struct Shared {
-    me: u64,
-    directory: Arc<dyn Directory>,
-    snapshots: Arc<dyn SnapshotFiles>,
-    metrics: Arc<Metrics>,
-    limits: Limits,
-    inbox: Arc<Inbox>,
-    runtime: tokio::runtime::Handle,
-    logger: Logger,
-    leader: AtomicU64,
-    /// The tasks that wait for a change judge again.
-    view: watch::Sender<Arc<View>>,
-    /// At least up to here the view is applied.
-    applied: AtomicU64,
-    /// The lowest binding beyond that which a peer claims: from there on it can be judged.
-    ahead: AtomicU64,
-    peers: Mutex<Peers>,
-    inbound: admission::Registry,
-    /// One snapshot is received at a time.
-    receiving: Arc<Semaphore>,
 }
 
 impl Transport {
@@ -114,6 +90,7 @@ impl Transport {
                 applied: AtomicU64::new(settings.applied),
                 ahead: AtomicU64::new(u64::MAX),
                 peers: Mutex::default(),
+                start_peer: outbound::start_peer,
                 inbound: admission::Registry::default(),
                 receiving: Arc::new(Semaphore::new(1)),
             }),
@@ -232,22 +209,5 @@ impl Transport {
                 debug!(self.shared.logger, "a peer's task did not end well"; "error" => %error);
             }
         }
-    }
-}
-
-impl Shared {
-    fn peers(&self) -> MutexGuard<'_, Peers> {
-        self.peers
-            .lock()
-            .expect("a thread panicked while it held the peers")
-    }
-
-    fn view(&self) -> Arc<View> {
-        self.view.borrow().clone()
-    }
-
-    /// Has all connections judged again.
-    fn judge_all(&self) {
-        self.view.send_modify(|_| ());
     }
 }

@@ -5,22 +5,24 @@
 //! the peer's host refuses that, the peer's process is gone, which is worth a notice, for it may have been the leader.
 
 use super::dial::{self, Failure};
-use super::handshake::{Lane, UPGRADE};
+use super::frame;
+use super::handshake::{self, Lane, UPGRADE};
 use super::link::{Found, Link};
-use super::peers::{Answer, Place};
+use super::peers::{Answer, Peer, Place};
 use super::queue::Queue;
 use super::round_trip::RoundTrip;
-use super::{Shared, frame};
+use super::state::Shared;
 use crate::channels::inbox::{Met, Notice};
 use crate::identity::{self, Claims, Reason, Standing};
 use crate::limits;
 use crate::peer_url::PeerUrl;
 use bytes::Bytes;
 use http_body_util::Empty;
-use hyper::StatusCode;
+use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue, UPGRADE as UPGRADE_HEADER};
+use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use slog::{Logger, debug};
+use slog::{Logger, debug, o};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -30,6 +32,30 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
+
+/// Starts the tasks of a peer.
+pub(super) fn start_peer(shared: &Arc<Shared>, id: u64) -> Peer {
+    let retired = watch::Sender::new(false);
+    let metrics = shared.metrics.peers.add(id, Lane::ALL.map(Lane::name));
+    let round_trip = Arc::new(RoundTrip::new(metrics.round_trips.clone()));
+    let queues = Lane::ALL.map(|lane| Arc::new(Queue::new(metrics.lanes[lane as usize].clone())));
+    let logger = shared.logger.new(o!("peer" => id));
+    let link = Arc::new(Link::new(logger.clone()));
+    let tasks = Lane::ALL.map(|lane| {
+        let outbound = Outbound {
+            shared: shared.clone(),
+            peer: id,
+            lane,
+            queue: queues[lane as usize].clone(),
+            round_trip: round_trip.clone(),
+            retired: retired.subscribe(),
+            link: link.clone(),
+            logger: logger.clone(),
+        };
+        shared.runtime.spawn(outbound.run())
+    });
+    Peer::new(queues, tasks.into(), retired, round_trip, metrics)
+}
 
 /// The task of a lane.
 pub(super) struct Outbound {
@@ -175,7 +201,7 @@ impl Outbound {
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 return Err(dial::read_refusal(response, *known).await);
             }
-            let answer = dial::judge(&self.shared, self.peer, url, &response)?;
+            let answer = judge(&self.shared, self.peer, url, &response)?;
             let upgraded = hyper::upgrade::on(&mut response).await?;
             let parts = upgraded
                 .downcast::<TokioIo<TcpStream>>()
@@ -340,4 +366,25 @@ async fn write_queue(
         outgoing.clear();
     }
     connection.shutdown().await
+}
+
+/// The positive answer of `peer` at this URL, if it is believed.
+fn judge(
+    shared: &Shared,
+    peer: u64,
+    url: &PeerUrl,
+    response: &Response<Incoming>,
+) -> Result<Answer, Failure> {
+    let said = handshake::read_answer(response.headers())
+        .map_err(|malformed| Failure::Unexpected(malformed.to_string()))?;
+    let actual = said.from();
+    if actual != peer {
+        return Err(Failure::Disliked(Reason::WrongReceiver { actual }));
+    }
+    let url = url.clone();
+    let answer = Answer { said, url };
+    match shared.judge_answer(&answer) {
+        Ok(_) => Ok(answer),
+        Err(reason) => Err(Failure::Disliked(reason)),
+    }
 }

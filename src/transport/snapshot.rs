@@ -5,10 +5,11 @@
 //!
 //! An empty member takes the cluster of its first snapshot, for good, if the state in it binds this very member.
 
-use super::Shared;
 use super::dial::{self, Failure};
 use super::files::{FileError, SnapshotSource};
 use super::frame::{self, FrameError, Frames, encoded};
+use super::peers::{SnapshotLane, Trouble};
+use super::state::Shared;
 use crate::channels::inbox::Notice;
 use crate::command::ReplicatedState;
 use crate::command::version;
@@ -27,8 +28,7 @@ use raft::eraftpb::{Message, Snapshot};
 use slog::{Logger, info, o, warn};
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
@@ -52,35 +52,6 @@ pub(super) struct Report {
     ok: bool,
 }
 
-/// The transfers to one peer: one at a time.
-#[derive(Default)]
-pub(super) struct SnapshotLane {
-    busy: AtomicBool,
-    trouble: Mutex<Trouble>,
-}
-
-/// What came of the transfers so far.
-#[derive(Default)]
-struct Trouble {
-    /// The pause after the last failure, zero after a success.
-    pause: Duration,
-    /// The failure that was logged last.
-    logged: Option<String>,
-}
-
-impl SnapshotLane {
-    /// Takes the place of the one transfer. False: there is one already.
-    pub(super) fn take(&self) -> bool {
-        !self.busy.swap(true, Ordering::AcqRel)
-    }
-
-    fn trouble(&self) -> MutexGuard<'_, Trouble> {
-        self.trouble
-            .lock()
-            .expect("a thread panicked while it held a peer's trouble")
-    }
-}
-
 impl Report {
     pub(super) fn new(shared: &Arc<Shared>, to: u64, lane: &Arc<SnapshotLane>) -> Report {
         Report {
@@ -95,7 +66,7 @@ impl Report {
 impl Drop for Report {
     fn drop(&mut self) {
         // In this order: the answer to the report may be the next snapshot.
-        self.lane.busy.store(false, Ordering::Release);
+        self.lane.leave();
         let (to, ok) = (self.to, self.ok);
         self.shared.inbox.notice(Notice::SnapshotSent { to, ok });
     }

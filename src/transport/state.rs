@@ -1,0 +1,244 @@
+//! What the tasks of a transport share, and how it changes: which peers there are, where each is dialled, and what each has
+//! answered.
+
+use super::admission;
+use super::files::{Directory, SnapshotFiles};
+use super::handshake::Lane;
+use super::peers::{Answer, Peer, Peers, Place, add, judge_answer, wanted};
+use super::queue::Queue;
+use super::settings::Limits;
+use crate::channels::inbox::Inbox;
+use crate::identity::{self, Claims, Reason, Standing, State, View};
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::peer_url::PeerUrl;
+use slog::{Logger, warn};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::{Semaphore, watch};
+
+/// What the tasks share.
+pub(super) struct Shared {
+    pub me: u64,
+    pub directory: Arc<dyn Directory>,
+    pub snapshots: Arc<dyn SnapshotFiles>,
+    pub metrics: Arc<Metrics>,
+    pub limits: Limits,
+    pub inbox: Arc<Inbox>,
+    pub runtime: tokio::runtime::Handle,
+    pub logger: Logger,
+    pub leader: AtomicU64,
+    /// The tasks that wait for a change judge again.
+    pub view: watch::Sender<Arc<View>>,
+    /// At least up to here the view is applied.
+    pub applied: AtomicU64,
+    /// The lowest binding beyond that which a peer claims: from there on it can be judged.
+    pub ahead: AtomicU64,
+    pub peers: Mutex<Peers>,
+    /// Starts the tasks of a peer. They work with this, so they are given from above.
+    pub start_peer: fn(&Arc<Shared>, u64) -> Peer,
+    pub inbound: admission::Registry,
+    /// One snapshot is received at a time.
+    pub receiving: Arc<Semaphore>,
+}
+
+impl Shared {
+    pub(super) fn peers(&self) -> MutexGuard<'_, Peers> {
+        self.peers
+            .lock()
+            .expect("a thread panicked while it held the peers")
+    }
+
+    pub(super) fn view(&self) -> Arc<View> {
+        self.view.borrow().clone()
+    }
+
+    /// Has all connections judged again.
+    pub(super) fn judge_all(&self) {
+        self.view.send_modify(|_| ());
+    }
+
+    /// The view, and up to where it is certainly applied.
+    pub(super) fn now(&self) -> (Arc<View>, u64) {
+        // In this order: the view may be newer than the index, and never older.
+        let applied = self.applied.load(Ordering::Acquire);
+        (self.view(), applied)
+    }
+
+    /// Starts and stops peers so that they match the view, the list and what was claimed, and judges all of them again.
+    pub(super) fn reconcile(self: &Arc<Shared>, peers: &mut Peers) {
+        if peers.closed {
+            return;
+        }
+        let (view, applied) = self.now();
+        // One that has caught up with is bound now, or refused.
+        for (_, claims) in std::mem::take(&mut peers.claimed) {
+            if let Ok(standing @ (Standing::Bound | Standing::Ahead)) =
+                identity::judge(&claims, &view, applied)
+            {
+                peers
+                    .claimed
+                    .insert((claims.from, standing == Standing::Ahead), claims);
+            }
+        }
+        let mut wanted = wanted(&view, peers);
+        wanted.remove(&self.me);
+        // A member that was removed and added again since the last view starts from nothing, also at the same place:
+        // what is queued for its earlier life speaks of a log that it does not have.
+        let kept = |id: &u64, peer: &Peer| {
+            let wanted = wanted.get(id);
+            wanted.is_some_and(|(added, _)| peer.added_index == 0 || *added == peer.added_index)
+        };
+        let gone = peers.by_id.extract_if(|id, peer| !kept(id, peer));
+        for (_, peer) in gone.collect::<Vec<_>>() {
+            peer.retire();
+        }
+        for (id, (added_index, places)) in wanted {
+            let peer = peers.by_id.entry(id);
+            let peer = peer.or_insert_with(|| (self.start_peer)(self, id));
+            peer.added_index = added_index;
+            if peer.places != places {
+                peer.places = places;
+                peer.redial();
+            }
+            peer.settle(&peers.claimed, &view, applied);
+        }
+        self.look_ahead(peers, applied);
+    }
+
+    /// Sees to it that all are judged again once the next binding that somebody claims is applied.
+    fn look_ahead(&self, peers: &Peers, applied: u64) {
+        let answered = peers.answers().map(Answer::bound_index);
+        let claimed = peers.claimed.values().map(|claims| claims.bound_index);
+        let indexes = claimed.chain(answered);
+        let next = indexes.filter(|index| *index > applied).min();
+        self.ahead
+            .store(next.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// A peer was let in: it is up, so it is dialled now and not after a pause; and its claims are remembered, unless it
+    /// has no power yet.
+    pub(super) fn welcome(self: &Arc<Shared>, claims: &Claims, standing: Standing) {
+        let mut peers = self.peers();
+        if standing != Standing::Waiting {
+            self.remember(&mut peers, claims, standing == Standing::Ahead);
+        }
+        if let Some(peer) = peers.by_id.get(&claims.from) {
+            peer.redial();
+        }
+    }
+
+    fn remember(self: &Arc<Shared>, peers: &mut Peers, claims: &Claims, ahead: bool) {
+        let key = (claims.from, ahead);
+        let known = peers.claimed.get(&key);
+        if known == Some(claims) {
+            return;
+        }
+        let members = &self.view().members.members;
+        let stranger = |id: &u64| !members.contains_key(id);
+        let strangers = peers.claimed.keys().filter(|(id, _)| stranger(id)).count();
+        if known.is_none() && stranger(&claims.from) && strangers >= limits::PEERS_AHEAD_MAX {
+            warn!(self.logger, "too many members are unknown here, this one gets no answers until \
+                this member has caught up"; "peer" => claims.from);
+            return;
+        }
+        peers.claimed.insert(key, claims.clone());
+        self.reconcile(peers);
+        // A peer that had answered before it was bound may get messages now.
+        self.judge_all();
+    }
+
+    /// A member's claims were refused, so they say no more where it is.
+    pub(super) fn forget(self: &Arc<Shared>, claims: &Claims) {
+        let mut peers = self.peers();
+        let before = peers.claimed.len();
+        let ends = |claims: &Claims| (claims.from, claims.incarnation, claims.to);
+        peers.claimed.retain(|_, other| ends(other) != ends(claims));
+        if peers.claimed.len() != before {
+            self.reconcile(&mut peers);
+        }
+    }
+
+    /// Where to dial a peer, in the order of the attempts. Empty: it was retired.
+    pub(super) fn places(&self, id: u64) -> Vec<Place> {
+        let peers = self.peers();
+        let Some(peer) = peers.by_id.get(&id) else {
+            return Vec::new();
+        };
+        let mut places = peer.places.clone();
+        // The first member leads from its start, and may have been told of other places since.
+        let is_lost = self.leader.load(Ordering::Relaxed) == 0 || !self.view().members.is_formed();
+        if let Some(url) = peers.list.get(&id)
+            && (is_lost || places.is_empty())
+        {
+            add(&mut places, url, true);
+        }
+        places
+    }
+
+    /// A lane was connected and has this answer, or (`None`) is no longer connected. What was queued for a peer that has
+    /// no power is dropped: false.
+    pub(super) fn answered(
+        self: &Arc<Shared>,
+        id: u64,
+        lane: Lane,
+        queue: &Arc<Queue>,
+        answer: Option<Answer>,
+    ) -> bool {
+        let mut peers = self.peers();
+        let Peers { by_id, claimed, .. } = &mut *peers;
+        let own = |peer: &&mut Peer| Arc::ptr_eq(&peer.queues[lane as usize], queue);
+        let Some(peer) = by_id.get_mut(&id).filter(own) else {
+            return true;
+        };
+        let names_leader = answer.as_ref().is_some_and(|a| a.leader().is_some());
+        peer.answers[lane as usize] = answer;
+        let (view, applied) = self.now();
+        peer.settle(claimed, &view, applied);
+        let dropped = peer.waits && queue.clear();
+        self.look_ahead(&peers, applied);
+        if names_leader && view.is_empty() {
+            self.reconcile(&mut peers);
+        }
+        !dropped
+    }
+
+    /// The fingerprint that was answered where an id was dialled, and where that was.
+    pub(super) fn greeted(&self, id: u64) -> Option<(u64, PeerUrl)> {
+        let peers = self.peers();
+        let answer = peers.by_id.get(&id)?.answers[Lane::Control as usize].as_ref()?;
+        match &answer.said {
+            identity::Answer::Greeting(greeting) => match greeting.state {
+                State::Empty(fingerprint) => Some((fingerprint, answer.url.clone())),
+                State::Member(_) => None,
+            },
+            identity::Answer::Claims(_) => None,
+        }
+    }
+
+    /// Judges the answer of a peer.
+    pub(super) fn judge_answer(&self, answer: &Answer) -> Result<Standing, Reason> {
+        let peers = self.peers();
+        let (view, applied) = self.now();
+        judge_answer(answer, &peers.claimed, &view, applied)
+    }
+
+    /// How things stand with the peer that a lane is connected to, and whether that place still is one of its. `None`: it
+    /// was retired.
+    pub(super) fn standing(
+        &self,
+        id: u64,
+        lane: Lane,
+        queue: &Arc<Queue>,
+    ) -> Option<(Result<Standing, Reason>, bool)> {
+        let peers = self.peers();
+        let own = |peer: &&Peer| Arc::ptr_eq(&peer.queues[lane as usize], queue);
+        let peer = peers.by_id.get(&id).filter(own)?;
+        let answer = peer.answers[lane as usize].as_ref()?;
+        let (view, applied) = self.now();
+        let standing = judge_answer(answer, &peers.claimed, &view, applied);
+        let listed = peers.list.get(&id) == Some(&answer.url);
+        let placed = peer.places.iter().any(|place| place.url == answer.url);
+        Some((standing, listed || placed))
+    }
+}
