@@ -1,22 +1,17 @@
-//! Who is let in: the judgement of a peer's claims, and the streams of those that were let in.
-//!
-//! Two processes may run with one incarnation: a copy of a data directory, or a restart whose host lost its power, so
-//! that the streams of the process before are still open here and don't know it. The one that came second waits, and what
-//! the first does meanwhile tells the two cases apart: if it is heard, there are two; if it is silent, it is dead.
+//! Who is let in: the judgement of a peer's claims, the answer to those that are turned away, and the place of a stream that
+//! was let in.
 
 use super::handshake::{self, Lane};
-use super::inbound;
+use super::registry::{Key, Turned};
 use super::state::Shared;
 use crate::channels::inbox::{Met, Notice};
 use crate::identity::{self, Claims, Reason, Refusal, Standing, View};
-use crate::limits;
 use crate::members;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Response, StatusCode};
 use slog::{Logger, warn};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Notify;
 
@@ -96,57 +91,28 @@ impl Shared {
     }
 }
 
-/// Why a stream got no place among those of its peer.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Turned {
-    /// There is a newer one.
-    Late,
-    /// Another process of this member is connected, and may be dead.
-    Rival,
-    /// Another process of this member is connected, and is not dead.
-    Twice,
+/// The answer to a stream that got no place, and may be tried again.
+pub(super) fn turn_away(turned: &Turned) -> Response<Full<Bytes>> {
+    let line = match turned {
+        Turned::Late => "a newer stream of this member is open here",
+        _ => "another process of this member is connected here; try again",
+    };
+    answer(StatusCode::SERVICE_UNAVAILABLE, line)
 }
 
-impl Turned {
-    /// The answer to somebody who may try again.
-    pub(super) fn answer(&self) -> Response<Full<Bytes>> {
-        let line = match self {
-            Turned::Late => "a newer stream of this member is open here",
-            _ => "another process of this member is connected here; try again",
-        };
-        inbound::answer(StatusCode::SERVICE_UNAVAILABLE, line)
-    }
+/// An answer of one line, or of none.
+pub(super) fn answer(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
+    let body = if line.is_empty() {
+        Full::default()
+    } else {
+        Full::from(format!("{line}\n"))
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response
 }
 
-/// The streams of all peers, and what was logged of those who got none.
-#[derive(Default)]
-pub(super) struct Registry {
-    processes: Mutex<Processes>,
-    refusals: Mutex<HashMap<u64, String>>,
-}
-
-impl Registry {
-    fn processes(&self) -> MutexGuard<'_, Processes> {
-        self.processes
-            .lock()
-            .expect("a thread panicked while it held the streams")
-    }
-
-    /// Those that are connected with this id.
-    fn incarnations(&self, id: u64) -> Vec<u64> {
-        let processes = self.processes();
-        let of_it = processes.0.keys().filter(|(from, _)| *from == id);
-        of_it.map(|(_, incarnation)| *incarnation).collect()
-    }
-
-    pub(super) fn refusals(&self) -> MutexGuard<'_, HashMap<u64, String>> {
-        self.refusals
-            .lock()
-            .expect("a thread panicked while it held the refusals")
-    }
-}
-
-/// A stream in the [`Registry`]. A process has one a lane: a second means that the first is dead and does not know it. The
+/// A stream in the [`Registry`](super::registry::Registry). A process has one a lane: a second means that the first is dead and does not know it. The
 /// first is the one that was accepted first.
 pub(super) struct Entry {
     shared: Arc<Shared>,
@@ -186,248 +152,5 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let mut processes = self.shared.inbound.processes();
         processes.leave(self.key, self.lane, &self.replaced);
-    }
-}
-
-/// A member: so one that has power never loses a stream to one that only has its id.
-type Key = (u64, u64);
-
-/// The processes that have streams here: one a member.
-#[derive(Default)]
-struct Processes(HashMap<Key, Process>);
-
-struct Process {
-    run: u64,
-    /// The serial number of each lane's connection, and what tells it that it was replaced.
-    lanes: [Option<(u64, Arc<Notify>)>; 2],
-    /// When it last sent something, or connected.
-    heard: Instant,
-    /// Another process of the same member, and when it first tried to connect.
-    rival: Option<(u64, Instant)>,
-}
-
-impl Processes {
-    /// Registers a stream. Gives what will tell it that it was replaced.
-    fn enter(
-        &mut self,
-        claims: &Claims,
-        standing: Standing,
-        lane: Lane,
-        serial: u64,
-        now: Instant,
-    ) -> Result<Arc<Notify>, Turned> {
-        let key = (claims.from, claims.incarnation);
-        let older = self.0.get_mut(&key);
-        if let Some(older) = older.filter(|older| older.run != claims.run) {
-            if standing == Standing::Bound {
-                older.meets(claims.run, now)?;
-            }
-            for (_, replaced) in older.lanes.iter().flatten() {
-                replaced.notify_one();
-            }
-            self.0.remove(&key);
-        }
-        let process = self.0.entry(key).or_insert_with(|| Process {
-            run: claims.run,
-            lanes: [None, None],
-            heard: now,
-            rival: None,
-        });
-        let place = &mut process.lanes[lane as usize];
-        if place.as_ref().is_some_and(|(newer, _)| *newer > serial) {
-            return Err(Turned::Late);
-        }
-        process.heard = now;
-        let replaced = Arc::new(Notify::new());
-        if let Some((_, older)) = place.replace((serial, replaced.clone())) {
-            older.notify_one();
-        }
-        Ok(replaced)
-    }
-
-    fn heard(&mut self, key: Key, lane: Lane, stream: &Arc<Notify>, now: Instant) {
-        if let Some(process) = self.0.get_mut(&key)
-            && process.has(lane, stream)
-        {
-            process.heard = now;
-        }
-    }
-
-    fn leave(&mut self, key: Key, lane: Lane, stream: &Arc<Notify>) {
-        if let Some(process) = self.0.get_mut(&key)
-            && process.has(lane, stream)
-        {
-            process.lanes[lane as usize] = None;
-            if process.lanes.iter().all(Option::is_none) {
-                self.0.remove(&key);
-            }
-        }
-    }
-}
-
-impl Process {
-    fn has(&self, lane: Lane, stream: &Arc<Notify>) -> bool {
-        let place = self.lanes[lane as usize].as_ref();
-        place.is_some_and(|(_, current)| Arc::ptr_eq(current, stream))
-    }
-
-    /// Another process of the same member wants its place.
-    fn meets(&mut self, run: u64, now: Instant) -> Result<(), Turned> {
-        let since = match self.rival {
-            Some((rival, since)) if rival == run => since,
-            _ => {
-                self.rival = Some((run, now));
-                return Err(Turned::Rival);
-            }
-        };
-        if self.heard > since + limits::PEER_RIVAL_GRACE {
-            self.rival = None;
-            return Err(Turned::Twice);
-        }
-        match now.duration_since(self.heard.max(since)) >= limits::PEER_RIVAL_SILENCE {
-            true => Ok(()),
-            false => Err(Turned::Rival),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use Lane::{Append, Control};
-    use Standing::{Ahead, Bound, Waiting};
-    use std::time::Duration;
-
-    fn claims(incarnation: u64, run: u64) -> Claims {
-        Claims {
-            cluster: 1,
-            from: 2,
-            to: 1,
-            incarnation,
-            bound_index: 1,
-            run,
-            url: "http://a:1".parse().unwrap(),
-            url_given: true,
-            version: 2,
-            receiver: None,
-        }
-    }
-
-    /// The processes, and a clock.
-    struct Fixture {
-        processes: Processes,
-        now: Instant,
-        serial: u64,
-    }
-
-    impl Fixture {
-        fn new() -> Fixture {
-            Fixture {
-                processes: Processes::default(),
-                now: Instant::now(),
-                serial: 0,
-            }
-        }
-
-        fn enter(&mut self, run: u64, lane: Lane) -> Result<Arc<Notify>, Turned> {
-            self.enter_as(&claims(20, run), Bound, lane)
-        }
-
-        fn enter_as(
-            &mut self,
-            claims: &Claims,
-            standing: Standing,
-            lane: Lane,
-        ) -> Result<Arc<Notify>, Turned> {
-            self.serial += 1;
-            self.processes
-                .enter(claims, standing, lane, self.serial, self.now)
-        }
-
-        fn heard(&mut self, stream: &Arc<Notify>, lane: Lane) {
-            self.processes.heard((2, 20), lane, stream, self.now);
-        }
-
-        fn pass(&mut self, time: Duration) {
-            self.now += time;
-        }
-    }
-
-    fn is_replaced(stream: &Arc<Notify>) -> bool {
-        let notified = std::pin::pin!(stream.notified());
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        notified.poll(&mut context).is_ready()
-    }
-
-    #[test]
-    fn a_second_process_is_turned_away_for_good_when_the_first_is_heard() {
-        let mut all = Fixture::new();
-        let first = all.enter(1, Control).unwrap();
-        all.pass(Duration::from_secs(9));
-        assert_eq!(all.enter(2, Control).err(), Some(Turned::Rival));
-        assert_eq!(all.enter(2, Append).err(), Some(Turned::Rival));
-        let seconds = limits::PEER_RIVAL_GRACE.as_secs();
-        for _ in 0..seconds {
-            all.pass(Duration::from_secs(1));
-            all.heard(&first, Control);
-            assert_eq!(all.enter(2, Control).err(), Some(Turned::Rival));
-        }
-        all.pass(Duration::from_secs(1));
-        all.heard(&first, Control);
-        assert_eq!(all.enter(2, Control).err(), Some(Turned::Twice));
-        assert!(!is_replaced(&first));
-        // A connection of the first says the same as a message.
-        assert_eq!(all.enter(2, Control).err(), Some(Turned::Rival));
-        all.pass(limits::PEER_RIVAL_GRACE * 2);
-        let again = all.enter(1, Control).unwrap();
-        assert!(is_replaced(&first) && !is_replaced(&again));
-        assert_eq!(all.enter(2, Control).err(), Some(Turned::Twice));
-    }
-
-    #[test]
-    fn a_restart_takes_the_place_of_a_process_that_is_silent() {
-        let mut all = Fixture::new();
-        let dead = [Control, Append].map(|lane| all.enter(1, lane).unwrap());
-        all.pass(Duration::from_secs(9));
-        assert_eq!(all.enter(2, Control).err(), Some(Turned::Rival));
-        // What it had sent before its end is read a moment later.
-        all.pass(limits::PEER_RIVAL_GRACE / 2);
-        all.heard(&dead[1], Append);
-        all.pass(limits::PEER_RIVAL_SILENCE - Duration::from_millis(1));
-        assert_eq!(all.enter(2, Control).err(), Some(Turned::Rival));
-        all.pass(Duration::from_millis(1));
-        let restarted = all.enter(2, Control).unwrap();
-        assert!(dead.iter().all(is_replaced) && !is_replaced(&restarted));
-        all.enter(2, Append).unwrap();
-        // The dead ones leave, and say nothing any more.
-        all.processes.leave((2, 20), Control, &dead[0]);
-        all.pass(Duration::from_secs(1));
-        all.heard(&dead[1], Append);
-        assert!(all.processes.0[&(2, 20)].heard < all.now);
-        assert!(all.processes.0[&(2, 20)].lanes.iter().all(Option::is_some));
-    }
-
-    #[test]
-    fn a_restart_waits_for_nothing_when_the_streams_have_ended() {
-        let mut all = Fixture::new();
-        let lanes = [Control, Append];
-        let first = lanes.map(|lane| all.enter(1, lane).unwrap());
-        assert_eq!(all.enter(2, Control).err(), Some(Turned::Rival));
-        for (lane, stream) in lanes.iter().zip(&first) {
-            all.processes.leave((2, 20), *lane, stream);
-        }
-        all.enter(2, Control).unwrap();
-        assert_eq!(all.processes.0.len(), 1);
-    }
-
-    #[test]
-    fn who_has_no_power_replaces_only_itself() {
-        let mut all = Fixture::new();
-        let member = all.enter(1, Control).unwrap();
-        for standing in [Waiting, Ahead] {
-            let stranger = all.enter_as(&claims(21, 1), standing, Control).unwrap();
-            all.enter_as(&claims(21, 2), standing, Control).unwrap();
-            assert!(is_replaced(&stranger) && !is_replaced(&member));
-        }
     }
 }

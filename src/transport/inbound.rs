@@ -4,8 +4,9 @@
 //! connection and a small buffer, for a limited time; and when connections run out, it is the oldest of those that the
 //! table does not bind that ends, so that strangers never keep a member out.
 
-use super::admission::{Entry, Turned};
+use super::admission::{Entry, answer, turn_away};
 use super::handshake::{self, Lane, UPGRADE};
+use super::registry::Turned;
 use super::state::Shared;
 use super::{dial, frame, snapshot};
 use crate::channels::inbox::{Met, Notice};
@@ -244,7 +245,7 @@ async fn handle(
     let entry = match Entry::new(shared, &claims, standing, lane, stranger.serial) {
         Ok(entry) => entry,
         Err(Turned::Twice) => return shared.deny(&claims, &judged, Reason::Twice, logger),
-        Err(turned) => return turned.answer(),
+        Err(turned) => return turn_away(&turned),
     };
     shared.inbound.refusals().remove(&claims.from);
     welcome(shared, &claims, standing, stranger);
@@ -327,17 +328,6 @@ fn stream_lane(request: &Request<Incoming>) -> Result<Lane, String> {
 fn refuse(status: StatusCode, line: &str, logger: &Logger) -> Response<Full<Bytes>> {
     warn!(logger, "refused a request at the peer port"; "why" => line);
     answer(status, line)
-}
-
-pub(super) fn answer(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
-    let body = if line.is_empty() {
-        Full::default()
-    } else {
-        Full::from(format!("{line}\n"))
-    };
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response
 }
 
 /// An established stream of a peer.

@@ -36,6 +36,7 @@ mod link;
 mod outbound;
 mod peers;
 mod queue;
+mod registry;
 mod round_trip;
 mod settings;
 mod snapshot;
@@ -50,6 +51,7 @@ pub use files::{Directory, FileError, SnapshotFiles, SnapshotSink, SnapshotSourc
 use handshake::Lane;
 use peers::{Peer, Peers};
 use raft::eraftpb::{Message, MessageType};
+use registry::Registry;
 pub use settings::{Limits, Settings};
 use slog::{Logger, debug};
 use state::Shared;
@@ -91,7 +93,7 @@ impl Transport {
                 ahead: AtomicU64::new(u64::MAX),
                 peers: Mutex::default(),
                 start_peer: outbound::start_peer,
-                inbound: admission::Registry::default(),
+                inbound: Registry::default(),
                 receiving: Arc::new(Semaphore::new(1)),
             }),
         };

@@ -1,11 +1,11 @@
 //! What the tasks of a transport share, and how it changes: which peers there are, where each is dialled, and what each has
 //! answered.
 
-use super::admission;
 use super::files::{Directory, SnapshotFiles};
 use super::handshake::Lane;
 use super::peers::{Answer, Peer, Peers, Place, add, judge_answer, wanted};
 use super::queue::Queue;
+use super::registry::Registry;
 use super::settings::Limits;
 use crate::channels::inbox::Inbox;
 use crate::identity::{self, Claims, Reason, Standing, State, View};
@@ -37,7 +37,7 @@ pub(super) struct Shared {
     pub peers: Mutex<Peers>,
     /// Starts the tasks of a peer. They work with this, so they are given from above.
     pub start_peer: fn(&Arc<Shared>, u64) -> Peer,
-    pub inbound: admission::Registry,
+    pub inbound: Registry,
     /// One snapshot is received at a time.
     pub receiving: Arc<Semaphore>,
 }
