@@ -7,8 +7,9 @@
 use super::admission::{Entry, answer, turn_away};
 use super::handshake::{self, Lane, UPGRADE};
 use super::registry::Turned;
+use super::snapshot::receive::receive as receive_snapshot;
 use super::state::Shared;
-use super::{dial, frame, snapshot};
+use super::{dial, frame};
 use crate::channels::inbox::{Met, Notice};
 use crate::identity::{Claims, Reason, Refusal, Standing};
 use crate::limits;
@@ -298,7 +299,7 @@ async fn receive(
 ) -> Response<Full<Bytes>> {
     welcome(shared, &claims, standing, stranger);
     let from = claims.from;
-    match snapshot::receive(shared, claims, standing, body, logger).await {
+    match receive_snapshot(shared, claims, standing, body, logger).await {
         Ok(()) => answer(StatusCode::NO_CONTENT, ""),
         Err(error) => {
             shared.metrics.snapshots.receives_failed.inc();

@@ -54,6 +54,7 @@ use raft::eraftpb::{Message, MessageType};
 use registry::Registry;
 pub use settings::{Limits, Settings};
 use slog::{Logger, debug};
+use snapshot::send::{Report, Transfer};
 use state::Shared;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -143,8 +144,8 @@ impl Transport {
         if !peer.snapshots.take() {
             return false;
         }
-        let transfer = snapshot::Transfer {
-            report: snapshot::Report::new(&self.shared, to, &peer.snapshots),
+        let transfer = Transfer {
+            report: Report::new(&self.shared, to, &peer.snapshots),
             url,
             retired: peer.retired.subscribe(),
             message,

@@ -1,0 +1,327 @@
+//! Receiving a snapshot: its message is checked before anything is written, and passed on once the file is durable.
+
+use crate::command::ReplicatedState;
+use crate::command::version;
+use crate::command::version::Later;
+use crate::identity::{Claims, Reason, Standing};
+use crate::limits;
+use crate::limits::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNKS_QUEUED};
+use crate::storage::SnapshotMeta;
+use crate::transport::files::FileError;
+use crate::transport::frame::{self, FrameError, Frames};
+use crate::transport::state::Shared;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use hyper::StatusCode;
+use hyper::body::Incoming;
+use protobuf::Message as _;
+use raft::eraftpb::{Message, Snapshot};
+use slog::{Logger, info};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout};
+
+/// Why a snapshot was not received.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::transport) enum ReceiveError {
+    #[error("another snapshot is being received")]
+    Busy,
+    #[error("too many messages wait for the raft loop")]
+    Overloaded,
+    #[error("less than {SNAPSHOT_CHUNK_BYTES} bytes came in {} s", .0.as_secs())]
+    Slow(Duration),
+    #[error("it was cut off")]
+    Cut,
+    #[error("the connection failed: {0}")]
+    Broken(#[from] hyper::Error),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(
+        "its message is longer than {} bytes",
+        limits::SNAPSHOT_MESSAGE_BYTES_MAX
+    )]
+    LongMessage,
+    #[error("it begins with {0} messages, not with one")]
+    Messages(usize),
+    #[error("its message holds no replicated state: {0}")]
+    State(#[from] protobuf::ProtobufError),
+    #[error("it {0}")]
+    Later(Later),
+    #[error("write the snapshot: {0}")]
+    File(FileError),
+    #[error("the sender is no longer welcome: {0}")]
+    Denied(Reason),
+    #[error("the sender has no power yet")]
+    Powerless,
+    #[error("it is of another cluster")]
+    OtherCluster,
+    #[error("its state does not bind this member")]
+    NotBound,
+}
+
+impl ReceiveError {
+    /// The status of the answer, as far as the sender still waits for one.
+    pub(in crate::transport) fn status(&self) -> StatusCode {
+        match self {
+            ReceiveError::Busy | ReceiveError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            ReceiveError::File(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            ReceiveError::Denied(_)
+            | ReceiveError::Powerless
+            | ReceiveError::OtherCluster
+            | ReceiveError::NotBound => StatusCode::CONFLICT,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
+/// What the task that writes the file is given.
+enum Piece {
+    Data(Bytes),
+    /// It was all: an end without this is a cut.
+    End,
+}
+
+/// Receives a snapshot from a peer whose claims were accepted, and passes its message on once the file is durable.
+pub(in crate::transport) async fn receive(
+    shared: &Arc<Shared>,
+    claims: Claims,
+    standing: Standing,
+    body: Incoming,
+    logger: &Logger,
+) -> Result<(), ReceiveError> {
+    if standing == Standing::Waiting {
+        return Err(ReceiveError::Powerless);
+    }
+    let permit = shared.receiving.clone().try_acquire_owned();
+    let permit = permit.map_err(|_| ReceiveError::Busy)?;
+    let begun = Instant::now();
+    let mut body = Paced::new(body, shared.limits.snapshot_stall);
+
+    let mut frames = Frames::default();
+    let payload = loop {
+        if let Some(payload) = frames.take()? {
+            break payload;
+        }
+        if frames.len() > limits::SNAPSHOT_MESSAGE_BYTES_MAX {
+            return Err(ReceiveError::LongMessage);
+        }
+        let piece = body.next().await?.ok_or(ReceiveError::Cut)?;
+        frames.push(&piece);
+    };
+    let mut messages = frame::decode(&payload, claims.from, shared.me, true)?;
+    let count = messages.len();
+    let (1, Some(message)) = (count, messages.pop()) else {
+        return Err(ReceiveError::Messages(count));
+    };
+
+    let promised = promised(message.get_snapshot())?;
+    if shared.view().is_empty() && !binds(shared, &promised) {
+        return Err(ReceiveError::NotBound);
+    }
+    if let Err(later) = version::check_state(&promised.state) {
+        // The node has to end by it, and needs no file for that.
+        let bound = standing == Standing::Bound;
+        let sender = bound.then_some(claims.incarnation);
+        shared.inbox.receive(vec![message], payload.len(), sender);
+        return Err(ReceiveError::Later(later));
+    }
+    let (pieces, taken) = mpsc::channel(SNAPSHOT_CHUNKS_QUEUED);
+    let arriving = Arriving {
+        promised,
+        shared: shared.clone(),
+        claims,
+        message,
+        bytes: payload.len(),
+        begun,
+        permit,
+        logger: logger.clone(),
+    };
+    // By itself, because this future is dropped when the sender goes: a file that has got its name is always announced.
+    let arriving = tokio::spawn(arriving.run(taken));
+    let forwarded = forward(&mut body, frames.into_rest(), pieces).await;
+    let arrived = arriving
+        .await
+        .unwrap_or_else(|error| Err(ReceiveError::File(error.into())));
+    // Whichever failed first made the other fail as well; a writer that was only cut off has nothing to say.
+    forwarded?;
+    arrived
+}
+
+/// A snapshot whose file is being received.
+struct Arriving {
+    shared: Arc<Shared>,
+    claims: Claims,
+    message: Message,
+    /// Encoded size of the message.
+    bytes: usize,
+    promised: SnapshotMeta,
+    begun: Instant,
+    permit: OwnedSemaphorePermit,
+    logger: Logger,
+}
+
+impl Arriving {
+    /// Writes the file from its pieces, and passes the message on.
+    async fn run(self, pieces: mpsc::Receiver<Piece>) -> Result<(), ReceiveError> {
+        let Arriving {
+            shared,
+            claims,
+            message,
+            bytes,
+            promised,
+            begun,
+            permit,
+            logger,
+        } = self;
+        let index = promised.index;
+        let since = Instant::now();
+        let (files, from, incarnation) = (shared.clone(), claims.from, claims.incarnation);
+        let written = spawn_blocking(move || {
+            // The permit is given back only when the file is closed, also if nobody waits for this any more.
+            let _permit = permit;
+            write_file(&files, &claims, &promised, pieces)
+        });
+        let (file_bytes, bound) = written
+            .await
+            .unwrap_or_else(|error| Err(ReceiveError::File(error.into())))?;
+        let received = &shared.metrics.snapshots.received;
+        received.add(begun.elapsed(), file_bytes);
+        let bound = bound.then_some(incarnation);
+        if !shared.inbox.receive(vec![message], bytes, bound) {
+            return Err(ReceiveError::Overloaded);
+        }
+        info!(logger, "received a snapshot"; "peer" => from, "index" => index, "bytes" => file_bytes,
+            "ms" => since.elapsed().as_millis() as u64);
+        Ok(())
+    }
+}
+
+/// Passes the body on to the writer. That the writer has stopped is not this side's error.
+///
+/// In whole pieces, so that the writer is not woken for each part of a body, which has `PEER_HEAD_BYTES_MAX` at most.
+async fn forward(
+    body: &mut Paced,
+    first: Bytes,
+    pieces: mpsc::Sender<Piece>,
+) -> Result<(), ReceiveError> {
+    let mut gathered = BytesMut::from(first);
+    loop {
+        let next = body.next().await?;
+        if let Some(data) = &next {
+            gathered.extend_from_slice(data);
+        }
+        let whole = gathered.len() >= SNAPSHOT_CHUNK_BYTES || next.is_none();
+        if whole && !gathered.is_empty() {
+            let room = BytesMut::with_capacity(SNAPSHOT_CHUNK_BYTES + limits::PEER_HEAD_BYTES_MAX);
+            let piece = std::mem::replace(&mut gathered, room).freeze();
+            if pieces.send(Piece::Data(piece)).await.is_err() {
+                return Ok(());
+            }
+        }
+        if next.is_none() {
+            break;
+        }
+    }
+    // The error is the writer's, and comes from there.
+    let _ = pieces.send(Piece::End).await;
+    Ok(())
+}
+
+/// A body that has to come at some rate, so that nobody holds the only place of a receiver for ever: a whole piece of a
+/// snapshot within the limit. Time that the own disk takes does not count.
+struct Paced {
+    body: Incoming,
+    limit: Duration,
+    /// What the piece under way may still take.
+    left: Duration,
+    /// What has come of it.
+    bytes: usize,
+}
+
+impl Paced {
+    fn new(body: Incoming, limit: Duration) -> Paced {
+        Paced {
+            body,
+            limit,
+            left: limit,
+            bytes: 0,
+        }
+    }
+
+    /// What comes next of the body, `None` at its end.
+    async fn next(&mut self) -> Result<Option<Bytes>, ReceiveError> {
+        loop {
+            let since = Instant::now();
+            let frame = timeout(self.left, self.body.frame())
+                .await
+                .map_err(|_| ReceiveError::Slow(self.limit))?;
+            self.left = self.left.saturating_sub(since.elapsed());
+            let Some(frame) = frame.transpose()? else {
+                return Ok(None);
+            };
+            // Trailers mean nothing here.
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            self.bytes += data.len();
+            if self.bytes >= SNAPSHOT_CHUNK_BYTES {
+                (self.bytes, self.left) = (0, self.limit);
+            }
+            return Ok(Some(data));
+        }
+    }
+}
+
+/// What the message of a snapshot says about its file.
+fn promised(snapshot: &Snapshot) -> Result<SnapshotMeta, ReceiveError> {
+    let metadata = snapshot.get_metadata();
+    Ok(SnapshotMeta {
+        index: metadata.index,
+        term: metadata.term,
+        conf_state: metadata.get_conf_state().clone(),
+        state: ReplicatedState::parse_from_bytes(&snapshot.data)?,
+    })
+}
+
+/// Whether the state of a snapshot binds this very member.
+fn binds(shared: &Shared, promised: &SnapshotMeta) -> bool {
+    let incarnation = shared.view().incarnation;
+    let mut members = promised.state.members.iter();
+    members.any(|member| (member.id, member.incarnation) == (shared.me, incarnation))
+}
+
+/// Gives the length of the file, and whether its sender is bound.
+fn write_file(
+    shared: &Shared,
+    claims: &Claims,
+    promised: &SnapshotMeta,
+    mut pieces: mpsc::Receiver<Piece>,
+) -> Result<(u64, bool), ReceiveError> {
+    let cluster = shared.directory.cluster();
+    if claims.cluster == 0 || ![0, claims.cluster].contains(&cluster) {
+        return Err(ReceiveError::OtherCluster);
+    }
+    let sink = shared.snapshots.receive(claims.cluster);
+    let mut sink = sink.map_err(ReceiveError::File)?;
+    let mut bytes = 0;
+    loop {
+        match pieces.blocking_recv() {
+            Some(Piece::Data(data)) => {
+                sink.write(&data).map_err(ReceiveError::File)?;
+                bytes += data.len() as u64;
+            }
+            Some(Piece::End) => break,
+            None => return Err(ReceiveError::Cut),
+        }
+    }
+    sink.finish(promised).map_err(ReceiveError::File)?;
+    let standing = shared.judge(claims).standing;
+    let bound = standing.map_err(ReceiveError::Denied)? == Standing::Bound;
+    if cluster == 0 {
+        let pinned = shared.directory.pin_cluster(claims.cluster);
+        pinned.map_err(ReceiveError::File)?;
+    }
+    Ok((bytes, bound))
+}

@@ -1,0 +1,333 @@
+//! Sending a snapshot: the transfer, its pace, and the pause after one that failed.
+
+use crate::channels::inbox::Notice;
+use crate::limits;
+use crate::limits::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNKS_QUEUED};
+use crate::peer_url::PeerUrl;
+use crate::transport::dial::{self, Failure};
+use crate::transport::files::{FileError, SnapshotSource};
+use crate::transport::frame::{self, encoded};
+use crate::transport::peers::{SnapshotLane, Trouble};
+use crate::transport::state::Shared;
+use bytes::{Bytes, BytesMut};
+use hyper::StatusCode;
+use hyper::body::{Body, Frame, SizeHint};
+use raft::eraftpb::Message;
+use slog::{Logger, info, o, warn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::{Instant, timeout};
+
+/// A snapshot on its way to a peer.
+pub(in crate::transport) struct Transfer {
+    pub report: Report,
+    pub url: PeerUrl,
+    pub retired: watch::Receiver<bool>,
+    pub message: Message,
+}
+
+/// Reports the end of a transfer when it is dropped, so that no path out of it can forget to: a leader that hears
+/// nothing would never send that peer anything again.
+pub(in crate::transport) struct Report {
+    shared: Arc<Shared>,
+    to: u64,
+    lane: Arc<SnapshotLane>,
+    ok: bool,
+}
+
+impl Report {
+    pub(in crate::transport) fn new(
+        shared: &Arc<Shared>,
+        to: u64,
+        lane: &Arc<SnapshotLane>,
+    ) -> Report {
+        Report {
+            shared: shared.clone(),
+            to,
+            lane: lane.clone(),
+            ok: false,
+        }
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        // In this order: the answer to the report may be the next snapshot.
+        self.lane.leave();
+        let (to, ok) = (self.to, self.ok);
+        self.shared.inbox.notice(Notice::SnapshotSent { to, ok });
+    }
+}
+
+/// Why a snapshot did not reach its receiver.
+#[derive(Debug, thiserror::Error)]
+enum SendError {
+    #[error("the peer was removed, or this member stops")]
+    Retired,
+    #[error("open the snapshot: {0}")]
+    Open(FileError),
+    #[error("its message of {0} bytes is too long")]
+    Message(usize),
+    #[error("no progress for {} s", .0.as_secs())]
+    Stalled(Duration),
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    #[error(transparent)]
+    Task(#[from] JoinError),
+}
+
+impl Transfer {
+    pub(in crate::transport) async fn run(mut self, shared: Arc<Shared>) {
+        let to = self.report.to;
+        let index = self.message.get_snapshot().get_metadata().index;
+        let logger = shared.logger.new(o!("peer" => to, "index" => index));
+        let since = Instant::now();
+        let mut retired = self.retired.clone();
+        let sent = tokio::select! {
+            biased;
+            _ = retired.wait_for(|retired| *retired) => Err(SendError::Retired),
+            sent = self.send(&shared, &logger) => sent,
+        };
+        match sent {
+            Ok(bytes) => {
+                self.report.ok = true;
+                shared.metrics.snapshots.sent.add(since.elapsed(), bytes);
+                *self.report.lane.trouble() = Trouble::default();
+                info!(logger, "sent a snapshot"; "bytes" => bytes,
+                    "ms" => since.elapsed().as_millis() as u64);
+            }
+            Err(SendError::Retired) => {
+                info!(logger, "did not send a snapshot"; "error" => %SendError::Retired);
+            }
+            Err(error) => {
+                shared.metrics.snapshots.sends_failed.inc();
+                let pause = self.failed(&error, shared.limits.snapshot_pause, &logger);
+                // The report comes after the pause: raft answers it with the next attempt.
+                let _ = timeout(pause, retired.wait_for(|retired| *retired)).await;
+            }
+        }
+    }
+
+    /// Logs a failure, unless it was logged already. Gives the pause before the next attempt.
+    fn failed(&self, error: &SendError, first: Duration, logger: &Logger) -> Duration {
+        let text = error.to_string();
+        let mut trouble = self.report.lane.trouble();
+        trouble.pause = next_pause(trouble.pause, error, first);
+        if trouble.logged.as_ref() != Some(&text) {
+            warn!(logger, "did not send a snapshot"; "error" => &text);
+            trouble.logged = Some(text);
+        }
+        trouble.pause
+    }
+
+    async fn send(&mut self, shared: &Arc<Shared>, logger: &Logger) -> Result<u64, SendError> {
+        let message = std::mem::take(&mut self.message);
+        if !frame::fits(encoded(&message)) {
+            return Err(SendError::Message(encoded(&message)));
+        }
+        let metadata = message.get_snapshot().get_metadata();
+        let (index, term) = (metadata.index, metadata.term);
+        let files = shared.snapshots.clone();
+        let source = spawn_blocking(move || files.open(index, term))
+            .await?
+            .map_err(SendError::Open)?;
+        let mut head = Vec::new();
+        frame::encode(&[message], &mut head);
+
+        let file_bytes = source.bytes();
+        info!(logger, "sending a snapshot"; "bytes" => file_bytes);
+        let total = head.len() as u64 + file_bytes;
+        let (pieces, rest) = mpsc::channel(SNAPSHOT_CHUNKS_QUEUED);
+        let sent = Arc::new(watch::Sender::new(0));
+        let body = FileBody {
+            head: Some(Bytes::from(head)),
+            rest,
+            left: total,
+            total,
+            sent: sent.clone(),
+        };
+        let stream = dial::connect(&self.url, shared.limits.snapshot_stall).await?;
+        let to = self.report.to;
+        let claims = shared.view().claims(to, Some(&self.url));
+        let request = dial::request(&claims, &self.url, "/raft/snapshot", body)?;
+        // It ends by itself: with the file, or when the body is gone.
+        let pace = Pace::new(shared.limits.snapshot_pace);
+        drop(spawn_blocking(move || read_file(source, pace, &pieces)));
+        let exchange = dial::exchange(stream, request, async |response| {
+            if response.status() == StatusCode::NO_CONTENT {
+                return Ok(());
+            }
+            Err(dial::read_refusal(response, false).await)
+        });
+        tokio::select! {
+            outcome = exchange => outcome?,
+            limit = stalled(&sent, total, shared.limits.snapshot_stall) => {
+                return Err(SendError::Stalled(limit));
+            }
+        }
+        Ok(file_bytes)
+    }
+}
+
+/// A receiver whose disk is full has to write most of the file to find out, so it is asked less and less often.
+fn next_pause(last: Duration, error: &SendError, first: Duration) -> Duration {
+    match error {
+        SendError::Failed(Failure::Troubled(_)) => {
+            (last * 2).clamp(first, limits::SNAPSHOT_PAUSE_MAX.max(first))
+        }
+        _ => first,
+    }
+}
+
+/// Done when nothing has moved for `limit`; once everything is sent, when the receiver has taken too long with it.
+async fn stalled(sent: &watch::Sender<u64>, total: u64, limit: Duration) -> Duration {
+    let mut sent = sent.subscribe();
+    loop {
+        let complete = *sent.borrow_and_update() == total;
+        let limit = if complete {
+            limits::SNAPSHOT_FINISH_TIMEOUT
+        } else {
+            limit
+        };
+        if timeout(limit, sent.changed()).await.is_err() {
+            return limit;
+        }
+    }
+}
+
+/// Reads a file piece by piece, for as long as somebody takes them.
+fn read_file(
+    mut source: Box<dyn SnapshotSource>,
+    mut pace: Pace,
+    pieces: &mpsc::Sender<io::Result<Bytes>>,
+) {
+    let mut left = source.bytes();
+    while left > 0 {
+        std::thread::sleep(pace.wait(std::time::Instant::now()));
+        let mut piece = BytesMut::zeroed(left.min(SNAPSHOT_CHUNK_BYTES as u64) as usize);
+        let read = match source.read(&mut piece) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                piece.truncate(count);
+                left -= count as u64;
+                pace.add(count);
+                Ok(piece.freeze())
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => Err(error),
+        };
+        let failed = read.is_err();
+        if pieces.blocking_send(read).is_err() || failed {
+            return;
+        }
+    }
+}
+
+/// Holds a transfer to a number of bytes a second.
+struct Pace {
+    bytes_per_second: u64,
+    /// When what was sent so far would have been sent at that pace.
+    due: std::time::Instant,
+}
+
+impl Pace {
+    fn new(bytes_per_second: u64) -> Pace {
+        Pace {
+            bytes_per_second,
+            due: std::time::Instant::now(),
+        }
+    }
+
+    fn add(&mut self, bytes: usize) {
+        self.due += Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+    }
+
+    /// How long to wait before going on.
+    fn wait(&mut self, now: std::time::Instant) -> Duration {
+        if let Some(earliest) = now.checked_sub(limits::SNAPSHOT_BURST) {
+            self.due = self.due.max(earliest);
+        }
+        self.due.saturating_duration_since(now)
+    }
+}
+
+/// The body of the request. Its length is declared, so the receiver can tell a whole file from a cut one.
+struct FileBody {
+    head: Option<Bytes>,
+    rest: mpsc::Receiver<io::Result<Bytes>>,
+    left: u64,
+    total: u64,
+    sent: Arc<watch::Sender<u64>>,
+}
+
+impl Body for FileBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let piece = match self.head.take() {
+            Some(head) => head,
+            None => match ready!(self.rest.poll_recv(context)) {
+                Some(Ok(piece)) => piece,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into()))),
+            },
+        };
+        self.left -= piece.len() as u64;
+        self.sent.send_replace(self.total - self.left);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_grows_while_the_receiver_has_trouble() {
+        let first = limits::PEER_BACKOFF_MAX;
+        let full = SendError::Failed(Failure::Troubled("the disk is full".to_owned()));
+        let mut last = Duration::ZERO;
+        for seconds in [1, 2, 4, 8, 16, 30, 30] {
+            last = next_pause(last, &full, first);
+            assert_eq!(last.as_secs(), seconds);
+        }
+        let silent = SendError::Failed(Failure::Silent);
+        assert_eq!(next_pause(last, &silent, first), first);
+    }
+
+    #[test]
+    fn a_transfer_keeps_its_pace_and_makes_little_good() {
+        let mut pace = Pace::new(1_000_000);
+        let begun = pace.due;
+        let ms = Duration::from_millis;
+        assert_eq!(pace.wait(begun), Duration::ZERO);
+        pace.add(250_000);
+        assert_eq!(pace.wait(begun), ms(250));
+        assert_eq!(pace.wait(begun + ms(250)), Duration::ZERO);
+        // It was held up for ten seconds.
+        let later = begun + ms(10_250);
+        assert_eq!(pace.wait(later), Duration::ZERO);
+        pace.add(250_000);
+        assert_eq!(pace.wait(later), ms(250) - limits::SNAPSHOT_BURST);
+    }
+}
