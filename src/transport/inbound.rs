@@ -11,7 +11,7 @@ use super::snapshot::receive::receive as receive_snapshot;
 use super::state::Shared;
 use super::{dial, frame};
 use crate::channels::inbox::{Met, Notice};
-use crate::identity::{Claims, Reason, Refusal, Standing};
+use crate::identity::{Answer, Claims, Reason, Refusal, Standing, View};
 use crate::limits;
 use bytes::Bytes;
 use http_body_util::Full;
@@ -205,31 +205,9 @@ async fn handle(
     upgrading: &Mutex<Option<Upgrading>>,
     logger: &Logger,
 ) -> Response<Full<Bytes>> {
-    let snapshot = match request.uri().path() {
-        "/raft/stream" => false,
-        "/raft/snapshot" => true,
-        _ => {
-            let line = "this port is for raftkvd's peers only";
-            return refuse(StatusCode::NOT_FOUND, line, logger);
-        }
-    };
-    if request.method() != Method::POST {
-        let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, "only POST is allowed");
-        let post = HeaderValue::from_static("POST");
-        response.headers_mut().insert(ALLOW, post);
-        return response;
-    }
-    let claims = match handshake::read(request.headers()) {
-        Ok(claims) => claims,
-        Err(malformed) => return refuse(StatusCode::BAD_REQUEST, &malformed.to_string(), logger),
-    };
-    let lane = if snapshot {
-        None
-    } else {
-        match stream_lane(&request) {
-            Ok(lane) => Some(lane),
-            Err(why) => return refuse(StatusCode::BAD_REQUEST, &why, logger),
-        }
+    let (claims, wanted) = match read_request(&request) {
+        Ok(read) => read,
+        Err(foreign) => return foreign.answer(logger),
     };
     let judged = shared.judge(&claims);
     if let Some(refusal) = Refusal::of_claim(&claims, &judged.view) {
@@ -239,7 +217,7 @@ async fn handle(
         Ok(standing) => standing,
         Err(reason) => return shared.deny(&claims, &judged, reason, logger),
     };
-    let Some(lane) = lane else {
+    let Wanted::Stream(lane) = wanted else {
         let body = request.into_body();
         return receive(shared, claims, standing, body, stranger, logger).await;
     };
@@ -250,10 +228,77 @@ async fn handle(
     };
     shared.inbound.refusals().remove(&claims.from);
     welcome(shared, &claims, standing, stranger);
-    if lane == Lane::Control && standing == Standing::Waiting {
+    if lane == Lane::Control {
+        introduce(shared, &claims, standing, &judged.view);
+    }
+    let leader = shared.leader.load(Ordering::Relaxed);
+    let said = judged.view.answer(&claims, standing, leader);
+    *upgrading
+        .lock()
+        .expect("a thread panicked while it held an upgrade") = Some(Upgrading {
+        claims,
+        standing,
+        entry,
+        connection: hyper::upgrade::on(&mut request),
+    });
+    switch_protocols(&said)
+}
+
+/// What a peer asks for.
+enum Wanted {
+    Snapshot,
+    Stream(Lane),
+}
+
+/// A request that is not a peer's.
+enum Foreign {
+    Path,
+    Method,
+    /// What is wrong with its head.
+    Head(String),
+}
+
+impl Foreign {
+    fn answer(&self, logger: &Logger) -> Response<Full<Bytes>> {
+        match self {
+            Foreign::Path => {
+                let line = "this port is for raftkvd's peers only";
+                refuse(StatusCode::NOT_FOUND, line, logger)
+            }
+            Foreign::Method => {
+                let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, "only POST is allowed");
+                let post = HeaderValue::from_static("POST");
+                response.headers_mut().insert(ALLOW, post);
+                response
+            }
+            Foreign::Head(why) => refuse(StatusCode::BAD_REQUEST, why, logger),
+        }
+    }
+}
+
+fn read_request(request: &Request<Incoming>) -> Result<(Claims, Wanted), Foreign> {
+    let path = request.uri().path();
+    if !["/raft/stream", "/raft/snapshot"].contains(&path) {
+        return Err(Foreign::Path);
+    }
+    if request.method() != Method::POST {
+        return Err(Foreign::Method);
+    }
+    let claims = handshake::read(request.headers());
+    let claims = claims.map_err(|malformed| Foreign::Head(malformed.to_string()))?;
+    let wanted = match path {
+        "/raft/snapshot" => Wanted::Snapshot,
+        _ => Wanted::Stream(stream_lane(request).map_err(Foreign::Head)?),
+    };
+    Ok((claims, wanted))
+}
+
+/// Tells who has come.
+fn introduce(shared: &Shared, claims: &Claims, standing: Standing, view: &View) {
+    if standing == Standing::Waiting {
         shared.recognize(claims.from);
     }
-    if lane == Lane::Control && (claims.url_given || judged.view.is_empty()) {
+    if claims.url_given || view.is_empty() {
         shared.inbox.notice(Notice::Met(Met {
             id: claims.from,
             incarnation: claims.incarnation,
@@ -263,21 +308,15 @@ async fn handle(
             version: claims.version,
         }));
     }
-    let leader = shared.leader.load(Ordering::Relaxed);
-    let said = judged.view.answer(&claims, standing, leader);
+}
+
+/// The positive answer to the request for a stream.
+fn switch_protocols(said: &Answer) -> Response<Full<Bytes>> {
     let mut response = answer(StatusCode::SWITCHING_PROTOCOLS, "");
     let headers = response.headers_mut();
-    handshake::write_answer(&said, headers);
+    handshake::write_answer(said, headers);
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE_HEADER, HeaderValue::from_static(UPGRADE));
-    *upgrading
-        .lock()
-        .expect("a thread panicked while it held an upgrade") = Some(Upgrading {
-        claims,
-        standing,
-        entry,
-        connection: hyper::upgrade::on(&mut request),
-    });
     response
 }
 

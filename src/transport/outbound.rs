@@ -24,7 +24,7 @@ use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use slog::{Logger, debug, o};
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -228,23 +228,13 @@ impl Outbound {
             said,
         } = connection;
         let url = answer.url.clone();
-        let (id, empty) = (self.peer, answer.said.is_empty());
-        self.tell(match &answer.said {
-            identity::Answer::Claims(claims) => Notice::Met(Met {
-                id,
-                incarnation: claims.incarnation,
-                empty,
-                url: url.clone(),
-                dialled: true,
-                version: claims.version,
-            }),
-            identity::Answer::Greeting(_) => Notice::Greeted { id, empty },
-        });
+        let empty = answer.said.is_empty();
+        self.introduce(&answer);
         let mut view = self.shared.view.subscribe();
         view.mark_changed();
         self.answered(Some(answer));
         if self.lane == Lane::Control && empty {
-            self.shared.recognize(id);
+            self.shared.recognize(self.peer);
         }
         let (read, write) = stream.into_split();
         let outdated = AtomicBool::new(false);
@@ -281,25 +271,26 @@ impl Outbound {
                 }
             }
         }
-        // What was queued before the peer was removed may be just what tells it so. An outdated connection ends between
-        // two frames, and then the peer has read them all.
-        let outdated = outdated.load(Ordering::Relaxed);
-        let flush = async {
-            let written = tokio::select! {
-                _ = &mut closed => false,
-                result = written => result.is_ok(),
-            };
-            if written && outdated {
-                closed.await;
-            }
-            written
-        };
-        let flushed = timeout(limits::PEER_FLUSH_TIMEOUT, flush).await;
-        match outdated {
-            true if flushed == Ok(true) => Ended::Outdated,
-            true => Ended::Broken("it did not end in time".to_owned()),
-            false => Ended::Retired,
+        match outdated.load(Ordering::Relaxed) {
+            true => end_outdated(closed, written).await,
+            false => end_retired(closed, written).await,
         }
+    }
+
+    /// Tells who has answered.
+    fn introduce(&self, answer: &Answer) {
+        let (id, empty) = (self.peer, answer.said.is_empty());
+        self.tell(match &answer.said {
+            identity::Answer::Claims(claims) => Notice::Met(Met {
+                id,
+                incarnation: claims.incarnation,
+                empty,
+                url: answer.url.clone(),
+                dialled: true,
+                version: claims.version,
+            }),
+            identity::Answer::Greeting(_) => Notice::Greeted { id, empty },
+        });
     }
 
     /// Judges the connection to this place again, on which this member has said this. False: it has to be made again.
@@ -344,6 +335,43 @@ async fn end_of(mut connection: OwnedReadHalf) -> String {
         Ok(0) => "the peer closed it".to_owned(),
         Ok(_) => "the peer spoke out of turn".to_owned(),
         Err(error) => error.to_string(),
+    }
+}
+
+/// Ends a connection whose peer was retired. What was queued before the peer was removed may be just what tells it so.
+async fn end_retired(
+    closed: Pin<&mut impl Future<Output = String>>,
+    written: Pin<&mut impl Future<Output = io::Result<()>>>,
+) -> Ended {
+    let flush = async {
+        tokio::select! {
+            _ = closed => (),
+            _ = written => (),
+        }
+    };
+    // What can't be written in time is dropped.
+    let _ = timeout(limits::PEER_FLUSH_TIMEOUT, flush).await;
+    Ended::Retired
+}
+
+/// Ends an outdated connection, between two frames: then the peer has read them all.
+async fn end_outdated(
+    mut closed: Pin<&mut impl Future<Output = String>>,
+    written: Pin<&mut impl Future<Output = io::Result<()>>>,
+) -> Ended {
+    let flush = async {
+        let written = tokio::select! {
+            _ = &mut closed => false,
+            result = written => result.is_ok(),
+        };
+        if written {
+            closed.await;
+        }
+        written
+    };
+    match timeout(limits::PEER_FLUSH_TIMEOUT, flush).await {
+        Ok(true) => Ended::Outdated,
+        _ => Ended::Broken("it did not end in time".to_owned()),
     }
 }
 

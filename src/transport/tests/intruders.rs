@@ -34,34 +34,10 @@ pub(super) async fn talk(peer: &Peer, bytes: &[u8], finish: bool) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn garbage_leaves_the_port_serving() {
-    let limits = Limits {
-        header_timeout: Duration::from_millis(300),
-        ..limits()
-    };
-    let mut one = Peer::start_with(1, 100, CLUSTER, "127.0.0.1:0", limits).await;
-    let mut two = Peer::start(2).await;
-    let mut without = members(&[(1, &one, 1)]);
-    without.members.insert(2, absent(200));
-    one.transport.set_members(CLUSTER, &without);
-    one.transport.set_applied(1);
-
-    let mut noise: u32 = 1;
-    let noise: Vec<u8> = (0..100_000)
-        .map(|_| {
-            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (noise >> 24) as u8
-        })
-        .collect();
-    talk(&one, &noise, false).await;
-    talk(&one, &[b'A'; 2 << 20], false).await;
-    talk(&one, b"", true).await;
-    // Half a request is cut off by time.
-    talk(&one, b"POST /raft/stream HTTP/1.1\r\nHost", false).await;
-    talk(&one, b"", false).await;
+/// Requests that are no handshake or not a welcome one, and the status of the answer.
+fn malformed_requests() -> Vec<(String, &'static str)> {
     let head = good_head();
-    for (request, status) in [
+    vec![
         ("GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "404"),
         (
             "GET /raft/stream HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
@@ -89,13 +65,11 @@ async fn garbage_leaves_the_port_serving() {
             "431",
         ),
         (head.replace("raft/stream", "raft/snapshot"), "400"),
-    ] {
-        let answer = talk(&one, request.as_bytes(), false).await;
-        let got = answer.split(' ').nth(1).unwrap_or_default();
-        assert_eq!(got, status, "{request}\n{answer}");
-    }
+    ]
+}
 
-    // Bad frames behind a good handshake end the connection, and nothing of them is delivered.
+/// What ends a connection behind a good handshake.
+fn bad_frames(noise: Vec<u8>) -> Vec<Vec<u8>> {
     let mut frame = Vec::new();
     frame::encode(&[heartbeat(2, 1, 5)], &mut frame);
     let change = |at: usize, to: u8| {
@@ -108,7 +82,7 @@ async fn garbage_leaves_the_port_serving() {
         frame::encode(&[message], &mut frame);
         frame
     };
-    for bad in [
+    vec![
         change(3, 0xff),
         change(4, !frame[4]),
         change(frame.len() - 1, 0x77),
@@ -118,7 +92,43 @@ async fn garbage_leaves_the_port_serving() {
         encode(heartbeat(2, 3, 5)),
         encode(message(MessageType::MsgHup, 2, 1, 5)),
         encode(message(MessageType::MsgSnapshot, 2, 1, 5)),
-    ] {
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_leaves_the_port_serving() {
+    let limits = Limits {
+        header_timeout: Duration::from_millis(300),
+        ..limits()
+    };
+    let mut one = Peer::start_with(1, 100, CLUSTER, "127.0.0.1:0", limits).await;
+    let mut two = Peer::start(2).await;
+    let mut without = members(&[(1, &one, 1)]);
+    without.members.insert(2, absent(200));
+    one.transport.set_members(CLUSTER, &without);
+    one.transport.set_applied(1);
+
+    let mut noise: u32 = 1;
+    let noise: Vec<u8> = (0..100_000)
+        .map(|_| {
+            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (noise >> 24) as u8
+        })
+        .collect();
+    talk(&one, &noise, false).await;
+    talk(&one, &[b'A'; 2 << 20], false).await;
+    talk(&one, b"", true).await;
+    // Half a request is cut off by time.
+    talk(&one, b"POST /raft/stream HTTP/1.1\r\nHost", false).await;
+    talk(&one, b"", false).await;
+    for (request, status) in malformed_requests() {
+        let answer = talk(&one, request.as_bytes(), false).await;
+        let got = answer.split(' ').nth(1).unwrap_or_default();
+        assert_eq!(got, status, "{request}\n{answer}");
+    }
+
+    // Nothing of them is delivered.
+    for bad in bad_frames(noise) {
         let answer = talk(&one, &[good_head().as_bytes(), &bad].concat(), false).await;
         assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
     }
