@@ -1,6 +1,6 @@
 //! Opening a connection to a peer: the socket, the request, and what the answer means.
 
-use super::handshake;
+use super::handshake::{self, Trust};
 use super::link::Found;
 use crate::identity::{Claims, Reason, Refusal};
 use crate::limits;
@@ -142,15 +142,15 @@ where
     }
 }
 
-/// The failure that an answer other than the hoped-for one stands for. `known`: see [`super::peers::Place`].
-pub(super) async fn read_refusal(response: Response<Incoming>, known: bool) -> Failure {
+/// The failure that an answer other than the hoped-for one stands for, from such a place.
+pub(super) async fn read_refusal(response: Response<Incoming>, trust: Trust) -> Failure {
     let status = response.status();
     let body = Limited::new(response.into_body(), handshake::REFUSAL_BYTES_MAX);
     let Ok(body) = body.collect().await else {
         return Failure::Unexpected(status.to_string());
     };
     let body = body.to_bytes();
-    match handshake::parse_refusal(&body, known) {
+    match handshake::parse_refusal(&body, trust) {
         Some(refusal) => Failure::Refused(refusal),
         None => {
             let text = String::from_utf8_lossy(&body);

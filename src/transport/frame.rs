@@ -247,13 +247,22 @@ impl Frames {
     }
 }
 
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carries {
+    /// Any messages of peers but the snapshot's: a stream.
+    Messages,
+    /// The message of a snapshot.
+    Snapshot,
+}
+
 /// The messages of a frame. raft-rs trusts `from` and `to` blindly, so both are checked here, and so is the type:
 /// the local ones (a tick, a report) would be obeyed if they came from a peer.
 pub(super) fn decode(
     payload: &Bytes,
     peer: u64,
     me: u64,
-    snapshot: bool,
+    carries: Carries,
 ) -> Result<Vec<Message>, FrameError> {
     let mut stream = CodedInputStream::from_carllerche_bytes(payload);
     let mut messages = Vec::new();
@@ -271,7 +280,11 @@ pub(super) fn decode(
                 | MessageType::MsgSnapStatus
                 | MessageType::MsgCheckQuorum
         );
-        if local || snapshot != (message.get_msg_type() == MessageType::MsgSnapshot) {
+        let carried = match message.get_msg_type() {
+            MessageType::MsgSnapshot => Carries::Snapshot,
+            _ => Carries::Messages,
+        };
+        if local || carried != carries {
             return Err(FrameError::WrongType(message.get_msg_type()));
         }
         messages.push(message);
@@ -303,7 +316,7 @@ mod tests {
         for byte in bytes {
             frames.push(&[byte]);
             while let Some(payload) = frames.take().unwrap() {
-                got.extend(decode(&payload, 2, 1, false).unwrap());
+                got.extend(decode(&payload, 2, 1, Carries::Messages).unwrap());
             }
         }
         assert_eq!(got, [message(1), message(2), message(3)]);
@@ -348,7 +361,7 @@ mod tests {
             change(&mut out);
             Bytes::from(out.write_length_delimited_to_bytes().unwrap())
         };
-        let decode = |payload: &Bytes| decode(payload, 2, 1, false);
+        let decode = |payload: &Bytes| decode(payload, 2, 1, Carries::Messages);
         decode(&payload(|_| ())).unwrap();
         decode(&payload(|m| m.from = 3)).unwrap_err();
         decode(&payload(|m| m.to = 3)).unwrap_err();
@@ -410,7 +423,7 @@ mod tests {
             let mut frames = Frames::default();
             frame.pieces().for_each(|piece| frames.push(piece));
             let payload = frames.take().unwrap().unwrap();
-            assert_eq!(decode(&payload, 2, 1, false).unwrap(), messages);
+            assert_eq!(decode(&payload, 2, 1, Carries::Messages).unwrap(), messages);
             assert!(frames.into_rest().is_empty());
         }
     }
@@ -425,7 +438,7 @@ mod tests {
         };
         append.mut_entries().push(entry);
         let payload = Bytes::from(append.write_length_delimited_to_bytes().unwrap());
-        let got = decode(&payload, 2, 1, false).unwrap();
+        let got = decode(&payload, 2, 1, Carries::Messages).unwrap();
         let data = got[0].entries[0].data.as_ptr();
         assert!(payload.as_ptr_range().contains(&data));
     }

@@ -1,6 +1,7 @@
 //! Doors for the fuzzers, which are crates of their own (`tests/fuzz/`). The parsers behind them stay private, so that
 //! nothing else comes to depend on them.
 
+pub use super::frame::Carries;
 use super::frame::{self, Frames};
 use super::handshake;
 use hyper::HeaderMap;
@@ -31,7 +32,7 @@ impl AsyncRead for Pieces<'_> {
 }
 
 /// Reads what peer 2 sends to member 1 on one connection, as it arrives in pieces of this size.
-pub fn stream(bytes: &[u8], piece: usize, snapshot: bool) -> Result<Vec<Message>, String> {
+pub fn stream(bytes: &[u8], piece: usize, carries: Carries) -> Result<Vec<Message>, String> {
     let mut from = Pieces {
         bytes,
         piece: piece.max(1),
@@ -39,7 +40,7 @@ pub fn stream(bytes: &[u8], piece: usize, snapshot: bool) -> Result<Vec<Message>
     let (mut frames, mut messages) = (Frames::default(), Vec::new());
     loop {
         while let Some(payload) = frames.take().map_err(|e| e.to_string())? {
-            messages.extend(frame::decode(&payload, 2, 1, snapshot).map_err(|e| e.to_string())?);
+            messages.extend(frame::decode(&payload, 2, 1, carries).map_err(|e| e.to_string())?);
         }
         let fill = pin!(frames.fill(&mut from));
         match fill.poll(&mut Context::from_waker(Waker::noop())) {
@@ -73,5 +74,5 @@ pub fn handshake(headers: &HeaderMap) -> Option<HeaderMap> {
 
 /// Reads the body of a refusal. Gives whether it was one.
 pub fn refusal(body: &[u8]) -> bool {
-    handshake::parse_refusal(body, true).is_some()
+    handshake::parse_refusal(body, handshake::Trust::Known).is_some()
 }

@@ -269,15 +269,24 @@ pub(super) fn refusal(refusal: &Refusal) -> (StatusCode, String) {
 /// Longest body of a refusal that is read.
 pub(super) const REFUSAL_BYTES_MAX: usize = 1 << 10;
 
-/// Reads a refusal's body. `dialled`: see [`Refusal::dialled`]. `None`: what answered speaks something else.
-pub(super) fn parse_refusal(body: &[u8], dialled: bool) -> Option<Refusal> {
+/// How sure it is that the place where a peer is dialled is its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Trust {
+    /// It is just the word of somebody who can't be judged yet.
+    Claimed,
+    /// It is known.
+    Known,
+}
+
+/// Reads the body of a refusal that came from such a place. `None`: what answered speaks something else.
+pub(super) fn parse_refusal(body: &[u8], trust: Trust) -> Option<Refusal> {
     let body: Value = serde_json::from_slice(body).ok()?;
     let detail = &body["detail"];
     Some(Refusal {
         by: body["by"].as_u64()?,
         applied: body["applied"].as_u64()?,
         formed: body["formed"].as_bool()?,
-        dialled,
+        dialled: trust == Trust::Known,
         reason: match body["reason"].as_str()? {
             "removed" => Reason::Removed {
                 removed_index: detail.as_u64()?,
@@ -440,7 +449,7 @@ mod tests {
             let gone = matches!(reason, Reason::Removed { .. });
             assert_eq!(status.as_u16(), if gone { 410 } else { 409 });
             assert!(body.len() <= REFUSAL_BYTES_MAX && body.ends_with("}\n"));
-            assert_eq!(parse_refusal(body.as_bytes(), true), Some(refused));
+            assert_eq!(parse_refusal(body.as_bytes(), Trust::Known), Some(refused));
         }
         for body in [
             "",
@@ -449,7 +458,7 @@ mod tests {
             "{\"by\":1,\"applied\":1,\"formed\":true,\"reason\":\"x\"}",
             "{\"by\":1,\"applied\":1,\"formed\":true,\"reason\":\"removed\"}",
         ] {
-            assert_eq!(parse_refusal(body.as_bytes(), true), None);
+            assert_eq!(parse_refusal(body.as_bytes(), Trust::Known), None);
         }
     }
 }

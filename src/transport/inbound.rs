@@ -5,6 +5,7 @@
 //! table does not bind that ends, so that strangers never keep a member out.
 
 use super::admission::{Entry, answer, turn_away};
+use super::frame::Carries;
 use super::handshake::{self, Lane, UPGRADE};
 use super::registry::Turned;
 use super::snapshot::receive::receive as receive_snapshot;
@@ -442,7 +443,12 @@ impl Stream<'_> {
         let end = loop {
             match self.frames.take() {
                 Ok(Some(payload)) => {
-                    match frame::decode(&payload, self.claims.from, self.shared.me, false) {
+                    match frame::decode(
+                        &payload,
+                        self.claims.from,
+                        self.shared.me,
+                        Carries::Messages,
+                    ) {
                         Ok(decoded) => messages.extend(decoded),
                         Err(error) => break Err(error.into()),
                     }

@@ -189,7 +189,7 @@ impl Outbound {
 
     /// Makes a connection and takes it through the handshake.
     async fn dial_at(&self, place: &Place) -> Result<Connection, Failure> {
-        let Place { url, known } = place;
+        let Place { url, trust } = place;
         let stream = dial::connect(url, limits::PEER_SILENCE_MAX).await?;
         let said = self.shared.view().claims(self.peer, Some(url));
         let mut request = dial::request(&said, url, "/raft/stream", Empty::<Bytes>::new())?;
@@ -199,7 +199,7 @@ impl Outbound {
         self.lane.write(headers);
         let handshake = dial::exchange(stream, request, async |mut response| {
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                return Err(dial::read_refusal(response, *known).await);
+                return Err(dial::read_refusal(response, *trust).await);
             }
             let answer = judge(&self.shared, self.peer, url, &response)?;
             let upgraded = hyper::upgrade::on(&mut response).await?;

@@ -6,6 +6,7 @@
 //! one that this member was told on its command line. An empty member also dials the leaders that those name which it was
 //! told of: whoever leads adds it, and has to hear from it who it is.
 
+use super::handshake::Trust;
 use super::queue::Queue;
 use super::round_trip::RoundTrip;
 use crate::identity::{self, Claims, Reason, Standing, State, View};
@@ -18,12 +19,34 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+/// Claims by member id and kind.
+pub(super) type Claimed = BTreeMap<(u64, ClaimKind), Claims>;
+
+/// Claims that have power, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum ClaimKind {
+    /// Those of a member that is bound.
+    Bound,
+    /// Those of a member that is ahead.
+    Ahead,
+}
+
+impl ClaimKind {
+    /// `None`: claims of this standing have no power.
+    pub(super) fn of(standing: Standing) -> Option<ClaimKind> {
+        match standing {
+            Standing::Bound => Some(ClaimKind::Bound),
+            Standing::Ahead => Some(ClaimKind::Ahead),
+            Standing::Waiting => None,
+        }
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Peers {
     pub by_id: HashMap<u64, Peer>,
-    /// The newest claims of each peer that were accepted: as those of a member that is bound (false), and of one that is
-    /// ahead (true).
-    pub claimed: BTreeMap<(u64, bool), Claims>,
+    /// The newest claims of each peer and kind that were accepted.
+    pub claimed: Claimed,
     /// Where this member was told to dial.
     pub list: BTreeMap<u64, PeerUrl>,
     pub closed: bool,
@@ -87,8 +110,7 @@ impl SnapshotLane {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     pub url: PeerUrl,
-    /// It is not just the word of somebody who can't be judged yet.
-    pub known: bool,
+    pub trust: Trust,
 }
 
 /// What a peer has answered.
@@ -166,12 +188,7 @@ impl Peer {
     }
 
     /// Judges again what it has answered.
-    pub(super) fn settle(
-        &mut self,
-        claimed: &BTreeMap<(u64, bool), Claims>,
-        view: &View,
-        applied: u64,
-    ) {
+    pub(super) fn settle(&mut self, claimed: &Claimed, view: &View, applied: u64) {
         self.waits = self.answers.iter().flatten().any(|answer| {
             let standing = judge_answer(answer, claimed, view, applied);
             standing == Ok(Standing::Waiting)
@@ -181,12 +198,12 @@ impl Peer {
 
 pub(super) fn judge_answer(
     answer: &Answer,
-    claimed: &BTreeMap<(u64, bool), Claims>,
+    claimed: &Claimed,
     view: &View,
     applied: u64,
 ) -> Result<Standing, Reason> {
     let Answer { said, url } = answer;
-    let come = claimed.range((said.from(), false)..=(said.from(), true));
+    let come = claimed.range((said.from(), ClaimKind::Bound)..=(said.from(), ClaimKind::Ahead));
     let come = come.map(|(_, claims)| claims);
     identity::judge_answer(said, url, come, view, applied)
 }
@@ -197,20 +214,23 @@ pub(super) fn wanted(view: &View, peers: &Peers) -> BTreeMap<u64, (u64, Vec<Plac
     for (id, member) in &view.members.members {
         let (added_index, places) = wanted.entry(*id).or_default();
         *added_index = member.added_index;
-        add(places, &member.url, true);
+        add(places, &member.url, Trust::Known);
     }
     for (id, url) in &view.members.forming {
         let (_, places) = wanted.entry(*id).or_default();
         if places.is_empty() {
-            add(places, url, true);
+            add(places, url, Trust::Known);
         }
     }
-    for ((id, ahead), claims) in &peers.claimed {
+    for ((id, kind), claims) in &peers.claimed {
         // Next to one that is bound, whoever else has that id is nobody.
-        if *ahead && peers.claimed.contains_key(&(*id, false)) {
-            continue;
-        }
-        add(&mut wanted.entry(*id).or_default().1, &claims.url, !ahead);
+        let is_bound = peers.claimed.contains_key(&(*id, ClaimKind::Bound));
+        let trust = match kind {
+            ClaimKind::Bound => Trust::Known,
+            ClaimKind::Ahead if is_bound => continue,
+            ClaimKind::Ahead => Trust::Claimed,
+        };
+        add(&mut wanted.entry(*id).or_default().1, &claims.url, trust);
     }
     if view.is_empty() {
         for id in peers.list.keys() {
@@ -218,7 +238,7 @@ pub(super) fn wanted(view: &View, peers: &Peers) -> BTreeMap<u64, (u64, Vec<Plac
         }
         let leaders = peers.answers().filter_map(Answer::leader);
         for (id, url) in leaders.take(limits::PEERS_AHEAD_MAX) {
-            add(&mut wanted.entry(*id).or_default().1, url, true);
+            add(&mut wanted.entry(*id).or_default().1, url, Trust::Known);
         }
     }
     wanted
@@ -233,12 +253,12 @@ impl Peers {
 }
 
 /// Adds a place, unless it is there.
-pub(super) fn add(places: &mut Vec<Place>, url: &PeerUrl, known: bool) {
+pub(super) fn add(places: &mut Vec<Place>, url: &PeerUrl, trust: Trust) {
     match places.iter_mut().find(|place| place.url == *url) {
-        Some(place) => place.known |= known,
+        Some(place) => place.trust = place.trust.max(trust),
         None => places.push(Place {
             url: url.clone(),
-            known,
+            trust,
         }),
     }
 }

@@ -2,8 +2,8 @@
 //! answered.
 
 use super::files::{Directory, SnapshotFiles};
-use super::handshake::Lane;
-use super::peers::{Answer, Peer, Peers, Place, add, judge_answer, wanted};
+use super::handshake::{Lane, Trust};
+use super::peers::{Answer, ClaimKind, Peer, Peers, Place, add, judge_answer, wanted};
 use super::queue::Queue;
 use super::registry::Registry;
 use super::settings::Limits;
@@ -73,12 +73,9 @@ impl Shared {
         let (view, applied) = self.now();
         // One that has caught up with is bound now, or refused.
         for (_, claims) in std::mem::take(&mut peers.claimed) {
-            if let Ok(standing @ (Standing::Bound | Standing::Ahead)) =
-                identity::judge(&claims, &view, applied)
-            {
-                peers
-                    .claimed
-                    .insert((claims.from, standing == Standing::Ahead), claims);
+            let standing = identity::judge(&claims, &view, applied);
+            if let Some(kind) = standing.ok().and_then(ClaimKind::of) {
+                peers.claimed.insert((claims.from, kind), claims);
             }
         }
         let mut wanted = wanted(&view, peers);
@@ -120,16 +117,16 @@ impl Shared {
     /// has no power yet.
     pub(super) fn welcome(self: &Arc<Shared>, claims: &Claims, standing: Standing) {
         let mut peers = self.peers();
-        if standing != Standing::Waiting {
-            self.remember(&mut peers, claims, standing == Standing::Ahead);
+        if let Some(kind) = ClaimKind::of(standing) {
+            self.remember(&mut peers, claims, kind);
         }
         if let Some(peer) = peers.by_id.get(&claims.from) {
             peer.redial();
         }
     }
 
-    fn remember(self: &Arc<Shared>, peers: &mut Peers, claims: &Claims, ahead: bool) {
-        let key = (claims.from, ahead);
+    fn remember(self: &Arc<Shared>, peers: &mut Peers, claims: &Claims, kind: ClaimKind) {
+        let key = (claims.from, kind);
         let known = peers.claimed.get(&key);
         if known == Some(claims) {
             return;
@@ -171,7 +168,7 @@ impl Shared {
         if let Some(url) = peers.list.get(&id)
             && (is_lost || places.is_empty())
         {
-            add(&mut places, url, true);
+            add(&mut places, url, Trust::Known);
         }
         places
     }

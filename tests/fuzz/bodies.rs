@@ -24,6 +24,7 @@ use raftkvd::storage::wal::segment::Reader;
 use raftkvd::storage::{
     Mark, Opened, Options, ReceiveError, Save, SnapshotMeta, Start, StorageError, open_with,
 };
+use raftkvd::transport::fuzzing::Carries;
 use raftkvd::{api, transport};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -55,23 +56,25 @@ fn damage(bytes: &mut [u8], data: &[u8]) {
 pub fn peer_frames(data: &[u8]) {
     let (mode, rest) = split(data);
     let piece = 1 + usize::from(mode >> 3) * 7;
+    let carries = match mode & 4 {
+        0 => Carries::Messages,
+        _ => Carries::Snapshot,
+    };
     let limit = SOME + DECODER + 64 * data.len();
     match mode % 4 {
         0 => {
-            let _ = bounded(limit, || {
-                transport::fuzzing::stream(rest, piece, mode & 4 != 0)
-            });
+            let _ = bounded(limit, || transport::fuzzing::stream(rest, piece, carries));
         }
         1 => {
             let mut bytes = (rest.len() as u32).to_le_bytes().to_vec();
             bytes.extend_from_slice(&crc32c(rest).to_le_bytes());
             bytes.extend_from_slice(rest);
-            let read = || transport::fuzzing::stream(&bytes, piece, mode & 4 != 0);
+            let read = || transport::fuzzing::stream(&bytes, piece, carries);
             if let Ok(messages) = bounded(limit, read)
                 && !messages.is_empty()
             {
                 let again = transport::fuzzing::encode(&messages);
-                let again = transport::fuzzing::stream(&again, 1 << 20, mode & 4 != 0);
+                let again = transport::fuzzing::stream(&again, 1 << 20, carries);
                 let again = again.expect("what was encoded decodes");
                 // Their texts: unknown fields are kept, but in any order.
                 assert_eq!(format!("{again:?}"), format!("{messages:?}"));

@@ -8,7 +8,7 @@ use crate::limits;
 use crate::limits::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNKS_QUEUED};
 use crate::storage::SnapshotMeta;
 use crate::transport::files::FileError;
-use crate::transport::frame::{self, FrameError, Frames};
+use crate::transport::frame::{self, Carries, FrameError, Frames};
 use crate::transport::state::Shared;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
@@ -110,7 +110,7 @@ pub(in crate::transport) async fn receive(
         let piece = body.next().await?.ok_or(ReceiveError::Cut)?;
         frames.push(&piece);
     };
-    let mut messages = frame::decode(&payload, claims.from, shared.me, true)?;
+    let mut messages = frame::decode(&payload, claims.from, shared.me, Carries::Snapshot)?;
     let count = messages.len();
     let (1, Some(message)) = (count, messages.pop()) else {
         return Err(ReceiveError::Messages(count));

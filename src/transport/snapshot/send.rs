@@ -7,6 +7,7 @@ use crate::peer_url::PeerUrl;
 use crate::transport::dial::{self, Failure};
 use crate::transport::files::{FileError, SnapshotSource};
 use crate::transport::frame::{self, encoded};
+use crate::transport::handshake::Trust;
 use crate::transport::peers::{SnapshotLane, Trouble};
 use crate::transport::state::Shared;
 use bytes::{Bytes, BytesMut};
@@ -162,7 +163,7 @@ impl Transfer {
             if response.status() == StatusCode::NO_CONTENT {
                 return Ok(());
             }
-            Err(dial::read_refusal(response, false).await)
+            Err(dial::read_refusal(response, Trust::Claimed).await)
         });
         tokio::select! {
             outcome = exchange => outcome?,
