@@ -15,7 +15,7 @@ pub(super) struct FailStopDirectory {
     pub(super) stop_sender: StopSender,
 }
 
-impl transport::Directory for FailStopDirectory {
+impl transport::IdentityStore for FailStopDirectory {
     fn member(&self) -> u64 {
         self.meta.member()
     }
@@ -42,19 +42,19 @@ struct FailStopSink {
     stop_sender: StopSender,
 }
 
-impl transport::SnapshotFiles for FailStopSnapshots {
+impl transport::SnapshotStore for FailStopSnapshots {
     fn open(
         &self,
         index: u64,
         term: u64,
-    ) -> Result<Box<dyn transport::SnapshotSource>, transport::FileError> {
+    ) -> Result<Box<dyn transport::OutgoingSnapshot>, transport::FileError> {
         Ok(Box::new(self.snapshots.open(index, term)?))
     }
 
     fn receive(
         &self,
         cluster: u64,
-    ) -> Result<Box<dyn transport::SnapshotSink>, transport::FileError> {
+    ) -> Result<Box<dyn transport::IncomingSnapshot>, transport::FileError> {
         let stop_sender = self.stop_sender.clone();
         match self.snapshots.receive(cluster) {
             Ok(sink) => Ok(Box::new(FailStopSink { sink, stop_sender })),
@@ -63,7 +63,7 @@ impl transport::SnapshotFiles for FailStopSnapshots {
     }
 }
 
-impl transport::SnapshotSource for SnapshotSource {
+impl transport::OutgoingSnapshot for SnapshotSource {
     fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -73,7 +73,7 @@ impl transport::SnapshotSource for SnapshotSource {
     }
 }
 
-impl transport::SnapshotSink for FailStopSink {
+impl transport::IncomingSnapshot for FailStopSink {
     fn write(&mut self, bytes: &[u8]) -> Result<(), transport::FileError> {
         let written = self.sink.write(bytes);
         written.map_err(|error| fail_unless_full(&self.stop_sender, error))

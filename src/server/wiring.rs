@@ -259,7 +259,7 @@ pub(super) fn view_of(config: &Config, meta: &Meta, run: u64, members: &Members)
 /// The transport, which dials from now on.
 pub(super) fn transport(daemon: &Daemon, files: &OpenFiles, view: View, found: Found) -> Transport {
     let Daemon { config, parts, .. } = daemon;
-    let settings = transport::Settings {
+    let settings = transport::TransportSettings {
         directory: Arc::new(FailStopDirectory {
             meta: files.meta.clone(),
             stop_sender: parts.stop_sender.clone(),
@@ -269,7 +269,7 @@ pub(super) fn transport(daemon: &Daemon, files: &OpenFiles, view: View, found: F
             stop_sender: parts.stop_sender.clone(),
         }),
         metrics: parts.metrics.clone(),
-        limits: transport::Limits::default(),
+        limits: transport::TransportLimits::default(),
         applied: found.snapshot,
         list: match config.list_given || found.is_empty || !view.members.is_formed() {
             true => config.cluster.clone(),

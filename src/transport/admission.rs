@@ -3,7 +3,7 @@
 
 use super::handshake::{self, Lane};
 use super::registry::{Key, Turned};
-use super::state::Shared;
+use super::state::TransportState;
 use crate::channels::inbox::{Met, Notice};
 use crate::identity::{self, Claims, Reason, Refusal, Standing, View};
 use crate::members;
@@ -25,7 +25,7 @@ pub(super) struct Judged {
     pub standing: Result<Standing, Reason>,
 }
 
-impl Shared {
+impl TransportState {
     /// Judges claims against the state of this moment.
     pub(super) fn judge(&self, claims: &Claims) -> Judged {
         let (view, applied) = self.now();
@@ -60,7 +60,7 @@ impl Shared {
 
     /// Answers claims that were not believed. The answer tells nothing that they would have to know.
     pub(super) fn deny(
-        self: &Arc<Shared>,
+        self: &Arc<TransportState>,
         claims: &Claims,
         judged: &Judged,
         reason: Reason,
@@ -115,7 +115,7 @@ pub(super) fn answer(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
 /// A stream in the [`Registry`](super::registry::Registry). A process has one a lane: a second means that the first is dead and does not know it. The
 /// first is the one that was accepted first.
 pub(super) struct Entry {
-    shared: Arc<Shared>,
+    shared: Arc<TransportState>,
     key: Key,
     lane: Lane,
     pub(super) replaced: Arc<Notify>,
@@ -124,7 +124,7 @@ pub(super) struct Entry {
 impl Entry {
     /// The place of the stream with this serial number, whose claims have this standing.
     pub(super) fn new(
-        shared: &Arc<Shared>,
+        shared: &Arc<TransportState>,
         claims: &Claims,
         standing: Standing,
         lane: Lane,

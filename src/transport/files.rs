@@ -10,7 +10,7 @@ pub type FileError = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// When the setter fails the transfer at hand is given up, nothing more: an implementation whose disk has failed has to
 /// see to the end of the process itself.
-pub trait Directory: Send + Sync + 'static {
+pub trait IdentityStore: Send + Sync + 'static {
     /// This member's id.
     fn member(&self) -> u64;
     /// The cluster's id, 0 before the first state has come.
@@ -20,15 +20,15 @@ pub trait Directory: Send + Sync + 'static {
 }
 
 /// Snapshot files, as the transport needs them. Called where blocking is allowed.
-pub trait SnapshotFiles: Send + Sync + 'static {
+pub trait SnapshotStore: Send + Sync + 'static {
     /// Opens a snapshot to send it.
-    fn open(&self, index: u64, term: u64) -> Result<Box<dyn SnapshotSource>, FileError>;
+    fn open(&self, index: u64, term: u64) -> Result<Box<dyn OutgoingSnapshot>, FileError>;
     /// Begins a file for a snapshot of this cluster that is being received.
-    fn receive(&self, cluster: u64) -> Result<Box<dyn SnapshotSink>, FileError>;
+    fn receive(&self, cluster: u64) -> Result<Box<dyn IncomingSnapshot>, FileError>;
 }
 
 /// A snapshot file that is being sent.
-pub trait SnapshotSource: Send + 'static {
+pub trait OutgoingSnapshot: Send + 'static {
     /// Its length.
     fn bytes(&self) -> u64;
     /// Reads on; 0 at the end.
@@ -36,7 +36,7 @@ pub trait SnapshotSource: Send + 'static {
 }
 
 /// A snapshot file that is being received. Dropped unfinished it leaves nothing behind.
-pub trait SnapshotSink: Send + 'static {
+pub trait IncomingSnapshot: Send + 'static {
     /// Appends.
     fn write(&mut self, bytes: &[u8]) -> Result<(), FileError>;
     /// Checks all of it, and that it is the snapshot that its message promised (index, term and state), and puts it

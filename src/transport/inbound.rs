@@ -9,7 +9,7 @@ use super::frame::Carries;
 use super::handshake::{self, Lane, UPGRADE};
 use super::registry::Turned;
 use super::snapshot::receive::receive as receive_snapshot;
-use super::state::Shared;
+use super::state::TransportState;
 use super::{dial, frame};
 use crate::channels::inbox::{Met, Notice};
 use crate::identity::{Answer, Claims, Reason, Refusal, Standing, View};
@@ -34,7 +34,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 /// Accepts connections until `shutdown` is done.
 pub(super) async fn serve(
-    shared: Arc<Shared>,
+    shared: Arc<TransportState>,
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) {
@@ -129,7 +129,12 @@ struct Upgrading {
     connection: OnUpgrade,
 }
 
-async fn connection(shared: Arc<Shared>, stream: TcpStream, stranger: Stranger, logger: Logger) {
+async fn connection(
+    shared: Arc<TransportState>,
+    stream: TcpStream,
+    stranger: Stranger,
+    logger: Logger,
+) {
     if let Err(error) = dial::prepare(&stream, limits::PEER_SILENCE_MAX) {
         debug!(logger, "a connection has ended at once"; "error" => %error);
         return;
@@ -200,7 +205,7 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, stranger: Stranger, 
 }
 
 async fn handle(
-    shared: &Arc<Shared>,
+    shared: &Arc<TransportState>,
     mut request: Request<Incoming>,
     stranger: &Stranger,
     upgrading: &Mutex<Option<Upgrading>>,
@@ -295,7 +300,7 @@ fn read_request(request: &Request<Incoming>) -> Result<(Claims, Wanted), Foreign
 }
 
 /// Tells who has come.
-fn introduce(shared: &Shared, claims: &Claims, standing: Standing, view: &View) {
+fn introduce(shared: &TransportState, claims: &Claims, standing: Standing, view: &View) {
     if standing == Standing::Waiting {
         shared.recognize(claims.from);
     }
@@ -322,7 +327,7 @@ fn switch_protocols(said: &Answer) -> Response<Full<Bytes>> {
 }
 
 /// Claims have, or now have, this standing.
-fn welcome(shared: &Arc<Shared>, claims: &Claims, standing: Standing, stranger: &Stranger) {
+fn welcome(shared: &Arc<TransportState>, claims: &Claims, standing: Standing, stranger: &Stranger) {
     if standing == Standing::Bound {
         stranger.leave();
     }
@@ -330,7 +335,7 @@ fn welcome(shared: &Arc<Shared>, claims: &Claims, standing: Standing, stranger: 
 }
 
 async fn receive(
-    shared: &Arc<Shared>,
+    shared: &Arc<TransportState>,
     claims: Claims,
     standing: Standing,
     body: Incoming,
@@ -373,7 +378,7 @@ fn refuse(status: StatusCode, line: &str, logger: &Logger) -> Response<Full<Byte
 
 /// An established stream of a peer.
 struct Stream<'a> {
-    shared: &'a Arc<Shared>,
+    shared: &'a Arc<TransportState>,
     claims: Claims,
     standing: Standing,
     entry: &'a Entry,

@@ -47,15 +47,15 @@ mod tests;
 use crate::channels::inbox::{Inbox, Notice};
 use crate::members::Members;
 use crate::peer_url::PeerUrl;
-pub use files::{Directory, FileError, SnapshotFiles, SnapshotSink, SnapshotSource};
+pub use files::{FileError, IdentityStore, IncomingSnapshot, OutgoingSnapshot, SnapshotStore};
 use handshake::Lane;
 use peers::{Peer, Peers};
 use raft::eraftpb::{Message, MessageType};
 use registry::Registry;
-pub use settings::{Limits, Settings};
+pub use settings::{TransportLimits, TransportSettings};
 use slog::{Logger, debug};
 use snapshot::send::{Report, Transfer};
-use state::Shared;
+use state::TransportState;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -65,13 +65,13 @@ use tokio::sync::{Semaphore, watch};
 /// The connections to all peers. A handle: clones share them.
 #[derive(Clone)]
 pub struct Transport {
-    shared: Arc<Shared>,
+    shared: Arc<TransportState>,
 }
 
 impl Transport {
     /// A transport that dials whom the view and the list name; [`Transport::serve`] lets them in.
     pub fn new(
-        settings: Settings,
+        settings: TransportSettings,
         inbox: Arc<Inbox>,
         runtime: tokio::runtime::Handle,
         logger: Logger,
@@ -79,7 +79,7 @@ impl Transport {
         let me = settings.directory.member();
         assert_eq!(me, settings.view.me, "the view is another member's");
         let transport = Transport {
-            shared: Arc::new(Shared {
+            shared: Arc::new(TransportState {
                 me,
                 directory: settings.directory,
                 snapshots: settings.snapshots,

@@ -11,7 +11,7 @@ use super::link::{Found, Link};
 use super::peers::{Answer, Peer, Place};
 use super::queue::Queue;
 use super::round_trip::RoundTrip;
-use super::state::Shared;
+use super::state::TransportState;
 use crate::channels::inbox::{Met, Notice};
 use crate::identity::{self, Claims, Reason, Standing};
 use crate::limits;
@@ -34,7 +34,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 /// Starts the tasks of a peer.
-pub(super) fn start_peer(shared: &Arc<Shared>, id: u64) -> Peer {
+pub(super) fn start_peer(shared: &Arc<TransportState>, id: u64) -> Peer {
     let retired = watch::Sender::new(false);
     let metrics = shared.metrics.peers.add(id, Lane::ALL.map(Lane::name));
     let round_trip = Arc::new(RoundTrip::new(metrics.round_trips.clone()));
@@ -59,7 +59,7 @@ pub(super) fn start_peer(shared: &Arc<Shared>, id: u64) -> Peer {
 
 /// The task of a lane.
 pub(super) struct Outbound {
-    pub shared: Arc<Shared>,
+    pub shared: Arc<TransportState>,
     pub peer: u64,
     pub lane: Lane,
     pub queue: Arc<Queue>,
@@ -398,7 +398,7 @@ async fn write_queue(
 
 /// The positive answer of `peer` at this URL, if it is believed.
 fn judge(
-    shared: &Shared,
+    shared: &TransportState,
     peer: u64,
     url: &PeerUrl,
     response: &Response<Incoming>,

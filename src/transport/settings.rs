@@ -1,6 +1,6 @@
 //! What a transport is made of, and the limits that tests make smaller.
 
-use super::files::{Directory, SnapshotFiles};
+use super::files::{IdentityStore, SnapshotStore};
 use crate::identity::View;
 use crate::limits;
 use crate::metrics::Metrics;
@@ -10,15 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// What a transport works with.
-pub struct Settings {
+pub struct TransportSettings {
     /// The data directory.
-    pub directory: Arc<dyn Directory>,
+    pub directory: Arc<dyn IdentityStore>,
     /// The snapshot files.
-    pub snapshots: Arc<dyn SnapshotFiles>,
+    pub snapshots: Arc<dyn SnapshotStore>,
     /// Where it counts.
     pub metrics: Arc<Metrics>,
     /// Its limits.
-    pub limits: Limits,
+    pub limits: TransportLimits,
     /// Who this member is, and whom it knows.
     pub view: View,
     /// Up to where that is applied.
@@ -29,7 +29,7 @@ pub struct Settings {
 
 /// The limits that tests make smaller.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub struct TransportLimits {
     /// Connections that the peer port holds at one time.
     pub connections: usize,
     /// Time to send the head of a request.
@@ -44,9 +44,9 @@ pub struct Limits {
     pub snapshot_pace: u64,
 }
 
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
+impl Default for TransportLimits {
+    fn default() -> TransportLimits {
+        TransportLimits {
             connections: limits::PEER_CONNECTIONS_MAX,
             header_timeout: limits::HEADER_TIMEOUT,
             handshake_timeout: limits::PEER_HANDSHAKE_TIMEOUT,

@@ -1,12 +1,12 @@
 //! What the tasks of a transport share, and how it changes: which peers there are, where each is dialled, and what each has
 //! answered.
 
-use super::files::{Directory, SnapshotFiles};
+use super::files::{IdentityStore, SnapshotStore};
 use super::handshake::{Lane, Trust};
 use super::peers::{Answer, ClaimKind, Peer, Peers, Place, add, judge_answer, wanted};
 use super::queue::Queue;
 use super::registry::Registry;
-use super::settings::Limits;
+use super::settings::TransportLimits;
 use crate::channels::inbox::Inbox;
 use crate::identity::{self, Claims, Reason, Standing, State, View};
 use crate::limits;
@@ -18,12 +18,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{Semaphore, watch};
 
 /// What the tasks share.
-pub(super) struct Shared {
+pub(super) struct TransportState {
     pub me: u64,
-    pub directory: Arc<dyn Directory>,
-    pub snapshots: Arc<dyn SnapshotFiles>,
+    pub directory: Arc<dyn IdentityStore>,
+    pub snapshots: Arc<dyn SnapshotStore>,
     pub metrics: Arc<Metrics>,
-    pub limits: Limits,
+    pub limits: TransportLimits,
     pub inbox: Arc<Inbox>,
     pub runtime: tokio::runtime::Handle,
     pub logger: Logger,
@@ -36,13 +36,13 @@ pub(super) struct Shared {
     pub ahead: AtomicU64,
     pub peers: Mutex<Peers>,
     /// Starts the tasks of a peer. They work with this, so they are given from above.
-    pub start_peer: fn(&Arc<Shared>, u64) -> Peer,
+    pub start_peer: fn(&Arc<TransportState>, u64) -> Peer,
     pub inbound: Registry,
     /// One snapshot is received at a time.
     pub receiving: Arc<Semaphore>,
 }
 
-impl Shared {
+impl TransportState {
     pub(super) fn peers(&self) -> MutexGuard<'_, Peers> {
         self.peers
             .lock()
@@ -66,7 +66,7 @@ impl Shared {
     }
 
     /// Starts and stops peers so that they match the view, the list and what was claimed, and judges all of them again.
-    pub(super) fn reconcile(self: &Arc<Shared>, peers: &mut Peers) {
+    pub(super) fn reconcile(self: &Arc<TransportState>, peers: &mut Peers) {
         if peers.closed {
             return;
         }
@@ -115,7 +115,7 @@ impl Shared {
 
     /// A peer was let in: it is up, so it is dialled now and not after a pause; and its claims are remembered, unless it
     /// has no power yet.
-    pub(super) fn welcome(self: &Arc<Shared>, claims: &Claims, standing: Standing) {
+    pub(super) fn welcome(self: &Arc<TransportState>, claims: &Claims, standing: Standing) {
         let mut peers = self.peers();
         if let Some(kind) = ClaimKind::of(standing) {
             self.remember(&mut peers, claims, kind);
@@ -125,7 +125,7 @@ impl Shared {
         }
     }
 
-    fn remember(self: &Arc<Shared>, peers: &mut Peers, claims: &Claims, kind: ClaimKind) {
+    fn remember(self: &Arc<TransportState>, peers: &mut Peers, claims: &Claims, kind: ClaimKind) {
         let key = (claims.from, kind);
         let known = peers.claimed.get(&key);
         if known == Some(claims) {
@@ -146,7 +146,7 @@ impl Shared {
     }
 
     /// A member's claims were refused, so they say no more where it is.
-    pub(super) fn forget(self: &Arc<Shared>, claims: &Claims) {
+    pub(super) fn forget(self: &Arc<TransportState>, claims: &Claims) {
         let mut peers = self.peers();
         let before = peers.claimed.len();
         let ends = |claims: &Claims| (claims.from, claims.incarnation, claims.to);
@@ -176,7 +176,7 @@ impl Shared {
     /// A lane was connected and has this answer, or (`None`) is no longer connected. What was queued for a peer that has
     /// no power is dropped: false.
     pub(super) fn answered(
-        self: &Arc<Shared>,
+        self: &Arc<TransportState>,
         id: u64,
         lane: Lane,
         queue: &Arc<Queue>,

@@ -9,7 +9,7 @@ use crate::limits::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNKS_QUEUED};
 use crate::storage::SnapshotMeta;
 use crate::transport::files::FileError;
 use crate::transport::frame::{self, Carries, FrameError, Frames};
-use crate::transport::state::Shared;
+use crate::transport::state::TransportState;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::StatusCode;
@@ -85,7 +85,7 @@ enum Piece {
 
 /// Receives a snapshot from a peer whose claims were accepted, and passes its message on once the file is durable.
 pub(in crate::transport) async fn receive(
-    shared: &Arc<Shared>,
+    shared: &Arc<TransportState>,
     claims: Claims,
     standing: Standing,
     body: Incoming,
@@ -151,7 +151,7 @@ pub(in crate::transport) async fn receive(
 
 /// A snapshot whose file is being received.
 struct Arriving {
-    shared: Arc<Shared>,
+    shared: Arc<TransportState>,
     claims: Claims,
     message: Message,
     /// Encoded size of the message.
@@ -286,7 +286,7 @@ fn promised(snapshot: &Snapshot) -> Result<SnapshotMeta, ReceiveError> {
 }
 
 /// Whether the state of a snapshot binds this very member.
-fn binds(shared: &Shared, promised: &SnapshotMeta) -> bool {
+fn binds(shared: &TransportState, promised: &SnapshotMeta) -> bool {
     let incarnation = shared.view().incarnation;
     let mut members = promised.state.members.iter();
     members.any(|member| (member.id, member.incarnation) == (shared.me, incarnation))
@@ -294,7 +294,7 @@ fn binds(shared: &Shared, promised: &SnapshotMeta) -> bool {
 
 /// Gives the length of the file, and whether its sender is bound.
 fn write_file(
-    shared: &Shared,
+    shared: &TransportState,
     claims: &Claims,
     promised: &SnapshotMeta,
     mut pieces: mpsc::Receiver<Piece>,

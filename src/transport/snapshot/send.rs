@@ -5,11 +5,11 @@ use crate::limits;
 use crate::limits::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNKS_QUEUED};
 use crate::peer_url::PeerUrl;
 use crate::transport::dial::{self, Failure};
-use crate::transport::files::{FileError, SnapshotSource};
+use crate::transport::files::{FileError, OutgoingSnapshot};
 use crate::transport::frame::{self, encoded};
 use crate::transport::handshake::Trust;
 use crate::transport::peers::{SnapshotLane, Trouble};
-use crate::transport::state::Shared;
+use crate::transport::state::TransportState;
 use bytes::{Bytes, BytesMut};
 use hyper::StatusCode;
 use hyper::body::{Body, Frame, SizeHint};
@@ -35,7 +35,7 @@ pub(in crate::transport) struct Transfer {
 /// Reports the end of a transfer when it is dropped, so that no path out of it can forget to: a leader that hears
 /// nothing would never send that peer anything again.
 pub(in crate::transport) struct Report {
-    shared: Arc<Shared>,
+    shared: Arc<TransportState>,
     to: u64,
     lane: Arc<SnapshotLane>,
     ok: bool,
@@ -43,7 +43,7 @@ pub(in crate::transport) struct Report {
 
 impl Report {
     pub(in crate::transport) fn new(
-        shared: &Arc<Shared>,
+        shared: &Arc<TransportState>,
         to: u64,
         lane: &Arc<SnapshotLane>,
     ) -> Report {
@@ -83,7 +83,7 @@ enum SendError {
 }
 
 impl Transfer {
-    pub(in crate::transport) async fn run(mut self, shared: Arc<Shared>) {
+    pub(in crate::transport) async fn run(mut self, shared: Arc<TransportState>) {
         let to = self.report.to;
         let index = self.message.get_snapshot().get_metadata().index;
         let logger = shared.logger.new(o!("peer" => to, "index" => index));
@@ -126,7 +126,11 @@ impl Transfer {
         trouble.pause
     }
 
-    async fn send(&mut self, shared: &Arc<Shared>, logger: &Logger) -> Result<u64, SendError> {
+    async fn send(
+        &mut self,
+        shared: &Arc<TransportState>,
+        logger: &Logger,
+    ) -> Result<u64, SendError> {
         let message = std::mem::take(&mut self.message);
         if !frame::fits(encoded(&message)) {
             return Err(SendError::Message(encoded(&message)));
@@ -203,7 +207,7 @@ async fn stalled(sent: &watch::Sender<u64>, total: u64, limit: Duration) -> Dura
 
 /// Reads a file piece by piece, for as long as somebody takes them.
 fn read_file(
-    mut source: Box<dyn SnapshotSource>,
+    mut source: Box<dyn OutgoingSnapshot>,
     mut pace: Pace,
     pieces: &mpsc::Sender<io::Result<Bytes>>,
 ) {

@@ -97,7 +97,7 @@ fn bad_frames(noise: Vec<u8>) -> Vec<Vec<u8>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_leaves_the_port_serving() {
-    let limits = Limits {
+    let limits = TransportLimits {
         header_timeout: Duration::from_millis(300),
         ..limits()
     };
@@ -143,7 +143,7 @@ async fn garbage_leaves_the_port_serving() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_do_not_keep_a_member_out() {
-    let limits = Limits {
+    let limits = TransportLimits {
         connections: 200,
         ..limits()
     };

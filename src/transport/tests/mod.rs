@@ -37,7 +37,7 @@ struct Memory {
     read_only: AtomicBool,
 }
 
-impl Directory for Memory {
+impl IdentityStore for Memory {
     fn member(&self) -> u64 {
         self.member
     }
@@ -66,12 +66,12 @@ struct Peer {
     notices: Vec<Notice>,
 }
 
-fn limits() -> Limits {
-    Limits {
+fn limits() -> TransportLimits {
+    TransportLimits {
         handshake_timeout: Duration::from_secs(2),
         snapshot_stall: Duration::from_millis(500),
         snapshot_pause: Duration::from_millis(20),
-        ..Limits::default()
+        ..TransportLimits::default()
     }
 }
 
@@ -90,7 +90,7 @@ impl Peer {
         incarnation: u64,
         cluster: u64,
         address: &str,
-        limits: Limits,
+        limits: TransportLimits,
     ) -> Peer {
         let listener = TcpListener::bind(address).await.unwrap();
         Peer::start_on(id, incarnation, cluster, listener, limits)
@@ -101,7 +101,7 @@ impl Peer {
         incarnation: u64,
         cluster: u64,
         listener: TcpListener,
-        limits: Limits,
+        limits: TransportLimits,
     ) -> Peer {
         static RUN: AtomicU64 = AtomicU64::new(1);
         let memory = Arc::new(Memory {
@@ -112,7 +112,7 @@ impl Peer {
         });
         let files = Arc::new(snapshots::Files::default());
         let address = listener.local_addr().unwrap();
-        let settings = Settings {
+        let settings = TransportSettings {
             directory: memory.clone(),
             snapshots: Arc::new(snapshots::Shelf(files.clone())),
             metrics: Arc::default(),

@@ -28,7 +28,7 @@ struct Source {
     broken_after: u64,
 }
 
-impl SnapshotSource for Source {
+impl OutgoingSnapshot for Source {
     fn bytes(&self) -> u64 {
         self.bytes.len() as u64
     }
@@ -49,7 +49,7 @@ struct Sink {
     finished: bool,
 }
 
-impl SnapshotSink for Sink {
+impl IncomingSnapshot for Sink {
     fn write(&mut self, bytes: &[u8]) -> Result<(), FileError> {
         self.bytes.extend_from_slice(bytes);
         Ok(())
@@ -86,8 +86,8 @@ impl Drop for Sink {
 /// What the trait is implemented for: a sink has to reach back to its files.
 pub(super) struct Shelf(pub(super) Arc<Files>);
 
-impl SnapshotFiles for Shelf {
-    fn open(&self, index: u64, term: u64) -> Result<Box<dyn SnapshotSource>, FileError> {
+impl SnapshotStore for Shelf {
+    fn open(&self, index: u64, term: u64) -> Result<Box<dyn OutgoingSnapshot>, FileError> {
         let kept = self.0.kept.lock().unwrap();
         let bytes = kept.get(&(index, term)).ok_or("no such snapshot")?;
         Ok(Box::new(Source {
@@ -96,7 +96,7 @@ impl SnapshotFiles for Shelf {
             broken_after: self.0.broken_after.load(Ordering::SeqCst),
         }))
     }
-    fn receive(&self, cluster: u64) -> Result<Box<dyn SnapshotSink>, FileError> {
+    fn receive(&self, cluster: u64) -> Result<Box<dyn IncomingSnapshot>, FileError> {
         assert_eq!(cluster, CLUSTER);
         self.0.begun.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(Sink {
@@ -257,7 +257,7 @@ async fn every_failed_transfer_is_reported() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_transfer_is_reported_after_a_pause_or_with_the_peers_removal() {
     for (pause, removed) in [(Duration::from_millis(300), false), (PATIENCE * 2, true)] {
-        let limits = Limits {
+        let limits = TransportLimits {
             snapshot_pause: pause,
             ..limits()
         };
