@@ -114,14 +114,14 @@ pub(super) fn answer(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
 
 /// A stream in the [`Registry`](super::registry::Registry). A process has one a lane: a second means that the first is dead and does not know it. The
 /// first is the one that was accepted first.
-pub(super) struct Entry {
+pub(super) struct StreamEntry {
     shared: Arc<TransportState>,
     key: Key,
     lane: Lane,
     pub(super) replaced: Arc<Notify>,
 }
 
-impl Entry {
+impl StreamEntry {
     /// The place of the stream with this serial number, whose claims have this standing.
     pub(super) fn new(
         shared: &Arc<TransportState>,
@@ -129,11 +129,11 @@ impl Entry {
         standing: Standing,
         lane: Lane,
         serial: u64,
-    ) -> Result<Entry, Turned> {
+    ) -> Result<StreamEntry, Turned> {
         let mut processes = shared.inbound.processes();
         let replaced = processes.enter(claims, standing, lane, serial, Instant::now())?;
         drop(processes);
-        Ok(Entry {
+        Ok(StreamEntry {
             shared: shared.clone(),
             key: (claims.from, claims.incarnation),
             lane,
@@ -148,7 +148,7 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for StreamEntry {
     fn drop(&mut self) {
         let mut processes = self.shared.inbound.processes();
         processes.leave(self.key, self.lane, &self.replaced);

@@ -1,7 +1,7 @@
 //! Opening a connection to a peer: the socket, the request, and what the answer means.
 
 use super::handshake::{self, Trust};
-use super::link::Found;
+use super::link::LaneState;
 use crate::identity::{Claims, Reason, Refusal};
 use crate::limits;
 use crate::peer_url::PeerUrl;
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum DialError {
     #[error("connect: {0}")]
     Connect(io::Error),
     #[error("the connection failed: {0}")]
@@ -37,45 +37,45 @@ pub(super) enum Failure {
     Troubled(String),
 }
 
-impl Failure {
+impl DialError {
     /// The peer's host has answered that nobody listens there.
     pub(super) fn nobody_listens(&self) -> bool {
-        matches!(self, Failure::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+        matches!(self, DialError::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused)
     }
 
     /// Somebody has answered as a peer may.
     pub(super) fn answered(&self) -> bool {
         !matches!(
             self,
-            Failure::Connect(_) | Failure::Broken(_) | Failure::Silent
+            DialError::Connect(_) | DialError::Broken(_) | DialError::Silent
         )
     }
 
     /// What it says of the peer, where there was no connection yet.
-    pub(super) fn found(&self) -> Found {
-        Found::Down {
+    pub(super) fn found(&self) -> LaneState {
+        LaneState::Down {
             why: self.to_string(),
             answered: self.answered(),
         }
     }
 }
 
-impl From<hyper::Error> for Failure {
-    fn from(error: hyper::Error) -> Failure {
+impl From<hyper::Error> for DialError {
+    fn from(error: hyper::Error) -> DialError {
         // Its own text says little: the cause says what has happened.
         let cause = std::error::Error::source(&error).map(ToString::to_string);
-        Failure::Broken(cause.unwrap_or_else(|| error.to_string()))
+        DialError::Broken(cause.unwrap_or_else(|| error.to_string()))
     }
 }
 
 /// Connects to a peer. The connection ends when it takes nothing for as long as `silence`.
-pub(super) async fn connect(url: &PeerUrl, silence: Duration) -> Result<TcpStream, Failure> {
+pub(super) async fn connect(url: &PeerUrl, silence: Duration) -> Result<TcpStream, DialError> {
     let connecting = TcpStream::connect((url.host(), url.port()));
     let stream = timeout(limits::PEER_CONNECT_TIMEOUT, connecting)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-        .map_err(Failure::Connect)?;
-    prepare(&stream, silence).map_err(Failure::Connect)?;
+        .map_err(DialError::Connect)?;
+    prepare(&stream, silence).map_err(DialError::Connect)?;
     Ok(stream)
 }
 
@@ -104,9 +104,9 @@ pub(super) fn request<B>(
     url: &PeerUrl,
     path: &'static str,
     body: B,
-) -> Result<Request<B>, Failure> {
+) -> Result<Request<B>, DialError> {
     let host = HeaderValue::try_from(url.authority())
-        .map_err(|error| Failure::Unexpected(error.to_string()))?;
+        .map_err(|error| DialError::Unexpected(error.to_string()))?;
     let mut request = Request::new(body);
     *request.method_mut() = Method::POST;
     *request.uri_mut() = hyper::Uri::from_static(path);
@@ -120,11 +120,11 @@ pub(super) async fn exchange<B, T, F>(
     stream: TcpStream,
     request: Request<B>,
     then: impl FnOnce(Response<Incoming>) -> F,
-) -> Result<T, Failure>
+) -> Result<T, DialError>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    F: Future<Output = Result<T, Failure>>,
+    F: Future<Output = Result<T, DialError>>,
 {
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_buf_size(limits::SNAPSHOT_CHUNK_BYTES)
@@ -143,22 +143,22 @@ where
 }
 
 /// The failure that an answer other than the hoped-for one stands for, from such a place.
-pub(super) async fn read_refusal(response: Response<Incoming>, trust: Trust) -> Failure {
+pub(super) async fn read_refusal(response: Response<Incoming>, trust: Trust) -> DialError {
     let status = response.status();
     let body = Limited::new(response.into_body(), handshake::REFUSAL_BYTES_MAX);
     let Ok(body) = body.collect().await else {
-        return Failure::Unexpected(status.to_string());
+        return DialError::Unexpected(status.to_string());
     };
     let body = body.to_bytes();
     match handshake::parse_refusal(&body, trust) {
-        Some(refusal) => Failure::Refused(refusal),
+        Some(refusal) => DialError::Refused(refusal),
         None => {
             let text = String::from_utf8_lossy(&body);
             let line = text.lines().next().unwrap_or_default();
             let answer = format!("{status} {line:?}");
             match status {
-                StatusCode::INTERNAL_SERVER_ERROR => Failure::Troubled(answer),
-                _ => Failure::Unexpected(answer),
+                StatusCode::INTERNAL_SERVER_ERROR => DialError::Troubled(answer),
+                _ => DialError::Unexpected(answer),
             }
         }
     }

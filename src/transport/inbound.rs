@@ -4,7 +4,7 @@
 //! connection and a small buffer, for a limited time; and when connections run out, it is the oldest of those that the
 //! table does not bind that ends, so that strangers never keep a member out.
 
-use super::admission::{Entry, answer, turn_away};
+use super::admission::{StreamEntry, answer, turn_away};
 use super::frame::Carries;
 use super::handshake::{self, Lane, UPGRADE};
 use super::registry::Turned;
@@ -125,7 +125,7 @@ impl Drop for Stranger {
 struct Upgrading {
     claims: Claims,
     standing: Standing,
-    entry: Entry,
+    entry: StreamEntry,
     connection: OnUpgrade,
 }
 
@@ -185,7 +185,7 @@ async fn connection(
         return;
     };
     let from = claims.from;
-    let stream = Stream {
+    let stream = InboundStream {
         shared: &shared,
         claims,
         standing,
@@ -197,7 +197,7 @@ async fn connection(
     match stream.run(&parts.read_buf).await {
         Ok(()) => debug!(logger, "a stream has ended"; "peer" => from),
         // That it was removed is told elsewhere, and that it is refused if it comes again.
-        Err(end @ End::Denied(_)) => {
+        Err(end @ StreamEnd::Denied(_)) => {
             debug!(logger, "closed a peer's stream"; "peer" => from, "error" => %end);
         }
         Err(end) => warn!(logger, "closed a peer's stream"; "peer" => from, "error" => %end),
@@ -227,7 +227,7 @@ async fn handle(
         let body = request.into_body();
         return receive(shared, claims, standing, body, stranger, logger).await;
     };
-    let entry = match Entry::new(shared, &claims, standing, lane, stranger.serial) {
+    let entry = match StreamEntry::new(shared, &claims, standing, lane, stranger.serial) {
         Ok(entry) => entry,
         Err(Turned::Twice) => return shared.deny(&claims, &judged, Reason::Twice, logger),
         Err(turned) => return turn_away(&turned),
@@ -377,11 +377,11 @@ fn refuse(status: StatusCode, line: &str, logger: &Logger) -> Response<Full<Byte
 }
 
 /// An established stream of a peer.
-struct Stream<'a> {
+struct InboundStream<'a> {
     shared: &'a Arc<TransportState>,
     claims: Claims,
     standing: Standing,
-    entry: &'a Entry,
+    entry: &'a StreamEntry,
     stranger: &'a Stranger,
     socket: TcpStream,
     frames: frame::Frames,
@@ -389,16 +389,16 @@ struct Stream<'a> {
 
 /// Why this end closed a stream.
 #[derive(Debug, thiserror::Error)]
-enum End {
+enum StreamEnd {
     #[error(transparent)]
     Frame(#[from] frame::FrameError),
     #[error("the peer is no longer welcome: {0}")]
     Denied(Reason),
 }
 
-impl Stream<'_> {
+impl InboundStream<'_> {
     /// Takes messages until the peer ends the stream, or has to be cut off.
-    async fn run(mut self, already_read: &[u8]) -> Result<(), End> {
+    async fn run(mut self, already_read: &[u8]) -> Result<(), StreamEnd> {
         let mut view = self.shared.view.subscribe();
         // The view may have changed since the handshake was judged.
         view.mark_changed();
@@ -424,7 +424,7 @@ impl Stream<'_> {
     }
 
     /// Judges the peer again.
-    fn judge(&mut self) -> Result<(), End> {
+    fn judge(&mut self) -> Result<(), StreamEnd> {
         match self.shared.judge(&self.claims).standing {
             Ok(standing) if standing == self.standing => {}
             Ok(standing) => {
@@ -433,14 +433,14 @@ impl Stream<'_> {
             }
             Err(reason) => {
                 self.shared.forget(&self.claims);
-                return Err(End::Denied(reason));
+                return Err(StreamEnd::Denied(reason));
             }
         }
         Ok(())
     }
 
     /// Hands over all whole frames, as one batch of messages so that the raft loop wakes up once.
-    fn deliver(&mut self) -> Result<(), End> {
+    fn deliver(&mut self) -> Result<(), StreamEnd> {
         if self.standing == Standing::Ahead {
             self.judge()?;
         }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// What a lane knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum LaneState {
     /// It is connected, and messages pass.
     Up,
     /// It was, and the connection broke.
@@ -28,7 +28,7 @@ pub(super) enum Found {
 
 /// The state of one peer, for both of its lanes.
 pub(super) struct Link {
-    state: Mutex<State>,
+    state: Mutex<LinkState>,
     logger: Logger,
 }
 
@@ -42,7 +42,7 @@ impl Link {
     }
 
     /// A lane knows something of the peer at this place; logs it if it makes a difference.
-    pub(super) fn found(&self, lane: Lane, found: Found, url: &PeerUrl) {
+    pub(super) fn found(&self, lane: Lane, found: LaneState, url: &PeerUrl) {
         let mut state = self
             .state
             .lock()
@@ -50,15 +50,15 @@ impl Link {
         // Under the lock, so that lines come in the order of what they tell.
         match state.change(lane, found, Instant::now()) {
             None => {}
-            Some(Change::Up { down: None }) => info!(self.logger, "peer is up"; "url" => %url),
-            Some(Change::Up { down: Some(down) }) => {
+            Some(LinkChange::Up { down: None }) => info!(self.logger, "peer is up"; "url" => %url),
+            Some(LinkChange::Up { down: Some(down) }) => {
                 info!(self.logger, "peer is up again"; "url" => %url,
                     "was_down_ms" => down.as_millis() as u64);
             }
-            Some(Change::Again { why }) => {
+            Some(LinkChange::Again { why }) => {
                 info!(self.logger, "peer was connected again"; "url" => %url, "error" => why);
             }
-            Some(Change::Down { why }) => {
+            Some(LinkChange::Down { why }) => {
                 warn!(self.logger, "peer is down"; "url" => %url, "error" => why);
             }
         }
@@ -66,73 +66,73 @@ impl Link {
 }
 
 #[derive(Debug, Default)]
-struct State {
-    lanes: [Option<Found>; 2],
-    told: Option<Told>,
+struct LinkState {
+    lanes: [Option<LaneState>; 2],
+    logged: Option<Logged>,
     /// Why the newest connection broke.
     broken: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Told {
+enum Logged {
     Up,
     /// What the peer has answered, if it did, and since when it is down.
     Down(Option<String>, Instant),
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Change {
+enum LinkChange {
     Up { down: Option<Duration> },
     Again { why: String },
     Down { why: String },
 }
 
-impl State {
+impl LinkState {
     /// What is to be told.
-    fn change(&mut self, lane: Lane, found: Found, now: Instant) -> Option<Change> {
+    fn change(&mut self, lane: Lane, found: LaneState, now: Instant) -> Option<LinkChange> {
         if self.lanes[lane as usize].as_ref() == Some(&found) {
             return None;
         }
         self.lanes[lane as usize] = Some(found.clone());
         match found {
-            Found::Broken(why) => {
+            LaneState::Broken(why) => {
                 self.broken = Some(why);
                 None
             }
-            Found::Up => {
-                let is_up = |lane: &Option<Found>| *lane == Some(Found::Up);
+            LaneState::Up => {
+                let is_up = |lane: &Option<LaneState>| *lane == Some(LaneState::Up);
                 if !self.lanes.iter().all(is_up) {
                     return None;
                 }
                 let broken = self.broken.take();
-                match self.told.replace(Told::Up) {
-                    None => Some(Change::Up { down: None }),
-                    Some(Told::Up) => broken.map(|why| Change::Again { why }),
-                    Some(Told::Down(_, since)) => Some(Change::Up {
+                match self.logged.replace(Logged::Up) {
+                    None => Some(LinkChange::Up { down: None }),
+                    Some(Logged::Up) => broken.map(|why| LinkChange::Again { why }),
+                    Some(Logged::Down(_, since)) => Some(LinkChange::Up {
                         down: Some(now.saturating_duration_since(since)),
                     }),
                 }
             }
-            Found::Down { why, answered } => {
+            LaneState::Down { why, answered } => {
                 let answer = answered.then(|| why.clone());
-                let since = match &self.told {
-                    Some(Told::Down(told, _)) if *told == answer => return None,
+                let since = match &self.logged {
+                    Some(Logged::Down(told, _)) if *told == answer => return None,
                     // While the lanes disagree the answer counts.
-                    Some(Told::Down(Some(_), _)) if answer.is_none() && self.was_answered() => {
+                    Some(Logged::Down(Some(_), _)) if answer.is_none() && self.was_answered() => {
                         return None;
                     }
-                    Some(Told::Down(_, since)) => *since,
+                    Some(Logged::Down(_, since)) => *since,
                     _ => now,
                 };
-                self.told = Some(Told::Down(answer, since));
-                Some(Change::Down { why })
+                self.logged = Some(Logged::Down(answer, since));
+                Some(LinkChange::Down { why })
             }
         }
     }
 
     fn was_answered(&self) -> bool {
         let answered =
-            |lane: &Option<Found>| matches!(lane, Some(Found::Down { answered: true, .. }));
+            |lane: &Option<LaneState>| matches!(lane, Some(LaneState::Down { answered: true, .. }));
         self.lanes.iter().any(answered)
     }
 }
@@ -142,69 +142,72 @@ mod tests {
     use super::*;
     use Lane::{Append, Control};
 
-    fn down(why: &str) -> Found {
-        Found::Down {
+    fn down(why: &str) -> LaneState {
+        LaneState::Down {
             why: why.to_owned(),
             answered: false,
         }
     }
 
-    fn refused(why: &str) -> Found {
-        Found::Down {
+    fn refused(why: &str) -> LaneState {
+        LaneState::Down {
             why: why.to_owned(),
             answered: true,
         }
     }
 
-    fn broken() -> Found {
-        Found::Broken("closed".to_owned())
+    fn broken() -> LaneState {
+        LaneState::Broken("closed".to_owned())
     }
 
-    fn told_down(why: &str) -> Option<Change> {
-        Some(Change::Down {
+    fn told_down(why: &str) -> Option<LinkChange> {
+        Some(LinkChange::Down {
             why: why.to_owned(),
         })
     }
 
     #[test]
     fn a_peer_that_dies_and_comes_back_is_two_lines() {
-        let (mut state, now) = (State::default(), Instant::now());
+        let (mut state, now) = (LinkState::default(), Instant::now());
         let mut change = |lane, found| state.change(lane, found, now);
-        assert_eq!(change(Control, Found::Up), None);
-        let up = Some(Change::Up { down: None });
-        assert_eq!(change(Append, Found::Up), up);
+        assert_eq!(change(Control, LaneState::Up), None);
+        let up = Some(LinkChange::Up { down: None });
+        assert_eq!(change(Append, LaneState::Up), up);
 
         assert_eq!(change(Control, broken()), None);
         assert_eq!(change(Append, broken()), None);
         assert_eq!(change(Append, down("refused")), told_down("refused"));
         assert_eq!(change(Control, down("timed out")), None);
         assert_eq!(change(Control, down("refused")), None);
-        assert_eq!(change(Control, Found::Up), None);
+        assert_eq!(change(Control, LaneState::Up), None);
 
         let later = now + Duration::from_secs(3);
-        let up = Some(Change::Up {
+        let up = Some(LinkChange::Up {
             down: Some(Duration::from_secs(3)),
         });
-        assert_eq!(state.change(Append, Found::Up, later), up);
-        assert_eq!(state.change(Append, Found::Up, later), None);
+        assert_eq!(state.change(Append, LaneState::Up, later), up);
+        assert_eq!(state.change(Append, LaneState::Up, later), None);
     }
 
     #[test]
     fn a_connection_that_is_made_again_is_one_line() {
-        let (mut state, now) = (State::default(), Instant::now());
+        let (mut state, now) = (LinkState::default(), Instant::now());
         let mut change = |lane, found| state.change(lane, found, now);
-        change(Control, Found::Up);
-        change(Append, Found::Up);
+        change(Control, LaneState::Up);
+        change(Append, LaneState::Up);
         change(Control, broken());
         change(Append, broken());
-        assert_eq!(change(Control, Found::Up), None);
+        assert_eq!(change(Control, LaneState::Up), None);
         let why = "closed".to_owned();
-        assert_eq!(change(Append, Found::Up), Some(Change::Again { why }));
+        assert_eq!(
+            change(Append, LaneState::Up),
+            Some(LinkChange::Again { why })
+        );
     }
 
     #[test]
     fn an_answer_is_told_beside_silence_and_once() {
-        let (mut state, now) = (State::default(), Instant::now());
+        let (mut state, now) = (LinkState::default(), Instant::now());
         let mut change = |lane, found| state.change(lane, found, now);
         assert_eq!(change(Control, down("silent")), told_down("silent"));
         assert_eq!(change(Append, refused("removed")), told_down("removed"));

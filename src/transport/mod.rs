@@ -54,7 +54,7 @@ use raft::eraftpb::{Message, MessageType};
 use registry::Registry;
 pub use settings::{TransportLimits, TransportSettings};
 use slog::{Logger, debug};
-use snapshot::send::{Report, Transfer};
+use snapshot::send::{SnapshotTransfer, TransferReport};
 use state::TransportState;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -144,8 +144,8 @@ impl Transport {
         if !peer.snapshots.take() {
             return false;
         }
-        let transfer = Transfer {
-            report: Report::new(&self.shared, to, &peer.snapshots),
+        let transfer = SnapshotTransfer {
+            report: TransferReport::new(&self.shared, to, &peer.snapshots),
             url,
             retired: peer.retired.subscribe(),
             message,

@@ -4,12 +4,12 @@
 //! and the first message after a pause shall not wait for a handshake. A connection that breaks is made again at once: if
 //! the peer's host refuses that, the peer's process is gone, which is worth a notice, for it may have been the leader.
 
-use super::dial::{self, Failure};
+use super::dial::{self, DialError};
 use super::frame;
 use super::handshake::{self, Lane, UPGRADE};
-use super::link::{Found, Link};
-use super::peers::{Answer, Peer, Place};
-use super::queue::Queue;
+use super::link::{LaneState, Link};
+use super::peers::{Peer, PeerAnswer, PeerPlace};
+use super::queue::LaneQueue;
 use super::round_trip::RoundTrip;
 use super::state::TransportState;
 use crate::channels::inbox::{Met, Notice};
@@ -38,7 +38,8 @@ pub(super) fn start_peer(shared: &Arc<TransportState>, id: u64) -> Peer {
     let retired = watch::Sender::new(false);
     let metrics = shared.metrics.peers.add(id, Lane::ALL.map(Lane::name));
     let round_trip = Arc::new(RoundTrip::new(metrics.round_trips.clone()));
-    let queues = Lane::ALL.map(|lane| Arc::new(Queue::new(metrics.lanes[lane as usize].clone())));
+    let queues =
+        Lane::ALL.map(|lane| Arc::new(LaneQueue::new(metrics.lanes[lane as usize].clone())));
     let logger = shared.logger.new(o!("peer" => id));
     let link = Arc::new(Link::new(logger.clone()));
     let tasks = Lane::ALL.map(|lane| {
@@ -62,7 +63,7 @@ pub(super) struct Outbound {
     pub shared: Arc<TransportState>,
     pub peer: u64,
     pub lane: Lane,
-    pub queue: Arc<Queue>,
+    pub queue: Arc<LaneQueue>,
     pub round_trip: Arc<RoundTrip>,
     pub retired: watch::Receiver<bool>,
     pub link: Arc<Link>,
@@ -72,7 +73,7 @@ pub(super) struct Outbound {
 /// A connection that was made.
 struct Connection {
     stream: TcpStream,
-    answer: Answer,
+    answer: PeerAnswer,
     /// What this member has said of itself.
     said: Claims,
 }
@@ -121,11 +122,12 @@ impl Outbound {
                         Ended::Retired => return,
                         Ended::Outdated => continue,
                         Ended::Broken(why) => {
-                            self.link.found(self.lane, Found::Broken(why.clone()), &url);
-                            Failure::Broken(why)
+                            self.link
+                                .found(self.lane, LaneState::Broken(why.clone()), &url);
+                            DialError::Broken(why)
                         }
                         Ended::Disliked(reason) => {
-                            let failure = Failure::Disliked(reason);
+                            let failure = DialError::Disliked(reason);
                             self.link.found(self.lane, failure.found(), &url);
                             failure
                         }
@@ -140,7 +142,7 @@ impl Outbound {
             self.round_trip.forget();
             debug!(self.logger, "lane is not connected"; "lane" => %self.lane, "error" => %failure);
             self.shared.inbox.notice(Notice::Unreachable(self.peer));
-            if let Failure::Disliked(reason) = failure {
+            if let DialError::Disliked(reason) = failure {
                 self.tell(Notice::Unfit(self.peer, reason));
             }
             if at_once {
@@ -160,8 +162,8 @@ impl Outbound {
     }
 
     /// Tries each place of the peer. Gives what is wrong with one that has answered, or with the last.
-    async fn dial(&self, lost: &mut Option<PeerUrl>) -> Result<Connection, (PeerUrl, Failure)> {
-        let mut failed: Option<(PeerUrl, Failure)> = None;
+    async fn dial(&self, lost: &mut Option<PeerUrl>) -> Result<Connection, (PeerUrl, DialError)> {
+        let mut failed: Option<(PeerUrl, DialError)> = None;
         for place in self.shared.places(self.peer) {
             let failure = match self.dial_at(&place).await {
                 Ok(connection) => return Ok(connection),
@@ -172,10 +174,10 @@ impl Outbound {
             if failure.nobody_listens() && lost.take_if(|lost| *lost == place.url).is_some() {
                 self.tell(Notice::Gone(self.peer));
             }
-            if let Failure::Refused(refusal) = &failure {
+            if let DialError::Refused(refusal) = &failure {
                 self.shared.inbox.notice(Notice::Refused(refusal.clone()));
             }
-            let answered = |failed: &(PeerUrl, Failure)| failed.1.answered();
+            let answered = |failed: &(PeerUrl, DialError)| failed.1.answered();
             if !failed.as_ref().is_some_and(answered) {
                 failed = Some((place.url, failure));
             }
@@ -188,8 +190,8 @@ impl Outbound {
     }
 
     /// Makes a connection and takes it through the handshake.
-    async fn dial_at(&self, place: &Place) -> Result<Connection, Failure> {
-        let Place { url, trust } = place;
+    async fn dial_at(&self, place: &PeerPlace) -> Result<Connection, DialError> {
+        let PeerPlace { url, trust } = place;
         let stream = dial::connect(url, limits::PEER_SILENCE_MAX).await?;
         let said = self.shared.view().claims(self.peer, Some(url));
         let mut request = dial::request(&said, url, "/raft/stream", Empty::<Bytes>::new())?;
@@ -205,9 +207,9 @@ impl Outbound {
             let upgraded = hyper::upgrade::on(&mut response).await?;
             let parts = upgraded
                 .downcast::<TokioIo<TcpStream>>()
-                .map_err(|_| Failure::Unexpected("with a foreign connection".to_owned()))?;
+                .map_err(|_| DialError::Unexpected("with a foreign connection".to_owned()))?;
             if !parts.read_buf.is_empty() {
-                return Err(Failure::Unexpected("and went on talking".to_owned()));
+                return Err(DialError::Unexpected("and went on talking".to_owned()));
             }
             Ok(Connection {
                 stream: parts.io.into_inner(),
@@ -217,7 +219,7 @@ impl Outbound {
         });
         timeout(self.shared.limits.handshake_timeout, handshake)
             .await
-            .unwrap_or(Err(Failure::Silent))
+            .unwrap_or(Err(DialError::Silent))
     }
 
     /// Writes what is queued until the connection ends.
@@ -278,7 +280,7 @@ impl Outbound {
     }
 
     /// Tells who has answered.
-    fn introduce(&self, answer: &Answer) {
+    fn introduce(&self, answer: &PeerAnswer) {
         let (id, empty) = (self.peer, answer.said.is_empty());
         self.tell(match &answer.said {
             identity::Answer::Claims(claims) => Notice::Met(Met {
@@ -301,7 +303,7 @@ impl Outbound {
             return Ok(true);
         };
         if standing? != Standing::Waiting && !std::mem::replace(up, true) {
-            self.link.found(self.lane, Found::Up, url);
+            self.link.found(self.lane, LaneState::Up, url);
             self.tell(Notice::Connected(peer));
         }
         let says = shared.view().claims(peer, Some(url));
@@ -313,7 +315,7 @@ impl Outbound {
     }
 
     /// Says what the peer has answered on this lane, or that it is not connected.
-    fn answered(&self, answer: Option<Answer>) {
+    fn answered(&self, answer: Option<PeerAnswer>) {
         let shared = &self.shared;
         if !shared.answered(self.peer, self.lane, &self.queue, answer) {
             shared.inbox.notice(Notice::Unreachable(self.peer));
@@ -377,7 +379,7 @@ async fn end_outdated(
 
 /// Writes what is queued until the queue is closed and empty, or the connection is outdated.
 async fn write_queue(
-    queue: &Queue,
+    queue: &LaneQueue,
     mut connection: OwnedWriteHalf,
     outdated: &AtomicBool,
 ) -> io::Result<()> {
@@ -402,17 +404,17 @@ fn judge(
     peer: u64,
     url: &PeerUrl,
     response: &Response<Incoming>,
-) -> Result<Answer, Failure> {
+) -> Result<PeerAnswer, DialError> {
     let said = handshake::read_answer(response.headers())
-        .map_err(|malformed| Failure::Unexpected(malformed.to_string()))?;
+        .map_err(|malformed| DialError::Unexpected(malformed.to_string()))?;
     let actual = said.from();
     if actual != peer {
-        return Err(Failure::Disliked(Reason::WrongReceiver { actual }));
+        return Err(DialError::Disliked(Reason::WrongReceiver { actual }));
     }
     let url = url.clone();
-    let answer = Answer { said, url };
+    let answer = PeerAnswer { said, url };
     match shared.judge_answer(&answer) {
         Ok(_) => Ok(answer),
-        Err(reason) => Err(Failure::Disliked(reason)),
+        Err(reason) => Err(DialError::Disliked(reason)),
     }
 }

@@ -7,7 +7,7 @@
 //! told of: whoever leads adds it, and has to hear from it who it is.
 
 use super::handshake::Trust;
-use super::queue::Queue;
+use super::queue::LaneQueue;
 use super::round_trip::RoundTrip;
 use crate::identity::{self, Claims, Reason, Standing, State, View};
 use crate::peer_url::PeerUrl;
@@ -56,12 +56,12 @@ pub(super) struct Peers {
 pub(super) struct Peer {
     /// Its life in the table, 0 while it is not there.
     pub added_index: u64,
-    pub places: Vec<Place>,
+    pub places: Vec<PeerPlace>,
     /// What it has answered on the connection of each lane.
-    pub answers: [Option<Answer>; 2],
+    pub answers: [Option<PeerAnswer>; 2],
     /// It is connected, and no message may pass.
     pub waits: bool,
-    pub queues: [Arc<Queue>; 2],
+    pub queues: [Arc<LaneQueue>; 2],
     tasks: Vec<JoinHandle<()>>,
     /// True ends the tasks, once the queues are empty or a short time is over.
     pub retired: watch::Sender<bool>,
@@ -108,20 +108,20 @@ impl SnapshotLane {
 
 /// Where a peer may be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct PeerPlace {
     pub url: PeerUrl,
     pub trust: Trust,
 }
 
 /// What a peer has answered.
 #[derive(Debug, Clone)]
-pub(super) struct Answer {
+pub(super) struct PeerAnswer {
     pub said: identity::Answer,
     /// Where it was dialled.
     pub url: PeerUrl,
 }
 
-impl Answer {
+impl PeerAnswer {
     pub(super) fn bound_index(&self) -> u64 {
         match &self.said {
             identity::Answer::Claims(claims) => claims.bound_index,
@@ -144,7 +144,7 @@ impl Answer {
 impl Peer {
     /// One that is dialled nowhere yet, with its queues and the tasks that write them.
     pub(super) fn new(
-        queues: [Arc<Queue>; 2],
+        queues: [Arc<LaneQueue>; 2],
         tasks: Vec<JoinHandle<()>>,
         retired: watch::Sender<bool>,
         round_trip: Arc<RoundTrip>,
@@ -197,20 +197,20 @@ impl Peer {
 }
 
 pub(super) fn judge_answer(
-    answer: &Answer,
+    answer: &PeerAnswer,
     claimed: &Claimed,
     view: &View,
     applied: u64,
 ) -> Result<Standing, Reason> {
-    let Answer { said, url } = answer;
+    let PeerAnswer { said, url } = answer;
     let come = claimed.range((said.from(), ClaimKind::Bound)..=(said.from(), ClaimKind::Ahead));
     let come = come.map(|(_, claims)| claims);
     identity::judge_answer(said, url, come, view, applied)
 }
 
 /// All peers that are to be dialled: when each was added, and where it is.
-pub(super) fn wanted(view: &View, peers: &Peers) -> BTreeMap<u64, (u64, Vec<Place>)> {
-    let mut wanted: BTreeMap<u64, (u64, Vec<Place>)> = BTreeMap::new();
+pub(super) fn wanted(view: &View, peers: &Peers) -> BTreeMap<u64, (u64, Vec<PeerPlace>)> {
+    let mut wanted: BTreeMap<u64, (u64, Vec<PeerPlace>)> = BTreeMap::new();
     for (id, member) in &view.members.members {
         let (added_index, places) = wanted.entry(*id).or_default();
         *added_index = member.added_index;
@@ -236,7 +236,7 @@ pub(super) fn wanted(view: &View, peers: &Peers) -> BTreeMap<u64, (u64, Vec<Plac
         for id in peers.list.keys() {
             wanted.entry(*id).or_default();
         }
-        let leaders = peers.answers().filter_map(Answer::leader);
+        let leaders = peers.answers().filter_map(PeerAnswer::leader);
         for (id, url) in leaders.take(limits::PEERS_AHEAD_MAX) {
             add(&mut wanted.entry(*id).or_default().1, url, Trust::Known);
         }
@@ -246,17 +246,17 @@ pub(super) fn wanted(view: &View, peers: &Peers) -> BTreeMap<u64, (u64, Vec<Plac
 
 impl Peers {
     /// What all peers have answered.
-    pub(super) fn answers(&self) -> impl Iterator<Item = &Answer> {
+    pub(super) fn answers(&self) -> impl Iterator<Item = &PeerAnswer> {
         let answers = self.by_id.values().flat_map(|peer| &peer.answers);
         answers.flatten()
     }
 }
 
 /// Adds a place, unless it is there.
-pub(super) fn add(places: &mut Vec<Place>, url: &PeerUrl, trust: Trust) {
+pub(super) fn add(places: &mut Vec<PeerPlace>, url: &PeerUrl, trust: Trust) {
     match places.iter_mut().find(|place| place.url == *url) {
         Some(place) => place.trust = place.trust.max(trust),
-        None => places.push(Place {
+        None => places.push(PeerPlace {
             url: url.clone(),
             trust,
         }),

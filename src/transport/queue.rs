@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 /// Messages that wait to be written.
-pub(super) struct Queue {
-    waiting: Mutex<Waiting>,
+pub(super) struct LaneQueue {
+    waiting: Mutex<QueuedMessages>,
     /// There is something to take, or a reason to look again.
     pub(super) wake: Notify,
     /// There is reason to believe that the peer can be reached: a pause is cut short.
@@ -18,15 +18,15 @@ pub(super) struct Queue {
 }
 
 #[derive(Default)]
-struct Waiting {
+struct QueuedMessages {
     messages: VecDeque<(Message, usize)>,
     bytes: usize,
     closed: bool,
 }
 
-impl Queue {
-    pub(super) fn new(metrics: metrics::Lane) -> Queue {
-        Queue {
+impl LaneQueue {
+    pub(super) fn new(metrics: metrics::Lane) -> LaneQueue {
+        LaneQueue {
             waiting: Mutex::default(),
             wake: Notify::new(),
             redial: Notify::new(),
@@ -96,12 +96,12 @@ impl Queue {
         self.metrics.connections.get()
     }
 
-    fn show(&self, waiting: &Waiting) {
+    fn show(&self, waiting: &QueuedMessages) {
         self.metrics.messages.set(waiting.messages.len() as i64);
         self.metrics.bytes.set(waiting.bytes as i64);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, QueuedMessages> {
         self.waiting
             .lock()
             .expect("a thread panicked while it held a peer's queue")

@@ -26,12 +26,12 @@ pub(super) enum Turned {
 /// The streams of all peers, and what was logged of those who got none.
 #[derive(Default)]
 pub(super) struct Registry {
-    processes: Mutex<Processes>,
+    processes: Mutex<PeerProcesses>,
     refusals: Mutex<HashMap<u64, String>>,
 }
 
 impl Registry {
-    pub(super) fn processes(&self) -> MutexGuard<'_, Processes> {
+    pub(super) fn processes(&self) -> MutexGuard<'_, PeerProcesses> {
         self.processes
             .lock()
             .expect("a thread panicked while it held the streams")
@@ -56,9 +56,9 @@ pub(super) type Key = (u64, u64);
 
 /// The processes that have streams here: one a member.
 #[derive(Default)]
-pub(super) struct Processes(HashMap<Key, Process>);
+pub(super) struct PeerProcesses(HashMap<Key, PeerProcess>);
 
-struct Process {
+struct PeerProcess {
     run: u64,
     /// The serial number of each lane's connection, and what tells it that it was replaced.
     lanes: [Option<(u64, Arc<Notify>)>; 2],
@@ -68,7 +68,7 @@ struct Process {
     rival: Option<(u64, Instant)>,
 }
 
-impl Processes {
+impl PeerProcesses {
     /// Registers a stream. Gives what will tell it that it was replaced.
     pub(super) fn enter(
         &mut self,
@@ -89,7 +89,7 @@ impl Processes {
             }
             self.0.remove(&key);
         }
-        let process = self.0.entry(key).or_insert_with(|| Process {
+        let process = self.0.entry(key).or_insert_with(|| PeerProcess {
             run: claims.run,
             lanes: [None, None],
             heard: now,
@@ -127,7 +127,7 @@ impl Processes {
     }
 }
 
-impl Process {
+impl PeerProcess {
     fn has(&self, lane: Lane, stream: &Arc<Notify>) -> bool {
         let place = self.lanes[lane as usize].as_ref();
         place.is_some_and(|(_, current)| Arc::ptr_eq(current, stream))
@@ -177,7 +177,7 @@ mod tests {
 
     /// The processes, and a clock.
     struct Fixture {
-        processes: Processes,
+        processes: PeerProcesses,
         now: Instant,
         serial: u64,
     }
@@ -185,7 +185,7 @@ mod tests {
     impl Fixture {
         fn new() -> Fixture {
             Fixture {
-                processes: Processes::default(),
+                processes: PeerProcesses::default(),
                 now: Instant::now(),
                 serial: 0,
             }

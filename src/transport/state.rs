@@ -3,8 +3,8 @@
 
 use super::files::{IdentityStore, SnapshotStore};
 use super::handshake::{Lane, Trust};
-use super::peers::{Answer, ClaimKind, Peer, Peers, Place, add, judge_answer, wanted};
-use super::queue::Queue;
+use super::peers::{ClaimKind, Peer, PeerAnswer, PeerPlace, Peers, add, judge_answer, wanted};
+use super::queue::LaneQueue;
 use super::registry::Registry;
 use super::settings::TransportLimits;
 use crate::channels::inbox::Inbox;
@@ -105,7 +105,7 @@ impl TransportState {
 
     /// Sees to it that all are judged again once the next binding that somebody claims is applied.
     fn look_ahead(&self, peers: &Peers, applied: u64) {
-        let answered = peers.answers().map(Answer::bound_index);
+        let answered = peers.answers().map(PeerAnswer::bound_index);
         let claimed = peers.claimed.values().map(|claims| claims.bound_index);
         let indexes = claimed.chain(answered);
         let next = indexes.filter(|index| *index > applied).min();
@@ -157,7 +157,7 @@ impl TransportState {
     }
 
     /// Where to dial a peer, in the order of the attempts. Empty: it was retired.
-    pub(super) fn places(&self, id: u64) -> Vec<Place> {
+    pub(super) fn places(&self, id: u64) -> Vec<PeerPlace> {
         let peers = self.peers();
         let Some(peer) = peers.by_id.get(&id) else {
             return Vec::new();
@@ -179,8 +179,8 @@ impl TransportState {
         self: &Arc<TransportState>,
         id: u64,
         lane: Lane,
-        queue: &Arc<Queue>,
-        answer: Option<Answer>,
+        queue: &Arc<LaneQueue>,
+        answer: Option<PeerAnswer>,
     ) -> bool {
         let mut peers = self.peers();
         let Peers { by_id, claimed, .. } = &mut *peers;
@@ -214,7 +214,7 @@ impl TransportState {
     }
 
     /// Judges the answer of a peer.
-    pub(super) fn judge_answer(&self, answer: &Answer) -> Result<Standing, Reason> {
+    pub(super) fn judge_answer(&self, answer: &PeerAnswer) -> Result<Standing, Reason> {
         let peers = self.peers();
         let (view, applied) = self.now();
         judge_answer(answer, &peers.claimed, &view, applied)
@@ -226,7 +226,7 @@ impl TransportState {
         &self,
         id: u64,
         lane: Lane,
-        queue: &Arc<Queue>,
+        queue: &Arc<LaneQueue>,
     ) -> Option<(Result<Standing, Reason>, bool)> {
         let peers = self.peers();
         let own = |peer: &&Peer| Arc::ptr_eq(&peer.queues[lane as usize], queue);

@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout};
 
 /// Why a snapshot was not received.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::transport) enum ReceiveError {
+pub(in crate::transport) enum SnapshotReceiveError {
     #[error("another snapshot is being received")]
     Busy,
     #[error("too many messages wait for the raft loop")]
@@ -61,23 +61,25 @@ pub(in crate::transport) enum ReceiveError {
     NotBound,
 }
 
-impl ReceiveError {
+impl SnapshotReceiveError {
     /// The status of the answer, as far as the sender still waits for one.
     pub(in crate::transport) fn status(&self) -> StatusCode {
         match self {
-            ReceiveError::Busy | ReceiveError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
-            ReceiveError::File(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            ReceiveError::Denied(_)
-            | ReceiveError::Powerless
-            | ReceiveError::OtherCluster
-            | ReceiveError::NotBound => StatusCode::CONFLICT,
+            SnapshotReceiveError::Busy | SnapshotReceiveError::Overloaded => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            SnapshotReceiveError::File(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            SnapshotReceiveError::Denied(_)
+            | SnapshotReceiveError::Powerless
+            | SnapshotReceiveError::OtherCluster
+            | SnapshotReceiveError::NotBound => StatusCode::CONFLICT,
             _ => StatusCode::BAD_REQUEST,
         }
     }
 }
 
 /// What the task that writes the file is given.
-enum Piece {
+enum FilePiece {
     Data(Bytes),
     /// It was all: an end without this is a cut.
     End,
@@ -90,12 +92,12 @@ pub(in crate::transport) async fn receive(
     standing: Standing,
     body: Incoming,
     logger: &Logger,
-) -> Result<(), ReceiveError> {
+) -> Result<(), SnapshotReceiveError> {
     if standing == Standing::Waiting {
-        return Err(ReceiveError::Powerless);
+        return Err(SnapshotReceiveError::Powerless);
     }
     let permit = shared.receiving.clone().try_acquire_owned();
-    let permit = permit.map_err(|_| ReceiveError::Busy)?;
+    let permit = permit.map_err(|_| SnapshotReceiveError::Busy)?;
     let begun = Instant::now();
     let mut body = Paced::new(body, shared.limits.snapshot_stall);
 
@@ -105,27 +107,27 @@ pub(in crate::transport) async fn receive(
             break payload;
         }
         if frames.len() > limits::SNAPSHOT_MESSAGE_BYTES_MAX {
-            return Err(ReceiveError::LongMessage);
+            return Err(SnapshotReceiveError::LongMessage);
         }
-        let piece = body.next().await?.ok_or(ReceiveError::Cut)?;
+        let piece = body.next().await?.ok_or(SnapshotReceiveError::Cut)?;
         frames.push(&piece);
     };
     let mut messages = frame::decode(&payload, claims.from, shared.me, Carries::Snapshot)?;
     let count = messages.len();
     let (1, Some(message)) = (count, messages.pop()) else {
-        return Err(ReceiveError::Messages(count));
+        return Err(SnapshotReceiveError::Messages(count));
     };
 
     let promised = promised(message.get_snapshot())?;
     if shared.view().is_empty() && !binds(shared, &promised) {
-        return Err(ReceiveError::NotBound);
+        return Err(SnapshotReceiveError::NotBound);
     }
     if let Err(later) = version::check_state(&promised.state) {
         // The node has to end by it, and needs no file for that.
         let bound = standing == Standing::Bound;
         let sender = bound.then_some(claims.incarnation);
         shared.inbox.receive(vec![message], payload.len(), sender);
-        return Err(ReceiveError::Later(later));
+        return Err(SnapshotReceiveError::Later(later));
     }
     let (pieces, taken) = mpsc::channel(SNAPSHOT_CHUNKS_QUEUED);
     let arriving = Arriving {
@@ -143,7 +145,7 @@ pub(in crate::transport) async fn receive(
     let forwarded = forward(&mut body, frames.into_rest(), pieces).await;
     let arrived = arriving
         .await
-        .unwrap_or_else(|error| Err(ReceiveError::File(error.into())));
+        .unwrap_or_else(|error| Err(SnapshotReceiveError::File(error.into())));
     // Whichever failed first made the other fail as well; a writer that was only cut off has nothing to say.
     forwarded?;
     arrived
@@ -164,7 +166,7 @@ struct Arriving {
 
 impl Arriving {
     /// Writes the file from its pieces, and passes the message on.
-    async fn run(self, pieces: mpsc::Receiver<Piece>) -> Result<(), ReceiveError> {
+    async fn run(self, pieces: mpsc::Receiver<FilePiece>) -> Result<(), SnapshotReceiveError> {
         let Arriving {
             shared,
             claims,
@@ -185,12 +187,12 @@ impl Arriving {
         });
         let (file_bytes, bound) = written
             .await
-            .unwrap_or_else(|error| Err(ReceiveError::File(error.into())))?;
+            .unwrap_or_else(|error| Err(SnapshotReceiveError::File(error.into())))?;
         let received = &shared.metrics.snapshots.received;
         received.add(begun.elapsed(), file_bytes);
         let bound = bound.then_some(incarnation);
         if !shared.inbox.receive(vec![message], bytes, bound) {
-            return Err(ReceiveError::Overloaded);
+            return Err(SnapshotReceiveError::Overloaded);
         }
         info!(logger, "received a snapshot"; "peer" => from, "index" => index, "bytes" => file_bytes,
             "ms" => since.elapsed().as_millis() as u64);
@@ -204,8 +206,8 @@ impl Arriving {
 async fn forward(
     body: &mut Paced,
     first: Bytes,
-    pieces: mpsc::Sender<Piece>,
-) -> Result<(), ReceiveError> {
+    pieces: mpsc::Sender<FilePiece>,
+) -> Result<(), SnapshotReceiveError> {
     let mut gathered = BytesMut::from(first);
     loop {
         let next = body.next().await?;
@@ -216,7 +218,7 @@ async fn forward(
         if whole && !gathered.is_empty() {
             let room = BytesMut::with_capacity(SNAPSHOT_CHUNK_BYTES + limits::PEER_HEAD_BYTES_MAX);
             let piece = std::mem::replace(&mut gathered, room).freeze();
-            if pieces.send(Piece::Data(piece)).await.is_err() {
+            if pieces.send(FilePiece::Data(piece)).await.is_err() {
                 return Ok(());
             }
         }
@@ -225,7 +227,7 @@ async fn forward(
         }
     }
     // The error is the writer's, and comes from there.
-    let _ = pieces.send(Piece::End).await;
+    let _ = pieces.send(FilePiece::End).await;
     Ok(())
 }
 
@@ -251,12 +253,12 @@ impl Paced {
     }
 
     /// What comes next of the body, `None` at its end.
-    async fn next(&mut self) -> Result<Option<Bytes>, ReceiveError> {
+    async fn next(&mut self) -> Result<Option<Bytes>, SnapshotReceiveError> {
         loop {
             let since = Instant::now();
             let frame = timeout(self.left, self.body.frame())
                 .await
-                .map_err(|_| ReceiveError::Slow(self.limit))?;
+                .map_err(|_| SnapshotReceiveError::Slow(self.limit))?;
             self.left = self.left.saturating_sub(since.elapsed());
             let Some(frame) = frame.transpose()? else {
                 return Ok(None);
@@ -275,7 +277,7 @@ impl Paced {
 }
 
 /// What the message of a snapshot says about its file.
-fn promised(snapshot: &Snapshot) -> Result<SnapshotMeta, ReceiveError> {
+fn promised(snapshot: &Snapshot) -> Result<SnapshotMeta, SnapshotReceiveError> {
     let metadata = snapshot.get_metadata();
     Ok(SnapshotMeta {
         index: metadata.index,
@@ -297,31 +299,31 @@ fn write_file(
     shared: &TransportState,
     claims: &Claims,
     promised: &SnapshotMeta,
-    mut pieces: mpsc::Receiver<Piece>,
-) -> Result<(u64, bool), ReceiveError> {
+    mut pieces: mpsc::Receiver<FilePiece>,
+) -> Result<(u64, bool), SnapshotReceiveError> {
     let cluster = shared.directory.cluster();
     if claims.cluster == 0 || ![0, claims.cluster].contains(&cluster) {
-        return Err(ReceiveError::OtherCluster);
+        return Err(SnapshotReceiveError::OtherCluster);
     }
     let sink = shared.snapshots.receive(claims.cluster);
-    let mut sink = sink.map_err(ReceiveError::File)?;
+    let mut sink = sink.map_err(SnapshotReceiveError::File)?;
     let mut bytes = 0;
     loop {
         match pieces.blocking_recv() {
-            Some(Piece::Data(data)) => {
-                sink.write(&data).map_err(ReceiveError::File)?;
+            Some(FilePiece::Data(data)) => {
+                sink.write(&data).map_err(SnapshotReceiveError::File)?;
                 bytes += data.len() as u64;
             }
-            Some(Piece::End) => break,
-            None => return Err(ReceiveError::Cut),
+            Some(FilePiece::End) => break,
+            None => return Err(SnapshotReceiveError::Cut),
         }
     }
-    sink.finish(promised).map_err(ReceiveError::File)?;
+    sink.finish(promised).map_err(SnapshotReceiveError::File)?;
     let standing = shared.judge(claims).standing;
-    let bound = standing.map_err(ReceiveError::Denied)? == Standing::Bound;
+    let bound = standing.map_err(SnapshotReceiveError::Denied)? == Standing::Bound;
     if cluster == 0 {
         let pinned = shared.directory.pin_cluster(claims.cluster);
-        pinned.map_err(ReceiveError::File)?;
+        pinned.map_err(SnapshotReceiveError::File)?;
     }
     Ok((bytes, bound))
 }

@@ -4,7 +4,7 @@ use crate::channels::inbox::Notice;
 use crate::limits;
 use crate::limits::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNKS_QUEUED};
 use crate::peer_url::PeerUrl;
-use crate::transport::dial::{self, Failure};
+use crate::transport::dial::{self, DialError};
 use crate::transport::files::{FileError, OutgoingSnapshot};
 use crate::transport::frame::{self, encoded};
 use crate::transport::handshake::Trust;
@@ -25,8 +25,8 @@ use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, timeout};
 
 /// A snapshot on its way to a peer.
-pub(in crate::transport) struct Transfer {
-    pub report: Report,
+pub(in crate::transport) struct SnapshotTransfer {
+    pub report: TransferReport,
     pub url: PeerUrl,
     pub retired: watch::Receiver<bool>,
     pub message: Message,
@@ -34,20 +34,20 @@ pub(in crate::transport) struct Transfer {
 
 /// Reports the end of a transfer when it is dropped, so that no path out of it can forget to: a leader that hears
 /// nothing would never send that peer anything again.
-pub(in crate::transport) struct Report {
+pub(in crate::transport) struct TransferReport {
     shared: Arc<TransportState>,
     to: u64,
     lane: Arc<SnapshotLane>,
     ok: bool,
 }
 
-impl Report {
+impl TransferReport {
     pub(in crate::transport) fn new(
         shared: &Arc<TransportState>,
         to: u64,
         lane: &Arc<SnapshotLane>,
-    ) -> Report {
-        Report {
+    ) -> TransferReport {
+        TransferReport {
             shared: shared.clone(),
             to,
             lane: lane.clone(),
@@ -56,7 +56,7 @@ impl Report {
     }
 }
 
-impl Drop for Report {
+impl Drop for TransferReport {
     fn drop(&mut self) {
         // In this order: the answer to the report may be the next snapshot.
         self.lane.leave();
@@ -67,7 +67,7 @@ impl Drop for Report {
 
 /// Why a snapshot did not reach its receiver.
 #[derive(Debug, thiserror::Error)]
-enum SendError {
+enum SnapshotSendError {
     #[error("the peer was removed, or this member stops")]
     Retired,
     #[error("open the snapshot: {0}")]
@@ -77,12 +77,12 @@ enum SendError {
     #[error("no progress for {} s", .0.as_secs())]
     Stalled(Duration),
     #[error(transparent)]
-    Failed(#[from] Failure),
+    Failed(#[from] DialError),
     #[error(transparent)]
     Task(#[from] JoinError),
 }
 
-impl Transfer {
+impl SnapshotTransfer {
     pub(in crate::transport) async fn run(mut self, shared: Arc<TransportState>) {
         let to = self.report.to;
         let index = self.message.get_snapshot().get_metadata().index;
@@ -91,7 +91,7 @@ impl Transfer {
         let mut retired = self.retired.clone();
         let sent = tokio::select! {
             biased;
-            _ = retired.wait_for(|retired| *retired) => Err(SendError::Retired),
+            _ = retired.wait_for(|retired| *retired) => Err(SnapshotSendError::Retired),
             sent = self.send(&shared, &logger) => sent,
         };
         match sent {
@@ -102,8 +102,8 @@ impl Transfer {
                 info!(logger, "sent a snapshot"; "bytes" => bytes,
                     "ms" => since.elapsed().as_millis() as u64);
             }
-            Err(SendError::Retired) => {
-                info!(logger, "did not send a snapshot"; "error" => %SendError::Retired);
+            Err(SnapshotSendError::Retired) => {
+                info!(logger, "did not send a snapshot"; "error" => %SnapshotSendError::Retired);
             }
             Err(error) => {
                 shared.metrics.snapshots.sends_failed.inc();
@@ -115,7 +115,7 @@ impl Transfer {
     }
 
     /// Logs a failure, unless it was logged already. Gives the pause before the next attempt.
-    fn failed(&self, error: &SendError, first: Duration, logger: &Logger) -> Duration {
+    fn failed(&self, error: &SnapshotSendError, first: Duration, logger: &Logger) -> Duration {
         let text = error.to_string();
         let mut trouble = self.report.lane.trouble();
         trouble.pause = next_pause(trouble.pause, error, first);
@@ -130,17 +130,17 @@ impl Transfer {
         &mut self,
         shared: &Arc<TransportState>,
         logger: &Logger,
-    ) -> Result<u64, SendError> {
+    ) -> Result<u64, SnapshotSendError> {
         let message = std::mem::take(&mut self.message);
         if !frame::fits(encoded(&message)) {
-            return Err(SendError::Message(encoded(&message)));
+            return Err(SnapshotSendError::Message(encoded(&message)));
         }
         let metadata = message.get_snapshot().get_metadata();
         let (index, term) = (metadata.index, metadata.term);
         let files = shared.snapshots.clone();
         let source = spawn_blocking(move || files.open(index, term))
             .await?
-            .map_err(SendError::Open)?;
+            .map_err(SnapshotSendError::Open)?;
         let mut head = Vec::new();
         frame::encode(&[message], &mut head);
 
@@ -172,7 +172,7 @@ impl Transfer {
         tokio::select! {
             outcome = exchange => outcome?,
             limit = stalled(&sent, total, shared.limits.snapshot_stall) => {
-                return Err(SendError::Stalled(limit));
+                return Err(SnapshotSendError::Stalled(limit));
             }
         }
         Ok(file_bytes)
@@ -180,9 +180,9 @@ impl Transfer {
 }
 
 /// A receiver whose disk is full has to write most of the file to find out, so it is asked less and less often.
-fn next_pause(last: Duration, error: &SendError, first: Duration) -> Duration {
+fn next_pause(last: Duration, error: &SnapshotSendError, first: Duration) -> Duration {
     match error {
-        SendError::Failed(Failure::Troubled(_)) => {
+        SnapshotSendError::Failed(DialError::Troubled(_)) => {
             (last * 2).clamp(first, limits::SNAPSHOT_PAUSE_MAX.max(first))
         }
         _ => first,
@@ -310,13 +310,13 @@ mod tests {
     #[test]
     fn the_pause_grows_while_the_receiver_has_trouble() {
         let first = limits::PEER_BACKOFF_MAX;
-        let full = SendError::Failed(Failure::Troubled("the disk is full".to_owned()));
+        let full = SnapshotSendError::Failed(DialError::Troubled("the disk is full".to_owned()));
         let mut last = Duration::ZERO;
         for seconds in [1, 2, 4, 8, 16, 30, 30] {
             last = next_pause(last, &full, first);
             assert_eq!(last.as_secs(), seconds);
         }
-        let silent = SendError::Failed(Failure::Silent);
+        let silent = SnapshotSendError::Failed(DialError::Silent);
         assert_eq!(next_pause(last, &silent, first), first);
     }
 

@@ -10,8 +10,8 @@ fn snapshot(from: u64, to: u64) -> Message {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_passes_to_one_that_waits_until_it_is_bound() {
-    let mut one = Peer::start(1).await;
-    let mut four = Peer::start_empty(4).await;
+    let mut one = TestPeer::start(1).await;
+    let mut four = TestPeer::start_empty(4).await;
     let all = members(&[(1, &one, 1), (4, &four, 40)]);
     let mut open = all.clone();
     let row = open.members.get_mut(&4).unwrap();
@@ -25,7 +25,7 @@ async fn nothing_passes_to_one_that_waits_until_it_is_bound() {
     .await;
     four.until("the way back", |four| four.greeted(1, false))
         .await;
-    let waiting = |one: &Peer| one.transport.shared.peers().by_id[&4].waits;
+    let waiting = |one: &TestPeer| one.transport.shared.peers().by_id[&4].waits;
     one.until("its claims are judged", waiting).await;
     one.until("both lanes", |one| connections(one, 4) == 2)
         .await;
@@ -65,8 +65,8 @@ async fn nothing_passes_to_one_that_waits_until_it_is_bound() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_lags_hears_and_answers_a_leader_it_does_not_know() {
-    let mut one = Peer::start(1).await;
-    let mut nine = Peer::start(9).await;
+    let mut one = TestPeer::start(1).await;
+    let mut nine = TestPeer::start(9).await;
     let all = members(&[(1, &one, 1), (9, &nine, 90)]);
     one.transport
         .set_members(CLUSTER, &members(&[(1, &one, 1)]));
@@ -93,8 +93,8 @@ async fn a_member_that_lags_hears_and_answers_a_leader_it_does_not_know() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_claims_what_is_to_come_is_judged_when_it_has_come() {
-    let mut one = Peer::start(1).await;
-    let mut nine = Peer::start(9).await;
+    let mut one = TestPeer::start(1).await;
+    let mut nine = TestPeer::start(9).await;
     one.transport
         .set_members(CLUSTER, &members(&[(1, &one, 1)]));
     let all = members(&[(1, &one, 1), (9, &nine, 90)]);
@@ -110,8 +110,8 @@ async fn one_that_claims_what_is_to_come_is_judged_when_it_has_come() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_was_bound_says_so_to_those_that_lag_and_gets_their_answers() {
-    let mut three = Peer::start(3).await;
-    let mut four = Peer::start_empty(4).await;
+    let mut three = TestPeer::start(3).await;
+    let mut four = TestPeer::start_empty(4).await;
     // Here the table has the one, and forms with the other.
     let mut older = members(&[(3, &three, 1)]);
     older.forming = BTreeMap::from([(3, three.url()), (4, four.url())]);
@@ -133,8 +133,8 @@ async fn one_that_was_bound_says_so_to_those_that_lag_and_gets_their_answers() {
     assert!(took < limits::PEER_BACKOFF_MAX, "it took {took:?}");
 
     // Both may be empty when they meet, and be let in one after the other.
-    let mut five = Peer::start_empty(5).await;
-    let mut six = Peer::start_empty(6).await;
+    let mut five = TestPeer::start_empty(5).await;
+    let mut six = TestPeer::start_empty(6).await;
     five.list(&[&six]);
     six.list(&[&five]);
     six.until("they have met", |six| six.met(5, true) > 0).await;
@@ -146,8 +146,8 @@ async fn one_that_was_bound_says_so_to_those_that_lag_and_gets_their_answers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_that_waits_or_meets_an_empty_member_learns_no_incarnation() {
-    let mut one = Peer::start(1).await;
-    let four = Peer::start_empty(4).await;
+    let mut one = TestPeer::start(1).await;
+    let four = TestPeer::start_empty(4).await;
     let mut open = members(&[(1, &one, 1), (4, &four, 40)]);
     let row = open.members.get_mut(&4).unwrap();
     (row.incarnation, row.bound_index) = (0, 0);
@@ -188,8 +188,8 @@ async fn a_stranger_that_waits_or_meets_an_empty_member_learns_no_incarnation() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_member_dials_the_leader_that_it_is_told_of() {
-    let (one, mut five) = (Peer::start(1).await, Peer::start(5).await);
-    let four = Peer::start_empty(4).await;
+    let (one, mut five) = (TestPeer::start(1).await, TestPeer::start(5).await);
+    let four = TestPeer::start_empty(4).await;
     let mut open = members(&[(1, &one, 1), (4, &four, 40), (5, &five, 30)]);
     let row = open.members.get_mut(&4).unwrap();
     (row.incarnation, row.bound_index) = (0, 0);
@@ -209,8 +209,8 @@ async fn an_empty_member_dials_the_leader_that_it_is_told_of() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_when_one_that_was_bound_says_so() {
-    let mut one = Peer::start(1).await;
-    let mut four = Peer::start_empty(4).await;
+    let mut one = TestPeer::start(1).await;
+    let mut four = TestPeer::start_empty(4).await;
     let all = members(&[(1, &one, 1), (4, &four, 40)]);
     one.transport.set_members(CLUSTER, &all);
     four.list(&[&one]);
@@ -240,7 +240,7 @@ async fn nothing_is_lost_when_one_that_was_bound_says_so() {
 async fn the_second_of_two_processes_of_one_member_is_told_while_the_first_is_heard() {
     let (mut one, mut two) = pair().await;
     until_connected(&two, &mut one).await;
-    let mut copy = Peer::start_with(2, 200, CLUSTER, "127.0.0.1:0", limits()).await;
+    let mut copy = TestPeer::start_with(2, 200, CLUSTER, "127.0.0.1:0", limits()).await;
     let all = members(&[(1, &one, 1), (2, &two, 1)]);
     copy.transport.set_members(CLUSTER, &all);
     let transport = two.transport.clone();
@@ -261,8 +261,8 @@ async fn the_second_of_two_processes_of_one_member_is_told_while_the_first_is_he
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_takes_the_place_of_a_process_that_is_silent() {
-    let mut one = Peer::start(1).await;
-    let mut two = Peer::start(2).await;
+    let mut one = TestPeer::start(1).await;
+    let mut two = TestPeer::start(2).await;
     let mut all = members(&[(1, &one, 1)]);
     all.members.insert(2, absent(200));
     one.transport.set_members(CLUSTER, &all);

@@ -15,7 +15,7 @@ pub(super) fn good_head() -> String {
 }
 
 /// Sends bytes and reads until the other side closes.
-pub(super) async fn talk(peer: &Peer, bytes: &[u8], finish: bool) -> String {
+pub(super) async fn talk(peer: &TestPeer, bytes: &[u8], finish: bool) -> String {
     let mut stream = TcpStream::connect(peer.address).await.unwrap();
     // It may be cut off while it still talks.
     let _ = stream.write_all(bytes).await;
@@ -101,8 +101,8 @@ async fn garbage_leaves_the_port_serving() {
         header_timeout: Duration::from_millis(300),
         ..limits()
     };
-    let mut one = Peer::start_with(1, 100, CLUSTER, "127.0.0.1:0", limits).await;
-    let mut two = Peer::start(2).await;
+    let mut one = TestPeer::start_with(1, 100, CLUSTER, "127.0.0.1:0", limits).await;
+    let mut two = TestPeer::start(2).await;
     let mut without = members(&[(1, &one, 1)]);
     without.members.insert(2, absent(200));
     one.transport.set_members(CLUSTER, &without);
@@ -147,8 +147,8 @@ async fn idle_connections_do_not_keep_a_member_out() {
         connections: 200,
         ..limits()
     };
-    let mut one = Peer::start_with(1, 100, CLUSTER, "127.0.0.1:0", limits).await;
-    let two = Peer::start(2).await;
+    let mut one = TestPeer::start_with(1, 100, CLUSTER, "127.0.0.1:0", limits).await;
+    let two = TestPeer::start(2).await;
     let mut idle = Vec::new();
     for index in 0..300 {
         let mut stream = TcpStream::connect(one.address).await.unwrap();
@@ -175,7 +175,7 @@ async fn idle_connections_do_not_keep_a_member_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_stream_of_a_lane_replaces_the_first() {
-    let one = Peer::start(1).await;
+    let one = TestPeer::start(1).await;
     let mut all = members(&[(1, &one, 1)]);
     all.members.insert(2, absent(200));
     one.transport.set_members(CLUSTER, &all);
@@ -196,7 +196,7 @@ async fn a_second_stream_of_a_lane_replaces_the_first() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_late_handshake_does_not_replace_a_newer_stream() {
-    let mut one = Peer::start(1).await;
+    let mut one = TestPeer::start(1).await;
     let mut all = members(&[(1, &one, 1)]);
     all.members.insert(2, absent(200));
     one.transport.set_members(CLUSTER, &all);
@@ -221,8 +221,8 @@ async fn a_late_handshake_does_not_replace_a_newer_stream() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_tells_nothing_that_a_claim_needs() {
-    let one = Peer::start(1).await;
-    let two = Peer::start(2).await;
+    let one = TestPeer::start(1).await;
+    let two = TestPeer::start(2).await;
     let mut members = members(&[(1, &one, 1), (2, &two, 1)]);
     members.removed.insert(3, 33);
     one.transport.set_members(CLUSTER, &members);
@@ -272,8 +272,8 @@ pub(super) fn knowing(head: &str, incarnation: u64) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_that_claim_what_is_to_come_are_few_and_leave_nothing() {
-    let mut one = Peer::start(1).await;
-    let mut four = Peer::start_empty(4).await;
+    let mut one = TestPeer::start(1).await;
+    let mut four = TestPeer::start_empty(4).await;
     one.transport
         .set_members(CLUSTER, &members(&[(1, &one, 1)]));
     let mut open = Vec::new();

@@ -34,7 +34,7 @@ async fn a_wiped_member_is_refused_by_those_that_it_dials_and_told_by_those_that
             false => BTreeMap::from([(1, one.url())]),
         };
         one.transport.set_members(CLUSTER, &forming);
-        let mut wiped = Peer::start_with(2, 666, 0, &address, limits()).await;
+        let mut wiped = TestPeer::start_with(2, 666, 0, &address, limits()).await;
         let reason = |same_url, bound_index| Reason::OtherIncarnation {
             bound_index,
             same_url,
@@ -50,7 +50,7 @@ async fn a_wiped_member_is_refused_by_those_that_it_dials_and_told_by_those_that
         assert!(wiped.messages.is_empty());
         wiped.stop().await;
 
-        let mut elsewhere = Peer::start_with(2, 667, 0, "127.0.0.1:0", limits()).await;
+        let mut elsewhere = TestPeer::start_with(2, 667, 0, "127.0.0.1:0", limits()).await;
         elsewhere.list(&[&one]);
         elsewhere.until_refused(1, reason(false, 7)).await;
         elsewhere.stop().await;
@@ -59,8 +59,8 @@ async fn a_wiped_member_is_refused_by_those_that_it_dials_and_told_by_those_that
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_clusters_refuse_each_other() {
-    let mut one = Peer::start_with(1, 100, 0xaaaa, "127.0.0.1:0", limits()).await;
-    let mut two = Peer::start_with(2, 200, 0xbbbb, "127.0.0.1:0", limits()).await;
+    let mut one = TestPeer::start_with(1, 100, 0xaaaa, "127.0.0.1:0", limits()).await;
+    let mut two = TestPeer::start_with(2, 200, 0xbbbb, "127.0.0.1:0", limits()).await;
     let mut all = members(&[(1, &one, 1), (2, &two, 1)]);
     one.transport.set_members(0xaaaa, &all);
     // This one knows another member 1 at that place.
@@ -88,8 +88,8 @@ async fn mixed_up_addresses_are_named() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_id_is_for_the_place_at_which_it_was_added() {
-    let one = Peer::start(1).await;
-    let mut four = Peer::start_empty(4).await;
+    let one = TestPeer::start(1).await;
+    let mut four = TestPeer::start_empty(4).await;
     let mut all = members(&[(1, &one, 1), (4, &one, 40)]);
     all.members.get_mut(&4).unwrap().incarnation = 0;
     one.transport.set_members(CLUSTER, &all);
@@ -97,7 +97,7 @@ async fn an_open_id_is_for_the_place_at_which_it_was_added() {
     four.list(&[&one]);
     four.until_refused(1, Reason::OtherPlace).await;
     // Who was bound to the id before has been removed.
-    let mut earlier = Peer::start_with(4, 444, CLUSTER, "127.0.0.1:0", limits()).await;
+    let mut earlier = TestPeer::start_with(4, 444, CLUSTER, "127.0.0.1:0", limits()).await;
     let before = members(&[(1, &one, 1), (4, &earlier, 20)]);
     earlier.transport.set_members(CLUSTER, &before);
     earlier
@@ -107,8 +107,8 @@ async fn an_open_id_is_for_the_place_at_which_it_was_added() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_member_waits_to_be_added_and_then_belongs_to_the_cluster() {
-    let mut one = Peer::start(1).await;
-    let mut four = Peer::start_empty(4).await;
+    let mut one = TestPeer::start(1).await;
+    let mut four = TestPeer::start_empty(4).await;
     one.transport
         .set_members(CLUSTER, &members(&[(1, &one, 1)]));
     four.list(&[&one]);
@@ -137,7 +137,7 @@ async fn an_id_that_was_removed_comes_back_with_a_new_directory() {
     one.transport.set_members(CLUSTER, &without);
     let address = two.stop().await.to_string();
 
-    let mut again = Peer::start_with(2, 222, 0, &address, limits()).await;
+    let mut again = TestPeer::start_with(2, 222, 0, &address, limits()).await;
     again.list(&[&one]);
     again
         .until_refused(1, Reason::Removed { removed_index: 33 })
@@ -150,7 +150,7 @@ async fn an_id_that_was_removed_comes_back_with_a_new_directory() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_queued_for_an_earlier_life_does_not_reach_the_next() {
-    let mut one = Peer::start(1).await;
+    let mut one = TestPeer::start(1).await;
     // It is connected to, and answers only once somebody serves the port.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -163,7 +163,7 @@ async fn what_was_queued_for_an_earlier_life_does_not_reach_the_next() {
     let again = all.members.get_mut(&2).unwrap();
     (again.added_index, again.incarnation) = (44, 222);
     one.transport.set_members(CLUSTER, &all);
-    let mut two = Peer::start_on(2, 222, 0, listener, limits());
+    let mut two = TestPeer::start_on(2, 222, 0, listener, limits());
     two.list(&[&one]);
     until_connected(&one, &mut two).await;
     until_connected(&two, &mut one).await;

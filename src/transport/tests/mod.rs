@@ -52,7 +52,7 @@ impl IdentityStore for Memory {
 }
 
 /// One running transport.
-struct Peer {
+struct TestPeer {
     transport: Transport,
     inbox: Arc<Inbox>,
     memory: Arc<Memory>,
@@ -75,14 +75,14 @@ fn limits() -> TransportLimits {
     }
 }
 
-impl Peer {
-    async fn start(id: u64) -> Peer {
-        Peer::start_with(id, id * 100, CLUSTER, "127.0.0.1:0", limits()).await
+impl TestPeer {
+    async fn start(id: u64) -> TestPeer {
+        TestPeer::start_with(id, id * 100, CLUSTER, "127.0.0.1:0", limits()).await
     }
 
     /// A member that no table binds yet.
-    async fn start_empty(id: u64) -> Peer {
-        Peer::start_with(id, id * 100, 0, "127.0.0.1:0", limits()).await
+    async fn start_empty(id: u64) -> TestPeer {
+        TestPeer::start_with(id, id * 100, 0, "127.0.0.1:0", limits()).await
     }
 
     async fn start_with(
@@ -91,9 +91,9 @@ impl Peer {
         cluster: u64,
         address: &str,
         limits: TransportLimits,
-    ) -> Peer {
+    ) -> TestPeer {
         let listener = TcpListener::bind(address).await.unwrap();
-        Peer::start_on(id, incarnation, cluster, listener, limits)
+        TestPeer::start_on(id, incarnation, cluster, listener, limits)
     }
 
     fn start_on(
@@ -102,7 +102,7 @@ impl Peer {
         cluster: u64,
         listener: TcpListener,
         limits: TransportLimits,
-    ) -> Peer {
+    ) -> TestPeer {
         static RUN: AtomicU64 = AtomicU64::new(1);
         let memory = Arc::new(Memory {
             member: id,
@@ -142,7 +142,7 @@ impl Peer {
                 transport.serve(listener, stopped).await;
             }
         });
-        Peer {
+        TestPeer {
             transport,
             inbox,
             memory,
@@ -169,7 +169,7 @@ impl Peer {
     }
 
     /// Takes from the inbox until the condition holds.
-    async fn until(&mut self, what: &str, mut condition: impl FnMut(&Peer) -> bool) {
+    async fn until(&mut self, what: &str, mut condition: impl FnMut(&TestPeer) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !condition(self) {
             assert!(
@@ -240,13 +240,13 @@ impl Peer {
         self.until(&what, |peer| peer.notices.iter().any(is)).await;
     }
 
-    fn list(&self, peers: &[&Peer]) {
+    fn list(&self, peers: &[&TestPeer]) {
         let listed = peers.iter().map(|peer| (peer.memory.member, peer.url()));
         self.transport.set_list(listed.collect());
     }
 }
 
-fn members(list: &[(u64, &Peer, u64)]) -> Members {
+fn members(list: &[(u64, &TestPeer, u64)]) -> Members {
     let mut members = Members::default();
     for (id, peer, added_index) in list {
         let member = Member {
@@ -275,15 +275,15 @@ fn absent(incarnation: u64) -> Member {
 }
 
 /// All connections that a peer has made to another.
-fn connections(peer: &Peer, to: u64) -> u64 {
+fn connections(peer: &TestPeer, to: u64) -> u64 {
     let peers = peer.transport.shared.peers();
     let queues = &peers.by_id[&to].queues;
     queues.iter().map(|queue| queue.connections()).sum()
 }
 
 /// Two members of one cluster who know each other.
-async fn pair() -> (Peer, Peer) {
-    let (one, two) = (Peer::start(1).await, Peer::start(2).await);
+async fn pair() -> (TestPeer, TestPeer) {
+    let (one, two) = (TestPeer::start(1).await, TestPeer::start(2).await);
     let members = members(&[(1, &one, 1), (2, &two, 1)]);
     one.transport.set_members(CLUSTER, &members);
     two.transport.set_members(CLUSTER, &members);
@@ -306,7 +306,7 @@ fn heartbeat(from: u64, to: u64, index: u64) -> Message {
 }
 
 /// Waits until messages from one get to two, on both lanes: they are repeated, as raft would.
-async fn until_connected(one: &Peer, two: &mut Peer) {
+async fn until_connected(one: &TestPeer, two: &mut TestPeer) {
     let (from, to) = (one.memory.member, two.memory.member);
     let before = two.messages.len();
     let transport = one.transport.clone();
@@ -320,7 +320,7 @@ async fn until_connected(one: &Peer, two: &mut Peer) {
 }
 
 /// The same, and the one is bound in the table of two.
-async fn until_bound(one: &Peer, two: &mut Peer) {
+async fn until_bound(one: &TestPeer, two: &mut TestPeer) {
     let (from, to) = (one.memory.member, two.memory.member);
     let transport = one.transport.clone();
     two.until("bound", |two| {

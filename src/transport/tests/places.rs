@@ -4,8 +4,8 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_url_is_dialed_at_once() {
-    let mut one = Peer::start(1).await;
-    let mut two = Peer::start(2).await;
+    let mut one = TestPeer::start(1).await;
+    let mut two = TestPeer::start(2).await;
     let mut all = members(&[(1, &one, 1)]);
     all.members.insert(2, absent(200));
     one.transport.set_members(CLUSTER, &all);
@@ -24,7 +24,7 @@ async fn a_member_that_has_moved_is_reached_where_it_says_and_keeps_that_connect
     let (mut one, two) = pair().await;
     let before = members(&[(1, &one, 1), (2, &two, 1)]);
     two.stop().await;
-    let mut moved = Peer::start_with(2, 200, CLUSTER, "127.0.0.1:0", limits()).await;
+    let mut moved = TestPeer::start_with(2, 200, CLUSTER, "127.0.0.1:0", limits()).await;
     moved.transport.set_members(CLUSTER, &before);
     until_connected(&one, &mut moved).await;
     until_connected(&moved, &mut one).await;
@@ -54,8 +54,8 @@ async fn a_member_that_has_moved_is_reached_where_it_says_and_keeps_that_connect
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_list_is_dialled_only_while_no_leader_is_known() {
-    let mut one = Peer::start(1).await;
-    let mut two = Peer::start_with(2, 200, 0, "127.0.0.1:0", limits()).await;
+    let mut one = TestPeer::start(1).await;
+    let mut two = TestPeer::start_with(2, 200, 0, "127.0.0.1:0", limits()).await;
     let mut all = members(&[(1, &one, 1)]);
     all.members.insert(2, absent(200));
     one.transport.set_leader(3);
@@ -75,11 +75,11 @@ async fn the_list_is_dialled_only_while_no_leader_is_known() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_counts_as_that_of_the_member_only_where_it_is_known_to_be() {
-    let mut one = Peer::start(1).await;
+    let mut one = TestPeer::start(1).await;
     one.transport
         .set_members(CLUSTER, &members(&[(1, &one, 1)]));
     // This one names a place at which somebody else refuses.
-    let two = Peer::start_with(2, 200, CLUSTER + 1, "127.0.0.1:0", limits()).await;
+    let two = TestPeer::start_with(2, 200, CLUSTER + 1, "127.0.0.1:0", limits()).await;
     let head = intruders::good_head()
         .replace("bound: 1", "bound: 90")
         .replace("url: http://x:1", &format!("url: {}", two.url()));

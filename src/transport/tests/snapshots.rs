@@ -22,13 +22,13 @@ pub(super) struct Files {
     gate: Mutex<Option<mpsc::Receiver<()>>>,
 }
 
-struct Source {
+struct MemorySource {
     bytes: Vec<u8>,
     position: usize,
     broken_after: u64,
 }
 
-impl OutgoingSnapshot for Source {
+impl OutgoingSnapshot for MemorySource {
     fn bytes(&self) -> u64 {
         self.bytes.len() as u64
     }
@@ -43,13 +43,13 @@ impl OutgoingSnapshot for Source {
     }
 }
 
-struct Sink {
+struct MemorySink {
     files: Arc<Files>,
     bytes: Vec<u8>,
     finished: bool,
 }
 
-impl IncomingSnapshot for Sink {
+impl IncomingSnapshot for MemorySink {
     fn write(&mut self, bytes: &[u8]) -> Result<(), FileError> {
         self.bytes.extend_from_slice(bytes);
         Ok(())
@@ -75,7 +75,7 @@ impl IncomingSnapshot for Sink {
     }
 }
 
-impl Drop for Sink {
+impl Drop for MemorySink {
     fn drop(&mut self) {
         if !self.finished {
             self.files.dropped.fetch_add(1, Ordering::SeqCst);
@@ -90,7 +90,7 @@ impl SnapshotStore for Shelf {
     fn open(&self, index: u64, term: u64) -> Result<Box<dyn OutgoingSnapshot>, FileError> {
         let kept = self.0.kept.lock().unwrap();
         let bytes = kept.get(&(index, term)).ok_or("no such snapshot")?;
-        Ok(Box::new(Source {
+        Ok(Box::new(MemorySource {
             bytes: bytes.clone(),
             position: 0,
             broken_after: self.0.broken_after.load(Ordering::SeqCst),
@@ -99,7 +99,7 @@ impl SnapshotStore for Shelf {
     fn receive(&self, cluster: u64) -> Result<Box<dyn IncomingSnapshot>, FileError> {
         assert_eq!(cluster, CLUSTER);
         self.0.begun.fetch_add(1, Ordering::SeqCst);
-        Ok(Box::new(Sink {
+        Ok(Box::new(MemorySink {
             files: self.0.clone(),
             bytes: Vec::new(),
             finished: false,
@@ -123,7 +123,7 @@ fn snapshot(from: u64, to: u64, index: u64, term: u64) -> Message {
     message
 }
 
-impl Peer {
+impl TestPeer {
     fn sent(&self, to: u64, ok: bool) -> usize {
         let is = |notice: &&Notice| matches!(notice, Notice::SnapshotSent { to: t, ok: o } if (*t, *o) == (to, ok));
         self.notices.iter().filter(is).count()
@@ -160,8 +160,8 @@ fn first_snapshot(id: u64, incarnation: u64) -> Message {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_member_takes_its_cluster_from_a_state_that_binds_it() {
-    let mut one = Peer::start(1).await;
-    let mut four = Peer::start_empty(4).await;
+    let mut one = TestPeer::start(1).await;
+    let mut four = TestPeer::start_empty(4).await;
     let all = members(&[(1, &one, 1), (4, &four, 40)]);
     one.transport.set_members(CLUSTER, &all);
     one.files.put((50, 3), (50, 3), 1000);
@@ -197,9 +197,9 @@ async fn an_empty_member_takes_its_cluster_from_a_state_that_binds_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_takes_no_snapshot_of_another_cluster_or_of_one_without_power() {
-    let mut one = Peer::start(1).await;
+    let mut one = TestPeer::start(1).await;
     // It has got its cluster, and not its first state.
-    let four = Peer::start_with(4, 400, CLUSTER + 1, "127.0.0.1:0", limits()).await;
+    let four = TestPeer::start_with(4, 400, CLUSTER + 1, "127.0.0.1:0", limits()).await;
     one.transport
         .set_members(CLUSTER, &members(&[(1, &one, 1), (4, &four, 40)]));
     one.files.put((50, 3), (50, 3), 1000);
@@ -208,7 +208,7 @@ async fn a_member_takes_no_snapshot_of_another_cluster_or_of_one_without_power()
         .await;
 
     // Here the claims are the problem, and not the directory.
-    let mut five = Peer::start_empty(5).await;
+    let mut five = TestPeer::start_empty(5).await;
     let mut open = members(&[(1, &one, 1), (5, &five, 40)]);
     open.members.get_mut(&5).unwrap().incarnation = 0;
     one.transport.set_members(CLUSTER, &open);
@@ -261,8 +261,8 @@ async fn a_failed_transfer_is_reported_after_a_pause_or_with_the_peers_removal()
             snapshot_pause: pause,
             ..limits()
         };
-        let mut one = Peer::start_with(1, 100, CLUSTER, "127.0.0.1:0", limits).await;
-        let two = Peer::start(2).await;
+        let mut one = TestPeer::start_with(1, 100, CLUSTER, "127.0.0.1:0", limits).await;
+        let two = TestPeer::start(2).await;
         one.transport
             .set_members(CLUSTER, &members(&[(1, &one, 1), (2, &two, 1)]));
         two.transport
@@ -288,7 +288,7 @@ async fn a_failed_transfer_is_reported_after_a_pause_or_with_the_peers_removal()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_receiver_that_takes_nothing_is_given_up() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut one = Peer::start(1).await;
+    let mut one = TestPeer::start(1).await;
     let mut all = members(&[(1, &one, 1), (2, &one, 1)]);
     let url = format!("http://{}", silent.local_addr().unwrap());
     all.members.get_mut(&2).unwrap().url = url.parse().unwrap();
@@ -323,7 +323,7 @@ async fn a_snapshot_whose_message_is_dropped_is_not_reported_as_sent() {
 }
 
 /// A snapshot request of member 2 to member 1, with this file of which so many bytes are not sent.
-async fn request(one: &Peer, file: &[u8], missing: usize) -> TcpStream {
+async fn request(one: &TestPeer, file: &[u8], missing: usize) -> TcpStream {
     let mut body = Vec::new();
     frame::encode(&[snapshot(2, 1, 50, 3)], &mut body);
     body.extend_from_slice(file);
@@ -331,7 +331,7 @@ async fn request(one: &Peer, file: &[u8], missing: usize) -> TcpStream {
 }
 
 /// The same with any body.
-async fn request_with(one: &Peer, body: &[u8], missing: usize) -> TcpStream {
+async fn request_with(one: &TestPeer, body: &[u8], missing: usize) -> TcpStream {
     let head = format!(
         "POST /raft/snapshot HTTP/1.1\r\nHost: x\r\nraftkvd-version: 2\r\nraftkvd-cluster: c1\r\n\
          raftkvd-to: 1\r\nraftkvd-bound: 1\r\nraftkvd-run: 9999\r\nraftkvd-url: http://x:1\r\nraftkvd-commands: 2\r\nraftkvd-from: 2\r\nraftkvd-incarnation: c8\r\n\
@@ -360,8 +360,8 @@ async fn a_message_that_no_header_needs_is_not_gathered() {
 }
 
 /// Sends one snapshot and tells how its transfer ended.
-async fn transfer(from: &mut Peer, to: u64) -> bool {
-    let reports = |peer: &Peer| (peer.sent(to, true), peer.sent(to, false));
+async fn transfer(from: &mut TestPeer, to: u64) -> bool {
+    let reports = |peer: &TestPeer| (peer.sent(to, true), peer.sent(to, false));
     let before = reports(from);
     let message = snapshot(from.memory.member, to, 70, 3);
     from.transport.send(vec![message]);

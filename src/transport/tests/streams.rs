@@ -42,7 +42,7 @@ async fn messages_arrive_in_order_and_once() {
 async fn what_does_not_fit_is_dropped_and_reported() {
     // A listener that never answers: everything stays queued until the handshake is given up.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut one = Peer::start(1).await;
+    let mut one = TestPeer::start(1).await;
     let mut all = members(&[(1, &one, 1), (2, &one, 1)]);
     let url = format!("http://{}", silent.local_addr().unwrap());
     all.members.get_mut(&2).unwrap().url = url.parse().unwrap();
@@ -87,7 +87,7 @@ async fn a_restarted_peer_is_found_again_and_a_dead_one_reported() {
     one.until("more attempts", |one| one.failures(2) >= 6).await;
     assert_eq!(one.found_gone(2), 1, "{:?}", one.notices);
 
-    let mut two = Peer::start_with(2, 200, CLUSTER, &address, limits()).await;
+    let mut two = TestPeer::start_with(2, 200, CLUSTER, &address, limits()).await;
     two.transport.set_members(CLUSTER, &members);
     until_connected(&one, &mut two).await;
     until_connected(&two, &mut one).await;
@@ -95,15 +95,15 @@ async fn a_restarted_peer_is_found_again_and_a_dead_one_reported() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_accepted_peer_is_dialed_without_a_pause() {
-    let mut one = Peer::start(1).await;
-    let reserved = Peer::start(2).await;
+    let mut one = TestPeer::start(1).await;
+    let reserved = TestPeer::start(2).await;
     let members = members(&[(1, &one, 1), (2, &reserved, 1)]);
     let address = reserved.stop().await.to_string();
     one.transport.set_members(CLUSTER, &members);
     one.until("the pause has grown", |one| one.failures(2) >= 8)
         .await;
     assert_eq!(one.found_gone(2), 0, "it was never there");
-    let mut two = Peer::start_with(2, 200, CLUSTER, &address, limits()).await;
+    let mut two = TestPeer::start_with(2, 200, CLUSTER, &address, limits()).await;
     let since = Instant::now();
     two.transport.set_members(CLUSTER, &members);
     until_connected(&one, &mut two).await;
