@@ -13,7 +13,7 @@ mod process;
 mod requests;
 
 pub use histogram::Histogram;
-pub use peers::{Lane, Peer, Peers};
+pub use peers::{LaneMetrics, PeerMetrics, PeersMetrics};
 pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::registry::Registry;
 pub use requests::Requests;
@@ -47,7 +47,7 @@ pub struct Metrics {
     /// Snapshots.
     pub snapshots: Snapshots,
     /// The other members.
-    pub peers: Peers,
+    pub peers: PeersMetrics,
 }
 
 impl Default for Metrics {
@@ -62,7 +62,7 @@ impl Default for Metrics {
             entry_commands: Histogram::of_counts(),
             wal: Wal::default(),
             snapshots: Snapshots::default(),
-            peers: Peers::default(),
+            peers: PeersMetrics::default(),
         };
         let registry = &mut metrics.registry;
         registry.register(

@@ -14,7 +14,7 @@ type LaneLabels = (
 
 /// The series of all peers. Clones share them.
 #[derive(Debug, Clone)]
-pub struct Peers {
+pub struct PeersMetrics {
     round_trips: Family<PeerLabel, Histogram, fn() -> Histogram>,
     queue_messages: Family<LaneLabels, Gauge>,
     queue_bytes: Family<LaneLabels, Gauge>,
@@ -22,9 +22,9 @@ pub struct Peers {
     connections: Family<LaneLabels, Counter>,
 }
 
-impl Default for Peers {
-    fn default() -> Peers {
-        Peers {
+impl Default for PeersMetrics {
+    fn default() -> PeersMetrics {
+        PeersMetrics {
             round_trips: Family::new_with_constructor(Histogram::of_latencies),
             queue_messages: Family::default(),
             queue_bytes: Family::default(),
@@ -36,19 +36,19 @@ impl Default for Peers {
 
 /// The series of one peer, which are there for as long as this is.
 #[derive(Debug)]
-pub struct Peer {
+pub struct PeerMetrics {
     id: u64,
     names: [&'static str; 2],
-    peers: Peers,
+    peers: PeersMetrics,
     /// How long it took to answer.
     pub round_trips: Histogram,
     /// In the order of their names.
-    pub lanes: [Lane; 2],
+    pub lanes: [LaneMetrics; 2],
 }
 
 /// One connection to a peer and its queue.
 #[derive(Debug, Clone, Default)]
-pub struct Lane {
+pub struct LaneMetrics {
     /// Messages that wait.
     pub messages: Gauge,
     /// Their bytes.
@@ -59,17 +59,17 @@ pub struct Lane {
     pub connections: Counter,
 }
 
-impl Peers {
+impl PeersMetrics {
     /// Begins the series of a peer with these lanes. One of the same id has to be gone.
-    pub fn add(&self, id: u64, names: [&'static str; 2]) -> Peer {
-        Peer {
+    pub fn add(&self, id: u64, names: [&'static str; 2]) -> PeerMetrics {
+        PeerMetrics {
             id,
             names,
             peers: self.clone(),
             round_trips: self.round_trips.get_or_create_owned(&peer(id)),
             lanes: names.map(|name| {
                 let labels = lane(id, name);
-                Lane {
+                LaneMetrics {
                     messages: self.queue_messages.get_or_create_owned(&labels),
                     bytes: self.queue_bytes.get_or_create_owned(&labels),
                     dropped: self.dropped.get_or_create_owned(&labels),
@@ -109,7 +109,7 @@ impl Peers {
     }
 }
 
-impl Drop for Peer {
+impl Drop for PeerMetrics {
     fn drop(&mut self) {
         self.peers.round_trips.remove(&peer(self.id));
         for name in self.names {

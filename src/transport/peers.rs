@@ -68,7 +68,7 @@ pub(super) struct Peer {
     pub snapshots: Arc<SnapshotLane>,
     pub round_trip: Arc<RoundTrip>,
     /// Its series end with the peer.
-    _metrics: metrics::Peer,
+    _metrics: metrics::PeerMetrics,
 }
 
 /// The transfers to one peer: one at a time.
@@ -148,7 +148,7 @@ impl Peer {
         tasks: Vec<JoinHandle<()>>,
         retired: watch::Sender<bool>,
         round_trip: Arc<RoundTrip>,
-        metrics: metrics::Peer,
+        metrics: metrics::PeerMetrics,
     ) -> Peer {
         Peer {
             added_index: 0,

@@ -14,7 +14,7 @@ pub(super) struct LaneQueue {
     pub(super) wake: Notify,
     /// There is reason to believe that the peer can be reached: a pause is cut short.
     pub(super) redial: Notify,
-    pub(super) metrics: metrics::Lane,
+    pub(super) metrics: metrics::LaneMetrics,
 }
 
 #[derive(Default)]
@@ -25,7 +25,7 @@ struct QueuedMessages {
 }
 
 impl LaneQueue {
-    pub(super) fn new(metrics: metrics::Lane) -> LaneQueue {
+    pub(super) fn new(metrics: metrics::LaneMetrics) -> LaneQueue {
         LaneQueue {
             waiting: Mutex::default(),
             wake: Notify::new(),
