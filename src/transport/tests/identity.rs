@@ -20,10 +20,10 @@ async fn nothing_passes_to_one_that_waits_until_it_is_bound() {
     one.transport.set_applied(45);
     four.list(&[&one]);
     one.until("both have met", |one| {
-        one.met(4, true) > 0 && one.met(4, false) > 0
+        one.met_dialled(4) > 0 && one.met_caller(4) > 0
     })
     .await;
-    four.until("the way back", |four| four.greeted(1, false))
+    four.until("the way back", |four| four.greeted_by_member(1))
         .await;
     let waiting = |one: &TestPeer| one.transport.shared.peers().by_id[&4].waits;
     one.until("its claims are judged", waiting).await;
@@ -48,7 +48,7 @@ async fn nothing_passes_to_one_that_waits_until_it_is_bound() {
         .replace("bound: 1", "bound: 0")
         .replace("url: http://x:1", &url);
     // It is read to its end, and then closed.
-    let answer = intruders::talk(&one, &[head.as_bytes(), &frame].concat(), true).await;
+    let answer = intruders::talk_and_finish(&one, &[head.as_bytes(), &frame].concat()).await;
     assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
     assert!(!one.reached(4));
 
@@ -120,7 +120,7 @@ async fn one_that_was_bound_says_so_to_those_that_lag_and_gets_their_answers() {
     four.list(&[&three]);
     three
         .until("it waits", |three| {
-            three.met(4, true) > 0 && three.transport.shared.peers().by_id[&4].waits
+            three.met_dialled(4) > 0 && three.transport.shared.peers().by_id[&4].waits
         })
         .await;
     let all = members(&[(3, &three, 1), (4, &four, 117)]);
@@ -137,7 +137,8 @@ async fn one_that_was_bound_says_so_to_those_that_lag_and_gets_their_answers() {
     let mut six = TestPeer::start_empty(6).await;
     five.list(&[&six]);
     six.list(&[&five]);
-    six.until("they have met", |six| six.met(5, true) > 0).await;
+    six.until("they have met", |six| six.met_dialled(5) > 0)
+        .await;
     let both = members(&[(5, &five, 94), (6, &six, 117)]);
     six.transport.set_members(CLUSTER, &both);
     until_connected(&six, &mut five).await;
@@ -166,18 +167,18 @@ async fn a_stranger_that_waits_or_meets_an_empty_member_learns_no_incarnation() 
     for (peer, head) in [(&one, to_one), (&four, to_four)] {
         // What is no frame ends the stream.
         let talk = [head.as_bytes(), &[0; 64]].concat();
-        let answer = intruders::talk(peer, &talk, false).await;
+        let answer = intruders::talk(peer, &talk).await;
         assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
         for secret in secrets.iter().chain([&cluster]) {
             assert!(!answer.contains(secret), "{answer}");
         }
     }
     // It has come, and it is not what answers at that place.
-    one.until("the place has answered", |one| one.greeted(4, true))
+    one.until("the place has answered", |one| one.greeted_by_empty(4))
         .await;
-    assert_eq!(one.met(4, true), 0);
+    assert_eq!(one.met_dialled(4), 0);
     four.list(&[&one]);
-    one.until("it is recognized", |one| one.met(4, true) > 0)
+    one.until("it is recognized", |one| one.met_dialled(4) > 0)
         .await;
     let met = one.notices.iter().find_map(|notice| match notice {
         Notice::Met(met) if met.dialled => Some((met.incarnation, met.url.clone())),
@@ -199,11 +200,11 @@ async fn an_empty_member_dials_the_leader_that_it_is_told_of() {
     }
     // It knows of one only, and that one has not heard of a leader yet.
     four.list(&[&one]);
-    five.until("its place has answered", |five| five.greeted(4, true))
+    five.until("its place has answered", |five| five.greeted_by_empty(4))
         .await;
-    assert_eq!(five.met(4, true), 0);
+    assert_eq!(five.met_dialled(4), 0);
     one.transport.set_leader(5);
-    five.until("it has come", |five| five.met(4, true) > 0)
+    five.until("it has come", |five| five.met_dialled(4) > 0)
         .await;
 }
 

@@ -15,13 +15,27 @@ pub(super) fn good_head() -> String {
 }
 
 /// Sends bytes and reads until the other side closes.
-pub(super) async fn talk(peer: &TestPeer, bytes: &[u8], finish: bool) -> String {
+pub(super) async fn talk(peer: &TestPeer, bytes: &[u8]) -> String {
+    let stream = send(peer, bytes).await;
+    read_to_end(stream, bytes).await
+}
+
+/// Sends bytes, ends its own direction, and reads until the other side closes.
+pub(super) async fn talk_and_finish(peer: &TestPeer, bytes: &[u8]) -> String {
+    let mut stream = send(peer, bytes).await;
+    let _ = stream.shutdown().await;
+    read_to_end(stream, bytes).await
+}
+
+async fn send(peer: &TestPeer, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(peer.address).await.unwrap();
     // It may be cut off while it still talks.
     let _ = stream.write_all(bytes).await;
-    if finish {
-        let _ = stream.shutdown().await;
-    }
+    stream
+}
+
+/// What came back for these bytes.
+async fn read_to_end(mut stream: TcpStream, bytes: &[u8]) -> String {
     let mut answer = Vec::new();
     let read = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
     let _ = read.unwrap_or_else(|_| {
@@ -115,21 +129,21 @@ async fn garbage_leaves_the_port_serving() {
             (noise >> 24) as u8
         })
         .collect();
-    talk(&one, &noise, false).await;
-    talk(&one, &[b'A'; 2 << 20], false).await;
-    talk(&one, b"", true).await;
+    talk(&one, &noise).await;
+    talk(&one, &[b'A'; 2 << 20]).await;
+    talk_and_finish(&one, b"").await;
     // Half a request is cut off by time.
-    talk(&one, b"POST /raft/stream HTTP/1.1\r\nHost", false).await;
-    talk(&one, b"", false).await;
+    talk(&one, b"POST /raft/stream HTTP/1.1\r\nHost").await;
+    talk(&one, b"").await;
     for (request, status) in malformed_requests() {
-        let answer = talk(&one, request.as_bytes(), false).await;
+        let answer = talk(&one, request.as_bytes()).await;
         let got = answer.split(' ').nth(1).unwrap_or_default();
         assert_eq!(got, status, "{request}\n{answer}");
     }
 
     // Nothing of them is delivered.
     for bad in bad_frames(noise) {
-        let answer = talk(&one, &[good_head().as_bytes(), &bad].concat(), false).await;
+        let answer = talk(&one, &[good_head().as_bytes(), &bad].concat()).await;
         assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
     }
 
@@ -250,7 +264,7 @@ async fn a_refusal_tells_nothing_that_a_claim_needs() {
         ),
         (head.replace("to: 1", "to: 7"), 409, "wrong-receiver", "1"),
     ] {
-        let answer = talk(&one, head.as_bytes(), false).await;
+        let answer = talk(&one, head.as_bytes()).await;
         let (answered, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(
             answered.starts_with(&format!("HTTP/1.1 {status} ")),

@@ -39,7 +39,7 @@ async fn a_wiped_member_is_refused_by_those_that_it_dials_and_told_by_those_that
             bound_index,
             same_url,
         };
-        wiped.until_told(1, false, reason(true, 1)).await;
+        wiped.until_told_by_stranger(1, reason(true, 1)).await;
         wiped.list(&[&one]);
         wiped.until_refused(1, reason(true, 7)).await;
         let told = |notice: &Notice| match notice {
@@ -68,7 +68,7 @@ async fn two_clusters_refuse_each_other() {
     two.transport.set_members(0xbbbb, &all);
     let reason = |other_life| Reason::WrongCluster { other_life };
     one.until_refused(2, reason(true)).await;
-    one.until_told(2, false, reason(true)).await;
+    one.until_told_by_stranger(2, reason(true)).await;
     two.until_refused(1, reason(false)).await;
 }
 

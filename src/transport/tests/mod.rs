@@ -210,31 +210,47 @@ impl TestPeer {
         self.notices.iter().any(is)
     }
 
-    /// How often it has met a peer.
-    fn met(&self, id: u64, dialled: bool) -> usize {
-        let is = |met: &Met| (met.id, met.dialled) == (id, dialled);
+    /// How often it has met a peer that it dialled.
+    fn met_dialled(&self, id: u64) -> usize {
+        self.met(|met| met.id == id && met.dialled)
+    }
+
+    /// How often it has met a peer that has dialled it.
+    fn met_caller(&self, id: u64) -> usize {
+        self.met(|met| met.id == id && !met.dialled)
+    }
+
+    fn met(&self, is: impl Fn(&Met) -> bool) -> usize {
         let met = |notice: &&Notice| matches!(notice, Notice::Met(met) if is(met));
         self.notices.iter().filter(met).count()
     }
 
-    /// A peer has answered, and did not say who it is.
-    fn greeted(&self, id: u64, empty: bool) -> bool {
-        let is = |notice: &Notice| match notice {
-            Notice::Greeted { id: by, empty: is } => (*by, *is) == (id, empty),
-            _ => false,
-        };
+    /// An empty member has answered, and did not say who it is.
+    fn greeted_by_empty(&self, id: u64) -> bool {
+        let is = |notice: &Notice| matches!(notice, Notice::Greeted { id: by, empty: true } if *by == id);
         self.notices.iter().any(is)
     }
 
-    async fn until_refused(&mut self, by: u64, reason: Reason) {
-        self.until_told(by, true, reason).await;
+    /// A member has answered, and did not say who it is.
+    fn greeted_by_member(&self, id: u64) -> bool {
+        let is = |notice: &Notice| matches!(notice, Notice::Greeted { id: by, empty: false } if *by == id);
+        self.notices.iter().any(is)
     }
 
-    /// Waits until it is told that a peer refuses it.
-    async fn until_told(&mut self, by: u64, dialled: bool, reason: Reason) {
-        let told = |refusal: &Refusal| {
-            (refusal.by, refusal.dialled, refusal.reason) == (by, dialled, reason)
-        };
+    /// Waits until it is told that a peer refuses it where it is known to be.
+    async fn until_refused(&mut self, by: u64, reason: Reason) {
+        self.until_told(by, reason, |refusal| refusal.dialled).await;
+    }
+
+    /// Waits until it is told that somebody refuses it who may be anybody.
+    async fn until_told_by_stranger(&mut self, by: u64, reason: Reason) {
+        self.until_told(by, reason, |refusal| !refusal.dialled)
+            .await;
+    }
+
+    async fn until_told(&mut self, by: u64, reason: Reason, is_such: impl Fn(&Refusal) -> bool) {
+        let told =
+            |refusal: &Refusal| (refusal.by, refusal.reason) == (by, reason) && is_such(refusal);
         let is = |notice: &Notice| matches!(notice, Notice::Refused(refusal) if told(refusal));
         let what = format!("{reason:?} by {by}");
         self.until(&what, |peer| peer.notices.iter().any(is)).await;

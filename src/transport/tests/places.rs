@@ -62,7 +62,7 @@ async fn the_list_is_dialled_only_while_no_leader_is_known() {
     one.list(&[&two]);
     one.transport.set_members(CLUSTER, &all);
     one.until("many attempts", |one| one.failures(2) >= 5).await;
-    assert_eq!(one.met(2, true), 0);
+    assert_eq!(one.met_dialled(2), 0);
     one.transport.set_leader(0);
     until_connected(&one, &mut two).await;
     // It is no reason to leave it that there is a leader.
@@ -89,5 +89,5 @@ async fn a_refusal_counts_as_that_of_the_member_only_where_it_is_known_to_be() {
         .await
         .unwrap();
     let reason = Reason::WrongCluster { other_life: false };
-    one.until_told(2, false, reason).await;
+    one.until_told_by_stranger(2, reason).await;
 }

@@ -124,8 +124,15 @@ fn snapshot(from: u64, to: u64, index: u64, term: u64) -> Message {
 }
 
 impl TestPeer {
-    fn sent(&self, to: u64, ok: bool) -> usize {
-        let is = |notice: &&Notice| matches!(notice, Notice::SnapshotSent { to: t, ok: o } if (*t, *o) == (to, ok));
+    /// How many transfers were reported as done.
+    fn sent(&self, to: u64) -> usize {
+        let is = |notice: &&Notice| matches!(notice, Notice::SnapshotSent { to: t, ok: true } if *t == to);
+        self.notices.iter().filter(is).count()
+    }
+
+    /// How many transfers were reported as failed.
+    fn not_sent(&self, to: u64) -> usize {
+        let is = |notice: &&Notice| matches!(notice, Notice::SnapshotSent { to: t, ok: false } if *t == to);
         self.notices.iter().filter(is).count()
     }
 }
@@ -136,7 +143,7 @@ async fn a_snapshot_streams_and_is_reported() {
     one.files.put((50, 3), (50, 3), 9_000_001);
     let sent = snapshot(1, 2, 50, 3);
     one.transport.send(vec![sent.clone()]);
-    one.until("the report", |one| one.sent(2, true) == 1).await;
+    one.until("the report", |one| one.sent(2) == 1).await;
     two.until("the message", |two| !two.messages.is_empty())
         .await;
     assert_eq!(two.messages, [sent]);
@@ -171,19 +178,19 @@ async fn an_empty_member_takes_its_cluster_from_a_state_that_binds_it() {
     for (failed, (id, incarnation)) in [(4, 401), (4, 0), (5, 400)].into_iter().enumerate() {
         one.transport.send(vec![first_snapshot(id, incarnation)]);
         let what = format!("the failure for {id}, {incarnation}");
-        one.until(&what, |one| one.sent(4, false) > failed).await;
+        one.until(&what, |one| one.not_sent(4) > failed).await;
         assert_eq!(four.memory.cluster(), 0);
     }
     assert_eq!(four.files.begun.load(Ordering::SeqCst), 0);
     four.memory.read_only.store(false, Ordering::SeqCst);
     let first = first_snapshot(4, 400);
     let deadline = Instant::now() + PATIENCE;
-    while one.sent(4, true) == 0 {
+    while one.sent(4) == 0 {
         assert!(Instant::now() < deadline, "the snapshot was not sent");
-        let failed = one.sent(4, false);
+        let failed = one.not_sent(4);
         one.transport.send(vec![first.clone()]);
         let what = "a report";
-        one.until(what, |one| one.sent(4, true) + one.sent(4, false) > failed)
+        one.until(what, |one| one.sent(4) + one.not_sent(4) > failed)
             .await;
     }
     four.until("the message", |four| {
@@ -204,8 +211,7 @@ async fn a_member_takes_no_snapshot_of_another_cluster_or_of_one_without_power()
         .set_members(CLUSTER, &members(&[(1, &one, 1), (4, &four, 40)]));
     one.files.put((50, 3), (50, 3), 1000);
     one.transport.send(vec![first_snapshot(4, 400)]);
-    one.until("the failure", |one| one.sent(4, false) == 1)
-        .await;
+    one.until("the failure", |one| one.not_sent(4) == 1).await;
 
     // Here the claims are the problem, and not the directory.
     let mut five = TestPeer::start_empty(5).await;
@@ -213,11 +219,11 @@ async fn a_member_takes_no_snapshot_of_another_cluster_or_of_one_without_power()
     open.members.get_mut(&5).unwrap().incarnation = 0;
     one.transport.set_members(CLUSTER, &open);
     five.list(&[&one]);
-    five.until("the way to the member", |five| five.greeted(1, false))
+    five.until("the way to the member", |five| five.greeted_by_member(1))
         .await;
     five.files.put((50, 3), (50, 3), 1000);
     five.transport.send(vec![snapshot(5, 1, 50, 3)]);
-    five.until("the failure", |five| five.sent(1, false) == 1)
+    five.until("the failure", |five| five.not_sent(1) == 1)
         .await;
     assert_eq!(one.files.begun.load(Ordering::SeqCst), 0);
     assert_eq!(four.files.begun.load(Ordering::SeqCst), 0);
@@ -228,13 +234,12 @@ async fn every_failed_transfer_is_reported() {
     let (mut one, two) = pair().await;
     // The file is missing; it breaks halfway; it is not what its message says; the peer is unknown.
     one.transport.send(vec![snapshot(1, 2, 50, 3)]);
-    one.until("no file", |one| one.sent(2, false) == 1).await;
+    one.until("no file", |one| one.not_sent(2) == 1).await;
 
     one.files.put((50, 3), (50, 3), 4 << 20);
     one.files.broken_after.store(2 << 20, Ordering::SeqCst);
     one.transport.send(vec![snapshot(1, 2, 50, 3)]);
-    one.until("a broken file", |one| one.sent(2, false) == 2)
-        .await;
+    one.until("a broken file", |one| one.not_sent(2) == 2).await;
     let dropped = two.files.clone();
     one.until("the receiver's cleaning up", |_| {
         dropped.dropped.load(Ordering::SeqCst) == 1
@@ -244,12 +249,12 @@ async fn every_failed_transfer_is_reported() {
     one.files.broken_after.store(0, Ordering::SeqCst);
     one.files.put((60, 3), (61, 3), 1000);
     one.transport.send(vec![snapshot(1, 2, 60, 3)]);
-    one.until("a mismatch", |one| one.sent(2, false) == 3).await;
+    one.until("a mismatch", |one| one.not_sent(2) == 3).await;
     assert!(two.files.kept.lock().unwrap().is_empty());
 
     one.transport.send(vec![snapshot(1, 7, 60, 3)]);
-    one.until("nobody", |one| one.sent(7, false) == 1).await;
-    assert_eq!(one.sent(2, true), 0);
+    one.until("nobody", |one| one.not_sent(7) == 1).await;
+    assert_eq!(one.sent(2), 0);
     let events = two.inbox.take(Instant::now(), Held::default());
     assert!(events.messages.is_empty());
 }
@@ -276,11 +281,11 @@ async fn a_failed_transfer_is_reported_after_a_pause_or_with_the_peers_removal()
         })
         .await;
         if removed {
-            assert_eq!(one.sent(2, false), 0);
+            assert_eq!(one.not_sent(2), 0);
             one.transport
                 .set_members(CLUSTER, &members(&[(1, &one, 1)]));
         }
-        one.until("the report", |one| one.sent(2, false) == 1).await;
+        one.until("the report", |one| one.not_sent(2) == 1).await;
         assert!(removed || since.elapsed() >= pause);
     }
 }
@@ -300,14 +305,13 @@ async fn a_receiver_that_takes_nothing_is_given_up() {
     let events = one.inbox.take(Instant::now(), Held::default());
     let only = |notice: &&Notice| matches!(notice, Notice::SnapshotSent { .. });
     assert_eq!(events.notices.iter().filter(only).count(), 1);
-    one.until("the stall", |one| one.sent(2, false) == 1).await;
+    one.until("the stall", |one| one.not_sent(2) == 1).await;
 
     // The removal of a peer ends a transfer as well.
     one.transport.send(vec![snapshot(1, 2, 50, 3)]);
     all.members.remove(&2);
     one.transport.set_members(CLUSTER, &all);
-    one.until("the removal", |one| one.sent(2, false) == 2)
-        .await;
+    one.until("the removal", |one| one.not_sent(2) == 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -317,9 +321,8 @@ async fn a_snapshot_whose_message_is_dropped_is_not_reported_as_sent() {
     let flood = vec![heartbeat(1, 2, 0); limits::INBOX_MESSAGES_MAX];
     assert!(two.inbox.receive(flood, 0, None));
     one.transport.send(vec![snapshot(1, 2, 50, 3)]);
-    one.until("the failure", |one| one.sent(2, false) == 1)
-        .await;
-    assert_eq!(one.sent(2, true), 0);
+    one.until("the failure", |one| one.not_sent(2) == 1).await;
+    assert_eq!(one.sent(2), 0);
 }
 
 /// A snapshot request of member 2 to member 1, with this file of which so many bytes are not sent.
@@ -361,12 +364,12 @@ async fn a_message_that_no_header_needs_is_not_gathered() {
 
 /// Sends one snapshot and tells how its transfer ended.
 async fn transfer(from: &mut TestPeer, to: u64) -> bool {
-    let reports = |peer: &TestPeer| (peer.sent(to, true), peer.sent(to, false));
+    let reports = |peer: &TestPeer| (peer.sent(to), peer.not_sent(to));
     let before = reports(from);
     let message = snapshot(from.memory.member, to, 70, 3);
     from.transport.send(vec![message]);
     from.until("a report", |from| reports(from) != before).await;
-    from.sent(to, true) > before.0
+    from.sent(to) > before.0
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
