@@ -2,7 +2,7 @@
 //! was let in.
 
 use super::handshake::{self, Lane};
-use super::registry::{Key, Turned};
+use super::registry::{MemberKey, Turned};
 use super::state::TransportState;
 use crate::channels::inbox::{Met, Notice};
 use crate::identity::{self, Claims, Reason, Refusal, Standing, View};
@@ -116,7 +116,7 @@ pub(super) fn answer(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
 /// first is the one that was accepted first.
 pub(super) struct StreamEntry {
     shared: Arc<TransportState>,
-    key: Key,
+    key: MemberKey,
     lane: Lane,
     pub(super) replaced: Arc<Notify>,
 }
@@ -135,7 +135,7 @@ impl StreamEntry {
         drop(processes);
         Ok(StreamEntry {
             shared: shared.clone(),
-            key: (claims.from, claims.incarnation),
+            key: MemberKey::of(claims),
             lane,
             replaced,
         })

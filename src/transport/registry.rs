@@ -40,8 +40,8 @@ impl Registry {
     /// Those that are connected with this id.
     pub(super) fn incarnations(&self, id: u64) -> Vec<u64> {
         let processes = self.processes();
-        let of_it = processes.0.keys().filter(|(from, _)| *from == id);
-        of_it.map(|(_, incarnation)| *incarnation).collect()
+        let of_it = processes.0.keys().filter(|key| key.id == id);
+        of_it.map(|key| key.incarnation).collect()
     }
 
     pub(super) fn refusals(&self) -> MutexGuard<'_, HashMap<u64, String>> {
@@ -52,11 +52,24 @@ impl Registry {
 }
 
 /// A member: so one that has power never loses a stream to one that only has its id.
-pub(super) type Key = (u64, u64);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct MemberKey {
+    pub id: u64,
+    pub incarnation: u64,
+}
+
+impl MemberKey {
+    pub(super) fn of(claims: &Claims) -> MemberKey {
+        MemberKey {
+            id: claims.from,
+            incarnation: claims.incarnation,
+        }
+    }
+}
 
 /// The processes that have streams here: one a member.
 #[derive(Default)]
-pub(super) struct PeerProcesses(HashMap<Key, PeerProcess>);
+pub(super) struct PeerProcesses(HashMap<MemberKey, PeerProcess>);
 
 struct PeerProcess {
     run: u64,
@@ -78,7 +91,7 @@ impl PeerProcesses {
         serial: u64,
         now: Instant,
     ) -> Result<Arc<Notify>, Turned> {
-        let key = (claims.from, claims.incarnation);
+        let key = MemberKey::of(claims);
         let older = self.0.get_mut(&key);
         if let Some(older) = older.filter(|older| older.run != claims.run) {
             if standing == Standing::Bound {
@@ -107,7 +120,7 @@ impl PeerProcesses {
         Ok(replaced)
     }
 
-    pub(super) fn heard(&mut self, key: Key, lane: Lane, stream: &Arc<Notify>, now: Instant) {
+    pub(super) fn heard(&mut self, key: MemberKey, lane: Lane, stream: &Arc<Notify>, now: Instant) {
         if let Some(process) = self.0.get_mut(&key)
             && process.has(lane, stream)
         {
@@ -115,7 +128,7 @@ impl PeerProcesses {
         }
     }
 
-    pub(super) fn leave(&mut self, key: Key, lane: Lane, stream: &Arc<Notify>) {
+    pub(super) fn leave(&mut self, key: MemberKey, lane: Lane, stream: &Arc<Notify>) {
         if let Some(process) = self.0.get_mut(&key)
             && process.has(lane, stream)
         {
@@ -159,6 +172,11 @@ mod tests {
     use Lane::{Append, Control};
     use Standing::{Ahead, Bound, Waiting};
     use std::time::Duration;
+
+    const MEMBER: MemberKey = MemberKey {
+        id: 2,
+        incarnation: 20,
+    };
 
     fn claims(incarnation: u64, run: u64) -> Claims {
         Claims {
@@ -207,7 +225,7 @@ mod tests {
         }
 
         fn heard(&mut self, stream: &Arc<Notify>, lane: Lane) {
-            self.processes.heard((2, 20), lane, stream, self.now);
+            self.processes.heard(MEMBER, lane, stream, self.now);
         }
 
         fn pass(&mut self, time: Duration) {
@@ -262,11 +280,11 @@ mod tests {
         assert!(dead.iter().all(is_replaced) && !is_replaced(&restarted));
         all.enter(2, Append).unwrap();
         // The dead ones leave, and say nothing any more.
-        all.processes.leave((2, 20), Control, &dead[0]);
+        all.processes.leave(MEMBER, Control, &dead[0]);
         all.pass(Duration::from_secs(1));
         all.heard(&dead[1], Append);
-        assert!(all.processes.0[&(2, 20)].heard < all.now);
-        assert!(all.processes.0[&(2, 20)].lanes.iter().all(Option::is_some));
+        assert!(all.processes.0[&MEMBER].heard < all.now);
+        assert!(all.processes.0[&MEMBER].lanes.iter().all(Option::is_some));
     }
 
     #[test]
@@ -276,7 +294,7 @@ mod tests {
         let first = lanes.map(|lane| all.enter(1, lane).unwrap());
         assert_eq!(all.enter(2, Control).err(), Some(Turned::Rival));
         for (lane, stream) in lanes.iter().zip(&first) {
-            all.processes.leave((2, 20), *lane, stream);
+            all.processes.leave(MEMBER, *lane, stream);
         }
         all.enter(2, Control).unwrap();
         assert_eq!(all.processes.0.len(), 1);

@@ -185,12 +185,12 @@ impl Arriving {
             let _permit = permit;
             write_file(&files, &claims, &promised, pieces)
         });
-        let (file_bytes, bound) = written
+        let (file_bytes, standing) = written
             .await
             .unwrap_or_else(|error| Err(SnapshotReceiveError::File(error.into())))?;
         let received = &shared.metrics.snapshots.received;
         received.add(begun.elapsed(), file_bytes);
-        let bound = bound.then_some(incarnation);
+        let bound = (standing == Standing::Bound).then_some(incarnation);
         if !shared.inbox.receive(vec![message], bytes, bound) {
             return Err(SnapshotReceiveError::Overloaded);
         }
@@ -294,13 +294,13 @@ fn binds(shared: &TransportState, promised: &SnapshotMeta) -> bool {
     members.any(|member| (member.id, member.incarnation) == (shared.me, incarnation))
 }
 
-/// Gives the length of the file, and whether its sender is bound.
+/// Gives the length of the file, and the standing that its sender has by then.
 fn write_file(
     shared: &TransportState,
     claims: &Claims,
     promised: &SnapshotMeta,
     mut pieces: mpsc::Receiver<FilePiece>,
-) -> Result<(u64, bool), SnapshotReceiveError> {
+) -> Result<(u64, Standing), SnapshotReceiveError> {
     let cluster = shared.directory.cluster();
     if claims.cluster == 0 || ![0, claims.cluster].contains(&cluster) {
         return Err(SnapshotReceiveError::OtherCluster);
@@ -320,10 +320,10 @@ fn write_file(
     }
     sink.finish(promised).map_err(SnapshotReceiveError::File)?;
     let standing = shared.judge(claims).standing;
-    let bound = standing.map_err(SnapshotReceiveError::Denied)? == Standing::Bound;
+    let standing = standing.map_err(SnapshotReceiveError::Denied)?;
     if cluster == 0 {
         let pinned = shared.directory.pin_cluster(claims.cluster);
         pinned.map_err(SnapshotReceiveError::File)?;
     }
-    Ok((bytes, bound))
+    Ok((bytes, standing))
 }
