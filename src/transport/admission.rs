@@ -4,7 +4,7 @@
 use super::handshake::{self, Lane};
 use super::registry::{MemberKey, Turned};
 use super::state::TransportState;
-use crate::channels::inbox::{Met, Notice};
+use crate::channels::notice::{Met, Notice};
 use crate::identity::{self, Claims, Reason, Refusal, Standing, View};
 use crate::members;
 use bytes::Bytes;

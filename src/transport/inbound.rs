@@ -11,7 +11,7 @@ use super::registry::Turned;
 use super::snapshot::receive::receive as receive_snapshot;
 use super::state::TransportState;
 use super::{dial, frame};
-use crate::channels::inbox::{Met, Notice};
+use crate::channels::notice::{Met, Notice};
 use crate::identity::{Answer, Claims, Reason, Refusal, Standing, View};
 use crate::limits;
 use bytes::Bytes;

@@ -44,7 +44,8 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use crate::channels::inbox::{Inbox, Notice};
+use crate::channels::inbox::Inbox;
+use crate::channels::notice::Notice;
 use crate::members::Members;
 use crate::peer_url::PeerUrl;
 pub use files::{FileError, IdentityStore, IncomingSnapshot, OutgoingSnapshot, SnapshotStore};

@@ -12,7 +12,7 @@ use super::peers::{Peer, PeerAnswer, PeerPlace};
 use super::queue::LaneQueue;
 use super::round_trip::RoundTrip;
 use super::state::TransportState;
-use crate::channels::inbox::{Met, Notice};
+use crate::channels::notice::{Met, Notice};
 use crate::identity::{self, Claims, Reason, Standing};
 use crate::limits;
 use crate::peer_url::PeerUrl;

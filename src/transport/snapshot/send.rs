@@ -1,6 +1,6 @@
 //! Sending a snapshot: the transfer, its pace, and the pause after one that failed.
 
-use crate::channels::inbox::Notice;
+use crate::channels::notice::Notice;
 use crate::limits;
 use crate::limits::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNKS_QUEUED};
 use crate::peer_url::PeerUrl;

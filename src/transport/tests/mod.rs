@@ -8,7 +8,8 @@ mod snapshots;
 mod streams;
 
 use super::*;
-use crate::channels::inbox::{Held, Met};
+use crate::channels::inbox::Held;
+use crate::channels::notice::Met;
 use crate::identity::{Reason, Refusal, View};
 use crate::limits;
 use crate::members::Member;
