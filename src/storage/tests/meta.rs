@@ -1,0 +1,83 @@
+//! The meta file: whose the data is, who was removed, and who waits for its sync.
+
+use super::*;
+use observed_disk::Observed;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+#[test]
+fn data_of_somebody_else_is_refused() {
+    let disk = FakeDisk::new(1);
+    drop(start(&disk, LARGE).unwrap());
+    let open = |disk: &FakeDisk, member| open_as(disk, member, Start::Empty, LARGE);
+    let error = open(&disk, 2).unwrap_err();
+    assert_eq!(error.exit_code(), 5, "{error}");
+    assert!(!error.to_string().contains('\n'));
+    open(&disk, 3).unwrap();
+
+    // The WAL of one directory, the meta file of another.
+    for (member, begin) in [
+        (3, Start::Empty),
+        (3, Start::First(list())),
+        (4, Start::Empty),
+    ] {
+        let other = FakeDisk::new(2);
+        open_as(&other, member, begin, LARGE).unwrap();
+        let mixed = disk.after_power_loss(1);
+        mixed.tamper(&dir().join("meta"), |bytes| {
+            *bytes = other.read(&dir().join("meta"));
+        });
+        let error = open(&mixed, member).unwrap_err();
+        assert_eq!(error.exit_code(), 5, "{error}");
+    }
+
+    disk.remove(&dir().join("meta")).unwrap();
+    let error = start(&disk, LARGE).unwrap_err();
+    assert_eq!(error.exit_code(), 5, "{error}");
+}
+
+#[test]
+fn a_removed_member_does_not_start_again() {
+    let disk = FakeDisk::new(1);
+    let opened = start(&disk, LARGE).unwrap();
+    opened.meta.mark_removed(77).unwrap();
+    let error = start(&disk.after_power_loss(1), LARGE).unwrap_err();
+    assert_eq!(error.exit_code(), 7);
+    let text = error.to_string();
+    assert!(
+        text.contains("member 3") && text.contains("--join"),
+        "{text}"
+    );
+    assert!(!text.contains('\n'), "{text}");
+}
+
+#[test]
+fn who_reads_meta_does_not_wait_for_its_sync() {
+    let disk = FakeDisk::new(1);
+    drop(open_as(&disk, 4, Start::Empty, LARGE).unwrap());
+    let (entered, syncing) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let observed = Observed {
+        disk,
+        sync: Arc::new(move || {
+            entered.send(()).unwrap();
+            // Ends when the test has.
+            let _ = released.lock().unwrap().recv();
+        }),
+    };
+    let meta = Arc::new(Meta::load(Arc::new(observed), dir()).unwrap().unwrap());
+    let writer = meta.clone();
+    let writing = thread::spawn(move || writer.pin_cluster(CLUSTER).unwrap());
+    syncing.recv().unwrap();
+    let (answer, answers) = mpsc::channel();
+    let reader = meta.clone();
+    thread::spawn(move || answer.send((reader.cluster(), reader.boot())));
+    // Not durable, hence not yet told.
+    let read = answers.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(read, (0, 1));
+    drop(release);
+    writing.join().unwrap();
+    assert_eq!(meta.cluster(), CLUSTER);
+}

@@ -1,0 +1,133 @@
+//! First starts, empty members, directories in use, and starts that are refused.
+
+use super::*;
+
+#[test]
+fn a_first_start_and_the_next_one_begin_with_the_same_snapshot() {
+    let disk = FakeDisk::new(1);
+    let first = start(&disk, LARGE).unwrap();
+    assert!(first.first_start);
+    assert_eq!((first.meta.boot(), first.meta.member()), (1, 3));
+    assert_eq!(first.meta.cluster(), cluster_id(first.meta.incarnation()));
+    let found = first.recovered.snapshot.clone().unwrap();
+    assert_eq!((found.index, found.term), (1, 1));
+    assert_eq!(found.conf_state.get_voters(), [3]);
+    let members = Members::from_state(&found.state).unwrap();
+    assert_eq!(members, Members::first(&list(), first.meta.incarnation()));
+    assert_eq!(members.forming, list());
+    assert_eq!(first.recovered.hard_state, hard_state(1, 0, 1));
+    let incarnation = first.meta.incarnation();
+    let run = first.run;
+    let recovered = first.recovered;
+
+    let second = start(&disk.after_power_loss(7), LARGE).unwrap();
+    assert!(!second.first_start);
+    assert_eq!(
+        (second.meta.boot(), second.meta.incarnation()),
+        (2, incarnation)
+    );
+    assert!(second.run != run && run != 0);
+    assert_eq!(second.recovered.snapshot, recovered.snapshot);
+    assert_eq!(second.recovered.snapshot_bytes, recovered.snapshot_bytes);
+    assert_eq!(second.recovered.hard_state, recovered.hard_state);
+    assert_eq!(second.recovered.entries, []);
+}
+
+#[test]
+fn an_empty_member_keeps_what_it_was_sent() {
+    let disk = FakeDisk::new(1);
+    let open = |disk: &FakeDisk| open_as(disk, 4, Start::Empty, LARGE).unwrap();
+    let first = open(&disk);
+    assert_eq!(first.meta.cluster(), 0);
+    assert_eq!(first.recovered.snapshot, None);
+    let disk = disk.after_power_loss(1);
+    let mut second = open(&disk);
+    assert_eq!(second.meta.cluster(), 0);
+    assert_eq!(second.recovered.snapshot, None);
+    second.meta.pin_cluster(CLUSTER).unwrap();
+    write_snapshot(&second, 40, 2).unwrap();
+    let mut save = mark(40, 2, hard_state(2, 0, 40), true);
+    save.entries.push(entry(41, 2, vec![1]));
+    second.wal.save(&[save]).unwrap();
+    let third = open(&disk.after_power_loss(1));
+    assert_eq!(third.meta.cluster(), CLUSTER);
+    assert_eq!(third.recovered.snapshot.as_ref().unwrap().index, 40);
+    assert_eq!(indexes(&third.recovered), [41]);
+    assert_eq!(third.recovered.hard_state, hard_state(2, 0, 40));
+}
+
+#[test]
+fn a_directory_in_use_is_locked() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = lock(&RealDisk, dir.path()).unwrap();
+    let error = lock(&RealDisk, dir.path()).unwrap_err();
+    assert!(matches!(error, StorageError::Locked { .. }), "{error}");
+    assert_eq!(error.exit_code(), 3);
+    drop(first);
+    lock(&RealDisk, dir.path()).unwrap();
+}
+
+#[test]
+fn a_start_that_needs_a_member_makes_none() {
+    let existing = || Start::Existing("why not".to_owned());
+    let disk = FakeDisk::new(1);
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let checked = || check_start(&shared, dir(), &existing());
+    let refused = |result: Result<(), StorageError>| {
+        let error = result.unwrap_err();
+        assert_eq!((error.exit_code(), &*error.to_string()), (2, "why not"));
+    };
+    refused(checked());
+    assert_eq!((disk.operations(), disk.paths()), (0, Vec::new()));
+    // The lock only, when nobody asked before it.
+    refused(open_as(&disk, 3, existing(), LARGE).map(drop));
+    assert_eq!(disk.paths(), [dir().join("LOCK")]);
+
+    // One that was interrupted is none.
+    let whole = FakeDisk::new(1);
+    drop(start(&whole, LARGE).unwrap());
+    let half = FakeDisk::new(1);
+    half.inject(whole.operations() - 4, Fault::CrashBefore);
+    start(&half, LARGE).unwrap_err();
+    let half = half.after_kill();
+    assert!(half.paths().contains(&dir().join("meta")));
+    let before = half.fingerprint();
+    refused(open_as(&half, 3, existing(), LARGE).map(drop));
+    assert_eq!(half.fingerprint(), before);
+
+    drop(start(&disk, LARGE).unwrap());
+    checked().unwrap();
+    let opened = open_as(&disk, 3, existing(), LARGE).unwrap();
+    assert!(!opened.first_start);
+}
+
+#[test]
+fn no_advice_costs_data() {
+    let path = || dir().join("meta");
+    for error in [
+        StorageError::corrupt(&path(), 7, "why"),
+        StorageError::WrongIdentity {
+            path: path(),
+            why: "why".to_owned(),
+        },
+        StorageError::Removed {
+            dir: dir().to_owned(),
+            member: 3,
+            index: 7,
+        },
+        StorageError::UnknownVersion {
+            path: path(),
+            found: 1,
+            known: FORMAT_VERSION,
+        },
+        StorageError::Later {
+            path: path(),
+            later: crate::version::Later { needed: 9 },
+        },
+    ] {
+        let line = error.to_string();
+        for word in ["copy", "empty", "remove the", "delete", "\n"] {
+            assert!(!line.contains(word), "{line}");
+        }
+    }
+}
