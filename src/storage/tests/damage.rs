@@ -260,12 +260,7 @@ fn wal_with_everything() -> (FakeDisk, Expected, Expected) {
         }
         for save in &saves {
             opened.wal.save(std::slice::from_ref(save)).unwrap();
-            opened
-                .wal
-                .purge(u64::MAX)
-                .unwrap()
-                .remove_at_once()
-                .unwrap();
+            purge(&mut opened);
             expected.save(save);
             let behind = Save {
                 mark: save.mark.clone().filter(|mark| mark.index == 35),

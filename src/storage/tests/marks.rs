@@ -80,12 +80,7 @@ fn a_snapshot_taken_after_a_fallback_to_an_older_one_counts() {
         write_snapshot(opened, index, 1).unwrap();
         let save = mark(index, 1, hard_state(1, 0, 29), false);
         opened.wal.save(&[save]).unwrap();
-        opened
-            .wal
-            .purge(u64::MAX)
-            .unwrap()
-            .remove_at_once()
-            .unwrap();
+        purge(opened);
     };
     for index in 2..30 {
         let save = append([entry(index, 1, vec![5; 300])]);

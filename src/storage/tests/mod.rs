@@ -126,6 +126,12 @@ fn write_snapshot_of(
     snapshots.write(&meta, cluster, entries.into_iter())
 }
 
+/// Deletes what no restart needs any more.
+fn purge(opened: &mut Opened) {
+    let purge = opened.wal.purge(u64::MAX).unwrap();
+    purge.remove_at_once().unwrap();
+}
+
 fn snapshot_meta(index: u64, term: u64) -> SnapshotMeta {
     let mut conf_state = ConfState::default();
     conf_state.set_voters(list().into_keys().collect());

@@ -201,13 +201,7 @@ fn the_log_is_there_behind_the_older_snapshot_or_further_back_when_it_is_pinned(
     let reader = writer.opened.wal.read_back();
     let old = Request::new(&writer.outline, 6, 20, u64::MAX);
     assert_eq!(reader.read(&old).unwrap().unwrap().len(), 14);
-    writer
-        .opened
-        .wal
-        .purge(u64::MAX)
-        .unwrap()
-        .remove_at_once()
-        .unwrap();
+    purge(&mut writer.opened);
     assert!(segments(&writer.disk).len() < before);
     assert_eq!(reader.read(&old).unwrap(), None);
     writer.compact(30);

@@ -21,12 +21,7 @@ fn rotation_and_purge_keep_two_snapshots_and_the_log_from_the_older_one() {
         write_snapshot(&opened, snapshot, round).unwrap();
         let save = mark(snapshot, round, hard_state(round, 0, index), false);
         opened.wal.save(&[save]).unwrap();
-        opened
-            .wal
-            .purge(u64::MAX)
-            .unwrap()
-            .remove_at_once()
-            .unwrap();
+        purge(&mut opened);
         assert_eq!(files(&disk, "snap").len(), 2);
         most = most.max(segments(&disk).len());
 
@@ -64,12 +59,7 @@ fn the_log_reaches_back_to_the_older_snapshot_wherever_segments_end() {
         write_snapshot(&opened, index, 1).unwrap();
         let save = mark(index, 1, hard_state(1, 0, index), false);
         opened.wal.save(&[save]).unwrap();
-        opened
-            .wal
-            .purge(u64::MAX)
-            .unwrap()
-            .remove_at_once()
-            .unwrap();
+        purge(&mut opened);
 
         let damaged = disk.after_power_loss(index);
         damaged.tamper(&opened.snapshots.path(index, 1), |bytes| bytes[40] ^= 1);
@@ -117,21 +107,11 @@ fn a_save_waits_for_no_removal() {
     }
     let before = (segments(&disk).len(), files(&disk, "snap").len());
     assert_eq!(before.1, 3);
-    opened
-        .wal
-        .purge(u64::MAX)
-        .unwrap()
-        .remove_at_once()
-        .unwrap();
+    purge(&mut opened);
     assert!(segments(&disk).len() < before.0);
     assert_eq!(files(&disk, "snap").len(), 2);
     let operations = disk.operations();
-    opened
-        .wal
-        .purge(u64::MAX)
-        .unwrap()
-        .remove_at_once()
-        .unwrap();
+    purge(&mut opened);
     assert_eq!(disk.operations(), operations);
 }
 
@@ -168,12 +148,7 @@ fn a_received_snapshot_is_there_until_it_was_loaded() {
         sink.finish(&snapshot_meta(index, 1)).unwrap();
         let save = mark(index, 1, hard_state(1, 0, index), true);
         opened.wal.save(&[save]).unwrap();
-        opened
-            .wal
-            .purge(u64::MAX)
-            .unwrap()
-            .remove_at_once()
-            .unwrap();
+        purge(&mut opened);
         opened.snapshots.clone()
     };
     let places = [30, 60, 90, 120];

@@ -1,6 +1,7 @@
 //! Restarts from a disk, crashes of these restarts, and counts of what was tried.
 
 use super::*;
+use std::collections::HashSet;
 
 /// Which file an operation was done to.
 pub(super) fn role(path: &Path) -> &'static str {

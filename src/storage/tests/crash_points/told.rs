@@ -1,6 +1,7 @@
 //! What a member has told others and may not lose: a restart is compared to that.
 
 use super::*;
+use std::sync::Mutex;
 
 /// What a restart has to find.
 #[derive(Debug, Clone, PartialEq)]
