@@ -3,10 +3,12 @@
 mod connections;
 mod gate;
 mod keys;
-mod many;
+mod list;
 mod members;
 mod metrics;
 mod outcomes;
+mod pairs;
+mod txn;
 mod watching;
 
 use super::*;
@@ -20,6 +22,7 @@ use crate::members::{Decision, Members, cluster_id};
 use crate::store::history::Changes;
 use crate::threads::apply;
 use bytes::Bytes;
+use serde_json::Value;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex as StdMutex;
@@ -165,6 +168,25 @@ impl Cluster {
 
     fn get(&self, target: &str) -> Response {
         self.send("GET", target, &[], b"")
+    }
+
+    fn post(&self, target: &str, body: &str) -> Response {
+        self.send("POST", target, &[], body.as_bytes())
+    }
+
+    /// Posts a transaction that has to be carried out or fail; returns the status and the answer.
+    fn transact(&self, body: Value) -> (u16, Value) {
+        let response = self.post("/-/txn", &body.to_string());
+        if response.status == 200 {
+            assert_eq!(response.json()["etag"], response.etag().trim_matches('"'));
+        }
+        (response.status, response.json())
+    }
+
+    fn list(&self, query: &str) -> Value {
+        let response = self.get(&format!("/-/kv{query}"));
+        assert_eq!(response.status, 200, "{query}: {response:?}");
+        response.json()
     }
 
     fn put(&self, target: &str, body: &[u8]) -> Response {
@@ -413,6 +435,15 @@ impl Response {
 
     fn etag(&self) -> &str {
         self.header("etag").expect("the response has an etag")
+    }
+
+    fn json(&self) -> Value {
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/json"),
+            "{self:?}"
+        );
+        serde_json::from_slice(&self.body).unwrap()
     }
 
     /// The one line of a message.

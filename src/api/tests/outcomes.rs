@@ -244,3 +244,24 @@ fn what_is_on_its_way_counts_towards_the_quota() {
     cluster.set(Mode::Serve);
     assert_eq!(cluster.put("/b", &[7; 100]).status, 204);
 }
+
+#[test]
+fn failed_is_not_unknown_for_many_keys_either() {
+    let cluster = Cluster::start();
+    let txn = r#"{"operations":[{"op":"put","key":"a","value":"1"}]}"#;
+    for (mode, status, outcome) in [
+        (Mode::Refuse(NotProposed::QueueFull), 503, "none"),
+        (Mode::Drop, 504, "unknown"),
+    ] {
+        cluster.set(mode);
+        for (target, body) in [("/-/txn", txn), ("/key", r#"{"a":"1"}"#)] {
+            let response = cluster.post(target, body);
+            assert_eq!(response.status, status, "{target}");
+            assert_eq!(
+                response.header("x-raftkvd-outcome"),
+                Some(outcome),
+                "{target}"
+            );
+        }
+    }
+}
