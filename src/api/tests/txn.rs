@@ -79,194 +79,141 @@ fn a_transaction_does_all_or_says_which_conditions_fail() {
     assert_eq!(cluster.get("/to").status, 404);
 }
 
+/// Bodies that are no transaction.
+const WRONG_BODIES: [(&str, &str); 9] = [
+    ("", "EOF"),
+    ("[]", "an object"),
+    ("{}", "neither conditions nor operations"),
+    (r#"{"operations":[],"conditions":[]}"#, "neither"),
+    (
+        r#"{"operations":[],"operations":[]}"#,
+        "\"operations\" is there twice",
+    ),
+    (
+        r#"{"ops":[]}"#,
+        "unknown name \"ops\": there are conditions, operations",
+    ),
+    (r#"{"operations":{"swordfish":1}}"#, "a list of operations"),
+    (r#"{"operations":"swordfish"}"#, "a list of operations"),
+    (
+        r#"{"operations":["swordfish"]}"#,
+        "an object with some of op, key",
+    ),
+];
+
+/// Operations that can't stand behind one that puts a value at the key a.
+const WRONG_OPERATIONS: [(&str, &str); 15] = [
+    (
+        r#"{"op":"put","key":"a","value":"2"}"#,
+        "operations[1]: another operation writes the same key",
+    ),
+    (
+        r#"{"op":"delete","key":"%61","encoded":true}"#,
+        "operations[1]: another",
+    ),
+    (r#"{"op":"put","key":"b"}"#, "a put has a \"value\""),
+    (
+        r#"{"op":"put","value":"swordfish"}"#,
+        "operations[1]: it has no \"key\"",
+    ),
+    (
+        r#"{"op":"delete","key":"b","value":"swordfish"}"#,
+        "a delete has no value",
+    ),
+    (
+        r#"{"op":"put","key":"b","value":"swordfish","value_base64":""}"#,
+        "both",
+    ),
+    (
+        r#"{"op":"put","key":"b","value_base64":"swordfish!"}"#,
+        "not base64",
+    ),
+    (
+        r#"{"op":"put","key":"b","value":7}"#,
+        "a string for \"value\"",
+    ),
+    (r#"{"op":"swap","key":"b"}"#, "\"op\" has to be"),
+    (r#"{"key":"b"}"#, "\"op\" has to be"),
+    (
+        r#"{"op":"delete","key":""}"#,
+        "operations[1]: the key is empty",
+    ),
+    (
+        r#"{"op":"delete","key":"%F","encoded":true}"#,
+        "two hexadecimal digits",
+    ),
+    (
+        r#"{"op":"delete","key":"b","key":"c"}"#,
+        "\"key\" is there twice",
+    ),
+    (
+        r#"{"op":"delete","key":"b","if":"x"}"#,
+        "unknown name \"if\"",
+    ),
+    (
+        r#"{"op":"delete","key":"b","encoded":"yes"}"#,
+        "true or false for \"encoded\"",
+    ),
+];
+
+const WRONG_CONDITIONS: [(&str, &str); 8] = [
+    (r#"{"key":"a"}"#, "conditions[0]: a condition has one of"),
+    (r#"{"key":"a","etag":"7","exists":true}"#, "has one of"),
+    (r#"{"key":"a","etag":"07"}"#, "is not an etag"),
+    (r#"{"key":"a","etag":"W/\"7\""}"#, "is not an etag"),
+    (r#"{"key":"a","etag":-1}"#, "an etag such as"),
+    (r#"{"key":"a","etag":"*"}"#, "is not an etag"),
+    (r#"{"key":"a","exists":1}"#, "true or false for \"exists\""),
+    (
+        r#"{"key":"a","value":"swordfish"}"#,
+        "unknown name \"value\"",
+    ),
+];
+
+fn with_operation(operation: &str) -> String {
+    format!(r#"{{"operations":[{{"op":"put","key":"a","value":"swordfish"}},{operation}]}}"#)
+}
+
+fn with_condition(condition: &str) -> String {
+    format!(
+        r#"{{"conditions":[{condition}],"operations":[{{"op":"put","key":"a","value":"swordfish"}}]}}"#
+    )
+}
+
+/// The body is refused with this status, in these words, and without its values.
+fn assert_refused(cluster: &Cluster, status: u16, body: &str, words: &str) {
+    let refused = cluster.post("/-/txn", body);
+    let shown = &body[..body.len().min(200)];
+    assert_eq!(refused.status, status, "{shown}: {refused:?}");
+    let text = refused.text();
+    assert!(text.contains(words), "{shown}: {text}");
+    assert!(!text.contains("swordfish"), "{text}");
+}
+
 #[test]
 fn what_is_wrong_with_a_transaction_is_said_and_nothing_is_written() {
     let cluster = Cluster::start();
-    let operations = |operations: &str| {
-        format!(r#"{{"operations":[{{"op":"put","key":"a","value":"swordfish"}},{operations}]}}"#)
-    };
-    let condition = |condition: &str| {
-        format!(
-            r#"{{"conditions":[{condition}],"operations":[{{"op":"put","key":"a","value":"swordfish"}}]}}"#
-        )
-    };
+    let bodies = WRONG_BODIES.map(|(body, words)| (body.to_owned(), words));
+    let operations = WRONG_OPERATIONS.map(|(wrong, words)| (with_operation(wrong), words));
+    let conditions = WRONG_CONDITIONS.map(|(wrong, words)| (with_condition(wrong), words));
+    for (body, words) in bodies.iter().chain(&operations).chain(&conditions) {
+        assert_refused(&cluster, 400, body, words);
+    }
     let delete = r#"{"op":"delete","key":"k"}"#;
     let many = format!(r#"{{"operations":[{}]}}"#, vec![delete; 1_025].join(","));
-    let long = "k".repeat(65);
-    for (status, body, words) in [
-        (400, String::new(), "EOF"),
-        (400, "[]".to_owned(), "an object"),
-        (400, "{}".to_owned(), "neither conditions nor operations"),
+    let (key, value) = ("k".repeat(65), "v".repeat(100_001));
+    let long_key = with_operation(&format!(r#"{{"op":"delete","key":"{key}"}}"#));
+    let long_value = format!(r#"{{"op":"put","key":"b","value":"{value}"}}"#);
+    for (body, words) in [
+        (long_key, "65 bytes, at most 64"),
+        (with_operation(&long_value), "100001 bytes"),
+        (many, "too many operations, at most 1024"),
         (
-            400,
-            r#"{"operations":[],"conditions":[]}"#.to_owned(),
-            "neither",
-        ),
-        (
-            400,
-            r#"{"operations":[],"operations":[]}"#.to_owned(),
-            "\"operations\" is there twice",
-        ),
-        (
-            400,
-            r#"{"ops":[]}"#.to_owned(),
-            "unknown name \"ops\": there are conditions, operations",
-        ),
-        (
-            400,
-            r#"{"operations":{"swordfish":1}}"#.to_owned(),
-            "a list of operations",
-        ),
-        (
-            400,
-            r#"{"operations":"swordfish"}"#.to_owned(),
-            "a list of operations",
-        ),
-        (
-            400,
-            r#"{"operations":["swordfish"]}"#.to_owned(),
-            "an object with some of op, key",
-        ),
-        (
-            400,
-            operations(r#"{"op":"put","key":"a","value":"2"}"#),
-            "operations[1]: another operation writes the same key",
-        ),
-        (
-            400,
-            operations(r#"{"op":"delete","key":"%61","encoded":true}"#),
-            "operations[1]: another",
-        ),
-        (
-            400,
-            operations(r#"{"op":"put","key":"b"}"#),
-            "a put has a \"value\"",
-        ),
-        (
-            400,
-            operations(r#"{"op":"put","value":"swordfish"}"#),
-            "operations[1]: it has no \"key\"",
-        ),
-        (
-            400,
-            operations(r#"{"op":"delete","key":"b","value":"swordfish"}"#),
-            "a delete has no value",
-        ),
-        (
-            400,
-            operations(r#"{"op":"put","key":"b","value":"swordfish","value_base64":""}"#),
-            "both",
-        ),
-        (
-            400,
-            operations(r#"{"op":"put","key":"b","value_base64":"swordfish!"}"#),
-            "not base64",
-        ),
-        (
-            400,
-            operations(r#"{"op":"put","key":"b","value":7}"#),
-            "a string for \"value\"",
-        ),
-        (
-            400,
-            operations(r#"{"op":"swap","key":"b"}"#),
-            "\"op\" has to be",
-        ),
-        (400, operations(r#"{"key":"b"}"#), "\"op\" has to be"),
-        (
-            400,
-            operations(r#"{"op":"delete","key":""}"#),
-            "operations[1]: the key is empty",
-        ),
-        (
-            400,
-            operations(r#"{"op":"delete","key":"%F","encoded":true}"#),
-            "two hexadecimal digits",
-        ),
-        (
-            400,
-            operations(r#"{"op":"delete","key":"b","key":"c"}"#),
-            "\"key\" is there twice",
-        ),
-        (
-            400,
-            operations(r#"{"op":"delete","key":"b","if":"x"}"#),
-            "unknown name \"if\"",
-        ),
-        (
-            400,
-            operations(r#"{"op":"delete","key":"b","encoded":"yes"}"#),
-            "true or false for \"encoded\"",
-        ),
-        (
-            400,
-            condition(r#"{"key":"a"}"#),
-            "conditions[0]: a condition has one of",
-        ),
-        (
-            400,
-            condition(r#"{"key":"a","etag":"7","exists":true}"#),
-            "has one of",
-        ),
-        (
-            400,
-            condition(r#"{"key":"a","etag":"07"}"#),
-            "is not an etag",
-        ),
-        (
-            400,
-            condition(r#"{"key":"a","etag":"W/\"7\""}"#),
-            "is not an etag",
-        ),
-        (
-            400,
-            condition(r#"{"key":"a","etag":-1}"#),
-            "an etag such as",
-        ),
-        (
-            400,
-            condition(r#"{"key":"a","etag":"*"}"#),
-            "is not an etag",
-        ),
-        (
-            400,
-            condition(r#"{"key":"a","exists":1}"#),
-            "true or false for \"exists\"",
-        ),
-        (
-            400,
-            condition(r#"{"key":"a","value":"swordfish"}"#),
-            "unknown name \"value\"",
-        ),
-        (
-            413,
-            operations(&format!(r#"{{"op":"delete","key":"{long}"}}"#)),
-            "65 bytes, at most 64",
-        ),
-        (
-            413,
-            operations(&format!(
-                r#"{{"op":"put","key":"b","value":"{}"}}"#,
-                "v".repeat(100_001)
-            )),
-            "100001 bytes",
-        ),
-        (413, many, "too many operations, at most 1024"),
-        (
-            413,
             " ".repeat(config::TXN_BODY_BYTES_MAX + 1),
             "the body is too large",
         ),
     ] {
-        let refused = cluster.post("/-/txn", &body);
-        let shown = &body[..body.len().min(200)];
-        assert_eq!(refused.status, status, "{shown}: {refused:?}");
-        assert!(
-            refused.text().contains(words),
-            "{shown}: {}",
-            refused.text()
-        );
-        assert!(!refused.text().contains("swordfish"), "{}", refused.text());
+        assert_refused(&cluster, 413, &body, words);
     }
     let valid = r#"{"operations":[{"op":"put","key":"a","value":"1"}]}"#;
     let conditional = cluster.send("POST", "/-/txn", &["If-None-Match: *"], valid.as_bytes());
