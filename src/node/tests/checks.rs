@@ -5,94 +5,66 @@ use super::*;
 #[test]
 fn a_commit_beyond_the_log_ends_the_node_when_its_leader_says_so_twice() {
     let mut cluster = Cluster::new(3);
-    let once = |cluster: &mut Cluster, received: Received| {
-        cluster.node(1).step(received);
-        cluster.work(1);
-        cluster.hosts[&1].exit.clone()
-    };
+    let said = heartbeat(2, 1, 5, 99);
     // Nobody that can't be judged ends it, however often.
     for _ in 0..5 {
-        let message = heartbeat(2, 1, 5, 99);
-        let bound = None;
-        assert_eq!(once(&mut cluster, Received { message, bound }), None);
+        cluster.hear_as(said.clone(), None);
+        assert_eq!(cluster.exit(1), None);
     }
     // A first word of whoever leads this term, and then two more.
-    for expected in [None, None] {
-        let said = of_member(heartbeat(2, 1, 5, 99));
-        assert_eq!(once(&mut cluster, said), expected);
+    for _ in 0..2 {
+        cluster.hear(said.clone());
+        assert_eq!(cluster.exit(1), None);
     }
+    cluster.hear(said);
     let exit = Exit::LostTail {
         by: 2,
         committed: 99,
         last: 1,
     };
-    assert_eq!(
-        once(&mut cluster, of_member(heartbeat(2, 1, 5, 99))),
-        Some(exit)
-    );
+    assert_eq!(cluster.exit(1), Some(exit));
 }
 
 #[test]
 fn two_leaders_in_one_term_end_the_node_that_hears_both() {
-    let mut cluster = Cluster::new(3);
-    let leader = cluster.elect();
-    let term = cluster.node(leader).raw.raft.term;
-    let [hears, other]: [u64; 2] = (1..=3)
-        .filter(|id| *id != leader)
-        .collect::<Vec<_>>()
-        .try_into()
-        .unwrap();
+    let (mut cluster, leader) = Cluster::elected(3);
+    let term = cluster.term(leader);
+    let [hears, other] = cluster.others(leader);
     let sender = 10 * other;
     for (bound, ends) in [
         (None, false),
         (Some(sender + 1), false),
         (Some(sender), true),
     ] {
-        let message = heartbeat(other, hears, term, 1);
-        cluster.node(hears).step(Received { message, bound });
-        cluster.work(hears);
-        let exit = cluster.hosts[&hears].exit.as_ref();
-        let told = matches!(exit, Some(Exit::TwoLeaders { known, .. }) if *known == leader);
+        cluster.hear_as(heartbeat(other, hears, term, 1), bound);
+        let exit = cluster.exit(hears);
+        let told = matches!(exit, Some(Exit::TwoLeaders { known, .. }) if known == leader);
         assert_eq!(told, ends, "{exit:?}");
     }
 }
 
 #[test]
 fn a_parted_log_ends_the_member_that_has_proof_of_it() {
-    let mut cluster = Cluster::new(3);
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::elected(3);
     drop(cluster.put(leader, "a"));
     cluster.tick(5);
-    let term = cluster.node(leader).raw.raft.term;
-    let last = cluster.node(leader).raw.raft.raft_log.last_index();
-    let [follower, other]: [u64; 2] = (1..=3)
-        .filter(|id| *id != leader)
-        .collect::<Vec<_>>()
-        .try_into()
-        .unwrap();
+    let (term, last) = (cluster.term(leader), cluster.last(leader));
+    let [follower, other] = cluster.others(leader);
     // The leader: a follower has more of this term than there is.
-    let mut answer = Message::default();
-    answer.set_msg_type(MessageType::MsgAppendResponse);
-    (answer.from, answer.to, answer.term) = (follower, leader, term);
+    let mut answer = message(MessageType::MsgAppendResponse, follower, leader, term);
     answer.index = last + 18;
-    cluster.node(leader).step(of_member(answer));
-    cluster.work(leader);
+    cluster.hear(answer);
     let (by, index) = (follower, last + 18);
-    let exit = Some(Exit::PartedLog { by, index });
-    assert_eq!(cluster.hosts[&leader].exit, exit);
+    assert_eq!(cluster.exit(leader), Some(Exit::PartedLog { by, index }));
     // A follower: another leader has another entry where this one's is committed.
-    let mut append = Message::default();
-    append.set_msg_type(MessageType::MsgAppend);
-    (append.from, append.to, append.term) = (other, follower, term + 5);
+    let mut append = message(MessageType::MsgAppend, other, follower, term + 5);
     (append.index, append.log_term) = (1, 1);
     let mut entry = Entry::default();
     (entry.index, entry.term) = (2, term + 5);
     append.set_entries(vec![entry].into());
-    cluster.node(follower).step(of_member(append));
-    cluster.work(follower);
+    cluster.hear(append);
     let (by, index) = (other, 2);
-    let exit = Some(Exit::PartedLog { by, index });
-    assert_eq!(cluster.hosts[&follower].exit, exit);
+    assert_eq!(cluster.exit(follower), Some(Exit::PartedLog { by, index }));
 }
 
 #[test]
@@ -108,16 +80,12 @@ fn what_no_member_would_send_never_reaches_raft() {
         |m: &mut Message, _: &Entry| m.log_term = u64::MAX,
         |m: &mut Message, entry: &Entry| m.set_entries(vec![entry.clone()].into()),
     ] {
-        let mut message = heartbeat(2, 1, 2, 0);
-        message.set_msg_type(MessageType::MsgAppend);
-        change(&mut message, &entry);
-        cluster.node(1).step(of_member(message));
-        cluster.work(1);
+        let mut append = message(MessageType::MsgAppend, 2, 1, 2);
+        change(&mut append, &entry);
+        cluster.hear(append);
         assert_eq!(cluster.node(1).status(), before);
     }
     // From somebody who can't be judged, no term far above the own one either.
-    let message = heartbeat(2, 1, 1 << 33, 0);
-    let bound = None;
-    cluster.node(1).step(Received { message, bound });
+    cluster.hear_as(heartbeat(2, 1, 1 << 33, 0), None);
     assert_eq!(cluster.node(1).status(), before);
 }

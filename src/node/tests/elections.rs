@@ -6,8 +6,8 @@ use super::*;
 fn a_sole_voter_says_nothing_in_a_term_that_its_disk_does_not_know() {
     let mut cluster = Cluster::new(1);
     let mut outcome = cluster.change(1, Kind::AddMember, 2);
-    cluster.add_host(2, Recovered::default());
-    cluster.deliver_until(|cluster| !cluster.node(2).members().members.is_empty());
+    cluster.start_empty(2);
+    cluster.deliver_until(|cluster| !cluster.members(2).members.is_empty());
     // It does not become a voter, for nobody hears that it has caught up.
     cluster.cut.push((2, 1));
     cluster.settle();
@@ -15,7 +15,7 @@ fn a_sole_voter_says_nothing_in_a_term_that_its_disk_does_not_know() {
     assert!(cluster.node(1).is_alone(), "2 is no learner any more");
     let before = cluster.node(1).status().term;
     cluster.crash(1);
-    cluster.hosts.get_mut(&1).unwrap().slow_disk = true;
+    cluster.host(1).slow_disk = true;
     cluster.start(1);
     assert!(cluster.node(1).is_leader());
     let mut outcome = cluster.put(1, "a");
@@ -23,98 +23,76 @@ fn a_sole_voter_says_nothing_in_a_term_that_its_disk_does_not_know() {
     assert_eq!(cluster.hosts[&1].disk.hard_state.term, before);
     // A crash here would let it lead in the same term again, with another entry in the place of this one.
     assert_eq!(cluster.node(2).status().term, before);
-    cluster.hosts.get_mut(&1).unwrap().slow_disk = false;
+    cluster.host(1).slow_disk = false;
     cluster.tick(5);
     applied(&mut outcome);
     assert_eq!(cluster.node(2).status().term, before + 1);
 }
 
-/// Every survivor's host learns that this process is gone.
-fn kill(cluster: &mut Cluster, id: u64) {
-    cluster.crash(id);
-    for other in 1..=cluster.hosts.len() as u64 {
-        if cluster.hosts[&other].node.is_some() {
-            cluster.node(other).peer_gone(id);
-        }
-    }
-}
-
 #[test]
 fn survivors_of_a_leader_that_is_gone_elect_one_of_them_within_ticks_and_one_term() {
     for (size, killed) in [(3, 1), (3, 2), (3, 3), (5, 1), (5, 4)] {
-        let mut cluster = Cluster::new(size);
-        cluster.elect();
-        while leader(&mut cluster) != killed {
+        let (mut cluster, _) = Cluster::elected(size);
+        while cluster.leader() != killed {
             let current = cluster.elect();
             cluster.node(current).raw.transfer_leader(killed);
             cluster.tick(1);
         }
-        let term = cluster.node(killed).raw.raft.term;
+        let term = cluster.term(killed);
         // The highest id does not win, so it has to ask.
         let follower = (1..=size).rfind(|id| *id != killed).unwrap();
         // They are lost on their way to a leader that is no more.
         let mut outcome = cluster.put(follower, "a");
         let mut read = cluster.read(follower);
-        kill(&mut cluster, killed);
+        cluster.kill(killed);
         cluster.tick(3);
-        let next = leader(&mut cluster);
+        let next = cluster.leader();
         assert!(next != 0 && next != killed, "no leader after 3 ticks");
-        assert_eq!(cluster.node(next).raw.raft.term, term + 1);
+        assert_eq!(cluster.term(next), term + 1);
         applied(&mut outcome);
-        assert_eq!(read.try_recv(), Ok(Some(Ok(()))));
+        done(&mut read);
     }
 }
 
 #[test]
 fn survivors_whose_votes_cross_are_kept_apart_by_their_turns() {
-    let mut cluster = Cluster::new(3);
-    let gone = cluster.elect();
-    kill(&mut cluster, gone);
+    let (mut cluster, gone) = Cluster::elected(3);
+    cluster.kill(gone);
     // What is said takes almost a heartbeat to arrive.
     let mut late = VecDeque::new();
     for _ in 0..8 {
-        for id in (1..=3).filter(|id| *id != gone) {
+        for id in cluster.running() {
             cluster.node(id).tick();
             cluster.work(id);
         }
         let said = std::mem::take(&mut cluster.wires);
         cluster.wires = std::mem::replace(&mut late, said);
         while let Some(message) = cluster.wires.pop_front() {
-            let to = message.to;
-            if to != gone {
-                cluster.node(to).step(of_member(message));
+            if message.to != gone {
                 let answers = cluster.wires.len();
-                cluster.work(to);
+                cluster.hear(message);
                 late.extend(cluster.wires.drain(answers..));
             }
         }
     }
-    assert_ne!(leader(&mut cluster), 0, "no leader after 8 ticks");
+    assert_ne!(cluster.leader(), 0, "no leader after 8 ticks");
 }
 
 #[test]
 fn a_survivor_that_lags_leaves_the_next_turn_to_the_other() {
-    let mut cluster = Cluster::new(3);
-    let gone = cluster.elect();
-    let [first, second]: [u64; 2] = (1..=3)
-        .filter(|id| *id != gone)
-        .collect::<Vec<_>>()
-        .try_into()
-        .unwrap();
+    let (mut cluster, gone) = Cluster::elected(3);
+    let [first, second] = cluster.others(gone);
     cluster.cut.push((gone, first));
-    let mut outcome = cluster.put(gone, "a");
-    cluster.settle();
-    applied(&mut outcome);
-    kill(&mut cluster, gone);
+    cluster.write(gone, "a");
+    cluster.kill(gone);
     cluster.tick(6);
-    assert_eq!(leader(&mut cluster), second);
+    assert_eq!(cluster.leader(), second);
 }
 
 #[test]
 fn a_wrong_report_does_not_depose_a_leader_that_lives() {
-    let mut cluster = Cluster::new(3);
-    let living = cluster.elect();
-    let term = cluster.node(living).raw.raft.term;
+    let (mut cluster, living) = Cluster::elected(3);
+    let term = cluster.term(living);
     let follower = cluster.follower(living);
     for _ in 0..50 {
         cluster.node(follower).peer_gone(living);
@@ -124,16 +102,15 @@ fn a_wrong_report_does_not_depose_a_leader_that_lives() {
         cluster.node(living).peer_gone(follower);
         cluster.node(living).peer_gone(living);
         cluster.tick(5);
-        assert_eq!(leader(&mut cluster), living);
-        assert_eq!(cluster.node(living).raw.raft.term, term);
+        assert_eq!(cluster.leader(), living);
+        assert_eq!(cluster.term(living), term);
         applied(&mut outcome);
     }
 }
 
 #[test]
 fn the_last_words_of_a_leader_that_is_gone_delay_its_successor_by_heartbeats_only() {
-    let mut cluster = Cluster::new(3);
-    let gone = cluster.elect();
+    let (mut cluster, gone) = Cluster::elected(3);
     cluster.tick(1);
     let mut words = Vec::new();
     for _ in 0..2 {
@@ -142,46 +119,40 @@ fn the_last_words_of_a_leader_that_is_gone_delay_its_successor_by_heartbeats_onl
         words.extend(cluster.wires.drain(..));
     }
     assert!(!words.is_empty());
-    kill(&mut cluster, gone);
+    cluster.kill(gone);
     cluster.tick(1);
     for message in words {
-        let to = message.to;
-        cluster.node(to).step(of_member(message));
-        cluster.work(to);
+        cluster.hear(message);
     }
-    assert_eq!(leader(&mut cluster), gone);
+    assert_eq!(cluster.leader(), gone);
     cluster.tick(8);
-    let next = leader(&mut cluster);
+    let next = cluster.leader();
     assert!(next != 0 && next != gone, "{next}");
 }
 
 #[test]
 fn a_cluster_that_was_restarted_elects_without_its_timeout_and_a_member_that_was_keeps_still() {
-    let mut cluster = Cluster::new(3);
-    cluster.elect();
+    let (mut cluster, _) = Cluster::elected(3);
     drop(cluster.put(1, "a"));
     cluster.tick(3);
-    let connect = |cluster: &mut Cluster, id: u64| {
-        for peer in (1..=3).filter(|peer| *peer != id) {
+    let start = |cluster: &mut Cluster, id: u64| {
+        cluster.start(id);
+        for peer in cluster.others::<2>(id) {
             cluster.node(id).peer_connected(peer);
         }
     };
+    cluster.crash_all();
     for id in 1..=3 {
-        cluster.crash(id);
-    }
-    for id in 1..=3 {
-        cluster.start(id);
-        connect(&mut cluster, id);
+        start(&mut cluster, id);
     }
     cluster.tick(4);
-    let living = leader(&mut cluster);
+    let living = cluster.leader();
     assert_ne!(living, 0);
-    let term = cluster.node(living).raw.raft.term;
+    let term = cluster.term(living);
     let follower = cluster.follower(living);
     cluster.crash(follower);
-    cluster.start(follower);
-    connect(&mut cluster, follower);
+    start(&mut cluster, follower);
     cluster.tick(20);
-    assert_eq!(leader(&mut cluster), living);
-    assert_eq!(cluster.node(living).raw.raft.term, term);
+    assert_eq!(cluster.leader(), living);
+    assert_eq!(cluster.term(living), term);
 }

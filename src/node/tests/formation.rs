@@ -6,7 +6,7 @@ use super::*;
 fn unformed(size: u64) -> Cluster {
     let mut cluster = Cluster::of(Members::first(&list(size), 10));
     for id in 2..=size {
-        cluster.add_host(id, Recovered::default());
+        cluster.start_empty(id);
     }
     cluster.settle();
     cluster
@@ -18,17 +18,15 @@ fn a_cluster_forms_within_ticks_once_all_listed_have_answered() {
         let mut cluster = unformed(size);
         for id in 2..=size {
             cluster.tick(20);
-            assert_eq!(cluster.node(1).members().members.len(), 1);
-            answers(&mut cluster, 1, id);
+            assert_eq!(cluster.members(1).members.len(), 1);
+            cluster.dial(1, id);
         }
         cluster.settle();
         // No step of it waits for a tick.
         for id in 1..=size {
-            assert_eq!(closed(&mut cluster, id), None, "member {id} of {size}");
-            assert_eq!(cluster.node(id).members().voters().count(), size as usize);
-            let mut outcome = cluster.put(id, "a");
-            cluster.settle();
-            applied(&mut outcome);
+            assert_eq!(cluster.closed(id), None, "member {id} of {size}");
+            assert_eq!(cluster.members(id).voters().count(), size as usize);
+            cluster.write(id, "a");
         }
     }
 }
@@ -36,85 +34,79 @@ fn a_cluster_forms_within_ticks_once_all_listed_have_answered() {
 #[test]
 fn a_member_says_whom_a_cluster_that_forms_waits_for() {
     let mut cluster = unformed(3);
-    let first = closed(&mut cluster, 1).unwrap();
+    let first = cluster.closed(1).unwrap();
     assert_eq!(first.0, ClosedKind::Forming);
     assert_eq!(
         first.1,
         "forming: 1 of 3 members are in; start member 2 (http://host:2); start member 3 (http://host:3)"
     );
-    let other = closed(&mut cluster, 2).unwrap();
     assert_eq!(
-        other.1,
+        cluster.closed(2).unwrap().1,
         "forming: member 2 waits for member 1 (http://host:1), which begins the cluster and adds it"
     );
-    answers(&mut cluster, 1, 2);
-    let first = closed(&mut cluster, 1).unwrap().1;
-    assert!(
-        first.contains("member 2 (http://host:2) is being added; start member 3"),
-        "{first}"
-    );
+    let assert_told = |cluster: &Cluster, words: &str| {
+        let told = cluster.closed(1).unwrap().1;
+        assert!(told.contains(words), "{told}");
+    };
+    cluster.dial(1, 2);
+    let added = "member 2 (http://host:2) is being added; start member 3";
+    assert_told(&cluster, added);
     let stranger = refusal(3, Reason::WrongCluster { other_life: false });
     cluster.node(1).refused(stranger);
-    let first = closed(&mut cluster, 1).unwrap().1;
-    assert!(
-        first.contains("member 3 (http://host:3) belongs to another cluster"),
-        "{first}"
-    );
+    let elsewhere = "member 3 (http://host:3) belongs to another cluster";
+    assert_told(&cluster, elsewhere);
 }
 
 /// Starts it again with another list.
 fn start_with_list(cluster: &mut Cluster, id: u64, list: BTreeMap<u64, PeerUrl>) {
-    cluster.crash(id);
     cluster.list = list;
-    cluster.start(id);
+    cluster.restart(id);
     cluster.tick(5);
 }
 
 #[test]
 fn a_first_that_has_added_nobody_forms_by_the_list_of_its_newest_start() {
     let mut cluster = unformed(3);
-    answers(&mut cluster, 1, 2);
+    cluster.dial(1, 2);
     let mut right = list(3);
     right.insert(3, url(9));
     start_with_list(&mut cluster, 1, right.clone());
-    assert_eq!(cluster.node(1).members().forming, right);
-    assert_eq!(cluster.node(1).members().members.len(), 1);
+    assert_eq!(cluster.members(1).forming, right);
+    assert_eq!(cluster.members(1).members.len(), 1);
     // It is in the log: a start without it goes on with it.
     start_with_list(&mut cluster, 1, BTreeMap::new());
-    assert_eq!(cluster.node(1).members().forming, right);
+    assert_eq!(cluster.members(1).forming, right);
     // Whoever is at the mistaken place is nobody.
-    answers(&mut cluster, 1, 2);
-    answers(&mut cluster, 1, 3);
+    cluster.dial(1, 2);
+    cluster.dial(1, 3);
     cluster.tick(20);
-    assert_eq!(cluster.node(1).members().members.len(), 1);
-    let mut there = met(&cluster, 3, true);
+    assert_eq!(cluster.members(1).members.len(), 1);
+    let mut there = cluster.met(3);
     there.url = url(9);
     cluster.node(1).met(there);
     cluster.settle();
-    assert_eq!(closed(&mut cluster, 1), None);
-    assert_eq!(cluster.node(1).members().members[&3].url, url(9));
+    assert_eq!(cluster.closed(1), None);
+    assert_eq!(cluster.members(1).members[&3].url, url(9));
 }
 
 #[test]
 fn a_first_that_was_to_be_one_of_several_may_become_a_cluster_of_one() {
     let mut cluster = unformed(3);
     start_with_list(&mut cluster, 1, list(1));
-    assert_eq!(closed(&mut cluster, 1), None);
-    let mut outcome = cluster.put(1, "a");
-    cluster.settle();
-    applied(&mut outcome);
+    assert_eq!(cluster.closed(1), None);
+    cluster.write(1, "a");
 }
 
 #[test]
 fn a_list_stays_once_a_member_was_added_by_it() {
     let mut cluster = unformed(3);
-    answers(&mut cluster, 1, 2);
+    cluster.dial(1, 2);
     cluster.cut = vec![(1, 3)];
-    answers(&mut cluster, 1, 3);
+    cluster.dial(1, 3);
     cluster.settle();
-    assert!(cluster.node(1).members().members.len() > 1);
+    assert!(cluster.members(1).members.len() > 1);
     let mut other = list(3);
     other.insert(3, url(9));
     start_with_list(&mut cluster, 1, other);
-    assert_ne!(cluster.node(1).members().forming.get(&3), Some(&url(9)));
+    assert_ne!(cluster.members(1).forming.get(&3), Some(&url(9)));
 }

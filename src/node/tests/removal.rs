@@ -4,32 +4,22 @@ use super::*;
 
 #[test]
 fn a_removed_follower_learns_of_it_and_leaves() {
-    let mut cluster = Cluster::new(3);
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::elected(3);
     let follower = cluster.follower(leader);
-    let mut outcome = cluster.change(leader, Kind::RemoveMember, follower);
-    cluster.settle();
-    applied(&mut outcome);
+    cluster.remove(leader, follower);
     cluster.tick(40);
-    assert!(matches!(
-        cluster.hosts[&follower].exit,
-        Some(Exit::Removed { .. })
-    ));
-    assert_eq!(cluster.node(leader).members().voters().count(), 2);
+    cluster.assert_removed(follower);
+    assert_eq!(cluster.members(leader).voters().count(), 2);
 }
 
 #[test]
 fn a_leader_that_is_removed_hands_over_first_and_leaves() {
     for size in [2, 3] {
-        let mut cluster = Cluster::new(size);
-        let leader = cluster.elect();
+        let (mut cluster, leader) = Cluster::elected(size);
         let mut outcome = cluster.change(leader, Kind::RemoveMember, leader);
         cluster.tick(60);
         applied(&mut outcome);
-        assert!(matches!(
-            cluster.hosts[&leader].exit,
-            Some(Exit::Removed { .. })
-        ));
+        cluster.assert_removed(leader);
         cluster.crash(leader);
         let next = cluster.elect();
         assert_ne!(next, leader);
@@ -41,19 +31,14 @@ fn a_leader_that_is_removed_hands_over_first_and_leaves() {
 
 #[test]
 fn from_two_members_to_one_a_crash_of_the_survivor_strands_nobody() {
-    let mut cluster = Cluster::new(2);
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::elected(2);
     let other = cluster.follower(leader);
     let mut outcome = cluster.change(leader, Kind::RemoveMember, other);
     // The survivor commits and applies the removal, and crashes before anything further is on its disk.
-    while cluster.node(leader).members().voters().count() == 2 {
+    while cluster.members(leader).voters().count() == 2 {
         let message = cluster.wires.pop_front().expect("the removal commits");
-        let to = message.to;
-        cluster.node(to).step(of_member(message));
-        if to == leader {
-            cluster.hosts.get_mut(&leader).unwrap().slow_disk = true;
-        }
-        cluster.work(to);
+        cluster.host(leader).slow_disk |= message.to == leader;
+        cluster.hear(message);
     }
     assert_eq!(
         outcome.try_recv(),
@@ -61,51 +46,42 @@ fn from_two_members_to_one_a_crash_of_the_survivor_strands_nobody() {
         "the operator was told before the survivor could do without the other"
     );
     cluster.crash(leader);
-    cluster.hosts.get_mut(&leader).unwrap().slow_disk = false;
+    cluster.host(leader).slow_disk = false;
     cluster.tick(30);
     assert_eq!(
-        cluster.hosts[&other].exit, None,
+        cluster.exit(other),
+        None,
         "it left before the survivor could do without it"
     );
     cluster.start(leader);
     cluster.tick(100);
-    assert!(matches!(
-        cluster.hosts[&other].exit,
-        Some(Exit::Removed { .. })
-    ));
+    cluster.assert_removed(other);
     cluster.crash(other);
-    cluster.crash(leader);
-    cluster.start(leader);
+    cluster.restart(leader);
     cluster.tick(50);
     assert!(cluster.node(leader).is_leader());
 }
 
 #[test]
 fn a_learner_that_knows_of_a_removal_does_not_send_the_removed_home() {
-    let mut cluster = Cluster::new(2);
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::elected(2);
     let other = cluster.follower(leader);
     cluster.slow_snapshots = true;
     let mut outcome = cluster.change(leader, Kind::AddMember, 3);
-    cluster.add_host(3, Recovered::default());
+    cluster.start_empty(3);
     cluster.tick(5);
     applied(&mut outcome);
     assert!(!cluster.sent.is_empty());
     // Everybody hears that the removal is committed. The only voter that stays forgets it again.
-    cluster.hosts.get_mut(&leader).unwrap().slow_disk = true;
+    cluster.host(leader).slow_disk = true;
     let mut outcome = cluster.change(leader, Kind::RemoveMember, other);
-    let knows =
-        |cluster: &mut Cluster, id| !cluster.node(id).members().members.contains_key(&other);
+    let knows = |cluster: &Cluster, id| !cluster.members(id).members.contains_key(&other);
     for _ in 0..10 {
         cluster.work(leader);
-        let job = cluster.hosts.get_mut(&leader).unwrap().jobs.pop_front();
+        let job = cluster.host(leader).jobs.pop_front();
         // Its entry is durable and its commit index is not.
-        if let Some(job) = job.filter(|_| !knows(&mut cluster, leader)) {
-            let host = cluster.hosts.get_mut(&leader).unwrap();
-            let node = host.node.as_mut().unwrap();
-            save(&mut host.disk, &job.save, node);
-            node.persisted(job.number);
-            cluster.wires.extend(job.messages);
+        if let Some(job) = job.filter(|_| !knows(&cluster, leader)) {
+            cluster.make_durable(leader, job);
         }
         cluster.settle();
     }
@@ -113,20 +89,17 @@ fn a_learner_that_knows_of_a_removal_does_not_send_the_removed_home() {
     cluster.deliver_snapshots();
     cluster.settle();
     for id in [leader, other, 3] {
-        assert!(knows(&mut cluster, id), "{id} does not know of the removal");
+        assert!(knows(&cluster, id), "{id} does not know of the removal");
     }
     assert_eq!(outcome.try_recv(), Ok(None), "told before it was settled");
     cluster.crash(leader);
-    cluster.hosts.get_mut(&leader).unwrap().slow_disk = false;
+    cluster.host(leader).slow_disk = false;
     cluster.tick(50);
-    assert_eq!(cluster.hosts[&other].exit, None);
+    assert_eq!(cluster.exit(other), None);
     cluster.start(leader);
-    assert!(!knows(&mut cluster, leader), "nothing was forgotten");
+    assert!(!knows(&cluster, leader), "nothing was forgotten");
     cluster.tick(100);
-    assert!(matches!(
-        cluster.hosts[&other].exit,
-        Some(Exit::Removed { .. })
-    ));
+    cluster.assert_removed(other);
     cluster.crash(other);
     let mut outcome = cluster.put(leader, "a");
     cluster.tick(50);
@@ -135,29 +108,25 @@ fn a_learner_that_knows_of_a_removal_does_not_send_the_removed_home() {
 
 #[test]
 fn an_id_that_was_removed_can_be_added_again_on_an_empty_disk() {
-    let mut cluster = Cluster::new(3);
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::elected(3);
     let follower = cluster.follower(leader);
     let mut outcome = cluster.change(leader, Kind::RemoveMember, follower);
     cluster.tick(30);
     applied(&mut outcome);
-    assert!(matches!(
-        cluster.hosts[&follower].exit,
-        Some(Exit::Removed { .. })
-    ));
+    cluster.assert_removed(follower);
     cluster.crash(follower);
     let mut outcome = cluster.change(leader, Kind::AddMember, follower);
     cluster.tick(5);
     applied(&mut outcome);
     // The only snapshot so far is the first one, in which the id still has its first life.
-    cluster.add_host(follower, Recovered::default());
+    cluster.start_empty(follower);
     cluster.tick(40);
-    assert_eq!(cluster.hosts[&follower].exit, None);
-    assert_eq!(cluster.node(follower).members().voters().count(), 3);
+    assert_eq!(cluster.exit(follower), None);
+    assert_eq!(cluster.members(follower).voters().count(), 3);
     let mut read = cluster.read(follower);
     let mut outcome = cluster.put(follower, "a");
     cluster.settle();
-    assert_eq!(read.try_recv(), Ok(Some(Ok(()))));
+    done(&mut read);
     applied(&mut outcome);
     cluster.tick(2);
     cluster.assert_same_maps();
@@ -168,8 +137,6 @@ fn the_last_voter_stays() {
     let mut cluster = Cluster::new(1);
     let mut outcome = cluster.change(1, Kind::RemoveMember, 1);
     cluster.settle();
-    assert_eq!(
-        outcome.try_recv(),
-        Ok(Some(Outcome::Refused(Refusal::LastVoter)))
-    );
+    let refused = Outcome::Refused(Refusal::LastVoter);
+    assert_eq!(outcome.try_recv(), Ok(Some(refused)));
 }

@@ -7,29 +7,21 @@ use super::*;
 fn a_member_that_still_loads_a_snapshot_does_not_campaign() {
     let mut cluster = Cluster::new(3);
     cluster.snapshot_bytes = 1_000;
-    for id in 1..=3 {
-        cluster.crash(id);
-        cluster.start(id);
-    }
+    cluster.restart_all();
     let leader = cluster.elect();
-    let behind = cluster.follower(leader);
+    let [behind, other] = cluster.others(leader);
     cluster.crash(behind);
     for i in 0..300 {
         drop(cluster.put(leader, &format!("k{i}")));
         cluster.settle();
     }
     cluster.start(behind);
-    cluster.hosts.get_mut(&behind).unwrap().slow_store = true;
-    for _ in 0..100 {
-        if cluster.node(behind).published > 1 {
-            break;
-        }
-        cluster.tick(1);
-    }
-    assert!(cluster.node(behind).published > 1 && cluster.node(behind).applied == 1);
+    cluster.host(behind).slow_store = true;
+    cluster.tick_until(|cluster| cluster.published(behind) > 1);
+    assert_eq!(cluster.node(behind).applied, 1);
     // The others are gone, and one election timeout after the other passes.
     cluster.crash(leader);
-    cluster.crash(6 - leader - behind);
+    cluster.crash(other);
     cluster.tick(50);
     assert_eq!(cluster.node(behind).role, StateRole::Follower);
 }
@@ -38,36 +30,25 @@ fn a_member_that_still_loads_a_snapshot_does_not_campaign() {
 fn snapshots_compact_the_log_and_a_restart_begins_there() {
     let mut cluster = Cluster::new(3);
     cluster.snapshot_bytes = 2_000;
-    for id in 1..=3 {
-        cluster.crash(id);
-        cluster.start(id);
-    }
+    cluster.restart_all();
     let leader = cluster.elect();
-    for i in 0..100 {
-        let mut outcome = cluster.put(leader, &format!("k{i}"));
-        cluster.settle();
-        applied(&mut outcome);
-    }
-    cluster.tick(5);
+    cluster.write_many(leader, "k", 100);
     for id in 1..=3 {
-        let log = cluster.node(id).raw.store();
+        let log = cluster.log(id);
         assert!(log.snapshot_index() > 50 && log.bytes() < 10_000);
-        cluster.crash(id);
     }
-    for id in 1..=3 {
-        cluster.start(id);
-    }
+    cluster.restart_all();
     cluster.elect();
     cluster.tick(10);
     cluster.assert_same_maps();
     assert_eq!(cluster.hosts[&1].map.len(), 100);
 }
 
-/// Index of the snapshot that is under way to a follower, while the leader goes on and takes others.
+/// The follower to which a snapshot is under way, while the leader goes on and takes others, and its index.
 fn snapshot_under_way(cluster: &mut Cluster, leader: u64) -> (u64, u64) {
     let behind = cluster.follower(leader);
     cluster.crash(behind);
-    put_many(cluster, leader, "k", 100);
+    cluster.write_many(leader, "k", 100);
     cluster.start(behind);
     cluster.slow_snapshots = true;
     cluster.tick(10);
@@ -75,15 +56,14 @@ fn snapshot_under_way(cluster: &mut Cluster, leader: u64) -> (u64, u64) {
         panic!("{} snapshots were sent", cluster.sent.len());
     };
     let index = message.get_snapshot().get_metadata().index;
-    put_many(cluster, leader, "l", 200);
-    assert!(cluster.node(leader).raw.store().snapshot_index() > index + 100);
+    cluster.write_many(leader, "l", 200);
+    assert!(cluster.log(leader).snapshot_index() > index + 100);
     (behind, index)
 }
 
 fn arrive(cluster: &mut Cluster, leader: u64, behind: u64) {
     let message = cluster.sent.pop().unwrap();
-    cluster.node(behind).step(of_member(message));
-    cluster.work(behind);
+    cluster.hear(message);
     cluster.settle();
     cluster.node(leader).snapshot_sent(behind, true);
     cluster.settle();
@@ -91,23 +71,23 @@ fn arrive(cluster: &mut Cluster, leader: u64, behind: u64) {
 
 #[test]
 fn a_follower_needs_one_snapshot_whatever_is_written_and_compacted_meanwhile() {
-    let (mut cluster, leader) = forgetful(2_000, u64::MAX);
+    let (mut cluster, leader) = Cluster::forgetful(2_000, u64::MAX);
     let (behind, index) = snapshot_under_way(&mut cluster, leader);
-    assert_eq!(cluster.node(leader).raw.store().compacted(), index);
+    assert_eq!(cluster.log(leader).compacted(), index);
     arrive(&mut cluster, leader, behind);
     cluster.tick(20);
     cluster.assert_same_maps();
     assert!(cluster.sent.is_empty(), "it was sent another one");
     // It has caught up, and the log goes as ever.
-    let log = cluster.node(leader).raw.store();
-    assert!(log.compacted() > index + 100, "{}", log.compacted());
+    let compacted = cluster.log(leader).compacted();
+    assert!(compacted > index + 100, "{compacted}");
 }
 
 #[test]
 fn the_log_is_kept_for_a_snapshot_under_way_up_to_a_limit() {
-    let (mut cluster, leader) = forgetful(2_000, 3_000);
+    let (mut cluster, leader) = Cluster::forgetful(2_000, 3_000);
     let (behind, index) = snapshot_under_way(&mut cluster, leader);
-    assert!(cluster.node(leader).raw.store().compacted() > index + 50);
+    assert!(cluster.log(leader).compacted() > index + 50);
     cluster.slow_snapshots = false;
     arrive(&mut cluster, leader, behind);
     cluster.tick(20);
@@ -117,28 +97,26 @@ fn the_log_is_kept_for_a_snapshot_under_way_up_to_a_limit() {
 #[test]
 fn the_log_is_kept_for_no_transfer_that_failed_and_for_no_follower_that_was_removed() {
     for removed in [true, false] {
-        let (mut cluster, leader) = forgetful(2_000, u64::MAX);
+        let (mut cluster, leader) = Cluster::forgetful(2_000, u64::MAX);
         let (behind, index) = snapshot_under_way(&mut cluster, leader);
-        assert_eq!(cluster.node(leader).raw.store().compacted(), index);
+        assert_eq!(cluster.log(leader).compacted(), index);
         if removed {
-            let mut outcome = cluster.change(leader, Kind::RemoveMember, behind);
-            cluster.settle();
-            applied(&mut outcome);
+            cluster.remove(leader, behind);
         } else {
             cluster.crash(behind);
             cluster.node(leader).snapshot_sent(behind, false);
         }
         cluster.tick(3);
-        assert!(cluster.node(leader).raw.store().compacted() > index + 50);
+        assert!(cluster.log(leader).compacted() > index + 50);
     }
 }
 
 #[test]
 fn a_leader_that_is_none_any_more_keeps_the_log_for_nobody() {
-    let (mut cluster, leader) = forgetful(2_000, u64::MAX);
+    let (mut cluster, leader) = Cluster::forgetful(2_000, u64::MAX);
     let (_, index) = snapshot_under_way(&mut cluster, leader);
     cluster.node(leader).hand_over();
     cluster.tick(5);
     assert!(!cluster.node(leader).is_leader());
-    assert!(cluster.node(leader).raw.store().compacted() > index + 50);
+    assert!(cluster.log(leader).compacted() > index + 50);
 }

@@ -4,12 +4,9 @@ use super::*;
 
 #[test]
 fn a_write_through_any_member_is_applied_on_all() {
-    let mut cluster = Cluster::new(3);
-    cluster.elect();
+    let (mut cluster, _) = Cluster::elected(3);
     for id in 1..=3 {
-        let mut outcome = cluster.put(id, &format!("k{id}"));
-        cluster.settle();
-        applied(&mut outcome);
+        cluster.write(id, &format!("k{id}"));
     }
     cluster.tick(2);
     cluster.assert_same_maps();
@@ -20,7 +17,7 @@ fn a_write_through_any_member_is_applied_on_all() {
 fn a_sole_voter_leads_at_once_and_its_promises_wait_for_its_disk() {
     let mut cluster = Cluster::new(1);
     assert!(cluster.node(1).is_leader());
-    cluster.hosts.get_mut(&1).unwrap().slow_disk = true;
+    cluster.host(1).slow_disk = true;
     let mut outcome = cluster.put(1, "a");
     cluster.tick(50);
     assert_eq!(
@@ -28,19 +25,17 @@ fn a_sole_voter_leads_at_once_and_its_promises_wait_for_its_disk() {
         Ok(None),
         "acknowledged before it was durable"
     );
-    cluster.hosts.get_mut(&1).unwrap().slow_disk = false;
+    cluster.host(1).slow_disk = false;
     cluster.settle();
     applied(&mut outcome);
-    cluster.crash(1);
-    cluster.start(1);
+    cluster.restart(1);
     cluster.settle();
     assert_eq!(cluster.hosts[&1].map.len(), 1);
 }
 
 #[test]
 fn a_write_in_flight_when_its_leader_dies_succeeds_once_under_the_next() {
-    let mut cluster = Cluster::new(3);
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::elected(3);
     let follower = cluster.follower(leader);
     // The forward reaches nobody.
     let mut outcome = cluster.put(follower, "a");
@@ -55,13 +50,11 @@ fn a_write_in_flight_when_its_leader_dies_succeeds_once_under_the_next() {
 
 #[test]
 fn a_dropped_forward_is_sent_again_under_the_same_leader() {
-    let mut cluster = Cluster::new(3);
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::elected(3);
     let follower = cluster.follower(leader);
     let mut outcome = cluster.put(follower, "a");
-    cluster
-        .wires
-        .retain(|m| m.get_msg_type() != MessageType::MsgPropose);
+    let is_forward = |m: &Message| m.get_msg_type() == MessageType::MsgPropose;
+    cluster.wires.retain(|message| !is_forward(message));
     cluster.tick(5);
     assert_eq!(outcome.try_recv(), Ok(None));
     cluster.tick(10);
@@ -70,31 +63,25 @@ fn a_dropped_forward_is_sent_again_under_the_same_leader() {
 
 #[test]
 fn a_command_that_is_delivered_twice_applies_once() {
-    let mut cluster = Cluster::new(3);
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::elected(3);
     let follower = cluster.follower(leader);
     let mut outcome = cluster.put(follower, "a");
-    let copies: Vec<_> = cluster
-        .wires
-        .iter()
-        .filter(|m| m.to == leader)
-        .cloned()
-        .collect();
+    let forwards = cluster.wires.iter().filter(|m| m.to == leader);
+    let copies: Vec<_> = forwards.cloned().collect();
     assert_eq!(copies.len(), 1);
     cluster.wires.extend(copies);
     cluster.settle();
     let first = applied(&mut outcome);
     // The second copy is in the log, and skipped: a later write of the key must not be undone by it.
     cluster.tick(2);
-    assert!(cluster.node(leader).published > first);
+    assert!(cluster.published(leader) > first);
     let session = cluster.node(leader).sessions[&follower].clone();
     assert_eq!((session.boot, session.sequence), (1, 1));
 }
 
 #[test]
 fn garbage_in_the_log_is_skipped_alike() {
-    let mut cluster = Cluster::new(3);
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::elected(3);
     let follower = cluster.follower(leader);
     for (kind, data) in [
         (EntryType::EntryNormal, &b"\xff\xff\xff garbage"[..]),
@@ -104,48 +91,38 @@ fn garbage_in_the_log_is_skipped_alike() {
         let mut entry = Entry::default();
         entry.set_entry_type(kind);
         entry.data = data.to_vec().into();
-        let mut message = Message::default();
-        message.set_msg_type(MessageType::MsgPropose);
-        message.from = follower;
-        message.to = leader;
-        message.set_entries(vec![entry].into());
-        cluster.node(leader).step(of_member(message));
+        cluster.hear(forward(follower, leader, entry));
         cluster.settle();
     }
-    let mut outcome = cluster.put(follower, "a");
-    cluster.settle();
-    applied(&mut outcome);
+    cluster.write(follower, "a");
 }
 
 #[test]
 fn followers_are_told_of_a_commit_once_nothing_is_under_way() {
-    let mut cluster = Cluster::new(3);
-    let leader = cluster.elect();
-    cluster.hosts.get_mut(&leader).unwrap().slow_disk = true;
+    let (mut cluster, leader) = Cluster::elected(3);
+    cluster.host(leader).slow_disk = true;
     let _first = cluster.put(leader, "a");
     cluster.settle();
     // Both followers have it: it is committed, though the leader's own disk is still busy.
-    let log = &cluster.node(leader).raw.raft.raft_log;
-    assert_eq!(log.committed, log.last_index());
+    assert_eq!(cluster.committed(leader), cluster.last(leader));
     let follower = cluster.follower(leader);
-    assert!(!cluster.hosts[&follower].map.contains_key(&b"a"[..]));
+    assert!(!cluster.has(follower, "a"));
     // The next entry brings the news along, and nothing else does.
     let _second = cluster.put(leader, "b");
-    assert!(empty(&cluster, MessageType::MsgAppend).is_empty());
+    assert!(cluster.under_way(MessageType::MsgAppend).is_empty());
     cluster.settle();
-    assert!(cluster.hosts[&follower].map.contains_key(&b"a"[..]));
+    assert!(cluster.has(follower, "a"));
     // And of the last they are told without a tick.
-    cluster.hosts.get_mut(&leader).unwrap().slow_disk = false;
+    cluster.host(leader).slow_disk = false;
     cluster.settle();
     cluster.assert_same_maps();
-    assert!(cluster.hosts[&follower].map.contains_key(&b"b"[..]));
+    assert!(cluster.has(follower, "b"));
 }
 
 #[test]
 fn what_the_map_can_not_take_yet_stays_in_the_log() {
-    let mut cluster = Cluster::new(3);
-    let leader = cluster.elect();
-    cluster.hosts.get_mut(&leader).unwrap().slow_store = true;
+    let (mut cluster, leader) = Cluster::elected(3);
+    cluster.host(leader).slow_store = true;
     let value_bytes = 3 << 20;
     for key in 0..12_u8 {
         let mut command = Command::new();
@@ -155,20 +132,19 @@ fn what_the_map_can_not_take_yet_stays_in_the_log() {
         drop(cluster.propose(leader, command));
         cluster.settle();
     }
-    let node = cluster.node(leader);
-    assert_eq!(node.raw.raft.raft_log.committed, node.raw.store().last());
-    assert!(node.published < node.raw.raft.raft_log.committed);
+    assert_eq!(cluster.committed(leader), cluster.log(leader).last());
+    assert!(cluster.published(leader) < cluster.committed(leader));
     let most = config::PUBLISHED_BYTES_MAX + value_bytes + 1_000;
+    let node = cluster.node(leader);
     assert!((config::PUBLISHED_BYTES_MAX..most).contains(&node.unapplied_bytes));
     assert!(node.ready().is_none(), "there is nothing to be done before");
 
-    cluster.hosts.get_mut(&leader).unwrap().slow_store = false;
+    cluster.host(leader).slow_store = false;
     let node = cluster.node(leader);
     node.applied(node.published, node.unapplied_bytes);
     cluster.settle();
-    let node = cluster.node(leader);
-    assert_eq!(node.published, node.raw.raft.raft_log.committed);
-    assert_eq!(node.unapplied_bytes, 0);
+    assert_eq!(cluster.published(leader), cluster.committed(leader));
+    assert_eq!(cluster.node(leader).unapplied_bytes, 0);
     cluster.tick(5);
     cluster.assert_same_maps();
 }
