@@ -5,17 +5,20 @@
 //! off its outputs; what it wants to be durable or applied is so at once. All three run one after the other, so a
 //! member of a real cluster does about three times as much. Rounds alternate between all figures; medians are printed.
 
+#[path = "../src/node/tests/harness/shared.rs"]
+mod shared;
+
 use futures_channel::oneshot;
 use raft::eraftpb::{HardState, Message};
-use raftkvd::channels::commit::Commit;
-use raftkvd::channels::notice::{Received, SnapshotWritten};
-use raftkvd::command::outcome::{NotProposed, Outcome};
-use raftkvd::command::proposal::{Proposal, Read};
 use raftkvd::command::{Command, ReplicatedState};
-use raftkvd::members::Members;
+use raftkvd::commit::Commit;
+use raftkvd::inbox::{Received, SnapshotWritten};
+use raftkvd::members::{Members, PeerUrl};
 use raftkvd::node::{Job, Node, Settings};
+use raftkvd::proposal::{NotProposed, Outcome, Proposal, Read};
 use raftkvd::storage::{Recovered, SnapshotMeta};
-use slog::{Logger, o};
+use shared::{ELECTION_TICKS, VALUE_BYTES};
+use slog::Logger;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -24,15 +27,12 @@ const OUTSTANDING: [usize; 3] = [1, 16, 256];
 const ROUNDS: usize = 5;
 const SIZE: u64 = 3;
 const KEYS: usize = 10_000;
-const VALUE_BYTES: usize = 100;
 /// As in the daemon, by default: without snapshots the log would outgrow the memory.
 const SNAPSHOT_BYTES: u64 = 64 << 20;
 /// Likewise.
 const LOG_CACHE_BYTES: u64 = 64 << 20;
 /// No time passes after the election, so any will do.
 const DEADLINE_TICKS: u64 = 1_000;
-const ELECTION_TICKS: usize = 10;
-const HEARTBEAT_TICKS: usize = 2;
 
 /// A figure: what is asked, and of whom.
 #[derive(Clone, Copy)]
@@ -111,45 +111,15 @@ struct Cluster {
 
 impl Cluster {
     fn new() -> Cluster {
-        let members = Members::of((1..=SIZE).map(|id| {
-            let url = format!("http://host:{id}").parse().expect("a URL");
-            (id, url, id)
-        }));
-        let mut state = ReplicatedState::new();
-        members.write_to(&mut state);
-        let meta = SnapshotMeta {
-            index: 1,
-            term: 1,
-            conf_state: members.conf_state(),
-            state,
-        };
+        let members = Members::of((1..=SIZE).map(|id| (id, shared::url(id), id)));
         let hosts = (1..=SIZE).map(|id| {
-            let recovered = Recovered {
-                hard_state: HardState {
-                    term: 1,
-                    commit: 1,
-                    ..Default::default()
-                },
-                snapshot: Some(meta.clone()),
-                ..Default::default()
-            };
             let settings = Settings {
-                id,
-                incarnation: id,
-                boot: 1,
-                run: id,
-                url: None,
-                list: BTreeMap::new(),
-                election_ticks: ELECTION_TICKS,
-                heartbeat_ticks: HEARTBEAT_TICKS,
                 snapshot_bytes: SNAPSHOT_BYTES,
                 log_cache_bytes: LOG_CACHE_BYTES,
-                pinned_log_bytes: u64::MAX,
-                seed: id,
+                ..shared::settings(id, id)
             };
-            let logger = Logger::root(slog::Discard, o!());
             Host {
-                node: Node::new(settings, recovered, &logger, &logger).expect("a node"),
+                node: shared::node(settings, shared::first_disk(&members)),
                 inbox: Vec::new(),
                 jobs: VecDeque::new(),
             }
@@ -191,19 +161,12 @@ impl Cluster {
 
     fn write(&mut self, through_leader: bool, count: usize) {
         let place = self.place(through_leader);
-        let mut receivers: Vec<oneshot::Receiver<Outcome>> = Vec::with_capacity(count);
+        let node = &mut self.hosts[place].node;
+        let mut receivers = Vec::with_capacity(count);
         for _ in 0..count {
             self.next_key = (self.next_key + 1) % KEYS;
-            let mut command = Command::new();
-            command.key = format!("key-{:05}", self.next_key).into();
-            command.value = vec![b'v'; VALUE_BYTES].into();
-            let (reply, receiver) = oneshot::channel();
-            receivers.push(receiver);
-            self.hosts[place].node.propose(Proposal {
-                command,
-                deadline_ticks: DEADLINE_TICKS,
-                reply,
-            });
+            let command = shared::put(format!("key-{:05}", self.next_key));
+            receivers.push(shared::propose(node, command, DEADLINE_TICKS));
         }
         self.work(place);
         self.settle();
@@ -218,15 +181,10 @@ impl Cluster {
 
     fn read(&mut self, through_leader: bool, count: usize) {
         let place = self.place(through_leader);
-        let mut receivers: Vec<oneshot::Receiver<Result<(), NotProposed>>> =
-            Vec::with_capacity(count);
+        let node = &mut self.hosts[place].node;
+        let mut receivers = Vec::with_capacity(count);
         for _ in 0..count {
-            let (reply, receiver) = oneshot::channel();
-            receivers.push(receiver);
-            self.hosts[place].node.read(Read {
-                deadline_ticks: DEADLINE_TICKS,
-                reply,
-            });
+            receivers.push(shared::read(node, DEADLINE_TICKS));
         }
         self.work(place);
         self.settle();
