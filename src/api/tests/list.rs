@@ -3,6 +3,39 @@
 use super::*;
 use serde_json::json;
 
+/// The keys of all pages with so many keys, and how many pages these are.
+fn all_pages(cluster: &Cluster, limit: usize) -> (Value, usize) {
+    let mut link = format!("?limit={limit}&consistency=stale");
+    let mut found = Vec::new();
+    let mut pages = 0;
+    loop {
+        let page = cluster.list(&link);
+        found.extend(page["keys"].as_array().unwrap().iter().cloned());
+        pages += 1;
+        match page["next"].as_str() {
+            Some(next) => link = next.strip_prefix("/-/kv").unwrap().to_owned(),
+            None => return (Value::from(found), pages),
+        }
+    }
+}
+
+fn assert_wrong_options_are_refused(cluster: &Cluster) {
+    for (query, words) in [
+        ("?limit=0", "from 1 to 10000"),
+        ("?limit=10001", "from 1 to 10000"),
+        ("?limit=", "from 1 to 10000"),
+        ("?limit=1&limit=2", "twice"),
+        ("?prefix=%zz", "percent-encoded"),
+        ("?values=yes", "true or false"),
+        ("?consistency=eventual", "stale or linearizable"),
+        ("?keys=1", "unknown option \"keys\""),
+    ] {
+        let refused = cluster.get(&format!("/-/kv{query}"));
+        assert_eq!(refused.status, 400, "{query}");
+        assert!(refused.text().contains(words), "{}", refused.text());
+    }
+}
+
 #[test]
 fn keys_are_listed_page_by_page() {
     let cluster = Cluster::start();
@@ -17,14 +50,8 @@ fn keys_are_listed_page_by_page() {
         ("/%00", b"x"),
         ("/c", b"x"),
     ] {
-        etags.insert(
-            target,
-            cluster
-                .put(target, value)
-                .etag()
-                .trim_matches('"')
-                .to_owned(),
-        );
+        let put = cluster.put(target, value);
+        etags.insert(target, put.etag().trim_matches('"').to_owned());
     }
     let all = json!([
         {"key": "\u{0}", "size": 1, "etag": etags["/%00"]},
@@ -38,22 +65,8 @@ fn keys_are_listed_page_by_page() {
     assert_eq!((&list["keys"], &list["next"]), (&all, &json!(null)));
     assert_eq!(list["index"].to_string(), etags["/c"]);
     for limit in 1..=7 {
-        let mut link = format!("?limit={limit}&consistency=stale");
-        let mut found = Vec::new();
-        let mut pages = 0;
-        loop {
-            let page = cluster.list(&link);
-            found.extend(page["keys"].as_array().unwrap().iter().cloned());
-            pages += 1;
-            match page["next"].as_str() {
-                Some(next) => link = next.strip_prefix("/-/kv").unwrap().to_owned(),
-                None => break,
-            }
-        }
-        assert_eq!(
-            (Value::from(found), pages),
-            (all.clone(), 6_usize.div_ceil(limit))
-        );
+        let (found, pages) = all_pages(&cluster, limit);
+        assert_eq!((&found, pages), (&all, 6_usize.div_ceil(limit)));
     }
     let values = cluster.list("?prefix=b%2F&values=true&limit=2");
     let keys = values["keys"].as_array().unwrap();
@@ -72,20 +85,7 @@ fn keys_are_listed_page_by_page() {
     assert_eq!(after["keys"][0]["key"], "b/%FF%00");
     let head = cluster.send("HEAD", "/-/kv", &[], b"");
     assert_eq!(head.status, 200);
-    for (query, words) in [
-        ("?limit=0", "from 1 to 10000"),
-        ("?limit=10001", "from 1 to 10000"),
-        ("?limit=", "from 1 to 10000"),
-        ("?limit=1&limit=2", "twice"),
-        ("?prefix=%zz", "percent-encoded"),
-        ("?values=yes", "true or false"),
-        ("?consistency=eventual", "stale or linearizable"),
-        ("?keys=1", "unknown option \"keys\""),
-    ] {
-        let refused = cluster.get(&format!("/-/kv{query}"));
-        assert_eq!(refused.status, 400, "{query}");
-        assert!(refused.text().contains(words), "{}", refused.text());
-    }
+    assert_wrong_options_are_refused(&cluster);
     cluster.set(Mode::Refuse(NotProposed::NoLeader));
     assert_eq!(cluster.get("/-/kv").status, 503);
     assert_eq!(cluster.get("/-/kv?consistency=stale").status, 200);

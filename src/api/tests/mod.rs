@@ -8,20 +8,15 @@ mod members;
 mod metrics;
 mod outcomes;
 mod pairs;
+mod script;
 mod txn;
 mod watching;
 
 use super::*;
-use crate::channels::commit::{Apply, Commit};
-use crate::channels::inbox::Held;
-use crate::channels::notice::Notice;
-use crate::channels::status::{MemberStatus, Status};
-use crate::command::outcome::{NotProposed, Outcome};
-use crate::command::{self, Batch, Kind};
-use crate::members::{Decision, Members, cluster_id};
-use crate::store::history::Changes;
-use crate::threads::apply;
-use bytes::Bytes;
+use crate::command::Kind;
+use crate::members::cluster_id;
+use crate::proposal::{NotProposed, Outcome};
+use script::Script;
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -101,7 +96,8 @@ impl Cluster {
             let (inbox, store) = (Arc::clone(&inbox), Arc::clone(&store));
             let (mode, deadlines) = (Arc::clone(&mode), Arc::clone(&deadlines));
             let (history, done) = (Arc::clone(&history), Arc::clone(&done));
-            std::thread::spawn(move || play(&inbox, &store, history, &mode, &deadlines, &done))
+            let script = Script::new(inbox, store, history, mode, deadlines);
+            std::thread::spawn(move || script.play(&done))
         };
         let api = Api {
             inbox: Arc::clone(&inbox),
@@ -217,138 +213,6 @@ impl Drop for Cluster {
             self.wait();
         }
     }
-}
-
-/// The scripted loop.
-fn play(
-    inbox: &Inbox,
-    store: &Store,
-    history: Arc<History>,
-    mode: &StdMutex<Mode>,
-    deadlines: &StdMutex<Vec<u64>>,
-    done: &AtomicBool,
-) {
-    let mut members = Members::of([(1, "http://127.0.0.1:9021".parse().unwrap(), INCARNATION)]);
-    let mut index = 1;
-    let (commits, _batches) = apply::channel(Arc::default(), Arc::clone(&history));
-    let mut kept_proposals = Vec::new();
-    let mut kept_reads: Vec<crate::command::proposal::Read> = Vec::new();
-    let mut kept_questions = Vec::new();
-    while !done.load(Ordering::SeqCst) {
-        let events = inbox.take(
-            StdInstant::now() + Duration::from_millis(5),
-            Held::default(),
-        );
-        let mode = *mode.lock().unwrap();
-        for proposal in events.proposals {
-            deadlines.lock().unwrap().push(proposal.deadline_ticks);
-            let outcome = match mode {
-                Mode::Serve => {
-                    index += 1;
-                    let command = &proposal.command;
-                    if matches!(command.kind, Kind::Put | Kind::Delete | Kind::Transaction) {
-                        let entry = entry(index, proposal);
-                        commits.hand_over(vec![entry], store).unwrap();
-                        continue;
-                    } else {
-                        let (wait, deadline) = (command.wait_ticks, proposal.deadline_ticks);
-                        assert!(wait >= deadline, "waits {wait} of {deadline} ticks");
-                        history.append(index, Changes::of(Bytes::new(), 0));
-                        match members.decide(command) {
-                            Ok(Decision::Change(_)) => {
-                                members.apply(command, index);
-                                Outcome::Applied { index }
-                            }
-                            Ok(Decision::Nothing) => Outcome::Applied { index },
-                            Err(refusal) => Outcome::Refused(refusal),
-                        }
-                    }
-                }
-                Mode::Refuse(why) => Outcome::NotProposed(why),
-                Mode::Drop => continue,
-                Mode::Silent => {
-                    kept_proposals.push(proposal);
-                    continue;
-                }
-            };
-            let _ = proposal.reply.send(outcome);
-        }
-        for read in events.reads {
-            deadlines.lock().unwrap().push(read.deadline_ticks);
-            match mode {
-                Mode::Serve => drop(read.reply.send(Ok(()))),
-                Mode::Refuse(why) => drop(read.reply.send(Err(why))),
-                Mode::Drop => {}
-                Mode::Silent => kept_reads.push(read),
-            }
-        }
-        if mode == Mode::Serve {
-            kept_proposals.clear();
-            for read in kept_reads.drain(..) {
-                let _ = read.reply.send(Ok(()));
-            }
-        }
-        for notice in events.notices {
-            match notice {
-                Notice::Status(question) => kept_questions.push(question),
-                // For that a leader is not needed.
-                Notice::Freeze(reply) if matches!(mode, Mode::Serve | Mode::Refuse(_)) => {
-                    let mut header = crate::command::SnapshotHeader::new();
-                    header.index = index;
-                    let _ = reply.send((header, store.freeze()));
-                }
-                Notice::Freeze(_) => {}
-                _ => panic!("the API sends no {notice:?}"),
-            }
-        }
-        if mode == Mode::Drop {
-            kept_questions.clear();
-        }
-        if mode == Mode::Silent {
-            assert!(kept_questions.len() <= 1, "one question at a time");
-            continue;
-        }
-        for question in kept_questions.drain(..) {
-            let _ = question.send(Status {
-                id: 1,
-                cluster: cluster_id(INCARNATION),
-                formed: members.is_formed(),
-                role: "leader",
-                leader: 1,
-                term: 2,
-                committed: index,
-                last: index,
-                applied: index,
-                snapshot: 1,
-                wal_syncs: 0,
-                wal_bytes: 0,
-                members: members
-                    .members
-                    .iter()
-                    .map(|(id, member)| MemberStatus {
-                        id: *id,
-                        url: member.url.clone(),
-                        learner: member.learner,
-                        progress: None,
-                    })
-                    .collect(),
-            });
-        }
-    }
-}
-
-/// A proposal on its way back out of the log, small enough to be applied at once.
-fn entry(index: u64, proposal: crate::command::proposal::Proposal) -> Commit {
-    let mut batch = Batch::new();
-    batch.commands.push(proposal.command);
-    let data = command::encode(&batch);
-    let mut commands = command::decode(&data).unwrap().commands;
-    Commit::Apply(Apply {
-        index,
-        bytes: 0,
-        data,
-        commands: vec![(commands.remove(0), Some(proposal.reply))],
-    })
 }
 
 /// A connection that speaks HTTP by hand, so that a test decides on every byte.

@@ -45,16 +45,15 @@ fn a_transaction_does_all_or_says_which_conditions_fail() {
             {"op": "delete", "key": "nothing", "outcome": "absent"},
         ])
     );
+    let done_etag = done["etag"].as_str().unwrap();
     for (target, value) in [("/from", &b"90"[..]), ("/to", b"10"), ("/%FF", b"\xff\0")] {
         let get = cluster.get(target);
-        assert_eq!(
-            (&*get.body, get.etag().trim_matches('"')),
-            (value, done["etag"].as_str().unwrap())
-        );
+        let found = (&*get.body, get.etag().trim_matches('"'));
+        assert_eq!(found, (value, done_etag));
     }
     // An etag as a number, and as it stands in the header field.
     for etag in [
-        json!(done["etag"].as_str().unwrap().parse::<u64>().unwrap()),
+        json!(done_etag.parse::<u64>().unwrap()),
         json!(format!("{}", done["etag"])),
     ] {
         let check = json!({"conditions": [{"key": "to", "etag": etag}, {"key": "nothing", "exists": false}]});

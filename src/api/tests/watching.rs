@@ -1,8 +1,10 @@
 //! Watching: server-sent events, where they begin, and how they end.
 
 use super::*;
-use crate::channels::status::{Closed, ClosedKind};
-use serde_json::{Value, json};
+use crate::history::Changes;
+use crate::status::{Closed, ClosedKind};
+use bytes::Bytes;
+use serde_json::json;
 
 /// A response whose events are still coming.
 struct Watching {
@@ -347,7 +349,7 @@ fn watchers_are_counted_and_end_when_the_server_stops() {
     }
     cluster.wait();
     assert!(
-        begin.elapsed() < limits::CONNECTION_END_TIMEOUT,
+        begin.elapsed() < config::CONNECTION_END_TIMEOUT,
         "{:?}",
         begin.elapsed()
     );
