@@ -10,12 +10,14 @@ mod shared;
 
 use futures_channel::oneshot;
 use raft::eraftpb::{HardState, Message};
+use raftkvd::channels::commit::Commit;
+use raftkvd::channels::notice::{Received, SnapshotWritten};
+use raftkvd::command::outcome::{NotProposed, Outcome};
+use raftkvd::command::proposal::{Proposal, Read};
 use raftkvd::command::{Command, ReplicatedState};
-use raftkvd::commit::Commit;
-use raftkvd::inbox::{Received, SnapshotWritten};
-use raftkvd::members::{Members, PeerUrl};
+use raftkvd::members::Members;
 use raftkvd::node::{Job, Node, Settings};
-use raftkvd::proposal::{NotProposed, Outcome, Proposal, Read};
+use raftkvd::peer_url::PeerUrl;
 use raftkvd::storage::{Recovered, SnapshotMeta};
 use shared::{ELECTION_TICKS, VALUE_BYTES};
 use slog::Logger;

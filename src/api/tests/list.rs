@@ -99,7 +99,7 @@ fn a_list_of_large_values_ends_early_and_goes_on() {
         assert_eq!(cluster.put(&format!("/key{i:02}"), &value).status, 204);
     }
     let first = cluster.get("/-/kv?values=true");
-    assert!(first.body.len() < config::LIST_BYTES_MAX + 1_000);
+    assert!(first.body.len() < limits::LIST_BYTES_MAX + 1_000);
     let first = first.json();
     let count = first["keys"].as_array().unwrap().len();
     assert!((25..50).contains(&count), "{count}");

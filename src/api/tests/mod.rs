@@ -14,8 +14,8 @@ mod watching;
 
 use super::*;
 use crate::command::Kind;
+use crate::command::outcome::{NotProposed, Outcome};
 use crate::members::cluster_id;
-use crate::proposal::{NotProposed, Outcome};
 use script::Script;
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

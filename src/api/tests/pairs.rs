@@ -105,7 +105,7 @@ fn what_is_wrong_with_pairs_is_said_and_nothing_is_written() {
     let cluster = Cluster::start();
     let long_key = format!(r#"{{"a":"1","{}":"2"}}"#, "k".repeat(65));
     let long_value = format!(r#"{{"a":"{}"}}"#, "v".repeat(100_001));
-    let many: Vec<String> = (0..=config::TXN_OPERATIONS_MAX)
+    let many: Vec<String> = (0..=limits::TXN_OPERATIONS_MAX)
         .map(|i| format!("\"{i}\":\"\""))
         .collect();
     let many = format!("{{{}}}", many.join(","));

@@ -1,14 +1,16 @@
 //! A scripted thread in the place of the raft loop: it applies at once, refuses, drops or keeps what it takes.
 
 use super::*;
-use crate::apply::{self, Batches, Commits};
+use crate::channels::commit::{Apply, Commit};
+use crate::channels::inbox::Held;
+use crate::channels::notice::Notice;
+use crate::channels::status::{MemberStatus, Status};
+use crate::command::proposal::{Proposal, Read};
 use crate::command::{self, Batch, SnapshotHeader};
-use crate::commit::{Apply, Commit};
-use crate::history::Changes;
-use crate::inbox::{Held, Notice};
 use crate::members::{Decision, Members};
-use crate::proposal::{Proposal, Read};
-use crate::status::{MemberStatus, Status};
+use crate::store::history::Changes;
+use crate::threads::apply;
+use crate::threads::apply::{Batches, Commits};
 use bytes::Bytes;
 use futures_channel::oneshot;
 

@@ -208,7 +208,7 @@ fn what_is_wrong_with_a_transaction_is_said_and_nothing_is_written() {
         (with_operation(&long_value), "100001 bytes"),
         (many, "too many operations, at most 1024"),
         (
-            " ".repeat(config::TXN_BODY_BYTES_MAX + 1),
+            " ".repeat(limits::TXN_BODY_BYTES_MAX + 1),
             "the body is too large",
         ),
     ] {

@@ -1,8 +1,8 @@
 //! Watching: server-sent events, where they begin, and how they end.
 
 use super::*;
-use crate::history::Changes;
-use crate::status::{Closed, ClosedKind};
+use crate::channels::status::{Closed, ClosedKind};
+use crate::store::history::Changes;
 use bytes::Bytes;
 use serde_json::json;
 
@@ -349,7 +349,7 @@ fn watchers_are_counted_and_end_when_the_server_stops() {
     }
     cluster.wait();
     assert!(
-        begin.elapsed() < config::CONNECTION_END_TIMEOUT,
+        begin.elapsed() < limits::CONNECTION_END_TIMEOUT,
         "{:?}",
         begin.elapsed()
     );

@@ -16,11 +16,12 @@ mod versions;
 mod writes;
 
 use super::*;
+use crate::channels::notice::ReadBack;
+use crate::channels::status::ClosedKind;
+use crate::command::outcome::{NotTransferred, Outcome, Refusal};
+use crate::command::proposal::Transfer;
 use crate::command::{self, Command, Kind};
 use crate::identity::Reason;
-use crate::inbox::ReadBack;
-use crate::proposal::{NotTransferred, Outcome, Refusal, Transfer};
-use crate::status::ClosedKind;
 use crate::storage::SnapshotMeta;
 use futures_channel::oneshot;
 use harness::*;

@@ -28,7 +28,7 @@ fn a_member_far_behind_does_not_get_leadership_until_it_has_caught_up() {
     cluster.tick(3);
     let [behind, via] = cluster.others(led);
     cluster.host(behind).slow_disk = true;
-    for i in 0..config::PROMOTION_LAG_ENTRIES_MAX + 10 {
+    for i in 0..limits::PROMOTION_LAG_ENTRIES_MAX + 10 {
         drop(cluster.put(led, &i.to_string()));
         cluster.settle();
     }

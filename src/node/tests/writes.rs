@@ -134,9 +134,9 @@ fn what_the_map_can_not_take_yet_stays_in_the_log() {
     }
     assert_eq!(cluster.committed(leader), cluster.log(leader).last());
     assert!(cluster.published(leader) < cluster.committed(leader));
-    let most = config::PUBLISHED_BYTES_MAX + value_bytes + 1_000;
+    let most = limits::PUBLISHED_BYTES_MAX + value_bytes + 1_000;
     let node = cluster.node(leader);
-    assert!((config::PUBLISHED_BYTES_MAX..most).contains(&node.unapplied_bytes));
+    assert!((limits::PUBLISHED_BYTES_MAX..most).contains(&node.unapplied_bytes));
     assert!(node.ready().is_none(), "there is nothing to be done before");
 
     cluster.host(leader).slow_store = false;

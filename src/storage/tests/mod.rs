@@ -17,18 +17,22 @@ mod torn_tails;
 
 use super::fake_disk::{FakeDisk, Fault, Loss, Operation, Random};
 use super::*;
-use crate::config;
+use crate::limits;
+use crate::members::{Members, cluster_id};
+use crate::peer_url::PeerUrl;
+use raft::eraftpb::{ConfState, Entry, HardState};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 const SMALL: Options = Options {
     segment_bytes: 4096,
-    batch_bytes: config::BATCH_BYTES_TARGET,
+    batch_bytes: limits::BATCH_BYTES_TARGET,
     cache_bytes: u64::MAX,
 };
 /// One segment holds the whole of a test.
 const LARGE: Options = Options {
     segment_bytes: 64 << 10,
-    batch_bytes: config::BATCH_BYTES_TARGET,
+    batch_bytes: limits::BATCH_BYTES_TARGET,
     cache_bytes: u64::MAX,
 };
 

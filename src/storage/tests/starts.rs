@@ -122,7 +122,7 @@ fn no_advice_costs_data() {
         },
         StorageError::Later {
             path: path(),
-            later: crate::version::Later { needed: 9 },
+            later: crate::command::version::Later { needed: 9 },
         },
     ] {
         let line = error.to_string();

@@ -44,7 +44,7 @@ fn a_second_torn_tail_does_not_replace_the_first() {
 
 #[test]
 fn of_what_was_set_aside_the_newest_is_kept() {
-    let kept = config::BROKEN_FILES_KEPT;
+    let kept = limits::BROKEN_FILES_KEPT;
     let disk = FakeDisk::new(1);
     let mut all = Vec::new();
     for index in 2..8 {

@@ -1,7 +1,7 @@
 //! A node with its disk and its map, and the work that the node hands out to them.
 
 use super::*;
-use crate::storage::outline::{Outline, entry_bytes};
+use crate::storage::log_index::{Outline, entry_bytes};
 use publish::answer;
 
 pub type Map = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -80,7 +80,7 @@ impl Host {
             if !self.slow_disk {
                 worked |= self.write(wires, snapshots);
             }
-            assert!(self.read_backs.len() <= config::READ_BACKS_MAX);
+            assert!(self.read_backs.len() <= limits::READ_BACKS_MAX);
             if !self.slow_reader {
                 worked |= self.read_back();
             }
