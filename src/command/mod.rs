@@ -9,6 +9,7 @@
 
 use bytes::Bytes;
 use protobuf::{CodedInputStream, Message as _, ProtobufError};
+use raft::eraftpb::{Entry, EntryType};
 use version::Later;
 
 pub mod outcome;
@@ -87,6 +88,19 @@ pub fn decode(data: &Bytes) -> Result<Batch, DecodeError> {
     stream.check_eof()?;
     version::check_batch(&batch)?;
     Ok(batch)
+}
+
+/// What an entry carries, all of which this build knows then. `None`: nothing.
+pub fn of_entry(entry: &Entry) -> Result<Option<Batch>, DecodeError> {
+    version::check_entry(entry)?;
+    let data = match entry.get_entry_type() {
+        EntryType::EntryNormal => &entry.data,
+        EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => &entry.context,
+    };
+    match data.is_empty() {
+        true => Ok(None),
+        false => decode(data).map(Some),
+    }
 }
 
 /// Who proposes the batch in this data: member and incarnation. Reads no further than it has to.

@@ -12,6 +12,7 @@
 
 use crate::command::{Batch, Kind, ReplicatedState, SnapshotHeader};
 use protobuf::UnknownFields;
+use raft::eraftpb::Entry;
 
 /// The first command version. What needs no later one does not say which it needs.
 const FIRST: u64 = 2;
@@ -51,6 +52,11 @@ pub fn needed_by(kind: Kind) -> u64 {
         #[cfg(feature = "later")]
         Kind::Later => FIRST + 1,
     }
+}
+
+/// Whether this build knows all of what stands in an entry beside its data.
+pub fn check_entry(entry: &Entry) -> Result<(), Later> {
+    check(0, is_unknown(&entry.unknown_fields))
 }
 
 /// Whether this build knows all of the batch.
@@ -275,6 +281,23 @@ mod tests {
                 other => panic!("{version}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn an_unknown_field_or_type_of_an_entry_is_not_passed_over() {
+        let mut entry = Entry::default();
+        entry.data = command::encode(&full_batch());
+        assert!(matches!(command::of_entry(&entry), Ok(Some(_))));
+        let with = |more: &[u8]| {
+            let mut bytes = entry.write_to_bytes().unwrap();
+            bytes.extend(more);
+            Entry::parse_from_bytes(&bytes)
+        };
+        // Field 15 is 1.
+        let read = command::of_entry(&with(&[0x78, 1]).unwrap());
+        assert!(matches!(read, Err(DecodeError::Later(_))), "{read:?}");
+        // Field 1, the type, is 9.
+        with(&[8, 9]).unwrap_err();
     }
 
     #[test]

@@ -61,17 +61,9 @@ impl Node {
 
     /// What the entry carries. `None`: nothing, or nothing that could be carried out.
     fn read_entry(&self, entry: &Entry) -> Result<Option<Batch>, Later> {
-        let (data, index) = match entry.get_entry_type() {
-            EntryType::EntryNormal => (&entry.data, entry.index),
-            EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
-                (&entry.context, entry.index)
-            }
-        };
-        if data.is_empty() {
-            return Ok(None);
-        }
-        match command::decode(data) {
-            Ok(batch) => Ok(Some(batch)),
+        let index = entry.index;
+        match command::of_entry(entry) {
+            Ok(batch) => Ok(batch),
             Err(DecodeError::Later(later)) => Err(later),
             Err(DecodeError::Malformed(error)) => {
                 // It came from a peer that speaks another language. Every node skips it alike.
