@@ -9,7 +9,7 @@ use slog::info;
 impl Node {
     /// The leader proposes one as soon as all members know the kind.
     pub(super) fn attend_later(&mut self) {
-        let known = self.members.known_version() >= version::needed_by(Kind::Later);
+        let known = self.usable_version() >= version::needed_by(Kind::Later);
         if self.later_published || !known || !self.raw.raft.commit_to_current_term() {
             return;
         }

@@ -16,7 +16,7 @@ use crate::command::proposal::Reply;
 use crate::command::version::VERSION;
 use crate::command::{Batch, Command, Kind};
 use crate::limits;
-use crate::members::Decision;
+use crate::members::{Decision, Member};
 use crate::mutants::{Mutant, is_planted};
 use crate::peer_url::PeerUrl;
 use raft::ProgressState;
@@ -173,7 +173,7 @@ impl Node {
     pub(super) fn note_care(&mut self) {
         let learners = self.members.learners().next().is_some();
         let moves = self.next_move().is_some();
-        let describes = self.next_description().is_some();
+        let describes = self.descriptions().next().is_some();
         self.members_need_care = learners || moves || describes || !self.members.is_formed();
     }
 
@@ -191,28 +191,61 @@ impl Node {
         }
     }
 
-    /// A member that runs another version than its row says, this one or one that was met.
-    fn next_description(&self) -> Option<Command> {
-        let own = (self.settings.incarnation, VERSION);
-        let met = self.versions.iter().map(|(id, said)| (*id, *said));
-        let mut said = std::iter::once((self.settings.id, own)).chain(met);
-        said.find_map(|(id, (incarnation, version))| {
-            let row = self.members.members.get(&id)?;
-            let differs = row.incarnation == incarnation && row.description.version != version;
-            differs.then(|| {
+    /// Which version the process of this member knows, if it is this one or was met.
+    fn said_version(&self, id: u64, row: &Member) -> Option<u64> {
+        let met = self.versions.get(&id).copied();
+        let said = match id == self.settings.id {
+            true => Some((self.settings.incarnation, VERSION)),
+            false => met,
+        };
+        let (incarnation, version) = said?;
+        (incarnation == row.incarnation).then_some(version)
+    }
+
+    /// Members that run another version than their rows say.
+    fn descriptions(&self) -> impl Iterator<Item = Command> {
+        let rows = self.members.members.iter();
+        rows.filter_map(|(id, row)| {
+            let version = self.said_version(*id, row)?;
+            (row.description.version != version).then(|| {
                 let mut command = Command::new();
                 command.kind = Kind::DescribeMember;
-                command.member_id = id;
-                command.member_incarnation = incarnation;
+                command.leader_term = self.raw.raft.term;
+                command.member_id = *id;
+                command.member_incarnation = row.incarnation;
                 command.member_version = version;
                 command
             })
         })
     }
 
-    /// A member was described.
-    pub(super) fn publish_description(&mut self, command: &Command) {
-        if self.members.describe(command) {
+    /// The next one that this leader proposes. What a member said before it fell silent may be of an earlier process, and
+    /// another leader may have heard the later one.
+    fn next_description(&self) -> Option<Command> {
+        let progress = self.raw.raft.prs();
+        let answers = |id| progress.get(id).is_some_and(|p| p.recent_active);
+        self.descriptions()
+            .find(|command| command.member_id == self.settings.id || answers(command.member_id))
+    }
+
+    /// The command version of what may be proposed: that of a later one would end a member. What a member itself has said
+    /// counts as soon as it was heard, if it lowers what its row says. 0 while a change is not settled: a member that was
+    /// removed may still be needed, and is in the table no more.
+    pub(super) fn usable_version(&self) -> u64 {
+        if self.members.unsettled.is_some() {
+            return 0;
+        }
+        let versions = self.members.members.iter().map(|(id, row)| {
+            let written = row.description.version;
+            let said = self.said_version(*id, row);
+            said.map_or(written, |said| said.min(written))
+        });
+        versions.min().unwrap_or_default()
+    }
+
+    /// A member was described. Not by a leader of another term, whose word has been under way for long.
+    pub(super) fn publish_description(&mut self, command: &Command, entry_term: u64) {
+        if command.leader_term == entry_term && self.members.describe(command) {
             info!(self.logger, "a member knows another command version"; "member" => command.member_id,
                 "version" => command.member_version, "all_know" => self.members.known_version());
             self.note_care();

@@ -66,6 +66,8 @@ pub struct Coded {
     pub commands: usize,
     /// Sequence of the last one.
     pub last_sequence: u64,
+    /// The command version that knows all of them, as [`Batch::version`] has it.
+    pub version: u64,
 }
 
 impl Pending {
@@ -213,6 +215,15 @@ impl Pending {
         );
     }
 
+    /// Ends the commands that need a later command version than this.
+    pub fn give_up_later(&mut self, known: u64) {
+        self.end(
+            |open| version::needed_by(open.command.kind) > known,
+            Outcome::NotProposed(NotProposed::NotTaken),
+            Outcome::Unknown,
+        );
+    }
+
     /// Ends everything: the node stops.
     pub fn stop(&mut self, reason: NotProposed) {
         self.end(|_| true, Outcome::NotProposed(reason), Outcome::Unknown);
@@ -246,6 +257,7 @@ impl Pending {
             membership: None,
             commands: 0,
             last_sequence: 0,
+            version: 0,
         };
         let mut batch = self.batch();
         let mut keys = HashSet::new();
@@ -254,6 +266,8 @@ impl Pending {
             let command = &open.command;
             coded.commands += 1;
             coded.last_sequence = command.sequence;
+            let version = version::needed_by(command.kind);
+            coded.version = coded.version.max(version);
             if is_membership(command) {
                 coded.entries.push(self.conf_change_entry(command));
                 coded.membership = Some(command.clone());
@@ -270,7 +284,7 @@ impl Pending {
             }
             keys.extend(command.written_keys());
             bytes += open.bytes();
-            batch.version = batch.version.max(version::needed_by(command.kind));
+            batch.version = batch.version.max(version);
             batch.commands.push(command.clone());
         }
         if !batch.commands.is_empty() {

@@ -96,7 +96,7 @@ impl Node {
                 }
                 Kind::Settle => self.publish_settlement(&command, entry.term),
                 Kind::DescribeMember => {
-                    self.publish_description(&command);
+                    self.publish_description(&command, entry.term);
                     let index = entry.index;
                     answer(reply, Outcome::Applied { index });
                 }
@@ -274,11 +274,7 @@ impl Node {
 }
 
 /// The membership command of a conf change entry, with its batch.
-pub(super) fn conf_change_command(entry: &Entry) -> Option<(Batch, Command)> {
-    membership_command(command::decode(&entry.context).ok()?)
-}
-
-fn membership_command(mut batch: Batch) -> Option<(Batch, Command)> {
+pub(super) fn membership_command(mut batch: Batch) -> Option<(Batch, Command)> {
     let command = batch.commands.pop()?;
     (is_membership(&command) && batch.commands.is_empty()).then_some((batch, command))
 }

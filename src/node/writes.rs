@@ -4,12 +4,12 @@
 //! in the log. Changes of members pass the gate in `membership.rs` there.
 
 use super::Node;
-use super::publish::conf_change_command;
+use super::pending::Coded;
+use super::publish::membership_command;
 use crate::command::outcome::Outcome;
 use crate::command::version;
-use crate::command::{self, Command, DecodeError, Kind};
+use crate::command::{self, Command, Kind};
 use crate::mutants::{Mutant, is_planted};
-use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 impl Node {
@@ -23,6 +23,9 @@ impl Node {
                 self.resend_after = None;
                 break;
             };
+            if self.gives_up(&coded) {
+                continue;
+            }
             let last = coded.last_sequence;
             if !self.hand_over_to_raft(coded.entries, coded.membership.as_ref()) {
                 if coded.membership.is_none() {
@@ -38,6 +41,9 @@ impl Node {
         }
         let mut deferred = 0;
         while let Some(mut coded) = self.pending.code_unsent() {
+            if self.gives_up(&coded) {
+                continue;
+            }
             let entries = std::mem::take(&mut coded.entries);
             if !self.hand_over_to_raft(entries, coded.membership.as_ref()) {
                 // A change of membership that has to wait lets the writes behind it pass.
@@ -59,6 +65,16 @@ impl Node {
                     .resolve_where(is_write, Outcome::Applied { index });
             }
         }
+    }
+
+    /// Gives up the commands that some member does not know: the members, or the leader, are not those any more for which
+    /// they were made. Whether there were any.
+    fn gives_up(&mut self, coded: &Coded) -> bool {
+        let later = coded.version > 0 && coded.version > self.usable_version();
+        if later {
+            self.pending.give_up_later(self.usable_version());
+        }
+        later
     }
 
     pub(super) fn hand_reads_to_raft(&mut self) {
@@ -103,13 +119,18 @@ impl Node {
             return;
         }
         let is_normal = |e: &Entry| e.get_entry_type() == EntryType::EntryNormal;
-        // Once in the log, what this version does not know ends all members that don't know it either.
-        let decodes = |e: &Entry| match e.get_entry_type() {
-            EntryType::EntryNormal => !is_later(&e.data),
-            EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => !is_later(&e.context),
-        };
-        if !message.entries.iter().all(decodes) {
-            return;
+        // Once in the log, what a member does not know ends it, for as long as the log holds it.
+        let mut known = None;
+        let mut last = None;
+        for entry in message.entries.iter() {
+            let Ok(Some(batch)) = command::of_entry(entry) else {
+                return;
+            };
+            let needed = batch.version;
+            if needed > 0 && needed > *known.get_or_insert_with(|| self.usable_version()) {
+                return;
+            }
+            last = Some(batch);
         }
         if message.entries.iter().all(is_normal) {
             // What raft drops here, its proposer sends again.
@@ -117,7 +138,7 @@ impl Node {
             return;
         }
         // Membership commands come one by one: see Pending::code.
-        let command = message.entries.first().and_then(conf_change_command);
+        let command = last.and_then(membership_command);
         if let Some((batch, command)) = command.filter(|_| message.entries.len() == 1) {
             self.step_forwarded_change(message, &batch, &command);
         }
@@ -126,7 +147,7 @@ impl Node {
     /// Proposes a command of this node's own, unless that is under way; whether it does.
     pub(super) fn propose_own(&mut self, command: Command) -> bool {
         // A member that does not know the kind would end by it.
-        if version::needed_by(command.kind) > self.members.known_version() {
+        if version::needed_by(command.kind) > self.usable_version() {
             return false;
         }
         let same = |other: &Command| *other == command_without_sequence(&command, other);
@@ -137,10 +158,6 @@ impl Node {
         self.pending.add_own(command, deadline);
         true
     }
-}
-
-fn is_later(data: &Bytes) -> bool {
-    matches!(command::decode(data), Err(DecodeError::Later(_)))
 }
 
 /// The command as it would be with the sequence of another.

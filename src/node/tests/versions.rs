@@ -146,3 +146,154 @@ fn a_member_that_was_met_by_a_follower_is_described_once_that_leads() {
     assert!(cluster.node(next).is_leader());
     assert_eq!(known_version(&cluster, next, third), VERSION + 1);
 }
+
+/// What a later version of this member would forward: a batch that says which command version it needs.
+fn forwarded(cluster: &mut Cluster, from: u64, to: u64, command: Command) -> Message {
+    let mut batch = cluster.node(from).settings.batch();
+    batch.version = VERSION;
+    batch.commands.push(command);
+    let mut message = Message::default();
+    message.set_msg_type(MessageType::MsgPropose);
+    (message.from, message.to) = (from, to);
+    message.set_entries(vec![pending::normal_entry(&batch)].into());
+    message
+}
+
+fn met_at_its_place(id: u64, version: u64) -> Met {
+    Met {
+        id,
+        incarnation: 10 * id,
+        empty: false,
+        url: url(id),
+        dialled: true,
+        version,
+    }
+}
+
+#[test]
+fn a_leader_takes_nothing_that_a_member_does_not_know() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let follower = cluster.follower(leader);
+    let third = (1..=3).find(|id| ![leader, follower].contains(id)).unwrap();
+    let takes = |cluster: &mut Cluster| {
+        let sequence = cluster.node(leader).published;
+        let mut command = Command::new();
+        command.sequence = 1_000 + sequence;
+        let message = forwarded(cluster, follower, leader, command);
+        let before = cluster.node(leader).raw.raft.raft_log.last_index();
+        cluster.node(leader).step(of_member(message));
+        cluster.node(leader).raw.raft.raft_log.last_index() > before
+    };
+    // It has heard so, and the table does not say so yet.
+    let older = met_at_its_place(third, VERSION - 1);
+    cluster.node(leader).met(older);
+    assert!(!takes(&mut cluster), "before the table has it");
+    cluster.settle();
+    assert_eq!(cluster.node(leader).members().known_version(), VERSION - 1);
+    assert!(!takes(&mut cluster), "when the table has it");
+    cluster.node(leader).met(met_at_its_place(third, VERSION));
+    assert!(!takes(&mut cluster), "the table is behind");
+    cluster.settle();
+    assert!(takes(&mut cluster));
+    cluster.settle();
+
+    // Who was removed may be needed until that is settled.
+    cluster.node(leader).members.unsettled = Some(crate::members::Unsettled {
+        index: 1,
+        kind: Kind::RemoveMember,
+        member: 4,
+    });
+    assert!(!takes(&mut cluster), "not settled");
+    cluster.settle();
+    cluster.tick(3);
+    assert!(takes(&mut cluster), "settled");
+}
+
+#[test]
+fn what_a_member_said_before_it_fell_silent_is_not_written_down() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let next = cluster.follower(leader);
+    let third = (1..=3).find(|id| ![leader, next].contains(id)).unwrap();
+    let version = |cluster: &mut Cluster| {
+        let row = &cluster.node(next).members().members[&third];
+        row.description.version
+    };
+    // Since then another process has taken its place, of which only the others have heard.
+    let earlier = met_at_its_place(third, VERSION + 1);
+    cluster.node(next).met(earlier);
+    cluster.cut = vec![(next, third), (third, next)];
+    cluster.node(leader).raw.transfer_leader(next);
+    cluster.work(leader);
+    cluster.settle();
+    cluster.tick(5);
+    assert!(cluster.node(next).is_leader());
+    assert_eq!(version(&mut cluster), VERSION);
+    cluster.cut.clear();
+    cluster.tick(5);
+    assert_eq!(version(&mut cluster), VERSION + 1);
+}
+
+#[test]
+fn the_late_word_of_an_earlier_leader_describes_nobody() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let follower = cluster.follower(leader);
+    let term = cluster.node(leader).raw.raft.term;
+    let mut command = Command::new();
+    command.kind = Kind::DescribeMember;
+    command.sequence = 1_000;
+    command.member_id = leader;
+    command.member_incarnation = 10 * leader;
+    for (leader_term, expected) in [(term - 1, VERSION), (term, VERSION + 1)] {
+        command.sequence += 1;
+        command.member_version = VERSION + 1;
+        command.leader_term = leader_term;
+        let message = forwarded(&mut cluster, follower, leader, command.clone());
+        let next = cluster.node(leader).published + 1;
+        cluster.node(leader).step(of_member(message));
+        cluster.deliver_until(|cluster| cluster.node(leader).published >= next);
+        let row = &cluster.node(leader).members().members[&leader];
+        assert_eq!(row.description.version, expected, "{leader_term}");
+    }
+}
+
+/// A command that was made for other members, or by another leader, is not left waiting either: what is behind it goes on.
+#[cfg(feature = "later")]
+#[test]
+fn a_later_command_is_given_up_when_a_member_does_not_know_it() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.settle();
+    let third = (1..=3).rev().find(|id| *id != leader).unwrap();
+    for on in 1..=3 {
+        cluster.node(on).met(met_at_its_place(third, VERSION - 1));
+    }
+    cluster.tick(3);
+    let is_later = |command: &Command| command.kind == Kind::Later;
+    for on in [leader, cluster.follower(leader)] {
+        let before = cluster.node(leader).raw.raft.raft_log.last_index();
+        let mut command = Command::new();
+        command.kind = Kind::Later;
+        let deadline = cluster.node(on).now + 100;
+        cluster.node(on).pending.add_own(command, deadline);
+        let mut outcome = cluster.put(on, "behind");
+        cluster.settle();
+        assert!(!cluster.node(on).pending.any(is_later), "{on}");
+        assert_eq!(applied(&mut outcome), before + 1);
+    }
+}
+
+#[test]
+fn a_sole_member_that_was_upgraded_writes_that_down() {
+    for before in [VERSION - 1, VERSION + 1] {
+        let mut members = Members::of([(1, url(1), 10)]);
+        members.members.get_mut(&1).unwrap().description.version = before;
+        let mut cluster = Cluster::of(members);
+        cluster.elect();
+        cluster.tick(3);
+        let row = &cluster.node(1).members().members[&1];
+        assert_eq!(row.description.version, VERSION, "was {before}");
+    }
+}
