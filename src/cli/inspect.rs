@@ -24,6 +24,7 @@ pub fn run(path: &Path, out: &mut dyn Write) -> io::Result<i32> {
         exit_code: 0,
         live: false,
         sound: Vec::new(),
+        unsound: Vec::new(),
     };
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => report.directory(path)?,
@@ -49,6 +50,8 @@ struct Report<'a> {
     live: bool,
     /// Header and size of each snapshot that is good.
     sound: Vec<(SnapshotHeader, u64)>,
+    /// Each snapshot that is not, and why.
+    unsound: Vec<(PathBuf, StorageError)>,
 }
 
 impl Report<'_> {
@@ -153,7 +156,8 @@ impl Report<'_> {
             let what = "a start refuses: this is an older copy of the member's directory";
             return writeln!(self.out, "{what}");
         }
-        let verdict = match inspect::verdict(&self.disk, dir, meta, &self.sound) {
+        let unsound = std::mem::take(&mut self.unsound);
+        let verdict = match inspect::verdict(&self.disk, dir, meta, &self.sound, unsound) {
             Ok(verdict) => verdict,
             Err(error) => {
                 // What is damaged was said with the file, but not what does not fit together.
@@ -179,6 +183,17 @@ impl Report<'_> {
         let state = begin.map(|meta| &meta.state);
         let formed = formation(state, verdict.formed, hard_state.commit);
         writeln!(self.out, "{formed}")?;
+        if let Some((index, later)) = verdict.later {
+            let when = match index <= hard_state.commit {
+                true => "",
+                false => ", once that is committed",
+            };
+            writeln!(
+                self.out,
+                "this version ends at entry {index} with exit code 8{when}: it needs command version {}",
+                later.needed
+            )?;
+        }
         if verdict.torn {
             let what =
                 "the end of the log was torn by a crash, which is no loss: a start cuts it off";
@@ -288,6 +303,18 @@ impl Report<'_> {
                 contents.end
             )?;
         }
+        let entries: Vec<_> = contents.later.iter().collect();
+        if let Some((first, _)) = entries.first() {
+            let most = entries.iter().map(|(_, later)| *later);
+            let later = most.max_by_key(|later| later.needed);
+            let count = entries.len();
+            let what = "of them only a later version knows, the first is entry";
+            writeln!(self.out, "  {count} {what} {first}")?;
+            if let Some(later) = later {
+                let path = path.to_owned();
+                self.found(&StorageError::Later { path, later })?;
+            }
+        }
         match read {
             Ok(()) => Ok(()),
             Err(error) => self.damaged(path, contents.end, &error),
@@ -328,7 +355,11 @@ impl Report<'_> {
                 self.sound.push((contents.header, contents.bytes));
                 Ok(())
             }
-            Err(error) => self.damaged(path, contents.bytes, &error),
+            Err(error) => {
+                self.damaged(path, contents.bytes, &error)?;
+                self.unsound.push((path.to_owned(), error));
+                Ok(())
+            }
         }
     }
 
@@ -408,7 +439,7 @@ fn formation(state: Option<&ReplicatedState>, entry: Option<u64>, committed: u64
 mod tests {
     use super::*;
     use crate::command::{self, Batch, Command};
-    use crate::storage::{self, Opened, RealDisk, Save, Start};
+    use crate::storage::{self, Mark, Opened, RealDisk, Save, Start};
     use raft::eraftpb::{Entry, EntryType, HardState};
 
     fn open(dir: &Path, start: Start) -> Opened {
@@ -493,6 +524,100 @@ mod tests {
         save(&mut opened, vec![formed(3)], 3);
         let text = inspected(dir.path());
         assert!(text.contains("\nformed, by entry 3\n"), "{text}");
+    }
+
+    fn later(index: u64, needed: u64, kind: EntryType) -> Entry {
+        let mut batch = Batch::new();
+        batch.version = needed;
+        batch.commands.push(Command::new());
+        let data = command::encode(&batch);
+        let mut entry = Entry {
+            entry_type: kind,
+            index,
+            term: 1,
+            ..Entry::default()
+        };
+        match kind {
+            EntryType::EntryNormal => entry.data = data,
+            _ => entry.context = data,
+        }
+        entry
+    }
+
+    #[test]
+    fn entries_that_only_a_later_version_knows_are_told_with_exit_code_8() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opened = open(dir.path(), first(1));
+        let inspect = || {
+            let mut out = Vec::new();
+            let code = run(dir.path(), &mut out).unwrap();
+            (code, String::from_utf8(out).unwrap())
+        };
+        let normal = later(2, 0, EntryType::EntryNormal);
+        let entries = vec![
+            normal,
+            later(3, 8, EntryType::EntryNormal),
+            later(4, 9, EntryType::EntryConfChange),
+        ];
+        save(&mut opened, entries, 2);
+        let (code, text) = inspect();
+        assert_eq!(code, 8, "{text}");
+        let line = "\n  2 of them only a later version knows, the first is entry 3\n";
+        assert!(text.contains(line), "{text}");
+        let line = "\nthis version ends at entry 3 with exit code 8, once that is committed: it needs command version 8\n";
+        assert!(text.contains(line), "{text}");
+
+        // Another leader's entry in their place.
+        save(&mut opened, vec![later(3, 0, EntryType::EntryNormal)], 3);
+        let (code, text) = inspect();
+        assert_eq!(code, 0, "{text}");
+        assert!(!text.contains("later"), "{text}");
+
+        save(
+            &mut opened,
+            vec![later(4, 9, EntryType::EntryConfChange)],
+            4,
+        );
+        let (code, text) = inspect();
+        assert_eq!(code, 8, "{text}");
+        let line = "\nthis version ends at entry 4 with exit code 8: it needs command version 9\n";
+        assert!(text.contains(line), "{text}");
+    }
+
+    #[test]
+    fn a_start_is_not_said_to_begin_before_a_snapshot_that_only_a_later_version_knows() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opened = open(dir.path(), first(1));
+        save(&mut opened, vec![later(2, 0, EntryType::EntryNormal)], 2);
+        let mut meta = opened.recovered.snapshot.clone().unwrap();
+        meta.index = 2;
+        meta.state.version = 9;
+        let (snapshots, cluster) = (opened.snapshots.clone(), opened.meta.cluster());
+        let nothing = std::iter::empty::<(&[u8], u64, &[u8])>();
+        snapshots.write(&meta, cluster, nothing).unwrap();
+        let hard_state = HardState {
+            term: 1,
+            commit: 2,
+            ..HardState::default()
+        };
+        let mark = Mark {
+            index: 2,
+            term: meta.term,
+            hard_state,
+            installed: false,
+        };
+        let save = Save {
+            mark: Some(mark),
+            sync: true,
+            ..Save::default()
+        };
+        opened.wal.save(&[save]).unwrap();
+        let mut out = Vec::new();
+        let code = run(dir.path(), &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(code, 8, "{text}");
+        let line = "\na start refuses it, with exit code 8\n";
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]

@@ -11,11 +11,12 @@ use super::wal::record::Record;
 use super::wal::segment;
 use super::wal::segment::{Name, Reader, Step};
 use super::{Recovered, StorageError, check_empty, recovery};
-use crate::command::SnapshotHeader;
+use crate::command::version::Later;
+use crate::command::{self, DecodeError, SnapshotHeader};
 use crate::limits;
-use raft::eraftpb::HardState;
+use raft::eraftpb::{Entry, HardState};
 use slog::{Logger, o};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
@@ -50,6 +51,8 @@ pub struct SegmentContents {
     pub hard_state: HardState,
     /// Index and term of the snapshots that it marks.
     pub marks: Vec<(u64, u64)>,
+    /// Entries that only a later version knows.
+    pub later: LaterEntries,
     /// Behind the last batch is one that a crash may have torn when it was written, so that nobody relied on it.
     pub torn: bool,
 }
@@ -63,8 +66,35 @@ pub struct Verdict {
     pub last: u64,
     /// Index of the entry in the log that says that the cluster has formed, committed or not.
     pub formed: Option<u64>,
+    /// The first entry, committed or not, that only a later version knows.
+    pub later: Option<(u64, Later)>,
     /// The end of the log was torn by a crash. A start cuts it off.
     pub torn: bool,
+}
+
+/// The entries of a log that only a later version knows.
+#[derive(Debug, Clone, Default)]
+pub struct LaterEntries(Vec<(u64, Later)>);
+
+impl LaterEntries {
+    /// This one comes next, in place of whatever the log held from its index on.
+    pub(super) fn note(&mut self, entry: &Entry) {
+        while self.0.pop_if(|(index, _)| *index >= entry.index).is_some() {}
+        // What is no batch at all is passed over by a start as well.
+        if let Err(DecodeError::Later(later)) = command::of_entry(entry) {
+            self.0.push((entry.index, later));
+        }
+    }
+
+    /// A snapshot has replaced the log.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Their indexes, ascending, and what each needs.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, Later)> {
+        self.0.iter().copied()
+    }
 }
 
 /// What a file is; `None` if it is none of ours, or its first bytes are damaged.
@@ -162,9 +192,13 @@ impl SegmentContents {
                 self.entries += 1;
                 let (low, high) = self.indexes.unwrap_or((entry.index, entry.index));
                 self.indexes = Some((low.min(entry.index), high.max(entry.index)));
+                self.later.note(&entry);
             }
             Record::HardState(hard_state) => self.hard_state = hard_state,
             Record::Mark(mark) => {
+                if mark.installed {
+                    self.later.clear();
+                }
                 self.marks.push((mark.index, mark.term));
                 self.hard_state = mark.hard_state;
             }
@@ -205,12 +239,13 @@ pub fn is_snapshot_name(name: &str) -> bool {
 }
 
 /// Judges a data directory as a start does, and repairs nothing. `sound` are the headers and the sizes of its snapshots
-/// that were found to be good.
+/// that were found to be good, `unsound` the paths of the others, and why.
 pub fn verdict(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     meta: Meta,
     sound: &[(SnapshotHeader, u64)],
+    mut unsound: Vec<(PathBuf, StorageError)>,
 ) -> Result<Verdict, StorageError> {
     let logger = Logger::root(slog::Discard, o!());
     let snapshots = Snapshots::new(disk.clone(), dir.join("snap"));
@@ -219,7 +254,11 @@ pub fn verdict(
             .iter()
             .find(|(header, _)| (header.index, header.term) == (index, term));
         found.cloned().ok_or_else(|| {
-            StorageError::corrupt(&snapshots.path(index, term), 0, "it is missing or damaged")
+            let path = snapshots.path(index, term);
+            match unsound.iter().position(|(other, _)| *other == path) {
+                Some(at) => unsound.swap_remove(at).1,
+                None => StorageError::corrupt(&path, 0, "it is missing"),
+            }
         })
     };
     recovery::examine(disk, dir, &meta, &snapshots, load, &logger)

@@ -14,7 +14,7 @@
 //! stand (`read_back.rs`), so that they can be read again.
 
 use super::disk::Disk;
-use super::inspect::Verdict;
+use super::inspect::{LaterEntries, Verdict};
 use super::log_index::{Outline, entry_bytes};
 use super::meta::Meta;
 use super::snapshot::Snapshots;
@@ -47,7 +47,8 @@ pub(super) fn recover(
 ) -> Result<(Wal, Recovered), StorageError> {
     let began = Instant::now();
     let wal_dir = dir.join("wal");
-    let mut scan = scan(&**disk, &wal_dir, meta, options.cache_bytes)?;
+    let log = |first_index| Log::new(first_index, options.cache_bytes);
+    let mut scan = scan(&**disk, &wal_dir, meta, log)?;
     let chosen = choose_snapshot(snapshots, meta, &scan, load, logger)?;
     let recovered = judge(&mut scan, &chosen)?;
 
@@ -126,10 +127,18 @@ pub(super) fn examine(
     logger: &Logger,
 ) -> Result<Verdict, StorageError> {
     let cache = Options::default().cache_bytes;
-    let mut scan = scan(&**disk, &dir.join("wal"), meta, cache)?;
+    let log = |first_index| Log {
+        later: Some(LaterEntries::default()),
+        ..Log::new(first_index, cache)
+    };
+    let mut scan = scan(&**disk, &dir.join("wal"), meta, log)?;
     let chosen = choose_snapshot(snapshots, meta, &scan, load, logger)?;
+    let recovered = judge(&mut scan, &chosen)?;
+    let begin = recovered.snapshot.as_ref().map_or(0, |meta| meta.index);
+    let mut later = scan.log.later.iter().flat_map(LaterEntries::iter);
     Ok(Verdict {
-        recovered: judge(&mut scan, &chosen)?,
+        later: later.find(|(index, _)| *index > begin),
+        recovered,
         last: scan.log.state.last,
         formed: scan.log.formed,
         torn: scan.torn_tail,
@@ -149,7 +158,7 @@ fn scan(
     disk: &dyn Disk,
     wal_dir: &Path,
     meta: &Meta,
-    cache_bytes: u64,
+    log: impl FnOnce(u64) -> Log,
 ) -> Result<Scan, StorageError> {
     let mut names: Vec<Name> = disk
         .list(wal_dir)?
@@ -160,7 +169,7 @@ fn scan(
     let Some(first) = names.first() else {
         return Err(StorageError::corrupt(wal_dir, 0, "there is no segment"));
     };
-    let mut log = Log::new(first.first_index, cache_bytes);
+    let mut log = log(first.first_index);
     let mut index = Index::default();
     let mut last: Option<Reader> = None;
     let mut torn_tail = false;
@@ -283,6 +292,9 @@ struct Log {
     cache_bytes: u64,
     /// Index of the entry that says that the cluster has formed, if it is in what was read.
     formed: Option<u64>,
+    /// Entries that only a later version knows, if they are looked for, which has to decode every one: a start comes to
+    /// them by itself.
+    later: Option<LaterEntries>,
 }
 
 impl Log {
@@ -299,6 +311,7 @@ impl Log {
             bytes: 0,
             cache_bytes,
             formed: None,
+            later: None,
         }
     }
 
@@ -319,6 +332,9 @@ impl Log {
                 self.formed.take_if(|formed| *formed >= index);
                 if says_formed(&entry) {
                     self.formed = Some(index);
+                }
+                if let Some(later) = &mut self.later {
+                    later.note(&entry);
                 }
                 self.bytes += entry_bytes(&entry);
                 self.outline.push(&entry);
@@ -376,6 +392,9 @@ impl Log {
         self.bytes = 0;
         self.outline = Outline::new(index, term);
         self.formed = None;
+        if let Some(later) = &mut self.later {
+            later.clear();
+        }
     }
 
     fn drop_to(&mut self, index: u64, term: u64) {
