@@ -3,7 +3,9 @@
 use super::values::{parse_duration, parse_id, parse_ip, parse_member, parse_port, parse_size};
 use crate::logging::{self, Format};
 use crate::peer_url::PeerUrl;
+use crate::command::version::VERSION;
 use clap::Parser;
+use std::sync::LazyLock;
 use clap::Subcommand;
 use clap_complete::Shell;
 use std::net::IpAddr;
@@ -57,13 +59,19 @@ Exit codes:
   5  the data directory is that of another member, cluster or life of this member, an older copy, or in use twice
   6  a disk operation failed
   7  this member was removed from the cluster before
-  8  only a later version knows what the data holds, or what a peer sent
+  8  only a later version knows what the data directory, the log, a snapshot or a backup holds
 
 Under systemd (Type=notify) it says when it is ready and stopping, and feeds the watchdog.";
 
+/// What `--version` says. A line with exit code 8 names the command version that is needed.
+static BUILD: LazyLock<String> = LazyLock::new(|| {
+    let release = env!("CARGO_PKG_VERSION");
+    format!("{release} (command version {VERSION})")
+});
+
 /// A small replicated key-value store: raft, a write-ahead log and an HTTP API in one binary.
 #[derive(Debug, Parser)]
-#[command(name = "raftkvd", version, after_help = EXAMPLES, after_long_help = EXAMPLES_AND_MORE, max_term_width = 110, allow_negative_numbers = true)]
+#[command(name = "raftkvd", version = BUILD.as_str(), after_help = EXAMPLES, after_long_help = EXAMPLES_AND_MORE, max_term_width = 110, allow_negative_numbers = true)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -301,3 +309,21 @@ const MAN_EXAMPLES: &str = "\
 Examples:
   raftkvd man > /usr/local/share/man/man1/raftkvd.1
   raftkvd man | man -l -";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn help_names_every_exit_code_and_version_what_exit_code_8_asks_for() {
+        let help = Args::command().render_long_help().to_string();
+        let (_, codes) = help.split_once("Exit codes:").unwrap();
+        for code in 0..=8 {
+            assert!(codes.contains(&format!("\n  {code}  ")), "{code}: {help}");
+        }
+        let version = Args::command().render_version();
+        let knows = format!("(command version {VERSION})");
+        assert!(version.contains(&knows), "{version}");
+    }
+}

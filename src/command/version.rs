@@ -26,8 +26,7 @@ pub const VERSION: u64 = match cfg!(feature = "later") {
 /// It takes a later version to know this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "needs raftkvd of command version {needed}, and this one knows {VERSION}: start the version that ran here before, or a \
-     later one"
+    "needs raftkvd of command version {needed}, and this one knows {VERSION}: use the version that wrote it, or a later one"
 )]
 pub struct Later {
     /// The command version that is needed, as far as can be told.

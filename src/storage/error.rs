@@ -141,7 +141,7 @@ impl StorageError {
 
 fn other_version(found: u32, known: u32) -> &'static str {
     match found > known {
-        true => "start the version of raftkvd that ran here before, or a later one",
+        true => "use the version of raftkvd that wrote it, or a later one",
         false => "use the version of raftkvd that wrote it",
     }
 }
