@@ -1,15 +1,15 @@
 //! The options and the subcommands, as clap reads them: what `--help` says is here.
 
 use super::values::{parse_duration, parse_id, parse_ip, parse_member, parse_port, parse_size};
+use crate::command::version::VERSION;
 use crate::logging::{self, Format};
 use crate::peer_url::PeerUrl;
-use crate::command::version::VERSION;
 use clap::Parser;
-use std::sync::LazyLock;
 use clap::Subcommand;
 use clap_complete::Shell;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// Below `-h`.

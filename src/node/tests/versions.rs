@@ -182,7 +182,10 @@ fn a_leader_takes_nothing_that_a_member_does_not_know() {
         command.sequence = 1_000 + sequence;
         let message = forwarded(cluster, follower, leader, command);
         let before = cluster.node(leader).raw.raft.raft_log.last_index();
-        cluster.node(leader).step(of_member(message));
+        cluster.node(leader).step(Received {
+            bound: Some(10 * message.from),
+            message,
+        });
         cluster.node(leader).raw.raft.raft_log.last_index() > before
     };
     // It has heard so, and the table does not say so yet.
@@ -252,7 +255,10 @@ fn the_late_word_of_an_earlier_leader_describes_nobody() {
         command.leader_term = leader_term;
         let message = forwarded(&mut cluster, follower, leader, command.clone());
         let next = cluster.node(leader).published + 1;
-        cluster.node(leader).step(of_member(message));
+        cluster.node(leader).step(Received {
+            bound: Some(10 * message.from),
+            message,
+        });
         cluster.deliver_until(|cluster| cluster.node(leader).published >= next);
         let row = &cluster.node(leader).members().members[&leader];
         assert_eq!(row.description.version, expected, "{leader_term}");
