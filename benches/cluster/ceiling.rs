@@ -3,7 +3,8 @@
 //!
 //! It is a process of its own, as the daemon is: this program, started again with an argument that no user needs.
 
-use crate::cell::Server;
+use crate::request::VALUE_BYTES;
+use crate::server::Server;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -23,7 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 pub const ARGUMENT: &str = "--serve-the-ceiling";
 
 /// What a GET is answered with, as long as the values of the load.
-static VALUE: [u8; crate::throughput::VALUE_BYTES] = [b'v'; crate::throughput::VALUE_BYTES];
+static VALUE: [u8; VALUE_BYTES] = [b'v'; VALUE_BYTES];
 static WRITES: AtomicU64 = AtomicU64::new(1);
 
 /// Serves on a port of its choice, which it prints, until its stdin ends: that is when the bench has ended.

@@ -5,21 +5,11 @@ use crate::load::{self, Until};
 use crate::options::Options;
 use crate::proc;
 use crate::request::Requests;
+use crate::server::Server;
 use crate::{daemons, disk};
-use std::net::SocketAddr;
 
 /// CPU time is told for so many requests.
 const CPU_REQUESTS: f64 = 1e5;
-
-/// Where a load goes.
-pub struct Server {
-    pub name: String,
-    pub addresses: Vec<SocketAddr>,
-    /// All processes that have to do with it, the leader first.
-    pub pids: Vec<u32>,
-    /// The client address of a raftkvd whose log is looked at.
-    pub leader: Option<SocketAddr>,
-}
 
 /// What one round gave.
 #[derive(Debug, Clone, Default)]

@@ -1,7 +1,7 @@
 //! raftkvd as processes: clusters of one or three members with fresh data directories and, mostly, default settings.
 
-use crate::cell::Server;
 use crate::process::{Process, eventually};
+use crate::server::Server;
 use crate::{http, ports};
 use serde_json::Value;
 use std::fs;

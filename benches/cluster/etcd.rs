@@ -3,13 +3,13 @@
 //! The gateway turns every request into one of gRPC inside of etcd, so this is what a client that speaks HTTP gets, and
 //! not what etcd's own clients do.
 
-use crate::cell::{self, Cell, Server};
+use crate::cell::{self, Cell};
 use crate::daemons::Cluster;
 use crate::options::Options;
 use crate::process::{Process, eventually};
-use crate::request::{Kind, Requests};
+use crate::request::{Kind, Requests, VALUE_BYTES};
+use crate::server::Server;
 use crate::table::{self, Ratios};
-use crate::throughput::VALUE_BYTES;
 use crate::{http, ports};
 use serde_json::Value;
 use std::fs;

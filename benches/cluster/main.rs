@@ -10,15 +10,16 @@
 //! and is no failure: the exit code tells only whether everything worked.
 //!
 //! - [`load`], [`request`], [`response`], [`histogram`]: the load generator
-//! - [`ceiling`], [`daemons`], [`etcd`], [`process`]: what it is let loose on
+//! - [`server`], [`ceiling`], [`daemons`], [`etcd`], [`process`]: what it is let loose on
 //! - [`cell`], [`throughput`], [`values`], [`failover`], [`start`]: what is measured
 //! - [`disk`], [`proc`]: what the machine does meanwhile
-//! - [`options`], [`targets`], [`verdicts`], [`table`]: what is asked and told
+//! - [`options`], [`estimate`], [`targets`], [`verdicts`], [`table`]: what is asked and told
 
 mod ceiling;
 mod cell;
 mod daemons;
 mod disk;
+mod estimate;
 mod etcd;
 mod failover;
 mod histogram;
@@ -31,6 +32,7 @@ mod process;
 #[allow(dead_code)]
 mod request;
 mod response;
+mod server;
 mod start;
 mod table;
 mod targets;
@@ -119,6 +121,6 @@ fn introduce(options: &Options) {
     println!(
         "sections: {}; this takes about {}",
         names.join(", "),
-        options.estimate()
+        estimate::estimate(options)
     );
 }

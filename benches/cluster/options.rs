@@ -1,6 +1,5 @@
 //! What the command line asks for.
 
-use crate::etcd;
 use std::time::Duration;
 
 const USAGE: &str = "usage: cargo bench --bench cluster -- [--seconds S] [--rounds N] [--smoke] \
@@ -31,16 +30,6 @@ impl Section {
             Section::Failover => "failover",
             Section::Start => "start",
             Section::Etcd => "etcd",
-        }
-    }
-
-    /// Runs of the load generator in one round.
-    fn runs(self) -> usize {
-        match self {
-            Section::Load => crate::throughput::RUNS,
-            Section::Values => crate::values::RUNS,
-            Section::Etcd if etcd::is_installed() => etcd::RUNS,
-            Section::Etcd | Section::Failover | Section::Start => 0,
         }
     }
 }
@@ -101,27 +90,5 @@ impl Options {
     /// A fifth of what is measured.
     pub fn warm_up(&self) -> Duration {
         self.measure() / 5
-    }
-
-    /// How long it will take, for a reader who wonders whether to wait.
-    pub fn estimate(&self) -> String {
-        let round = (self.measure() + self.warm_up()).as_secs_f64();
-        let mut seconds = 1.0;
-        for section in &self.sections {
-            seconds += section.runs() as f64 * self.rounds as f64 * round;
-            seconds += match section {
-                // Elections and restarts.
-                Section::Failover => 5.0 * self.events as f64,
-                Section::Start => 2.0 * self.events as f64,
-                // Starting, and writing every key once.
-                Section::Load | Section::Values => 3.0,
-                Section::Etcd if etcd::is_installed() => 10.0,
-                Section::Etcd => 0.0,
-            };
-        }
-        match seconds {
-            short if short < 90.0 => format!("{short:.0} s"),
-            long => format!("{:.0} min", long / 60.0),
-        }
     }
 }

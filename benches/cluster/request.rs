@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+/// Bytes of a value of a load that says nothing else, and of what the ceiling answers.
+pub const VALUE_BYTES: usize = 100;
+
 /// A value up to this size is sent with its head in one buffer; a larger one is shared by all requests.
 const INLINE_BYTES_MAX: usize = 4 << 10;
 

@@ -1,18 +1,17 @@
 //! Section `load`: writes and reads of small values, on one member and on three, beside the ceiling and the disk.
 
 use crate::ceiling::Ceiling;
-use crate::cell::{self, Cell, Server};
+use crate::cell::{self, Cell};
 use crate::daemons::Cluster;
 use crate::disk;
 use crate::options::Options;
-use crate::request::{Kind, Requests};
+use crate::request::{Kind, Requests, VALUE_BYTES};
+use crate::server::Server;
 use crate::table::{self, Ratios};
 use crate::targets::{self, Target, Through};
 use crate::verdicts::Verdicts;
 use std::path::Path;
 
-/// Bytes of a value.
-pub const VALUE_BYTES: usize = 100;
 const CONNECTIONS: [usize; 3] = [1, 64, 256];
 const KINDS: [Kind; 3] = [Kind::Put, Kind::Get, Kind::Stale];
 /// Runs in one round: the ceiling and four ways to raftkvd for each figure, and the disk where it matters.

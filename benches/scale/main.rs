@@ -55,6 +55,8 @@ mod process;
 mod request;
 #[path = "../cluster/response.rs"]
 mod response;
+#[path = "../cluster/server.rs"]
+mod server;
 #[path = "../cluster/verdicts.rs"]
 mod verdicts;
 

@@ -1,7 +1,6 @@
 //! A member that was loaded with many keys through its API, and what can be done to it.
 
 use crate::background::Background;
-use crate::cell::Server;
 use crate::daemons::{self, Cluster, Member};
 use crate::histogram::Histogram;
 use crate::http::Connection;
@@ -10,6 +9,7 @@ use crate::load::{self, Until};
 use crate::options::Options;
 use crate::process::eventually;
 use crate::request::{KEY_BYTES, Kind, Requests};
+use crate::server::Server;
 use crate::watch::{Snapshot, Watch};
 use std::fs;
 use std::net::SocketAddr;
