@@ -2,6 +2,7 @@
 
 use crate::aims;
 use crate::background::{begun, latencies};
+use crate::histogram::Histogram;
 use crate::load::Answer;
 use crate::options::Options;
 use crate::report;
@@ -42,26 +43,50 @@ pub fn run(state: &State, options: &Options, verdicts: &mut Verdicts) {
     let outcome = clients.stop();
     let snapshots = watch.stop().snapshots;
 
-    let met = |answer: &Answer| {
-        let mut all = snapshots.iter();
-        all.find(|snapshot| snapshot.meets(begun(answer), answer.ended))
-    };
-    // The last of the large values is still under way when a snapshot begins: it is nobody's usual neighbour.
-    let counts = |snapshot: &Snapshot, answer: &Answer| {
-        let mut pushed = rounds.iter().map(|round| round.pushed);
-        !pushed.any(|pushed| snapshot.meets(pushed, pushed) && begun(answer) < pushed)
-    };
-    let is_quiet = |answer: &Answer| {
-        let mut all = rounds.iter().map(|round| round.quiet);
-        all.any(|(begin, end)| begin <= begun(answer) && answer.ended <= end)
-    };
-    let answers = || outcome.answers.iter();
-    let during = latencies(
-        answers().filter(|answer| met(answer).is_some_and(|snapshot| counts(snapshot, answer))),
-    );
-    let all_during = latencies(answers().filter(|answer| met(answer).is_some()));
-    let without = latencies(answers().filter(|answer| met(answer).is_none() && is_quiet(answer)));
+    report_snapshots(&snapshots);
+    let latencies = Latencies::new(&outcome.answers, &rounds, &snapshots);
+    let quiet = rounds.iter().map(|r| r.quiet.1 - r.quiet.0).sum();
+    let took = snapshots.iter().map(Snapshot::took).sum();
+    report_rates(&latencies, quiet, took);
+    report_latencies(&latencies, verdicts);
+    report::errors(&outcome);
+}
 
+/// What the PUTs took, by what went on meanwhile.
+struct Latencies {
+    without: Histogram,
+    during: Histogram,
+    /// Of `during`, those that had no large value beside them.
+    undisturbed: Histogram,
+}
+
+impl Latencies {
+    fn new(answers: &[Answer], rounds: &[Round], snapshots: &[Snapshot]) -> Latencies {
+        let met = |answer: &Answer| {
+            let mut all = snapshots.iter();
+            all.find(|snapshot| snapshot.meets(begun(answer), answer.ended))
+        };
+        // The last of the large values is still under way when a snapshot begins: it is nobody's usual neighbour.
+        let counts = |snapshot: &Snapshot, answer: &Answer| {
+            let mut pushed = rounds.iter().map(|round| round.pushed);
+            !pushed.any(|pushed| snapshot.meets(pushed, pushed) && begun(answer) < pushed)
+        };
+        let is_quiet = |answer: &Answer| {
+            let mut all = rounds.iter().map(|round| round.quiet);
+            all.any(|(begin, end)| begin <= begun(answer) && answer.ended <= end)
+        };
+        let of = |is_it: &dyn Fn(&Answer) -> bool| {
+            latencies(answers.iter().filter(|answer| is_it(answer)))
+        };
+        Latencies {
+            without: of(&|answer| met(answer).is_none() && is_quiet(answer)),
+            during: of(&|answer| met(answer).is_some()),
+            undisturbed: of(&|answer| met(answer).is_some_and(|snapshot| counts(snapshot, answer))),
+        }
+    }
+}
+
+fn report_snapshots(snapshots: &[Snapshot]) {
     let took: Duration = snapshots.iter().map(Snapshot::took).sum();
     let count = snapshots.len().max(1);
     let bytes: u64 = snapshots.iter().map(|snapshot| snapshot.bytes).sum();
@@ -76,16 +101,24 @@ pub fn run(state: &State, options: &Options, verdicts: &mut Verdicts) {
         "s",
         &each,
     );
-    let quiet: Duration = rounds.iter().map(|r| r.quiet.1 - r.quiet.0).sum();
-    let rate = |requests: u64, time: Duration| requests as f64 / time.as_secs_f64().max(1e-9);
+}
+
+/// `quiet` and `took`: how long it was that no snapshot was written, and that one was.
+fn report_rates(latencies: &Latencies, quiet: Duration, took: Duration) {
+    let rate =
+        |puts: &Histogram, time: Duration| puts.total() as f64 / time.as_secs_f64().max(1e-9);
     report::line(
         "PUTs without a snapshot",
-        rate(without.total(), quiet),
+        rate(&latencies.without, quiet),
         "/s",
         "",
     );
-    report::line("PUTs during one", rate(all_during.total(), took), "/s", "");
-    let (p99, p99_during) = (without.quantile_us(0.99), during.quantile_us(0.99));
+    report::line("PUTs during one", rate(&latencies.during, took), "/s", "");
+}
+
+fn report_latencies(latencies: &Latencies, verdicts: &mut Verdicts) {
+    let p99 = latencies.without.quantile_us(0.99);
+    let p99_during = latencies.undisturbed.quantile_us(0.99);
     report::line("p99 without a snapshot", p99 / 1e3, "ms", "");
     report::line("p99 during one", p99_during / 1e3, "ms", "");
     let what = "p99 during a snapshot, as a multiple of that without";
@@ -94,13 +127,12 @@ pub fn run(state: &State, options: &Options, verdicts: &mut Verdicts) {
     report::line(what, ratio, "x", &aim);
     report::line(
         "the longest without a snapshot",
-        without.quantile_us(1.0) / 1e3,
+        latencies.without.quantile_us(1.0) / 1e3,
         "ms",
         "",
     );
     let what = "the longest PUT during a snapshot";
-    let longest = all_during.quantile_us(1.0) / 1e3;
+    let longest = latencies.during.quantile_us(1.0) / 1e3;
     let aim = verdicts.at_most(what, longest, aims::LONGEST_PUT_MS, "ms");
     report::line(what, longest, "ms", &aim);
-    report::errors(&outcome);
 }

@@ -22,18 +22,7 @@ pub fn run(dir: &Path, options: &Options, verdicts: &mut Verdicts) {
         "values: PUTs of {} MiB, 3 members, {KEYS} keys",
         bytes >> 20
     ));
-    fs::create_dir_all(dir).expect("make a directory");
-    let urls = daemons::free_urls(3);
-    let largest = bytes.to_string();
-    let words = ["--max-value-bytes", &largest];
-    let members = (1..=3).map(|id| Member::new(dir, id, &urls, &words));
-    let mut cluster = Cluster {
-        members: members.collect(),
-    };
-    for member in &mut cluster.members {
-        member.start();
-    }
-    cluster.wait_until_settled();
+    let mut cluster = start(dir, bytes);
     let disk = disk::append(dir, disk::CHUNK_BYTES, options.measure() / 5);
     let disk = disk.megabytes_per_second();
     report::line(
@@ -76,6 +65,31 @@ pub fn run(dir: &Path, options: &Options, verdicts: &mut Verdicts) {
     let changes = (after - before) as f64;
     let aim = verdicts.at_most(what, changes, 0.0, "");
     report::line(what, changes, "", &aim);
+    report_memory(&cluster, leader, bytes);
+    for member in &mut cluster.members {
+        member.take().kill();
+    }
+    fs::remove_dir_all(dir).expect("remove a directory");
+}
+
+/// Three members that take values of so many bytes.
+fn start(dir: &Path, bytes: usize) -> Cluster {
+    fs::create_dir_all(dir).expect("make a directory");
+    let urls = daemons::free_urls(3);
+    let largest = bytes.to_string();
+    let words = ["--max-value-bytes", &largest];
+    let members = (1..=3).map(|id| Member::new(dir, id, &urls, &words));
+    let mut cluster = Cluster {
+        members: members.collect(),
+    };
+    for member in &mut cluster.members {
+        member.start();
+    }
+    cluster.wait_until_settled();
+    cluster
+}
+
+fn report_memory(cluster: &Cluster, leader: usize, bytes: usize) {
     for (place, member) in cluster.members.iter().enumerate() {
         let what = match place == leader {
             true => "the most that was resident: leader",
@@ -85,10 +99,6 @@ pub fn run(dir: &Path, options: &Options, verdicts: &mut Verdicts) {
         let each = format!("{:.1} values", peak / mebibytes(bytes as u64));
         report::line(what, peak, "MiB", &each);
     }
-    for member in &mut cluster.members {
-        member.take().kill();
-    }
-    fs::remove_dir_all(dir).expect("remove a directory");
 }
 
 fn term(address: std::net::SocketAddr) -> u64 {
