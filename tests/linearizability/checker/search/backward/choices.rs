@@ -14,6 +14,19 @@ const EARLY: i64 = 8;
 const OTHERS: i64 = 20;
 const UNLIKELY: i64 = 60;
 
+/// Steps that are tried next, by what they do.
+#[derive(Default)]
+struct StepChoices {
+    /// Deletes of keys that have to be absent and are not yet.
+    demanded: Vec<Choice>,
+    deletes: Vec<Choice>,
+    /// Reads behind which an optional write is of no use any more, and which need nothing that is not next in the chain.
+    first: Vec<Choice>,
+    reads: Vec<Choice>,
+    /// Keys that optional writes can make what reads need them to be, and whether present.
+    keys: BTreeSet<(KeyId, bool)>,
+}
+
 impl Search<'_> {
     fn events(&self) -> impl Iterator<Item = usize> {
         let events = std::iter::successors(Some(self.next[0]), |&event| Some(self.next[event]));
@@ -142,49 +155,14 @@ impl Search<'_> {
 
     /// Ways to go on with their prices, the likely ones first; not all of them fit.
     pub(super) fn choices(&self) -> Vec<(i64, Choice)> {
-        let (mut demanded, mut first) = (Vec::new(), Vec::new());
-        let (mut deletes, mut reads) = (Vec::new(), Vec::new());
-        // Keys that optional writes can make what they have to be, and whether present.
-        let mut keys: BTreeSet<(KeyId, bool)> = BTreeSet::new();
         let reachable = self.reachable();
-        for &step in &reachable {
-            let choice = Choice::Step(step);
-            let of = &self.facts.steps[step];
-            match (&of.writes[..], &of.needs[..]) {
-                (&[(key, _), ..], _)
-                    if self.needs[key] == Some(Need::Absent) && self.is_unmet(key) =>
-                {
-                    demanded.push(choice);
-                }
-                ([_, ..], _) => deletes.push(choice),
-                ([], needs) => {
-                    let mut passed = false;
-                    if let &[(key, need)] = needs {
-                        passed = self.is_passed(of, (key, need));
-                        keys.insert((key, need != Need::Absent));
-                    }
-                    // One that was called after another one's return may have to come for the sake of that one.
-                    let is_earlier = |other: &usize| {
-                        let returned = self.facts.steps[*other].returned;
-                        returned.is_some_and(|returned| returned < of.invoked)
-                    };
-                    let ends_use = self.ends_use(of);
-                    if ends_use
-                        && needs
-                            .iter()
-                            .all(|need| self.is_implied(*need) || self.is_next(*need))
-                    {
-                        first.push(choice);
-                    } else if ends_use
-                        || passed
-                        || needs.len() > 1
-                        || reachable.iter().any(is_earlier)
-                    {
-                        reads.push(choice);
-                    }
-                }
-            }
-        }
+        let StepChoices {
+            demanded,
+            first,
+            deletes,
+            reads,
+            mut keys,
+        } = self.step_choices(&reachable);
         let (certain, others): (Vec<_>, Vec<_>) =
             self.needed.iter().partition(|key| self.is_certain(**key));
         let present = |key: &KeyId| self.needs[*key] == Some(Need::Present);
@@ -227,6 +205,50 @@ impl Search<'_> {
         }
         all.sort_by_key(|(price, _)| *price);
         all
+    }
+
+    /// Which of these steps are tried, and why.
+    fn step_choices(&self, reachable: &[usize]) -> StepChoices {
+        let mut choices = StepChoices::default();
+        for &step in reachable {
+            let choice = Choice::Step(step);
+            let of = &self.facts.steps[step];
+            match (&of.writes[..], &of.needs[..]) {
+                (&[(key, _), ..], _)
+                    if self.needs[key] == Some(Need::Absent) && self.is_unmet(key) =>
+                {
+                    choices.demanded.push(choice);
+                }
+                ([_, ..], _) => choices.deletes.push(choice),
+                ([], needs) => {
+                    let mut passed = false;
+                    if let &[(key, need)] = needs {
+                        passed = self.is_passed(of, (key, need));
+                        choices.keys.insert((key, need != Need::Absent));
+                    }
+                    // One that was called after another one's return may have to come for the sake of that one.
+                    let is_earlier = |other: &usize| {
+                        let returned = self.facts.steps[*other].returned;
+                        returned.is_some_and(|returned| returned < of.invoked)
+                    };
+                    let ends_use = self.ends_use(of);
+                    if ends_use
+                        && needs
+                            .iter()
+                            .all(|need| self.is_implied(*need) || self.is_next(*need))
+                    {
+                        choices.first.push(choice);
+                    } else if ends_use
+                        || passed
+                        || needs.len() > 1
+                        || reachable.iter().any(is_earlier)
+                    {
+                        choices.reads.push(choice);
+                    }
+                }
+            }
+        }
+        choices
     }
 
     /// What an optional write costs for how much was called since it was: most take effect soon, or never.

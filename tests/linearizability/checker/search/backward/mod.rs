@@ -155,45 +155,19 @@ impl<'a> Search<'a> {
         let chain = chain(facts);
         let mut step_link = vec![usize::MAX; steps.len()];
         let mut slot_link = vec![usize::MAX; facts.slots.len()];
-        let mut written = vec![Vec::new(); facts.keys];
         let mut slots_left = vec![0; facts.keys];
         for (at, (_, link)) in chain.iter().enumerate() {
             match *link {
-                Link::Step(step) => {
-                    step_link[step] = at;
-                    let invoked = steps[step].invoked;
-                    for &(key, state) in &steps[step].writes {
-                        written[key].push(Written { state, invoked });
-                    }
-                }
+                Link::Step(step) => step_link[step] = at,
                 Link::Slot(slot) => {
                     slot_link[slot] = at;
-                    let Slot { key, name, .. } = facts.slots[slot];
-                    let (state, invoked) = (name, 0);
-                    slots_left[key] += 1;
-                    written[key].push(Written { state, invoked });
+                    slots_left[facts.slots[slot].key] += 1;
                 }
             }
         }
-        let mut waiting = vec![0; facts.names];
-        let mut first_seen = vec![u64::MAX; facts.names];
-        for step in steps {
-            for (_, need) in &step.needs {
-                if let Need::Is(name) = need {
-                    let name = (name - NAMED) as usize;
-                    waiting[name] += 1;
-                    first_seen[name] = first_seen[name].min(step.returned.unwrap_or(u64::MAX));
-                }
-            }
-        }
-        let mut deletes = vec![BTreeSet::new(); facts.keys];
-        for (at, step) in steps.iter().enumerate() {
-            if step.place.is_none() {
-                for (key, _) in &step.writes {
-                    deletes[*key].insert((step.returned.unwrap_or(u64::MAX), at));
-                }
-            }
-        }
+        let written = written(facts, &chain);
+        let (waiting, first_seen) = waiting(facts);
+        let deletes = deletes(facts);
         let groups = facts.groups.iter().enumerate();
         let calls = groups.flat_map(|(at, group)| group.calls.iter().map(move |call| (*call, at)));
         let mut calls: Vec<(u64, usize)> = calls.collect();
@@ -357,6 +331,56 @@ impl<'a> Search<'a> {
             self.stuck.limit = limit.min(self.stuck.limit);
         }
     }
+}
+
+/// The writes of each key in the chain.
+fn written(facts: &Facts, chain: &[(Place, Link)]) -> Vec<Vec<Written>> {
+    let mut written = vec![Vec::new(); facts.keys];
+    for (_, link) in chain {
+        match *link {
+            Link::Step(step) => {
+                let invoked = facts.steps[step].invoked;
+                for &(key, state) in &facts.steps[step].writes {
+                    written[key].push(Written { state, invoked });
+                }
+            }
+            Link::Slot(slot) => {
+                let Slot { key, name, .. } = facts.slots[slot];
+                let (state, invoked) = (name, 0);
+                written[key].push(Written { state, invoked });
+            }
+        }
+    }
+    written
+}
+
+/// How many steps need each named ETag, and the first return of one.
+fn waiting(facts: &Facts) -> (Vec<u32>, Vec<u64>) {
+    let mut waiting = vec![0; facts.names];
+    let mut first_seen = vec![u64::MAX; facts.names];
+    for step in &facts.steps {
+        for (_, need) in &step.needs {
+            if let Need::Is(name) = need {
+                let name = (name - NAMED) as usize;
+                waiting[name] += 1;
+                first_seen[name] = first_seen[name].min(step.returned.unwrap_or(u64::MAX));
+            }
+        }
+    }
+    (waiting, first_seen)
+}
+
+/// The DELETEs of each key that have no place in the chain, by their returns.
+fn deletes(facts: &Facts) -> Vec<BTreeSet<(u64, usize)>> {
+    let mut deletes = vec![BTreeSet::new(); facts.keys];
+    for (at, step) in facts.steps.iter().enumerate() {
+        if step.place.is_none() {
+            for (key, _) in &step.writes {
+                deletes[*key].insert((step.returned.unwrap_or(u64::MAX), at));
+            }
+        }
+    }
+    deletes
 }
 
 /// For each key that only an optional write can make what it has to be.

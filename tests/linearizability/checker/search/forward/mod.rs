@@ -130,18 +130,7 @@ impl<'a> Search<'a> {
                 waiting[(name - NAMED) as usize] += 1;
             }
         }
-        let mut putters = vec![Vec::new(); facts.keys];
-        let mut deleters = putters.clone();
-        for (at, group) in facts.groups.iter().enumerate() {
-            for (key, value) in &group.writes {
-                let writers = if value.is_some() {
-                    &mut putters
-                } else {
-                    &mut deleters
-                };
-                writers[*key].push(at);
-            }
-        }
+        let (putters, deleters) = writers(facts);
         let (next, previous) = events(steps);
         let of_many: Vec<bool> = facts.groups.iter().map(is_of_many).collect();
         let slots = facts.slots.iter().enumerate();
@@ -324,6 +313,23 @@ fn events(steps: &[Step]) -> (Vec<usize>, Vec<usize>) {
     }
     previous[0] = last;
     (next, previous)
+}
+
+/// The groups that put each key, and those that delete it.
+fn writers(facts: &Facts) -> (Vec<Vec<usize>>, Vec<Vec<usize>>) {
+    let mut putters = vec![Vec::new(); facts.keys];
+    let mut deleters = putters.clone();
+    for (at, group) in facts.groups.iter().enumerate() {
+        for (key, value) in &group.writes {
+            let writers = if value.is_some() {
+                &mut putters
+            } else {
+                &mut deleters
+            };
+            writers[*key].push(at);
+        }
+    }
+    (putters, deleters)
 }
 
 /// It may have to come before something that hides a part of it.
