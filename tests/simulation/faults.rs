@@ -43,36 +43,10 @@ impl World {
         let running = self.machines[place].process.is_some();
         match kind {
             Kind::Isolate => self.cut("isolations", |a, b| (a == place) != (b == place)),
-            Kind::OneWay => {
-                let from = self.faults.chance(500);
-                self.cut("one-way isolations", |a, b| match from {
-                    true => a == place && b != place,
-                    false => a != place && b == place,
-                });
-            }
-            Kind::Split => {
-                let sides = self.faults.next();
-                let side = |machine: usize| sides >> (machine % 64) & 1;
-                self.cut("splits", |a, b| side(a) != side(b));
-            }
-            Kind::PowerLossEverywhere => {
-                self.count("power losses everywhere");
-                for place in 0..self.machines.len() {
-                    if self.machines[place].process.is_some() {
-                        self.power_off(place);
-                    }
-                }
-            }
-            Kind::Weather => {
-                self.network.weather = Weather {
-                    loss: *self.faults.pick(&[0, 10, 100, 300]),
-                    doubling: *self.faults.pick(&[0, 20, 300]),
-                    delay: *self.faults.pick(&[1, 5, 40, 150]) * MILLISECOND,
-                    stragglers: *self.faults.pick(&[0, 20, 200]),
-                };
-                self.count("bad weathers");
-                self.trouble(Trouble::Weather);
-            }
+            Kind::OneWay => self.isolate_one_way(place),
+            Kind::Split => self.split(),
+            Kind::PowerLossEverywhere => self.power_off_everywhere(),
+            Kind::Weather => self.bad_weather(),
             Kind::OlderCopy => self.older_copy(place),
             Kind::Stranger => self.liar(place),
             Kind::Contradiction => self.contradict(place),
@@ -91,43 +65,14 @@ impl World {
                 self.crash_at_operation(place);
                 self.machines[place].crashes_ahead = self.faults.below(4);
             }
-            Kind::FailedOperation => {
-                let ahead = self.faults.between(1, 60);
-                let disk = &self.machines[place].disk;
-                disk.inject(disk.operations() + ahead, Fault::Fail);
-                self.count("operations that fail");
-            }
-            Kind::FullDisk => {
-                let free = self.faults.below(20 << 10);
-                let machine = &mut self.machines[place];
-                if !machine.full {
-                    machine.full = true;
-                    machine.disk.set_free(Some(free));
-                    self.count("full disks");
-                    self.trouble(Trouble::FullDisk(place));
-                }
-            }
-            Kind::Pause => {
-                let length = self.faults.between(50 * MILLISECOND, 4 * SECOND);
-                self.machines[place].paused_until = self.now + length;
-                self.count("pauses");
-            }
+            Kind::FailedOperation => self.fail_operation(place),
+            Kind::FullDisk => self.fill_disk(place),
+            Kind::Pause => self.pause(place),
             Kind::Kill => {
                 self.count("kills");
                 self.kill(self.target(place));
             }
-            Kind::GracefulStop => {
-                let target = self.target(place);
-                let (reply, handed_over) = oneshot::channel();
-                let process = self.process(place).expect("it runs");
-                process.stopping = Some(handed_over);
-                self.notice(place, Notice::HandOver(reply));
-                // A leader that nobody can follow stops as one.
-                let patience = self.faults.between(500 * MILLISECOND, 1_200 * MILLISECOND);
-                self.after(patience, Event::Stop(target));
-                // By then it is ended in any case.
-                self.after(1_500 * MILLISECOND, Event::Kill(target));
-            }
+            Kind::GracefulStop => self.stop_gracefully(place),
             Kind::Flap => {
                 for _ in 0..self.faults.between(1, 20) {
                     let delay = self.faults.below(2 * SECOND);
@@ -135,6 +80,77 @@ impl World {
                 }
             }
         }
+    }
+
+    fn isolate_one_way(&mut self, place: usize) {
+        let from = self.faults.chance(500);
+        self.cut("one-way isolations", |a, b| match from {
+            true => a == place && b != place,
+            false => a != place && b == place,
+        });
+    }
+
+    fn split(&mut self) {
+        let sides = self.faults.next();
+        let side = |machine: usize| sides >> (machine % 64) & 1;
+        self.cut("splits", |a, b| side(a) != side(b));
+    }
+
+    fn power_off_everywhere(&mut self) {
+        self.count("power losses everywhere");
+        for place in 0..self.machines.len() {
+            if self.machines[place].process.is_some() {
+                self.power_off(place);
+            }
+        }
+    }
+
+    fn bad_weather(&mut self) {
+        self.network.weather = Weather {
+            loss: *self.faults.pick(&[0, 10, 100, 300]),
+            doubling: *self.faults.pick(&[0, 20, 300]),
+            delay: *self.faults.pick(&[1, 5, 40, 150]) * MILLISECOND,
+            stragglers: *self.faults.pick(&[0, 20, 200]),
+        };
+        self.count("bad weathers");
+        self.trouble(Trouble::Weather);
+    }
+
+    fn fail_operation(&mut self, place: usize) {
+        let ahead = self.faults.between(1, 60);
+        let disk = &self.machines[place].disk;
+        disk.inject(disk.operations() + ahead, Fault::Fail);
+        self.count("operations that fail");
+    }
+
+    fn fill_disk(&mut self, place: usize) {
+        let free = self.faults.below(20 << 10);
+        let machine = &mut self.machines[place];
+        if !machine.full {
+            machine.full = true;
+            machine.disk.set_free(Some(free));
+            self.count("full disks");
+            self.trouble(Trouble::FullDisk(place));
+        }
+    }
+
+    fn pause(&mut self, place: usize) {
+        let length = self.faults.between(50 * MILLISECOND, 4 * SECOND);
+        self.machines[place].paused_until = self.now + length;
+        self.count("pauses");
+    }
+
+    fn stop_gracefully(&mut self, place: usize) {
+        let target = self.target(place);
+        let (reply, handed_over) = oneshot::channel();
+        let process = self.process(place).expect("it runs");
+        process.stopping = Some(handed_over);
+        self.notice(place, Notice::HandOver(reply));
+        // A leader that nobody can follow stops as one.
+        let patience = self.faults.between(500 * MILLISECOND, 1_200 * MILLISECOND);
+        self.after(patience, Event::Stop(target));
+        // By then it is ended in any case.
+        self.after(1_500 * MILLISECOND, Event::Kill(target));
     }
 
     /// The power goes at one of the next operations of this machine's disk.

@@ -1,8 +1,12 @@
 //! One running member: the real raft loop, inbox, WAL writer and applier, and between them the queues that threads serve
 //! in the daemon. Here the world says when each of them takes its next step.
 
+mod launch;
+
+pub use launch::Launch;
+
 use crate::disk::{FakeDisk, Random};
-use crate::oracle::{self, Oracle, Shadow};
+use crate::oracle::Oracle;
 use crate::oracles::Oracles;
 use crate::ports::{Effect, Promise, SimulatedPorts, What, Wiring};
 use crate::world::{World, clock, micros};
@@ -13,15 +17,13 @@ use raftkvd::channels::inbox::Inbox;
 use raftkvd::channels::notice::Notice;
 use raftkvd::identity::{self, Answer, Claims, Reason, Standing, View};
 use raftkvd::limits;
-use raftkvd::logging::progress::Replay;
 use raftkvd::members::Members;
 use raftkvd::metrics::Metrics;
-use raftkvd::node::{Node, Settings};
+use raftkvd::node::Node;
 use raftkvd::peer_url::PeerUrl;
 use raftkvd::storage::wal::read_back::Request;
 use raftkvd::storage::{
-    self, Beginning, DiskError, Given, Lock, Meta, Options, Purge, ReadBack, Recovered, Snapshots,
-    Start, StorageError,
+    DiskError, Lock, Meta, Purge, ReadBack, Recovered, Snapshots, StorageError,
 };
 use raftkvd::store::Store;
 use raftkvd::store::history::History;
@@ -30,15 +32,12 @@ use raftkvd::threads::apply::Applier;
 use raftkvd::threads::raft::RaftLoop;
 use raftkvd::threads::read_back;
 use raftkvd::threads::snapshot::{self, SnapshotJob};
-use raftkvd::threads::wal;
 use raftkvd::threads::wal::{Durable, Jobs, WriterError};
 use slog::Logger;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::Duration;
 
 /// Ticks of an election timeout.
 pub const ELECTION_TICKS: usize = 10;
@@ -75,21 +74,15 @@ pub struct Process {
     pub pass_at: Option<u64>,
     /// The loop is at work until then, or does not get a processor.
     pub busy_until: u64,
+    queues: Queues,
     /// The WAL thread.
-    jobs: Jobs,
     pub writer: Worker,
-    /// The thread that deletes what is superfluous.
-    purge_sender: Sender<Purge>,
-    purges: Receiver<Purge>,
     /// The apply thread.
-    batches: Applier,
     pub applier: Worker,
     /// The snapshot thread.
-    snapshot_jobs: Receiver<SnapshotJob>,
     snapshots_due: VecDeque<SnapshotJob>,
     pub snapshotter: Worker,
     /// The read-back thread.
-    wal_reader: ReadBack,
     pub requests: VecDeque<Request>,
     pub reader: Worker,
     /// Of the transport: what it knows, up to where that is applied, and where the command line says that peers are.
@@ -108,25 +101,19 @@ pub struct Process {
     _lock: Lock,
 }
 
-/// How a process is started.
-pub struct Launch<'a> {
-    pub disk: &'a FakeDisk,
-    pub machine: usize,
-    pub id: u64,
-    pub start: Start,
-    /// Where it is reached, and whether its command line says so. Otherwise its table does.
-    pub url: PeerUrl,
-    pub url_given: bool,
-    /// The first members, if it is started as one of several.
-    pub listed: BTreeMap<u64, PeerUrl>,
-    /// Where the command line, or the members that a joiner asks, say that peers are.
-    pub dials: BTreeMap<u64, PeerUrl>,
-    pub options: Options,
-    pub snapshot_bytes: u64,
-    pub pinned_log_bytes: u64,
-    pub history_bytes: u64,
-    pub tick: u64,
-    pub logger: Logger,
+/// What the threads of the daemon take their work from.
+struct Queues {
+    /// Of the WAL thread.
+    jobs: Jobs,
+    /// Of the thread that deletes what is superfluous, with the end that is given to the WAL thread.
+    purge_sender: Sender<Purge>,
+    purges: Receiver<Purge>,
+    /// Of the apply thread.
+    batches: Applier,
+    /// Of the snapshot thread.
+    snapshot_jobs: Receiver<SnapshotJob>,
+    /// Of the read-back thread.
+    wal_reader: ReadBack,
 }
 
 /// How a pass went, and what it asked for.
@@ -136,166 +123,6 @@ pub struct Passed {
 }
 
 impl Process {
-    /// Does what `server::run` does before its threads run.
-    pub fn launch(launch: Launch, oracles: &mut Oracles) -> Result<Process, StorageError> {
-        let dir = Path::new(DATA_DIR);
-        let logger = launch.logger;
-        let lock = storage::lock(launch.disk, dir)?;
-        let disk = Arc::new(launch.disk.clone());
-        let store = Arc::new(Store::with_shards(8));
-        let load = &mut |snapshots: &Snapshots, index, term| {
-            snapshot::load(&store, snapshots, index, term, 1, |_, _| (), &logger)
-        };
-        let (id, start, options) = (launch.id, launch.start, launch.options);
-        let unapplied_bytes_max = options.cache_bytes.min(limits::PUBLISHED_BYTES_MAX as u64);
-        let beginning = Beginning {
-            member: id,
-            start,
-            given: Given {
-                url: Some(launch.url.clone()),
-                list: launch.listed.clone(),
-                ..Given::default()
-            },
-        };
-        let opened = storage::open_and_load(disk, dir, beginning, options, load, &logger)?;
-        let oracle = oracles.of(opened.meta.cluster());
-        let recovered = &opened.recovered;
-        let entries = Process::entries(recovered, &opened.wal.read_back())?;
-        oracle.recovers(&entries, &recovered.hard_state);
-        let hard_state_term = recovered.hard_state.term;
-        let mut log = BTreeMap::new();
-        let mut applied = 0;
-        if let Some(meta) = &recovered.snapshot {
-            applied = meta.index;
-            let (term, hash) = (meta.term, 0);
-            log.insert(meta.index, Shadow { term, hash });
-        }
-        for entry in &entries {
-            let shadow = oracle::shadow(entry);
-            if let Some(before) = log.get(&(entry.index - 1)) {
-                oracle.stores(entry.index, shadow, before.term);
-            }
-            log.insert(entry.index, shadow);
-        }
-        let last = log.last_key_value().map_or(0, |(index, _)| *index);
-        oracle.stores_up_to(launch.machine, last);
-        // A member that has no table knows only this of where it is.
-        let url_counts = launch.url_given || recovered.snapshot.is_none() || opened.first_start;
-        let settings = Settings {
-            id: launch.id,
-            incarnation: opened.meta.incarnation(),
-            boot: opened.meta.boot(),
-            run: opened.run,
-            url: url_counts.then(|| launch.url.clone()),
-            list: launch.listed,
-            election_ticks: ELECTION_TICKS,
-            heartbeat_ticks: HEARTBEAT_TICKS,
-            snapshot_bytes: launch.snapshot_bytes,
-            log_cache_bytes: launch.options.cache_bytes,
-            pinned_log_bytes: launch.pinned_log_bytes,
-            seed: opened.meta.incarnation(),
-        };
-        let first_in_memory = opened.recovered.entries.first();
-        let before_memory = first_in_memory.map_or(0, |entry| entry.index - 1);
-        let node = Node::new(settings, opened.recovered, &logger, &logger)
-            .unwrap_or_else(|error| panic!("{error}"));
-        let nothing = View {
-            me: launch.id,
-            incarnation: opened.meta.incarnation(),
-            run: opened.run,
-            url: launch.url,
-            url_given: launch.url_given,
-            cluster: 0,
-            bound_index: 0,
-            members: Members::default(),
-        };
-        let view = nothing.next(opened.meta.cluster(), node.members());
-        let inbox = Arc::new(Inbox::default());
-        inbox.set_closed(node.closed());
-        let history = Arc::new(History::new(launch.history_bytes));
-        history.begin(applied, before_memory);
-        let (commits, batches) = apply::channel(Arc::new(Replay::new()), history.clone());
-        let wal_reader = opened.wal.read_back();
-        let (writer, jobs) = wal::channel(opened.wal, clock, &logger);
-        let (purge_sender, purges) = mpsc::channel();
-        let (snapshot_sender, snapshot_jobs) = mpsc::channel();
-        let metrics: Arc<Metrics> = Arc::default();
-        let applier = Applier {
-            batches,
-            store: store.clone(),
-            inbox: inbox.clone(),
-            snapshots: opened.snapshots.clone(),
-            snapshot_jobs: snapshot_sender,
-            metrics: metrics.clone(),
-            logger: logger.clone(),
-        };
-        let wiring = Wiring {
-            machine: launch.machine,
-            inbox: inbox.clone(),
-            writer,
-            commits,
-            store: store.clone(),
-            meta: opened.meta.clone(),
-            log,
-            unsaved: VecDeque::new(),
-            durable_term: hard_state_term,
-            marks: (0, applied),
-            mark_due: None,
-            unapplied: VecDeque::new(),
-            unapplied_bytes_max,
-            published: applied,
-            applied,
-            told_applied: applied,
-            crashes_behind: None,
-            led: 0,
-        };
-        let process = Process {
-            id: launch.id,
-            raft_loop: RaftLoop::new(node, Duration::from_micros(launch.tick), clock(), &logger),
-            inbox,
-            store,
-            history,
-            meta: opened.meta,
-            snapshots: opened.snapshots,
-            metrics,
-            looked_at: None,
-            followed: (0, 0),
-            ends: false,
-            asleep: false,
-            pass_at: None,
-            busy_until: 0,
-            jobs,
-            writer: Worker::Idle,
-            purge_sender,
-            purges,
-            batches: applier,
-            applier: Worker::Idle,
-            snapshot_jobs,
-            snapshots_due: VecDeque::new(),
-            snapshotter: Worker::Idle,
-            wal_reader,
-            requests: VecDeque::new(),
-            reader: Worker::Idle,
-            view,
-            judges_up_to: applied,
-            list: launch.dials,
-            leader: 0,
-            claimed: BTreeMap::new(),
-            sending: BTreeSet::new(),
-            receiving: false,
-            stopping: None,
-            logger,
-            _lock: lock,
-            wiring,
-        };
-        if applied > 0 {
-            let hash = process.wiring.state_hash();
-            let oracle = oracles.of(process.meta.cluster());
-            oracle.holds(launch.machine, applied, hash);
-        }
-        Ok(process)
-    }
-
     /// All entries behind the snapshot, those that a start has left to the disk included.
     pub fn entries(recovered: &Recovered, reader: &ReadBack) -> Result<Vec<Entry>, StorageError> {
         let outline = recovered.outline.as_ref().expect("it has a disk");
@@ -441,7 +268,7 @@ impl Process {
     // ---- the wal thread ----
 
     pub fn has_jobs(&self) -> bool {
-        self.jobs.are_unfinished()
+        self.queues.jobs.are_unfinished()
     }
 
     /// The mark of a snapshot is among them.
@@ -459,7 +286,7 @@ impl Process {
             true => 1,
             false => usize::MAX,
         };
-        let durable = self.jobs.write_waiting(jobs_max)?;
+        let durable = self.queues.jobs.write_waiting(jobs_max)?;
         if let Some(durable) = &durable {
             self.wiring.saved(durable.number(), oracle);
         }
@@ -471,8 +298,9 @@ impl Process {
         let mut sent = Vec::new();
         let send = |messages| sent = messages;
         let told = self
+            .queues
             .jobs
-            .tell(durable, &self.inbox, send, &self.purge_sender)?;
+            .tell(durable, &self.inbox, send, &self.queues.purge_sender)?;
         assert!(told.is_continue(), "no thread has ended");
         self.wiring.sends(&sent);
         Ok(sent)
@@ -486,7 +314,10 @@ impl Process {
     // ---- the thread that deletes ----
 
     pub fn remove_files(&mut self) -> Result<(), DiskError> {
-        self.purges.try_iter().try_for_each(Purge::remove_at_once)
+        self.queues
+            .purges
+            .try_iter()
+            .try_for_each(Purge::remove_at_once)
     }
 
     // ---- the read-back thread ----
@@ -494,7 +325,7 @@ impl Process {
     /// Reads what the node has wanted longest.
     pub fn read_back(&mut self) -> Result<(), StorageError> {
         match self.requests.pop_front() {
-            Some(request) => read_back::answer(&request, &self.wal_reader, &self.inbox),
+            Some(request) => read_back::answer(&request, &self.queues.wal_reader, &self.inbox),
             None => Ok(()),
         }
     }
@@ -502,17 +333,18 @@ impl Process {
     // ---- the apply thread ----
 
     pub fn has_batches(&self) -> bool {
-        self.batches.has_unfinished()
+        self.queues.batches.has_unfinished()
     }
 
     /// Takes one batch from the commit channel.
     pub fn apply(&mut self, oracle: &Oracle) -> Result<(), StorageError> {
-        self.batches.apply_waiting()?;
+        self.queues.batches.apply_waiting()?;
         let applied = self.history.newest();
         if applied > self.wiring.applied {
             self.wiring.applies(applied, oracle);
         }
-        self.snapshots_due.extend(self.snapshot_jobs.try_iter());
+        self.snapshots_due
+            .extend(self.queues.snapshot_jobs.try_iter());
         Ok(())
     }
 
