@@ -2,6 +2,7 @@
 
 use crate::harness::{Cluster, Node, daemon, refuses_connections, run_to_end};
 use crate::ports::{free_port, is_free};
+use crate::skipped::skipped;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use tempfile::TempDir;
 
@@ -243,7 +244,7 @@ fn a_bad_value_in_the_environment_exits_2() {
 fn the_defaults_start_a_single_member_and_say_what_to_curl() {
     // The default ports are fixed: somebody else's daemon on them is no reason to fail.
     if !is_free(9_021) || !is_free(9_121) {
-        eprintln!("skipped: port 9021 or 9121 is in use");
+        skipped("the ports 9021 and 9121, one of which is in use");
         return;
     }
     let mut cluster = Cluster::prepare(0, &[]);

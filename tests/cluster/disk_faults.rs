@@ -3,6 +3,7 @@
 
 use crate::harness::{Cluster, PATIENCE, PATIENT, eventually, leader_and_followers, require};
 use crate::http::{self, Connection};
+use crate::skipped::skipped;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,7 +47,7 @@ fn call_with(call: &str, injection: &str) -> Option<Vec<String>> {
     if works.is_ok_and(|status| status.success()) {
         return Some(wrapper);
     }
-    println!("skipped: there is no strace here that may trace");
+    skipped("strace that may trace");
     None
 }
 
@@ -246,7 +247,7 @@ impl SmallDisk {
         if mounted.is_ok_and(|status| status.success()) {
             return Some(SmallDisk(at.to_owned()));
         }
-        println!("skipped: mounting is not allowed here");
+        skipped("permission to mount a file system");
         None
     }
 

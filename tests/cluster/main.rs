@@ -48,6 +48,7 @@ mod procfile;
 mod quota;
 mod restarts;
 mod serving;
+mod skipped;
 mod snapshots;
 mod stopping;
 mod supervised;

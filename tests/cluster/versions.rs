@@ -6,6 +6,7 @@
 use crate::harness::{Cluster, PATIENCE, SetOnDrop, eventually, require};
 use crate::http;
 use crate::process::BINARY;
+use crate::skipped::skipped;
 use rustix::process::Signal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ fn later_binary() -> Option<PathBuf> {
     let found = path.exists();
     if !found {
         let path = path.display();
-        eprintln!("skipped: there is no {path}, which cargo build --features later makes");
+        skipped(&format!("{path}, which cargo build --features later makes"));
     }
     found.then_some(path)
 }
