@@ -99,92 +99,110 @@ fn assert_usage_error(arguments: &[&str], names: &str) {
     );
 }
 
+/// Arguments of a usage error, and what its line names.
+type BadArguments = (&'static [&'static str], &'static str);
+
+const THREE: &str = "http://127.0.0.1:9021,http://127.0.0.1:9022,http://127.0.0.1:9023";
+
+/// Ids that are none, or not of the list.
+const BAD_IDS: [BadArguments; 5] = [
+    (&["--id", "0", "--cluster", THREE, "--port", "9121"], "0"),
+    (&["--id", "4", "--cluster", THREE, "--port", "9121"], "4"),
+    (&["--id", "-1", "--cluster", THREE], "-1"),
+    (&["--id", "one", "--cluster", THREE], "one"),
+    (
+        &["--id", "18446744073709551616", "--cluster", THREE],
+        "18446744073709551616",
+    ),
+];
+
+/// Lists that hold what is no URL of a peer, or a peer twice.
+const BAD_CLUSTERS: [BadArguments; 10] = [
+    (
+        &["--cluster", "http://127.0.0.1:9021/raft"],
+        "http://127.0.0.1:9021/raft",
+    ),
+    (&["--cluster", "http://127.0.0.1"], "http://127.0.0.1"),
+    (&["--cluster", "http://127.0.0.1:0"], "http://127.0.0.1:0"),
+    (&["--cluster", "http://127.0.0.1:99999"], "99999"),
+    (&["--cluster", "127.0.0.1:9021"], "127.0.0.1:9021"),
+    (
+        &["--cluster", "ftp://127.0.0.1:9021"],
+        "ftp://127.0.0.1:9021",
+    ),
+    (
+        &["--cluster", "http://127.0.0.1:9021,,http://127.0.0.1:9022"],
+        "",
+    ),
+    (
+        &["--cluster", "http://127.0.0.1:9021,http://127.0.0.1:9021"],
+        "http://127.0.0.1:9021",
+    ),
+    (
+        &["--cluster", "http://127.0.0.1:9021,http://127.0.0.1:9021/"],
+        "http://127.0.0.1:9021",
+    ),
+    (
+        &[
+            "--cluster",
+            "http://[::1]:9021,http://[0:0:0:0:0:0:0:1]:9021",
+        ],
+        "http://[::1]:9021",
+    ),
+];
+
+/// Addresses that nobody can dial: they are only to listen on.
+const LISTENING_URLS: [BadArguments; 5] = [
+    (&["--peer-url", "http://0.0.0.0:9021"], "--listen-peer"),
+    (
+        &["--peer-url", "http://[::ffff:0.0.0.0]:9021"],
+        "--listen-peer",
+    ),
+    (
+        &["--cluster", "http://127.0.0.1:9021,http://[::]:9022"],
+        "--listen-peer",
+    ),
+    (
+        &[
+            "--id",
+            "2",
+            "--peer-url",
+            "http://127.0.0.1:9021",
+            "--join",
+            "http://0.0.0.0:9121",
+        ],
+        "only to listen on",
+    ),
+    (
+        &["restore", "/dev/null", "--peer-url", "http://0.0.0.0:9021"],
+        "--listen-peer",
+    ),
+];
+
+/// Other values that are none, and words that are not known.
+const BAD_VALUES: [BadArguments; 14] = [
+    (&["--heartbeat", "1s", "--election-timeout", "1s"], "1s"),
+    (&["--heartbeat", "2s"], "2s"),
+    (&["--heartbeat", "soon"], "soon"),
+    (&["--request-timeout", "5 parsecs"], "parsecs"),
+    (&["--port", "65536"], "65536"),
+    (&["--port", "x"], "x"),
+    (&["--listen", "nowhere"], "nowhere"),
+    (&["--listen-peer", "1.2.3"], "1.2.3"),
+    (&["--snapshot-bytes", "-5"], "-5"),
+    (&["--max-value-bytes", "many"], "many"),
+    (&["--log-format", "xml"], "xml"),
+    (&["--log-level", "loud"], "loud"),
+    (&["--no-such-flag"], "--no-such-flag"),
+    (&["stray"], "stray"),
+];
+
 #[test]
 fn bad_arguments_exit_2_with_one_line_that_names_the_value() {
-    let three = "http://127.0.0.1:9021,http://127.0.0.1:9022,http://127.0.0.1:9023";
-    for (arguments, names) in [
-        (
-            &["--id", "0", "--cluster", three, "--port", "9121"][..],
-            "0",
-        ),
-        (&["--id", "4", "--cluster", three, "--port", "9121"], "4"),
-        (&["--id", "-1", "--cluster", three], "-1"),
-        (&["--id", "one", "--cluster", three], "one"),
-        (
-            &["--id", "18446744073709551616", "--cluster", three],
-            "18446744073709551616",
-        ),
-        (
-            &["--cluster", "http://127.0.0.1:9021/raft"],
-            "http://127.0.0.1:9021/raft",
-        ),
-        (&["--cluster", "http://127.0.0.1"], "http://127.0.0.1"),
-        (&["--cluster", "http://127.0.0.1:0"], "http://127.0.0.1:0"),
-        (&["--cluster", "http://127.0.0.1:99999"], "99999"),
-        (&["--cluster", "127.0.0.1:9021"], "127.0.0.1:9021"),
-        (
-            &["--cluster", "ftp://127.0.0.1:9021"],
-            "ftp://127.0.0.1:9021",
-        ),
-        (
-            &["--cluster", "http://127.0.0.1:9021,,http://127.0.0.1:9022"],
-            "",
-        ),
-        (
-            &["--cluster", "http://127.0.0.1:9021,http://127.0.0.1:9021"],
-            "http://127.0.0.1:9021",
-        ),
-        (
-            &["--cluster", "http://127.0.0.1:9021,http://127.0.0.1:9021/"],
-            "http://127.0.0.1:9021",
-        ),
-        (
-            &[
-                "--cluster",
-                "http://[::1]:9021,http://[0:0:0:0:0:0:0:1]:9021",
-            ],
-            "http://[::1]:9021",
-        ),
-        (&["--peer-url", "http://0.0.0.0:9021"], "--listen-peer"),
-        (
-            &["--peer-url", "http://[::ffff:0.0.0.0]:9021"],
-            "--listen-peer",
-        ),
-        (
-            &["--cluster", "http://127.0.0.1:9021,http://[::]:9022"],
-            "--listen-peer",
-        ),
-        (
-            &[
-                "--id",
-                "2",
-                "--peer-url",
-                "http://127.0.0.1:9021",
-                "--join",
-                "http://0.0.0.0:9121",
-            ],
-            "only to listen on",
-        ),
-        (
-            &["restore", "/dev/null", "--peer-url", "http://0.0.0.0:9021"],
-            "--listen-peer",
-        ),
-        (&["--heartbeat", "1s", "--election-timeout", "1s"], "1s"),
-        (&["--heartbeat", "2s"], "2s"),
-        (&["--heartbeat", "soon"], "soon"),
-        (&["--request-timeout", "5 parsecs"], "parsecs"),
-        (&["--port", "65536"], "65536"),
-        (&["--port", "x"], "x"),
-        (&["--listen", "nowhere"], "nowhere"),
-        (&["--listen-peer", "1.2.3"], "1.2.3"),
-        (&["--snapshot-bytes", "-5"], "-5"),
-        (&["--max-value-bytes", "many"], "many"),
-        (&["--log-format", "xml"], "xml"),
-        (&["--log-level", "loud"], "loud"),
-        (&["--no-such-flag"], "--no-such-flag"),
-        (&["stray"], "stray"),
-    ] {
-        assert_usage_error(arguments, names);
+    for group in [&BAD_IDS[..], &BAD_CLUSTERS, &LISTENING_URLS, &BAD_VALUES] {
+        for (arguments, names) in group {
+            assert_usage_error(arguments, names);
+        }
     }
 }
 

@@ -12,14 +12,89 @@ fn lines<'a>(log: &'a str, words: &[&str]) -> Vec<&'a str> {
         .collect()
 }
 
+/// In whatever is secret, and short enough to be found also in parts of what was sent.
+const SECRET: &str = "hunter2";
+const SECRET_BASE64: &str = "aHVudGVyM";
+
 /// Method, path, headers, body.
-type Request<'a> = (&'a str, String, Vec<(&'a str, &'a str)>, &'a [u8]);
+type Request = (&'static str, String, Headers, Vec<u8>);
+type Headers = Vec<(&'static str, &'static str)>;
+
+/// Requests of every kind, good and bad, with the secret in their paths, headers and bodies.
+fn secret_requests() -> Vec<Request> {
+    let pairs = format!("{{\"{SECRET}-a\":\"{SECRET}\"}}");
+    let transaction = format!(
+        "{{\"conditions\":[{{\"key\":\"{SECRET}\",\"exists\":true}}],\"operations\":[{{\"op\":\"put\",\"key\":\
+         \"{SECRET}-t\",\"value\":\"{SECRET}\"}},{{\"op\":\"delete\",\"key\":\"{SECRET}-d\"}}]}}"
+    );
+    let large = SECRET.repeat(1_000);
+    let broken_json = format!("{{\"{SECRET}\":{SECRET}");
+    let twice = format!("{{\"{SECRET}\":\"{SECRET}\",\"{SECRET}\":\"\"}}");
+    let key = format!("/{SECRET}");
+    let put = |path: String| ("PUT", path, vec![], SECRET.into());
+    let put_if = |header, body: &str| ("PUT", key.clone(), vec![header], body.into());
+    let get = |path: String| ("GET", path, vec![], vec![]);
+    let post = |path: &str, body: &str| ("POST", path.to_owned(), vec![], body.into());
+    vec![
+        put(key.clone()),
+        put(format!("/-/kv{key}")),
+        put_if(("If-Match", SECRET), "x"),
+        put_if(("If-None-Match", "*"), SECRET),
+        put(format!("/{}", SECRET.repeat(100))),
+        ("PUT", key.clone(), vec![], large.into()),
+        put(format!("{key}%zz")),
+        put(format!("/-/{SECRET}")),
+        put(format!("{key}?{SECRET}=1")),
+        get(key.clone()),
+        get(format!("{key}?consistency={SECRET}")),
+        get(format!("/-/kv?prefix={SECRET}&values=true")),
+        get(format!("/-/kv?limit={SECRET}")),
+        get(format!("/key/{SECRET}-a")),
+        ("BREW", key.clone(), vec![], SECRET.into()),
+        post(&key, SECRET),
+        post("/key", &pairs),
+        post("/key", &broken_json),
+        post("/key", &twice),
+        post("/-/txn", &transaction),
+        post("/-/txn", &broken_json),
+        post("/-/leader", SECRET),
+        ("DELETE", format!("/key/{SECRET}-a"), vec![], vec![]),
+        ("DELETE", format!("{key}-d"), vec![], vec![]),
+    ]
+}
+
+/// Sends all of them through a member, and gives the statuses of the answers.
+fn send_secrets(cluster: &Cluster, id: u64) -> Vec<u16> {
+    let requests = secret_requests().into_iter();
+    let statuses = requests.map(|(method, path, headers, body)| {
+        let response = cluster.send(id, method, &path, &headers, &body);
+        response.status
+    });
+    let statuses = statuses.collect();
+    // A head that is none, and a body that ends too soon.
+    for text in [
+        format!("PUT /{SECRET}\r\n{SECRET}\r\n\r\n"),
+        format!("PUT /{SECRET} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{SECRET}"),
+    ] {
+        let mut connection = Connection::open(cluster.address(id)).expect("connect");
+        connection.write(text.as_bytes()).expect("write");
+    }
+    statuses
+}
+
+/// Until the quota refuses a write, so that snapshots are written too.
+fn fill_with_secrets(cluster: &Cluster, via: u64) {
+    let full = (0..200).find(|number| {
+        let path = format!("/{SECRET}-{number}");
+        let value = SECRET.repeat(140);
+        let response = cluster.send(via, "PUT", &path, &[], value.as_bytes());
+        response.status == 507
+    });
+    assert!(full.is_some());
+}
 
 #[test]
 fn no_key_and_no_value_is_ever_logged() {
-    // In whatever is secret, and short enough to be found also in parts of what was sent.
-    const SECRET: &str = "hunter2";
-    const SECRET_BASE64: &str = "aHVudGVyM";
     let mut cluster = Cluster::start_with(
         3,
         &[
@@ -38,85 +113,14 @@ fn no_key_and_no_value_is_ever_logged() {
         ],
     );
     let (leader, followers) = leader_and_followers(&cluster);
-    let pairs = format!("{{\"{SECRET}-a\":\"{SECRET}\"}}");
-    let transaction = format!(
-        "{{\"conditions\":[{{\"key\":\"{SECRET}\",\"exists\":true}}],\"operations\":[{{\"op\":\"put\",\"key\":\
-         \"{SECRET}-t\",\"value\":\"{SECRET}\"}},{{\"op\":\"delete\",\"key\":\"{SECRET}-d\"}}]}}"
-    );
-    let key = format!("/{SECRET}");
-    let long_key = format!("/{}", SECRET.repeat(100));
-    let large = SECRET.repeat(1_000);
-    let broken_json = format!("{{\"{SECRET}\":{SECRET}");
-    let twice = format!("{{\"{SECRET}\":\"{SECRET}\",\"{SECRET}\":\"\"}}");
-    let requests: Vec<Request<'_>> = vec![
-        ("PUT", key.clone(), vec![], SECRET.as_bytes()),
-        ("PUT", format!("/-/kv{key}"), vec![], SECRET.as_bytes()),
-        ("PUT", key.clone(), vec![("If-Match", SECRET)], b"x"),
-        (
-            "PUT",
-            key.clone(),
-            vec![("If-None-Match", "*")],
-            SECRET.as_bytes(),
-        ),
-        ("PUT", long_key, vec![], SECRET.as_bytes()),
-        ("PUT", key.clone(), vec![], large.as_bytes()),
-        ("PUT", format!("{key}%zz"), vec![], SECRET.as_bytes()),
-        ("PUT", format!("/-/{SECRET}"), vec![], SECRET.as_bytes()),
-        (
-            "PUT",
-            format!("{key}?{SECRET}=1"),
-            vec![],
-            SECRET.as_bytes(),
-        ),
-        ("GET", key.clone(), vec![], b""),
-        ("GET", format!("{key}?consistency={SECRET}"), vec![], b""),
-        (
-            "GET",
-            format!("/-/kv?prefix={SECRET}&values=true"),
-            vec![],
-            b"",
-        ),
-        ("GET", format!("/-/kv?limit={SECRET}"), vec![], b""),
-        ("GET", format!("/key/{SECRET}-a"), vec![], b""),
-        ("BREW", key.clone(), vec![], SECRET.as_bytes()),
-        ("POST", key.clone(), vec![], SECRET.as_bytes()),
-        ("POST", "/key".to_owned(), vec![], pairs.as_bytes()),
-        ("POST", "/key".to_owned(), vec![], broken_json.as_bytes()),
-        ("POST", "/key".to_owned(), vec![], twice.as_bytes()),
-        ("POST", "/-/txn".to_owned(), vec![], transaction.as_bytes()),
-        ("POST", "/-/txn".to_owned(), vec![], broken_json.as_bytes()),
-        ("POST", "/-/leader".to_owned(), vec![], SECRET.as_bytes()),
-        ("DELETE", format!("/key/{SECRET}-a"), vec![], b""),
-        ("DELETE", format!("{key}-d"), vec![], b""),
-    ];
-    let mut statuses = Vec::new();
-    for id in [leader, followers[0]] {
-        for (method, path, headers, body) in &requests {
-            let response = cluster.send(id, method, path, headers, body);
-            statuses.push(response.status);
-        }
-        // A head that is none, and a body that ends too soon.
-        for text in [
-            format!("PUT /{SECRET}\r\n{SECRET}\r\n\r\n"),
-            format!("PUT /{SECRET} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{SECRET}"),
-        ] {
-            let mut connection = Connection::open(cluster.address(id)).expect("connect");
-            connection.write(text.as_bytes()).expect("write");
-        }
-    }
+    let mut statuses = send_secrets(&cluster, leader);
+    statuses.extend(send_secrets(&cluster, followers[0]));
     for status in [200, 204, 400, 403, 404, 405, 412, 413, 414] {
         assert!(statuses.contains(&status), "no {status} among {statuses:?}");
     }
-    // Until it is full, so that snapshots are written and the quota refuses; then one is sent, and one is loaded.
+    // Behind the snapshots that are written, one is sent, and one is loaded.
     cluster.node(followers[1]).kill();
-    let full = (0..200).find(|number| {
-        let path = format!("/{SECRET}-{number}");
-        cluster
-            .send(leader, "PUT", &path, &[], SECRET.repeat(140).as_bytes())
-            .status
-            == 507
-    });
-    assert!(full.is_some());
+    fill_with_secrets(&cluster, leader);
     cluster.start_all();
     let joiner = cluster.lay_out_joiner();
     cluster.add_member(leader, joiner);
@@ -181,6 +185,79 @@ fn a_member_that_fails_and_returns_is_two_lines_on_the_others() {
     }
 }
 
+/// All that a member has logged in JSON.
+fn json_log(cluster: &Cluster, id: u64) -> Vec<Value> {
+    let log = cluster.nodes[&id].log_text();
+    // One line of a start is for whoever has just typed the command.
+    let lines = log.lines().filter(|line| !line.contains("is listening"));
+    lines
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect()
+}
+
+/// There is a line with this message that has all of these fields, with these values where there is one.
+#[track_caller]
+fn assert_told(log: &[Value], message: &str, fields: &[(&str, Option<Value>)]) {
+    let is_it = |line: &&Value| {
+        line["msg"] == message
+            && fields.iter().all(|(name, wanted)| match wanted {
+                Some(wanted) => line[name] == *wanted,
+                None => !line[name].is_null(),
+            })
+    };
+    assert!(
+        log.iter().find(is_it).is_some(),
+        "no {message:?} {fields:?} in {log:#?}"
+    );
+}
+
+/// What a snapshot's line tells of it.
+const SIZE: [(&str, Option<Value>); 3] = [("index", None), ("bytes", None), ("ms", None)];
+
+/// Of a member that led, changed members, was stopped and started again.
+#[track_caller]
+fn assert_a_life_is_told(log: &[Value], joiner: u64) {
+    let version = Some(Value::from(env!("CARGO_PKG_VERSION")));
+    assert_told(
+        log,
+        "starting",
+        &[
+            ("version", version),
+            ("data", None),
+            ("clients", None),
+            ("peers", None),
+        ],
+    );
+    assert_told(
+        log,
+        "started",
+        &[("cluster", None), ("term", None), ("ms", None)],
+    );
+    assert_told(log, "became leader", &[("term", None)]);
+    assert_told(log, "wrote a snapshot", &SIZE);
+    assert_told(log, "sent a snapshot", &SIZE);
+    for change in ["added as a learner", "made a voter", "removed"] {
+        assert_told(
+            log,
+            "membership changed",
+            &[
+                ("change", Some(change.into())),
+                ("member", Some(joiner.into())),
+                ("url", None),
+                ("index", None),
+            ],
+        );
+    }
+    assert_told(log, "stopping", &[("signal", Some("SIGTERM".into()))]);
+    assert_told(log, "stopped", &[("ms", None)]);
+    assert_told(
+        log,
+        "recovered",
+        &[("snapshot", None), ("last", None), ("term", None)],
+    );
+    assert_told(log, "loaded a snapshot", &SIZE);
+}
+
 #[test]
 fn json_lines_tell_what_an_operator_asks_about() {
     let mut cluster = Cluster::start_with(
@@ -210,84 +287,17 @@ fn json_lines_tell_what_an_operator_asks_about() {
     cluster.node(leader).start();
     cluster.node(leader).wait_ready();
 
-    let read = |id: u64| -> Vec<Value> {
-        let log = cluster.nodes[&id].log_text();
-        // One line of a start is for whoever has just typed the command.
-        let lines = log.lines().filter(|line| !line.contains("is listening"));
-        lines
-            .map(|line| {
-                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
-            })
-            .collect()
-    };
-    let logs: Vec<Vec<Value>> = [leader, followers[0], joiner, new_leader].map(read).into();
-    #[track_caller]
-    fn assert_told(log: &[Value], message: &str, fields: &[(&str, Option<Value>)]) {
-        let is_it = |line: &&Value| {
-            line["msg"] == message
-                && fields.iter().all(|(name, wanted)| match wanted {
-                    Some(wanted) => line[name] == *wanted,
-                    None => !line[name].is_null(),
-                })
-        };
+    let logs = [leader, followers[0], joiner, new_leader].map(|id| json_log(&cluster, id));
+    for line in logs.iter().flatten() {
         assert!(
-            log.iter().find(is_it).is_some(),
-            "no {message:?} {fields:?} in {log:#?}"
+            line["ts"].is_string() && line["level"].is_string(),
+            "{line}"
         );
     }
-    for log in &logs {
-        for line in log {
-            assert!(
-                line["ts"].is_string() && line["level"].is_string(),
-                "{line}"
-            );
-        }
-    }
-    let version = Some(Value::from(env!("CARGO_PKG_VERSION")));
-    let (any, id) = (None, Some(Value::from(joiner)));
-    let lead = &logs[0];
-    assert_told(
-        lead,
-        "starting",
-        &[
-            ("version", version),
-            ("data", None),
-            ("clients", None),
-            ("peers", None),
-        ],
-    );
-    assert_told(
-        lead,
-        "started",
-        &[("cluster", None), ("term", None), ("ms", None)],
-    );
-    assert_told(lead, "became leader", &[("term", None)]);
-    let size = [("index", None), ("bytes", None), ("ms", None)];
-    assert_told(lead, "wrote a snapshot", &size);
-    assert_told(lead, "sent a snapshot", &size);
-    for change in ["added as a learner", "made a voter", "removed"] {
-        assert_told(
-            lead,
-            "membership changed",
-            &[
-                ("change", Some(change.into())),
-                ("member", id.clone()),
-                ("url", None),
-                ("index", None),
-            ],
-        );
-    }
-    assert_told(lead, "stopping", &[("signal", Some("SIGTERM".into()))]);
-    assert_told(lead, "stopped", &[("ms", any)]);
-    assert_told(
-        lead,
-        "recovered",
-        &[("snapshot", None), ("last", None), ("term", None)],
-    );
-    assert_told(lead, "loaded a snapshot", &size);
+    assert_a_life_is_told(&logs[0], joiner);
     let leader_line = format!("the leader is {leader}");
     assert_told(&logs[1], &leader_line, &[("term", None)]);
-    assert_told(&logs[2], "received a snapshot", &size);
+    assert_told(&logs[2], "received a snapshot", &SIZE);
     assert_told(&logs[3], "became leader", &[("term", None)]);
 }
 

@@ -7,6 +7,7 @@ use crate::harness::{
 use crate::http::{Connection, Response, encode};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 
@@ -163,136 +164,170 @@ fn accounts(list: &Value) -> Vec<(u64, String)> {
     accounts.collect()
 }
 
-#[test]
-fn nobody_sees_half_of_a_transaction_whatever_fails() {
-    let mut cluster = Cluster::start_with(3, &["--snapshot-bytes", "64K"]);
-    let begin: BTreeMap<String, String> = (0..ACCOUNTS)
-        .map(|i| (format!("account/{i}"), EACH.to_string()))
-        .collect();
-    let body = json!(begin).to_string();
-    assert_eq!(post(&cluster, 1, "/key", &body).status, 200);
-    let addresses: Vec<_> = (1..=3).map(|id| cluster.address(id)).collect();
-    let stop = AtomicBool::new(false);
-    let (moved, refused, seen) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    // Any answer is right while members fail, but none may show half.
-    let ask = |via: usize, method: &str, path: &str, body: &str| {
-        let connection = Connection::open(addresses[via]);
+/// What the clients of the accounts share.
+struct Bank {
+    addresses: Vec<SocketAddr>,
+    stop: AtomicBool,
+    moved: AtomicU64,
+    refused: AtomicU64,
+    seen: AtomicU64,
+}
+
+impl Bank {
+    fn open(cluster: &Cluster) -> Bank {
+        let begin: BTreeMap<String, String> = (0..ACCOUNTS)
+            .map(|i| (format!("account/{i}"), EACH.to_string()))
+            .collect();
+        let body = json!(begin).to_string();
+        assert_eq!(post(cluster, 1, "/key", &body).status, 200);
+        Bank {
+            addresses: (1..=3).map(|id| cluster.address(id)).collect(),
+            stop: AtomicBool::new(false),
+            moved: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            seen: AtomicU64::new(0),
+        }
+    }
+
+    /// Any answer is right while members fail, but none may show half.
+    fn ask(&self, via: usize, method: &str, path: &str, body: &str) -> Option<Response> {
+        let connection = Connection::open(self.addresses[via]);
         let response = connection.and_then(|mut c| c.send(method, path, &[], body.as_bytes()));
         response
             .ok()
             .filter(|response| matches!(response.status, 200 | 412))
-    };
-    let list = |via: usize, consistency: &str| {
+    }
+
+    fn list(&self, via: usize, consistency: &str) -> Option<Value> {
         let path = format!("/-/kv?prefix=account/&values=true&consistency={consistency}");
-        ask(via, "GET", &path, "").map(|response| parse(&response))
-    };
-    let check = |list: &Value| {
-        let accounts = accounts(list);
-        let sum: u64 = accounts.iter().map(|(balance, _)| balance).sum();
-        assert_eq!(
-            (accounts.len() as u64, sum),
-            (ACCOUNTS, ACCOUNTS * EACH),
-            "{list}"
-        );
-        accounts
-    };
-    thread::scope(|scope| {
-        let _stop = SetOnDrop(&stop);
-        let (stop, moved, refused, seen, list, check, ask) =
-            (&stop, &moved, &refused, &seen, &list, &check, &ask);
-        for client in 0..3_u64 {
-            scope.spawn(move || {
-                let mut random = Random(client);
-                while !stop.load(SeqCst) {
-                    let via = random.below(3) as usize;
-                    let Some(accounts) = list(via, "linearizable").map(|list| check(&list)) else {
-                        continue;
-                    };
-                    let from = random.below(ACCOUNTS);
-                    let to = (from + 1 + random.below(ACCOUNTS - 1)) % ACCOUNTS;
-                    let amount = random.below(accounts[from as usize].0 + 1);
-                    let condition = |i: u64| json!({"key": format!("account/{i}"), "etag": accounts[i as usize].1});
-                    let put = |i: u64, balance: u64| json!({"op": "put", "key": format!("account/{i}"), "value": balance.to_string()});
-                    let body = json!({
-                        "conditions": [condition(from), condition(to)],
-                        "operations": [
-                            put(from, accounts[from as usize].0 - amount),
-                            put(to, accounts[to as usize].0 + amount),
-                        ],
-                    });
-                    match ask(via, "POST", "/-/txn", &body.to_string()) {
-                        Some(done) if done.status == 200 => moved.fetch_add(1, SeqCst),
-                        Some(_) => refused.fetch_add(1, SeqCst),
-                        None => 0,
-                    };
-                }
+        let response = self.ask(via, "GET", &path, "");
+        response.map(|response| parse(&response))
+    }
+
+    /// Moves money between two accounts, if nobody else changes them meanwhile, until told to stop.
+    fn move_money(&self, mut random: Random) {
+        while !self.stop.load(SeqCst) {
+            let via = random.below(3) as usize;
+            let list = self.list(via, "linearizable");
+            let Some(accounts) = list.map(|list| checked_accounts(&list)) else {
+                continue;
+            };
+            let from = random.below(ACCOUNTS);
+            let to = (from + 1 + random.below(ACCOUNTS - 1)) % ACCOUNTS;
+            let amount = random.below(accounts[from as usize].0 + 1);
+            let condition =
+                |i: u64| json!({"key": format!("account/{i}"), "etag": accounts[i as usize].1});
+            let put = |i: u64, balance: u64| json!({"op": "put", "key": format!("account/{i}"), "value": balance.to_string()});
+            let body = json!({
+                "conditions": [condition(from), condition(to)],
+                "operations": [
+                    put(from, accounts[from as usize].0 - amount),
+                    put(to, accounts[to as usize].0 + amount),
+                ],
             });
+            match self.ask(via, "POST", "/-/txn", &body.to_string()) {
+                Some(done) if done.status == 200 => self.moved.fetch_add(1, SeqCst),
+                Some(_) => self.refused.fetch_add(1, SeqCst),
+                None => 0,
+            };
         }
-        for via in 0..3 {
-            scope.spawn(move || {
-                while !stop.load(SeqCst) {
-                    // Each member's own map, at whatever index; one that starts again may be before the first.
-                    let list = list(via, "stale");
-                    if let Some(list) = list.filter(|list| list["keys"] != json!([])) {
-                        check(&list);
-                        seen.fetch_add(1, SeqCst);
-                    }
-                }
-            });
-        }
-        // A pair of keys that are only ever written together, read one after the other.
-        scope.spawn(move || {
-            for i in 0_u64.. {
-                let body = format!(r#"{{"pair/a":"{i}","pair/b":"{i}","pair/c":"{i}"}}"#);
-                ask((i % 3) as usize, "POST", "/key", &body);
-                if stop.load(SeqCst) {
-                    return;
-                }
+    }
+
+    /// Looks at a member's own map, at whatever index; one that starts again may be before the first.
+    fn look_at_the_accounts(&self, via: usize) {
+        while !self.stop.load(SeqCst) {
+            let list = self.list(via, "stale");
+            if let Some(list) = list.filter(|list| list["keys"] != json!([])) {
+                checked_accounts(&list);
+                self.seen.fetch_add(1, SeqCst);
             }
-        });
-        for via in 0..3 {
-            scope.spawn(move || {
-                let mut random = Random(via);
-                let mut newest = 0;
-                while !stop.load(SeqCst) {
-                    let key = random.pick(&["a", "b", "c"]);
-                    let path = format!("/pair/{key}?consistency=stale");
-                    match ask(via as usize, "GET", &path, "") {
-                        Some(pair) => {
-                            assert!(
-                                pair.etag() >= newest,
-                                "{key}: {} after {newest}",
-                                pair.etag()
-                            );
-                            newest = pair.etag();
-                        }
-                        // A member that starts again has an older map for a moment.
-                        None => newest = 0,
-                    }
+        }
+    }
+
+    /// Keys that are only ever written together, read one after the other by `read_what_is_written_together`.
+    fn write_together(&self) {
+        for i in 0_u64.. {
+            let body = format!(r#"{{"pair/a":"{i}","pair/b":"{i}","pair/c":"{i}"}}"#);
+            self.ask((i % 3) as usize, "POST", "/key", &body);
+            if self.stop.load(SeqCst) {
+                return;
+            }
+        }
+    }
+
+    fn read_what_is_written_together(&self, via: usize) {
+        let mut random = Random(via as u64);
+        let mut newest = 0;
+        while !self.stop.load(SeqCst) {
+            let key = random.pick(&["a", "b", "c"]);
+            let path = format!("/pair/{key}?consistency=stale");
+            match self.ask(via, "GET", &path, "") {
+                Some(pair) => {
+                    assert!(
+                        pair.etag() >= newest,
+                        "{key}: {} after {newest}",
+                        pair.etag()
+                    );
+                    newest = pair.etag();
                 }
-            });
+                // A member that starts again has an older map for a moment.
+                None => newest = 0,
+            }
+        }
+    }
+
+    fn wait_until_moved(&self, what: &str, more: u64) {
+        let goal = self.moved.load(SeqCst) + more;
+        eventually(what, PATIENCE, || {
+            let moved = self.moved.load(SeqCst);
+            require(moved >= goal, || format!("{moved} transfers of {goal}"))
+        });
+    }
+}
+
+/// Nothing was lost or made: this is no half of a transfer.
+#[track_caller]
+fn checked_accounts(list: &Value) -> Vec<(u64, String)> {
+    let accounts = accounts(list);
+    let sum: u64 = accounts.iter().map(|(balance, _)| balance).sum();
+    assert_eq!(
+        (accounts.len() as u64, sum),
+        (ACCOUNTS, ACCOUNTS * EACH),
+        "{list}"
+    );
+    accounts
+}
+
+#[test]
+fn nobody_sees_half_of_a_transaction_whatever_fails() {
+    let mut cluster = Cluster::start_with(3, &["--snapshot-bytes", "64K"]);
+    let bank = Bank::open(&cluster);
+    thread::scope(|scope| {
+        let _stop = SetOnDrop(&bank.stop);
+        let bank = &bank;
+        for client in 0..3 {
+            scope.spawn(move || bank.move_money(Random(client)));
+        }
+        for via in 0..3 {
+            scope.spawn(move || bank.look_at_the_accounts(via));
+        }
+        scope.spawn(|| bank.write_together());
+        for via in 0..3 {
+            scope.spawn(move || bank.read_what_is_written_together(via));
         }
         let mut random = Random(99);
         for _ in 0..4 {
-            let goal = moved.load(SeqCst) + 60;
-            eventually("money moves", PATIENCE, || {
-                let moved = moved.load(SeqCst);
-                require(moved >= goal, || format!("{moved} transfers of {goal}"))
-            });
+            bank.wait_until_moved("money moves", 60);
             let id = 1 + random.below(3);
             cluster.node(id).kill();
-            let goal = moved.load(SeqCst) + 20;
-            eventually("the others go on", PATIENCE, || {
-                let moved = moved.load(SeqCst);
-                require(moved >= goal, || format!("{moved} transfers of {goal}"))
-            });
+            bank.wait_until_moved("the others go on", 20);
             cluster.start_all();
         }
     });
-    let counts = [&moved, &refused, &seen].map(|count| count.load(SeqCst));
+    let counts = [&bank.moved, &bank.refused, &bank.seen].map(|count| count.load(SeqCst));
     assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
-    let last = list(0, "linearizable").expect("all members run");
-    check(&last);
+    let last = bank.list(0, "linearizable").expect("all members run");
+    checked_accounts(&last);
     cluster.assert_hashes_agree(&[1, 2, 3]);
 }
 

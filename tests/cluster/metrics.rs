@@ -143,6 +143,24 @@ fn assert_grows(earlier: &Scrape, later: &Scrape) {
     }
 }
 
+/// As many requests have a duration as were counted.
+#[track_caller]
+fn assert_durations_are_of_all_requests(after: &Scrape) {
+    for method in ["GET", "HEAD", "PUT", "DELETE", "POST", "other"] {
+        let labels = [("method", method)];
+        let count = after.count("raftkvd_http_request_duration_seconds", &labels);
+        let samples = after.samples("raftkvd_http_requests");
+        let of_method = samples.iter().filter(|(labels, _)| labels[1].1 == method);
+        let sum: f64 = of_method
+            .map(|(_, value)| match value {
+                Value::Counter(counter) => counter.value.as_f64(),
+                other => panic!("{other:?}"),
+            })
+            .sum();
+        assert_eq!(count as f64, sum, "{method}");
+    }
+}
+
 #[test]
 fn counters_count_exactly_what_was_done_and_no_key_shows() {
     let cluster = Cluster::start(3);
@@ -183,19 +201,7 @@ fn counters_count_exactly_what_was_done_and_no_key_shows() {
         let counted = after.requests(method, code) - before.requests(method, code);
         assert_eq!(counted, count, "{method} {code}");
     }
-    for method in ["GET", "HEAD", "PUT", "DELETE", "POST", "other"] {
-        let labels = [("method", method)];
-        let count = after.count("raftkvd_http_request_duration_seconds", &labels);
-        let samples = after.samples("raftkvd_http_requests");
-        let of_method = samples.iter().filter(|(labels, _)| labels[1].1 == method);
-        let sum: f64 = of_method
-            .map(|(_, value)| match value {
-                Value::Counter(counter) => counter.value.as_f64(),
-                other => panic!("{other:?}"),
-            })
-            .sum();
-        assert_eq!(count as f64, sum, "{method}");
-    }
+    assert_durations_are_of_all_requests(&after);
     assert_grows(&before, &after);
     for shown in [&before, &after] {
         assert!(

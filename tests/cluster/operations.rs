@@ -252,10 +252,7 @@ fn a_backup_restores_to_a_new_cluster_that_is_no_part_of_the_old_one() {
     assert!(inspected.stdout.contains(&begins), "{inspected:?}");
     // The others start empty, and are sent everything.
     for id in [2, 3] {
-        let refused = restore(&new.nodes[&id], &file, &urls);
-        assert_eq!(refused.code, Some(2), "{refused:?}");
-        assert!(refused.stderr.contains("member 1 only"), "{refused:?}");
-        assert!(!new.nodes[&id].data_dir.exists(), "something was made");
+        assert_is_not_restored(&new.nodes[&id], &file, &urls);
     }
     // Until all are there, clients see nothing of it.
     new.node(1).start();
@@ -284,10 +281,24 @@ fn a_backup_restores_to_a_new_cluster_that_is_no_part_of_the_old_one() {
     new.kill_all();
     new.start_all();
     new.assert_value(2, "large", "small");
-    // A member that lost its disk is not made anew by another restore: that begins another cluster, which does not form.
+    restore_does_not_make_a_lost_member_anew(&mut new, &file, &urls);
+}
+
+/// Only the first member of the list takes a backup.
+#[track_caller]
+fn assert_is_not_restored(other: &Node, file: &Path, urls: &str) {
+    let refused = restore(other, file, urls);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("member 1 only"), "{refused:?}");
+    assert!(!other.data_dir.exists(), "something was made");
+}
+
+/// Of a member that lost its disk: another restore begins another cluster, which does not form.
+#[track_caller]
+fn restore_does_not_make_a_lost_member_anew(new: &mut Cluster, file: &Path, urls: &str) {
     new.node(1).kill();
     new.node(1).wipe();
-    let restored = restore(&new.nodes[&1], &file, &urls);
+    let restored = restore(&new.nodes[&1], file, urls);
     assert_eq!(restored.code, Some(0), "{restored:?}");
     new.node(1).start_expecting_exit(5);
     new.remove_member(2, 1);
