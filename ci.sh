@@ -11,7 +11,19 @@ missing() {
 step() {
     echo
     echo "==> $*"
+    step_begin=$(date +%s)
     "$@"
+    seconds=$(($(date +%s) - step_begin))
+    echo "    $seconds s"
+    printf '%6d s  %s\n' "$seconds" "$*" >>"$report/seconds"
+}
+
+# Each test that lacks a tool appends a line to the file: cargo hides what a passing test prints.
+print_skipped() {
+    [ -s "$RAFTKVD_SKIPPED" ] || return 0
+    echo
+    echo "ci.sh: these tests were skipped, each for want of what stands behind its name:"
+    sort -u "$RAFTKVD_SKIPPED" | sed 's/^/    /'
 }
 
 holds_planted_bugs() {
@@ -38,6 +50,11 @@ fi
 # What somebody has exported for a run by hand must not narrow what is checked here.
 unset RAFTKVD_MUTANT RAFTKVD_MUTANTS RAFTKVD_SIMULATION_SEED RAFTKVD_SIMULATION_SEEDS \
     RAFTKVD_SIMULATION_CUTS RAFTKVD_SIMULATION_BASE CARGO_BUILD_TARGET
+
+report=$(mktemp -d)
+trap 'rm -rf "$report"' EXIT
+trap 'exit 1' HUP INT TERM
+export RAFTKVD_SKIPPED="$report/skipped"
 
 begin=$(date +%s)
 step cargo fmt --check
@@ -66,5 +83,9 @@ step holds_no_planted_bugs "$target/release/raftkvd"
 # That it works and prints. What it measures in so short a time is nobody's pass or fail.
 step cargo bench --locked --bench cluster -- --smoke
 step cargo bench --locked --bench scale -- --smoke
+echo
+echo "ci.sh: the seconds of each step:"
+cat "$report/seconds"
+print_skipped
 echo
 echo "ci.sh: all passed in $(($(date +%s) - begin)) s"
