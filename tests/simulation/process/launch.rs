@@ -22,6 +22,7 @@ use raftkvd::store::Store;
 use raftkvd::store::history::History;
 use raftkvd::threads::apply::{self, Applier};
 use raftkvd::threads::raft::RaftLoop;
+use raftkvd::threads::snapshot;
 use raftkvd::threads::wal;
 use slog::Logger;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -137,7 +138,7 @@ impl Process {
 /// Opens the data directory, and loads the newest snapshot into the map.
 fn open(launch: &Launch, store: &Arc<Store>) -> Result<Opened, StorageError> {
     let load = &mut |snapshots: &Snapshots, index, term| {
-        apply::load(store, snapshots, index, term, 1, |_, _| (), &launch.logger)
+        snapshot::load(store, snapshots, index, term, 1, |_, _| (), &launch.logger)
     };
     let beginning = Beginning {
         member: launch.id,

@@ -27,7 +27,6 @@ use raftkvd::storage::{
 };
 use raftkvd::store::Store;
 use raftkvd::store::history::History;
-use raftkvd::threads::apply;
 use raftkvd::threads::apply::Applier;
 use raftkvd::threads::raft::RaftLoop;
 use raftkvd::threads::read_back;
