@@ -55,6 +55,7 @@
 //! peer_url, limits, mutants
 //! ```
 
+#![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 // The tests here share files with those in tests/, where this crate goes by its name.

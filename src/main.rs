@@ -1,5 +1,7 @@
 //! The `raftkvd` command: options, logging, exit codes. Everything else is in the library.
 
+#![forbid(unsafe_code)]
+
 use raftkvd::cli::{self, Options, Task};
 use raftkvd::cli::{backup, inspect, restore};
 use raftkvd::{logging, server};
