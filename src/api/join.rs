@@ -1,16 +1,16 @@
 //! `POST /join`, by which hraftd's members are added and by which `--join URL` asks: an id and an address in JSON, and
 //! the incarnation of the joiner's data directory, if it knows that.
 
-use super::Front;
 use super::body::Body;
 use super::error_code::Code;
 use super::members::{no_conditions, peer_url};
-use super::path;
 use super::reply::{self, Answer, Reply, Wish};
+use super::{Front, path, strict_json};
 use crate::limits;
 use crate::peer_url::PeerUrl;
 use hyper::http::request::Parts;
-use serde_json::Value;
+use serde_json::error::Category;
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 impl Front {
@@ -42,11 +42,12 @@ fn joiner(body: &[u8]) -> Result<Joiner, Box<Reply>> {
         let line = format!("the body has to be {form}, with the address for peers: {why}");
         reply::error(Code::BadBody, line)
     };
-    let object = match serde_json::from_slice(body) {
-        Ok(Value::Object(object)) => object,
-        Ok(_) => return Err(bad("it is not an object")),
-        Err(_) => return Err(bad("it is not JSON")),
-    };
+    let object = strict_json::read(body, Map::new()).map_err(|why| match why.classify() {
+        Category::Data if !body.trim_ascii_start().starts_with(b"{") => bad("it is not an object"),
+        // A name that comes twice.
+        Category::Data => bad(&why.to_string()),
+        _ => bad("it is not JSON"),
+    })?;
     let known = ["id", "addr", "incarnation"];
     if object.keys().any(|name| !known.contains(&&**name)) {
         return Err(bad("there is another name in it"));
@@ -112,6 +113,11 @@ mod tests {
             ("{\"id\":4}", Code::BadBody),
             ("{\"id\":4,\"addr\":5}", Code::BadBody),
             ("{\"id\":4,\"addr\":\"a:1\",\"x\":1}", Code::BadBody),
+            ("{\"id\":5,\"id\":4,\"addr\":\"a:1\"}", Code::BadBody),
+            (
+                "{\"id\":4,\"addr\":\"a:1\",\"addr\":\"a:1\"}",
+                Code::BadBody,
+            ),
             ("{\"id\":0,\"addr\":\"a:1\"}", Code::BadMember),
             ("{\"id\":\"node1\",\"addr\":\"a:1\"}", Code::BadMember),
             ("{\"id\":4.5,\"addr\":\"a:1\"}", Code::BadMember),

@@ -3,27 +3,27 @@
 //!
 //! A key is a string; one that is not UTF-8 is percent-encoded, with `"encoded":true` beside it. A value is the string
 //! `value`, or base64 in `value_base64`.
-//!
-//! Bodies are read piece by piece and not into a tree: nothing is taken that has no place there, a name that comes twice
-//! is noticed, and whatever there is too much of ends the reading at once. Messages show names and keys, never values.
 
 use super::error_code::Code;
 use super::reply::{self, Reply};
+use super::strict_json::{Flag, Members, Object, Seed, Text, no_text, put, read, shown, unknown};
 use super::{Limits, base64, path};
 use crate::command::{Check, Etags, Transaction, Write};
 use crate::limits;
 use bytes::Bytes;
-use serde_core::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Reads `{"key":"value",...}` as writes.
 pub(super) fn pairs(body: &[u8], limits: &Limits) -> Result<Vec<Write>, Box<Reply>> {
     let mut refused = None;
-    let seed = Pairs {
+    let members = Pairs {
+        pairs: BTreeMap::new(),
         refused: &mut refused,
     };
-    let pairs = read(body, seed).map_err(|why| {
+    let read = read(body, members).map(|members| members.pairs);
+    let pairs = read.map_err(|why| {
         refused.unwrap_or_else(|| bad(format!("the body is not an object of strings: {why}")))
     })?;
     let mut writes = Vec::with_capacity(pairs.len());
@@ -40,20 +40,23 @@ pub(super) fn pairs(body: &[u8], limits: &Limits) -> Result<Vec<Write>, Box<Repl
 /// Reads `{"conditions":[...],"operations":[...]}`.
 pub(super) fn transaction(body: &[u8], limits: &Limits) -> Result<Transaction, Box<Reply>> {
     let mut refused = None;
-    let seed = Lists {
+    let members = Lists {
+        conditions: None,
+        operations: None,
         refused: &mut refused,
     };
-    let lists = read(body, seed).map_err(|why| {
+    let read = read(body, members).map(|members| (members.conditions, members.operations));
+    let (conditions, operations) = read.map_err(|why| {
         let form = "{\"conditions\":[...],\"operations\":[...]}";
         refused.unwrap_or_else(|| bad(format!("the body is not {form}: {why}")))
     })?;
     let mut transaction = Transaction::new();
-    for (position, fields) in lists.conditions.unwrap_or_default().into_iter().enumerate() {
+    for (position, fields) in conditions.unwrap_or_default().into_iter().enumerate() {
         let place = || format!("conditions[{position}]");
         transaction.checks.push(check(fields, limits, &place)?);
     }
     let mut written = BTreeSet::new();
-    for (position, fields) in lists.operations.unwrap_or_default().into_iter().enumerate() {
+    for (position, fields) in operations.unwrap_or_default().into_iter().enumerate() {
         let place = || format!("operations[{position}]");
         let write = write(fields, limits, &place)?;
         if !written.insert(write.key.clone()) {
@@ -70,53 +73,6 @@ pub(super) fn transaction(body: &[u8], limits: &Limits) -> Result<Transaction, B
         ));
     }
     Ok(transaction)
-}
-
-/// The members of an object that name this key: `"key":"..."`.
-pub(super) fn key_members(key: &[u8]) -> String {
-    match std::str::from_utf8(key) {
-        Ok(text) => format!("\"key\":{}", quoted(text)),
-        Err(_) => format!("\"key\":\"{}\",\"encoded\":true", path::percent_encode(key)),
-    }
-}
-
-/// The member of an object that holds this value.
-pub(super) fn value_member(value: &[u8]) -> String {
-    match std::str::from_utf8(value) {
-        Ok(text) => format!("\"value\":{}", quoted(text)),
-        Err(_) => format!("\"value_base64\":\"{}\"", base64::encode(value)),
-    }
-}
-
-/// A string of JSON.
-pub(super) fn quoted(text: &str) -> String {
-    serde_json::to_string(text).expect("a string can be written as JSON")
-}
-
-/// How long [`quoted`] makes it.
-pub(super) fn quoted_bytes(text: &str) -> usize {
-    let escaped = text.bytes().map(|byte| match byte {
-        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => "\\n".len(),
-        0..=0x1f => "\\u0000".len(),
-        _ => 1,
-    });
-    escaped.sum::<usize>() + "\"\"".len()
-}
-
-/// An object of one pair, which takes so many bytes.
-pub(super) fn pair(key: &str, value: &str, bytes: usize) -> Vec<u8> {
-    let mut pair = Vec::with_capacity(bytes);
-    for (before, text) in [(b'{', key), (b':', value)] {
-        pair.push(before);
-        serde_json::to_writer(&mut pair, text).expect("a string can be written as JSON");
-    }
-    pair.push(b'}');
-    assert_eq!(
-        pair.len(),
-        bytes,
-        "the length of a pair of a key and a value"
-    );
-    pair
 }
 
 // ---- keys and values ----
@@ -243,54 +199,68 @@ fn too_large(line: String) -> Box<Reply> {
     reply::error(Code::TooLarge, line)
 }
 
-/// A name or a key in a message: in quotes, not all of a long one, in one line.
-fn shown(text: &str) -> String {
-    let start: String = text.chars().take(40).collect();
-    format!("{start:?}")
-}
-
-// ---- JSON ----
+// ---- reading ----
 
 /// Why a body is refused that JSON has nothing against.
 type Refused = Option<Box<Reply>>;
 
-fn read<'de, S: DeserializeSeed<'de>>(body: &'de [u8], seed: S) -> serde_json::Result<S::Value> {
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let value = seed.deserialize(&mut deserializer)?;
-    deserializer.end()?;
-    Ok(value)
-}
-
-/// Ends the reading with this answer.
-fn refuse<E: Error>(refused: &mut Refused, reply: Box<Reply>) -> E {
-    *refused = Some(reply);
-    E::custom("refused")
-}
-
+/// Ends the reading, with an answer of its own.
 fn too_many<E: Error>(refused: &mut Refused, what: &str) -> E {
     let limit = limits::TXN_OPERATIONS_MAX;
-    refuse(
-        refused,
-        too_large(format!(
-            "there are too many {what}, at most {limit} are allowed"
-        )),
-    )
+    let line = format!("there are too many {what}, at most {limit} are allowed");
+    *refused = Some(too_large(line));
+    E::custom("refused")
 }
 
 /// The object of `POST /key`.
 struct Pairs<'a> {
+    pairs: BTreeMap<String, String>,
     refused: &'a mut Refused,
+}
+
+impl Members for Pairs<'_> {
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object such as {\"user1\":\"batman\"}")
+    }
+
+    fn take<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
+        if self.pairs.len() == limits::TXN_OPERATIONS_MAX {
+            return Err(too_many(self.refused, "keys"));
+        }
+        let value = map.next_value_seed(Seed(Text(name)))?;
+        Ok(self.pairs.insert(name.to_owned(), value).is_none())
+    }
 }
 
 /// The object of `POST /-/txn`.
 struct Lists<'a> {
+    conditions: Option<Vec<Fields>>,
+    operations: Option<Vec<Fields>>,
     refused: &'a mut Refused,
 }
 
-#[derive(Default)]
-struct ReadLists {
-    conditions: Option<Vec<Fields>>,
-    operations: Option<Vec<Fields>>,
+const CONDITION: &[&str] = &["key", "encoded", "etag", "exists", "absent"];
+const OPERATION: &[&str] = &["op", "key", "encoded", "value", "value_base64"];
+
+impl Members for Lists<'_> {
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn take<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
+        let (list, name, known) = match name {
+            "conditions" => (&mut self.conditions, "conditions", CONDITION),
+            "operations" => (&mut self.operations, "operations", OPERATION),
+            other => return Err(unknown(other, &["conditions", "operations"])),
+        };
+        let refused = &mut *self.refused;
+        let visitor = List {
+            name,
+            known,
+            refused,
+        };
+        put(list, map, visitor)
+    }
 }
 
 /// One list of it.
@@ -298,120 +268,6 @@ struct List<'a> {
     name: &'static str,
     known: &'static [&'static str],
     refused: &'a mut Refused,
-}
-
-/// One object in a list.
-struct Item {
-    known: &'static [&'static str],
-}
-
-const CONDITION: &[&str] = &["key", "encoded", "etag", "exists", "absent"];
-const OPERATION: &[&str] = &["op", "key", "encoded", "value", "value_base64"];
-
-/// What it says.
-#[derive(Default)]
-struct Fields {
-    op: Option<String>,
-    key: Option<String>,
-    encoded: Option<bool>,
-    value: Option<String>,
-    value_base64: Option<String>,
-    etag: Option<u64>,
-    exists: Option<bool>,
-    absent: Option<bool>,
-}
-
-/// A string; this names it in messages.
-struct Text<'a>(&'a str);
-
-/// `true` or `false`.
-struct Flag<'a>(&'a str);
-
-/// `"7"`, 7, or as it stands in the header field.
-struct Etag;
-
-impl<'de> DeserializeSeed<'de> for Pairs<'_> {
-    type Value = BTreeMap<String, String>;
-
-    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<Self::Value, D::Error> {
-        source.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Pairs<'_> {
-    type Value = BTreeMap<String, String>;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an object such as {\"user1\":\"batman\"}")
-    }
-
-    fn visit_str<E: Error>(self, _: &str) -> Result<Self::Value, E> {
-        Err(no_text(&self))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
-        let mut pairs = BTreeMap::new();
-        while let Some(key) = object.next_key::<String>()? {
-            if pairs.len() == limits::TXN_OPERATIONS_MAX {
-                return Err(too_many(self.refused, "keys"));
-            }
-            let value = object.next_value_seed(Text(&key))?;
-            if pairs.contains_key(&key) {
-                return Err(twice(&key));
-            }
-            pairs.insert(key, value);
-        }
-        Ok(pairs)
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Lists<'_> {
-    type Value = ReadLists;
-
-    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<ReadLists, D::Error> {
-        source.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Lists<'_> {
-    type Value = ReadLists;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_str<E: Error>(self, _: &str) -> Result<ReadLists, E> {
-        Err(no_text(&self))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<ReadLists, A::Error> {
-        let mut lists = ReadLists::default();
-        while let Some(name) = object.next_key::<String>()? {
-            let (list, name, known) = match &*name {
-                "conditions" => (&mut lists.conditions, "conditions", CONDITION),
-                "operations" => (&mut lists.operations, "operations", OPERATION),
-                other => return Err(unknown(other, &["conditions", "operations"])),
-            };
-            let refused = &mut *self.refused;
-            let read = object.next_value_seed(List {
-                name,
-                known,
-                refused,
-            })?;
-            if list.replace(read).is_some() {
-                return Err(twice(name));
-            }
-        }
-        Ok(lists)
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for List<'_> {
-    type Value = Vec<Fields>;
-
-    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<Vec<Fields>, D::Error> {
-        source.deserialize_any(self)
-    }
 }
 
 impl<'de> Visitor<'de> for List<'_> {
@@ -427,8 +283,13 @@ impl<'de> Visitor<'de> for List<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<Fields>, A::Error> {
         let mut items = Vec::new();
-        let known = self.known;
-        while let Some(item) = list.next_element_seed(Item { known })? {
+        let item = || {
+            Seed(Object(Fields {
+                known: self.known,
+                ..Fields::default()
+            }))
+        };
+        while let Some(item) = list.next_element_seed(item())? {
             if items.len() == limits::TXN_OPERATIONS_MAX {
                 return Err(too_many(self.refused, self.name));
             }
@@ -438,125 +299,47 @@ impl<'de> Visitor<'de> for List<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Item {
-    type Value = Fields;
-
-    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<Fields, D::Error> {
-        source.deserialize_any(self)
-    }
+/// One object in a list, and what it may say.
+#[derive(Default)]
+struct Fields {
+    known: &'static [&'static str],
+    op: Option<String>,
+    key: Option<String>,
+    encoded: Option<bool>,
+    value: Option<String>,
+    value_base64: Option<String>,
+    etag: Option<u64>,
+    exists: Option<bool>,
+    absent: Option<bool>,
 }
 
-impl<'de> Visitor<'de> for Item {
-    type Value = Fields;
-
+impl Members for Fields {
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "an object with some of {}", self.known.join(", "))
     }
 
-    fn visit_str<E: Error>(self, _: &str) -> Result<Fields, E> {
-        Err(no_text(&self))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Fields, A::Error> {
-        let mut fields = Fields::default();
-        while let Some(name) = object.next_key::<String>()? {
-            let name = &*name;
-            if !self.known.contains(&name) {
-                return Err(unknown(name, self.known));
-            }
-            let twice_given = match name {
-                "op" => fields
-                    .op
-                    .replace(object.next_value_seed(Text(name))?)
-                    .is_some(),
-                "key" => fields
-                    .key
-                    .replace(object.next_value_seed(Text(name))?)
-                    .is_some(),
-                "value" => fields
-                    .value
-                    .replace(object.next_value_seed(Text(name))?)
-                    .is_some(),
-                "value_base64" => fields
-                    .value_base64
-                    .replace(object.next_value_seed(Text(name))?)
-                    .is_some(),
-                "encoded" => fields
-                    .encoded
-                    .replace(object.next_value_seed(Flag(name))?)
-                    .is_some(),
-                "exists" => fields
-                    .exists
-                    .replace(object.next_value_seed(Flag(name))?)
-                    .is_some(),
-                "absent" => fields
-                    .absent
-                    .replace(object.next_value_seed(Flag(name))?)
-                    .is_some(),
-                "etag" => fields.etag.replace(object.next_value_seed(Etag)?).is_some(),
-                other => panic!("{other} is known and has no field"),
-            };
-            if twice_given {
-                return Err(twice(name));
-            }
+    fn take<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
+        if !self.known.contains(&name) {
+            return Err(unknown(name, self.known));
         }
-        Ok(fields)
+        match name {
+            "op" => put(&mut self.op, map, Text(name)),
+            "key" => put(&mut self.key, map, Text(name)),
+            "encoded" => put(&mut self.encoded, map, Flag(name)),
+            "value" => put(&mut self.value, map, Text(name)),
+            "value_base64" => put(&mut self.value_base64, map, Text(name)),
+            "etag" => put(&mut self.etag, map, Index),
+            "exists" => put(&mut self.exists, map, Flag(name)),
+            "absent" => put(&mut self.absent, map, Flag(name)),
+            other => panic!("{other} is known and has no field"),
+        }
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Text<'_> {
-    type Value = String;
+/// The index of an etag: `"7"`, 7, or as it stands in the header field.
+struct Index;
 
-    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<String, D::Error> {
-        source.deserialize_any(self)
-    }
-}
-
-impl Visitor<'_> for Text<'_> {
-    type Value = String;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "a string for {}", shown(self.0))
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<String, E> {
-        Ok(text.to_owned())
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Flag<'_> {
-    type Value = bool;
-
-    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<bool, D::Error> {
-        source.deserialize_any(self)
-    }
-}
-
-impl Visitor<'_> for Flag<'_> {
-    type Value = bool;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "true or false for {}", shown(self.0))
-    }
-
-    fn visit_str<E: Error>(self, _: &str) -> Result<bool, E> {
-        Err(no_text(&self))
-    }
-
-    fn visit_bool<E: Error>(self, flag: bool) -> Result<bool, E> {
-        Ok(flag)
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Etag {
-    type Value = u64;
-
-    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<u64, D::Error> {
-        source.deserialize_any(self)
-    }
-}
-
-impl Visitor<'_> for Etag {
+impl Visitor<'_> for Index {
     type Value = u64;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -579,19 +362,51 @@ impl Visitor<'_> for Etag {
     }
 }
 
-/// The usual message would repeat the string, which may be a value.
-fn no_text<E: Error>(expected: &dyn serde_core::de::Expected) -> E {
-    E::custom(format_args!("a string stands where {expected} belongs"))
+// ---- writing ----
+
+/// The members of an object that name this key: `"key":"..."`.
+pub(super) fn key_members(key: &[u8]) -> String {
+    match std::str::from_utf8(key) {
+        Ok(text) => format!("\"key\":{}", quoted(text)),
+        Err(_) => format!("\"key\":\"{}\",\"encoded\":true", path::percent_encode(key)),
+    }
 }
 
-fn twice<E: Error>(name: &str) -> E {
-    E::custom(format_args!("{} is there twice", shown(name)))
+/// The member of an object that holds this value.
+pub(super) fn value_member(value: &[u8]) -> String {
+    match std::str::from_utf8(value) {
+        Ok(text) => format!("\"value\":{}", quoted(text)),
+        Err(_) => format!("\"value_base64\":\"{}\"", base64::encode(value)),
+    }
 }
 
-fn unknown<E: Error>(name: &str, known: &[&str]) -> E {
-    E::custom(format_args!(
-        "unknown name {}: there are {}",
-        shown(name),
-        known.join(", ")
-    ))
+/// A string of JSON.
+pub(super) fn quoted(text: &str) -> String {
+    serde_json::to_string(text).expect("a string can be written as JSON")
+}
+
+/// How long [`quoted`] makes it.
+pub(super) fn quoted_bytes(text: &str) -> usize {
+    let escaped = text.bytes().map(|byte| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => "\\n".len(),
+        0..=0x1f => "\\u0000".len(),
+        _ => 1,
+    });
+    escaped.sum::<usize>() + "\"\"".len()
+}
+
+/// An object of one pair, which takes so many bytes.
+pub(super) fn pair(key: &str, value: &str, bytes: usize) -> Vec<u8> {
+    let mut pair = Vec::with_capacity(bytes);
+    for (before, text) in [(b'{', key), (b':', value)] {
+        pair.push(before);
+        serde_json::to_writer(&mut pair, text).expect("a string can be written as JSON");
+    }
+    pair.push(b'}');
+    assert_eq!(
+        pair.len(),
+        bytes,
+        "the length of a pair of a key and a value"
+    );
+    pair
 }

@@ -54,6 +54,7 @@ mod quota;
 mod raft_requests;
 mod reply;
 mod status;
+mod strict_json;
 #[cfg(test)]
 mod tests;
 mod txn;
