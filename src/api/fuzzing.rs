@@ -49,7 +49,14 @@ pub fn transaction(body: &[u8], limits: &Limits) -> Result<Transaction, u16> {
 
 /// The members of a JSON object that stand for this key, and the one that stands for this value.
 pub fn members(key: &[u8], value: &[u8]) -> (String, String) {
-    (json::key_members(key), json::value_member(value))
+    let inner = |object: Vec<u8>| {
+        let object = String::from_utf8(object).expect("JSON is UTF-8");
+        object[1..object.len() - "}\n".len()].to_owned()
+    };
+    (
+        inner(json::line(&json::Key::of(key))),
+        inner(json::line(&json::Value::of(value))),
+    )
 }
 
 /// Prefix, last key and limit in the query of a list, or the status with which it is refused.

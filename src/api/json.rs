@@ -12,8 +12,12 @@ use crate::command::{Check, Etags, Transaction, Write};
 use crate::limits;
 use bytes::Bytes;
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
+use serde::{Serialize, Serializer};
+use serde_json::ser::Formatter;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::ops::Not;
+use std::{fmt, io};
 
 /// Reads `{"key":"value",...}` as writes.
 pub(super) fn pairs(body: &[u8], limits: &Limits) -> Result<Vec<Write>, Box<Reply>> {
@@ -364,28 +368,108 @@ impl Visitor<'_> for Index {
 
 // ---- writing ----
 
-/// The members of an object that name this key: `"key":"..."`.
-pub(super) fn key_members(key: &[u8]) -> String {
-    match std::str::from_utf8(key) {
-        Ok(text) => format!("\"key\":{}", quoted(text)),
-        Err(_) => format!("\"key\":\"{}\",\"encoded\":true", path::percent_encode(key)),
+/// A text of one line.
+pub(super) fn line(value: &impl Serialize) -> Vec<u8> {
+    let mut text = Vec::new();
+    push(&mut text, value);
+    text.push(b'\n');
+    text
+}
+
+/// The same with a line for each item of a list.
+pub(super) fn items_in_lines(value: &impl Serialize) -> Vec<u8> {
+    let mut text = Vec::new();
+    let mut out = serde_json::Serializer::with_formatter(&mut text, ItemsInLines);
+    value.serialize(&mut out).expect(NAMED);
+    text.push(b'\n');
+    text
+}
+
+struct ItemsInLines;
+
+impl Formatter for ItemsInLines {
+    fn begin_array_value<W: ?Sized + io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        out.write_all(separator(usize::from(!first)))
+    }
+
+    fn end_array<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        out.write_all(b"\n]")
     }
 }
 
-/// The member of an object that holds this value.
-pub(super) fn value_member(value: &[u8]) -> String {
-    match std::str::from_utf8(value) {
-        Ok(text) => format!("\"value\":{}", quoted(text)),
-        Err(_) => format!("\"value_base64\":\"{}\"", base64::encode(value)),
+/// What stands before an item, so that each is in a line of its own.
+pub(super) fn separator(position: usize) -> &'static [u8] {
+    match position {
+        0 => b"\n",
+        _ => b",\n",
     }
 }
 
-/// A string of JSON.
-pub(super) fn quoted(text: &str) -> String {
-    serde_json::to_string(text).expect("a string can be written as JSON")
+/// Writes a value behind others.
+pub(super) fn push(text: &mut Vec<u8>, value: &impl Serialize) {
+    serde_json::to_writer(text, value).expect(NAMED);
 }
 
-/// How long [`quoted`] makes it.
+const NAMED: &str = "what has named members can be written as JSON";
+
+/// The members of an object that name a key.
+#[derive(Serialize)]
+pub(super) struct Key<'a> {
+    key: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Not::not")]
+    encoded: bool,
+}
+
+impl Key<'_> {
+    pub(super) fn of(key: &[u8]) -> Key<'_> {
+        let text = std::str::from_utf8(key);
+        Key {
+            encoded: text.is_err(),
+            key: text.map_or_else(|_| path::percent_encode(key).into(), Cow::from),
+        }
+    }
+}
+
+/// The member of an object that holds a value.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Value<'a> {
+    Value(&'a str),
+    ValueBase64(String),
+}
+
+impl Value<'_> {
+    pub(super) fn of(value: &[u8]) -> Value<'_> {
+        match std::str::from_utf8(value) {
+            Ok(text) => Value::Value(text),
+            Err(_) => Value::ValueBase64(base64::encode(value)),
+        }
+    }
+}
+
+/// The members of an object that say what a key has.
+#[derive(Serialize)]
+pub(super) struct Stored<'a> {
+    pub(super) size: usize,
+    pub(super) etag: Etag,
+    #[serde(flatten)]
+    pub(super) value: Option<Value<'a>>,
+}
+
+/// An index as a string: JSON's numbers are not exact beyond 2^53.
+pub(super) struct Etag(pub(super) u64);
+
+impl Serialize for Etag {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(&self.0)
+    }
+}
+
+/// How many bytes a string takes.
 pub(super) fn quoted_bytes(text: &str) -> usize {
     let escaped = text.bytes().map(|byte| match byte {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => "\\n".len(),
@@ -398,11 +482,8 @@ pub(super) fn quoted_bytes(text: &str) -> usize {
 /// An object of one pair, which takes so many bytes.
 pub(super) fn pair(key: &str, value: &str, bytes: usize) -> Vec<u8> {
     let mut pair = Vec::with_capacity(bytes);
-    for (before, text) in [(b'{', key), (b':', value)] {
-        pair.push(before);
-        serde_json::to_writer(&mut pair, text).expect("a string can be written as JSON");
-    }
-    pair.push(b'}');
+    let written = serde_json::Serializer::new(&mut pair).collect_map([(key, value)]);
+    written.expect("a pair of strings can be written as JSON");
     assert_eq!(
         pair.len(),
         bytes,

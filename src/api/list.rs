@@ -7,10 +7,10 @@
 use super::error_code::Code;
 use super::path::{options, percent_decode, percent_encode, unknown};
 use super::reply::{self, Answer, Reply, Wish};
-use super::txn::separator;
 use super::{Front, json};
 use crate::limits;
 use crate::store::{GivenUp, Page, Range};
+use serde::Serialize;
 use std::fmt::Write as _;
 use tokio::time::Instant;
 
@@ -109,26 +109,32 @@ pub(super) fn list_options(query: Option<&str>) -> Result<ListOptions, Box<Reply
     })
 }
 
-fn to_json(index: u64, page: &Page, options: &ListOptions) -> String {
-    let mut text = format!("{{\"index\":{index},\"keys\":[");
+/// An item of a list.
+#[derive(Serialize)]
+struct Item<'a> {
+    #[serde(flatten)]
+    key: json::Key<'a>,
+    #[serde(flatten)]
+    stored: json::Stored<'a>,
+}
+
+/// Written item by item, since the list ends where it is long enough.
+fn to_json(index: u64, page: &Page, options: &ListOptions) -> Vec<u8> {
+    let mut text = format!("{{\"index\":{index},\"keys\":[").into_bytes();
     let mut last = None;
     let mut more = page.more;
     for (position, entry) in page.entries.iter().enumerate() {
         let start = text.len();
-        text += separator(position);
-        // Writing to a string does not fail.
-        let _ = write!(
-            text,
-            "{{{},\"size\":{},\"etag\":\"{}\"",
-            json::key_members(&entry.key),
-            entry.size,
-            entry.index
-        );
-        if let Some(value) = &entry.value {
-            text.push(',');
-            text += &json::value_member(value);
-        }
-        text.push('}');
+        text.extend_from_slice(json::separator(position));
+        let item = Item {
+            key: json::Key::of(&entry.key),
+            stored: json::Stored {
+                size: entry.size,
+                etag: json::Etag(entry.index),
+                value: entry.value.as_deref().map(json::Value::of),
+            },
+        };
+        json::push(&mut text, &item);
         if text.len() > limits::LIST_BYTES_MAX && position > 0 {
             text.truncate(start);
             more = true;
@@ -136,15 +142,11 @@ fn to_json(index: u64, page: &Page, options: &ListOptions) -> String {
         }
         last = Some(&*entry.key);
     }
-    text += "\n],\"next\":";
-    match last.filter(|_| more) {
-        Some(after) => {
-            let next = json::quoted(&next(options, after));
-            text += &next;
-        }
-        None => text += "null",
-    }
-    text + "}\n"
+    text.extend_from_slice(b"\n],\"next\":");
+    let next = last.filter(|_| more).map(|after| next(options, after));
+    json::push(&mut text, &next);
+    text.extend_from_slice(b"}\n");
+    text
 }
 
 /// Where the list goes on.

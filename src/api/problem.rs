@@ -2,13 +2,28 @@
 //! the [`Code`] of the refusal beside it.
 
 use super::error_code::Code;
-use super::json::quoted;
+use super::json;
 use super::reply::{OLDEST, OUTCOME, Reply, ReplyBody};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use serde::Serialize;
 
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest: Option<u64>,
+}
 
 /// The reply as the client of this request wants it.
 pub(super) async fn fit(reply: Reply, request: &HeaderMap) -> Reply {
@@ -46,20 +61,17 @@ async fn to_problem(code: Code, reply: Reply) -> Reply {
     let Ok(line) = line.collect().await;
     let line = line.to_bytes();
     let line = String::from_utf8_lossy(line.trim_ascii_end());
-    let mut text = format!(
-        "{{\"type\":\"about:blank\",\"title\":{},\"status\":{},\"detail\":{},\"code\":\"{}\"",
-        quoted(head.status.canonical_reason().unwrap_or_default()),
-        head.status.as_u16(),
-        quoted(&line),
-        code.text(),
-    );
-    if let Some(outcome) = head.headers.get(OUTCOME).and_then(|o| o.to_str().ok()) {
-        text += &format!(",\"outcome\":\"{outcome}\"");
-    }
-    if let Some(oldest) = head.headers.get(OLDEST).and_then(|o| o.to_str().ok()) {
-        text += &format!(",\"oldest\":{oldest}");
-    }
-    text += "}\n";
+    let field = |name: HeaderName| head.headers.get(name)?.to_str().ok();
+    let problem = Problem {
+        kind: "about:blank",
+        title: head.status.canonical_reason().unwrap_or_default(),
+        status: head.status.as_u16(),
+        detail: &line,
+        code: code.text(),
+        outcome: field(OUTCOME),
+        oldest: field(OLDEST).and_then(|index| index.parse().ok()),
+    };
+    let text = json::line(&problem);
     head.headers.insert(CONTENT_TYPE, PROBLEM);
     Reply::from_parts(head, Bytes::from(text).into())
 }

@@ -1,24 +1,29 @@
 //! How things stand: `/-/status` and `/-/hash` for people and scripts, `/-/live` and `/-/ready` for supervisors.
 
-use super::Front;
 use super::error_code::Code;
 use super::gate;
 use super::reply::{self, Answer};
-use crate::channels::status::Status;
-use crate::command::outcome::NotProposed;
+use super::{Front, json};
 use crate::limits;
+use crate::command::outcome::NotProposed;
 use hyper::StatusCode;
-use std::fmt::Write as _;
+use serde::Serialize;
 use std::time::Duration;
 use tokio::time::Instant;
 
 const STUCK: &str = "the raft loop does not answer";
 
+#[derive(Serialize)]
+struct MapHash {
+    index: u64,
+    hash: String,
+}
+
 impl Front {
     /// `GET /-/status`.
     pub(super) async fn show_status(&self, deadline: Instant) -> Answer {
         match self.status(within(limits::STATUS_TIMEOUT, deadline)).await {
-            Some(status) => Ok(reply::json(to_json(&status))),
+            Some(status) => Ok(reply::json(json::line(&status))),
             None => Err(reply::unavailable(Code::TooSlow, STUCK)),
         }
     }
@@ -26,9 +31,10 @@ impl Front {
     /// `GET /-/hash`: what the map is at one index, in 16 digits. Members that show the same index show the same.
     pub(super) async fn show_hash(&self, deadline: Instant) -> Answer {
         match self.hash(deadline).await {
-            Some((index, hash)) => Ok(reply::json(format!(
-                "{{\"index\":{index},\"hash\":\"{hash:016x}\"}}\n"
-            ))),
+            Some((index, hash)) => {
+                let hash = format!("{hash:016x}");
+                Ok(reply::json(json::line(&MapHash { index, hash })))
+            }
             None => Err(reply::unavailable(
                 Code::TooSlow,
                 "the map was not hashed in time: the node lags behind, or the map is large; try again with a longer \
@@ -81,56 +87,14 @@ pub(super) fn within(limit: Duration, deadline: Instant) -> Instant {
     deadline.min(Instant::now() + limit)
 }
 
-/// One line of JSON, the fields in an order that reads well. Roles and URLs hold no character that JSON escapes.
-fn to_json(status: &Status) -> String {
-    let or_null = |value: u64, text: String| {
-        if value == 0 { "null".to_owned() } else { text }
-    };
-    let mut json = format!(
-        "{{\"id\":{},\"cluster\":{},\"formed\":{},\"role\":\"{}\",\"leader\":{},\"term\":{},\"committed\":{},\
-         \"applied\":{},\"snapshot_index\":{},\"wal_syncs\":{},\"wal_bytes\":{},\"members\":[",
-        status.id,
-        or_null(status.cluster, format!("\"{:016x}\"", status.cluster)),
-        status.formed,
-        status.role,
-        or_null(status.leader, status.leader.to_string()),
-        status.term,
-        status.committed,
-        status.applied,
-        status.snapshot,
-        status.wal_syncs,
-        status.wal_bytes,
-    );
-    for (i, member) in status.members.iter().enumerate() {
-        let comma = if i == 0 { "" } else { "," };
-        let role = if member.learner { "learner" } else { "voter" };
-        // Writing to a string does not fail.
-        let _ = write!(
-            json,
-            "{comma}{{\"id\":{},\"url\":\"{}\",\"role\":\"{role}\"",
-            member.id, member.url
-        );
-        if let Some(progress) = member.progress {
-            let _ = write!(
-                json,
-                ",\"match_index\":{},\"active\":{}",
-                progress.matched, progress.active
-            );
-        }
-        json.push('}');
-    }
-    json.push_str("]}\n");
-    json
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::channels::status::{MemberStatus, Progress};
-    use serde_json::json;
+    use crate::channels::status::{MemberStatus, Progress, Status};
 
     #[test]
-    fn status_is_valid_json_with_every_field() {
+    fn status_is_one_line_with_every_field() {
+        let line = |status: &Status| String::from_utf8(json::line(status)).unwrap();
         let mut status = Status {
             id: 1,
             cluster: 0xab,
@@ -162,26 +126,27 @@ mod tests {
                 },
             ],
         };
-        let parsed: serde_json::Value = serde_json::from_str(&to_json(&status)).unwrap();
         assert_eq!(
-            parsed,
-            json!({
-                "id": 1, "cluster": "00000000000000ab", "formed": true, "role": "leader", "leader": 1, "term": 3,
-                "committed": 9, "applied": 8, "snapshot_index": 7, "wal_syncs": 6, "wal_bytes": 5,
-                "members": [
-                    {"id": 1, "url": "http://127.0.0.1:1", "role": "voter", "match_index": 9, "active": true},
-                    {"id": 4, "url": "http://[::1]:4", "role": "learner"},
-                ],
-            })
+            line(&status),
+            concat!(
+                r#"{"id":1,"cluster":"00000000000000ab","formed":true,"role":"leader","leader":1,"term":3,"#,
+                r#""committed":9,"applied":8,"snapshot_index":7,"wal_syncs":6,"wal_bytes":5,"members":["#,
+                r#"{"id":1,"url":"http://127.0.0.1:1","role":"voter","match_index":9,"active":true},"#,
+                r#"{"id":4,"url":"http://[::1]:4","role":"learner"}]}"#,
+                "\n"
+            )
         );
         status.leader = 0;
         status.cluster = 0;
         status.formed = false;
         status.members.clear();
-        let parsed: serde_json::Value = serde_json::from_str(&to_json(&status)).unwrap();
-        assert_eq!(parsed["leader"], json!(null));
-        assert_eq!(parsed["cluster"], json!(null));
-        assert_eq!(parsed["formed"], json!(false));
-        assert_eq!(parsed["members"], json!([]));
+        assert_eq!(
+            line(&status),
+            concat!(
+                r#"{"id":1,"cluster":null,"formed":false,"role":"leader","leader":null,"term":3,"#,
+                r#""committed":9,"applied":8,"snapshot_index":7,"wal_syncs":6,"wal_bytes":5,"members":[]}"#,
+                "\n"
+            )
+        );
     }
 }

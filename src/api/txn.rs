@@ -10,6 +10,7 @@ use crate::command::{Command, Kind, Transaction};
 use crate::limits;
 use hyper::StatusCode;
 use hyper::http::request::Parts;
+use serde::Serialize;
 use tokio::time::Instant;
 
 /// A transaction that was carried out.
@@ -103,44 +104,64 @@ fn answer_bytes_max(asked: &Transaction) -> usize {
     keys.map(|bytes| 6 * bytes + REST_BYTES_MAX).sum::<usize>() + REST_BYTES_MAX
 }
 
-fn done_json(asked: &Transaction, done: &Transacted) -> String {
-    let mut text = format!(
-        "{{\"succeeded\":true,\"etag\":\"{}\",\"operations\":[",
-        done.index
-    );
-    for (position, (write, existed)) in asked.writes.iter().zip(&done.existed).enumerate() {
+/// The answer to a transaction that was carried out.
+#[derive(Serialize)]
+struct DoneAnswer<'a> {
+    succeeded: bool,
+    etag: json::Etag,
+    operations: Vec<Done<'a>>,
+}
+
+#[derive(Serialize)]
+struct Done<'a> {
+    op: &'static str,
+    #[serde(flatten)]
+    key: json::Key<'a>,
+    outcome: &'static str,
+}
+
+fn done_json(asked: &Transaction, done: &Transacted) -> Vec<u8> {
+    let operations = asked.writes.iter().zip(&done.existed);
+    let operations = operations.map(|(write, existed)| {
         let (op, outcome) = match (write.delete, existed) {
             (false, false) => ("put", "created"),
             (false, true) => ("put", "replaced"),
             (true, true) => ("delete", "deleted"),
             (true, false) => ("delete", "absent"),
         };
-        text += separator(position);
-        text += &format!(
-            "{{\"op\":\"{op}\",{},\"outcome\":\"{outcome}\"}}",
-            json::key_members(&write.key)
-        );
-    }
-    text + "\n]}\n"
+        let key = json::Key::of(&write.key);
+        Done { op, key, outcome }
+    });
+    json::items_in_lines(&DoneAnswer {
+        succeeded: true,
+        etag: json::Etag(done.index),
+        operations: operations.collect(),
+    })
 }
 
-fn failed_json(asked: &Transaction, failed: &[FailedCheck]) -> String {
-    let mut text = "{\"succeeded\":false,\"failed\":[".to_owned();
-    for (position, check) in failed.iter().enumerate() {
-        let etag = check
-            .current
-            .map_or("null".to_owned(), |index| format!("\"{index}\""));
-        text += separator(position);
-        text += &format!(
-            "{{\"condition\":{},{},\"etag\":{etag}}}",
-            check.position,
-            json::key_members(&asked.checks[check.position].key)
-        );
-    }
-    text + "\n]}\n"
+/// The answer to a transaction whose conditions do not hold.
+#[derive(Serialize)]
+struct FailedAnswer<'a> {
+    succeeded: bool,
+    failed: Vec<Failed<'a>>,
 }
 
-/// Each in a line of its own.
-pub(super) fn separator(position: usize) -> &'static str {
-    if position == 0 { "\n" } else { ",\n" }
+#[derive(Serialize)]
+struct Failed<'a> {
+    condition: usize,
+    #[serde(flatten)]
+    key: json::Key<'a>,
+    etag: Option<json::Etag>,
+}
+
+fn failed_json(asked: &Transaction, failed: &[FailedCheck]) -> Vec<u8> {
+    let condition = |check: &FailedCheck| Failed {
+        condition: check.position,
+        key: json::Key::of(&asked.checks[check.position].key),
+        etag: check.current.map(json::Etag),
+    };
+    json::items_in_lines(&FailedAnswer {
+        succeeded: false,
+        failed: failed.iter().map(condition).collect(),
+    })
 }

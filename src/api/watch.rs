@@ -20,7 +20,7 @@ use hyper::body::{Body, Frame};
 use hyper::header::{ACCEPT, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
-use std::fmt::Write as _;
+use serde::Serialize;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -354,41 +354,53 @@ impl Watcher {
     fn last_event(&mut self, Gone { oldest }: Gone) -> Bytes {
         self.cut = true;
         self.share = None;
-        let id = self.id;
-        let line = format!(
-            "this reader fell behind: changes after index {id} are not in memory any more; {}",
-            advice(&self.prefix)
-        );
-        format!(
-            "event: cut\ndata: {{\"after\":{id},\"oldest\":{oldest},\"list\":{},\"detail\":{}}}\n\n",
-            json::quoted(&list_link(&self.prefix)),
-            json::quoted(&line)
-        )
-        .into()
+        let after = self.id;
+        let cut = Cut {
+            after,
+            oldest,
+            list: list_link(&self.prefix),
+            detail: format!(
+                "this reader fell behind: changes after index {after} are not in memory any more; {}",
+                advice(&self.prefix)
+            ),
+        };
+        let mut text = b"event: cut\ndata: ".to_vec();
+        json::push(&mut text, &cut);
+        text.extend_from_slice(b"\n\n");
+        text.into()
     }
+}
+
+/// What the last event of a client says that has fallen behind.
+#[derive(Serialize)]
+struct Cut {
+    after: u64,
+    oldest: u64,
+    list: String,
+    detail: String,
 }
 
 /// A large piece on its way to the client, and its share of the budget.
 struct Sent {
-    text: String,
+    text: Vec<u8>,
     _share: Option<OwnedSemaphorePermit>,
 }
 
 impl AsRef<[u8]> for Sent {
     fn as_ref(&self) -> &[u8] {
-        self.text.as_bytes()
+        &self.text
     }
 }
 
 struct Events {
-    text: String,
+    text: Vec<u8>,
     /// The last that is in it.
     id: u64,
 }
 
 /// The changes of keys with this prefix, of which there are some, as events.
 fn to_events(entries: &[(u64, Arc<Changes>)], prefix: &[u8]) -> Events {
-    let mut text = String::new();
+    let mut text = Vec::new();
     let mut id = 0;
     for (index, changes) in entries {
         let start = text.len();
@@ -400,27 +412,37 @@ fn to_events(entries: &[(u64, Arc<Changes>)], prefix: &[u8]) -> Events {
             id = *index;
             // In the last event, before the empty line that ends it.
             text.pop();
-            // Writing to a string does not fail.
-            let _ = write!(text, "id: {index}\n\n");
+            text.extend_from_slice(format!("id: {index}\n\n").as_bytes());
         }
     }
     Events { text, id }
 }
 
-fn push_event(text: &mut String, index: u64, change: Change) {
-    let key = json::key_members(change.key);
-    let _ = match change.value {
-        None => write!(
-            text,
-            "data: {{\"op\":\"delete\",\"index\":{index},{key}}}\n\n"
-        ),
-        Some(value) => write!(
-            text,
-            "data: {{\"op\":\"put\",\"index\":{index},{key},\"size\":{},\"etag\":\"{index}\",{}}}\n\n",
-            value.len(),
-            json::value_member(value)
-        ),
+/// A change, as clients see it.
+#[derive(Serialize)]
+struct Event<'a> {
+    op: &'static str,
+    index: u64,
+    #[serde(flatten)]
+    key: json::Key<'a>,
+    #[serde(flatten)]
+    stored: Option<json::Stored<'a>>,
+}
+
+fn push_event(text: &mut Vec<u8>, index: u64, change: Change) {
+    text.extend_from_slice(b"data: ");
+    let event = Event {
+        op: change.value.map_or("delete", |_| "put"),
+        index,
+        key: json::Key::of(change.key),
+        stored: change.value.map(|value| json::Stored {
+            size: value.len(),
+            etag: json::Etag(index),
+            value: Some(json::Value::of(value)),
+        }),
     };
+    json::push(text, &event);
+    text.extend_from_slice(b"\n\n");
 }
 
 /// A watcher as a body.

@@ -236,3 +236,64 @@ fn what_is_wrong_with_a_transaction_is_said_and_nothing_is_written() {
         1_023
     );
 }
+
+#[test]
+fn lists_and_transactions_have_a_line_for_each_item() {
+    let cluster = Cluster::start();
+    let text = |response: &Response| String::from_utf8(response.body.clone()).unwrap();
+    let empty = text(&cluster.get("/-/kv"));
+    assert!(
+        empty.ends_with(",\"keys\":[\n],\"next\":null}\n"),
+        "{empty}"
+    );
+    let transact = |body: Value| cluster.post("/-/txn", &body.to_string());
+    let nothing = transact(json!({"conditions": [{"key": "a", "absent": true}]}));
+    let etag = nothing.etag().trim_matches('"').to_owned();
+    assert_eq!(
+        text(&nothing),
+        format!("{{\"succeeded\":true,\"etag\":\"{etag}\",\"operations\":[\n]}}\n")
+    );
+    let done = transact(json!({"operations": [
+        {"op": "put", "key": "a\"\u{1}", "value": "\u{e4}\n"},
+        {"op": "put", "key": "%FF", "encoded": true, "value_base64": "/wA="},
+    ]}));
+    let etag = done.etag().trim_matches('"').to_owned();
+    assert_eq!(
+        text(&done),
+        [
+            &format!("{{\"succeeded\":true,\"etag\":\"{etag}\",\"operations\":["),
+            r#"{"op":"put","key":"a\"\u0001","outcome":"created"},"#,
+            r#"{"op":"put","key":"%FF","encoded":true,"outcome":"created"}"#,
+            "]}\n"
+        ]
+        .join("\n")
+    );
+    let failed = transact(json!({"conditions": [
+        {"key": "%FF", "encoded": true, "absent": true},
+        {"key": "b", "exists": true},
+    ]}));
+    assert_eq!(
+        text(&failed),
+        [
+            r#"{"succeeded":false,"failed":["#,
+            &format!(r#"{{"condition":0,"key":"%FF","encoded":true,"etag":"{etag}"}},"#),
+            r#"{"condition":1,"key":"b","etag":null}"#,
+            "]}\n"
+        ]
+        .join("\n")
+    );
+    let list = cluster.get("/-/kv?values=true");
+    let index = &list.json()["index"];
+    let stored = |size| format!("\"size\":{size},\"etag\":\"{etag}\"");
+    let (first, second) = (stored(3), stored(2));
+    assert_eq!(
+        text(&list),
+        [
+            &format!("{{\"index\":{index},\"keys\":["),
+            &format!("{{\"key\":\"a\\\"\\u0001\",{first},\"value\":\"\u{e4}\\n\"}},"),
+            &format!(r#"{{"key":"%FF","encoded":true,{second},"value_base64":"/wA="}}"#),
+            "],\"next\":null}\n"
+        ]
+        .join("\n")
+    );
+}
