@@ -17,10 +17,11 @@ use crate::channels::status::Closed;
 use crate::command::outcome::{NotProposed, NotTransferred, Outcome};
 use crate::command::proposal::{Proposal, Read, Transfer};
 use crate::limits;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use protobuf::Message as _;
 use raft::eraftpb::Message;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
 /// The raft loop's inbox. Shared by the API, the transport, the WAL thread and the apply thread.
@@ -117,9 +118,7 @@ impl Inbox {
     }
 
     fn lock_closed(&self) -> MutexGuard<'_, Option<Arc<Closed>>> {
-        self.closed
-            .lock()
-            .expect("a thread panicked while it held why clients are not served")
+        self.closed.lock()
     }
 
     /// Queues a linearizable read, if there is anything to wait for. Its outcome, `QueueFull` included, comes by its
@@ -219,11 +218,7 @@ impl Inbox {
                 self.passes.fetch_add(1, Ordering::Relaxed);
                 return events.take(!wait.is_zero());
             }
-            events = self
-                .wake
-                .wait_timeout(events, wait)
-                .expect("a thread panicked while it held the inbox")
-                .0;
+            self.wake.wait_for(&mut events, wait);
         }
     }
 
@@ -269,9 +264,7 @@ impl Inbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, Events> {
-        self.events
-            .lock()
-            .expect("a thread panicked while it held the inbox")
+        self.events.lock()
     }
 
     fn notify(&self, mut events: MutexGuard<'_, Events>) {

@@ -9,10 +9,10 @@
 //! Invariant: the stages of a replay follow each other and none comes back.
 
 use crate::limits;
+use parking_lot::Mutex;
 use slog::{Discard, Logger, info, o};
 use std::fmt;
 use std::io::{IsTerminal as _, Write as _};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -136,7 +136,7 @@ impl Replay {
             return self.stage.store(DONE, Ordering::Release);
         }
         let progress = Progress::new("replaying the log", Unit::Entries, logger);
-        *self.log.lock().expect(PANICKED) = Some(LogStage { from, progress });
+        *self.log.lock() = Some(LogStage { from, progress });
         self.until.store(until, Ordering::Relaxed);
         self.percent.store(0, Ordering::Relaxed);
         self.stage.store(LOG, Ordering::Release);
@@ -147,7 +147,7 @@ impl Replay {
         if self.stage.load(Ordering::Relaxed) != LOG {
             return;
         }
-        let mut log = self.log.lock().expect(PANICKED);
+        let mut log = self.log.lock();
         let until = self.until.load(Ordering::Relaxed);
         if index >= until {
             *log = None;
@@ -181,8 +181,6 @@ impl fmt::Debug for Replay {
         write!(f, "Replay({:?})", self.under_way())
     }
 }
-
-const PANICKED: &str = "a thread panicked while it told of its progress";
 
 fn percent(done: u64, total: u64) -> u8 {
     let percent = u128::from(done.min(total)) * 100 / u128::from(total.max(1));

@@ -34,9 +34,10 @@ use super::{FORMAT_VERSION, StorageError};
 use crate::limits;
 use crate::mutants::{Mutant, is_planted};
 use crate::peer_url::PeerUrl;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"rkvdmeta";
 /// What every version has before its CRC, at least.
@@ -267,10 +268,7 @@ impl Meta {
     /// Nothing is written when nothing changes. The memory changes after the file, so that nobody is told what is not
     /// durable.
     fn change(&self, change: impl FnOnce(&mut Contents)) -> Result<(), DiskError> {
-        let _writing = self
-            .writing
-            .lock()
-            .expect("a thread panicked while it wrote the meta file");
+        let _writing = self.writing.lock();
         let contents = self.lock().clone();
         let mut changed = contents.clone();
         change(&mut changed);
@@ -286,9 +284,7 @@ impl Meta {
     }
 
     fn lock(&self) -> MutexGuard<'_, Contents> {
-        self.contents
-            .lock()
-            .expect("a thread panicked while it held what the meta file says")
+        self.contents.lock()
     }
 }
 

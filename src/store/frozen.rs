@@ -11,11 +11,12 @@
 use super::entry::{Copies, Entry};
 use super::{Content, Map, Old};
 use crate::mutants::{Mutant, is_planted};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The map as it was at one index. Holding it costs the entries that are replaced, so let go of it soon.
 pub struct Frozen {
@@ -183,7 +184,7 @@ impl Freezes {
     }
 
     fn live(&self) -> MutexGuard<'_, Vec<Arc<Freeze>>> {
-        self.live.lock().expect(PANICKED)
+        self.live.lock()
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<Arc<Freeze>>)) {
@@ -200,11 +201,9 @@ impl Freeze {
     }
 
     fn kept(&self) -> MutexGuard<'_, BTreeMap<usize, Arc<Content>>> {
-        self.kept.lock().expect(PANICKED)
+        self.kept.lock()
     }
 }
-
-const PANICKED: &str = "a thread panicked while it froze the map";
 
 /// A hash of all keys, indexes and values, the same on every member and in every process that holds the same.
 ///

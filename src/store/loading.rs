@@ -3,7 +3,7 @@
 use super::entry::Entry;
 use super::{KeyHasher, Table, shard_of};
 use hashbrown::hash_table::Entry as Place;
-use std::sync::Mutex;
+use parking_lot::Mutex;
 
 /// A map that is being filled from a snapshot.
 pub struct Restore {
@@ -39,7 +39,7 @@ impl Restore {
         let hash = self.hasher.hash(key);
         let entry = Entry::new(key, index, value);
         let part = &self.parts[shard_of(hash, self.parts.len())];
-        let mut part = part.lock().expect(PANICKED);
+        let mut part = part.lock();
         let part = &mut *part;
         let place = part.table.entry(
             hash,
@@ -57,8 +57,6 @@ impl Restore {
 
     pub(super) fn into_parts(self) -> impl Iterator<Item = Part> {
         let parts = self.parts.into_iter();
-        parts.map(|part| part.into_inner().expect(PANICKED))
+        parts.map(|part| part.into_inner())
     }
 }
-
-const PANICKED: &str = "a thread panicked while it restored the map";

@@ -35,11 +35,12 @@ use bytes::Bytes;
 use entry::Entry;
 use frozen::Freezes;
 use hashbrown::HashTable;
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::{BuildHasher as _, Hasher as _};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Enough that a shard is copied out in a short time: with ten million keys it has 5,000 of them.
 const SHARDS: usize = 2048;
@@ -278,15 +279,11 @@ impl Map {
 
 impl Shard {
     fn read(&self) -> RwLockReadGuard<'_, Content> {
-        self.0
-            .read()
-            .expect("a thread panicked while it held a shard of the map")
+        self.0.read()
     }
 
     fn lock(&self) -> RwLockWriteGuard<'_, Content> {
-        self.0
-            .write()
-            .expect("a thread panicked while it held a shard of the map")
+        self.0.write()
     }
 }
 

@@ -16,12 +16,13 @@ use crate::storage::{DiskError, Purge, Save, Wal};
 use crate::threads::apply::ThreadEnded;
 use crate::transport::Transport;
 use crate::{limits, metrics};
+use parking_lot::Mutex;
 use raft::eraftpb::Message;
 use slog::{Logger, warn};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
@@ -116,7 +117,7 @@ impl Writer {
 
 impl Shared {
     fn save(&self, saves: &[Save]) -> Result<(), DiskError> {
-        let mut wal = self.wal.lock().expect(PANICKED);
+        let mut wal = self.wal.lock();
         let begun = (self.clock)();
         wal.save(saves)?;
         let took = (self.clock)() - begun;
@@ -129,8 +130,6 @@ impl Shared {
         Ok(())
     }
 }
-
-const PANICKED: &str = "a thread panicked while it wrote the WAL";
 
 /// Why a job could not be handed over.
 #[derive(Debug)]
@@ -241,7 +240,7 @@ impl Jobs {
         if !durable.messages.is_empty() {
             send(durable.messages);
         }
-        let mut wal = self.shared.wal.lock().expect(PANICKED);
+        let mut wal = self.shared.wal.lock();
         let purge = wal.purge(durable.compacted)?;
         drop(wal);
         if !purge.is_empty() && purges.send(purge).is_err() {
@@ -314,7 +313,7 @@ mod tests {
         // What the thread does.
         let finish = || {
             let job = jobs.try_recv().expect("the thread was given nothing");
-            shared.wal.lock().unwrap().save(&[job.save]).unwrap();
+            shared.wal.lock().save(&[job.save]).unwrap();
             shared.unfinished.fetch_sub(1, Ordering::Release);
         };
         let syncs = writer.written().syncs.count();

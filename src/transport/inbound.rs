@@ -22,13 +22,14 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::{Mutex, MutexGuard};
 use raft::eraftpb::{Message, MessageType};
 use slog::{Logger, debug, error, o, warn};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -96,9 +97,7 @@ struct Strangers(Mutex<BTreeMap<u64, Option<AbortHandle>>>);
 
 impl Strangers {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Option<AbortHandle>>> {
-        self.0
-            .lock()
-            .expect("a thread panicked while it held the new connections")
+        self.0.lock()
     }
 }
 
@@ -158,9 +157,7 @@ async fn connection(
     if let Err(error) = served {
         debug!(logger, "a connection has failed"; "error" => %error);
     }
-    let upgrading = upgrading
-        .into_inner()
-        .expect("a thread panicked while it held an upgrade");
+    let upgrading = upgrading.into_inner();
     let Some(Upgrading {
         claims,
         standing,
@@ -239,9 +236,7 @@ async fn handle(
     }
     let leader = shared.leader.load(Ordering::Relaxed);
     let said = judged.view.answer(&claims, standing, leader);
-    *upgrading
-        .lock()
-        .expect("a thread panicked while it held an upgrade") = Some(Upgrading {
+    *upgrading.lock() = Some(Upgrading {
         claims,
         standing,
         entry,

@@ -6,8 +6,8 @@
 
 use super::handshake::Lane;
 use crate::peer_url::PeerUrl;
+use parking_lot::Mutex;
 use slog::{Logger, info, warn};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// What a lane knows.
@@ -43,10 +43,7 @@ impl Link {
 
     /// A lane knows something of the peer at this place; logs it if it makes a difference.
     pub(super) fn found(&self, lane: Lane, found: LaneState, url: &PeerUrl) {
-        let mut state = self
-            .state
-            .lock()
-            .expect("a thread panicked while it held a peer's state");
+        let mut state = self.state.lock();
         // Under the lock, so that lines come in the order of what they tell.
         match state.change(lane, found, Instant::now()) {
             None => {}

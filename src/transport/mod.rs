@@ -50,6 +50,7 @@ use crate::members::Members;
 use crate::peer_url::PeerUrl;
 pub use files::{FileError, IdentityStore, IncomingSnapshot, OutgoingSnapshot, SnapshotStore};
 use handshake::Lane;
+use parking_lot::Mutex;
 use peers::{Peer, Peers};
 use raft::eraftpb::{Message, MessageType};
 use registry::Registry;
@@ -58,8 +59,8 @@ use slog::{Logger, debug};
 use snapshot::send::{SnapshotTransfer, TransferReport};
 use state::TransportState;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 

@@ -2,9 +2,9 @@
 
 use super::frame::{self, encoded};
 use crate::{limits, metrics};
+use parking_lot::{Mutex, MutexGuard};
 use raft::eraftpb::Message;
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 /// Messages that wait to be written.
@@ -102,8 +102,6 @@ impl LaneQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, QueuedMessages> {
-        self.waiting
-            .lock()
-            .expect("a thread panicked while it held a peer's queue")
+        self.waiting.lock()
     }
 }

@@ -7,8 +7,9 @@
 use super::handshake::Lane;
 use crate::identity::{Claims, Standing};
 use crate::limits;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Notify;
 
@@ -32,9 +33,7 @@ pub(super) struct Registry {
 
 impl Registry {
     pub(super) fn processes(&self) -> MutexGuard<'_, PeerProcesses> {
-        self.processes
-            .lock()
-            .expect("a thread panicked while it held the streams")
+        self.processes.lock()
     }
 
     /// Those that are connected with this id.
@@ -45,9 +44,7 @@ impl Registry {
     }
 
     pub(super) fn refusals(&self) -> MutexGuard<'_, HashMap<u64, String>> {
-        self.refusals
-            .lock()
-            .expect("a thread panicked while it held the refusals")
+        self.refusals.lock()
     }
 }
 

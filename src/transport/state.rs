@@ -12,9 +12,10 @@ use crate::identity::{self, Claims, Reason, Standing, State, View};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::peer_url::PeerUrl;
+use parking_lot::{Mutex, MutexGuard};
 use slog::{Logger, warn};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{Semaphore, watch};
 
 /// What the tasks share.
@@ -44,9 +45,7 @@ pub(super) struct TransportState {
 
 impl TransportState {
     pub(super) fn peers(&self) -> MutexGuard<'_, Peers> {
-        self.peers
-            .lock()
-            .expect("a thread panicked while it held the peers")
+        self.peers.lock()
     }
 
     pub(super) fn view(&self) -> Arc<View> {

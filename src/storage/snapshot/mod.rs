@@ -44,11 +44,12 @@ use super::disk::{Disk, DiskError, DiskFile};
 use crate::limits;
 use crate::mutants::{Mutant, is_planted};
 use crc32c::crc32c_append;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 const MAGIC: &[u8; 8] = b"rkvdsnap";
@@ -85,9 +86,7 @@ struct Unloaded(Mutex<BTreeSet<(u64, u64)>>);
 
 impl Unloaded {
     fn lock(&self) -> MutexGuard<'_, BTreeSet<(u64, u64)>> {
-        self.0
-            .lock()
-            .expect("a thread panicked while it held the set of snapshots to load")
+        self.0.lock()
     }
 }
 

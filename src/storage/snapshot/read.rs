@@ -14,11 +14,11 @@ use crate::storage::disk::{Disk, DiskError, DiskFile};
 use crate::storage::error::check_version;
 use crate::storage::wal::record::{u32_at, u64_at};
 use crc32c::{crc32c, crc32c_append};
+use parking_lot::Mutex;
 use protobuf::Message as _;
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::Mutex;
 use std::thread;
 
 /// An open snapshot file, for sending. It can be read to its end even when the snapshot is deleted meanwhile.
@@ -76,7 +76,7 @@ impl Snapshots {
             let mut block = Vec::new();
             loop {
                 let start = {
-                    let mut source = source.lock().expect(PANICKED);
+                    let mut source = source.lock();
                     let (reader, progress) = &mut *source;
                     let Some(start) = reader.block(&mut block)? else {
                         return Ok(());
@@ -89,7 +89,7 @@ impl Snapshots {
                     visit(key, index, value).then_some(()).ok_or(TWICE)
                 });
                 if let Err(why) = visited {
-                    let (reader, _) = &mut *source.lock().expect(PANICKED);
+                    let (reader, _) = &mut *source.lock();
                     return Err(reader.unusable(start, why));
                 }
             }
@@ -99,7 +99,11 @@ impl Snapshots {
             let own = work();
             let others = others.into_iter();
             others.fold(own, |result, other| {
-                result.and(other.join().expect(PANICKED))
+                result.and(
+                    other
+                        .join()
+                        .expect("a thread that loads a snapshot does not panic"),
+                )
             })
         })?;
         Ok((header, bytes))
@@ -384,8 +388,6 @@ impl<'a> Reader<'a> {
         StorageError::corrupt(self.path, offset, why)
     }
 }
-
-const PANICKED: &str = "a thread panicked while it loaded a snapshot";
 
 /// Why an entry can't be used.
 #[derive(Debug, Clone, Copy)]

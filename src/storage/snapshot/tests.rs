@@ -41,7 +41,7 @@ fn load(snapshots: &Snapshots, index: u64) -> Result<Entries, StorageError> {
     let found = Mutex::new(Vec::new());
     let mut told = (0, 0);
     let visit = |k: &[u8], i: u64, v: &[u8]| {
-        found.lock().unwrap().push((k.to_vec(), i, v.to_vec()));
+        found.lock().push((k.to_vec(), i, v.to_vec()));
     };
     let (header, bytes) = snapshots.load(index, 3, visit, |done, total| {
         assert!(
@@ -51,7 +51,7 @@ fn load(snapshots: &Snapshots, index: u64) -> Result<Entries, StorageError> {
         told = (done, total);
     })?;
     assert_eq!(SnapshotMeta::from_header(&header), meta(index));
-    let mut found = found.into_inner().unwrap();
+    let mut found = found.into_inner();
     if !found.is_empty() {
         assert_eq!(told, (bytes - FOOTER_BYTES as u64, bytes));
     }

@@ -55,7 +55,7 @@ impl IncomingSnapshot for MemorySink {
         Ok(())
     }
     fn finish(mut self: Box<Self>, promised: &SnapshotMeta) -> Result<(), FileError> {
-        let gate = self.files.gate.lock().unwrap().take();
+        let gate = self.files.gate.lock().take();
         if let Some(gate) = gate {
             self.files.finishing.store(true, Ordering::SeqCst);
             gate.recv().unwrap();
@@ -70,7 +70,7 @@ impl IncomingSnapshot for MemorySink {
         }
         self.finished = true;
         let bytes = std::mem::take(&mut self.bytes);
-        self.files.kept.lock().unwrap().insert((index, term), bytes);
+        self.files.kept.lock().insert((index, term), bytes);
         Ok(())
     }
 }
@@ -88,7 +88,7 @@ pub(super) struct Shelf(pub(super) Arc<Files>);
 
 impl SnapshotStore for Shelf {
     fn open(&self, index: u64, term: u64) -> Result<Box<dyn OutgoingSnapshot>, FileError> {
-        let kept = self.0.kept.lock().unwrap();
+        let kept = self.0.kept.lock();
         let bytes = kept.get(&(index, term)).ok_or("no such snapshot")?;
         Ok(Box::new(MemorySource {
             bytes: bytes.clone(),
@@ -111,7 +111,7 @@ impl Files {
     fn put(&self, named: (u64, u64), inside: (u64, u64), bytes: usize) {
         let mut file = [inside.0.to_le_bytes(), inside.1.to_le_bytes()].concat();
         file.extend((0..bytes).map(|at| (at * 31 % 251) as u8));
-        self.kept.lock().unwrap().insert(named, file);
+        self.kept.lock().insert(named, file);
     }
 }
 
@@ -147,10 +147,7 @@ async fn a_snapshot_streams_and_is_reported() {
     two.until("the message", |two| !two.messages.is_empty())
         .await;
     assert_eq!(two.messages, [sent]);
-    let (here, there) = (
-        one.files.kept.lock().unwrap(),
-        two.files.kept.lock().unwrap(),
-    );
+    let (here, there) = (one.files.kept.lock(), two.files.kept.lock());
     assert!(*here == *there, "the file has changed on its way");
 }
 
@@ -250,7 +247,7 @@ async fn every_failed_transfer_is_reported() {
     one.files.put((60, 3), (61, 3), 1000);
     one.transport.send(vec![snapshot(1, 2, 60, 3)]);
     one.until("a mismatch", |one| one.not_sent(2) == 3).await;
-    assert!(two.files.kept.lock().unwrap().is_empty());
+    assert!(two.files.kept.lock().is_empty());
 
     one.transport.send(vec![snapshot(1, 7, 60, 3)]);
     one.until("nobody", |one| one.not_sent(7) == 1).await;
@@ -376,7 +373,7 @@ async fn transfer(from: &mut TestPeer, to: u64) -> bool {
 async fn a_snapshot_is_announced_also_when_its_sender_has_gone() {
     let (mut one, _two) = pair().await;
     let (open, gate) = mpsc::channel();
-    *one.files.gate.lock().unwrap() = Some(gate);
+    *one.files.gate.lock() = Some(gate);
     let file = [50u64.to_le_bytes(), 3u64.to_le_bytes()].concat();
     let sender = request(&one, &file, 0).await;
     let files = one.files.clone();
