@@ -183,10 +183,13 @@ impl World {
                         }
                         None => kind == Kind::RemoveMember,
                     };
-                    // Of what one pass of the loop publishes only the last is seen. A later change follows a settled one.
+                    // Of what one pass of the loop publishes only the last is seen. A later change follows a settled one;
+                    // an addition can be settled in the pass that publishes it.
                     let is_over = |members: &Members| {
                         let newest = members.unsettled.as_ref();
+                        let row = members.members.get(&id);
                         newest.is_some_and(|newest| newest.index > index)
+                            || row.is_some_and(|row| row.added_index > index)
                     };
                     assert!(
                         self.oracle
