@@ -81,6 +81,8 @@ mutants! {
     SessionKept "session-kept" "what a removed member had sent counts for the next member with its id";
     BindingAhead "binding-ahead" "a claim that can't be judged yet is believed";
     PlaceNotGiven "place-not-given" "a place that a member knows only from its table counts as a move";
+    PutBackLedOn "put-back-led-on"
+        "a voter whose directory is from before it was let in is led on, as if it were new";
     PartedLogUnnoticed "parted-log-unnoticed" "the proof that two logs have parted is ignored";
     // The log on disk.
     SkippedFsync "skipped-fsync" "no fsync";

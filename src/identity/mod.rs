@@ -231,6 +231,8 @@ pub enum Reason {
     },
     /// Another process runs with this incarnation.
     Twice,
+    /// It is a voter, and claims that no table binds it: what it has acknowledged since it was let in is lost.
+    StateLost,
 }
 
 impl fmt::Display for Reason {
@@ -258,6 +260,10 @@ impl fmt::Display for Reason {
                 )
             }
             Reason::Twice => write!(f, "another process runs on a copy of its data directory"),
+            Reason::StateLost => write!(
+                f,
+                "it is a voter, and its data directory is from before it was let in"
+            ),
         }
     }
 }
@@ -276,8 +282,14 @@ pub fn judge(claims: &Claims, view: &View, applied: u64) -> Result<Standing, Rea
             other_life: bound && other && same_url,
         });
     }
-    if row.is_some_and(|row| row.incarnation == claims.incarnation) {
-        return Ok(Standing::Bound);
+    if let Some(row) = row.filter(|row| row.incarnation == claims.incarnation) {
+        // A learner becomes a voter when it has stored its first state, so a voter that is empty has lost that. One that has
+        // just become a voter may have made these claims before, and makes others now.
+        let is_lost = claims.bound_index == 0 && !row.learner;
+        return match is_lost && !is_planted(Mutant::PutBackLedOn) {
+            true => Err(Reason::StateLost),
+            false => Ok(Standing::Bound),
+        };
     }
     // Members with a newer table know this one's incarnation. The cluster id, which every client may know, does not suffice.
     let knows_me = claims
@@ -348,7 +360,11 @@ pub fn judge_answer<'a>(
             }
         },
     };
-    claims.map_or(Ok(Standing::Waiting), |claims| judge(claims, view, applied))
+    match claims.map_or(Ok(Standing::Waiting), |claims| judge(claims, view, applied)) {
+        // It may have been let in since it has answered. If it was not, it takes nothing in which it is a voter.
+        Err(Reason::StateLost) => Ok(Standing::Bound),
+        judged => judged,
+    }
 }
 
 /// Judges the claims of an id that the table does not have.
@@ -445,6 +461,8 @@ pub enum Verdict {
     EndAsReplaced,
     /// The same, if that goes on to be said and nobody else lets it in: the table that says so may be an old one.
     EndAsReplacedUnlessLetIn,
+    /// It ends with 5: its directory is from before it was let in, and it has voted since.
+    EndAsStateLost,
     /// It ends with 5: another process runs with its incarnation.
     EndAsTwice,
     /// It ends with 0, and no later start succeeds: it was removed by the entry at this index.
@@ -463,6 +481,11 @@ pub fn verdict(own: Own, refusal: &Refusal) -> Verdict {
         (_, Twice) if known => Verdict::EndAsTwice,
         (_, Twice) => Verdict::Warn,
         (_, WrongReceiver { .. }) => Verdict::GoOn,
+
+        (Own::Empty, StateLost) if known && refusal.formed => Verdict::EndAsStateLost,
+        (Own::Empty, StateLost) => Verdict::Warn,
+        // It was let in after it had made the claims that were refused.
+        (_, StateLost) => Verdict::GoOn,
 
         (Own::Empty, OtherIncarnation { same_url: true, .. }) => match known && refusal.formed {
             true => Verdict::EndAsReplacedUnlessLetIn,
@@ -585,13 +608,24 @@ mod tests {
     #[test]
     fn a_member_is_its_id_with_its_incarnation() {
         assert_eq!(judged(claims(2, 20, 1)), Ok(Standing::Bound));
-        // It was bound and is still empty.
-        assert_eq!(judged(claims(2, 20, 0)), Ok(Standing::Bound));
         let moved = Claims {
             url: url(7),
             ..claims(2, 20, 1)
         };
         assert_eq!(judged(moved), Ok(Standing::Bound));
+    }
+
+    #[test]
+    fn a_voter_that_is_empty_has_lost_its_state_and_a_learner_has_not_had_one() {
+        let mut view = view();
+        view.members.members.get_mut(&2).unwrap().learner = true;
+        assert_eq!(judge(&claims(2, 20, 0), &view, 60), Ok(Standing::Bound));
+        assert_eq!(judged(claims(2, 20, 0)), Err(Reason::StateLost));
+        assert_eq!(judged(claims(2, 20, 1)), Ok(Standing::Bound));
+        // What it has answered may be from before it was let in, and it has not come again yet.
+        let before = Answer::Claims(claims(2, 20, 0));
+        let answered = judge_answer(&before, &url(2), [], &self::view(), 60);
+        assert_eq!(answered, Ok(Standing::Bound));
     }
 
     #[test]
@@ -709,7 +743,7 @@ mod tests {
         let empty = answer(&empty_view(), &stranger);
         assert_eq!(empty, greeting(State::Empty(fingerprint(10))));
         let own = |claims: &Claims| Answer::Claims(view().claims(claims.from, None));
-        let bound = claims(2, 20, 0);
+        let bound = claims(2, 20, 1);
         assert_eq!(answer(&view(), &bound), own(&bound));
         let ahead = claims(2, 21, 61);
         match answer(&view(), &ahead) {
@@ -834,6 +868,11 @@ mod tests {
             (Own::Empty, NotAMember, true, true, 90, Wait),
             (Own::Empty, removed, true, true, 90, Wait),
             (Own::Empty, foreign(true), true, true, 90, Warn),
+            (Own::Empty, StateLost, true, true, 90, EndAsStateLost),
+            (Own::Empty, StateLost, false, true, 90, Warn),
+            (Own::Empty, StateLost, true, false, 90, Warn),
+            (forming, StateLost, true, true, 90, GoOn),
+            (member, StateLost, true, true, 90, GoOn),
             (forming, foreign(true), true, true, 90, EndAsReplaced),
             (forming, foreign(true), false, true, 90, Warn),
             (forming, foreign(true), true, false, 0, Warn),

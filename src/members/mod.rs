@@ -21,6 +21,7 @@ use crate::command::{self, Command, Kind, Listed, ReplicatedState};
 use crate::limits::{
     CLIENT_URL_BYTES_MAX, FORMER_PLACES_MAX, KEY_FINGERPRINT_BYTES_MAX, MEMBERS_MAX, REMOVED_MAX,
 };
+use crate::mutants::{Mutant, is_planted};
 use crate::peer_url::PeerUrl;
 use protobuf::RepeatedField;
 use raft::eraftpb::{ConfChange, ConfChangeType, ConfState};
@@ -203,6 +204,14 @@ impl Members {
             Kind::RemoveMember => change,
             _ => panic!("{:?} changes no members", command.kind),
         }
+    }
+
+    /// This state can be the first of the member with this incarnation: it binds it, and not yet as a voter. A learner becomes
+    /// a voter when it has stored its first state.
+    pub fn lets_in(&self, id: u64, incarnation: u64) -> bool {
+        let row = self.members.get(&id);
+        let row = row.filter(|row| row.incarnation == incarnation);
+        row.is_some_and(|row| row.learner || is_planted(Mutant::PutBackLedOn))
     }
 
     /// The cluster has not formed, and its first member has not added anybody.

@@ -10,10 +10,8 @@
 //! beside members of the first cluster; without `Formed` on the log of all, a person who finds a lost disk could not tell
 //! whether anything was ever served.
 
-use super::Node;
 use super::ready::members_of;
-use crate::channels::notice::{Met, Received};
-use crate::channels::status::{Closed, ClosedKind};
+use super::{Node, Settings};
 use crate::command::{Command, Kind};
 use crate::identity::Reason;
 use crate::limits;
@@ -141,7 +139,7 @@ impl Node {
         self.members.members.is_empty()
     }
 
-    /// Takes a message while this node is empty: only a first state that binds it changes anything. Whoever leads learns
+    /// Takes a message while this node is empty: only a first state that lets it in changes anything. Whoever leads learns
     /// from the answers that this node is there and has no log; they confirm nothing, and nothing is kept.
     pub(super) fn step_empty(&mut self, received: Received) {
         let Received { message, .. } = received;
@@ -151,7 +149,7 @@ impl Node {
         }
         let kind = match message.get_msg_type() {
             MessageType::MsgSnapshot if self.is_from_later(message.get_snapshot(), false) => return,
-            MessageType::MsgSnapshot if self.is_for_this_node(message.get_snapshot()) => {
+            MessageType::MsgSnapshot if self.is_first_state(message.get_snapshot()) => {
                 // An error here means that the message is of no use.
                 let _ = self.raw.step(message);
                 return;
@@ -170,6 +168,14 @@ impl Node {
         if self.answers.len() < limits::EMPTY_ANSWERS_MAX {
             self.answers.push(answer);
         }
+    }
+
+    /// The state in a snapshot makes sense, and lets this node in.
+    fn is_first_state(&self, snapshot: &Snapshot) -> bool {
+        let Settings {
+            id, incarnation, ..
+        } = self.settings;
+        members_of(snapshot).is_some_and(|members| members.lets_in(id, incarnation))
     }
 
     /// The state in a snapshot makes sense, and binds this node's id to its incarnation.

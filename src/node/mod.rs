@@ -170,6 +170,11 @@ pub enum Exit {
         /// The peer that says so.
         by: u64,
     },
+    /// Its directory is from before it was let in, and it has been a voter since.
+    StateLost {
+        /// The peer that says so.
+        by: u64,
+    },
     /// Another process runs with its incarnation, and was there first.
     Twice {
         /// The peer that says so.

@@ -80,6 +80,11 @@ impl Failure {
                 "{dir} is not the data directory that member {by} knows for member {id} at {peer_url}: that was lost, \
                  or --data-dir is wrong; start with the directory that was used before, or, if it is lost, {replace}"
             )),
+            Exit::StateLost { by } => Failure::OtherLife(format!(
+                "{dir} is an older copy, from before member {id} was let in, and member {by} knows member {id} as a voter, \
+                 so that what it acknowledged is missing; start with its newest directory, or, if that is lost or refused \
+                 too, {replace}"
+            )),
             Exit::Twice { by } => Failure::OtherLife(format!(
                 "member {by} is connected to another process that runs as member {id} on a copy of {dir}, or on {dir} by \
                  another path; stop the wrong one, and keep both directories: raftkvd inspect shows which has more"
@@ -155,6 +160,7 @@ mod tests {
         let (config, _) = start::settle(options.asked, &(Arc::new(RealDisk) as _)).unwrap();
         for (exit, code) in [
             (Exit::Replaced { by: 2 }, 5),
+            (Exit::StateLost { by: 2 }, 5),
             (Exit::Twice { by: 2 }, 5),
             (
                 Exit::OlderCopy {

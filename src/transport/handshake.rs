@@ -255,6 +255,7 @@ pub(super) fn refusal(refusal: &Refusal) -> (StatusCode, String) {
         Reason::WrongCluster { other_life } => ("wrong-cluster", json!(other_life)),
         Reason::WrongReceiver { actual } => ("wrong-receiver", json!(actual)),
         Reason::Twice => ("twice", Value::Null),
+        Reason::StateLost => ("state-lost", Value::Null),
     };
     let status = match refusal.reason {
         Reason::Removed { .. } => StatusCode::GONE,
@@ -304,6 +305,7 @@ pub(super) fn parse_refusal(body: &[u8], trust: Trust) -> Option<Refusal> {
                 actual: detail.as_u64()?,
             },
             "twice" => Reason::Twice,
+            "state-lost" => Reason::StateLost,
             _ => return None,
         },
     })
@@ -436,6 +438,7 @@ mod tests {
             Reason::WrongCluster { other_life: true },
             Reason::WrongReceiver { actual: 8 },
             Reason::Twice,
+            Reason::StateLost,
         ] {
             let (by, applied, formed) = (3, 70, true);
             let refused = Refusal {

@@ -20,6 +20,8 @@ pub enum Memory {
     Lost,
     /// An older copy of the disk has taken its place.
     Older,
+    /// The same, and that copy is from before the member was let in.
+    BeforeLetIn,
 }
 
 /// What a machine is for.
@@ -128,6 +130,9 @@ impl World {
     /// The copy has the voters of today: one of the time when its member was alone would lead by itself until it meets
     /// another, and no protocol can keep it from that.
     pub fn older_copy(&mut self, place: usize) {
+        if self.faults.chance(300) && self.put_back_before_let_in(place) {
+            return;
+        }
         let voters = self.oracle.members().conf_state().voters.clone();
         let machine = &mut self.machines[place];
         let view = machine.process.as_ref().map(|process| &process.view);
@@ -168,6 +173,31 @@ impl World {
         if let Some(leader) = self.leader().filter(|_| self.faults.chance(500)) {
             self.kill(self.target(leader));
         }
+    }
+
+    /// A voter gets the copy of its disk from before it was let in. It has to end, so that no more is lost than with a disk.
+    /// False: there is no such copy, or no voter to spare.
+    fn put_back_before_let_in(&mut self, place: usize) -> bool {
+        let may = self.may_lose_voters() && self.spare() > 0 && self.is_sound_voter(place);
+        let machine = &mut self.machines[place];
+        let is_of_this_life = |copy: &mut (u64, FakeDisk)| copy.0 == machine.incarnation;
+        if self.formed_at.is_none() || !may {
+            return false;
+        }
+        let Some((_, copy)) = machine.before_let_in.take_if(is_of_this_life) else {
+            return false;
+        };
+        copy.reseed(self.faults.next());
+        copy.set_free(None);
+        machine.disk = copy;
+        machine.is_home = false;
+        machine.memory = Memory::BeforeLetIn;
+        self.lost += 1;
+        self.count("copies from before a member was let in");
+        self.tell(|| format!("machine {place} gets the copy from before its member was let in"));
+        self.ended(place);
+        self.restart_later(place);
+        true
     }
 
     /// All others run, follow one leader, and hold all that there is: so that nothing rests on this one's memory alone.
@@ -241,6 +271,7 @@ impl World {
                 self.oracle.was_published(0, is_other)
             }
             Exit::OlderCopy { .. } | Exit::LostTail { .. } => memory == Memory::Older,
+            Exit::StateLost { .. } => memory == Memory::BeforeLetIn,
             Exit::PartedLog { .. } => is_contradicted,
             // Nobody starts a directory twice, no more is lost than raft allows, and there is one version.
             Exit::Twice { .. } | Exit::TwoLeaders { .. } | Exit::Later { .. } => false,
@@ -252,6 +283,7 @@ impl World {
         self.count(match exit {
             Exit::Removed { .. } => "ends by removal",
             Exit::Replaced { .. } => "ends as replaced",
+            Exit::StateLost { .. } => "ends as a copy from before it was let in",
             Exit::OlderCopy { .. } => "ends as an older copy",
             Exit::PartedLog { .. } => "ends for a parted log",
             _ => "ends for a lost tail",
@@ -322,7 +354,8 @@ impl World {
         let urls: BTreeMap<u64, PeerUrl> = homes.map(|m| (m.id, m.url.clone())).collect();
         for place in 0..self.machines.len() {
             let machine = &mut self.machines[place];
-            let is_lost = machine.memory == Memory::Lost && !machine.broken;
+            let is_lost = matches!(machine.memory, Memory::Lost | Memory::BeforeLetIn);
+            let is_lost = is_lost && !machine.broken;
             if !is_lost || machine.first_of.len() < 2 {
                 continue;
             }

@@ -590,7 +590,8 @@ impl World {
             Err(_) => {
                 let key = (from, process.id);
                 let link = self.network.links.get(&key);
-                if link.is_some_and(|link| link.to == target) {
+                if link.is_some_and(|link| link.to == target && Arc::ptr_eq(&link.claims, &claims))
+                {
                     self.drop_link(key);
                 }
             }

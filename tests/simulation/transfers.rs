@@ -179,9 +179,8 @@ impl World {
         if process.view.is_empty() {
             let members =
                 Members::from_state(&meta.state).expect("a leader sends what it can read");
-            let row = members.members.get(&process.id);
-            if row.is_none_or(|row| row.incarnation != process.view.incarnation) {
-                self.count("first states for another data directory, refused");
+            if !members.lets_in(process.id, process.view.incarnation) {
+                self.count("first states that do not let a member in, refused");
                 return false;
             }
             if let Err(error) = process.meta.pin_cluster(claims.cluster) {

@@ -110,3 +110,45 @@ fn a_list_stays_once_a_member_was_added_by_it() {
     start_with_list(&mut cluster, 1, other);
     assert_ne!(cluster.members(1).forming.get(&3), Some(&url(9)));
 }
+
+/// A voter would begin without the votes that it has given.
+#[test]
+fn an_empty_member_is_let_in_as_a_learner_only() {
+    let mut cluster = Cluster::new(1);
+    cluster.add_host(2, Recovered::default());
+    let mut members = Members::of([(1, url(1), 10), (2, url(2), 20)]);
+    for learner in [false, true] {
+        members.members.get_mut(&2).unwrap().learner = learner;
+        let mut snapshot = heartbeat(1, 2, 7, 0);
+        snapshot.set_msg_type(MessageType::MsgSnapshot);
+        let mut state = ReplicatedState::new();
+        members.write_to(&mut state);
+        let content = snapshot.mut_snapshot();
+        content.data = protobuf::Message::write_to_bytes(&state).unwrap().into();
+        content.mut_metadata().index = 5;
+        content.mut_metadata().term = 7;
+        content.mut_metadata().set_conf_state(members.conf_state());
+        cluster.node(2).step(Received { bound: Some(10 * snapshot.from), message: snapshot });
+        let is_taken = cluster.node(2).raw.raft.raft_log.committed == 5;
+        assert_eq!(is_taken, learner);
+    }
+}
+
+#[test]
+fn a_voter_that_is_empty_ends_when_one_that_has_formed_says_so() {
+    let mut cluster = Cluster::new(1);
+    cluster.add_host(2, Recovered::default());
+    let says = |to: &mut Cluster, id, formed| {
+        let mut lost = refusal(1, Reason::StateLost);
+        lost.formed = formed;
+        to.node(id).refused(lost);
+        to.settle();
+    };
+    says(&mut cluster, 2, false);
+    assert_eq!(cluster.hosts[&2].exit, None);
+    // One that was let in meanwhile goes on.
+    says(&mut cluster, 1, true);
+    assert_eq!(cluster.hosts[&1].exit, None);
+    says(&mut cluster, 2, true);
+    assert_eq!(cluster.hosts[&2].exit, Some(Exit::StateLost { by: 1 }));
+}

@@ -6,6 +6,7 @@ use crate::command::version::Later;
 use crate::identity::{Claims, Reason, Standing};
 use crate::limits;
 use crate::limits::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNKS_QUEUED};
+use crate::members::Members;
 use crate::storage::SnapshotMeta;
 use crate::transport::files::FileError;
 use crate::transport::frame::{self, Carries, FrameError, Frames};
@@ -57,8 +58,8 @@ pub(in crate::transport) enum SnapshotReceiveError {
     Powerless,
     #[error("it is of another cluster")]
     OtherCluster,
-    #[error("its state does not bind this member")]
-    NotBound,
+    #[error("its state does not let this member in")]
+    NotLetIn,
 }
 
 impl SnapshotReceiveError {
@@ -72,7 +73,7 @@ impl SnapshotReceiveError {
             SnapshotReceiveError::Denied(_)
             | SnapshotReceiveError::Powerless
             | SnapshotReceiveError::OtherCluster
-            | SnapshotReceiveError::NotBound => StatusCode::CONFLICT,
+            | SnapshotReceiveError::NotLetIn => StatusCode::CONFLICT,
             _ => StatusCode::BAD_REQUEST,
         }
     }
@@ -119,15 +120,15 @@ pub(in crate::transport) async fn receive(
     };
 
     let promised = promised(message.get_snapshot())?;
-    if shared.view().is_empty() && !binds(shared, &promised) {
-        return Err(SnapshotReceiveError::NotBound);
-    }
     if let Err(later) = version::check_state(&promised.state) {
         // The node has to end by it, and needs no file for that.
         let bound = standing == Standing::Bound;
         let sender = bound.then_some(claims.incarnation);
         shared.inbox.receive(vec![message], payload.len(), sender);
         return Err(SnapshotReceiveError::Later(later));
+    }
+    if shared.view().is_empty() && !lets_in(shared, &promised) {
+        return Err(SnapshotReceiveError::NotLetIn);
     }
     let (pieces, taken) = mpsc::channel(SNAPSHOT_CHUNKS_QUEUED);
     let arriving = Arriving {
@@ -287,11 +288,11 @@ fn promised(snapshot: &Snapshot) -> Result<SnapshotMeta, SnapshotReceiveError> {
     })
 }
 
-/// Whether the state of a snapshot binds this very member.
-fn binds(shared: &TransportState, promised: &SnapshotMeta) -> bool {
+/// Whether the state of a snapshot can be the first of this very member.
+fn lets_in(shared: &TransportState, promised: &SnapshotMeta) -> bool {
     let incarnation = shared.view().incarnation;
-    let mut members = promised.state.members.iter();
-    members.any(|member| (member.id, member.incarnation) == (shared.me, incarnation))
+    let members = Members::from_state(&promised.state);
+    members.is_ok_and(|members| members.lets_in(shared.me, incarnation))
 }
 
 /// Gives the length of the file, and the standing that its sender has by then.

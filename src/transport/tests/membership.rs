@@ -161,7 +161,7 @@ async fn what_was_queued_for_an_earlier_life_does_not_reach_the_next() {
 
     // It was removed and added again, and the view in between was skipped.
     let again = all.members.get_mut(&2).unwrap();
-    (again.added_index, again.incarnation) = (44, 222);
+    (again.added_index, again.incarnation, again.learner) = (44, 222, true);
     one.transport.set_members(CLUSTER, &all);
     let mut two = TestPeer::start_on(2, 222, 0, listener, limits());
     two.list(&[&one]);

@@ -268,7 +268,8 @@ fn members(list: &[(u64, &TestPeer, u64)]) -> Members {
     for (id, peer, added_index) in list {
         let member = Member {
             url: peer.url(),
-            learner: false,
+            // Who was added is not a voter before it has its first state.
+            learner: *added_index > 1,
             added_index: *added_index,
             incarnation: peer.memory.incarnation,
             bound_index: *added_index,

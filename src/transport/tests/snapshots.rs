@@ -152,9 +152,10 @@ async fn a_snapshot_streams_and_is_reported() {
 }
 
 /// A snapshot for member 4, with a state that binds this member.
-fn first_snapshot(id: u64, incarnation: u64) -> Message {
+fn first_snapshot(id: u64, incarnation: u64, learner: bool) -> Message {
     let mut member = crate::command::Member::new();
-    (member.id, member.incarnation) = (id, incarnation);
+    (member.id, member.incarnation, member.learner) = (id, incarnation, learner);
+    member.url = "http://a:1".to_owned();
     let mut state = crate::command::ReplicatedState::new();
     state.members = vec![member].into();
     let mut message = snapshot(1, 4, 50, 3);
@@ -163,7 +164,7 @@ fn first_snapshot(id: u64, incarnation: u64) -> Message {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_empty_member_takes_its_cluster_from_a_state_that_binds_it() {
+async fn an_empty_member_takes_its_cluster_from_a_state_that_lets_it_in() {
     let mut one = TestPeer::start(1).await;
     let mut four = TestPeer::start_empty(4).await;
     let all = members(&[(1, &one, 1), (4, &four, 40)]);
@@ -172,15 +173,23 @@ async fn an_empty_member_takes_its_cluster_from_a_state_that_binds_it() {
     until_connected(&one, &mut four).await;
     four.memory.read_only.store(true, Ordering::SeqCst);
     let before = four.messages.len();
-    for (failed, (id, incarnation)) in [(4, 401), (4, 0), (5, 400)].into_iter().enumerate() {
-        one.transport.send(vec![first_snapshot(id, incarnation)]);
+    // A voter has had its first state.
+    let wrong = [
+        (4, 401, true),
+        (4, 0, true),
+        (5, 400, true),
+        (4, 400, false),
+    ];
+    for (failed, (id, incarnation, learner)) in wrong.into_iter().enumerate() {
+        one.transport
+            .send(vec![first_snapshot(id, incarnation, learner)]);
         let what = format!("the failure for {id}, {incarnation}");
         one.until(&what, |one| one.not_sent(4) > failed).await;
         assert_eq!(four.memory.cluster(), 0);
     }
     assert_eq!(four.files.begun.load(Ordering::SeqCst), 0);
     four.memory.read_only.store(false, Ordering::SeqCst);
-    let first = first_snapshot(4, 400);
+    let first = first_snapshot(4, 400, true);
     let deadline = Instant::now() + PATIENCE;
     while one.sent(4) == 0 {
         assert!(Instant::now() < deadline, "the snapshot was not sent");
@@ -207,7 +216,7 @@ async fn a_member_takes_no_snapshot_of_another_cluster_or_of_one_without_power()
     one.transport
         .set_members(CLUSTER, &members(&[(1, &one, 1), (4, &four, 40)]));
     one.files.put((50, 3), (50, 3), 1000);
-    one.transport.send(vec![first_snapshot(4, 400)]);
+    one.transport.send(vec![first_snapshot(4, 400, true)]);
     one.until("the failure", |one| one.not_sent(4) == 1).await;
 
     // Here the claims are the problem, and not the directory.

@@ -67,6 +67,9 @@ impl World {
         match Process::launch(launch, &mut self.oracle) {
             Ok(process) => {
                 machine.incarnation = process.view.incarnation;
+                if process.view.is_empty() && machine.memory == Memory::Intact {
+                    machine.before_let_in = Some((machine.incarnation, machine.disk.after_kill()));
+                }
                 machine.process = Some(process);
                 machine.dark = false;
                 self.count("starts");

@@ -109,6 +109,8 @@ pub struct Machine {
     pub copy: Option<FakeDisk>,
     /// The voters that its member knew then.
     pub copy_voters: Vec<u64>,
+    /// What its disk held when its member had not been let in, and the incarnation.
+    pub before_let_in: Option<(u64, FakeDisk)>,
     /// The power goes when it next writes the mark of a snapshot.
     pub crashes_at_mark: bool,
     /// So many of its next starts end in another crash: what a crash left behind is what the next one meets.
@@ -272,6 +274,7 @@ impl World {
             forsaken: false,
             copy: None,
             copy_voters: Vec::new(),
+            before_let_in: None,
             crashes_at_mark: false,
             crashes_ahead: 0,
             contradicted: None,

@@ -4,6 +4,7 @@
 
 use super::{Event, MILLISECOND, SECOND, Target, World};
 use crate::disk::{BUSY, Fault};
+use crate::lives::Memory;
 use crate::ports::{Effect, What};
 use crate::process::{Passed, Process, Worker};
 use raftkvd::channels::notice::Notice;
@@ -60,6 +61,11 @@ impl World {
         let process = process.expect("events of processes that are gone are dropped");
         process.pass_at = None;
         let Passed { result, effects } = process.pass(&mut self.oracle);
+        assert!(
+            machine.memory != Memory::BeforeLetIn || process.node().members().members.is_empty(),
+            "voter {} is led on from before it was let in",
+            machine.id
+        );
         let took = BUSY.get();
         let end = self.now + took;
         process.busy_until = end;
