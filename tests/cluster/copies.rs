@@ -85,6 +85,35 @@ fn an_older_copy_of_a_leader_ends_and_acknowledges_nothing_that_is_not_there() {
     older_copy(true);
 }
 
+/// A voter comes back on the copy of its directory that was made when it waited to be let in.
+#[test]
+fn a_copy_from_before_a_member_was_let_in_ends_whomever_it_meets() {
+    let mut cluster = Cluster::prepare(3, &[]);
+    cluster.node(3).start();
+    cluster.node(3).wait_closed("forming");
+    cluster.node(3).kill();
+    let copy = cluster.path().join("copy");
+    cluster.nodes[&3].copy_data_to(&copy);
+    cluster.start_all();
+    cluster.put(1, "foo", "bar");
+    cluster.assert_value(3, "foo", "bar");
+    cluster.node(3).kill();
+    cluster.node(3).put_back(&copy);
+    for met in [2, 1] {
+        cluster.kill_all();
+        cluster.node(met).start();
+        cluster.node(3).start_expecting_exit(5);
+        let said = cluster.nodes[&3].last_log();
+        assert!(said.contains("before member 3 was let in"), "{said}");
+    }
+    // The others go on without it.
+    cluster.node(2).start();
+    cluster.node(2).wait_ready();
+    cluster.put(2, "after", "wards");
+    cluster.node(3).start_expecting_exit(5);
+    cluster.assert_value(1, "foo", "bar");
+}
+
 /// Starts a second process on a copy of a member's directory, with ports of its own, while the first one runs.
 fn two_processes(id: u64) {
     let mut cluster = Cluster::start_with(3, &PATIENT);
