@@ -12,6 +12,8 @@
 
 use super::ready::members_of;
 use super::{Node, Settings};
+use crate::channels::notice::{Met, Received};
+use crate::channels::status::{Closed, ClosedKind};
 use crate::command::{Command, Kind};
 use crate::identity::Reason;
 use crate::limits;

@@ -115,7 +115,7 @@ fn a_list_stays_once_a_member_was_added_by_it() {
 #[test]
 fn an_empty_member_is_let_in_as_a_learner_only() {
     let mut cluster = Cluster::new(1);
-    cluster.add_host(2, Recovered::default());
+    cluster.start_empty(2);
     let mut members = Members::of([(1, url(1), 10), (2, url(2), 20)]);
     for learner in [false, true] {
         members.members.get_mut(&2).unwrap().learner = learner;
@@ -128,7 +128,10 @@ fn an_empty_member_is_let_in_as_a_learner_only() {
         content.mut_metadata().index = 5;
         content.mut_metadata().term = 7;
         content.mut_metadata().set_conf_state(members.conf_state());
-        cluster.node(2).step(Received { bound: Some(10 * snapshot.from), message: snapshot });
+        cluster.node(2).step(Received {
+            bound: Some(10 * snapshot.from),
+            message: snapshot,
+        });
         let is_taken = cluster.node(2).raw.raft.raft_log.committed == 5;
         assert_eq!(is_taken, learner);
     }
@@ -137,7 +140,7 @@ fn an_empty_member_is_let_in_as_a_learner_only() {
 #[test]
 fn a_voter_that_is_empty_ends_when_one_that_has_formed_says_so() {
     let mut cluster = Cluster::new(1);
-    cluster.add_host(2, Recovered::default());
+    cluster.start_empty(2);
     let says = |to: &mut Cluster, id, formed| {
         let mut lost = refusal(1, Reason::StateLost);
         lost.formed = formed;
