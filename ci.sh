@@ -75,7 +75,7 @@ commit=$(git rev-parse --short=8 HEAD 2>/dev/null || echo 1)
 target=${CARGO_TARGET_DIR:-${CARGO_BUILD_TARGET_DIR:-target}}
 step cargo build --locked --features later
 # What needs a kind of command that some member does not know is tested in that build only.
-step cargo test --locked --features later --lib node::tests::versions
+step env CARGO_PROFILE_TEST_OPT_LEVEL=0 cargo test --locked --features later --lib node::tests::versions
 step cp "$target/debug/raftkvd" "$target/debug/raftkvd-later"
 step env RAFTKVD_SIMULATION_SECONDS=120 RAFTKVD_SIMULATION_BASE=$((0x$commit)) cargo test --locked
 # One planted bug after the other, each until the simulation notices it.
