@@ -16,7 +16,7 @@ use raftkvd::command::outcome::{NotProposed, Outcome};
 use raftkvd::command::proposal::{Proposal, Read};
 use raftkvd::command::{Command, ReplicatedState};
 use raftkvd::members::Members;
-use raftkvd::node::{Job, Node, Settings};
+use raftkvd::node::{Job, Node, NodeSettings};
 use raftkvd::peer_url::PeerUrl;
 use raftkvd::storage::{Recovered, SnapshotMeta};
 use shared::{ELECTION_TICKS, VALUE_BYTES};
@@ -115,7 +115,7 @@ impl Cluster {
     fn new() -> Cluster {
         let members = Members::of((1..=SIZE).map(|id| (id, shared::url(id), id)));
         let hosts = (1..=SIZE).map(|id| {
-            let settings = Settings {
+            let settings = NodeSettings {
                 snapshot_bytes: SNAPSHOT_BYTES,
                 log_cache_bytes: LOG_CACHE_BYTES,
                 ..shared::settings(id, id)

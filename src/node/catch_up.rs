@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
-pub(super) struct Behind {
+pub(super) struct CatchUp {
     /// Indexes from which entries were asked for and are not there yet.
     requested: BTreeSet<u64>,
     /// By member, the index behind which the log is kept for it.
@@ -36,15 +36,15 @@ impl Node {
     pub(super) fn request_log(&mut self, output: &mut Output) {
         for first in self.raw.mut_store().take_wanted() {
             // What is not asked for now raft wants again: for a follower at its next word, and to publish at once.
-            if self.behind.requested.len() >= limits::READ_BACKS_MAX {
+            if self.catch_up.requested.len() >= limits::READ_BACKS_MAX {
                 return;
             }
-            let publishing = first == self.published + 1;
+            let publishing = first == self.watermarks.published + 1;
             if publishing && self.is_ahead_of_the_map() {
                 continue;
             }
             if let Some(request) = self.raw.store().request(first)
-                && self.behind.requested.insert(first)
+                && self.catch_up.requested.insert(first)
             {
                 output.read_backs.push(request);
             }
@@ -54,7 +54,7 @@ impl Node {
     /// Takes entries that were asked for.
     pub fn read_back(&mut self, read: ReadBack) {
         let first = read.first;
-        self.behind.requested.remove(&first);
+        self.catch_up.requested.remove(&first);
         let count = match read.entries {
             Some(entries) => {
                 let count = entries.len() as u64;
@@ -97,14 +97,14 @@ impl Node {
     /// map is to follow first.
     pub(super) fn waits_for_log(&self) -> bool {
         let log = &self.raw.raft.raft_log;
-        self.published < log.committed.min(log.persisted)
-            && (self.is_ahead_of_the_map() || !log.store.is_at_hand(self.published + 1))
+        self.watermarks.published < log.committed.min(log.persisted)
+            && (self.is_ahead_of_the_map() || !log.store.is_at_hand(self.watermarks.published + 1))
     }
 
     /// What is published waits in the commit channel, where it takes more memory than in the log.
     pub(super) fn is_ahead_of_the_map(&self) -> bool {
         let most = limits::PUBLISHED_BYTES_MAX as u64;
-        self.unapplied_bytes as u64 > most.min(self.settings.log_cache_bytes)
+        self.watermarks.unapplied_bytes as u64 > most.min(self.settings.log_cache_bytes)
     }
 
     /// Whatever else is appended can't be applied soon, and would have to be kept in memory until it is.
@@ -123,22 +123,22 @@ impl Node {
     pub(super) fn pin_for(&mut self, message: &Message) {
         if message.get_msg_type() == MessageType::MsgSnapshot {
             let index = message.get_snapshot().get_metadata().index;
-            self.behind.pins.insert(message.to, index);
+            self.catch_up.pins.insert(message.to, index);
         }
     }
 
     /// It will be sent another snapshot.
     pub(super) fn transfer_failed(&mut self, to: u64) {
-        self.behind.pins.remove(&to);
+        self.catch_up.pins.remove(&to);
     }
 
     /// The index behind which the log is kept for followers, `u64::MAX` when for none.
     pub(super) fn pinned(&mut self) -> u64 {
         if !self.is_leader() {
-            self.behind.pins.clear();
+            self.catch_up.pins.clear();
         }
         let raft = &self.raw.raft;
-        self.behind.pins.retain(|peer, index| {
+        self.catch_up.pins.retain(|peer, index| {
             let Some(progress) = raft.prs().get(*peer) else {
                 return false;
             };
@@ -162,7 +162,12 @@ impl Node {
             }
             true
         });
-        self.behind.pins.values().copied().min().unwrap_or(u64::MAX)
+        self.catch_up
+            .pins
+            .values()
+            .copied()
+            .min()
+            .unwrap_or(u64::MAX)
     }
 
     /// Lets go of what nobody has needed for a while. Called at every heartbeat interval.

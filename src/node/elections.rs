@@ -5,7 +5,7 @@
 //! ([`Node::peer_connected`]). All voters learn of that in the same moment, and votes that cross are split: so they
 //! campaign *in turn*, by id, a heartbeat interval apart, which raft wants to be more than a round trip.
 //!
-//! Invariants: haste only ever starts pre-votes. Whoever still hears from a leader ignores those, and the next word of
+//! Invariants: early_election only ever starts pre-votes. Whoever still hears from a leader ignores those, and the next word of
 //! that leader is followed again in the same term; so a report that is wrong disturbs nobody, and neither safety nor
 //! progress rests on one that is right.
 
@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 
 /// Campaigning in turn, in one term, for at most an election timeout.
-pub(super) struct Haste {
+pub(super) struct EarlyElection {
     term: u64,
     end: u64,
     /// The leader that is gone; 0: nobody has led since the start.
@@ -27,14 +27,44 @@ pub(super) struct Haste {
     turn: u64,
 }
 
+/// Who leads, and what this node knows of that.
+pub(super) struct Leadership {
+    /// Term and leader as of the last ready.
+    pub seen: (u64, u64),
+    /// The role as of the last ready.
+    pub role: StateRole,
+    /// The newest term in which this node knows that reads are answered.
+    pub readable_term: u64,
+    pub reached: Reached,
+    pub early_election: Option<EarlyElection>,
+    /// Peers that have spoken, the latest first.
+    pub heard: Vec<u64>,
+    /// The commit index that the followers were told when nothing was under way any more.
+    pub commit_told: u64,
+}
+
+impl Leadership {
+    pub fn new(term: u64, published: u64) -> Leadership {
+        Leadership {
+            seen: (term, 0),
+            role: StateRole::Follower,
+            readable_term: 0,
+            reached: Some(BTreeSet::new()),
+            early_election: None,
+            heard: Vec::new(),
+            commit_told: published,
+        }
+    }
+}
+
 impl Node {
     /// The process of this peer has ended, as far as its host can tell: a connection has broken, and its host
     /// refuses another one.
     pub fn peer_gone(&mut self, id: u64) {
         self.note_unheard(id);
         // The next process there may have another directory.
-        self.answered.remove(&id);
-        if let Some(reached) = &mut self.reached {
+        self.membership.answered.remove(&id);
+        if let Some(reached) = &mut self.leadership.reached {
             reached.remove(&id);
         }
         let raft = &self.raw.raft;
@@ -43,29 +73,33 @@ impl Node {
         }
         info!(self.logger, "the leader's process is gone"; "leader" => id, "term" => raft.term);
         // It is forgotten at the next tick, behind what it had said before and is still in the inbox.
-        self.haste = Some(self.begin_haste(id, 0));
+        self.leadership.early_election = Some(self.begin_haste(id, 0));
     }
 
     /// This peer was reached, and has accepted this node.
     pub fn peer_connected(&mut self, id: u64) {
-        let Some(reached) = &mut self.reached else {
+        let Some(reached) = &mut self.leadership.reached else {
             return;
         };
         reached.insert(id);
         let up = |voter: &u64| *voter == self.settings.id || reached.contains(voter);
         let quorum = 2 * self.members.voters().filter(up).count() > self.members.voters().count();
         let raft = &self.raw.raft;
-        if !quorum || self.haste.is_some() || raft.leader_id != 0 || !raft.promotable() {
+        if !quorum
+            || self.leadership.early_election.is_some()
+            || raft.leader_id != 0
+            || !raft.promotable()
+        {
             return;
         }
         // There may be a leader, from whom there will be a word within a heartbeat.
         let delay = self.settings.heartbeat_ticks;
-        self.haste = Some(self.begin_haste(0, delay as u64));
+        self.leadership.early_election = Some(self.begin_haste(0, delay as u64));
         self.campaign_in_turn();
     }
 
-    fn begin_haste(&self, gone: u64, delay: u64) -> Haste {
-        Haste {
+    fn begin_haste(&self, gone: u64, delay: u64) -> EarlyElection {
+        EarlyElection {
             term: self.raw.raft.term,
             end: self.now + self.settings.election_ticks as u64,
             gone,
@@ -82,34 +116,36 @@ impl Node {
         ((before * apart) as u64, (voters().count() * apart) as u64)
     }
 
-    /// Campaigns if there is haste, and it is this node's turn. Called at every tick.
+    /// Campaigns if there is early_election, and it is this node's turn. Called at every tick.
     pub(super) fn campaign_in_turn(&mut self) {
-        let Some(mut haste) = self.haste.take() else {
+        let Some(mut early_election) = self.leadership.early_election.take() else {
             return;
         };
         let raft = &self.raw.raft;
         let leader = raft.leader_id;
-        if raft.term != haste.term || self.now >= haste.end || (leader != 0 && leader != haste.gone)
+        if raft.term != early_election.term
+            || self.now >= early_election.end
+            || (leader != 0 && leader != early_election.gone)
         {
             return;
         }
-        let (first, every) = self.place_in_turn(haste.gone);
+        let (first, every) = self.place_in_turn(early_election.gone);
         if leader != 0 {
-            if raft.election_elapsed >= haste.silence {
+            if raft.election_elapsed >= early_election.silence {
                 // Without a leader raft grants pre-votes, and the vote of this term stays what it is.
-                self.raw.raft.become_follower(haste.term, 0);
-                haste.turn = self.now + 1 + first;
+                self.raw.raft.become_follower(early_election.term, 0);
+                early_election.turn = self.now + 1 + first;
                 // Should there be a word of it yet, then either it is alive and there will be more, or that was late.
-                haste.silence = 2 * self.settings.heartbeat_ticks;
+                early_election.silence = 2 * self.settings.heartbeat_ticks;
             }
-        } else if self.now >= haste.turn && raft.state != StateRole::Candidate {
+        } else if self.now >= early_election.turn && raft.state != StateRole::Candidate {
             // Again and again, because a pre-vote is ignored by whoever does not know yet.
-            haste.turn = self.now + every;
+            early_election.turn = self.now + every;
             if self.may_campaign() {
                 self.campaign();
             }
         }
-        self.haste = Some(haste);
+        self.leadership.early_election = Some(early_election);
     }
 
     pub(super) fn campaign(&mut self) {
@@ -123,7 +159,7 @@ impl Node {
     pub(super) fn may_campaign(&self) -> bool {
         let log = &self.raw.raft.raft_log;
         let readable = log.applied + 1 >= log.store.cached_from();
-        let durable = self.jobs.is_empty() && log.last_index() == log.persisted;
+        let durable = self.durability.jobs.is_empty() && log.last_index() == log.persisted;
         readable && (durable || self.is_leader() || !self.is_sole_voter())
     }
 

@@ -13,13 +13,13 @@ impl Node {
     pub(super) fn tell_commit(&mut self) {
         let log = &self.raw.raft.raft_log;
         let (committed, last) = (log.committed, log.last_index());
-        if !self.is_leader() || committed == self.commit_told {
+        if !self.is_leader() || committed == self.leadership.commit_told {
             return;
         }
-        if committed < last || !self.jobs.is_empty() {
+        if committed < last || !self.durability.jobs.is_empty() {
             return;
         }
-        self.commit_told = committed;
+        self.leadership.commit_told = committed;
         self.raw.raft.bcast_append();
     }
 
@@ -27,7 +27,7 @@ impl Node {
     /// as make a majority: to the voters that were heard last, who most likely answer first. Raft-rs asks everybody. If
     /// one of them is not there any more, the next regular heartbeat asks all, and then others are those heard last.
     pub(super) fn ask_a_majority(&mut self, context: &[u8]) {
-        if self.leaving.is_some() {
+        if self.ending.leaving.is_some() {
             // Its own vote counts with raft, and with `members` no more.
             return;
         }
@@ -35,6 +35,7 @@ impl Node {
         let me = self.settings.id;
         let is_voter = |id: &&u64| **id != me && self.members.voters().any(|voter| voter == **id);
         let asked: Vec<u64> = self
+            .leadership
             .heard
             .iter()
             .filter(is_voter)
@@ -55,14 +56,14 @@ impl Node {
     /// A message has come from this peer.
     pub(super) fn note_heard(&mut self, peer: u64) {
         let is_member = self.members.members.contains_key(&peer);
-        if is_member && self.heard.first() != Some(&peer) {
-            self.heard.retain(|other| *other != peer);
-            self.heard.insert(0, peer);
+        if is_member && self.leadership.heard.first() != Some(&peer) {
+            self.leadership.heard.retain(|other| *other != peer);
+            self.leadership.heard.insert(0, peer);
         }
     }
 
     /// Nothing was heard of this peer for a while, or its process has ended.
     pub(super) fn note_unheard(&mut self, peer: u64) {
-        self.heard.retain(|other| *other != peer);
+        self.leadership.heard.retain(|other| *other != peer);
     }
 }

@@ -11,7 +11,7 @@
 //! whether anything was ever served.
 
 use super::ready::members_of;
-use super::{Node, Settings};
+use super::{Node, NodeSettings};
 use crate::channels::notice::{Met, Received};
 use crate::channels::status::{Closed, ClosedKind};
 use crate::command::{Command, Kind};
@@ -21,7 +21,30 @@ use crate::members::{Decision, to_listed};
 use crate::mutants::{Mutant, is_planted};
 use crate::peer_url::PeerUrl;
 use raft::eraftpb::{Message, MessageType, Snapshot};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
+
+/// How far this member, or its cluster, is from serving clients.
+#[derive(Debug, Default)]
+pub(super) struct Formation {
+    /// While this node is empty: members that have let it in where it dialled them.
+    pub let_in: BTreeSet<u64>,
+    /// While it is empty: since when it is told that it was replaced.
+    pub replaced_since: Option<u64>,
+    /// Listed members that have answered where they were dialled.
+    pub greeting: BTreeSet<u64>,
+    /// What keeps whom from being let in, or this node: by peer, for people.
+    pub troubles: BTreeMap<u64, String>,
+    /// Messages of a node that is empty, which raft knows nothing of.
+    pub answers: Vec<Message>,
+    /// A joiner has said that it waits to be added.
+    pub waiting_told: bool,
+    /// Why no clients are served, as it was told.
+    pub closed_told: Option<Arc<Closed>>,
+    /// Tick at which another cluster was last heard to know this sole member with another directory, and by whom.
+    pub other_life_heard: Option<(u64, u64)>,
+}
 
 impl Node {
     /// The next step of the leader of a cluster that forms.
@@ -36,7 +59,7 @@ impl Node {
         let is_in = |id: &u64| self.members.members.contains_key(id);
         let mut missing = self.members.forming.iter().filter(|(id, _)| !is_in(id));
         let empty = |(id, url): &(&u64, &PeerUrl)| {
-            let met = self.answered.get(id);
+            let met = self.membership.answered.get(id);
             met.filter(|met| met.empty && met.url == **url)
         };
         let begins = self.members.members.len() == 1;
@@ -55,7 +78,7 @@ impl Node {
         let is_voter = |id: &u64| self.members.is_settled_voter(*id);
         let has_stored = |id: &u64| {
             let progress = self.raw.raft.prs().get(*id);
-            let has = progress.is_some_and(|p| p.matched >= self.published);
+            let has = progress.is_some_and(|p| p.matched >= self.watermarks.published);
             *id == self.settings.id || has || is_planted(Mutant::FormedWithoutAll)
         };
         let mut listed = self.members.forming.keys();
@@ -99,13 +122,14 @@ impl Node {
             return;
         }
         let known = row.is_some() || self.members.forming.contains_key(&id);
-        let few = self.claimed.len() < self.members.members.len() + limits::PEERS_AHEAD_MAX;
+        let few =
+            self.membership.claimed.len() < self.members.members.len() + limits::PEERS_AHEAD_MAX;
         if !known && (met.dialled || !few) {
             return;
         }
         let kept = match met.dialled || is_planted(Mutant::BoundAnywhere) {
-            true => &mut self.answered,
-            false => &mut self.claimed,
+            true => &mut self.membership.answered,
+            false => &mut self.membership.claimed,
         };
         if kept.insert(id, met.clone()).as_ref() != Some(&met) {
             self.warn_of_taken_place(&met);
@@ -115,14 +139,14 @@ impl Node {
 
     /// A peer with this id has answered where it was dialled, and has not refused this node.
     pub fn greeted(&mut self, id: u64, empty: bool) {
-        self.troubles.remove(&id);
+        self.formation.troubles.remove(&id);
         if !self.is_empty() {
             if self.members.forming.contains_key(&id) {
-                self.greeting.insert(id);
+                self.formation.greeting.insert(id);
             }
         } else if !empty {
-            self.let_in.insert(id);
-            self.replaced_since = None;
+            self.formation.let_in.insert(id);
+            self.formation.replaced_since = None;
         }
     }
 
@@ -131,8 +155,8 @@ impl Node {
     pub(super) fn gone_while_forming(&mut self, id: u64) {
         let is_listed = self.members.forming.contains_key(&id);
         if is_listed && !self.members.members.contains_key(&id) {
-            self.answered.remove(&id);
-            self.greeting.remove(&id);
+            self.membership.answered.remove(&id);
+            self.formation.greeting.remove(&id);
         }
     }
 
@@ -167,14 +191,14 @@ impl Node {
         answer.term = message.term;
         answer.index = message.index;
         answer.reject = kind == MessageType::MsgAppendResponse;
-        if self.answers.len() < limits::EMPTY_ANSWERS_MAX {
-            self.answers.push(answer);
+        if self.formation.answers.len() < limits::EMPTY_ANSWERS_MAX {
+            self.formation.answers.push(answer);
         }
     }
 
     /// The state in a snapshot makes sense, and lets this node in.
     fn is_first_state(&self, snapshot: &Snapshot) -> bool {
-        let Settings {
+        let NodeSettings {
             id, incarnation, ..
         } = self.settings;
         members_of(snapshot).is_some_and(|members| members.lets_in(id, incarnation))
@@ -203,7 +227,7 @@ impl Node {
             }
         } else if !self.members.is_formed() {
             (ClosedKind::Forming, self.why_forming())
-        } else if self.applied < self.first_state {
+        } else if self.watermarks.applied < self.watermarks.first_state {
             let why = "joining: the first state from the leader is being loaded".to_owned();
             (ClosedKind::Joining, why)
         } else {
@@ -215,7 +239,7 @@ impl Node {
 
     fn why_joining(&self) -> String {
         let id = self.settings.id;
-        let trouble = self.troubles.values().next();
+        let trouble = self.formation.troubles.values().next();
         match trouble {
             Some(trouble) => format!("joining: {trouble}"),
             None => format!(
@@ -231,7 +255,7 @@ impl Node {
         let mut why = format!(
             "forming: member {id} waits for member {first} ({url}), which begins the cluster and adds it"
         );
-        for trouble in self.troubles.values() {
+        for trouble in self.formation.troubles.values() {
             let _ = write!(why, "; {trouble}");
         }
         why
@@ -256,9 +280,12 @@ impl Node {
         }
         let mut why = format!("forming: {count} of {all} members are in");
         for (id, url) in forming.iter().filter(|(id, _)| !is_in(id)) {
-            let _ = match (self.troubles.get(id), self.answered.get(id)) {
+            let _ = match (
+                self.formation.troubles.get(id),
+                self.membership.answered.get(id),
+            ) {
                 (Some(trouble), _) => write!(why, "; {trouble}"),
-                (None, None) if self.is_leader() && self.greeting.contains(id) => write!(
+                (None, None) if self.is_leader() && self.formation.greeting.contains(id) => write!(
                     why,
                     "; member {id} ({url}) answers, and has to reach this one too: compare its --cluster"
                 ),
@@ -319,7 +346,9 @@ impl Node {
     fn note_other_place(&mut self, met: &Met) {
         let (id, url) = (met.id, &met.url);
         let listed = self.settings.list.get(&id);
-        if let Some(listed) = listed.filter(|listed| *listed != url && !self.let_in.contains(&id)) {
+        if let Some(listed) =
+            listed.filter(|listed| *listed != url && !self.formation.let_in.contains(&id))
+        {
             let trouble = format!(
                 "a process that calls itself member {id} (anybody can) has come from {url}, and --cluster has it at \
                  {listed}: correct --cluster if it has moved there"
@@ -330,8 +359,10 @@ impl Node {
 
     fn keep_trouble(&mut self, by: u64, trouble: String) {
         // Of peers that were dialled, so there is no more of it than there are members; but a list may be long.
-        if self.troubles.len() < limits::TROUBLES_MAX || self.troubles.contains_key(&by) {
-            self.troubles.insert(by, trouble);
+        if self.formation.troubles.len() < limits::TROUBLES_MAX
+            || self.formation.troubles.contains_key(&by)
+        {
+            self.formation.troubles.insert(by, trouble);
         }
     }
 }

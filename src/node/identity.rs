@@ -18,12 +18,12 @@ impl Node {
             Verdict::Wait => {
                 // Its table has no such row any more, so one that does is an older one.
                 if refusal.dialled {
-                    self.replaced_since = None;
+                    self.formation.replaced_since = None;
                 }
                 if refusal.dialled && refusal.formed && !self.settings.list.is_empty() {
                     self.note_trouble(by, refusal.reason);
                 }
-                if !std::mem::replace(&mut self.waiting_told, true) {
+                if !std::mem::replace(&mut self.formation.waiting_told, true) {
                     info!(self.logger, "waiting to be added: POST /{} to any member", self.settings.id; "by" => by);
                 }
             }
@@ -35,14 +35,14 @@ impl Node {
             Verdict::RefuseService => {
                 // One name, for as long as it lasts.
                 let by = self.other_life().unwrap_or(by);
-                self.other_life_heard = Some((self.now, by));
+                self.formation.other_life_heard = Some((self.now, by));
             }
             Verdict::EndAsReplaced => self.end(Exit::Replaced { by }),
             Verdict::EndAsReplacedUnlessLetIn => {
-                self.let_in.remove(&by);
+                self.formation.let_in.remove(&by);
                 let patience = 2 * self.settings.election_ticks as u64;
-                let since = *self.replaced_since.get_or_insert(self.now);
-                if self.let_in.is_empty() && self.now - since >= patience {
+                let since = *self.formation.replaced_since.get_or_insert(self.now);
+                if self.formation.let_in.is_empty() && self.now - since >= patience {
                     self.end(Exit::Replaced { by });
                 }
                 self.note_trouble(by, refusal.reason);
@@ -59,7 +59,7 @@ impl Node {
     /// The own life and state, for the table.
     fn own(&self) -> Own {
         let members = &self.members;
-        let bound_index = self.own_bound_index;
+        let bound_index = self.membership.own_bound_index;
         match members.members.get(&self.settings.id) {
             _ if self.is_empty() => Own::Empty,
             _ if !members.is_formed() => Own::Forming { bound_index },
@@ -72,10 +72,10 @@ impl Node {
     fn answer_own_removal(&mut self) {
         let id = self.settings.id;
         let own_removal = |c: &Command| c.kind == Kind::RemoveMember && c.member_id == id;
-        let index = self.published;
+        let index = self.watermarks.published;
         self.pending
             .resolve_where(own_removal, Outcome::Applied { index });
-        for (index, reply) in self.change_replies.drain(..) {
+        for (index, reply) in self.membership.replies.drain(..) {
             publish::answer(Some(reply), Outcome::Applied { index });
         }
     }
@@ -83,18 +83,21 @@ impl Node {
     /// Who says that another cluster knows this sole member with another directory, for as long as that is heard.
     pub(super) fn other_life(&self) -> Option<u64> {
         let patience = 5 * self.settings.election_ticks as u64;
-        let (heard, by) = self.other_life_heard?;
+        let (heard, by) = self.formation.other_life_heard?;
         (self.own() == Own::Sole && self.now - heard < patience).then_some(by)
     }
 
     /// Tells whether clients are served, if that has changed.
     pub(super) fn tell_closed(&mut self) -> Option<Option<Arc<Closed>>> {
         // A cluster that has formed, and nothing to say: the usual case, at every pass.
-        if self.closed_told.is_none() && self.other_life_heard.is_none() && self.is_open() {
+        if self.formation.closed_told.is_none()
+            && self.formation.other_life_heard.is_none()
+            && self.is_open()
+        {
             return None;
         }
         let closed = self.closed();
-        if closed == self.closed_told {
+        if closed == self.formation.closed_told {
             return None;
         }
         self.note_closed(closed.clone());
@@ -108,13 +111,15 @@ impl Node {
                 warn!(self.logger, "serving no clients: {}", closed.why);
             }
             Some(closed) => info!(self.logger, "serving no clients: {}", closed.why),
-            None if self.closed_told.is_some() => info!(self.logger, "serving clients"),
+            None if self.formation.closed_told.is_some() => info!(self.logger, "serving clients"),
             None => {}
         }
-        self.closed_told = closed;
+        self.formation.closed_told = closed;
     }
 
     fn is_open(&self) -> bool {
-        !self.is_empty() && self.members.is_formed() && self.applied >= self.first_state
+        !self.is_empty()
+            && self.members.is_formed()
+            && self.watermarks.applied >= self.watermarks.first_state
     }
 }

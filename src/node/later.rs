@@ -10,7 +10,7 @@ impl Node {
     /// The leader proposes one as soon as all members know the kind.
     pub(super) fn attend_later(&mut self) {
         let known = self.usable_version() >= version::needed_by(Kind::Later);
-        if self.later_published || !known || !self.raw.raft.commit_to_current_term() {
+        if self.watermarks.later_published || !known || !self.raw.raft.commit_to_current_term() {
             return;
         }
         let mut command = Command::new();
@@ -22,7 +22,7 @@ impl Node {
 
     /// One was committed.
     pub(super) fn publish_later(&mut self, index: u64) {
-        self.later_published = true;
+        self.watermarks.later_published = true;
         info!(self.logger, "carried out a command of the later kind"; "index" => index);
     }
 }

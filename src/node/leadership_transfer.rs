@@ -19,7 +19,7 @@ use slog::info;
 
 /// A request whose outcome is open.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct OpenTransfer {
     to: u64,
     /// Tick at which the client gives up.
     deadline: u64,
@@ -39,6 +39,24 @@ struct Question {
     number: u64,
 }
 
+/// Of clients who want another leader.
+#[derive(Debug)]
+pub(super) struct Transfers {
+    pub open: Vec<OpenTransfer>,
+    /// The number of the last question that one of them made.
+    pub asked: u64,
+}
+
+impl Transfers {
+    /// No number comes again in the next life: an answer may be on its way for long.
+    pub fn new(boot: u64) -> Transfers {
+        Transfers {
+            open: Vec::new(),
+            asked: boot << 32,
+        }
+    }
+}
+
 impl Node {
     /// Takes a client's request. Its outcome comes by its reply, by its deadline.
     pub fn transfer(&mut self, transfer: Transfer) {
@@ -47,11 +65,11 @@ impl Node {
             deadline_ticks,
             reply,
         } = transfer;
-        let refusal = match (self.leaving, self.transfers.len()) {
+        let refusal = match (self.ending.leaving, self.transfers.open.len()) {
             (Some(_), _) => NotProposed::Stopping,
             (None, limits::TRANSFERS_MAX..) => NotProposed::QueueFull,
             (None, _) => {
-                self.transfers.push(Open {
+                self.transfers.open.push(OpenTransfer {
                     to,
                     deadline: self.now + deadline_ticks.max(1),
                     patience: self.now + self.settings.election_ticks as u64,
@@ -68,17 +86,17 @@ impl Node {
 
     /// Goes on with all requests.
     pub(super) fn pursue_transfers(&mut self) {
-        for mut open in std::mem::take(&mut self.transfers) {
+        for mut open in std::mem::take(&mut self.transfers.open) {
             match self.pursue(&mut open) {
                 // The receiver may be gone: then nobody wants to know.
                 Some(outcome) => drop(open.reply.send(outcome)),
-                None => self.transfers.push(open),
+                None => self.transfers.open.push(open),
             }
         }
     }
 
     /// The outcome, if there is one.
-    fn pursue(&mut self, open: &mut Open) -> Option<Result<(), NotTransferred>> {
+    fn pursue(&mut self, open: &mut OpenTransfer) -> Option<Result<(), NotTransferred>> {
         let (term, leader) = (self.raw.raft.term, self.raw.raft.leader_id);
         if leader == open.to {
             return Some(Ok(()));
@@ -90,8 +108,8 @@ impl Node {
         if leader == 0 || waits || open.asked.is_some_and(|asked| asked.term == term) {
             return None;
         }
-        self.transfers_asked += 1;
-        let number = self.transfers_asked;
+        self.transfers.asked += 1;
+        let number = self.transfers.asked;
         open.asked = Some(Question { term, number });
         if !self.is_leader() {
             self.say_transfer(leader, open.to, number, None);
@@ -108,7 +126,7 @@ impl Node {
             // Whoever asked in another term has given the question up, or will.
             if self.is_leader()
                 && message.term == self.raw.raft.term
-                && self.leaving.is_none()
+                && self.ending.leaving.is_none()
                 && let Err(why) = self.begin_transfer(to)
             {
                 self.say_transfer(message.from, to, number, Some(why));
@@ -119,12 +137,12 @@ impl Node {
             term: message.term,
             number,
         };
-        for mut open in std::mem::take(&mut self.transfers) {
+        for mut open in std::mem::take(&mut self.transfers.open) {
             let meant = open.to == to && open.asked == Some(refused);
             let why = of_code(message.reject_hint).filter(|_| meant);
             match why.and_then(|why| self.refuse_transfer(&mut open, why)) {
                 Some(outcome) => drop(open.reply.send(outcome)),
-                None => self.transfers.push(open),
+                None => self.transfers.open.push(open),
             }
         }
     }
@@ -132,7 +150,7 @@ impl Node {
     /// The leader refused. The outcome, unless that may be over soon: raft forgets at times whom it has heard.
     fn refuse_transfer(
         &self,
-        open: &mut Open,
+        open: &mut OpenTransfer,
         why: NotTransferred,
     ) -> Option<Result<(), NotTransferred>> {
         let lasts = matches!(why, NotTransferred::NotFound | NotTransferred::Learner);
@@ -158,7 +176,7 @@ impl Node {
             return Err(NotTransferred::UnderWay);
         }
         // Raft knows who was heard within an election timeout; whose connection has broken since would cost all of one.
-        if !progress.recent_active || !self.heard.contains(&to) {
+        if !progress.recent_active || !self.leadership.heard.contains(&to) {
             return Err(NotTransferred::Inactive);
         }
         let behind = raft.raft_log.committed.saturating_sub(progress.matched);
@@ -193,7 +211,7 @@ impl Node {
 
     /// The process stops.
     pub(super) fn stop_transfers(&mut self) {
-        for mut open in self.transfers.drain(..) {
+        for mut open in self.transfers.open.drain(..) {
             open.refused = Some((NotTransferred::NotProposed(NotProposed::Stopping), 0));
             let why = open.how_it_stands();
             let _ = open.reply.send(Err(why));
@@ -201,7 +219,7 @@ impl Node {
     }
 }
 
-impl Open {
+impl OpenTransfer {
     /// What is known of one that was not done.
     fn how_it_stands(&self) -> NotTransferred {
         match (self.asked, self.refused) {

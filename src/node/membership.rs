@@ -3,7 +3,7 @@
 //! The leader is the gate: it proposes a change only when its own term has committed an entry, the change before is
 //! published, and that one's settlement too ([`Members::unsettled`](crate::members::Members::unsettled) has the reason).
 //! A change that comes too early waits, its client's deadline permitting, and holds up no write: the leader's own in
-//! `pending`, a follower's in [`Waiting`].
+//! `pending`, a follower's in [`WaitingChanges`].
 //!
 //! What the leader itself proposes follows from what it sees: a member that has moved, an id whose incarnation is open and
 //! that answers at its place, a learner that has caught up, a cluster that forms (`formation.rs`).
@@ -18,14 +18,17 @@ use crate::command::{Batch, Command, Kind};
 use crate::limits;
 use crate::members::{Decision, Member};
 use crate::mutants::{Mutant, is_planted};
+use crate::node::Members;
 use crate::peer_url::PeerUrl;
 use raft::ProgressState;
 use raft::eraftpb::{Entry, Message};
 use slog::{info, warn};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// Changes of members that followers have forwarded and that wait at the gate, in order of arrival.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
+pub(super) struct WaitingChanges {
     changes: Vec<Forwarded>,
 }
 
@@ -39,16 +42,66 @@ struct Forwarded {
     deadline: u64,
 }
 
+/// What this node remembers of changes of members, and of members that it has met.
+#[derive(Debug)]
+pub(super) struct Membership {
+    /// Index of a conf change that this leader proposed and that is not published.
+    pub conf_change_in_flight: u64,
+    pub news: VecDeque<MembersNews>,
+    /// Of changes of members that are not settled, with their indexes.
+    pub replies: Vec<(u64, Reply)>,
+    /// Changes of members that followers have forwarded and that wait for another one.
+    pub waiting: WaitingChanges,
+    /// There is a learner, a member at another place or of another version, or a cluster that forms: the leader may have to
+    /// propose something.
+    pub needs_care: bool,
+    /// Members and listed ones that have answered where they were dialled, the newest answer of each.
+    pub answered: BTreeMap<u64, Met>,
+    /// Members that have come by themselves, and the place that each names.
+    pub claimed: BTreeMap<u64, Met>,
+    /// Peers, by id: the incarnation and the command version of whom was met last.
+    pub versions: BTreeMap<u64, (u64, u64)>,
+    /// The index that bound this member, 0 while nothing does.
+    pub own_bound_index: u64,
+    /// Where the caller was told that this member is reached.
+    pub place_told: Option<PeerUrl>,
+}
+
+impl Membership {
+    pub fn new(own_bound_index: u64) -> Membership {
+        Membership {
+            conf_change_in_flight: 0,
+            news: VecDeque::new(),
+            replies: Vec::new(),
+            waiting: WaitingChanges::default(),
+            needs_care: false,
+            answered: BTreeMap::new(),
+            claimed: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            own_bound_index,
+            place_told: None,
+        }
+    }
+}
+
+/// A change of members, which may be told only once a ready is durable.
+#[derive(Debug)]
+pub(super) struct MembersNews {
+    /// The ready; 0 when it may be told at once.
+    pub after: u64,
+    pub members: Arc<Members>,
+}
+
 impl Node {
     /// As the leader: goes on with changes, own and others'. Called at every [`Node::ready`].
     pub(super) fn attend_members(&mut self) {
-        if !self.is_leader() || self.leaving.is_some() {
-            self.waiting.changes.clear();
+        if !self.is_leader() || self.ending.leaving.is_some() {
+            self.membership.waiting.changes.clear();
             return;
         }
         #[cfg(feature = "later")]
         self.attend_later();
-        let idle = self.waiting.changes.is_empty() && !self.members_need_care;
+        let idle = self.membership.waiting.changes.is_empty() && !self.membership.needs_care;
         if idle && self.members.unsettled.is_none() {
             return;
         }
@@ -57,10 +110,10 @@ impl Node {
             self.propose_own(command);
         }
         if self.is_gate_open() {
-            if !self.waiting.changes.is_empty() {
-                let first = self.waiting.changes.remove(0);
+            if !self.membership.waiting.changes.is_empty() {
+                let first = self.membership.waiting.changes.remove(0);
                 self.step_conf_change(first.message, &first.command);
-            } else if self.members_need_care
+            } else if self.membership.needs_care
                 && let Some(command) = self.next_change()
             {
                 self.propose_own(command);
@@ -85,7 +138,7 @@ impl Node {
     /// A change may be proposed: there is none under way.
     fn is_gate_open(&self) -> bool {
         // A new leader can't know whether one is among the entries that it inherited, until it has applied them.
-        self.conf_change_in_flight <= self.published
+        self.membership.conf_change_in_flight <= self.watermarks.published
             && !self.raw.raft.has_pending_conf()
             && self.raw.raft.commit_to_current_term()
             && (self.members.unsettled.is_none() || is_planted(Mutant::ChangeNotSettled))
@@ -105,7 +158,7 @@ impl Node {
         }
         let taken = self.raw.step(message).is_ok();
         if taken {
-            self.conf_change_in_flight = self.raw.raft.raft_log.last_index();
+            self.membership.conf_change_in_flight = self.raw.raft.raft_log.last_index();
         }
         taken
     }
@@ -118,7 +171,7 @@ impl Node {
         command: &Command,
     ) {
         let by = (batch.member, batch.incarnation, batch.boot, batch.run);
-        let changes = &mut self.waiting.changes;
+        let changes = &mut self.membership.waiting.changes;
         // Sent again, since no outcome came: it may have another sequence now.
         let before = changes.iter_mut().find(|other| {
             other.by == by && {
@@ -147,7 +200,7 @@ impl Node {
     /// Changes that have waited too long go into the log as what they are: refused.
     fn refuse_late_changes(&mut self) {
         let now = self.now;
-        let changes = &mut self.waiting.changes;
+        let changes = &mut self.membership.waiting.changes;
         let late: Vec<Forwarded> = changes
             .extract_if(.., |change| change.deadline <= now)
             .collect();
@@ -174,26 +227,26 @@ impl Node {
         let learners = self.members.learners().next().is_some();
         let moves = self.next_move().is_some();
         let describes = self.descriptions().next().is_some();
-        self.members_need_care = learners || moves || describes || !self.members.is_formed();
+        self.membership.needs_care = learners || moves || describes || !self.members.is_formed();
     }
 
     /// A peer says which command version it knows. Who that is, is asked when the row is described.
     pub(super) fn note_version(&mut self, met: &Met) {
-        let known =
-            self.versions.contains_key(&met.id) || self.members.members.contains_key(&met.id);
-        let few = self.versions.len() < limits::MEMBERS_MAX + limits::PEERS_AHEAD_MAX;
+        let known = self.membership.versions.contains_key(&met.id)
+            || self.members.members.contains_key(&met.id);
+        let few = self.membership.versions.len() < limits::MEMBERS_MAX + limits::PEERS_AHEAD_MAX;
         if met.version == 0 || !(known || few) {
             return;
         }
         let said = (met.incarnation, met.version);
-        if self.versions.insert(met.id, said) != Some(said) {
+        if self.membership.versions.insert(met.id, said) != Some(said) {
             self.note_care();
         }
     }
 
     /// Which version the process of this member knows, if it is this one or was met.
     fn said_version(&self, id: u64, row: &Member) -> Option<u64> {
-        let met = self.versions.get(&id).copied();
+        let met = self.membership.versions.get(&id).copied();
         let said = match id == self.settings.id {
             true => Some((self.settings.incarnation, VERSION)),
             false => met,
@@ -282,7 +335,7 @@ impl Node {
     fn next_move(&self) -> Option<Command> {
         let own = self.settings.url.clone();
         let own = own.map(|url| (self.settings.id, self.settings.incarnation, url));
-        let claimed = self.claimed.values();
+        let claimed = self.membership.claimed.values();
         let claimed = claimed.map(|met| (met.id, met.incarnation, met.url.clone()));
         let command = |(id, incarnation, url): (u64, u64, PeerUrl)| moving(id, incarnation, &url);
         let changes = |command: &Command| {
@@ -298,12 +351,17 @@ impl Node {
     pub(super) fn note_moved(&mut self, id: u64, index: u64, from: Option<PeerUrl>) {
         let to = self.members.members.get(&id).map(|row| row.url.clone());
         // A move that is only replayed is older than whatever was said in this start.
-        if index <= self.replayed {
+        if index <= self.found.last {
             return;
         }
         let answered = |url: &PeerUrl| from.as_ref() == Some(url) || to.as_ref() == Some(url);
-        if self.claimed.get(&id).is_some_and(|met| answered(&met.url)) {
-            self.claimed.remove(&id);
+        if self
+            .membership
+            .claimed
+            .get(&id)
+            .is_some_and(|met| answered(&met.url))
+        {
+            self.membership.claimed.remove(&id);
         }
         if id == self.settings.id && self.settings.url.as_ref().is_some_and(answered) {
             self.settings.url = None;
@@ -315,7 +373,7 @@ impl Node {
     fn next_binding(&self) -> Option<Command> {
         let mut members = self.members.members.iter();
         members.find_map(|(id, row)| {
-            let met = self.answered.get(id)?;
+            let met = self.membership.answered.get(id)?;
             let at_its_place = met.url == row.url || is_planted(Mutant::BoundAnywhere);
             let fits = row.incarnation == 0 && met.empty && at_its_place;
             fits.then(|| {
@@ -361,7 +419,8 @@ impl Node {
         if self.members.unsettled.is_none() || is_planted(Mutant::UnsettledChangeTold) {
             answer(reply, Outcome::Applied { index });
         } else {
-            self.change_replies
+            self.membership
+                .replies
                 .extend(reply.map(|reply| (index, reply)));
         }
     }
@@ -377,7 +436,7 @@ impl Node {
         info!(self.logger, "the change of members is settled"; "index" => command.changed_index,
             "member" => change.map(|change| change.member));
         self.tell_members(0);
-        for (index, reply) in self.change_replies.drain(..) {
+        for (index, reply) in self.membership.replies.drain(..) {
             answer(Some(reply), Outcome::Applied { index });
         }
     }

@@ -21,7 +21,7 @@ use std::collections::{HashSet, VecDeque};
 
 /// A command whose outcome is open.
 #[derive(Debug)]
-struct Open {
+struct OpenCommand {
     command: Command,
     /// Tick at which the client gives up.
     deadline: u64,
@@ -29,7 +29,7 @@ struct Open {
     reply: Option<Reply>,
 }
 
-impl Open {
+impl OpenCommand {
     fn bytes(&self) -> usize {
         self.command.payload_bytes()
     }
@@ -49,10 +49,16 @@ pub struct Pending {
     batch: Batch,
     sequence: u64,
     /// Not handed to raft, or known to be lost; without a sequence.
-    unsent: VecDeque<Open>,
+    unsent: VecDeque<OpenCommand>,
     /// Handed to raft, by sequence.
-    in_flight: VecDeque<Open>,
+    in_flight: VecDeque<OpenCommand>,
     bytes: usize,
+    /// Resend what is in flight, from the first whose sequence is above this.
+    pub resend_after: Option<u64>,
+    /// Raft took no proposal at this tick and with this index published.
+    pub blocked: Option<(u64, u64)>,
+    /// Tick at which something was last published.
+    pub last_news: u64,
 }
 
 /// Commands coded for one proposal message.
@@ -79,12 +85,15 @@ impl Pending {
             unsent: VecDeque::new(),
             in_flight: VecDeque::new(),
             bytes: 0,
+            resend_after: None,
+            blocked: None,
+            last_news: 0,
         }
     }
 
     /// Takes a client's proposal.
     pub fn add(&mut self, proposal: Proposal, now: u64) {
-        self.push(Open {
+        self.push(OpenCommand {
             command: proposal.command,
             deadline: now + proposal.deadline_ticks.max(1),
             reply: Some(proposal.reply),
@@ -93,14 +102,14 @@ impl Pending {
 
     /// Takes a command of the node's own.
     pub fn add_own(&mut self, command: Command, deadline: u64) {
-        self.push(Open {
+        self.push(OpenCommand {
             command,
             deadline,
             reply: None,
         });
     }
 
-    fn push(&mut self, open: Open) {
+    fn push(&mut self, open: OpenCommand) {
         self.bytes += open.bytes();
         self.unsent.push_back(open);
     }
@@ -173,7 +182,7 @@ impl Pending {
             .in_flight
             .partition_point(|open| open.command.sequence < sequence);
         if overtaken > 0 {
-            let lost: Vec<Open> = self.in_flight.drain(..overtaken).collect();
+            let lost: Vec<OpenCommand> = self.in_flight.drain(..overtaken).collect();
             for open in lost.into_iter().rev() {
                 self.unsent.push_front(open);
             }
@@ -234,7 +243,7 @@ impl Pending {
         self.end(|open| which(&open.command), outcome.clone(), outcome);
     }
 
-    fn end(&mut self, which: impl Fn(&Open) -> bool, unsent: Outcome, in_flight: Outcome) {
+    fn end(&mut self, which: impl Fn(&OpenCommand) -> bool, unsent: Outcome, in_flight: Outcome) {
         let queues = [(&mut self.unsent, unsent), (&mut self.in_flight, in_flight)];
         for (queue, outcome) in queues {
             if !queue.iter().any(&which) {
@@ -242,7 +251,7 @@ impl Pending {
             }
             let (ended, keep) = std::mem::take(queue).into_iter().partition(&which);
             *queue = keep;
-            let ended: VecDeque<Open> = ended;
+            let ended: VecDeque<OpenCommand> = ended;
             for open in ended {
                 self.bytes -= open.bytes();
                 open.resolve(outcome.clone());
@@ -251,7 +260,7 @@ impl Pending {
     }
 
     /// Puts numbered commands into as few entries as the limits allow.
-    fn code<'a>(&self, commands: impl Iterator<Item = &'a Open>) -> Option<Coded> {
+    fn code<'a>(&self, commands: impl Iterator<Item = &'a OpenCommand>) -> Option<Coded> {
         let mut coded = Coded {
             entries: Vec::new(),
             membership: None,
@@ -326,7 +335,7 @@ pub fn is_membership(command: &Command) -> bool {
 
 /// How many commands at the front of a queue go into one proposal message: a membership command goes alone, and a
 /// single command goes whatever its size.
-fn message_len<'a>(queue: impl Iterator<Item = &'a Open>) -> usize {
+fn message_len<'a>(queue: impl Iterator<Item = &'a OpenCommand>) -> usize {
     let mut bytes = 0;
     let mut count = 0;
     for open in queue {

@@ -1,8 +1,9 @@
 //! Publication: committed entries, in log order, become commits for the store. Here, and nowhere else, is decided what
 //! becomes of each command (stale, refused, to be applied), from replicated state only, so alike on every node.
 
+use super::membership::MembersNews;
 use super::pending::is_membership;
-use super::{Exit, MembersNews, Node, Output, bound_index, sorted};
+use super::{Exit, Node, Output, bound_index, sorted};
 use crate::channels::commit::{Apply, Commit};
 use crate::channels::notice::Met;
 use crate::command::outcome::{NotProposed, Outcome, Refusal};
@@ -17,16 +18,57 @@ use slog::{info, warn};
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+/// How far entries have come: `applied <= published`.
+#[derive(Debug)]
+pub(super) struct Watermarks {
+    pub published: u64,
+    pub applied: u64,
+    /// Bytes of entries that are published and not applied.
+    pub unapplied_bytes: usize,
+    /// What comes next only a later version knows, so nothing more is published.
+    pub halted: bool,
+    #[cfg(feature = "later")]
+    pub later_published: bool,
+    /// Index of the snapshot with which this node ceased to be empty, in this start.
+    pub first_state: u64,
+    /// Index up to which the map has to reach before [`Node::map_is_current`], while this node is alone.
+    pub current_from: Option<u64>,
+}
+
+impl Watermarks {
+    pub fn new(published: u64) -> Watermarks {
+        Watermarks {
+            published,
+            applied: published,
+            unapplied_bytes: 0,
+            halted: false,
+            #[cfg(feature = "later")]
+            later_published: false,
+            first_state: 0,
+            current_from: None,
+        }
+    }
+}
+
+/// What this start has found on its disk.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// The last index of the log.
+    pub last: u64,
+    /// What is known to be committed.
+    pub committed: u64,
+}
+
 impl Node {
     /// Publishes committed entries.
     pub(super) fn publish(&mut self, entries: Vec<Entry>, output: &mut Output) {
         for entry in entries {
-            if self.halted {
+            if self.watermarks.halted {
                 return;
             }
             assert_eq!(
                 entry.index,
-                self.published + 1,
+                self.watermarks.published + 1,
                 "a gap in what is published"
             );
             let batch = match self.read_entry(&entry) {
@@ -36,10 +78,10 @@ impl Node {
                     return;
                 }
             };
-            self.published = entry.index;
+            self.watermarks.published = entry.index;
             let bytes = entry_bytes(&entry);
-            self.log_bytes_since_snapshot += bytes;
-            self.unapplied_bytes += bytes as usize;
+            self.snapshots.log_bytes += bytes;
+            self.watermarks.unapplied_bytes += bytes as usize;
             let mut apply = Apply {
                 index: entry.index,
                 bytes: bytes as usize,
@@ -76,7 +118,7 @@ impl Node {
     /// This node does not know what the entry would do: nothing of it, and nothing behind it, is published, and the process
     /// ends. To skip it, or to guess, would make this map differ from that of the others for ever.
     fn halt(&mut self, entry: &Entry, later: Later) {
-        self.halted = true;
+        self.watermarks.halted = true;
         self.end(Exit::Later {
             what: "entry",
             index: entry.index,
@@ -157,24 +199,26 @@ impl Node {
     /// The members have changed; `after` is the ready that has to be durable before anybody hears of it, or 0.
     pub(super) fn tell_members(&mut self, after: u64) {
         let members = Arc::new(self.members.clone());
-        self.members_news.push_back(MembersNews { after, members });
+        self.membership
+            .news
+            .push_back(MembersNews { after, members });
     }
 
     fn apply_conf_change(&mut self, id: u64, change: &ConfChange) {
-        let index = self.published;
+        let index = self.watermarks.published;
         if id == self.settings.id && !self.members.members.contains_key(&id) {
             // Raft is not told: raft-rs panics in a leader that has removed itself, and a node that went home at
             // once could leave behind a survivor that needs its vote to learn of the removal. It goes on as before,
             // proposing nothing, until a member that knows the removal to be settled says so.
-            self.leaving = Some(index);
+            self.ending.leaving = Some(index);
             self.pending.stop(NotProposed::Stopping);
             return;
         }
-        if self.leaving.is_some() {
+        if self.ending.leaving.is_some() {
             return;
         }
         if id == self.settings.id {
-            self.own_bound_index = bound_index(&self.members, &self.settings);
+            self.membership.own_bound_index = bound_index(&self.members, &self.settings);
         }
         if is_planted(Mutant::RemovedCounts)
             && change.node_id == id
@@ -219,16 +263,17 @@ impl Node {
             self.check_own_session();
             return Some(None);
         }
-        self.last_news = self.now;
+        self.pending.last_news = self.now;
         Some(self.pending.applied(sequence))
     }
 
     pub(super) fn release_reads(&mut self, output: &mut Output) {
-        let released = self.reads.release(self.published);
+        let released = self.reads.release(self.watermarks.published);
         if released.is_empty() {
             return;
         }
-        let is_applied = self.applied == self.published && output.commits.is_empty();
+        let is_applied =
+            self.watermarks.applied == self.watermarks.published && output.commits.is_empty();
         if is_applied || is_planted(Mutant::ReadBeforeApplied) {
             for reply in released {
                 // The receiver may be gone: then nobody wants to know.
@@ -248,18 +293,18 @@ impl Node {
             .collect();
         self.raw.mut_store().set_added(added);
         let members = &self.members.members;
-        self.heard.retain(|id| members.contains_key(id));
+        self.leadership.heard.retain(|id| members.contains_key(id));
         self.asked.keep(|id| members.contains_key(id));
         let forming = &self.members.forming;
         let known = |id: &u64| members.contains_key(id) || forming.contains_key(id);
-        self.answered.retain(|id, _| known(id));
+        self.membership.answered.retain(|id, _| known(id));
         // Of others there are few, and they may become members.
         let fits = |met: &Met| {
             let row = members.get(&met.id);
             row.is_none_or(|row| [0, met.incarnation].contains(&row.incarnation))
         };
-        self.claimed.retain(|_, met| fits(met));
-        self.versions.retain(|id, (incarnation, _)| {
+        self.membership.claimed.retain(|_, met| fits(met));
+        self.membership.versions.retain(|id, (incarnation, _)| {
             let row = members.get(id);
             row.is_none_or(|row| [0, *incarnation].contains(&row.incarnation))
         });

@@ -54,14 +54,14 @@ pub struct Reads {
     member: u64,
     run: u64,
     sequence: u64,
-    waiting: Vec<Waiting>,
+    waiting: Vec<WaitingRead>,
     round: Option<Round>,
     /// Confirmed, and waiting for the log to be published up to the index.
-    confirmed: Vec<(u64, Vec<Waiting>)>,
+    confirmed: Vec<(u64, Vec<WaitingRead>)>,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct WaitingRead {
     deadline: u64,
     reply: ReadReply,
 }
@@ -72,7 +72,7 @@ struct Round {
     contexts: Vec<Vec<u8>>,
     /// Tick of the newest attempt; `None`: another one is due.
     asked: Option<u64>,
-    reads: Vec<Waiting>,
+    reads: Vec<WaitingRead>,
 }
 
 impl Reads {
@@ -90,7 +90,7 @@ impl Reads {
 
     /// Takes a client's read.
     pub fn add(&mut self, read: Read, now: u64) {
-        self.waiting.push(Waiting {
+        self.waiting.push(WaitingRead {
             deadline: now + read.deadline_ticks.max(1),
             reply: read.reply,
         });
@@ -184,7 +184,7 @@ impl Reads {
         self.end(|_| true, reason);
     }
 
-    fn end(&mut self, which: impl Fn(&Waiting) -> bool, reason: NotProposed) {
+    fn end(&mut self, which: impl Fn(&WaitingRead) -> bool, reason: NotProposed) {
         let round = self.round.iter_mut().map(|round| &mut round.reads);
         let confirmed = self.confirmed.iter_mut().map(|(_, reads)| reads);
         let lists = std::iter::once(&mut self.waiting)

@@ -14,13 +14,15 @@ use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 impl Node {
     pub(super) fn hand_proposals_to_raft(&mut self) {
-        if self.raw.raft.leader_id == 0 || self.blocked == Some((self.now, self.published)) {
+        if self.raw.raft.leader_id == 0
+            || self.pending.blocked == Some((self.now, self.watermarks.published))
+        {
             return;
         }
-        self.blocked = None;
-        while let Some(after) = self.resend_after {
+        self.pending.blocked = None;
+        while let Some(after) = self.pending.resend_after {
             let Some(coded) = self.pending.code_in_flight(after) else {
-                self.resend_after = None;
+                self.pending.resend_after = None;
                 break;
             };
             if self.gives_up(&coded) {
@@ -37,7 +39,7 @@ impl Node {
                     break;
                 }
             }
-            self.resend_after = Some(last);
+            self.pending.resend_after = Some(last);
         }
         let mut deferred = 0;
         while let Some(mut coded) = self.pending.code_unsent() {
@@ -54,7 +56,7 @@ impl Node {
                 continue;
             }
             if !self.pending.has_in_flight() {
-                self.last_news = self.now;
+                self.pending.last_news = self.now;
             }
             self.pending.handed_over(&coded);
             if is_planted(Mutant::AcknowledgeBeforeCommit) && self.is_leader() {
@@ -85,7 +87,7 @@ impl Node {
         }
         if let Some(context) = self.reads.begin(self.now) {
             if is_planted(Mutant::StaleRead) {
-                self.reads.confirm(&context, self.published);
+                self.reads.confirm(&context, self.watermarks.published);
             }
             self.raw.read_index(context.clone());
             if self.is_leader() {
@@ -108,14 +110,17 @@ impl Node {
         };
         // A change of members waits for another one, and nothing else does.
         if !taken && membership.is_none() {
-            self.blocked = Some((self.now, self.published));
+            self.pending.blocked = Some((self.now, self.watermarks.published));
         }
         taken
     }
 
     /// A follower's proposal has reached this leader.
     pub(super) fn step_proposal(&mut self, message: Message) {
-        if self.leaving.is_some() || message.entries.is_empty() || !self.is_of_sender(&message) {
+        if self.ending.leaving.is_some()
+            || message.entries.is_empty()
+            || !self.is_of_sender(&message)
+        {
             return;
         }
         let is_normal = |e: &Entry| e.get_entry_type() == EntryType::EntryNormal;

@@ -214,12 +214,12 @@ pub(super) struct Wired {
     pub(super) peers: ServedPort,
 }
 
-pub(super) fn node_settings(config: &Config, opened: &Opened) -> node::Settings {
+pub(super) fn node_settings(config: &Config, opened: &Opened) -> node::NodeSettings {
     // A member that has no table knows only this of where it is.
     let is_empty = opened.recovered.snapshot.is_none();
     let url_counts = config.url_given || is_empty || opened.first_start;
     let is_listed = !config.join && (config.cluster.len() > 1 || !is_empty);
-    node::Settings {
+    node::NodeSettings {
         id: config.id,
         incarnation: opened.meta.incarnation(),
         boot: opened.meta.boot(),

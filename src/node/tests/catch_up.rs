@@ -64,7 +64,7 @@ fn a_restart_publishes_what_memory_does_not_hold_and_leads_only_then() {
         }
         cluster.tick(60);
         for id in 1..=size {
-            assert_eq!(cluster.node(id).role, StateRole::Follower);
+            assert_eq!(cluster.node(id).leadership.role, StateRole::Follower);
             assert_eq!(cluster.published(id), 1);
             assert!(cluster.log(id).bytes() < 2_000);
             cluster.host(id).slow_reader = false;
@@ -88,7 +88,7 @@ fn a_restart_reads_no_further_ahead_than_the_map_follows() {
     let published = cluster.published(1);
     assert!((5..100).contains(&published), "{published}");
     cluster.host(1).slow_store = false;
-    let bytes = cluster.node(1).unapplied_bytes;
+    let bytes = cluster.node(1).watermarks.unapplied_bytes;
     cluster.node(1).applied(published, bytes);
     cluster.elect();
     assert_eq!(cluster.hosts[&1].map.len(), 200);

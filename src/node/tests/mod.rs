@@ -16,13 +16,22 @@ mod versions;
 mod writes;
 
 use super::*;
+use crate::channels::notice::{Met, SnapshotWritten};
+
+use crate::channels::commit::Commit;
 use crate::channels::notice::ReadBack;
 use crate::channels::status::ClosedKind;
+use crate::command::Batch;
 use crate::command::outcome::{NotTransferred, Outcome, Refusal};
 use crate::command::proposal::Transfer;
 use crate::command::{self, Command, Kind};
 use crate::identity::Reason;
+use crate::peer_url::PeerUrl;
+use crate::storage::Save;
 use crate::storage::SnapshotMeta;
+use crate::storage::wal::read_back::Request;
 use futures_channel::oneshot;
 use harness::*;
 use raft::eraftpb::{Entry, EntryType};
+use raft::eraftpb::{HardState, Message};
+use std::collections::VecDeque;

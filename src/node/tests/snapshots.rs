@@ -18,12 +18,12 @@ fn a_member_that_still_loads_a_snapshot_does_not_campaign() {
     cluster.start(behind);
     cluster.host(behind).slow_store = true;
     cluster.tick_until(|cluster| cluster.published(behind) > 1);
-    assert_eq!(cluster.node(behind).applied, 1);
+    assert_eq!(cluster.node(behind).watermarks.applied, 1);
     // The others are gone, and one election timeout after the other passes.
     cluster.crash(leader);
     cluster.crash(other);
     cluster.tick(50);
-    assert_eq!(cluster.node(behind).role, StateRole::Follower);
+    assert_eq!(cluster.node(behind).leadership.role, StateRole::Follower);
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn a_refusal_of_another_question_and_a_question_of_an_older_term_change_nothing(
     let mut outcome = cluster.hand_over(via, to);
     // Of one that was asked for the same member, in the same term, before.
     let mut refusal = question(led, via, term);
-    refusal.log_term = cluster.node(via).transfers_asked - 1;
+    refusal.log_term = cluster.node(via).transfers.asked - 1;
     refusal.reject = true;
     refusal.reject_hint = 1;
     cluster.hear(refusal.clone());

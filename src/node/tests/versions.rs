@@ -177,7 +177,7 @@ fn a_leader_takes_nothing_that_a_member_does_not_know() {
     let follower = cluster.follower(leader);
     let third = (1..=3).find(|id| ![leader, follower].contains(id)).unwrap();
     let takes = |cluster: &mut Cluster| {
-        let sequence = cluster.node(leader).published;
+        let sequence = cluster.node(leader).watermarks.published;
         let mut command = Command::new();
         command.sequence = 1_000 + sequence;
         let message = forwarded(cluster, follower, leader, command);
@@ -254,12 +254,12 @@ fn the_late_word_of_an_earlier_leader_describes_nobody() {
         command.member_version = VERSION + 1;
         command.leader_term = leader_term;
         let message = forwarded(&mut cluster, follower, leader, command.clone());
-        let next = cluster.node(leader).published + 1;
+        let next = cluster.node(leader).watermarks.published + 1;
         cluster.node(leader).step(Received {
             bound: Some(10 * message.from),
             message,
         });
-        cluster.deliver_until(|cluster| cluster.node(leader).published >= next);
+        cluster.deliver_until(|cluster| cluster.node(leader).watermarks.published >= next);
         let row = &cluster.node(leader).members().members[&leader];
         assert_eq!(row.description.version, expected, "{leader_term}");
     }

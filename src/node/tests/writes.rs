@@ -136,15 +136,15 @@ fn what_the_map_can_not_take_yet_stays_in_the_log() {
     assert!(cluster.published(leader) < cluster.committed(leader));
     let most = limits::PUBLISHED_BYTES_MAX + value_bytes + 1_000;
     let node = cluster.node(leader);
-    assert!((limits::PUBLISHED_BYTES_MAX..most).contains(&node.unapplied_bytes));
+    assert!((limits::PUBLISHED_BYTES_MAX..most).contains(&node.watermarks.unapplied_bytes));
     assert!(node.ready().is_none(), "there is nothing to be done before");
 
     cluster.host(leader).slow_store = false;
     let node = cluster.node(leader);
-    node.applied(node.published, node.unapplied_bytes);
+    node.applied(node.watermarks.published, node.watermarks.unapplied_bytes);
     cluster.settle();
     assert_eq!(cluster.published(leader), cluster.committed(leader));
-    assert_eq!(cluster.node(leader).unapplied_bytes, 0);
+    assert_eq!(cluster.node(leader).watermarks.unapplied_bytes, 0);
     cluster.tick(5);
     cluster.assert_same_maps();
 }

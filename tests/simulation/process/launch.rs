@@ -12,7 +12,7 @@ use raftkvd::limits;
 use raftkvd::logging::progress::Replay;
 use raftkvd::members::Members;
 use raftkvd::metrics::Metrics;
-use raftkvd::node::{Node, Settings};
+use raftkvd::node::{Node, NodeSettings};
 use raftkvd::peer_url::PeerUrl;
 use raftkvd::storage::wal::Wal;
 use raftkvd::storage::{
@@ -185,10 +185,10 @@ impl Found {
     }
 }
 
-fn settings(launch: &Launch, opened: &Opened) -> Settings {
+fn settings(launch: &Launch, opened: &Opened) -> NodeSettings {
     // A member that has no table knows only this of where it is.
     let url_counts = launch.url_given || opened.recovered.snapshot.is_none() || opened.first_start;
-    Settings {
+    NodeSettings {
         id: launch.id,
         incarnation: opened.meta.incarnation(),
         boot: opened.meta.boot(),

@@ -165,7 +165,7 @@ pub struct World {
     pub logger: Logger,
     pub options: Options,
     pub snapshot_bytes: u64,
-    /// Of a node's log, see `raftkvd::node::Settings`.
+    /// Of a node's log, see `raftkvd::node::NodeSettings`.
     pub pinned_log_bytes: u64,
 }
 

@@ -62,7 +62,7 @@ impl Host {
         self.node.as_mut().expect("the process runs")
     }
 
-    pub fn start(&mut self, settings: Settings) {
+    pub fn start(&mut self, settings: NodeSettings) {
         self.boot += 1;
         self.map = self.disk_map.clone();
         self.jobs.clear();

@@ -109,7 +109,7 @@ impl Cluster {
     /// Starts the process again on what its disk holds.
     pub fn start(&mut self, id: u64) {
         let host = &self.hosts[&id];
-        let settings = Settings {
+        let settings = NodeSettings {
             boot: host.boot + 1,
             run: 100 * id + host.boot,
             url: Some(self.moved.clone().unwrap_or_else(|| url(id))),

@@ -41,7 +41,8 @@ impl Cluster {
                 continue;
             };
             let leader = leader.settings.id;
-            let follows = |node: &Node| node.raw.raft.leader_id == leader || node.leaving.is_some();
+            let follows =
+                |node: &Node| node.raw.raft.leader_id == leader || node.ending.leaving.is_some();
             if running().all(follows) {
                 return leader;
             }

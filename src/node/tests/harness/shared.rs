@@ -6,8 +6,8 @@
 //! and the bench moves all that wait in one pass, as the raft loop does, and keeps nothing.
 
 use super::{
-    BTreeMap, Command, HardState, Logger, Members, Node, NotProposed, Outcome, PeerUrl, Proposal,
-    Read, Recovered, ReplicatedState, Settings, SnapshotMeta, oneshot,
+    BTreeMap, Command, HardState, Logger, Members, Node, NodeSettings, NotProposed, Outcome,
+    PeerUrl, Proposal, Read, Recovered, ReplicatedState, SnapshotMeta, oneshot,
 };
 
 pub const VALUE_BYTES: usize = 100;
@@ -41,8 +41,8 @@ pub fn first_disk(members: &Members) -> Recovered {
 }
 
 /// Of a first start, without limits.
-pub fn settings(id: u64, incarnation: u64) -> Settings {
-    Settings {
+pub fn settings(id: u64, incarnation: u64) -> NodeSettings {
+    NodeSettings {
         id,
         incarnation,
         boot: 1,
@@ -58,7 +58,7 @@ pub fn settings(id: u64, incarnation: u64) -> Settings {
     }
 }
 
-pub fn node(settings: Settings, recovered: Recovered) -> Node {
+pub fn node(settings: NodeSettings, recovered: Recovered) -> Node {
     let logger = Logger::root(slog::Discard, slog::o!());
     Node::new(settings, recovered, &logger, &logger).expect("a node from what was recovered")
 }

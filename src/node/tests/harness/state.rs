@@ -29,7 +29,7 @@ impl Cluster {
     }
 
     pub fn published(&self, id: u64) -> u64 {
-        self.see(id).published
+        self.see(id).watermarks.published
     }
 
     /// The log in memory.

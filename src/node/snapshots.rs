@@ -1,0 +1,211 @@
+//! Snapshots: when one is due, what a written or a received one changes in this node, and to whom one is sent.
+//!
+//! Invariant: one is under way at a time, and none is older than the one before.
+
+use super::{Exit, Job, Node, Output, bound_index, sessions_of};
+use crate::channels::commit::Commit;
+use crate::channels::notice::SnapshotWritten;
+use crate::command::{ReplicatedState, version};
+use crate::members::Members;
+use crate::mutants::{Mutant, is_planted};
+use crate::storage::{Mark, Save, SnapshotMeta};
+use protobuf::Message as _;
+use raft::{ProgressState, SnapshotStatus};
+use slog::info;
+
+/// When the next snapshot is due.
+#[derive(Debug)]
+pub(super) struct SnapshotPolicy {
+    pub under_way: bool,
+    /// One was taken, and members may wait for it.
+    pub taken: bool,
+    /// Bytes of entries published since the last one.
+    pub log_bytes: u64,
+    /// Size of the last one's file.
+    pub last_bytes: u64,
+}
+
+impl SnapshotPolicy {
+    pub fn new(last_bytes: u64) -> SnapshotPolicy {
+        SnapshotPolicy {
+            under_way: false,
+            taken: false,
+            log_bytes: 0,
+            last_bytes,
+        }
+    }
+}
+
+impl Node {
+    /// A snapshot that a [`Commit::Snapshot`] asked for is durable in its file. Returns the job that makes a restart
+    /// begin there.
+    pub fn snapshot_written(&mut self, written: SnapshotWritten) -> Option<Job> {
+        self.snapshots.under_way = false;
+        let SnapshotWritten { meta, bytes } = written;
+        if meta.index <= self.raw.store().snapshot_index() {
+            // One from the leader, installed meanwhile, is newer.
+            return None;
+        }
+        self.snapshots.last_bytes = bytes;
+        self.snapshots.taken = true;
+        // Raft still reads entries above what it takes for applied: they must not go.
+        assert!(
+            meta.index <= self.watermarks.applied
+                && self.watermarks.applied <= self.durability.hard_state.commit,
+            "snapshot {}, applied {}, committed {}",
+            meta.index,
+            self.watermarks.applied,
+            self.durability.hard_state.commit
+        );
+        let mark = Mark {
+            index: meta.index,
+            term: meta.term,
+            hard_state: self.durability.hard_state.clone(),
+            installed: false,
+        };
+        let pinned = self.pinned();
+        self.raw.mut_store().compact(meta, pinned);
+        let save = Save {
+            mark: Some(mark),
+            sync: true,
+            ..Default::default()
+        };
+        Some(self.job(self.durability.last_ready, save, Vec::new()))
+    }
+
+    /// The transfer of a snapshot has ended.
+    pub fn snapshot_sent(&mut self, to: u64, ok: bool) {
+        if !ok {
+            self.transfer_failed(to);
+        }
+        let status = match ok {
+            true => SnapshotStatus::Finish,
+            false => SnapshotStatus::Failure,
+        };
+        self.raw.report_snapshot(to, status);
+    }
+
+    pub(super) fn install_snapshot(
+        &mut self,
+        snapshot: &raft::eraftpb::Snapshot,
+        output: &mut Output,
+    ) -> Mark {
+        let metadata = snapshot.get_metadata();
+        let state =
+            ReplicatedState::parse_from_bytes(&snapshot.data).expect("step has read it before");
+        let meta = SnapshotMeta {
+            index: metadata.index,
+            term: metadata.term,
+            conf_state: metadata.get_conf_state().clone(),
+            state,
+        };
+        info!(self.logger, "installing a snapshot from the leader"; "index" => meta.index);
+        if self.is_empty() {
+            self.watermarks.first_state = meta.index;
+        }
+        self.members = Members::from_state(&meta.state).expect("step has read it before");
+        if !is_planted(Mutant::SnapshotWithoutSessions) {
+            self.sessions = sessions_of(&meta.state);
+        }
+        self.membership.own_bound_index = bound_index(&self.members, &self.settings);
+        let (boot, run) = (self.settings.boot, self.settings.run);
+        let own = self.sessions.get(&self.settings.id);
+        if let Some(session) = own.filter(|session| (session.boot, session.run) == (boot, run)) {
+            self.pending.jumped(session.sequence);
+        }
+        self.check_own_session();
+        self.watermarks.published = meta.index;
+        self.snapshots.log_bytes = 0;
+        self.snapshots.last_bytes = 0;
+        self.members_changed();
+        // Whether they were carried out cannot be said any more: dropped, they are answered so.
+        self.membership.replies.clear();
+        self.tell_members(self.durability.last_ready);
+        self.raw.mut_store().install(meta.clone());
+        output.commits.push(Commit::Restore(Box::new(meta)));
+        Mark {
+            index: metadata.index,
+            term: metadata.term,
+            hard_state: self.durability.hard_state.clone(),
+            installed: true,
+        }
+    }
+
+    /// Members that wait for a snapshot are sent the one that was just taken, and not at the next heartbeat.
+    pub(super) fn send_new_snapshot(&mut self) {
+        if !std::mem::take(&mut self.snapshots.taken) || !self.is_leader() {
+            return;
+        }
+        let index = self.raw.store().snapshot_index();
+        let behind = self.raw.raft.prs().iter();
+        let behind = behind.filter(|(id, progress)| {
+            **id != self.settings.id
+                && progress.state == ProgressState::Probe
+                && progress.matched < index
+                && !progress.is_paused()
+        });
+        let behind: Vec<u64> = behind.map(|(id, _)| *id).collect();
+        for id in behind {
+            self.raw.raft.send_append(id);
+        }
+    }
+
+    pub(super) fn request_snapshot(&mut self, output: &mut Output) {
+        let taken = self.raw.store().snapshot_index();
+        if self.snapshots.under_way
+            || self.ending.leaving.is_some()
+            || self.watermarks.published <= taken
+        {
+            return;
+        }
+        let due = self.settings.snapshot_bytes.max(self.snapshots.last_bytes);
+        let wanted = self.raw.store().take_snapshot_wanted();
+        if self.snapshots.log_bytes < due && !wanted {
+            return;
+        }
+        self.snapshots.log_bytes = 0;
+        self.snapshots.under_way = true;
+        let meta = self.snapshot_meta();
+        output.commits.push(Commit::Snapshot(Box::new(meta)));
+    }
+
+    /// What the header of a snapshot says that is taken behind all that is published.
+    pub fn snapshot_meta(&self) -> SnapshotMeta {
+        let mut state = ReplicatedState::new();
+        self.members.write_to(&mut state);
+        state.sessions = self.sessions.values().cloned().collect();
+        SnapshotMeta {
+            index: self.watermarks.published,
+            term: raft::Storage::term(self.raw.store(), self.watermarks.published)
+                .expect("what is published and not compacted is in the log"),
+            conf_state: self.members.conf_state(),
+            state,
+        }
+    }
+
+    /// Only a later version knows the state in a snapshot, and it is not used. The node ends if it would have taken it: from
+    /// a member, or as its first state.
+    pub(super) fn is_from_later(
+        &mut self,
+        snapshot: &raft::eraftpb::Snapshot,
+        bound: bool,
+    ) -> bool {
+        let Ok(state) = ReplicatedState::parse_from_bytes(&snapshot.data) else {
+            return false;
+        };
+        let Err(later) = version::check_state(&state) else {
+            return false;
+        };
+        let own = (self.settings.id, self.settings.incarnation);
+        let mut rows = state.members.iter();
+        let binds_this = rows.any(|row| (row.id, row.incarnation) == own);
+        if binds_this && (bound || self.is_empty()) {
+            self.end(Exit::Later {
+                what: "snapshot",
+                index: snapshot.get_metadata().index,
+                later,
+            });
+        }
+        true
+    }
+}

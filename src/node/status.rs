@@ -1,0 +1,102 @@
+//! What a node shows of itself: how things stand, what it holds, and where its members say that it is.
+
+use super::Node;
+use crate::channels::inbox::Held;
+use crate::channels::status::{MemberStatus, Position, Progress, Status};
+use crate::peer_url::PeerUrl;
+use raft::StateRole;
+
+impl Node {
+    /// How things stand. The cluster id and what the WAL wrote are for the caller to fill in.
+    pub fn status(&self) -> Status {
+        let raft = &self.raw.raft;
+        let position = self.position();
+        let learner = self
+            .members
+            .members
+            .get(&self.settings.id)
+            .map(|m| m.learner);
+        let members = self.members.members.iter().map(|(id, member)| {
+            let known = raft.prs().get(*id).filter(|_| self.is_leader());
+            let own = *id == self.settings.id;
+            MemberStatus {
+                id: *id,
+                url: member.url.clone(),
+                learner: !self.members.is_settled_voter(*id),
+                progress: known.map(|p| Progress {
+                    matched: p.matched,
+                    active: p.recent_active || own,
+                }),
+            }
+        });
+        Status {
+            id: self.settings.id,
+            cluster: 0,
+            formed: !self.is_empty() && self.members.is_formed(),
+            role: match (raft.state, learner) {
+                (_, None) => "joining",
+                (_, Some(true)) => "learner",
+                (StateRole::Leader, _) => "leader",
+                (StateRole::Follower, _) => "follower",
+                (StateRole::Candidate | StateRole::PreCandidate, _) => "candidate",
+            },
+            leader: position.leader,
+            term: position.term,
+            committed: position.committed,
+            last: position.last,
+            applied: position.applied,
+            snapshot: position.snapshot,
+            wal_syncs: 0,
+            wal_bytes: 0,
+            members: members.collect(),
+        }
+    }
+
+    /// How far this node has come: of [`Node::status`] what costs nothing.
+    pub fn position(&self) -> Position {
+        let raft = &self.raw.raft;
+        Position {
+            term: raft.term,
+            leader: raft.leader_id,
+            last: raft.raft_log.last_index(),
+            committed: raft.raft_log.committed,
+            applied: self.watermarks.applied,
+            snapshot: self.raw.store().snapshot_index(),
+        }
+    }
+
+    /// What this node holds of clients' requests.
+    pub fn held(&self) -> Held {
+        Held {
+            reads: self.reads.held(),
+            writing: self.is_leader() && !self.durability.jobs.is_empty(),
+            reading: self.reads.is_asking(),
+            ahead: self.is_ahead_of_the_map(),
+            ..self.pending.held()
+        }
+    }
+
+    /// Where the members say that this one is, if that is news.
+    pub(super) fn tell_place(&mut self) -> Option<PeerUrl> {
+        // What is replayed is older than what was told in the start before.
+        if self.watermarks.published < self.found.committed {
+            return None;
+        }
+        let row = self.members.members.get(&self.settings.id)?;
+        let own = row.incarnation == self.settings.incarnation;
+        if !own || self.membership.place_told.as_ref() == Some(&row.url) {
+            return None;
+        }
+        self.membership.place_told = Some(row.url.clone());
+        self.membership.place_told.clone()
+    }
+}
+
+pub(super) fn role_name(role: StateRole) -> &'static str {
+    match role {
+        StateRole::Leader => "leader",
+        StateRole::Follower => "follower",
+        StateRole::Candidate => "candidate",
+        StateRole::PreCandidate => "pre-candidate",
+    }
+}
