@@ -1,7 +1,7 @@
 //! Who this node is, and what it does when a peer says otherwise. The rules are in [`crate::identity`], as one table; here
 //! they are carried out.
 
-use super::{Exit, Node, publish};
+use super::{Exit, Node, pending};
 use crate::channels::status::{Closed, ClosedKind};
 use crate::command::outcome::Outcome;
 use crate::command::{Command, Kind};
@@ -76,7 +76,7 @@ impl Node {
         self.pending
             .resolve_where(own_removal, Outcome::Applied { index });
         for (index, reply) in self.membership.replies.drain(..) {
-            publish::answer(Some(reply), Outcome::Applied { index });
+            pending::answer(Some(reply), Outcome::Applied { index });
         }
     }
 

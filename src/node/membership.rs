@@ -9,7 +9,7 @@
 //! that answers at its place, a learner that has caught up, a cluster that forms (`formation.rs`).
 
 use super::Node;
-use super::publish::answer;
+use super::pending::answer;
 use crate::channels::notice::Met;
 use crate::command::outcome::{Outcome, Refusal};
 use crate::command::proposal::Reply;

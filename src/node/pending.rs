@@ -349,6 +349,13 @@ fn message_len<'a>(queue: impl Iterator<Item = &'a OpenCommand>) -> usize {
     count
 }
 
+pub(super) fn answer(reply: Option<Reply>, outcome: Outcome) {
+    if let Some(reply) = reply {
+        // The receiver may be gone: then nobody wants to know.
+        let _ = reply.send(outcome);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

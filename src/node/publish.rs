@@ -2,7 +2,7 @@
 //! becomes of each command (stale, refused, to be applied), from replicated state only, so alike on every node.
 
 use super::membership::MembersNews;
-use super::pending::is_membership;
+use super::pending::{answer, is_membership};
 use super::{Exit, Node, Output, bound_index, sorted};
 use crate::channels::commit::{Apply, Commit};
 use crate::channels::notice::Met;
@@ -322,11 +322,4 @@ impl Node {
 pub(super) fn membership_command(mut batch: Batch) -> Option<(Batch, Command)> {
     let command = batch.commands.pop()?;
     (is_membership(&command) && batch.commands.is_empty()).then_some((batch, command))
-}
-
-pub(super) fn answer(reply: Option<Reply>, outcome: Outcome) {
-    if let Some(reply) = reply {
-        // The receiver may be gone: then nobody wants to know.
-        let _ = reply.send(outcome);
-    }
 }

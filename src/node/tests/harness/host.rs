@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::storage::log_index::{Outline, entry_bytes};
-use publish::answer;
+use pending::answer;
 
 pub type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
