@@ -680,6 +680,17 @@ mod tests {
     }
 
     #[test]
+    fn a_member_whose_removal_is_forgotten_is_refused_as_removed() {
+        let mut view = view();
+        view.members.forgotten_index = 40;
+        let removed = Reason::Removed { removed_index: 40 };
+        assert_eq!(judge(&claims(6, 66, 39), &view, 60), Err(removed));
+        // An empty directory never was a member.
+        let empty = judge(&claims(6, 66, 0), &view, 60);
+        assert_eq!(empty, Err(Reason::NotAMember));
+    }
+
+    #[test]
     fn a_binding_above_what_is_applied_can_not_be_judged_yet() {
         for later in [claims(6, 66, 61), claims(2, 21, 61), claims(5, 55, 70)] {
             assert_eq!(judged(later.clone()), Ok(Standing::Ahead), "{later:?}");

@@ -1,0 +1,145 @@
+//! The members in the replicated state of a snapshot's header.
+
+use super::list::{listed, places};
+use super::{Description, Member, Members, Unsettled, to_listed};
+use crate::command::{self, ReplicatedState};
+use crate::limits::{MEMBERS_MAX, REMOVED_MAX};
+use std::collections::BTreeMap;
+
+impl Members {
+    /// Reads the members out of a snapshot header's state. A URL that does not parse is an error, with its text, and so is
+    /// more than there can be.
+    pub fn from_state(state: &ReplicatedState) -> Result<Members, String> {
+        for (what, count, most) in [
+            ("members", state.members.len(), MEMBERS_MAX),
+            ("first members", state.forming.len(), MEMBERS_MAX),
+            ("sessions", state.sessions.len(), MEMBERS_MAX),
+            ("removed ids", state.removed.len(), REMOVED_MAX),
+        ] {
+            if count > most {
+                return Err(format!(
+                    "there are {count} {what}, at most {most} are possible"
+                ));
+            }
+        }
+        let mut members = BTreeMap::new();
+        for member in state.members.iter() {
+            let description = Description {
+                version: member.version,
+                client_url: member.client_url.clone(),
+                key_fingerprint: member.key_fingerprint.to_vec(),
+            };
+            if !description.fits() {
+                let id = member.id;
+                return Err(format!("what is said of member {id} is too long"));
+            }
+            members.insert(
+                member.id,
+                Member {
+                    url: member.url.parse()?,
+                    learner: member.learner,
+                    added_index: member.added_index,
+                    incarnation: member.incarnation,
+                    bound_index: member.bound_index,
+                    description,
+                },
+            );
+        }
+        let removed = state.removed.iter().map(|r| (r.id, r.removed_index));
+        let gone = state.removed.iter().filter(|r| r.incarnation != 0);
+        Ok(Members {
+            members,
+            removed: removed.collect(),
+            gone: gone.map(|r| (r.id, r.incarnation)).collect(),
+            forgotten_index: state.forgotten_index,
+            unsettled: state.unsettled.as_ref().map(|u| Unsettled {
+                index: u.index,
+                kind: u.kind,
+                member: u.member,
+            }),
+            forming: listed(&state.forming)?,
+            former: places(&state.former)?,
+            highest_id: state.highest_id,
+        })
+    }
+
+    /// Writes the members into a snapshot header's state.
+    pub fn write_to(&self, state: &mut ReplicatedState) {
+        let unsettled = self.unsettled.map(|unsettled| {
+            let mut out = command::Unsettled::new();
+            out.index = unsettled.index;
+            out.kind = unsettled.kind;
+            out.member = unsettled.member;
+            out
+        });
+        state.unsettled = unsettled.into();
+        let members = self.members.iter().map(|(id, member)| {
+            let mut out = command::Member::new();
+            out.id = *id;
+            out.url = member.url.to_string();
+            out.learner = member.learner;
+            out.added_index = member.added_index;
+            out.incarnation = member.incarnation;
+            out.bound_index = member.bound_index;
+            out.version = member.description.version;
+            out.client_url = member.description.client_url.clone();
+            out.key_fingerprint = member.description.key_fingerprint.clone().into();
+            out
+        });
+        state.members = members.collect();
+        let removed = self.removed.iter().map(|(id, index)| {
+            let mut out = command::RemovedMember::new();
+            out.id = *id;
+            out.removed_index = *index;
+            out.incarnation = self.gone.get(id).copied().unwrap_or(0);
+            out
+        });
+        state.removed = removed.collect();
+        state.forgotten_index = self.forgotten_index;
+        state.forming = to_listed(&self.forming);
+        state.former = to_listed(self.former.iter().map(|(id, url)| (id, url)));
+        state.highest_id = self.highest_id;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{command, description, fullest, three, url};
+    use super::*;
+    use crate::command::Kind;
+    use crate::limits::SNAPSHOT_HEADER_BYTES_MAX;
+    use protobuf::Message as _;
+
+    #[test]
+    fn state_survives_a_round_trip() {
+        let mut members = three();
+        members.apply(&command(Kind::AddMember, 9, "http://a:9"), 5);
+        members.apply(&command(Kind::RemoveMember, 2, ""), 6);
+        members.apply(&command(Kind::MoveMember, 3, "http://b:3"), 7);
+        members.forming = BTreeMap::from([(1, url(1)), (2, url(7))]);
+        members.forgotten_index = 4;
+        members.describe(&description(3, 30));
+        let mut state = ReplicatedState::new();
+        members.write_to(&mut state);
+        assert_eq!(Members::from_state(&state), Ok(members));
+    }
+
+    #[test]
+    fn the_fullest_members_fit_into_a_header() {
+        let members = fullest();
+        let mut state = ReplicatedState::new();
+        members.write_to(&mut state);
+        for id in members.members.keys() {
+            let mut session = command::Session::new();
+            (session.member, session.boot) = (u64::MAX - id, u64::MAX);
+            (session.run, session.sequence) = (u64::MAX, u64::MAX);
+            state.sessions.push(session);
+        }
+        let bytes = state.write_to_bytes().unwrap().len();
+        assert!(bytes < SNAPSHOT_HEADER_BYTES_MAX / 4, "{bytes} bytes");
+        assert_eq!(Members::from_state(&state), Ok(members));
+        state.removed.push(command::RemovedMember::new());
+        let error = Members::from_state(&state).unwrap_err();
+        assert!(error.contains("1025 removed ids"), "{error}");
+    }
+}
