@@ -1,0 +1,95 @@
+//! What a member knows of itself and of the others.
+
+use super::claims::{Claims, Receiver};
+use crate::command::version::VERSION;
+use crate::members::Members;
+use crate::mutants::{Mutant, is_planted};
+use crate::peer_url::PeerUrl;
+
+/// What a member knows of itself and of the others, as of some index.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// This member.
+    pub me: u64,
+    /// The incarnation of its data directory.
+    pub incarnation: u64,
+    /// The random number of this start of the process.
+    pub run: u64,
+    /// Where it is reached.
+    pub url: PeerUrl,
+    /// It was told so itself. Otherwise that is where the table says.
+    pub url_given: bool,
+    /// Its cluster, 0 while it is empty.
+    pub cluster: u64,
+    /// The applied table. Empty while this member is.
+    pub members: Members,
+    /// The index of the entry that bound this member, 0 while it is empty. Kept when it is removed: it still is who it
+    /// was.
+    pub bound_index: u64,
+}
+
+impl View {
+    /// The view that follows this one.
+    pub fn next(&self, cluster: u64, members: &Members) -> View {
+        let own = members.members.get(&self.me);
+        let own = own.filter(|own| own.incarnation == self.incarnation);
+        let listed = own.filter(|_| !self.url_given);
+        View {
+            url: listed.map_or(&self.url, |own| &own.url).clone(),
+            cluster,
+            members: members.clone(),
+            bound_index: own.map_or(self.bound_index, |own| own.bound_index),
+            ..self.clone()
+        }
+    }
+
+    /// It has no table yet, and so no power.
+    pub fn is_empty(&self) -> bool {
+        self.members.members.is_empty()
+    }
+
+    /// What this member claims towards `to`, which it dials at `url` (`None`: it was dialled).
+    pub fn claims(&self, to: u64, url: Option<&PeerUrl>) -> Claims {
+        let row = self.members.members.get(&to);
+        let row = row.filter(|row| row.incarnation != 0);
+        Claims {
+            cluster: self.cluster,
+            from: self.me,
+            to,
+            incarnation: self.incarnation,
+            bound_index: self.bound_index,
+            run: self.run,
+            url: self.url.clone(),
+            url_given: self.url_given || is_planted(Mutant::PlaceNotGiven),
+            version: VERSION,
+            receiver: row.map(|row| Receiver {
+                incarnation: row.incarnation,
+                formed: self.members.is_formed(),
+                same_url: url == Some(&row.url),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{url, view};
+    use super::*;
+
+    #[test]
+    fn a_claim_says_who_the_receiver_is_to_the_claimant_only_where_it_dialled() {
+        let known = Some(Receiver {
+            incarnation: 20,
+            formed: true,
+            same_url: true,
+        });
+        let elsewhere = known.map(|receiver| Receiver {
+            same_url: false,
+            ..receiver
+        });
+        assert_eq!(view().claims(2, Some(&url(2))).receiver, known);
+        assert_eq!(view().claims(2, None).receiver, elsewhere);
+        assert_eq!(view().claims(2, Some(&url(8))).receiver, elsewhere);
+        assert_eq!(view().claims(4, Some(&url(4))).receiver, None, "open");
+    }
+}
