@@ -21,12 +21,12 @@ pub struct Greeting {
     /// Its member id.
     pub from: u64,
     /// Its state.
-    pub state: State,
+    pub state: GreetingState,
 }
 
 /// The state of a member that greets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
+pub enum GreetingState {
     /// It is empty. The fingerprint of its incarnation: it tells the incarnation itself only where it dials, so one that
     /// comes with that incarnation is the one that was dialled.
     Empty(u64),
@@ -47,7 +47,7 @@ impl Answer {
     pub fn is_empty(&self) -> bool {
         match self {
             Answer::Claims(claims) => claims.bound_index == 0,
-            Answer::Greeting(greeting) => matches!(greeting.state, State::Empty(_)),
+            Answer::Greeting(greeting) => matches!(greeting.state, GreetingState::Empty(_)),
         }
     }
 }
@@ -65,8 +65,8 @@ impl View {
         }
         let leader = self.members.members.get_key_value(&leader);
         let state = match self.is_empty() {
-            true => State::Empty(fingerprint(self.incarnation)),
-            false => State::Member(leader.map(|(id, row)| (*id, row.url.clone()))),
+            true => GreetingState::Empty(fingerprint(self.incarnation)),
+            false => GreetingState::Member(leader.map(|(id, row)| (*id, row.url.clone()))),
         };
         Answer::Greeting(Greeting {
             from: self.me,
@@ -94,8 +94,8 @@ pub fn judge_answer<'a>(
             Some(come.find(is_later).unwrap_or(claims))
         }
         Answer::Greeting(greeting) => match greeting.state {
-            State::Member(_) => come.find(|claims| claims.url == *url),
-            State::Empty(print) => {
+            GreetingState::Member(_) => come.find(|claims| claims.url == *url),
+            GreetingState::Empty(print) => {
                 let row = view.members.members.get(&greeting.from);
                 if let Some(row) = row.filter(|row| row.incarnation != 0)
                     && fingerprint(row.incarnation) != print
@@ -132,13 +132,13 @@ mod tests {
         };
         let greeting = |state| Answer::Greeting(Greeting { from: 1, state });
         let open = answer(&view(), &claims(4, 44, 0));
-        assert_eq!(open, greeting(State::Member(Some((2, url(2))))));
+        assert_eq!(open, greeting(GreetingState::Member(Some((2, url(2))))));
         let stranger = Claims {
             receiver: None,
             ..claims(2, 20, 1)
         };
         let empty = answer(&empty_view(), &stranger);
-        assert_eq!(empty, greeting(State::Empty(fingerprint(10))));
+        assert_eq!(empty, greeting(GreetingState::Empty(fingerprint(10))));
         let own = |claims: &Claims| Answer::Claims(view().claims(claims.from, None));
         let bound = claims(2, 20, 1);
         assert_eq!(answer(&view(), &bound), own(&bound));
@@ -152,7 +152,8 @@ mod tests {
     #[test]
     fn what_has_greeted_is_judged_by_what_it_said_when_it_came() {
         let greets = |from, state| Answer::Greeting(Greeting { from, state });
-        let empty = |from, incarnation| greets(from, State::Empty(fingerprint(incarnation)));
+        let empty =
+            |from, incarnation| greets(from, GreetingState::Empty(fingerprint(incarnation)));
         let judged = |answer: &Answer, come: &[Claims]| {
             judge_answer(answer, &url(answer.from()), come, &view(), 60)
         };
@@ -172,7 +173,7 @@ mod tests {
         let come = [claims(4, 44, 61)];
         assert_eq!(judged(&empty(4, 45), &come), Ok(Standing::Waiting));
         assert_eq!(judged(&empty(4, 44), &come), Ok(Standing::Ahead));
-        let member = greets(2, State::Member(None));
+        let member = greets(2, GreetingState::Member(None));
         let to_empty =
             |at, come: &[Claims]| judge_answer(&member, &url(at), come, &empty_view(), 0);
         assert_eq!(to_empty(2, &[]), Ok(Standing::Waiting));

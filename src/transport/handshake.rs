@@ -4,7 +4,7 @@
 //! [`crate::identity`]. A refusal, and the greeting of somebody who has no power, name neither the cluster nor an
 //! incarnation: a stranger who knew them could claim to be a member.
 
-use crate::identity::{Answer, Claims, Greeting, Reason, Receiver, Refusal, State};
+use crate::identity::{Answer, Claims, Greeting, GreetingState, Reason, Receiver, Refusal};
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
@@ -83,9 +83,9 @@ pub(super) fn write_answer(answer: &Answer, headers: &mut HeaderMap) {
         Answer::Greeting(greeting) => greeting,
     };
     let text = match state {
-        State::Empty(fingerprint) => format!("{EMPTY} {fingerprint:016x}"),
-        State::Member(None) => MEMBER.to_owned(),
-        State::Member(Some((id, url))) => format!("{MEMBER} {id} {url}"),
+        GreetingState::Empty(fingerprint) => format!("{EMPTY} {fingerprint:016x}"),
+        GreetingState::Member(None) => MEMBER.to_owned(),
+        GreetingState::Member(Some((id, url))) => format!("{MEMBER} {id} {url}"),
     };
     headers.insert(HEADER_VERSION, HeaderValue::from(VERSION));
     headers.insert(HEADER_FROM, HeaderValue::from(*from));
@@ -102,11 +102,11 @@ pub(super) fn read_answer(headers: &HeaderMap) -> Result<Answer, Malformed> {
     let state = || {
         let mut parts = value.to_str().ok()?.split(' ');
         let state = match (parts.next()?, parts.next(), parts.next()) {
-            (EMPTY, Some(print), None) => State::Empty(parse(print, 16)?),
-            (MEMBER, None, None) => State::Member(None),
+            (EMPTY, Some(print), None) => GreetingState::Empty(parse(print, 16)?),
+            (MEMBER, None, None) => GreetingState::Member(None),
             (MEMBER, Some(id), Some(url)) => {
                 let id = parse(id, 10).filter(|id| *id != 0)?;
-                State::Member(Some((id, url.parse().ok()?)))
+                GreetingState::Member(Some((id, url.parse().ok()?)))
             }
             _ => return None,
         };
@@ -386,17 +386,17 @@ mod tests {
         let leader = (u64::MAX, "http://a:1".parse().unwrap());
         for answer in [
             Answer::Claims(claims()),
-            greeting(State::Empty(0)),
-            greeting(State::Empty(u64::MAX)),
-            greeting(State::Member(None)),
-            greeting(State::Member(Some(leader))),
+            greeting(GreetingState::Empty(0)),
+            greeting(GreetingState::Empty(u64::MAX)),
+            greeting(GreetingState::Member(None)),
+            greeting(GreetingState::Member(Some(leader))),
         ] {
             let mut headers = HeaderMap::new();
             write_answer(&answer, &mut headers);
             assert_eq!(read_answer(&headers), Ok(answer));
         }
         let mut headers = HeaderMap::new();
-        write_answer(&greeting(State::Member(None)), &mut headers);
+        write_answer(&greeting(GreetingState::Member(None)), &mut headers);
         for wrong in [
             "",
             "empty",

@@ -9,7 +9,7 @@
 use super::handshake::Trust;
 use super::queue::LaneQueue;
 use super::round_trip::RoundTrip;
-use crate::identity::{self, Claims, Reason, Standing, State, View};
+use crate::identity::{self, Claims, GreetingState, Reason, Standing, View};
 use crate::peer_url::PeerUrl;
 use crate::{limits, metrics};
 use parking_lot::{Mutex, MutexGuard};
@@ -132,8 +132,8 @@ impl PeerAnswer {
     pub(super) fn leader(&self) -> Option<&(u64, PeerUrl)> {
         match &self.said {
             identity::Answer::Greeting(greeting) => match &greeting.state {
-                State::Member(leader) => leader.as_ref(),
-                State::Empty(_) => None,
+                GreetingState::Member(leader) => leader.as_ref(),
+                GreetingState::Empty(_) => None,
             },
             identity::Answer::Claims(_) => None,
         }

@@ -8,7 +8,7 @@ use super::queue::LaneQueue;
 use super::registry::Registry;
 use super::settings::TransportLimits;
 use crate::channels::inbox::Inbox;
-use crate::identity::{self, Claims, Reason, Standing, State, View};
+use crate::identity::{self, Claims, GreetingState, Reason, Standing, View};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::peer_url::PeerUrl;
@@ -205,8 +205,8 @@ impl TransportState {
         let answer = peers.by_id.get(&id)?.answers[Lane::Control as usize].as_ref()?;
         match &answer.said {
             identity::Answer::Greeting(greeting) => match greeting.state {
-                State::Empty(fingerprint) => Some((fingerprint, answer.url.clone())),
-                State::Member(_) => None,
+                GreetingState::Empty(fingerprint) => Some((fingerprint, answer.url.clone())),
+                GreetingState::Member(_) => None,
             },
             identity::Answer::Claims(_) => None,
         }

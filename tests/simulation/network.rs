@@ -11,7 +11,7 @@ use crate::world::{Event, MILLISECOND, SECOND, Target, World};
 use raft::eraftpb::{Message, MessageType};
 use raftkvd::channels::inbox::encoded_bytes;
 use raftkvd::channels::notice::{Met, Notice};
-use raftkvd::identity::{Answer, Claims, Greeting, Refusal, Standing, State};
+use raftkvd::identity::{Answer, Claims, Greeting, GreetingState, Refusal, Standing};
 use raftkvd::members::fingerprint;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -465,12 +465,12 @@ impl World {
     fn greeted(&mut self, from: Target, to: Target, peer: u64, greeting: &Greeting) {
         let process = self.at(from);
         match &greeting.state {
-            State::Member(Some((leader, url))) if process.view.is_empty() => {
+            GreetingState::Member(Some((leader, url))) if process.view.is_empty() => {
                 process.list.insert(*leader, url.clone());
                 self.dial_all(from);
             }
-            State::Member(_) => {}
-            State::Empty(print) => {
+            GreetingState::Member(_) => {}
+            GreetingState::Empty(print) => {
                 // Has it come by itself, too?
                 let id = process.id;
                 let came = self.network.links.get(&(to.machine, id));
@@ -480,7 +480,7 @@ impl World {
                 }
             }
         }
-        let empty = matches!(greeting.state, State::Empty(_));
+        let empty = matches!(greeting.state, GreetingState::Empty(_));
         self.notice(from.machine, Notice::Greeted { id: peer, empty });
     }
 
@@ -555,7 +555,7 @@ impl World {
         };
         let print = fingerprint(claims.incarnation);
         let answered = match &*link.answer {
-            Answer::Greeting(greeting) => greeting.state == State::Empty(print),
+            Answer::Greeting(greeting) => greeting.state == GreetingState::Empty(print),
             Answer::Claims(_) => false,
         };
         if answered {
