@@ -2,7 +2,7 @@
 
 use crate::command::SnapshotHeader;
 use crate::command::proposal::Transfer;
-use crate::identity::{Reason, Refusal};
+use crate::identity::{PeerRefusal, Reason};
 use crate::peer_url::PeerUrl;
 use crate::storage::SnapshotMeta;
 use crate::store::Frozen;
@@ -41,7 +41,7 @@ pub enum Notice {
     /// Whoever answers where a peer was dialled is not believed to be that peer.
     Unfit(u64, Reason),
     /// A peer refuses this member.
-    Refused(Refusal),
+    Refused(PeerRefusal),
     /// Somebody wants to know how things stand.
     Status(oneshot::Sender<crate::channels::status::Status>),
     /// Somebody wants the map as of one index, and the header that a snapshot of it has.

@@ -23,5 +23,5 @@ mod view;
 pub use answer::{Answer, Greeting, GreetingState, judge_answer};
 pub use claims::{Claims, Receiver};
 pub use judge::{Reason, Standing, judge};
-pub use verdict::{Own, Refusal, Verdict, verdict};
+pub use verdict::{Own, PeerRefusal, Verdict, verdict};
 pub use view::View;

@@ -6,7 +6,7 @@ use super::view::View;
 
 /// Why a peer refuses this member, in the peer's own view.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct PeerRefusal {
     /// The peer that refuses.
     pub by: u64,
     /// Up to where its table is applied.
@@ -19,17 +19,17 @@ pub struct Refusal {
     pub reason: Reason,
 }
 
-impl Refusal {
+impl PeerRefusal {
     /// What a claim itself says against the member that it was made to: the claimant's table binds this id, at this
     /// place, to another incarnation. It does not say with which index.
-    pub fn of_claim(claims: &Claims, view: &View) -> Option<Refusal> {
+    pub fn of_claim(claims: &Claims, view: &View) -> Option<PeerRefusal> {
         let receiver = claims.receiver?;
         let other_cluster = view.cluster != 0 && claims.cluster != view.cluster;
         let is_me = receiver.incarnation == view.incarnation;
         if claims.to != view.me || is_me || !receiver.same_url {
             return None;
         }
-        Some(Refusal {
+        Some(PeerRefusal {
             by: claims.from,
             applied: 0,
             formed: receiver.formed,
@@ -91,7 +91,7 @@ pub enum Verdict {
 }
 
 /// What a member does about being refused.
-pub fn verdict(own: Own, refusal: &Refusal) -> Verdict {
+pub fn verdict(own: Own, refusal: &PeerRefusal) -> Verdict {
     use Reason::*;
     // Whoever came by itself may be anybody: it ends no process.
     let known = refusal.dialled;
@@ -173,7 +173,7 @@ mod tests {
 
     fn check(own: Own, rows: &[Row]) {
         for &(reason, formed, dialled, applied, expected) in rows {
-            let refusal = Refusal {
+            let refusal = PeerRefusal {
                 by: 2,
                 applied,
                 formed,
@@ -275,7 +275,7 @@ mod tests {
                 formed: true,
                 same_url: true,
             });
-            Refusal::of_claim(&said, &view()).map(|refusal| refusal.reason)
+            PeerRefusal::of_claim(&said, &view()).map(|refusal| refusal.reason)
         };
         assert_eq!(to(10, CLUSTER), None);
         assert_eq!(to(11, 9), Some(OTHER_LIFE));

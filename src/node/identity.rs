@@ -5,13 +5,13 @@ use super::{Exit, Node, pending};
 use crate::channels::status::{Closed, ClosedKind};
 use crate::command::outcome::Outcome;
 use crate::command::{Command, Kind};
-use crate::identity::{self, Own, Refusal, Verdict};
+use crate::identity::{self, Own, PeerRefusal, Verdict};
 use slog::{info, warn};
 use std::sync::Arc;
 
 impl Node {
     /// A peer refuses this member.
-    pub fn refused(&mut self, refusal: Refusal) {
+    pub fn refused(&mut self, refusal: PeerRefusal) {
         let by = refusal.by;
         match identity::verdict(self.own(), &refusal) {
             Verdict::GoOn => {}

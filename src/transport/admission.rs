@@ -5,7 +5,7 @@ use super::handshake::{self, Lane};
 use super::registry::{MemberKey, Turned};
 use super::state::TransportState;
 use crate::channels::notice::{Met, Notice};
-use crate::identity::{self, Claims, Reason, Refusal, Standing, View};
+use crate::identity::{self, Claims, PeerRefusal, Reason, Standing, View};
 use crate::members;
 use bytes::Bytes;
 use http_body_util::Full;
@@ -78,7 +78,7 @@ impl TransportState {
             }
             refusals.insert(claims.from, text);
         }
-        let (status, body) = handshake::refusal(&Refusal {
+        let (status, body) = handshake::refusal(&PeerRefusal {
             by: self.me,
             applied: judged.applied,
             formed: !judged.view.is_empty() && judged.view.members.is_formed(),

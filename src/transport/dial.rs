@@ -2,7 +2,7 @@
 
 use super::handshake::{self, Trust};
 use super::link::LaneState;
-use crate::identity::{Claims, Reason, Refusal};
+use crate::identity::{Claims, PeerRefusal, Reason};
 use crate::limits;
 use crate::peer_url::PeerUrl;
 use bytes::Bytes;
@@ -27,7 +27,7 @@ pub(super) enum DialError {
     #[error("it did not answer in time")]
     Silent,
     #[error("it refuses this member: {}", .0.reason)]
-    Refused(Refusal),
+    Refused(PeerRefusal),
     #[error("it is not the peer that was expected: {0}")]
     Disliked(Reason),
     #[error("it answered {0}")]

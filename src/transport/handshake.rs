@@ -4,7 +4,7 @@
 //! [`crate::identity`]. A refusal, and the greeting of somebody who has no power, name neither the cluster nor an
 //! incarnation: a stranger who knew them could claim to be a member.
 
-use crate::identity::{Answer, Claims, Greeting, GreetingState, Reason, Receiver, Refusal};
+use crate::identity::{Answer, Claims, Greeting, GreetingState, PeerRefusal, Reason, Receiver};
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
@@ -243,7 +243,7 @@ impl fmt::Display for Lane {
 }
 
 /// The status and body of a refusal. The body is one JSON object on one line.
-pub(super) fn refusal(refusal: &Refusal) -> (StatusCode, String) {
+pub(super) fn refusal(refusal: &PeerRefusal) -> (StatusCode, String) {
     let (name, detail) = match refusal.reason {
         Reason::Removed { removed_index } => ("removed", json!(removed_index)),
         Reason::NotAMember => ("not-a-member", Value::Null),
@@ -280,10 +280,10 @@ pub(super) enum Trust {
 }
 
 /// Reads the body of a refusal that came from such a place. `None`: what answered speaks something else.
-pub(super) fn parse_refusal(body: &[u8], trust: Trust) -> Option<Refusal> {
+pub(super) fn parse_refusal(body: &[u8], trust: Trust) -> Option<PeerRefusal> {
     let body: Value = serde_json::from_slice(body).ok()?;
     let detail = &body["detail"];
-    Some(Refusal {
+    Some(PeerRefusal {
         by: body["by"].as_u64()?,
         applied: body["applied"].as_u64()?,
         formed: body["formed"].as_bool()?,
@@ -441,7 +441,7 @@ mod tests {
             Reason::StateLost,
         ] {
             let (by, applied, formed) = (3, 70, true);
-            let refused = Refusal {
+            let refused = PeerRefusal {
                 by,
                 applied,
                 formed,

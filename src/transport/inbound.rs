@@ -12,7 +12,7 @@ use super::snapshot::receive::receive as receive_snapshot;
 use super::state::TransportState;
 use super::{dial, frame};
 use crate::channels::notice::{Met, Notice};
-use crate::identity::{Answer, Claims, Reason, Refusal, Standing, View};
+use crate::identity::{Answer, Claims, PeerRefusal, Reason, Standing, View};
 use crate::limits;
 use bytes::Bytes;
 use http_body_util::Full;
@@ -213,7 +213,7 @@ async fn handle(
         Err(foreign) => return foreign.answer(logger),
     };
     let judged = shared.judge(&claims);
-    if let Some(refusal) = Refusal::of_claim(&claims, &judged.view) {
+    if let Some(refusal) = PeerRefusal::of_claim(&claims, &judged.view) {
         shared.inbox.notice(Notice::Refused(refusal));
     }
     let standing = match judged.standing {

@@ -11,7 +11,7 @@ use crate::world::{Event, MILLISECOND, SECOND, Target, World};
 use raft::eraftpb::{Message, MessageType};
 use raftkvd::channels::inbox::encoded_bytes;
 use raftkvd::channels::notice::{Met, Notice};
-use raftkvd::identity::{Answer, Claims, Greeting, GreetingState, Refusal, Standing};
+use raftkvd::identity::{Answer, Claims, Greeting, GreetingState, PeerRefusal, Standing};
 use raftkvd::members::fingerprint;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -510,11 +510,11 @@ impl World {
     }
 
     /// A process hears the claims of one that has dialled it.
-    pub fn hear(&mut self, to: Target, claims: &Claims) -> Result<Standing, Refusal> {
+    pub fn hear(&mut self, to: Target, claims: &Claims) -> Result<Standing, PeerRefusal> {
         let process = self.at(to);
         let view = &process.view;
-        let against = Refusal::of_claim(claims, view);
-        let judged = process.judge(claims).map_err(|reason| Refusal {
+        let against = PeerRefusal::of_claim(claims, view);
+        let judged = process.judge(claims).map_err(|reason| PeerRefusal {
             by: view.me,
             applied: process.judges_up_to,
             formed: !view.is_empty() && view.members.is_formed(),

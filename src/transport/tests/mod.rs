@@ -10,7 +10,7 @@ mod streams;
 use super::*;
 use crate::channels::inbox::Held;
 use crate::channels::notice::Met;
-use crate::identity::{Reason, Refusal, View};
+use crate::identity::{PeerRefusal, Reason, View};
 use crate::limits;
 use crate::members::Member;
 use crate::storage::SnapshotMeta;
@@ -249,9 +249,15 @@ impl TestPeer {
             .await;
     }
 
-    async fn until_told(&mut self, by: u64, reason: Reason, is_such: impl Fn(&Refusal) -> bool) {
-        let told =
-            |refusal: &Refusal| (refusal.by, refusal.reason) == (by, reason) && is_such(refusal);
+    async fn until_told(
+        &mut self,
+        by: u64,
+        reason: Reason,
+        is_such: impl Fn(&PeerRefusal) -> bool,
+    ) {
+        let told = |refusal: &PeerRefusal| {
+            (refusal.by, refusal.reason) == (by, reason) && is_such(refusal)
+        };
         let is = |notice: &Notice| matches!(notice, Notice::Refused(refusal) if told(refusal));
         let what = format!("{reason:?} by {by}");
         self.until(&what, |peer| peer.notices.iter().any(is)).await;

@@ -32,8 +32,8 @@ pub fn snapshot(from: u64, to: u64, term: u64, index: u64, state: &ReplicatedSta
 }
 
 /// What a member answers that has applied everything.
-pub fn refusal(by: u64, reason: Reason) -> crate::identity::Refusal {
-    crate::identity::Refusal {
+pub fn refusal(by: u64, reason: Reason) -> crate::identity::PeerRefusal {
+    crate::identity::PeerRefusal {
         by,
         applied: u64::MAX,
         formed: true,

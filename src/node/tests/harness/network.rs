@@ -144,7 +144,7 @@ impl Cluster {
     }
 
     /// The host of this node was told so by a peer.
-    pub fn refuse(&mut self, id: u64, refusal: crate::identity::Refusal) {
+    pub fn refuse(&mut self, id: u64, refusal: crate::identity::PeerRefusal) {
         self.node(id).refused(refusal);
         self.settle();
     }
