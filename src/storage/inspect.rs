@@ -59,7 +59,7 @@ pub struct SegmentContents {
 
 /// What a whole data directory comes to: what a start would begin with.
 #[derive(Debug)]
-pub struct Verdict {
+pub struct StartVerdict {
     /// Snapshot, log and hard state.
     pub recovered: Recovered,
     /// Index of the last entry of the log.
@@ -246,7 +246,7 @@ pub fn verdict(
     meta: Meta,
     sound: &[(SnapshotHeader, u64)],
     mut unsound: Vec<(PathBuf, StorageError)>,
-) -> Result<Verdict, StorageError> {
+) -> Result<StartVerdict, StorageError> {
     let logger = Logger::root(slog::Discard, o!());
     let snapshots = Snapshots::new(disk.clone(), dir.join("snap"));
     let load = &mut |snapshots: &Snapshots, index, term| {

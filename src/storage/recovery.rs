@@ -14,7 +14,7 @@
 //! stand (`read_back.rs`), so that they can be read again.
 
 use super::disk::Disk;
-use super::inspect::{LaterEntries, Verdict};
+use super::inspect::{LaterEntries, StartVerdict};
 use super::log_index::{Outline, entry_bytes};
 use super::meta::Meta;
 use super::snapshot::Snapshots;
@@ -125,7 +125,7 @@ pub(super) fn examine(
     snapshots: &Snapshots,
     load: &mut Load<'_>,
     logger: &Logger,
-) -> Result<Verdict, StorageError> {
+) -> Result<StartVerdict, StorageError> {
     let cache = Options::default().cache_bytes;
     let log = |first_index| Log {
         later: Some(LaterEntries::default()),
@@ -136,7 +136,7 @@ pub(super) fn examine(
     let recovered = judge(&mut scan, &chosen)?;
     let begin = recovered.snapshot.as_ref().map_or(0, |meta| meta.index);
     let mut later = scan.log.later.iter().flat_map(LaterEntries::iter);
-    Ok(Verdict {
+    Ok(StartVerdict {
         later: later.find(|(index, _)| *index > begin),
         recovered,
         last: scan.log.state.last,
