@@ -8,7 +8,7 @@ use crate::peer_url::PeerUrl;
 
 /// What a member answers to claims that it does not refuse.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum PeerAnswer {
     /// Its own claims: to another member.
     Claims(Claims),
     /// To one that waits to be let in, and to everybody who does not know an empty member's incarnation.
@@ -34,41 +34,41 @@ pub enum GreetingState {
     Member(Option<(u64, PeerUrl)>),
 }
 
-impl Answer {
+impl PeerAnswer {
     /// The id of the member that answers.
     pub fn from(&self) -> u64 {
         match self {
-            Answer::Claims(claims) => claims.from,
-            Answer::Greeting(greeting) => greeting.from,
+            PeerAnswer::Claims(claims) => claims.from,
+            PeerAnswer::Greeting(greeting) => greeting.from,
         }
     }
 
     /// No table binds the member that answers.
     pub fn is_empty(&self) -> bool {
         match self {
-            Answer::Claims(claims) => claims.bound_index == 0,
-            Answer::Greeting(greeting) => matches!(greeting.state, GreetingState::Empty(_)),
+            PeerAnswer::Claims(claims) => claims.bound_index == 0,
+            PeerAnswer::Greeting(greeting) => matches!(greeting.state, GreetingState::Empty(_)),
         }
     }
 }
 
 impl View {
     /// The answer to claims with this standing. `leader`: who leads, 0 if that is not known.
-    pub fn answer(&self, claims: &Claims, standing: Standing, leader: u64) -> Answer {
+    pub fn answer(&self, claims: &Claims, standing: Standing, leader: u64) -> PeerAnswer {
         if standing != Standing::Waiting {
             let mut answer = self.claims(claims.from, None);
             // It need not learn whose its id is, if that is another's.
             answer
                 .receiver
                 .take_if(|receiver| receiver.incarnation != claims.incarnation);
-            return Answer::Claims(answer);
+            return PeerAnswer::Claims(answer);
         }
         let leader = self.members.members.get_key_value(&leader);
         let state = match self.is_empty() {
             true => GreetingState::Empty(fingerprint(self.incarnation)),
             false => GreetingState::Member(leader.map(|(id, row)| (*id, row.url.clone()))),
         };
-        Answer::Greeting(Greeting {
+        PeerAnswer::Greeting(Greeting {
             from: self.me,
             state,
         })
@@ -79,7 +79,7 @@ impl View {
 /// have said there that it was bound since it has answered. A greeting proves nothing, so what greets is only taken for one
 /// that has come if that one says to be there.
 pub fn judge_answer<'a>(
-    answer: &Answer,
+    answer: &PeerAnswer,
     url: &PeerUrl,
     come: impl IntoIterator<Item = &'a Claims>,
     view: &View,
@@ -87,13 +87,13 @@ pub fn judge_answer<'a>(
 ) -> Result<Standing, Reason> {
     let mut come = come.into_iter();
     let claims = match answer {
-        Answer::Claims(claims) => {
+        PeerAnswer::Claims(claims) => {
             let is_later = |other: &&Claims| {
                 other.incarnation == claims.incarnation && other.bound_index > claims.bound_index
             };
             Some(come.find(is_later).unwrap_or(claims))
         }
-        Answer::Greeting(greeting) => match greeting.state {
+        PeerAnswer::Greeting(greeting) => match greeting.state {
             GreetingState::Member(_) => come.find(|claims| claims.url == *url),
             GreetingState::Empty(print) => {
                 let row = view.members.members.get(&greeting.from);
@@ -130,7 +130,7 @@ mod tests {
             let standing = judge(claims, view, 60).unwrap();
             view.answer(claims, standing, 2)
         };
-        let greeting = |state| Answer::Greeting(Greeting { from: 1, state });
+        let greeting = |state| PeerAnswer::Greeting(Greeting { from: 1, state });
         let open = answer(&view(), &claims(4, 44, 0));
         assert_eq!(open, greeting(GreetingState::Member(Some((2, url(2))))));
         let stranger = Claims {
@@ -139,22 +139,22 @@ mod tests {
         };
         let empty = answer(&empty_view(), &stranger);
         assert_eq!(empty, greeting(GreetingState::Empty(fingerprint(10))));
-        let own = |claims: &Claims| Answer::Claims(view().claims(claims.from, None));
+        let own = |claims: &Claims| PeerAnswer::Claims(view().claims(claims.from, None));
         let bound = claims(2, 20, 1);
         assert_eq!(answer(&view(), &bound), own(&bound));
         let ahead = claims(2, 21, 61);
         match answer(&view(), &ahead) {
-            Answer::Claims(said) => assert_eq!((said.incarnation, said.receiver), (10, None)),
+            PeerAnswer::Claims(said) => assert_eq!((said.incarnation, said.receiver), (10, None)),
             greeting => panic!("{greeting:?}"),
         }
     }
 
     #[test]
     fn what_has_greeted_is_judged_by_what_it_said_when_it_came() {
-        let greets = |from, state| Answer::Greeting(Greeting { from, state });
+        let greets = |from, state| PeerAnswer::Greeting(Greeting { from, state });
         let empty =
             |from, incarnation| greets(from, GreetingState::Empty(fingerprint(incarnation)));
-        let judged = |answer: &Answer, come: &[Claims]| {
+        let judged = |answer: &PeerAnswer, come: &[Claims]| {
             judge_answer(answer, &url(answer.from()), come, &view(), 60)
         };
         assert_eq!(judged(&empty(2, 20), &[]), Ok(Standing::Waiting));
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn what_a_voter_answered_may_be_from_before_it_was_let_in() {
         // It has not come again yet.
-        let before = Answer::Claims(claims(2, 20, 0));
+        let before = PeerAnswer::Claims(claims(2, 20, 0));
         let answered = judge_answer(&before, &url(2), [], &view(), 60);
         assert_eq!(answered, Ok(Standing::Bound));
     }

@@ -4,7 +4,7 @@
 //! [`crate::identity`]. A refusal, and the greeting of somebody who has no power, name neither the cluster nor an
 //! incarnation: a stranger who knew them could claim to be a member.
 
-use crate::identity::{Answer, Claims, Greeting, GreetingState, PeerRefusal, Reason, Receiver};
+use crate::identity::{Claims, Greeting, GreetingState, PeerAnswer, PeerRefusal, Reason, Receiver};
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
@@ -77,10 +77,10 @@ pub(super) fn write(claims: &Claims, headers: &mut HeaderMap) {
 }
 
 /// Writes an answer into its head.
-pub(super) fn write_answer(answer: &Answer, headers: &mut HeaderMap) {
+pub(super) fn write_answer(answer: &PeerAnswer, headers: &mut HeaderMap) {
     let Greeting { from, state } = match answer {
-        Answer::Claims(claims) => return write(claims, headers),
-        Answer::Greeting(greeting) => greeting,
+        PeerAnswer::Claims(claims) => return write(claims, headers),
+        PeerAnswer::Greeting(greeting) => greeting,
     };
     let text = match state {
         GreetingState::Empty(fingerprint) => format!("{EMPTY} {fingerprint:016x}"),
@@ -94,9 +94,9 @@ pub(super) fn write_answer(answer: &Answer, headers: &mut HeaderMap) {
 }
 
 /// Reads the head of an answer.
-pub(super) fn read_answer(headers: &HeaderMap) -> Result<Answer, Malformed> {
+pub(super) fn read_answer(headers: &HeaderMap) -> Result<PeerAnswer, Malformed> {
     let Some(value) = headers.get(HEADER_GREETING) else {
-        return Ok(Answer::Claims(read(headers)?));
+        return Ok(PeerAnswer::Claims(read(headers)?));
     };
     version(headers)?;
     let state = || {
@@ -112,7 +112,7 @@ pub(super) fn read_answer(headers: &HeaderMap) -> Result<Answer, Malformed> {
         };
         parts.next().is_none().then_some(state)
     };
-    Ok(Answer::Greeting(Greeting {
+    Ok(PeerAnswer::Greeting(Greeting {
         from: number(headers, HEADER_FROM, 10)?,
         state: state().ok_or(Malformed::Header(HEADER_GREETING))?,
     }))
@@ -382,10 +382,10 @@ mod tests {
 
     #[test]
     fn answers_survive_headers() {
-        let greeting = |state| Answer::Greeting(Greeting { from: 2, state });
+        let greeting = |state| PeerAnswer::Greeting(Greeting { from: 2, state });
         let leader = (u64::MAX, "http://a:1".parse().unwrap());
         for answer in [
-            Answer::Claims(claims()),
+            PeerAnswer::Claims(claims()),
             greeting(GreetingState::Empty(0)),
             greeting(GreetingState::Empty(u64::MAX)),
             greeting(GreetingState::Member(None)),

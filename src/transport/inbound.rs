@@ -12,7 +12,7 @@ use super::snapshot::receive::receive as receive_snapshot;
 use super::state::TransportState;
 use super::{dial, frame};
 use crate::channels::notice::{Met, Notice};
-use crate::identity::{Answer, Claims, PeerRefusal, Reason, Standing, View};
+use crate::identity::{Claims, PeerAnswer, PeerRefusal, Reason, Standing, View};
 use crate::limits;
 use bytes::Bytes;
 use http_body_util::Full;
@@ -312,7 +312,7 @@ fn introduce(shared: &TransportState, claims: &Claims, standing: Standing, view:
 }
 
 /// The positive answer to the request for a stream.
-fn switch_protocols(said: &Answer) -> Response<Full<Bytes>> {
+fn switch_protocols(said: &PeerAnswer) -> Response<Full<Bytes>> {
     let mut response = answer(StatusCode::SWITCHING_PROTOCOLS, "");
     let headers = response.headers_mut();
     handshake::write_answer(said, headers);

@@ -283,7 +283,7 @@ impl Outbound {
     fn introduce(&self, answer: &PeerAnswer) {
         let (id, empty) = (self.peer, answer.said.is_empty());
         self.tell(match &answer.said {
-            identity::Answer::Claims(claims) => Notice::Met(Met {
+            identity::PeerAnswer::Claims(claims) => Notice::Met(Met {
                 id,
                 incarnation: claims.incarnation,
                 empty,
@@ -291,7 +291,7 @@ impl Outbound {
                 dialled: true,
                 version: claims.version,
             }),
-            identity::Answer::Greeting(_) => Notice::Greeted { id, empty },
+            identity::PeerAnswer::Greeting(_) => Notice::Greeted { id, empty },
         });
     }
 

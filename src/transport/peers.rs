@@ -115,7 +115,7 @@ pub(super) struct PeerPlace {
 /// What a peer has answered.
 #[derive(Debug, Clone)]
 pub(super) struct PeerAnswer {
-    pub said: identity::Answer,
+    pub said: identity::PeerAnswer,
     /// Where it was dialled.
     pub url: PeerUrl,
 }
@@ -123,19 +123,19 @@ pub(super) struct PeerAnswer {
 impl PeerAnswer {
     pub(super) fn bound_index(&self) -> u64 {
         match &self.said {
-            identity::Answer::Claims(claims) => claims.bound_index,
-            identity::Answer::Greeting(_) => 0,
+            identity::PeerAnswer::Claims(claims) => claims.bound_index,
+            identity::PeerAnswer::Greeting(_) => 0,
         }
     }
 
     /// The leader that it names.
     pub(super) fn leader(&self) -> Option<&(u64, PeerUrl)> {
         match &self.said {
-            identity::Answer::Greeting(greeting) => match &greeting.state {
+            identity::PeerAnswer::Greeting(greeting) => match &greeting.state {
                 GreetingState::Member(leader) => leader.as_ref(),
                 GreetingState::Empty(_) => None,
             },
-            identity::Answer::Claims(_) => None,
+            identity::PeerAnswer::Claims(_) => None,
         }
     }
 }

@@ -204,11 +204,11 @@ impl TransportState {
         let peers = self.peers();
         let answer = peers.by_id.get(&id)?.answers[Lane::Control as usize].as_ref()?;
         match &answer.said {
-            identity::Answer::Greeting(greeting) => match greeting.state {
+            identity::PeerAnswer::Greeting(greeting) => match greeting.state {
                 GreetingState::Empty(fingerprint) => Some((fingerprint, answer.url.clone())),
                 GreetingState::Member(_) => None,
             },
-            identity::Answer::Claims(_) => None,
+            identity::PeerAnswer::Claims(_) => None,
         }
     }
 

@@ -11,7 +11,7 @@ use crate::world::{Event, MILLISECOND, SECOND, Target, World};
 use raft::eraftpb::{Message, MessageType};
 use raftkvd::channels::inbox::encoded_bytes;
 use raftkvd::channels::notice::{Met, Notice};
-use raftkvd::identity::{Answer, Claims, Greeting, GreetingState, PeerRefusal, Standing};
+use raftkvd::identity::{Claims, Greeting, GreetingState, PeerAnswer, PeerRefusal, Standing};
 use raftkvd::members::fingerprint;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -60,7 +60,7 @@ struct Link {
     /// Of the end that has dialled.
     claims: Arc<Claims>,
     /// Of the other end.
-    answer: Arc<Answer>,
+    answer: Arc<PeerAnswer>,
     /// The end that has dialled sends messages.
     open: bool,
 }
@@ -76,7 +76,7 @@ pub struct Dial {
 pub struct Handshake {
     pub to: Target,
     pub claims: Claims,
-    pub answer: Answer,
+    pub answer: PeerAnswer,
     /// Of the end that has dialled, as the other one sees it.
     pub claimant: Standing,
     /// Of the other end, as the one sees it that has dialled.
@@ -438,7 +438,7 @@ impl World {
         let process = self.at(from);
         let answerer = process.judge_answer(&answer, place).map_err(|_| NoLink)?;
         match &answer {
-            Answer::Claims(said) => {
+            PeerAnswer::Claims(said) => {
                 process.welcome(said, answerer);
                 let met = Met {
                     id: peer,
@@ -450,7 +450,7 @@ impl World {
                 };
                 self.notice(from.machine, Notice::Met(met));
             }
-            Answer::Greeting(greeting) => self.greeted(from, to, peer, greeting),
+            PeerAnswer::Greeting(greeting) => self.greeted(from, to, peer, greeting),
         }
         Ok(Handshake {
             to,
@@ -500,7 +500,7 @@ impl World {
     /// Those that a process has greeted come again when it has another leader to name.
     pub fn names_leader(&mut self, target: Target) {
         let is_greeting =
-            |link: &Link| link.to == target && matches!(*link.answer, Answer::Greeting(_));
+            |link: &Link| link.to == target && matches!(*link.answer, PeerAnswer::Greeting(_));
         let links = self.network.links.iter();
         let greeted = links.filter(|(_, link)| is_greeting(link) && !link.open);
         let greeted: Vec<_> = greeted.map(|(key, _)| *key).collect();
@@ -555,8 +555,8 @@ impl World {
         };
         let print = fingerprint(claims.incarnation);
         let answered = match &*link.answer {
-            Answer::Greeting(greeting) => greeting.state == GreetingState::Empty(print),
-            Answer::Claims(_) => false,
+            PeerAnswer::Greeting(greeting) => greeting.state == GreetingState::Empty(print),
+            PeerAnswer::Claims(_) => false,
         };
         if answered {
             self.recognizes(by, link.to, claims.from);

@@ -15,7 +15,7 @@ use futures_channel::oneshot;
 use raft::eraftpb::{Entry, Message};
 use raftkvd::channels::inbox::Inbox;
 use raftkvd::channels::notice::Notice;
-use raftkvd::identity::{self, Answer, Claims, Reason, Standing, View};
+use raftkvd::identity::{self, Claims, PeerAnswer, Reason, Standing, View};
 use raftkvd::limits;
 use raftkvd::members::Members;
 use raftkvd::metrics::Metrics;
@@ -421,7 +421,7 @@ impl Process {
     }
 
     /// The same of what a peer has answered. It may have said since, on a connection of its own, that it was bound.
-    pub fn judge_answer(&self, answer: &Answer, place: usize) -> Result<Standing, Reason> {
+    pub fn judge_answer(&self, answer: &PeerAnswer, place: usize) -> Result<Standing, Reason> {
         let from = answer.from();
         let come = self.claimed.range((from, false)..=(from, true));
         let come = come.map(|(_, claims)| claims);
