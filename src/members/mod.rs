@@ -41,7 +41,7 @@ pub struct Members {
     /// By id.
     pub members: BTreeMap<u64, Member>,
     /// Removed ids, with the index of the entry that removed them; an id added again leaves this map. The newest
-    /// [`REMOVED_MAX`] of them: see [`Members::removed_at`].
+    /// [`REMOVED_MAX`](crate::limits::REMOVED_MAX) of them: see [`Members::removed_at`].
     pub removed: BTreeMap<u64, u64>,
     /// The incarnation that each removed id had, if it was bound: it does not come back. A request that comes twice would
     /// otherwise add a directory that knows itself to be removed.
@@ -53,7 +53,8 @@ pub struct Members {
     /// While the cluster forms, where its first members are reached; empty once it has formed.
     pub forming: BTreeMap<u64, PeerUrl>,
     /// Where members were reached before they moved or were removed, the newest last: a list of members that names such a
-    /// place is an old one, and not that of another cluster. At most [`FORMER_PLACES_MAX`].
+    /// place is an old one, and not that of another cluster. At most
+    /// [`FORMER_PLACES_MAX`](crate::limits::FORMER_PLACES_MAX).
     pub former: Vec<(u64, PeerUrl)>,
     /// The highest id that a member has had.
     pub highest_id: u64,
