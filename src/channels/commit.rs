@@ -3,7 +3,7 @@
 //! Position is meaning: a [`Commit::Read`] stands behind every entry the read has to see, and a [`Commit::Snapshot`]
 //! or [`Commit::Freeze`] stands exactly at its index. No message carries an index to wait for.
 
-use crate::command::proposal::{ReadReply, Reply};
+use crate::command::proposal::{ReadReply, ReplySender};
 use crate::command::{Command, SnapshotHeader};
 use crate::storage::SnapshotMeta;
 use crate::store::Frozen;
@@ -40,5 +40,5 @@ pub struct Apply {
     /// Its data, of which keys and values are slices.
     pub data: Bytes,
     /// Commands on the map, in order. Empty for an entry that only moves the index (a new leader's, a conf change).
-    pub commands: Vec<(Command, Option<Reply>)>,
+    pub commands: Vec<(Command, Option<ReplySender>)>,
 }

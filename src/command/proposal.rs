@@ -35,11 +35,11 @@ pub struct Proposal {
     /// When to give up, in ticks from now: the outcome is then `NotProposed` or `Unknown`. At least 1.
     pub deadline_ticks: u64,
     /// Where the outcome goes.
-    pub reply: Reply,
+    pub reply: ReplySender,
 }
 
 /// Where the outcome of a proposal goes.
-pub type Reply = oneshot::Sender<Outcome>;
+pub type ReplySender = oneshot::Sender<Outcome>;
 
 /// A linearizable read: the reply comes once everything that was acknowledged before the read arrived is in the map.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use super::Node;
 use super::pending::answer;
 use crate::channels::notice::Met;
 use crate::command::outcome::{Outcome, Refusal};
-use crate::command::proposal::Reply;
+use crate::command::proposal::ReplySender;
 use crate::command::version::VERSION;
 use crate::command::{Batch, Command, Kind};
 use crate::limits;
@@ -49,7 +49,7 @@ pub(super) struct Membership {
     pub conf_change_in_flight: u64,
     pub news: VecDeque<MembersNews>,
     /// Of changes of members that are not settled, with their indexes.
-    pub replies: Vec<(u64, Reply)>,
+    pub replies: Vec<(u64, ReplySender)>,
     /// Changes of members that followers have forwarded and that wait for another one.
     pub waiting: WaitingChanges,
     /// There is a learner, a member at another place or of another version, or a cluster that forms: the leader may have to
@@ -415,7 +415,7 @@ impl Node {
     }
 
     /// A change of members was published, and its effect is in `members` and in raft: its answer waits for the settlement.
-    pub(super) fn answer_when_settled(&mut self, reply: Option<Reply>, index: u64) {
+    pub(super) fn answer_when_settled(&mut self, reply: Option<ReplySender>, index: u64) {
         if self.members.unsettled.is_none() || is_planted(Mutant::UnsettledChangeTold) {
             answer(reply, Outcome::Applied { index });
         } else {

@@ -10,7 +10,7 @@
 
 use crate::channels::inbox::Held;
 use crate::command::outcome::{NotProposed, Outcome};
-use crate::command::proposal::{Proposal, Reply};
+use crate::command::proposal::{Proposal, ReplySender};
 use crate::command::version;
 use crate::command::{self, Batch, Command};
 use crate::limits;
@@ -26,7 +26,7 @@ struct OpenCommand {
     /// Tick at which the client gives up.
     deadline: u64,
     /// `None` for what the node itself proposes.
-    reply: Option<Reply>,
+    reply: Option<ReplySender>,
 }
 
 impl OpenCommand {
@@ -177,7 +177,7 @@ impl Pending {
 
     /// A command of ours with this sequence is being applied: returns its reply, if it is still open. Earlier ones
     /// in flight were lost on their way and are unsent again.
-    pub fn applied(&mut self, sequence: u64) -> Option<Reply> {
+    pub fn applied(&mut self, sequence: u64) -> Option<ReplySender> {
         let overtaken = self
             .in_flight
             .partition_point(|open| open.command.sequence < sequence);
@@ -349,7 +349,7 @@ fn message_len<'a>(queue: impl Iterator<Item = &'a OpenCommand>) -> usize {
     count
 }
 
-pub(super) fn answer(reply: Option<Reply>, outcome: Outcome) {
+pub(super) fn answer(reply: Option<ReplySender>, outcome: Outcome) {
     if let Some(reply) = reply {
         // The receiver may be gone: then nobody wants to know.
         let _ = reply.send(outcome);

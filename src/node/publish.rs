@@ -7,7 +7,7 @@ use super::{Exit, Node, Output, bound_index, sorted};
 use crate::channels::commit::{Apply, Commit};
 use crate::channels::notice::Met;
 use crate::command::outcome::{NotProposed, Outcome, Refusal};
-use crate::command::proposal::Reply;
+use crate::command::proposal::ReplySender;
 use crate::command::version::Later;
 use crate::command::{self, Batch, Command, DecodeError, Kind};
 use crate::members::Decision;
@@ -234,7 +234,7 @@ impl Node {
 
     /// Whether a command is to be carried out: `None` for one that was already, or that comes of no member's data
     /// directory. Otherwise the reply, if this node proposed it and somebody still waits.
-    fn admit(&mut self, batch: &Batch, sequence: u64) -> Option<Option<Reply>> {
+    fn admit(&mut self, batch: &Batch, sequence: u64) -> Option<Option<ReplySender>> {
         let row = self.members.members.get(&batch.member)?;
         if row.incarnation != batch.incarnation && !is_planted(Mutant::IncarnationIgnored) {
             return None;
