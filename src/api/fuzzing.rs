@@ -2,6 +2,7 @@
 //! nothing else comes to depend on them.
 
 use super::condition::{self, Conditions};
+use super::route::Resource;
 use super::{Limits, json, list, path, watch};
 use crate::command::Transaction;
 use crate::store::Range;
@@ -13,7 +14,7 @@ pub fn key(text: &str) -> Result<Vec<u8>, u16> {
     let key = path::decode(text).map_err(|reply| reply.status().as_u16())?;
     let _ = path::hint(text);
     let bytes = key.to_vec();
-    let _ = path::route(key);
+    let _ = Resource::find(&key).key(key);
     Ok(bytes)
 }
 

@@ -6,30 +6,27 @@
 //! data directory as this member.
 //!
 //! Invariants: what is refused here had no effect, and the client is told so. What passed the gate goes on when the member
-//! is closed meanwhile, except watches, which end (`watching`).
+//! is closed meanwhile, except watches, which end (`watch`).
 
 use super::Front;
 use super::error_code::Code;
-use super::path::Route;
 use super::reply::{self, Reply};
+use super::route::Needs;
 use crate::channels::status::{Closed, ClosedKind};
 
 impl Front {
     /// Refuses what can't be served at present.
-    pub(super) fn gate(&self, route: &Route<'_>, reads: bool) -> Result<(), Box<Reply>> {
+    pub(super) fn gate(&self, needs: Needs) -> Result<(), Box<Reply>> {
         if self.api.replay.is_loading() {
-            return match route {
-                Route::Live | Route::Metrics if reads => Ok(()),
-                _ => Err(self.loading()),
+            return match needs {
+                Needs::Nothing => Ok(()),
+                Needs::Raft | Needs::Service => Err(self.loading()),
             };
         }
-        match (self.api.inbox.closed(), route) {
-            (None, _) => Ok(()),
-            // What people and supervisors see of it. Ready says why not.
-            (Some(_), Route::Live | Route::Ready | Route::Status | Route::Metrics) if reads => {
-                Ok(())
-            }
-            (Some(closed), _) => {
+        match (self.api.inbox.closed(), needs) {
+            // What people and supervisors see of a closed member. Ready says why not.
+            (None, _) | (Some(_), Needs::Nothing | Needs::Raft) => Ok(()),
+            (Some(closed), Needs::Service) => {
                 let mut reply = reply::unavailable(code(&closed), closed.why.clone());
                 reply::set_outcome(&mut reply, "none");
                 Err(reply)

@@ -1,29 +1,10 @@
 //! The client port: HTTP/1.1 requests to proposals and reads, outcomes to statuses.
 //!
-//! | path | GET, HEAD | PUT | DELETE | POST |
-//! |---|---|---|---|---|
-//! | `/<key>` | read (`kv`) | write (`kv`) | write (`kv`); all digits: remove a member (`members`) | `/<id>`: add a member (`members`), `/join`: likewise (`join`) |
-//! | `/-/kv/<key>` | read (`kv`) | write (`kv`) | write (`kv`) | 405 |
-//! | `/-/kv` | all keys (`list`) | 403 | 403 | 403 |
-//! | `/-/txn` | 405 | 403 | 403 | many keys at once (`txn`) |
-//! | `/-/leader` | 405 | 403 | 403 | hand leadership over (`leader`) |
-//! | `/-/members/<id>` | 405 | move a member (`members`) | 405 | 405 |
-//! | `/-/members` | 405 | 405 | 405 | 405 |
-//! | `/-/watch` | changes (`watching`) | 403 | 403 | 403 |
-//! | `/key/<key>` | read as JSON (`pairs`) | 403 | write (`pairs`) | 403 |
-//! | `/key` | 404 | 403 | 403 | many keys at once (`pairs`) |
-//! | `/-/status`, `/-/hash`, `/-/live`, `/-/ready` | `status` | 403 | 403 | 403 |
-//! | `/-/metrics` | `metrics` | 403 | 403 | 403 |
-//! | `/-/snapshot` | `backup` | 403 | 403 | 403 |
-//! | `/-`, `/-/<other>` | 404 | 403 | 403 | 403 |
-//!
-//! Other methods are 405 with `Allow`. Which row it is, is decided on the *decoded* path, the same that is the key: so
-//! `/%2D/kv/a` is `/-/kv/a`, and no key has two meanings.
-//!
-//! Flow: `connection` holds the sockets to their limits; [`serve`] accepts; `Front::answer` routes, and `gate` refuses what
-//! can't be served at present; `path`, `condition`, `body` and `json` read what the client sent; `quota` sees to room for
-//! it; `ask` puts proposals and reads into the inbox and waits for what becomes of them; `reply` says it in HTTP, `share`
-//! bounds what of it is in memory, and `problem` says in JSON what went wrong.
+//! Flow: `connection` holds the sockets to their limits; [`serve`] accepts; `Front::answer` counts; `route` has the table
+//! of all requests and calls the function for each; `gate` refuses what can't be served at present; `path`, `condition`,
+//! `body` and `json` read what the client sent; `quota` sees to room for it; `raft_requests` puts proposals and reads into
+//! the inbox and waits for what becomes of them; `reply` says it in HTTP, `json_budget` bounds what of it is in memory, and
+//! `problem` says in JSON what went wrong.
 //!
 //! Invariants: every request ends by its deadline; a response says "not written" only of what surely was not
 //! proposed; whatever a client sends is answered with an error at worst, never with a panic; and values appear in no
@@ -53,6 +34,7 @@ mod problem;
 mod quota;
 mod raft_requests;
 mod reply;
+mod route;
 mod status;
 mod strict_json;
 #[cfg(test)]
@@ -70,13 +52,10 @@ use crate::store::history::History;
 use body::Body;
 use error_code::Code;
 use futures_channel::oneshot;
+use hyper::Request;
 use hyper::body::Incoming;
-use hyper::http::request::Parts;
-use hyper::{Method, Request};
-use path::Route;
-use reply::{Answer, Reply};
+use reply::Reply;
 use slog::Logger;
-use std::borrow::Cow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -214,7 +193,7 @@ struct Front {
     status: Mutex<Asked<crate::channels::status::Status>>,
     /// Whose turn it is to look at all of the map: see [`Front::with_frozen`].
     frozen: Arc<Mutex<()>>,
-    /// One permit for each byte of JSON that is being sent: see `share`.
+    /// One permit for each byte of JSON that is being sent: see `json_budget`.
     json_bytes: Arc<Semaphore>,
     /// The same for the answers to transactions.
     answer_bytes: Arc<Semaphore>,
@@ -274,119 +253,6 @@ impl Front {
         (reply, unread)
     }
 
-    async fn route(&self, head: &Parts, body: &mut Body, deadline: Instant) -> Answer {
-        let path = head.uri.path();
-        if path == "*" || head.method == Method::CONNECT {
-            // They name no resource, so there is nothing that other methods would be allowed on.
-            return Err(reply::not_allowed(path::ROOT_METHODS));
-        }
-        let query = head.uri.query();
-        let key = path::decode(path)?;
-        let route = path::route(key);
-        let allowed = route.methods();
-        let reads = matches!(head.method, Method::GET | Method::HEAD);
-        let writes = matches!(head.method, Method::PUT | Method::DELETE | Method::POST);
-        if !reads && !writes {
-            return Err(reply::not_allowed(allowed));
-        }
-        self.gate(&route, reads)?;
-        match route {
-            Route::Kv(_) if head.method == Method::POST => Err(reply::not_allowed(allowed)),
-            Route::Member(key) if head.method == Method::PUT => {
-                path::no_options(query)?;
-                self.move_member(head, &key, path, body, deadline).await
-            }
-            Route::Members | Route::Member(_) => Err(reply::not_allowed(allowed)),
-            Route::Root(key) | Route::Kv(key) if reads => {
-                let options = path::read_options(query)?;
-                self.read(head, &self.checked(key)?, options, deadline)
-                    .await
-            }
-            Route::Pair(key) if reads => {
-                let options = path::read_options(query)?;
-                self.read_pair(head, &self.checked(key)?, options, deadline)
-                    .await
-            }
-            Route::Pair(key) if head.method == Method::DELETE => {
-                path::no_options(query)?;
-                let key = self.checked(key)?;
-                self.delete_pair(head, key, body, deadline).await
-            }
-            Route::Pairs if head.method == Method::POST => {
-                path::no_options(query)?;
-                self.set_pairs(head, body, deadline).await
-            }
-            Route::Txn if head.method == Method::POST => {
-                path::no_options(query)?;
-                self.transact(head, body, deadline).await
-            }
-            Route::Leader if head.method == Method::POST => {
-                path::no_options(query)?;
-                self.hand_over(head, body, deadline).await
-            }
-            Route::Txn | Route::Leader if reads => Err(reply::not_allowed(allowed)),
-            Route::List if reads => self.list(list::list_options(query)?, deadline).await,
-            Route::Snapshot if reads => {
-                let options = path::read_options(query)?;
-                self.back_up(&head.method, options, deadline).await
-            }
-            Route::Watch if reads => {
-                let options = watch::watch_options(query)?;
-                self.watch(head, options, deadline).await
-            }
-            Route::Status | Route::Hash | Route::Live | Route::Ready | Route::Metrics if reads => {
-                path::no_options(query)?;
-                match route {
-                    Route::Metrics => self.show_metrics(deadline).await,
-                    Route::Status => self.show_status(deadline).await,
-                    Route::Hash => self.show_hash(deadline).await,
-                    Route::Live => self.show_live(deadline).await,
-                    _ => self.show_ready(deadline).await,
-                }
-            }
-            Route::Reserved(_) | Route::Pairs if reads => Err(reply::error(
-                Code::NoSuchPath,
-                format!("nothing is here; {}", path::hint(path)),
-            )),
-            Route::Reserved(_)
-            | Route::List
-            | Route::Watch
-            | Route::Txn
-            | Route::Leader
-            | Route::Pairs
-            | Route::Pair(_)
-            | Route::Status
-            | Route::Hash
-            | Route::Snapshot
-            | Route::Live
-            | Route::Ready
-            | Route::Metrics => Err(reply::error(
-                Code::ReservedPath,
-                format!(
-                    "paths that start with - or key are reserved; {}",
-                    path::hint(path)
-                ),
-            )),
-            Route::Root(key) if head.method == Method::POST && *key == *b"join" => {
-                path::no_options(query)?;
-                self.join(head, body, deadline).await
-            }
-            Route::Root(key) if head.method == Method::POST => {
-                path::no_options(query)?;
-                self.add_member(head, &key, body, deadline).await
-            }
-            Route::Root(key) if head.method == Method::DELETE && path::is_all_digits(&key) => {
-                path::no_options(query)?;
-                self.remove_member(head, &key, path, deadline).await
-            }
-            Route::Root(key) | Route::Kv(key) => {
-                path::no_options(query)?;
-                let key = self.checked(key)?;
-                self.write(head, key, body, deadline).await
-            }
-        }
-    }
-
     /// Tells what this member could not do. What clients did wrong is their own business, and no line tells of which key.
     fn log_refusal(&self, reply: &Reply) {
         let status = reply.status().as_u16();
@@ -403,26 +269,5 @@ impl Front {
                 slog::debug!(self.api.logger, "refused a request"; "code" => code.text(), "status" => status);
             }
         }
-    }
-
-    /// The key, if it has a length that a key may have.
-    fn checked<'a>(&self, key: Cow<'a, [u8]>) -> Result<Cow<'a, [u8]>, Box<Reply>> {
-        if key.is_empty() {
-            return Err(reply::error(
-                Code::BadPath,
-                "the key is empty: write it behind the slash, as in /hello",
-            ));
-        }
-        let limit = self.api.limits.key_bytes_max;
-        if key.len() > limit {
-            return Err(reply::error(
-                Code::KeyTooLong,
-                format!(
-                    "the key has {} bytes, at most {limit} are allowed",
-                    key.len()
-                ),
-            ));
-        }
-        Ok(key)
     }
 }

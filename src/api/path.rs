@@ -1,73 +1,10 @@
-//! The request target: its path is a key or one of a few fixed names, its query holds options.
+//! The spelling of a request target: what its path decodes to, and which options its query holds. What is at a path,
+//! `route` says.
 
 use super::error_code::Code;
 use super::reply::{self, Reply};
 use std::borrow::Cow;
 use std::fmt::Write as _;
-
-/// What a decoded path names.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Route<'a> {
-    /// A key; or, by its method, a member.
-    Root(Cow<'a, [u8]>),
-    /// A key behind `/-/kv/`, where every key can be named.
-    Kv(Cow<'a, [u8]>),
-    /// `/-/kv`: all keys.
-    List,
-    /// `/-/watch`.
-    Watch,
-    /// `/-/txn`.
-    Txn,
-    /// `/key`: keys and values in JSON.
-    Pairs,
-    /// A key behind `/key/`, for JSON.
-    Pair(Cow<'a, [u8]>),
-    /// `/-/leader`.
-    Leader,
-    /// `/-/members`.
-    Members,
-    /// What is behind `/-/members/`: a member.
-    Member(Cow<'a, [u8]>),
-    /// `/-/status`.
-    Status,
-    /// `/-/hash`.
-    Hash,
-    /// `/-/live`.
-    Live,
-    /// `/-/ready`.
-    Ready,
-    /// `/-/metrics`.
-    Metrics,
-    /// `/-/snapshot`.
-    Snapshot,
-    /// Another path whose first segment is `-`.
-    Reserved(Cow<'a, [u8]>),
-}
-
-/// What is allowed where a path is a key, and where it is none that is known.
-pub(super) const ROOT_METHODS: &str = "GET, HEAD, PUT, DELETE, POST";
-
-impl Route<'_> {
-    /// The methods that there are, as `Allow` lists them.
-    pub(super) fn methods(&self) -> &'static str {
-        match self {
-            Route::Root(_) | Route::Reserved(_) => ROOT_METHODS,
-            Route::Kv(_) => "GET, HEAD, PUT, DELETE",
-            Route::Pair(_) => "GET, HEAD, DELETE",
-            Route::Pairs | Route::Txn | Route::Leader => "POST",
-            Route::Member(_) => "PUT",
-            Route::Members => "",
-            Route::List
-            | Route::Watch
-            | Route::Status
-            | Route::Hash
-            | Route::Snapshot
-            | Route::Live
-            | Route::Ready
-            | Route::Metrics => "GET, HEAD",
-        }
-    }
-}
 
 /// Options of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,40 +59,6 @@ pub(super) fn percent_encode(key: &[u8]) -> String {
         }
     }
     text
-}
-
-/// What a decoded path names.
-pub(super) fn route(key: Cow<'_, [u8]>) -> Route<'_> {
-    const KV: &[u8] = b"-/kv/";
-    const PAIR: &[u8] = b"key/";
-    const MEMBER: &[u8] = b"-/members/";
-    match &*key {
-        b"-/kv" => Route::List,
-        b"-/watch" => Route::Watch,
-        b"-/txn" => Route::Txn,
-        b"-/leader" => Route::Leader,
-        b"-/members" => Route::Members,
-        b"key" => Route::Pairs,
-        b"-/status" => Route::Status,
-        b"-/hash" => Route::Hash,
-        b"-/live" => Route::Live,
-        b"-/ready" => Route::Ready,
-        b"-/metrics" => Route::Metrics,
-        b"-/snapshot" => Route::Snapshot,
-        bytes if bytes.starts_with(KV) => Route::Kv(behind(key, KV.len())),
-        bytes if bytes.starts_with(PAIR) => Route::Pair(behind(key, PAIR.len())),
-        bytes if bytes.starts_with(MEMBER) => Route::Member(behind(key, MEMBER.len())),
-        b"-" => Route::Reserved(key),
-        bytes if bytes.starts_with(b"-/") => Route::Reserved(key),
-        _ => Route::Root(key),
-    }
-}
-
-fn behind(path: Cow<'_, [u8]>, start: usize) -> Cow<'_, [u8]> {
-    match path {
-        Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[start..]),
-        Cow::Owned(mut bytes) => Cow::Owned(bytes.split_off(start)),
-    }
 }
 
 /// Reads the options of a read.
@@ -284,51 +187,6 @@ mod tests {
         );
         assert_eq!(percent_decode(text.as_bytes()).unwrap(), all);
         assert_eq!(percent_encode(b"a/b-c %"), "a/b-c%20%25");
-    }
-
-    #[test]
-    fn routes_are_decided_on_the_decoded_path() {
-        let root = |key: &'static [u8]| Route::Root(Cow::Borrowed(key));
-        let kv = |key: &'static [u8]| Route::Kv(Cow::Borrowed(key));
-        let reserved = |key: &'static [u8]| Route::Reserved(Cow::Borrowed(key));
-        for (path, expected) in [
-            ("/a", root(b"a")),
-            ("/a/-/kv/b", root(b"a/-/kv/b")),
-            ("/-a", root(b"-a")),
-            ("/keys", root(b"keys")),
-            ("/123", root(b"123")),
-            ("//-/x", root(b"/-/x")),
-            ("/-/status", Route::Status),
-            ("/-/hash", Route::Hash),
-            ("/-/live", Route::Live),
-            ("/-/ready", Route::Ready),
-            ("/-/metrics", Route::Metrics),
-            ("/-/snapshot", Route::Snapshot),
-            ("/-/kv/a", kv(b"a")),
-            ("/-/kv/", kv(b"")),
-            ("/-/kv//", kv(b"/")),
-            ("/-/kv/-/kv/a", kv(b"-/kv/a")),
-            ("/%2D/kv/%2d%2Fx", kv(b"-/x")),
-            ("/-/kv", Route::List),
-            ("/-/watch", Route::Watch),
-            ("/-/txn", Route::Txn),
-            ("/-/leader", Route::Leader),
-            ("/-/members", Route::Members),
-            ("/-/members/", Route::Member(Cow::Borrowed(b""))),
-            ("/-/members/4", Route::Member(Cow::Borrowed(b"4"))),
-            ("/%2D/member%73%2F4/x", Route::Member(Cow::Borrowed(b"4/x"))),
-            ("/-/membersx", reserved(b"-/membersx")),
-            ("/-/txn/", reserved(b"-/txn/")),
-            ("/-", reserved(b"-")),
-            ("/-/", reserved(b"-/")),
-            ("/-/status/", reserved(b"-/status/")),
-            ("/key", Route::Pairs),
-            ("/key/", Route::Pair(Cow::Borrowed(b""))),
-            ("/key/a", Route::Pair(Cow::Borrowed(b"a"))),
-            ("/%6Bey%2Fa/", Route::Pair(Cow::Borrowed(b"a/"))),
-        ] {
-            assert_eq!(route(decode(path).unwrap()), expected, "{path}");
-        }
     }
 
     #[test]

@@ -184,15 +184,14 @@ pub(super) fn error(code: Code, line: impl Into<Cow<'static, str>>) -> Box<Reply
 }
 
 /// 405: this resource knows only these methods, or none.
-pub(super) fn not_allowed(methods: &'static str) -> Box<Reply> {
+pub(super) fn not_allowed(methods: &str) -> Box<Reply> {
     let line = match methods {
         "" => "no method is supported here".to_owned(),
         _ => format!("this method is not supported here; use {methods}"),
     };
     let mut reply = error(Code::MethodNotAllowed, line);
-    reply
-        .headers_mut()
-        .insert(ALLOW, HeaderValue::from_static(methods));
+    let methods = HeaderValue::from_str(methods).expect("names of methods are ASCII");
+    reply.headers_mut().insert(ALLOW, methods);
     reply
 }
 

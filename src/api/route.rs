@@ -1,0 +1,503 @@
+//! The routes: which requests there are, and which function answers each.
+//!
+//! [`RESOURCES`] is the only list of paths and methods. The path is matched first, byte by byte in its *decoded* form,
+//! which is also the key: so `/%2D/kv/a` is `/-/kv/a`, and no key has two meanings. Then the method decides. A 405 lists
+//! in `Allow` what the table has for the path.
+
+use super::Front;
+use super::body::Body;
+use super::error_code::Code;
+use super::reply::{self, Answer, Reply};
+use super::{list, path, watch};
+use hyper::Method;
+use hyper::http::request::Parts;
+use std::borrow::Cow;
+use tokio::time::Instant;
+
+/// A path, or all paths of one form, and what can be done there.
+#[derive(Debug)]
+pub(super) struct Resource {
+    path: Pattern,
+    endpoints: &'static [Endpoint],
+    unlisted: Unlisted,
+}
+
+/// Requests that one function answers.
+#[derive(Debug)]
+struct Endpoint {
+    methods: &'static [Method],
+    /// Narrows it to some of the paths of its resource. The first endpoint that fits is taken.
+    is_for: fn(&[u8]) -> bool,
+    action: Action,
+    needs: Needs,
+    /// The path as the README spells it.
+    #[cfg(test)]
+    path: &'static str,
+}
+
+/// What is done for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Read,
+    Write,
+    ReadPair,
+    DeletePair,
+    SetPairs,
+    List,
+    Watch,
+    Transact,
+    BackUp,
+    AddMember,
+    Join,
+    MoveMember,
+    RemoveMember,
+    HandOver,
+    ShowStatus,
+    ShowHash,
+    ShowMetrics,
+    ShowLive,
+    ShowReady,
+}
+
+impl Action {
+    /// Whether it reads the query itself. Where it does not, every option is refused.
+    fn has_options(self) -> bool {
+        matches!(
+            self,
+            Action::Read | Action::ReadPair | Action::List | Action::Watch | Action::BackUp
+        )
+    }
+}
+
+/// What this member has to be able to do before a request is answered: see `gate`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Needs {
+    /// Nothing: it is answered while the snapshot is loaded.
+    Nothing,
+    /// A raft loop: it is answered while the member is closed to clients.
+    Raft,
+    /// To serve clients.
+    Service,
+}
+
+/// What a method of [`METHODS`] gets where no endpoint has it. Other methods get 405 everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unlisted {
+    /// 405.
+    NotAllowed,
+    /// A read 405, a write 403: that client most likely meant the key of this name.
+    ReservedPath,
+    /// A read 404, a write 403.
+    NoSuchPath,
+}
+
+const READ: &[Method] = &[Method::GET, Method::HEAD];
+const PUT: &[Method] = &[Method::PUT];
+const DELETE: &[Method] = &[Method::DELETE];
+const WRITE: &[Method] = &[Method::PUT, Method::DELETE];
+const POST: &[Method] = &[Method::POST];
+
+/// The methods that there are, in the order in which `Allow` lists them.
+const METHODS: &[Method] = &[
+    Method::GET,
+    Method::HEAD,
+    Method::PUT,
+    Method::DELETE,
+    Method::POST,
+];
+
+/// Makes [`RESOURCES`] of a table: for each path, what a method gets that no line has; and a line for each request.
+macro_rules! resources {
+    ($($pattern:literal, unlisted $unlisted:ident {
+        $($methods:ident $path:literal $(if $is_for:path)? => $action:ident, needs $needs:ident, $about:literal;)*
+    })*) => {
+        /// All paths. The first that matches is taken; the last matches every path.
+        ///
+        $($(#[doc = concat!("- ", stringify!($methods), " `", $path, "`: ", $about)])*)*
+        static RESOURCES: &[Resource] = &[$(Resource {
+            path: Pattern::new($pattern),
+            unlisted: Unlisted::$unlisted,
+            endpoints: &[$(Endpoint {
+                methods: $methods,
+                is_for: resources!(@is_for $($is_for)?),
+                action: Action::$action,
+                needs: Needs::$needs,
+                #[cfg(test)]
+                path: $path,
+            }),*],
+        }),*];
+    };
+    (@is_for $is_for:path) => { $is_for };
+    (@is_for) => { |_| true };
+}
+
+resources! {
+    "/-/kv", unlisted ReservedPath {
+        READ "/-/kv" => List, needs Service, "lists keys, with their values or without";
+    }
+    "/-/kv/<key>", unlisted NotAllowed {
+        READ "/-/kv/<key>" => Read, needs Service, "reads any key";
+        WRITE "/-/kv/<key>" => Write, needs Service, "writes or deletes any key";
+    }
+    "/-/txn", unlisted ReservedPath {
+        POST "/-/txn" => Transact, needs Service, "changes many keys at once, if conditions hold";
+    }
+    "/-/watch", unlisted ReservedPath {
+        READ "/-/watch" => Watch, needs Service, "streams changes of keys";
+    }
+    "/-/snapshot", unlisted ReservedPath {
+        READ "/-/snapshot" => BackUp, needs Service, "sends a backup";
+    }
+    "/key", unlisted NoSuchPath {
+        POST "/key" => SetPairs, needs Service, "writes the pairs of a JSON object";
+    }
+    "/key/<k>", unlisted ReservedPath {
+        READ "/key/<k>" => ReadPair, needs Service, "reads a key and its value as JSON";
+        DELETE "/key/<k>" => DeletePair, needs Service, "deletes a key";
+    }
+    "/-/members", unlisted NotAllowed {}
+    "/-/members/<id>", unlisted NotAllowed {
+        PUT "/-/members/<id>" => MoveMember, needs Service, "gives a member another URL";
+    }
+    "/-/leader", unlisted ReservedPath {
+        POST "/-/leader" => HandOver, needs Service, "hands leadership to a member";
+    }
+    "/-/status", unlisted ReservedPath {
+        READ "/-/status" => ShowStatus, needs Raft, "shows what this member knows of the cluster";
+    }
+    "/-/hash", unlisted ReservedPath {
+        READ "/-/hash" => ShowHash, needs Service, "shows a hash of the map";
+    }
+    "/-/metrics", unlisted ReservedPath {
+        READ "/-/metrics" => ShowMetrics, needs Nothing, "shows figures for Prometheus";
+    }
+    "/-/live", unlisted ReservedPath {
+        READ "/-/live" => ShowLive, needs Nothing, "tells whether this member works";
+    }
+    "/-/ready", unlisted ReservedPath {
+        READ "/-/ready" => ShowReady, needs Raft, "tells whether this member serves clients";
+    }
+    "/-", unlisted NoSuchPath {}
+    "/-/<other>", unlisted NoSuchPath {}
+    "/<key>", unlisted NotAllowed {
+        READ "/<key>" => Read, needs Service, "reads a key";
+        PUT "/<key>" => Write, needs Service, "writes a key";
+        DELETE "/<id>" if path::is_all_digits => RemoveMember, needs Service, "removes a member";
+        DELETE "/<key>" => Write, needs Service, "deletes a key";
+        POST "/join" if is_join => Join, needs Service, "adds a member, for clients of hraftd";
+        POST "/<id>" => AddMember, needs Service, "adds a member";
+    }
+}
+
+fn is_join(key: &[u8]) -> bool {
+    key == b"join"
+}
+
+/// A path, or with a name in angle brackets at its end, all paths that begin so.
+#[derive(Debug)]
+struct Pattern {
+    /// The bytes before the name, without the first slash.
+    fixed: &'static [u8],
+    /// A name is behind them, which may stand for nothing.
+    is_prefix: bool,
+}
+
+impl Pattern {
+    const fn new(text: &'static str) -> Pattern {
+        let (slash, text) = text.as_bytes().split_at(1);
+        assert!(slash[0] == b'/', "a path begins with a slash");
+        let mut length = 0;
+        while length < text.len() && text[length] != b'<' {
+            length += 1;
+        }
+        Pattern {
+            fixed: text.split_at(length).0,
+            is_prefix: length < text.len(),
+        }
+    }
+
+    fn matches(&self, path: &[u8]) -> bool {
+        match self.is_prefix {
+            true => path.starts_with(self.fixed),
+            false => path == self.fixed,
+        }
+    }
+}
+
+impl Resource {
+    /// What a decoded path names.
+    pub(super) fn find(path: &[u8]) -> &'static Resource {
+        let found = RESOURCES
+            .iter()
+            .find(|resource| resource.path.matches(path));
+        found.expect("the last one matches every path")
+    }
+
+    /// The part of a decoded path that the name in the pattern stands for.
+    pub(super) fn key<'a>(&self, path: Cow<'a, [u8]>) -> Cow<'a, [u8]> {
+        let start = self.path.fixed.len();
+        match path {
+            Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[start..]),
+            Cow::Owned(mut bytes) => Cow::Owned(bytes.split_off(start)),
+        }
+    }
+
+    fn endpoint(&self, method: &Method, key: &[u8]) -> Option<&'static Endpoint> {
+        let mut endpoints = self.endpoints.iter();
+        endpoints.find(|endpoint| endpoint.methods.contains(method) && (endpoint.is_for)(key))
+    }
+
+    /// The answer to a method that there is not.
+    fn not_allowed(&self) -> Box<Reply> {
+        if self.endpoints.is_empty() && self.unlisted == Unlisted::NoSuchPath {
+            // The path is what is wrong, whatever the method.
+            return not_allowed(METHODS.iter());
+        }
+        not_allowed(METHODS.iter().filter(|method| {
+            let mut endpoints = self.endpoints.iter();
+            endpoints.any(|endpoint| endpoint.methods.contains(method))
+        }))
+    }
+
+    /// The answer to one of [`METHODS`] which no endpoint has.
+    fn refuse(&self, method: &Method, path: &str) -> Box<Reply> {
+        match (self.unlisted, READ.contains(method)) {
+            (Unlisted::NotAllowed, _) | (Unlisted::ReservedPath, true) => self.not_allowed(),
+            (Unlisted::NoSuchPath, true) => reply::error(
+                Code::NoSuchPath,
+                format!("nothing is here; {}", path::hint(path)),
+            ),
+            (Unlisted::ReservedPath | Unlisted::NoSuchPath, false) => reply::error(
+                Code::ReservedPath,
+                format!(
+                    "paths that start with - or key are reserved; {}",
+                    path::hint(path)
+                ),
+            ),
+        }
+    }
+}
+
+fn not_allowed<'a>(methods: impl Iterator<Item = &'a Method>) -> Box<Reply> {
+    let methods: Vec<_> = methods.map(Method::as_str).collect();
+    reply::not_allowed(&methods.join(", "))
+}
+
+impl Front {
+    /// Answers a request, if the table has it.
+    pub(super) async fn route(&self, head: &Parts, body: &mut Body, deadline: Instant) -> Answer {
+        let path = head.uri.path();
+        if path == "*" || head.method == Method::CONNECT {
+            // They name no resource, so there is nothing that other methods would be allowed on.
+            return Err(not_allowed(METHODS.iter()));
+        }
+        let decoded = path::decode(path)?;
+        let resource = Resource::find(&decoded);
+        if !METHODS.contains(&head.method) {
+            return Err(resource.not_allowed());
+        }
+        let key = resource.key(decoded);
+        let endpoint = resource.endpoint(&head.method, &key);
+        self.gate(endpoint.map_or(Needs::Service, |endpoint| endpoint.needs))?;
+        match endpoint {
+            Some(endpoint) => self.act(endpoint.action, head, key, body, deadline).await,
+            None => Err(resource.refuse(&head.method, path)),
+        }
+    }
+
+    async fn act(
+        &self,
+        action: Action,
+        head: &Parts,
+        key: Cow<'_, [u8]>,
+        body: &mut Body,
+        deadline: Instant,
+    ) -> Answer {
+        let path = head.uri.path();
+        let query = head.uri.query();
+        if !action.has_options() {
+            path::no_options(query)?;
+        }
+        match action {
+            Action::Read => {
+                let options = path::read_options(query)?;
+                let key = self.checked(key)?;
+                self.read(head, &key, options, deadline).await
+            }
+            Action::Write => {
+                let key = self.checked(key)?;
+                self.write(head, key, body, deadline).await
+            }
+            Action::ReadPair => {
+                let options = path::read_options(query)?;
+                let key = self.checked(key)?;
+                self.read_pair(head, &key, options, deadline).await
+            }
+            Action::DeletePair => {
+                let key = self.checked(key)?;
+                self.delete_pair(head, key, body, deadline).await
+            }
+            Action::SetPairs => self.set_pairs(head, body, deadline).await,
+            Action::List => self.list(list::list_options(query)?, deadline).await,
+            Action::Watch => {
+                let options = watch::watch_options(query)?;
+                self.watch(head, options, deadline).await
+            }
+            Action::Transact => self.transact(head, body, deadline).await,
+            Action::BackUp => {
+                let options = path::read_options(query)?;
+                self.back_up(&head.method, options, deadline).await
+            }
+            Action::AddMember => self.add_member(head, &key, body, deadline).await,
+            Action::Join => self.join(head, body, deadline).await,
+            Action::MoveMember => self.move_member(head, &key, path, body, deadline).await,
+            Action::RemoveMember => self.remove_member(head, &key, path, deadline).await,
+            Action::HandOver => self.hand_over(head, body, deadline).await,
+            Action::ShowStatus => self.show_status(deadline).await,
+            Action::ShowHash => self.show_hash(deadline).await,
+            Action::ShowMetrics => self.show_metrics(deadline).await,
+            Action::ShowLive => self.show_live(deadline).await,
+            Action::ShowReady => self.show_ready(deadline).await,
+        }
+    }
+
+    /// The key, if it has a length that a key may have.
+    fn checked<'a>(&self, key: Cow<'a, [u8]>) -> Result<Cow<'a, [u8]>, Box<Reply>> {
+        if key.is_empty() {
+            return Err(reply::error(
+                Code::BadPath,
+                "the key is empty: write it behind the slash, as in /hello",
+            ));
+        }
+        let limit = self.api.limits.key_bytes_max;
+        if key.len() > limit {
+            return Err(reply::error(
+                Code::KeyTooLong,
+                format!(
+                    "the key has {} bytes, at most {limit} are allowed",
+                    key.len()
+                ),
+            ));
+        }
+        Ok(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn paths_are_matched_as_they_are_decoded() {
+        for (path, fixed, key) in [
+            ("/", "", ""),
+            ("/a", "", "a"),
+            ("/a/-/kv/b", "", "a/-/kv/b"),
+            ("/-a", "", "-a"),
+            ("/keys", "", "keys"),
+            ("/123", "", "123"),
+            ("//-/x", "", "/-/x"),
+            ("/-/status", "-/status", ""),
+            ("/-/hash", "-/hash", ""),
+            ("/-/live", "-/live", ""),
+            ("/-/ready", "-/ready", ""),
+            ("/-/metrics", "-/metrics", ""),
+            ("/-/snapshot", "-/snapshot", ""),
+            ("/-/kv/a", "-/kv/", "a"),
+            ("/-/kv/", "-/kv/", ""),
+            ("/-/kv//", "-/kv/", "/"),
+            ("/-/kv/-/kv/a", "-/kv/", "-/kv/a"),
+            ("/%2D/kv/%2d%2Fx", "-/kv/", "-/x"),
+            ("/-/kv", "-/kv", ""),
+            ("/-/watch", "-/watch", ""),
+            ("/-/txn", "-/txn", ""),
+            ("/-/leader", "-/leader", ""),
+            ("/-/members", "-/members", ""),
+            ("/-/members/", "-/members/", ""),
+            ("/-/members/4", "-/members/", "4"),
+            ("/%2D/member%73%2F4/x", "-/members/", "4/x"),
+            ("/-/membersx", "-/", "membersx"),
+            ("/-/txn/", "-/", "txn/"),
+            ("/-", "-", ""),
+            ("/-/", "-/", ""),
+            ("/-/status/", "-/", "status/"),
+            ("/key", "key", ""),
+            ("/key/", "key/", ""),
+            ("/key/a", "key/", "a"),
+            ("/%6Bey%2Fa/", "key/", "a/"),
+        ] {
+            let decoded = path::decode(path).unwrap();
+            let resource = Resource::find(&decoded);
+            let found = (resource.path.fixed, &*resource.key(decoded));
+            assert_eq!(found, (fixed.as_bytes(), key.as_bytes()), "{path}");
+        }
+    }
+
+    #[test]
+    fn at_the_root_the_key_tells_members_from_keys() {
+        for (method, key, action) in [
+            (Method::GET, "4", Action::Read),
+            (Method::HEAD, "join", Action::Read),
+            (Method::PUT, "4", Action::Write),
+            (Method::PUT, "join", Action::Write),
+            (Method::DELETE, "4", Action::RemoveMember),
+            (Method::DELETE, "007", Action::RemoveMember),
+            (Method::DELETE, "", Action::Write),
+            (Method::DELETE, "4x", Action::Write),
+            (Method::DELETE, "join", Action::Write),
+            (Method::POST, "4", Action::AddMember),
+            (Method::POST, "a", Action::AddMember),
+            (Method::POST, "join", Action::Join),
+            (Method::POST, "join/", Action::AddMember),
+        ] {
+            let endpoint = Resource::find(key.as_bytes()).endpoint(&method, key.as_bytes());
+            let found = endpoint.map(|endpoint| endpoint.action);
+            assert_eq!(found, Some(action), "{method} /{key}");
+        }
+    }
+
+    #[test]
+    fn every_endpoint_is_where_its_path_says() {
+        let mut count = 0;
+        for endpoint in RESOURCES.iter().flat_map(|resource| resource.endpoints) {
+            let path = endpoint.path.replace("<id>", "4");
+            let path = path.replace("<key>", "x").replace("<k>", "x");
+            let resource = Resource::find(&path.as_bytes()[1..]);
+            let key = resource.key(Cow::Borrowed(&path.as_bytes()[1..]));
+            for method in endpoint.methods {
+                let found = resource.endpoint(method, &key);
+                let action = found.map(|found| found.action);
+                assert_eq!(action, Some(endpoint.action), "{method} {path}");
+                count += 1;
+            }
+        }
+        assert!(count > RESOURCES.len(), "{count}");
+    }
+
+    #[test]
+    fn the_readme_lists_the_same_requests() {
+        let readme = include_str!("../../README.md");
+        let (_, section) = readme.split_once("\n## API\n").unwrap();
+        let (section, _) = section.split_once("\n## ").unwrap();
+        let mut documented = BTreeSet::new();
+        for row in section.lines().filter_map(|line| line.strip_prefix("| ")) {
+            let (request, _) = row.split_once('|').unwrap();
+            // Every second piece is between backticks.
+            for code in request.split('`').skip(1).step_by(2) {
+                if let Some((methods, path)) = code.split_once(" /") {
+                    let methods = methods.split(' ');
+                    documented.extend(methods.map(|method| format!("{method} /{path}")));
+                }
+            }
+        }
+        let mut served = BTreeSet::new();
+        for endpoint in RESOURCES.iter().flat_map(|resource| resource.endpoints) {
+            // HEAD is served wherever GET is, and no row but the first mentions it.
+            let methods = endpoint.methods.iter();
+            let methods = methods.filter(|method| **method != Method::HEAD);
+            served.extend(methods.map(|method| format!("{method} {}", endpoint.path)));
+        }
+        assert_eq!(documented, served);
+    }
+}
