@@ -6,6 +6,7 @@
 //! the response on its way; and stopping does not wait for half-sent heads.
 
 use super::Front;
+use super::reply::Reply;
 use crate::limits;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -27,7 +28,7 @@ use tokio::time::{Sleep, sleep};
 
 /// What a connection's socket, its requests and its task tell each other.
 #[derive(Default)]
-struct State {
+struct ConnectionState {
     /// A request is with the API.
     busy: AtomicBool,
     /// A request was answered before its body was read.
@@ -39,13 +40,13 @@ struct State {
 }
 
 /// Serves a connection until it ends, or until its last request after `stopping` has become true.
-pub(super) async fn run(stream: TcpStream, front: Arc<Front>, mut stopping: watch::Receiver<bool>) {
+pub(super) async fn run(stream: TcpStream, front: Arc<Front>, stopping: watch::Receiver<bool>) {
     // Responses are written whole; without this one of them could wait for the ACK of the one before.
     if let Err(error) = stream.set_nodelay(true) {
         slog::debug!(front.api.logger, "set TCP_NODELAY for a client: {}", error);
         return;
     }
-    let state = Arc::new(State::default());
+    let state = Arc::new(ConnectionState::default());
     let socket = Socket {
         stream,
         state: Arc::clone(&state),
@@ -54,20 +55,7 @@ pub(super) async fn run(stream: TcpStream, front: Arc<Front>, mut stopping: watc
     };
     let header_timeout = front.api.limits.header_timeout;
     let logger = front.api.logger.clone();
-    let service = service_fn(|request: Request<Incoming>| {
-        let front = Arc::clone(&front);
-        let state = Arc::clone(&state);
-        async move {
-            state.busy.store(true, Ordering::SeqCst);
-            let (reply, unread) = front.answer(request).await;
-            state.unread.store(unread, Ordering::SeqCst);
-            state.busy.store(false, Ordering::SeqCst);
-            if state.stopping.load(Ordering::SeqCst) {
-                state.answered.notify_one();
-            }
-            Ok::<_, Infallible>(reply)
-        }
-    });
+    let service = service_fn(|request| answer(request, Arc::clone(&front), Arc::clone(&state)));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
@@ -76,13 +64,52 @@ pub(super) async fn run(stream: TcpStream, front: Arc<Front>, mut stopping: watc
         .half_close(true)
         .serve_connection(TokioIo::new(socket), service);
     let mut connection = pin!(connection);
+    let ended = match until_stop(connection.as_mut(), stopping).await {
+        Some(ended) => ended,
+        None => {
+            state.stopping.store(true, Ordering::SeqCst);
+            // Ends an idle connection now, another one after the request that is under way.
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection => ended,
+                () = overdue(&state) => Ok(()),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        // Clients come and go as they like, and send what they like.
+        slog::debug!(logger, "a client's connection ended: {}", error);
+    }
+}
+
+/// Answers one request, and notes for the socket and the task of the connection how far it is.
+async fn answer(
+    request: Request<Incoming>,
+    front: Arc<Front>,
+    state: Arc<ConnectionState>,
+) -> Result<Reply, Infallible> {
+    state.busy.store(true, Ordering::SeqCst);
+    let (reply, unread) = front.answer(request).await;
+    state.unread.store(unread, Ordering::SeqCst);
+    state.busy.store(false, Ordering::SeqCst);
+    if state.stopping.load(Ordering::SeqCst) {
+        state.answered.notify_one();
+    }
+    Ok(reply)
+}
+
+/// Serves the connection until it ends, or until the process stops: then `None`.
+async fn until_stop<C: Future>(
+    mut connection: Pin<&mut C>,
+    mut stopping: watch::Receiver<bool>,
+) -> Option<C::Output> {
     let stops = stopping.clone();
     // Outside of tokio's budget: it is asked once, behind a connection that may have used all of that up, and would then
     // not have been registered.
     let stop = unconstrained(stopping.wait_for(|stopping| *stopping));
     let mut stop = pin!(stop);
     let mut waits_for_stop = false;
-    let ended = poll_fn(|cx| {
+    poll_fn(|cx| {
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(Some(ended));
         }
@@ -95,34 +122,20 @@ pub(super) async fn run(stream: TcpStream, front: Arc<Front>, mut stopping: watc
         }
         Poll::Pending
     })
-    .await;
-    let ended = match ended {
-        Some(ended) => ended,
-        None => {
-            state.stopping.store(true, Ordering::SeqCst);
-            // Ends an idle connection now, another one after the request that is under way.
-            connection.as_mut().graceful_shutdown();
-            let overdue = async {
-                while state.busy.load(Ordering::SeqCst) {
-                    state.answered.notified().await;
-                }
-                sleep(limits::CONNECTION_END_TIMEOUT).await;
-            };
-            tokio::select! {
-                ended = connection => ended,
-                () = overdue => Ok(()),
-            }
-        }
-    };
-    if let Err(error) = ended {
-        // Clients come and go as they like, and send what they like.
-        slog::debug!(logger, "a client's connection ended: {}", error);
+    .await
+}
+
+/// Completes when a connection that is asked to stop has had its time to do so after its last request.
+async fn overdue(state: &ConnectionState) {
+    while state.busy.load(Ordering::SeqCst) {
+        state.answered.notified().await;
     }
+    sleep(limits::CONNECTION_END_TIMEOUT).await;
 }
 
 struct Socket {
     stream: TcpStream,
-    state: Arc<State>,
+    state: Arc<ConnectionState>,
     /// Runs while the client takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
     /// Runs after our side was shut down.
