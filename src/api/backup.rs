@@ -37,10 +37,10 @@ const ESTIMATE: HeaderName = HeaderName::from_static("x-raftkvd-estimated-bytes"
 
 /// The body of a backup.
 struct Download {
-    pieces: mpsc::Receiver<Piece>,
+    pieces: mpsc::Receiver<BackupPiece>,
 }
 
-enum Piece {
+enum BackupPiece {
     Bytes(Bytes),
     End,
 }
@@ -99,7 +99,7 @@ impl Front {
                 let index = header.index;
                 match write(&header, map, &sink, turn) {
                     Ok(()) => slog::info!(logger, "a backup was sent"; "index" => index),
-                    Err(GivenUp) => {
+                    Err(ClientGone) => {
                         slog::warn!(logger, "a backup was given up: its client is gone or too slow"; "index" => index);
                     }
                 }
@@ -118,28 +118,28 @@ impl Front {
 }
 
 /// The client is gone, or takes too little.
-struct GivenUp;
+struct ClientGone;
 
 struct Sink {
     runtime: Handle,
-    give: mpsc::Sender<Piece>,
+    give: mpsc::Sender<BackupPiece>,
 }
 
 impl Sink {
-    fn send(&self, bytes: Vec<u8>) -> Result<(), GivenUp> {
+    fn send(&self, bytes: Vec<u8>) -> Result<(), ClientGone> {
         let mut rest = Bytes::from(bytes);
         while !rest.is_empty() {
             let piece = rest.split_to(rest.len().min(limits::SNAPSHOT_CHUNK_BYTES));
-            self.put(Piece::Bytes(piece))?;
+            self.put(BackupPiece::Bytes(piece))?;
         }
         Ok(())
     }
 
-    fn put(&self, piece: Piece) -> Result<(), GivenUp> {
+    fn put(&self, piece: BackupPiece) -> Result<(), ClientGone> {
         let sent = self
             .give
             .send_timeout(piece, limits::SNAPSHOT_STALL_TIMEOUT);
-        self.runtime.block_on(sent).map_err(|_| GivenUp)
+        self.runtime.block_on(sent).map_err(|_| ClientGone)
     }
 }
 
@@ -149,7 +149,7 @@ fn write(
     map: Frozen,
     sink: &Sink,
     _turn: OwnedSemaphorePermit,
-) -> Result<(), GivenUp> {
+) -> Result<(), ClientGone> {
     let mut encoder = SnapshotEncoder::new();
     sink.send(encoder.header(header))?;
     map.visit(|key, index, value| {
@@ -162,7 +162,7 @@ fn write(
         sink.send(block)?;
     }
     sink.send(encoder.footer())?;
-    sink.put(Piece::End)
+    sink.put(BackupPiece::End)
 }
 
 impl Body for Download {
@@ -174,8 +174,8 @@ impl Body for Download {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         Poll::Ready(match ready!(self.pieces.poll_recv(cx)) {
-            Some(Piece::Bytes(bytes)) => Some(Ok(Frame::data(bytes))),
-            Some(Piece::End) => None,
+            Some(BackupPiece::Bytes(bytes)) => Some(Ok(Frame::data(bytes))),
+            Some(BackupPiece::End) => None,
             // The connection ends without the mark of the end.
             None => Some(Err(io::ErrorKind::TimedOut.into())),
         })

@@ -17,7 +17,7 @@ pub(super) struct Body {
 }
 
 /// A body that was read, and its share of the budget, which is given back when this is dropped.
-pub(super) struct Received<'a> {
+pub(super) struct ReceivedBody<'a> {
     pub(super) bytes: Bytes,
     pub(super) _share: SemaphorePermit<'a>,
 }
@@ -43,7 +43,7 @@ impl Body {
         limit: usize,
         wish: Wish,
         deadline: Instant,
-    ) -> Result<Received<'a>, Box<Reply>> {
+    ) -> Result<ReceivedBody<'a>, Box<Reply>> {
         let too_large = || {
             reply::error(
                 Code::TooLarge,
@@ -106,7 +106,7 @@ impl Body {
         } else {
             only
         };
-        Ok(Received {
+        Ok(ReceivedBody {
             bytes,
             _share: share,
         })

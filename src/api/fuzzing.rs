@@ -55,8 +55,8 @@ pub fn members(key: &[u8], value: &[u8]) -> (String, String) {
         object[1..object.len() - "}\n".len()].to_owned()
     };
     (
-        inner(json::line(&json::Key::of(key))),
-        inner(json::line(&json::Value::of(value))),
+        inner(json::line(&json::KeyJson::of(key))),
+        inner(json::line(&json::ValueJson::of(value))),
     )
 }
 

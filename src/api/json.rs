@@ -6,7 +6,9 @@
 
 use super::error_code::Code;
 use super::reply::{self, Reply};
-use super::strict_json::{Flag, Members, Object, Seed, Text, no_text, put, read, shown, unknown};
+use super::strict_json::{
+    Flag, Object, ObjectMembers, Seed, Text, no_text, put, read, shown, unknown,
+};
 use super::{Limits, base64, path};
 use crate::command::{Check, Etags, Transaction, Write};
 use crate::limits;
@@ -82,9 +84,9 @@ pub(super) fn transaction(body: &[u8], limits: &Limits) -> Result<Transaction, B
 // ---- keys and values ----
 
 /// Tells where something is, for messages.
-type Place<'a> = &'a dyn Fn() -> String;
+type MessagePlace<'a> = &'a dyn Fn() -> String;
 
-fn check(fields: Fields, limits: &Limits, place: Place) -> Result<Check, Box<Reply>> {
+fn check(fields: Fields, limits: &Limits, place: MessagePlace) -> Result<Check, Box<Reply>> {
     let mut check = Check::new();
     check.key = key(&fields, limits, place)?;
     let any = || {
@@ -110,7 +112,7 @@ fn check(fields: Fields, limits: &Limits, place: Place) -> Result<Check, Box<Rep
     Ok(check)
 }
 
-fn write(fields: Fields, limits: &Limits, place: Place) -> Result<Write, Box<Reply>> {
+fn write(fields: Fields, limits: &Limits, place: MessagePlace) -> Result<Write, Box<Reply>> {
     let mut write = Write::new();
     write.key = key(&fields, limits, place)?;
     write.delete = match fields.op.as_deref() {
@@ -151,7 +153,7 @@ fn write(fields: Fields, limits: &Limits, place: Place) -> Result<Write, Box<Rep
     Ok(write)
 }
 
-fn key(fields: &Fields, limits: &Limits, place: Place) -> Result<Bytes, Box<Reply>> {
+fn key(fields: &Fields, limits: &Limits, place: MessagePlace) -> Result<Bytes, Box<Reply>> {
     let Some(text) = &fields.key else {
         return Err(bad(format!("{}: it has no \"key\"", place())));
     };
@@ -170,7 +172,7 @@ fn key(fields: &Fields, limits: &Limits, place: Place) -> Result<Bytes, Box<Repl
     checked_key(key, limits, place)
 }
 
-fn checked_key(key: Vec<u8>, limits: &Limits, place: Place) -> Result<Bytes, Box<Reply>> {
+fn checked_key(key: Vec<u8>, limits: &Limits, place: MessagePlace) -> Result<Bytes, Box<Reply>> {
     if key.is_empty() {
         return Err(bad(format!("{}: the key is empty", place())));
     }
@@ -184,7 +186,11 @@ fn checked_key(key: Vec<u8>, limits: &Limits, place: Place) -> Result<Bytes, Box
     Ok(Bytes::from(key))
 }
 
-fn checked_value(value: Vec<u8>, limits: &Limits, place: Place) -> Result<Bytes, Box<Reply>> {
+fn checked_value(
+    value: Vec<u8>,
+    limits: &Limits,
+    place: MessagePlace,
+) -> Result<Bytes, Box<Reply>> {
     let (length, limit) = (value.len(), limits.value_bytes_max);
     if length > limit {
         return Err(too_large(format!(
@@ -222,7 +228,7 @@ struct Pairs<'a> {
     refused: &'a mut Refused,
 }
 
-impl Members for Pairs<'_> {
+impl ObjectMembers for Pairs<'_> {
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("an object such as {\"user1\":\"batman\"}")
     }
@@ -246,7 +252,7 @@ struct Lists<'a> {
 const CONDITION: &[&str] = &["key", "encoded", "etag", "exists", "absent"];
 const OPERATION: &[&str] = &["op", "key", "encoded", "value", "value_base64"];
 
-impl Members for Lists<'_> {
+impl ObjectMembers for Lists<'_> {
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("an object")
     }
@@ -258,7 +264,7 @@ impl Members for Lists<'_> {
             other => return Err(unknown(other, &["conditions", "operations"])),
         };
         let refused = &mut *self.refused;
-        let visitor = List {
+        let visitor = ListVisitor {
             name,
             known,
             refused,
@@ -268,13 +274,13 @@ impl Members for Lists<'_> {
 }
 
 /// One list of it.
-struct List<'a> {
+struct ListVisitor<'a> {
     name: &'static str,
     known: &'static [&'static str],
     refused: &'a mut Refused,
 }
 
-impl<'de> Visitor<'de> for List<'_> {
+impl<'de> Visitor<'de> for ListVisitor<'_> {
     type Value = Vec<Fields>;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -317,7 +323,7 @@ struct Fields {
     absent: Option<bool>,
 }
 
-impl Members for Fields {
+impl ObjectMembers for Fields {
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "an object with some of {}", self.known.join(", "))
     }
@@ -332,7 +338,7 @@ impl Members for Fields {
             "encoded" => put(&mut self.encoded, map, Flag(name)),
             "value" => put(&mut self.value, map, Text(name)),
             "value_base64" => put(&mut self.value_base64, map, Text(name)),
-            "etag" => put(&mut self.etag, map, Index),
+            "etag" => put(&mut self.etag, map, EtagVisitor),
             "exists" => put(&mut self.exists, map, Flag(name)),
             "absent" => put(&mut self.absent, map, Flag(name)),
             other => panic!("{other} is known and has no field"),
@@ -341,9 +347,9 @@ impl Members for Fields {
 }
 
 /// The index of an etag: `"7"`, 7, or as it stands in the header field.
-struct Index;
+struct EtagVisitor;
 
-impl Visitor<'_> for Index {
+impl Visitor<'_> for EtagVisitor {
     type Value = u64;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -418,16 +424,16 @@ const NAMED: &str = "what has named members can be written as JSON";
 
 /// The members of an object that name a key.
 #[derive(Serialize)]
-pub(super) struct Key<'a> {
+pub(super) struct KeyJson<'a> {
     key: Cow<'a, str>,
     #[serde(skip_serializing_if = "Not::not")]
     encoded: bool,
 }
 
-impl Key<'_> {
-    pub(super) fn of(key: &[u8]) -> Key<'_> {
+impl KeyJson<'_> {
+    pub(super) fn of(key: &[u8]) -> KeyJson<'_> {
         let text = std::str::from_utf8(key);
-        Key {
+        KeyJson {
             encoded: text.is_err(),
             key: text.map_or_else(|_| path::percent_encode(key).into(), Cow::from),
         }
@@ -437,16 +443,16 @@ impl Key<'_> {
 /// The member of an object that holds a value.
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Value<'a> {
+pub(super) enum ValueJson<'a> {
     Value(&'a str),
     ValueBase64(String),
 }
 
-impl Value<'_> {
-    pub(super) fn of(value: &[u8]) -> Value<'_> {
+impl ValueJson<'_> {
+    pub(super) fn of(value: &[u8]) -> ValueJson<'_> {
         match std::str::from_utf8(value) {
-            Ok(text) => Value::Value(text),
-            Err(_) => Value::ValueBase64(base64::encode(value)),
+            Ok(text) => ValueJson::Value(text),
+            Err(_) => ValueJson::ValueBase64(base64::encode(value)),
         }
     }
 }
@@ -457,7 +463,7 @@ pub(super) struct Stored<'a> {
     pub(super) size: usize,
     pub(super) etag: Etag,
     #[serde(flatten)]
-    pub(super) value: Option<Value<'a>>,
+    pub(super) value: Option<ValueJson<'a>>,
 }
 
 /// An index as a string: JSON's numbers are not exact beyond 2^53.

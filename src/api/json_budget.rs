@@ -36,16 +36,16 @@ impl Share {
     /// The text as a reply that holds its share.
     pub(super) fn json(self, text: impl Into<Vec<u8>>) -> Reply {
         let text = text.into();
-        reply::json(Bytes::from_owner(Sent { text, _share: self }))
+        reply::json(Bytes::from_owner(BudgetedText { text, _share: self }))
     }
 }
 
-struct Sent {
+struct BudgetedText {
     text: Vec<u8>,
     _share: Share,
 }
 
-impl AsRef<[u8]> for Sent {
+impl AsRef<[u8]> for BudgetedText {
     fn as_ref(&self) -> &[u8] {
         &self.text
     }

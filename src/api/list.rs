@@ -111,9 +111,9 @@ pub(super) fn list_options(query: Option<&str>) -> Result<ListOptions, Box<Reply
 
 /// An item of a list.
 #[derive(Serialize)]
-struct Item<'a> {
+struct ListedKey<'a> {
     #[serde(flatten)]
-    key: json::Key<'a>,
+    key: json::KeyJson<'a>,
     #[serde(flatten)]
     stored: json::Stored<'a>,
 }
@@ -126,12 +126,12 @@ fn to_json(index: u64, page: &Page, options: &ListOptions) -> Vec<u8> {
     for (position, entry) in page.entries.iter().enumerate() {
         let start = text.len();
         text.extend_from_slice(json::separator(position));
-        let item = Item {
-            key: json::Key::of(&entry.key),
+        let item = ListedKey {
+            key: json::KeyJson::of(&entry.key),
             stored: json::Stored {
                 size: entry.size,
                 etag: json::Etag(entry.index),
-                value: entry.value.as_deref().map(json::Value::of),
+                value: entry.value.as_deref().map(json::ValueJson::of),
             },
         };
         json::push(&mut text, &item);

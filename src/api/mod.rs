@@ -190,7 +190,7 @@ struct Front {
     body_bytes: Semaphore,
     under_way: quota::UnderWay,
     /// See [`Front::status`].
-    status: Mutex<Asked<crate::channels::status::Status>>,
+    status: Mutex<Unanswered<crate::channels::status::Status>>,
     /// Whose turn it is to look at all of the map: see [`Front::with_frozen`].
     frozen: Arc<Mutex<()>>,
     /// One permit for each byte of JSON that is being sent: see `json_budget`.
@@ -208,7 +208,7 @@ struct Front {
 }
 
 /// A question that waits in the inbox, or was answered after whoever asked had given up.
-type Asked<T> = Option<oneshot::Receiver<T>>;
+type Unanswered<T> = Option<oneshot::Receiver<T>>;
 
 impl Front {
     fn new(api: Api) -> Front {

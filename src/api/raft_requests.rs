@@ -4,7 +4,7 @@
 //! The timers here are a backstop for a loop that is stuck: they fire later, and assume the worst.
 
 use super::error_code::Code;
-use super::{Asked, Front, reply};
+use super::{Front, Unanswered, reply};
 use crate::channels::notice::Notice;
 use crate::channels::status::Status;
 use crate::command::Command;
@@ -125,7 +125,7 @@ impl Front {
     /// Puts a question to the loop, unless one of the same kind waits there already, and waits for the answer.
     async fn ask<T>(
         &self,
-        slot: &mut Asked<T>,
+        slot: &mut Unanswered<T>,
         notice: impl FnOnce(oneshot::Sender<T>) -> Notice,
     ) -> Option<T> {
         // An unanswered one will be answered by how things stand after this moment.

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 const STUCK: &str = "the raft loop does not answer";
 
 #[derive(Serialize)]
-struct MapHash {
+struct HashJson {
     index: u64,
     hash: String,
 }
@@ -33,7 +33,7 @@ impl Front {
         match self.hash(deadline).await {
             Some((index, hash)) => {
                 let hash = format!("{hash:016x}");
-                Ok(reply::json(json::line(&MapHash { index, hash })))
+                Ok(reply::json(json::line(&HashJson { index, hash })))
             }
             None => Err(reply::unavailable(
                 Code::TooSlow,

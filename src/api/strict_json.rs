@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use std::fmt;
 
 /// The members of an object.
-pub(super) trait Members: Sized {
+pub(super) trait ObjectMembers: Sized {
     /// Names the object in messages.
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result;
 
@@ -17,7 +17,7 @@ pub(super) trait Members: Sized {
 }
 
 /// Whatever members there are.
-impl Members for Map<String, Value> {
+impl ObjectMembers for Map<String, Value> {
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("an object")
     }
@@ -28,7 +28,7 @@ impl Members for Map<String, Value> {
 }
 
 /// Reads a text that is one object.
-pub(super) fn read<M: Members>(text: &[u8], members: M) -> serde_json::Result<M> {
+pub(super) fn read<M: ObjectMembers>(text: &[u8], members: M) -> serde_json::Result<M> {
     let mut source = serde_json::Deserializer::from_slice(text);
     let members = Seed(Object(members)).deserialize(&mut source)?;
     source.end()?;
@@ -55,7 +55,7 @@ impl<'de, V: Visitor<'de>> DeserializeSeed<'de> for Seed<V> {
     }
 }
 
-impl<'de, M: Members> Visitor<'de> for Object<M> {
+impl<'de, M: ObjectMembers> Visitor<'de> for Object<M> {
     type Value = M;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {

@@ -109,14 +109,14 @@ fn answer_bytes_max(asked: &Transaction) -> usize {
 struct DoneAnswer<'a> {
     succeeded: bool,
     etag: json::Etag,
-    operations: Vec<Done<'a>>,
+    operations: Vec<OperationOutcome<'a>>,
 }
 
 #[derive(Serialize)]
-struct Done<'a> {
+struct OperationOutcome<'a> {
     op: &'static str,
     #[serde(flatten)]
-    key: json::Key<'a>,
+    key: json::KeyJson<'a>,
     outcome: &'static str,
 }
 
@@ -129,8 +129,8 @@ fn done_json(asked: &Transaction, done: &Transacted) -> Vec<u8> {
             (true, true) => ("delete", "deleted"),
             (true, false) => ("delete", "absent"),
         };
-        let key = json::Key::of(&write.key);
-        Done { op, key, outcome }
+        let key = json::KeyJson::of(&write.key);
+        OperationOutcome { op, key, outcome }
     });
     json::items_in_lines(&DoneAnswer {
         succeeded: true,
@@ -150,14 +150,14 @@ struct FailedAnswer<'a> {
 struct Failed<'a> {
     condition: usize,
     #[serde(flatten)]
-    key: json::Key<'a>,
+    key: json::KeyJson<'a>,
     etag: Option<json::Etag>,
 }
 
 fn failed_json(asked: &Transaction, failed: &[FailedCheck]) -> Vec<u8> {
     let condition = |check: &FailedCheck| Failed {
         condition: check.position,
-        key: json::Key::of(&asked.checks[check.position].key),
+        key: json::KeyJson::of(&asked.checks[check.position].key),
         etag: check.current.map(json::Etag),
     };
     json::items_in_lines(&FailedAnswer {

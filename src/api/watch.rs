@@ -283,7 +283,7 @@ impl Watcher {
                 // There may be much of it.
                 tokio::task::yield_now().await;
             } else if bytes <= limits::WATCH_PIECE_BYTES {
-                let Events { text, id } = to_events(&entries, &self.prefix);
+                let EventText { text, id } = to_events(&entries, &self.prefix);
                 self.told(id);
                 self.more = true;
                 return Some(text.into());
@@ -321,9 +321,9 @@ impl Watcher {
         let prefix = self.prefix.clone();
         // It keeps its share also when the client goes meanwhile.
         let written = tokio::task::spawn_blocking(move || {
-            let Events { text, id } = to_events(&entries, &prefix);
+            let EventText { text, id } = to_events(&entries, &prefix);
             (
-                Sent {
+                SentEvents {
                     text,
                     _share: share,
                 },
@@ -381,25 +381,25 @@ struct Cut {
 }
 
 /// A large piece on its way to the client, and its share of the budget.
-struct Sent {
+struct SentEvents {
     text: Vec<u8>,
     _share: Option<OwnedSemaphorePermit>,
 }
 
-impl AsRef<[u8]> for Sent {
+impl AsRef<[u8]> for SentEvents {
     fn as_ref(&self) -> &[u8] {
         &self.text
     }
 }
 
-struct Events {
+struct EventText {
     text: Vec<u8>,
     /// The last that is in it.
     id: u64,
 }
 
 /// The changes of keys with this prefix, of which there are some, as events.
-fn to_events(entries: &[(u64, Arc<Changes>)], prefix: &[u8]) -> Events {
+fn to_events(entries: &[(u64, Arc<Changes>)], prefix: &[u8]) -> EventText {
     let mut text = Vec::new();
     let mut id = 0;
     for (index, changes) in entries {
@@ -415,7 +415,7 @@ fn to_events(entries: &[(u64, Arc<Changes>)], prefix: &[u8]) -> Events {
             text.extend_from_slice(format!("id: {index}\n\n").as_bytes());
         }
     }
-    Events { text, id }
+    EventText { text, id }
 }
 
 /// A change, as clients see it.
@@ -424,7 +424,7 @@ struct Event<'a> {
     op: &'static str,
     index: u64,
     #[serde(flatten)]
-    key: json::Key<'a>,
+    key: json::KeyJson<'a>,
     #[serde(flatten)]
     stored: Option<json::Stored<'a>>,
 }
@@ -434,11 +434,11 @@ fn push_event(text: &mut Vec<u8>, index: u64, change: Change) {
     let event = Event {
         op: change.value.map_or("delete", |_| "put"),
         index,
-        key: json::Key::of(change.key),
+        key: json::KeyJson::of(change.key),
         stored: change.value.map(|value| json::Stored {
             size: value.len(),
             etag: json::Etag(index),
-            value: Some(json::Value::of(value)),
+            value: Some(json::ValueJson::of(value)),
         }),
     };
     json::push(text, &event);
