@@ -12,7 +12,7 @@
 use super::Front;
 use super::error_code::Code;
 use super::path::ReadOptions;
-use super::reply::{self, Answer, Wish};
+use super::reply::{self, ReplyResult, RequestKind};
 use crate::channels::notice::Notice;
 use crate::command::SnapshotHeader;
 use crate::limits;
@@ -52,7 +52,7 @@ impl Front {
         method: &Method,
         options: ReadOptions,
         deadline: Instant,
-    ) -> Answer {
+    ) -> ReplyResult {
         let Ok(turn) = Arc::clone(&self.backup).try_acquire_owned() else {
             return Err(reply::unavailable(
                 Code::BackupUnderWay,
@@ -61,7 +61,7 @@ impl Front {
         };
         if !options.stale {
             let caught_up = self.catch_up(deadline).await;
-            caught_up.map_err(|why| reply::not_proposed(Wish::Read, why))?;
+            caught_up.map_err(|why| reply::not_proposed(RequestKind::Read, why))?;
         }
         let (give, frozen) = oneshot::channel();
         let (question, asked) = oneshot::channel();

@@ -1,7 +1,7 @@
 //! Request bodies: read by the deadline, no longer than allowed, and within a budget that all connections share.
 
 use super::error_code::Code;
-use super::reply::{self, Reply, Wish};
+use super::reply::{self, Reply, RequestKind};
 use crate::command::outcome::NotProposed;
 use crate::limits;
 use bytes::{Bytes, BytesMut};
@@ -41,7 +41,7 @@ impl Body {
         &mut self,
         budget: &'a Semaphore,
         limit: usize,
-        wish: Wish,
+        kind: RequestKind,
         deadline: Instant,
     ) -> Result<ReceivedBody<'a>, Box<Reply>> {
         let too_large = || {
@@ -50,7 +50,7 @@ impl Body {
                 format!("the body is too large, at most {limit} bytes are allowed"),
             )
         };
-        let full = || reply::not_proposed(wish, NotProposed::QueueFull);
+        let full = || reply::not_proposed(kind, NotProposed::QueueFull);
         let announced = self.source.size_hint().lower();
         if announced > limit as u64 {
             return Err(too_large());

@@ -4,7 +4,7 @@
 use super::body::Body;
 use super::error_code::Code;
 use super::members::{no_conditions, peer_url};
-use super::reply::{self, Answer, Reply, Wish};
+use super::reply::{self, Reply, ReplyResult, RequestKind};
 use super::{Front, path, strict_json};
 use crate::limits;
 use crate::peer_url::PeerUrl;
@@ -15,11 +15,16 @@ use tokio::time::Instant;
 
 impl Front {
     /// `POST /join` with `{"id":"4","addr":"http://127.0.0.1:42379"}`. The answers are those of `POST /<id>`.
-    pub(super) async fn join(&self, head: &Parts, body: &mut Body, deadline: Instant) -> Answer {
+    pub(super) async fn join(
+        &self,
+        head: &Parts,
+        body: &mut Body,
+        deadline: Instant,
+    ) -> ReplyResult {
         no_conditions(head)?;
         let limit = limits::MEMBER_URL_BYTES_MAX;
         let received = body
-            .receive(&self.body_bytes, limit, Wish::Change, deadline)
+            .receive(&self.body_bytes, limit, RequestKind::Change, deadline)
             .await?;
         let joiner = joiner(&received.bytes)?;
         self.add(joiner.id, &joiner.url, joiner.incarnation, deadline)

@@ -5,7 +5,7 @@ use super::body::Body;
 use super::condition::{self, Conditions};
 use super::error_code::Code;
 use super::path::ReadOptions;
-use super::reply::{self, Answer, Reply, Wish};
+use super::reply::{self, Reply, ReplyResult, RequestKind};
 use crate::command::outcome::Outcome;
 use crate::command::{Command, Kind};
 use crate::store::Value;
@@ -23,7 +23,7 @@ impl Front {
         key: &[u8],
         options: ReadOptions,
         deadline: Instant,
-    ) -> Answer {
+    ) -> ReplyResult {
         let value = self.look_up(head, key, options, deadline).await?;
         Ok(reply::value(value.bytes, value.index))
     }
@@ -39,7 +39,7 @@ impl Front {
         let conditions = Conditions::of(&head.headers)?;
         if !options.stale {
             let caught_up = self.catch_up(deadline).await;
-            caught_up.map_err(|why| reply::not_proposed(Wish::Read, why))?;
+            caught_up.map_err(|why| reply::not_proposed(RequestKind::Read, why))?;
         }
         let Some(value) = self.api.store.get(key) else {
             // Conditions count only for a request that would otherwise succeed.
@@ -65,7 +65,7 @@ impl Front {
         key: Cow<'_, [u8]>,
         body: &mut Body,
         deadline: Instant,
-    ) -> Answer {
+    ) -> ReplyResult {
         let conditions = Conditions::of(&head.headers)?;
         let mut command = Command::new();
         command.if_match = conditions.if_match.into();
@@ -77,7 +77,7 @@ impl Front {
         let is_put = head.method == Method::PUT;
         let received = if is_put {
             let limit = self.api.limits.value_bytes_max;
-            let received = body.receive(&self.body_bytes, limit, Wish::Write, deadline);
+            let received = body.receive(&self.body_bytes, limit, RequestKind::Write, deadline);
             Some(received.await?)
         } else {
             None
@@ -99,8 +99,8 @@ impl Front {
             | Outcome::ChecksFailed(_)) => {
                 panic!("{other:?} is no outcome of a single write")
             }
-            Outcome::NotProposed(why) => Err(reply::not_proposed(Wish::Write, why)),
-            Outcome::Unknown => Err(reply::unknown(Wish::Write)),
+            Outcome::NotProposed(why) => Err(reply::not_proposed(RequestKind::Write, why)),
+            Outcome::Unknown => Err(reply::unknown(RequestKind::Write)),
         }
     }
 }

@@ -5,7 +5,7 @@ use super::body::Body;
 use super::error_code::Code;
 use super::members::no_conditions;
 use super::path;
-use super::reply::{self, Answer, Wish};
+use super::reply::{self, ReplyResult, RequestKind};
 use crate::command::outcome::NotTransferred;
 use crate::limits;
 use hyper::http::request::Parts;
@@ -18,11 +18,11 @@ impl Front {
         head: &Parts,
         body: &mut Body,
         deadline: Instant,
-    ) -> Answer {
+    ) -> ReplyResult {
         no_conditions(head)?;
         let limit = limits::MEMBER_URL_BYTES_MAX;
         let received = body
-            .receive(&self.body_bytes, limit, Wish::Change, deadline)
+            .receive(&self.body_bytes, limit, RequestKind::Change, deadline)
             .await?;
         let Some(id) = path::member_id(received.bytes.trim_ascii()) else {
             return Err(reply::error(
@@ -41,8 +41,8 @@ impl Front {
             NotTransferred::Inactive => reply::error(Code::NotActive, line),
             NotTransferred::Behind => reply::error(Code::NotCaughtUp, line),
             NotTransferred::UnderWay => reply::error(Code::HandoverUnderWay, line),
-            NotTransferred::NotProposed(why) => reply::not_proposed(Wish::Change, why),
-            NotTransferred::Unknown => reply::unknown(Wish::Change),
+            NotTransferred::NotProposed(why) => reply::not_proposed(RequestKind::Change, why),
+            NotTransferred::Unknown => reply::unknown(RequestKind::Change),
         })
     }
 }

@@ -6,7 +6,7 @@
 
 use super::error_code::Code;
 use super::path::{options, percent_decode, percent_encode, unknown};
-use super::reply::{self, Answer, Reply, Wish};
+use super::reply::{self, Reply, ReplyResult, RequestKind};
 use super::{Front, json};
 use crate::limits;
 use crate::store::{GivenUp, Page, Range};
@@ -23,10 +23,10 @@ pub(super) struct ListOptions {
 
 impl Front {
     /// `GET /-/kv`.
-    pub(super) async fn list(&self, options: ListOptions, deadline: Instant) -> Answer {
+    pub(super) async fn list(&self, options: ListOptions, deadline: Instant) -> ReplyResult {
         if !options.stale {
             let caught_up = self.catch_up(deadline).await;
-            caught_up.map_err(|why| reply::not_proposed(Wish::Read, why))?;
+            caught_up.map_err(|why| reply::not_proposed(RequestKind::Read, why))?;
         }
         let give_up = move || Instant::now() >= deadline;
         let made = self.with_frozen(deadline, move |index, map| {

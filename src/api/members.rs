@@ -7,7 +7,7 @@ use super::body::Body;
 use super::condition::Conditions;
 use super::error_code::Code;
 use super::path;
-use super::reply::{self, Answer, Reply, Wish};
+use super::reply::{self, Reply, ReplyResult, RequestKind};
 use crate::command::outcome::{Outcome, Refusal};
 use crate::command::{Command, Kind};
 use crate::limits;
@@ -23,7 +23,7 @@ impl Front {
         key: &[u8],
         body: &mut Body,
         deadline: Instant,
-    ) -> Answer {
+    ) -> ReplyResult {
         let Some(id) = path::member_id(key) else {
             return Err(bad_request(
                 "POST /<id> adds a member: its id is a number from 1 to 18446744073709551615, without leading zeros",
@@ -42,7 +42,7 @@ impl Front {
         url: &PeerUrl,
         incarnation: u64,
         deadline: Instant,
-    ) -> Answer {
+    ) -> ReplyResult {
         let mut command = Command::new();
         command.kind = Kind::AddMember;
         command.member_id = id;
@@ -59,7 +59,7 @@ impl Front {
         path: &str,
         body: &mut Body,
         deadline: Instant,
-    ) -> Answer {
+    ) -> ReplyResult {
         let Some(id) = path::member_id(key) else {
             return Err(reply::error(
                 Code::BadMember,
@@ -86,7 +86,7 @@ impl Front {
         key: &[u8],
         path: &str,
         deadline: Instant,
-    ) -> Answer {
+    ) -> ReplyResult {
         let Some(id) = path::member_id(key) else {
             return Err(reply::error(
                 Code::BadMember,
@@ -107,14 +107,14 @@ impl Front {
     async fn receive_url(&self, body: &mut Body, deadline: Instant) -> Result<PeerUrl, Box<Reply>> {
         let limit = limits::MEMBER_URL_BYTES_MAX;
         let received = body
-            .receive(&self.body_bytes, limit, Wish::Change, deadline)
+            .receive(&self.body_bytes, limit, RequestKind::Change, deadline)
             .await?;
         let url = std::str::from_utf8(&received.bytes)
             .map_err(|_| bad_request("the body is not a peer URL: write it as http://HOST:PORT"))?;
         peer_url(url.trim())
     }
 
-    async fn change(&self, mut command: Command, deadline: Instant) -> Answer {
+    async fn change(&self, mut command: Command, deadline: Instant) -> ReplyResult {
         let (id, kind) = (command.member_id, command.kind);
         command.wait_ticks = self.ticks_until(deadline);
         match self.propose(command, deadline).await {
@@ -125,8 +125,8 @@ impl Front {
             other @ (Outcome::Transacted { .. } | Outcome::ChecksFailed(_)) => {
                 panic!("{other:?} is no outcome of a change of membership")
             }
-            Outcome::NotProposed(why) => Err(reply::not_proposed(Wish::Change, why)),
-            Outcome::Unknown => Err(reply::unknown(Wish::Change)),
+            Outcome::NotProposed(why) => Err(reply::not_proposed(RequestKind::Change, why)),
+            Outcome::Unknown => Err(reply::unknown(RequestKind::Change)),
         }
     }
 }

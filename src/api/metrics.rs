@@ -5,7 +5,7 @@
 
 use super::Front;
 use super::error_code::Code;
-use super::reply::{self, Answer, Reply};
+use super::reply::{self, Reply, ReplyResult};
 use super::status::within;
 use crate::channels::inbox::Inbox;
 use crate::channels::status::Status;
@@ -48,7 +48,7 @@ pub(super) fn prepare(metrics: &Metrics) {
 
 impl Front {
     /// `GET /-/metrics`.
-    pub(super) async fn show_metrics(&self, deadline: Instant) -> Answer {
+    pub(super) async fn show_metrics(&self, deadline: Instant) -> ReplyResult {
         let loading = self.api.replay.is_loading();
         let status = match loading {
             true => None,

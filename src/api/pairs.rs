@@ -4,7 +4,7 @@
 use super::body::Body;
 use super::error_code::Code;
 use super::path::{self, ReadOptions};
-use super::reply::{self, Answer, Reply, Wish};
+use super::reply::{self, Reply, ReplyResult, RequestKind};
 use super::txn::no_conditions;
 use super::{Front, json};
 use crate::command::Transaction;
@@ -20,11 +20,11 @@ impl Front {
         head: &Parts,
         body: &mut Body,
         deadline: Instant,
-    ) -> Answer {
+    ) -> ReplyResult {
         no_conditions(head)?;
         let limit = limits::TXN_BODY_BYTES_MAX;
         let received = body
-            .receive(&self.body_bytes, limit, Wish::Write, deadline)
+            .receive(&self.body_bytes, limit, RequestKind::Write, deadline)
             .await?;
         let writes = json::pairs(&received.bytes, &self.api.limits)?;
         if writes.is_empty() {
@@ -45,7 +45,7 @@ impl Front {
         key: &[u8],
         options: ReadOptions,
         deadline: Instant,
-    ) -> Answer {
+    ) -> ReplyResult {
         let value = self.look_up(head, key, options, deadline).await?;
         let Ok(key) = std::str::from_utf8(key) else {
             return Err(not_utf8(key));
@@ -81,7 +81,7 @@ impl Front {
         key: Cow<'_, [u8]>,
         body: &mut Body,
         deadline: Instant,
-    ) -> Answer {
+    ) -> ReplyResult {
         self.write(head, key, body, deadline).await?;
         Ok(reply::empty(None))
     }

@@ -73,7 +73,7 @@ impl Body for ReplyBody {
 }
 
 /// What a handler returns. A refusal is boxed, because it travels through many hands that otherwise carry little.
-pub(super) type Answer = Result<Reply, Box<Reply>>;
+pub(super) type ReplyResult = Result<Reply, Box<Reply>>;
 
 /// `none`: the request surely had no effect and never will. `unknown`: it may have, or may yet.
 pub(super) const OUTCOME: HeaderName = HeaderName::from_static("x-raftkvd-outcome");
@@ -89,7 +89,7 @@ const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
 /// What a request wanted to do, for the line that says it did not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum RequestKind {
     /// To read a key.
     Read,
     /// To write or delete a key.
@@ -222,11 +222,11 @@ pub(super) fn read_condition_failed(current: u64) -> Box<Reply> {
 }
 
 /// 503: surely nothing was done.
-pub(super) fn not_proposed(wish: Wish, why: NotProposed) -> Box<Reply> {
-    let line = match wish {
-        Wish::Read => format!("not read: {why}; try again"),
-        Wish::Write => format!("not written: {why}; it is safe to send it again"),
-        Wish::Change => format!("not changed: {why}; it is safe to send it again"),
+pub(super) fn not_proposed(kind: RequestKind, why: NotProposed) -> Box<Reply> {
+    let line = match kind {
+        RequestKind::Read => format!("not read: {why}; try again"),
+        RequestKind::Write => format!("not written: {why}; it is safe to send it again"),
+        RequestKind::Change => format!("not changed: {why}; it is safe to send it again"),
     };
     let mut reply = error(code(why), line);
     retry(&mut reply);
@@ -235,12 +235,12 @@ pub(super) fn not_proposed(wish: Wish, why: NotProposed) -> Box<Reply> {
 }
 
 /// 504: nobody knows.
-pub(super) fn unknown(wish: Wish) -> Box<Reply> {
-    let line = match wish {
-        Wish::Change => {
+pub(super) fn unknown(kind: RequestKind) -> Box<Reply> {
+    let line = match kind {
+        RequestKind::Change => {
             "unknown: the change may or may not be made; look at /-/status before sending it again"
         }
-        Wish::Read | Wish::Write => {
+        RequestKind::Read | RequestKind::Write => {
             "unknown: the write may or may not have been applied; read the key before sending it again"
         }
     };

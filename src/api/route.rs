@@ -7,7 +7,7 @@
 use super::Front;
 use super::body::Body;
 use super::error_code::Code;
-use super::reply::{self, Answer, Reply};
+use super::reply::{self, Reply, ReplyResult};
 use super::{list, path, watch};
 use hyper::Method;
 use hyper::http::request::Parts;
@@ -285,7 +285,12 @@ fn not_allowed<'a>(methods: impl Iterator<Item = &'a Method>) -> Box<Reply> {
 
 impl Front {
     /// Answers a request, if the table has it.
-    pub(super) async fn route(&self, head: &Parts, body: &mut Body, deadline: Instant) -> Answer {
+    pub(super) async fn route(
+        &self,
+        head: &Parts,
+        body: &mut Body,
+        deadline: Instant,
+    ) -> ReplyResult {
         let path = head.uri.path();
         if path == "*" || head.method == Method::CONNECT {
             // They name no resource, so there is nothing that other methods would be allowed on.
@@ -312,7 +317,7 @@ impl Front {
         key: Cow<'_, [u8]>,
         body: &mut Body,
         deadline: Instant,
-    ) -> Answer {
+    ) -> ReplyResult {
         let path = head.uri.path();
         let query = head.uri.query();
         if !action.has_options() {

@@ -2,7 +2,7 @@
 
 use super::error_code::Code;
 use super::gate;
-use super::reply::{self, Answer};
+use super::reply::{self, ReplyResult};
 use super::{Front, json};
 use crate::command::outcome::NotProposed;
 use crate::limits;
@@ -21,7 +21,7 @@ struct HashJson {
 
 impl Front {
     /// `GET /-/status`.
-    pub(super) async fn show_status(&self, deadline: Instant) -> Answer {
+    pub(super) async fn show_status(&self, deadline: Instant) -> ReplyResult {
         match self.status(within(limits::STATUS_TIMEOUT, deadline)).await {
             Some(status) => Ok(reply::json(json::line(&status))),
             None => Err(reply::unavailable(Code::TooSlow, STUCK)),
@@ -29,7 +29,7 @@ impl Front {
     }
 
     /// `GET /-/hash`: what the map is at one index, in 16 digits. Members that show the same index show the same.
-    pub(super) async fn show_hash(&self, deadline: Instant) -> Answer {
+    pub(super) async fn show_hash(&self, deadline: Instant) -> ReplyResult {
         match self.hash(deadline).await {
             Some((index, hash)) => {
                 let hash = format!("{hash:016x}");
@@ -45,7 +45,7 @@ impl Front {
 
     /// `GET /-/live`: the raft loop runs, or the snapshot is being loaded for it. With or without a leader, a restart
     /// would not help.
-    pub(super) async fn show_live(&self, deadline: Instant) -> Answer {
+    pub(super) async fn show_live(&self, deadline: Instant) -> ReplyResult {
         if self.api.replay.is_loading() {
             return Ok(reply::text(StatusCode::OK, "live"));
         }
@@ -56,7 +56,7 @@ impl Front {
     }
 
     /// `GET /-/ready`: a linearizable read works, which takes a leader and a majority, and clients are served.
-    pub(super) async fn show_ready(&self, deadline: Instant) -> Answer {
+    pub(super) async fn show_ready(&self, deadline: Instant) -> ReplyResult {
         if let Some(closed) = self.api.inbox.closed() {
             let line = format!("not ready: {}", closed.why);
             return Err(reply::unavailable(gate::code(&closed), line));

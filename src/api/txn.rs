@@ -3,7 +3,7 @@
 use super::body::Body;
 use super::condition::Conditions;
 use super::error_code::Code;
-use super::reply::{self, Answer, Reply, Wish};
+use super::reply::{self, Reply, ReplyResult, RequestKind};
 use super::{Front, json};
 use crate::command::outcome::{FailedCheck, NotProposed, Outcome};
 use crate::command::{Command, Kind, Transaction};
@@ -28,11 +28,11 @@ impl Front {
         head: &Parts,
         body: &mut Body,
         deadline: Instant,
-    ) -> Answer {
+    ) -> ReplyResult {
         no_conditions(head)?;
         let limit = limits::TXN_BODY_BYTES_MAX;
         let received = body
-            .receive(&self.body_bytes, limit, Wish::Write, deadline)
+            .receive(&self.body_bytes, limit, RequestKind::Write, deadline)
             .await?;
         let transaction = json::transaction(&received.bytes, &self.api.limits)?;
         // Keys and values are shared with it.
@@ -42,7 +42,7 @@ impl Front {
         let share = share.ok_or_else(|| {
             let failed = &self.api.metrics.proposals_failed;
             failed.add(Code::QueueFull.text());
-            reply::not_proposed(Wish::Write, NotProposed::QueueFull)
+            reply::not_proposed(RequestKind::Write, NotProposed::QueueFull)
         })?;
         match self.propose_transaction(transaction, deadline).await? {
             Ok(done) => {
@@ -76,8 +76,8 @@ impl Front {
         match self.propose(command, deadline).await {
             Outcome::Transacted { index, existed } => Ok(Ok(Transacted { index, existed })),
             Outcome::ChecksFailed(failed) => Ok(Err(failed)),
-            Outcome::NotProposed(why) => Err(reply::not_proposed(Wish::Write, why)),
-            Outcome::Unknown => Err(reply::unknown(Wish::Write)),
+            Outcome::NotProposed(why) => Err(reply::not_proposed(RequestKind::Write, why)),
+            Outcome::Unknown => Err(reply::unknown(RequestKind::Write)),
             other @ (Outcome::Applied { .. }
             | Outcome::ConditionFailed { .. }
             | Outcome::Refused(_)) => panic!("{other:?} is no outcome of a transaction"),

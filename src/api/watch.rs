@@ -9,7 +9,7 @@
 
 use super::error_code::Code;
 use super::path::{options, percent_decode, percent_encode, unknown};
-use super::reply::{self, Answer, Reply, ReplyBody, Wish};
+use super::reply::{self, Reply, ReplyBody, ReplyResult, RequestKind};
 use super::{Front, json};
 use crate::channels::inbox::Inbox;
 use crate::limits;
@@ -98,7 +98,7 @@ impl Front {
         head: &Parts,
         options: WatchOptions,
         deadline: Instant,
-    ) -> Answer {
+    ) -> ReplyResult {
         let WatchOptions { prefix, after } = options;
         let after = last_event_id(&head.headers)?.or(after);
         let slot = Arc::clone(&self.watchers).try_acquire_owned();
@@ -111,7 +111,7 @@ impl Front {
         // is not here yet, is known behind all that was acknowledged before.
         if after.is_none_or(|after| after > history.newest()) {
             let caught_up = self.catch_up(deadline).await;
-            caught_up.map_err(|why| reply::not_proposed(Wish::Read, why))?;
+            caught_up.map_err(|why| reply::not_proposed(RequestKind::Read, why))?;
         }
         let news = self.news.subscribe();
         let newest = history.newest();
