@@ -1,11 +1,14 @@
 //! The first start: makes the parts of a data directory, in the order of rule 6 of [`storage`](super). A restore ends with the
 //! same steps.
 
+use super::beginning::{Beginning, Start};
+use super::disk::{Disk, DiskError};
+use super::error::StorageError;
+use super::log_index::Outline;
+use super::meta::Meta;
+use super::snapshot::Snapshots;
+use super::state::{Mark, Recovered, SnapshotMeta};
 use super::wal::{self, Options, Wal};
-use super::{
-    Beginning, Disk, DiskError, Mark, Meta, Outline, Recovered, SnapshotMeta, Snapshots, Start,
-    StorageError,
-};
 use crate::command::ReplicatedState;
 use crate::members::{Members, cluster_id};
 use crate::peer_url::PeerUrl;

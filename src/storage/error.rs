@@ -1,8 +1,8 @@
 //! Why storage can't go on, in one line that says what to do, and with which code the process ends.
 
 use crate::command::version::Later;
-use crate::storage::DiskError;
-use crate::storage::FORMAT_VERSION;
+use crate::storage::disk::DiskError;
+use crate::storage::format::FORMAT_VERSION;
 use std::path::{Path, PathBuf};
 
 /// What to do about a member whose data can't be used. Right for each of the causes: nothing is thrown away, and no older

@@ -4,23 +4,26 @@
 //! that does is the last segment of the WAL. A batch of it that does not check may just be being written, and so it is
 //! read again for [`limits::EXAMINE_RETRY_TIME`] before it is called damaged.
 
+use super::data_dir::check_empty;
 use super::disk::{Disk, DiskError};
+use super::error::StorageError;
 use super::meta::Meta;
+use super::recovery;
 use super::snapshot::Snapshots;
 use super::wal::record::Record;
 use super::wal::segment;
 use super::wal::segment::{Name, Reader, Step};
-use super::{Recovered, StorageError, check_empty, recovery};
-use crate::command::version::Later;
-use crate::command::{self, DecodeError, SnapshotHeader};
+use crate::command::SnapshotHeader;
 use crate::limits;
-use raft::eraftpb::{Entry, HardState};
+use raft::eraftpb::HardState;
 use slog::{Logger, o};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
+pub use super::later_entries::LaterEntries;
+pub use super::recovery::Verdict;
 pub use super::snapshot::SnapshotContents;
 
 /// What a file is by its first bytes.
@@ -55,46 +58,6 @@ pub struct SegmentContents {
     pub later: LaterEntries,
     /// Behind the last batch is one that a crash may have torn when it was written, so that nobody relied on it.
     pub torn: bool,
-}
-
-/// What a whole data directory comes to: what a start would begin with.
-#[derive(Debug)]
-pub struct StartVerdict {
-    /// Snapshot, log and hard state.
-    pub recovered: Recovered,
-    /// Index of the last entry of the log.
-    pub last: u64,
-    /// Index of the entry in the log that says that the cluster has formed, committed or not.
-    pub formed: Option<u64>,
-    /// The first entry, committed or not, that only a later version knows.
-    pub later: Option<(u64, Later)>,
-    /// The end of the log was torn by a crash. A start cuts it off.
-    pub torn: bool,
-}
-
-/// The entries of a log that only a later version knows.
-#[derive(Debug, Clone, Default)]
-pub struct LaterEntries(Vec<(u64, Later)>);
-
-impl LaterEntries {
-    /// This one comes next, in place of whatever the log held from its index on.
-    pub(super) fn note(&mut self, entry: &Entry) {
-        while self.0.pop_if(|(index, _)| *index >= entry.index).is_some() {}
-        // What is no batch at all is passed over by a start as well.
-        if let Err(DecodeError::Later(later)) = command::of_entry(entry) {
-            self.0.push((entry.index, later));
-        }
-    }
-
-    /// A snapshot has replaced the log.
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    /// Their indexes, ascending, and what each needs.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, Later)> {
-        self.0.iter().copied()
-    }
 }
 
 /// What a file is; `None` if it is none of ours, or its first bytes are damaged.

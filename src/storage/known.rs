@@ -5,11 +5,12 @@
 //! was a member, or an unformed cluster for one that has added somebody: both are on the safe side.
 
 use super::disk::Disk;
+use super::error::StorageError;
 use super::meta::Meta;
+use super::recovery;
 use super::snapshot;
 use super::wal::record::Record;
 use super::wal::segment::{Name, Reader, Step};
-use super::{StorageError, recovery};
 use crate::command::Command;
 use crate::members::{Decision, Members};
 use std::collections::BTreeMap;

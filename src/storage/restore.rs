@@ -12,9 +12,12 @@
 //! start refuses: it would begin with an empty map. The next restore begins again.
 
 use super::create::{clear_parts, complete, first_snapshot};
+use super::data_dir::lock;
+use super::disk::Disk;
+use super::error::StorageError;
 use super::meta::{Given, Meta};
 use super::snapshot::{SnapshotContents, Snapshots, read_file};
-use super::{Disk, Options, StorageError, lock};
+use super::wal::Options;
 use crate::limits;
 use crate::limits::{RESTORE_SKIP, RESTORE_SPREAD};
 use crate::members;

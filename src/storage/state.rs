@@ -2,7 +2,7 @@
 //! describes a snapshot.
 
 use crate::command::{ReplicatedState, SnapshotHeader};
-use crate::storage::Outline;
+use crate::storage::log_index::Outline;
 use raft::eraftpb::{ConfState, Entry, HardState};
 
 /// Describes a snapshot: where in the log it stands, and the replicated state beside the map.

@@ -39,8 +39,9 @@ pub(super) use read::{read_file, read_header};
 pub use receive::{ReceiveError, SnapshotSink};
 pub use write::{SnapshotEncoder, SnapshotWriter};
 
-use super::StorageError;
 use super::disk::{Disk, DiskError, DiskFile};
+use super::error::StorageError;
+use super::format::parse_numbers;
 use crate::limits;
 use crate::mutants::{Mutant, is_planted};
 use crc32c::crc32c_append;
@@ -205,5 +206,5 @@ pub(super) fn file_name(index: u64, term: u64) -> String {
 }
 
 pub(super) fn parse_file_name(name: &str) -> Option<(u64, u64)> {
-    super::parse_numbers(name.strip_suffix(".snap")?)
+    parse_numbers(name.strip_suffix(".snap")?)
 }

@@ -13,7 +13,8 @@ use super::{
 use crate::command::SnapshotHeader;
 use crate::limits;
 use crate::storage::disk::{DiskError, DiskFile};
-use crate::storage::{FORMAT_VERSION, SnapshotMeta};
+use crate::storage::format::FORMAT_VERSION;
+use crate::storage::state::SnapshotMeta;
 use crc32c::{crc32c, crc32c_append};
 use protobuf::Message as _;
 use std::fmt;

@@ -16,13 +16,16 @@ mod syncs;
 mod torn_tails;
 
 use super::fake_disk::{FakeDisk, Fault, Loss, Operation, Random};
+use super::format::FORMAT_VERSION;
 use super::*;
 use crate::limits;
 use crate::members::{Members, cluster_id};
 use crate::peer_url::PeerUrl;
 use raft::eraftpb::{ConfState, Entry, HardState};
+use slog::Logger;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const SMALL: Options = Options {
     segment_bytes: 4096,

@@ -10,87 +10,32 @@
 //! a crash raft learns it again from the leader or, as the leader, from a majority. Entries that are committed are
 //! durable on a majority in any case.
 
+mod options;
+mod purge;
 pub mod read_back;
 pub mod record;
 pub mod segment;
+mod state;
+
+pub use options::Options;
+pub use purge::Purge;
+pub(super) use state::State;
 
 use super::disk::{Disk, DiskError};
 use super::meta::Meta;
 use super::snapshot::Snapshots;
-use super::wal::read_back::{Effect, Index, Place, ReadBack, SharedIndex};
-use super::wal::record::Batch;
-use super::wal::segment::{Header, Name, Writer};
-use super::{Mark, Save};
+use super::state::{Mark, Save};
+use crate::metrics;
 use crate::mutants::{Mutant, is_planted};
-use crate::{limits, metrics};
 use raft::eraftpb::HardState;
+use read_back::{Effect, Index, Place, ReadBack, SharedIndex};
+use record::Batch;
+use segment::{Header, Name, Writer};
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
-
-/// Sizes that tests make small.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// A segment is closed when the next batch would make it longer than this.
-    pub segment_bytes: u64,
-    /// A save is split into several batches beyond this.
-    pub batch_bytes: usize,
-    /// Of committed entries, a start takes the newest into memory, up to so many bytes.
-    pub cache_bytes: u64,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            segment_bytes: limits::SEGMENT_BYTES_MAX,
-            batch_bytes: limits::BATCH_BYTES_TARGET,
-            cache_bytes: limits::LOG_CACHE_BYTES_DEFAULT,
-        }
-    }
-}
-
-/// What the WAL says at some place in it, the entries apart.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(in crate::storage) struct State {
-    pub hard_state: HardState,
-    /// The newest marks, ascending, at most [`limits::SNAPSHOTS_KEPT`]; as repeated at the start of a segment.
-    pub marks: Vec<Mark>,
-    /// Index of the last entry; that of the snapshot when no entry follows it.
-    pub last: u64,
-}
-
-impl State {
-    /// Index of the newest mark, 0 if there is none.
-    pub fn newest_mark(&self) -> u64 {
-        self.marks.last().map_or(0, |mark| mark.index)
-    }
-
-    /// Index of the oldest snapshot that is kept: a restart never needs what is before it.
-    fn oldest_mark(&self) -> u64 {
-        self.marks.first().map_or(0, |mark| mark.index)
-    }
-
-    pub fn apply_mark(&mut self, mark: &Mark) {
-        self.hard_state = mark.hard_state.clone();
-        if mark.installed {
-            self.last = mark.index;
-        }
-        // The later mark wins: a restart that found the newest snapshot damaged began from the older one, and the next
-        // snapshot may have been taken before the damaged one's index.
-        self.marks.retain(|other| other.index < mark.index);
-        // As a repetition it must not clear the log a second time.
-        self.marks.push(Mark {
-            installed: false,
-            ..mark.clone()
-        });
-        if self.marks.len() > limits::SNAPSHOTS_KEPT {
-            self.marks.remove(0);
-        }
-    }
-}
 
 /// The write-ahead log.
 pub struct Wal {
@@ -436,56 +381,6 @@ impl Wal {
             snapshots: self.snapshots.clone(),
             snapshots_below,
         })
-    }
-}
-
-/// Files that nobody needs any more. To be carried out in the order in which [`Wal::purge`] gave them; one that is not,
-/// or not to its end, leaves files that the next start does without.
-#[must_use]
-pub struct Purge {
-    disk: Arc<dyn Disk>,
-    dir: PathBuf,
-    /// Oldest first.
-    segments: Vec<PathBuf>,
-    snapshots: Arc<Snapshots>,
-    snapshots_below: Option<u64>,
-}
-
-impl Purge {
-    /// There is nothing to delete.
-    pub fn is_empty(&self) -> bool {
-        self.segments.is_empty() && self.snapshots_below.is_none()
-    }
-
-    /// Deletes the files. `pause` is called after each, with how long that took: a file system that gives back the blocks
-    /// of a large file at once makes everybody who syncs wait meanwhile.
-    ///
-    /// The segments go oldest first, each durably before the next: if a crash kept an older one and lost a newer one, the
-    /// gap would look like corruption. Segments and snapshots need no order between them, for neither is needed for the
-    /// other.
-    pub fn remove(self, mut pause: impl FnMut(Duration)) -> Result<(), DiskError> {
-        // They are what frees most, should the disk be nearly full.
-        if let Some(index) = self.snapshots_below {
-            self.snapshots.delete_below(index, &mut pause)?;
-        }
-        for segment in &self.segments {
-            let begun = Instant::now();
-            self.disk.remove(segment)?;
-            self.disk.sync_dir(&self.dir)?;
-            pause(begun.elapsed());
-        }
-        Ok(())
-    }
-
-    /// The same without a pause.
-    pub fn remove_at_once(self) -> Result<(), DiskError> {
-        self.remove(|_| ())
-    }
-}
-
-impl std::fmt::Debug for Purge {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Purge({:?}, {:?})", self.segments, self.snapshots_below)
     }
 }
 

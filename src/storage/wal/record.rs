@@ -49,7 +49,8 @@
 //! known to be committed. That is the same bytes as a torn write.
 
 use crate::limits;
-use crate::storage::Mark;
+use crate::storage::format::{u32_at, u64_at};
+use crate::storage::state::Mark;
 use crc32c::{crc32c, crc32c_append};
 use protobuf::Message as _;
 use raft::eraftpb::{Entry, HardState};
@@ -319,16 +320,6 @@ fn hard_state_at(bytes: &[u8], at: usize) -> HardState {
     hard_state.vote = u64_at(bytes, at + 8);
     hard_state.commit = u64_at(bytes, at + 16);
     hard_state
-}
-
-/// A little-endian number in bytes whose length was checked.
-pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-}
-
-/// A little-endian number in bytes whose length was checked.
-pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
 #[cfg(test)]

@@ -1,0 +1,149 @@
+//! Opens a data directory: creates or recovers it, and refuses one that belongs to somebody else.
+
+use super::beginning::{Beginning, Start};
+use super::create::first_start;
+use super::data_dir::check_empty;
+use super::disk::Disk;
+use super::error::StorageError;
+use super::meta::Meta;
+use super::recovery::{self, Load};
+use super::snapshot::Snapshots;
+use super::state::Recovered;
+use super::wal::{Options, Wal};
+use slog::{Logger, info};
+use std::path::Path;
+use std::sync::Arc;
+
+/// An open data directory.
+#[derive(Debug)]
+pub struct Opened {
+    /// Who it belongs to.
+    pub meta: Arc<Meta>,
+    /// The write-ahead log, for the WAL thread.
+    pub wal: Wal,
+    /// The snapshot files.
+    pub snapshots: Arc<Snapshots>,
+    /// Where raft goes on.
+    pub recovered: Recovered,
+    /// The directory was made just now.
+    pub first_start: bool,
+    /// A random number of this start, never 0. Two processes on copies of one directory may have the same boot number,
+    /// and not this.
+    pub run: u64,
+}
+
+/// Refuses [`Start::Existing`] where no member is. It touches nothing, and whoever calls it before [`lock`] leaves nothing
+/// behind; [`open`] asks again.
+pub fn check_start(disk: &Arc<dyn Disk>, dir: &Path, start: &Start) -> Result<(), StorageError> {
+    let Start::Existing(line) = start else {
+        return Ok(());
+    };
+    match Meta::load(disk.clone(), dir)? {
+        Some(meta) if meta.in_use() || meta.is_restoring() => Ok(()),
+        Some(_) => Err(StorageError::NoMember(line.clone())),
+        None => {
+            check_empty(&**disk, dir)?;
+            Err(StorageError::NoMember(line.clone()))
+        }
+    }
+}
+
+/// Fills (first start) or recovers the data directory `dir` of this member, which the caller has locked. Everything
+/// that it returns is durable, the incremented boot number included.
+pub fn open(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    member: u64,
+    start: Start,
+    logger: &Logger,
+) -> Result<Opened, StorageError> {
+    open_with(disk, dir, member, start, Options::default(), logger)
+}
+
+/// [`open`] with other sizes of the WAL's parts.
+pub fn open_with(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    member: u64,
+    start: Start,
+    options: Options,
+    logger: &Logger,
+) -> Result<Opened, StorageError> {
+    let check = &mut |snapshots: &Snapshots, index, term| {
+        snapshots.load(index, term, |_, _, _| (), |_, _| ())
+    };
+    let beginning = Beginning::of(member, start);
+    open_and_load(disk, dir, beginning, options, check, logger)
+}
+
+/// [`open_with`], and loads the snapshot to begin from on the way, unless this is a first start: so it is read once.
+pub fn open_and_load(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    beginning: Beginning,
+    options: Options,
+    load: &mut Load<'_>,
+    logger: &Logger,
+) -> Result<Opened, StorageError> {
+    check_start(&disk, dir, &beginning.start)?;
+    let member = beginning.member;
+    let snapshots = Arc::new(Snapshots::new(disk.clone(), dir.join("snap")));
+    let (meta, wal, recovered, first_start) = match Meta::load(disk.clone(), dir)? {
+        Some(meta) if meta.in_use() => {
+            let meta = Arc::new(meta);
+            check_owner(dir, &meta, member)?;
+            let (wal, recovered) =
+                recovery::recover(&disk, dir, &meta, &snapshots, options, load, logger)?;
+            meta.next_boot()?;
+            (meta, wal, recovered, false)
+        }
+        Some(meta) if meta.is_restoring() => {
+            return Err(StorageError::RestoreUnfinished {
+                dir: dir.to_owned(),
+            });
+        }
+        unfinished => {
+            if unfinished.is_none() {
+                check_empty(&*disk, dir)?;
+            }
+            let (meta, wal, recovered) = first_start(&disk, dir, beginning, &snapshots, options)?;
+            info!(logger, "new data directory"; "dir" => dir.display(), "member" => member);
+            (meta, wal, recovered, true)
+        }
+    };
+    Ok(Opened {
+        meta,
+        wal,
+        snapshots,
+        recovered,
+        first_start,
+        run: disk.random()?.max(1),
+    })
+}
+
+/// Refuses a directory of another member, and one of a member that was removed.
+pub fn check_owner(dir: &Path, meta: &Meta, member: u64) -> Result<(), StorageError> {
+    if meta.member() != member {
+        return Err(StorageError::WrongIdentity {
+            path: dir.join("meta"),
+            why: format!(
+                "the data directory belongs to member {}, this is member {member}",
+                meta.member()
+            ),
+        });
+    }
+    if let Some(index) = meta.removed() {
+        return Err(StorageError::Removed {
+            dir: dir.to_owned(),
+            member,
+            index,
+        });
+    }
+    match meta.is_older_copy() {
+        true => Err(StorageError::OlderCopy {
+            dir: dir.to_owned(),
+            member,
+        }),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,145 @@
+//! Reads the segments of the WAL one after the other, and checks that they belong together.
+
+use super::log::Log;
+use crate::storage::disk::Disk;
+use crate::storage::error::StorageError;
+use crate::storage::meta::Meta;
+use crate::storage::wal::read_back::{Effect, Index, Place};
+use crate::storage::wal::segment::{Name, Reader, Step};
+use std::path::Path;
+
+/// What the segments hold.
+pub(super) struct Scan {
+    pub(super) log: Log,
+    pub(super) index: Index,
+    pub(super) names: Vec<Name>,
+    pub(super) last: Reader,
+    pub(super) torn_tail: bool,
+}
+
+pub(super) fn scan(
+    disk: &dyn Disk,
+    wal_dir: &Path,
+    meta: &Meta,
+    log: impl FnOnce(u64) -> Log,
+) -> Result<Scan, StorageError> {
+    let mut names: Vec<Name> = disk
+        .list(wal_dir)?
+        .iter()
+        .filter_map(|name| Name::parse(name))
+        .collect();
+    names.sort();
+    let Some(first) = names.first() else {
+        return Err(StorageError::corrupt(wal_dir, 0, "there is no segment"));
+    };
+    let mut log = log(first.first_index);
+    let mut index = Index::default();
+    let mut last: Option<Reader> = None;
+    let mut torn_tail = false;
+    for (at, name) in names.iter().enumerate() {
+        let mut reader = Reader::open(disk, wal_dir, *name)?;
+        check_identity(&reader, meta)?;
+        if let Some(before) = &last {
+            check_succession(before, &reader, &log)?;
+        }
+        index.begin(*name, reader.offset());
+        torn_tail = read_batches(&mut reader, &mut log, &mut index, at + 1 == names.len())?;
+        if reader.is_unused() {
+            let (path, offset) = (reader.path(), reader.offset());
+            return Err(StorageError::corrupt(
+                path,
+                offset,
+                "the first batch is missing",
+            ));
+        }
+        last = Some(reader);
+    }
+    Ok(Scan {
+        log,
+        index,
+        names,
+        last: last.expect("there is a segment"),
+        torn_tail,
+    })
+}
+
+/// Reads a segment to its end. Gives whether there is damage behind it that a crash explains.
+fn read_batches(
+    reader: &mut Reader,
+    log: &mut Log,
+    index: &mut Index,
+    is_last: bool,
+) -> Result<bool, StorageError> {
+    loop {
+        let place = Place {
+            sequence: reader.header().name.sequence,
+            offset: reader.offset(),
+            previous: reader.crc(),
+        };
+        let mut effect = Effect::default();
+        let hole = match reader.next(&mut |record| log.apply(record, &mut effect))? {
+            Step::Batch => {
+                index.add(place, &effect, reader.offset());
+                continue;
+            }
+            Step::End => return Ok(false),
+            Step::Damaged { hole } => hole,
+        };
+        let corrupt = |why: &str| StorageError::corrupt(reader.path(), reader.offset(), why);
+        if !is_last {
+            return Err(corrupt("a batch is damaged, and later segments exist"));
+        }
+        if !hole {
+            return Err(corrupt(
+                "a batch is damaged, and it is not torn: it was written as a whole",
+            ));
+        }
+        let offset = reader.offset();
+        if let Some(later) = reader.later_batch()? {
+            return Err(StorageError::corrupt(
+                reader.path(),
+                offset,
+                &format!("a batch is damaged, and a later one stands at byte {later}"),
+            ));
+        }
+        return Ok(true);
+    }
+}
+
+fn check_identity(reader: &Reader, meta: &Meta) -> Result<(), StorageError> {
+    let header = reader.header();
+    // An empty member's first segments were begun before it had a cluster.
+    let known = header.cluster == 0 || header.cluster == meta.cluster();
+    if header.member == meta.member() && known {
+        return Ok(());
+    }
+    Err(StorageError::WrongIdentity {
+        path: reader.path().to_owned(),
+        why: format!(
+            "it belongs to member {} of cluster {:016x}, the data directory to member {} of cluster {:016x}",
+            header.member,
+            header.cluster,
+            meta.member(),
+            meta.cluster()
+        ),
+    })
+}
+
+fn check_succession(before: &Reader, reader: &Reader, log: &Log) -> Result<(), StorageError> {
+    let header = reader.header();
+    let corrupt = |why: &str| Err(StorageError::corrupt(reader.path(), 0, why));
+    if Some(header.name.sequence) != before.header().name.sequence.checked_add(1) {
+        return corrupt("the segment before it is missing");
+    }
+    if header.previous != before.crc() || header.name.first_index != log.state.last + 1 {
+        return Err(StorageError::corrupt(
+            before.path(),
+            before.offset(),
+            &format!(
+                "its end is missing: the next segment, {}, does not go on from it",
+                header.name.file_name()
+            ),
+        ));
+    }
+    Ok(())
+}
