@@ -9,14 +9,14 @@
 //! [`Log::take_wanted`], and is served when somebody has read it back and brings it by [`Log::hold`]. A node that was
 //! just started publishes what memory could not take: it gets none until they are there.
 //!
-//! Invariants: the outline knows every entry behind `compacted`, which is where it starts; those in memory are its
+//! Invariants: the log index knows every entry behind `compacted`, which is where it starts; those in memory are its
 //! newest; those that are not are applied, hence committed, durable and never replaced, and stand in the WAL. The newest
 //! snapshot is at or above `compacted`, so whoever lacks an entry that is gone can be given a snapshot;
 //! `term(compacted)` always answers.
 
 use crate::limits;
 use crate::mutants::{Mutant, is_planted};
-use crate::storage::log_index::{Outline, entry_bytes};
+use crate::storage::log_index::{LogIndex, entry_bytes};
 use crate::storage::wal::read_back::Request;
 use crate::storage::{Recovered, SnapshotMeta};
 use protobuf::Message as _;
@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 /// Implements [`raft::Storage`].
 #[derive(Debug)]
 pub struct Log {
-    outline: Outline,
+    log_index: LogIndex,
     /// The newest entries.
     entries: VecDeque<Entry>,
     bytes: u64,
@@ -67,21 +67,21 @@ impl Log {
             Some(meta) => (meta.index, meta.term),
             None => (0, 0),
         };
-        let outline = recovered.outline.unwrap_or_else(|| {
-            let mut outline = Outline::new(snapshot.0, snapshot.1);
+        let log_index = recovered.log_index.unwrap_or_else(|| {
+            let mut log_index = LogIndex::new(snapshot.0, snapshot.1);
             recovered
                 .entries
                 .iter()
-                .for_each(|entry| outline.push(entry));
-            outline
+                .for_each(|entry| log_index.push(entry));
+            log_index
         });
         let conf_state = match &recovered.snapshot {
             Some(meta) => meta.conf_state.clone(),
             None => ConfState::default(),
         };
         let log = Log {
-            older: outline.start().0,
-            outline,
+            older: log_index.start().0,
+            log_index,
             bytes: recovered.entries.iter().map(entry_bytes).sum(),
             entries: recovered.entries.into(),
             cache_bytes,
@@ -130,10 +130,10 @@ impl Log {
         while self.last() >= first.index {
             let entry = self.entries.pop_back().expect("the log is not empty");
             self.bytes -= entry_bytes(&entry);
-            self.outline.pop(&entry);
+            self.log_index.pop(&entry);
         }
         for entry in entries {
-            self.outline.push(&entry);
+            self.log_index.push(&entry);
             self.bytes += entry_bytes(&entry);
             self.entries.push_back(entry);
         }
@@ -154,7 +154,7 @@ impl Log {
         self.bytes = 0;
         self.pieces.clear();
         self.wanted.get_mut().clear();
-        self.outline = Outline::new(meta.index, meta.term);
+        self.log_index = LogIndex::new(meta.index, meta.term);
         self.older = meta.index;
         self.snapshot = Some(meta);
         self.snapshot_wanted.set(false);
@@ -174,10 +174,10 @@ impl Log {
         if index <= self.compacted() {
             return;
         }
-        let term = self.outline.term(index);
+        let term = self.log_index.term(index);
         let term =
             term.expect("the snapshot before is not above the newest, nor that above the log");
-        self.outline.drop_to(index, term);
+        self.log_index.drop_to(index, term);
         while let Some(entry) = self.entries.pop_front_if(|entry| entry.index <= index) {
             self.bytes -= entry_bytes(&entry);
         }
@@ -196,7 +196,7 @@ impl Log {
         let (start, end) = (self.compacted() + 1, self.cached_from());
         let bytes = limits::READ_BACK_BYTES.min(self.cache_bytes);
         let needed = (start..end).contains(&first) && self.piece(first).is_none();
-        needed.then(|| Request::new(&self.outline, first, end, bytes))
+        needed.then(|| Request::new(&self.log_index, first, end, bytes))
     }
 
     /// Takes entries that were read back, for raft to have when it asks again. Few pieces are kept.
@@ -206,7 +206,7 @@ impl Log {
             return;
         }
         for (entry, index) in entries.iter().zip(first..) {
-            let known = (index, self.outline.term(index));
+            let known = (index, self.log_index.term(index));
             assert_eq!((entry.index, Some(entry.term)), known, "what was read back");
         }
         if self.pieces.len() >= limits::READ_BACKS_MAX {
@@ -269,12 +269,12 @@ impl Log {
 
     /// Index of the last entry that is gone: up to it nothing will be read back.
     pub fn compacted(&self) -> u64 {
-        self.outline.start().0
+        self.log_index.start().0
     }
 
     /// The last index.
     pub fn last(&self) -> u64 {
-        self.outline.last()
+        self.log_index.last()
     }
 
     /// Bytes of the entries in memory, those apart that were read back.
@@ -284,7 +284,7 @@ impl Log {
 
     /// About the bytes of all entries behind this index.
     pub fn bytes_behind(&self, index: u64) -> u64 {
-        self.outline.bytes_behind(index)
+        self.log_index.bytes_behind(index)
     }
 }
 
@@ -354,7 +354,7 @@ impl raft::Storage for Log {
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
-        match self.outline.term(index) {
+        match self.log_index.term(index) {
             Some(term) => Ok(term),
             None if index < self.compacted() => Err(Error::Store(StorageError::Compacted)),
             None => Err(Error::Store(StorageError::Unavailable)),

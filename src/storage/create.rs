@@ -4,7 +4,7 @@
 use super::beginning::{Beginning, Start};
 use super::disk::{Disk, DiskError};
 use super::error::StorageError;
-use super::log_index::Outline;
+use super::log_index::LogIndex;
 use super::meta::Meta;
 use super::snapshot::Snapshots;
 use super::state::{Mark, Recovered, SnapshotMeta};
@@ -92,7 +92,7 @@ pub(super) fn complete(
     }
     let start = recovered.snapshot.as_ref();
     let (index, term) = start.map_or((0, 0), |meta| (meta.index, meta.term));
-    recovered.outline = Some(Outline::new(index, term));
+    recovered.log_index = Some(LogIndex::new(index, term));
     let wal = Wal::create(
         disk.clone(),
         dir.join("wal"),

@@ -1,4 +1,4 @@
-//! The outline of the log: what is known of every entry, also of those that are not in memory: its term, and about how
+//! The log index: what is known of every entry, also of those that are not in memory, which is its term, and about how
 //! much it weighs.
 //!
 //! Raft asks for terms at any time and can't wait for them. Terms rarely change, so a pair for each change says it all.
@@ -13,7 +13,7 @@ const MILESTONE_BYTES: u64 = 1 << 20;
 
 /// See the module's documentation.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Outline {
+pub struct LogIndex {
     /// Index and term of the entry before the first; (0, 0) when there never was one.
     start: (u64, u64),
     last: u64,
@@ -30,13 +30,13 @@ pub fn entry_bytes(entry: &Entry) -> u64 {
     (entry.data.len() + entry.context.len() + 32) as u64
 }
 
-impl Outline {
+impl LogIndex {
     /// An empty log behind this index and its term.
-    pub fn new(index: u64, term: u64) -> Outline {
-        Outline {
+    pub fn new(index: u64, term: u64) -> LogIndex {
+        LogIndex {
             start: (index, term),
             last: index,
-            ..Outline::default()
+            ..LogIndex::default()
         }
     }
 
@@ -169,7 +169,7 @@ mod tests {
             random = random.wrapping_mul(6364136223846793005).wrapping_add(1);
             (random >> 33) % end
         };
-        let mut outline = Outline::new(5, 1);
+        let mut log_index = LogIndex::new(5, 1);
         let mut start = (5, 1);
         let mut list: VecDeque<Entry> = VecDeque::new();
         let mut term = 1;
@@ -178,13 +178,13 @@ mod tests {
                 0..6 => {
                     term += u64::from(below(5) == 0);
                     let bytes = [10, 1000, 300_000][below(3) as usize];
-                    let next = entry(outline.last() + 1, term, bytes);
-                    outline.push(&next);
+                    let next = entry(log_index.last() + 1, term, bytes);
+                    log_index.push(&next);
                     list.push_back(next);
                 }
                 6..9 => {
                     if let Some(last) = list.pop_back() {
-                        outline.pop(&last);
+                        log_index.pop(&last);
                     }
                 }
                 _ => {
@@ -192,19 +192,23 @@ mod tests {
                     for gone in list.drain(..count as usize) {
                         start = (gone.index, gone.term);
                     }
-                    outline.drop_to(start.0, start.1);
+                    log_index.drop_to(start.0, start.1);
                 }
             }
-            assert_eq!(outline.start(), start);
-            assert_eq!(outline.last(), start.0 + list.len() as u64);
-            assert_eq!(outline.term(start.0), Some(start.1));
-            assert_eq!(outline.term(start.0.wrapping_sub(1)), None);
-            assert_eq!(outline.term(outline.last() + 1), None);
+            assert_eq!(log_index.start(), start);
+            assert_eq!(log_index.last(), start.0 + list.len() as u64);
+            assert_eq!(log_index.term(start.0), Some(start.1));
+            assert_eq!(log_index.term(start.0.wrapping_sub(1)), None);
+            assert_eq!(log_index.term(log_index.last() + 1), None);
             let mut behind = list.iter().map(entry_bytes).sum::<u64>();
             for listed in &list {
-                assert_eq!(outline.term(listed.index), Some(listed.term), "{outline:?}");
+                assert_eq!(
+                    log_index.term(listed.index),
+                    Some(listed.term),
+                    "{log_index:?}"
+                );
                 behind -= entry_bytes(listed);
-                let found = outline.bytes_behind(listed.index);
+                let found = log_index.bytes_behind(listed.index);
                 assert!(found >= behind, "{found} {behind}");
             }
         }
@@ -212,28 +216,28 @@ mod tests {
 
     #[test]
     fn weights_are_known_to_a_milestone() {
-        let mut outline = Outline::new(0, 0);
+        let mut log_index = LogIndex::new(0, 0);
         for index in 1..=100 {
-            outline.push(&entry(index, 1, 100_000 - 32));
+            log_index.push(&entry(index, 1, 100_000 - 32));
         }
-        outline.drop_to(40, 1);
+        log_index.drop_to(40, 1);
         assert_eq!(
-            outline.bytes_behind(100),
+            log_index.bytes_behind(100),
             100_000,
             "the last milestone is at 99"
         );
-        let half = outline.bytes_behind(50);
+        let half = log_index.bytes_behind(50);
         assert!((5_000_000..=5_000_000 + MILESTONE_BYTES + 100_000).contains(&half));
     }
 
     #[test]
     fn rows_are_those_of_a_range() {
-        let mut outline = Outline::new(10, 1);
+        let mut log_index = LogIndex::new(10, 1);
         for (index, term) in (11..).zip([1, 1, 2, 2, 5, 5]) {
-            outline.push(&entry(index, term, 1));
+            log_index.push(&entry(index, term, 1));
         }
-        assert_eq!(outline.rows(11, 17), [(11, 1), (13, 2), (15, 5)]);
-        assert_eq!(outline.rows(14, 15), [(13, 2)]);
-        assert_eq!(outline.rows(12, 14), [(11, 1), (13, 2)]);
+        assert_eq!(log_index.rows(11, 17), [(11, 1), (13, 2), (15, 5)]);
+        assert_eq!(log_index.rows(14, 15), [(13, 2)]);
+        assert_eq!(log_index.rows(12, 14), [(11, 1), (13, 2)]);
     }
 }

@@ -65,7 +65,7 @@ pub use data_dir::lock;
 pub use disk::{Disk, DiskError, Lock, ReadOnlyDisk, RealDisk};
 pub use error::StorageError;
 pub use known::{known_members, snapshot_members};
-pub use log_index::Outline;
+pub use log_index::LogIndex;
 pub use meta::{Given, Meta};
 pub use open::{Opened, check_owner, check_start, open, open_and_load, open_with};
 pub use recovery::Load;

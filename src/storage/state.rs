@@ -2,7 +2,7 @@
 //! describes a snapshot.
 
 use crate::command::{ReplicatedState, SnapshotHeader};
-use crate::storage::log_index::Outline;
+use crate::storage::log_index::LogIndex;
 use raft::eraftpb::{ConfState, Entry, HardState};
 
 /// Describes a snapshot: where in the log it stands, and the replicated state beside the map.
@@ -99,7 +99,7 @@ pub struct Recovered {
     pub snapshot_bytes: u64,
     /// Of the whole log that can be read back, which begins at or before the snapshot, up to the last of `entries`.
     /// `None` is for who makes one without a disk: it is `entries`, behind the snapshot.
-    pub outline: Option<Outline>,
+    pub log_index: Option<LogIndex>,
     /// The newest entries behind the snapshot, without gaps: all that are not known to be committed, and of the others
     /// as many as memory shall hold.
     pub entries: Vec<Entry>,

@@ -4,7 +4,7 @@ use crate::command::{self, Command, Kind};
 use crate::limits;
 use crate::members;
 use crate::storage::later_entries::LaterEntries;
-use crate::storage::log_index::{Outline, entry_bytes};
+use crate::storage::log_index::{LogIndex, entry_bytes};
 use crate::storage::wal::State;
 use crate::storage::wal::read_back::Effect;
 use crate::storage::wal::record::Record;
@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 pub(super) struct Log {
     pub(super) state: State,
     /// Of all entries, from those behind the older of two snapshots on.
-    pub(super) outline: Outline,
+    pub(super) log_index: LogIndex,
     /// The newest of them: all that are not known to be committed, and of the others up to `cache_bytes`.
     pub(super) entries: VecDeque<Entry>,
     bytes: u64,
@@ -36,7 +36,7 @@ impl Log {
                 ..State::default()
             },
             // What is before the first segment nobody asks for, but a snapshot that stands there: see `recovery::judge`.
-            outline: Outline::new(last, 0),
+            log_index: LogIndex::new(last, 0),
             entries: VecDeque::new(),
             bytes: 0,
             cache_bytes,
@@ -73,7 +73,7 @@ impl Log {
                     later.note(&entry);
                 }
                 self.bytes += entry_bytes(&entry);
-                self.outline.push(&entry);
+                self.log_index.push(&entry);
                 self.entries.push_back(entry);
                 self.state.last = index;
             }
@@ -107,18 +107,18 @@ impl Log {
 
     /// What was read from `index` on was never committed, and another leader replaced it.
     fn truncate(&mut self, index: u64) -> Result<(), String> {
-        if index <= self.outline.start().0 {
+        if index <= self.log_index.start().0 {
             // All of it, and the end of what stood in a segment that is deleted.
             self.clear(index - 1, 0);
         }
-        while self.outline.last() >= index {
+        while self.log_index.last() >= index {
             let Some(entry) = self.entries.pop_back() else {
                 return Err(format!(
                     "entry {index} takes the place of one that was committed"
                 ));
             };
             self.bytes -= entry_bytes(&entry);
-            self.outline.pop(&entry);
+            self.log_index.pop(&entry);
         }
         Ok(())
     }
@@ -126,7 +126,7 @@ impl Log {
     fn clear(&mut self, index: u64, term: u64) {
         self.entries.clear();
         self.bytes = 0;
-        self.outline = Outline::new(index, term);
+        self.log_index = LogIndex::new(index, term);
         self.formed = None;
         if let Some(later) = &mut self.later {
             later.clear();
@@ -134,8 +134,8 @@ impl Log {
     }
 
     pub(super) fn drop_to(&mut self, index: u64, term: u64) {
-        if (self.outline.start().0..=self.outline.last()).contains(&index) {
-            self.outline.drop_to(index, term);
+        if (self.log_index.start().0..=self.log_index.last()).contains(&index) {
+            self.log_index.drop_to(index, term);
             self.forget_to(index);
         }
     }

@@ -220,7 +220,7 @@ fn judge(scan: &mut Scan, chosen: &Chosen) -> Result<Recovered, StorageError> {
     let log = &mut scan.log;
     let index = chosen.meta.as_ref().map_or(0, |meta| meta.index);
     let corrupt = |why: String| StorageError::corrupt(scan.last.path(), scan.last.offset(), &why);
-    if log.outline.start().0 > index {
+    if log.log_index.start().0 > index {
         // Behind a damaged snapshot that replaced the log, the older one is of no use.
         return Err(match &chosen.error {
             Some(StorageError::Corrupt { path, offset, why }) => {
@@ -228,14 +228,14 @@ fn judge(scan: &mut Scan, chosen: &Chosen) -> Result<Recovered, StorageError> {
             }
             _ => corrupt(format!(
                 "the log begins at entry {}, the snapshot ends at {index}: entries are missing",
-                log.outline.start().0 + 1
+                log.log_index.start().0 + 1
             )),
         });
     }
     // Nobody is sent what is before the older snapshot: the segments that hold it may go at any time.
     let marks = log.state.marks.iter().map(|mark| (mark.index, mark.term));
     let oldest = marks
-        .filter(|(index, _)| *index >= log.outline.start().0)
+        .filter(|(index, _)| *index >= log.log_index.start().0)
         .min();
     if let Some((index, term)) = oldest {
         log.drop_to(index, term);
@@ -256,7 +256,7 @@ fn judge(scan: &mut Scan, chosen: &Chosen) -> Result<Recovered, StorageError> {
         hard_state,
         snapshot: chosen.meta.clone(),
         snapshot_bytes: chosen.bytes,
-        outline: Some(std::mem::take(&mut log.outline)),
+        log_index: Some(std::mem::take(&mut log.log_index)),
         entries: std::mem::take(&mut log.entries).into(),
     })
 }

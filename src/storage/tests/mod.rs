@@ -220,10 +220,14 @@ impl Expected {
     }
 
     fn of(recovered: &Recovered) -> Expected {
-        let outline = recovered.outline.as_ref().unwrap();
+        let log_index = recovered.log_index.as_ref().unwrap();
         let snapshot = recovered.snapshot.as_ref().map_or(0, |s| s.index);
         let held = recovered.entries.len() as u64;
-        assert_eq!(snapshot + held, outline.last(), "all entries are in memory");
+        assert_eq!(
+            snapshot + held,
+            log_index.last(),
+            "all entries are in memory"
+        );
         Expected::with(recovered, recovered.entries.clone())
     }
 
@@ -231,7 +235,7 @@ impl Expected {
     fn read_back(opened: &Opened) -> Expected {
         let recovered = &opened.recovered;
         let snapshot = recovered.snapshot.as_ref().map_or(0, |s| s.index);
-        let mut entries = read_back::all(&opened.wal, recovered.outline.as_ref().unwrap());
+        let mut entries = read_back::all(&opened.wal, recovered.log_index.as_ref().unwrap());
         entries.retain(|entry| entry.index > snapshot);
         assert!(entries.ends_with(&recovered.entries));
         let left = &entries[..entries.len() - recovered.entries.len()];

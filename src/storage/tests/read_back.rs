@@ -5,17 +5,17 @@ use super::*;
 use crate::storage::log_index::entry_bytes;
 use crate::storage::wal::read_back::{ReadBack, Request};
 
-/// Everything that an outline knows, piece by piece.
-pub(super) fn all(wal: &Wal, outline: &Outline) -> Vec<Entry> {
-    from(&wal.read_back(), outline, outline.start().0 + 1)
+/// Everything that a log index knows, piece by piece.
+pub(super) fn all(wal: &Wal, log_index: &LogIndex) -> Vec<Entry> {
+    from(&wal.read_back(), log_index, log_index.start().0 + 1)
 }
 
-fn from(reader: &ReadBack, outline: &Outline, mut first: u64) -> Vec<Entry> {
+fn from(reader: &ReadBack, log_index: &LogIndex, mut first: u64) -> Vec<Entry> {
     let mut entries = Vec::new();
-    while first <= outline.last() {
-        let request = Request::new(outline, first, outline.last() + 1, 1500);
+    while first <= log_index.last() {
+        let request = Request::new(log_index, first, log_index.last() + 1, 1500);
         let piece = reader.read(&request).unwrap();
-        let piece = piece.unwrap_or_else(|| panic!("entry {first} of {outline:?} is gone"));
+        let piece = piece.unwrap_or_else(|| panic!("entry {first} of {log_index:?} is gone"));
         let all_but_one = &piece[..piece.len() - 1];
         assert!(all_but_one.iter().map(entry_bytes).sum::<u64>() < 1500);
         first += piece.len() as u64;
@@ -30,7 +30,7 @@ struct Writer {
     opened: Opened,
     /// From the older of two snapshots on.
     log: Vec<Entry>,
-    outline: Outline,
+    log_index: LogIndex,
     commit: u64,
     term: u64,
 }
@@ -42,15 +42,15 @@ impl Writer {
             opened: start(&disk, options).unwrap(),
             disk,
             log: Vec::new(),
-            outline: Outline::new(1, 1),
+            log_index: LogIndex::new(1, 1),
             commit: 1,
             term: 1,
         }
     }
 
     fn append(&mut self, first: u64, sizes: &[usize]) {
-        while self.outline.last() >= first {
-            self.outline.pop(&self.log.pop().unwrap());
+        while self.log_index.last() >= first {
+            self.log_index.pop(&self.log.pop().unwrap());
         }
         let term = self.term;
         let entries = (first..).zip(sizes);
@@ -58,7 +58,7 @@ impl Writer {
             .map(|(index, size)| entry(index, term, vec![(index ^ term) as u8; *size]))
             .collect();
         for entry in &entries {
-            self.outline.push(entry);
+            self.log_index.push(entry);
             self.log.push(entry.clone());
         }
         let save = [append(entries), state(term, 0, self.commit, false)];
@@ -66,7 +66,7 @@ impl Writer {
     }
 
     fn snapshot(&mut self, index: u64, compacted: u64) {
-        let term = self.outline.term(index).unwrap();
+        let term = self.log_index.term(index).unwrap();
         write_snapshot(&self.opened, index, term).unwrap();
         let hard_state = hard_state(self.term, 0, self.commit);
         let save = mark(index, term, hard_state, false);
@@ -81,16 +81,16 @@ impl Writer {
 
     fn compact(&mut self, index: u64) {
         self.log.retain(|entry| entry.index > index);
-        let term = self.outline.term(index).unwrap();
-        self.outline.drop_to(index, term);
+        let term = self.log_index.term(index).unwrap();
+        self.log_index.drop_to(index, term);
     }
 
     fn check(&self) {
         let reader = self.opened.wal.read_back();
-        assert_eq!(all(&self.opened.wal, &self.outline), self.log);
+        assert_eq!(all(&self.opened.wal, &self.log_index), self.log);
         // From each of them.
         for (at, entry) in self.log.iter().enumerate() {
-            let request = Request::new(&self.outline, entry.index, entry.index + 1, u64::MAX);
+            let request = Request::new(&self.log_index, entry.index, entry.index + 1, u64::MAX);
             let found = reader.read(&request).unwrap().unwrap();
             assert_eq!(found, [self.log[at].clone()]);
         }
@@ -101,14 +101,14 @@ impl Writer {
         let disk = self.disk.after_power_loss(7);
         self.opened = start(&disk, options).unwrap();
         self.disk = disk;
-        let found = self.opened.recovered.outline.clone().unwrap();
+        let found = self.opened.recovered.log_index.clone().unwrap();
         let (start, _) = found.start();
-        if start > self.outline.start().0 {
+        if start > self.log_index.start().0 {
             self.compact(start);
         }
         assert_eq!(
             (start, found.last()),
-            (self.outline.start().0, self.outline.last())
+            (self.log_index.start().0, self.log_index.last())
         );
         for entry in &self.log {
             assert_eq!(found.term(entry.index), Some(entry.term));
@@ -137,7 +137,7 @@ fn replaced_entries_are_never_read_back() {
         let mut random = Random(seed);
         let mut writer = Writer::new(SMALL);
         for _ in 0..60 {
-            let last = writer.outline.last();
+            let last = writer.log_index.last();
             let conflict = random.below(3) == 0;
             let first = match conflict {
                 // Another leader, and perhaps far back, over segments.
@@ -150,7 +150,7 @@ fn replaced_entries_are_never_read_back() {
                 .collect();
             writer.append(first, &sizes);
             if random.below(12) == 0 {
-                let last = writer.outline.last();
+                let last = writer.log_index.last();
                 writer.commit += random.below(last - writer.commit + 1);
             }
             writer.check();
@@ -170,18 +170,18 @@ fn a_save_that_replaces_its_own_entries_is_read_back_right() {
     ];
     for save in &saves {
         let first = save.entries[0].index;
-        while writer.outline.last() >= first {
-            writer.outline.pop(&writer.log.pop().unwrap());
+        while writer.log_index.last() >= first {
+            writer.log_index.pop(&writer.log.pop().unwrap());
         }
         for entry in &save.entries {
-            writer.outline.push(entry);
+            writer.log_index.push(entry);
             writer.log.push(entry.clone());
         }
     }
     writer.opened.wal.save(&saves).unwrap();
     writer.check();
     let found = start(&writer.disk.after_power_loss(1), SMALL).unwrap();
-    assert_eq!(all(&found.wal, &writer.outline), writer.log);
+    assert_eq!(all(&found.wal, &writer.log_index), writer.log);
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn the_log_is_there_behind_the_older_snapshot_or_further_back_when_it_is_pinned(
     writer.check();
     // Somebody asks for what is deleted before it is read.
     let reader = writer.opened.wal.read_back();
-    let old = Request::new(&writer.outline, 6, 20, u64::MAX);
+    let old = Request::new(&writer.log_index, 6, 20, u64::MAX);
     assert_eq!(reader.read(&old).unwrap().unwrap().len(), 14);
     purge(&mut writer.opened);
     assert!(segments(&writer.disk).len() < before);
@@ -216,7 +216,7 @@ fn a_file_that_is_deleted_under_the_reader_is_gone_and_one_that_vanished_is_dama
         writer.append(index, &[300]);
     }
     let reader = writer.opened.wal.read_back();
-    let request = Request::new(&writer.outline, 3, 40, u64::MAX);
+    let request = Request::new(&writer.log_index, 3, 40, u64::MAX);
     let first = segments(&writer.disk)[0].clone();
     writer.disk.remove(&first).unwrap();
     let error = reader.read(&request).unwrap_err();
@@ -231,7 +231,7 @@ fn damage_is_found_and_never_sent() {
         writer.append(index, &[300]);
     }
     let reader = writer.opened.wal.read_back();
-    let request = Request::new(&writer.outline, 2, 30, u64::MAX);
+    let request = Request::new(&writer.log_index, 2, 30, u64::MAX);
     let (mut refused, mut harmless) = (0, 0);
     for segment in segments(&writer.disk) {
         let good = writer.disk.read(&segment);
@@ -270,15 +270,15 @@ fn behind_an_installed_snapshot_the_log_begins_anew() {
     let mut save = mark(40, 2, hard_state(2, 0, 40), true);
     save.entries = (41..50).map(|i| entry(i, 2, vec![1; 300])).collect();
     let log = save.entries.clone();
-    let mut outline = Outline::new(40, 2);
-    log.iter().for_each(|entry| outline.push(entry));
+    let mut log_index = LogIndex::new(40, 2);
+    log.iter().for_each(|entry| log_index.push(entry));
     writer.opened.wal.save(&[save]).unwrap();
-    assert_eq!(all(&writer.opened.wal, &outline), log);
-    let old = Request::new(&writer.outline, 5, 6, 1);
+    assert_eq!(all(&writer.opened.wal, &log_index), log);
+    let old = Request::new(&writer.log_index, 5, 6, 1);
     assert_eq!(writer.opened.wal.read_back().read(&old).unwrap(), None);
     let found = start(&writer.disk.after_power_loss(1), SMALL).unwrap();
-    assert_eq!(found.recovered.outline, Some(outline.clone()));
-    assert_eq!(all(&found.wal, &outline), log);
+    assert_eq!(found.recovered.log_index, Some(log_index.clone()));
+    assert_eq!(all(&found.wal, &log_index), log);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::limits;
 use crate::mutants::{Mutant, is_planted};
 use crate::storage::disk::Disk;
 use crate::storage::error::StorageError;
-use crate::storage::log_index::{Outline, entry_bytes};
+use crate::storage::log_index::{LogIndex, entry_bytes};
 use parking_lot::{Mutex, MutexGuard};
 use raft::eraftpb::Entry;
 use std::collections::VecDeque;
@@ -39,19 +39,19 @@ pub struct Request {
 
 impl Request {
     /// Asks for the entries from `first` to before `end`, as many as weigh `bytes` and at least one. All of them are
-    /// durable, and are in the outline.
-    pub fn new(outline: &Outline, first: u64, end: u64, bytes: u64) -> Request {
+    /// durable, and are in the log index.
+    pub fn new(log_index: &LogIndex, first: u64, end: u64, bytes: u64) -> Request {
         assert!(
-            outline.start().0 < first && first < end && end <= outline.last() + 1,
+            log_index.start().0 < first && first < end && end <= log_index.last() + 1,
             "entries from {first} to before {end} of a log behind {} up to {}",
-            outline.start().0,
-            outline.last()
+            log_index.start().0,
+            log_index.last()
         );
         Request {
             first,
             end,
             bytes,
-            rows: outline.rows(first, end),
+            rows: log_index.rows(first, end),
         }
     }
 

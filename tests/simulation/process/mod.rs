@@ -124,13 +124,13 @@ pub struct Passed {
 impl Process {
     /// All entries behind the snapshot, those that a start has left to the disk included.
     pub fn entries(recovered: &Recovered, reader: &ReadBack) -> Result<Vec<Entry>, StorageError> {
-        let outline = recovered.outline.as_ref().expect("it has a disk");
+        let log_index = recovered.log_index.as_ref().expect("it has a disk");
         let snapshot = recovered.snapshot.as_ref().map_or(0, |meta| meta.index);
-        let end = outline.last() + 1 - recovered.entries.len() as u64;
+        let end = log_index.last() + 1 - recovered.entries.len() as u64;
         let mut entries = Vec::new();
         let mut next = snapshot + 1;
         while next < end {
-            let piece = reader.read(&Request::new(outline, next, end, 10_000))?;
+            let piece = reader.read(&Request::new(log_index, next, end, 10_000))?;
             let piece = piece.expect("nothing was deleted yet");
             next += piece.len() as u64;
             entries.extend(piece);

@@ -1,7 +1,7 @@
 //! A node with its disk and its map, and the work that the node hands out to them.
 
 use super::*;
-use crate::storage::log_index::{Outline, entry_bytes};
+use crate::storage::log_index::{LogIndex, entry_bytes};
 use pending::answer;
 
 pub type Map = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -205,15 +205,15 @@ impl Host {
 fn recover(disk: &Recovered, cache_bytes: u64) -> Recovered {
     let mut recovered = disk.clone();
     let (index, term) = disk.snapshot.as_ref().map_or((0, 0), |m| (m.index, m.term));
-    let mut outline = Outline::new(index, term);
-    disk.entries.iter().for_each(|entry| outline.push(entry));
+    let mut log_index = LogIndex::new(index, term);
+    disk.entries.iter().for_each(|entry| log_index.push(entry));
     let mut bytes: u64 = disk.entries.iter().map(entry_bytes).sum();
     recovered.entries.retain(|entry| {
         let kept = bytes <= cache_bytes || entry.index > disk.hard_state.commit;
         bytes -= entry_bytes(entry);
         kept
     });
-    recovered.outline = Some(outline);
+    recovered.log_index = Some(log_index);
     recovered
 }
 
