@@ -9,7 +9,7 @@ use crate::command::{ReplicatedState, SnapshotHeader};
 use crate::logging;
 use crate::logging::progress::{Progress, Unit};
 use crate::storage::inspect;
-use crate::storage::inspect::{Kind, SegmentContents, SnapshotContents};
+use crate::storage::inspect::{FileKind, SegmentContents, SnapshotContents};
 use crate::storage::{Disk, Given, Meta, ReadOnlyDisk, StorageError};
 use crate::store::MapHash;
 use std::io::{self, Write};
@@ -208,9 +208,9 @@ impl Report<'_> {
             Err(error) => return self.found(&error),
         };
         match kind {
-            Some(Kind::Snapshot) => self.snapshot(path),
-            Some(Kind::Segment) => self.segment(path),
-            Some(Kind::Meta) if path.file_name().is_some_and(|name| name == "meta") => {
+            Some(FileKind::Snapshot) => self.snapshot(path),
+            Some(FileKind::Segment) => self.segment(path),
+            Some(FileKind::Meta) if path.file_name().is_some_and(|name| name == "meta") => {
                 let dir: PathBuf = path.parent().map_or(PathBuf::new(), Path::to_owned);
                 match inspect::meta(&self.disk, &dir) {
                     Ok(Some(meta)) => self.meta(path, &meta),

@@ -76,7 +76,7 @@ pub fn run(settings: &RestoreOptions) -> Result<String, StorageError> {
         file,
         dir: data_dir,
         list: cluster,
-        options: storage::Options::default(),
+        options: storage::WalOptions::default(),
     };
     let mut progress = Progress::of_command("restoring", Unit::Bytes);
     let told = |done, total| progress.at(done, total);

@@ -311,7 +311,7 @@ mod tests {
         std::fs::create_dir_all(&config.data_dir).unwrap();
         let logger = Logger::root(slog::Discard, o!());
         let check = &mut |_: &storage::Snapshots, _, _| panic!("there is no snapshot");
-        let options = storage::Options::default();
+        let options = storage::WalOptions::default();
         let disk = Arc::new(RealDisk);
         storage::open_and_load(disk, &config.data_dir, beginning, options, check, &logger)
             .unwrap()

@@ -151,9 +151,9 @@ pub(super) fn load(
     let Daemon { config, parts, .. } = daemon;
     let (loaded, opened) = oneshot::channel();
     let dir = config.data_dir.clone();
-    let options = storage::Options {
+    let options = storage::WalOptions {
         cache_bytes: config.tuning.log_cache_bytes,
-        ..storage::Options::default()
+        ..storage::WalOptions::default()
     };
     let (store, replay) = (parts.store.clone(), parts.replay.clone());
     let (metrics, logger) = (parts.metrics.clone(), parts.logger.clone());

@@ -8,7 +8,7 @@ use super::log_index::LogIndex;
 use super::meta::Meta;
 use super::snapshot::Snapshots;
 use super::state::{Mark, Recovered, SnapshotMeta};
-use super::wal::{self, Options, Wal};
+use super::wal::{self, Wal, WalOptions};
 use crate::command::ReplicatedState;
 use crate::members::{Members, cluster_id};
 use crate::peer_url::PeerUrl;
@@ -23,7 +23,7 @@ pub(super) fn first_start(
     dir: &Path,
     beginning: Beginning,
     snapshots: &Arc<Snapshots>,
-    options: Options,
+    options: WalOptions,
 ) -> Result<(Arc<Meta>, Wal, Recovered), StorageError> {
     let Beginning {
         member,
@@ -71,11 +71,11 @@ pub(super) fn complete(
     dir: &Path,
     meta: Arc<Meta>,
     snapshots: &Arc<Snapshots>,
-    options: Options,
+    options: WalOptions,
     snapshot: Option<(SnapshotMeta, u64)>,
 ) -> Result<(Arc<Meta>, Wal, Recovered), StorageError> {
     let mut recovered = Recovered::default();
-    let mut state = wal::State::default();
+    let mut state = wal::WalState::default();
     if let Some((snapshot, bytes)) = snapshot {
         recovered.snapshot_bytes = bytes;
         recovered.hard_state.term = snapshot.term;

@@ -12,7 +12,7 @@ use super::recovery;
 use super::snapshot::Snapshots;
 use super::wal::record::Record;
 use super::wal::segment;
-use super::wal::segment::{Name, Reader, Step};
+use super::wal::segment::{BatchStep, Name, SegmentReader};
 use crate::command::SnapshotHeader;
 use crate::limits;
 use raft::eraftpb::HardState;
@@ -23,12 +23,12 @@ use std::thread;
 use std::time::Instant;
 
 pub use super::later_entries::LaterEntries;
-pub use super::recovery::Verdict;
+pub use super::recovery::StartVerdict;
 pub use super::snapshot::SnapshotContents;
 
 /// What a file is by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FileKind {
     /// `meta`.
     Meta,
     /// A segment of the WAL.
@@ -61,15 +61,15 @@ pub struct SegmentContents {
 }
 
 /// What a file is; `None` if it is none of ours, or its first bytes are damaged.
-pub fn kind(disk: &dyn Disk, path: &Path) -> Result<Option<Kind>, StorageError> {
+pub fn kind(disk: &dyn Disk, path: &Path) -> Result<Option<FileKind>, StorageError> {
     let mut magic = [0; 8];
     if let Some(file) = disk.open(path)? {
         file.read_at(&mut magic, 0)?;
     }
     Ok(match &magic {
-        b"rkvdmeta" => Some(Kind::Meta),
-        b"rkvdwal\0" => Some(Kind::Segment),
-        b"rkvdsnap" => Some(Kind::Snapshot),
+        b"rkvdmeta" => Some(FileKind::Meta),
+        b"rkvdwal\0" => Some(FileKind::Segment),
+        b"rkvdsnap" => Some(FileKind::Snapshot),
         _ => None,
     })
 }
@@ -101,7 +101,7 @@ pub fn segment(
         return Err(StorageError::corrupt(path, 0, why));
     };
     let dir = path.parent().unwrap_or(Path::new(""));
-    let mut reader = Reader::open(disk, dir, name)?;
+    let mut reader = SegmentReader::open(disk, dir, name)?;
     contents.header = Some(*reader.header());
     let mut damaged_since = None;
     loop {
@@ -112,21 +112,21 @@ pub fn segment(
             Ok(())
         })?;
         match step {
-            Step::Batch => {
+            BatchStep::Batch => {
                 contents.batches += 1;
                 damaged_since = None;
             }
-            Step::End if contents.batches == 0 => {
+            BatchStep::End if contents.batches == 0 => {
                 return corrupt(contents.end, "the first batch is missing");
             }
-            Step::End => return Ok(()),
-            Step::Damaged { hole } => {
+            BatchStep::End => return Ok(()),
+            BatchStep::Damaged { hole } => {
                 let since = damaged_since.get_or_insert_with(Instant::now);
                 if live && since.elapsed() < limits::EXAMINE_RETRY_TIME {
                     thread::sleep(limits::EXAMINE_RETRY_INTERVAL);
                     let place = (reader.offset(), reader.crc());
                     // Anew, since it holds what it has read.
-                    reader = Reader::open(disk, dir, name)?;
+                    reader = SegmentReader::open(disk, dir, name)?;
                     reader.seek(place.0, place.1);
                     continue;
                 }

@@ -10,7 +10,7 @@ use super::meta::Meta;
 use super::recovery;
 use super::snapshot;
 use super::wal::record::Record;
-use super::wal::segment::{Name, Reader, Step};
+use super::wal::segment::{BatchStep, Name, SegmentReader};
 use crate::command::Command;
 use crate::members::{Decision, Members};
 use std::collections::BTreeMap;
@@ -66,8 +66,8 @@ pub fn known_members(
         Ok(())
     };
     for name in names {
-        let mut reader = Reader::open(disk, &dir, name)?;
-        while reader.next(&mut visit)? == Step::Batch {}
+        let mut reader = SegmentReader::open(disk, &dir, name)?;
+        while reader.next(&mut visit)? == BatchStep::Batch {}
     }
     for (at, change) in changes.range(index + 1..) {
         if let Ok(Decision::Change(_)) = members.decide(change) {

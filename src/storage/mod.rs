@@ -74,4 +74,4 @@ pub use snapshot::{
 };
 pub use state::{Mark, Recovered, Save, SnapshotMeta};
 pub use wal::read_back::ReadBack;
-pub use wal::{Options, Purge, Wal};
+pub use wal::{Purge, Wal, WalOptions};

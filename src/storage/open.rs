@@ -9,7 +9,7 @@ use super::meta::Meta;
 use super::recovery::{self, Load};
 use super::snapshot::Snapshots;
 use super::state::Recovered;
-use super::wal::{Options, Wal};
+use super::wal::{Wal, WalOptions};
 use slog::{Logger, info};
 use std::path::Path;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ pub fn open(
     start: Start,
     logger: &Logger,
 ) -> Result<Opened, StorageError> {
-    open_with(disk, dir, member, start, Options::default(), logger)
+    open_with(disk, dir, member, start, WalOptions::default(), logger)
 }
 
 /// [`open`] with other sizes of the WAL's parts.
@@ -66,7 +66,7 @@ pub fn open_with(
     dir: &Path,
     member: u64,
     start: Start,
-    options: Options,
+    options: WalOptions,
     logger: &Logger,
 ) -> Result<Opened, StorageError> {
     let check = &mut |snapshots: &Snapshots, index, term| {
@@ -81,7 +81,7 @@ pub fn open_and_load(
     disk: Arc<dyn Disk>,
     dir: &Path,
     beginning: Beginning,
-    options: Options,
+    options: WalOptions,
     load: &mut Load<'_>,
     logger: &Logger,
 ) -> Result<Opened, StorageError> {

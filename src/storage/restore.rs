@@ -17,7 +17,7 @@ use super::disk::Disk;
 use super::error::StorageError;
 use super::meta::{Given, Meta};
 use super::snapshot::{SnapshotContents, Snapshots, read_file};
-use super::wal::Options;
+use super::wal::WalOptions;
 use crate::limits;
 use crate::limits::{RESTORE_SKIP, RESTORE_SPREAD};
 use crate::members;
@@ -52,7 +52,7 @@ pub struct Plan<'a> {
     /// All first members of the new cluster, at least one. The directory will be that of the lowest id.
     pub list: &'a BTreeMap<u64, PeerUrl>,
     /// Sizes of the WAL's parts.
-    pub options: Options,
+    pub options: WalOptions,
 }
 
 /// Makes a data directory from a snapshot, which is read from `source`. `progress` is told how many bytes are done and of

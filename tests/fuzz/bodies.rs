@@ -20,9 +20,9 @@ use raftkvd::members::{Decision, Members};
 use raftkvd::peer_url::PeerUrl;
 use raftkvd::storage::wal::record;
 use raftkvd::storage::wal::segment;
-use raftkvd::storage::wal::segment::Reader;
+use raftkvd::storage::wal::segment::SegmentReader;
 use raftkvd::storage::{
-    Mark, Opened, Options, ReceiveError, Save, SnapshotMeta, Start, StorageError, open_with,
+    Mark, Opened, ReceiveError, Save, SnapshotMeta, Start, StorageError, WalOptions, open_with,
 };
 use raftkvd::transport::fuzzing::Carries;
 use raftkvd::{api, transport};
@@ -110,7 +110,7 @@ pub fn peer_frames(data: &[u8]) {
 
 // ---- storage ----
 
-const OPTIONS: Options = Options {
+const OPTIONS: WalOptions = WalOptions {
     segment_bytes: 4096,
     batch_bytes: limits::BATCH_BYTES_TARGET,
     cache_bytes: u64::MAX,
@@ -211,8 +211,8 @@ pub fn wal(data: &[u8]) {
     let name = path.file_name().unwrap().to_str().unwrap();
     let name = segment::Name::parse(name).unwrap();
     let to_the_end = || {
-        let mut reader = Reader::open(&disk, &dir().join("wal"), name).unwrap();
-        while reader.next(&mut |_| Ok(())).unwrap() == segment::Step::Batch {}
+        let mut reader = SegmentReader::open(&disk, &dir().join("wal"), name).unwrap();
+        while reader.next(&mut |_| Ok(())).unwrap() == segment::BatchStep::Batch {}
         reader
     };
     match mode % 4 {

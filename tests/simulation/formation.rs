@@ -12,7 +12,7 @@ use crate::runs::quiet;
 use crate::world::{Event, MILLISECOND, World};
 use raftkvd::command::Kind;
 use raftkvd::members::Members;
-use raftkvd::storage::{self, Options, Start, StorageError};
+use raftkvd::storage::{self, Start, StorageError, WalOptions};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -77,7 +77,7 @@ fn has_formed(disk: &FakeDisk, id: u64) -> bool {
     let disk = disk.after_kill();
     disk.set_free(None);
     let start = Start::Existing("nothing is there".to_owned());
-    let options = Options::default();
+    let options = WalOptions::default();
     let dir = Path::new(DATA_DIR);
     let opened = match storage::open_with(Arc::new(disk), dir, id, start, options, &quiet()) {
         Ok(opened) => opened,

@@ -5,15 +5,15 @@ use crate::limits;
 use crate::members;
 use crate::storage::later_entries::LaterEntries;
 use crate::storage::log_index::{LogIndex, entry_bytes};
-use crate::storage::wal::State;
+use crate::storage::wal::WalState;
 use crate::storage::wal::read_back::Effect;
 use crate::storage::wal::record::Record;
 use raft::eraftpb::{Entry, EntryType};
 use std::collections::VecDeque;
 
 /// The log as far as it was read.
-pub(super) struct Log {
-    pub(super) state: State,
+pub(super) struct ScannedLog {
+    pub(super) state: WalState,
     /// Of all entries, from those behind the older of two snapshots on.
     pub(super) log_index: LogIndex,
     /// The newest of them: all that are not known to be committed, and of the others up to `cache_bytes`.
@@ -27,13 +27,13 @@ pub(super) struct Log {
     pub(super) later: Option<LaterEntries>,
 }
 
-impl Log {
-    pub(super) fn new(first_index: u64, cache_bytes: u64) -> Log {
+impl ScannedLog {
+    pub(super) fn new(first_index: u64, cache_bytes: u64) -> ScannedLog {
         let last = first_index.saturating_sub(1);
-        Log {
-            state: State {
+        ScannedLog {
+            state: WalState {
                 last,
-                ..State::default()
+                ..WalState::default()
             },
             // What is before the first segment nobody asks for, but a snapshot that stands there: see `recovery::judge`.
             log_index: LogIndex::new(last, 0),
@@ -46,7 +46,7 @@ impl Log {
     }
 
     /// The same, and it decodes each entry to find those that only a later version knows.
-    pub(super) fn noting_later_entries(mut self) -> Log {
+    pub(super) fn noting_later_entries(mut self) -> ScannedLog {
         self.later = Some(LaterEntries::default());
         self
     }
@@ -55,7 +55,7 @@ impl Log {
         match record {
             Record::Entry(entry) => {
                 let index = entry.index;
-                let State { last, .. } = self.state;
+                let WalState { last, .. } = self.state;
                 if index == 0 || index > last + 1 {
                     return Err(format!("entry {index} follows entry {last}: a gap"));
                 }

@@ -26,12 +26,12 @@ use super::meta::Meta;
 use super::snapshot::Snapshots;
 use super::state::{Recovered, SnapshotMeta};
 use super::wal::segment;
-use super::wal::{Options, Wal};
+use super::wal::{Wal, WalOptions};
 use crate::command::SnapshotHeader;
 use crate::command::version::Later;
 use crate::limits;
 use crate::mutants::{Mutant, is_planted};
-use log::Log;
+use log::ScannedLog;
 use scan::{Scan, scan};
 use slog::{Logger, info, warn};
 use std::path::Path;
@@ -45,7 +45,7 @@ pub type Load<'a> =
 
 /// What a whole data directory comes to: what a start would begin with.
 #[derive(Debug)]
-pub struct Verdict {
+pub struct StartVerdict {
     /// Snapshot, log and hard state.
     pub recovered: Recovered,
     /// Index of the last entry of the log.
@@ -64,13 +64,13 @@ pub(super) fn recover(
     dir: &Path,
     meta: &Arc<Meta>,
     snapshots: &Arc<Snapshots>,
-    options: Options,
+    options: WalOptions,
     load: &mut Load<'_>,
     logger: &Logger,
 ) -> Result<(Wal, Recovered), StorageError> {
     let began = Instant::now();
     let wal_dir = dir.join("wal");
-    let log = |first_index| Log::new(first_index, options.cache_bytes);
+    let log = |first_index| ScannedLog::new(first_index, options.cache_bytes);
     let mut scan = scan(&**disk, &wal_dir, meta, log)?;
     let chosen = choose_snapshot(snapshots, meta, &scan, load, logger)?;
     let recovered = judge(&mut scan, &chosen)?;
@@ -148,15 +148,15 @@ pub(super) fn examine(
     snapshots: &Snapshots,
     load: &mut Load<'_>,
     logger: &Logger,
-) -> Result<Verdict, StorageError> {
-    let cache = Options::default().cache_bytes;
-    let log = |first_index| Log::new(first_index, cache).noting_later_entries();
+) -> Result<StartVerdict, StorageError> {
+    let cache = WalOptions::default().cache_bytes;
+    let log = |first_index| ScannedLog::new(first_index, cache).noting_later_entries();
     let mut scan = scan(&**disk, &dir.join("wal"), meta, log)?;
     let chosen = choose_snapshot(snapshots, meta, &scan, load, logger)?;
     let recovered = judge(&mut scan, &chosen)?;
     let begin = recovered.snapshot.as_ref().map_or(0, |meta| meta.index);
     let mut later = scan.log.later.iter().flat_map(LaterEntries::iter);
-    Ok(Verdict {
+    Ok(StartVerdict {
         later: later.find(|(index, _)| *index > begin),
         recovered,
         last: scan.log.state.last,

@@ -1,19 +1,19 @@
 //! Reads the segments of the WAL one after the other, and checks that they belong together.
 
-use super::log::Log;
+use super::log::ScannedLog;
 use crate::storage::disk::Disk;
 use crate::storage::error::StorageError;
 use crate::storage::meta::Meta;
-use crate::storage::wal::read_back::{Effect, Index, Place};
-use crate::storage::wal::segment::{Name, Reader, Step};
+use crate::storage::wal::read_back::{BatchIndex, BatchPlace, Effect};
+use crate::storage::wal::segment::{BatchStep, Name, SegmentReader};
 use std::path::Path;
 
 /// What the segments hold.
 pub(super) struct Scan {
-    pub(super) log: Log,
-    pub(super) index: Index,
+    pub(super) log: ScannedLog,
+    pub(super) index: BatchIndex,
     pub(super) names: Vec<Name>,
-    pub(super) last: Reader,
+    pub(super) last: SegmentReader,
     pub(super) torn_tail: bool,
 }
 
@@ -21,7 +21,7 @@ pub(super) fn scan(
     disk: &dyn Disk,
     wal_dir: &Path,
     meta: &Meta,
-    log: impl FnOnce(u64) -> Log,
+    log: impl FnOnce(u64) -> ScannedLog,
 ) -> Result<Scan, StorageError> {
     let mut names: Vec<Name> = disk
         .list(wal_dir)?
@@ -33,11 +33,11 @@ pub(super) fn scan(
         return Err(StorageError::corrupt(wal_dir, 0, "there is no segment"));
     };
     let mut log = log(first.first_index);
-    let mut index = Index::default();
-    let mut last: Option<Reader> = None;
+    let mut index = BatchIndex::default();
+    let mut last: Option<SegmentReader> = None;
     let mut torn_tail = false;
     for (at, name) in names.iter().enumerate() {
-        let mut reader = Reader::open(disk, wal_dir, *name)?;
+        let mut reader = SegmentReader::open(disk, wal_dir, *name)?;
         check_identity(&reader, meta)?;
         if let Some(before) = &last {
             check_succession(before, &reader, &log)?;
@@ -65,25 +65,25 @@ pub(super) fn scan(
 
 /// Reads a segment to its end. Gives whether there is damage behind it that a crash explains.
 fn read_batches(
-    reader: &mut Reader,
-    log: &mut Log,
-    index: &mut Index,
+    reader: &mut SegmentReader,
+    log: &mut ScannedLog,
+    index: &mut BatchIndex,
     is_last: bool,
 ) -> Result<bool, StorageError> {
     loop {
-        let place = Place {
+        let place = BatchPlace {
             sequence: reader.header().name.sequence,
             offset: reader.offset(),
             previous: reader.crc(),
         };
         let mut effect = Effect::default();
         let hole = match reader.next(&mut |record| log.apply(record, &mut effect))? {
-            Step::Batch => {
+            BatchStep::Batch => {
                 index.add(place, &effect, reader.offset());
                 continue;
             }
-            Step::End => return Ok(false),
-            Step::Damaged { hole } => hole,
+            BatchStep::End => return Ok(false),
+            BatchStep::Damaged { hole } => hole,
         };
         let corrupt = |why: &str| StorageError::corrupt(reader.path(), reader.offset(), why);
         if !is_last {
@@ -106,7 +106,7 @@ fn read_batches(
     }
 }
 
-fn check_identity(reader: &Reader, meta: &Meta) -> Result<(), StorageError> {
+fn check_identity(reader: &SegmentReader, meta: &Meta) -> Result<(), StorageError> {
     let header = reader.header();
     // An empty member's first segments were begun before it had a cluster.
     let known = header.cluster == 0 || header.cluster == meta.cluster();
@@ -125,7 +125,11 @@ fn check_identity(reader: &Reader, meta: &Meta) -> Result<(), StorageError> {
     })
 }
 
-fn check_succession(before: &Reader, reader: &Reader, log: &Log) -> Result<(), StorageError> {
+fn check_succession(
+    before: &SegmentReader,
+    reader: &SegmentReader,
+    log: &ScannedLog,
+) -> Result<(), StorageError> {
     let header = reader.header();
     let corrupt = |why: &str| Err(StorageError::corrupt(reader.path(), 0, why));
     if Some(header.name.sequence) != before.header().name.sequence.checked_add(1) {

@@ -63,7 +63,7 @@ impl Snapshots {
         let file = self.open_file(&path)?;
         // An open file can be read when it is deleted. Older ones will never be loaded after this one.
         self.unloaded.lock().retain(|(other, _)| *other > index);
-        let mut reader = Reader::new(&*file, &path)?;
+        let mut reader = SnapshotReader::new(&*file, &path)?;
         let header = reader.header()?;
         if (header.index, header.term) != (index, term) {
             return Err(reader.corrupt("its header does not fit its name"));
@@ -183,7 +183,7 @@ pub(in crate::storage) fn read_file(
     let file = disk
         .open(path)?
         .ok_or_else(|| StorageError::corrupt(path, 0, "the file is missing"))?;
-    let mut reader = Reader::new(&*file, path)?;
+    let mut reader = SnapshotReader::new(&*file, path)?;
     contents.header = reader.header()?;
     let mut keys = Keys::default();
     let mut block = Vec::new();
@@ -217,11 +217,11 @@ pub(in crate::storage) fn read_header(
     let file = disk
         .open(path)?
         .ok_or_else(|| StorageError::corrupt(path, 0, "the file is missing"))?;
-    Reader::new(&*file, path)?.header()
+    SnapshotReader::new(&*file, path)?.header()
 }
 
 /// Reads a file from its start to its end. Nothing is allocated that is longer than what is left of the file.
-pub(super) struct Reader<'a> {
+pub(super) struct SnapshotReader<'a> {
     file: &'a dyn DiskFile,
     path: &'a Path,
     len: u64,
@@ -233,9 +233,12 @@ pub(super) struct Reader<'a> {
     ended: bool,
 }
 
-impl<'a> Reader<'a> {
-    pub(super) fn new(file: &'a dyn DiskFile, path: &'a Path) -> Result<Reader<'a>, DiskError> {
-        Ok(Reader {
+impl<'a> SnapshotReader<'a> {
+    pub(super) fn new(
+        file: &'a dyn DiskFile,
+        path: &'a Path,
+    ) -> Result<SnapshotReader<'a>, DiskError> {
+        Ok(SnapshotReader {
             file,
             path,
             len: file.len()?,
@@ -290,7 +293,7 @@ impl<'a> Reader<'a> {
     fn check_keys(&self, keys: Keys) -> Result<(), StorageError> {
         match keys.suspects() {
             None => Ok(()),
-            Some(suspects) => Reader::new(self.file, self.path)?.look_for(suspects),
+            Some(suspects) => SnapshotReader::new(self.file, self.path)?.look_for(suspects),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Receiving a snapshot file.
 
-use super::read::Reader;
+use super::read::SnapshotReader;
 use super::write::Growing;
 use super::{Snapshots, Temporary, Unloaded, publish};
 use crate::command::SnapshotHeader;
@@ -73,7 +73,7 @@ impl SnapshotSink {
         self.flush()?;
         let path = self.temporary.path.clone();
         let checked = || -> Result<SnapshotHeader, StorageError> {
-            let mut reader = Reader::new(&*self.file.file, &path)?;
+            let mut reader = SnapshotReader::new(&*self.file.file, &path)?;
             let header = reader.header()?;
             reader.check(&header)?;
             Ok(header)

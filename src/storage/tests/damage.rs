@@ -136,8 +136,8 @@ fn a_committed_entry_that_is_missing_is_corrupt() {
         sequence: 0,
         first_index: 2,
     };
-    let mut reader = segment::Reader::open(&disk, &dir().join("wal"), name).unwrap();
-    while reader.next(&mut |_| Ok(())).unwrap() == segment::Step::Batch {}
+    let mut reader = segment::SegmentReader::open(&disk, &dir().join("wal"), name).unwrap();
+    while reader.next(&mut |_| Ok(())).unwrap() == segment::BatchStep::Batch {}
     let mut writer = reader.into_writer().unwrap();
     let mut batch = record::Batch::default();
     batch.clear();

@@ -42,7 +42,7 @@ fn an_installed_snapshot_clears_the_log_and_a_local_one_does_not() {
 
 #[test]
 fn an_installed_snapshot_with_more_entries_than_a_batch_holds_can_be_torn_anywhere() {
-    let options = Options {
+    let options = WalOptions {
         segment_bytes: 4096,
         batch_bytes: 2000,
         cache_bytes: u64::MAX,

@@ -27,13 +27,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const SMALL: Options = Options {
+const SMALL: WalOptions = WalOptions {
     segment_bytes: 4096,
     batch_bytes: limits::BATCH_BYTES_TARGET,
     cache_bytes: u64::MAX,
 };
 /// One segment holds the whole of a test.
-const LARGE: Options = Options {
+const LARGE: WalOptions = WalOptions {
     segment_bytes: 64 << 10,
     batch_bytes: limits::BATCH_BYTES_TARGET,
     cache_bytes: u64::MAX,
@@ -56,7 +56,7 @@ fn list() -> BTreeMap<u64, PeerUrl> {
 /// A cluster that is not the one of [`start`].
 const CLUSTER: u64 = 77;
 
-fn start(disk: &FakeDisk, options: Options) -> Result<Opened, StorageError> {
+fn start(disk: &FakeDisk, options: WalOptions) -> Result<Opened, StorageError> {
     open_as(disk, 3, Start::First(list()), options)
 }
 
@@ -65,7 +65,7 @@ fn open_as(
     disk: &FakeDisk,
     member: u64,
     start: Start,
-    options: Options,
+    options: WalOptions,
 ) -> Result<Opened, StorageError> {
     let _lock = lock(disk, dir())?;
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());

@@ -36,7 +36,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(options: Options) -> Writer {
+    fn new(options: WalOptions) -> Writer {
         let disk = FakeDisk::new(1);
         Writer {
             opened: start(&disk, options).unwrap(),
@@ -97,7 +97,7 @@ impl Writer {
     }
 
     /// After a restart, which knows as much of the log.
-    fn restart(&mut self, options: Options) {
+    fn restart(&mut self, options: WalOptions) {
         let disk = self.disk.after_power_loss(7);
         self.opened = start(&disk, options).unwrap();
         self.disk = disk;
@@ -283,7 +283,7 @@ fn behind_an_installed_snapshot_the_log_begins_anew() {
 
 #[test]
 fn a_start_takes_the_newest_entries_into_memory_and_those_that_may_be_replaced() {
-    let options = Options {
+    let options = WalOptions {
         cache_bytes: 2_000,
         ..SMALL
     };

@@ -38,7 +38,7 @@ fn conflicting_entries_replace_the_rest_of_the_log() {
 
 #[test]
 fn a_huge_save_is_written_in_several_batches() {
-    let options = Options {
+    let options = WalOptions {
         segment_bytes: 4096,
         batch_bytes: 2000,
         cache_bytes: u64::MAX,
@@ -61,7 +61,7 @@ fn a_huge_save_is_written_in_several_batches() {
 
 #[test]
 fn an_entry_is_never_found_without_the_commit_index_that_came_along_with_it() {
-    let options = Options {
+    let options = WalOptions {
         segment_bytes: 4096,
         batch_bytes: 2000,
         cache_bytes: u64::MAX,

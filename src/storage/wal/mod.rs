@@ -17,9 +17,9 @@ pub mod record;
 pub mod segment;
 mod state;
 
-pub use options::Options;
+pub use options::WalOptions;
 pub use purge::Purge;
-pub(super) use state::State;
+pub(super) use state::WalState;
 
 use super::disk::{Disk, DiskError};
 use super::meta::Meta;
@@ -28,9 +28,9 @@ use super::state::{Mark, Save};
 use crate::metrics;
 use crate::mutants::{Mutant, is_planted};
 use raft::eraftpb::HardState;
-use read_back::{Effect, Index, Place, ReadBack, SharedIndex};
+use read_back::{BatchIndex, BatchPlace, Effect, ReadBack, SharedBatchIndex};
 use record::Batch;
-use segment::{Header, Name, Writer};
+use segment::{Header, Name, SegmentWriter};
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
@@ -43,18 +43,18 @@ pub struct Wal {
     dir: PathBuf,
     meta: Arc<Meta>,
     snapshots: Arc<Snapshots>,
-    options: Options,
+    options: WalOptions,
     /// As of the last batch.
-    durable: State,
+    durable: WalState,
     /// As of the last save; ahead of `durable` by the batch under construction and by a commit index that waits.
-    current: State,
+    current: WalState,
     /// Segments before the one that is written to, oldest first.
     older: VecDeque<Name>,
-    segment: Writer,
+    segment: SegmentWriter,
     batch: Batch,
     /// What the batch does to the log.
     effect: Effect,
-    index: SharedIndex,
+    index: SharedBatchIndex,
     /// A mark became durable since the last purge.
     purge_due: bool,
     failed: bool,
@@ -72,8 +72,8 @@ impl Wal {
         dir: PathBuf,
         meta: Arc<Meta>,
         snapshots: Arc<Snapshots>,
-        options: Options,
-        state: State,
+        options: WalOptions,
+        state: WalState,
     ) -> Result<Wal, DiskError> {
         let mut batch = Batch::default();
         let header = Header {
@@ -88,8 +88,8 @@ impl Wal {
             len: options.segment_bytes,
         };
         encode_state(&mut batch, &state);
-        let segment = Writer::create(&*disk, &dir, header, &mut batch)?;
-        let mut index = Index::default();
+        let segment = SegmentWriter::create(&*disk, &dir, header, &mut batch)?;
+        let mut index = BatchIndex::default();
         index.begin(segment.name(), segment.end());
         Ok(Wal::resume(
             disk,
@@ -111,11 +111,11 @@ impl Wal {
         dir: PathBuf,
         meta: Arc<Meta>,
         snapshots: Arc<Snapshots>,
-        options: Options,
-        state: State,
+        options: WalOptions,
+        state: WalState,
         older: Vec<Name>,
-        segment: Writer,
-        index: Index,
+        segment: SegmentWriter,
+        index: BatchIndex,
     ) -> Wal {
         let mut batch = Batch::default();
         batch.clear();
@@ -132,7 +132,7 @@ impl Wal {
             segment,
             batch,
             effect: Effect::default(),
-            index: SharedIndex::new(index),
+            index: SharedBatchIndex::new(index),
             purge_due: false,
             failed: false,
             entries: 0,
@@ -188,7 +188,7 @@ impl Wal {
             }
             let mut hard_state = save.hard_state.as_ref();
             for entry in &save.entries {
-                let State { last, .. } = self.current;
+                let WalState { last, .. } = self.current;
                 let snapshot = self.current.newest_mark();
                 assert!(
                     entry.index > snapshot && entry.index <= last + 1,
@@ -211,7 +211,7 @@ impl Wal {
             if let Some(hard_state) = hard_state {
                 self.add_hard_state(hard_state);
             }
-            let State { last, .. } = self.current;
+            let WalState { last, .. } = self.current;
             assert!(
                 save.hard_state
                     .as_ref()
@@ -310,7 +310,7 @@ impl Wal {
         if self.segment.is_full_for(&self.batch) {
             self.rotate()?;
         }
-        let place = Place {
+        let place = BatchPlace {
             sequence: self.segment.name().sequence,
             offset: self.segment.end(),
             previous: self.segment.crc(),
@@ -344,7 +344,7 @@ impl Wal {
         };
         let mut first = Batch::default();
         encode_state(&mut first, &self.durable);
-        self.segment = Writer::create(&*self.disk, &self.dir, header, &mut first)?;
+        self.segment = SegmentWriter::create(&*self.disk, &self.dir, header, &mut first)?;
         self.index.lock().begin(header.name, self.segment.end());
         self.older.push_back(before);
         Ok(())
@@ -401,7 +401,7 @@ impl std::fmt::Debug for Wal {
     }
 }
 
-fn encode_state(batch: &mut Batch, state: &State) {
+fn encode_state(batch: &mut Batch, state: &WalState) {
     batch.clear();
     for mark in &state.marks {
         batch.mark(mark);

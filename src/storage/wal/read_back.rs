@@ -1,6 +1,6 @@
 //! Reading entries back from the WAL that are not in memory any more, for followers that are behind and for a restart.
 //!
-//! The `Index` knows where in the segments to begin: the places of some batches, each with an index that the batch
+//! The `BatchIndex` knows where in the segments to begin: the places of some batches, each with an index that the batch
 //! holds. Whoever writes the WAL adds to it, so does recovery, and [`ReadBack`] reads beside them, on a thread of its
 //! own. It takes nothing on trust: it checks every CRC from its place on, and of the entries that it meets it takes those
 //! that bear the term which the log says they have. An entry that another leader replaced has another term, and by
@@ -12,7 +12,7 @@
 //! its file goes: a file that is missing and not in the index was deleted by right, any other is damage.
 
 use super::record::Record;
-use super::segment::{self, Name, Step};
+use super::segment::{self, BatchStep, Name};
 use crate::limits;
 use crate::mutants::{Mutant, is_planted};
 use crate::storage::disk::Disk;
@@ -58,7 +58,7 @@ impl Request {
     /// What a WAL with these entries gives.
     #[cfg(test)]
     pub fn read_from(&self, log: &std::collections::BTreeMap<u64, Entry>) -> Option<Vec<Entry>> {
-        let mut found = Found {
+        let mut found = FoundEntries {
             request: self,
             entries: Vec::new(),
             bytes: 0,
@@ -80,14 +80,14 @@ impl Request {
 pub struct ReadBack {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    index: SharedIndex,
+    index: SharedBatchIndex,
 }
 
 impl ReadBack {
     pub(in crate::storage) fn new(
         disk: Arc<dyn Disk>,
         dir: PathBuf,
-        index: SharedIndex,
+        index: SharedBatchIndex,
     ) -> ReadBack {
         ReadBack { disk, dir, index }
     }
@@ -98,14 +98,14 @@ impl ReadBack {
         let Some((place, segments)) = self.index.lock().way(request.first) else {
             return Ok(None);
         };
-        let mut found = Found {
+        let mut found = FoundEntries {
             request,
             entries: Vec::new(),
             bytes: 0,
         };
         let mut previous = None;
         for segment in &segments {
-            let opened = segment::Reader::open(&*self.disk, &self.dir, segment.name);
+            let opened = segment::SegmentReader::open(&*self.disk, &self.dir, segment.name);
             let mut reader = match opened {
                 Err(_) if !self.index.lock().has(segment.name) => return Ok(None),
                 opened => opened?,
@@ -123,7 +123,7 @@ impl ReadBack {
                     found.visit(record);
                     Ok(())
                 })?;
-                if step != Step::Batch {
+                if step != BatchStep::Batch {
                     let why = "a batch is damaged that was synced";
                     return Err(StorageError::corrupt(reader.path(), reader.offset(), why));
                 }
@@ -148,13 +148,13 @@ impl std::fmt::Debug for ReadBack {
 }
 
 /// What was read so far.
-struct Found<'a> {
+struct FoundEntries<'a> {
     request: &'a Request,
     entries: Vec<Entry>,
     bytes: u64,
 }
 
-impl Found<'_> {
+impl FoundEntries<'_> {
     fn next(&self) -> u64 {
         self.request.first + self.entries.len() as u64
     }
@@ -180,7 +180,7 @@ impl Found<'_> {
 
 /// A batch in the WAL.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(in crate::storage) struct Place {
+pub(in crate::storage) struct BatchPlace {
     /// Of its segment.
     pub sequence: u64,
     /// In its segment.
@@ -220,21 +220,21 @@ struct Segment {
 
 /// Where entries stand in the WAL. See the module's documentation.
 #[derive(Debug, Default)]
-pub(in crate::storage) struct Index {
+pub(in crate::storage) struct BatchIndex {
     /// All there are, oldest first; the last is written to.
     segments: VecDeque<Segment>,
     /// Places of batches, each with the least index of its entries.
-    places: VecDeque<(u64, Place)>,
+    places: VecDeque<(u64, BatchPlace)>,
 }
 
-impl Index {
+impl BatchIndex {
     /// A segment was begun, and ends here so far.
     pub fn begin(&mut self, name: Name, end: u64) {
         self.segments.push_back(Segment { name, end });
     }
 
     /// A batch stands at this place of the newest segment, which now ends behind it.
-    pub fn add(&mut self, place: Place, effect: &Effect, end: u64) {
+    pub fn add(&mut self, place: BatchPlace, effect: &Effect, end: u64) {
         let segment = self.segments.back_mut().expect("a segment was begun");
         assert_eq!(
             segment.name.sequence, place.sequence,
@@ -252,7 +252,7 @@ impl Index {
             .pop_back_if(|(index, _)| *index >= first)
             .is_some()
         {}
-        let near = |last: &Place| {
+        let near = |last: &BatchPlace| {
             last.sequence == place.sequence
                 && place.offset - last.offset < limits::READ_BACK_PLACE_BYTES
         };
@@ -274,7 +274,7 @@ impl Index {
     }
 
     /// The place from which to read on to come by this entry, and the segments from there on.
-    fn way(&self, index: u64) -> Option<(Place, Vec<Segment>)> {
+    fn way(&self, index: u64) -> Option<(BatchPlace, Vec<Segment>)> {
         let behind = self.places.partition_point(|(first, _)| *first <= index);
         let (_, place) = *self.places.get(behind.checked_sub(1)?)?;
         let segments = self.segments.iter();
@@ -294,14 +294,14 @@ impl Index {
 
 /// The index, shared by who writes the WAL and who reads it. Held for a few steps, never during input or output.
 #[derive(Debug, Clone, Default)]
-pub(in crate::storage) struct SharedIndex(Arc<Mutex<Index>>);
+pub(in crate::storage) struct SharedBatchIndex(Arc<Mutex<BatchIndex>>);
 
-impl SharedIndex {
-    pub fn new(index: Index) -> SharedIndex {
-        SharedIndex(Arc::new(Mutex::new(index)))
+impl SharedBatchIndex {
+    pub fn new(index: BatchIndex) -> SharedBatchIndex {
+        SharedBatchIndex(Arc::new(Mutex::new(index)))
     }
 
-    pub fn lock(&self) -> MutexGuard<'_, Index> {
+    pub fn lock(&self) -> MutexGuard<'_, BatchIndex> {
         self.0.lock()
     }
 }

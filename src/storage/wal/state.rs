@@ -6,7 +6,7 @@ use raft::eraftpb::HardState;
 
 /// What the WAL says at some place in it, the entries apart.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(in crate::storage) struct State {
+pub(in crate::storage) struct WalState {
     pub hard_state: HardState,
     /// The newest marks, ascending, at most [`limits::SNAPSHOTS_KEPT`]; as repeated at the start of a segment.
     pub marks: Vec<Mark>,
@@ -14,7 +14,7 @@ pub(in crate::storage) struct State {
     pub last: u64,
 }
 
-impl State {
+impl WalState {
     /// Index of the newest mark, 0 if there is none.
     pub fn newest_mark(&self) -> u64 {
         self.marks.last().map_or(0, |mark| mark.index)

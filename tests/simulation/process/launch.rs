@@ -16,7 +16,7 @@ use raftkvd::node::{Node, NodeSettings};
 use raftkvd::peer_url::PeerUrl;
 use raftkvd::storage::wal::Wal;
 use raftkvd::storage::{
-    self, Beginning, Given, Meta, Opened, Options, Snapshots, Start, StorageError,
+    self, Beginning, Given, Meta, Opened, Snapshots, Start, StorageError, WalOptions,
 };
 use raftkvd::store::Store;
 use raftkvd::store::history::History;
@@ -44,7 +44,7 @@ pub struct Launch<'a> {
     pub listed: BTreeMap<u64, PeerUrl>,
     /// Where the command line, or the members that a joiner asks, say that peers are.
     pub dials: BTreeMap<u64, PeerUrl>,
-    pub options: Options,
+    pub options: WalOptions,
     pub snapshot_bytes: u64,
     pub pinned_log_bytes: u64,
     pub history_bytes: u64,

@@ -22,7 +22,7 @@ use queue::Queue;
 use raftkvd::channels::notice::Notice;
 use raftkvd::members::Members;
 use raftkvd::peer_url::PeerUrl;
-use raftkvd::storage::Options;
+use raftkvd::storage::WalOptions;
 use slog::{Logger, o};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -163,7 +163,7 @@ pub struct World {
     pub oracle: Oracles,
     pub summary: Summary,
     pub logger: Logger,
-    pub options: Options,
+    pub options: WalOptions,
     pub snapshot_bytes: u64,
     /// Of a node's log, see `raftkvd::node::NodeSettings`.
     pub pinned_log_bytes: u64,
@@ -184,7 +184,7 @@ impl World {
         let batch_bytes = random.between(1 << 10, 16 << 10) as usize;
         // Often only a few entries, and then what followers lack is read back.
         let cache_bytes = *random.pick(&[1, 300, 3_000, u64::MAX]);
-        let options = Options {
+        let options = WalOptions {
             segment_bytes,
             batch_bytes: plan.batch_bytes.unwrap_or(batch_bytes),
             cache_bytes: plan.cache_bytes.unwrap_or(cache_bytes),

@@ -20,7 +20,7 @@ use told::*;
 
 /// Segments hold a few records, a save of some entries is several batches, and few committed entries are left in memory
 /// by a start.
-const TINY: Options = Options {
+const TINY: WalOptions = WalOptions {
     segment_bytes: 4096,
     batch_bytes: 1500,
     cache_bytes: 1000,

@@ -29,8 +29,8 @@ mod reader;
 mod window;
 mod writer;
 
-pub use reader::{Reader, Step};
-pub use writer::Writer;
+pub use reader::{BatchStep, SegmentReader};
+pub use writer::SegmentWriter;
 
 use crate::storage::format::{FORMAT_VERSION, parse_numbers, u32_at};
 

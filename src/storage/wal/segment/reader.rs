@@ -1,7 +1,7 @@
 //! Reads a segment, and repairs the end of the last one.
 
-use super::window::{WINDOW_BYTES, Window};
-use super::{CRC_AT, END_MARKER, HEADER_BYTES, Header, MAGIC, MARKER_AT, Name, Writer};
+use super::window::{SegmentWindow, WINDOW_BYTES};
+use super::{CRC_AT, END_MARKER, HEADER_BYTES, Header, MAGIC, MARKER_AT, Name, SegmentWriter};
 use crate::mutants::{Mutant, is_planted};
 use crate::storage::disk::Disk;
 use crate::storage::error::{StorageError, check_version};
@@ -10,8 +10,8 @@ use crate::storage::wal::record::{self, HEAD_BYTES, Head, Record, is_zero};
 use std::path::{Path, PathBuf};
 
 /// Reads a segment from its start.
-pub struct Reader {
-    window: Window,
+pub struct SegmentReader {
+    window: SegmentWindow,
     path: PathBuf,
     header: Header,
     /// Where the next batch should be.
@@ -24,7 +24,7 @@ pub struct Reader {
 
 /// What stands at a reader's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum BatchStep {
     /// A valid batch; its records were visited.
     Batch,
     /// No batch, only zeros.
@@ -37,15 +37,15 @@ pub enum Step {
     },
 }
 
-impl Reader {
+impl SegmentReader {
     /// Opens a segment and reads its header.
-    pub fn open(disk: &dyn Disk, dir: &Path, name: Name) -> Result<Reader, StorageError> {
+    pub fn open(disk: &dyn Disk, dir: &Path, name: Name) -> Result<SegmentReader, StorageError> {
         let path = dir.join(name.file_name());
         let corrupt = |offset, why: &str| StorageError::corrupt(&path, offset, why);
         let file = disk
             .open(&path)?
             .ok_or_else(|| corrupt(0, "the segment vanished"))?;
-        let window = Window::new(file)?;
+        let window = SegmentWindow::new(file)?;
         let mut bytes = [0; HEADER_BYTES];
         // Not by the window, which would read a whole piece ahead: the reader may be about to go elsewhere.
         window.file.read_at(&mut bytes, 0)?;
@@ -74,7 +74,7 @@ impl Reader {
         if window.len < header.len {
             return Err(corrupt(window.len, "the file ends here: it was cut"));
         }
-        Ok(Reader {
+        Ok(SegmentReader {
             window,
             path,
             header,
@@ -95,34 +95,34 @@ impl Reader {
     pub fn next(
         &mut self,
         visit: &mut dyn FnMut(Record) -> Result<(), String>,
-    ) -> Result<Step, StorageError> {
+    ) -> Result<BatchStep, StorageError> {
         let salt = self.header.salt;
         let bytes = self.window.get(self.offset, HEAD_BYTES)?;
         if is_zero(bytes) {
             return Ok(if self.nonzero_end()? == self.offset {
-                Step::End
+                BatchStep::End
             } else {
-                Step::Damaged { hole: true }
+                BatchStep::Damaged { hole: true }
             });
         }
         let Some(head) = Head::decode(bytes, salt, self.offset) else {
-            return Ok(Step::Damaged {
+            return Ok(BatchStep::Damaged {
                 hole: record::head_has_hole(bytes, self.offset),
             });
         };
         if head.previous != self.crc {
-            return Ok(Step::Damaged { hole: false });
+            return Ok(BatchStep::Damaged { hole: false });
         }
         if head.batch_bytes() as u64 > self.window.len - self.offset {
             // Its end is not there, so it was torn; and no memory is reserved for what is not there.
-            return Ok(Step::Damaged { hole: true });
+            return Ok(BatchStep::Damaged { hole: true });
         }
         let batch = self.window.get(self.offset, head.batch_bytes())?;
         let body = &batch[HEAD_BYTES..HEAD_BYTES + head.body];
         let kept =
             is_planted(Mutant::TornTailKept) && record::decode_body(body, |_| Ok(())).is_ok();
         if !head.verify(batch) && !kept {
-            return Ok(Step::Damaged {
+            return Ok(BatchStep::Damaged {
                 hole: head.has_hole(batch, self.offset),
             });
         }
@@ -136,7 +136,7 @@ impl Reader {
         if self.used_from == 0 {
             self.used_from = self.offset;
         }
-        Ok(Step::Batch)
+        Ok(BatchStep::Batch)
     }
 
     /// Looks behind a damaged batch for a valid head. There is one only if the damaged batch was synced.
@@ -199,7 +199,7 @@ impl Reader {
     /// To sync it is not enough. If it was a failed sync that ended the process, the kernel calls the bytes clean
     /// though they never reached the disk, and the next sync does nothing. So the last batch is written again; those
     /// before it were synced with success, or it would not be there.
-    pub fn into_writer(mut self) -> Result<Writer, StorageError> {
+    pub fn into_writer(mut self) -> Result<SegmentWriter, StorageError> {
         assert!(
             !self.is_unused(),
             "{} holds no valid batch to go on from",
@@ -211,7 +211,7 @@ impl Reader {
             self.window.file.write_at(&bytes, begin)?;
             self.window.file.sync()?;
         }
-        Ok(Writer {
+        Ok(SegmentWriter {
             len: self.window.len,
             file: self.window.file,
             path: self.path,

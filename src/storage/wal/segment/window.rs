@@ -7,16 +7,16 @@ use crate::storage::wal::record::is_zero;
 pub(super) const WINDOW_BYTES: usize = 1 << 20;
 
 /// A piece of a file. Behind its end, the file reads as zeros without end.
-pub(super) struct Window {
+pub(super) struct SegmentWindow {
     pub(super) file: Box<dyn DiskFile>,
     pub(super) len: u64,
     start: u64,
     pub(super) bytes: Vec<u8>,
 }
 
-impl Window {
-    pub(super) fn new(file: Box<dyn DiskFile>) -> Result<Window, DiskError> {
-        Ok(Window {
+impl SegmentWindow {
+    pub(super) fn new(file: Box<dyn DiskFile>) -> Result<SegmentWindow, DiskError> {
+        Ok(SegmentWindow {
             len: file.len()?,
             file,
             start: 0,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The segment that is written to.
-pub struct Writer {
+pub struct SegmentWriter {
     pub(super) file: Box<dyn DiskFile>,
     pub(super) path: PathBuf,
     pub(super) header: Header,
@@ -26,7 +26,7 @@ pub struct Writer {
     pub(super) len: u64,
 }
 
-impl Writer {
+impl SegmentWriter {
     /// Creates a segment that begins with the batch `first`. The segment, its name and that batch are
     /// durable on return.
     ///
@@ -38,7 +38,7 @@ impl Writer {
         dir: &Path,
         header: Header,
         first: &mut Batch,
-    ) -> Result<Writer, DiskError> {
+    ) -> Result<SegmentWriter, DiskError> {
         let len = header.len;
         let path = dir.join(header.name.file_name());
         let temporary = dir.join(header.name.file_name() + TEMPORARY);
@@ -57,7 +57,7 @@ impl Writer {
             DiskError::new("open", &path, vanished)
         })?;
         let end = bytes.len() as u64;
-        Ok(Writer {
+        Ok(SegmentWriter {
             file,
             path,
             header,
