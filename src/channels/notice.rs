@@ -28,7 +28,7 @@ pub enum Notice {
     /// A snapshot that this node took is durable in its final place.
     SnapshotWritten(Box<SnapshotWritten>),
     /// What the node wanted of the log was read back.
-    ReadBack(ReadBack),
+    EntriesRead(EntriesRead),
     /// A peer was met. Of each peer one of each kind waits at most.
     Met(Met),
     /// Somebody with this id has answered where this member dialled, and does not say who it is.
@@ -81,7 +81,7 @@ pub struct SnapshotWritten {
 
 /// Entries that were read back from the WAL.
 #[derive(Debug)]
-pub struct ReadBack {
+pub struct EntriesRead {
     /// The index from which they were asked for.
     pub first: u64,
     /// `None`: they are deleted, and a snapshot stands for them.

@@ -43,9 +43,9 @@ pub struct Metrics {
     /// Commands in each entry that was published and had any.
     pub entry_commands: Histogram,
     /// The write-ahead log.
-    pub wal: Wal,
+    pub wal: WalMetrics,
     /// Snapshots.
-    pub snapshots: Snapshots,
+    pub snapshots: SnapshotMetrics,
     /// The other members.
     pub peers: PeersMetrics,
 }
@@ -60,8 +60,8 @@ impl Default for Metrics {
             reads_failed: Reasons::default(),
             leader_changes: Counter::default(),
             entry_commands: Histogram::of_counts(),
-            wal: Wal::default(),
-            snapshots: Snapshots::default(),
+            wal: WalMetrics::default(),
+            snapshots: SnapshotMetrics::default(),
             peers: PeersMetrics::default(),
         };
         let registry = &mut metrics.registry;
@@ -128,7 +128,7 @@ impl Reasons {
 
 /// What the write-ahead log has written. Clones count into the same numbers.
 #[derive(Debug, Clone)]
-pub struct Wal {
+pub struct WalMetrics {
     /// Duration of each fdatasync, one a batch.
     pub syncs: Histogram,
     /// Bytes of the batches.
@@ -137,9 +137,9 @@ pub struct Wal {
     pub batch_entries: Histogram,
 }
 
-impl Default for Wal {
-    fn default() -> Wal {
-        Wal {
+impl Default for WalMetrics {
+    fn default() -> WalMetrics {
+        WalMetrics {
             syncs: Histogram::of_latencies(),
             bytes: Counter::default(),
             batch_entries: Histogram::of_counts(),
@@ -147,7 +147,7 @@ impl Default for Wal {
     }
 }
 
-impl Wal {
+impl WalMetrics {
     /// A batch was written and synced.
     pub fn wrote(&self, bytes: u64, entries: u64, sync: Duration) {
         self.syncs.observe(sync);
@@ -179,18 +179,18 @@ impl Wal {
 
 /// What was done with snapshots, each operation with a label of its own.
 #[derive(Debug)]
-pub struct Snapshots {
+pub struct SnapshotMetrics {
     seconds: Family<Label, Histogram, fn() -> Histogram>,
     bytes: Family<Label, Counter>,
     failed: Family<Label, Counter>,
     /// Taken of the own map.
-    pub written: Done,
+    pub written: SnapshotOperation,
     /// Read into the map, at the start or from the leader.
-    pub loaded: Done,
+    pub loaded: SnapshotOperation,
     /// Sent to a peer that has lost touch with the log.
-    pub sent: Done,
+    pub sent: SnapshotOperation,
     /// Received from the leader.
-    pub received: Done,
+    pub received: SnapshotOperation,
     /// Transfers to peers that failed and are tried again.
     pub sends_failed: Counter,
     /// Transfers from the leader that failed.
@@ -199,12 +199,12 @@ pub struct Snapshots {
 
 /// One kind of operation on snapshots.
 #[derive(Debug)]
-pub struct Done {
+pub struct SnapshotOperation {
     seconds: Histogram,
     bytes: Counter,
 }
 
-impl Done {
+impl SnapshotOperation {
     /// One is done, with a file of so many bytes.
     pub fn add(&self, took: Duration, bytes: u64) {
         self.seconds.observe(took);
@@ -212,15 +212,15 @@ impl Done {
     }
 }
 
-impl Default for Snapshots {
-    fn default() -> Snapshots {
+impl Default for SnapshotMetrics {
+    fn default() -> SnapshotMetrics {
         let seconds = Family::new_with_constructor(Histogram::of_transfers as fn() -> Histogram);
         let (bytes, failed) = (Family::default(), Family::default());
-        let done = |operation| Done {
+        let done = |operation| SnapshotOperation {
             seconds: seconds.get_or_create_owned(&[("operation", operation)]),
             bytes: Family::get_or_create_owned(&bytes, &[("operation", operation)]),
         };
-        Snapshots {
+        SnapshotMetrics {
             written: done("write"),
             loaded: done("load"),
             sent: done("send"),
@@ -234,7 +234,7 @@ impl Default for Snapshots {
     }
 }
 
-impl Snapshots {
+impl SnapshotMetrics {
     fn register(&self, registry: &mut Registry) {
         registry.register(
             "snapshot_duration_seconds",

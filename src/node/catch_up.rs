@@ -13,7 +13,7 @@
 //! before it is answered, for it is applied or, after a start, committed; it may be compacted.
 
 use super::{Node, Output};
-use crate::channels::notice::ReadBack;
+use crate::channels::notice::EntriesRead;
 use crate::limits;
 use raft::ProgressState;
 use raft::eraftpb::{Message, MessageType};
@@ -52,7 +52,7 @@ impl Node {
     }
 
     /// Takes entries that were asked for.
-    pub fn read_back(&mut self, read: ReadBack) {
+    pub fn read_back(&mut self, read: EntriesRead) {
         let first = read.first;
         self.catch_up.requested.remove(&first);
         let count = match read.entries {

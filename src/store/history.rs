@@ -21,14 +21,14 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 pub struct History {
     bytes_max: u64,
-    state: Mutex<State>,
+    state: Mutex<HistoryState>,
     /// Readers that there are. With none nobody is woken.
     readers: AtomicUsize,
     news: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct HistoryState {
     /// Index and changes of each entry that has some.
     entries: VecDeque<(u64, Arc<Changes>)>,
     /// Of all of them: see [`Changes::weight`].
@@ -237,7 +237,7 @@ impl History {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, HistoryState> {
         self.state.lock()
     }
 }

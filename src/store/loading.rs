@@ -9,12 +9,12 @@ use parking_lot::Mutex;
 pub struct Restore {
     hasher: KeyHasher,
     /// One for each shard. Locked for one entry at a time, and there are so many that threads hardly ever meet.
-    parts: Vec<Mutex<Part>>,
+    parts: Vec<Mutex<ShardPart>>,
 }
 
 /// What becomes a shard.
 #[derive(Default)]
-pub(super) struct Part {
+pub(super) struct ShardPart {
     pub table: Table,
     /// Of keys and values.
     pub bytes: u64,
@@ -24,9 +24,9 @@ pub(super) struct Part {
 
 impl Restore {
     pub(super) fn new(hasher: KeyHasher, shards: usize, keys: u64) -> Restore {
-        let part = || Part {
+        let part = || ShardPart {
             table: Table::with_capacity(keys as usize / shards),
-            ..Part::default()
+            ..ShardPart::default()
         };
         Restore {
             hasher,
@@ -55,7 +55,7 @@ impl Restore {
         true
     }
 
-    pub(super) fn into_parts(self) -> impl Iterator<Item = Part> {
+    pub(super) fn into_parts(self) -> impl Iterator<Item = ShardPart> {
         let parts = self.parts.into_iter();
         parts.map(|part| part.into_inner())
     }

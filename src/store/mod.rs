@@ -109,7 +109,7 @@ struct Old {
 const _: () = assert!(size_of::<Shard>() == 64);
 
 /// A command on its way into a table.
-struct Change<'a> {
+struct PendingChange<'a> {
     map: &'a Map,
     /// Number of the shard.
     shard: usize,
@@ -183,7 +183,7 @@ impl Store {
         let map = &*self.map;
         let hash = map.hasher.hash(key);
         let shard = map.shard_of(hash);
-        let change = Change {
+        let change = PendingChange {
             map,
             shard,
             hash,
@@ -287,7 +287,7 @@ impl Shard {
     }
 }
 
-impl Change<'_> {
+impl PendingChange<'_> {
     /// The outcome, if it changes nothing: its condition does not hold against the index of the key's value, or what
     /// it deletes is absent already.
     fn nothing_to_do(&self, current: Option<u64>) -> Option<Outcome> {

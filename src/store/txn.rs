@@ -9,7 +9,7 @@ use crate::command::outcome::{FailedCheck, Outcome};
 use crate::command::{Command, Transaction, Write};
 
 /// A write on its way into its table.
-struct Step<'a> {
+struct PendingWrite<'a> {
     /// Its place in the transaction.
     position: usize,
     shard: usize,
@@ -40,7 +40,7 @@ impl Store {
         }
         let map = &*self.map;
         let writes = transaction.writes.iter().enumerate();
-        let mut steps: Vec<Step> = writes
+        let mut steps: Vec<PendingWrite> = writes
             .map(|(position, write)| map.step(position, write, index))
             .collect();
         steps.sort_unstable_by_key(|step| (step.shard, step.position));
@@ -81,12 +81,12 @@ impl Store {
 }
 
 impl Map {
-    fn step<'a>(&self, position: usize, write: &'a Write, index: u64) -> Step<'a> {
+    fn step<'a>(&self, position: usize, write: &'a Write, index: u64) -> PendingWrite<'a> {
         let key = &*write.key;
         let hash = self.hasher.hash(key);
         // Always a copy: a slice would keep the whole entry alive, with the values of all other keys.
         let entry = (!write.delete).then(|| Entry::new(key, index, &write.value));
-        Step {
+        PendingWrite {
             position,
             shard: self.shard_of(hash),
             hash,
@@ -96,7 +96,7 @@ impl Map {
     }
 }
 
-impl Step<'_> {
+impl PendingWrite<'_> {
     /// Makes the write in its shard.
     fn take(&mut self, map: &Map, content: &mut Content, index: u64, sum: &mut Sum) {
         let size = |entry: &Entry| {

@@ -23,7 +23,7 @@ use crate::storage::wal::read_back::Request;
 use crate::storage::{DiskError, Meta};
 use crate::store::{Frozen, Store};
 use crate::threads::apply::{Commits, ThreadEnded};
-use crate::threads::wal::{Writer, WriterError, Written};
+use crate::threads::wal::{WalWriter, WalWriterError, Written};
 use crate::transport::Transport;
 use futures_channel::oneshot;
 use raft::eraftpb::Message;
@@ -40,7 +40,7 @@ pub trait Ports {
     /// Where the loop's events come from.
     fn inbox(&self) -> &Inbox;
     /// Writes a job to the WAL. `quiet`: the loop has nothing else to do during the write.
-    fn write(&mut self, job: Job, quiet: bool) -> Result<Written, WriterError>;
+    fn write(&mut self, job: Job, quiet: bool) -> Result<Written, WalWriterError>;
     /// Applies a batch to the store. Returns the applied index and the entry bytes if the loop applied the batch
     /// itself, `None` if the apply thread has it.
     fn commit(&mut self, batch: Vec<Commit>) -> Result<Option<(u64, usize)>, ThreadEnded>;
@@ -61,7 +61,7 @@ pub trait Ports {
     /// The cluster's id, 0 while it is not known.
     fn cluster(&self) -> u64;
     /// What the WAL has written.
-    fn written(&self) -> &metrics::Wal;
+    fn written(&self) -> &metrics::WalMetrics;
 }
 
 /// The ports of the daemon.
@@ -69,7 +69,7 @@ pub struct Channels {
     /// Events.
     pub inbox: Arc<Inbox>,
     /// To the WAL. What it holds is bounded by what raft lets be in flight.
-    pub writer: Writer,
+    pub writer: WalWriter,
     /// To the thread that reads the log back. The node asks for few pieces at one time.
     pub read_back: Sender<Request>,
     /// To the store.
@@ -95,7 +95,7 @@ impl Ports for Channels {
         &self.inbox
     }
 
-    fn write(&mut self, job: Job, quiet: bool) -> Result<Written, WriterError> {
+    fn write(&mut self, job: Job, quiet: bool) -> Result<Written, WalWriterError> {
         self.writer.hand_over(job, quiet)
     }
 
@@ -146,7 +146,7 @@ impl Ports for Channels {
         self.meta.cluster()
     }
 
-    fn written(&self) -> &metrics::Wal {
+    fn written(&self) -> &metrics::WalMetrics {
         self.writer.written()
     }
 }
@@ -171,8 +171,8 @@ pub fn run(
         crowded = events.proposals.len() > 1;
         match raft_loop.pass(events, &mut channels) {
             Ok(ControlFlow::Continue(())) => {}
-            Ok(ControlFlow::Break(())) | Err(WriterError::ThreadEnded) => return Ok(()),
-            Err(WriterError::Disk(error)) => return Err(error),
+            Ok(ControlFlow::Break(())) | Err(WalWriterError::ThreadEnded) => return Ok(()),
+            Err(WalWriterError::Disk(error)) => return Err(error),
         }
     }
 }
@@ -225,7 +225,7 @@ impl RaftLoop {
         &mut self,
         events: Events,
         ports: &mut impl Ports,
-    ) -> Result<ControlFlow<()>, WriterError> {
+    ) -> Result<ControlFlow<()>, WalWriterError> {
         if self.feed(events, ports)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
@@ -261,7 +261,7 @@ impl RaftLoop {
         &mut self,
         events: Events,
         ports: &mut impl Ports,
-    ) -> Result<ControlFlow<()>, WriterError> {
+    ) -> Result<ControlFlow<()>, WalWriterError> {
         // What is durable comes before the messages: a vote may answer a request that was sent because of it.
         if events.persisted > 0 {
             self.node.persisted(events.persisted);
@@ -291,7 +291,7 @@ impl RaftLoop {
         &mut self,
         notice: Notice,
         ports: &mut impl Ports,
-    ) -> Result<ControlFlow<()>, WriterError> {
+    ) -> Result<ControlFlow<()>, WalWriterError> {
         let node = &mut self.node;
         match notice {
             Notice::Unreachable(peer) => node.unreachable(peer),
@@ -303,7 +303,7 @@ impl RaftLoop {
                     ports.write(job, false)?;
                 }
             }
-            Notice::ReadBack(read) => node.read_back(read),
+            Notice::EntriesRead(read) => node.read_back(read),
             Notice::Met(met) => node.met(met),
             Notice::Greeted { id, empty } => node.greeted(id, empty),
             Notice::Unfit(id, reason) => node.unfit(id, reason),
@@ -348,7 +348,7 @@ impl RaftLoop {
         }
     }
 
-    fn carry_out(&mut self, output: Output, ports: &mut impl Ports) -> Result<(), WriterError> {
+    fn carry_out(&mut self, output: Output, ports: &mut impl Ports) -> Result<(), WalWriterError> {
         // First the addresses, then the messages that need them.
         if let Some(members) = output.members {
             ports.set_members(&members);

@@ -4,7 +4,7 @@
 //! node asks for few pieces at one time, so the queue needs no limit of its own.
 
 use crate::channels::inbox::Inbox;
-use crate::channels::notice::{Notice, ReadBack};
+use crate::channels::notice::{EntriesRead, Notice};
 use crate::storage::wal::read_back::Request;
 use crate::storage::{self, StorageError};
 use std::sync::mpsc::Receiver;
@@ -29,6 +29,6 @@ pub fn answer(
 ) -> Result<(), StorageError> {
     let entries = wal.read(request)?;
     let first = request.first;
-    inbox.notice(Notice::ReadBack(ReadBack { first, entries }));
+    inbox.notice(Notice::EntriesRead(EntriesRead { first, entries }));
     Ok(())
 }

@@ -49,7 +49,7 @@ pub fn write_snapshots(
     jobs: &Receiver<SnapshotJob>,
     snapshots: &Snapshots,
     cluster: impl Fn() -> u64,
-    metrics: &metrics::Snapshots,
+    metrics: &metrics::SnapshotMetrics,
     inbox: &Inbox,
     logger: &Logger,
 ) -> Result<(), DiskError> {

@@ -27,19 +27,19 @@ use std::thread;
 use std::time::Instant;
 
 /// The raft loop's way to the WAL.
-pub struct Writer {
-    shared: Arc<Shared>,
-    metrics: metrics::Wal,
+pub struct WalWriter {
+    shared: Arc<SharedWal>,
+    metrics: metrics::WalMetrics,
     jobs: Sender<Job>,
 }
 
 /// The WAL thread's end of the jobs.
 pub struct Jobs {
-    shared: Arc<Shared>,
+    shared: Arc<SharedWal>,
     jobs: Receiver<Job>,
 }
 
-struct Shared {
+struct SharedWal {
     wal: Mutex<Wal>,
     /// Jobs that were sent to the thread and are not finished.
     unfinished: AtomicUsize,
@@ -67,17 +67,17 @@ pub enum Written {
 }
 
 /// Both ends of the queue to this WAL. Raft's limit of entries in flight bounds the queue.
-pub fn channel(wal: Wal, clock: Clock, logger: &Logger) -> (Writer, Jobs) {
+pub fn channel(wal: Wal, clock: Clock, logger: &Logger) -> (WalWriter, Jobs) {
     let (sender, receiver) = mpsc::channel();
     let metrics = wal.metrics().clone();
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(SharedWal {
         wal: Mutex::new(wal),
         unfinished: AtomicUsize::new(0),
         slow: AtomicBool::new(false),
         clock,
         logger: logger.clone(),
     });
-    let writer = Writer {
+    let writer = WalWriter {
         shared: shared.clone(),
         metrics,
         jobs: sender,
@@ -89,10 +89,10 @@ pub fn channel(wal: Wal, clock: Clock, logger: &Logger) -> (Writer, Jobs) {
     (writer, jobs)
 }
 
-impl Writer {
+impl WalWriter {
     /// Writes a job at once if all earlier jobs are durable, the job is small, the disk is fast, and the loop has
     /// nothing else to do (`quiet`). Otherwise hands it to the WAL thread.
-    pub fn hand_over(&mut self, job: Job, quiet: bool) -> Result<Written, WriterError> {
+    pub fn hand_over(&mut self, job: Job, quiet: bool) -> Result<Written, WalWriterError> {
         let small = entry_bytes(&job.save) <= limits::LONE_WRITE_BYTES_MAX;
         let finished = self.shared.unfinished.load(Ordering::Acquire) == 0;
         let alone = (job.is_lone && finished) || is_planted(Mutant::LoneWriteOvertakes);
@@ -110,12 +110,12 @@ impl Writer {
     }
 
     /// What the WAL has written.
-    pub fn written(&self) -> &metrics::Wal {
+    pub fn written(&self) -> &metrics::WalMetrics {
         &self.metrics
     }
 }
 
-impl Shared {
+impl SharedWal {
     fn save(&self, saves: &[Save]) -> Result<(), DiskError> {
         let mut wal = self.wal.lock();
         let begun = (self.clock)();
@@ -133,22 +133,22 @@ impl Shared {
 
 /// Why a job could not be handed over.
 #[derive(Debug)]
-pub enum WriterError {
+pub enum WalWriterError {
     /// The disk failed. No message of the job was sent.
     Disk(DiskError),
     /// The WAL thread has ended: the process is stopping.
     ThreadEnded,
 }
 
-impl From<ThreadEnded> for WriterError {
-    fn from(ThreadEnded: ThreadEnded) -> WriterError {
-        WriterError::ThreadEnded
+impl From<ThreadEnded> for WalWriterError {
+    fn from(ThreadEnded: ThreadEnded) -> WalWriterError {
+        WalWriterError::ThreadEnded
     }
 }
 
-impl From<DiskError> for WriterError {
-    fn from(error: DiskError) -> WriterError {
-        WriterError::Disk(error)
+impl From<DiskError> for WalWriterError {
+    fn from(error: DiskError) -> WalWriterError {
+        WalWriterError::Disk(error)
     }
 }
 
@@ -298,7 +298,7 @@ mod tests {
         }
     }
 
-    fn is_written_here(written: Result<Written, WriterError>) -> bool {
+    fn is_written_here(written: Result<Written, WalWriterError>) -> bool {
         matches!(written, Ok(Written::Here { .. }))
     }
 

@@ -17,7 +17,7 @@ use raftkvd::storage::{DiskError, Meta, Save};
 use raftkvd::store::Store;
 use raftkvd::threads::apply::{Commits, ThreadEnded};
 use raftkvd::threads::raft::Ports;
-use raftkvd::threads::wal::{Writer, WriterError, Written};
+use raftkvd::threads::wal::{WalWriter, WalWriterError, Written};
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ pub struct Unsaved {
 pub struct Wiring {
     pub machine: usize,
     pub inbox: Arc<Inbox>,
-    pub writer: Writer,
+    pub writer: WalWriter,
     pub commits: Commits,
     pub store: Arc<Store>,
     pub meta: Arc<Meta>,
@@ -245,7 +245,7 @@ impl Ports for SimulatedPorts<'_> {
         &self.wiring.inbox
     }
 
-    fn write(&mut self, job: Job, quiet: bool) -> Result<Written, WriterError> {
+    fn write(&mut self, job: Job, quiet: bool) -> Result<Written, WalWriterError> {
         self.wiring.shadow(job.number, &job.save, self.oracle);
         self.oracle.saves(&job.save.entries);
         if job.compacted > 1 && job.compacted < self.wiring.marks.0 {
@@ -324,7 +324,7 @@ impl Ports for SimulatedPorts<'_> {
         self.wiring.meta.cluster()
     }
 
-    fn written(&self) -> &metrics::Wal {
+    fn written(&self) -> &metrics::WalMetrics {
         self.wiring.writer.written()
     }
 }

@@ -19,7 +19,7 @@ use super::*;
 use crate::channels::notice::{Met, SnapshotWritten};
 
 use crate::channels::commit::Commit;
-use crate::channels::notice::ReadBack;
+use crate::channels::notice::EntriesRead;
 use crate::channels::status::ClosedKind;
 use crate::command::Batch;
 use crate::command::outcome::{NotTransferred, Outcome, Refusal};

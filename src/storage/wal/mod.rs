@@ -60,7 +60,7 @@ pub struct Wal {
     failed: bool,
     /// Entries of the batch under construction.
     entries: u64,
-    metrics: metrics::Wal,
+    metrics: metrics::WalMetrics,
     /// Batches that were written, for who writes beside it.
     batches: Arc<AtomicU64>,
 }
@@ -136,18 +136,18 @@ impl Wal {
             purge_due: false,
             failed: false,
             entries: 0,
-            metrics: metrics::Wal::default(),
+            metrics: metrics::WalMetrics::default(),
             batches,
         }
     }
 
     /// Counts from now on into these numbers.
-    pub fn count_into(&mut self, metrics: metrics::Wal) {
+    pub fn count_into(&mut self, metrics: metrics::WalMetrics) {
         self.metrics = metrics;
     }
 
     /// What it has written.
-    pub fn metrics(&self) -> &metrics::Wal {
+    pub fn metrics(&self) -> &metrics::WalMetrics {
         &self.metrics
     }
 

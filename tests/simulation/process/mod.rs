@@ -31,7 +31,7 @@ use raftkvd::threads::apply::Applier;
 use raftkvd::threads::raft::RaftLoop;
 use raftkvd::threads::read_back;
 use raftkvd::threads::snapshot::{self, SnapshotJob};
-use raftkvd::threads::wal::{Durable, Jobs, WriterError};
+use raftkvd::threads::wal::{Durable, Jobs, WalWriterError};
 use slog::Logger;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
@@ -170,7 +170,7 @@ impl Process {
         let (tick, held) = (self.raft_loop.next_tick(), self.raft_loop.held());
         let events = self.inbox.take_now(clock(), tick, held);
         for notice in &events.notices {
-            if let Notice::ReadBack(read) = notice {
+            if let Notice::EntriesRead(read) = notice {
                 for entry in read.entries.iter().flatten() {
                     oracle.reads_back(entry);
                 }
@@ -184,8 +184,8 @@ impl Process {
         let result = self.raft_loop.pass(events, &mut ports);
         let effects = ports.effects;
         let result = result.map_err(|error| match error {
-            WriterError::Disk(error) => error,
-            WriterError::ThreadEnded => panic!("no thread has ended"),
+            WalWriterError::Disk(error) => error,
+            WalWriterError::ThreadEnded => panic!("no thread has ended"),
         });
         if result.is_ok() {
             self.look_at(&effects, oracle);

@@ -195,7 +195,7 @@ impl Host {
         while let Some(request) = self.read_backs.pop_front() {
             self.pieces += 1;
             let (first, entries) = (request.first, request.read_from(&self.wal));
-            self.node().read_back(ReadBack { first, entries });
+            self.node().read_back(EntriesRead { first, entries });
         }
         worked
     }
