@@ -5,7 +5,7 @@
 //! neither side; medians are printed.
 
 use raft::eraftpb::{Entry, HardState};
-use raftkvd::storage::{self, RealDisk, Save, Start, Wal};
+use raftkvd::storage::{DataDir, RealDisk, Save, Start, Wal};
 use slog::{Logger, o};
 use std::fs::File;
 use std::io::Write as _;
@@ -84,8 +84,9 @@ impl Log {
         let url = "http://127.0.0.1:9021".parse().expect("a URL");
         let start = Start::First([(1, url)].into());
         let disk = Arc::new(RealDisk);
-        let _lock = storage::lock(&*disk, dir).expect("nobody else has it");
-        let opened = storage::open(disk, dir, 1, start, &logger).expect("a data directory");
+        let dir = DataDir::new(disk, dir);
+        let _lock = dir.lock().expect("nobody else has it");
+        let opened = dir.open(1, start, &logger).expect("a data directory");
         let last = opened.recovered.entries.last();
         Log {
             last: last.map_or(1, |entry| entry.index),

@@ -10,7 +10,7 @@ use crate::logging;
 use crate::logging::progress::{Progress, Unit};
 use crate::storage::inspect;
 use crate::storage::inspect::{FileKind, SegmentContents, SnapshotContents};
-use crate::storage::{Disk, Given, Meta, ReadOnlyDisk, StorageError};
+use crate::storage::{DataDir, Disk, Given, Meta, ReadOnlyDisk, StorageError};
 use crate::store::MapHash;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -66,13 +66,17 @@ impl Report<'_> {
         Ok(())
     }
 
+    fn data_dir(&self, path: &Path) -> DataDir {
+        DataDir::new(self.disk.clone(), path)
+    }
+
     fn is_in_use(&self, dir: &Path) -> bool {
         let dir = match dir.as_os_str().is_empty() {
             true => Path::new("."),
             false => dir,
         };
         // One whose lock can't be read is treated as if nobody had it: what can't be read will be said.
-        inspect::is_in_use(&*self.disk, dir).unwrap_or(false)
+        inspect::is_in_use(&self.data_dir(dir)).unwrap_or(false)
     }
 
     fn directory(&mut self, dir: &Path) -> io::Result<()> {
@@ -97,7 +101,7 @@ impl Report<'_> {
             let what = "  a process uses it: each file is checked by itself, and not whether they fit together";
             writeln!(self.out, "{what}")?;
         }
-        let meta = match inspect::meta(&self.disk, dir) {
+        let meta = match inspect::meta(&self.data_dir(dir)) {
             Ok(meta) => meta,
             Err(error) => {
                 self.found(&error)?;
@@ -157,7 +161,7 @@ impl Report<'_> {
             return writeln!(self.out, "{what}");
         }
         let unsound = std::mem::take(&mut self.unsound);
-        let verdict = match inspect::verdict(&self.disk, dir, meta, &self.sound, unsound) {
+        let verdict = match inspect::verdict(&self.data_dir(dir), meta, &self.sound, unsound) {
             Ok(verdict) => verdict,
             Err(error) => {
                 // What is damaged was said with the file, but not what does not fit together.
@@ -212,7 +216,7 @@ impl Report<'_> {
             Some(FileKind::Segment) => self.segment(path),
             Some(FileKind::Meta) if path.file_name().is_some_and(|name| name == "meta") => {
                 let dir: PathBuf = path.parent().map_or(PathBuf::new(), Path::to_owned);
-                match inspect::meta(&self.disk, &dir) {
+                match inspect::meta(&self.data_dir(&dir)) {
                     Ok(Some(meta)) => self.meta(path, &meta),
                     Ok(None) => Ok(()),
                     Err(error) => self.found(&error),
@@ -439,13 +443,13 @@ fn formation(state: Option<&ReplicatedState>, entry: Option<u64>, committed: u64
 mod tests {
     use super::*;
     use crate::command::{self, Batch, Command};
-    use crate::storage::{self, Mark, Opened, RealDisk, Save, Start};
+    use crate::storage::{Mark, Opened, RealDisk, Save, Start};
     use raft::eraftpb::{Entry, EntryType, HardState};
 
     fn open(dir: &Path, start: Start) -> Opened {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let disk = Arc::new(RealDisk);
-        storage::open(disk, dir, 1, start, &logger).unwrap()
+        DataDir::new(disk, dir).open(1, start, &logger).unwrap()
     }
 
     fn first(count: u64) -> Start {

@@ -7,7 +7,7 @@ use crate::logging::progress::{Progress, Unit};
 use crate::peer_url::PeerUrl;
 use crate::storage::inspect::keys;
 use crate::storage::restore::{Plan, restore};
-use crate::storage::{self, Disk, ReadOnlyDisk, RealDisk, StorageError};
+use crate::storage::{self, DataDir, ReadOnlyDisk, RealDisk, StorageError};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -71,16 +71,16 @@ pub fn run(settings: &RestoreOptions) -> Result<String, StorageError> {
         data_dir,
         cluster,
     } = settings;
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let disk = Arc::new(RealDisk);
     let plan = Plan {
         file,
-        dir: data_dir,
+        dir: &DataDir::new(disk, data_dir),
         list: cluster,
         options: storage::WalOptions::default(),
     };
     let mut progress = Progress::of_command("restoring", Unit::Bytes);
     let told = |done, total| progress.at(done, total);
-    let restored = restore(&ReadOnlyDisk, &disk, plan, told);
+    let restored = restore(&ReadOnlyDisk, plan, told);
     drop(progress);
     let restored = restored?;
     let next = match cluster.len() {

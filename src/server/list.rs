@@ -11,8 +11,7 @@ use crate::limits;
 use crate::members::Members;
 use crate::node::Node;
 use crate::peer_url::PeerUrl;
-use crate::storage;
-use crate::storage::{Disk, Meta, inspect};
+use crate::storage::{DataDir, Disk, Meta, inspect};
 use slog::{Logger, info, warn};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -91,12 +90,13 @@ pub(super) fn check(disk: &Arc<dyn Disk>, config: &Config) -> Result<Fit, Failur
         data_dir: dir,
         ..
     } = config;
-    let meta = inspect::meta(disk, dir)?.filter(Meta::in_use);
+    let dir = DataDir::new(disk.clone(), dir);
+    let meta = inspect::meta(&dir)?.filter(Meta::in_use);
     let Some(meta) = meta.filter(|_| config.list_given) else {
         return Ok(Fit::Known);
     };
     let first = meta.given().list;
-    let Some((index, members)) = storage::snapshot_members(&**disk, dir, &meta)? else {
+    let Some((index, members)) = dir.snapshot_members(&meta)? else {
         return Ok(Fit::Taken);
     };
     // Later members make no difference then; of a cluster that forms, they do, and its log is short.
@@ -104,9 +104,9 @@ pub(super) fn check(disk: &Arc<dyn Disk>, config: &Config) -> Result<Fit, Failur
     if members.is_formed() && early.is_ok() {
         return Ok(Fit::Known);
     }
-    let members = storage::known_members(&**disk, dir, index, members)?;
+    let members = dir.known_members(index, members)?;
     compare(*id, list, &first, &members)
-        .map_err(|misfit| Failure::Usage(refusal(dir, &meta, &members, &misfit)))
+        .map_err(|misfit| Failure::Usage(refusal(dir.path(), &meta, &members, &misfit)))
 }
 
 /// What the directory holds, and what to do: one line.
@@ -314,7 +314,7 @@ mod tests {
         let disk = Arc::new(RealDisk);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let start = Start::First(list(first));
-        let mut opened = storage::open(disk, dir, 1, start, &logger).unwrap();
+        let mut opened = DataDir::new(disk, dir).open(1, start, &logger).unwrap();
         let entry = |(index, change): (u64, &Command)| {
             let mut batch = Batch::new();
             batch.commands.push(change.clone());

@@ -10,8 +10,7 @@ use super::listen::listen;
 use crate::config::{Asked, Config};
 use crate::limits;
 use crate::peer_url::PeerUrl;
-use crate::storage;
-use crate::storage::{Beginning, Disk, Given, Meta, Start, inspect};
+use crate::storage::{Beginning, DataDir, Disk, Given, Meta, Start, inspect};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
@@ -29,9 +28,10 @@ pub(super) struct StartPlan {
 /// Takes the lock of the data directory and both ports. What the directory holds is not touched.
 pub(super) fn prepare(asked: Asked, disk: &Arc<dyn Disk>) -> Result<StartPlan, Failure> {
     let (config, beginning) = settle(asked, disk)?;
-    storage::check_start(disk, &config.data_dir, &beginning.start)?;
+    let dir = DataDir::new(disk.clone(), &config.data_dir);
+    dir.check_start(&beginning.start)?;
     // Held to the end of the process: a thread may still write while the main thread returns with a failure.
-    std::mem::forget(storage::lock(&**disk, &config.data_dir)?);
+    std::mem::forget(dir.lock()?);
     let fit = list::check(disk, &config)?;
     // Behind the lock, so that a second start of the same member says that it is one; before the data directory is
     // touched, so that a port that is in use leaves nothing behind.
@@ -52,7 +52,8 @@ pub(super) fn prepare(asked: Asked, disk: &Arc<dyn Disk>) -> Result<StartPlan, F
 /// Who this is, and how it begins if its data directory is empty. Nothing is touched.
 pub(super) fn settle(asked: Asked, disk: &Arc<dyn Disk>) -> Result<(Config, Beginning), Failure> {
     let data_dir = data_dir_of(&asked);
-    let meta = inspect::meta(disk, &data_dir)?;
+    let dir = DataDir::new(disk.clone(), &data_dir);
+    let meta = inspect::meta(&dir)?;
     let id = match &meta {
         Some(meta) => asked.id.unwrap_or(meta.member()),
         None => id_of_new(&asked, disk)?,
@@ -67,7 +68,7 @@ pub(super) fn settle(asked: Asked, disk: &Arc<dyn Disk>) -> Result<(Config, Begi
     };
     let used = meta.filter(Meta::in_use);
     if let Some(meta) = &used {
-        storage::check_owner(&data_dir, meta, id)?;
+        dir.check_owner(meta, id)?;
     }
     let beginning = match &used {
         Some(meta) => again(&asked, &data_dir, meta),
@@ -120,7 +121,7 @@ fn id_of_new(asked: &Asked, disk: &Arc<dyn Disk>) -> Result<u64, Failure> {
     let names = disk.list(Path::new(".")).unwrap_or_default();
     let ids = names.iter().filter_map(|name| {
         let id: u64 = name.strip_prefix(limits::DATA_DIR_PREFIX)?.parse().ok()?;
-        let meta = inspect::meta(disk, Path::new(name)).ok()??;
+        let meta = inspect::meta(&DataDir::new(disk.clone(), name)).ok()??;
         (meta.in_use() && meta.member() == id).then_some(id)
     });
     match ids.min() {
@@ -281,7 +282,7 @@ fn resolve(url: &PeerUrl, option: &str) -> Result<IpAddr, String> {
 mod tests {
     use super::*;
     use crate::cli::{self, Task};
-    use crate::storage::RealDisk;
+    use crate::storage::{self, RealDisk};
     use slog::{Logger, o};
 
     const THREE: &str = "http://127.0.0.1:1,http://127.0.0.1:2,http://127.0.0.1:3";
@@ -313,7 +314,8 @@ mod tests {
         let check = &mut |_: &storage::Snapshots, _, _| panic!("there is no snapshot");
         let options = storage::WalOptions::default();
         let disk = Arc::new(RealDisk);
-        storage::open_and_load(disk, &config.data_dir, beginning, options, check, &logger)
+        DataDir::new(disk, &config.data_dir)
+            .open_and_load(beginning, options, check, &logger)
             .unwrap()
             .meta
     }

@@ -8,7 +8,7 @@
 //! read-back       read_back::run: reads the WAL for followers that are behind
 //! apply           apply::Applier::run: the only writer of the Store
 //! snapshot        snapshot::write_snapshots
-//! load            storage::open_and_load, then it ends
+//! load            DataDir::open_and_load, then it ends
 //! main            waits for a signal or a reason to end
 //! ```
 //!
@@ -31,7 +31,7 @@ use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::node::{self, Node};
 use crate::storage::wal::Wal;
-use crate::storage::{self, Beginning, Disk, Meta, Opened, Recovered, Snapshots};
+use crate::storage::{self, Beginning, DataDir, Disk, Meta, Opened, Recovered, Snapshots};
 use crate::store::Store;
 use crate::store::history::History;
 use crate::threads::apply;
@@ -150,7 +150,7 @@ pub(super) fn load(
 ) -> Result<oneshot::Receiver<Opened>, Failure> {
     let Daemon { config, parts, .. } = daemon;
     let (loaded, opened) = oneshot::channel();
-    let dir = config.data_dir.clone();
+    let dir = DataDir::new(disk, &config.data_dir);
     let options = storage::WalOptions {
         cache_bytes: config.tuning.log_cache_bytes,
         ..storage::WalOptions::default()
@@ -166,7 +166,7 @@ pub(super) fn load(
             metrics.snapshots.loaded.add(begun.elapsed(), loaded.1);
             Ok(loaded)
         };
-        let opened = storage::open_and_load(disk, &dir, beginning, options, load, &logger)?;
+        let opened = dir.open_and_load(beginning, options, load, &logger)?;
         // The main thread may be ending already.
         drop(loaded.send(opened));
         Ok(())

@@ -2,7 +2,8 @@
 //! same steps.
 
 use super::beginning::{Beginning, Start};
-use super::disk::{Disk, DiskError};
+use super::data_dir::DataDir;
+use super::disk::DiskError;
 use super::error::StorageError;
 use super::log_index::LogIndex;
 use super::meta::Meta;
@@ -13,14 +14,12 @@ use crate::command::ReplicatedState;
 use crate::members::{Members, cluster_id};
 use crate::peer_url::PeerUrl;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 /// Makes a data directory. A crash at any point leaves one in which the next start begins from here again, or a
 /// complete one.
 pub(super) fn first_start(
-    disk: &Arc<dyn Disk>,
-    dir: &Path,
+    dir: &DataDir,
     beginning: Beginning,
     snapshots: &Arc<Snapshots>,
     options: WalOptions,
@@ -36,9 +35,9 @@ pub(super) fn first_start(
         Start::Empty | Start::Existing(_) => None,
     };
     let cluster = if list.is_some() { cluster_id } else { |_| 0 };
-    let meta = Meta::create(disk.clone(), dir, member, cluster, given)?;
+    let meta = Meta::create(dir, member, cluster, given)?;
     let meta = Arc::new(meta);
-    clear_parts(&**disk, dir)?;
+    clear_parts(dir)?;
     let snapshot = match list {
         Some(list) => {
             let snapshot = first_snapshot(&meta, list, 1);
@@ -47,28 +46,27 @@ pub(super) fn first_start(
         }
         None => None,
     };
-    complete(disk, dir, meta, snapshots, options, snapshot)
+    complete(dir, meta, snapshots, options, snapshot)
 }
 
 /// Makes the parts of a data directory, or empties them: what is in there are leftovers of a first start, or of a
 /// restore, that did not complete. Durable on return.
-pub(super) fn clear_parts(disk: &dyn Disk, dir: &Path) -> Result<(), DiskError> {
-    for part in ["wal", "snap"] {
-        let part = dir.join(part);
+pub(super) fn clear_parts(dir: &DataDir) -> Result<(), DiskError> {
+    let disk = dir.disk();
+    for part in [dir.wal_path(), dir.snap_path()] {
         disk.create_dir_all(&part)?;
         for name in disk.list(&part)? {
             disk.remove(&part.join(name))?;
         }
         disk.sync_dir(&part)?;
     }
-    disk.sync_dir(dir)
+    disk.sync_dir(dir.path())
 }
 
 /// The last steps of a first start: the WAL, which marks the first snapshot and its size in bytes, and the word that the
 /// directory is in use.
 pub(super) fn complete(
-    disk: &Arc<dyn Disk>,
-    dir: &Path,
+    dir: &DataDir,
     meta: Arc<Meta>,
     snapshots: &Arc<Snapshots>,
     options: WalOptions,
@@ -93,14 +91,7 @@ pub(super) fn complete(
     let start = recovered.snapshot.as_ref();
     let (index, term) = start.map_or((0, 0), |meta| (meta.index, meta.term));
     recovered.log_index = Some(LogIndex::new(index, term));
-    let wal = Wal::create(
-        disk.clone(),
-        dir.join("wal"),
-        meta.clone(),
-        snapshots.clone(),
-        options,
-        state,
-    )?;
+    let wal = Wal::create(dir, meta.clone(), snapshots.clone(), options, state)?;
     meta.complete_first_start()?;
     Ok((meta, wal, recovered))
 }

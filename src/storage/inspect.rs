@@ -4,7 +4,7 @@
 //! that does is the last segment of the WAL. A batch of it that does not check may just be being written, and so it is
 //! read again for [`limits::EXAMINE_RETRY_TIME`] before it is called damaged.
 
-use super::data_dir::check_empty;
+use super::data_dir::DataDir;
 use super::disk::{Disk, DiskError};
 use super::error::StorageError;
 use super::meta::Meta;
@@ -18,7 +18,6 @@ use crate::limits;
 use raft::eraftpb::HardState;
 use slog::{Logger, o};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
@@ -75,17 +74,17 @@ pub fn kind(disk: &dyn Disk, path: &Path) -> Result<Option<FileKind>, StorageErr
 }
 
 /// Reads the `meta` of a data directory; `None` when there is none, and nothing of which it could tell the owner.
-pub fn meta(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Option<Meta>, StorageError> {
-    let meta = Meta::load(disk.clone(), dir)?;
+pub fn meta(dir: &DataDir) -> Result<Option<Meta>, StorageError> {
+    let meta = Meta::load(dir)?;
     if meta.is_none() {
-        check_empty(&**disk, dir)?;
+        dir.check_empty()?;
     }
     Ok(meta)
 }
 
 /// Whether a process uses the data directory at this moment.
-pub fn is_in_use(disk: &dyn Disk, dir: &Path) -> Result<bool, DiskError> {
-    Ok(disk.lock(&dir.join("LOCK"))?.is_none())
+pub fn is_in_use(dir: &DataDir) -> Result<bool, DiskError> {
+    Ok(dir.disk().lock(&dir.lock_path())?.is_none())
 }
 
 /// Reads a segment to its end. `contents` is filled in as far as the file is good. `live`: a process may be writing it.
@@ -204,14 +203,13 @@ pub fn is_snapshot_name(name: &str) -> bool {
 /// Judges a data directory as a start does, and repairs nothing. `sound` are the headers and the sizes of its snapshots
 /// that were found to be good, `unsound` the paths of the others, and why.
 pub fn verdict(
-    disk: &Arc<dyn Disk>,
-    dir: &Path,
+    dir: &DataDir,
     meta: Meta,
     sound: &[(SnapshotHeader, u64)],
     mut unsound: Vec<(PathBuf, StorageError)>,
 ) -> Result<StartVerdict, StorageError> {
     let logger = Logger::root(slog::Discard, o!());
-    let snapshots = Snapshots::new(disk.clone(), dir.join("snap"));
+    let snapshots = Snapshots::new(dir);
     let load = &mut |snapshots: &Snapshots, index, term| {
         let found = sound
             .iter()
@@ -224,5 +222,5 @@ pub fn verdict(
             }
         })
     };
-    recovery::examine(disk, dir, &meta, &snapshots, load, &logger)
+    recovery::examine(dir, &meta, &snapshots, load, &logger)
 }

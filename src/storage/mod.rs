@@ -1,6 +1,6 @@
 //! What is on disk: `LOCK`, `meta`, `wal/`, `snap/` in the data directory. The only place with crash-ordering rules.
 //!
-//! [`open`] creates or recovers a data directory. Then the WAL thread owns the [`Wal`], and [`Meta`] and [`Snapshots`]
+//! [`DataDir::open`] creates or recovers a data directory. Then the WAL thread owns the [`Wal`], and [`Meta`] and [`Snapshots`]
 //! are shared. Everything goes through [`disk::Disk`]; what that promises is stated there.
 //!
 //! # The orders, and what breaks when one is swapped
@@ -61,13 +61,12 @@ mod tests;
 pub mod wal;
 
 pub use beginning::{Beginning, Start};
-pub use data_dir::lock;
+pub use data_dir::DataDir;
 pub use disk::{Disk, DiskError, Lock, ReadOnlyDisk, RealDisk};
 pub use error::StorageError;
-pub use known::{known_members, snapshot_members};
 pub use log_index::LogIndex;
 pub use meta::{Given, Meta};
-pub use open::{Opened, check_owner, check_start, open, open_and_load, open_with};
+pub use open::Opened;
 pub use recovery::Load;
 pub use snapshot::{
     ReceiveError, SnapshotEncoder, SnapshotSink, SnapshotSource, SnapshotWriter, Snapshots,

@@ -2,8 +2,7 @@
 
 use super::beginning::{Beginning, Start};
 use super::create::first_start;
-use super::data_dir::check_empty;
-use super::disk::Disk;
+use super::data_dir::DataDir;
 use super::error::StorageError;
 use super::meta::Meta;
 use super::recovery::{self, Load};
@@ -11,7 +10,6 @@ use super::snapshot::Snapshots;
 use super::state::Recovered;
 use super::wal::{Wal, WalOptions};
 use slog::{Logger, info};
-use std::path::Path;
 use std::sync::Arc;
 
 /// An open data directory.
@@ -32,118 +30,112 @@ pub struct Opened {
     pub run: u64,
 }
 
-/// Refuses [`Start::Existing`] where no member is. It touches nothing, and whoever calls it before [`lock`] leaves nothing
-/// behind; [`open`] asks again.
-pub fn check_start(disk: &Arc<dyn Disk>, dir: &Path, start: &Start) -> Result<(), StorageError> {
-    let Start::Existing(line) = start else {
-        return Ok(());
-    };
-    match Meta::load(disk.clone(), dir)? {
-        Some(meta) if meta.in_use() || meta.is_restoring() => Ok(()),
-        Some(_) => Err(StorageError::NoMember(line.clone())),
-        None => {
-            check_empty(&**disk, dir)?;
-            Err(StorageError::NoMember(line.clone()))
+impl DataDir {
+    /// Refuses [`Start::Existing`] where no member is. It touches nothing, and whoever calls it before [`DataDir::lock`] leaves
+    /// nothing behind; [`DataDir::open`] asks again.
+    pub fn check_start(&self, start: &Start) -> Result<(), StorageError> {
+        let Start::Existing(line) = start else {
+            return Ok(());
+        };
+        match Meta::load(self)? {
+            Some(meta) if meta.in_use() || meta.is_restoring() => Ok(()),
+            Some(_) => Err(StorageError::NoMember(line.clone())),
+            None => {
+                self.check_empty()?;
+                Err(StorageError::NoMember(line.clone()))
+            }
         }
     }
-}
 
-/// Fills (first start) or recovers the data directory `dir` of this member, which the caller has locked. Everything
-/// that it returns is durable, the incremented boot number included.
-pub fn open(
-    disk: Arc<dyn Disk>,
-    dir: &Path,
-    member: u64,
-    start: Start,
-    logger: &Logger,
-) -> Result<Opened, StorageError> {
-    open_with(disk, dir, member, start, WalOptions::default(), logger)
-}
+    /// Fills (first start) or recovers the data directory of this member, which the caller has locked. Everything
+    /// that it returns is durable, the incremented boot number included.
+    pub fn open(&self, member: u64, start: Start, logger: &Logger) -> Result<Opened, StorageError> {
+        self.open_with(member, start, WalOptions::default(), logger)
+    }
 
-/// [`open`] with other sizes of the WAL's parts.
-pub fn open_with(
-    disk: Arc<dyn Disk>,
-    dir: &Path,
-    member: u64,
-    start: Start,
-    options: WalOptions,
-    logger: &Logger,
-) -> Result<Opened, StorageError> {
-    let check = &mut |snapshots: &Snapshots, index, term| {
-        snapshots.load(index, term, |_, _, _| (), |_, _| ())
-    };
-    let beginning = Beginning::of(member, start);
-    open_and_load(disk, dir, beginning, options, check, logger)
-}
+    /// [`DataDir::open`] with other sizes of the WAL's parts.
+    pub fn open_with(
+        &self,
+        member: u64,
+        start: Start,
+        options: WalOptions,
+        logger: &Logger,
+    ) -> Result<Opened, StorageError> {
+        let check = &mut |snapshots: &Snapshots, index, term| {
+            snapshots.load(index, term, |_, _, _| (), |_, _| ())
+        };
+        let beginning = Beginning::of(member, start);
+        self.open_and_load(beginning, options, check, logger)
+    }
 
-/// [`open_with`], and loads the snapshot to begin from on the way, unless this is a first start: so it is read once.
-pub fn open_and_load(
-    disk: Arc<dyn Disk>,
-    dir: &Path,
-    beginning: Beginning,
-    options: WalOptions,
-    load: &mut Load<'_>,
-    logger: &Logger,
-) -> Result<Opened, StorageError> {
-    check_start(&disk, dir, &beginning.start)?;
-    let member = beginning.member;
-    let snapshots = Arc::new(Snapshots::new(disk.clone(), dir.join("snap")));
-    let (meta, wal, recovered, first_start) = match Meta::load(disk.clone(), dir)? {
-        Some(meta) if meta.in_use() => {
-            let meta = Arc::new(meta);
-            check_owner(dir, &meta, member)?;
-            let (wal, recovered) =
-                recovery::recover(&disk, dir, &meta, &snapshots, options, load, logger)?;
-            meta.next_boot()?;
-            (meta, wal, recovered, false)
-        }
-        Some(meta) if meta.is_restoring() => {
-            return Err(StorageError::RestoreUnfinished {
-                dir: dir.to_owned(),
+    /// [`DataDir::open_with`], and loads the snapshot to begin from on the way, unless this is a first start: so it is read once.
+    pub fn open_and_load(
+        &self,
+        beginning: Beginning,
+        options: WalOptions,
+        load: &mut Load<'_>,
+        logger: &Logger,
+    ) -> Result<Opened, StorageError> {
+        self.check_start(&beginning.start)?;
+        let member = beginning.member;
+        let snapshots = Arc::new(Snapshots::new(self));
+        let (meta, wal, recovered, first_start) = match Meta::load(self)? {
+            Some(meta) if meta.in_use() => {
+                let meta = Arc::new(meta);
+                self.check_owner(&meta, member)?;
+                let (wal, recovered) =
+                    recovery::recover(self, &meta, &snapshots, options, load, logger)?;
+                meta.next_boot()?;
+                (meta, wal, recovered, false)
+            }
+            Some(meta) if meta.is_restoring() => {
+                return Err(StorageError::RestoreUnfinished {
+                    dir: self.path().to_owned(),
+                });
+            }
+            unfinished => {
+                if unfinished.is_none() {
+                    self.check_empty()?;
+                }
+                let (meta, wal, recovered) = first_start(self, beginning, &snapshots, options)?;
+                info!(logger, "new data directory"; "dir" => self.path().display(), "member" => member);
+                (meta, wal, recovered, true)
+            }
+        };
+        Ok(Opened {
+            meta,
+            wal,
+            snapshots,
+            recovered,
+            first_start,
+            run: self.disk().random()?.max(1),
+        })
+    }
+
+    /// Refuses a directory of another member, and one of a member that was removed.
+    pub fn check_owner(&self, meta: &Meta, member: u64) -> Result<(), StorageError> {
+        if meta.member() != member {
+            return Err(StorageError::WrongIdentity {
+                path: self.meta_path(),
+                why: format!(
+                    "the data directory belongs to member {}, this is member {member}",
+                    meta.member()
+                ),
             });
         }
-        unfinished => {
-            if unfinished.is_none() {
-                check_empty(&*disk, dir)?;
-            }
-            let (meta, wal, recovered) = first_start(&disk, dir, beginning, &snapshots, options)?;
-            info!(logger, "new data directory"; "dir" => dir.display(), "member" => member);
-            (meta, wal, recovered, true)
+        if let Some(index) = meta.removed() {
+            return Err(StorageError::Removed {
+                dir: self.path().to_owned(),
+                member,
+                index,
+            });
         }
-    };
-    Ok(Opened {
-        meta,
-        wal,
-        snapshots,
-        recovered,
-        first_start,
-        run: disk.random()?.max(1),
-    })
-}
-
-/// Refuses a directory of another member, and one of a member that was removed.
-pub fn check_owner(dir: &Path, meta: &Meta, member: u64) -> Result<(), StorageError> {
-    if meta.member() != member {
-        return Err(StorageError::WrongIdentity {
-            path: dir.join("meta"),
-            why: format!(
-                "the data directory belongs to member {}, this is member {member}",
-                meta.member()
-            ),
-        });
-    }
-    if let Some(index) = meta.removed() {
-        return Err(StorageError::Removed {
-            dir: dir.to_owned(),
-            member,
-            index,
-        });
-    }
-    match meta.is_older_copy() {
-        true => Err(StorageError::OlderCopy {
-            dir: dir.to_owned(),
-            member,
-        }),
-        false => Ok(()),
+        match meta.is_older_copy() {
+            true => Err(StorageError::OlderCopy {
+                dir: self.path().to_owned(),
+                member,
+            }),
+            false => Ok(()),
+        }
     }
 }

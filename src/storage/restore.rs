@@ -12,7 +12,7 @@
 //! start refuses: it would begin with an empty map. The next restore begins again.
 
 use super::create::{clear_parts, complete, first_snapshot};
-use super::data_dir::lock;
+use super::data_dir::DataDir;
 use super::disk::Disk;
 use super::error::StorageError;
 use super::meta::{Given, Meta};
@@ -48,7 +48,7 @@ pub struct Plan<'a> {
     /// The snapshot.
     pub file: &'a Path,
     /// The data directory to make.
-    pub dir: &'a Path,
+    pub dir: &'a DataDir,
     /// All first members of the new cluster, at least one. The directory will be that of the lowest id.
     pub list: &'a BTreeMap<u64, PeerUrl>,
     /// Sizes of the WAL's parts.
@@ -59,7 +59,6 @@ pub struct Plan<'a> {
 /// how many; the file is read twice, and nothing is touched before it was checked to its end. Durable on return.
 pub fn restore(
     source: &dyn Disk,
-    disk: &Arc<dyn Disk>,
     plan: Plan<'_>,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Restored, StorageError> {
@@ -70,26 +69,26 @@ pub fn restore(
         options,
     } = plan;
     let member = *list.keys().next().expect("a cluster has a member");
-    check_vacant(disk, dir)?;
+    check_vacant(dir)?;
     let mut checked = SnapshotContents::default();
     let told = |done, total| progress(done, 2 * total);
     read_file(source, file, &mut checked, |_, _, _| Ok(()), told)?;
     let from_index = checked.header.index;
-    let index = first_index(file, from_index, disk.random()?)?;
-    let _lock = lock(&**disk, dir)?;
+    let index = first_index(file, from_index, dir.disk().random()?)?;
+    let _lock = dir.lock()?;
     // Whoever was quicker may have made something meanwhile.
-    check_vacant(disk, dir)?;
+    check_vacant(dir)?;
     let given = Given {
         url: list.get(&member).cloned(),
         list: list.clone(),
         ..Given::default()
     };
-    let meta = Meta::create_restoring(disk.clone(), dir, member, members::cluster_id, given)?;
+    let meta = Meta::create_restoring(dir, member, members::cluster_id, given)?;
     let cluster = meta.cluster();
     let meta = Arc::new(meta);
-    clear_parts(&**disk, dir)?;
+    clear_parts(dir)?;
     let first = first_snapshot(&meta, list, index);
-    let snapshots = Arc::new(Snapshots::new(disk.clone(), dir.join("snap")));
+    let snapshots = Arc::new(Snapshots::new(dir));
     let mut writer = snapshots.begin(&first, cluster)?;
     let mut copied = SnapshotContents::default();
     let copy = |key: &[u8], index, value: &[u8]| writer.entry(key, index, value);
@@ -100,7 +99,7 @@ pub fn restore(
         return Err(StorageError::corrupt(file, 0, why));
     }
     let bytes = writer.finish()?;
-    complete(disk, dir, meta, &snapshots, options, Some((first, bytes)))?;
+    complete(dir, meta, &snapshots, options, Some((first, bytes)))?;
     Ok(Restored {
         cluster,
         from_cluster: checked.header.cluster,
@@ -127,18 +126,18 @@ fn first_index(file: &Path, from: u64, random: u64) -> Result<u64, StorageError>
 }
 
 /// Refuses a directory in which anything is but the lock and what a restore that was killed left.
-fn check_vacant(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(), StorageError> {
+fn check_vacant(dir: &DataDir) -> Result<(), StorageError> {
     let not_empty = |what: &str| StorageError::NotEmpty {
-        path: dir.join(what),
+        path: dir.path().join(what),
     };
-    let restoring = match Meta::load(disk.clone(), dir) {
+    let restoring = match Meta::load(dir) {
         Ok(None) => false,
         Ok(Some(meta)) if meta.is_restoring() => true,
         Err(StorageError::Io(error)) => return Err(error.into()),
         // Whatever it is, somebody may still want it.
         _ => return Err(not_empty("meta")),
     };
-    for name in disk.list(dir)? {
+    for name in dir.disk().list(dir.path())? {
         let ours = match name.as_str() {
             // What a process left that was killed before it had written a `meta`, and what a new file system has.
             "LOCK" | "meta.tmp" | "lost+found" => true,

@@ -420,7 +420,9 @@ mod tests {
         let disk = Arc::new(crate::storage::RealDisk);
         let url = "http://127.0.0.1:9021".parse().unwrap();
         let start = crate::storage::Start::First([(1, url)].into());
-        let opened = crate::storage::open(disk, dir.path(), 1, start, &logger).unwrap();
+        let opened = crate::storage::DataDir::new(disk, dir.path())
+            .open(1, start, &logger)
+            .unwrap();
         let (commits, batches) = channel(Arc::default(), Arc::default());
 
         let few = vec![entry(2, 1), entry(3, 2)];

@@ -267,7 +267,7 @@ pub fn remove_files(purges: &Receiver<Purge>) -> Result<(), DiskError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{self, RealDisk, Start};
+    use crate::storage::{DataDir, RealDisk, Start};
     use raft::eraftpb::Entry;
     use slog::o;
 
@@ -276,7 +276,7 @@ mod tests {
         let start = Start::First([(1, url)].into());
         let logger = Logger::root(slog::Discard, o!());
         let disk = Arc::new(RealDisk);
-        storage::open(disk, dir, 1, start, &logger).unwrap().wal
+        DataDir::new(disk, dir).open(1, start, &logger).unwrap().wal
     }
 
     /// A job of one entry, which is also its number.

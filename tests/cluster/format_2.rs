@@ -9,7 +9,7 @@
 use crate::harness::{Cluster, PATIENCE, daemon, eventually, require, run_to_end};
 use crate::http::{self, encode};
 use crate::ports::free_port;
-use raftkvd::storage::{self, RealDisk, Start};
+use raftkvd::storage::{DataDir, RealDisk, Start};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs::{self, OpenOptions};
@@ -72,7 +72,9 @@ fn a_data_directory_of_format_2_is_opened_by_storage() {
     let logger = slog::Logger::root(slog::Discard, slog::o!());
     let no_start = Start::Existing("there is a member".to_owned());
     let disk = Arc::new(RealDisk);
-    let opened = storage::open(disk, &dir, MEMBER, no_start, &logger).expect("it opens");
+    let opened = DataDir::new(disk, &dir)
+        .open(MEMBER, no_start, &logger)
+        .expect("it opens");
     assert_eq!(opened.meta.member(), MEMBER);
     let snapshot = opened.recovered.snapshot.expect("it has a snapshot");
     assert!(snapshot.index > 1 && snapshot.conf_state.voters == [MEMBER]);

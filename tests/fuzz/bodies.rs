@@ -22,7 +22,7 @@ use raftkvd::storage::wal::record;
 use raftkvd::storage::wal::segment;
 use raftkvd::storage::wal::segment::SegmentReader;
 use raftkvd::storage::{
-    Mark, Opened, ReceiveError, Save, SnapshotMeta, Start, StorageError, WalOptions, open_with,
+    DataDir, Mark, Opened, ReceiveError, Save, SnapshotMeta, Start, StorageError, WalOptions,
 };
 use raftkvd::transport::fuzzing::Carries;
 use raftkvd::{api, transport};
@@ -131,7 +131,7 @@ fn members() -> Members {
 fn open(disk: &FakeDisk) -> Result<Opened, StorageError> {
     let logger = slog::Logger::root(slog::Discard, slog::o!());
     let start = Start::First([(3, url(3))].into());
-    open_with(Arc::new(disk.clone()), dir(), 3, start, OPTIONS, &logger)
+    DataDir::new(Arc::new(disk.clone()), dir()).open_with(3, start, OPTIONS, &logger)
 }
 
 fn snapshot_meta(index: u64) -> SnapshotMeta {

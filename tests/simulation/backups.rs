@@ -18,7 +18,7 @@ use raftkvd::command::proposal::{Proposal, Read};
 use raftkvd::command::{Command, Etags, SnapshotHeader};
 use raftkvd::limits::{RESTORE_SKIP, RESTORE_SPREAD};
 use raftkvd::storage::restore::{self, Restored, restore};
-use raftkvd::storage::{Disk, SnapshotEncoder, Start};
+use raftkvd::storage::{DataDir, Disk, SnapshotEncoder, Start};
 use raftkvd::store::Frozen;
 use raftkvd::store::history::Reader;
 use slog::o;
@@ -170,11 +170,11 @@ impl World {
         let list = BTreeMap::from([(1, World::url(0))]);
         let plan = restore::Plan {
             file: Path::new(FILE),
-            dir: Path::new(DATA_DIR),
+            dir: &DataDir::new(disk.clone(), DATA_DIR),
             list: &list,
             options: self.options,
         };
-        let restored = restore(&*disk, &disk, plan, |_, _| ());
+        let restored = restore(&*disk, plan, |_, _| ());
         let restored = restored.unwrap_or_else(|error| panic!("a backup is refused: {error}"));
         assert_eq!(
             (restored.from_index, restored.from_cluster),

@@ -12,8 +12,7 @@ use crate::runs::quiet;
 use crate::world::{Event, MILLISECOND, World};
 use raftkvd::command::Kind;
 use raftkvd::members::Members;
-use raftkvd::storage::{self, Start, StorageError, WalOptions};
-use std::path::Path;
+use raftkvd::storage::{DataDir, Start, StorageError, WalOptions};
 use std::sync::Arc;
 
 impl World {
@@ -78,8 +77,8 @@ fn has_formed(disk: &FakeDisk, id: u64) -> bool {
     disk.set_free(None);
     let start = Start::Existing("nothing is there".to_owned());
     let options = WalOptions::default();
-    let dir = Path::new(DATA_DIR);
-    let opened = match storage::open_with(Arc::new(disk), dir, id, start, options, &quiet()) {
+    let dir = DataDir::new(Arc::new(disk), DATA_DIR);
+    let opened = match dir.open_with(id, start, options, &quiet()) {
         Ok(opened) => opened,
         Err(StorageError::NoMember(_)) => return false,
         Err(error) => panic!("the directory of member {id}: {error}"),

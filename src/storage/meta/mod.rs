@@ -31,6 +31,7 @@
 #[cfg(test)]
 mod tests;
 
+use super::data_dir::DataDir;
 use super::disk::{Disk, DiskError, replace_file};
 use super::error::StorageError;
 use super::format::{FORMAT_VERSION, u32_at, u64_at};
@@ -93,36 +94,33 @@ impl Meta {
     /// leftovers of a first start that did not complete. `cluster` gives the id of the cluster that begins with this
     /// incarnation, 0: none does. Durable on return.
     pub(super) fn create(
-        disk: Arc<dyn Disk>,
-        dir: &Path,
+        dir: &DataDir,
         member: u64,
         cluster: fn(u64) -> u64,
         given: Given,
     ) -> Result<Meta, DiskError> {
-        Meta::begin(STATE_STARTING, disk, dir, member, cluster, given)
+        Meta::begin(STATE_STARTING, dir, member, cluster, given)
     }
 
     /// Begins a restore. The same, but only another restore clears what is left of it: a start would begin with an
     /// empty map instead of the restored one.
     pub(super) fn create_restoring(
-        disk: Arc<dyn Disk>,
-        dir: &Path,
+        dir: &DataDir,
         member: u64,
         cluster: fn(u64) -> u64,
         given: Given,
     ) -> Result<Meta, DiskError> {
-        Meta::begin(STATE_RESTORING, disk, dir, member, cluster, given)
+        Meta::begin(STATE_RESTORING, dir, member, cluster, given)
     }
 
     fn begin(
         state: u32,
-        disk: Arc<dyn Disk>,
-        dir: &Path,
+        dir: &DataDir,
         member: u64,
         cluster: fn(u64) -> u64,
         given: Given,
     ) -> Result<Meta, DiskError> {
-        let incarnation = disk.random()?.max(1);
+        let incarnation = dir.disk().random()?.max(1);
         let contents = Contents {
             state,
             member,
@@ -134,8 +132,8 @@ impl Meta {
             given,
         };
         let meta = Meta {
-            path: dir.join("meta"),
-            disk,
+            disk: dir.disk().clone(),
+            path: dir.meta_path(),
             writing: Mutex::new(()),
             contents: Mutex::new(contents.clone()),
         };
@@ -144,9 +142,9 @@ impl Meta {
     }
 
     /// Reads the file; `None` when there is none.
-    pub(super) fn load(disk: Arc<dyn Disk>, dir: &Path) -> Result<Option<Meta>, StorageError> {
-        let path = dir.join("meta");
-        let Some(file) = disk.open(&path)? else {
+    pub(super) fn load(dir: &DataDir) -> Result<Option<Meta>, StorageError> {
+        let path = dir.meta_path();
+        let Some(file) = dir.disk().open(&path)? else {
             return Ok(None);
         };
         let len = file.len()?;
@@ -158,7 +156,7 @@ impl Meta {
         bytes.truncate(read);
         let contents = decode(&path, &bytes)?;
         Ok(Some(Meta {
-            disk,
+            disk: dir.disk().clone(),
             path,
             writing: Mutex::new(()),
             contents: Mutex::new(contents),

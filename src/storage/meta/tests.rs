@@ -3,13 +3,16 @@
 use super::*;
 use crate::storage::disk::RealDisk;
 
+fn data_dir(path: &Path) -> DataDir {
+    DataDir::new(Arc::new(RealDisk), path)
+}
+
 fn meta_in(dir: &Path) -> Meta {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    Meta::load(disk, dir).unwrap().unwrap()
+    Meta::load(&data_dir(dir)).unwrap().unwrap()
 }
 
 fn create(dir: &Path) -> Meta {
-    Meta::create(Arc::new(RealDisk), dir, 3, |_| 0, given()).unwrap()
+    Meta::create(&data_dir(dir), 3, |_| 0, given()).unwrap()
 }
 
 fn url(text: &str) -> PeerUrl {
@@ -63,7 +66,7 @@ fn every_change_is_there_after_a_restart() {
 fn a_cluster_begins_with_an_incarnation() {
     let dir = tempfile::tempdir().unwrap();
     let given = Given::default();
-    let begin = Meta::create(Arc::new(RealDisk), dir.path(), 3, |n| n ^ 1, given);
+    let begin = Meta::create(&data_dir(dir.path()), 3, |n| n ^ 1, given);
     let meta = begin.unwrap();
     assert_eq!(meta.cluster(), meta.incarnation() ^ 1);
     assert_eq!(meta_in(dir.path()).cluster(), meta.cluster());
@@ -80,11 +83,11 @@ fn every_flipped_or_missing_byte_is_corrupt() {
             let mut bad = good.clone();
             bad[at] ^= flip;
             std::fs::write(&path, &bad).unwrap();
-            let error = Meta::load(Arc::new(RealDisk), dir.path()).unwrap_err();
+            let error = Meta::load(&data_dir(dir.path())).unwrap_err();
             assert_eq!(error.exit_code(), 4, "byte {at}: {error}");
         }
         std::fs::write(&path, &good[..at]).unwrap();
-        let error = Meta::load(Arc::new(RealDisk), dir.path()).unwrap_err();
+        let error = Meta::load(&data_dir(dir.path())).unwrap_err();
         assert_eq!(error.exit_code(), 4, "{at} bytes: {error}");
     }
 }
@@ -103,7 +106,7 @@ fn another_format_version_is_told_from_corruption() {
         let crc = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&crc.to_le_bytes());
         std::fs::write(&path, &bytes).unwrap();
-        let error = Meta::load(Arc::new(RealDisk), dir.path()).unwrap_err();
+        let error = Meta::load(&data_dir(dir.path())).unwrap_err();
         assert_eq!(error.exit_code(), if version == 9 { 8 } else { 1 });
         match error {
             StorageError::UnknownVersion { found, .. } => assert_eq!(found, u32::from(version)),
@@ -135,7 +138,7 @@ fn urls_that_do_not_decode_are_corrupt_also_under_a_right_crc() {
     ] {
         let crc = crc32c::crc32c(&bad).to_le_bytes();
         std::fs::write(&path, [&bad[..], &crc].concat()).unwrap();
-        let error = Meta::load(Arc::new(RealDisk), dir.path()).unwrap_err();
+        let error = Meta::load(&data_dir(dir.path())).unwrap_err();
         assert_eq!(error.exit_code(), 4, "{error}");
     }
 }

@@ -18,6 +18,7 @@ mod scan;
 
 pub(super) use log::change_of_members;
 
+use super::data_dir::DataDir;
 use super::disk::Disk;
 use super::error::StorageError;
 use super::later_entries::LaterEntries;
@@ -26,7 +27,7 @@ use super::meta::Meta;
 use super::snapshot::Snapshots;
 use super::state::{Recovered, SnapshotMeta};
 use super::wal::segment;
-use super::wal::{Wal, WalOptions};
+use super::wal::{Segments, Wal, WalOptions};
 use crate::command::SnapshotHeader;
 use crate::command::version::Later;
 use crate::limits;
@@ -60,8 +61,7 @@ pub struct StartVerdict {
 
 /// Reads the WAL and the snapshots. What it gives is durable on return.
 pub(super) fn recover(
-    disk: &Arc<dyn Disk>,
-    dir: &Path,
+    dir: &DataDir,
     meta: &Arc<Meta>,
     snapshots: &Arc<Snapshots>,
     options: WalOptions,
@@ -69,9 +69,9 @@ pub(super) fn recover(
     logger: &Logger,
 ) -> Result<(Wal, Recovered), StorageError> {
     let began = Instant::now();
-    let wal_dir = dir.join("wal");
+    let (disk, wal_dir) = (dir.disk(), dir.wal_path());
     let log = |first_index| ScannedLog::new(first_index, options.cache_bytes);
-    let mut scan = scan(&**disk, &wal_dir, meta, log)?;
+    let mut scan = scan(dir, meta, log)?;
     let chosen = choose_snapshot(snapshots, meta, &scan, load, logger)?;
     let recovered = judge(&mut scan, &chosen)?;
 
@@ -104,9 +104,9 @@ pub(super) fn recover(
     for (index, term) in &chosen.damaged {
         set_aside(&**disk, &snapshots.path(*index, *term))?;
     }
-    drop_old_broken(&**disk, &dir.join("snap"))?;
+    drop_old_broken(&**disk, &dir.snap_path())?;
     snapshots.delete_leftovers(&keep)?;
-    disk.sync_dir(&dir.join("snap"))?;
+    disk.sync_dir(&dir.snap_path())?;
 
     let bytes: u64 = recovered.entries.iter().map(entry_bytes).sum();
     let snapshot = recovered.snapshot.as_ref().map_or(0, |meta| meta.index);
@@ -126,24 +126,19 @@ pub(super) fn recover(
     state.marks.retain(|m| keep.contains(&(m.index, m.term)));
     state.hard_state = recovered.hard_state.clone();
     scan.names.pop();
-    let wal = Wal::resume(
-        disk.clone(),
-        wal_dir,
-        meta.clone(),
-        snapshots.clone(),
-        options,
-        state,
-        scan.names,
-        writer,
-        scan.index,
-    );
+    let segments = Segments {
+        older: scan.names.into(),
+        newest: writer,
+        index: scan.index,
+    };
+    let (meta, snapshots) = (meta.clone(), snapshots.clone());
+    let wal = Wal::resume(dir, meta, snapshots, options, state, segments);
     Ok((wal, recovered))
 }
 
 /// What [`recover`] would give, without a change to anything.
 pub(super) fn examine(
-    disk: &Arc<dyn Disk>,
-    dir: &Path,
+    dir: &DataDir,
     meta: &Meta,
     snapshots: &Snapshots,
     load: &mut Load<'_>,
@@ -151,7 +146,7 @@ pub(super) fn examine(
 ) -> Result<StartVerdict, StorageError> {
     let cache = WalOptions::default().cache_bytes;
     let log = |first_index| ScannedLog::new(first_index, cache).noting_later_entries();
-    let mut scan = scan(&**disk, &dir.join("wal"), meta, log)?;
+    let mut scan = scan(dir, meta, log)?;
     let chosen = choose_snapshot(snapshots, meta, &scan, load, logger)?;
     let recovered = judge(&mut scan, &chosen)?;
     let begin = recovered.snapshot.as_ref().map_or(0, |meta| meta.index);

@@ -1,12 +1,11 @@
 //! Reads the segments of the WAL one after the other, and checks that they belong together.
 
 use super::log::ScannedLog;
-use crate::storage::disk::Disk;
+use crate::storage::data_dir::DataDir;
 use crate::storage::error::StorageError;
 use crate::storage::meta::Meta;
 use crate::storage::wal::read_back::{BatchIndex, BatchPlace, Effect};
 use crate::storage::wal::segment::{BatchStep, Name, SegmentReader};
-use std::path::Path;
 
 /// What the segments hold.
 pub(super) struct Scan {
@@ -18,11 +17,11 @@ pub(super) struct Scan {
 }
 
 pub(super) fn scan(
-    disk: &dyn Disk,
-    wal_dir: &Path,
+    dir: &DataDir,
     meta: &Meta,
     log: impl FnOnce(u64) -> ScannedLog,
 ) -> Result<Scan, StorageError> {
+    let (disk, wal_dir) = (&**dir.disk(), &*dir.wal_path());
     let mut names: Vec<Name> = disk
         .list(wal_dir)?
         .iter()

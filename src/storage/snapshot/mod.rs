@@ -39,6 +39,7 @@ pub(super) use read::{read_file, read_header};
 pub use receive::{ReceiveError, SnapshotSink};
 pub use write::{SnapshotEncoder, SnapshotWriter};
 
+use super::data_dir::DataDir;
 use super::disk::{Disk, DiskError, DiskFile};
 use super::error::StorageError;
 use super::format::parse_numbers;
@@ -108,10 +109,10 @@ impl Drop for Temporary {
 }
 
 impl Snapshots {
-    pub(super) fn new(disk: Arc<dyn Disk>, dir: PathBuf) -> Snapshots {
+    pub(super) fn new(dir: &DataDir) -> Snapshots {
         Snapshots {
-            disk,
-            dir,
+            disk: dir.disk().clone(),
+            dir: dir.snap_path(),
             temporary: AtomicU64::new(0),
             unloaded: Arc::default(),
             wal_batches: Arc::default(),

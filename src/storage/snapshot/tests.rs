@@ -7,10 +7,10 @@ use crate::storage::fake_disk::{FakeDisk, Random};
 type Entries = Vec<(Vec<u8>, u64, Vec<u8>)>;
 
 fn snapshots(disk: &FakeDisk) -> Snapshots {
-    let dir = PathBuf::from("/snap");
-    disk.create_dir_all(&dir).unwrap();
-    disk.sync_dir(Path::new("/")).unwrap();
-    Snapshots::new(Arc::new(disk.clone()), dir)
+    let dir = DataDir::new(Arc::new(disk.clone()), "/");
+    disk.create_dir_all(&dir.snap_path()).unwrap();
+    disk.sync_dir(dir.path()).unwrap();
+    Snapshots::new(&dir)
 }
 
 fn meta(index: u64) -> SnapshotMeta {

@@ -202,9 +202,9 @@ fn an_interrupted_first_start_is_begun_again() {
 fn the_directories_above_the_data_directory_are_durable_too() {
     let data = Path::new("/var/lib/raftkvd/data");
     let open = |disk: &FakeDisk| {
-        let _lock = lock(disk, data)?;
-        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-        open_with(disk, data, 4, Start::Empty, LARGE, &logger())
+        let dir = DataDir::new(Arc::new(disk.clone()), data);
+        let _lock = dir.lock()?;
+        dir.open_with(4, Start::Empty, LARGE, &logger())
     };
     let whole = FakeDisk::new(1);
     open(&whole).unwrap();

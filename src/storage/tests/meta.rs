@@ -67,7 +67,8 @@ fn who_reads_meta_does_not_wait_for_its_sync() {
             let _ = released.lock().unwrap().recv();
         }),
     };
-    let meta = Arc::new(Meta::load(Arc::new(observed), dir()).unwrap().unwrap());
+    let dir = DataDir::new(Arc::new(observed), dir());
+    let meta = Arc::new(Meta::load(&dir).unwrap().unwrap());
     let writer = meta.clone();
     let writing = thread::spawn(move || writer.pin_cluster(CLUSTER).unwrap());
     syncing.recv().unwrap();

@@ -47,6 +47,10 @@ fn dir() -> &'static Path {
     Path::new("/data")
 }
 
+fn data_dir(disk: &FakeDisk) -> DataDir {
+    DataDir::new(Arc::new(disk.clone()), dir())
+}
+
 /// The first members of a cluster that member 3 begins.
 fn list() -> BTreeMap<u64, PeerUrl> {
     let url = |id| format!("http://a:{id}").parse().unwrap();
@@ -67,9 +71,9 @@ fn open_as(
     start: Start,
     options: WalOptions,
 ) -> Result<Opened, StorageError> {
-    let _lock = lock(disk, dir())?;
-    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    open_with(disk, dir(), member, start, options, &logger())
+    let dir = data_dir(disk);
+    let _lock = dir.lock()?;
+    dir.open_with(member, start, options, &logger())
 }
 
 fn entry(index: u64, term: u64, data: Vec<u8>) -> Entry {

@@ -8,6 +8,10 @@ fn new_dir() -> &'static Path {
     Path::new("/new")
 }
 
+fn new_data_dir(disk: &FakeDisk) -> DataDir {
+    DataDir::new(Arc::new(disk.clone()), new_dir())
+}
+
 /// A disk with a snapshot of index 40, and its path.
 fn source() -> (FakeDisk, PathBuf) {
     let disk = FakeDisk::new(1);
@@ -22,18 +26,17 @@ fn restore_from(
 ) -> Result<Restored, StorageError> {
     let plan = Plan {
         file,
-        dir: new_dir(),
+        dir: &new_data_dir(disk),
         list: &list(),
         options: LARGE,
     };
-    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    restore(source, &disk, plan, |_, _| ())
+    restore(source, plan, |_, _| ())
 }
 
 fn start_restored(disk: &FakeDisk) -> Result<Opened, StorageError> {
-    let _lock = lock(disk, new_dir())?;
-    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    open_with(disk, new_dir(), 3, Start::First(list()), LARGE, &logger())
+    let dir = new_data_dir(disk);
+    let _lock = dir.lock()?;
+    dir.open_with(3, Start::First(list()), LARGE, &logger())
 }
 
 fn assert_restored(opened: &Opened, disk: &FakeDisk) {
@@ -87,8 +90,8 @@ fn each_restored_cluster_has_an_id_and_indexes_of_its_own() {
 /// A disk with a snapshot of this index, which holds these entries, and its path.
 fn source_of(index: u64, entries: &[(&[u8], u64, &[u8])]) -> (FakeDisk, PathBuf) {
     let disk = FakeDisk::new(1);
-    let snapshots = Snapshots::new(Arc::new(disk.clone()), PathBuf::from("/from"));
-    disk.create_dir_all(Path::new("/from")).unwrap();
+    let snapshots = Snapshots::new(&DataDir::new(Arc::new(disk.clone()), "/from"));
+    disk.create_dir_all(Path::new("/from/snap")).unwrap();
     let meta = SnapshotMeta {
         index,
         term: 7,

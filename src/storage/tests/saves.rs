@@ -108,9 +108,10 @@ fn the_real_disk_keeps_what_was_saved() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("deep/data");
     let open = || {
-        let _lock = lock(&RealDisk, &data).unwrap();
+        let dir = DataDir::new(Arc::new(RealDisk), &data);
+        let _lock = dir.lock().unwrap();
         let start = Start::First(list());
-        open_with(Arc::new(RealDisk), &data, 3, start, SMALL, &logger()).unwrap()
+        dir.open_with(3, start, SMALL, &logger()).unwrap()
     };
     let mut index = 1;
     for boot in 1..4 {

@@ -59,20 +59,20 @@ fn an_empty_member_keeps_what_it_was_sent() {
 #[test]
 fn a_directory_in_use_is_locked() {
     let dir = tempfile::tempdir().unwrap();
-    let first = lock(&RealDisk, dir.path()).unwrap();
-    let error = lock(&RealDisk, dir.path()).unwrap_err();
+    let data_dir = DataDir::new(Arc::new(RealDisk), dir.path());
+    let first = data_dir.lock().unwrap();
+    let error = data_dir.lock().unwrap_err();
     assert!(matches!(error, StorageError::Locked { .. }), "{error}");
     assert_eq!(error.exit_code(), 3);
     drop(first);
-    lock(&RealDisk, dir.path()).unwrap();
+    data_dir.lock().unwrap();
 }
 
 #[test]
 fn a_start_that_needs_a_member_makes_none() {
     let existing = || Start::Existing("why not".to_owned());
     let disk = FakeDisk::new(1);
-    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let checked = || check_start(&shared, dir(), &existing());
+    let checked = || data_dir(&disk).check_start(&existing());
     let refused = |result: Result<(), StorageError>| {
         let error = result.unwrap_err();
         assert_eq!((error.exit_code(), &*error.to_string()), (2, "why not"));

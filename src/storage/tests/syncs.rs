@@ -67,7 +67,7 @@ fn a_large_snapshot_is_synced_while_it_grows() {
         }),
     };
     drop(start(&disk, LARGE).unwrap());
-    let snapshots = Snapshots::new(Arc::new(observed), dir().join("snap"));
+    let snapshots = Snapshots::new(&DataDir::new(Arc::new(observed), dir()));
     let value = vec![3; 1 << 20];
     let keys: Vec<[u8; 1]> = (0..40).map(|key| [key]).collect();
     let entries = keys.iter().map(|key| (&key[..], 1, &value[..]));

@@ -21,6 +21,7 @@ pub use options::WalOptions;
 pub use purge::Purge;
 pub(super) use state::WalState;
 
+use super::data_dir::DataDir;
 use super::disk::{Disk, DiskError};
 use super::meta::Meta;
 use super::snapshot::Snapshots;
@@ -36,6 +37,16 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The segments that there are.
+pub(in crate::storage) struct Segments {
+    /// Those before the one that is written to, oldest first.
+    pub older: VecDeque<Name>,
+    /// The one that is written to.
+    pub newest: SegmentWriter,
+    /// Where entries stand in them.
+    pub index: BatchIndex,
+}
 
 /// The write-ahead log.
 pub struct Wal {
@@ -68,8 +79,7 @@ pub struct Wal {
 impl Wal {
     /// Creates the first segment, which begins with this state. Durable on return.
     pub(in crate::storage) fn create(
-        disk: Arc<dyn Disk>,
-        dir: PathBuf,
+        dir: &DataDir,
         meta: Arc<Meta>,
         snapshots: Arc<Snapshots>,
         options: WalOptions,
@@ -84,55 +94,46 @@ impl Wal {
             previous: 0,
             cluster: meta.cluster(),
             member: meta.member(),
-            salt: disk.random()?,
+            salt: dir.disk().random()?,
             len: options.segment_bytes,
         };
         encode_state(&mut batch, &state);
-        let segment = SegmentWriter::create(&*disk, &dir, header, &mut batch)?;
+        let segment = SegmentWriter::create(&**dir.disk(), &dir.wal_path(), header, &mut batch)?;
         let mut index = BatchIndex::default();
         index.begin(segment.name(), segment.end());
-        Ok(Wal::resume(
-            disk,
-            dir,
-            meta,
-            snapshots,
-            options,
-            state,
-            Vec::new(),
-            segment,
+        let segments = Segments {
+            older: VecDeque::new(),
+            newest: segment,
             index,
-        ))
+        };
+        Ok(Wal::resume(dir, meta, snapshots, options, state, segments))
     }
 
     /// Goes on from what was recovered.
-    #[allow(clippy::too_many_arguments)] // Two callers, and a struct for them would say no more.
     pub(in crate::storage) fn resume(
-        disk: Arc<dyn Disk>,
-        dir: PathBuf,
+        dir: &DataDir,
         meta: Arc<Meta>,
         snapshots: Arc<Snapshots>,
         options: WalOptions,
         state: WalState,
-        older: Vec<Name>,
-        segment: SegmentWriter,
-        index: BatchIndex,
+        segments: Segments,
     ) -> Wal {
         let mut batch = Batch::default();
         batch.clear();
         let batches = snapshots.wal_batches();
         Wal {
-            disk,
-            dir,
+            disk: dir.disk().clone(),
+            dir: dir.wal_path(),
             meta,
             snapshots,
             options,
             durable: state.clone(),
             current: state,
-            older: older.into(),
-            segment,
+            older: segments.older,
+            segment: segments.newest,
             batch,
             effect: Effect::default(),
-            index: SharedBatchIndex::new(index),
+            index: SharedBatchIndex::new(segments.index),
             purge_due: false,
             failed: false,
             entries: 0,

@@ -16,7 +16,7 @@ use raftkvd::node::{Node, NodeSettings};
 use raftkvd::peer_url::PeerUrl;
 use raftkvd::storage::wal::Wal;
 use raftkvd::storage::{
-    self, Beginning, Given, Meta, Opened, Snapshots, Start, StorageError, WalOptions,
+    Beginning, DataDir, Given, Meta, Opened, Snapshots, Start, StorageError, WalOptions,
 };
 use raftkvd::store::Store;
 use raftkvd::store::history::History;
@@ -26,7 +26,6 @@ use raftkvd::threads::snapshot;
 use raftkvd::threads::wal;
 use slog::Logger;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -71,7 +70,7 @@ struct Found {
 
 impl Process {
     pub fn launch(launch: Launch, oracles: &mut Oracles) -> Result<Process, StorageError> {
-        let lock = storage::lock(launch.disk, Path::new(DATA_DIR))?;
+        let lock = data_dir(&launch).lock()?;
         let store = Arc::new(Store::with_shards(8));
         let opened = open(&launch, &store)?;
         let found = Found::shown(&opened, launch.machine, oracles)?;
@@ -135,6 +134,10 @@ impl Process {
     }
 }
 
+fn data_dir(launch: &Launch) -> DataDir {
+    DataDir::new(Arc::new(launch.disk.clone()), DATA_DIR)
+}
+
 /// Opens the data directory, and loads the newest snapshot into the map.
 fn open(launch: &Launch, store: &Arc<Store>) -> Result<Opened, StorageError> {
     let load = &mut |snapshots: &Snapshots, index, term| {
@@ -149,8 +152,7 @@ fn open(launch: &Launch, store: &Arc<Store>) -> Result<Opened, StorageError> {
             ..Given::default()
         },
     };
-    let (disk, dir) = (Arc::new(launch.disk.clone()), Path::new(DATA_DIR));
-    storage::open_and_load(disk, dir, beginning, launch.options, load, &launch.logger)
+    data_dir(launch).open_and_load(beginning, launch.options, load, &launch.logger)
 }
 
 impl Found {
