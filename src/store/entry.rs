@@ -12,12 +12,20 @@
 //!
 //! Invariant: which of the two forms an entry has depends on its size alone.
 
-use super::Value;
 use crate::limits;
 use bytes::Bytes;
 
 const INDEX_BYTES: usize = 8;
 const HEAD_BYTES: usize = INDEX_BYTES + 2;
+
+/// What a key stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Value {
+    /// Index of the entry that wrote it: its ETag.
+    pub index: u64,
+    /// The bytes, as the client sent them.
+    pub bytes: Bytes,
+}
 
 /// A key with its index and value. A clone copies a small one, and shares the value of a large one.
 #[derive(Clone)]

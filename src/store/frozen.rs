@@ -8,15 +8,14 @@
 //! Invariants: whether somebody wants an entry is asked with its shard locked, and a shard is done with while it is
 //! locked, so no entry is lost between the two. What one freeze has still to see, another that ends does not free.
 
+use super::content::{Content, Old};
 use super::entry::{Copies, Entry};
-use super::{Content, Map, Old};
-use crate::mutants::{Mutant, is_planted};
-use parking_lot::{Mutex, MutexGuard};
-use std::collections::BTreeMap;
+use super::freezes::Freeze;
+use super::map::Map;
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 /// The map as it was at one index. Holding it costs the entries that are replaced, so let go of it soon.
 pub struct Frozen {
@@ -24,30 +23,9 @@ pub struct Frozen {
     freeze: Arc<Freeze>,
 }
 
-struct Freeze {
-    /// Of the newest entry that belongs to it.
-    index: u64,
-    /// Shards before this one are done with.
-    next: AtomicUsize,
-    /// Shards that were taken out of the map as a whole, by their number.
-    kept: Mutex<BTreeMap<usize, Arc<Content>>>,
-}
-
-/// All that is frozen at this time. Few: a snapshot, and a hash for `GET /-/hash`.
-#[derive(Default)]
-pub(super) struct Freezes {
-    /// The highest index of them, 0 for none. Set by the one writer; whoever ends makes it lower.
-    newest: AtomicU64,
-    live: Mutex<Vec<Arc<Freeze>>>,
-}
-
 impl Frozen {
     pub(super) fn new(map: &Arc<Map>) -> Frozen {
-        let freeze = Arc::new(Freeze {
-            index: map.newest.load(Ordering::Relaxed),
-            next: AtomicUsize::new(0),
-            kept: Mutex::default(),
-        });
+        let freeze = Arc::new(Freeze::new(map.newest.load(Ordering::Relaxed)));
         map.freezes.change(|live| live.push(freeze.clone()));
         Frozen {
             map: map.clone(),
@@ -150,58 +128,6 @@ impl Map {
         // With the lock released.
         drop(content);
         drop(free);
-    }
-}
-
-impl Freezes {
-    /// Somebody has still to see an entry of this shard and index, which the write at the index `until` replaces. The
-    /// shard is locked.
-    pub(super) fn want(&self, shard: usize, index: u64, until: u64) -> bool {
-        // Most writes end here.
-        let newest = self.newest.load(Ordering::Relaxed);
-        let is_frozen = match is_planted(Mutant::FrozenEntryFreed) {
-            true => index < newest,
-            false => index <= newest,
-        };
-        is_frozen
-            && self
-                .live()
-                .iter()
-                .any(|freeze| (index..until).contains(&freeze.index) && freeze.has_to_see(shard))
-    }
-
-    /// Takes a shard that leaves the map as a whole, and gives it back if nobody has to see it. The shard is locked.
-    pub(super) fn keep(&self, shard: usize, content: Content) -> Arc<Content> {
-        let content = Arc::new(content);
-        for freeze in self.live().iter().filter(|freeze| freeze.has_to_see(shard)) {
-            // What was kept first stays: later ones took its place in the map after it was frozen.
-            freeze
-                .kept()
-                .entry(shard)
-                .or_insert_with(|| content.clone());
-        }
-        content
-    }
-
-    fn live(&self) -> MutexGuard<'_, Vec<Arc<Freeze>>> {
-        self.live.lock()
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Vec<Arc<Freeze>>)) {
-        let mut live = self.live();
-        change(&mut live);
-        let newest = live.iter().map(|freeze| freeze.index).max();
-        self.newest.store(newest.unwrap_or(0), Ordering::Relaxed);
-    }
-}
-
-impl Freeze {
-    fn has_to_see(&self, shard: usize) -> bool {
-        self.next.load(Ordering::Acquire) <= shard
-    }
-
-    fn kept(&self) -> MutexGuard<'_, BTreeMap<usize, Arc<Content>>> {
-        self.kept.lock()
     }
 }
 

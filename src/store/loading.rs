@@ -1,7 +1,8 @@
 //! A map that is being filled from a snapshot, off to the side of the one that is read, by several threads.
 
+use super::content::Table;
 use super::entry::Entry;
-use super::{KeyHasher, Table, shard_of};
+use super::map::{KeyHasher, shard_of};
 use hashbrown::hash_table::Entry as Place;
 use parking_lot::Mutex;
 

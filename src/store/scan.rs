@@ -3,7 +3,7 @@
 //! The map has no order, so such a read looks at every key and remembers the least ones, as many as it was asked for. An
 //! index of the keys would take the memory of all keys once more.
 
-use super::Frozen;
+use super::frozen::Frozen;
 use crate::limits;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;

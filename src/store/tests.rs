@@ -1,6 +1,10 @@
 //! What the map promises, beside a snapshot and without.
 
+use super::map::{KeyHasher, shard_of};
 use super::*;
+use crate::command::Etags;
+use crate::limits;
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
@@ -317,7 +321,7 @@ fn maps_have_the_same_hash_if_and_only_if_they_hold_the_same() {
 
 #[test]
 fn keys_are_spread_over_shards_and_within_them() {
-    let hasher = KeyHasher(RandomState::new());
+    let hasher = KeyHasher::new();
     let mut counts = [0; SHARDS];
     for i in 0..100 * SHARDS as u64 {
         counts[shard_of(hasher.hash(&i.to_be_bytes()), SHARDS)] += 1;

@@ -4,7 +4,11 @@
 //! the order of the shards: who has read one of its keys finds each of the others as it left them, or newer. The new
 //! entries are made before that, as they take long.
 
-use super::{Content, Entry, Map, Old, Store, holds};
+use super::Store;
+use super::change::holds;
+use super::content::{Content, Old};
+use super::entry::Entry;
+use super::map::Map;
 use crate::command::outcome::{FailedCheck, Outcome};
 use crate::command::{Command, Transaction, Write};
 
