@@ -37,7 +37,7 @@ use crate::store::history::History;
 use crate::threads::apply;
 use crate::threads::raft;
 use crate::threads::read_back;
-use crate::threads::snapshot;
+use crate::threads::snapshot::{self, SnapshotLoader};
 use crate::threads::wal;
 use crate::transport::{self, Transport};
 use futures_channel::oneshot;
@@ -161,8 +161,12 @@ pub(super) fn load(
         let load = &mut |snapshots: &Snapshots, index, term| {
             let told = |done, total| replay.loaded(done, total);
             let begun = Instant::now();
-            let threads = limits::load_threads();
-            let loaded = snapshot::load(&store, snapshots, index, term, threads, told, &logger)?;
+            let loader = SnapshotLoader {
+                store: &store,
+                threads: limits::load_threads(),
+                logger: &logger,
+            };
+            let loaded = loader.load(snapshots, index, term, told)?;
             metrics.snapshots.loaded.add(begun.elapsed(), loaded.1);
             Ok(loaded)
         };

@@ -20,8 +20,7 @@ use crate::mutants::{Mutant, is_planted};
 use crate::storage::{SnapshotMeta, Snapshots, StorageError};
 use crate::store::Store;
 use crate::store::history::{Changes, History};
-use crate::threads::snapshot::SnapshotJob;
-use crate::threads::snapshot::load;
+use crate::threads::snapshot::{SnapshotJob, SnapshotLoader};
 use slog::Logger;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -253,16 +252,12 @@ impl Applier {
     /// Replaces the map by a snapshot that came from the leader.
     fn load(&self, meta: &SnapshotMeta) -> Result<(), StorageError> {
         let begun = Instant::now();
-        let threads = limits::load_threads_beside();
-        let (_, size) = load(
-            &self.store,
-            &self.snapshots,
-            meta.index,
-            meta.term,
-            threads,
-            |_, _| (),
-            &self.logger,
-        )?;
+        let loader = SnapshotLoader {
+            store: &self.store,
+            threads: limits::load_threads_beside(),
+            logger: &self.logger,
+        };
+        let (_, size) = loader.load(&self.snapshots, meta.index, meta.term, |_, _| ())?;
         self.metrics.snapshots.loaded.add(begun.elapsed(), size);
         self.batches.history.begin(meta.index, meta.index);
         self.batches.replay.applied(meta.index);

@@ -17,30 +17,45 @@ pub struct SnapshotJob {
     pub(super) map: Frozen,
 }
 
-/// Replaces the map by the snapshot file of this index and term. Readers see the old map until the new one is complete.
-/// Gives the file's header and size; `loaded` is told how many bytes of it are done, and of how many.
-pub fn load(
-    store: &Store,
-    snapshots: &Snapshots,
-    index: u64,
-    term: u64,
-    threads: usize,
-    mut loaded: impl FnMut(u64, u64) + Send,
-    logger: &Logger,
-) -> Result<(SnapshotHeader, u64), StorageError> {
-    let begun = Instant::now();
-    let mut progress = Progress::new("loading a snapshot", Unit::Bytes, logger);
-    let restore = store.begin_restore(snapshots.claimed_entries(index, term)?);
-    let insert = |key: &[u8], index, value: &[u8]| restore.insert(key, index, value);
-    let found = snapshots.load_with(threads, index, term, insert, |done, total| {
-        loaded(done, total);
-        progress.at(done, total);
-    })?;
-    drop(progress);
-    store.replace(restore);
-    info!(logger, "loaded a snapshot"; "index" => index, "keys" => store.len(), "bytes" => found.1,
-        "ms" => begun.elapsed().as_millis() as u64);
-    Ok(found)
+/// Loads snapshots into the map.
+pub struct SnapshotLoader<'a> {
+    /// The map.
+    pub store: &'a Store,
+    /// How many threads decode a file.
+    pub threads: usize,
+    /// Where it tells how far it is.
+    pub logger: &'a Logger,
+}
+
+impl SnapshotLoader<'_> {
+    /// Replaces the map by the snapshot file of this index and term. Readers see the old map until the new one is
+    /// complete. Gives the file's header and size; `loaded` is told how many bytes of it are done, and of how many.
+    pub fn load(
+        &self,
+        snapshots: &Snapshots,
+        index: u64,
+        term: u64,
+        mut loaded: impl FnMut(u64, u64) + Send,
+    ) -> Result<(SnapshotHeader, u64), StorageError> {
+        let SnapshotLoader {
+            store,
+            threads,
+            logger,
+        } = *self;
+        let begun = Instant::now();
+        let mut progress = Progress::new("loading a snapshot", Unit::Bytes, logger);
+        let restore = store.begin_restore(snapshots.claimed_entries(index, term)?);
+        let insert = |key: &[u8], index, value: &[u8]| restore.insert(key, index, value);
+        let found = snapshots.load_with(threads, index, term, insert, |done, total| {
+            loaded(done, total);
+            progress.at(done, total);
+        })?;
+        drop(progress);
+        store.replace(restore);
+        info!(logger, "loaded a snapshot"; "index" => index, "keys" => store.len(), "bytes" => found.1,
+            "ms" => begun.elapsed().as_millis() as u64);
+        Ok(found)
+    }
 }
 
 /// The snapshot thread: writes one snapshot after the other. Runs until the apply thread has ended, or the disk

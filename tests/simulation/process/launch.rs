@@ -22,7 +22,7 @@ use raftkvd::store::Store;
 use raftkvd::store::history::History;
 use raftkvd::threads::apply::{self, Applier};
 use raftkvd::threads::raft::RaftLoop;
-use raftkvd::threads::snapshot;
+use raftkvd::threads::snapshot::SnapshotLoader;
 use raftkvd::threads::wal;
 use slog::Logger;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -140,9 +140,13 @@ fn data_dir(launch: &Launch) -> DataDir {
 
 /// Opens the data directory, and loads the newest snapshot into the map.
 fn open(launch: &Launch, store: &Arc<Store>) -> Result<Opened, StorageError> {
-    let load = &mut |snapshots: &Snapshots, index, term| {
-        snapshot::load(store, snapshots, index, term, 1, |_, _| (), &launch.logger)
+    let loader = SnapshotLoader {
+        store,
+        threads: 1,
+        logger: &launch.logger,
     };
+    let load =
+        &mut |snapshots: &Snapshots, index, term| loader.load(snapshots, index, term, |_, _| ());
     let beginning = Beginning {
         member: launch.id,
         start: launch.start.clone(),
