@@ -1,7 +1,7 @@
 //! What is on disk: `LOCK`, `meta`, `wal/`, `snap/` in the data directory. The only place with crash-ordering rules.
 //!
-//! [`DataDir::open`] creates or recovers a data directory. Then the WAL thread owns the [`Wal`], and [`Meta`] and [`Snapshots`]
-//! are shared. Everything goes through [`disk::Disk`]; what that promises is stated there.
+//! [`DataDir::open`] creates or recovers a data directory. Then the WAL thread owns the [`Wal`], and [`Meta`] and
+//! [`Snapshots`] are shared. Everything goes through [`disk::Disk`]; what that promises is stated there.
 //!
 //! # The orders, and what breaks when one is swapped
 //!

@@ -31,8 +31,8 @@ pub struct Opened {
 }
 
 impl DataDir {
-    /// Refuses [`Start::Existing`] where no member is. It touches nothing, and whoever calls it before [`DataDir::lock`] leaves
-    /// nothing behind; [`DataDir::open`] asks again.
+    /// Refuses [`Start::Existing`] where no member is. It touches nothing, so a caller that has not called
+    /// [`DataDir::lock`] yet leaves nothing behind; [`DataDir::open`] asks again.
     pub fn check_start(&self, start: &Start) -> Result<(), StorageError> {
         let Start::Existing(line) = start else {
             return Ok(());
@@ -68,7 +68,8 @@ impl DataDir {
         self.open_and_load(beginning, options, check, logger)
     }
 
-    /// [`DataDir::open_with`], and loads the snapshot to begin from on the way, unless this is a first start: so it is read once.
+    /// [`DataDir::open_with`], and loads the snapshot to begin from on the way, unless this is a first start: so it is
+    /// read once.
     pub fn open_and_load(
         &self,
         beginning: Beginning,

@@ -3,7 +3,7 @@
 //! What an entry changes is known only when it is applied: a condition may fail, and a key may be gone already. So the
 //! apply path notes for each entry which keys it put and deleted, and [`Reader`]s take that from here, each at its own
 //! pace. A note says where key and value stand in the entry's data and copies neither: the log in memory holds the same
-//! bytes (see `storage/log.rs`).
+//! bytes (see `node/log.rs`).
 //!
 //! Invariants: whatever was changed by an entry above `oldest`, and at or below `newest`, is here; entries leave whole, the
 //! oldest first; a reader that misses one is told so and gets nothing more; nobody waits for a reader.

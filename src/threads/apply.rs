@@ -2,8 +2,8 @@
 //!
 //! The apply thread applies entries in log order, answers the clients whose proposals they carried, releases reads, and
 //! starts snapshots. It never waits for a snapshot to be written, nor for the map to be hashed: it freezes the map (see
-//! `store.rs`) and hands it over. A few commands that find the channel empty take no such detour: the raft loop applies
-//! them itself, which saves a lone request a change of thread.
+//! `store/frozen.rs`) and hands it over. A few commands that find the channel empty take no such detour: the raft loop
+//! applies them itself, which saves a lone request a change of thread.
 //!
 //! Invariant: batches are applied one at a time, in the order in which they were handed over. The loop applies only when
 //! the thread has finished everything before, and there is no other source of batches.
