@@ -79,7 +79,7 @@ pub enum StorageError {
         /// What it needs.
         later: Later,
     },
-    /// It holds no member, and none was to be made there: [`Start::Existing`].
+    /// It holds no member, and none was to be made there: [`Start::Existing`](super::Start::Existing).
     #[error("{0}")]
     NoMember(String),
     /// A restore was to make a data directory where something is already.
