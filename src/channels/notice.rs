@@ -46,7 +46,7 @@ pub enum Notice {
     Status(oneshot::Sender<crate::channels::status::Status>),
     /// Somebody wants the map as of one index, and the header that a snapshot of it has.
     Freeze(oneshot::Sender<(SnapshotHeader, Frozen)>),
-    /// A client wants this member to lead: see [`Inbox::transfer`].
+    /// A client wants this member to lead: see [`Inbox::transfer`](super::inbox::Inbox::transfer).
     Transfer(Transfer),
     /// Hand leadership over, and say so once this node is not the leader any more or nobody could take it.
     HandOver(oneshot::Sender<()>),

@@ -17,7 +17,13 @@ pub mod proposal;
 pub mod version;
 
 // The generator is older than some lints.
-#[allow(clippy::all, rustdoc::all, missing_docs, unused)]
+#[allow(
+    clippy::all,
+    clippy::too_many_lines,
+    rustdoc::all,
+    missing_docs,
+    unused
+)]
 #[allow(mismatched_lifetime_syntaxes, renamed_and_removed_lints)]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/mod.rs"));

@@ -53,7 +53,7 @@ impl NodeSettings {
     }
 }
 
-/// What a call of [`Node::ready`] asks the caller to do, in the order of the fields.
+/// What a call of [`Node::ready`](super::Node::ready) asks the caller to do, in the order of the fields.
 #[derive(Debug, Default)]
 pub struct Output {
     /// To send now.
@@ -62,7 +62,7 @@ pub struct Output {
     pub job: Option<Job>,
     /// To hand to the store.
     pub commits: Vec<Commit>,
-    /// To read back from the WAL, for [`Node::read_back`].
+    /// To read back from the WAL, for [`Node::read_back`](super::Node::read_back).
     pub read_backs: Vec<Request>,
     /// The members changed, and the change is durable where that matters.
     pub members: Option<Arc<Members>>,
@@ -95,7 +95,7 @@ impl Output {
 /// Work for the WAL.
 #[derive(Debug)]
 pub struct Job {
-    /// Passed to [`Node::persisted`] once this job and all before it are durable.
+    /// Passed to [`Node::persisted`](super::Node::persisted) once this job and all before it are durable.
     pub number: u64,
     /// What to write.
     pub save: Save,
