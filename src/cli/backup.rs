@@ -5,7 +5,7 @@
 
 use crate::api::client;
 use crate::limits;
-use crate::logging::progress::{Progress, Unit};
+use crate::logging::progress::{ProgressReport, Unit};
 use crate::peer_url::PeerUrl;
 use crate::storage::disk::parent;
 use crate::storage::inspect;
@@ -143,7 +143,7 @@ async fn fetch(response: Response<Incoming>, file: Option<&Path>) -> Result<Part
     let part = Part::of(path)?;
     let mut out = RealDisk.create(&part.temporary)?;
     let mut done = 0;
-    let mut progress = Progress::of_command("backing up", Unit::Bytes);
+    let mut progress = ProgressReport::of_command("backing up", Unit::Bytes);
     let mut body = response.into_body();
     let broken = |done: u64, why: &dyn std::fmt::Display| {
         format!("it broke off after {done} bytes ({why}); try again, or ask another member")
@@ -207,7 +207,7 @@ impl Part {
     /// Reads all of it, and checks every CRC.
     fn check(&self) -> Result<SnapshotContents, StorageError> {
         let mut contents = SnapshotContents::default();
-        let mut progress = Progress::of_command("checking", Unit::Bytes);
+        let mut progress = ProgressReport::of_command("checking", Unit::Bytes);
         let told = |done, total| progress.at(done, total);
         inspect::snapshot(
             &ReadOnlyDisk,

@@ -7,7 +7,7 @@
 
 use crate::command::{ReplicatedState, SnapshotHeader};
 use crate::logging;
-use crate::logging::progress::{Progress, Unit};
+use crate::logging::progress::{ProgressReport, Unit};
 use crate::storage::inspect;
 use crate::storage::inspect::{FileKind, SegmentContents, SnapshotContents};
 use crate::storage::{DataDir, Disk, Given, Meta, ReadOnlyDisk, StorageError};
@@ -327,7 +327,7 @@ impl Report<'_> {
 
     fn snapshot(&mut self, path: &Path) -> io::Result<()> {
         let mut contents = SnapshotContents::default();
-        let mut progress = Progress::of_command("checking a snapshot", Unit::Bytes);
+        let mut progress = ProgressReport::of_command("checking a snapshot", Unit::Bytes);
         let mut hash = MapHash::default();
         let visit = |key: &[u8], index, value: &[u8]| hash.add(key, index, value);
         let told = |done, total| progress.at(done, total);

@@ -3,7 +3,7 @@
 
 use super::Quit;
 use super::values::parse_cluster;
-use crate::logging::progress::{Progress, Unit};
+use crate::logging::progress::{ProgressReport, Unit};
 use crate::peer_url::PeerUrl;
 use crate::storage::inspect::keys;
 use crate::storage::restore::{Plan, restore};
@@ -78,7 +78,7 @@ pub fn run(settings: &RestoreOptions) -> Result<String, StorageError> {
         list: cluster,
         options: storage::WalOptions::default(),
     };
-    let mut progress = Progress::of_command("restoring", Unit::Bytes);
+    let mut progress = ProgressReport::of_command("restoring", Unit::Bytes);
     let told = |done, total| progress.at(done, total);
     let restored = restore(&ReadOnlyDisk, plan, told);
     drop(progress);

@@ -17,7 +17,7 @@ mod raft;
 mod repeats;
 
 use crate::limits;
-use repeats::{Held, Kind, Repeats};
+use repeats::{HeldLines, Kind, Repeats};
 use slog::{Drain, Level, Logger, Never, OwnedKVList, Record, RecordStatic, o};
 use slog_async::AsyncRecord;
 use std::io::{self, LineWriter};
@@ -201,8 +201,8 @@ fn write_lines(
 }
 
 /// The last of the lines that were held back, and how many they were.
-fn tell_repeats(held: Held<AsyncRecord>, drain: &impl Drain<Ok = (), Err = Never>) {
-    let Held {
+fn tell_repeats(held: HeldLines<AsyncRecord>, drain: &impl Drain<Ok = (), Err = Never>) {
+    let HeldLines {
         line,
         count,
         within,

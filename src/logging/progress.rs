@@ -1,6 +1,6 @@
 //! How far a long replay has come: for who watches stderr, and for `GET /-/ready`.
 //!
-//! A [`Progress`] is told how much is done and says it every [`limits::PROGRESS_INTERVAL`]: as a bar if stderr is a
+//! A [`ProgressReport`] is told how much is done and says it every [`limits::PROGRESS_INTERVAL`]: as a bar if stderr is a
 //! terminal, as a line of the log otherwise. What is quicker than that says nothing. The one of a subcommand draws its
 //! bar at once and more often, and has no log: without a terminal it is silent. A [`Replay`] is what the start of
 //! the process has to replay before the map is what it was: first the newest snapshot, then the log behind it as far as
@@ -27,7 +27,7 @@ pub enum Unit {
 
 /// Says how far something has come.
 #[derive(Debug)]
-pub struct Progress {
+pub struct ProgressReport {
     what: &'static str,
     unit: Unit,
     begun: Instant,
@@ -50,18 +50,18 @@ pub struct Replay {
 
 struct LogStage {
     from: u64,
-    progress: Progress,
+    progress: ProgressReport,
 }
 
 const SNAPSHOT: u8 = 0;
 const LOG: u8 = 1;
 const DONE: u8 = 2;
 
-impl Progress {
+impl ProgressReport {
     /// Begins now.
-    pub fn new(what: &'static str, unit: Unit, logger: &Logger) -> Progress {
+    pub fn new(what: &'static str, unit: Unit, logger: &Logger) -> ProgressReport {
         let begun = Instant::now();
-        Progress {
+        ProgressReport {
             what,
             unit,
             begun,
@@ -74,8 +74,8 @@ impl Progress {
     }
 
     /// The same for a subcommand, whose user waits for nothing else.
-    pub fn of_command(what: &'static str, unit: Unit) -> Progress {
-        let mut progress = Progress::new(what, unit, &Logger::root(Discard, o!()));
+    pub fn of_command(what: &'static str, unit: Unit) -> ProgressReport {
+        let mut progress = ProgressReport::new(what, unit, &Logger::root(Discard, o!()));
         progress.told = None;
         progress.interval = limits::BAR_INTERVAL;
         progress
@@ -99,7 +99,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for ProgressReport {
     fn drop(&mut self) {
         if self.bar_shown {
             // Likewise.
@@ -135,7 +135,7 @@ impl Replay {
         if until <= from {
             return self.stage.store(DONE, Ordering::Release);
         }
-        let progress = Progress::new("replaying the log", Unit::Entries, logger);
+        let progress = ProgressReport::new("replaying the log", Unit::Entries, logger);
         *self.log.lock() = Some(LogStage { from, progress });
         self.until.store(until, Ordering::Relaxed);
         self.percent.store(0, Ordering::Relaxed);

@@ -93,7 +93,7 @@ struct Window<T> {
 
 /// What a window held back.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Held<T> {
+pub(super) struct HeldLines<T> {
     /// The last line.
     pub line: T,
     /// How many they were.
@@ -140,16 +140,16 @@ impl<T> Repeats<T> {
     }
 
     /// What the windows held back that are over.
-    pub(super) fn ended(&mut self, now: Instant) -> Vec<Held<T>> {
+    pub(super) fn ended(&mut self, now: Instant) -> Vec<HeldLines<T>> {
         self.take(now, |window| window.is_over(now))
     }
 
     /// What was held back until now.
-    pub(super) fn all(&mut self, now: Instant) -> Vec<Held<T>> {
+    pub(super) fn all(&mut self, now: Instant) -> Vec<HeldLines<T>> {
         self.take(now, |_| true)
     }
 
-    fn take(&mut self, now: Instant, which: impl Fn(&Window<T>) -> bool) -> Vec<Held<T>> {
+    fn take(&mut self, now: Instant, which: impl Fn(&Window<T>) -> bool) -> Vec<HeldLines<T>> {
         let mut held = Vec::new();
         self.windows.retain(|_, window| {
             if !which(window) {
@@ -158,7 +158,7 @@ impl<T> Repeats<T> {
             let Some(line) = window.last.take() else {
                 return false;
             };
-            held.push(Held {
+            held.push(HeldLines {
                 line,
                 count: std::mem::take(&mut window.held),
                 within: now.saturating_duration_since(window.begun),
@@ -223,7 +223,7 @@ mod tests {
         // Another one does not suffer from it.
         assert_eq!(passed(&mut repeats, kind(Level::Warning, 2), 1, now), 1);
         assert_eq!(repeats.ended(now + WINDOW / 2), []);
-        let told = Held {
+        let told = HeldLines {
             line: MAX + 56,
             count: 57,
             within: WINDOW,

@@ -70,10 +70,10 @@ use formation::Formation;
 use leadership_transfer::Transfers;
 use membership::Membership;
 use pending::Pending;
-use publish::{Found, Watermarks};
+use publish::{FoundLog, Watermarks};
 use raft::eraftpb::MessageType;
 use raft::{RawNode, ReadOnlyOption, StateRole};
-use reads::{Asked, Reads};
+use reads::{AskedContexts, Reads};
 use ready::Durability;
 use slog::{Logger, info, o, warn};
 use snapshots::SnapshotPolicy;
@@ -93,11 +93,11 @@ pub struct Node {
     /// Of each member, the newest of its proposals that was published.
     sessions: BTreeMap<u64, Session>,
     watermarks: Watermarks,
-    found: Found,
+    found: FoundLog,
     durability: Durability,
     pending: Pending,
     reads: Reads,
-    asked: Asked,
+    asked: AskedContexts,
     leadership: Leadership,
     transfers: Transfers,
     membership: Membership,
@@ -131,13 +131,13 @@ impl Node {
             logger: logger.new(o!()),
             now: 0,
             watermarks: Watermarks::new(published),
-            found: Found {
+            found: FoundLog {
                 last: raw.raft.raft_log.last_index(),
                 committed: hard_state.commit,
             },
             pending: Pending::new(settings.batch()),
             reads: Reads::new(settings.id, settings.run),
-            asked: Asked::default(),
+            asked: AskedContexts::default(),
             leadership: Leadership::new(hard_state.term, published),
             transfers: Transfers::new(settings.boot),
             membership: Membership::new(bound_index(&members, &settings)),

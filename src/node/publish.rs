@@ -52,7 +52,7 @@ impl Watermarks {
 
 /// What this start has found on its disk.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct FoundLog {
     /// The last index of the log.
     pub last: u64,
     /// What is known to be committed.

@@ -18,12 +18,12 @@ const ATTEMPTS_MAX: usize = 8;
 /// The newest question of each member, as a leader has heard them. Raft-rs would take one that comes twice for two, and a
 /// majority's answer to the first for one to the second, which would make reads stale.
 #[derive(Debug, Default)]
-pub struct Asked {
+pub struct AskedContexts {
     /// By member: the random number of the start, and the sequence.
     newest: BTreeMap<u64, (u64, u64)>,
 }
 
-impl Asked {
+impl AskedContexts {
     /// Whether a member's question comes for the first time, as far as its context tells.
     pub fn is_new(&mut self, member: u64, context: &[u8]) -> bool {
         let number = |at: usize| {
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn a_question_that_comes_twice_is_asked_once() {
         let mut reads = Reads::new(3, 7);
-        let mut asked = Asked::default();
+        let mut asked = AskedContexts::default();
         let _read = add(&mut reads);
         let first = reads.begin(0).unwrap();
         reads.retry();

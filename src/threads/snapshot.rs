@@ -3,7 +3,7 @@
 use crate::channels::inbox::Inbox;
 use crate::channels::notice::{Notice, SnapshotWritten};
 use crate::command::SnapshotHeader;
-use crate::logging::progress::{Progress, Unit};
+use crate::logging::progress::{ProgressReport, Unit};
 use crate::metrics;
 use crate::storage::{DiskError, SnapshotMeta, Snapshots, StorageError};
 use crate::store::{Frozen, Store};
@@ -43,7 +43,7 @@ impl SnapshotLoader<'_> {
             logger,
         } = *self;
         let begun = Instant::now();
-        let mut progress = Progress::new("loading a snapshot", Unit::Bytes, logger);
+        let mut progress = ProgressReport::new("loading a snapshot", Unit::Bytes, logger);
         let restore = store.begin_restore(snapshots.claimed_entries(index, term)?);
         let insert = |key: &[u8], index, value: &[u8]| restore.insert(key, index, value);
         let found = snapshots.load_with(threads, index, term, insert, |done, total| {

@@ -8,7 +8,7 @@ use super::dial::{self, DialError};
 use super::frame;
 use super::handshake::{self, Lane, UPGRADE};
 use super::link::{LaneState, Link};
-use super::peers::{Peer, PeerAnswer, PeerPlace};
+use super::peers::{DialledAnswer, Peer, PeerPlace};
 use super::queue::LaneQueue;
 use super::round_trip::RoundTrip;
 use super::state::TransportState;
@@ -73,7 +73,7 @@ pub(super) struct Outbound {
 /// A connection that was made.
 struct Connection {
     stream: TcpStream,
-    answer: PeerAnswer,
+    answer: DialledAnswer,
     /// What this member has said of itself.
     said: Claims,
 }
@@ -280,7 +280,7 @@ impl Outbound {
     }
 
     /// Tells who has answered.
-    fn introduce(&self, answer: &PeerAnswer) {
+    fn introduce(&self, answer: &DialledAnswer) {
         let (id, empty) = (self.peer, answer.said.is_empty());
         self.tell(match &answer.said {
             identity::PeerAnswer::Claims(claims) => Notice::Met(Met {
@@ -315,7 +315,7 @@ impl Outbound {
     }
 
     /// Says what the peer has answered on this lane, or that it is not connected.
-    fn answered(&self, answer: Option<PeerAnswer>) {
+    fn answered(&self, answer: Option<DialledAnswer>) {
         let shared = &self.shared;
         if !shared.answered(self.peer, self.lane, &self.queue, answer) {
             shared.inbox.notice(Notice::Unreachable(self.peer));
@@ -404,7 +404,7 @@ fn judge(
     peer: u64,
     url: &PeerUrl,
     response: &Response<Incoming>,
-) -> Result<PeerAnswer, DialError> {
+) -> Result<DialledAnswer, DialError> {
     let said = handshake::read_answer(response.headers())
         .map_err(|malformed| DialError::Unexpected(malformed.to_string()))?;
     let actual = said.from();
@@ -412,7 +412,7 @@ fn judge(
         return Err(DialError::Disliked(Reason::WrongReceiver { actual }));
     }
     let url = url.clone();
-    let answer = PeerAnswer { said, url };
+    let answer = DialledAnswer { said, url };
     match shared.judge_answer(&answer) {
         Ok(_) => Ok(answer),
         Err(reason) => Err(DialError::Disliked(reason)),

@@ -59,7 +59,7 @@ pub(super) struct Peer {
     pub added_index: u64,
     pub places: Vec<PeerPlace>,
     /// What it has answered on the connection of each lane.
-    pub answers: [Option<PeerAnswer>; 2],
+    pub answers: [Option<DialledAnswer>; 2],
     /// It is connected, and no message may pass.
     pub waits: bool,
     pub queues: [Arc<LaneQueue>; 2],
@@ -114,13 +114,13 @@ pub(super) struct PeerPlace {
 
 /// What a peer has answered.
 #[derive(Debug, Clone)]
-pub(super) struct PeerAnswer {
+pub(super) struct DialledAnswer {
     pub said: identity::PeerAnswer,
     /// Where it was dialled.
     pub url: PeerUrl,
 }
 
-impl PeerAnswer {
+impl DialledAnswer {
     pub(super) fn bound_index(&self) -> u64 {
         match &self.said {
             identity::PeerAnswer::Claims(claims) => claims.bound_index,
@@ -196,12 +196,12 @@ impl Peer {
 }
 
 pub(super) fn judge_answer(
-    answer: &PeerAnswer,
+    answer: &DialledAnswer,
     claimed: &Claimed,
     view: &View,
     applied: u64,
 ) -> Result<Standing, Reason> {
-    let PeerAnswer { said, url } = answer;
+    let DialledAnswer { said, url } = answer;
     let come = claimed.range((said.from(), ClaimKind::Bound)..=(said.from(), ClaimKind::Ahead));
     let come = come.map(|(_, claims)| claims);
     identity::judge_answer(said, url, come, view, applied)
@@ -235,7 +235,7 @@ pub(super) fn wanted(view: &View, peers: &Peers) -> BTreeMap<u64, (u64, Vec<Peer
         for id in peers.list.keys() {
             wanted.entry(*id).or_default();
         }
-        let leaders = peers.answers().filter_map(PeerAnswer::leader);
+        let leaders = peers.answers().filter_map(DialledAnswer::leader);
         for (id, url) in leaders.take(limits::PEERS_AHEAD_MAX) {
             add(&mut wanted.entry(*id).or_default().1, url, Trust::Known);
         }
@@ -245,7 +245,7 @@ pub(super) fn wanted(view: &View, peers: &Peers) -> BTreeMap<u64, (u64, Vec<Peer
 
 impl Peers {
     /// What all peers have answered.
-    pub(super) fn answers(&self) -> impl Iterator<Item = &PeerAnswer> {
+    pub(super) fn answers(&self) -> impl Iterator<Item = &DialledAnswer> {
         let answers = self.by_id.values().flat_map(|peer| &peer.answers);
         answers.flatten()
     }

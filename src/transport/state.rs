@@ -3,7 +3,7 @@
 
 use super::files::{IdentityStore, SnapshotStore};
 use super::handshake::{Lane, Trust};
-use super::peers::{ClaimKind, Peer, PeerAnswer, PeerPlace, Peers, add, judge_answer, wanted};
+use super::peers::{ClaimKind, DialledAnswer, Peer, PeerPlace, Peers, add, judge_answer, wanted};
 use super::queue::LaneQueue;
 use super::registry::Registry;
 use super::settings::TransportLimits;
@@ -104,7 +104,7 @@ impl TransportState {
 
     /// Sees to it that all are judged again once the next binding that somebody claims is applied.
     fn look_ahead(&self, peers: &Peers, applied: u64) {
-        let answered = peers.answers().map(PeerAnswer::bound_index);
+        let answered = peers.answers().map(DialledAnswer::bound_index);
         let claimed = peers.claimed.values().map(|claims| claims.bound_index);
         let indexes = claimed.chain(answered);
         let next = indexes.filter(|index| *index > applied).min();
@@ -179,7 +179,7 @@ impl TransportState {
         id: u64,
         lane: Lane,
         queue: &Arc<LaneQueue>,
-        answer: Option<PeerAnswer>,
+        answer: Option<DialledAnswer>,
     ) -> bool {
         let mut peers = self.peers();
         let Peers { by_id, claimed, .. } = &mut *peers;
@@ -213,7 +213,7 @@ impl TransportState {
     }
 
     /// Judges the answer of a peer.
-    pub(super) fn judge_answer(&self, answer: &PeerAnswer) -> Result<Standing, Reason> {
+    pub(super) fn judge_answer(&self, answer: &DialledAnswer) -> Result<Standing, Reason> {
         let peers = self.peers();
         let (view, applied) = self.now();
         judge_answer(answer, &peers.claimed, &view, applied)
