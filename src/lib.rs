@@ -19,7 +19,8 @@
 //! [`raft`](threads::raft) thread takes what waits in the [`inbox`](channels::inbox) and gives it to the [`node`], which
 //! puts many commands into one entry and drives raft. The [`wal`](threads::wal) thread makes entries durable, one sync for
 //! all that wait. Committed entries go down the [`commit`](channels::commit) channel, each command with its reply;
-//! [`apply`](threads::apply) changes the [`store`] and answers.
+//! [`apply`](threads::apply) changes the [state machine](store::state_machine), which is the map with its newest changes, and
+//! answers.
 //!
 //! Four rules keep it one-way: the reply travels with the data; a snapshot or a read is a marker in the commit channel,
 //! whose position is its index; the node does no waiting and owns no clock, thread, socket or file; one place writes

@@ -85,7 +85,7 @@ impl Front {
                 "this member holds nothing yet: it waits to be added",
             ));
         }
-        let store = &self.api.store;
+        let store = &self.api.state_machine.store;
         let estimate = SnapshotEncoder::estimate(store.len(), store.bytes());
         let name = format!("raftkvd-{:016x}-{}.snap", header.cluster, header.index);
         let (give, pieces) = mpsc::channel(limits::SNAPSHOT_CHUNKS_QUEUED);

@@ -17,7 +17,7 @@ use crate::channels::status::{Closed, ClosedKind};
 impl Front {
     /// Refuses what can't be served at present.
     pub(super) fn gate(&self, needs: Needs) -> Result<(), Box<Reply>> {
-        if self.api.replay.is_loading() {
+        if self.api.state_machine.replay.is_loading() {
             return match needs {
                 Needs::Nothing => Ok(()),
                 Needs::Raft | Needs::Service => Err(self.loading()),
@@ -35,7 +35,7 @@ impl Front {
     }
 
     fn loading(&self) -> Box<Reply> {
-        let what = self.api.replay.under_way();
+        let what = self.api.state_machine.replay.under_way();
         let what = what.as_deref().unwrap_or("it has just begun to serve");
         let mut reply =
             reply::unavailable(Code::Replaying, format!("not ready: {what}; try again"));

@@ -41,7 +41,7 @@ impl Front {
             let caught_up = self.catch_up(deadline).await;
             caught_up.map_err(|why| reply::not_proposed(RequestKind::Read, why))?;
         }
-        let Some(value) = self.api.store.get(key) else {
+        let Some(value) = self.api.state_machine.store.get(key) else {
             // Conditions count only for a request that would otherwise succeed.
             return Err(reply::error(Code::NoSuchKey, "there is no such key"));
         };

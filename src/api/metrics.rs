@@ -49,14 +49,14 @@ pub(super) fn prepare(metrics: &Metrics) {
 impl Front {
     /// `GET /-/metrics`.
     pub(super) async fn show_metrics(&self, deadline: Instant) -> ReplyResult {
-        let loading = self.api.replay.is_loading();
+        let loading = self.api.state_machine.replay.is_loading();
         let status = match loading {
             true => None,
             false => self.status(within(limits::STATUS_TIMEOUT, deadline)).await,
         };
         let mut moment = Registry::with_prefix("raftkvd");
         describe_process(&mut moment, loading || status.is_some());
-        let replays = self.api.replay.under_way().is_some();
+        let replays = self.api.state_machine.replay.under_way().is_some();
         moment.register(
             "replaying",
             "1 while what was on the disk at the start is read into the map",
@@ -67,7 +67,7 @@ impl Front {
         }
         if !loading {
             describe_queues(&mut moment, &self.api.inbox);
-            describe_map(&mut moment, &self.api.store);
+            describe_map(&mut moment, &self.api.state_machine.store);
         }
         let metrics = self.api.metrics.clone();
         let text = spawn_blocking(move || metrics.text(&moment)).await;

@@ -45,10 +45,8 @@ mod watch;
 use crate::channels::inbox::Inbox;
 use crate::config::Tuning;
 use crate::limits;
-use crate::logging::progress::Replay;
 use crate::metrics::Metrics;
-use crate::store::Store;
-use crate::store::history::History;
+use crate::store::state_machine::StateMachine;
 use body::Body;
 use error_code::Code;
 use futures_channel::oneshot;
@@ -68,18 +66,14 @@ use tokio::time::{Instant, timeout};
 pub struct Api {
     /// Where proposals and reads go.
     pub inbox: Arc<Inbox>,
-    /// The map, to read.
-    pub store: Arc<Store>,
+    /// The map and its newest changes, to read.
+    pub state_machine: StateMachine,
     /// What requests have to keep to.
     pub limits: Limits,
     /// Length of the node's tick, in which it counts deadlines.
     pub tick: Duration,
-    /// What has to be replayed before there is anything to serve.
-    pub replay: Arc<Replay>,
     /// Where it counts.
     pub metrics: Arc<Metrics>,
-    /// The newest changes of the map, to watch.
-    pub history: Arc<History>,
     /// Where to log.
     pub logger: Logger,
 }

@@ -35,7 +35,7 @@ impl Front {
             return Ok(None);
         }
         let bytes = bytes as u64;
-        let stored = self.api.store.bytes();
+        let stored = self.api.state_machine.store.bytes();
         // In one step: a write that is refused must not take room from another for a moment.
         let taken =
             self.under_way

@@ -46,7 +46,7 @@ impl Front {
     /// `GET /-/live`: the raft loop runs, or the snapshot is being loaded for it. With or without a leader, a restart
     /// would not help.
     pub(super) async fn show_live(&self, deadline: Instant) -> ReplyResult {
-        if self.api.replay.is_loading() {
+        if self.api.state_machine.replay.is_loading() {
             return Ok(reply::text(StatusCode::OK, "live"));
         }
         match self.status(within(limits::STATUS_TIMEOUT, deadline)).await {
@@ -61,7 +61,7 @@ impl Front {
             let line = format!("not ready: {}", closed.why);
             return Err(reply::unavailable(gate::code(&closed), line));
         }
-        if let Some(what) = self.api.replay.under_way() {
+        if let Some(what) = self.api.state_machine.replay.under_way() {
             return Err(reply::unavailable(
                 Code::Replaying,
                 format!("not ready: {what}"),

@@ -106,7 +106,7 @@ impl Front {
             let line = "not watched: too many watch already; try again, or another member";
             reply::unavailable(Code::QueueFull, line)
         })?;
-        let history = &self.api.history;
+        let history = &self.api.state_machine.history;
         // What is here already needs nobody's consent. But from when "now" is, and whether an index will ever come that
         // is not here yet, is known behind all that was acknowledged before.
         if after.is_none_or(|after| after > history.newest()) {
@@ -166,7 +166,7 @@ impl Front {
     /// Wakes the watchers whenever something was applied. Never completes.
     pub(super) async fn tell_watchers(&self) {
         loop {
-            self.api.history.news().await;
+            self.api.state_machine.history.news().await;
             self.news.send_modify(|_| {});
         }
     }

@@ -110,8 +110,12 @@ fn wire(daemon: &Daemon, opened: Opened, peer_port: TcpListener) -> Result<Wired
     let members = node.members().members.len();
     let peers = wiring::serve_peers(&transport, peer_port, &daemon.runtime)?;
     // Before anything is applied. What clients send now waits in the inbox for the raft loop.
-    parts.history.begin(found.snapshot, found.before_memory);
     parts
+        .state_machine
+        .history
+        .begin(found.snapshot, found.before_memory);
+    parts
+        .state_machine
         .replay
         .begin_log(found.snapshot, found.committed, logger);
     let threads = wiring::start_threads(daemon, node, opened.wal, &files, &transport)?;

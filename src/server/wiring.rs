@@ -26,14 +26,13 @@ use crate::channels::inbox::Inbox;
 use crate::config::{Config, Tuning};
 use crate::identity::View;
 use crate::limits;
-use crate::logging::progress::Replay;
 use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::node::{self, Node};
 use crate::storage::wal::Wal;
 use crate::storage::{self, Beginning, DataDir, Disk, Meta, Opened, Recovered, Snapshots};
 use crate::store::Store;
-use crate::store::history::History;
+use crate::store::state_machine::StateMachine;
 use crate::threads::apply;
 use crate::threads::raft;
 use crate::threads::read_back;
@@ -54,9 +53,7 @@ use tokio::sync::watch;
 #[derive(Clone)]
 pub(super) struct SharedParts {
     pub(super) inbox: Arc<Inbox>,
-    pub(super) store: Arc<Store>,
-    pub(super) history: Arc<History>,
-    pub(super) replay: Arc<Replay>,
+    pub(super) state_machine: StateMachine,
     pub(super) metrics: Arc<Metrics>,
     pub(super) stop_sender: StopSender,
     pub(super) logger: Logger,
@@ -69,9 +66,7 @@ impl SharedParts {
         std::mem::forget(store.clone());
         SharedParts {
             inbox: Arc::new(Inbox::default()),
-            store,
-            history: Arc::new(History::new(tuning.log_cache_bytes / limits::HISTORY_SHARE)),
-            replay: Arc::new(Replay::new()),
+            state_machine: StateMachine::new(store, tuning.log_cache_bytes / limits::HISTORY_SHARE),
             metrics: Arc::new(Metrics::default()),
             stop_sender,
             logger: logger.clone(),
@@ -105,12 +100,10 @@ impl Daemon {
         let parts = SharedParts::new(&config.tuning, stop_sender, logger);
         let api = Api {
             inbox: parts.inbox.clone(),
-            store: parts.store.clone(),
+            state_machine: parts.state_machine.clone(),
             limits: api::Limits::new(&config.tuning),
             tick: config.tuning.tick(),
-            replay: parts.replay.clone(),
             metrics: parts.metrics.clone(),
-            history: parts.history.clone(),
             logger: parts.logger.clone(),
         };
         let port = into_tokio(port, &runtime)?;
@@ -130,7 +123,7 @@ impl Daemon {
 
 fn tell_systemd(parts: &SharedParts, runtime: &Runtime) -> watch::Sender<Phase> {
     let (phase, phases) = watch::channel(Phase::Starting);
-    let SharedParts { replay, inbox, .. } = parts.clone();
+    let (replay, inbox) = (parts.state_machine.replay.clone(), parts.inbox.clone());
     let logger = parts.logger.clone();
     match Systemd::from_environment() {
         Ok(None) => {}
@@ -155,7 +148,7 @@ pub(super) fn load(
         cache_bytes: config.tuning.log_cache_bytes,
         ..storage::WalOptions::default()
     };
-    let (store, replay) = (parts.store.clone(), parts.replay.clone());
+    let StateMachine { store, replay, .. } = parts.state_machine.clone();
     let (metrics, logger) = (parts.metrics.clone(), parts.logger.clone());
     spawn("load", &parts.stop_sender, move || {
         let load = &mut |snapshots: &Snapshots, index, term| {
@@ -316,14 +309,13 @@ pub(super) fn start_threads(
     let (read_back_sender, read_backs) = mpsc::channel();
     let (writer, jobs) = wal::channel(wal, Instant::now, logger);
     let (purge_sender, purges) = mpsc::channel();
-    let (commit_sender, commits) = apply::channel(parts.replay.clone(), parts.history.clone());
+    let (commit_sender, commits) = apply::channel(parts.state_machine.clone());
     let (snapshot_sender, snapshot_jobs) = mpsc::channel();
     let channels = raft::Channels {
         inbox: inbox.clone(),
         writer,
         read_back: read_back_sender,
         commits: commit_sender,
-        store: parts.store.clone(),
         transport: transport.clone(),
         meta: files.meta.clone(),
         metrics: parts.metrics.clone(),
@@ -334,7 +326,6 @@ pub(super) fn start_threads(
     };
     let applier = apply::Applier {
         batches: commits,
-        store: parts.store.clone(),
         inbox: inbox.clone(),
         snapshots: files.snapshots.clone(),
         snapshot_jobs: snapshot_sender,

@@ -24,6 +24,7 @@ pub mod history;
 mod loading;
 mod map;
 mod scan;
+pub mod state_machine;
 #[cfg(test)]
 mod tests;
 mod txn;

@@ -10,16 +10,12 @@
 
 use crate::channels::commit::{Apply, Commit};
 use crate::channels::inbox::Inbox;
-use crate::command::outcome::Outcome;
 use crate::command::proposal::ReadReply;
-use crate::command::{Command, Kind};
 use crate::limits;
-use crate::logging::progress::Replay;
 use crate::metrics::Metrics;
 use crate::mutants::{Mutant, is_planted};
 use crate::storage::{SnapshotMeta, Snapshots, StorageError};
-use crate::store::Store;
-use crate::store::history::{Changes, History};
+use crate::store::state_machine::StateMachine;
 use crate::threads::snapshot::{SnapshotJob, SnapshotLoader};
 use slog::Logger;
 use std::ops::ControlFlow;
@@ -33,38 +29,34 @@ pub struct Commits {
     batches: Sender<Vec<Commit>>,
     /// Batches that were sent and are not finished.
     unfinished: Arc<AtomicUsize>,
-    replay: Arc<Replay>,
-    history: Arc<History>,
+    state_machine: StateMachine,
 }
 
 /// The apply thread's end of the commit channel.
 pub struct Batches {
     batches: Receiver<Vec<Commit>>,
     unfinished: Arc<AtomicUsize>,
-    replay: Arc<Replay>,
-    history: Arc<History>,
+    state_machine: StateMachine,
 }
 
 /// The thread at the other end has ended: the process is stopping.
 #[derive(Debug)]
 pub struct ThreadEnded;
 
-/// The commit channel. What it holds is bounded by `PUBLISHED_BYTES_MAX`, and what one ready publishes. Both ends tell the
-/// replay what is applied, and the history what that changed.
-pub fn channel(replay: Arc<Replay>, history: Arc<History>) -> (Commits, Batches) {
+/// The commit channel. What it holds is bounded by `PUBLISHED_BYTES_MAX`, and what one ready publishes. Both ends change the
+/// state state_machine, never at the same time.
+pub fn channel(state_machine: StateMachine) -> (Commits, Batches) {
     let (sender, receiver) = mpsc::channel();
     let unfinished = Arc::new(AtomicUsize::new(0));
     let commits = Commits {
         batches: sender,
         unfinished: unfinished.clone(),
-        replay: replay.clone(),
-        history: history.clone(),
+        state_machine: state_machine.clone(),
     };
     let batches = Batches {
         batches: receiver,
         unfinished,
-        replay,
-        history,
+        state_machine,
     };
     (commits, batches)
 }
@@ -78,11 +70,7 @@ impl Commits {
 
     /// Applies a batch here if it is small and the apply thread has nothing unfinished: returns the new index of the
     /// map and the bytes of the entries. Otherwise sends it to the apply thread: `None`.
-    pub fn hand_over(
-        &self,
-        batch: Vec<Commit>,
-        store: &Store,
-    ) -> Result<Option<(u64, usize)>, ThreadEnded> {
+    pub fn hand_over(&self, batch: Vec<Commit>) -> Result<Option<(u64, usize)>, ThreadEnded> {
         let commands = batch.iter().map(|commit| match commit {
             Commit::Apply(apply) if apply.bytes <= limits::LONE_WRITE_BYTES_MAX => {
                 Some(apply.commands.len())
@@ -104,7 +92,7 @@ impl Commits {
             match commit {
                 Commit::Apply(apply) => {
                     applied = (apply.index, applied.1 + apply.bytes);
-                    carry_out(apply, store, &self.history, &self.replay);
+                    carry_out(apply, &self.state_machine);
                 }
                 Commit::Read(reads) => release(reads),
                 other => panic!("{other:?} is not small"),
@@ -114,42 +102,10 @@ impl Commits {
     }
 }
 
-fn carry_out(apply: Apply, store: &Store, history: &History, replay: &Replay) {
-    let mut changes = Changes::of(apply.data, apply.commands.len());
-    let mut answers = Vec::new();
-    for (command, reply) in apply.commands {
-        let keys = store.len();
-        let outcome = store.apply(&command, apply.index);
-        note(&command, &outcome, store.len() < keys, &mut changes);
-        if let Some(reply) = reply {
-            answers.push((reply, outcome));
-        }
-    }
-    // Before the answers: a client that watches from the index in its answer must find the change in the history.
-    history.append(apply.index, changes);
-    replay.applied(apply.index);
-    for (reply, outcome) in answers {
+fn carry_out(apply: Apply, state_machine: &StateMachine) {
+    for (reply, outcome) in state_machine.apply(apply.index, apply.data, apply.commands) {
         // The client may be gone: then nobody wants to know.
         let _ = reply.send(outcome);
-    }
-}
-
-/// Notes what a command has changed. A deletion that had something to delete left fewer keys.
-fn note(command: &Command, outcome: &Outcome, fewer: bool, changes: &mut Changes) {
-    match (outcome, command.kind) {
-        (Outcome::Applied { .. }, Kind::Put) => changes.put(&command.key, &command.value),
-        (Outcome::Applied { .. }, Kind::Delete) if fewer => changes.delete(&command.key),
-        (Outcome::Transacted { existed, .. }, _) => {
-            let writes = command.transaction.iter().flat_map(|t| t.writes.iter());
-            for (write, existed) in writes.zip(existed) {
-                match (write.delete, existed) {
-                    (false, _) => changes.put(&write.key, &write.value),
-                    (true, true) => changes.delete(&write.key),
-                    (true, false) => {}
-                }
-            }
-        }
-        _ => {}
     }
 }
 
@@ -164,8 +120,6 @@ fn release(reads: Vec<ReadReply>) {
 pub struct Applier {
     /// The end of the commit channel.
     pub batches: Batches,
-    /// The map.
-    pub store: Arc<Store>,
     /// Takes the news of what is applied.
     pub inbox: Arc<Inbox>,
     /// Where a snapshot from the leader is found.
@@ -204,9 +158,7 @@ impl Applier {
 
     /// `Break`: the snapshot thread has ended.
     fn apply(&self, batch: Vec<Commit>) -> Result<ControlFlow<()>, StorageError> {
-        let Batches {
-            history, replay, ..
-        } = &self.batches;
+        let state_machine = &self.batches.state_machine;
         let mut applied = 0;
         let mut bytes = 0;
         for commit in batch {
@@ -214,7 +166,7 @@ impl Applier {
                 Commit::Apply(apply) => {
                     applied = apply.index;
                     bytes += apply.bytes;
-                    carry_out(apply, &self.store, history, replay);
+                    carry_out(apply, state_machine);
                 }
                 Commit::Read(reads) => release(reads),
                 Commit::Snapshot(meta) => {
@@ -225,7 +177,7 @@ impl Applier {
                     }
                     let job = SnapshotJob {
                         meta: *meta,
-                        map: self.store.freeze(),
+                        map: state_machine.store.freeze(),
                     };
                     if self.snapshot_jobs.send(job).is_err() {
                         return Ok(ControlFlow::Break(()));
@@ -233,7 +185,7 @@ impl Applier {
                 }
                 Commit::Freeze { header, reply } => {
                     // The client that asked may have given up.
-                    let _ = reply.send((*header, self.store.freeze()));
+                    let _ = reply.send((*header, state_machine.store.freeze()));
                 }
                 Commit::Restore(meta) => {
                     self.load(&meta)?;
@@ -253,14 +205,13 @@ impl Applier {
     fn load(&self, meta: &SnapshotMeta) -> Result<(), StorageError> {
         let begun = Instant::now();
         let loader = SnapshotLoader {
-            store: &self.store,
+            store: &self.batches.state_machine.store,
             threads: limits::load_threads_beside(),
             logger: &self.logger,
         };
         let (_, size) = loader.load(&self.snapshots, meta.index, meta.term, |_, _| ())?;
         self.metrics.snapshots.loaded.add(begun.elapsed(), size);
-        self.batches.history.begin(meta.index, meta.index);
-        self.batches.replay.applied(meta.index);
+        self.batches.state_machine.loaded(meta.index);
         Ok(())
     }
 }
@@ -268,7 +219,8 @@ impl Applier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{self, Batch, Check, Etags, Transaction, Write};
+    use crate::command::{self, Batch, Check, Command, Etags, Kind, Transaction, Write};
+    use crate::store::Store;
     use crate::store::history::Reader;
     use proptest::prelude::*;
     use slog::o;
@@ -370,9 +322,8 @@ mod tests {
             entries in proptest::collection::vec(
                 (proptest::collection::vec(wish(), 1..6), any::<bool>()), 1..40),
         ) {
-            let store = Store::new();
-            let history = Arc::new(History::new(1 << 20));
-            let mut reader = Reader::new(history.clone(), 0);
+            let state_machine = StateMachine::new(Arc::new(Store::new()), 1 << 20);
+            let mut reader = Reader::new(state_machine.history.clone(), 0);
             let mut map = BTreeMap::new();
             for (index, (mut wishes, is_transaction)) in (2..).zip(entries) {
                 // No entry writes a key twice.
@@ -385,7 +336,7 @@ mod tests {
                     wishes = rest;
                 }
                 commands.extend(wishes.into_iter().map(single));
-                carry_out(applied(index, commands), &store, &history, &Replay::default());
+                carry_out(applied(index, commands), &state_machine);
                 for (of, changes) in reader.read(10, 1 << 20).unwrap() {
                     prop_assert_eq!(of, index);
                     for change in changes.iter() {
@@ -399,7 +350,7 @@ mod tests {
                 prop_assert_eq!(reader.position(), index);
             }
             let mut held = BTreeMap::new();
-            let Ok(()) = store.freeze().visit(|key, index, value| {
+            let Ok(()) = state_machine.store.freeze().visit(|key, index, value| {
                 held.insert(key.to_vec(), (index, value.to_vec()));
                 Ok::<(), std::convert::Infallible>(())
             });
@@ -418,21 +369,20 @@ mod tests {
         let opened = crate::storage::DataDir::new(disk, dir.path())
             .open(1, start, &logger)
             .unwrap();
-        let (commits, batches) = channel(Arc::default(), Arc::default());
+        let (commits, batches) = channel(StateMachine::new(store.clone(), 1 << 20));
 
         let few = vec![entry(2, 1), entry(3, 2)];
-        assert_eq!(commits.hand_over(few, &store).unwrap(), Some((3, 2)));
+        assert_eq!(commits.hand_over(few).unwrap(), Some((3, 2)));
         assert_eq!(store.len(), 3);
         let many = vec![entry(4, limits::LONE_APPLY_COMMANDS_MAX + 1)];
-        assert_eq!(commits.hand_over(many, &store).unwrap(), None);
+        assert_eq!(commits.hand_over(many).unwrap(), None);
         // The thread has not finished what is before.
-        assert_eq!(commits.hand_over(vec![entry(5, 1)], &store).unwrap(), None);
+        assert_eq!(commits.hand_over(vec![entry(5, 1)]).unwrap(), None);
         assert_eq!(store.len(), 3);
 
         let (snapshot_jobs, _) = mpsc::channel();
         let applier = Applier {
             batches,
-            store: store.clone(),
             inbox: Arc::default(),
             snapshots: opened.snapshots.clone(),
             snapshot_jobs,
@@ -444,10 +394,7 @@ mod tests {
             while commits.unfinished.load(Ordering::Acquire) > 0 {
                 std::thread::yield_now();
             }
-            assert_eq!(
-                commits.hand_over(vec![entry(6, 1)], &store).unwrap(),
-                Some((6, 1))
-            );
+            assert_eq!(commits.hand_over(vec![entry(6, 1)]).unwrap(), Some((6, 1)));
             drop(commits);
             thread.join().unwrap().unwrap();
         });

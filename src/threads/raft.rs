@@ -21,7 +21,7 @@ use crate::node::{Exit, Job, Node, Output};
 use crate::peer_url::PeerUrl;
 use crate::storage::wal::read_back::Request;
 use crate::storage::{DiskError, Meta};
-use crate::store::{Frozen, Store};
+use crate::store::Frozen;
 use crate::threads::apply::{Commits, ThreadEnded};
 use crate::threads::wal::{WalWriter, WalWriterError, Written};
 use crate::transport::Transport;
@@ -74,8 +74,6 @@ pub struct Channels {
     pub read_back: Sender<Request>,
     /// To the store.
     pub commits: Commits,
-    /// The map, for what the loop applies itself.
-    pub store: Arc<Store>,
     /// To the peers.
     pub transport: Transport,
     /// For the cluster id, which a joiner learns late, and for where this member is.
@@ -108,7 +106,7 @@ impl Ports for Channels {
                 self.metrics.entry_commands.observe_count(commands);
             }
         }
-        self.commits.hand_over(batch, &self.store)
+        self.commits.hand_over(batch)
     }
 
     fn read_back(&mut self, request: Request) -> Result<(), ThreadEnded> {

@@ -276,8 +276,7 @@ impl Ports for SimulatedPorts<'_> {
                 Commit::Read(_) | Commit::Freeze { .. } => {}
             }
         }
-        let store = &self.wiring.store;
-        let applied = self.wiring.commits.hand_over(batch, store)?;
+        let applied = self.wiring.commits.hand_over(batch)?;
         if let Some((index, _)) = applied.filter(|(index, _)| *index > 0) {
             self.wiring.applies(index, self.oracle);
             self.effect(What::Count("batches applied by the loop"));

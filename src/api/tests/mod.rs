@@ -15,7 +15,10 @@ mod watching;
 use super::*;
 use crate::command::Kind;
 use crate::command::outcome::{NotProposed, Outcome};
+use crate::logging::progress::Replay;
 use crate::members::cluster_id;
+use crate::store::Store;
+use crate::store::history::History;
 use script::Script;
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -86,27 +89,32 @@ impl Cluster {
 
     fn replaying(limits: Limits, replay: Arc<Replay>) -> Cluster {
         let inbox = Arc::new(Inbox::default());
-        let store = Arc::new(Store::new());
-        let history = Arc::new(History::new(HISTORY_BYTES));
+        let state_machine = StateMachine {
+            replay,
+            ..StateMachine::new(Arc::new(Store::new()), HISTORY_BYTES)
+        };
+        let history = Arc::clone(&state_machine.history);
         history.begin(1, 1);
         let mode = Arc::new(StdMutex::new(Mode::Serve));
         let deadlines = Arc::new(StdMutex::new(Vec::new()));
         let done = Arc::new(AtomicBool::new(false));
         let raft = {
-            let (inbox, store) = (Arc::clone(&inbox), Arc::clone(&store));
+            let (inbox, done) = (Arc::clone(&inbox), Arc::clone(&done));
             let (mode, deadlines) = (Arc::clone(&mode), Arc::clone(&deadlines));
-            let (history, done) = (Arc::clone(&history), Arc::clone(&done));
-            let script = Script::new(inbox, store, history, mode, deadlines);
+            // The replay is what a test makes of it.
+            let state_machine = StateMachine {
+                replay: Arc::default(),
+                ..state_machine.clone()
+            };
+            let script = Script::new(inbox, state_machine, mode, deadlines);
             std::thread::spawn(move || script.play(&done))
         };
         let api = Api {
             inbox: Arc::clone(&inbox),
-            store,
+            state_machine,
             limits,
             tick: Duration::from_millis(20),
-            replay,
             metrics: Arc::default(),
-            history: Arc::clone(&history),
             logger: Logger::root(slog::Discard, slog::o!()),
         };
         let (stop, stopped) = signal::channel();

@@ -17,8 +17,7 @@ use futures_channel::oneshot;
 /// The loop of a member that is alone.
 pub(super) struct Script {
     inbox: Arc<Inbox>,
-    store: Arc<Store>,
-    history: Arc<History>,
+    state_machine: StateMachine,
     mode: Arc<StdMutex<Mode>>,
     deadlines: Arc<StdMutex<Vec<u64>>>,
     members: Members,
@@ -34,16 +33,14 @@ pub(super) struct Script {
 impl Script {
     pub(super) fn new(
         inbox: Arc<Inbox>,
-        store: Arc<Store>,
-        history: Arc<History>,
+        state_machine: StateMachine,
         mode: Arc<StdMutex<Mode>>,
         deadlines: Arc<StdMutex<Vec<u64>>>,
     ) -> Script {
-        let (commits, batches) = apply::channel(Arc::default(), Arc::clone(&history));
+        let (commits, batches) = apply::channel(state_machine.clone());
         Script {
             inbox,
-            store,
-            history,
+            state_machine,
             mode,
             deadlines,
             members: Members::of([(1, "http://127.0.0.1:9021".parse().unwrap(), INCARNATION)]),
@@ -99,12 +96,14 @@ impl Script {
         let command = &proposal.command;
         if matches!(command.kind, Kind::Put | Kind::Delete | Kind::Transaction) {
             let entry = entry(index, proposal);
-            self.commits.hand_over(vec![entry], &self.store).unwrap();
+            self.commits.hand_over(vec![entry]).unwrap();
             return;
         }
         let (wait, deadline) = (command.wait_ticks, proposal.deadline_ticks);
         assert!(wait >= deadline, "waits {wait} of {deadline} ticks");
-        self.history.append(index, Changes::of(Bytes::new(), 0));
+        self.state_machine
+            .history
+            .append(index, Changes::of(Bytes::new(), 0));
         let outcome = match self.members.decide(command) {
             Ok(Decision::Change(_)) => {
                 self.members.apply(command, index);
@@ -133,7 +132,7 @@ impl Script {
             Notice::Freeze(reply) if matches!(mode, Mode::Serve | Mode::Refuse(_)) => {
                 let mut header = SnapshotHeader::new();
                 header.index = self.index;
-                let _ = reply.send((header, self.store.freeze()));
+                let _ = reply.send((header, self.state_machine.store.freeze()));
             }
             Notice::Freeze(_) => {}
             _ => panic!("the API sends no {notice:?}"),

@@ -20,6 +20,7 @@ use raftkvd::storage::{
 };
 use raftkvd::store::Store;
 use raftkvd::store::history::History;
+use raftkvd::store::state_machine::StateMachine;
 use raftkvd::threads::apply::{self, Applier};
 use raftkvd::threads::raft::RaftLoop;
 use raftkvd::threads::snapshot::SnapshotLoader;
@@ -226,14 +227,17 @@ fn view(launch: &Launch, meta: &Meta, run: u64, members: &Members) -> View {
 
 /// The queues between the raft loop and the threads, with the loop's ends of them.
 fn connect(launch: &Launch, shared: &Shared, wal: Wal, found: Found) -> (Queues, Wiring) {
-    let (commits, batches) = apply::channel(Arc::new(Replay::new()), shared.history.clone());
+    let (commits, batches) = apply::channel(StateMachine {
+        store: shared.store.clone(),
+        history: shared.history.clone(),
+        replay: Arc::new(Replay::new()),
+    });
     let wal_reader = wal.read_back();
     let (writer, jobs) = wal::channel(wal, clock, &launch.logger);
     let (purge_sender, purges) = mpsc::channel();
     let (snapshot_sender, snapshot_jobs) = mpsc::channel();
     let batches = Applier {
         batches,
-        store: shared.store.clone(),
         inbox: shared.inbox.clone(),
         snapshots: shared.snapshots.clone(),
         snapshot_jobs: snapshot_sender,
