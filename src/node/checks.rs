@@ -7,6 +7,7 @@
 //!
 //! Only the word of a member that the applied table binds ends a process. From anybody else such a message is dropped.
 
+use super::elections::Lead;
 use super::{Exit, Node};
 use crate::command;
 use crate::limits::INDEX_MAX;
@@ -21,10 +22,9 @@ const TERM_LEAD_MAX: u64 = 1 << 32;
 /// Who has led in the newest term that was heard of, and who has said twice that entries are missing here.
 #[derive(Debug, Default)]
 pub(super) struct Evidence {
-    /// Term and leader.
-    led: (u64, u64),
-    /// Term and leader that once said that more is committed here than there is.
-    lost_tail: (u64, u64),
+    led: Lead,
+    /// The leader that once said that more is committed here than there is.
+    lost_tail: Lead,
     /// The replicated state has had a session of this start.
     start_is_known: bool,
 }
@@ -117,7 +117,10 @@ impl Node {
         }
         match message.get_msg_type() {
             MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot => {
-                let (term, known) = self.evidence.led;
+                let Lead {
+                    term,
+                    leader: known,
+                } = self.evidence.led;
                 if term == message.term && known != by {
                     return Some(Contradiction::Proven(Exit::TwoLeaders {
                         term,
@@ -166,20 +169,29 @@ impl Node {
             message.get_msg_type(),
             MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
         );
-        if leads && bound && message.term > self.evidence.led.0 {
-            self.evidence.led = (message.term, message.from);
+        if leads && bound && message.term > self.evidence.led.term {
+            self.evidence.led = Lead {
+                term: message.term,
+                leader: message.from,
+            };
         }
     }
 
     /// This node leads in this term.
     pub(super) fn note_own_lead(&mut self, term: u64) {
-        self.evidence.led = self.evidence.led.max((term, self.settings.id));
+        self.evidence.led = self.evidence.led.max(Lead {
+            term,
+            leader: self.settings.id,
+        });
     }
 
     /// A leader holds more to be committed here than there is. It has to be a voter that leads this term, and to say so
     /// twice: once could be the end of something that was under way.
     fn note_lost_tail(&mut self, message: &Message) {
-        let says = (message.term, message.from);
+        let says = Lead {
+            term: message.term,
+            leader: message.from,
+        };
         let is_voter = |id| self.members.voters().any(|voter| voter == id);
         if self.evidence.led != says || !is_voter(message.from) {
             self.note_who_leads(message, true);

@@ -5,7 +5,7 @@
 //! ([`Node::peer_connected`]). All voters learn of that in the same moment, and votes that cross are split: so they
 //! campaign *in turn*, by id, a heartbeat interval apart, which raft wants to be more than a round trip.
 //!
-//! Invariants: early_election only ever starts pre-votes. Whoever still hears from a leader ignores those, and the next word of
+//! Invariants: an early election only ever starts with pre-votes. A member that still hears from a leader ignores those, and the next word of
 //! that leader is followed again in the same term; so a report that is wrong disturbs nobody, and neither safety nor
 //! progress rests on one that is right.
 
@@ -27,10 +27,25 @@ pub(super) struct EarlyElection {
     turn: u64,
 }
 
+/// Who leads in a term; 0: nobody that is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Lead {
+    pub term: u64,
+    pub leader: u64,
+}
+
+/// When a voter campaigns, in ticks.
+struct Turn {
+    /// From now until its turn.
+    first: u64,
+    /// From one of its turns to the next.
+    every: u64,
+}
+
 /// Who leads, and what this node knows of that.
 pub(super) struct Leadership {
-    /// Term and leader as of the last ready.
-    pub seen: (u64, u64),
+    /// As of the last ready.
+    pub seen: Lead,
     /// The role as of the last ready.
     pub role: StateRole,
     /// The newest term in which this node knows that reads are answered.
@@ -46,7 +61,7 @@ pub(super) struct Leadership {
 impl Leadership {
     pub fn new(term: u64, published: u64) -> Leadership {
         Leadership {
-            seen: (term, 0),
+            seen: Lead { term, leader: 0 },
             role: StateRole::Follower,
             readable_term: 0,
             reached: Some(BTreeSet::new()),
@@ -104,19 +119,21 @@ impl Node {
             end: self.now + self.settings.election_ticks as u64,
             gone,
             silence: 0,
-            turn: self.now + delay + self.place_in_turn(gone).0,
+            turn: self.now + delay + self.place_in_turn(gone).first,
         }
     }
 
-    /// Ticks to wait until it is this voter's turn, and from one of its turns to the next.
-    fn place_in_turn(&self, gone: u64) -> (u64, u64) {
+    fn place_in_turn(&self, gone: u64) -> Turn {
         let voters = || self.members.voters().filter(move |id| *id != gone);
         let before = voters().filter(|id| *id < self.settings.id).count();
         let apart = self.settings.heartbeat_ticks;
-        ((before * apart) as u64, (voters().count() * apart) as u64)
+        Turn {
+            first: (before * apart) as u64,
+            every: (voters().count() * apart) as u64,
+        }
     }
 
-    /// Campaigns if there is early_election, and it is this node's turn. Called at every tick.
+    /// Campaigns if an early election is under way, and it is this node's turn. Called at every tick.
     pub(super) fn campaign_in_turn(&mut self) {
         let Some(mut early_election) = self.leadership.early_election.take() else {
             return;
@@ -129,7 +146,7 @@ impl Node {
         {
             return;
         }
-        let (first, every) = self.place_in_turn(early_election.gone);
+        let Turn { first, every } = self.place_in_turn(early_election.gone);
         if leader != 0 {
             if raft.election_elapsed >= early_election.silence {
                 // Without a leader raft grants pre-votes, and the vote of this term stays what it is.

@@ -32,14 +32,29 @@ pub(super) struct WaitingChanges {
     changes: Vec<Forwarded>,
 }
 
+/// One start of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Proposer {
+    member: u64,
+    incarnation: u64,
+    boot: u64,
+    run: u64,
+}
+
 #[derive(Debug)]
 struct Forwarded {
     message: Message,
     command: Command,
-    /// Who proposes: member, incarnation, boot, run.
-    by: (u64, u64, u64, u64),
+    by: Proposer,
     /// Tick at which it is refused, in time for its client.
     deadline: u64,
+}
+
+/// The command version that the directory with this incarnation runs with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SaidVersion {
+    pub incarnation: u64,
+    pub version: u64,
 }
 
 /// What this node remembers of changes of members, and of members that it has met.
@@ -59,8 +74,8 @@ pub(super) struct Membership {
     pub answered: BTreeMap<u64, Met>,
     /// Members that have come by themselves, and the place that each names.
     pub claimed: BTreeMap<u64, Met>,
-    /// Peers, by id: the incarnation and the command version of whom was met last.
-    pub versions: BTreeMap<u64, (u64, u64)>,
+    /// What was said by whom was met last, by peer.
+    pub versions: BTreeMap<u64, SaidVersion>,
     /// The index that bound this member, 0 while nothing does.
     pub own_bound_index: u64,
     /// Where the caller was told that this member is reached.
@@ -170,7 +185,12 @@ impl Node {
         batch: &Batch,
         command: &Command,
     ) {
-        let by = (batch.member, batch.incarnation, batch.boot, batch.run);
+        let by = Proposer {
+            member: batch.member,
+            incarnation: batch.incarnation,
+            boot: batch.boot,
+            run: batch.run,
+        };
         let changes = &mut self.membership.waiting.changes;
         // Sent again, since no outcome came: it may have another sequence now.
         let before = changes.iter_mut().find(|other| {
@@ -238,7 +258,10 @@ impl Node {
         if met.version == 0 || !(known || few) {
             return;
         }
-        let said = (met.incarnation, met.version);
+        let said = SaidVersion {
+            incarnation: met.incarnation,
+            version: met.version,
+        };
         if self.membership.versions.insert(met.id, said) != Some(said) {
             self.note_care();
         }
@@ -248,10 +271,16 @@ impl Node {
     fn said_version(&self, id: u64, row: &Member) -> Option<u64> {
         let met = self.membership.versions.get(&id).copied();
         let said = match id == self.settings.id {
-            true => Some((self.settings.incarnation, VERSION)),
+            true => Some(SaidVersion {
+                incarnation: self.settings.incarnation,
+                version: VERSION,
+            }),
             false => met,
         };
-        let (incarnation, version) = said?;
+        let SaidVersion {
+            incarnation,
+            version,
+        } = said?;
         (incarnation == row.incarnation).then_some(version)
     }
 

@@ -304,9 +304,9 @@ impl Node {
             row.is_none_or(|row| [0, met.incarnation].contains(&row.incarnation))
         };
         self.membership.claimed.retain(|_, met| fits(met));
-        self.membership.versions.retain(|id, (incarnation, _)| {
+        self.membership.versions.retain(|id, said| {
             let row = members.get(id);
-            row.is_none_or(|row| [0, *incarnation].contains(&row.incarnation))
+            row.is_none_or(|row| [0, said.incarnation].contains(&row.incarnation))
         });
         self.note_care();
         let raft = self.raw.raft.prs().conf().to_conf_state();

@@ -1,6 +1,7 @@
 //! One ready of raft, by the protocol that the parent module describes: what may be said at once, what has to be
 //! durable first, what is handed to the WAL; and the snapshots that are taken and installed on the way.
 
+use super::elections::Lead;
 use super::status::role_name;
 use super::{Job, Node, Output, sorted};
 use crate::command::ReplicatedState;
@@ -13,6 +14,22 @@ use raft::eraftpb::{Message, MessageType};
 use slog::info;
 use std::collections::VecDeque;
 
+/// Whom a member has given its vote in a term; 0: nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Vote {
+    pub term: u64,
+    pub candidate: u64,
+}
+
+impl Vote {
+    fn in_state(state: &HardState) -> Vote {
+        Vote {
+            term: state.term,
+            candidate: state.vote,
+        }
+    }
+}
+
 /// What is on its way to the disk, and what is there.
 ///
 /// - Jobs become durable in the order of their numbers.
@@ -23,17 +40,16 @@ pub(super) struct Durability {
     /// A commit index that no job carries yet: it waits for the next one that has to be written.
     pub commit_unsaved: bool,
     /// Numbers of jobs that are not durable, each with the term and vote it makes so.
-    pub jobs: VecDeque<(u64, (u64, u64))>,
+    pub jobs: VecDeque<(u64, Vote)>,
     /// Number of the last ready.
     pub last_ready: u64,
-    /// Term and vote.
-    pub vote: (u64, u64),
+    pub vote: Vote,
 }
 
 impl Durability {
     pub fn new(hard_state: HardState) -> Durability {
         Durability {
-            vote: (hard_state.term, hard_state.vote),
+            vote: Vote::in_state(&hard_state),
             hard_state,
             commit_unsaved: false,
             jobs: VecDeque::new(),
@@ -47,7 +63,10 @@ impl Node {
         let mut ready = self.raw.ready();
         self.durability.last_ready = ready.number();
         let mut promises = Vec::new();
-        let vote = (self.raw.raft.term, self.raw.raft.vote);
+        let vote = Vote {
+            term: self.raw.raft.term,
+            candidate: self.raw.raft.vote,
+        };
         for message in ready.take_messages() {
             self.pin_for(&message);
             self.route(message, vote, false, output, &mut promises);
@@ -76,10 +95,7 @@ impl Node {
         self.publish(committed, output);
 
         if must_sync || !(promises.is_empty() || self.durability.jobs.is_empty()) {
-            let same_vote = (
-                self.durability.hard_state.term,
-                self.durability.hard_state.vote,
-            ) == self.durability.vote;
+            let same_vote = Vote::in_state(&self.durability.hard_state) == self.durability.vote;
             let left_out = is_planted(Mutant::CommitNotStored) && same_vote && mark.is_none();
             let hard_state = self
                 .durability
@@ -118,7 +134,7 @@ impl Node {
     fn route(
         &self,
         message: Message,
-        vote: (u64, u64),
+        vote: Vote,
         promise: bool,
         output: &mut Output,
         promises: &mut Vec<Message>,
@@ -139,10 +155,7 @@ impl Node {
     }
 
     pub(super) fn job(&mut self, number: u64, save: Save, messages: Vec<Message>) -> Job {
-        let vote = (
-            self.durability.hard_state.term,
-            self.durability.hard_state.vote,
-        );
+        let vote = Vote::in_state(&self.durability.hard_state);
         let first = save.entries.first().map_or(0, |entry| entry.index);
         let awaits_answers = self.is_leader() && first > self.raw.raft.raft_log.committed + 1;
         let is_lone = self.durability.jobs.is_empty() && !awaits_answers;
@@ -158,35 +171,38 @@ impl Node {
 
     fn note_leadership(&mut self, output: &mut Output) {
         let raft = &self.raw.raft;
-        let leadership = (raft.term, raft.leader_id);
+        let lead = Lead {
+            term: raft.term,
+            leader: raft.leader_id,
+        };
         if self.leadership.role != raft.state {
             info!(self.logger, "became {}", role_name(raft.state); "was" => role_name(self.leadership.role), "term" => raft.term);
             self.leadership.role = raft.state;
         }
-        if self.leadership.seen == leadership {
+        if self.leadership.seen == lead {
             return;
         }
-        if leadership.1 == 0 && self.leadership.seen.1 != 0 {
-            info!(self.logger, "no leader is known"; "was" => self.leadership.seen.1, "term" => leadership.0);
+        if lead.leader == 0 && self.leadership.seen.leader != 0 {
+            info!(self.logger, "no leader is known"; "was" => self.leadership.seen.leader, "term" => lead.term);
         }
-        if leadership.1 != 0 {
+        if lead.leader != 0 {
             // That it leads itself was told above.
-            if leadership.1 != self.settings.id {
-                info!(self.logger, "the leader is {}", leadership.1; "term" => leadership.0);
+            if lead.leader != self.settings.id {
+                info!(self.logger, "the leader is {}", lead.leader; "term" => lead.term);
             }
             self.pending.resend_after = Some(0);
             self.pending.last_news = self.now;
             self.leadership.reached = None;
         }
-        if leadership.1 != self.leadership.seen.1 {
-            output.leader = Some(leadership.1);
+        if lead.leader != self.leadership.seen.leader {
+            output.leader = Some(lead.leader);
         }
         self.membership.conf_change_in_flight = 0;
-        if leadership.1 == self.settings.id {
-            self.note_own_lead(leadership.0);
+        if lead.leader == self.settings.id {
+            self.note_own_lead(lead.term);
         }
         self.reads.retry();
-        self.leadership.seen = leadership;
+        self.leadership.seen = lead;
     }
 }
 
