@@ -5,9 +5,9 @@
 //! ([`Node::peer_connected`]). All voters learn of that in the same moment, and votes that cross are split: so they
 //! campaign *in turn*, by id, a heartbeat interval apart, which raft wants to be more than a round trip.
 //!
-//! Invariants: an early election only ever starts with pre-votes. A member that still hears from a leader ignores those, and the next word of
-//! that leader is followed again in the same term; so a report that is wrong disturbs nobody, and neither safety nor
-//! progress rests on one that is right.
+//! Invariants: an early election only ever starts with pre-votes. A member that still hears from a leader ignores those, and
+//! the next word of that leader is followed again in the same term; so a report that is wrong disturbs nobody, and neither
+//! safety nor progress rests on one that is right.
 
 use super::Node;
 use raft::StateRole;

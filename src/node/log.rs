@@ -40,7 +40,7 @@ pub struct Log {
     /// Raft gets nothing to publish.
     held_back: bool,
     snapshot: Option<SnapshotMeta>,
-    /// Index of the snapshot before, if the log reaches back to it; else that of the newest, or 0. CatchUp it the log is
+    /// Index of the snapshot before, if the log reaches back to it; else that of the newest, or 0. Behind it the log is
     /// kept.
     older: u64,
     /// Where each member was added.
