@@ -198,8 +198,9 @@ impl Node {
         };
         let own = (self.settings.id, self.settings.incarnation);
         let mut rows = state.members.iter();
-        let binds_this = rows.any(|row| (row.id, row.incarnation) == own);
-        if binds_this && (bound || self.is_empty()) {
+        // What lets an empty member in has it as a learner: see Members::lets_in.
+        let is_taken = |learner: bool| if self.is_empty() { learner } else { bound };
+        if rows.any(|row| (row.id, row.incarnation) == own && is_taken(row.learner)) {
             self.end(Exit::Later {
                 what: "snapshot",
                 index: snapshot.get_metadata().index,

@@ -44,7 +44,7 @@ pub struct Batches {
 pub struct ThreadEnded;
 
 /// The commit channel. What it holds is bounded by `PUBLISHED_BYTES_MAX`, and what one ready publishes. Both ends change the
-/// state state_machine, never at the same time.
+/// state machine, never at the same time.
 pub fn channel(state_machine: StateMachine) -> (Commits, Batches) {
     let (sender, receiver) = mpsc::channel();
     let unfinished = Arc::new(AtomicUsize::new(0));

@@ -144,12 +144,14 @@ impl TransportState {
         self.judge_all();
     }
 
-    /// A member's claims were refused, so they say no more where it is.
+    /// A member's claims were refused, so they say no more where it is. Those with a newer binding stay: a copy from before
+    /// a member was let in is refused beside the member itself.
     pub(super) fn forget(self: &Arc<TransportState>, claims: &Claims) {
         let mut peers = self.peers();
         let before = peers.claimed.len();
         let ends = |claims: &Claims| (claims.from, claims.incarnation, claims.to);
-        peers.claimed.retain(|_, other| ends(other) != ends(claims));
+        let is_newer = |other: &Claims| other.bound_index > claims.bound_index;
+        (peers.claimed).retain(|_, other| ends(other) != ends(claims) || is_newer(other));
         if peers.claimed.len() != before {
             self.reconcile(&mut peers);
         }

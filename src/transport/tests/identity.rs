@@ -143,6 +143,20 @@ async fn one_that_was_bound_says_so_to_those_that_lag_and_gets_their_answers() {
     six.transport.set_members(CLUSTER, &both);
     until_connected(&six, &mut five).await;
     until_connected(&five, &mut six).await;
+
+    // A copy from before that is refused, and says nothing of the member that is here.
+    let shared = &three.transport.shared;
+    let mut copy = {
+        let peers = shared.peers();
+        let claimed = peers.claimed.values().find(|claims| claims.from == 4);
+        claimed.expect("it is ahead of the table").clone()
+    };
+    copy.bound_index = 0;
+    shared.forget(&copy);
+    assert!(!shared.peers().by_id[&4].waits);
+    copy.bound_index = 117;
+    shared.forget(&copy);
+    assert!(shared.peers().by_id[&4].waits);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
