@@ -101,7 +101,7 @@ impl Node {
                 && (message.index + 1..)
                     .zip(message.entries.iter())
                     .all(in_order);
-        // It has other numbers there: see transfer.rs.
+        // It has other numbers there: see leadership_transfer.rs.
         let transfer = message.get_msg_type() == MessageType::MsgTransferLeader;
         let usual = small && terms.iter().all(|term| *term <= near);
         message.term <= near && (usual || transfer) && appended

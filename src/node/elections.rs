@@ -88,7 +88,7 @@ impl Node {
         }
         info!(self.logger, "the leader's process is gone"; "leader" => id, "term" => raft.term);
         // It is forgotten at the next tick, behind what it had said before and is still in the inbox.
-        self.leadership.early_election = Some(self.begin_haste(id, 0));
+        self.leadership.early_election = Some(self.begin_early_election(id, 0));
     }
 
     /// This peer was reached, and has accepted this node.
@@ -109,11 +109,11 @@ impl Node {
         }
         // There may be a leader, from whom there will be a word within a heartbeat.
         let delay = self.settings.heartbeat_ticks;
-        self.leadership.early_election = Some(self.begin_haste(0, delay as u64));
+        self.leadership.early_election = Some(self.begin_early_election(0, delay as u64));
         self.campaign_in_turn();
     }
 
-    fn begin_haste(&self, gone: u64, delay: u64) -> EarlyElection {
+    fn begin_early_election(&self, gone: u64, delay: u64) -> EarlyElection {
         EarlyElection {
             term: self.raw.raft.term,
             end: self.now + self.settings.election_ticks as u64,

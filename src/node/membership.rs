@@ -46,6 +46,8 @@ struct Forwarded {
     message: Message,
     command: Command,
     by: Proposer,
+    /// The command version that it needs; 0: the first.
+    version: u64,
     /// Tick at which it is refused, in time for its client.
     deadline: u64,
 }
@@ -127,7 +129,10 @@ impl Node {
         if self.is_gate_open() {
             if !self.membership.waiting.changes.is_empty() {
                 let first = self.membership.waiting.changes.remove(0);
-                self.step_conf_change(first.message, &first.command);
+                // A member may have gone back since it came. Its proposer sends it again.
+                if first.version == 0 || first.version <= self.usable_version() {
+                    self.step_conf_change(first.message, &first.command);
+                }
             } else if self.membership.needs_care
                 && let Some(command) = self.next_change()
             {
@@ -212,6 +217,7 @@ impl Node {
             message,
             command: command.clone(),
             by,
+            version: batch.version,
             deadline: if full { 0 } else { deadline },
         });
         self.attend_members();
@@ -219,12 +225,14 @@ impl Node {
 
     /// Changes that have waited too long go into the log as what they are: refused.
     fn refuse_late_changes(&mut self) {
-        let now = self.now;
+        let (now, usable) = (self.now, self.usable_version());
         let changes = &mut self.membership.waiting.changes;
         let late: Vec<Forwarded> = changes
             .extract_if(.., |change| change.deadline <= now)
             .collect();
-        for mut change in late {
+        // Refused or not, what a member does not know would end it.
+        let known = |change: &Forwarded| change.version == 0 || change.version <= usable;
+        for mut change in late.into_iter().filter(known) {
             let entries = change.message.take_entries();
             let entries = entries.into_iter().map(refused_entry).collect();
             change.message.set_entries(entries);
@@ -312,11 +320,20 @@ impl Node {
 
     /// The command version of what may be proposed: that of a later one would end a member. What a member itself has said
     /// counts as soon as it was heard, if it lowers what its row says. 0 while a change is not settled: a member that was
-    /// removed may still be needed, and is in the table no more.
+    /// removed may still be needed, and is in the table no more. 0 also while a new leader has not published all that it
+    /// inherited: a member's older version, or a removal, may stand there.
     pub(super) fn usable_version(&self) -> u64 {
-        if self.members.unsettled.is_some() {
-            return 0;
+        let raft = &self.raw.raft;
+        let published = raft.raft_log.term(self.watermarks.published);
+        let inherits = self.is_leader() && !published.is_ok_and(|term| term == raft.term);
+        match inherits || self.members.unsettled.is_some() {
+            true => 0,
+            false => self.least_version(),
         }
+    }
+
+    /// The command version that all members of the table know, by their rows or their own later word.
+    pub(super) fn least_version(&self) -> u64 {
         let versions = self.members.members.iter().map(|(id, row)| {
             let written = row.description.version;
             let said = self.said_version(*id, row);

@@ -1,5 +1,5 @@
 //! One ready of raft, by the protocol that the parent module describes: what may be said at once, what has to be
-//! durable first, what is handed to the WAL; and the snapshots that are taken and installed on the way.
+//! durable first, and what is handed to the WAL.
 
 use super::elections::Lead;
 use super::status::role_name;
@@ -206,8 +206,6 @@ impl Node {
     }
 }
 
-impl Node {}
-
 /// The members in a snapshot message, if they can be read and are those of its configuration.
 pub(super) fn members_of(snapshot: &raft::eraftpb::Snapshot) -> Option<Members> {
     let state = ReplicatedState::parse_from_bytes(&snapshot.data).ok()?;
@@ -216,7 +214,7 @@ pub(super) fn members_of(snapshot: &raft::eraftpb::Snapshot) -> Option<Members> 
     (members.conf_state() == conf_state).then_some(members)
 }
 
-/// Messages that a crash of this node must not belie. All others are requests, or answer something that is so now.
+/// Messages that a crash of this node must not make untrue. All others are requests, or answer something that is so now.
 fn is_promise(message: &Message) -> bool {
     matches!(
         message.get_msg_type(),

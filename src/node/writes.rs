@@ -28,6 +28,9 @@ impl Node {
             if self.gives_up(&coded) {
                 continue;
             }
+            if self.waits_for_version(&coded) {
+                return;
+            }
             let last = coded.last_sequence;
             if !self.hand_over_to_raft(coded.entries, coded.membership.as_ref()) {
                 if coded.membership.is_none() {
@@ -45,6 +48,9 @@ impl Node {
         while let Some(mut coded) = self.pending.code_unsent() {
             if self.gives_up(&coded) {
                 continue;
+            }
+            if self.waits_for_version(&coded) {
+                return;
             }
             let entries = std::mem::take(&mut coded.entries);
             if !self.hand_over_to_raft(entries, coded.membership.as_ref()) {
@@ -72,11 +78,21 @@ impl Node {
     /// Gives up the commands that some member does not know: the members, or the leader, are not those any more for which
     /// they were made. Whether there were any.
     fn gives_up(&mut self, coded: &Coded) -> bool {
-        let later = coded.version > 0 && coded.version > self.usable_version();
+        let later = coded.version > 0 && coded.version > self.least_version();
         if later {
-            self.pending.give_up_later(self.usable_version());
+            self.pending.give_up_later(self.least_version());
         }
         later
+    }
+
+    /// All members know these commands, and nothing of them may be proposed for now. Asked again with the next tick or
+    /// publication, until the deadlines of the clients.
+    fn waits_for_version(&mut self, coded: &Coded) -> bool {
+        let waits = coded.version > 0 && coded.version > self.usable_version();
+        if waits {
+            self.pending.blocked = Some((self.now, self.watermarks.published));
+        }
+        waits
     }
 
     pub(super) fn hand_reads_to_raft(&mut self) {

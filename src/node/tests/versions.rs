@@ -76,6 +76,7 @@ fn a_later_snapshot_ends_whoever_would_have_taken_it() {
         let mut state = cluster.node(leader).snapshot_meta().state;
         let mut row = command::Member::new();
         (row.id, row.incarnation) = (id, cluster.incarnation(id));
+        row.learner = id == 4;
         state.members.push(row);
         state.version = 9;
         snapshot(leader, id, cluster.term(leader), 50, &state)
@@ -302,4 +303,19 @@ fn a_sole_member_that_was_upgraded_writes_that_down() {
         let row = &cluster.node(1).members().members[&1];
         assert_eq!(row.description.version, VERSION, "was {before}");
     }
+}
+
+#[test]
+fn a_new_leader_proposes_nothing_later_before_it_has_published_what_it_inherited() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    cluster.settle();
+    let next = cluster.follower(leader);
+    assert_eq!(cluster.node(leader).usable_version(), VERSION);
+    cluster.node(leader).raw.transfer_leader(next);
+    cluster.work(leader);
+    cluster.deliver_until(|cluster| cluster.node(next).is_leader());
+    // Who was removed, or what a member has said last, may stand in what is not published.
+    assert_eq!(cluster.node(next).usable_version(), 0);
+    cluster.settle();
+    assert_eq!(cluster.node(next).usable_version(), VERSION);
 }
