@@ -67,7 +67,12 @@ impl Node {
             term: self.raw.raft.term,
             candidate: self.raw.raft.vote,
         };
+        let mut too_early = Vec::new();
         for message in ready.take_messages() {
+            if self.is_too_early(&message) {
+                too_early.push(message.to);
+                continue;
+            }
             self.pin_for(&message);
             self.route(message, vote, false, output, &mut promises);
         }
@@ -92,6 +97,9 @@ impl Node {
         self.raw.mut_store().append(entries.clone());
         let committed = ready.take_committed_entries();
         self.raw.advance_append_async(ready);
+        for to in too_early {
+            self.snapshot_sent(to, false);
+        }
         self.publish(committed, output);
 
         if must_sync || !(promises.is_empty() || self.durability.jobs.is_empty()) {

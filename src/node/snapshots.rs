@@ -10,6 +10,7 @@ use crate::members::Members;
 use crate::mutants::{Mutant, is_planted};
 use crate::storage::{Mark, Save, SnapshotMeta};
 use protobuf::Message as _;
+use raft::eraftpb::{Message, MessageType};
 use raft::{ProgressState, SnapshotStatus};
 use slog::info;
 
@@ -37,6 +38,15 @@ impl SnapshotPolicy {
 }
 
 impl Node {
+    /// This message is the first state of a learner, from a leader that has committed nothing in its term. The learner may be
+    /// a voter in what the leader inherited: then the state would let in a copy that has lost its votes. A learner is
+    /// needed for no quorum, so nobody waits for this.
+    pub(super) fn is_too_early(&self, message: &Message) -> bool {
+        message.get_msg_type() == MessageType::MsgSnapshot
+            && self.members.learners().any(|id| id == message.to)
+            && !self.raw.raft.commit_to_current_term()
+    }
+
     /// A snapshot that a [`Commit::Snapshot`] asked for is durable in its file. Returns the job that makes a restart
     /// begin there.
     pub fn snapshot_written(&mut self, written: SnapshotWritten) -> Option<Job> {

@@ -120,3 +120,21 @@ fn a_leader_that_is_none_any_more_keeps_the_log_for_nobody() {
     assert!(!cluster.node(leader).is_leader());
     assert!(cluster.log(leader).compacted() > index + 50);
 }
+
+#[test]
+fn a_learner_gets_no_snapshot_of_a_leader_that_does_not_know_what_it_inherited() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    cluster.add(leader, 4);
+    let next = cluster.follower(leader);
+    let early = |cluster: &mut Cluster, to| {
+        let snapshot = message(MessageType::MsgSnapshot, next, to, 0);
+        cluster.node(next).is_too_early(&snapshot)
+    };
+    cluster.node(leader).raw.transfer_leader(next);
+    cluster.work(leader);
+    cluster.deliver_until(|cluster| cluster.node(next).is_leader());
+    assert!(early(&mut cluster, 4));
+    assert!(!early(&mut cluster, leader), "a quorum may need it");
+    cluster.settle();
+    assert!(!early(&mut cluster, 4));
+}
