@@ -63,10 +63,7 @@ impl Node {
         let mut ready = self.raw.ready();
         self.durability.last_ready = ready.number();
         let mut promises = Vec::new();
-        let vote = Vote {
-            term: self.raw.raft.term,
-            candidate: self.raw.raft.vote,
-        };
+        let vote = self.newest_vote();
         let mut too_early = Vec::new();
         for message in ready.take_messages() {
             if self.is_too_early(&message) {
@@ -135,6 +132,14 @@ impl Node {
             // What was asked before this leader had committed anything, raft-rs has dropped.
             self.leadership.readable_term = raft.term;
             self.reads.retry();
+        }
+    }
+
+    /// What raft goes by, durable or not.
+    fn newest_vote(&self) -> Vote {
+        Vote {
+            term: self.raw.raft.term,
+            candidate: self.raw.raft.vote,
         }
     }
 
