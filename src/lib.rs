@@ -53,7 +53,7 @@
 //! logging
 //! metrics
 //! config
-//! peer_url, limits, mutants
+//! peer_url, limits, numbers, mutants
 //! ```
 
 #![forbid(unsafe_code)]
@@ -75,6 +75,7 @@ pub mod members;
 pub mod metrics;
 pub mod mutants;
 pub mod node;
+pub mod numbers;
 pub mod peer_url;
 pub mod server;
 pub mod storage;

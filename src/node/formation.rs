@@ -19,6 +19,7 @@ use crate::identity::Reason;
 use crate::limits;
 use crate::members::{Decision, to_listed};
 use crate::mutants::{Mutant, is_planted};
+use crate::numbers::{NodeId, Ticks};
 use crate::peer_url::PeerUrl;
 use raft::eraftpb::{Message, MessageType, Snapshot};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,7 +44,7 @@ pub(super) struct Formation {
     /// Why no clients are served, as it was told.
     pub closed_told: Option<Arc<Closed>>,
     /// Tick at which another cluster was last heard to know this sole member with another directory, and by whom.
-    pub other_life_heard: Option<(u64, u64)>,
+    pub other_life_heard: Option<(Ticks, NodeId)>,
 }
 
 impl Node {

@@ -19,6 +19,7 @@ use crate::limits;
 use crate::members::{Decision, Member};
 use crate::mutants::{Mutant, is_planted};
 use crate::node::Members;
+use crate::numbers::Index;
 use crate::peer_url::PeerUrl;
 use raft::ProgressState;
 use raft::eraftpb::{Entry, Message};
@@ -66,7 +67,7 @@ pub(super) struct Membership {
     pub conf_change_in_flight: u64,
     pub news: VecDeque<MembersNews>,
     /// Of changes of members that are not settled, with their indexes.
-    pub replies: Vec<(u64, ReplySender)>,
+    pub replies: Vec<(Index, ReplySender)>,
     /// Changes of members that followers have forwarded and that wait for another one.
     pub waiting: WaitingChanges,
     /// There is a learner, a member at another place or of another version, or a cluster that forms: the leader may have to

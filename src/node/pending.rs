@@ -15,6 +15,7 @@ use crate::command::version;
 use crate::command::{self, Batch, Command};
 use crate::limits;
 use crate::members;
+use crate::numbers::{Index, Ticks};
 use protobuf::Message as _;
 use raft::eraftpb::{Entry, EntryType};
 use std::collections::{HashSet, VecDeque};
@@ -56,7 +57,7 @@ pub struct Pending {
     /// Resend what is in flight, from the first whose sequence is above this.
     pub resend_after: Option<u64>,
     /// Raft took no proposal at this tick and with this index published.
-    pub blocked: Option<(u64, u64)>,
+    pub blocked: Option<(Ticks, Index)>,
     /// Tick at which something was last published.
     pub last_news: u64,
 }

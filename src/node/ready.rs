@@ -9,6 +9,7 @@ use crate::members::Members;
 use crate::mutants::{Mutant, is_planted};
 use crate::storage::Save;
 use protobuf::Message as _;
+use raft::SnapshotStatus;
 use raft::eraftpb::HardState;
 use raft::eraftpb::{Message, MessageType};
 use slog::info;
@@ -95,7 +96,7 @@ impl Node {
         let committed = ready.take_committed_entries();
         self.raw.advance_append_async(ready);
         for to in too_early {
-            self.snapshot_sent(to, false);
+            self.snapshot_sent(to, SnapshotStatus::Failure);
         }
         self.publish(committed, output);
 

@@ -84,14 +84,10 @@ impl Node {
     }
 
     /// The transfer of a snapshot has ended.
-    pub fn snapshot_sent(&mut self, to: u64, ok: bool) {
-        if !ok {
+    pub fn snapshot_sent(&mut self, to: u64, status: SnapshotStatus) {
+        if status == SnapshotStatus::Failure {
             self.transfer_failed(to);
         }
-        let status = match ok {
-            true => SnapshotStatus::Finish,
-            false => SnapshotStatus::Failure,
-        };
         self.raw.report_snapshot(to, status);
     }
 

@@ -15,6 +15,7 @@ use super::wal::segment;
 use super::wal::segment::{BatchStep, Name, SegmentReader};
 use crate::command::SnapshotHeader;
 use crate::limits;
+use crate::numbers::{Index, Term};
 use raft::eraftpb::HardState;
 use slog::{Logger, o};
 use std::path::{Path, PathBuf};
@@ -48,11 +49,11 @@ pub struct SegmentContents {
     /// Entries in them.
     pub entries: u64,
     /// The lowest and the highest index of those.
-    pub indexes: Option<(u64, u64)>,
+    pub indexes: Option<(Index, Index)>,
     /// The newest hard state.
     pub hard_state: HardState,
     /// Index and term of the snapshots that it marks.
-    pub marks: Vec<(u64, u64)>,
+    pub marks: Vec<(Index, Term)>,
     /// Entries that only a later version knows.
     pub later: LaterEntries,
     /// Behind the last batch is one that a crash may have torn when it was written, so that nobody relied on it.

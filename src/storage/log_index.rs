@@ -5,6 +5,7 @@
 //!
 //! Invariant: `start.0 < terms[0].0 < terms[1].0 < ... <= last`, unless the log is empty.
 
+use crate::numbers::{Index, Term};
 use raft::eraftpb::Entry;
 use std::collections::VecDeque;
 
@@ -15,14 +16,14 @@ const MILESTONE_BYTES: u64 = 1 << 20;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LogIndex {
     /// Index and term of the entry before the first; (0, 0) when there never was one.
-    start: (u64, u64),
+    start: (Index, Term),
     last: u64,
     /// First index of each row of entries of one term, and that term.
-    terms: VecDeque<(u64, u64)>,
+    terms: VecDeque<(Index, Term)>,
     /// What all entries ever weighed, up to the last.
     bytes: u64,
     /// Index and `bytes` up to it, every [`MILESTONE_BYTES`].
-    milestones: VecDeque<(u64, u64)>,
+    milestones: VecDeque<(Index, u64)>,
 }
 
 /// What an entry weighs, in memory and (about) on disk.
@@ -41,7 +42,7 @@ impl LogIndex {
     }
 
     /// Index and term of the entry before the first.
-    pub fn start(&self) -> (u64, u64) {
+    pub fn start(&self) -> (Index, Term) {
         self.start
     }
 
@@ -69,7 +70,7 @@ impl LogIndex {
     }
 
     /// Index and term at which each row begins that has entries from `first` to before `end`.
-    pub fn rows(&self, first: u64, end: u64) -> Vec<(u64, u64)> {
+    pub fn rows(&self, first: u64, end: u64) -> Vec<(Index, Term)> {
         let row = self.terms.partition_point(|(index, _)| *index <= first);
         let rows = self.terms.range(row.saturating_sub(1)..);
         rows.take_while(|(index, _)| *index < end)

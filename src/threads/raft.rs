@@ -23,9 +23,10 @@ use crate::storage::wal::read_back::Request;
 use crate::storage::{DiskError, Meta};
 use crate::store::Frozen;
 use crate::threads::apply::{Commits, ThreadEnded};
-use crate::threads::wal::{WalWriter, WalWriterError, Written};
+use crate::threads::wal::{Meanwhile, WalWriter, WalWriterError, Written};
 use crate::transport::Transport;
 use futures_channel::oneshot;
+use raft::SnapshotStatus;
 use raft::eraftpb::Message;
 use slog::{Logger, warn};
 use std::ops::ControlFlow;
@@ -39,8 +40,8 @@ pub trait Ports {
     fn now(&self) -> Instant;
     /// Where the loop's events come from.
     fn inbox(&self) -> &Inbox;
-    /// Writes a job to the WAL. `quiet`: the loop has nothing else to do during the write.
-    fn write(&mut self, job: Job, quiet: bool) -> Result<Written, WalWriterError>;
+    /// Writes a job to the WAL.
+    fn write(&mut self, job: Job, meanwhile: Meanwhile) -> Result<Written, WalWriterError>;
     /// Applies a batch to the store. Returns the applied index and the entry bytes if the loop applied the batch
     /// itself, `None` if the apply thread has it.
     fn commit(&mut self, batch: Vec<Commit>) -> Result<Option<(u64, usize)>, ThreadEnded>;
@@ -93,8 +94,8 @@ impl Ports for Channels {
         &self.inbox
     }
 
-    fn write(&mut self, job: Job, quiet: bool) -> Result<Written, WalWriterError> {
-        self.writer.hand_over(job, quiet)
+    fn write(&mut self, job: Job, meanwhile: Meanwhile) -> Result<Written, WalWriterError> {
+        self.writer.hand_over(job, meanwhile)
     }
 
     fn commit(&mut self, batch: Vec<Commit>) -> Result<Option<(u64, usize)>, ThreadEnded> {
@@ -295,10 +296,15 @@ impl RaftLoop {
             Notice::Unreachable(peer) => node.unreachable(peer),
             Notice::Connected(peer) => node.peer_connected(peer),
             Notice::Gone(peer) => node.peer_gone(peer),
-            Notice::SnapshotSent { to, ok } => node.snapshot_sent(to, ok),
+            Notice::SnapshotSent { to, ok: true } => {
+                node.snapshot_sent(to, SnapshotStatus::Finish);
+            }
+            Notice::SnapshotSent { to, ok: false } => {
+                node.snapshot_sent(to, SnapshotStatus::Failure);
+            }
             Notice::SnapshotWritten(written) => {
                 if let Some(job) = node.snapshot_written(*written) {
-                    ports.write(job, false)?;
+                    ports.write(job, Meanwhile::Other)?;
                 }
             }
             Notice::EntriesRead(read) => node.read_back(read),
@@ -386,8 +392,11 @@ impl RaftLoop {
         }
         // Last, as it may take the time of an fdatasync.
         if let Some(job) = output.job {
-            let quiet = ports.inbox().is_quiet();
-            if let Written::Here { number, messages } = ports.write(job, quiet)? {
+            let meanwhile = match ports.inbox().is_quiet() {
+                true => Meanwhile::Nothing,
+                false => Meanwhile::Other,
+            };
+            if let Written::Here { number, messages } = ports.write(job, meanwhile)? {
                 self.node.persisted(number);
                 if !messages.is_empty() {
                     ports.send(messages);

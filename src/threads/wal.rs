@@ -89,15 +89,24 @@ pub fn channel(wal: Wal, clock: Clock, logger: &Logger) -> (WalWriter, Jobs) {
     (writer, jobs)
 }
 
+/// What the raft loop could do while a job is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meanwhile {
+    /// Nothing waits, so it may write the job itself.
+    Nothing,
+    /// Something waits, or may come.
+    Other,
+}
+
 impl WalWriter {
     /// Writes a job at once if all earlier jobs are durable, the job is small, the disk is fast, and the loop has
-    /// nothing else to do (`quiet`). Otherwise hands it to the WAL thread.
-    pub fn hand_over(&mut self, job: Job, quiet: bool) -> Result<Written, WalWriterError> {
+    /// nothing else to do. Otherwise hands it to the WAL thread.
+    pub fn hand_over(&mut self, job: Job, meanwhile: Meanwhile) -> Result<Written, WalWriterError> {
         let small = entry_bytes(&job.save) <= limits::LONE_WRITE_BYTES_MAX;
         let finished = self.shared.unfinished.load(Ordering::Acquire) == 0;
         let alone = (job.is_lone && finished) || is_planted(Mutant::LoneWriteOvertakes);
         let fast = !self.shared.slow.load(Ordering::Relaxed);
-        if quiet && alone && fast && small && job.save.mark.is_none() {
+        if meanwhile == Meanwhile::Nothing && alone && fast && small && job.save.mark.is_none() {
             self.shared.save(std::slice::from_ref(&job.save))?;
             return Ok(Written::Here {
                 number: job.number,
@@ -317,28 +326,42 @@ mod tests {
             shared.unfinished.fetch_sub(1, Ordering::Release);
         };
         let syncs = writer.written().syncs.count();
-        assert!(is_written_here(writer.hand_over(job(2, 10), true)));
+        assert!(is_written_here(
+            writer.hand_over(job(2, 10), Meanwhile::Nothing)
+        ));
         assert_eq!(writer.written().syncs.count(), syncs + 1);
         assert!(jobs.try_recv().is_err());
         // However long that took here.
         shared.slow.store(false, Ordering::Relaxed);
 
-        assert!(!is_written_here(writer.hand_over(job(3, 10), false)));
+        assert!(!is_written_here(
+            writer.hand_over(job(3, 10), Meanwhile::Other)
+        ));
         // The thread has not finished what is before.
-        assert!(!is_written_here(writer.hand_over(job(4, 10), true)));
+        assert!(!is_written_here(
+            writer.hand_over(job(4, 10), Meanwhile::Nothing)
+        ));
         finish();
         finish();
         let mut second = job(5, 10);
         second.is_lone = false;
-        assert!(!is_written_here(writer.hand_over(second, true)));
+        assert!(!is_written_here(
+            writer.hand_over(second, Meanwhile::Nothing)
+        ));
         finish();
         let large = job(6, limits::LONE_WRITE_BYTES_MAX + 1);
-        assert!(!is_written_here(writer.hand_over(large, true)));
+        assert!(!is_written_here(
+            writer.hand_over(large, Meanwhile::Nothing)
+        ));
         finish();
         shared.slow.store(true, Ordering::Relaxed);
-        assert!(!is_written_here(writer.hand_over(job(7, 10), true)));
+        assert!(!is_written_here(
+            writer.hand_over(job(7, 10), Meanwhile::Nothing)
+        ));
         finish();
         shared.slow.store(false, Ordering::Relaxed);
-        assert!(is_written_here(writer.hand_over(job(8, 10), true)));
+        assert!(is_written_here(
+            writer.hand_over(job(8, 10), Meanwhile::Nothing)
+        ));
     }
 }

@@ -17,7 +17,7 @@ use raftkvd::storage::{DiskError, Meta, Save};
 use raftkvd::store::Store;
 use raftkvd::threads::apply::{Commits, ThreadEnded};
 use raftkvd::threads::raft::Ports;
-use raftkvd::threads::wal::{WalWriter, WalWriterError, Written};
+use raftkvd::threads::wal::{Meanwhile, WalWriter, WalWriterError, Written};
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -245,15 +245,18 @@ impl Ports for SimulatedPorts<'_> {
         &self.wiring.inbox
     }
 
-    fn write(&mut self, job: Job, quiet: bool) -> Result<Written, WalWriterError> {
+    fn write(&mut self, job: Job, meanwhile: Meanwhile) -> Result<Written, WalWriterError> {
         self.wiring.shadow(job.number, &job.save, self.oracle);
         self.oracle.saves(&job.save.entries);
         if job.compacted > 1 && job.compacted < self.wiring.marks.0 {
             self.effect(What::Count("writes while the log is kept for a follower"));
         }
         // In the daemon something may have come for the loop meanwhile.
-        let quiet = quiet && !job.number.is_multiple_of(5);
-        let written = self.wiring.writer.hand_over(job, quiet)?;
+        let meanwhile = match job.number.is_multiple_of(5) {
+            true => Meanwhile::Other,
+            false => meanwhile,
+        };
+        let written = self.wiring.writer.hand_over(job, meanwhile)?;
         if let Written::Here { number, .. } = &written {
             self.wiring.saved(*number, self.oracle);
             self.effect(What::Count("writes by the loop"));

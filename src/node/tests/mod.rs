@@ -32,6 +32,7 @@ use crate::storage::SnapshotMeta;
 use crate::storage::wal::read_back::Request;
 use futures_channel::oneshot;
 use harness::*;
+use raft::SnapshotStatus;
 use raft::eraftpb::{Entry, EntryType};
 use raft::eraftpb::{HardState, Message};
 use std::collections::VecDeque;

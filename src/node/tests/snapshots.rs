@@ -65,7 +65,9 @@ fn arrive(cluster: &mut Cluster, leader: u64, behind: u64) {
     let message = cluster.sent.pop().unwrap();
     cluster.hear(message);
     cluster.settle();
-    cluster.node(leader).snapshot_sent(behind, true);
+    cluster
+        .node(leader)
+        .snapshot_sent(behind, SnapshotStatus::Finish);
     cluster.settle();
 }
 
@@ -104,7 +106,9 @@ fn the_log_is_kept_for_no_transfer_that_failed_and_for_no_follower_that_was_remo
             cluster.remove(leader, behind);
         } else {
             cluster.crash(behind);
-            cluster.node(leader).snapshot_sent(behind, false);
+            cluster
+                .node(leader)
+                .snapshot_sent(behind, SnapshotStatus::Failure);
         }
         cluster.tick(3);
         assert!(cluster.log(leader).compacted() > index + 50);

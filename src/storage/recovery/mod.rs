@@ -32,6 +32,7 @@ use crate::command::SnapshotHeader;
 use crate::command::version::Later;
 use crate::limits;
 use crate::mutants::{Mutant, is_planted};
+use crate::numbers::{Index, Term};
 use log::ScannedLog;
 use scan::{Scan, scan};
 use slog::{Logger, info, warn};
@@ -166,7 +167,7 @@ struct Chosen {
     meta: Option<SnapshotMeta>,
     bytes: u64,
     /// Index and term of newer ones whose files are damaged.
-    damaged: Vec<(u64, u64)>,
+    damaged: Vec<(Index, Term)>,
     /// What is wrong with the newest of those.
     error: Option<StorageError>,
 }

@@ -45,6 +45,7 @@ use super::error::StorageError;
 use super::format::parse_numbers;
 use crate::limits;
 use crate::mutants::{Mutant, is_planted};
+use crate::numbers::{Index, Term};
 use crc32c::crc32c_append;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
@@ -84,10 +85,10 @@ pub struct Snapshots {
 /// Index and term of received snapshots that are still to be loaded: until then they are not deleted, however many
 /// newer ones are marked meanwhile. One that raft has no use for stays until a newer one is loaded, or the next start.
 #[derive(Default)]
-struct Unloaded(Mutex<BTreeSet<(u64, u64)>>);
+struct Unloaded(Mutex<BTreeSet<(Index, Term)>>);
 
 impl Unloaded {
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<(u64, u64)>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<(Index, Term)>> {
         self.0.lock()
     }
 }
@@ -152,7 +153,7 @@ impl Snapshots {
 
     /// Deletes temporary files, and snapshots that `keep` does not name: they were written or received just before a
     /// crash, and no durable mark tells that a restart may begin from them.
-    pub(super) fn delete_leftovers(&self, keep: &[(u64, u64)]) -> Result<(), DiskError> {
+    pub(super) fn delete_leftovers(&self, keep: &[(Index, Term)]) -> Result<(), DiskError> {
         for name in self.disk.list(&self.dir)? {
             let leftover = match parse_file_name(&name) {
                 Some(found) => !keep.contains(&found),
@@ -202,10 +203,10 @@ fn block_crc(seed: u32, block: &[u8]) -> u32 {
     crc32c_append(crc32c_append(seed, &block[..8]), &block[BLOCK_HEAD_BYTES..])
 }
 
-pub(super) fn file_name(index: u64, term: u64) -> String {
+pub(super) fn file_name(index: Index, term: Term) -> String {
     format!("{index:016x}-{term:016x}.snap")
 }
 
-pub(super) fn parse_file_name(name: &str) -> Option<(u64, u64)> {
+pub(super) fn parse_file_name(name: &str) -> Option<(Index, Term)> {
     parse_numbers(name.strip_suffix(".snap")?)
 }

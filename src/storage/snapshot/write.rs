@@ -12,6 +12,7 @@ use super::{
 };
 use crate::command::SnapshotHeader;
 use crate::limits;
+use crate::numbers::{Index, Term};
 use crate::storage::disk::{DiskError, DiskFile};
 use crate::storage::format::FORMAT_VERSION;
 use crate::storage::state::SnapshotMeta;
@@ -28,7 +29,7 @@ use std::time::Instant;
 pub struct SnapshotWriter {
     dir: PathBuf,
     /// Index and term.
-    place: (u64, u64),
+    place: (Index, Term),
     temporary: Temporary,
     file: Growing,
     encoder: SnapshotEncoder,

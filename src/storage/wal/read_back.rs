@@ -15,6 +15,7 @@ use super::record::Record;
 use super::segment::{self, BatchStep, Name};
 use crate::limits;
 use crate::mutants::{Mutant, is_planted};
+use crate::numbers::{Index, Term};
 use crate::storage::disk::Disk;
 use crate::storage::error::StorageError;
 use crate::storage::log_index::{LogIndex, entry_bytes};
@@ -34,7 +35,7 @@ pub struct Request {
     /// No further entry when those before it weigh this much.
     bytes: u64,
     /// Index and term at which each row of entries of one term begins.
-    rows: Vec<(u64, u64)>,
+    rows: Vec<(Index, Term)>,
 }
 
 impl Request {

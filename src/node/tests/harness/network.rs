@@ -95,7 +95,11 @@ impl Cluster {
             self.node(from).unreachable(to);
         }
         if snapshot && self.runs(from) {
-            self.node(from).snapshot_sent(to, arrives);
+            let status = match arrives {
+                true => SnapshotStatus::Finish,
+                false => SnapshotStatus::Failure,
+            };
+            self.node(from).snapshot_sent(to, status);
             self.work(from);
         }
         true
@@ -108,7 +112,7 @@ impl Cluster {
             let received = self.received(message);
             self.node(to).step(received);
             self.work(to);
-            self.node(from).snapshot_sent(to, true);
+            self.node(from).snapshot_sent(to, SnapshotStatus::Finish);
             self.work(from);
         }
     }
