@@ -15,27 +15,31 @@
 //!  └───────┘  └───────┘              └────────┘
 //! ```
 //!
-//! A request becomes a [`Proposal`](command::proposal::Proposal) that carries the sending half of its reply. The
-//! [`raft`](threads::raft) thread takes what waits in the [`inbox`](channels::inbox) and gives it to the [`node`], which
-//! puts many commands into one entry and drives raft. The [`wal`](threads::wal) thread makes entries durable, one sync for
-//! all that wait. Committed entries go down the [`commit`](channels::commit) channel, each command with its reply;
-//! [`apply`](threads::apply) changes the [state machine](store::state_machine), which is the map with its newest changes, and
-//! answers.
+//! A change becomes a [`Proposal`](command::proposal::Proposal) that carries the sending half of its reply channel. The
+//! [`raft`](threads::raft) thread takes all proposals that wait in the [`inbox`](channels::inbox) and gives them to the
+//! [`node`], which puts many commands into one entry and drives raft. The [`wal`](threads::wal) thread makes entries
+//! durable, with one sync for all that wait. Committed entries go down the [`commit`](channels::commit) channel, each
+//! command with its reply channel. The [`apply`](threads::apply) thread changes the
+//! [state machine](store::state_machine), which is the map with its newest changes, and answers the client.
 //!
-//! Four rules keep it one-way: the reply travels with the data; a snapshot or a read is a marker in the commit channel,
-//! whose position is its index; the node does no waiting and owns no clock, thread, socket or file; one place writes
-//! the store, one batch at a time.
+//! Four rules keep the data going one way:
+//! - the reply channel travels with the command;
+//! - a snapshot or a read is a marker in the commit channel, and its index is that of its place there;
+//! - the node does not wait, and owns no clock, thread, socket or file;
+//! - one place writes the store, one batch at a time.
 //!
 //! # Words and watermarks
 //!
-//! A *proposal* is a client's wish, an *entry* a record of the log. *Committed* means durable on a majority,
-//! *published* handed to the commit channel, *applied* in the map. On every node, always:
+//! A *proposal* is a change that a client asks for, an *entry* is a record of the log. An entry is *committed* when it is
+//! durable on a majority, *published* when it was handed to the commit channel, and *applied* when it is in the map. On
+//! every node, always:
 //!
 //! `compacted <= snapshot <= applied <= published <= committed <= last`
 //!
 //! # Dependencies point down
 //!
-//! A room uses rooms below it and none above; the floors, from the top:
+//! A room is a top-level module. It uses rooms below it and none above. The order, from the top, with rooms that are side by
+//! side in one line:
 //!
 //! ```text
 //! main

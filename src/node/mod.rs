@@ -1,9 +1,9 @@
-//! The node: drives raft-rs's `RawNode` by the Ready protocol and keeps what belongs to it: proposals and reads whose
+//! The node: drives raft-rs's `RawNode` by the Ready protocol and keeps the state beside raft: proposals and reads whose
 //! outcome is open, sessions, members.
 //!
-//! It stands between the raft loop, which feeds it events, and everything else, which gets its [`Output`]. It does no
-//! waiting: time is [`Node::tick`], durability is [`Node::persisted`], the disk and the network are values it
-//! returns. The daemon and a simulator drive the very same code.
+//! The raft loop feeds the node events and carries out the [`Output`] that it returns. The node does not wait: it learns of
+//! time by [`Node::tick`] and of durability by [`Node::persisted`], and it returns what is to be written and sent as
+//! values. The daemon and the simulation drive the same code.
 //!
 //! The protocol of one ready (raft 0.7.0; the caller repeats [`Node::ready`] until it gives nothing):
 //! 1. messages of a leader go out at once, beside its own fsync (thesis 10.2.1); promises (votes, append responses)
@@ -11,17 +11,17 @@
 //! 2. entries and snapshot enter the in-memory log, since raft reads them back from there;
 //! 3. the job goes to the WAL, the ready is advanced, and committed entries are published in log order.
 //!
-//! Replicated state beside the map (members, sessions) changes at publication and nowhere else: so each command's fate
-//! (stale, refused, to be applied) is decided before it reaches the store, alike on every node.
+//! Replicated state beside the map (members, sessions) changes at publication and nowhere else. So every node decides in
+//! the same way, before a command reaches the store, whether it is stale, refused, or to be applied.
 //!
 //! The caller's duties:
-//! 1. It feeds what has come ([`Node::persisted`] before messages: a vote may answer a request that was sent because of
-//!    it), then calls [`Node::ready`] until that gives nothing.
+//! 1. It feeds the events that have arrived, then calls [`Node::ready`] until that gives nothing. [`Node::persisted`] comes
+//!    before messages: a vote that arrives may answer a request that was sent because of what was persisted.
 //! 2. It carries an [`Output`] out in the order of its fields.
 //! 3. It makes jobs durable in the order of their numbers, sends their messages after that, and says so by
 //!    [`Node::persisted`]. A job that can't be made durable ends the process.
 //! 4. It hands commits to the store in order, and says how far it has come by [`Node::applied`].
-//! 5. It answers each read-back request by [`Node::read_back`], and ends the process that an [`Exit`] asks to end.
+//! 5. It answers each read-back request by [`Node::read_back`], and ends the process when it gets an [`Exit`].
 //! 6. It calls [`Node::tick`] once a tick, and does not make up for ticks that it has missed.
 //!
 //! Invariants, asserted: `snapshot <= applied <= published <= committed <= last`; every entry is published once, in

@@ -1,11 +1,17 @@
 //! A member's process: what it opens, how its parts are wired, what it waits for, and how it stops. [`run`] is the whole of
 //! it.
 //!
-//! In this order: who this is, by the command line and the data directory (`start.rs`); the lock of the data directory;
-//! whether `--cluster` fits it (`list.rs`); both ports, so that one in use is told before anything is touched;
-//! clients are served, at first with how far the load has come; the snapshot is loaded and the log read; then raft and
-//! all the rest begin (`wiring.rs`), and peers are served. Until then this member has said nothing to anybody: it knows
-//! neither its vote nor its log, and the kernel keeps the connections of its peers waiting.
+//! A start has these steps, in this order:
+//! 1. find out which member this is, by the command line and the data directory (`start.rs`);
+//! 2. lock the data directory;
+//! 3. check whether `--cluster` fits it (`list.rs`);
+//! 4. bind both ports, so that a port in use ends the start before anything in the directory is touched;
+//! 5. serve clients, which at first are told how far the load has come;
+//! 6. load the snapshot and read the log;
+//! 7. start raft and the other threads, and serve peers (`wiring.rs`).
+//!
+//! Before step 7 this member sends nothing to any peer: it knows neither its vote nor its log. The kernel keeps the
+//! connections of its peers waiting.
 
 mod failure;
 mod files;

@@ -1,7 +1,7 @@
-//! What is on disk: `LOCK`, `meta`, `wal/`, `snap/` in the data directory. The only place with crash-ordering rules.
+//! What is on disk: `LOCK`, `meta`, `wal/`, `snap/` in the data directory. Only this module has crash-ordering rules.
 //!
-//! [`DataDir::open`] creates or recovers a data directory. Then the WAL thread owns the [`Wal`], and [`Meta`] and
-//! [`Snapshots`] are shared. Everything goes through [`disk::Disk`]; what that promises is stated there.
+//! [`DataDir::open`] creates or recovers a data directory. Then the WAL thread owns the [`Wal`], while [`Meta`] and
+//! [`Snapshots`] are shared. All access goes through [`disk::Disk`], which states what it promises.
 //!
 //! # The orders, and what breaks when one is swapped
 //!
@@ -34,8 +34,8 @@
 //!     cluster that forms of the corrected list, and a start without options would take the mistaken one back.
 //! 13. *An error is final.* No write or sync is tried again; see `disk.rs`.
 //!
-//! Any prefix of the WAL that ends between two batches is consistent: the log has no gap, no hard state calls an entry
-//! committed that is missing, and each mark stands behind the entries it covers.
+//! Any prefix of the WAL that ends between two batches is consistent: the log has no gap, every entry that a hard state
+//! calls committed is there, and each mark stands behind the entries that it covers.
 
 mod beginning;
 mod create;
