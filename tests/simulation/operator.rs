@@ -336,7 +336,13 @@ impl World {
             }
             let known = known_to_joiner(&members, id);
             let mut dials = machine.dials.iter();
-            let is_good = |(id, url): (&u64, &PeerUrl)| known.get(id) == Some(url);
+            // The operator knows where a member was moved to also before the table does.
+            let is_there = |id: u64, url: &PeerUrl| {
+                let there = self.machines.get(World::machine_at(url));
+                there.is_some_and(|m| m.id == id && m.role == Role::Member && !m.retired)
+            };
+            let is_good =
+                |(id, url): (&u64, &PeerUrl)| known.get(id) == Some(url) || is_there(*id, url);
             let is_stale = match self.clients.stopped {
                 true => machine.dials != known,
                 false => !dials.any(is_good),
