@@ -5,13 +5,18 @@
 //! *plausible*, whoever sent it; and one that *contradicts* what this node knows for certain ends it, since somebody's
 //! disk has lost what was promised, and answers of the two would differ for ever.
 //!
-//! Only the word of a member that the applied table binds ends a process. From anybody else such a message is dropped.
+//! Only the word of a member that the applied table binds ends a process. What contradicts this node from anybody else is
+//! dropped, but for the word of a leader that entries are missing here: that leader is followed, since only its entries can
+//! bring the table that judges it.
 
 use super::elections::Lead;
 use super::{Exit, Node};
 use crate::command;
+use crate::identity::Standing;
 use crate::limits::INDEX_MAX;
 use crate::mutants::{Mutant, is_planted};
+use crate::numbers::{Index, NodeId};
+use raft::StateRole;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use slog::warn;
 
@@ -25,14 +30,18 @@ pub(super) struct Evidence {
     led: Lead,
     /// The leader that once said that more is committed here than there is.
     lost_tail: Lead,
+    /// The leader that was asked to send again what is missing here.
+    tail_asked_for: Lead,
+    /// While this node leads: the member whose log ended too early, and where.
+    lost_entries: Option<(NodeId, Index)>,
     /// The replicated state has had a session of this start.
     start_is_known: bool,
 }
 
 impl Node {
     /// Whether raft may see the message. Ends the node if it proves that two members can't both be right.
-    pub(super) fn passes(&mut self, message: &Message, bound: bool) -> bool {
-        if !self.is_plausible(message, bound) {
+    pub(super) fn passes(&mut self, message: &mut Message, standing: Standing) -> bool {
+        if !self.is_plausible(message, standing) {
             warn!(self.logger, "ignoring a message that no member would send"; "from" => message.from,
                 "type" => ?message.get_msg_type(), "term" => message.term, "index" => message.index,
                 "commit" => message.commit);
@@ -40,7 +49,7 @@ impl Node {
         }
         match self.contradiction(message) {
             None => {
-                self.note_who_leads(message, bound);
+                self.note_who_leads(message, standing);
                 true
             }
             Some(Contradiction::Proven(Exit::PartedLog { .. }))
@@ -49,21 +58,24 @@ impl Node {
                 true
             }
             Some(Contradiction::Proven(exit)) => {
-                if bound {
+                if standing == Standing::Bound {
                     self.end(exit);
                 }
                 false
             }
-            Some(Contradiction::LostTail) => {
-                if bound {
-                    self.note_lost_tail(message);
-                }
+            Some(Contradiction::LostTail) if standing == Standing::Bound => {
+                self.note_lost_tail(message);
                 false
+            }
+            Some(Contradiction::LostTail) if is_planted(Mutant::UnjudgedTailDropped) => false,
+            Some(Contradiction::LostTail) => {
+                self.ask_for_tail(message);
+                true
             }
         }
     }
 
-    pub(super) fn is_plausible(&self, message: &Message, bound: bool) -> bool {
+    pub(super) fn is_plausible(&self, message: &Message, standing: Standing) -> bool {
         // Raft-rs takes a message without a term for one of its own, and checks nothing; these two go without.
         let termless = [MessageType::MsgPropose, MessageType::MsgReadIndex];
         let has_none = termless.contains(&message.get_msg_type());
@@ -84,9 +96,9 @@ impl Node {
             message.get_snapshot().get_metadata().term,
         ];
         // A member that was raised to some term has to be followed there, or it would be cut off for ever.
-        let near = match bound {
-            true => INDEX_MAX,
-            false => self
+        let near = match standing {
+            Standing::Bound => INDEX_MAX,
+            _ => self
                 .raw
                 .raft
                 .term
@@ -164,12 +176,12 @@ impl Node {
         }
     }
 
-    fn note_who_leads(&mut self, message: &Message, bound: bool) {
+    fn note_who_leads(&mut self, message: &Message, standing: Standing) {
         let leads = matches!(
             message.get_msg_type(),
             MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
         );
-        if leads && bound && message.term > self.evidence.led.term {
+        if leads && standing == Standing::Bound && message.term > self.evidence.led.term {
             self.evidence.led = Lead {
                 term: message.term,
                 leader: message.from,
@@ -194,7 +206,7 @@ impl Node {
         };
         let is_voter = |id| self.members.voters().any(|voter| voter == id);
         if self.evidence.led != says || !is_voter(message.from) {
-            self.note_who_leads(message, true);
+            self.note_who_leads(message, Standing::Bound);
             return;
         }
         if std::mem::replace(&mut self.evidence.lost_tail, says) == says {
@@ -204,6 +216,53 @@ impl Node {
                 last: self.raw.raft.raft_log.last_index(),
             });
         }
+    }
+
+    /// A leader that can't be judged yet holds more to be committed here than there is. Its heartbeat becomes an append
+    /// behind the end of this log, which raft refuses, and the refusal says where this log ends: see
+    /// [`note_lost_entries`](Node::note_lost_entries).
+    fn ask_for_tail(&mut self, message: &mut Message) {
+        let says = Lead {
+            term: message.term,
+            leader: message.from,
+        };
+        if std::mem::replace(&mut self.evidence.tail_asked_for, says) != says {
+            let last = self.raw.raft.raft_log.last_index();
+            warn!(self.logger, "the leader counts on entries that are missing here: the data directory may be an older copy; \
+                asking for the entries"; "leader" => message.from, "committed" => message.commit, "last" => last);
+        }
+        let mut append = Message::default();
+        append.set_msg_type(MessageType::MsgAppend);
+        (append.from, append.to) = (message.from, message.to);
+        append.term = message.term;
+        (append.index, append.log_term) = (message.commit, message.term);
+        *message = append;
+    }
+
+    /// A member refuses an append, and its log ends before what it has acknowledged in this term. Raft-rs takes such an
+    /// answer for an old one, and would send nothing that the member can take for as long as this node leads.
+    ///
+    /// An old answer can say the same, so it takes two; and to send again what is there already does no harm.
+    pub(super) fn note_lost_entries(&mut self, message: &Message) {
+        let is_refusal = message.get_msg_type() == MessageType::MsgAppendResponse && message.reject;
+        let raft = &mut self.raw.raft;
+        if !is_refusal || raft.state != StateRole::Leader || message.term != raft.term {
+            return;
+        }
+        let Some(progress) = raft.mut_prs().get_mut(message.from) else {
+            return;
+        };
+        let said = (message.from, message.reject_hint);
+        let is_short = message.reject_hint < progress.matched;
+        if !is_short || self.evidence.lost_entries.replace(said) != Some(said) {
+            return;
+        }
+        warn!(self.logger, "a member has lost entries that it had acknowledged: they are sent again"; "member" => message.from,
+            "acknowledged" => progress.matched, "last" => message.reject_hint);
+        progress.matched = 0;
+        progress.become_probe();
+        // Raft takes a refusal only of what it has sent last.
+        progress.next_idx = message.index + 1;
     }
 
     /// Every entry of a forwarded proposal bears the name of the member that forwards it: otherwise a peer could use up

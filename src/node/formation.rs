@@ -15,7 +15,7 @@ use super::{Node, NodeSettings};
 use crate::channels::notice::{Met, Received};
 use crate::channels::status::{Closed, ClosedKind};
 use crate::command::{Command, Kind};
-use crate::identity::Reason;
+use crate::identity::{Reason, Standing};
 use crate::limits;
 use crate::members::{Decision, to_listed};
 use crate::mutants::{Mutant, is_planted};
@@ -171,11 +171,15 @@ impl Node {
     pub(super) fn step_empty(&mut self, received: Received) {
         let Received { message, .. } = received;
         // No term far above 0: the answers would carry it to the leader.
-        if !self.is_plausible(&message, false) {
+        if !self.is_plausible(&message, Standing::Ahead) {
             return;
         }
         let kind = match message.get_msg_type() {
-            MessageType::MsgSnapshot if self.is_from_later(message.get_snapshot(), false) => return,
+            MessageType::MsgSnapshot
+                if self.is_from_later(message.get_snapshot(), Standing::Ahead) =>
+            {
+                return;
+            }
             MessageType::MsgSnapshot if self.is_first_state(message.get_snapshot()) => {
                 // An error here means that the message is of no use.
                 let _ = self.raw.step(message);

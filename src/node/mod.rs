@@ -57,6 +57,7 @@ use crate::channels::notice::Received;
 use crate::command::outcome::NotProposed;
 use crate::command::proposal::{Proposal, Read};
 use crate::command::{ReplicatedState, Session};
+use crate::identity::Standing;
 use crate::limits;
 use crate::members::Members;
 use crate::mutants::{Mutant, is_planted};
@@ -237,24 +238,29 @@ impl Node {
         if self.is_empty() && !is_planted(Mutant::EmptyVotes) {
             return self.step_empty(received);
         }
-        let Received { message, bound } = received;
+        let Received { mut message, bound } = received;
         let row = self.members.members.get(&message.from);
-        let bound = match (bound, row) {
+        let standing = match (bound, row) {
             // Since it was received, the id was bound to another.
             (Some(sender), Some(row)) if row.incarnation != sender => return,
-            (sender, row) => sender.is_some() && row.is_some(),
+            (Some(_), Some(_)) => Standing::Bound,
+            _ => Standing::Ahead,
         };
-        if !self.passes(&message, bound) {
+        if !self.passes(&mut message, standing) {
             return;
         }
         match message.get_msg_type() {
             // Passed on it would bear another's name: whoever sent it tries again when it hears of the new leader.
             MessageType::MsgPropose | MessageType::MsgReadIndex if !self.is_leader() => return,
-            MessageType::MsgPropose if bound => return self.step_proposal(message),
+            MessageType::MsgPropose if standing == Standing::Bound => {
+                return self.step_proposal(message);
+            }
             MessageType::MsgPropose => return,
             MessageType::MsgTransferLeader => return self.step_transfer(&message),
             MessageType::MsgTimeoutNow if !self.may_campaign() => return,
-            MessageType::MsgSnapshot if self.is_from_later(message.get_snapshot(), bound) => return,
+            MessageType::MsgSnapshot if self.is_from_later(message.get_snapshot(), standing) => {
+                return;
+            }
             MessageType::MsgSnapshot if !self.is_for_this_node(message.get_snapshot()) => {
                 warn!(self.logger, "ignoring a snapshot that is not for this member"; "from" => message.from);
                 return;
@@ -263,6 +269,7 @@ impl Node {
             _ => {}
         }
         self.note_heard(message.from);
+        self.note_lost_entries(&message);
         let read = message.get_msg_type() == MessageType::MsgReadIndex;
         let context = message.entries.first().filter(|_| read);
         let context = context.map(|entry| entry.data.clone());

@@ -6,6 +6,7 @@ use super::{Exit, Job, Node, Output, bound_index, sessions_of};
 use crate::channels::commit::Commit;
 use crate::channels::notice::SnapshotWritten;
 use crate::command::{ReplicatedState, version};
+use crate::identity::Standing;
 use crate::members::Members;
 use crate::mutants::{Mutant, is_planted};
 use crate::storage::{Mark, Save, SnapshotMeta};
@@ -194,7 +195,7 @@ impl Node {
     pub(super) fn is_from_later(
         &mut self,
         snapshot: &raft::eraftpb::Snapshot,
-        bound: bool,
+        standing: Standing,
     ) -> bool {
         let Ok(state) = ReplicatedState::parse_from_bytes(&snapshot.data) else {
             return false;
@@ -205,7 +206,13 @@ impl Node {
         let own = (self.settings.id, self.settings.incarnation);
         let mut rows = state.members.iter();
         // What lets an empty member in has it as a learner: see Members::lets_in.
-        let is_taken = |learner: bool| if self.is_empty() { learner } else { bound };
+        let is_taken = |learner: bool| {
+            if self.is_empty() {
+                learner
+            } else {
+                standing == Standing::Bound
+            }
+        };
         if rows.any(|row| (row.id, row.incarnation) == own && is_taken(row.learner)) {
             self.end(Exit::Later {
                 what: "snapshot",

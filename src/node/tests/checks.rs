@@ -26,6 +26,29 @@ fn a_commit_beyond_the_log_ends_the_node_when_its_leader_says_so_twice() {
 }
 
 #[test]
+fn an_older_copy_is_led_on_by_a_leader_that_it_can_not_judge_yet() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    let [old, again] = cluster.others(leader);
+    let copy = cluster.hosts[&old].copy();
+    cluster.remove(leader, again);
+    cluster.crash(again);
+    cluster.start_empty(again);
+    cluster.add(leader, again);
+    cluster.tick_until(|cluster| cluster.members(leader).is_settled_voter(again));
+    done(&mut cluster.hand_over(leader, again));
+    cluster.write(again, "a");
+    cluster.crash(old);
+    cluster.hosts.insert(old, copy);
+    cluster.start(old);
+    // The leader counts on entries that the copy lacks, and so would send nothing that the copy can take.
+    cluster.tick_until(|cluster| cluster.has(old, "a"));
+    assert!(cluster.node(again).is_leader());
+    assert_eq!(cluster.exit(old), None);
+    cluster.write(again, "b");
+    assert!(cluster.has(old, "b"));
+}
+
+#[test]
 fn two_leaders_in_one_term_end_the_node_that_hears_both() {
     let (mut cluster, leader) = Cluster::elected(3);
     let term = cluster.term(leader);

@@ -62,6 +62,16 @@ impl Host {
         self.node.as_mut().expect("the process runs")
     }
 
+    /// A copy of the data directory, on a host of its own.
+    pub fn copy(&self) -> Host {
+        Host {
+            boot: self.boot,
+            disk_map: self.disk_map.clone(),
+            wal: self.wal.clone(),
+            ..Host::new(self.incarnation, self.disk.clone())
+        }
+    }
+
     pub fn start(&mut self, settings: NodeSettings) {
         self.boot += 1;
         self.map = self.disk_map.clone();

@@ -130,8 +130,22 @@ impl Cluster {
 
     /// As the transport hands it over.
     fn received(&self, message: Message) -> Received {
-        let bound = self.hosts.get(&message.from).map(|host| host.incarnation);
+        let sender = self.hosts.get(&message.from);
+        let is_ahead = sender.is_some_and(|host| self.is_ahead(message.from, host, message.to));
+        let bound = sender.map(|host| host.incarnation).filter(|_| !is_ahead);
         Received { message, bound }
+    }
+
+    /// The sender was bound by an entry that the receiver has not applied yet.
+    fn is_ahead(&self, from: u64, sender: &Host, to: u64) -> bool {
+        let bound_index = sender
+            .node
+            .as_ref()
+            .map(|node| node.membership.own_bound_index);
+        let receiver = self.see(to);
+        let row = receiver.members().members.get(&from);
+        row.is_some_and(|row| row.incarnation != sender.incarnation)
+            && bound_index > Some(receiver.watermarks.published)
     }
 
     /// Hands over a message from one of the first members, past the network.

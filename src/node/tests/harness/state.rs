@@ -74,7 +74,7 @@ impl Cluster {
         assert!(matches!(exit, Some(Exit::Removed { .. })), "{exit:?}");
     }
 
-    fn see(&self, id: u64) -> &Node {
+    pub fn see(&self, id: u64) -> &Node {
         self.hosts[&id].node.as_ref().expect("the process runs")
     }
 }
