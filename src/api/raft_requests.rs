@@ -10,6 +10,7 @@ use crate::channels::status::Status;
 use crate::command::Command;
 use crate::command::outcome::{NotProposed, NotTransferred, Outcome};
 use crate::command::proposal::{Proposal, Read, Transfer};
+use crate::numbers::Index;
 use crate::store::Frozen;
 use futures_channel::oneshot;
 use std::sync::Arc;
@@ -87,7 +88,7 @@ impl Front {
     }
 
     /// The hash of the map and its index, or `None` if it takes too long.
-    pub(super) async fn hash(&self, deadline: Instant) -> Option<(u64, u64)> {
+    pub(super) async fn hash(&self, deadline: Instant) -> Option<(Index, u64)> {
         self.with_frozen(deadline, |index, map| (index, map.hash()))
             .await
     }

@@ -7,6 +7,7 @@
 //! "no data" must mean "nothing to apply"); nothing in one batch writes a key twice, neither two commands nor one
 //! transaction (the ETag of a key is the index of the entry that wrote it, and has to tell two values apart).
 
+use crate::numbers::NodeId;
 use bytes::Bytes;
 use protobuf::{CodedInputStream, Message as _, ProtobufError};
 use raft::eraftpb::{Entry, EntryType};
@@ -110,7 +111,7 @@ pub fn of_entry(entry: &Entry) -> Result<Option<Batch>, DecodeError> {
 }
 
 /// Who proposes the batch in this data: member and incarnation. Reads no further than it has to.
-pub fn proposer(data: &Bytes) -> Option<(u64, u64)> {
+pub fn proposer(data: &Bytes) -> Option<(NodeId, u64)> {
     let mut stream = CodedInputStream::from_carllerche_bytes(data);
     // As they are encoded: by field number, and a field that is 0 is left out, which neither of the two is.
     let (field, _) = stream.read_tag_unpack().ok()?;

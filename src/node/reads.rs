@@ -10,6 +10,7 @@
 use crate::command::outcome::NotProposed;
 use crate::command::proposal::{Read, ReadReply};
 use crate::mutants::{Mutant, is_planted};
+use crate::numbers::NodeId;
 use std::collections::BTreeMap;
 
 /// Attempts of one round whose answers are still taken.
@@ -20,7 +21,7 @@ const ATTEMPTS_MAX: usize = 8;
 #[derive(Debug, Default)]
 pub struct AskedContexts {
     /// By member: the random number of the start, and the sequence.
-    newest: BTreeMap<u64, (u64, u64)>,
+    newest: BTreeMap<NodeId, (u64, u64)>,
 }
 
 impl AskedContexts {
