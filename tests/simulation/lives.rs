@@ -2,6 +2,7 @@
 //!
 //! A process that exits by itself must have a true reason: [`World::exit`] knows what really happened to each machine.
 
+use crate::clients::Wish;
 use crate::disk::FakeDisk;
 use crate::network::Weather;
 use crate::plan::Changes;
@@ -140,11 +141,13 @@ impl World {
             let members = &view.members;
             members.unsettled.is_none() && members.conf_state().voters == voters
         });
-        if machine.copy.is_none() || machine.copy_voters != voters {
-            if !is_settled {
+        if machine.copy.is_none() || machine.copy_members.conf_state().voters != voters {
+            // While a member is repaired its id is gone, and comes back.
+            let is_kept = machine.copy.is_some() && self.faults.chance(700);
+            if !is_settled || is_kept {
                 return;
             }
-            machine.copy_voters = voters;
+            machine.copy_members = view.map(|view| view.members.clone()).unwrap_or_default();
             let copy = machine.disk.after_kill();
             copy.reseed(self.faults.next());
             // It is kept where there is room.
@@ -160,6 +163,13 @@ impl World {
         if self.formed_at.is_none() || !sound || !self.all_others_agree(place) {
             return;
         }
+        // A leader that the copy's table can't judge is what a put-back member is least prepared for.
+        let later = self.bound_after_copy(place);
+        if let Some(later) = later.filter(|later| self.leader() != Some(*later)) {
+            let to = self.machines[later].id;
+            self.ask_for(later, Wish::Handover { to });
+            return;
+        }
         self.lost += 1;
         self.count("older copies");
         self.tell(|| format!("machine {place} gets an older copy of its disk"));
@@ -170,9 +180,24 @@ impl World {
         self.ended(place);
         self.restart_later(place);
         // The next leader does not know how much its member once held.
-        if let Some(leader) = self.leader().filter(|_| self.faults.chance(500)) {
+        if let Some(leader) = self
+            .leader()
+            .filter(|_| later.is_none() && self.faults.chance(500))
+        {
             self.kill(self.target(leader));
         }
+    }
+
+    /// The machine of another voter that was repaired after this machine's copy was made.
+    fn bound_after_copy(&self, place: usize) -> Option<usize> {
+        let known = &self.machines[place].copy_members.members;
+        let members = self.oracle.members();
+        let mut others = members.members.iter();
+        let (_, later) = others.find(|(id, row)| {
+            let before = known.get(id).map(|row| row.incarnation);
+            !row.learner && before.is_some_and(|before| before != row.incarnation)
+        })?;
+        Some(World::machine_at(&later.url)).filter(|later| *later != place)
     }
 
     /// A voter gets the copy of its disk from before it was let in. It has to end, so that no more is lost than with a disk.

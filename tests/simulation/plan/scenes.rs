@@ -83,7 +83,7 @@ impl Scene {
             Scene::Emptied => emptied(plan),
             Scene::GrownThenDark => grown_then_dark(plan, random),
             Scene::FirstEmptied => first_emptied(plan, random),
-            Scene::OlderCopies => older_copies(plan),
+            Scene::OlderCopies => older_copies(plan, random),
             Scene::Forming => forming(plan, random),
             Scene::Moving => moving(plan, random),
             Scene::Liars => liars(plan, random),
@@ -224,11 +224,14 @@ fn first_emptied(plan: &mut Plan, random: &mut Random) {
     plan.duration = plan.duration.max(20 * SECOND);
 }
 
-fn older_copies(plan: &mut Plan) {
+fn older_copies(plan: &mut Plan, random: &mut Random) {
     favour(plan, Kind::OlderCopy);
+    // A copy does not know that another member was repaired since, and may lead.
+    let (members, losses) = *random.pick(&[(3, 0), (5, 20)]);
+    plan.kinds.extend(vec![Kind::LoseDisk; losses]);
     // So that a copy is of an earlier start.
     plan.kinds.extend([Kind::Kill; 5]);
-    (plan.members, plan.changes) = (3, Changes::None);
+    (plan.members, plan.changes) = (members, Changes::None);
     plan.restart = 500 * MILLISECOND;
     plan.duration = plan.duration.max(20 * SECOND);
     (plan.interval, plan.asks.thinking) = (700 * MILLISECOND, 400 * MILLISECOND);

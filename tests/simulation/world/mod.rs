@@ -107,8 +107,8 @@ pub struct Machine {
     pub forsaken: bool,
     /// What its disk once held, in this life or in an earlier one.
     pub copy: Option<FakeDisk>,
-    /// The voters that its member knew then.
-    pub copy_voters: Vec<u64>,
+    /// The members that its member knew then.
+    pub copy_members: Members,
     /// What its disk held when its member had not been let in, and the incarnation.
     pub before_let_in: Option<(u64, FakeDisk)>,
     /// The power goes when it next writes the mark of a snapshot.
@@ -273,7 +273,7 @@ impl World {
             to_be_added: false,
             forsaken: false,
             copy: None,
-            copy_voters: Vec::new(),
+            copy_members: Members::default(),
             before_let_in: None,
             crashes_at_mark: false,
             crashes_ahead: 0,
