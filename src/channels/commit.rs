@@ -1,7 +1,7 @@
-//! The commit channel: what the raft loop publishes, in log order, to the one component that writes the store.
+//! The commit channel: what the raft loop publishes, in log order, for the one component that writes the store.
 //!
-//! Position is meaning: a [`Commit::Read`] stands behind every entry the read has to see, and a [`Commit::Snapshot`]
-//! or [`Commit::Freeze`] stands exactly at its index. No message carries an index to wait for.
+//! The position of an item is its index. A [`Commit::Read`] stands behind every entry that the read has to see. A
+//! [`Commit::Snapshot`] or [`Commit::Freeze`] stands exactly at its index. So no item carries an index to wait for.
 
 use crate::command::proposal::{ReadReply, ReplySender};
 use crate::command::{Command, SnapshotHeader};
@@ -15,30 +15,31 @@ use futures_channel::oneshot;
 pub enum Commit {
     /// An entry to apply.
     Apply(Apply),
-    /// Reads that may now be answered from the map.
+    /// Reads that may be answered from the map now.
     Read(Vec<ReadReply>),
-    /// Take a snapshot of the map as it is now; this is what goes into its header.
+    /// Take a snapshot of the map in its current state. Carries the snapshot's header.
     Snapshot(Box<SnapshotMeta>),
-    /// Somebody wants the map as it is now.
+    /// Hand out the map in its current state.
     Freeze {
         /// Index of the last entry before this item, and the replicated state beside the map.
         header: Box<SnapshotHeader>,
-        /// Takes both.
+        /// Receives the header and the frozen map.
         reply: oneshot::Sender<(SnapshotHeader, Frozen)>,
     },
-    /// Replace the map by the snapshot file with this header, which was received from the leader and is durable.
+    /// Replace the map by the snapshot file with this header. The file came from the leader and is durable.
     Restore(Box<SnapshotMeta>),
 }
 
-/// A committed entry. Commands that were already applied, or came from no member, have been left out.
+/// A committed entry. It lacks the commands that were already applied, and those that came from no member.
 #[derive(Debug)]
 pub struct Apply {
-    /// Index of the entry; the ETag of what it writes.
+    /// Index of the entry, which becomes the ETag of the values that it writes.
     pub index: u64,
-    /// What the entry weighs, for the limit on published entries that are not applied yet.
+    /// Bytes of the entry, for the limit on entries that are published and not applied.
     pub bytes: usize,
-    /// Its data, of which keys and values are slices.
+    /// Data of the entry. Keys and values of its commands are slices of this buffer.
     pub data: Bytes,
-    /// Commands on the map, in order. Empty for an entry that only moves the index (a new leader's, a conf change).
+    /// Commands on the map, in order, each with its reply channel if this node proposed it. Empty for an entry that
+    /// only advances the index: a new leader's first entry, or a conf change.
     pub commands: Vec<(Command, Option<ReplySender>)>,
 }

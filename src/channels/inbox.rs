@@ -1,15 +1,16 @@
-//! Everything that the raft loop waits for, in one place: what clients propose and read, what peers say, what has
-//! become durable or was applied, and a few rare notices.
+//! The inbox: everything that the raft loop waits for. It holds clients' proposals and reads, peers' messages, news of
+//! what became durable or was applied, and a few rare notices.
 //!
-//! One lock and one condition variable, so that a pass of the loop costs one wake-up however many events wait, and
-//! so that the loop sees them in a consistent cut: an event that was caused by another (a vote answers a request
-//! that was sent after its fsync) is never taken without it.
+//! One lock and one condition variable guard all of it. So a pass of the loop costs one wake-up however many events
+//! wait, and the loop sees a consistent cut: it never takes an event without the event that caused it. For example, a
+//! vote answers a request that was sent after an fsync, so it is never taken without the news of that fsync.
 //!
-//! What could only wait in the node anyway gathers here and wakes nobody: proposals while the leader's disk is busy with
-//! the ones before (the next write will take them all), and reads while a read-index round is under way. So batches grow
-//! with the load, and a lone request waits for nothing.
+//! Events that could only wait in the node gather here and wake nothing: proposals while the leader's disk writes the
+//! previous ones (the next write takes them all), and reads while a read-index round is under way. So batches grow with
+//! the load, and a single request does not wait.
 //!
-//! Every lane has a limit. Clients are told that the queue is full; peer messages are dropped, since raft resends.
+//! Every kind of event has a limit. Over the limit, clients are answered that the queue is full, and peer messages are
+//! dropped, because raft sends them again.
 
 use crate::channels::notice::Notice;
 use crate::channels::notice::Received;
@@ -43,53 +44,54 @@ pub struct Events {
     pub proposals: Vec<Proposal>,
     /// New linearizable reads.
     pub reads: Vec<Read>,
-    /// Messages of peers, checked by the transport to come from whom they name and to be for this member.
+    /// Messages of peers. The transport has checked that the sender is the member that the message names, and that the
+    /// message is for this member.
     pub messages: Vec<Received>,
-    /// Number of the newest ready whose save is durable, 0 when there is no news.
+    /// Number of the newest ready whose job is durable, or 0 without news.
     pub persisted: u64,
-    /// Index of the newest entry in the map, 0 when there is no news.
+    /// Index of the newest entry in the map, or 0 without news.
     pub applied: u64,
     /// Bytes of entry data applied since the last pass.
     pub applied_bytes: usize,
-    /// The rest.
+    /// Rare events, in order of arrival.
     pub notices: Vec<Notice>,
     message_bytes: usize,
     proposal_bytes: usize,
     messages_dropped: u64,
-    /// What the node already holds; see [`Inbox::take`].
+    /// What the node holds; see [`Inbox::take`].
     held: Held,
-    /// The loop sleeps and was not woken yet.
+    /// The loop sleeps and has not been woken yet.
     asleep: bool,
 }
 
-/// What the node holds of proposals and reads whose outcome is open. They count towards the inbox's limits.
+/// Proposals and reads that the node holds without an outcome. They count towards the limits of the inbox.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Held {
-    /// Proposals.
+    /// Number of proposals.
     pub proposals: usize,
-    /// Bytes of their keys and values.
+    /// Bytes of the proposals' keys and values.
     pub proposal_bytes: usize,
-    /// Reads.
+    /// Number of reads.
     pub reads: usize,
-    /// As the leader it is writing entries: new proposals would wait for the end of that.
+    /// The node leads and is writing entries, so new proposals would wait for the end of the write.
     pub writing: bool,
-    /// A round is under way: new reads would wait for its end.
+    /// A read-index round is under way, so new reads would wait for its end.
     pub reading: bool,
-    /// What comes next is held back until the map has followed.
+    /// The next entries are held back until the map has caught up.
     pub ahead: bool,
 }
 
 impl Inbox {
-    /// Queues a proposal. Its outcome, `QueueFull` included, comes by its reply.
+    /// Queues a proposal. The outcome, including `QueueFull`, is sent through its reply channel.
     pub fn propose(&self, proposal: Proposal) {
         let bytes = proposal.command.payload_bytes();
         let mut events = self.lock();
         let open = events.open();
         let (count, total) = (open.proposals, open.proposal_bytes + bytes);
-        // A lone command always fits, whatever --max-value-bytes is.
+        // A single command always fits, whatever --max-value-bytes is.
         if count >= limits::PROPOSALS_MAX || (count > 0 && total > limits::PROPOSAL_BYTES_MAX) {
             drop(events);
-            // The receiver may be gone: then nobody wants to know.
+            // The receiver may be gone: its client has given up.
             let _ = proposal
                 .reply
                 .send(Outcome::NotProposed(NotProposed::QueueFull));
@@ -100,19 +102,19 @@ impl Inbox {
         self.notify(events);
     }
 
-    /// The map holds every acknowledged write: see `Node::map_is_current`. The loop sets it, and clears it before it
-    /// sends a message to a peer.
+    /// Sets whether the map holds every acknowledged write: see `Node::map_is_current`. The loop clears this before it
+    /// sends a message to a peer, because that peer could then acknowledge a write.
     pub fn set_map_is_current(&self, is_current: bool) {
         self.map_is_current.store(is_current, Ordering::SeqCst);
     }
 
-    /// This member serves no clients, or (`None`) it does. The loop says so before it hands anything to the store that a
-    /// client could see.
+    /// Sets why this member serves no clients, or `None` if it serves them. The loop calls this before it hands
+    /// anything to the store that a client could see.
     pub fn set_closed(&self, closed: Option<Arc<Closed>>) {
         *self.lock_closed() = closed;
     }
 
-    /// Why this member serves no clients, if it does not.
+    /// Why this member serves no clients, or `None` if it serves them.
     pub fn closed(&self) -> Option<Arc<Closed>> {
         self.lock_closed().clone()
     }
@@ -121,11 +123,11 @@ impl Inbox {
         self.closed.lock()
     }
 
-    /// Queues a linearizable read, if there is anything to wait for. Its outcome, `QueueFull` included, comes by its
-    /// reply.
+    /// Queues a linearizable read, unless the map is current: then the read succeeds at once. The outcome, including
+    /// `QueueFull`, is sent through its reply channel.
     pub fn read(&self, read: Read) {
         if self.map_is_current.load(Ordering::SeqCst) {
-            // The receiver may be gone: then nobody wants to know.
+            // The receiver may be gone: its client has given up.
             let _ = read.reply.send(Ok(()));
             return;
         }
@@ -139,8 +141,8 @@ impl Inbox {
         self.notify(events);
     }
 
-    /// Queues messages of a peer; `bytes` is their encoded size. Over the limit they are dropped and counted: false.
-    /// `bound`: see [`Received::bound`].
+    /// Queues messages of a peer. `bytes` is their encoded size; for `bound` see [`Received::bound`]. Returns false if
+    /// the messages exceeded the limit: they are dropped and counted.
     pub fn receive(&self, messages: Vec<Message>, bytes: usize, bound: Option<u64>) -> bool {
         let mut events = self.lock();
         let count = events.messages.len() + messages.len();
@@ -160,15 +162,16 @@ impl Inbox {
         true
     }
 
-    /// The save of this ready, and so of all before it, is durable.
+    /// The job of this ready, and so all jobs before it, are durable.
     pub fn persisted(&self, number: u64) {
         let mut events = self.lock();
         events.persisted = number;
         self.notify(events);
     }
 
-    /// The map holds everything up to this index; `bytes` of entry data were applied for it. Mostly nothing
-    /// waits for that, and the loop learns it with its next event, by the next tick at the latest.
+    /// The map holds everything up to this index. `bytes` of entry data were applied since the last call. Mostly
+    /// nothing waits for this, so it does not wake the loop, which learns of it with its next event, at the next tick
+    /// at the latest.
     pub fn applied(&self, index: u64, bytes: usize) {
         let mut events = self.lock();
         events.applied = index;
@@ -176,8 +179,8 @@ impl Inbox {
         self.notify(events);
     }
 
-    /// Queues a notice. Of those that say how a peer is reached, one of each kind waits at most, so that a connection
-    /// that comes and goes fills nothing; the newest comes last.
+    /// Queues a notice. Of the notices about the state of a peer, only the newest of each kind is kept, as the last
+    /// one. So a connection that flaps does not fill the inbox.
     pub fn notice(&self, notice: Notice) {
         let mut events = self.lock();
         if let Some(peer) = notice.of_peer() {
@@ -191,14 +194,15 @@ impl Inbox {
         self.notify(events);
     }
 
-    /// Queues a client's request for another leader. Its outcome, `QueueFull` included, comes by its reply.
+    /// Queues a client's request for another leader. The outcome, including `QueueFull`, is sent through its reply
+    /// channel.
     pub fn transfer(&self, transfer: Transfer) {
         let mut events = self.lock();
         let waits = |notice: &&Notice| matches!(notice, Notice::Transfer(_));
         if events.notices.iter().filter(waits).count() >= limits::TRANSFERS_MAX {
             drop(events);
             let full = NotTransferred::NotProposed(NotProposed::QueueFull);
-            // The receiver may be gone: then nobody wants to know.
+            // The receiver may be gone: its client has given up.
             let _ = transfer.reply.send(Err(full));
             return;
         }
@@ -206,9 +210,9 @@ impl Inbox {
         self.notify(events);
     }
 
-    /// Takes all events. If there is none that the node can use, waits for one until the deadline. `held` is what the
-    /// node holds now: while it writes, proposals stay here until the write is durable, or until the deadline, since
-    /// the node answers the clients whose own deadlines have passed.
+    /// Takes all events. If none of them lets the node go on, waits for such an event until the deadline. `held` is
+    /// what the node holds now. While the node writes, proposals stay here until the write is durable or the deadline
+    /// passes. At the deadline they go to the node, which answers clients whose own deadlines have passed.
     pub fn take(&self, deadline: Instant, held: Held) -> Events {
         let mut events = self.lock();
         events.held = held;
@@ -222,43 +226,43 @@ impl Inbox {
         }
     }
 
-    /// The first half of [`Inbox::take`], for a loop without a thread that could wait: there is nothing to go on with, so
-    /// the loop sleeps until the deadline, or until [`Inbox::is_asleep`] says that it was woken.
+    /// The first half of [`Inbox::take`], for a loop without a thread of its own. Returns whether the loop sleeps
+    /// because there is nothing to go on with: until the deadline, or until [`Inbox::is_asleep`] returns false.
     pub fn falls_asleep(&self, now: Instant, deadline: Instant, held: Held) -> bool {
         let mut events = self.lock();
         events.held = held;
         !events.is_due(now < deadline)
     }
 
-    /// The second half: takes what waits.
+    /// The second half of [`Inbox::take`]: takes what waits.
     pub fn take_now(&self, now: Instant, deadline: Instant, held: Held) -> Events {
         let mut events = self.lock();
         events.held = held;
         events.take(now < deadline)
     }
 
-    /// The loop sleeps, and nothing has come since that it could go on with.
+    /// Whether the loop sleeps, and no event has arrived since that it could go on with.
     pub fn is_asleep(&self) -> bool {
         self.lock().asleep
     }
 
-    /// Proposals and reads without an outcome: what waits here, and what the node holds.
+    /// Proposals and reads without an outcome, here and in the node.
     pub fn open(&self) -> Held {
         self.lock().open()
     }
 
-    /// Nothing is here that the loop could do while its disk is busy.
+    /// Whether nothing waits here that the loop could do while its disk is busy.
     pub fn is_quiet(&self) -> bool {
         let events = self.lock();
         events.reads.is_empty() && events.messages.is_empty() && events.notices.is_empty()
     }
 
-    /// Peer messages dropped so far because the loop could not keep up.
+    /// Number of peer messages dropped so far because the loop could not keep up.
     pub fn messages_dropped(&self) -> u64 {
         self.lock().messages_dropped
     }
 
-    /// How often the loop has taken what waits. It does so at least once a tick, unless it hangs.
+    /// Number of passes: how often the loop has taken events. It takes them at least once a tick, unless it hangs.
     pub fn passes(&self) -> u64 {
         self.passes.load(Ordering::Relaxed)
     }
@@ -268,7 +272,7 @@ impl Inbox {
     }
 
     fn notify(&self, mut events: MutexGuard<'_, Events>) {
-        // A notification is a system call whether somebody waits or not: only the first event of a pass makes it.
+        // A notification is a system call even if nothing waits, so only the first event of a pass notifies.
         let wakes = events.asleep && events.can_go_on();
         events.asleep &= !wakes;
         drop(events);
@@ -279,7 +283,8 @@ impl Inbox {
 }
 
 impl Events {
-    /// The loop has something to do. Otherwise it sleeps from now on. `in_time`: its deadline has not passed.
+    /// Whether the loop has something to do. If not, marks the loop as asleep. `in_time`: the loop's deadline has not
+    /// passed.
     fn is_due(&mut self, in_time: bool) -> bool {
         self.asleep = in_time && !self.can_go_on();
         !self.asleep
@@ -288,18 +293,18 @@ impl Events {
     /// Takes everything except proposals that should gather.
     fn take(&mut self, in_time: bool) -> Events {
         let mut taken = std::mem::take(self);
-        // Also when other events leave no time to sleep.
+        // Proposals gather here too, when other events keep the loop awake.
         if in_time && taken.gathers() {
             self.proposals = std::mem::take(&mut taken.proposals);
             self.proposal_bytes = std::mem::take(&mut taken.proposal_bytes);
         }
-        // Until the next pass the node holds also what was just taken.
+        // Until the next pass, what was just taken counts as held by the node.
         self.held = taken.open();
         self.messages_dropped = taken.messages_dropped;
         taken
     }
 
-    /// What is here, and what the node holds.
+    /// What waits here, and what the node holds.
     fn open(&self) -> Held {
         Held {
             proposals: self.held.proposals + self.proposals.len(),
@@ -309,13 +314,13 @@ impl Events {
         }
     }
 
-    /// Proposals wait for the end of the write, unless they are large: then they fill a write of their own, and
-    /// encoding them takes as long as writing, so that both should overlap.
+    /// Whether proposals wait for the end of the current write. Large ones do not: they fill a write of their own, and
+    /// encoding them takes as long as writing, so the two should overlap.
     fn gathers(&self) -> bool {
         self.held.writing && self.persisted == 0 && self.proposal_bytes < limits::GATHERED_BYTES_MAX
     }
 
-    /// Something is there for the node to go on with.
+    /// Whether there is an event that lets the node go on.
     fn can_go_on(&self) -> bool {
         (!self.proposals.is_empty() && !self.gathers())
             || (!self.reads.is_empty() && !self.held.reading)

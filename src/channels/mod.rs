@@ -1,5 +1,5 @@
-//! What passes between threads: requests and messages into the raft loop, committed entries out of it, and the status
-//! that it shows.
+//! Channels between threads: the inbox of the raft loop, the commit channel that leaves it, and the status that it
+//! reports.
 
 pub mod commit;
 pub mod inbox;

@@ -1,4 +1,4 @@
-//! The rare events of the raft loop, and what they and the messages of peers carry.
+//! Rare events of the raft loop, and the data that notices and peers' messages carry.
 
 use crate::command::SnapshotHeader;
 use crate::command::proposal::Transfer;
@@ -9,53 +9,54 @@ use crate::store::Frozen;
 use futures_channel::oneshot;
 use raft::eraftpb::{Entry, Message};
 
-/// Rare events.
+/// A rare event.
 #[derive(Debug)]
 pub enum Notice {
     /// A message to this peer was dropped, or its connection failed.
     Unreachable(u64),
-    /// This peer was reached, and has accepted this member.
+    /// This member reached the peer, and the peer accepted it.
     Connected(u64),
-    /// A connection to this peer has broken, and its host refuses another: nobody listens there any more.
+    /// A connection to this peer broke, and the peer's host refuses a new one: no process listens there any more.
     Gone(u64),
     /// The transfer of a snapshot to a peer has ended.
     SnapshotSent {
-        /// The receiver.
+        /// The id of the receiver.
         to: u64,
-        /// It has the whole file, checked and durable.
+        /// Whether the receiver has the whole file, checked and durable.
         ok: bool,
     },
     /// A snapshot that this node took is durable in its final place.
     SnapshotWritten(Box<SnapshotWritten>),
-    /// What the node wanted of the log was read back.
+    /// Entries that the node requested were read back.
     EntriesRead(EntriesRead),
-    /// A peer was met. Of each peer one of each kind waits at most.
+    /// A peer was met. At most one notice waits for each peer and direction.
     Met(Met),
-    /// Somebody with this id has answered where this member dialled, and does not say who it is.
+    /// A peer with this id answered where this member dialled, but did not reveal its incarnation.
     Greeted {
-        /// Its member id.
+        /// The member id that the peer gives.
         id: u64,
-        /// No table binds it.
+        /// Whether no table binds the peer.
         empty: bool,
     },
-    /// Whoever answers where a peer was dialled is not believed to be that peer.
+    /// The process that answered where this peer was dialled is not believed to be the peer.
     Unfit(u64, Reason),
     /// A peer refuses this member.
     Refused(PeerRefusal),
-    /// Somebody wants to know how things stand.
+    /// A request for the node's status.
     Status(oneshot::Sender<crate::channels::status::Status>),
-    /// Somebody wants the map as of one index, and the header that a snapshot of it has.
+    /// A request for the map as of one index, with the header that a snapshot of it would have.
     Freeze(oneshot::Sender<(SnapshotHeader, Frozen)>),
-    /// A client wants this member to lead: see [`Inbox::transfer`](super::inbox::Inbox::transfer).
+    /// A client wants another leader: see [`Inbox::transfer`](super::inbox::Inbox::transfer).
     Transfer(Transfer),
-    /// Hand leadership over, and say so once this node is not the leader any more or nobody could take it.
+    /// Hand leadership over, and answer once this node no longer leads or no member can take over.
     HandOver(oneshot::Sender<()>),
     /// End the loop.
     Stop,
 }
 
 impl Notice {
-    /// The peer, if it says how that one is met; and whether this member dialled it, where that makes a difference.
+    /// The peer, if the notice is about the state of a peer; and whether this member dialled the peer, where that
+    /// matters.
     pub(super) fn of_peer(&self) -> Option<(u64, bool)> {
         match self {
             Notice::Unreachable(id) | Notice::Connected(id) | Notice::Gone(id) => {
@@ -73,44 +74,44 @@ impl Notice {
 /// A snapshot file that was written.
 #[derive(Debug)]
 pub struct SnapshotWritten {
-    /// What it holds.
+    /// The header of the snapshot.
     pub meta: SnapshotMeta,
-    /// Its size.
+    /// Size of the file.
     pub bytes: u64,
 }
 
 /// Entries that were read back from the WAL.
 #[derive(Debug)]
 pub struct EntriesRead {
-    /// The index from which they were asked for.
+    /// The index from which entries were requested.
     pub first: u64,
-    /// `None`: they are deleted, and a snapshot stands for them.
+    /// The entries from `first` on. `None`: they are deleted, and a snapshot covers them.
     pub entries: Option<Vec<Entry>>,
 }
 
-/// A peer was met: it answered at an address that this member dialled, or came by itself.
+/// A peer that was met: it answered where this member dialled, or it connected by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Met {
-    /// Its member id.
+    /// The member id of the peer.
     pub id: u64,
-    /// The incarnation of its data directory.
+    /// The incarnation of the peer's data directory.
     pub incarnation: u64,
-    /// No table binds it.
+    /// Whether no table binds the peer.
     pub empty: bool,
-    /// Where it answered, if this member dialled it; otherwise where it says that it is reached.
+    /// Where the peer answered, if this member dialled it. Otherwise the peer URL that it claims.
     pub url: PeerUrl,
-    /// This member dialled it.
+    /// Whether this member dialled the peer.
     pub dialled: bool,
-    /// The command version that it knows. 0: it has not said.
+    /// The command version that the peer knows, or 0 if it has not said.
     pub version: u64,
 }
 
 /// A message of a peer.
 #[derive(Debug, Clone)]
 pub struct Received {
-    /// The message.
+    /// The message as raft reads it.
     pub message: Message,
-    /// The incarnation of its sender, to which the applied table binds the sender's id. `None`: it can't be judged yet, and
-    /// its word ends no process.
+    /// The sender's incarnation, if the applied table binds the sender's id to it. `None`: the sender can't be judged
+    /// yet, and its messages end no process.
     pub bound: Option<u64>,
 }

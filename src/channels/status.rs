@@ -1,4 +1,4 @@
-//! How things stand on this node: what `GET /-/status` shows.
+//! The status of a node, which `GET /-/status` shows.
 
 use crate::peer_url::PeerUrl;
 use serde::{Serialize, Serializer};
@@ -7,53 +7,53 @@ use std::fmt::Display;
 /// Why a member serves no clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closed {
-    /// The kind of reason.
+    /// The kind of reason, from which the API makes the error code.
     pub kind: ClosedKind,
-    /// The reason, in one line that says whom it waits for or what to do.
+    /// The reason in one line, which says what the member waits for or what to do.
     pub why: String,
 }
 
 /// The kinds of a [`Closed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClosedKind {
-    /// Not all first members of the cluster are in.
+    /// Not all first members of the cluster have joined.
     Forming,
-    /// It was not added to a cluster yet.
+    /// This member was not added to a cluster yet.
     Joining,
-    /// Another cluster knows another data directory as this member.
+    /// Another cluster knows this member with another data directory.
     OtherLife,
 }
 
-/// A consistent view of the raft loop, taken between two passes. In JSON the fields have an order that reads well.
+/// A consistent view of the raft loop, taken between two passes. The order of the fields is that of the JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {
-    /// This member.
+    /// The id of this member.
     pub id: u64,
-    /// Cluster id, 0 while a joiner has not learned it.
+    /// The cluster id, or 0 (in JSON null) while a joiner has not learned it.
     #[serde(serialize_with = "hex_or_null")]
     pub cluster: u64,
-    /// All first members of the cluster are in.
+    /// Whether the cluster has formed.
     pub formed: bool,
-    /// `leader`, `follower`, `candidate`, `learner`.
+    /// `leader`, `follower`, `candidate`, `learner` or `joining`.
     pub role: &'static str,
-    /// The leader this node knows of, 0 for none.
+    /// The id of the leader, or 0 (in JSON null) if none is known.
     #[serde(serialize_with = "number_or_null")]
     pub leader: u64,
-    /// Current term.
+    /// The current term.
     pub term: u64,
-    /// Highest index known to be committed.
+    /// The highest index known to be committed.
     pub committed: u64,
-    /// Highest index in the log.
+    /// The last index of the log.
     #[serde(skip)]
     pub last: u64,
-    /// Highest index in the map.
+    /// The highest index in the map.
     pub applied: u64,
     /// Index of the newest snapshot.
     #[serde(rename = "snapshot_index")]
     pub snapshot: u64,
-    /// Batches that the WAL has written and synced since the start of the process.
+    /// Batches that the WAL has written and synced since the process started.
     pub wal_syncs: u64,
-    /// Their bytes.
+    /// Bytes of those batches.
     pub wal_bytes: u64,
     /// The members as of `applied`.
     pub members: Vec<MemberStatus>,
@@ -62,15 +62,15 @@ pub struct Status {
 /// How far a node has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
-    /// Current term.
+    /// The current term.
     pub term: u64,
-    /// Its leader, 0 while none is known.
+    /// The id of the leader, or 0 if none is known.
     pub leader: u64,
-    /// Index of the last entry of the log.
+    /// The last index of the log.
     pub last: u64,
-    /// Highest index known to be committed.
+    /// The highest index known to be committed.
     pub committed: u64,
-    /// Highest index in the map.
+    /// The highest index in the map.
     pub applied: u64,
     /// Index of the newest snapshot.
     pub snapshot: u64,
@@ -79,16 +79,15 @@ pub struct Position {
 /// One member, as this node sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MemberStatus {
-    /// Its id.
+    /// The id of the member.
     pub id: u64,
-    /// Its peer URL.
+    /// The peer URL of the member.
     #[serde(serialize_with = "text")]
     pub url: PeerUrl,
-    /// It replicates and does not vote yet, or that it votes is not settled.
+    /// Whether the member replicates without a vote, or its promotion to a voter is not settled.
     #[serde(rename = "role", serialize_with = "member_role")]
     pub learner: bool,
-    /// On the leader: up to where its log is known to match, and whether it was heard within the last election
-    /// timeout.
+    /// On the leader only: how far the member's log is known to match, and whether the member is active.
     #[serde(flatten)]
     pub progress: Option<Progress>,
 }
@@ -96,10 +95,10 @@ pub struct MemberStatus {
 /// What a leader knows of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Progress {
-    /// Highest index known to be on its disk.
+    /// The highest index known to be on the member's disk.
     #[serde(rename = "match_index")]
     pub matched: u64,
-    /// It answered lately.
+    /// Whether the member answered within the last election timeout.
     pub active: bool,
 }
 
