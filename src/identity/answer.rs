@@ -1,4 +1,4 @@
-//! What a member answers to claims that it does not refuse, and how such an answer is judged.
+//! What a member answers to a claim that it does not refuse, and how the claimant judges that answer.
 
 use super::claims::Claims;
 use super::judge::{Reason, Standing, judge};
@@ -6,31 +6,32 @@ use super::view::View;
 use crate::members::fingerprint;
 use crate::peer_url::PeerUrl;
 
-/// What a member answers to claims that it does not refuse.
+/// The answer to claims that are not refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerAnswer {
-    /// Its own claims: to another member.
+    /// The own claims, to another member.
     Claims(Claims),
-    /// To one that waits to be let in, and to everybody who does not know an empty member's incarnation.
+    /// A greeting: to a peer that waits to be let in, and, from an empty member, to every peer that does not know its
+    /// incarnation.
     Greeting(Greeting),
 }
 
-/// What a member says to somebody who may be a stranger: nothing with which a stranger could pass for a member.
+/// What a member says to a peer that may be a stranger. A stranger can't use any of it to pass for a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Greeting {
-    /// Its member id.
+    /// The id of the member that answers.
     pub from: u64,
-    /// Its state.
+    /// The state of the member that answers.
     pub state: GreetingState,
 }
 
 /// The state of a member that greets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GreetingState {
-    /// It is empty. The fingerprint of its incarnation: it tells the incarnation itself only where it dials, so one that
-    /// comes with that incarnation is the one that was dialled.
+    /// The member is empty. Carries the fingerprint of its incarnation. It reveals the incarnation itself only where it
+    /// dials, so a peer that connects with that incarnation is the member that was dialled.
     Empty(u64),
-    /// It has a table. Its leader, if it knows one that it can name.
+    /// The member has a table. Carries id and URL of its leader, if it knows a leader that its table holds.
     Member(Option<(u64, PeerUrl)>),
 }
 
@@ -43,7 +44,7 @@ impl PeerAnswer {
         }
     }
 
-    /// No table binds the member that answers.
+    /// Whether no table binds the member that answers.
     pub fn is_empty(&self) -> bool {
         match self {
             PeerAnswer::Claims(claims) => claims.bound_index == 0,
@@ -53,11 +54,11 @@ impl PeerAnswer {
 }
 
 impl View {
-    /// The answer to claims with this standing. `leader`: who leads, 0 if that is not known.
+    /// The answer to claims of this standing. `leader` is the id of the leader, or 0 if none is known.
     pub fn answer(&self, claims: &Claims, standing: Standing, leader: u64) -> PeerAnswer {
         if standing != Standing::Waiting {
             let mut answer = self.claims(claims.from, None);
-            // It need not learn whose its id is, if that is another's.
+            // If the claimant's id belongs to another incarnation, the claimant need not learn which.
             answer
                 .receiver
                 .take_if(|receiver| receiver.incarnation != claims.incarnation);
@@ -75,9 +76,11 @@ impl View {
     }
 }
 
-/// Judges what a peer has answered at this URL. `come`: the claims with which it has come by itself and was let in. It may
-/// have said there that it was bound since it has answered. A greeting proves nothing, so what greets is only taken for one
-/// that has come if that one says to be there.
+/// Judges the answer of a peer that was dialled at `url`.
+///
+/// `come` holds the claims of peers that connected by themselves and were let in. The dialled peer may be one of them,
+/// and may have become bound since it answered; then the newer claims count. A greeting proves nothing. So a peer that
+/// greets is taken for one of `come` only if that one claims to be at this URL.
 pub fn judge_answer<'a>(
     answer: &PeerAnswer,
     url: &PeerUrl,
@@ -105,7 +108,7 @@ pub fn judge_answer<'a>(
                         same_url: false,
                     });
                 }
-                // While it is empty it lets only those in that name it.
+                // An empty member lets in only claimants that name its incarnation, so no other claims can be its own.
                 let has_table = |claims: &&Claims| claims.bound_index > 0;
                 come.filter(has_table)
                     .find(|claims| fingerprint(claims.incarnation) == print && claims.url == *url)
@@ -113,7 +116,7 @@ pub fn judge_answer<'a>(
         },
     };
     match claims.map_or(Ok(Standing::Waiting), |claims| judge(claims, view, applied)) {
-        // It may have been let in since it has answered. If it was not, it takes nothing in which it is a voter.
+        // The peer may have been let in since it answered. If not, it ignores every state that has it as a voter.
         Err(Reason::StateLost) => Ok(Standing::Bound),
         judged => judged,
     }
@@ -169,7 +172,7 @@ mod tests {
             same_url: false,
         };
         assert_eq!(judged(&empty(2, 21), &come), Err(other));
-        // Nobody that came is the one that has answered.
+        // None of the peers that connected is the one that answered.
         let come = [claims(4, 44, 61)];
         assert_eq!(judged(&empty(4, 45), &come), Ok(Standing::Waiting));
         assert_eq!(judged(&empty(4, 44), &come), Ok(Standing::Ahead));
@@ -178,13 +181,13 @@ mod tests {
             |at, come: &[Claims]| judge_answer(&member, &url(at), come, &empty_view(), 0);
         assert_eq!(to_empty(2, &[]), Ok(Standing::Waiting));
         assert_eq!(to_empty(2, &[claims(2, 20, 1)]), Ok(Standing::Ahead));
-        // Something greets at a place where that one is not.
+        // A peer greets at a place that is not the member's.
         assert_eq!(to_empty(7, &[claims(2, 20, 1)]), Ok(Standing::Waiting));
     }
 
     #[test]
     fn what_a_voter_answered_may_be_from_before_it_was_let_in() {
-        // It has not come again yet.
+        // The peer has not connected again yet.
         let before = PeerAnswer::Claims(claims(2, 20, 0));
         let answered = judge_answer(&before, &url(2), [], &view(), 60);
         assert_eq!(answered, Ok(Standing::Bound));

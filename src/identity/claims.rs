@@ -2,38 +2,39 @@
 
 use crate::peer_url::PeerUrl;
 
-/// What an end of a connection says about itself.
+/// What one end of a connection claims about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
-    /// Its cluster, 0: it is empty and belongs to none.
+    /// The cluster id of the claimant, or 0 if it is empty and belongs to no cluster.
     pub cluster: u64,
-    /// Its member id.
+    /// The member id of the claimant.
     pub from: u64,
-    /// The id it means to talk to.
+    /// The member id that the claimant wants to talk to.
     pub to: u64,
-    /// The incarnation of its data directory.
+    /// The incarnation of the claimant's data directory.
     pub incarnation: u64,
-    /// The index of the entry that bound it, in its own table; 0: no table binds it.
+    /// The index at which the claimant's own table binds it, or 0 if no table does.
     pub bound_index: u64,
-    /// A random number of this start of its process.
+    /// A random number of this start of the claimant's process.
     pub run: u64,
-    /// Where it is reached.
+    /// The peer URL of the claimant.
     pub url: PeerUrl,
-    /// It was told so itself. Otherwise that is where its table says, which may be an old one, and no word of a move.
+    /// Whether `url` was given to the claimant by its options. Otherwise `url` comes from its table, may be out of
+    /// date, and does not announce a move.
     pub url_given: bool,
-    /// The command version that its build knows.
+    /// The command version that the claimant's build knows.
     pub version: u64,
-    /// What its table says of the receiver, if it has a bound one.
+    /// The row of the receiver in the claimant's table, if that row is bound.
     pub receiver: Option<Receiver>,
 }
 
-/// What a claimant's table says of the receiver.
+/// What the claimant's table says about the receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receiver {
-    /// The incarnation that is bound, never 0.
+    /// The incarnation that the receiver's id is bound to, never 0.
     pub incarnation: u64,
-    /// The claimant's cluster has formed.
+    /// Whether the claimant's cluster has formed.
     pub formed: bool,
-    /// It is bound at the very place where the claimant dialled.
+    /// Whether the row has the URL that the claimant has just dialled.
     pub same_url: bool,
 }

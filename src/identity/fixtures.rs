@@ -12,8 +12,8 @@ pub(super) fn url(id: u64) -> PeerUrl {
     format!("http://a:{id}").parse().unwrap()
 }
 
-/// Member 1 of three first ones, who knows 4 to be added by hand at 40, 5 removed at 50, and 9 removed at 60, which is
-/// not settled. Applied up to 60.
+/// The view of member 1 in a cluster that was formed by three members. Member 4 was added by hand at 40, 5 was removed
+/// at 50, and 9 was removed at 60, which is not settled. Applied up to 60.
 pub(super) fn view() -> View {
     let mut members = Members::of((1..=3).map(|id| (id, url(id), 10 * id)));
     let open = Member {
@@ -53,7 +53,7 @@ pub(super) fn empty_view() -> View {
     }
 }
 
-/// Of somebody who knows member 1.
+/// Claims of a peer whose table binds member 1.
 pub(super) fn claims(from: u64, incarnation: u64, bound_index: u64) -> Claims {
     Claims {
         cluster: if bound_index == 0 { 0 } else { CLUSTER },

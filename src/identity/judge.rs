@@ -1,4 +1,4 @@
-//! Whether a claim is believed.
+//! Judges whether a claim is believed.
 
 use super::claims::Claims;
 use super::view::View;
@@ -10,17 +10,18 @@ use std::fmt;
 pub enum Standing {
     /// The applied table binds this incarnation to this id.
     Bound,
-    /// It can't be judged yet: the binding that it names lies above the applied index. Messages pass both ways, and its
-    /// word ends no process.
+    /// The claim can't be judged yet, because the binding that it names lies above the applied index. Messages pass
+    /// both ways, but none of them can end a process.
     Ahead,
-    /// It has no power yet: it is to be added or bound. The connection stays, and no message passes.
+    /// The claimant has no power yet: it still has to be added or bound. The connection stays open, and no message
+    /// passes.
     Waiting,
 }
 
 /// Why a claim is not believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// This id was removed by the entry at this index.
+    /// The entry at this index removed the id.
     Removed {
         /// Index of the removing entry.
         removed_index: u64,
@@ -29,31 +30,32 @@ pub enum Reason {
     NotAMember,
     /// The id is bound to another incarnation.
     OtherIncarnation {
-        /// Index of the entry that bound it.
+        /// Index of the binding entry.
         bound_index: u64,
-        /// It is bound at the very place where the claimant says that it is.
+        /// Whether the binding has the URL that the claimant gives as its own.
         same_url: bool,
     },
-    /// The id was added at another place, and whoever answers there will be bound.
+    /// The id was added at another URL. Whatever empty directory answers there will be bound.
     OtherPlace,
-    /// They belong to different clusters.
+    /// The two ends belong to different clusters.
     WrongCluster {
-        /// There, too, the claimant's id is bound at the claimant's place, to another incarnation.
+        /// Whether this cluster, too, binds the claimant's id at the claimant's URL, but to another incarnation.
         other_life: bool,
     },
-    /// The connection led to another member than it was meant for.
+    /// The connection reached another member than the claimant meant.
     WrongReceiver {
-        /// The id that answered.
+        /// The id of the member that answered.
         actual: u64,
     },
     /// Another process runs with this incarnation.
     Twice,
-    /// It is a voter, and claims that no table binds it: what it has acknowledged since it was let in is lost.
+    /// The claimant is a voter but claims that no table binds it. Everything that it has acknowledged since it was let
+    /// in is lost.
     StateLost,
 }
 
 impl fmt::Display for Reason {
-    /// As what is wrong with the claimant.
+    /// Says what is wrong with the claimant.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Removed { removed_index } => {
@@ -65,15 +67,17 @@ impl fmt::Display for Reason {
                 "its id is bound to another data directory, at index {bound_index}"
             ),
             Reason::OtherPlace => write!(f, "its id was added at another peer URL"),
-            Reason::WrongCluster { other_life: false } => write!(f, "it is of another cluster"),
+            Reason::WrongCluster { other_life: false } => {
+                write!(f, "it belongs to another cluster")
+            }
             Reason::WrongCluster { other_life: true } => write!(
                 f,
-                "it is of another cluster, and here its id and peer URL are those of another data directory"
+                "it belongs to another cluster, and in this cluster its id and peer URL belong to another data directory"
             ),
             Reason::WrongReceiver { actual } => {
                 write!(
                     f,
-                    "at its address member {actual} answers; two addresses were mixed up"
+                    "member {actual} answers at its address: two addresses were mixed up"
                 )
             }
             Reason::Twice => write!(f, "another process runs on a copy of its data directory"),
@@ -85,7 +89,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Judges a peer's claims with this view, of which everything up to `applied` is applied.
+/// Judges a peer's claims against this view, whose table is applied up to `applied`.
 pub fn judge(claims: &Claims, view: &View, applied: u64) -> Result<Standing, Reason> {
     if claims.to != view.me {
         return Err(Reason::WrongReceiver { actual: view.me });
@@ -100,15 +104,16 @@ pub fn judge(claims: &Claims, view: &View, applied: u64) -> Result<Standing, Rea
         });
     }
     if let Some(row) = row.filter(|row| row.incarnation == claims.incarnation) {
-        // A learner becomes a voter when it has stored its first state, so a voter that is empty has lost that. One that has
-        // just become a voter may have made these claims before, and makes others now.
+        // A learner becomes a voter only after it has stored its first state, so an empty voter has lost that state. A
+        // learner that has just become a voter may have made these claims before; its next claims are different.
         let is_lost = claims.bound_index == 0 && !row.learner;
         return match is_lost && !is_planted(Mutant::PutBackLedOn) {
             true => Err(Reason::StateLost),
             false => Ok(Standing::Bound),
         };
     }
-    // Members with a newer table know this one's incarnation. The cluster id, which every client may know, does not suffice.
+    // Members with a newer table know this member's incarnation. The cluster id does not suffice, because every client
+    // may know it.
     let knows_me = claims
         .receiver
         .is_some_and(|receiver| receiver.incarnation == view.incarnation);
@@ -123,7 +128,7 @@ pub fn judge(claims: &Claims, view: &View, applied: u64) -> Result<Standing, Rea
     }
     match row {
         Some(row) if row.incarnation == 0 && claims.bound_index > 0 => {
-            // Of an earlier life of the id.
+            // The claimant belongs to an earlier life of the id.
             Err(Reason::Removed {
                 removed_index: row.added_index,
             })
@@ -151,7 +156,7 @@ fn judge_stranger(claims: &Claims, view: &View) -> Result<Standing, Reason> {
         };
     }
     match view.members.removed_at(claims.from, claims.bound_index) {
-        // While its removal is not settled it must not go home: its vote may be needed elsewhere.
+        // Until the removal is settled, the removed member must not leave: another member may need its vote.
         Some(removed_index) if !view.members.is_leaving(claims.from) => {
             Err(Reason::Removed { removed_index })
         }
@@ -232,7 +237,7 @@ mod tests {
             (claims(5, 55, 1), Reason::Removed { removed_index: 50 }),
             (claims(5, 55, 0), Reason::Removed { removed_index: 50 }),
             (claims(4, 41, 3), Reason::Removed { removed_index: 40 }),
-            // Its removal is not settled.
+            // The removal of member 9 is not settled.
             (claims(9, 90, 1), Reason::NotAMember),
             (claims(6, 66, 0), Reason::NotAMember),
         ] {
@@ -246,7 +251,7 @@ mod tests {
         view.members.forgotten_index = 40;
         let removed = Reason::Removed { removed_index: 40 };
         assert_eq!(judge(&claims(6, 66, 39), &view, 60), Err(removed));
-        // An empty directory never was a member.
+        // An empty directory was never a member.
         let empty = judge(&claims(6, 66, 0), &view, 60);
         assert_eq!(empty, Err(Reason::NotAMember));
     }
@@ -257,7 +262,7 @@ mod tests {
             assert_eq!(judged(later.clone()), Ok(Standing::Ahead), "{later:?}");
             assert!(judge(&later, &view(), 70).is_err());
         }
-        // A stranger knows the cluster id at best.
+        // A stranger knows the cluster id at most.
         for incarnation in [None, Some(11)] {
             let receiver = incarnation.map(|incarnation| Receiver {
                 incarnation,

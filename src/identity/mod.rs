@@ -1,16 +1,19 @@
-//! Who is who: what the ends of a connection claim about themselves, whether the other end believes it, and what a member
-//! makes of being refused.
+//! Identity: what the two ends of a connection claim, whether each end believes the other, and what a member does when
+//! it is refused.
 //!
-//! A member is (id, incarnation), and the replicated table of the members says which incarnation an id is bound to, by
-//! the entry at which index. So a claim is (cluster, id, incarnation, index of the binding), and [`judge()`] compares it
-//! with the own applied table. Nothing that a claim says is kept over a restart.
+//! A member is (id, incarnation). The replicated members table says which incarnation an id is bound to, and at which
+//! index. So a claim is (cluster, id, incarnation, index of the binding), and [`judge()`] compares it with the own
+//! applied table. Nothing from a claim is kept across a restart.
 //!
-//! Tables differ in age. A member that was cut off for long may know none of those that now lead its cluster, and has to
-//! vote for them. So a claim whose binding lies above the own applied index is not refused: it can't be judged yet, and its
-//! messages pass until it can. And a refusal counts only if it comes from a table that is at least as new as the binding
-//! of the member that it refuses.
+//! Tables differ in age. A member that was cut off for long may know none of the members that now lead its cluster, but
+//! still has to vote for them. So:
+//! - A claim whose binding lies above the own applied index is not refused. It can't be judged yet, and its messages
+//!   pass until it can.
+//! - A refusal counts only if the table that it comes from is at least as new as the binding of the member that it
+//!   refuses.
 //!
-//! [`verdict()`] is the whole of what a member does about evidence against itself: a pure function, one row a case.
+//! [`verdict()`] is everything that a member does about evidence against itself. It is a pure function, with one row
+//! for each case.
 
 mod answer;
 mod claims;

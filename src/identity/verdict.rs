@@ -1,27 +1,29 @@
-//! What a member does about being refused: a pure function, one row a case.
+//! What a member does when it is refused: a pure function, with one row for each case.
 
 use super::claims::Claims;
 use super::judge::Reason;
 use super::view::View;
 
-/// Why a peer refuses this member, in the peer's own view.
+/// A refusal of this member, as the refusing peer sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerRefusal {
-    /// The peer that refuses.
+    /// The id of the peer that refuses.
     pub by: u64,
-    /// Up to where its table is applied.
+    /// The index up to which the peer's table is applied.
     pub applied: u64,
-    /// Its cluster has formed.
+    /// Whether the peer's cluster has formed.
     pub formed: bool,
-    /// It was dialled where this member expects it. Otherwise it came by itself, and may be anybody.
+    /// Whether this member dialled the peer where it expects that peer. Otherwise the peer connected by itself, and may
+    /// be any process.
     pub dialled: bool,
-    /// Its reason.
+    /// The reason for the refusal.
     pub reason: Reason,
 }
 
 impl PeerRefusal {
-    /// What a claim itself says against the member that it was made to: the claimant's table binds this id, at this
-    /// place, to another incarnation. It does not say with which index.
+    /// The refusal that a claim implies for the member that receives it: the claimant's table binds the receiver's id,
+    /// at the URL that was dialled, to another incarnation. A claim does not carry the index up to which the claimant's
+    /// table is applied.
     pub fn of_claim(claims: &Claims, view: &View) -> Option<PeerRefusal> {
         let receiver = claims.receiver?;
         let other_cluster = view.cluster != 0 && claims.cluster != view.cluster;
@@ -45,21 +47,21 @@ impl PeerRefusal {
     }
 }
 
-/// The life and state of the member that was refused.
+/// The life and state of the refused member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Own {
-    /// It has no table: it was never let in, or its directory was emptied.
+    /// The member has no table: it was never let in, or its directory was emptied.
     Empty,
-    /// It belongs to a cluster that has not formed, as far as it knows.
+    /// The member belongs to a cluster that has not formed, as far as it knows.
     Forming {
-        /// Index of the entry that bound it.
+        /// Index of the entry that bound the member.
         bound_index: u64,
     },
-    /// It is, and always was, the only member of a cluster of one.
+    /// The member is, and always was, the only member of its cluster.
     Sole,
-    /// It belongs to a cluster that has formed, by the binding at this index.
+    /// The member belongs to a cluster that has formed.
     Member {
-        /// Index of the entry that bound it.
+        /// Index of the entry that bound the member.
         bound_index: u64,
     },
 }
@@ -67,33 +69,34 @@ pub enum Own {
 /// What a member does about a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing follows from it.
+    /// Do nothing.
     GoOn,
-    /// It waits to be added, and says so once.
+    /// Wait to be added, and say so once.
     Wait,
-    /// It goes on, and a person should look.
+    /// Go on, and tell a person to look.
     Warn,
-    /// It answers 503 `other-life` to everything for as long as this is heard.
+    /// Answer every request with 503 `other-life` while the refusal is repeated.
     RefuseService,
-    /// It ends with 5: its directory is not the one that its id is bound to.
+    /// End with exit code 5: the id is bound to another directory than this one.
     EndAsReplaced,
-    /// The same, if that goes on to be said and nobody else lets it in: the table that says so may be an old one.
+    /// End with exit code 5 if the refusal is repeated and no other peer lets this member in. The table behind a single
+    /// refusal may be an old one.
     EndAsReplacedUnlessLetIn,
-    /// It ends with 5: its directory is from before it was let in, and it has voted since.
+    /// End with exit code 5: the directory dates from before the member was let in, but the member has voted since.
     EndAsStateLost,
-    /// It ends with 5: another process runs with its incarnation.
+    /// End with exit code 5: another process runs with this incarnation.
     EndAsTwice,
-    /// It ends with 0, and no later start succeeds: it was removed by the entry at this index.
+    /// End with exit code 0: the member was removed. No later start succeeds.
     EndAsRemoved {
-        /// Index of the removing entry, or of one behind it.
+        /// Index of the removing entry, or of a later one.
         index: u64,
     },
 }
 
-/// What a member does about being refused.
+/// Decides what a member does about a refusal.
 pub fn verdict(own: Own, refusal: &PeerRefusal) -> Verdict {
     use Reason::*;
-    // Whoever came by itself may be anybody: it ends no process.
+    // A peer that connected by itself may be any process, so its refusal ends no process.
     let known = refusal.dialled;
     match (own, refusal.reason) {
         (_, Twice) if known => Verdict::EndAsTwice,
@@ -102,7 +105,7 @@ pub fn verdict(own: Own, refusal: &PeerRefusal) -> Verdict {
 
         (Own::Empty, StateLost) if known && refusal.formed => Verdict::EndAsStateLost,
         (Own::Empty, StateLost) => Verdict::Warn,
-        // It was let in after it had made the claims that were refused.
+        // The member was let in after it had made the claims that were refused.
         (_, StateLost) => Verdict::GoOn,
 
         (Own::Empty, OtherIncarnation { same_url: true, .. }) => match known && refusal.formed {
@@ -115,7 +118,7 @@ pub fn verdict(own: Own, refusal: &PeerRefusal) -> Verdict {
         (Own::Forming { .. }, WrongCluster { other_life: true }) if known && refusal.formed => {
             Verdict::EndAsReplaced
         }
-        // It was away when its cluster had formed, and may be a member no more.
+        // The member was away when its cluster formed, and may have been removed since.
         (Own::Forming { bound_index }, Removed { .. } | OtherIncarnation { .. })
             if refusal.formed =>
         {
@@ -127,7 +130,7 @@ pub fn verdict(own: Own, refusal: &PeerRefusal) -> Verdict {
         (Own::Sole, _) => Verdict::Warn,
 
         (Own::Member { .. }, _) if !known => Verdict::GoOn,
-        // Its table may be older than this member's binding.
+        // The peer's table may be older than this member's binding.
         (Own::Member { bound_index }, _) if refusal.applied < bound_index => Verdict::GoOn,
         (Own::Member { bound_index }, Removed { removed_index }) if removed_index > bound_index => {
             Verdict::EndAsRemoved {
@@ -140,7 +143,7 @@ pub fn verdict(own: Own, refusal: &PeerRefusal) -> Verdict {
                 bound_index: later, ..
             },
         ) if later > bound_index => Verdict::EndAsRemoved { index: later },
-        // While its removal is not settled, for a moment, or a contradiction.
+        // Either the removal is not settled yet, which lasts a moment, or the tables contradict each other.
         (Own::Member { .. }, NotAMember) => Verdict::GoOn,
         (Own::Member { .. }, _) => Verdict::Warn,
     }
@@ -168,7 +171,8 @@ mod tests {
         }
     }
 
-    /// What the peer says, its cluster has formed, it was dialled, its applied index; and what follows.
+    /// The peer's reason, whether its cluster has formed, whether it was dialled, its applied index, and the expected
+    /// verdict.
     type Row = (Reason, bool, bool, u64, Verdict);
 
     fn check(own: Own, rows: &[Row]) {

@@ -1,4 +1,4 @@
-//! What a member knows of itself and of the others.
+//! What a member knows of itself and of the other members.
 
 use super::claims::{Claims, Receiver};
 use crate::command::version::VERSION;
@@ -6,30 +6,30 @@ use crate::members::Members;
 use crate::mutants::{Mutant, is_planted};
 use crate::peer_url::PeerUrl;
 
-/// What a member knows of itself and of the others, as of some index.
+/// What a member knows of itself and of the other members, as of one applied index.
 #[derive(Debug, Clone)]
 pub struct View {
-    /// This member.
+    /// The id of this member.
     pub me: u64,
-    /// The incarnation of its data directory.
+    /// The incarnation of this member's data directory.
     pub incarnation: u64,
     /// The random number of this start of the process.
     pub run: u64,
-    /// Where it is reached.
+    /// The peer URL of this member.
     pub url: PeerUrl,
-    /// It was told so itself. Otherwise that is where the table says.
+    /// Whether `url` was given by this member's options. Otherwise it comes from the table.
     pub url_given: bool,
-    /// Its cluster, 0 while it is empty.
+    /// The cluster id, or 0 while this member is empty.
     pub cluster: u64,
-    /// The applied table. Empty while this member is.
+    /// The applied table. Empty while this member is empty.
     pub members: Members,
-    /// The index of the entry that bound this member, 0 while it is empty. Kept when it is removed: it still is who it
-    /// was.
+    /// The index of the entry that bound this member, or 0 while this member is empty. Kept after a removal, because
+    /// the removed member still has to say who it is.
     pub bound_index: u64,
 }
 
 impl View {
-    /// The view that follows this one.
+    /// The view after the members table has changed.
     pub fn next(&self, cluster: u64, members: &Members) -> View {
         let own = members.members.get(&self.me);
         let own = own.filter(|own| own.incarnation == self.incarnation);
@@ -43,12 +43,13 @@ impl View {
         }
     }
 
-    /// It has no table yet, and so no power.
+    /// Whether this member has no table yet, and so no power.
     pub fn is_empty(&self) -> bool {
         self.members.members.is_empty()
     }
 
-    /// What this member claims towards `to`, which it dials at `url` (`None`: it was dialled).
+    /// The claims of this member towards `to`. `url` is where it dials that peer, or `None` if the peer dialled this
+    /// member.
     pub fn claims(&self, to: u64, url: Option<&PeerUrl>) -> Claims {
         let row = self.members.members.get(&to);
         let row = row.filter(|row| row.incarnation != 0);

@@ -1,4 +1,4 @@
-//! The changes of the table: what a command does once its entry is committed.
+//! Applies committed commands to the members table.
 
 use super::decide::parse_url;
 use super::list::listed;
@@ -54,7 +54,8 @@ impl Members {
             }
             _ => panic!("{:?} changes no members", command.kind),
         }
-        // Formed changes no configuration, and who has lost its commit index learns of it again.
+        // `Formed` changes no configuration, so it needs no settlement. A member that has lost the commit index of
+        // `Formed` learns it again from the leader.
         self.unsettled = (command.kind != Kind::Formed).then_some(Unsettled {
             index,
             kind: command.kind,
@@ -62,11 +63,11 @@ impl Members {
         });
     }
 
-    /// Carries out a command that describes a member; whether that changed anything. Not of an earlier life of the id, and
-    /// not what is too long for a row.
+    /// Carries out a command that describes a member. Returns whether that changed anything. A description of an
+    /// earlier life of the id, or one too long for a row, is ignored.
     ///
-    /// It changes no configuration, so it needs no settlement: whoever has applied the entry knows it to be committed, and
-    /// what is proposed because of it stands behind it in every log.
+    /// A description changes no configuration, so it needs no settlement: a member that has applied the entry knows it
+    /// to be committed, and everything proposed because of it stands behind it in every log.
     pub fn describe(&mut self, command: &Command) -> bool {
         let Some(row) = self.members.get_mut(&command.member_id) else {
             return false;
@@ -101,8 +102,9 @@ impl Members {
         self.former.drain(..surplus);
     }
 
-    /// The directory of an id that was removed long ago may then be added again by a request that was as long on its way.
-    /// It starts no more, if it knows of its removal; or it has kept its votes, and may as well come back.
+    /// Forgets the oldest removals beyond the limit. A very late request could then add the directory of such a
+    /// forgotten id again. That is safe: if the directory knows of its removal, its process does not start. Otherwise
+    /// it still has its votes, and may come back.
     fn forget_oldest_removals(&mut self) {
         while self.removed.len() > REMOVED_MAX {
             let oldest = self.removed.iter().min_by_key(|(_, index)| **index);
@@ -133,7 +135,8 @@ mod tests {
         let (oldest, newest) = (4, 3 + REMOVED_MAX as u64 + 10);
         assert!(!members.removed.contains_key(&oldest));
         assert_eq!(members.forgotten_index, first + 19);
-        // Whoever was bound before the last removal that is forgotten, and is no member, is one of those.
+        // An id that was bound before the newest forgotten removal, and is no member, counts as removed by that
+        // removal.
         assert_eq!(members.removed_at(oldest, first), Some(first + 19));
         assert_eq!(members.removed_at(oldest, 0), None, "it never was a member");
         assert_eq!(members.removed_at(oldest, first + 20), None);
@@ -167,7 +170,7 @@ mod tests {
         assert_eq!(members.members, before.members);
         assert!(members.describe(&description(2, 20)));
         assert!(!members.describe(&description(2, 20)), "it is so already");
-        // What a command does not say stays.
+        // Fields that a command leaves out keep their values.
         let mut version = command(Kind::DescribeMember, 2, "");
         (version.member_incarnation, version.member_version) = (20, VERSION);
         assert!(members.describe(&version));

@@ -1,4 +1,4 @@
-//! The rules of membership: what a command may change, and what that asks of raft.
+//! The rules of membership: which change a command makes, and which conf change that needs in raft.
 
 use super::list::listed;
 use super::{Member, Members};
@@ -8,17 +8,17 @@ use crate::limits::MEMBERS_MAX;
 use crate::peer_url::PeerUrl;
 use raft::eraftpb::{ConfChange, ConfChangeType};
 
-/// What an accepted membership command does.
+/// The effect of an accepted membership command.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
-    /// It changes the members, and raft's configuration in this way. Id 0: raft's stays as it is.
+    /// The members change. Raft's configuration changes by this conf change; node id 0 means that it stays as it is.
     Change(ConfChange),
-    /// It asks for what is already so: a success without effect.
+    /// The requested state already holds: a success without effect.
     Nothing,
 }
 
 impl Members {
-    /// Decides on a membership command against this state. Every node gives the same answer at the same index.
+    /// Decides on a membership command against this state. Every node decides alike at the same index.
     pub fn decide(&self, command: &Command) -> Result<Decision, Refusal> {
         let id = command.member_id;
         let incarnation = command.member_incarnation;
@@ -59,7 +59,7 @@ impl Members {
             };
         }
         let member = known.ok_or(Refusal::NotFound)?;
-        // What was long on its way must not hit the next life of an id, which may not even run.
+        // A late command must not affect the next life of an id, whose process may not even be running.
         let same_life = member.added_index == command.member_added_index;
         match command.kind {
             Kind::BindMember if same_life && member.incarnation == 0 && incarnation != 0 => change,
@@ -82,7 +82,7 @@ impl Members {
         }
     }
 
-    /// Another member than this one at this URL.
+    /// The id of another member at this URL.
     fn other_at(&self, url: &PeerUrl, id: u64) -> Option<u64> {
         let mut members = self.members.iter();
         let (other, _) = members.find(|(other, member)| **other != id && member.url == *url)?;
@@ -91,13 +91,13 @@ impl Members {
 }
 
 impl Member {
-    /// It has this incarnation, or one of the two is open.
+    /// Whether the incarnations are equal, or one of them is open.
     fn may_be(&self, incarnation: u64) -> bool {
         incarnation == 0 || self.incarnation == 0 || self.incarnation == incarnation
     }
 }
 
-/// Whether a command of this kind changes the members, and so goes into an entry of its own.
+/// Whether a command of this kind changes the members, and so needs an entry of its own.
 pub fn is_change(kind: Kind) -> bool {
     match kind {
         Kind::AddMember
@@ -113,8 +113,8 @@ pub fn is_change(kind: Kind) -> bool {
     }
 }
 
-/// What a change of members asks of raft. All of them are conf changes, since raft holds those back one by one; id 0 tells
-/// it to change nothing.
+/// The conf change that a membership change needs in raft. Every membership change is one, because raft admits only one
+/// conf change at a time. Node id 0 leaves raft's configuration as it is.
 pub fn conf_change(command: &Command) -> ConfChange {
     let mut change = ConfChange::default();
     let (kind, id) = match command.kind {

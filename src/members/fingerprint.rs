@@ -1,19 +1,19 @@
-//! What is made of an incarnation by a hash that does not tell it: the id of a cluster, and a fingerprint.
+//! One-way hashes of an incarnation: the cluster id, and a fingerprint that strangers may know.
 
 use sha2::{Digest as _, Sha256};
 
-/// The id of the cluster that this data directory begins. Never 0, which means "none yet".
+/// The id of the cluster that this data directory starts. Never 0, which means "none yet".
 pub fn cluster_id(incarnation: u64) -> u64 {
     digest(b"cluster", incarnation).max(1)
 }
 
-/// What anybody may know of an incarnation.
+/// The fingerprint of an incarnation. It may be shown to any peer.
 pub fn fingerprint(incarnation: u64) -> u64 {
     digest(b"fingerprint", incarnation)
 }
 
-/// The first 8 bytes of SHA-256, as a little-endian number. It does not tell the incarnation, which is for members only:
-/// a hash that can be turned back, such as FNV or a CRC, would.
+/// The first 8 bytes of SHA-256, as a little-endian number. Only members may know the incarnation, so the hash must not
+/// be reversible, as FNV or a CRC would be.
 fn digest(purpose: &[u8], incarnation: u64) -> u64 {
     let mut hash = Sha256::new();
     hash.update(purpose);

@@ -24,7 +24,7 @@ pub(super) fn three() -> Members {
     Members::of((1..=3).map(|id| (id, url(id), 10 * id)))
 }
 
-/// As many as there can be, with the longest URLs, and so many removed ones that some are forgotten.
+/// The largest possible table: as many members as allowed, with the longest URLs, and more removals than are kept.
 pub(super) fn fullest() -> Members {
     let mut members = three();
     let add = |id: u64| {
@@ -62,7 +62,7 @@ pub(super) fn fullest() -> Members {
     members
 }
 
-/// The longest.
+/// The longest description that fits.
 pub(super) fn description(id: u64, incarnation: u64) -> Command {
     let mut command = command(Kind::DescribeMember, id, "");
     command.member_incarnation = incarnation;

@@ -1,19 +1,25 @@
-//! The members of the cluster: id, peer URL, voter or learner, incarnation, and who was removed.
+//! The members table: id, peer URL, voter or learner, incarnation, and the removed ids.
 //!
-//! This is replicated state: it changes only by committed entries, it is the same on every node at the same index,
-//! and it travels in every snapshot. [`Members::decide`] is where the rules of membership are, and nowhere else.
+//! The table is replicated state. It changes only by committed entries, is equal on every node at the same index, and
+//! travels in every snapshot. [`Members::decide`] holds all rules of membership.
 //!
-//! A member *is* an id and an incarnation, the random number of its data directory. The entry that adds a member binds
-//! both, or leaves the incarnation open; then a later entry binds it. Until then the id has no power.
+//! A member *is* an id and an incarnation, the random number of its data directory. The entry that adds a member either
+//! binds both, or leaves the incarnation open for a later entry to bind. Until it is bound, the id has no power.
 //!
-//! A cluster *forms* from the list of its first members: the first of them begins alone and adds the others. `forming` is
-//! that list until the entry `Formed`. Before it has added anybody it may take another list, by the entry `CorrectList`.
+//! A cluster *forms* from the list of its first members: the first one starts alone and adds the others. `forming`
+//! holds that list until the entry `Formed`. Before the first has added any member, the entry `CorrectList` can replace
+//! the list.
 //!
-//! Raft makes a configuration effective when its entry is applied, so a configuration is as volatile as the commit index
-//! behind it. Therefore every change is *settled*: the leader proposes an entry after it has carried the change out, and
-//! whoever stores that entry stores the commit index that came with it, which covers the change. Until the settlement is
-//! committed there is no other change, nobody is told of the success, and a removed member stays: those who know of the
-//! change may be too few to elect a leader, and the others still need the old configuration.
+//! Raft makes a configuration effective when its entry is applied, so a configuration is only as durable as the commit
+//! index that covers it. Therefore every change is *settled*. After the leader has applied the change, it proposes a
+//! settlement entry. A member that stores the settlement also stores the commit index that came with it, and that index
+//! covers the change. Until the settlement is committed:
+//! - no other change is proposed;
+//! - no client is answered that the change succeeded;
+//! - a removed member keeps running.
+//!
+//! Otherwise the members that know of the change may be too few to elect a leader, while the others still need the old
+//! configuration.
 
 mod change;
 mod decide;
@@ -35,73 +41,74 @@ use crate::peer_url::PeerUrl;
 use raft::eraftpb::ConfState;
 use std::collections::BTreeMap;
 
-/// Members and removed ids, as of some index.
+/// Members and removed ids, as of one index.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Members {
-    /// By id.
+    /// The members by id.
     pub members: BTreeMap<u64, Member>,
-    /// Removed ids, with the index of the entry that removed them; an id added again leaves this map. The newest
-    /// [`REMOVED_MAX`](crate::limits::REMOVED_MAX) of them: see [`Members::removed_at`].
+    /// Removed ids, each with the index of the removing entry. An id that is added again leaves this map. Only the
+    /// newest [`REMOVED_MAX`](crate::limits::REMOVED_MAX) removals are kept: see [`Members::removed_at`].
     pub removed: BTreeMap<u64, u64>,
-    /// The incarnation that each removed id had, if it was bound: it does not come back. A request that comes twice would
-    /// otherwise add a directory that knows itself to be removed.
+    /// The incarnation of each removed id that was bound. That incarnation can't be added again. Otherwise a duplicate
+    /// of the old add request would add a directory that knows itself to be removed.
     pub gone: BTreeMap<u64, u64>,
-    /// The highest index of a removal that is not in `removed` any more because there are too many, 0 if none is.
+    /// The highest index of a removal that was dropped from `removed` to keep the limit, or 0.
     pub forgotten_index: u64,
-    /// The newest change while it is not settled.
+    /// The newest change, while it is not settled.
     pub unsettled: Option<Unsettled>,
-    /// While the cluster forms, where its first members are reached; empty once it has formed.
+    /// The list of first members while the cluster forms. Empty once the cluster has formed.
     pub forming: BTreeMap<u64, PeerUrl>,
-    /// Where members were reached before they moved or were removed, the newest last: a list of members that names such a
-    /// place is an old one, and not that of another cluster. At most
+    /// Places of members before they moved or were removed, the newest last. A list that names such a place is an old
+    /// list of this cluster, and not the list of another one. At most
     /// [`FORMER_PLACES_MAX`](crate::limits::FORMER_PLACES_MAX).
     pub former: Vec<(u64, PeerUrl)>,
-    /// The highest id that a member has had.
+    /// The highest id that any member has ever had.
     pub highest_id: u64,
 }
 
-/// One member.
+/// One row of the members table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// Where its peers reach it, in the canonical form of [`PeerUrl`].
+    /// The URL at which peers reach the member, in the canonical form of [`PeerUrl`].
     pub url: PeerUrl,
     /// A learner replicates and does not vote.
     pub learner: bool,
-    /// Index of the entry that added it; 1 for the first member.
+    /// Index of the entry that added the member; 1 for the first member.
     pub added_index: u64,
-    /// The random number of its data directory, 0 while that is open.
+    /// The random number of the member's data directory, or 0 while it is open.
     pub incarnation: u64,
-    /// Index of the entry that bound the incarnation, 0 while it is open. Tells whose view of a member is the newer one.
+    /// Index of the entry that bound the incarnation, or 0 while it is open. Of two views of a member, the one with the
+    /// higher index is newer.
     pub bound_index: u64,
-    /// What the others may know of it.
+    /// What the member has stated about itself.
     pub description: Description,
 }
 
-/// What a member says of itself. No rule of membership depends on it.
+/// What a member states about itself. No rule of membership depends on it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Description {
-    /// The command version that its build knows: see [`crate::command::version`]. 0: it has not said.
+    /// The command version that the member's build knows (see [`crate::command::version`]), or 0 if it is not known.
     pub version: u64,
-    /// Where clients reach it. Empty: it has not said.
+    /// The URL at which clients reach the member. Empty if it is not known.
     pub client_url: String,
-    /// A fingerprint of its key. Empty: it has none.
+    /// A fingerprint of the member's key. Empty if it has none.
     pub key_fingerprint: Vec<u8>,
 }
 
-/// A change of members that is not settled.
+/// A membership change that is not settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unsettled {
-    /// Index of its entry.
+    /// Index of the entry that made the change.
     pub index: u64,
-    /// What it did.
+    /// The kind of the change.
     pub kind: Kind,
-    /// To whom.
+    /// The id of the changed member.
     pub member: u64,
 }
 
 impl Members {
-    /// Where a new cluster begins: its first member alone, the lowest id of `list`, with the incarnation of its data
-    /// directory. A list of one has formed.
+    /// The table of a new cluster: only its first member, the lowest id of `list`, with the incarnation of its data
+    /// directory. A list of one member has formed.
     pub fn first(list: &BTreeMap<u64, PeerUrl>, incarnation: u64) -> Members {
         let (id, url) = list.first_key_value().expect("a cluster has a member");
         let mut members = Members::of([(*id, url.clone(), incarnation)]);
@@ -111,7 +118,7 @@ impl Members {
         members
     }
 
-    /// A cluster that has formed, of these voters: id, peer URL and incarnation.
+    /// The table of a formed cluster with these voters, given as id, peer URL and incarnation.
     pub fn of(voters: impl IntoIterator<Item = (u64, PeerUrl, u64)>) -> Members {
         let member = |(id, url, incarnation)| {
             let member = Member {
@@ -121,7 +128,7 @@ impl Members {
                 incarnation,
                 bound_index: 1,
                 description: Description {
-                    // Whoever makes them is one of them.
+                    // The process that creates the table is one of the members.
                     version: VERSION,
                     ..Description::default()
                 },
@@ -136,49 +143,50 @@ impl Members {
         }
     }
 
-    /// The cluster serves clients: all of its first members are in.
+    /// Whether the cluster serves clients, because all its first members are voters.
     pub fn is_formed(&self) -> bool {
         self.forming.is_empty()
     }
 
-    /// This state can be the first of the member with this incarnation: it binds it, and not yet as a voter. A learner becomes
-    /// a voter when it has stored its first state.
+    /// Whether this can be the first state of the member with this incarnation: the state binds it, and as a learner. A
+    /// learner becomes a voter only after it has stored its first state.
     pub fn lets_in(&self, id: u64, incarnation: u64) -> bool {
         let row = self.members.get(&id);
         let row = row.filter(|row| row.incarnation == incarnation);
         row.is_some_and(|row| row.learner || is_planted(Mutant::PutBackLedOn))
     }
 
-    /// The cluster has not formed, and its first member has not added anybody.
+    /// Whether the cluster has not formed, and its first member has not added any other.
     pub fn has_only(&self, first: u64) -> bool {
         !self.is_formed() && self.members.keys().eq([&first]) && self.removed.is_empty()
     }
 
-    /// The member with this id is, or once was, reached there.
+    /// Whether the member with this id is, or once was, at this URL.
     pub fn was_at(&self, id: u64, url: &PeerUrl) -> bool {
         let member = self.members.get(&id);
         member.is_some_and(|member| member.url == *url)
             || (self.former.iter()).any(|(other, place)| *other == id && place == url)
     }
 
-    /// There is, or once was, a member with this id.
+    /// Whether there is, or once was, a member with this id.
     pub fn had(&self, id: u64) -> bool {
         self.members.contains_key(&id)
             || self.removed.contains_key(&id)
             || self.former.iter().any(|(other, _)| *other == id)
     }
 
-    /// The command version that all members know, learners too. 0: somebody has not said, or there is nobody.
+    /// The command version that all members know, including learners. 0 if some member's version is not known, or if
+    /// there is no member.
     pub fn known_version(&self) -> u64 {
         let versions = self.members.values().map(|row| row.description.version);
         versions.min().unwrap_or_default()
     }
 
-    /// The entry that removed the member with this id which was bound at `bound_index` (0: it never was), or one behind
-    /// it. `None`: it was not removed, as far as this table knows.
+    /// Index of the entry that removed the member with this id, or of a later entry. `bound_index` is the index that
+    /// bound the member, or 0 if none did. `None`: the member was not removed, as far as this table knows.
     ///
-    /// Whoever was bound, and is neither a member nor among the newest removed ones, was removed by an entry that is not
-    /// known any more.
+    /// A member that was bound, but is neither in the table nor among the newest removals, was removed by an entry that
+    /// the table has forgotten.
     pub fn removed_at(&self, id: u64, bound_index: u64) -> Option<u64> {
         let known = self.removed.get(&id).copied();
         let long_ago =
@@ -186,13 +194,13 @@ impl Members {
         known.or(long_ago.then_some(self.forgotten_index))
     }
 
-    /// The member was removed, and that is not settled.
+    /// Whether the member was removed and that is not settled.
     pub fn is_leaving(&self, id: u64) -> bool {
         let removal = |u: &Unsettled| u.kind == Kind::RemoveMember && u.member == id;
         self.unsettled.as_ref().is_some_and(removal)
     }
 
-    /// The member was made a voter, and that is settled.
+    /// Whether the member was made a voter and that is settled.
     pub fn is_settled_voter(&self, id: u64) -> bool {
         let promotion = |u: &Unsettled| u.kind == Kind::PromoteMember && u.member == id;
         let voter = self.members.get(&id).is_some_and(|m| !m.learner);
@@ -216,7 +224,7 @@ impl Members {
             .map(|(id, _)| *id)
     }
 
-    /// The same members as raft-rs counts them.
+    /// The same members as raft's configuration.
     pub fn conf_state(&self) -> ConfState {
         let mut state = ConfState::default();
         state.set_voters(self.voters().collect());
@@ -253,7 +261,7 @@ mod tests {
         }
         assert!(members.describe(&later(3)));
         assert_eq!(members.known_version(), VERSION + 1);
-        // A learner counts from its first moment, and nobody knows what it knows.
+        // A learner counts as soon as it is added, and its version is not known then.
         members.apply(&command(Kind::AddMember, 4, "http://a:4"), 5);
         assert_eq!(members.known_version(), 0);
         members.apply(&command(Kind::RemoveMember, 4, ""), 6);

@@ -1,4 +1,4 @@
-//! The members in the replicated state of a snapshot's header.
+//! Reads and writes the members in the replicated state of a snapshot header.
 
 use super::list::{listed, places};
 use super::{Description, Member, Members, Unsettled, to_listed};
@@ -7,8 +7,8 @@ use crate::limits::{MEMBERS_MAX, REMOVED_MAX};
 use std::collections::BTreeMap;
 
 impl Members {
-    /// Reads the members out of a snapshot header's state. A URL that does not parse is an error, with its text, and so is
-    /// more than there can be.
+    /// Reads the members from a snapshot header's state. A URL that does not parse is an error, whose text names it.
+    /// More rows than the limits allow are an error too.
     pub fn from_state(state: &ReplicatedState) -> Result<Members, String> {
         for (what, count, most) in [
             ("members", state.members.len(), MEMBERS_MAX),
@@ -18,7 +18,7 @@ impl Members {
         ] {
             if count > most {
                 return Err(format!(
-                    "there are {count} {what}, at most {most} are possible"
+                    "there are {count} {what}, more than the maximum of {most}"
                 ));
             }
         }
@@ -31,7 +31,7 @@ impl Members {
             };
             if !description.fits() {
                 let id = member.id;
-                return Err(format!("what is said of member {id} is too long"));
+                return Err(format!("the description of member {id} is too long"));
             }
             members.insert(
                 member.id,
