@@ -1,14 +1,18 @@
-//! How a new cluster comes to be, from the list of its first members: by the first of them, which adds the others.
+//! Formation: the first listed member creates the cluster and adds the others.
 //!
-//! The first begins alone and *unformed*: it leads, and serves no client. It waits until every other listed member has
-//! answered on a connection that it dialled, with an empty directory; then it adds them one after the other, each with the
-//! incarnation that answered, and makes them voters. When all are, and have stored the last promotion, it proposes
-//! `Formed`. A member serves clients once it has applied that.
+//! The first starts alone and *unformed*: it leads, and serves no clients. It waits until every other listed member has
+//! answered, with an empty directory, on a connection that the first dialled. Then it adds the others one by one, each
+//! with the incarnation that answered, and promotes them to voters. When all are voters and have stored the last
+//! promotion, it proposes `Formed`. A member serves clients once it has applied `Formed`.
 //!
-//! So there is no second way to become a voter, and nobody who is empty has any power: an emptied member can do no harm,
-//! whomever it meets. What breaks without a step: without the wait a first whose disk was lost could begin a second time
-//! beside members of the first cluster; without `Formed` on the log of all, a person who finds a lost disk could not tell
-//! whether anything was ever served.
+//! Invariants:
+//! - There is no other way to become a voter.
+//! - An empty member has no power, so an emptied member can do no harm, whatever members it meets.
+//!
+//! What breaks without a step:
+//! - without the wait, a first whose disk was lost could start a second cluster beside members of the old one;
+//! - without `Formed` in every log, a person who finds a lost disk could not know whether the cluster had served
+//!   anything.
 
 use super::ready::members_of;
 use super::{Node, NodeSettings};
@@ -29,26 +33,26 @@ use std::sync::Arc;
 /// How far this member, or its cluster, is from serving clients.
 #[derive(Debug, Default)]
 pub(super) struct Formation {
-    /// While this node is empty: members that have let it in where it dialled them.
+    /// While this node is empty: members that let it in when it dialled them.
     pub let_in: BTreeSet<u64>,
-    /// While it is empty: since when it is told that it was replaced.
+    /// While this node is empty: the tick since which peers say that it was replaced.
     pub replaced_since: Option<u64>,
-    /// Listed members that have answered where they were dialled.
+    /// Listed members that answered when this node dialled them.
     pub greeting: BTreeSet<u64>,
-    /// What keeps whom from being let in, or this node: by peer, for people.
+    /// By peer: why that peer, or this node, is not let in. Text for people.
     pub troubles: BTreeMap<u64, String>,
-    /// Messages of a node that is empty, which raft knows nothing of.
+    /// Answers of an empty node. Raft does not know of them.
     pub answers: Vec<Message>,
-    /// A joiner has said that it waits to be added.
+    /// Whether this joiner has logged that it waits to be added.
     pub waiting_told: bool,
-    /// Why no clients are served, as it was told.
+    /// The reason for serving no clients that was last reported.
     pub closed_told: Option<Arc<Closed>>,
-    /// Tick at which another cluster was last heard to know this sole member with another directory, and by whom.
+    /// The tick at which another cluster last claimed to know this sole member with another directory, and who said so.
     pub other_life_heard: Option<(Ticks, NodeId)>,
 }
 
 impl Node {
-    /// The next step of the leader of a cluster that forms.
+    /// The next command that the leader of an unformed cluster proposes.
     pub(super) fn next_of_formation(&self) -> Option<Command> {
         if self.members.is_formed() {
             return None;
@@ -90,8 +94,8 @@ impl Node {
         })
     }
 
-    /// The first of the list was started with another one, and has added nobody: it forms a cluster of those. The other
-    /// list stands in `meta` already.
+    /// The command that replaces the list, if the first was restarted with another list before it added any member.
+    /// `meta` already holds the new list.
     fn correction(&self) -> Option<Command> {
         let list = &self.settings.list;
         let may = self.members.has_only(self.settings.id);
@@ -105,7 +109,8 @@ impl Node {
         changes.then_some(command)
     }
 
-    /// A peer was met. What is kept of it is of members and of listed ones, and of few that the members here don't know yet.
+    /// A peer was met. Kept for members and listed members, and for a limited number of peers that the members here do
+    /// not know yet.
     pub fn met(&mut self, met: Met) {
         let id = met.id;
         if met.dialled {
@@ -138,7 +143,7 @@ impl Node {
         }
     }
 
-    /// A peer with this id has answered where it was dialled, and has not refused this node.
+    /// A peer with this id answered where this node dialled it, and did not refuse this node.
     pub fn greeted(&mut self, id: u64, empty: bool) {
         self.formation.troubles.remove(&id);
         if !self.is_empty() {
@@ -151,8 +156,8 @@ impl Node {
         }
     }
 
-    /// A listed member that is not in yet can't be reached. It may come back with another directory: what it has answered
-    /// counts no more.
+    /// A listed member that was not added yet can't be reached. It may come back with another directory, so its earlier
+    /// answer no longer counts.
     pub(super) fn gone_while_forming(&mut self, id: u64) {
         let is_listed = self.members.forming.contains_key(&id);
         if is_listed && !self.members.members.contains_key(&id) {
@@ -161,13 +166,14 @@ impl Node {
         }
     }
 
-    /// It has no table: it was never let in. So it has no power.
+    /// Whether this node has no members table: it was never let in, and has no power.
     pub(super) fn is_empty(&self) -> bool {
         self.members.members.is_empty()
     }
 
-    /// Takes a message while this node is empty: only a first state that lets it in changes anything. Whoever leads learns
-    /// from the answers that this node is there and has no log; they confirm nothing, and nothing is kept.
+    /// Handles a message while this node is empty. Only a first state that lets this node in changes anything. The
+    /// answers tell the leader that this node is running and has no log. They confirm nothing, and this node stores
+    /// nothing.
     pub(super) fn step_empty(&mut self, received: Received) {
         let Received { message, .. } = received;
         // No term far above 0: the answers would carry it to the leader.
@@ -201,7 +207,7 @@ impl Node {
         }
     }
 
-    /// The state in a snapshot makes sense, and lets this node in.
+    /// Whether a snapshot holds a valid state that lets this node in.
     fn is_first_state(&self, snapshot: &Snapshot) -> bool {
         let NodeSettings {
             id, incarnation, ..
@@ -209,7 +215,7 @@ impl Node {
         members_of(snapshot).is_some_and(|members| members.lets_in(id, incarnation))
     }
 
-    /// The state in a snapshot makes sense, and binds this node's id to its incarnation.
+    /// Whether a snapshot holds a valid state that binds this node's id to its incarnation.
     pub(super) fn is_for_this_node(&self, snapshot: &Snapshot) -> bool {
         let row = members_of(snapshot).and_then(|members| {
             let row = members.members.get(&self.settings.id);
@@ -218,9 +224,9 @@ impl Node {
         row.is_some_and(|row| row.incarnation == self.settings.incarnation)
     }
 
-    // ---- what clients are told ----
+    // ---- why clients are not served ----
 
-    /// Why this member serves no clients, if it does not.
+    /// Why this member serves no clients, or `None` if it serves them.
     pub fn closed(&self) -> Option<std::sync::Arc<Closed>> {
         if is_planted(Mutant::UnformedServes) && !self.is_empty() {
             return None;
@@ -258,7 +264,7 @@ impl Node {
         let id = self.settings.id;
         let (first, url) = self.settings.list.first_key_value().expect("it has a list");
         let mut why = format!(
-            "forming: member {id} waits for member {first} ({url}), which begins the cluster and adds it"
+            "forming: member {id} waits for member {first} ({url}), which starts the cluster and adds it"
         );
         for trouble in self.formation.troubles.values() {
             let _ = write!(why, "; {trouble}");
@@ -276,12 +282,14 @@ impl Node {
             let others = others.map(|(other, url)| format!("start member {other} ({url})"));
             let others: Vec<_> = others.collect();
             return format!(
-                "forming: all {all} members are voters, and no leader is known here, which has to confirm that: {}",
+                "forming: all {all} members are voters; a leader has to confirm this, and none is known here: {}",
                 others.join("; ")
             );
         }
         if count == all {
-            return format!("forming: all {all} members are voters; that is being stored");
+            return format!(
+                "forming: all {all} members are voters; waiting until every member has stored this"
+            );
         }
         let mut why = format!("forming: {count} of {all} members are in");
         for (id, url) in forming.iter().filter(|(id, _)| !is_in(id)) {
@@ -292,7 +300,7 @@ impl Node {
                 (Some(trouble), _) => write!(why, "; {trouble}"),
                 (None, None) if self.is_leader() && self.formation.greeting.contains(id) => write!(
                     why,
-                    "; member {id} ({url}) answers, and has to reach this one too: compare its --cluster"
+                    "; member {id} ({url}) answers, and has to reach this member too: compare its --cluster"
                 ),
                 (None, None) if self.is_leader() => write!(why, "; start member {id} ({url})"),
                 _ => write!(why, "; member {id} ({url}) is being added"),
@@ -305,22 +313,22 @@ impl Node {
         let id = self.settings.id;
         format!(
             "other life: member {by} of another cluster knows member {id} at this peer URL with another data directory, \
-             so this one was emptied or replaced, and began a cluster of its own; nothing is served while that is heard: \
-             stop this process, keep its directory aside, then at the other cluster DELETE /{id}, and start with --join"
+             so this directory was emptied or replaced, and started a cluster of its own; this member serves nothing \
+             while member {by} says so: stop this process, keep its directory aside, then DELETE /{id} at the other \
+             cluster, and start with --join"
         )
     }
 
-    /// Whoever answers where a peer was dialled is not that peer.
+    /// The process that answered where a peer was dialled is not that peer.
     pub fn unfit(&mut self, id: u64, reason: Reason) {
         let Some(url) = self.members.forming.get(&id) else {
             return;
         };
-        let trouble =
-            format!("the process at {url} is not the member {id} of this cluster: {reason}");
+        let trouble = format!("the process at {url} is not member {id} of this cluster: {reason}");
         self.keep_trouble(id, trouble);
     }
 
-    /// What a listed member, or one that this node waits for, has answered instead of letting it in.
+    /// Keeps the reason why a listed member, or a member that this node waits for, does not let this node in.
     pub(super) fn note_trouble(&mut self, by: u64, reason: Reason) {
         let at = self
             .members
@@ -331,23 +339,24 @@ impl Node {
         let trouble = match reason {
             Reason::WrongCluster { .. } => {
                 format!(
-                    "member {by}{at} belongs to another cluster; see raftkvd inspect of both directories"
+                    "member {by}{at} belongs to another cluster; compare raftkvd inspect of both directories"
                 )
             }
             Reason::NotAMember => format!(
-                "member {by}{at} is in a cluster that has formed without this one: POST /{} to it",
+                "member {by}{at} is in a cluster that has formed without this member: POST /{} to it adds this member",
                 self.settings.id
             ),
             Reason::Removed { .. } if self.is_empty() => format!(
-                "member {by}{at} says that this one was removed: POST /{} to it adds it again",
+                "member {by}{at} says that this member was removed: POST /{} to it adds this member again",
                 self.settings.id
             ),
-            reason => format!("member {by}{at} refuses this one: {reason}"),
+            reason => format!("member {by}{at} refuses this member: {reason}"),
         };
         self.keep_trouble(by, trouble);
     }
 
-    /// An empty node says who it is only where it was told to dial. One that has come from another place may be a stranger.
+    /// Notes a listed member that connected from another place than the list gives. An empty node reveals who it is
+    /// only where it dials, so it can't answer: the process that connected may be a stranger.
     fn note_other_place(&mut self, met: &Met) {
         let (id, url) = (met.id, &met.url);
         let listed = self.settings.list.get(&id);
@@ -355,15 +364,15 @@ impl Node {
             listed.filter(|listed| *listed != url && !self.formation.let_in.contains(&id))
         {
             let trouble = format!(
-                "a process that calls itself member {id} (anybody can) has come from {url}, and --cluster has it at \
-                 {listed}: correct --cluster if it has moved there"
+                "a process connected as member {id} (any process can claim that) and gives its peer URL as {url}, but \
+                 --cluster has {listed}: correct --cluster if the member has moved"
             );
             self.keep_trouble(id, trouble);
         }
     }
 
     fn keep_trouble(&mut self, by: u64, trouble: String) {
-        // Of peers that were dialled, so there is no more of it than there are members; but a list may be long.
+        // One trouble for each dialled peer, so no more than there are members. But a list may be long.
         if self.formation.troubles.len() < limits::TROUBLES_MAX
             || self.formation.troubles.contains_key(&by)
         {

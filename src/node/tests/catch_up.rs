@@ -1,5 +1,5 @@
-//! Members that are behind: followers that lack what the leader's memory does not hold any more, and members that were
-//! started with a long log.
+//! Lagging members: followers that need entries which the leader no longer has in memory, and members that start with a
+//! long log.
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn a_follower_that_is_behind_is_sent_entries_that_are_read_back() {
     assert!(cluster.hosts[&leader].pieces > 10 && cluster.sent.is_empty());
     assert_eq!(cluster.log(behind).compacted(), 1);
 
-    // And when it is found only later.
+    // The same while the leader's log is read back slowly.
     cluster.host(leader).slow_reader = true;
     cluster.crash(behind);
     cluster.write_many(leader, "l", 50);
@@ -41,7 +41,7 @@ fn a_follower_whose_entries_are_deleted_before_they_are_read_is_sent_a_snapshot(
     cluster.start(behind);
     cluster.tick(5);
     assert!(!cluster.hosts[&leader].read_backs.is_empty());
-    // Two snapshots are taken meanwhile.
+    // Two snapshots are taken in the meantime.
     cluster.node(leader).settings.snapshot_bytes = 1_000;
     cluster.write_many(leader, "l", 50);
     assert!(cluster.log(leader).compacted() > 30);

@@ -6,12 +6,12 @@ use super::*;
 fn a_commit_beyond_the_log_ends_the_node_when_its_leader_says_so_twice() {
     let mut cluster = Cluster::new(3);
     let said = heartbeat(2, 1, 5, 99);
-    // Nobody that can't be judged ends it, however often.
+    // A sender that can't be judged does not end the node, however often it sends this.
     for _ in 0..5 {
         cluster.hear_as(said.clone(), None);
         assert_eq!(cluster.exit(1), None);
     }
-    // A first word of whoever leads this term, and then two more.
+    // The first message makes the sender the leader of this term. Only then does a repeated one count.
     for _ in 0..2 {
         cluster.hear(said.clone());
         assert_eq!(cluster.exit(1), None);
@@ -73,13 +73,13 @@ fn a_parted_log_ends_the_member_that_has_proof_of_it() {
     cluster.tick(5);
     let (term, last) = (cluster.term(leader), cluster.last(leader));
     let [follower, other] = cluster.others(leader);
-    // The leader: a follower has more of this term than there is.
+    // On the leader: a follower has more entries of this term than the leader.
     let mut answer = message(MessageType::MsgAppendResponse, follower, leader, term);
     answer.index = last + 18;
     cluster.hear(answer);
     let (by, index) = (follower, last + 18);
     assert_eq!(cluster.exit(leader), Some(Exit::PartedLog { by, index }));
-    // A follower: another leader has another entry where this one's is committed.
+    // On a follower: another leader has a different entry at an index that this follower knows to be committed.
     let mut append = message(MessageType::MsgAppend, other, follower, term + 5);
     (append.index, append.log_term) = (1, 1);
     let mut entry = Entry::default();
@@ -108,7 +108,7 @@ fn what_no_member_would_send_never_reaches_raft() {
         cluster.hear(append);
         assert_eq!(cluster.node(1).status(), before);
     }
-    // From somebody who can't be judged, no term far above the own one either.
+    // A sender that can't be judged may not send a term far above the own one, either.
     cluster.hear_as(heartbeat(2, 1, 1 << 33, 0), None);
     assert_eq!(cluster.node(1).status(), before);
 }

@@ -1,4 +1,4 @@
-//! Elections: after a leader is gone, after a restart, and those that must not happen.
+//! Elections after a leader is gone or after a restart, and elections that must not happen.
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn a_sole_voter_says_nothing_in_a_term_that_its_disk_does_not_know() {
     let mut outcome = cluster.change(1, Kind::AddMember, 2);
     cluster.start_empty(2);
     cluster.deliver_until(|cluster| !cluster.members(2).members.is_empty());
-    // It does not become a voter, for nobody hears that it has caught up.
+    // Member 2 does not become a voter, because its acknowledgements are lost.
     cluster.cut.push((2, 1));
     cluster.settle();
     applied(&mut outcome);
@@ -21,7 +21,8 @@ fn a_sole_voter_says_nothing_in_a_term_that_its_disk_does_not_know() {
     let mut outcome = cluster.put(1, "a");
     cluster.tick(5);
     assert_eq!(cluster.hosts[&1].disk.hard_state.term, before);
-    // A crash here would let it lead in the same term again, with another entry in the place of this one.
+    // If the voter sent in the new term now, a crash would let it lead in that term again, with another entry at this
+    // index.
     assert_eq!(cluster.node(2).status().term, before);
     cluster.host(1).slow_disk = false;
     cluster.tick(5);
@@ -39,9 +40,9 @@ fn survivors_of_a_leader_that_is_gone_elect_one_of_them_within_ticks_and_one_ter
             cluster.tick(1);
         }
         let term = cluster.term(killed);
-        // The highest id does not win, so it has to ask.
+        // The follower with the highest id does not win the election, so it has to ask the new leader.
         let follower = (1..=size).rfind(|id| *id != killed).unwrap();
-        // They are lost on their way to a leader that is no more.
+        // The write and the read are lost on their way to the dead leader.
         let mut outcome = cluster.put(follower, "a");
         let mut read = cluster.read(follower);
         cluster.kill(killed);
@@ -58,7 +59,7 @@ fn survivors_of_a_leader_that_is_gone_elect_one_of_them_within_ticks_and_one_ter
 fn survivors_whose_votes_cross_are_kept_apart_by_their_turns() {
     let (mut cluster, gone) = Cluster::elected(3);
     cluster.kill(gone);
-    // What is said takes almost a heartbeat to arrive.
+    // Messages take almost a heartbeat interval to arrive.
     let mut late = VecDeque::new();
     for _ in 0..8 {
         for id in cluster.running() {
@@ -98,7 +99,7 @@ fn a_wrong_report_does_not_depose_a_leader_that_lives() {
         cluster.node(follower).peer_gone(living);
         let mut outcome = cluster.put(follower, "a");
         cluster.tick(1);
-        // And nobody takes the word for more than it is.
+        // Wrong reports about other members have no effect.
         cluster.node(living).peer_gone(follower);
         cluster.node(living).peer_gone(living);
         cluster.tick(5);
@@ -131,7 +132,7 @@ fn the_last_words_of_a_leader_that_is_gone_delay_its_successor_by_heartbeats_onl
 }
 
 #[test]
-fn a_cluster_that_was_restarted_elects_without_its_timeout_and_a_member_that_was_keeps_still() {
+fn a_restarted_cluster_elects_without_its_timeout_and_a_restarted_member_does_not_campaign() {
     let (mut cluster, _) = Cluster::elected(3);
     drop(cluster.put(1, "a"));
     cluster.tick(3);

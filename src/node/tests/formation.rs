@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The first of so many, and the others with empty disks.
+/// Member 1, which forms the cluster, and the other listed members with empty disks.
 fn unformed(size: u64) -> Cluster {
     let mut cluster = Cluster::of(Members::first(&list(size), 10));
     for id in 2..=size {
@@ -22,7 +22,7 @@ fn a_cluster_forms_within_ticks_once_all_listed_have_answered() {
             cluster.dial(1, id);
         }
         cluster.settle();
-        // No step of it waits for a tick.
+        // No step of the formation waits for a tick.
         for id in 1..=size {
             assert_eq!(cluster.closed(id), None, "member {id} of {size}");
             assert_eq!(cluster.members(id).voters().count(), size as usize);
@@ -42,7 +42,7 @@ fn a_member_says_whom_a_cluster_that_forms_waits_for() {
     );
     assert_eq!(
         cluster.closed(2).unwrap().1,
-        "forming: member 2 waits for member 1 (http://host:1), which begins the cluster and adds it"
+        "forming: member 2 waits for member 1 (http://host:1), which starts the cluster and adds it"
     );
     let assert_told = |cluster: &Cluster, words: &str| {
         let told = cluster.closed(1).unwrap().1;
@@ -57,7 +57,7 @@ fn a_member_says_whom_a_cluster_that_forms_waits_for() {
     assert_told(&cluster, elsewhere);
 }
 
-/// Starts it again with another list.
+/// Restarts a member with another list.
 fn start_with_list(cluster: &mut Cluster, id: u64, list: BTreeMap<u64, PeerUrl>) {
     cluster.list = list;
     cluster.restart(id);
@@ -73,10 +73,10 @@ fn a_first_that_has_added_nobody_forms_by_the_list_of_its_newest_start() {
     start_with_list(&mut cluster, 1, right.clone());
     assert_eq!(cluster.members(1).forming, right);
     assert_eq!(cluster.members(1).members.len(), 1);
-    // It is in the log: a start without it goes on with it.
+    // The corrected list is in the log, so a start without a list keeps it.
     start_with_list(&mut cluster, 1, BTreeMap::new());
     assert_eq!(cluster.members(1).forming, right);
-    // Whoever is at the mistaken place is nobody.
+    // A process at the mistaken place is not added.
     cluster.dial(1, 2);
     cluster.dial(1, 3);
     cluster.tick(20);
@@ -111,7 +111,7 @@ fn a_list_stays_once_a_member_was_added_by_it() {
     assert_ne!(cluster.members(1).forming.get(&3), Some(&url(9)));
 }
 
-/// A voter would begin without the votes that it has given.
+/// If it were let in as a voter, it would start without the votes that it has given.
 #[test]
 fn an_empty_member_is_let_in_as_a_learner_only() {
     let mut cluster = Cluster::new(1);
@@ -149,7 +149,7 @@ fn a_voter_that_is_empty_ends_when_one_that_has_formed_says_so() {
     };
     says(&mut cluster, 2, false);
     assert_eq!(cluster.hosts[&2].exit, None);
-    // One that was let in meanwhile goes on.
+    // A member that was let in meanwhile goes on.
     says(&mut cluster, 1, true);
     assert_eq!(cluster.hosts[&1].exit, None);
     says(&mut cluster, 2, true);

@@ -18,7 +18,7 @@ fn an_empty_member_ends_when_one_that_has_formed_knows_another_directory_at_its_
         cluster.refuse(2, harmless);
         assert_eq!(cluster.exit(2), None);
     }
-    // The table of whoever says so may be an old one: it goes on only while nobody knows better.
+    // The peer's table may be an old one, so member 2 ends only if no other peer contradicts it.
     let says_so = |cluster: &mut Cluster| {
         cluster.node(2).refused(refusal(1, at(true)));
         cluster.tick(15);
@@ -92,7 +92,8 @@ fn a_start_on_an_older_copy_ends_when_it_hears_of_the_later_one() {
     for copied in [0, 1] {
         let (mut cluster, leader) = Cluster::elected(3);
         let follower = cluster.follower(leader);
-        // The copy is of one start ago, or of the very directory that has been started since.
+        // 0: the copy is from just before the newest start, so both starts get the same boot number. 1: the copy is one
+        // start older.
         cluster.restart(follower);
         cluster.tick(5);
         drop(cluster.put(follower, "a"));
@@ -160,11 +161,11 @@ fn an_empty_member_has_no_power() {
     let answer = cluster
         .wires
         .pop_front()
-        .expect("whoever leads learns that it is there");
+        .expect("the leader learns that member 2 is running");
     assert!(answer.reject && answer.index == 12);
     assert_eq!(cluster.term(2), 0);
     assert_eq!(cluster.hosts[&2].disk.hard_state, HardState::default());
-    // Another directory's state changes nothing either.
+    // A state that binds the id to another directory changes nothing either.
     let members = Members::of([(1, url(1), 10), (2, url(2), 99)]);
     let mut state = ReplicatedState::new();
     members.write_to(&mut state);
@@ -176,7 +177,7 @@ fn an_empty_member_has_no_power() {
 }
 
 #[test]
-fn an_id_that_was_added_by_hand_is_bound_to_whoever_answers_at_its_place() {
+fn an_id_that_was_added_by_hand_is_bound_to_the_directory_that_answers_at_its_place() {
     let mut cluster = Cluster::new(1);
     let mut added = cluster.propose(1, change(Kind::AddMember, 2));
     cluster.settle();

@@ -1,4 +1,4 @@
-//! Changes of members: learners that become voters, and changes that wait for one another.
+//! Membership changes: learners that become voters, and changes that wait for one another.
 
 use super::*;
 
@@ -15,7 +15,7 @@ fn a_joiner_catches_up_by_snapshot_and_becomes_a_voter() {
     cluster.assert_same_maps();
     assert_eq!(cluster.members(4).voters().count(), 4);
     cluster.write(4, "through the new one");
-    // Again, and it changes nothing.
+    // Adding the same member again changes nothing.
     cluster.add(4, 4);
 }
 
@@ -23,8 +23,8 @@ fn a_joiner_catches_up_by_snapshot_and_becomes_a_voter() {
 fn a_change_that_waits_in_a_new_leader_does_not_keep_it_from_settling_the_one_before() {
     let (mut cluster, first) = Cluster::elected(3);
     let [next, other] = cluster.others(first);
-    // The first leader carries a change out, and dies before anybody has heard what settles it. The next one has
-    // forwarded another change meanwhile.
+    // The first leader carries a change out, and crashes before its settlement reaches any other member. Meanwhile the
+    // next leader has forwarded another change.
     drop(cluster.change(first, Kind::AddMember, 4));
     cluster.deliver_until(|cluster| cluster.members(first).unsettled.is_some());
     let mut waits = cluster.change(next, Kind::AddMember, 5);
@@ -51,14 +51,14 @@ fn a_change_that_comes_again_and_waits_holds_up_no_write_behind_it() {
     let next = cluster.follower(first);
     let mut change = cluster.change(next, Kind::AddMember, 4);
     let mut write = cluster.put(next, "a");
-    // Neither has reached the leader before it dies.
+    // Neither reaches the leader before it crashes.
     cluster.wires.clear();
     cluster.crash(first);
     let before = cluster.last(next);
     cluster.node(next).raw.campaign().unwrap();
     cluster.deliver_until(|cluster| cluster.node(next).is_leader());
     cluster.work(next);
-    // A new leader changes no members before it has committed the entry of its term. The write stands behind that.
+    // A new leader changes no members before it has committed an entry of its term. The write stands behind that entry.
     let committed = cluster.committed(next);
     assert!(committed <= before, "{committed} is committed");
     let entries = cluster.node(next).raw.raft.raft_log.all_entries();
@@ -105,7 +105,7 @@ fn a_change_of_members_waits_for_the_one_before_and_holds_up_no_write() {
 fn a_change_that_has_waited_until_its_deadline_is_refused_and_not_unknown() {
     let (mut cluster, leader) = Cluster::elected(3);
     let followers: [u64; 2] = cluster.others(leader);
-    // Without the followers' disks the first change does not get through.
+    // Without the followers' disks the first change is not committed.
     for id in followers {
         cluster.host(id).slow_disk = true;
     }
@@ -121,13 +121,13 @@ fn a_change_that_has_waited_until_its_deadline_is_refused_and_not_unknown() {
     cluster.tick(5);
     let refused = Ok(Some(Outcome::Refused(Refusal::ChangeUnderWay)));
     assert_eq!(through_follower.try_recv(), refused);
-    // It was not in the log yet, and now it is its turn.
+    // This change was not in the log yet, so it is proposed now.
     cluster.tick(10);
     applied(&mut through_leader);
 }
 
 #[test]
-fn a_promotion_outlasts_a_power_cut_once_it_is_told() {
+fn a_promotion_outlasts_a_power_cut_once_it_is_settled() {
     for back in [[1, 3], [2, 3], [1, 2]] {
         let mut cluster = Cluster::new(1);
         for id in [2, 3] {

@@ -1,4 +1,4 @@
-//! Tests of the node in whole clusters: the harness, and a file for each topic.
+//! Tests of the node in whole clusters: the harness, and one file for each topic.
 
 mod catch_up;
 mod checks;

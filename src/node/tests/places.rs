@@ -1,4 +1,4 @@
-//! Where members are reached: moves, and what a member is told of its own place.
+//! The places of members: moves, and the place that a member reports for itself.
 
 use super::*;
 
@@ -16,7 +16,7 @@ fn a_member_tells_where_it_is_once_what_was_committed_is_replayed_and_when_it_mo
     let count = places(&cluster).len();
     cluster.restart(1);
     cluster.tick(3);
-    // The moves before stand in the log, and nobody is told of them again.
+    // Moves that are replayed from the log are not reported again.
     assert_eq!(places(&cluster)[count..], [url(9)]);
 }
 

@@ -1,4 +1,4 @@
-//! Linearizable reads: whom the leader asks, and when a read ends without an answer.
+//! Linearizable reads: which members the leader asks, and when a read ends without an answer.
 
 use super::*;
 
@@ -38,7 +38,7 @@ fn a_read_round_asks_a_majority_and_then_everybody() {
     assert_eq!(asked.len(), 1);
     cluster.settle();
     done(&mut read);
-    // The one that would be asked again has gone silent; a regular heartbeat asks the other.
+    // The member that would be asked first no longer answers. A regular heartbeat asks the other one.
     cluster.cut = vec![(leader, asked[0])];
     let mut read = cluster.read(leader);
     assert_eq!(cluster.under_way(MessageType::MsgHeartbeat), asked);

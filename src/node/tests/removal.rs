@@ -1,4 +1,4 @@
-//! Removals: whom a removed member leaves behind, and when it may go.
+//! Removals: the remaining members keep a quorum, and a removed member ends only when it is no longer needed.
 
 use super::*;
 
@@ -34,7 +34,7 @@ fn from_two_members_to_one_a_crash_of_the_survivor_strands_nobody() {
     let (mut cluster, leader) = Cluster::elected(2);
     let other = cluster.follower(leader);
     let mut outcome = cluster.change(leader, Kind::RemoveMember, other);
-    // The survivor commits and applies the removal, and crashes before anything further is on its disk.
+    // The survivor commits and applies the removal, and crashes before anything further reaches its disk.
     while cluster.members(leader).voters().count() == 2 {
         let message = cluster.wires.pop_front().expect("the removal commits");
         cluster.host(leader).slow_disk |= message.to == leader;
@@ -43,7 +43,7 @@ fn from_two_members_to_one_a_crash_of_the_survivor_strands_nobody() {
     assert_eq!(
         outcome.try_recv(),
         Ok(None),
-        "the operator was told before the survivor could do without the other"
+        "the removal was acknowledged before the survivor could do without the other member"
     );
     cluster.crash(leader);
     cluster.host(leader).slow_disk = false;
@@ -51,7 +51,7 @@ fn from_two_members_to_one_a_crash_of_the_survivor_strands_nobody() {
     assert_eq!(
         cluster.exit(other),
         None,
-        "it left before the survivor could do without it"
+        "the removed member ended before the survivor could do without it"
     );
     cluster.start(leader);
     cluster.tick(100);
@@ -63,7 +63,7 @@ fn from_two_members_to_one_a_crash_of_the_survivor_strands_nobody() {
 }
 
 #[test]
-fn a_learner_that_knows_of_a_removal_does_not_send_the_removed_home() {
+fn a_learner_that_knows_of_a_removal_does_not_end_the_removed_member() {
     let (mut cluster, leader) = Cluster::elected(2);
     let other = cluster.follower(leader);
     cluster.slow_snapshots = true;
@@ -72,14 +72,14 @@ fn a_learner_that_knows_of_a_removal_does_not_send_the_removed_home() {
     cluster.tick(5);
     applied(&mut outcome);
     assert!(!cluster.sent.is_empty());
-    // Everybody hears that the removal is committed. The only voter that stays forgets it again.
+    // All members learn that the removal is committed. The only remaining voter then forgets it in a crash.
     cluster.host(leader).slow_disk = true;
     let mut outcome = cluster.change(leader, Kind::RemoveMember, other);
     let knows = |cluster: &Cluster, id| !cluster.members(id).members.contains_key(&other);
     for _ in 0..10 {
         cluster.work(leader);
         let job = cluster.host(leader).jobs.pop_front();
-        // Its entry is durable and its commit index is not.
+        // The entry of the removal becomes durable, its commit index does not.
         if let Some(job) = job.filter(|_| !knows(&cluster, leader)) {
             cluster.make_durable(leader, job);
         }
@@ -91,7 +91,11 @@ fn a_learner_that_knows_of_a_removal_does_not_send_the_removed_home() {
     for id in [leader, other, 3] {
         assert!(knows(&cluster, id), "{id} does not know of the removal");
     }
-    assert_eq!(outcome.try_recv(), Ok(None), "told before it was settled");
+    assert_eq!(
+        outcome.try_recv(),
+        Ok(None),
+        "acknowledged before it was settled"
+    );
     cluster.crash(leader);
     cluster.host(leader).slow_disk = false;
     cluster.tick(50);
@@ -118,7 +122,7 @@ fn an_id_that_was_removed_can_be_added_again_on_an_empty_disk() {
     let mut outcome = cluster.change(leader, Kind::AddMember, follower);
     cluster.tick(5);
     applied(&mut outcome);
-    // The only snapshot so far is the first one, in which the id still has its first life.
+    // The only snapshot so far is the first one, which still holds the earlier life of the id.
     cluster.start_empty(follower);
     cluster.tick(40);
     assert_eq!(cluster.exit(follower), None);

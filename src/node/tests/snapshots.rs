@@ -1,5 +1,5 @@
-//! Snapshots: the log is compacted behind them, kept for the transfer of one, and nobody leads before it has loaded
-//! one.
+//! Snapshots: the log is compacted behind them, it is kept while one is transferred, and a member does not lead before
+//! it has loaded one.
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn a_member_that_still_loads_a_snapshot_does_not_campaign() {
     cluster.host(behind).slow_store = true;
     cluster.tick_until(|cluster| cluster.published(behind) > 1);
     assert_eq!(cluster.node(behind).watermarks.applied, 1);
-    // The others are gone, and one election timeout after the other passes.
+    // The other members are gone, and several election timeouts pass.
     cluster.crash(leader);
     cluster.crash(other);
     cluster.tick(50);
@@ -27,7 +27,7 @@ fn a_member_that_still_loads_a_snapshot_does_not_campaign() {
 }
 
 #[test]
-fn snapshots_compact_the_log_and_a_restart_begins_there() {
+fn snapshots_compact_the_log_and_a_restart_starts_there() {
     let mut cluster = Cluster::new(3);
     cluster.snapshot_bytes = 2_000;
     cluster.restart_all();
@@ -44,7 +44,8 @@ fn snapshots_compact_the_log_and_a_restart_begins_there() {
     assert_eq!(cluster.hosts[&1].map.len(), 100);
 }
 
-/// The follower to which a snapshot is under way, while the leader goes on and takes others, and its index.
+/// Sends a follower a snapshot that does not arrive yet, while the leader writes on and takes further snapshots.
+/// Returns the follower and the index of its snapshot.
 fn snapshot_under_way(cluster: &mut Cluster, leader: u64) -> (u64, u64) {
     let behind = cluster.follower(leader);
     cluster.crash(behind);
@@ -80,7 +81,7 @@ fn a_follower_needs_one_snapshot_whatever_is_written_and_compacted_meanwhile() {
     cluster.tick(20);
     cluster.assert_same_maps();
     assert!(cluster.sent.is_empty(), "it was sent another one");
-    // It has caught up, and the log goes as ever.
+    // The follower has caught up, so the log is compacted as usual.
     let compacted = cluster.log(leader).compacted();
     assert!(compacted > index + 100, "{compacted}");
 }
@@ -116,7 +117,7 @@ fn the_log_is_kept_for_no_transfer_that_failed_and_for_no_follower_that_was_remo
 }
 
 #[test]
-fn a_leader_that_is_none_any_more_keeps_the_log_for_nobody() {
+fn a_deposed_leader_keeps_the_log_for_no_follower() {
     let (mut cluster, leader) = Cluster::forgetful(2_000, u64::MAX);
     let (_, index) = snapshot_under_way(&mut cluster, leader);
     cluster.node(leader).hand_over();

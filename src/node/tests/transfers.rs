@@ -1,4 +1,4 @@
-//! Transfers of leadership that a client asks for.
+//! Transfers of leadership that clients ask for.
 
 use super::*;
 
@@ -51,11 +51,11 @@ fn a_member_far_behind_does_not_get_leadership_until_it_has_caught_up() {
 }
 
 #[test]
-fn what_nobody_refused_is_unknown_and_what_nobody_was_asked_is_not() {
+fn an_unanswered_transfer_is_unknown_and_one_that_was_never_asked_is_not() {
     let (mut cluster, led) = Cluster::elected(3);
     cluster.tick(3);
     let [via, to] = cluster.others(led);
-    // The question is lost, as far as the asker can tell.
+    // The question may have been lost, and the member that asked can't know.
     cluster.cut = vec![(via, led)];
     let mut outcome = cluster.hand_over(via, to);
     cluster.tick(51);
@@ -90,7 +90,7 @@ fn a_refusal_of_another_question_and_a_question_of_an_older_term_change_nothing(
     };
     cluster.cut = vec![(via, led)];
     let mut outcome = cluster.hand_over(via, to);
-    // Of one that was asked for the same member, in the same term, before.
+    // A refusal of an earlier question in the same term, for the same target.
     let mut refusal = question(led, via, term);
     refusal.log_term = cluster.node(via).transfers.asked - 1;
     refusal.reject = true;

@@ -1,9 +1,9 @@
-//! What only a later version knows.
+//! Entries, snapshots and commands of a later version.
 
 use super::*;
 use crate::command::version::{Later, VERSION};
 
-/// A batch of this member with a command of which this build knows nothing.
+/// A batch of this member with a command that this build does not know.
 fn later_batch(node: &Node) -> Batch {
     let mut command = Command::new();
     command.sequence = 1_000;
@@ -58,7 +58,7 @@ fn a_leader_puts_nothing_into_the_log_that_it_does_not_know() {
     cluster.hear(forward(follower, leader, entry));
     cluster.settle();
     assert_eq!(cluster.last(leader), last);
-    // The same with what it knows.
+    // A command that the leader knows is taken.
     let mut known = cluster.node(follower).settings.batch();
     known.version = VERSION;
     known.commands.push(Command::new());
@@ -69,7 +69,7 @@ fn a_leader_puts_nothing_into_the_log_that_it_does_not_know() {
 }
 
 #[test]
-fn a_later_snapshot_ends_whoever_would_have_taken_it() {
+fn a_later_snapshot_ends_a_member_that_would_have_installed_it() {
     let (mut cluster, leader) = Cluster::elected(3);
     let follower = cluster.follower(leader);
     let later_snapshot = |cluster: &mut Cluster, id: u64| {
@@ -125,7 +125,7 @@ fn the_leader_writes_down_which_version_each_member_knows() {
         assert_eq!(cluster.members(id).known_version(), VERSION);
     }
     assert_eq!(cluster.last(leader), last + 1, "one entry");
-    // It went back.
+    // The follower went back to the earlier version.
     cluster.node(leader).met(met(10 * follower, VERSION));
     cluster.tick(3);
     assert_eq!(versions(&cluster, leader), [VERSION; 3]);
@@ -148,7 +148,7 @@ fn a_member_that_was_met_by_a_follower_is_described_once_that_leads() {
     assert_eq!(known_version(&cluster, next, third), VERSION + 1);
 }
 
-/// What a later version of this member would forward: a batch that says which command version it needs.
+/// What a later version of this member would forward: a batch that states the command version it needs.
 fn forwarded(cluster: &mut Cluster, from: u64, to: u64, command: Command) -> Message {
     let mut batch = cluster.node(from).settings.batch();
     batch.version = VERSION;
@@ -189,7 +189,7 @@ fn a_leader_takes_nothing_that_a_member_does_not_know() {
         });
         cluster.node(leader).raw.raft.raft_log.last_index() > before
     };
-    // It has heard so, and the table does not say so yet.
+    // The leader has heard of the older version, and the table does not have it yet.
     let older = met_at_its_place(third, VERSION - 1);
     cluster.node(leader).met(older);
     assert!(!takes(&mut cluster), "before the table has it");
@@ -202,7 +202,7 @@ fn a_leader_takes_nothing_that_a_member_does_not_know() {
     assert!(takes(&mut cluster));
     cluster.settle();
 
-    // Who was removed may be needed until that is settled.
+    // A removed member may be needed until its removal is settled.
     cluster.node(leader).members.unsettled = Some(crate::members::Unsettled {
         index: 1,
         kind: Kind::RemoveMember,
@@ -224,7 +224,7 @@ fn what_a_member_said_before_it_fell_silent_is_not_written_down() {
         let row = &cluster.node(next).members().members[&third];
         row.description.version
     };
-    // Since then another process has taken its place, of which only the others have heard.
+    // Another process has taken the third member's place since then. Only the others have heard of it.
     let earlier = met_at_its_place(third, VERSION + 1);
     cluster.node(next).met(earlier);
     cluster.cut = vec![(next, third), (third, next)];
@@ -240,7 +240,7 @@ fn what_a_member_said_before_it_fell_silent_is_not_written_down() {
 }
 
 #[test]
-fn the_late_word_of_an_earlier_leader_describes_nobody() {
+fn a_late_description_by_an_earlier_leader_is_ignored() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
     let follower = cluster.follower(leader);
@@ -266,7 +266,8 @@ fn the_late_word_of_an_earlier_leader_describes_nobody() {
     }
 }
 
-/// A command that was made for other members, or by another leader, is not left waiting either: what is behind it goes on.
+/// A command that was made for other members, or under another leader, does not wait either, so the commands behind it
+/// go on.
 #[cfg(feature = "later")]
 #[test]
 fn a_later_command_is_given_up_when_a_member_does_not_know_it() {
@@ -314,7 +315,7 @@ fn a_new_leader_proposes_nothing_later_before_it_has_published_what_it_inherited
     cluster.node(leader).raw.transfer_leader(next);
     cluster.work(leader);
     cluster.deliver_until(|cluster| cluster.node(next).is_leader());
-    // Who was removed, or what a member has said last, may stand in what is not published.
+    // A removal, or a member's newest statement, may be among the entries that are not published.
     assert_eq!(cluster.node(next).usable_version(), 0);
     cluster.settle();
     assert_eq!(cluster.node(next).usable_version(), VERSION);

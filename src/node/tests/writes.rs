@@ -1,4 +1,4 @@
-//! Writes: through whichever member, lost, forwarded twice, and when they are acknowledged.
+//! Writes: through any member, lost, forwarded twice, and when they are acknowledged.
 
 use super::*;
 
@@ -37,7 +37,7 @@ fn a_sole_voter_leads_at_once_and_its_promises_wait_for_its_disk() {
 fn a_write_in_flight_when_its_leader_dies_succeeds_once_under_the_next() {
     let (mut cluster, leader) = Cluster::elected(3);
     let follower = cluster.follower(leader);
-    // The forward reaches nobody.
+    // The forward is lost.
     let mut outcome = cluster.put(follower, "a");
     cluster.crash(leader);
     cluster.elect();
@@ -72,7 +72,7 @@ fn a_command_that_is_delivered_twice_applies_once() {
     cluster.wires.extend(copies);
     cluster.settle();
     let first = applied(&mut outcome);
-    // The second copy is in the log, and skipped: a later write of the key must not be undone by it.
+    // The second copy is in the log but is skipped: applied, it would undo a later write of the key.
     cluster.tick(2);
     assert!(cluster.published(leader) > first);
     let session = cluster.node(leader).sessions[&follower].clone();
@@ -80,7 +80,7 @@ fn a_command_that_is_delivered_twice_applies_once() {
 }
 
 #[test]
-fn garbage_in_the_log_is_skipped_alike() {
+fn garbage_in_the_log_is_skipped_by_every_node() {
     let (mut cluster, leader) = Cluster::elected(3);
     let follower = cluster.follower(leader);
     for (kind, data) in [
@@ -98,21 +98,21 @@ fn garbage_in_the_log_is_skipped_alike() {
 }
 
 #[test]
-fn followers_are_told_of_a_commit_once_nothing_is_under_way() {
+fn followers_learn_of_a_commit_once_nothing_is_under_way() {
     let (mut cluster, leader) = Cluster::elected(3);
     cluster.host(leader).slow_disk = true;
     let _first = cluster.put(leader, "a");
     cluster.settle();
-    // Both followers have it: it is committed, though the leader's own disk is still busy.
+    // Both followers have the entry, so it is committed, although the leader's own disk is still busy.
     assert_eq!(cluster.committed(leader), cluster.last(leader));
     let follower = cluster.follower(leader);
     assert!(!cluster.has(follower, "a"));
-    // The next entry brings the news along, and nothing else does.
+    // Only the next entry carries the new commit index.
     let _second = cluster.put(leader, "b");
     assert!(cluster.under_way(MessageType::MsgAppend).is_empty());
     cluster.settle();
     assert!(cluster.has(follower, "a"));
-    // And of the last they are told without a tick.
+    // After the last entry, the followers learn of the commit without a tick.
     cluster.host(leader).slow_disk = false;
     cluster.settle();
     cluster.assert_same_maps();

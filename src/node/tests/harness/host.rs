@@ -1,4 +1,4 @@
-//! A node with its disk and its map, and the work that the node hands out to them.
+//! A node with its disk and its map. It does the work that the node hands out.
 
 use super::*;
 use crate::storage::log_index::{LogIndex, entry_bytes};
@@ -12,27 +12,27 @@ pub struct Host {
     pub node: Option<Node>,
     pub incarnation: u64,
     pub boot: u64,
-    /// What a restart finds.
+    /// What a restart recovers.
     pub disk: Recovered,
     /// The map of the snapshot on the disk.
     disk_map: Map,
     pub map: Map,
     pub jobs: VecDeque<Job>,
-    /// The log on the disk, as far back as the node may want it.
+    /// The log on the disk, as far back as the node may need it.
     wal: BTreeMap<u64, Entry>,
     pub read_backs: VecDeque<Request>,
-    /// Nothing is read back.
+    /// Read-back requests are not answered.
     pub slow_reader: bool,
-    /// Pieces that were read back.
+    /// Number of pieces that were read back.
     pub pieces: usize,
     /// Jobs become durable only when the test says so.
     pub slow_disk: bool,
-    /// The map takes in nothing.
+    /// The map applies nothing.
     pub slow_store: bool,
     pub exit: Option<Exit>,
-    /// As the transport knows them.
+    /// The members as the transport knows them.
     pub members: Members,
-    /// Where it was told that it is.
+    /// The places that the node reported for itself.
     pub places: Vec<PeerUrl>,
 }
 
@@ -83,7 +83,7 @@ impl Host {
         self.node = Some(node);
     }
 
-    /// Works until there is nothing left that this host is not slow with.
+    /// Works until nothing is left to do, apart from what this host is slow at.
     pub fn work(&mut self, wires: &mut VecDeque<Message>, snapshots: &mut BTreeMap<u64, Map>) {
         loop {
             let mut worked = self.carry_out(wires, snapshots);
@@ -100,7 +100,7 @@ impl Host {
         }
     }
 
-    /// Carries out what the node wants done now. Whether there was anything.
+    /// Carries out what the node wants now. Returns whether there was anything.
     fn carry_out(
         &mut self,
         wires: &mut VecDeque<Message>,
@@ -124,7 +124,7 @@ impl Host {
         worked
     }
 
-    /// What the store does with a commit.
+    /// Does what the store does with a commit.
     fn take_in(&mut self, commit: Commit, snapshots: &mut BTreeMap<u64, Map>) {
         let (index, bytes) = match commit {
             Commit::Apply(apply) => {
@@ -163,7 +163,7 @@ impl Host {
         }
     }
 
-    /// Makes all jobs durable. Whether there were any.
+    /// Makes all jobs durable. Returns whether there were any.
     fn write(&mut self, wires: &mut VecDeque<Message>, snapshots: &BTreeMap<u64, Map>) -> bool {
         let worked = !self.jobs.is_empty();
         while let Some(job) = self.jobs.pop_front() {
@@ -172,7 +172,7 @@ impl Host {
         worked
     }
 
-    /// A restart finds what this job saves, and what waits for that is sent.
+    /// Stores what this job saves, reports it to the node, and sends the messages that waited for it.
     pub fn make_durable(
         &mut self,
         job: Job,
@@ -199,7 +199,7 @@ impl Host {
         wires.extend(job.messages);
     }
 
-    /// Reads back what the node asked for. Whether there was anything.
+    /// Answers the node's read-back requests. Returns whether there were any.
     fn read_back(&mut self) -> bool {
         let worked = !self.read_backs.is_empty();
         while let Some(request) = self.read_backs.pop_front() {
@@ -211,7 +211,7 @@ impl Host {
     }
 }
 
-/// What a restart finds that takes only so much into memory.
+/// What a restart recovers if memory holds only so many bytes of the log.
 fn recover(disk: &Recovered, cache_bytes: u64) -> Recovered {
     let mut recovered = disk.clone();
     let (index, term) = disk.snapshot.as_ref().map_or((0, 0), |m| (m.index, m.term));
@@ -227,7 +227,7 @@ fn recover(disk: &Recovered, cache_bytes: u64) -> Recovered {
     recovered
 }
 
-/// What storage does with a save, and finds at a restart.
+/// Does what storage does with a save, so that a restart recovers it.
 fn save(disk: &mut Recovered, save: &Save, node: &Node) {
     if let Some(mark) = &save.mark {
         let meta = match node.raw.store().snapshot_meta() {

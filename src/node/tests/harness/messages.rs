@@ -1,4 +1,4 @@
-//! What peers say, or would never say.
+//! Messages that peers send, or would never send.
 
 use super::*;
 
@@ -22,7 +22,7 @@ pub fn forward(from: u64, to: u64, entry: Entry) -> Message {
     forward
 }
 
-/// A snapshot of this state, and of no keys.
+/// A snapshot of this state, without keys.
 pub fn snapshot(from: u64, to: u64, term: u64, index: u64, state: &ReplicatedState) -> Message {
     let mut snapshot = message(MessageType::MsgSnapshot, from, to, term);
     let content = snapshot.mut_snapshot();
@@ -31,7 +31,7 @@ pub fn snapshot(from: u64, to: u64, term: u64, index: u64, state: &ReplicatedSta
     snapshot
 }
 
-/// What a member answers that has applied everything.
+/// A refusal by a member that has applied everything.
 pub fn refusal(by: u64, reason: Reason) -> crate::identity::PeerRefusal {
     crate::identity::PeerRefusal {
         by,

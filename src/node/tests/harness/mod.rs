@@ -1,9 +1,9 @@
-//! Whole clusters of nodes in one thread, without sockets and files: messages, saves and maps are values that the
-//! test moves about, so a test decides what is delivered, made durable, applied or lost, and when.
+//! Whole clusters of nodes in one thread, without sockets and files. Messages, saves and maps are values that the test
+//! moves around. So a test decides what is delivered, made durable, applied or lost, and when.
 //!
-//! A test is a script of the verbs of [`Cluster`]. Processes start, crash and are killed here. Time passes and messages
-//! travel in [`network`]; [`host`] does the work that a node hands out; [`requests`] are what clients ask for, and
-//! [`messages`] what peers say; [`state`] tells how things stand.
+//! A test is a script of the verbs of [`Cluster`]. This file starts, crashes and kills processes. [`network`] lets time
+//! pass and delivers messages. [`host`] does the work that a node hands out. [`requests`] holds what clients ask for,
+//! [`messages`] what peers say, and [`state`] queries and assertions.
 
 mod host;
 mod messages;
@@ -20,21 +20,21 @@ pub use shared::url;
 
 pub struct Cluster {
     pub hosts: BTreeMap<u64, Host>,
-    /// How many data directories each id has had.
+    /// Number of data directories that each id has had.
     lives: BTreeMap<u64, u64>,
-    /// The list of first members that a start is given.
+    /// The list of first members that the next start gets.
     pub list: BTreeMap<u64, PeerUrl>,
-    /// Where the next process is.
+    /// The place of the next process that is started.
     pub moved: Option<PeerUrl>,
     /// Messages under way, the oldest first.
     pub wires: VecDeque<Message>,
-    /// Links that lose everything, as sender and receiver.
+    /// Links that lose every message, as (sender, receiver).
     pub cut: Vec<(u64, u64)>,
-    /// The map of each snapshot, by its index.
+    /// The map of each snapshot, by the snapshot's index.
     snapshots: BTreeMap<u64, Map>,
-    /// Snapshots that are under way arrive only when the test says so.
+    /// Snapshots under way arrive only when the test says so.
     pub slow_snapshots: bool,
-    /// Those.
+    /// The snapshots under way.
     pub sent: Vec<Message>,
     pub snapshot_bytes: u64,
     pub log_cache_bytes: u64,
@@ -42,19 +42,19 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Members with these ids from one on, of which none leads yet.
+    /// A formed cluster of members 1 to `size`. No leader is elected yet.
     pub fn new(size: u64) -> Cluster {
         Cluster::of(Members::of((1..=size).map(|id| (id, url(id), 10 * id))))
     }
 
-    /// The same, and the id of the one that leads.
+    /// A formed cluster of members 1 to `size`, and the id of its leader.
     pub fn elected(size: u64) -> (Cluster, u64) {
         let mut cluster = Cluster::new(size);
         let leader = cluster.elect();
         (cluster, leader)
     }
 
-    /// Three that have little of their log in memory, and the id of the one that leads.
+    /// A cluster of three members that keep little of their log in memory, and the id of its leader.
     pub fn forgetful(snapshot_bytes: u64, pinned_log_bytes: u64) -> (Cluster, u64) {
         let mut cluster = Cluster::new(3);
         cluster.snapshot_bytes = snapshot_bytes;
@@ -86,7 +86,7 @@ impl Cluster {
         cluster
     }
 
-    /// The incarnation of the process with this id, or of the next one.
+    /// The incarnation of the process with this id, or of the next one if none runs yet.
     pub fn incarnation(&self, id: u64) -> u64 {
         match self.hosts.get(&id).filter(|host| host.node.is_some()) {
             Some(host) => host.incarnation,
@@ -106,7 +106,7 @@ impl Cluster {
         self.start(id);
     }
 
-    /// Starts the process again on what its disk holds.
+    /// Starts the process again with what its disk holds.
     pub fn start(&mut self, id: u64) {
         let host = &self.hosts[&id];
         let settings = NodeSettings {
@@ -123,13 +123,13 @@ impl Cluster {
         self.work(id);
     }
 
-    /// Loses everything that is not on the disk.
+    /// Crashes the process: it loses everything that is not on the disk.
     pub fn crash(&mut self, id: u64) {
         self.host(id).node = None;
         self.wires.retain(|m| m.to != id && m.from != id);
     }
 
-    /// A crash of which every survivor's host learns.
+    /// Crashes the process, and the hosts of all other members learn of it.
     pub fn kill(&mut self, id: u64) {
         self.crash(id);
         for other in self.running() {
@@ -142,7 +142,7 @@ impl Cluster {
         self.start(id);
     }
 
-    /// A power cut: all processes are gone before the first of them starts again.
+    /// A power cut: all processes end before the first of them starts again.
     pub fn restart_all(&mut self) {
         self.crash_all();
         for id in self.ids() {
@@ -164,7 +164,7 @@ impl Cluster {
         self.host(id).node()
     }
 
-    /// Lets the node work until there is nothing left that its host is not slow with.
+    /// Lets the node work until nothing is left to do, apart from what its host is slow at.
     pub fn work(&mut self, id: u64) {
         let host = host_in(&mut self.hosts, id);
         if host.node.is_some() {
@@ -187,7 +187,7 @@ impl Cluster {
         running.map(|(id, _)| *id).collect()
     }
 
-    /// All hosts but this one.
+    /// The ids of all other hosts.
     pub fn others<const N: usize>(&self, id: u64) -> [u64; N] {
         let mut others = self.ids();
         others.retain(|other| *other != id);
@@ -196,7 +196,7 @@ impl Cluster {
         others.unwrap_or_else(|_| panic!("there are {count} hosts but {id}, not {N}"))
     }
 
-    /// The host with the lowest id but this one.
+    /// The lowest id of the other hosts.
     pub fn follower(&self, leader: u64) -> u64 {
         let follower = self.hosts.keys().find(|id| **id != leader);
         *follower.expect("there is another host")
@@ -208,7 +208,7 @@ fn host_in(hosts: &mut BTreeMap<u64, Host>, id: u64) -> &mut Host {
     host.unwrap_or_else(|| panic!("there is no host {id}"))
 }
 
-/// A list of first members, as all of them are started with.
+/// The list of first members with which all of them are started.
 pub fn list(size: u64) -> BTreeMap<u64, PeerUrl> {
     (1..=size).map(|id| (id, url(id))).collect()
 }

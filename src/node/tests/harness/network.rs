@@ -1,9 +1,9 @@
-//! Time and messages: what is under way arrives, is lost or is refused.
+//! Time and messages: messages arrive, are lost or are refused.
 
 use super::*;
 
 impl Cluster {
-    /// Delivers messages until there are none.
+    /// Delivers messages until none is left.
     pub fn settle(&mut self) {
         for id in self.ids() {
             self.work(id);
@@ -20,7 +20,7 @@ impl Cluster {
         }
     }
 
-    /// Ticks until this holds.
+    /// Ticks until `done` holds.
     pub fn tick_until(&mut self, done: impl Fn(&mut Cluster) -> bool) {
         for _ in 0..500 {
             if done(self) {
@@ -31,7 +31,7 @@ impl Cluster {
         panic!("it did not come to that within 500 ticks");
     }
 
-    /// Ticks until there is exactly one leader that all running voters follow.
+    /// Ticks until there is exactly one leader, and all running voters follow it.
     pub fn elect(&mut self) -> u64 {
         for _ in 0..500 {
             self.tick(1);
@@ -50,7 +50,7 @@ impl Cluster {
         panic!("no leader after 500 ticks");
     }
 
-    /// Delivers messages one by one, and ticks when there are none, until this holds.
+    /// Delivers messages one by one, and ticks when there are none, until `done` holds.
     pub fn deliver_until(&mut self, done: impl Fn(&mut Cluster) -> bool) {
         for _ in 0..10_000 {
             if done(self) {
@@ -66,7 +66,7 @@ impl Cluster {
         panic!("it did not come to that");
     }
 
-    /// Delivers the next message, if there is one.
+    /// Delivers the next message, if there is one. Returns whether there was one.
     fn deliver_one(&mut self) -> bool {
         let Some(message) = self.wires.pop_front() else {
             return false;
@@ -117,7 +117,7 @@ impl Cluster {
         }
     }
 
-    /// The host of `by` refuses a member that was removed, and tells where in the log that stands.
+    /// The index at which `by` knows `id` to be removed, if it does. The host of `by` refuses a removed member.
     fn knows_removed(&self, by: u64, id: u64) -> Option<u64> {
         let members = &self.hosts.get(&by)?.members;
         let index = *members.removed.get(&id)?;
@@ -161,7 +161,7 @@ impl Cluster {
         self.work(to);
     }
 
-    /// The host of this node was told so by a peer.
+    /// A peer refuses this node, and the node's host learns of it.
     pub fn refuse(&mut self, id: u64, refusal: crate::identity::PeerRefusal) {
         self.node(id).refused(refusal);
         self.settle();

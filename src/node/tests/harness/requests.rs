@@ -1,4 +1,5 @@
-//! What clients and operators ask for. What returns a receiver leaves the request open; what does not settles it.
+//! What clients and operators ask for. A function that returns a receiver leaves the request open; the others wait for
+//! its outcome.
 
 use super::*;
 
@@ -78,14 +79,14 @@ impl Cluster {
         outcome
     }
 
-    /// This member dials the other, which answers from an empty directory.
+    /// Member `by` dials member `id`, which answers from an empty directory.
     pub fn dial(&mut self, by: u64, id: u64) {
         let met = self.met(id);
         self.node(by).met(met);
         self.work(by);
     }
 
-    /// What the process with this id answers where it is dialled.
+    /// The answer of the process with this id where it is dialled.
     pub fn met(&self, id: u64) -> Met {
         Met {
             id,
@@ -98,7 +99,7 @@ impl Cluster {
     }
 }
 
-/// A change of a member that names no data directory.
+/// A membership change that names no data directory.
 pub fn change(kind: Kind, member: u64) -> Command {
     let mut command = Command::new();
     command.kind = kind;
@@ -114,7 +115,7 @@ pub fn applied(receiver: &mut oneshot::Receiver<Outcome>) -> u64 {
     }
 }
 
-/// The one success of a read or of a transfer.
+/// Asserts that a read or a transfer has succeeded.
 pub fn done<E: std::fmt::Debug + PartialEq>(receiver: &mut oneshot::Receiver<Result<(), E>>) {
     assert_eq!(receiver.try_recv(), Ok(Some(Ok(()))));
 }

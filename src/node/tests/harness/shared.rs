@@ -1,9 +1,9 @@
-//! What a cluster of nodes in one thread begins with, and how clients ask a node. The bench of the node includes this
-//! file by its path, so that both begin alike. The bench sees only what is public, and so nothing else is used here;
-//! the names come from whoever includes the file.
+//! The initial state of a cluster of nodes in one thread, and clients' requests to a node. The bench of the node
+//! includes this file by its path, so that both start alike. The bench sees only what is public, so this file uses
+//! nothing else. The including file imports the names.
 //!
-//! How messages, jobs and commits move is not shared: the tests lose and hold back single ones and keep disks and maps,
-//! and the bench moves all that wait in one pass, as the raft loop does, and keeps nothing.
+//! The movement of messages, jobs and commits is not shared. The tests lose and hold back single ones, and keep disks
+//! and maps. The bench moves everything that waits in one pass, as the raft loop does, and keeps nothing.
 
 use super::{
     BTreeMap, Command, HardState, Logger, Members, Node, NodeSettings, NotProposed, Outcome,
@@ -19,7 +19,7 @@ pub fn url(id: u64) -> PeerUrl {
     url.expect("a name and a port are a peer URL")
 }
 
-/// The disk of each of the first members: a snapshot of them, and no log behind it.
+/// The disk of each first member: a snapshot with the members, and no log behind it.
 pub fn first_disk(members: &Members) -> Recovered {
     let mut state = ReplicatedState::new();
     members.write_to(&mut state);
@@ -40,7 +40,7 @@ pub fn first_disk(members: &Members) -> Recovered {
     }
 }
 
-/// Of a first start, without limits.
+/// The settings of a first start, without limits.
 pub fn settings(id: u64, incarnation: u64) -> NodeSettings {
     NodeSettings {
         id,
@@ -63,7 +63,7 @@ pub fn node(settings: NodeSettings, recovered: Recovered) -> Node {
     Node::new(settings, recovered, &logger, &logger).expect("a node from what was recovered")
 }
 
-/// A value is put at this key.
+/// A command that puts a value at this key.
 pub fn put(key: String) -> Command {
     let mut command = Command::new();
     command.key = key.into();

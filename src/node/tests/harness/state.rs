@@ -1,9 +1,9 @@
-//! How things stand, and what has to hold.
+//! Queries of the state of a cluster, and assertions about it.
 
 use super::*;
 
 impl Cluster {
-    /// The one leader, if all that run follow it, and otherwise 0.
+    /// The id of the leader, if all running processes follow it; otherwise 0.
     pub fn leader(&self) -> u64 {
         let running = self.hosts.values().filter_map(|host| host.node.as_ref());
         let mut leaders = running.map(|node| node.raw.raft.leader_id);
@@ -32,7 +32,7 @@ impl Cluster {
         self.see(id).watermarks.published
     }
 
-    /// The log in memory.
+    /// The log as the node has it in memory.
     pub fn log(&self, id: u64) -> &Log {
         self.see(id).raw.store()
     }
@@ -55,7 +55,7 @@ impl Cluster {
         self.hosts[&id].map.contains_key(key.as_bytes())
     }
 
-    /// To whom messages of this type are under way that have no entries.
+    /// Receivers of the messages under way of this type, not counting messages with entries.
     pub fn under_way(&self, kind: MessageType) -> Vec<u64> {
         let wires = self.wires.iter();
         let empty = wires.filter(|m| m.get_msg_type() == kind && m.entries.is_empty());
@@ -68,7 +68,7 @@ impl Cluster {
         assert!(maps.windows(2).all(|pair| pair[0] == pair[1]), "{maps:?}");
     }
 
-    /// The process was told that it was removed.
+    /// Asserts that the process ended because it was removed.
     pub fn assert_removed(&self, id: u64) {
         let exit = &self.hosts[&id].exit;
         assert!(matches!(exit, Some(Exit::Removed { .. })), "{exit:?}");
