@@ -1,16 +1,20 @@
-//! Those that are behind: what is read back of the log for them, and what is kept of it.
+//! Catching up: reads old entries back for lagging followers, and keeps the part of the log that they still need.
 //!
-//! A follower that is behind needs entries that are not in memory any more. Raft asks the log for them; what the log does
-//! not have it notes, the node asks for it ([`Output::read_backs`](super::Output)), and when it is there
-//! ([`Node::read_back`]) every follower that waits is served. In the same way a node that was just started comes by what
-//! it has still to publish, a piece at a time, so that neither the log nor the commit channel holds it all.
+//! A lagging follower needs entries that are no longer in memory. Raft asks the [`Log`](super::log::Log) for them. The
+//! log notes what it does not hold, and the node requests it ([`Output::read_backs`](super::Output)). When the entries
+//! arrive ([`Node::read_back`]), every waiting follower is served. A node that has just started gets the entries that
+//! it still has to publish in the same way, one piece at a time. So neither the log nor the commit channel holds all of
+//! them at once.
 //!
-//! A follower that was sent a snapshot *pins* the log behind it, until it has caught up: otherwise the log could be
-//! compacted before the snapshot has arrived, and it would be sent the next one, and so on. A pin ends when the transfer
-//! fails, with the leadership, and when more than [`limits::PINNED_LOG_BYTES_MAX`](crate::limits) would be kept for it.
+//! While a follower is sent a snapshot, it *pins* the log behind that snapshot until it has caught up. Without the pin
+//! the log could be compacted before the snapshot arrives, and the follower would need the next snapshot, and so on. A
+//! pin ends when the transfer fails, when this node loses leadership, and when it would keep more than
+//! [`limits::PINNED_LOG_BYTES_MAX`](crate::limits).
 //!
-//! Invariants: there are at most `READ_BACKS_MAX` requests at one time. Nothing that a request asks for is replaced
-//! before it is answered, for it is applied or, after a start, committed; it may be compacted.
+//! Invariants:
+//! - At most `READ_BACKS_MAX` requests are open at a time.
+//! - Entries of an open request are never replaced, because they are applied or, after a start, committed. They may be
+//!   compacted.
 
 use super::{Node, Output};
 use crate::channels::notice::EntriesRead;
@@ -20,22 +24,22 @@ use raft::eraftpb::{Message, MessageType};
 use slog::{info, warn};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct CatchUp {
-    /// Indexes from which entries were asked for and are not there yet.
+    /// First index of each request that is not answered yet.
     requested: BTreeSet<u64>,
-    /// By member, the index behind which the log is kept for it.
+    /// By member: the index behind which the log is kept for that member.
     pins: BTreeMap<u64, u64>,
 }
 
 impl Node {
     // ---- reading back ----
 
-    /// Asks for what raft wants of the log and is not in memory.
+    /// Requests the entries that raft wants and that are not in memory.
     pub(super) fn request_log(&mut self, output: &mut Output) {
         for first in self.raw.mut_store().take_wanted() {
-            // What is not asked for now raft wants again: for a follower at its next word, and to publish at once.
+            // Raft repeats what is left out here: for a follower when its next message arrives, for publication at
+            // once.
             if self.catch_up.requested.len() >= limits::READ_BACKS_MAX {
                 return;
             }
@@ -51,7 +55,7 @@ impl Node {
         }
     }
 
-    /// Takes entries that were asked for.
+    /// Takes entries that were requested.
     pub fn read_back(&mut self, read: EntriesRead) {
         let first = read.first;
         self.catch_up.requested.remove(&first);
@@ -65,9 +69,9 @@ impl Node {
                 let compacted = self.raw.store().compacted();
                 assert!(
                     first <= compacted,
-                    "entry {first} is deleted, and the log is compacted up to {compacted}"
+                    "entry {first} is deleted, but the log is compacted only up to {compacted}"
                 );
-                // Who waits for it is sent a snapshot.
+                // Followers that wait for this entry are sent a snapshot.
                 1
             }
         };
@@ -76,7 +80,8 @@ impl Node {
         }
         let peers: Vec<u64> = self.raw.raft.prs().iter().map(|(id, _)| *id).collect();
         for peer in peers.into_iter().filter(|id| *id != self.settings.id) {
-            // As many messages as it takes now. Each moves on what is next, or there will be no other for the moment.
+            // Sends as many messages as the follower takes now. Each message moves the next index. Where the index
+            // stays, raft sends nothing more for the moment.
             let mut next = self.next_index(peer);
             while (first..first + count).contains(&next) {
                 self.raw.raft.send_append(peer);
@@ -93,21 +98,23 @@ impl Node {
         progress.map_or(0, |progress| progress.next_idx)
     }
 
-    /// There is something to publish, and raft does not get it yet: this node was started and has to read it back, or the
-    /// map is to follow first.
+    /// Whether raft has entries to publish but does not get them yet: either this node has just started and must read
+    /// them back, or the map has to catch up first.
     pub(super) fn waits_for_log(&self) -> bool {
         let log = &self.raw.raft.raft_log;
         self.watermarks.published < log.committed.min(log.persisted)
             && (self.is_ahead_of_the_map() || !log.store.is_at_hand(self.watermarks.published + 1))
     }
 
-    /// What is published waits in the commit channel, where it takes more memory than in the log.
+    /// Whether more published bytes wait in the commit channel than allowed. They take more memory there than in the
+    /// log.
     pub(super) fn is_ahead_of_the_map(&self) -> bool {
         let most = limits::PUBLISHED_BYTES_MAX as u64;
         self.watermarks.unapplied_bytes as u64 > most.min(self.settings.log_cache_bytes)
     }
 
-    /// Whatever else is appended can't be applied soon, and would have to be kept in memory until it is.
+    /// Whether more entries wait to be applied than memory allows. Entries appended now could not be applied soon, and
+    /// would stay in memory until then.
     pub(super) fn has_too_much_to_apply(&self) -> bool {
         let beyond_the_cache = self
             .raw
@@ -119,7 +126,7 @@ impl Node {
 
     // ---- pins ----
 
-    /// A snapshot that is sent pins the log behind it.
+    /// Pins the log behind a snapshot that is being sent.
     pub(super) fn pin_for(&mut self, message: &Message) {
         if message.get_msg_type() == MessageType::MsgSnapshot {
             let index = message.get_snapshot().get_metadata().index;
@@ -127,12 +134,12 @@ impl Node {
         }
     }
 
-    /// It will be sent another snapshot.
+    /// Drops the pin: the follower will be sent another snapshot.
     pub(super) fn transfer_failed(&mut self, to: u64) {
         self.catch_up.pins.remove(&to);
     }
 
-    /// The index behind which the log is kept for followers, `u64::MAX` when for none.
+    /// The index behind which the log is kept for followers, or `u64::MAX` if no follower needs it.
     pub(super) fn pinned(&mut self) -> u64 {
         if !self.is_leader() {
             self.catch_up.pins.clear();
@@ -144,20 +151,20 @@ impl Node {
             };
             *index = progress.matched.max(*index);
             let lag = raft.raft_log.committed.saturating_sub(*index);
-            // As where a learner is promoted.
+            // The same condition as for promoting a learner.
             let level = match progress.state {
                 ProgressState::Snapshot => false,
                 ProgressState::Probe => lag == 0,
                 ProgressState::Replicate => lag <= limits::PROMOTION_LAG_ENTRIES_MAX,
             };
             if level {
-                info!(self.logger, "a follower has caught up behind a snapshot"; "member" => *peer);
+                info!(self.logger, "a follower has caught up after a snapshot"; "member" => *peer);
                 return false;
             }
             let kept = raft.store().bytes_behind(*index);
             if kept > self.settings.pinned_log_bytes {
-                warn!(self.logger, "a follower is too far behind: the log is not kept for it any more, and it may be \
-                    sent another snapshot"; "member" => *peer, "behind" => *index, "bytes" => kept);
+                warn!(self.logger, "a follower is too far behind: the log is no longer kept for it, and it may need \
+                    another snapshot"; "member" => *peer, "behind" => *index, "bytes" => kept);
                 return false;
             }
             true
@@ -170,7 +177,7 @@ impl Node {
             .unwrap_or(u64::MAX)
     }
 
-    /// Lets go of what nobody has needed for a while. Called at every heartbeat interval.
+    /// Drops what no follower has needed for a while. Called at every heartbeat interval.
     pub(super) fn look_after_log(&mut self) {
         let pinned = self.pinned();
         let log = self.raw.mut_store();

@@ -1,18 +1,22 @@
-//! The log as raft sees it: a cache in memory over what the WAL holds.
+//! The log as raft sees it: a memory cache over what the WAL holds.
 //!
-//! The node appends here before raft hears that a ready was taken in (`advance_append_async`), while the WAL makes
-//! the same entries durable beside it. Entries are shared buffers, so the copy in memory is the one that the WAL and
-//! the transport read.
+//! The node appends entries here before it tells raft that the ready was taken in (`advance_append_async`). In parallel
+//! the WAL makes the same entries durable. Entries are shared buffers, so the WAL and the transport read the copy that
+//! is in memory here.
 //!
-//! Entries that are applied leave memory, oldest first, when all in memory weigh more than the cache may. Raft asks for
-//! such entries in two places. For a follower that is behind it can wait: it is told so, what it asked for is noted in
-//! [`Log::take_wanted`], and is served when somebody has read it back and brings it by [`Log::hold`]. A node that was
-//! just started publishes what memory could not take: it gets none until they are there.
+//! When the entries in memory exceed the cache size, applied entries leave memory, oldest first. Raft asks for such
+//! entries in two cases:
+//! - To send them to a lagging follower. Raft can wait, so the log answers "temporarily unavailable" and notes the
+//!   index in [`Log::take_wanted`]. Once the caller has read the entries back and passed them to [`Log::hold`], raft
+//!   gets them.
+//! - To publish them after a start, if they did not fit into memory. Raft gets no entries until they are read back.
 //!
-//! Invariants: the log index knows every entry behind `compacted`, which is where it starts; those in memory are its
-//! newest; those that are not are applied, hence committed, durable and never replaced, and stand in the WAL. The newest
-//! snapshot is at or above `compacted`, so whoever lacks an entry that is gone can be given a snapshot;
-//! `term(compacted)` always answers.
+//! Invariants:
+//! - The log index knows every entry behind `compacted`, where it starts.
+//! - The entries in memory are the newest ones. The others are applied, so they are committed, durable in the WAL, and
+//!   never replaced.
+//! - The newest snapshot is at or above `compacted`, so a follower that needs a deleted entry can be sent a snapshot.
+//! - `term(compacted)` always returns a term.
 
 use crate::limits;
 use crate::mutants::{Mutant, is_planted};
@@ -29,39 +33,40 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 #[derive(Debug)]
 pub struct Log {
     log_index: LogIndex,
-    /// The newest entries.
+    /// The newest entries of the log.
     entries: VecDeque<Entry>,
     bytes: u64,
     cache_bytes: u64,
     /// Entries that were read back, the newest piece last.
     pieces: VecDeque<Piece>,
-    /// Indexes from which raft wants entries that are not in memory. A cell, because raft asks through `&self`.
+    /// First indexes of the entries that raft wants and memory does not hold. A cell, because raft asks through
+    /// `&self`.
     wanted: RefCell<BTreeSet<u64>>,
     /// Raft gets nothing to publish.
     held_back: bool,
     snapshot: Option<SnapshotMeta>,
-    /// Index of the snapshot before, if the log reaches back to it; else that of the newest, or 0. Behind it the log is
-    /// kept.
+    /// Index of the previous snapshot, if the log still reaches back to it. Otherwise index of the newest snapshot, or
+    /// 0. The log is kept behind this index.
     older: u64,
-    /// Where each member was added.
+    /// By member: the index that added it, or the later index that bound it.
     added: BTreeMap<u64, u64>,
-    /// Raft asked for a snapshot that `snapshot` does not satisfy. A cell for the same reason.
+    /// Raft asked for a snapshot that `snapshot` does not satisfy. A cell, because raft asks through `&self`.
     snapshot_wanted: Cell<bool>,
-    /// As of start: raft asks for them once.
+    /// As of the start. Raft reads it, and `conf_state`, once.
     hard_state: HardState,
     conf_state: ConfState,
 }
 
-/// Entries that were read back, without gaps and at least one.
+/// At least one entry, read back without gaps.
 #[derive(Debug)]
 struct Piece {
     entries: Vec<Entry>,
-    /// Raft was given some since [`Log::drop_unused`].
+    /// Raft was given entries of this piece since the last [`Log::drop_unused`].
     used: Cell<bool>,
 }
 
 impl Log {
-    /// The log that a restart found. Entries that are applied stay in memory up to `cache_bytes`.
+    /// Creates the log from what a restart found. Applied entries stay in memory up to `cache_bytes`.
     pub fn new(recovered: Recovered, cache_bytes: u64) -> Log {
         let snapshot = match &recovered.snapshot {
             Some(meta) => (meta.index, meta.term),
@@ -115,7 +120,7 @@ impl Log {
         log
     }
 
-    /// Appends entries; the first replaces whatever was there from its index on.
+    /// Appends entries. The first one replaces the entry at its index and all entries behind it.
     pub fn append(&mut self, entries: Vec<Entry>) {
         let Some(first) = entries.first() else {
             return;
@@ -139,7 +144,8 @@ impl Log {
         }
     }
 
-    /// Leaves entries up to this index, which is applied, to the WAL as far as memory shall not hold them.
+    /// Drops entries up to this index from memory until the rest fits into the cache. The index must be applied, and
+    /// the WAL still holds the entries.
     pub fn trim(&mut self, applied: u64) {
         while self.bytes > self.cache_bytes
             && let Some(entry) = self.entries.pop_front_if(|entry| entry.index <= applied)
@@ -148,7 +154,7 @@ impl Log {
         }
     }
 
-    /// The whole log is replaced by a snapshot from the leader.
+    /// Replaces the whole log by a snapshot from the leader.
     pub fn install(&mut self, meta: SnapshotMeta) {
         self.entries.clear();
         self.bytes = 0;
@@ -160,7 +166,8 @@ impl Log {
         self.snapshot_wanted.set(false);
     }
 
-    /// A snapshot was taken here. The log goes up to the snapshot before, but nothing above `pinned`.
+    /// Takes in a snapshot that this node wrote. Deletes the log up to the previous snapshot, but nothing above
+    /// `pinned`.
     pub fn compact(&mut self, meta: SnapshotMeta, pinned: u64) {
         self.older = self.snapshot_index();
         self.snapshot_wanted.set(false);
@@ -168,15 +175,16 @@ impl Log {
         self.unpin(pinned);
     }
 
-    /// Nothing above this index is pinned any more. What may go goes.
+    /// The pins now keep the log behind `pinned` only. Deletes what neither the pins nor the previous snapshot keep.
     pub fn unpin(&mut self, pinned: u64) {
         let index = self.older.min(pinned);
         if index <= self.compacted() {
             return;
         }
         let term = self.log_index.term(index);
-        let term =
-            term.expect("the snapshot before is not above the newest, nor that above the log");
+        let term = term.expect(
+            "the previous snapshot is not above the newest one, nor that one above the log",
+        );
         self.log_index.drop_to(index, term);
         while let Some(entry) = self.entries.pop_front_if(|entry| entry.index <= index) {
             self.bytes -= entry_bytes(&entry);
@@ -186,12 +194,12 @@ impl Log {
 
     // ---- what is not in memory ----
 
-    /// What raft wanted since the last call and could not have: the indexes from which.
+    /// First indexes of the entries that raft wanted since the last call and could not get.
     pub fn take_wanted(&mut self) -> BTreeSet<u64> {
         std::mem::take(self.wanted.get_mut())
     }
 
-    /// Asks for a piece of the log from this index on. `None` when it is in memory by now, or gone.
+    /// A request for a piece of the log from this index on. `None` if the entry is in memory by now, or deleted.
     pub fn request(&self, first: u64) -> Option<Request> {
         let (start, end) = (self.compacted() + 1, self.cached_from());
         let bytes = limits::READ_BACK_BYTES.min(self.cache_bytes);
@@ -199,7 +207,7 @@ impl Log {
         needed.then(|| Request::new(&self.log_index, first, end, bytes))
     }
 
-    /// Takes entries that were read back, for raft to have when it asks again. Few pieces are kept.
+    /// Takes entries that were read back, for raft to get when it asks again. Only a few pieces are kept.
     pub fn hold(&mut self, entries: Vec<Entry>) {
         let first = entries.first().map_or(0, |entry| entry.index);
         if first <= self.compacted() {
@@ -216,22 +224,23 @@ impl Log {
         self.pieces.push_back(Piece { entries, used });
     }
 
-    /// From now on raft gets nothing to publish, or again what there is.
+    /// Sets whether raft gets nothing to publish.
     pub fn hold_back(&mut self, held_back: bool) {
         self.held_back = held_back;
     }
 
-    /// Drops the pieces of which raft was given nothing since the last call.
+    /// Drops the pieces that raft did not use since the last call.
     pub fn drop_unused(&mut self) {
         self.pieces.retain(|piece| piece.used.replace(false));
     }
 
-    /// The entry at this index can be given to raft at once, or there is none yet.
+    /// Whether raft can get the entry at this index at once, or the entry does not exist yet.
     pub fn is_at_hand(&self, index: u64) -> bool {
         index >= self.cached_from() || self.piece(index).is_some()
     }
 
-    /// Index of the first entry in memory, one behind the last when there is none. What was read back does not count.
+    /// Index of the first entry in memory, or one above the last index if memory holds none. Pieces that were read back
+    /// do not count.
     pub fn cached_from(&self) -> u64 {
         self.last() + 1 - self.entries.len() as u64
     }
@@ -244,20 +253,20 @@ impl Log {
         self.pieces.iter().rev().find(holds)
     }
 
-    // ---- the rest ----
+    // ---- snapshots and positions ----
 
-    /// Tells where each member was added. A member is never given a snapshot from before that: if its id was in use
-    /// earlier, it would go through its predecessor's removal as if it were its own.
+    /// Sets the index at which each member was added, or bound later. A member is never sent an older snapshot: if its
+    /// id was in use earlier, it would take the removal of that earlier member for its own.
     pub fn set_added(&mut self, added: BTreeMap<u64, u64>) {
         self.added = added;
     }
 
-    /// Raft wanted a newer snapshot since the last call.
+    /// Whether raft wanted a newer snapshot since the last call.
     pub fn take_snapshot_wanted(&self) -> bool {
         self.snapshot_wanted.replace(false)
     }
 
-    /// Index of the newest snapshot, 0 for none.
+    /// Index of the newest snapshot, or 0.
     pub fn snapshot_index(&self) -> u64 {
         self.snapshot.as_ref().map_or(0, |meta| meta.index)
     }
@@ -267,32 +276,32 @@ impl Log {
         self.snapshot.as_ref()
     }
 
-    /// Index of the last entry that is gone: up to it nothing will be read back.
+    /// Index of the last deleted entry. Entries up to it can't be read back.
     pub fn compacted(&self) -> u64 {
         self.log_index.start().0
     }
 
-    /// The last index.
+    /// Index of the last entry.
     pub fn last(&self) -> u64 {
         self.log_index.last()
     }
 
-    /// Bytes of the entries in memory, those apart that were read back.
+    /// Bytes of the entries in memory, without pieces that were read back.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// About the bytes of all entries behind this index.
+    /// Approximate bytes of all entries behind this index.
     pub fn bytes_behind(&self, index: u64) -> u64 {
         self.log_index.bytes_behind(index)
     }
 }
 
-/// The first of these entries that together are not larger than the limit.
+/// The longest prefix of these entries that stays within the limit in bytes.
 fn fitting<'a>(entries: impl Iterator<Item = &'a Entry>, limit: Option<u64>) -> Vec<Entry> {
     let limit = limit.unwrap_or(u64::MAX);
     let mut bytes = 0;
-    // At least one entry, or a large one could never be sent.
+    // At least one entry, or an entry larger than the limit could never be sent.
     let fitting = entries.enumerate().take_while(|(position, entry)| {
         bytes += u64::from(entry.compute_size());
         *position == 0 || bytes <= limit
@@ -320,12 +329,12 @@ impl raft::Storage for Log {
         }
         assert!(
             low <= high && high <= self.last() + 1,
-            "entries {low} to before {high} were asked for, the last is {}",
+            "entries {low}..{high} were requested, but the last index is {}",
             self.last()
         );
         let limit = max_size.into();
-        // It publishes, and asks again when it gets none. Without a limit it looks for conf changes before an election, and
-        // to give it none would say that there is none.
+        // A read to publish is asked again when it returns nothing. A read without a limit looks for conf changes
+        // before an election: an empty answer would mean that there are none.
         let publishing = limit.is_some() && !context.can_async();
         if publishing && self.held_back {
             return Ok(Vec::new());
@@ -348,7 +357,7 @@ impl raft::Storage for Log {
         }
         assert!(
             publishing,
-            "entries {low} to before {high} are needed at once, memory holds those from {cached_from} on"
+            "entries {low}..{high} are needed at once, but memory starts at {cached_from}"
         );
         Ok(Vec::new())
     }
@@ -369,8 +378,9 @@ impl raft::Storage for Log {
         Ok(self.last())
     }
 
-    /// The newest snapshot's metadata; its data is the replicated state beside the map. The file itself is streamed
-    /// by the transport. A snapshot whose configuration lacks the receiver would be ignored by it for ever.
+    /// The newest snapshot's metadata, with the replicated state beside the map as data. The transport streams the file
+    /// itself. A receiver would ignore a snapshot whose configuration lacks it, again and again, so such a snapshot is
+    /// withheld.
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
         let fit = self.snapshot.as_ref().filter(|meta| {
             let known =
@@ -464,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_pinned_stays_until_it_is_not() {
+    fn pinned_entries_stay_until_they_are_unpinned() {
         let mut log = log();
         log.compact(meta(14, 3, &[1]), 12);
         log.compact(meta(18, 3, &[1]), 12);
@@ -475,7 +485,7 @@ mod tests {
         assert_eq!(log.compacted(), 14);
     }
 
-    /// Context in which raft can wait.
+    /// A context in which raft can wait.
     fn patient() -> GetEntriesContext {
         GetEntriesContext::empty(true)
     }
@@ -561,7 +571,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "are needed at once")]
-    fn an_election_is_never_told_that_there_are_no_entries() {
+    fn an_election_never_gets_an_empty_list_for_missing_entries() {
         let mut log = log();
         log.cache_bytes = 1;
         log.trim(20);

@@ -1,12 +1,12 @@
-//! Changes of members: one at a time, each settled before the next, and each answered once it is settled.
+//! Membership changes: one at a time, each settled before the next, each answered once it is settled.
 //!
-//! The leader is the gate: it proposes a change only when its own term has committed an entry, the change before is
-//! published, and that one's settlement too ([`Members::unsettled`](crate::members::Members::unsettled) has the reason).
-//! A change that comes too early waits, its client's deadline permitting, and holds up no write: the leader's own in
-//! `pending`, a follower's in [`WaitingChanges`].
+//! The leader is the gate. It proposes a change only when its own term has committed an entry, and the previous change
+//! is published and settled ([`crate::members`] has the reason). A change that comes too early waits, at most until its
+//! client's deadline: in `pending` if it was proposed here, in [`WaitingChanges`] if a follower forwarded it. It does
+//! not delay writes.
 //!
-//! What the leader itself proposes follows from what it sees: a member that has moved, an id whose incarnation is open and
-//! that answers at its place, a learner that has caught up, a cluster that forms (`formation.rs`).
+//! The leader itself proposes changes from what it observes: a member has moved, an empty directory answers for an id
+//! whose incarnation is open, a learner has caught up, a cluster forms (`formation.rs`).
 
 use super::Node;
 use super::pending::answer;
@@ -27,13 +27,13 @@ use slog::{info, warn};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// Changes of members that followers have forwarded and that wait at the gate, in order of arrival.
+/// Changes that followers have forwarded and that wait at the gate, in order of arrival.
 #[derive(Debug, Default)]
 pub(super) struct WaitingChanges {
     changes: Vec<Forwarded>,
 }
 
-/// One start of a member.
+/// One start of a member, which is the source of a forwarded change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Proposer {
     member: u64,
@@ -47,41 +47,40 @@ struct Forwarded {
     message: Message,
     command: Command,
     by: Proposer,
-    /// The command version that it needs; 0: the first.
+    /// The command version that it needs, or 0 for the first version.
     version: u64,
-    /// Tick at which it is refused, in time for its client.
+    /// Tick at which the change is refused, early enough for its client.
     deadline: u64,
 }
 
-/// The command version that the directory with this incarnation runs with.
+/// A command version, and the incarnation of the directory whose process runs with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SaidVersion {
     pub incarnation: u64,
     pub version: u64,
 }
 
-/// What this node remembers of changes of members, and of members that it has met.
+/// What this node remembers of membership changes, and of members that it has met.
 #[derive(Debug)]
 pub(super) struct Membership {
-    /// Index of a conf change that this leader proposed and that is not published.
+    /// Index of a conf change that this leader has proposed and not published yet.
     pub conf_change_in_flight: u64,
     pub news: VecDeque<MembersNews>,
-    /// Of changes of members that are not settled, with their indexes.
+    /// Replies of changes that are not settled, each with the index of its change.
     pub replies: Vec<(Index, ReplySender)>,
-    /// Changes of members that followers have forwarded and that wait for another one.
     pub waiting: WaitingChanges,
-    /// There is a learner, a member at another place or of another version, or a cluster that forms: the leader may have to
-    /// propose something.
+    /// The leader may have to propose something: there is a learner, a member at another place or with another version,
+    /// or the cluster forms.
     pub needs_care: bool,
-    /// Members and listed ones that have answered where they were dialled, the newest answer of each.
+    /// Members and listed members that answered where they were dialled. Only the newest answer of each.
     pub answered: BTreeMap<u64, Met>,
-    /// Members that have come by themselves, and the place that each names.
+    /// Members that connected by themselves, with the place that each names.
     pub claimed: BTreeMap<u64, Met>,
-    /// What was said by whom was met last, by peer.
+    /// By peer: the version that it stated when it was last met.
     pub versions: BTreeMap<u64, SaidVersion>,
-    /// The index that bound this member, 0 while nothing does.
+    /// The index that bound this member, or 0 while none does.
     pub own_bound_index: u64,
-    /// Where the caller was told that this member is reached.
+    /// The place of this member that was last reported to the caller.
     pub place_told: Option<PeerUrl>,
 }
 
@@ -102,16 +101,16 @@ impl Membership {
     }
 }
 
-/// A change of members, which may be told only once a ready is durable.
+/// A new state of the members, which may have to wait for a ready to become durable.
 #[derive(Debug)]
 pub(super) struct MembersNews {
-    /// The ready; 0 when it may be told at once.
+    /// The number of that ready, or 0 if the members may be reported at once.
     pub after: u64,
     pub members: Arc<Members>,
 }
 
 impl Node {
-    /// As the leader: goes on with changes, own and others'. Called at every [`Node::ready`].
+    /// Advances all membership changes, own and forwarded, as the leader. Called at every [`Node::ready`].
     pub(super) fn attend_members(&mut self) {
         if !self.is_leader() || self.ending.leaving.is_some() {
             self.membership.waiting.changes.clear();
@@ -130,7 +129,8 @@ impl Node {
         if self.is_gate_open() {
             if !self.membership.waiting.changes.is_empty() {
                 let first = self.membership.waiting.changes.remove(0);
-                // A member may have gone back since it came. Its proposer sends it again.
+                // A member may have gone back to an older version since the change arrived. Its proposer sends the
+                // change again.
                 if first.version == 0 || first.version <= self.usable_version() {
                     self.step_conf_change(first.message, &first.command);
                 }
@@ -143,7 +143,7 @@ impl Node {
         self.refuse_late_changes();
     }
 
-    /// Proposes what settles the newest change.
+    /// Proposes the settlement of the newest change.
     fn settle(&mut self) {
         let term = self.raw.raft.term;
         let Some(unsettled) = self.members.unsettled else {
@@ -156,24 +156,24 @@ impl Node {
         self.propose_own(command);
     }
 
-    /// A change may be proposed: there is none under way.
+    /// Whether a change may be proposed: no other one is under way.
     fn is_gate_open(&self) -> bool {
-        // A new leader can't know whether one is among the entries that it inherited, until it has applied them.
+        // A new leader can't know whether the entries that it inherited hold a change until it has applied them.
         self.membership.conf_change_in_flight <= self.watermarks.published
             && !self.raw.raft.has_pending_conf()
             && self.raw.raft.commit_to_current_term()
             && (self.members.unsettled.is_none() || is_planted(Mutant::ChangeNotSettled))
     }
 
-    /// Proposes a change as the leader; false when it was not taken, and has to come again. Raft-rs would turn one that it
-    /// can't take into an empty entry without a word.
+    /// Proposes a change, as the leader. Returns false if it was not taken and has to be proposed again. Raft-rs would
+    /// silently turn a change that it can't take into an empty entry.
     pub(super) fn step_conf_change(&mut self, message: Message, command: &Command) -> bool {
         if !self.is_gate_open() {
             return false;
         }
         let own = command.kind == Kind::RemoveMember && command.member_id == self.settings.id;
         if own && matches!(self.members.decide(command), Ok(Decision::Change(_))) {
-            // A leader does not propose its own removal: the cluster would be without one until a timeout.
+            // A leader does not propose its own removal: the cluster would have no leader until an election timeout.
             self.hand_over();
             return false;
         }
@@ -184,7 +184,7 @@ impl Node {
         taken
     }
 
-    /// A follower has forwarded a change: it is proposed now, or waits.
+    /// A follower has forwarded a change. It is proposed now, or waits.
     pub(super) fn step_forwarded_change(
         &mut self,
         message: Message,
@@ -198,7 +198,7 @@ impl Node {
             run: batch.run,
         };
         let changes = &mut self.membership.waiting.changes;
-        // Sent again, since no outcome came: it may have another sequence now.
+        // A resend, because no outcome arrived. The resend may carry another sequence.
         let before = changes.iter_mut().find(|other| {
             other.by == by && {
                 let (mut one, mut two) = (other.command.clone(), command.clone());
@@ -211,7 +211,7 @@ impl Node {
             (before.message, before.command) = (message, command.clone());
             return;
         }
-        // The answer has to get back before its client's deadline.
+        // The answer has to reach the client before its deadline.
         let deadline = self.now + command.wait_ticks / 4 * 3;
         let full = changes.len() >= limits::CHANGES_WAITING_MAX;
         changes.push(Forwarded {
@@ -224,25 +224,26 @@ impl Node {
         self.attend_members();
     }
 
-    /// Changes that have waited too long go into the log as what they are: refused.
+    /// Puts changes that have waited too long into the log as refused.
     fn refuse_late_changes(&mut self) {
         let (now, usable) = (self.now, self.usable_version());
         let changes = &mut self.membership.waiting.changes;
         let late: Vec<Forwarded> = changes
             .extract_if(.., |change| change.deadline <= now)
             .collect();
-        // Refused or not, what a member does not know would end it.
+        // Even a refused change ends a member that does not know its version.
         let known = |change: &Forwarded| change.version == 0 || change.version <= usable;
         for mut change in late.into_iter().filter(known) {
             let entries = change.message.take_entries();
             let entries = entries.into_iter().map(refused_entry).collect();
             change.message.set_entries(entries);
-            // What raft drops here, its proposer sends again.
+            // If raft drops the message here, the proposer sends it again.
             let _ = self.raw.step(change.message);
         }
     }
 
-    /// Ends this leader's own requests that have waited for another change until their deadline: nothing was changed.
+    /// Refuses this leader's own changes that have waited for another change until their deadline. They have changed
+    /// nothing.
     pub(super) fn expire_changes(&mut self) {
         if self.is_leader() && !self.is_gate_open() {
             let outcome = Outcome::Refused(Refusal::ChangeUnderWay);
@@ -250,8 +251,7 @@ impl Node {
         }
     }
 
-    /// There may be something for a leader to propose by itself. Noted when the members change or a peer is met, so that
-    /// nothing is looked for at every pass.
+    /// Updates `needs_care`. Called when the members change or a peer is met, so that a pass does not have to search.
     pub(super) fn note_care(&mut self) {
         let learners = self.members.learners().next().is_some();
         let moves = self.next_move().is_some();
@@ -259,7 +259,8 @@ impl Node {
         self.membership.needs_care = learners || moves || describes || !self.members.is_formed();
     }
 
-    /// A peer says which command version it knows. Who that is, is asked when the row is described.
+    /// Records which command version a peer knows. Whether the peer is the member that the table binds is checked when
+    /// its row is described.
     pub(super) fn note_version(&mut self, met: &Met) {
         let known = self.membership.versions.contains_key(&met.id)
             || self.members.members.contains_key(&met.id);
@@ -276,7 +277,7 @@ impl Node {
         }
     }
 
-    /// Which version the process of this member knows, if it is this one or was met.
+    /// The version that this member's process knows, if it is this process or a process that was met.
     fn said_version(&self, id: u64, row: &Member) -> Option<u64> {
         let met = self.membership.versions.get(&id).copied();
         let said = match id == self.settings.id {
@@ -293,7 +294,7 @@ impl Node {
         (incarnation == row.incarnation).then_some(version)
     }
 
-    /// Members that run another version than their rows say.
+    /// Commands that describe the members whose version differs from their rows.
     fn descriptions(&self) -> impl Iterator<Item = Command> {
         let rows = self.members.members.iter();
         rows.filter_map(|(id, row)| {
@@ -310,8 +311,8 @@ impl Node {
         })
     }
 
-    /// The next one that this leader proposes. What a member said before it fell silent may be of an earlier process, and
-    /// another leader may have heard the later one.
+    /// The next description that this leader proposes. A silent member is left out: its last statement may come from an
+    /// earlier process, and another leader may have heard a later one.
     fn next_description(&self) -> Option<Command> {
         let progress = self.raw.raft.prs();
         let answers = |id| progress.get(id).is_some_and(|p| p.recent_active);
@@ -319,10 +320,11 @@ impl Node {
             .find(|command| command.member_id == self.settings.id || answers(command.member_id))
     }
 
-    /// The command version of what may be proposed: that of a later one would end a member. What a member itself has said
-    /// counts as soon as it was heard, if it lowers what its row says. 0 while a change is not settled: a member that was
-    /// removed may still be needed, and is in the table no more. 0 also while a new leader has not published all that it
-    /// inherited: a member's older version, or a removal, may stand there.
+    /// The highest command version that may be proposed. A later one would end some member.
+    ///
+    /// A member's own statement counts at once if it is lower than its row. The version is 0 while a change is not
+    /// settled: a removed member is no longer in the table, but may still be needed. It is also 0 while a new leader
+    /// has not published everything it inherited: a removal or a member's lower version may be among those entries.
     pub(super) fn usable_version(&self) -> u64 {
         let raft = &self.raw.raft;
         let published = raft.raft_log.term(self.watermarks.published);
@@ -333,7 +335,7 @@ impl Node {
         }
     }
 
-    /// The command version that all members of the table know, by their rows or their own later word.
+    /// The command version that all members in the table know, by their rows or their own newer statements.
     pub(super) fn least_version(&self) -> u64 {
         let versions = self.members.members.iter().map(|(id, row)| {
             let written = row.description.version;
@@ -343,7 +345,8 @@ impl Node {
         versions.min().unwrap_or_default()
     }
 
-    /// A member was described. Not by a leader of another term, whose word has been under way for long.
+    /// Publishes a description. One from the leader of an earlier term has been under way for long and may be out of
+    /// date, so it is ignored.
     pub(super) fn publish_description(&mut self, command: &Command, entry_term: u64) {
         if command.leader_term == entry_term && self.members.describe(command) {
             info!(self.logger, "a member knows another command version"; "member" => command.member_id,
@@ -353,7 +356,7 @@ impl Node {
         }
     }
 
-    /// The change that this leader proposes next by itself, if there is one.
+    /// The next change that this leader proposes by itself, if any.
     fn next_change(&mut self) -> Option<Command> {
         self.next_move()
             .or_else(|| self.next_binding())
@@ -361,8 +364,8 @@ impl Node {
             .or_else(|| self.next_of_formation())
     }
 
-    /// A member has come from the place of another, as when two have swapped their URLs: a person has to move one of them
-    /// out of the way.
+    /// Warns of a member that connected from the place of another, for example when two members have swapped their
+    /// URLs. A person has to move one of them away first.
     pub(super) fn warn_of_taken_place(&self, met: &Met) {
         let decided = self
             .members
@@ -370,7 +373,7 @@ impl Node {
         if let Err(Refusal::UrlTaken(other)) = decided {
             warn!(
                 self.logger,
-                "member {} has come from {}, which is the peer URL of member {other}: it is not moved \
+                "member {} says that it is at {}, which is the peer URL of member {other}: it is not moved \
                 there; PUT another URL of member {other} to /-/members/{other} first",
                 met.id,
                 met.url
@@ -378,7 +381,8 @@ impl Node {
         }
     }
 
-    /// A member that is at another place than the members say: this one, or one that has come from there.
+    /// The move of a member that is at another place than the table says: this member, or one that connected from
+    /// there.
     fn next_move(&self) -> Option<Command> {
         let own = self.settings.url.clone();
         let own = own.map(|url| (self.settings.id, self.settings.incarnation, url));
@@ -393,11 +397,11 @@ impl Node {
         own.into_iter().chain(claimed).map(command).find(changes)
     }
 
-    /// A move was carried out, from a place. What the member said of that place before is answered, also if an operator
-    /// knows better; what it says of another place is not.
+    /// A move was published. `from` is the previous place. The member's statement about its place is dropped if it
+    /// names either end of this move, even if an operator overruled it. A statement that names another place stays.
     pub(super) fn note_moved(&mut self, id: u64, index: u64, from: Option<PeerUrl>) {
         let to = self.members.members.get(&id).map(|row| row.url.clone());
-        // A move that is only replayed is older than whatever was said in this start.
+        // A replayed move is older than anything stated in this start.
         if index <= self.found.last {
             return;
         }
@@ -416,7 +420,7 @@ impl Node {
         self.note_care();
     }
 
-    /// An id that was added with an open incarnation, and whoever answers at its place with an empty directory.
+    /// The binding of an id that was added with an open incarnation, to the empty directory that answers at its place.
     fn next_binding(&self) -> Option<Command> {
         let mut members = self.members.members.iter();
         members.find_map(|(id, row)| {
@@ -434,19 +438,20 @@ impl Node {
         })
     }
 
-    /// A learner that has caught up becomes a voter.
+    /// The promotion of a learner that has caught up.
     fn next_promotion(&self) -> Option<Command> {
         let raft = &self.raw.raft;
         let committed = raft.raft_log.committed;
         let lag_max = match self.members.is_formed() {
             true => limits::PROMOTION_LAG_ENTRIES_MAX,
-            // There are no writes that could keep it behind.
+            // An unformed cluster takes no writes that could keep a learner behind.
             false => 0,
         };
         let caught_up = |id: &u64| {
             raft.prs().get(*id).is_some_and(|progress| {
                 let behind = committed.saturating_sub(progress.matched);
-                // After a snapshot a member is probed until there is an entry to send it: in an idle cluster, for ever.
+                // After a snapshot, raft stays in the probe state until there is an entry to send: in an idle cluster,
+                // for ever.
                 let replicates = progress.state == ProgressState::Replicate
                     || (behind == 0 && !is_planted(Mutant::PromotionForgotten));
                 progress.recent_active && replicates && behind <= lag_max
@@ -461,7 +466,7 @@ impl Node {
         Some(command)
     }
 
-    /// A change of members was published, and its effect is in `members` and in raft: its answer waits for the settlement.
+    /// Answers a published change. `members` and raft already have its effect, but the answer waits for the settlement.
     pub(super) fn answer_when_settled(&mut self, reply: Option<ReplySender>, index: u64) {
         if self.members.unsettled.is_none() || is_planted(Mutant::UnsettledChangeTold) {
             answer(reply, Outcome::Applied { index });
@@ -472,7 +477,8 @@ impl Node {
         }
     }
 
-    /// A settlement was published. Of another term, it was forwarded to a leader that may not have carried the change out.
+    /// A settlement was published. If its term differs, it was forwarded to another leader, which may not have carried
+    /// the change out.
     pub(super) fn publish_settlement(&mut self, command: &Command, entry_term: u64) {
         let same_term = command.leader_term == entry_term;
         let unsettled = self.members.unsettled;
@@ -499,8 +505,8 @@ fn moving(id: u64, incarnation: u64, url: &PeerUrl) -> Command {
     command
 }
 
-/// A change that is not carried out goes into the log as a normal entry: at publication it is refused on every node alike,
-/// and its proposer learns of it.
+/// Turns a change that is not carried out into a normal entry. Every node refuses it at publication, and its proposer
+/// learns of that.
 fn refused_entry(entry: Entry) -> Entry {
     let mut normal = Entry::default();
     normal.data = entry.context;

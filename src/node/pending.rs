@@ -1,12 +1,14 @@
-//! The proposals of this node whose outcome is open, and their coding into entries.
+//! This node's proposals whose outcome is open, and how they are coded into entries.
 //!
-//! A command gets its sequence when it is first handed to raft, and rides under it through every resend, so that it
-//! applies at most once. Commands leave in the order of their sequences; when a later one of ours is applied, an
-//! earlier one that is still open was dropped on its way, can never be applied any more (its sequence is stale), and
-//! goes back to the unsent ones.
+//! A command gets its sequence when it is first handed to raft, and keeps it through every resend, so that it is
+//! applied at most once. Commands leave in the order of their sequences. When a later command of this node is applied,
+//! an earlier one that is still open was dropped on its way. It can't be applied any more, because its sequence is
+//! stale, so it returns to the unsent commands.
 //!
-//! Invariants: sequences in `in_flight` ascend; an entry never writes a key twice; what was never handed to raft is
-//! `NotProposed` at its deadline, anything else `Unknown`.
+//! Invariants:
+//! - Sequences in `in_flight` ascend.
+//! - An entry never writes a key twice.
+//! - At its deadline, a command that was never handed to raft is `NotProposed`, and any other is `Unknown`.
 
 use crate::channels::inbox::Held;
 use crate::command::outcome::{NotProposed, Outcome};
@@ -26,7 +28,7 @@ struct OpenCommand {
     command: Command,
     /// Tick at which the client gives up.
     deadline: u64,
-    /// `None` for what the node itself proposes.
+    /// `None` for a command that the node itself proposes.
     reply: Option<ReplySender>,
 }
 
@@ -35,7 +37,7 @@ impl OpenCommand {
         self.command.payload_bytes()
     }
 
-    /// Ends it. The receiver may be gone: then nobody wants to know.
+    /// Sends the outcome. The receiver may be gone: its client has given up.
     fn resolve(self, outcome: Outcome) {
         if let Some(reply) = self.reply {
             let _ = reply.send(outcome);
@@ -43,20 +45,20 @@ impl OpenCommand {
     }
 }
 
-/// All open proposals.
+/// All open proposals of this node.
 #[derive(Debug)]
 pub struct Pending {
-    /// Whose commands these are, without one.
+    /// An empty batch that names the proposer of all commands.
     batch: Batch,
     sequence: u64,
-    /// Not handed to raft, or known to be lost; without a sequence.
+    /// Not handed to raft, or known to be lost. Without a sequence.
     unsent: VecDeque<OpenCommand>,
     /// Handed to raft, by sequence.
     in_flight: VecDeque<OpenCommand>,
     bytes: usize,
-    /// Resend what is in flight, from the first whose sequence is above this.
+    /// Resend what is in flight, from the first command whose sequence is above this.
     pub resend_after: Option<u64>,
-    /// Raft took no proposal at this tick and with this index published.
+    /// Tick and published index at which raft last took no proposal. Nothing is offered again before either changes.
     pub blocked: Option<(Ticks, Index)>,
     /// Tick at which something was last published.
     pub last_news: u64,
@@ -65,20 +67,19 @@ pub struct Pending {
 /// Commands coded for one proposal message.
 #[derive(Debug)]
 pub struct Coded {
-    /// The entries.
     pub entries: Vec<Entry>,
-    /// The one command, if it is one of membership.
+    /// The membership command, if this message carries one. It is the only command then.
     pub membership: Option<Command>,
     /// How many commands there are.
     pub commands: usize,
-    /// Sequence of the last one.
+    /// Sequence of the last command.
     pub last_sequence: u64,
-    /// The command version that knows all of them, as [`Batch::version`] has it.
+    /// The lowest command version that knows all of them, as in [`Batch::version`].
     pub version: u64,
 }
 
 impl Pending {
-    /// No proposals. The batch, which is empty, says whose they will be.
+    /// Creates an empty set. The empty batch names the proposer.
     pub fn new(batch: Batch) -> Pending {
         Pending {
             batch,
@@ -101,7 +102,7 @@ impl Pending {
         });
     }
 
-    /// Takes a command of the node's own.
+    /// Takes a command that the node itself proposes.
     pub fn add_own(&mut self, command: Command, deadline: u64) {
         self.push(OpenCommand {
             command,
@@ -115,7 +116,7 @@ impl Pending {
         self.unsent.push_back(open);
     }
 
-    /// How much is held, for the limits of the inbox.
+    /// What is held here, for the limits of the inbox.
     pub fn held(&self) -> Held {
         Held {
             proposals: self.unsent.len() + self.in_flight.len(),
@@ -124,19 +125,19 @@ impl Pending {
         }
     }
 
-    /// Something was handed to raft and has no outcome.
+    /// Whether a command was handed to raft and has no outcome.
     pub fn has_in_flight(&self) -> bool {
         !self.in_flight.is_empty()
     }
 
-    /// An open command for which this holds.
+    /// Whether any open command satisfies the predicate.
     pub fn any(&self, which: impl Fn(&Command) -> bool) -> bool {
         let mut all = self.in_flight.iter().chain(&self.unsent);
         all.any(|open| which(&open.command))
     }
 
-    /// Codes the first unsent commands under new sequences: as many as fit a message, or a single one of membership.
-    /// They stay unsent until [`Pending::handed_over`] is called.
+    /// Codes the first unsent commands under new sequences: as many as fit into a message, or a single membership
+    /// command. They stay unsent until [`Pending::handed_over`] is called.
     pub fn code_unsent(&mut self) -> Option<Coded> {
         let count = message_len(self.unsent.iter());
         for (sequence, open) in (self.sequence + 1..).zip(self.unsent.iter_mut().take(count)) {
@@ -145,14 +146,14 @@ impl Pending {
         self.code(self.unsent.iter().take(count))
     }
 
-    /// Raft took what [`Pending::code_unsent`] gave.
+    /// Raft took what [`Pending::code_unsent`] returned.
     pub fn handed_over(&mut self, coded: &Coded) {
         self.sequence = coded.last_sequence;
         self.in_flight.extend(self.unsent.drain(..coded.commands));
     }
 
-    /// Puts the first unsent command behind all others, unless `count` of them were tried already. It has no sequence
-    /// yet, so its place is free.
+    /// Moves the first unsent command behind all others, unless `count` commands were tried already. It has no sequence
+    /// yet, so the order of sequences is kept.
     pub fn defer_first(&mut self, count: usize) -> bool {
         let more = count < self.unsent.len();
         if more {
@@ -161,7 +162,8 @@ impl Pending {
         more
     }
 
-    /// Codes commands in flight for a resend, likewise, beginning with the first whose sequence is above `after`.
+    /// Codes commands in flight for a resend, starting with the first whose sequence is above `after`. The limits are
+    /// those of [`Pending::code_unsent`].
     pub fn code_in_flight(&self, after: u64) -> Option<Coded> {
         let start = self
             .in_flight
@@ -170,14 +172,14 @@ impl Pending {
         self.code(self.in_flight.range(start..start + count))
     }
 
-    /// Nothing was handed over behind the command with this sequence.
+    /// Whether the command with this sequence is the last that was handed over.
     pub fn is_last_in_flight(&self, sequence: u64) -> bool {
         let last = self.in_flight.back();
         last.is_none_or(|open| open.command.sequence <= sequence)
     }
 
-    /// A command of ours with this sequence is being applied: returns its reply, if it is still open. Earlier ones
-    /// in flight were lost on their way and are unsent again.
+    /// A command of this node with this sequence is being applied. Returns its reply, if it is still open. Earlier
+    /// commands in flight were lost on their way and are unsent again.
     pub fn applied(&mut self, sequence: u64) -> Option<ReplySender> {
         let overtaken = self
             .in_flight
@@ -195,8 +197,8 @@ impl Pending {
         open.reply
     }
 
-    /// A snapshot replaced the map; its session of ours reached `sequence`. What was in flight up to there may have
-    /// been applied or not.
+    /// A snapshot replaced the map, and its session of this member has reached `sequence`. Commands in flight up to
+    /// there may or may not have been applied.
     pub fn jumped(&mut self, sequence: u64) {
         while let Some(open) = self
             .in_flight
@@ -207,7 +209,7 @@ impl Pending {
         }
     }
 
-    /// Ends what has passed its deadline; `reason` is for what was never handed to raft.
+    /// Ends commands past their deadline. `reason` applies to commands that were never handed to raft.
     pub fn expire(&mut self, now: u64, reason: NotProposed) {
         self.end(
             |open| open.deadline <= now,
@@ -216,7 +218,7 @@ impl Pending {
         );
     }
 
-    /// Ends changes of members that have passed their deadline, with this outcome those that were never handed to raft.
+    /// Ends membership changes past their deadline. `unsent` is the outcome of those that were never handed to raft.
     pub fn expire_changes(&mut self, now: u64, unsent: Outcome) {
         self.end(
             |open| open.deadline <= now && is_membership(&open.command),
@@ -225,7 +227,7 @@ impl Pending {
         );
     }
 
-    /// Ends the commands that need a later command version than this.
+    /// Ends the commands that need a later command version than `known`.
     pub fn give_up_later(&mut self, known: u64) {
         self.end(
             |open| version::needed_by(open.command.kind) > known,
@@ -234,12 +236,12 @@ impl Pending {
         );
     }
 
-    /// Ends everything: the node stops.
+    /// Ends all commands, because the node stops.
     pub fn stop(&mut self, reason: NotProposed) {
         self.end(|_| true, Outcome::NotProposed(reason), Outcome::Unknown);
     }
 
-    /// Ends, with this outcome, the open commands that `which` selects.
+    /// Ends the open commands that `which` selects, with this outcome.
     pub fn resolve_where(&mut self, which: impl Fn(&Command) -> bool, outcome: Outcome) {
         self.end(|open| which(&open.command), outcome.clone(), outcome);
     }
@@ -329,13 +331,13 @@ pub fn normal_entry(batch: &Batch) -> Entry {
     entry
 }
 
-/// It changes the members and needs an entry of its own kind.
+/// Whether the command changes the members, and so needs a conf change entry of its own.
 pub fn is_membership(command: &Command) -> bool {
     members::is_change(command.kind)
 }
 
-/// How many commands at the front of a queue go into one proposal message: a membership command goes alone, and a
-/// single command goes whatever its size.
+/// How many commands at the front of a queue go into one proposal message. A membership command goes alone. A single
+/// command goes whatever its size.
 fn message_len<'a>(queue: impl Iterator<Item = &'a OpenCommand>) -> usize {
     let mut bytes = 0;
     let mut count = 0;
@@ -352,7 +354,7 @@ fn message_len<'a>(queue: impl Iterator<Item = &'a OpenCommand>) -> usize {
 
 pub(super) fn answer(reply: Option<ReplySender>, outcome: Outcome) {
     if let Some(reply) = reply {
-        // The receiver may be gone: then nobody wants to know.
+        // The receiver may be gone: its client has given up.
         let _ = reply.send(outcome);
     }
 }
@@ -378,7 +380,7 @@ mod tests {
         receiver
     }
 
-    /// Sequences of the commands that were handed over.
+    /// Hands commands over and returns their sequences.
     fn send(pending: &mut Pending) -> Vec<u64> {
         let coded = pending.code_unsent().unwrap();
         pending.handed_over(&coded);
@@ -499,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn the_deadline_tells_unsent_from_unknown() {
+    fn the_deadline_distinguishes_unsent_from_unknown() {
         let mut pending = Pending::new(Batch::new());
         let mut sent = put(&mut pending, "a");
         send(&mut pending);

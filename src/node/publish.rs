@@ -1,5 +1,7 @@
-//! Publication: committed entries, in log order, become commits for the store. Here, and nowhere else, is decided what
-//! becomes of each command (stale, refused, to be applied), from replicated state only, so alike on every node.
+//! Publication: turns committed entries, in log order, into commits for the store.
+//!
+//! This is the only place that decides whether a command is stale, refused or applied. The decision depends on
+//! replicated state only, so every node decides alike.
 
 use super::membership::MembersNews;
 use super::pending::{answer, is_membership};
@@ -23,15 +25,15 @@ use std::sync::Arc;
 pub(super) struct Watermarks {
     pub published: u64,
     pub applied: u64,
-    /// Bytes of entries that are published and not applied.
+    /// Bytes of the entries that are published and not applied.
     pub unapplied_bytes: usize,
-    /// What comes next only a later version knows, so nothing more is published.
+    /// The next entry needs a later version, so nothing more is published.
     pub halted: bool,
     #[cfg(feature = "later")]
     pub later_published: bool,
-    /// Index of the snapshot with which this node ceased to be empty, in this start.
+    /// Index of the snapshot that ended this node's empty state in this start, or 0.
     pub first_state: u64,
-    /// Index up to which the map has to reach before [`Node::map_is_current`], while this node is alone.
+    /// While this node is the only member: the index that the map must reach before [`Node::map_is_current`].
     pub current_from: Option<u64>,
 }
 
@@ -50,12 +52,11 @@ impl Watermarks {
     }
 }
 
-/// What this start has found on its disk.
+/// What this start found on its disk.
 #[derive(Debug)]
 pub(super) struct FoundLog {
-    /// The last index of the log.
     pub last: u64,
-    /// What is known to be committed.
+    /// The commit index.
     pub committed: u64,
 }
 
@@ -101,22 +102,22 @@ impl Node {
         }
     }
 
-    /// What the entry carries. `None`: nothing, or nothing that could be carried out.
+    /// The batch of an entry. `None`: the entry carries none, or one that can't be decoded.
     fn read_entry(&self, entry: &Entry) -> Result<Option<Batch>, Later> {
         let index = entry.index;
         match command::of_entry(entry) {
             Ok(batch) => Ok(batch),
             Err(DecodeError::Later(later)) => Err(later),
             Err(DecodeError::Malformed(error)) => {
-                // It came from a peer that speaks another language. Every node skips it alike.
+                // It came from a peer with another encoding. Every node skips it.
                 warn!(self.logger, "skipping an entry that can't be decoded"; "index" => index, "error" => %error);
                 Ok(None)
             }
         }
     }
 
-    /// This node does not know what the entry would do: nothing of it, and nothing behind it, is published, and the process
-    /// ends. To skip it, or to guess, would make this map differ from that of the others for ever.
+    /// Stops publishing before an entry of a later version, and ends the process. This node does not know the entry's
+    /// effect. Skipping the entry, or guessing, would make this map differ from the others for ever.
     fn halt(&mut self, entry: &Entry, later: Later) {
         self.watermarks.halted = true;
         self.end(Exit::Later {
@@ -144,7 +145,7 @@ impl Node {
                 }
                 #[cfg(feature = "later")]
                 Kind::Later => self.publish_later(entry.index),
-                // It waited too long for another change: see refused_entry.
+                // A change that waited too long for another one: see refused_entry.
                 _ => answer(reply, Outcome::Refused(Refusal::ChangeUnderWay)),
             }
         }
@@ -175,7 +176,7 @@ impl Node {
             Kind::PromoteMember => "made a voter",
             Kind::MoveMember => "moved",
             Kind::RemoveMember => "removed",
-            Kind::CorrectList => "the cluster forms of another list",
+            Kind::CorrectList => "the cluster forms from another list",
             _ => "the cluster has formed",
         };
         let url = match command.member_url.is_empty() {
@@ -196,7 +197,7 @@ impl Node {
         self.tell_members(0);
     }
 
-    /// The members have changed; `after` is the ready that has to be durable before anybody hears of it, or 0.
+    /// Records that the members have changed. They are reported once the ready `after` is durable; 0: at once.
     pub(super) fn tell_members(&mut self, after: u64) {
         let members = Arc::new(self.members.clone());
         self.membership
@@ -207,9 +208,9 @@ impl Node {
     fn apply_conf_change(&mut self, id: u64, change: &ConfChange) {
         let index = self.watermarks.published;
         if id == self.settings.id && !self.members.members.contains_key(&id) {
-            // Raft is not told: raft-rs panics in a leader that has removed itself, and a node that went home at
-            // once could leave behind a survivor that needs its vote to learn of the removal. It goes on as before,
-            // proposing nothing, until a member that knows the removal to be settled says so.
+            // Raft is not informed, because raft-rs panics in a leader that has removed itself. And a node that left at
+            // once could strand the remaining members, which may need its vote to learn of the removal. So it goes on
+            // in the old configuration, without proposing, until a member reports that the removal is settled.
             self.ending.leaving = Some(index);
             self.pending.stop(NotProposed::Stopping);
             return;
@@ -232,8 +233,8 @@ impl Node {
         self.members_changed();
     }
 
-    /// Whether a command is to be carried out: `None` for one that was already, or that comes of no member's data
-    /// directory. Otherwise the reply, if this node proposed it and somebody still waits.
+    /// Decides whether a command is carried out. `None`: it was carried out before, or its sender's directory belongs
+    /// to no member. Otherwise the reply, if this node proposed the command and the client still waits.
     fn admit(&mut self, batch: &Batch, sequence: u64) -> Option<Option<ReplySender>> {
         let row = self.members.members.get(&batch.member)?;
         if row.incarnation != batch.incarnation && !is_planted(Mutant::IncarnationIgnored) {
@@ -242,7 +243,8 @@ impl Node {
         let newest = self.sessions.entry(batch.member).or_default();
         let is_stale = match batch.boot.cmp(&newest.boot) {
             Ordering::Less => true,
-            // Two processes have counted the same start: one of them runs on a copy, and the first one goes on.
+            // Two processes have used the same boot number: one runs on a copy of the directory. The one that came
+            // first goes on.
             Ordering::Equal => {
                 let is_other = batch.run != newest.run && !is_planted(Mutant::RunIgnored);
                 is_other || sequence <= newest.sequence
@@ -276,7 +278,7 @@ impl Node {
             self.watermarks.applied == self.watermarks.published && output.commits.is_empty();
         if is_applied || is_planted(Mutant::ReadBeforeApplied) {
             for reply in released {
-                // The receiver may be gone: then nobody wants to know.
+                // The receiver may be gone: its client has given up.
                 let _ = reply.send(Ok(()));
             }
         } else {
@@ -284,9 +286,9 @@ impl Node {
         }
     }
 
-    /// Raft's configuration and the members have changed together.
+    /// Updates what depends on the members. Raft's configuration and `members` have changed together.
     pub(super) fn members_changed(&mut self) {
-        // What is sent to a member has to hold the row that binds it.
+        // A snapshot for a member must hold the row that binds it.
         let added = self.members.members.iter();
         let added = added
             .map(|(id, member)| (*id, member.added_index.max(member.bound_index)))
@@ -298,7 +300,7 @@ impl Node {
         let forming = &self.members.forming;
         let known = |id: &u64| members.contains_key(id) || forming.contains_key(id);
         self.membership.answered.retain(|id, _| known(id));
-        // Of others there are few, and they may become members.
+        // Claims of peers that are no members stay: there are few, and these peers may become members.
         let fits = |met: &Met| {
             let row = members.get(&met.id);
             row.is_none_or(|row| [0, met.incarnation].contains(&row.incarnation))
@@ -318,7 +320,7 @@ impl Node {
     }
 }
 
-/// The membership command of a conf change entry, with its batch.
+/// The membership command of a conf change entry, and its batch without the command.
 pub(super) fn membership_command(mut batch: Batch) -> Option<(Batch, Command)> {
     let command = batch.commands.pop()?;
     (is_membership(&command) && batch.commands.is_empty()).then_some((batch, command))

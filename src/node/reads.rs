@@ -1,11 +1,13 @@
-//! Linearizable reads: all that wait share one read-index round, and the next ones gather meanwhile.
+//! Linearizable reads. All waiting reads share one read-index round, and new reads gather for the next round.
 //!
 //! Raft drops a round silently when there is no leader, when the leader has not committed in its term, or when a
-//! message is lost. So a round is asked again, each time with a *fresh* context: one used twice could be answered by
-//! the confirmation of its earlier use. The answer to any attempt will do.
+//! message is lost. So the node repeats a round, each time with a *fresh* context: with a reused context, the
+//! confirmation of its earlier use could count as the answer. The answer to any attempt of the round is valid.
 //!
-//! Invariant: reads of a round arrived before its first attempt (so the index that any attempt yields covers all that
-//! was acknowledged to anybody before them), and they are released only behind that index.
+//! Invariants:
+//! - Reads of a round arrived before its first attempt. So the index of any attempt covers everything that was
+//!   acknowledged to any client before them.
+//! - Reads are released only once that index is published.
 
 use crate::command::outcome::NotProposed;
 use crate::command::proposal::{Read, ReadReply};
@@ -13,11 +15,11 @@ use crate::mutants::{Mutant, is_planted};
 use crate::numbers::NodeId;
 use std::collections::BTreeMap;
 
-/// Attempts of one round whose answers are still taken.
+/// A round keeps its newest attempts, up to this number, and takes the answer to any of them.
 const ATTEMPTS_MAX: usize = 8;
 
-/// The newest question of each member, as a leader has heard them. Raft-rs would take one that comes twice for two, and a
-/// majority's answer to the first for one to the second, which would make reads stale.
+/// The newest read-index context of each member, as the leader has received them. Raft-rs would take a duplicate for a
+/// second round, and count a majority's answers to the first as answers to the second. Reads would be stale.
 #[derive(Debug, Default)]
 pub struct AskedContexts {
     /// By member: the random number of the start, and the sequence.
@@ -25,7 +27,8 @@ pub struct AskedContexts {
 }
 
 impl AskedContexts {
-    /// Whether a member's question comes for the first time, as far as its context tells.
+    /// Whether the context of this member is newer than all its earlier ones. False also for a malformed context, and
+    /// for one that names another member.
     pub fn is_new(&mut self, member: u64, context: &[u8]) -> bool {
         let number = |at: usize| {
             let bytes = context.get(at..at + 8)?;
@@ -43,7 +46,7 @@ impl AskedContexts {
         true
     }
 
-    /// Forgets who is no member.
+    /// Forgets peers that are no members.
     pub fn keep(&mut self, is_member: impl Fn(&u64) -> bool) {
         self.newest.retain(|member, _| is_member(member));
     }
@@ -57,7 +60,7 @@ pub struct Reads {
     sequence: u64,
     waiting: Vec<WaitingRead>,
     round: Option<Round>,
-    /// Confirmed, and waiting for the log to be published up to the index.
+    /// Confirmed reads, each with the index up to which the log must be published first.
     confirmed: Vec<(u64, Vec<WaitingRead>)>,
 }
 
@@ -69,15 +72,15 @@ struct WaitingRead {
 
 #[derive(Debug)]
 struct Round {
-    /// Of each attempt, the newest last.
+    /// The contexts of the newest attempts, the newest last.
     contexts: Vec<Vec<u8>>,
-    /// Tick of the newest attempt; `None`: another one is due.
+    /// Tick of the newest attempt. `None`: another attempt is due.
     asked: Option<u64>,
     reads: Vec<WaitingRead>,
 }
 
 impl Reads {
-    /// No reads. The member and the random number of this start make the contexts unique.
+    /// Creates an empty set. `member` and `run`, the random number of this start, make the contexts unique.
     pub fn new(member: u64, run: u64) -> Reads {
         Reads {
             member,
@@ -97,21 +100,21 @@ impl Reads {
         });
     }
 
-    /// Number of reads held.
+    /// The number of reads held.
     pub fn held(&self) -> usize {
         let round = self.round.as_ref().map_or(0, |round| round.reads.len());
         let confirmed: usize = self.confirmed.iter().map(|(_, reads)| reads.len()).sum();
         self.waiting.len() + round + confirmed
     }
 
-    /// A round is under way.
+    /// Whether a round is under way.
     pub fn is_asking(&self) -> bool {
         self.round
             .as_ref()
             .is_some_and(|round| round.asked.is_some())
     }
 
-    /// Begins a round when none is under way and somebody waits, or another attempt when that is due: returns its
+    /// Starts a round if none is under way and a read waits, or starts the next attempt if one is due. Returns its
     /// context for raft.
     pub fn begin(&mut self, now: u64) -> Option<Vec<u8>> {
         if self.round.is_none() && !self.waiting.is_empty() {
@@ -136,14 +139,14 @@ impl Reads {
         Some(context)
     }
 
-    /// The round under way may be lost: ask again.
+    /// Asks for another attempt, because the round under way may be lost.
     pub fn retry(&mut self) {
         if let Some(round) = &mut self.round {
             round.asked = None;
         }
     }
 
-    /// Asks again when the newest attempt is `ticks` or more old.
+    /// Asks for another attempt if the newest one is `ticks` or more old.
     pub fn retry_stale(&mut self, now: u64, ticks: u64) {
         let asked = self.round.as_ref().and_then(|round| round.asked);
         if asked.is_some_and(|asked| now - asked >= ticks) {
@@ -151,7 +154,7 @@ impl Reads {
         }
     }
 
-    /// Raft confirmed a context at an index.
+    /// Raft confirmed a context at this index.
     pub fn confirm(&mut self, context: &[u8], index: u64) {
         let ours = |round: &mut Round| round.contexts.iter().any(|c| c == context);
         if let Some(round) = self.round.take_if(ours) {
@@ -172,10 +175,10 @@ impl Reads {
         released
     }
 
-    /// Ends reads that have passed their deadline.
+    /// Ends reads past their deadline.
     pub fn expire(&mut self, now: u64, reason: NotProposed) {
         self.end(|read| read.deadline <= now, reason);
-        // Nobody waits for it any more, and the next readers need not either.
+        // No read waits for this round any more. Without it, the next reads start a round of their own at once.
         self.round.take_if(|round| round.reads.is_empty());
         self.confirmed.retain(|(_, reads)| !reads.is_empty());
     }
@@ -193,7 +196,7 @@ impl Reads {
             .chain(confirmed);
         for list in lists {
             for read in list.extract_if(.., |read| which(read)) {
-                // The receiver may be gone: then nobody wants to know.
+                // The receiver may be gone: its client has given up.
                 let _ = read.reply.send(Err(reason));
             }
         }
@@ -216,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_that_comes_twice_is_asked_once() {
+    fn a_duplicate_read_context_is_not_new() {
         let mut reads = Reads::new(3, 7);
         let mut asked = AskedContexts::default();
         let _read = add(&mut reads);
@@ -259,7 +262,7 @@ mod tests {
         reads.retry_stale(5, 5);
         let new = reads.begin(5).unwrap();
         assert_ne!(old, new);
-        // The answer to either attempt confirms the first read, and neither the second one, which came later.
+        // The answer to either attempt confirms the first read. Neither confirms the second read, which arrived later.
         reads.confirm(&old, 3);
         assert_eq!(reads.release(3).len(), 1);
         reads.confirm(&new, 4);

@@ -1,5 +1,5 @@
-//! One ready of raft, by the protocol that the parent module describes: what may be said at once, what has to be
-//! durable first, and what is handed to the WAL.
+//! Handles one ready of raft, as the parent module describes: which messages go out at once, which must wait for
+//! durability, and what goes to the WAL.
 
 use super::elections::Lead;
 use super::status::role_name;
@@ -15,7 +15,7 @@ use raft::eraftpb::{Message, MessageType};
 use slog::info;
 use std::collections::VecDeque;
 
-/// Whom a member has given its vote in a term; 0: nobody.
+/// The vote of a member in a term; candidate 0 for none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Vote {
     pub term: u64,
@@ -34,15 +34,15 @@ impl Vote {
 /// What is on its way to the disk, and what is there.
 ///
 /// - Jobs become durable in the order of their numbers.
-/// - `vote` is never ahead of the disk: term and vote of the newest job that is durable.
+/// - `vote` holds the term and vote of the newest durable job, so it is never ahead of the disk.
 #[derive(Debug)]
 pub(super) struct Durability {
     pub hard_state: HardState,
-    /// A commit index that no job carries yet: it waits for the next one that has to be written.
+    /// The commit index has advanced, and no job carries it yet. The next job that has to be written takes it along.
     pub commit_unsaved: bool,
-    /// Numbers of jobs that are not durable, each with the term and vote it makes so.
+    /// Number of each job that is not durable yet, with the term and vote that it stores.
     pub jobs: VecDeque<(u64, Vote)>,
-    /// Number of the last ready.
+    /// The number of the last ready.
     pub last_ready: u64,
     pub vote: Vote,
 }
@@ -117,10 +117,10 @@ impl Node {
             };
             output.job = Some(self.job(self.durability.last_ready, save, promises));
         } else {
-            // Whatever these promises rest on is durable already.
+            // Everything that these promises depend on is already durable.
             output.messages.append(&mut promises);
             if self.durability.jobs.is_empty() {
-                // Nothing of this ready has to be written: raft may forget it.
+                // Nothing of this ready needs to be written, so raft may forget it.
                 self.raw.on_persist_ready(self.durability.last_ready);
             }
         }
@@ -130,13 +130,13 @@ impl Node {
             && raft.leader_id != 0
             && raft.commit_to_current_term()
         {
-            // What was asked before this leader had committed anything, raft-rs has dropped.
+            // Raft-rs has dropped the read rounds that arrived before this leader committed anything.
             self.leadership.readable_term = raft.term;
             self.reads.retry();
         }
     }
 
-    /// What raft goes by, durable or not.
+    /// Term and vote that raft works with, durable or not.
     fn newest_vote(&self) -> Vote {
         Vote {
             term: self.raw.raft.term,
@@ -144,7 +144,7 @@ impl Node {
         }
     }
 
-    /// Messages go out now, unless they promise something that a crash must not break.
+    /// Sends a message now, or makes it wait if it promises something that a crash must not break.
     fn route(
         &self,
         message: Message,
@@ -153,8 +153,8 @@ impl Node {
         output: &mut Output,
         promises: &mut Vec<Message>,
     ) {
-        // With one voter, raft-rs lets a leader send entries of a term that is not durable yet: after a crash it
-        // would use the same term again for other entries. (With more voters the vote was durable before it won.)
+        // With a single voter, raft-rs lets a leader send entries of a term that is not durable yet. After a crash, the
+        // leader would use the same term again for other entries. With more voters, its vote was durable before it won.
         let early = match message.get_msg_type() {
             MessageType::MsgRequestVoteResponse => is_planted(Mutant::EarlyVote),
             MessageType::MsgAppendResponse => is_planted(Mutant::EarlyAppendResponse),
@@ -200,7 +200,7 @@ impl Node {
             info!(self.logger, "no leader is known"; "was" => self.leadership.seen.leader, "term" => lead.term);
         }
         if lead.leader != 0 {
-            // That it leads itself was told above.
+            // A node that leads itself was logged above.
             if lead.leader != self.settings.id {
                 info!(self.logger, "the leader is {}", lead.leader; "term" => lead.term);
             }
@@ -220,7 +220,7 @@ impl Node {
     }
 }
 
-/// The members in a snapshot message, if they can be read and are those of its configuration.
+/// The members in a snapshot message. `None` if the state can't be read, or does not match the message's configuration.
 pub(super) fn members_of(snapshot: &raft::eraftpb::Snapshot) -> Option<Members> {
     let state = ReplicatedState::parse_from_bytes(&snapshot.data).ok()?;
     let conf_state = sorted(snapshot.get_metadata().get_conf_state().clone());
@@ -228,7 +228,8 @@ pub(super) fn members_of(snapshot: &raft::eraftpb::Snapshot) -> Option<Members> 
     (members.conf_state() == conf_state).then_some(members)
 }
 
-/// Messages that a crash of this node must not make untrue. All others are requests, or answer something that is so now.
+/// Messages that would become lies if this node crashed before its state is durable: vote requests, votes and append
+/// acknowledgements. All others only ask for something, or report a current fact.
 fn is_promise(message: &Message) -> bool {
     matches!(
         message.get_msg_type(),

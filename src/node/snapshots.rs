@@ -1,6 +1,8 @@
-//! Snapshots: when one is due, what a written or a received one changes in this node, and to whom one is sent.
+//! Snapshots: when one is due, what changes when one is written or received, and which members are sent one.
 //!
-//! Invariant: one is under way at a time, and none is older than the one before.
+//! Invariants:
+//! - At most one snapshot is under way.
+//! - No snapshot is older than the previous one.
 
 use super::{Exit, Job, Node, Output, bound_index, sessions_of};
 use crate::channels::commit::Commit;
@@ -15,15 +17,15 @@ use raft::eraftpb::{Message, MessageType};
 use raft::{ProgressState, SnapshotStatus};
 use slog::info;
 
-/// When the next snapshot is due.
+/// Decides when the next snapshot is due.
 #[derive(Debug)]
 pub(super) struct SnapshotPolicy {
     pub under_way: bool,
-    /// One was taken, and members may wait for it.
+    /// A snapshot was just taken, and members may wait for it.
     pub taken: bool,
-    /// Bytes of entries published since the last one.
+    /// Bytes of the entries published since the last snapshot.
     pub log_bytes: u64,
-    /// Size of the last one's file.
+    /// Size of the last snapshot's file.
     pub last_bytes: u64,
 }
 
@@ -39,27 +41,27 @@ impl SnapshotPolicy {
 }
 
 impl Node {
-    /// This message is the first state of a learner, from a leader that has committed nothing in its term. The learner may be
-    /// a voter in what the leader inherited: then the state would let in a copy that has lost its votes. A learner is
-    /// needed for no quorum, so nobody waits for this.
+    /// Whether this message is the first state of a learner, from a leader that has committed nothing in its term.
+    /// Entries that the leader inherited may already make this learner a voter. The snapshot would then let in a copy
+    /// of the directory that has lost its votes. No quorum needs a learner, so nothing has to wait for it.
     pub(super) fn is_too_early(&self, message: &Message) -> bool {
         message.get_msg_type() == MessageType::MsgSnapshot
             && self.members.learners().any(|id| id == message.to)
             && !self.raw.raft.commit_to_current_term()
     }
 
-    /// A snapshot that a [`Commit::Snapshot`] asked for is durable in its file. Returns the job that makes a restart
-    /// begin there.
+    /// The snapshot of a [`Commit::Snapshot`] is durable in its file. Returns the job that makes a restart start from
+    /// it.
     pub fn snapshot_written(&mut self, written: SnapshotWritten) -> Option<Job> {
         self.snapshots.under_way = false;
         let SnapshotWritten { meta, bytes } = written;
         if meta.index <= self.raw.store().snapshot_index() {
-            // One from the leader, installed meanwhile, is newer.
+            // A snapshot from the leader was installed in the meantime, and is newer.
             return None;
         }
         self.snapshots.last_bytes = bytes;
         self.snapshots.taken = true;
-        // Raft still reads entries above what it takes for applied: they must not go.
+        // Raft still reads entries above its own applied index, so they must not be deleted.
         assert!(
             meta.index <= self.watermarks.applied
                 && self.watermarks.applied <= self.durability.hard_state.commit,
@@ -125,7 +127,8 @@ impl Node {
         self.snapshots.log_bytes = 0;
         self.snapshots.last_bytes = 0;
         self.members_changed();
-        // Whether they were carried out cannot be said any more: dropped, they are answered so.
+        // It is no longer known whether these changes were carried out. Dropping the replies reports an unknown
+        // outcome.
         self.membership.replies.clear();
         self.tell_members(self.durability.last_ready);
         self.raw.mut_store().install(meta.clone());
@@ -138,7 +141,7 @@ impl Node {
         }
     }
 
-    /// Members that wait for a snapshot are sent the one that was just taken, and not at the next heartbeat.
+    /// Sends the snapshot that was just taken to the members that wait for one, without waiting for the next heartbeat.
     pub(super) fn send_new_snapshot(&mut self) {
         if !std::mem::take(&mut self.snapshots.taken) || !self.is_leader() {
             return;
@@ -176,7 +179,7 @@ impl Node {
         output.commits.push(Commit::Snapshot(Box::new(meta)));
     }
 
-    /// What the header of a snapshot says that is taken behind all that is published.
+    /// The header of a snapshot taken behind everything that is published.
     pub fn snapshot_meta(&self) -> SnapshotMeta {
         let mut state = ReplicatedState::new();
         self.members.write_to(&mut state);

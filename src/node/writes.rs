@@ -1,7 +1,7 @@
-//! Towards raft: hands over proposals and reads.
+//! Hands proposals and reads to raft.
 //!
-//! On a follower "handed over" means forwarded to the leader, who may drop it without a word; on the leader it means
-//! in the log. Changes of members pass the gate in `membership.rs` there.
+//! On the leader, a proposal that was handed over is in the log. On a follower it was forwarded to the leader, which
+//! may drop it silently. On the leader, membership changes pass the gate in `membership.rs`.
 
 use super::Node;
 use super::pending::Coded;
@@ -36,8 +36,9 @@ impl Node {
                 if coded.membership.is_none() {
                     return;
                 }
-                // A change of members may wait for what comes behind it, the settlement of another one, and holds up
-                // nothing. What overtakes it makes it void, and then it comes again under a new sequence.
+                // A membership change may have to wait for the settlement of another change, which stands behind it, so
+                // it must not block anything. A later command that overtakes it makes it void. It is then proposed
+                // again under a new sequence.
                 if self.pending.is_last_in_flight(last) {
                     break;
                 }
@@ -54,7 +55,7 @@ impl Node {
             }
             let entries = std::mem::take(&mut coded.entries);
             if !self.hand_over_to_raft(entries, coded.membership.as_ref()) {
-                // A change of membership that has to wait lets the writes behind it pass.
+                // A membership change that has to wait lets the writes behind it pass.
                 deferred += 1;
                 if coded.membership.is_none() || !self.pending.defer_first(deferred) {
                     return;
@@ -75,8 +76,8 @@ impl Node {
         }
     }
 
-    /// Gives up the commands that some member does not know: the members, or the leader, are not those any more for which
-    /// they were made. Whether there were any.
+    /// Gives up commands that some member does not know. The members, or the leader, have changed since the commands
+    /// were made. Returns whether there were any.
     fn gives_up(&mut self, coded: &Coded) -> bool {
         let later = coded.version > 0 && coded.version > self.least_version();
         if later {
@@ -85,8 +86,8 @@ impl Node {
         later
     }
 
-    /// All members know these commands, and nothing of them may be proposed for now. Asked again with the next tick or
-    /// publication, until the deadlines of the clients.
+    /// Whether these commands have to wait: all members know them, but none may be proposed for now. They are tried
+    /// again at the next tick or publication, until their clients' deadlines.
     fn waits_for_version(&mut self, coded: &Coded) -> bool {
         let waits = coded.version > 0 && coded.version > self.usable_version();
         if waits {
@@ -96,7 +97,7 @@ impl Node {
     }
 
     pub(super) fn hand_reads_to_raft(&mut self) {
-        // A new leader answers reads only once it has committed in its term: until then raft-rs drops them silently.
+        // Until a new leader has committed in its term, raft-rs silently drops its reads.
         let answers = !self.is_leader() || self.raw.raft.commit_to_current_term();
         if self.raw.raft.leader_id == 0 || !answers {
             return;
@@ -112,26 +113,26 @@ impl Node {
         }
     }
 
-    /// True when raft took the entries (which on a follower means: forwarded them). Otherwise nothing is offered
-    /// before the next tick or publication.
+    /// Returns whether raft took the entries. On a follower that means that they were forwarded. Otherwise nothing is
+    /// offered to raft before the next tick or publication.
     fn hand_over_to_raft(&mut self, entries: Vec<Entry>, membership: Option<&Command>) -> bool {
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.settings.id;
         message.set_entries(entries.into());
-        // Raft refuses when there is no leader, while leadership moves, or when too much is uncommitted.
+        // Raft refuses when there is no leader, while leadership is being transferred, or when too much is uncommitted.
         let taken = match membership.filter(|_| self.is_leader()) {
             Some(command) => self.step_conf_change(message, command),
             None => self.raw.step(message).is_ok(),
         };
-        // A change of members waits for another one, and nothing else does.
+        // A refused membership change waits only for another change, so the rest goes on.
         if !taken && membership.is_none() {
             self.pending.blocked = Some((self.now, self.watermarks.published));
         }
         taken
     }
 
-    /// A follower's proposal has reached this leader.
+    /// Takes a proposal that a follower has forwarded to this leader.
     pub(super) fn step_proposal(&mut self, message: Message) {
         if self.ending.leaving.is_some()
             || message.entries.is_empty()
@@ -140,7 +141,8 @@ impl Node {
             return;
         }
         let is_normal = |e: &Entry| e.get_entry_type() == EntryType::EntryNormal;
-        // Once in the log, what a member does not know ends it, for as long as the log holds it.
+        // An unknown command in the log ends every member that does not know it, at every start, for as long as the log
+        // holds the entry.
         let mut known = None;
         let mut last = None;
         for entry in message.entries.iter() {
@@ -154,7 +156,7 @@ impl Node {
             last = Some(batch);
         }
         if message.entries.iter().all(is_normal) {
-            // What raft drops here, its proposer sends again.
+            // If raft drops the message here, the proposer sends it again.
             let _ = self.raw.step(message);
             return;
         }
@@ -165,9 +167,10 @@ impl Node {
         }
     }
 
-    /// Proposes a command of this node's own, unless that is under way; whether it does.
+    /// Proposes a command of this node itself, unless the same command is already open. Returns whether it was
+    /// proposed.
     pub(super) fn propose_own(&mut self, command: Command) -> bool {
-        // A member that does not know the kind would end by it.
+        // A member that does not know the kind would end.
         if version::needed_by(command.kind) > self.usable_version() {
             return false;
         }
@@ -181,7 +184,7 @@ impl Node {
     }
 }
 
-/// The command as it would be with the sequence of another.
+/// The command, with the sequence of another.
 fn command_without_sequence(command: &Command, other: &Command) -> Command {
     Command {
         sequence: other.sequence,
