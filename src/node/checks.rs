@@ -1,9 +1,9 @@
-//! What is checked of a peer's message before raft sees it.
+//! Checks a peer's message before raft sees it.
 //!
-//! Raft-rs trusts its peers: a number that no member would send makes it panic, or counts up until nothing is left to
-//! count. And it goes on in silence where two logs, or two leaders, can't both be right. So a message first has to be
-//! *plausible*, whoever sent it; and one that *contradicts* what this node knows for certain ends it, since somebody's
-//! disk has lost what was promised, and answers of the two would differ for ever.
+//! Raft-rs trusts its peers. A number that no correct member would send makes raft-rs panic, or lets a counter run
+//! towards its maximum. And raft-rs goes on silently where two logs, or two leaders, can't both be right. So every
+//! message must first be *plausible*, whoever sent it. A message that *contradicts* what this node knows for certain
+//! ends the node: a disk has lost what its member promised, and the answers of the two members would differ for ever.
 //!
 //! Only the word of a member that the applied table binds ends a process. What contradicts this node from anybody else is
 //! dropped, but for the word of a leader that entries are missing here: that leader is followed, since only its entries can
@@ -20,8 +20,8 @@ use raft::StateRole;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use slog::warn;
 
-/// By how much a term may exceed the own one, if its sender can't be judged: so many elections no cluster holds while a
-/// member is away.
+/// How far a message's term may exceed the own term if its sender can't be judged. No cluster holds that many elections
+/// while a member is away.
 const TERM_LEAD_MAX: u64 = 1 << 32;
 
 /// Who has led in the newest term that was heard of, and who has said twice that entries are missing here.
@@ -113,7 +113,7 @@ impl Node {
                 && (message.index + 1..)
                     .zip(message.entries.iter())
                     .all(in_order);
-        // It has other numbers there: see leadership_transfer.rs.
+        // A transfer message uses these fields for other numbers: see leadership_transfer.rs.
         let transfer = message.get_msg_type() == MessageType::MsgTransferLeader;
         let usual = small && terms.iter().all(|term| *term <= near);
         message.term <= near && (usual || transfer) && appended
@@ -143,7 +143,8 @@ impl Node {
                 }
             }
             MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse => {
-                // What a follower has of this term's log it has from this leader.
+                // A follower gets entries of this term from this leader only, so it can't hold one above this leader's
+                // last index.
                 let index = match message.get_msg_type() {
                     MessageType::MsgAppendResponse => message.index,
                     _ => message.commit,
@@ -189,7 +190,7 @@ impl Node {
         }
     }
 
-    /// This node leads in this term.
+    /// Records that this node leads in this term.
     pub(super) fn note_own_lead(&mut self, term: u64) {
         self.evidence.led = self.evidence.led.max(Lead {
             term,
@@ -197,8 +198,9 @@ impl Node {
         });
     }
 
-    /// A leader holds more to be committed here than there is. It has to be a voter that leads this term, and to say so
-    /// twice: once could be the end of something that was under way.
+    /// A leader assumes that this node holds entries which are not in its log. The evidence counts only if the leader
+    /// is a voter, leads this term, and says so twice: a single message could be left over from something that was
+    /// under way.
     fn note_lost_tail(&mut self, message: &Message) {
         let says = Lead {
             term: message.term,
@@ -283,8 +285,9 @@ impl Node {
         own.is_some() && message.entries.iter().all(is_own)
     }
 
-    /// A session of this member's own shows a later start than this one, or another one of the same number: then this
-    /// process runs on an older copy of the data directory. Its writes would be taken for those of the other.
+    /// Checks the newest session of this member in the replicated state. A session with a later boot number, or with
+    /// the same boot number but another run, proves that this process runs on an older copy of the data directory. The
+    /// cluster would take its writes for those of the other process.
     pub(super) fn check_own_session(&mut self) {
         let own = self.members.members.get(&self.settings.id);
         let is_own = own.is_some_and(|row| row.incarnation == self.settings.incarnation);
@@ -307,10 +310,10 @@ impl Node {
     }
 }
 
-/// What a message says against this node, or against its sender.
+/// What a contradicting message proves.
 enum Contradiction {
-    /// They can't both be right.
+    /// Two members can't both be right.
     Proven(Exit),
-    /// Entries that were acknowledged here are not here.
+    /// The log of this node lacks entries that this node has acknowledged.
     LostTail,
 }

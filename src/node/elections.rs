@@ -1,13 +1,16 @@
-//! When this node campaigns: after raft's election timeout, or sooner where there is nothing to wait for.
+//! When this node campaigns: after raft's election timeout, or earlier where there is nothing to wait for.
 //!
-//! The timeout is for a leader that may only be slow. It needs not pass when the leader's *process* is known to be
-//! gone ([`Node::peer_gone`]), nor when a whole cluster has just been started and nobody has led yet
-//! ([`Node::peer_connected`]). All voters learn of that in the same moment, and votes that cross are split: so they
-//! campaign *in turn*, by id, a heartbeat interval apart, which raft wants to be more than a round trip.
+//! The timeout gives a slow leader time. There is no need to wait for it when the leader's *process* is known to be
+//! gone ([`Node::peer_gone`]), or when a whole cluster has just been started and no leader exists yet
+//! ([`Node::peer_connected`]). All voters learn of such an event at the same moment, and simultaneous candidates would
+//! split the votes. So the voters campaign *in turn*, ordered by id, one heartbeat interval apart. Raft requires that
+//! interval to be longer than a round trip.
 //!
-//! Invariants: an early election only ever starts with pre-votes. A member that still hears from a leader ignores those, and
-//! the next word of that leader is followed again in the same term; so a report that is wrong disturbs nobody, and neither
-//! safety nor progress rests on one that is right.
+//! Invariants:
+//! - An early election always starts with pre-votes. A member that still hears from a leader ignores them, and the
+//!   candidate follows that leader again, in the same term, on the leader's next message. So a wrong report disturbs no
+//!   one.
+//! - Neither safety nor progress depends on a correct report.
 
 use super::Node;
 use raft::StateRole;
@@ -15,19 +18,19 @@ use slog::info;
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 
-/// Campaigning in turn, in one term, for at most an election timeout.
+/// An early election: this node campaigns in turn, in one term, for at most one election timeout.
 pub(super) struct EarlyElection {
     term: u64,
     end: u64,
-    /// The leader that is gone; 0: nobody has led since the start.
+    /// The leader that is gone, or 0 if no leader was known since the start.
     gone: u64,
-    /// Ticks without a word of it after which it is believed to be gone.
+    /// Ticks without a message from that leader after which it counts as gone.
     silence: usize,
     /// The tick of this node's next turn.
     turn: u64,
 }
 
-/// Who leads in a term; 0: nobody that is known.
+/// The leader of a term, or 0 if none is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Lead {
     pub term: u64,
@@ -36,25 +39,25 @@ pub(super) struct Lead {
 
 /// When a voter campaigns, in ticks.
 struct Turn {
-    /// From now until its turn.
+    /// Until its first turn.
     first: u64,
-    /// From one of its turns to the next.
+    /// Between two of its turns.
     every: u64,
 }
 
-/// Who leads, and what this node knows of that.
+/// What this node knows of leadership.
 pub(super) struct Leadership {
-    /// As of the last ready.
+    /// Term and leader as of the last ready.
     pub seen: Lead,
     /// The role as of the last ready.
     pub role: StateRole,
-    /// The newest term in which this node knows that reads are answered.
+    /// The newest term in which this node knows that the leader answers reads.
     pub readable_term: u64,
     pub reached: Reached,
     pub early_election: Option<EarlyElection>,
-    /// Peers that have spoken, the latest first.
+    /// Peers that have sent a message, the most recent first.
     pub heard: Vec<u64>,
-    /// The commit index that the followers were told when nothing was under way any more.
+    /// The commit index that was last sent to the followers when nothing was under way any more.
     pub commit_told: u64,
 }
 
@@ -73,11 +76,11 @@ impl Leadership {
 }
 
 impl Node {
-    /// The process of this peer has ended, as far as its host can tell: a connection has broken, and its host
-    /// refuses another one.
+    /// The process of this peer has ended, as far as the peer's host can tell: a connection broke, and the host refuses
+    /// a new one.
     pub fn peer_gone(&mut self, id: u64) {
         self.note_unheard(id);
-        // The next process there may have another directory.
+        // The next process at that address may have another directory.
         self.membership.answered.remove(&id);
         if let Some(reached) = &mut self.leadership.reached {
             reached.remove(&id);
@@ -87,11 +90,11 @@ impl Node {
             return;
         }
         info!(self.logger, "the leader's process is gone"; "leader" => id, "term" => raft.term);
-        // It is forgotten at the next tick, behind what it had said before and is still in the inbox.
+        // The leader is forgotten at the next tick, after its earlier messages, which may still be in the inbox.
         self.leadership.early_election = Some(self.begin_early_election(id, 0));
     }
 
-    /// This peer was reached, and has accepted this node.
+    /// This node reached the peer, and the peer accepted it.
     pub fn peer_connected(&mut self, id: u64) {
         let Some(reached) = &mut self.leadership.reached else {
             return;
@@ -107,7 +110,7 @@ impl Node {
         {
             return;
         }
-        // There may be a leader, from whom there will be a word within a heartbeat.
+        // A leader may exist. Its next message arrives within a heartbeat interval.
         let delay = self.settings.heartbeat_ticks;
         self.leadership.early_election = Some(self.begin_early_election(0, delay as u64));
         self.campaign_in_turn();
@@ -133,7 +136,7 @@ impl Node {
         }
     }
 
-    /// Campaigns if an early election is under way, and it is this node's turn. Called at every tick.
+    /// Campaigns if an early election is under way and it is this node's turn. Called at every tick.
     pub(super) fn campaign_in_turn(&mut self) {
         let Some(mut early_election) = self.leadership.early_election.take() else {
             return;
@@ -149,14 +152,15 @@ impl Node {
         let Turn { first, every } = self.place_in_turn(early_election.gone);
         if leader != 0 {
             if raft.election_elapsed >= early_election.silence {
-                // Without a leader raft grants pre-votes, and the vote of this term stays what it is.
+                // A node without a known leader grants pre-votes. Its vote in this term stays unchanged.
                 self.raw.raft.become_follower(early_election.term, 0);
                 early_election.turn = self.now + 1 + first;
-                // Should there be a word of it yet, then either it is alive and there will be more, or that was late.
+                // If another message of that leader arrives, either the leader lives and more will follow, or the
+                // message was late.
                 early_election.silence = 2 * self.settings.heartbeat_ticks;
             }
         } else if self.now >= early_election.turn && raft.state != StateRole::Candidate {
-            // Again and again, because a pre-vote is ignored by whoever does not know yet.
+            // Repeatedly, because a voter that does not know yet that the leader is gone ignores a pre-vote.
             early_election.turn = self.now + every;
             if self.may_campaign() {
                 self.campaign();
@@ -166,13 +170,15 @@ impl Node {
     }
 
     pub(super) fn campaign(&mut self) {
-        // It can only fail by not winning.
+        // Campaigning fails only by not winning.
         let _ = self.raw.campaign();
     }
 
-    /// Raft-rs asserts that the whole log of a candidate that wins is durable, which matters where it wins at once;
-    /// and a candidate looks at all entries that it has not applied, without waiting for them. They are gone while a
-    /// snapshot from the leader is still being loaded, and some may not be in memory after a start.
+    /// Whether this node can campaign now.
+    ///
+    /// Raft-rs asserts that the whole log of a winning candidate is durable, which matters for a sole voter, who wins
+    /// at once. A candidate also reads all entries that it has not applied, and can't wait for them. Those entries are
+    /// missing while a snapshot from the leader is still being loaded, and some may not be in memory after a start.
     pub(super) fn may_campaign(&self) -> bool {
         let log = &self.raw.raft.raft_log;
         let readable = log.applied + 1 >= log.store.cached_from();
@@ -180,8 +186,9 @@ impl Node {
         readable && (durable || self.is_leader() || !self.is_sole_voter())
     }
 
-    /// Raft-rs draws the timeout anew at every reset, from a generator of the thread. This one follows from the seed
-    /// and the term alone, so that a simulation can repeat a run; a collision still ends, for it ends the term.
+    /// Raft-rs draws a new timeout at every reset, from a thread-local generator. This timeout depends on the seed and
+    /// the term only, so that a simulation can repeat a run. Two members that collide in one term still draw other
+    /// timeouts in the next.
     pub(super) fn draw_election_timeout(&mut self) {
         let ticks = self.settings.election_ticks;
         let place = (self.settings.seed, self.raw.raft.term);
@@ -195,5 +202,5 @@ impl Node {
     }
 }
 
-/// Peers that were reached, for as long as no leader was known since the start.
+/// Peers that were reached. `None` once a leader was known in this start.
 pub(super) type Reached = Option<BTreeSet<u64>>;

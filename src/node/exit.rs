@@ -1,4 +1,4 @@
-//! Why a node has to end. It is told once; until the process ends, the node goes on.
+//! The reasons for which a node ends. The node reports the first one only, and goes on until the process ends.
 
 use super::Node;
 use crate::command::version::Later;
@@ -6,70 +6,72 @@ use crate::command::version::Later;
 /// Why a node has to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exit {
-    /// It is not a member any more, by the entry at this index, and a member that knows it said so.
+    /// An entry removed this member, and a member that has applied that entry said so.
     Removed {
         /// Index of the removing entry.
         index: u64,
     },
-    /// Its id and peer URL are bound to another data directory.
+    /// The id and peer URL of this member are bound to another data directory.
     Replaced {
-        /// The peer that says so.
+        /// The peer that said so.
         by: u64,
     },
-    /// Its directory is from before it was let in, and it has been a voter since.
+    /// The data directory dates from before this member was let in, but this member has been a voter since.
     StateLost {
-        /// The peer that says so.
+        /// The peer that said so.
         by: u64,
     },
-    /// Another process runs with its incarnation, and was there first.
+    /// Another process runs with the incarnation of this member, and started first.
     Twice {
-        /// The peer that says so.
+        /// The peer that said so.
         by: u64,
     },
-    /// Its cluster knows of a later start of this member than its directory does: it runs on an older copy.
+    /// The cluster knows a later start of this member than the data directory does: this process runs on an older copy.
     OlderCopy {
-        /// The cluster knew that before it knew this start. Otherwise the later one is that of a copy which was made
-        /// meanwhile, and which may have less.
+        /// True if the cluster knew the later start before it knew this one. Otherwise the later start may be that of a
+        /// copy made in the meantime, and that copy may hold less.
         proven: bool,
-        /// The number of this start.
+        /// The boot number of this start.
         boot: u64,
-        /// The number of the start that the cluster knows.
+        /// The boot number that the cluster knows.
         known: u64,
     },
-    /// The leader knows of entries on this node's disk that are not there: an older copy, or a lost tail.
+    /// The leader counts on entries of this node's log that are not there: the directory is an older copy, or its tail
+    /// was lost.
     LostTail {
         /// The leader.
         by: u64,
-        /// What the leader holds to be committed here.
+        /// The index up to which the leader knows this node's log to be committed.
         committed: u64,
-        /// What is here.
+        /// The last index of this node's log.
         last: u64,
     },
     /// The logs of two members differ at an index that one of them knows to be committed.
     PartedLog {
         /// The other member.
         by: u64,
-        /// The index.
+        /// The index at which they differ.
         index: u64,
     },
-    /// Only a later version knows what it is sent. Nothing of that was applied, and nothing behind it.
+    /// Only a later version can decode what this node was sent. Neither that entry or snapshot nor any entry behind it
+    /// was applied.
     Later {
-        /// An entry, or a snapshot.
+        /// `entry` or `snapshot`.
         what: &'static str,
         /// Its index.
         index: u64,
-        /// What it needs.
+        /// The version that it needs.
         later: Later,
     },
     /// Two members have led in one term.
     TwoLeaders {
         /// The term.
         term: u64,
-        /// The leader that was known.
+        /// The leader that this node knew first.
         known: u64,
-        /// The other.
+        /// The other leader.
         other: u64,
-        /// The last index of the own log.
+        /// The last index of this node's log.
         last: u64,
     },
 }
@@ -77,10 +79,10 @@ pub enum Exit {
 /// How far this node is on its way out.
 #[derive(Debug, Default)]
 pub(super) struct Ending {
-    /// The own removal was published, at this index: nothing is proposed any more, and raft goes on in the old
-    /// configuration until a member says that the removal is settled.
+    /// The index at which this node published its own removal. From then on it proposes nothing, and raft keeps the old
+    /// configuration until a member reports that the removal is settled.
     pub leaving: Option<u64>,
-    /// Not told yet.
+    /// The reason to end, until the caller takes it.
     pub exit: Option<Exit>,
     pub exit_told: bool,
 }

@@ -1,15 +1,18 @@
-//! Messages that raft-rs would send and that nobody needs: each costs its receiver a wake-up, and an answer.
+//! Suppresses messages that raft-rs would send and no member needs. Each of them would wake its receiver and cost an
+//! answer.
 //!
-//! Leaving a message out is always safe, since raft allows for their loss. What has to be shown is that nobody waits:
-//! a regular heartbeat goes to everybody, with the commit index and the newest read round, and ends whatever could.
+//! Leaving a message out is always safe, because raft tolerates lost messages. It must also leave no one waiting: the
+//! next regular heartbeat goes to every member, with the commit index and the newest read round, and so ends every
+//! wait.
 
 use super::Node;
 use raft::eraftpb::MessageType;
 
 impl Node {
-    /// Tells the followers, as the leader, what has become committed, unless they learn of it anyhow: entries that are
-    /// under way bring the commit index along when they are committed at the latest, and while this node's disk is busy
-    /// the next ones gather. Raft-rs would send each follower an append of its own for each batch, which it would answer.
+    /// Sends the new commit index to the followers, as the leader, unless they learn of it anyway. Entries under way
+    /// carry it along, at the latest when they are committed themselves. While this node's disk is busy, the next
+    /// entries gather and will carry it. Raft-rs would send every follower an extra append for each batch, and the
+    /// follower would answer it.
     pub(super) fn tell_commit(&mut self) {
         let log = &self.raw.raft.raft_log;
         let (committed, last) = (log.committed, log.last_index());
@@ -23,12 +26,13 @@ impl Node {
         self.raw.raft.bcast_append();
     }
 
-    /// Of the heartbeats that ask whether this node still leads, those for a read round with this context, leaves as many
-    /// as make a majority: to the voters that were heard last, who most likely answer first. Raft-rs asks everybody. If
-    /// one of them is not there any more, the next regular heartbeat asks all, and then others are those heard last.
+    /// Keeps only as many heartbeats of a read round as make a majority, and drops the others. `context` identifies the
+    /// round. The heartbeats that stay go to the voters heard from most recently, which most likely answer first.
+    /// Raft-rs asks every voter. If one of the chosen voters is gone, the next regular heartbeat asks all of them, and
+    /// the choice changes.
     pub(super) fn ask_a_majority(&mut self, context: &[u8]) {
         if self.ending.leaving.is_some() {
-            // Its own vote counts with raft, and with `members` no more.
+            // Raft still counts this node's own vote, and `members` does not.
             return;
         }
         let others = self.members.voters().count() / 2;
@@ -43,7 +47,7 @@ impl Node {
             .copied()
             .collect();
         if asked.len() < others {
-            // So early in a term it is not known who answers.
+            // Too early in the term to know which voters answer.
             return;
         }
         self.raw.raft.msgs.retain(|message| {
@@ -53,7 +57,7 @@ impl Node {
         });
     }
 
-    /// A message has come from this peer.
+    /// Records a message from this peer.
     pub(super) fn note_heard(&mut self, peer: u64) {
         let is_member = self.members.members.contains_key(&peer);
         if is_member && self.leadership.heard.first() != Some(&peer) {
@@ -62,7 +66,7 @@ impl Node {
         }
     }
 
-    /// Nothing was heard of this peer for a while, or its process has ended.
+    /// Nothing was heard from this peer for a while, or its process has ended.
     pub(super) fn note_unheard(&mut self, peer: u64) {
         self.leadership.heard.retain(|other| *other != peer);
     }

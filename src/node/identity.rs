@@ -1,5 +1,5 @@
-//! Who this node is, and what it does when a peer says otherwise. The rules are in [`crate::identity`], as one table; here
-//! they are carried out.
+//! Who this node is, and what it does when a peer disagrees. The rules are one table in [`crate::identity`]; this file
+//! carries them out.
 
 use super::{Exit, Node, pending};
 use crate::channels::status::{Closed, ClosedKind};
@@ -16,7 +16,7 @@ impl Node {
         match identity::verdict(self.own(), &refusal) {
             Verdict::GoOn => {}
             Verdict::Wait => {
-                // Its table has no such row any more, so one that does is an older one.
+                // The peer's table has no such row any more, so a table by which this node was replaced is older.
                 if refusal.dialled {
                     self.formation.replaced_since = None;
                 }
@@ -33,7 +33,7 @@ impl Node {
                 }
             }
             Verdict::RefuseService => {
-                // One name, for as long as it lasts.
+                // Keep naming the same peer while this lasts.
                 let by = self.other_life().unwrap_or(by);
                 self.formation.other_life_heard = Some((self.now, by));
             }
@@ -56,7 +56,7 @@ impl Node {
         }
     }
 
-    /// The own life and state, for the table.
+    /// The life and state of this node, as input for the table of verdicts.
     fn own(&self) -> Own {
         let members = &self.members;
         let bound_index = self.membership.own_bound_index;
@@ -68,7 +68,7 @@ impl Node {
         }
     }
 
-    /// Who asked this member for its own removal can be told: it is settled.
+    /// Answers the clients that asked this member for its own removal: the removal is settled.
     fn answer_own_removal(&mut self) {
         let id = self.settings.id;
         let own_removal = |c: &Command| c.kind == Kind::RemoveMember && c.member_id == id;
@@ -80,16 +80,17 @@ impl Node {
         }
     }
 
-    /// Who says that another cluster knows this sole member with another directory, for as long as that is heard.
+    /// The member of another cluster that says it knows this sole member with another directory, if one said so
+    /// recently.
     pub(super) fn other_life(&self) -> Option<u64> {
         let patience = 5 * self.settings.election_ticks as u64;
         let (heard, by) = self.formation.other_life_heard?;
         (self.own() == Own::Sole && self.now - heard < patience).then_some(by)
     }
 
-    /// Tells whether clients are served, if that has changed.
+    /// Why clients are not served, if that has changed since it was last reported. `Some(None)`: they are served.
     pub(super) fn tell_closed(&mut self) -> Option<Option<Arc<Closed>>> {
-        // A cluster that has formed, and nothing to say: the usual case, at every pass.
+        // The usual case, at every pass: the cluster has formed and there is nothing to report.
         if self.formation.closed_told.is_none()
             && self.formation.other_life_heard.is_none()
             && self.is_open()
@@ -104,7 +105,7 @@ impl Node {
         Some(closed)
     }
 
-    /// Clients are told this from now on.
+    /// Logs and remembers what clients are told from now on.
     pub(super) fn note_closed(&mut self, closed: Option<Arc<Closed>>) {
         match &closed {
             Some(closed) if closed.kind == ClosedKind::OtherLife => {

@@ -1,5 +1,5 @@
-//! What a later version would bring: a kind of command that others do not know. It changes nothing, and the log tells of
-//! it. For the rolling test, which runs a build with the feature `later` beside one without.
+//! Simulates a later version with a command kind that this version does not know. The command changes nothing and
+//! leaves a log line. The rolling-upgrade test runs a build with the feature `later` beside one without.
 
 use super::Node;
 use crate::command::version;
@@ -7,7 +7,7 @@ use crate::command::{Command, Kind};
 use slog::info;
 
 impl Node {
-    /// The leader proposes one as soon as all members know the kind.
+    /// Proposes one such command, as the leader, as soon as all members know the kind.
     pub(super) fn attend_later(&mut self) {
         let known = self.usable_version() >= version::needed_by(Kind::Later);
         if self.watermarks.later_published || !known || !self.raw.raft.commit_to_current_term() {
@@ -20,7 +20,7 @@ impl Node {
         }
     }
 
-    /// One was committed.
+    /// Records that such a command was committed.
     pub(super) fn publish_later(&mut self, index: u64) {
         self.watermarks.later_published = true;
         info!(self.logger, "carried out a command of the later kind"; "index" => index);

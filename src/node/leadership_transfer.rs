@@ -1,13 +1,14 @@
-//! Leadership for a member that a client names, asked for on any member.
+//! Transfers of leadership to a member that a client names. A client may ask any member.
 //!
-//! The leader decides whether it can be; so whoever was asked asks the leader, by a `MsgTransferLeader` whose `index` is
-//! the member (raft-rs's own use of it would bear another's name as its sender) and whose `log_term` numbers the
-//! question. The leader answers only to refuse: the same message with `reject`, and why in `reject_hint`. That it was done
-//! shows in who leads.
+//! The leader decides. Any other member asks the leader by a `MsgTransferLeader`: `index` is the target member, and
+//! `log_term` numbers the question. (Raft-rs puts the target into the sender's field, which would name another member
+//! as the sender.) The leader answers only to refuse: it sends the same message with `reject` set and the reason in
+//! `reject_hint`. The member that asked recognizes success by the change of leader.
 //!
-//! Invariants: of each request one question is under way at most, and it is asked again only after it was refused or
-//! in another term, where whatever came of the first is void. So a refusal says that nothing was begun, and with a
-//! question under way at the deadline nobody knows.
+//! Invariants:
+//! - A request has at most one question under way.
+//! - A request is asked again only after a refusal, or in another term, where the first question is void.
+//! - So a refusal says that no transfer was started. With a question under way at the deadline, the outcome is unknown.
 
 use super::Node;
 use crate::command::outcome::{NotProposed, NotTransferred};
@@ -17,38 +18,37 @@ use raft::ProgressState;
 use raft::eraftpb::{Message, MessageType};
 use slog::info;
 
-/// A request whose outcome is open.
 #[derive(Debug)]
 pub(super) struct OpenTransfer {
     to: u64,
     /// Tick at which the client gives up.
     deadline: u64,
-    /// Tick until which a refusal that may not last is followed by another try.
+    /// Until this tick, a refusal that may be temporary leads to another try.
     patience: u64,
-    /// The question that has not been refused.
+    /// The question that was not refused yet.
     asked: Option<Question>,
     /// The newest refusal, and the tick of the next try.
     refused: Option<(NotTransferred, u64)>,
     reply: TransferReply,
 }
 
-/// A question to the leader of a term. Its number tells it from every other that this member has asked.
+/// A question to the leader of a term. The number is unique among all questions of this member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Question {
     term: u64,
     number: u64,
 }
 
-/// Of clients who want another leader.
+/// The requests of this node's clients for another leader.
 #[derive(Debug)]
 pub(super) struct Transfers {
     pub open: Vec<OpenTransfer>,
-    /// The number of the last question that one of them made.
+    /// The number of the last question.
     pub asked: u64,
 }
 
 impl Transfers {
-    /// No number comes again in the next life: an answer may be on its way for long.
+    /// `boot` makes numbers unique across restarts, because an old answer may arrive late.
     pub fn new(boot: u64) -> Transfers {
         Transfers {
             open: Vec::new(),
@@ -58,7 +58,7 @@ impl Transfers {
 }
 
 impl Node {
-    /// Takes a client's request. Its outcome comes by its reply, by its deadline.
+    /// Takes a client's request. The outcome is sent through the request's reply channel, by its deadline.
     pub fn transfer(&mut self, transfer: Transfer) {
         let Transfer {
             to,
@@ -80,22 +80,22 @@ impl Node {
                 return;
             }
         };
-        // The receiver may be gone: then nobody wants to know.
+        // The receiver may be gone: its client has given up.
         let _ = reply.send(Err(NotTransferred::NotProposed(refusal)));
     }
 
-    /// Goes on with all requests.
+    /// Takes all open requests one step further.
     pub(super) fn pursue_transfers(&mut self) {
         for mut open in std::mem::take(&mut self.transfers.open) {
             match self.pursue(&mut open) {
-                // The receiver may be gone: then nobody wants to know.
+                // The receiver may be gone: its client has given up.
                 Some(outcome) => drop(open.reply.send(outcome)),
                 None => self.transfers.open.push(open),
             }
         }
     }
 
-    /// The outcome, if there is one.
+    /// The outcome, if it is known.
     fn pursue(&mut self, open: &mut OpenTransfer) -> Option<Result<(), NotTransferred>> {
         let (term, leader) = (self.raw.raft.term, self.raw.raft.leader_id);
         if leader == open.to {
@@ -123,7 +123,7 @@ impl Node {
     pub(super) fn step_transfer(&mut self, message: &Message) {
         let (to, number) = (message.index, message.log_term);
         if !message.reject {
-            // Whoever asked in another term has given the question up, or will.
+            // A member that asked in another term has given up its question, or will.
             if self.is_leader()
                 && message.term == self.raw.raft.term
                 && self.ending.leaving.is_none()
@@ -147,7 +147,8 @@ impl Node {
         }
     }
 
-    /// The leader refused. The outcome, unless that may be over soon: raft forgets at times whom it has heard.
+    /// Handles a refusal by the leader. Returns the outcome, unless the refusal may be temporary: raft sometimes
+    /// forgets which members were active.
     fn refuse_transfer(
         &self,
         open: &mut OpenTransfer,
@@ -159,7 +160,7 @@ impl Node {
         (lasts || self.now >= open.patience).then_some(Err(why))
     }
 
-    /// Begins a transfer, as the leader. Raft takes no proposals until it is done, or for an election timeout.
+    /// Starts a transfer, as the leader. Raft takes no proposals until the transfer ends, or for an election timeout.
     fn begin_transfer(&mut self, to: u64) -> Result<(), NotTransferred> {
         let member = self.members.members.get(&to);
         let raft = &self.raw.raft;
@@ -175,7 +176,8 @@ impl Node {
         if raft.lead_transferee.is_some() {
             return Err(NotTransferred::UnderWay);
         }
-        // Raft knows who was heard within an election timeout; whose connection has broken since would cost all of one.
+        // Raft knows which members were active within an election timeout. If such a member's connection has broken
+        // since, the transfer would block proposals for a whole election timeout.
         if !progress.recent_active || !self.leadership.heard.contains(&to) {
             return Err(NotTransferred::Inactive);
         }
@@ -184,12 +186,12 @@ impl Node {
         if receives_snapshot || behind > limits::PROMOTION_LAG_ENTRIES_MAX {
             return Err(NotTransferred::Behind);
         }
-        info!(self.logger, "handing leadership over, as a client asked"; "to" => to);
+        info!(self.logger, "handing leadership over at a client's request"; "to" => to);
         self.raw.transfer_leader(to);
         Ok(())
     }
 
-    /// Asks the leader for a transfer, or tells who asked that there is none.
+    /// Asks the leader for a transfer, or refuses one.
     fn say_transfer(
         &mut self,
         receiver: u64,
@@ -209,7 +211,7 @@ impl Node {
         self.raw.raft.msgs.push(message);
     }
 
-    /// The process stops.
+    /// Ends all requests, because the process stops.
     pub(super) fn stop_transfers(&mut self) {
         for mut open in self.transfers.open.drain(..) {
             open.refused = Some((NotTransferred::NotProposed(NotProposed::Stopping), 0));
@@ -220,7 +222,7 @@ impl Node {
 }
 
 impl OpenTransfer {
-    /// What is known of one that was not done.
+    /// The outcome of a request that ends without a transfer.
     fn how_it_stands(&self) -> NotTransferred {
         match (self.asked, self.refused) {
             (Some(_), _) => NotTransferred::Unknown,

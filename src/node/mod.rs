@@ -1,31 +1,33 @@
-//! The node: drives raft-rs's `RawNode` by the Ready protocol and keeps the state beside raft: proposals and reads whose
-//! outcome is open, sessions, members.
+//! The node: drives raft-rs's `RawNode` and keeps the state beside raft: open proposals, open reads, sessions, members.
 //!
-//! The raft loop feeds the node events and carries out the [`Output`] that it returns. The node does not wait: it learns of
-//! time by [`Node::tick`] and of durability by [`Node::persisted`], and it returns what is to be written and sent as
-//! values. The daemon and the simulation drive the same code.
+//! The raft loop feeds events to the node and carries out the [`Output`] that the node returns. The node never blocks.
+//! It learns of time through [`Node::tick`] and of durability through [`Node::persisted`], and it returns what to write
+//! and what to send as values. The daemon and the simulation drive the same code.
 //!
-//! The protocol of one ready (raft 0.7.0; the caller repeats [`Node::ready`] until it gives nothing):
-//! 1. messages of a leader go out at once, beside its own fsync (thesis 10.2.1); promises (votes, append responses)
-//!    wait in the [`Job`] until the ready *and all before it* are durable, or a crash could break them;
-//! 2. entries and snapshot enter the in-memory log, since raft reads them back from there;
-//! 3. the job goes to the WAL, the ready is advanced, and committed entries are published in log order.
+//! How one ready is handled (raft 0.7.0; the caller repeats [`Node::ready`] until it returns `None`):
+//! 1. Messages of a leader go out at once, in parallel with the leader's own fsync (Raft thesis, 10.2.1). Votes and
+//!    append responses are promises: they wait in the [`Job`] until this ready *and all readies before it* are durable.
+//!    Sent earlier, they would become false if this node crashed.
+//! 2. Entries and the snapshot enter the in-memory log, because raft reads them back from there.
+//! 3. The job goes to the WAL, the ready is advanced, and committed entries are published in log order.
 //!
-//! Replicated state beside the map (members, sessions) changes at publication and nowhere else. So every node decides in
-//! the same way, before a command reaches the store, whether it is stale, refused, or to be applied.
+//! Publication is the only place where the replicated state beside the map (members, sessions) changes. So all nodes
+//! agree, before a command reaches the store, whether the command is stale, refused, or applied.
 //!
 //! The caller's duties:
-//! 1. It feeds the events that have arrived, then calls [`Node::ready`] until that gives nothing. [`Node::persisted`] comes
-//!    before messages: a vote that arrives may answer a request that was sent because of what was persisted.
-//! 2. It carries an [`Output`] out in the order of its fields.
-//! 3. It makes jobs durable in the order of their numbers, sends their messages after that, and says so by
-//!    [`Node::persisted`]. A job that can't be made durable ends the process.
-//! 4. It hands commits to the store in order, and says how far it has come by [`Node::applied`].
-//! 5. It answers each read-back request by [`Node::read_back`], and ends the process when it gets an [`Exit`].
-//! 6. It calls [`Node::tick`] once a tick, and does not make up for ticks that it has missed.
+//! 1. Feed the events that have arrived, then call [`Node::ready`] until it returns `None`. Feed [`Node::persisted`]
+//!    before messages: an incoming vote may answer a request that was sent because of what became durable.
+//! 2. Carry out an [`Output`] in the order of its fields.
+//! 3. Make jobs durable in the order of their numbers, then send their messages, then call [`Node::persisted`]. If a
+//!    job can't be made durable, end the process.
+//! 4. Hand commits to the store in order, and report progress through [`Node::applied`].
+//! 5. Answer each read-back request through [`Node::read_back`], and end the process on an [`Exit`].
+//! 6. Call [`Node::tick`] once a tick, and do not make up for missed ticks.
 //!
-//! Invariants, asserted: `snapshot <= applied <= published <= committed <= last`; every entry is published once, in
-//! order; raft's configuration equals `members`.
+//! Invariants, asserted:
+//! - `snapshot <= applied <= published <= committed <= last`;
+//! - every entry is published once, in log order;
+//! - raft's configuration equals `members`.
 
 mod catch_up;
 mod checks;
@@ -82,16 +84,17 @@ use std::collections::BTreeMap;
 
 /// A raft member. See the module's documentation.
 ///
-/// What several topics need stands by itself; the rest belongs to the file of its topic, which says what holds for it.
+/// State that several topics need is stored here directly. The rest belongs to one topic, whose file states its
+/// invariants.
 pub struct Node {
     settings: NodeSettings,
     raw: RawNode<Log>,
     logger: Logger,
-    /// Ticks since the start.
+    /// Ticks since the process started.
     now: u64,
-    /// The members as of what is published.
+    /// The members as of `watermarks.published`.
     members: Members,
-    /// Of each member, the newest of its proposals that was published.
+    /// The newest published proposal of each member.
     sessions: BTreeMap<u64, Session>,
     watermarks: Watermarks,
     found: FoundLog,
@@ -110,7 +113,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node from what storage recovered. The store must already hold the recovered snapshot.
+    /// Creates a node from what storage recovered. The store must already hold the recovered snapshot.
     pub fn new(
         settings: NodeSettings,
         recovered: Recovered,
@@ -157,11 +160,12 @@ impl Node {
         Ok(node)
     }
 
-    /// What a node does by itself, before anything has come.
+    /// The first actions of a node, before any event arrives.
     fn begin(&mut self) {
         self.members_changed();
         self.check_own_session();
-        // Whoever makes a node tells clients so before it serves them. While there is a log to replay it may not be news.
+        // The caller reads `closed()` before it serves clients, so this first state counts as reported. With log left
+        // to replay the state may be out of date, so it is not logged.
         match self.raw.raft.raft_log.committed > self.watermarks.published {
             true => self.formation.closed_told = self.closed(),
             false => self.note_closed(self.closed()),
@@ -173,7 +177,7 @@ impl Node {
 
     // ---- events ----
 
-    /// Takes a client's proposal. Its outcome comes by its reply, by its deadline.
+    /// Takes a client's proposal. The outcome is sent through the proposal's reply channel, by its deadline.
     pub fn propose(&mut self, proposal: Proposal) {
         self.pending.add(proposal, self.now);
         if self.ending.leaving.is_some() {
@@ -189,8 +193,8 @@ impl Node {
         }
     }
 
-    /// A tick has passed. The caller never makes up for ticks it missed: after a stall, several at once would end
-    /// the leader's heartbeats before its messages, which wait in the inbox, had a chance.
+    /// One tick has passed. The caller must not make up for missed ticks: after a stall, several ticks at once would
+    /// time the leader out before its messages, which wait in the inbox, are processed.
     pub fn tick(&mut self) {
         self.now += 1;
         self.draw_election_timeout();
@@ -199,11 +203,12 @@ impl Node {
             if self.is_leader() || !self.is_sole_voter() {
                 self.raw.tick();
             } else {
-                // Nobody else could win, so there is nothing to wait for.
+                // No other member could win, so there is no reason to wait.
                 self.campaign();
             }
         } else {
-            // Raft would campaign by itself. But who has not heard from the leader for long shall vote for another.
+            // `raw.tick()` would campaign. But the timeout still has to count up: a node that has not heard from the
+            // leader for long must be free to vote for another candidate.
             self.raw.raft.election_elapsed += 1;
         }
         let (unsent, unread) = match self.raw.raft.leader_id {
@@ -215,13 +220,13 @@ impl Node {
         self.reads.expire(self.now, unread);
         self.reads
             .retry_stale(self.now, 2 * self.settings.heartbeat_ticks as u64);
-        // Large values need longer than that on their way through the leader and a majority's disks.
+        // Large values take longer to pass through the leader and the disks of a majority.
         let under_way = self.pending.held().proposal_bytes / limits::RESEND_BYTES_PER_TICK;
         let patience = (self.settings.election_ticks + under_way) as u64;
         let quiet = self.now - self.pending.last_news >= patience;
-        // Of what is committed and held back nobody can say that it was lost.
+        // A committed entry that is held back is not lost, so resending is pointless.
         if quiet && !self.waits_for_log() && !self.is_leader() && self.pending.has_in_flight() {
-            // A forward to the leader may have been dropped. A leader's own entries can't be.
+            // The forward to the leader may have been dropped. A leader's own entries are never dropped.
             self.pending.resend_after = Some(0);
             self.pending.last_news = self.now;
         }
@@ -287,7 +292,7 @@ impl Node {
         }
     }
 
-    /// The job with this number, and all before it, are durable.
+    /// The job with this number and all jobs before it are durable.
     pub fn persisted(&mut self, number: u64) {
         while let Some((_, vote)) = self.durability.jobs.pop_front_if(|(n, _)| *n <= number) {
             self.durability.vote = vote;
@@ -296,7 +301,7 @@ impl Node {
         self.tell_raft_what_is_applied();
     }
 
-    /// The map holds everything up to `index`; `bytes` of entries were applied since the last call.
+    /// The map holds everything up to `index`. `bytes` is the size of the entries applied since the last call.
     pub fn applied(&mut self, index: u64, bytes: usize) {
         assert!(
             self.watermarks.applied <= index && index <= self.watermarks.published,
@@ -309,7 +314,8 @@ impl Node {
         self.tell_raft_what_is_applied();
     }
 
-    /// A snapshot from the leader may be in the map before its mark is durable, which raft-rs does not allow for.
+    /// Advances raft's applied index. It stops at raft's persisted index: a snapshot from the leader may be in the map
+    /// before its mark is durable, and raft-rs does not expect that.
     fn tell_raft_what_is_applied(&mut self) {
         let index = self
             .watermarks
@@ -329,7 +335,7 @@ impl Node {
         self.raw.report_unreachable(peer);
     }
 
-    /// Hands leadership to the voter that is closest behind, if this is the leader and there is one.
+    /// Hands leadership to the most up-to-date active voter, if this node leads and there is such a voter.
     pub fn hand_over(&mut self) {
         if !self.is_leader() || self.raw.raft.lead_transferee.is_some() {
             return;
@@ -346,7 +352,7 @@ impl Node {
         }
     }
 
-    /// Ends all open proposals and reads: the process stops.
+    /// Ends all open proposals and reads, because the process stops.
     pub fn stop(&mut self) {
         self.pending.stop(NotProposed::Stopping);
         self.reads.stop(NotProposed::Stopping);
@@ -354,9 +360,9 @@ impl Node {
         self.stop_transfers();
     }
 
-    // ---- what to do ----
+    // ---- what the caller has to do ----
 
-    /// The next piece of work, `None` when all is done.
+    /// The next piece of work, or `None` when nothing is left to do.
     pub fn ready(&mut self) -> Option<Output> {
         let mut output = Output::default();
         output.messages.append(&mut self.formation.answers);
@@ -374,7 +380,7 @@ impl Node {
         let mut had_ready = self.raw.has_ready();
         if had_ready {
             self.handle_ready(&mut output);
-            // What raft has to publish it has until it gets it.
+            // Raft keeps reporting a ready for entries that it can't get yet. Counting it would make the caller loop.
             had_ready = !self.waits_for_log();
         }
         self.request_log(&mut output);
@@ -398,8 +404,8 @@ impl Node {
         (had_ready || !output.is_empty()).then_some(output)
     }
 
-    /// The index up to which the members that were told are applied. `None`: there are later ones, which are told once
-    /// they are durable.
+    /// The index to which the members last handed out belong. `None`: newer members exist, and are handed out once they
+    /// are durable.
     pub fn members_index(&self) -> Option<u64> {
         self.membership
             .news
@@ -412,9 +418,11 @@ impl Node {
         &self.members
     }
 
-    /// The map of this node holds every write that anybody was told of: nobody else is a member, and so a write is told
-    /// of only after it was applied here. What others may have told before they went is committed and below
-    /// `current_from`. Somebody who is added can tell of a write only after this node has heard of the addition.
+    /// Whether the map of this node holds every acknowledged write, so that a read needs no read-index round.
+    ///
+    /// This holds only while this node is the only member, because then every write is applied here before it is
+    /// acknowledged. Writes that former members may have acknowledged are committed and below `current_from`. A member
+    /// that is added can acknowledge a write only after this node has published the addition.
     pub fn map_is_current(&mut self) -> bool {
         let members = &self.members.members;
         let alone = members.len() == 1 && members.contains_key(&self.settings.id);
@@ -428,12 +436,12 @@ impl Node {
         }
     }
 
-    /// There is no other voter that could lead.
+    /// Whether no other member is a voter.
     pub fn is_alone(&self) -> bool {
         self.members.voters().all(|id| id == self.settings.id)
     }
 
-    /// This node is the leader.
+    /// Whether raft has elected this node, in its current term.
     pub fn is_leader(&self) -> bool {
         self.raw.raft.state == StateRole::Leader
     }

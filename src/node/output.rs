@@ -1,4 +1,4 @@
-//! What a node is made with, and what it asks its caller to do.
+//! The settings of a node, and the work that it hands to its caller.
 
 use super::Exit;
 use crate::channels::commit::Commit;
@@ -12,24 +12,24 @@ use raft::eraftpb::Message;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What a node is made with.
+/// The settings of a node.
 #[derive(Debug, Clone)]
 pub struct NodeSettings {
-    /// This member.
+    /// The id of this member.
     pub id: u64,
-    /// The random number of its data directory.
+    /// The random number of this member's data directory.
     pub incarnation: u64,
-    /// Grows with every start of the process; durable before the node is made.
+    /// The number of this start of the process, higher at every start. It must be durable before the node is created.
     pub boot: u64,
-    /// A random number of this start. A copy of the data directory may use the same boot number.
+    /// A random number of this start. Two copies of a data directory may use the same boot number.
     pub run: u64,
-    /// Where its peers reach it. `None`: where the members say.
+    /// The URL at which peers reach this member. `None`: the URL in the members table.
     pub url: Option<PeerUrl>,
     /// The first members of the cluster, if this member was started as one of several.
     pub list: BTreeMap<u64, PeerUrl>,
-    /// Ticks of an election timeout.
+    /// The election timeout, in ticks.
     pub election_ticks: usize,
-    /// Ticks between heartbeats.
+    /// The heartbeat interval, in ticks.
     pub heartbeat_ticks: usize,
     /// See [`crate::config::Tuning::snapshot_bytes`].
     pub snapshot_bytes: u64,
@@ -37,12 +37,12 @@ pub struct NodeSettings {
     pub log_cache_bytes: u64,
     /// See [`crate::limits::PINNED_LOG_BYTES_MAX`].
     pub pinned_log_bytes: u64,
-    /// Election timeouts are drawn from it: another one on every member, or their elections would go on colliding.
+    /// The seed of the election timeouts. It must differ between members, or their elections would go on colliding.
     pub seed: u64,
 }
 
 impl NodeSettings {
-    /// A batch without commands, with whose it is.
+    /// An empty batch that names this member and this start.
     pub(super) fn batch(&self) -> Batch {
         let mut batch = Batch::new();
         batch.member = self.id;
@@ -53,32 +53,32 @@ impl NodeSettings {
     }
 }
 
-/// What a call of [`Node::ready`](super::Node::ready) asks the caller to do, in the order of the fields.
+/// What the caller of [`Node::ready`](super::Node::ready) has to do, in the order of the fields.
 #[derive(Debug, Default)]
 pub struct Output {
-    /// To send now.
+    /// Messages to send now.
     pub messages: Vec<Message>,
-    /// To make durable.
+    /// Work for the WAL.
     pub job: Option<Job>,
-    /// To hand to the store.
+    /// Commits for the store.
     pub commits: Vec<Commit>,
-    /// To read back from the WAL, for [`Node::read_back`](super::Node::read_back).
+    /// Entries to read back from the WAL, for [`Node::read_back`](super::Node::read_back).
     pub read_backs: Vec<Request>,
-    /// The members changed, and the change is durable where that matters.
+    /// The members, if they have changed. The change is durable if it came by a snapshot.
     pub members: Option<Arc<Members>>,
-    /// Where the members say that this one is reached, once all is applied that was committed before its start, and then
-    /// whenever it changes: its next start goes by that.
+    /// The place of this member according to the members table, for its next start. Set once everything committed
+    /// before this start is published, and then at every change.
     pub place: Option<PeerUrl>,
-    /// The leader changed; 0 for none.
+    /// The leader, if it has changed; 0 for none.
     pub leader: Option<u64>,
-    /// Whether clients are served has changed, or why not.
+    /// Why clients are not served, if that has changed. `Some(None)`: clients are served.
     pub closed: Option<Option<Arc<Closed>>>,
-    /// The process has to end. Told once; until it does, the node goes on.
+    /// The process has to end. Set once, and the node goes on until the process ends.
     pub exit: Option<Exit>,
 }
 
 impl Output {
-    /// There is nothing to do.
+    /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty()
             && self.job.is_none()
@@ -95,14 +95,14 @@ impl Output {
 /// Work for the WAL.
 #[derive(Debug)]
 pub struct Job {
-    /// Passed to [`Node::persisted`](super::Node::persisted) once this job and all before it are durable.
+    /// Passed to [`Node::persisted`](super::Node::persisted) once this job and all jobs before it are durable.
     pub number: u64,
     /// What to write.
     pub save: Save,
-    /// To send once it is durable.
+    /// Messages to send once the job is durable.
     pub messages: Vec<Message>,
-    /// All before it are durable, and as the leader this node waits for no answer to an entry before it.
+    /// All earlier jobs are durable, and this node, if it leads, waits for no follower's answer to an earlier entry.
     pub is_lone: bool,
-    /// Up to this index the node will not want to read entries back.
+    /// The node will not read back entries up to this index.
     pub compacted: u64,
 }

@@ -1,4 +1,4 @@
-//! What a node shows of itself: how things stand, what it holds, and where its members say that it is.
+//! What a node reports about itself: its status, what it holds, and its place according to the members table.
 
 use super::Node;
 use crate::channels::inbox::Held;
@@ -7,7 +7,7 @@ use crate::peer_url::PeerUrl;
 use raft::StateRole;
 
 impl Node {
-    /// How things stand. The cluster id and what the WAL wrote are for the caller to fill in.
+    /// The status of this node. The caller fills in the cluster id and the WAL counters.
     pub fn status(&self) -> Status {
         let raft = &self.raw.raft;
         let position = self.position();
@@ -52,7 +52,7 @@ impl Node {
         }
     }
 
-    /// How far this node has come: of [`Node::status`] what costs nothing.
+    /// How far this node has come: the part of [`Node::status`] that costs nothing.
     pub fn position(&self) -> Position {
         let raft = &self.raw.raft;
         Position {
@@ -76,9 +76,9 @@ impl Node {
         }
     }
 
-    /// Where the members say that this one is, if that is news.
+    /// The place of this member according to the members table, if it has changed since it was last reported.
     pub(super) fn tell_place(&mut self) -> Option<PeerUrl> {
-        // What is replayed is older than what was told in the start before.
+        // A replayed row may be older than what was reported in an earlier start.
         if self.watermarks.published < self.found.committed {
             return None;
         }
