@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_comes_and_goes_fills_nothing_and_its_last_word_is_the_last() {
+    fn a_flapping_connection_does_not_fill_the_inbox_and_its_newest_notice_comes_last() {
         let inbox = Inbox::default();
         for _ in 0..1_000 {
             for peer in [2, 3] {

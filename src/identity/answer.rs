@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_tells_who_somebody_is_only_to_those_that_know_it() {
+    fn an_answer_reveals_an_incarnation_only_to_claimants_that_know_it() {
         let answer = |view: &View, claims: &Claims| {
             let standing = judge(claims, view, 60).unwrap();
             view.answer(claims, standing, 2)

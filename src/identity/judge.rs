@@ -72,7 +72,7 @@ impl fmt::Display for Reason {
             }
             Reason::WrongCluster { other_life: true } => write!(
                 f,
-                "it belongs to another cluster, and in this cluster its id and peer URL belong to another data directory"
+                "it belongs to another cluster, and here its id and peer URL belong to another data directory"
             ),
             Reason::WrongReceiver { actual } => {
                 write!(

@@ -77,7 +77,7 @@ pub enum Verdict {
     Warn,
     /// Answer every request with 503 `other-life` while the refusal is repeated.
     RefuseService,
-    /// End with exit code 5: the id is bound to another directory than this one.
+    /// End with exit code 5: the id is bound to a different directory.
     EndAsReplaced,
     /// End with exit code 5 if the refusal is repeated and no other peer lets this member in. The table behind a single
     /// refusal may be an old one.

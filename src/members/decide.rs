@@ -142,7 +142,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     #[test]
-    fn what_is_so_already_is_a_success_and_what_is_taken_or_unknown_is_refused() {
+    fn an_existing_state_is_a_success_and_what_is_taken_or_unknown_is_refused() {
         use Kind::*;
         for (kind, id, to, decided) in [
             (AddMember, 3, "http://a:3/", Ok(Decision::Nothing)),
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn one_member_too_many_is_refused_and_those_that_are_stay() {
+    fn one_member_too_many_is_refused_and_existing_members_stay() {
         let mut members = fullest();
         let add = |id| command(Kind::AddMember, id, &format!("http://b:{id}"));
         assert_eq!(members.decide(&add(20_000)), Err(Refusal::TooManyMembers));

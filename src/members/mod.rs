@@ -108,7 +108,7 @@ pub struct Unsettled {
 
 impl Members {
     /// The table of a new cluster: only its first member, the lowest id of `list`, with the incarnation of its data
-    /// directory. A list of one member has formed.
+    /// directory. With a list of one member, the cluster has formed.
     pub fn first(list: &BTreeMap<u64, PeerUrl>, incarnation: u64) -> Members {
         let (id, url) = list.first_key_value().expect("a cluster has a member");
         let mut members = Members::of([(*id, url.clone(), incarnation)]);
@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_members_know_what_the_one_knows_that_knows_least() {
+    fn the_known_version_is_the_lowest_of_all_members() {
         assert_eq!(Members::default().known_version(), 0);
         let mut members = three();
         assert_eq!(members.known_version(), VERSION);
