@@ -1,14 +1,15 @@
-//! The write-ahead log: what a ready of raft asks for becomes durable here.
+//! The write-ahead log (WAL): makes the saves of raft's readies durable.
 //!
-//! Owned by the WAL thread. Every [`Wal::save`] is one batch, hence one write and one fdatasync, however many saves it
-//! carries; rotation apart. [`Wal::purge`] tells what is not needed any more, for another thread to delete: nobody who waits
-//! for a save shall wait for that. Where entries stand, so that they can be read back, is noted in an index
-//! (`read_back.rs`) as they are written.
+//! The WAL thread owns the [`Wal`]. Every [`Wal::save`] writes one batch, with one write and one fdatasync, however
+//! many saves it carries. A rotation of segments adds further writes. [`Wal::purge`] returns the files that are no
+//! longer needed, and another thread deletes them, so that no save waits for a deletion. An index (`read_back.rs`)
+//! records the places of entries as they are written, so that they can be read back.
 //!
-//! Invariants: a batch is durable before the next is written. A save without `sync` changes only the commit index; it
-//! stays in memory and goes into the next batch. That is safe because nothing relies on a durable commit index: after
-//! a crash raft learns it again from the leader or, as the leader, from a majority. Entries that are committed are
-//! durable on a majority in any case.
+//! Invariants:
+//! - A batch is durable before the next batch is written.
+//! - A save without `sync` changes only the commit index. It stays in memory and is written with the next batch. That
+//!   is safe because nothing relies on a durable commit index: after a crash raft learns it again from the leader or,
+//!   as the leader, from a majority. Committed entries are durable on a majority in any case.
 
 mod options;
 mod purge;
@@ -38,13 +39,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The segments that there are.
+/// All segments, as recovery hands them to the WAL.
 pub(in crate::storage) struct Segments {
-    /// Those before the one that is written to, oldest first.
+    /// The segments before the one that is written to, oldest first.
     pub older: VecDeque<Name>,
-    /// The one that is written to.
+    /// The segment that is written to.
     pub newest: SegmentWriter,
-    /// Where entries stand in them.
+    /// The places of entries in the segments.
     pub index: BatchIndex,
 }
 
@@ -55,29 +56,30 @@ pub struct Wal {
     meta: Arc<Meta>,
     snapshots: Arc<Snapshots>,
     options: WalOptions,
-    /// As of the last batch.
+    /// The state after the last batch.
     durable: WalState,
-    /// As of the last save; ahead of `durable` by the batch under construction and by a commit index that waits.
+    /// The state after the last save. It is ahead of `durable` by the batch under construction and by a delayed commit
+    /// index.
     current: WalState,
-    /// Segments before the one that is written to, oldest first.
+    /// The segments before the one that is written to, oldest first.
     older: VecDeque<Name>,
     segment: SegmentWriter,
     batch: Batch,
-    /// What the batch does to the log.
+    /// What the batch under construction changes in the log.
     effect: Effect,
     index: SharedBatchIndex,
     /// A mark became durable since the last purge.
     purge_due: bool,
     failed: bool,
-    /// Entries of the batch under construction.
+    /// Number of entries in the batch under construction.
     entries: u64,
     metrics: metrics::WalMetrics,
-    /// Batches that were written, for who writes beside it.
+    /// Number of batches written, for the snapshot writer that shares the disk.
     batches: Arc<AtomicU64>,
 }
 
 impl Wal {
-    /// Creates the first segment, which begins with this state. Durable on return.
+    /// Creates the first segment, which starts with this state. Durable on return.
     pub(in crate::storage) fn create(
         dir: &DataDir,
         meta: Arc<Meta>,
@@ -109,7 +111,7 @@ impl Wal {
         Ok(Wal::resume(dir, meta, snapshots, options, state, segments))
     }
 
-    /// Goes on from what was recovered.
+    /// Continues with the segments and the state that recovery found.
     pub(in crate::storage) fn resume(
         dir: &DataDir,
         meta: Arc<Meta>,
@@ -142,26 +144,26 @@ impl Wal {
         }
     }
 
-    /// Counts from now on into these numbers.
+    /// Counts into these metrics from now on.
     pub fn count_into(&mut self, metrics: metrics::WalMetrics) {
         self.metrics = metrics;
     }
 
-    /// What it has written.
+    /// The metrics of this WAL's writes.
     pub fn metrics(&self) -> &metrics::WalMetrics {
         &self.metrics
     }
 
-    /// Reads what it has written.
+    /// A reader of the entries in this WAL.
     pub fn read_back(&self) -> ReadBack {
         ReadBack::new(self.disk.clone(), self.dir.clone(), self.index.clone())
     }
 
-    /// Appends all saves, in their order, as one write. On return they are durable if any of them has `sync`;
-    /// otherwise they are kept in memory and are written with the next that has.
+    /// Appends all saves, in order, with one write. On return they are durable if any of them has `sync`. Otherwise
+    /// they stay in memory until the next save with `sync`.
     ///
-    /// After an error it is unknown what is durable, nothing may be acknowledged any more, and every later save fails:
-    /// the caller has to end the process. A write or sync that failed is never tried again.
+    /// After an error it is unknown what is durable. The caller has to end the process without any further
+    /// acknowledgement. Every later save fails: a failed write or sync is never retried.
     pub fn save(&mut self, saves: &[Save]) -> Result<(), DiskError> {
         self.check()?;
         let result = self.try_save(saves);
@@ -203,8 +205,9 @@ impl Wal {
                 self.entries += 1;
                 self.effect.entry(entry.index);
                 self.current.last = entry.index;
-                // Not before the first entry, which may take the place of others that were never committed; and not
-                // only behind the last: who holds an entry holds also what was said to be committed along with it.
+                // The hard state goes directly after the first entry. Before that entry its commit index could cover
+                // entries that this save replaces. After the last entry, a torn save could leave entries without the
+                // commit index that came with them.
                 if let Some(hard_state) = hard_state.take() {
                     self.add_hard_state(hard_state);
                 }
@@ -217,7 +220,7 @@ impl Wal {
                 save.hard_state
                     .as_ref()
                     .is_none_or(|state| state.commit <= last),
-                "{:?} behind the last entry {last}",
+                "{:?} beyond the last entry {last}",
                 save.hard_state
             );
         }
@@ -231,17 +234,17 @@ impl Wal {
         let newest = self.current.newest_mark();
         assert!(
             mark.index >= newest,
-            "a mark at {} after one at {newest}",
+            "a mark at {} after a mark at {newest}",
             mark.index
         );
         assert!(
             mark.installed || mark.index <= self.current.last,
-            "a mark at {} behind the last entry {}",
+            "a mark at {} beyond the last entry {}",
             mark.index,
             self.current.last
         );
         let mut mark = mark.clone();
-        // It may stem from when the snapshot was begun. A vote or a commit index must never be taken back.
+        // The mark's hard state may be as old as the start of the snapshot. Never revert a vote or a commit index.
         let newer = &self.current.hard_state;
         let offered = &mut mark.hard_state;
         if (newer.term, newer.vote != 0) >= (offered.term, offered.vote != 0) {
@@ -273,7 +276,7 @@ impl Wal {
             self.current.hard_state = hard_state;
             return Ok(());
         }
-        // The entries behind the snapshot up to the commit index may come in a later batch than the mark.
+        // The entries between the snapshot and the commit index may follow in a later batch than the mark.
         let last = match mark.installed {
             true => mark.index,
             false => self.current.last,
@@ -294,9 +297,9 @@ impl Wal {
         self.current.hard_state = hard_state.clone();
     }
 
-    /// Writes what waits, the newest hard state behind everything else: then no prefix of the log calls an entry
-    /// committed that it does not hold. In the midst of a save the rest of its entries is still to come, and what they
-    /// make committed waits with them.
+    /// Writes the batch under construction, with the newest hard state after all other records. That way, no prefix of
+    /// the log calls an entry committed that it does not contain. During a save, the commit index is limited to the
+    /// entries written so far. The rest of the commit index follows with the remaining entries.
     fn flush(&mut self) -> Result<(), DiskError> {
         let mut hard_state = self.current.hard_state.clone();
         if !is_planted(Mutant::CommitAheadOfEntries) {
@@ -329,7 +332,7 @@ impl Wal {
         Ok(())
     }
 
-    /// Begins a new segment with the state that is durable: the batch under construction comes behind it.
+    /// Creates a new segment that starts with the durable state. The batch under construction follows in that segment.
     fn rotate(&mut self) -> Result<(), DiskError> {
         let before = self.segment.name();
         let header = Header {
@@ -351,12 +354,12 @@ impl Wal {
         Ok(())
     }
 
-    /// Forgets what is not needed any more, neither by a restart, which begins from a snapshot that is kept at the
-    /// earliest, nor to be read back: that is no entry up to `compacted`. What it returns deletes the files. To be
-    /// called when it has been reported that the save is durable.
+    /// Collects the files that are no longer needed. A restart may need the oldest kept snapshot and everything after
+    /// it. Entries after `compacted` may still be read back. The returned [`Purge`] deletes them. Call this after the
+    /// save was reported as durable.
     ///
-    /// Only after the mark is durable: without it a restart would begin from the snapshot before, or need the entries
-    /// from there on.
+    /// Only a durable mark makes files unnecessary: without the mark, a restart would use the snapshot before it, and
+    /// the entries from there on.
     pub fn purge(&mut self, compacted: u64) -> Result<Purge, DiskError> {
         self.check()?;
         let oldest = self.durable.oldest_mark();
@@ -387,7 +390,7 @@ impl Wal {
 
 #[cfg(test)]
 impl Wal {
-    /// How many places are remembered.
+    /// Number of places in the index.
     pub(in crate::storage) fn places(&self) -> usize {
         self.index.lock().places()
     }

@@ -1,15 +1,15 @@
-//! Sizes of the WAL's parts.
+//! Sizes of the WAL's segments, batches and cache.
 
 use crate::limits;
 
-/// Sizes that tests make small.
+/// WAL sizes. Tests use small ones.
 #[derive(Debug, Clone, Copy)]
 pub struct WalOptions {
-    /// A segment is closed when the next batch would make it longer than this.
+    /// Maximum segment length in bytes. A batch that would exceed it goes to a new segment.
     pub segment_bytes: u64,
-    /// A save is split into several batches beyond this.
+    /// A save is split into several batches of about this many bytes.
     pub batch_bytes: usize,
-    /// Of committed entries, a start takes the newest into memory, up to so many bytes.
+    /// A start keeps the newest committed entries in memory, up to this many bytes.
     pub cache_bytes: u64,
 }
 

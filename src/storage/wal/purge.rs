@@ -1,4 +1,4 @@
-//! Deletes the files that a newer snapshot has made superfluous.
+//! Deletes the files that a newer snapshot has made unnecessary.
 
 use crate::storage::disk::{Disk, DiskError};
 use crate::storage::snapshot::Snapshots;
@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Files that nobody needs any more. To be carried out in the order in which [`Wal::purge`](super::Wal::purge) gave them; one that is not,
-/// or not to its end, leaves files that the next start does without.
+/// Files that are no longer needed. Purges have to be carried out in the order in which
+/// [`Wal::purge`](super::Wal::purge) returned them. A purge that does not run, or not completely, leaves files that do
+/// not disturb the next start.
 #[must_use]
 pub struct Purge {
     pub(super) disk: Arc<dyn Disk>,
@@ -19,19 +20,19 @@ pub struct Purge {
 }
 
 impl Purge {
-    /// There is nothing to delete.
+    /// Whether there is nothing to delete.
     pub fn is_empty(&self) -> bool {
         self.segments.is_empty() && self.snapshots_below.is_none()
     }
 
-    /// Deletes the files. `pause` is called after each, with how long that took: a file system that gives back the blocks
-    /// of a large file at once makes everybody who syncs wait meanwhile.
+    /// Deletes the files. Calls `pause` after each deletion, with the time that it took: a file system that frees the
+    /// blocks of a large file at once delays all syncs in the meantime.
     ///
-    /// The segments go oldest first, each durably before the next: if a crash kept an older one and lost a newer one, the
-    /// gap would look like corruption. Segments and snapshots need no order between them, for neither is needed for the
-    /// other.
+    /// Segments are deleted oldest first, each durably before the next. If a crash kept an older segment and lost a
+    /// newer one, the gap would look like corruption. Segments and snapshots need no order between them, since neither
+    /// depends on the other.
     pub fn remove(self, mut pause: impl FnMut(Duration)) -> Result<(), DiskError> {
-        // They are what frees most, should the disk be nearly full.
+        // Snapshots first: they free the most space, in case the disk is nearly full.
         if let Some(index) = self.snapshots_below {
             self.snapshots.delete_below(index, &mut pause)?;
         }
@@ -44,7 +45,7 @@ impl Purge {
         Ok(())
     }
 
-    /// The same without a pause.
+    /// [`Purge::remove`] without pauses.
     pub fn remove_at_once(self) -> Result<(), DiskError> {
         self.remove(|_| ())
     }

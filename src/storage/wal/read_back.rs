@@ -1,15 +1,19 @@
-//! Reading entries back from the WAL that are not in memory any more, for followers that are behind and for a restart.
+//! Reads entries back from the WAL that are no longer in memory, for lagging followers and for a restart.
 //!
-//! The `BatchIndex` knows where in the segments to begin: the places of some batches, each with an index that the batch
-//! holds. Whoever writes the WAL adds to it, so does recovery, and [`ReadBack`] reads beside them, on a thread of its
-//! own. It takes nothing on trust: it checks every CRC from its place on, and of the entries that it meets it takes those
-//! that bear the term which the log says they have. An entry that another leader replaced has another term, and by
-//! index and term an entry is known.
+//! The `BatchIndex` holds the places of some batches in the segments, each with an index that the batch contains. The
+//! writer of the WAL and recovery add places. [`ReadBack`] reads the segments at the same time, on its own thread. A
+//! reader trusts nothing: it checks every CRC from its place on, and takes only entries with the term that the log
+//! index has for them. An entry that another leader replaced has another term, and index and term together identify an
+//! entry.
 //!
-//! Invariants: places ascend in the WAL and in their indexes. A place goes when an entry at or before its index is
-//! written again: so the newest entry of an index stands at or behind the last place that is not above it, and in a
-//! segment that has such a place. Nothing is read from where a write may be under way. A segment leaves the index before
-//! its file goes: a file that is missing and not in the index was deleted by right, any other is damage.
+//! Invariants:
+//! - Places ascend, both in the WAL and in their indexes.
+//! - A place is removed when an entry at or before its index is written again. The newest entry of an index is
+//!   therefore at or after the last place whose index is not higher, and its segment is at or after the segment of that
+//!   place.
+//! - Nothing is read from where a write may be under way.
+//! - A segment leaves the index before its file is deleted. A missing file of a segment that has left the index was
+//!   therefore deleted as intended. Any other missing file is damage.
 
 use super::record::Record;
 use super::segment::{self, BatchStep, Name};
@@ -25,22 +29,22 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What to read.
+/// A range of entries to read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     /// Index of the first entry.
     pub first: u64,
-    /// Index behind the last.
+    /// Index after the last entry.
     end: u64,
-    /// No further entry when those before it weigh this much.
+    /// Stop after an entry when the entries so far have this weight.
     bytes: u64,
-    /// Index and term at which each row of entries of one term begins.
+    /// First index and term of each run of entries with the same term.
     rows: Vec<(Index, Term)>,
 }
 
 impl Request {
-    /// Asks for the entries from `first` to before `end`, as many as weigh `bytes` and at least one. All of them are
-    /// durable, and are in the log index.
+    /// Requests the entries from `first` to before `end`, until they weigh `bytes`, and at least one entry. All of them
+    /// have to be durable and in the log index.
     pub fn new(log_index: &LogIndex, first: u64, end: u64, bytes: u64) -> Request {
         assert!(
             log_index.start().0 < first && first < end && end <= log_index.last() + 1,
@@ -56,7 +60,7 @@ impl Request {
         }
     }
 
-    /// What a WAL with these entries gives.
+    /// The result of this request on a WAL with these entries.
     #[cfg(test)]
     pub fn read_from(&self, log: &std::collections::BTreeMap<u64, Entry>) -> Option<Vec<Entry>> {
         let mut found = FoundEntries {
@@ -76,7 +80,7 @@ impl Request {
     }
 }
 
-/// Reads entries from the segments. Clones share the index.
+/// Reads entries from the segments. Clones share the batch index.
 #[derive(Clone)]
 pub struct ReadBack {
     disk: Arc<dyn Disk>,
@@ -93,8 +97,8 @@ impl ReadBack {
         ReadBack { disk, dir, index }
     }
 
-    /// Reads what is asked for. `None`: the first of it is deleted, for a newer snapshot stands. An error means that the
-    /// disk fails or is damaged.
+    /// Reads the requested entries. `None` if the first of them is deleted, since a newer snapshot covers it. An error
+    /// means that the disk has failed or is damaged.
     pub fn read(&self, request: &Request) -> Result<Option<Vec<Entry>>, StorageError> {
         let Some((place, segments)) = self.index.lock().way(request.first) else {
             return Ok(None);
@@ -114,7 +118,7 @@ impl ReadBack {
             match previous {
                 None => reader.seek(place.offset, place.previous),
                 Some(crc) if crc != reader.header().previous => {
-                    let why = "it does not go on from the segment before";
+                    let why = "it does not continue the segment before it";
                     return Err(StorageError::corrupt(reader.path(), 0, why));
                 }
                 Some(_) => {}
@@ -125,7 +129,7 @@ impl ReadBack {
                     Ok(())
                 })?;
                 if step != BatchStep::Batch {
-                    let why = "a batch is damaged that was synced";
+                    let why = "a synced batch is damaged";
                     return Err(StorageError::corrupt(reader.path(), reader.offset(), why));
                 }
                 if found.is_complete() {
@@ -134,10 +138,10 @@ impl ReadBack {
             }
             previous = Some(reader.crc());
         }
-        let segment = segments.last().expect("the way begins in one");
+        let segment = segments.last().expect("the way has a segment");
         let path = self.dir.join(segment.name.file_name());
         let (index, term) = (found.next(), request.term(found.next()));
-        let why = format!("entry {index} of term {term} is missing before here");
+        let why = format!("entry {index} of term {term} is missing before this place");
         Err(StorageError::corrupt(&path, segment.end, &why))
     }
 }
@@ -148,7 +152,7 @@ impl std::fmt::Debug for ReadBack {
     }
 }
 
-/// What was read so far.
+/// The entries found so far.
 struct FoundEntries<'a> {
     request: &'a Request,
     entries: Vec<Entry>,
@@ -165,7 +169,7 @@ impl FoundEntries<'_> {
         enough || self.next() == self.request.end
     }
 
-    /// An entry stands in the WAL behind the newest one before it, so one pass finds them all.
+    /// The valid copy of an entry comes after the valid copy of its predecessor, so one pass finds all of them.
     fn visit(&mut self, record: Record) {
         if let Record::Entry(entry) = record
             && entry.index == self.next()
@@ -179,33 +183,33 @@ impl FoundEntries<'_> {
     }
 }
 
-/// A batch in the WAL.
+/// The place of a batch in the WAL.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::storage) struct BatchPlace {
-    /// Of its segment.
+    /// Sequence of the segment.
     pub sequence: u64,
-    /// In its segment.
+    /// Offset in the segment.
     pub offset: u64,
     /// Body CRC of the batch before, or the CRC of the segment's header.
     pub previous: u32,
 }
 
-/// What a batch does to the log, as far as the index has to know.
+/// What a batch changes in the log, as far as the batch index needs it.
 #[derive(Debug, Default)]
 pub(in crate::storage) struct Effect {
-    /// It clears the whole log, for a snapshot from the leader.
+    /// The batch clears the whole log, because of a snapshot from the leader.
     clears: bool,
-    /// The least index of its entries, behind the clearing.
+    /// The lowest index of the batch's entries, counted after it has cleared the log.
     first: Option<u64>,
 }
 
 impl Effect {
-    /// The batch holds an entry.
+    /// Records that the batch contains an entry.
     pub fn entry(&mut self, index: u64) {
         self.first = Some(self.first.map_or(index, |first| first.min(index)));
     }
 
-    /// The batch holds the mark of a snapshot that replaces the log.
+    /// Records that the batch contains the mark of a snapshot that replaces the log.
     pub fn clear(&mut self) {
         self.clears = true;
         self.first = None;
@@ -215,28 +219,28 @@ impl Effect {
 #[derive(Debug, Clone)]
 struct Segment {
     name: Name,
-    /// Behind its last synced batch.
+    /// Offset after the last synced batch.
     end: u64,
 }
 
-/// Where entries stand in the WAL. See the module's documentation.
+/// The places of entries in the WAL. See the module's documentation.
 #[derive(Debug, Default)]
 pub(in crate::storage) struct BatchIndex {
-    /// All there are, oldest first; the last is written to.
+    /// All segments, oldest first. The last one is written to.
     segments: VecDeque<Segment>,
-    /// Places of batches, each with the least index of its entries.
+    /// Places of batches, each with the lowest index of the batch's entries.
     places: VecDeque<(u64, BatchPlace)>,
 }
 
 impl BatchIndex {
-    /// A segment was begun, and ends here so far.
+    /// Adds a new segment, which ends at `end` so far.
     pub fn begin(&mut self, name: Name, end: u64) {
         self.segments.push_back(Segment { name, end });
     }
 
-    /// A batch stands at this place of the newest segment, which now ends behind it.
+    /// Adds a batch of the newest segment, which now ends at `end`.
     pub fn add(&mut self, place: BatchPlace, effect: &Effect, end: u64) {
-        let segment = self.segments.back_mut().expect("a segment was begun");
+        let segment = self.segments.back_mut().expect("there is a segment");
         assert_eq!(
             segment.name.sequence, place.sequence,
             "a batch in another segment"
@@ -262,7 +266,7 @@ impl BatchIndex {
         }
     }
 
-    /// The oldest segment is about to be deleted.
+    /// Removes the oldest segment, before its file is deleted.
     pub fn forget_oldest(&mut self, name: Name) {
         let oldest = self.segments.pop_front();
         let oldest = oldest.map(|segment| segment.name);
@@ -274,7 +278,7 @@ impl BatchIndex {
         {}
     }
 
-    /// The place from which to read on to come by this entry, and the segments from there on.
+    /// The place to start reading in order to find this entry, and the segments from there on.
     fn way(&self, index: u64) -> Option<(BatchPlace, Vec<Segment>)> {
         let behind = self.places.partition_point(|(first, _)| *first <= index);
         let (_, place) = *self.places.get(behind.checked_sub(1)?)?;
@@ -293,7 +297,7 @@ impl BatchIndex {
     }
 }
 
-/// The index, shared by who writes the WAL and who reads it. Held for a few steps, never during input or output.
+/// The batch index, shared by the writer and the readers of the WAL. Locked only briefly, never during input or output.
 #[derive(Debug, Clone, Default)]
 pub(in crate::storage) struct SharedBatchIndex(Arc<Mutex<BatchIndex>>);
 

@@ -1,14 +1,14 @@
 //! Batches and records: the bytes of the WAL.
 //!
-//! Everything that one [`Wal::save`](super::Wal::save) writes is one *batch*, written at once and synced before
-//! the next one is written. A batch is atomic: after a crash it counts as a whole or not at all. It stands at a
-//! multiple of 8 in its segment:
+//! One [`Wal::save`](super::Wal::save) writes one *batch*, with a single write, and syncs it before the next batch is
+//! written. A batch is atomic: after a crash it counts as a whole or not at all. Its offset in the segment is a
+//! multiple of 8:
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
 //! | 0 | 4 | CRC32C of bytes 4..24, seeded by the segment's salt and the batch's offset in the segment |
 //! | 4 | 4 | body length *n*, without padding |
-//! | 8 | 4 | body CRC of the batch before; of the first batch in a segment: CRC of the segment's header |
+//! | 8 | 4 | body CRC of the batch before; in the first batch of a segment: CRC of the segment's header |
 //! | 12 | 4 | body CRC: CRC32C of bytes 24..end, seeded by the field before |
 //! | 16 | 4 | number of 512-byte sectors of the segment that are all zero within this batch by its own contents |
 //! | 20 | 4 | `rkvB` |
@@ -16,7 +16,7 @@
 //! | 24 + *n* | 0..7 | zeros, so that the batch ends at a multiple of 8 |
 //! | end - 1 | 1 | `0xA5` |
 //!
-//! A record, all numbers little-endian:
+//! A record, with little-endian numbers:
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
@@ -32,21 +32,22 @@
 //!
 //! # Torn or corrupt
 //!
-//! A crash in the middle of a write leaves a damaged last batch, which nobody was promised and which is dropped. The
-//! same damage to a batch that *was* synced is corruption and must never be dropped. Three things tell them apart:
+//! A crash in the middle of a write leaves a damaged last batch. That batch was never acknowledged, and is dropped. The
+//! same damage to a batch that *was* synced is corruption, and such a batch must never be dropped. Three things
+//! distinguish the two cases:
 //!
-//! - The head has a CRC of its own that depends on the salt and the place, and on nothing before it. So a later batch
-//!   is found by trying every multiple of 8 behind the damage. Since a batch is synced before the next is written, a
-//!   later batch proves the damaged one to be corrupt. A client's value can't imitate a head: it would have to know
-//!   the salt.
-//! - Before a batch is written its place holds zeros, and a disk leaves a sector that was not written as it was. So a
-//!   torn batch has a *hole*: a sector that is zero though it should not be (the head says how many are zero by right),
-//!   or an end that was cut off (the last byte is never zero). A batch whose CRC is wrong without any hole was
-//!   written as a whole and damaged later.
-//! - What the hard state calls committed has to be there (see `recovery.rs`).
+//! - The head has its own CRC, which depends on the salt and the place, and on nothing before the batch. A later batch
+//!   is therefore found by trying every multiple of 8 after the damage. Since a batch is synced before the next is
+//!   written, a later batch proves that the damaged batch is corrupt. A client's value can't imitate a head: the client
+//!   would have to know the salt.
+//! - Before a batch is written, its place holds zeros, and a disk does not change a sector that it has not written. A
+//!   torn batch therefore has a *hole*: a sector that is zero although it should not be (the head has the number of
+//!   sectors that are zero by their contents), or a missing end (the last byte is never zero). A batch with a wrong CRC
+//!   and without a hole was written completely and damaged later.
+//! - Every entry up to the commit index of the hard state has to be present (see `recovery/mod.rs`).
 //!
-//! What remains undetected: the last batch, synced, loses a whole sector to zeros later on, and nothing in it was
-//! known to be committed. That is the same bytes as a torn write.
+//! One case remains undetected: the last batch was synced, later loses a whole sector to zeros, and none of its entries
+//! was known to be committed. The bytes are then the same as after a torn write.
 
 use crate::limits;
 use crate::storage::format::{u32_at, u64_at};
@@ -59,7 +60,7 @@ use raft::eraftpb::{Entry, HardState};
 pub const HEAD_BYTES: usize = 24;
 /// Batches start at multiples of this.
 pub const ALIGNMENT: u64 = 8;
-/// The unit in which a disk keeps either the old or the new bytes. Larger ones consist of whole ones of these.
+/// The unit in which a disk keeps either the old or the new bytes. Larger disk sectors are multiples of this.
 pub const SECTOR_BYTES: u64 = 512;
 
 const HEAD_MARKER: &[u8; 4] = b"rkvB";
@@ -69,41 +70,41 @@ const TYPE_ENTRY: u8 = 1;
 const TYPE_HARD_STATE: u8 = 2;
 const TYPE_MARK: u8 = 3;
 
-/// A longest batch that recovery accepts: a batch is closed as soon as it exceeds the target by a record.
+/// The longest batch that recovery accepts: a batch is closed as soon as a record makes it reach its target size.
 const BATCH_BYTES_LIMIT: usize = limits::BATCH_BYTES_TARGET + limits::RECORD_BYTES_MAX + 4096;
 
 /// One record of the WAL.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Record {
-    /// An entry; it replaces whatever the log held from its index on.
+    /// An entry. It replaces all entries of the log from its index on.
     Entry(Entry),
     /// The newest hard state.
     HardState(HardState),
-    /// A snapshot from which a restart may begin.
+    /// A snapshot from which a restart may continue.
     Mark(Mark),
 }
 
-/// A batch under construction, in a buffer that is used again and again.
+/// A batch under construction, in a buffer that is reused.
 #[derive(Debug, Default)]
 pub struct Batch {
     bytes: Vec<u8>,
 }
 
 impl Batch {
-    /// Empties it for the next batch.
+    /// Empties the batch for reuse.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.resize(HEAD_BYTES, 0);
-        // One huge batch shall not hold on to its memory for ever.
+        // Do not keep the memory of one huge batch forever.
         self.bytes.shrink_to(limits::BATCH_BYTES_TARGET);
     }
 
-    /// Bytes so far.
+    /// Number of bytes so far.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Whether no record was added.
+    /// Whether the batch has no record.
     pub fn is_empty(&self) -> bool {
         self.bytes.len() <= HEAD_BYTES
     }
@@ -145,8 +146,8 @@ impl Batch {
         self.bytes[start..start + 4].copy_from_slice(&(len as u32).to_le_bytes());
     }
 
-    /// Completes the batch for its place, which is `offset` in the segment with this salt, behind the batch with the
-    /// body CRC `previous`. Gives its own body CRC.
+    /// Completes the batch for `offset` in the segment with this salt, after the batch with the body CRC `previous`.
+    /// Returns the body CRC of this batch.
     pub fn finish(&mut self, salt: u64, offset: u64, previous: u32) -> u32 {
         assert!(!self.is_empty(), "a batch without records");
         assert_eq!(offset % ALIGNMENT, 0, "a batch at {offset}");
@@ -158,7 +159,8 @@ impl Batch {
         self.bytes[8..12].copy_from_slice(&previous.to_le_bytes());
         self.bytes[12..16].copy_from_slice(&crc.to_le_bytes());
         self.bytes[20..24].copy_from_slice(HEAD_MARKER);
-        // The head itself is never zero, so it does not matter that the count and the head's CRC are not in yet.
+        // The head never contains a zero sector, so the count is right although the count and the head's CRC are still
+        // missing.
         let zero = zero_sectors(&self.bytes, offset);
         self.bytes[16..20].copy_from_slice(&zero.to_le_bytes());
         let head_crc = head_crc(&self.bytes[..HEAD_BYTES], salt, offset);
@@ -166,33 +168,33 @@ impl Batch {
         crc
     }
 
-    /// The bytes of a batch that was finished, with room behind for what is written in the same go.
+    /// The bytes of a completed batch. The caller may append bytes that are written at the same time.
     pub fn bytes_mut(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 }
 
-/// The head of a batch, its own CRC checked.
+/// The head of a batch, with a valid CRC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
-    /// Bytes of the records.
+    /// Length of the records in bytes.
     pub body: usize,
     /// Body CRC of the batch before.
     pub previous: u32,
-    /// Body CRC.
+    /// Body CRC of this batch.
     pub crc: u32,
-    /// Sectors that are zero by right.
+    /// Number of sectors that are zero by the batch's contents.
     pub zero_sectors: u32,
 }
 
 impl Head {
-    /// Reads a head at an offset of the segment with this salt; `None` when there is none.
+    /// Decodes a head at an offset of the segment with this salt. `None` if there is no valid head.
     pub fn decode(bytes: &[u8], salt: u64, offset: u64) -> Option<Head> {
         if &bytes[20..24] != HEAD_MARKER || u32_at(bytes, 0) != head_crc(bytes, salt, offset) {
             return None;
         }
         let body = u32_at(bytes, 4) as usize;
-        // The CRC vouches for the length; the limit is for the eventuality that somebody made the file.
+        // The CRC protects the length against damage. The limit protects against a file that was made by hand.
         if body == 0 || body > BATCH_BYTES_LIMIT {
             return None;
         }
@@ -204,29 +206,29 @@ impl Head {
         })
     }
 
-    /// Bytes of the whole batch.
+    /// Length of the whole batch in bytes.
     pub fn batch_bytes(&self) -> usize {
         batch_bytes(self.body)
     }
 
-    /// Whether the bytes of the whole batch are those that were written.
+    /// Whether the body CRC of the whole batch is valid.
     pub fn verify(&self, batch: &[u8]) -> bool {
         assert_eq!(batch.len(), self.batch_bytes(), "a batch's length");
         crc32c_append(self.previous, &batch[HEAD_BYTES..]) == self.crc
     }
 
-    /// Whether a batch that does not verify has a hole, so that it may never have been written as a whole.
+    /// Whether an invalid batch has a hole, so that its write may not have completed.
     pub fn has_hole(&self, batch: &[u8], offset: u64) -> bool {
         batch.last() == Some(&0) || zero_sectors(batch, offset) > self.zero_sectors
     }
 }
 
-/// Whether bytes that should be a head, and are none, have a hole. See [`Head::has_hole`].
+/// Whether the bytes of an invalid head have a hole. See [`Head::has_hole`].
 pub fn head_has_hole(bytes: &[u8], offset: u64) -> bool {
     bytes.last() == Some(&0) || zero_sectors(bytes, offset) > 0
 }
 
-/// Reads the records of a batch that was verified. The error says what is wrong.
+/// Decodes the records of a verified batch. The error describes what is wrong.
 pub fn decode_body(
     mut body: &[u8],
     mut visit: impl FnMut(Record) -> Result<(), String>,
@@ -286,7 +288,7 @@ fn head_crc(head: &[u8], salt: u64, offset: u64) -> u32 {
     crc32c_append(seed, &head[4..HEAD_BYTES])
 }
 
-/// How many sectors of the file are all zero within `bytes`, which stand at `offset`.
+/// Number of the file's sectors that are all zero within `bytes`, which are at `offset` in the file.
 fn zero_sectors(bytes: &[u8], offset: u64) -> u32 {
     let mut count = 0;
     let mut position = 0;
@@ -301,7 +303,7 @@ fn zero_sectors(bytes: &[u8], offset: u64) -> u32 {
 
 /// Whether all bytes are zero.
 pub fn is_zero(bytes: &[u8]) -> bool {
-    // Compared in pieces with zeros, which is a memcmp: it is fast in a debug build, too.
+    // Comparing pieces with zeros is a memcmp, which is fast in a debug build too.
     static ZEROS: [u8; 4096] = [0; 4096];
     bytes
         .chunks(ZEROS.len())

@@ -1,16 +1,16 @@
-//! What the WAL says beside its entries.
+//! The state of the WAL besides its entries.
 
 use crate::limits;
 use crate::storage::state::Mark;
 use raft::eraftpb::HardState;
 
-/// What the WAL says at some place in it, the entries apart.
+/// The state at some place in the WAL, without the entries.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(in crate::storage) struct WalState {
     pub hard_state: HardState,
-    /// The newest marks, ascending, at most [`limits::SNAPSHOTS_KEPT`]; as repeated at the start of a segment.
+    /// The newest marks, ascending, at most [`limits::SNAPSHOTS_KEPT`]. The first batch of a segment repeats them.
     pub marks: Vec<Mark>,
-    /// Index of the last entry; that of the snapshot when no entry follows it.
+    /// Index of the last entry. If no entry follows the snapshot, the index of the snapshot.
     pub last: u64,
 }
 
@@ -20,7 +20,7 @@ impl WalState {
         self.marks.last().map_or(0, |mark| mark.index)
     }
 
-    /// Index of the oldest snapshot that is kept: a restart never needs what is before it.
+    /// Index of the oldest snapshot that is kept. A restart never needs anything before it.
     pub fn oldest_mark(&self) -> u64 {
         self.marks.first().map_or(0, |mark| mark.index)
     }
@@ -30,10 +30,10 @@ impl WalState {
         if mark.installed {
             self.last = mark.index;
         }
-        // The later mark wins: a restart that found the newest snapshot damaged began from the older one, and the next
-        // snapshot may have been taken before the damaged one's index.
+        // The later mark wins: if a restart found the newest snapshot damaged and used the older one, the next snapshot
+        // may have a lower index than the damaged one.
         self.marks.retain(|other| other.index < mark.index);
-        // As a repetition it must not clear the log a second time.
+        // A repeated mark must not clear the log a second time.
         self.marks.push(Mark {
             installed: false,
             ..mark.clone()

@@ -1,29 +1,29 @@
 //! Segments: the files of the WAL, `wal/%016x-%016x.wal` (sequence, first index).
 //!
-//! A segment is created at its full size, filled with zeros, and written from front to back, batch by batch
-//! (`record.rs`). It is never reused, and nothing behind its last batch is ever anything but zero, a torn batch after
-//! a crash excepted. Its header, all numbers little-endian:
+//! A segment is created at its full size, filled with zeros, and written from start to end, batch by batch
+//! (`record.rs`). It is never reused. The bytes after its last batch are always zero, except for a torn batch after a
+//! crash. Its header, with little-endian numbers:
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
 //! | 0 | 8 | `rkvdwal` and a zero |
 //! | 8 | 4 | format version, 2 |
-//! | 12 | 4 | body CRC of the last batch of the segment before; 0 in the first one |
-//! | 16 | 8 | cluster id; 0 in a segment that an empty member began |
+//! | 12 | 4 | body CRC of the last batch of the segment before; 0 in the first segment |
+//! | 16 | 8 | cluster id; 0 if an empty member created the segment |
 //! | 24 | 8 | member id |
 //! | 32 | 8 | sequence, from 0, without gaps |
-//! | 40 | 8 | first index: one behind the end of the log when the segment was begun |
+//! | 40 | 8 | first index: one after the end of the log at the creation of the segment |
 //! | 48 | 8 | salt, random |
-//! | 56 | 8 | length that the file was made with; it never gets shorter |
+//! | 56 | 8 | length of the file at its creation; it never gets shorter |
 //! | 64 | 4 | CRC32C of bytes 0..64; the seed of the first batch |
 //! | 68 | 4 | `rkvS` |
-//! | 72 | | batches; the first one repeats the marks that are in force and the hard state |
+//! | 72 | | batches; the first one repeats the current marks and the hard state |
 //! | | | zeros |
 //!
-//! A segment is made under another name, `*.wal.tmp`, with its header and first batch, and is synced and renamed before
-//! any other batch is written. So the segments before can be deleted as soon as their entries are not needed, and a
-//! crash leaves a segment whole or none: one without its first batch, or shorter than it was made, was damaged. What
-//! a cut took from the end of a file could otherwise pass for a torn tail.
+//! A segment is created under another name, `*.wal.tmp`, with its header and first batch. It is synced and renamed
+//! before any other batch is written. Earlier segments can therefore be deleted as soon as their entries are not
+//! needed, and a crash leaves either a whole segment or no segment. A segment without its first batch, or shorter than
+//! at its creation, is damaged. If shorter files were accepted, a truncated file could pass for a torn tail.
 
 mod reader;
 mod window;
@@ -41,15 +41,15 @@ const MAGIC: &[u8; 8] = b"rkvdwal\0";
 const END_MARKER: &[u8; 4] = b"rkvS";
 const CRC_AT: usize = 64;
 const MARKER_AT: usize = 68;
-/// What a segment's name ends with while it is made.
+/// The end of a segment's name while the segment is being created.
 pub const TEMPORARY: &str = ".tmp";
 
-/// What stands in a segment's name.
+/// The two numbers in a segment's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name {
-    /// Its place among the segments, from 0.
+    /// Position among the segments, from 0.
     pub sequence: u64,
-    /// One behind the end of the log when it was begun.
+    /// One after the index of the log's last entry at the creation of the segment.
     pub first_index: u64,
 }
 
@@ -59,7 +59,7 @@ impl Name {
         format!("{:016x}-{:016x}.wal", self.sequence, self.first_index)
     }
 
-    /// Reads a file's name; `None` when it is no segment's.
+    /// Parses a file name. `None` if it is not the name of a segment.
     pub fn parse(name: &str) -> Option<Name> {
         let (sequence, first_index) = parse_numbers(name.strip_suffix(".wal")?)?;
         Some(Name {
@@ -76,13 +76,13 @@ pub struct Header {
     pub name: Name,
     /// Body CRC of the last batch of the segment before.
     pub previous: u32,
-    /// Cluster id, or 0.
+    /// Cluster id, 0 if an empty member created the segment.
     pub cluster: u64,
     /// Member id.
     pub member: u64,
-    /// Random, so that bytes of another file never pass for a batch of this one.
+    /// Random, so that bytes of another file are never accepted as a batch of this file.
     pub salt: u64,
-    /// Length that the file was made with.
+    /// Length of the file at its creation, in bytes.
     pub len: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Reads a segment, and repairs the end of the last one.
+//! Reads a segment, and cuts off the torn end of the last segment.
 
 use super::window::{SegmentWindow, WINDOW_BYTES};
 use super::{CRC_AT, END_MARKER, HEADER_BYTES, Header, MAGIC, MARKER_AT, Name, SegmentWriter};
@@ -9,30 +9,30 @@ use crate::storage::format::{u32_at, u64_at};
 use crate::storage::wal::record::{self, HEAD_BYTES, Head, Record, is_zero};
 use std::path::{Path, PathBuf};
 
-/// Reads a segment from its start.
+/// Reads the batches of a segment in order.
 pub struct SegmentReader {
     window: SegmentWindow,
     path: PathBuf,
     header: Header,
-    /// Where the next batch should be.
+    /// Offset of the next batch.
     offset: u64,
-    /// Where the last write began that gave what was read: that of the last batch, or of the header with the first.
+    /// Offset of the last write: of the last batch, or of the header if the first batch is the last one.
     last_write: u64,
     crc: u32,
     used_from: u64,
 }
 
-/// What stands at a reader's place.
+/// What [`SegmentReader::next`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BatchStep {
-    /// A valid batch; its records were visited.
+    /// A valid batch, whose records were visited.
     Batch,
-    /// No batch, only zeros.
+    /// No batch, only zeros up to the end.
     End,
-    /// A damaged batch. `hole`: it may have been torn by a crash when it was written, so nobody relied on it. Without
-    /// one it was written as a whole.
+    /// A damaged batch.
     Damaged {
-        /// See above.
+        /// True if a crash may have torn the batch during its write, so that the batch was never acknowledged. False if
+        /// the batch was written completely.
         hole: bool,
     },
 }
@@ -47,7 +47,7 @@ impl SegmentReader {
             .ok_or_else(|| corrupt(0, "the segment vanished"))?;
         let window = SegmentWindow::new(file)?;
         let mut bytes = [0; HEADER_BYTES];
-        // Not by the window, which would read a whole piece ahead: the reader may be about to go elsewhere.
+        // Read without the window, which would read a whole piece ahead: the caller may be about to seek.
         window.file.read_at(&mut bytes, 0)?;
         let crc = crc32c::crc32c(&bytes[..CRC_AT]);
         if &bytes[..8] != MAGIC
@@ -69,7 +69,7 @@ impl SegmentReader {
             len: u64_at(&bytes, 56),
         };
         if header.name != name {
-            return Err(corrupt(32, "the segment's header does not fit its name"));
+            return Err(corrupt(32, "the segment's header does not match its name"));
         }
         if window.len < header.len {
             return Err(corrupt(window.len, "the file ends here: it was cut"));
@@ -85,7 +85,8 @@ impl SegmentReader {
         })
     }
 
-    /// Goes to a batch, which stands behind one with the body CRC `previous`. Such a reader can't become a writer.
+    /// Moves to the batch at `offset`. The batch before it has the body CRC `previous`. The reader can't become a
+    /// writer afterwards.
     pub(in crate::storage) fn seek(&mut self, offset: u64, previous: u32) {
         self.offset = offset;
         self.crc = previous;
@@ -114,7 +115,8 @@ impl SegmentReader {
             return Ok(BatchStep::Damaged { hole: false });
         }
         if head.batch_bytes() as u64 > self.window.len - self.offset {
-            // Its end is not there, so it was torn; and no memory is reserved for what is not there.
+            // The end of the batch is missing, so the batch is torn. Returning here avoids reserving memory for the
+            // missing part.
             return Ok(BatchStep::Damaged { hole: true });
         }
         let batch = self.window.get(self.offset, head.batch_bytes())?;
@@ -139,12 +141,12 @@ impl SegmentReader {
         Ok(BatchStep::Batch)
     }
 
-    /// Looks behind a damaged batch for a valid head. There is one only if the damaged batch was synced.
+    /// Searches for a valid head after a damaged batch. There is such a head only if the damaged batch was synced.
     pub fn later_batch(&mut self) -> Result<Option<u64>, StorageError> {
         let end = self.nonzero_end()?;
         let mut offset = self.offset + record::ALIGNMENT;
         while offset < end {
-            // A piece at a time, each with the head that begins on its last place.
+            // Read one piece at a time, plus the bytes of a head that starts at the last place of the piece.
             let count = WINDOW_BYTES.min((end - offset) as usize);
             let bytes = self.window.get(offset, count + HEAD_BYTES)?;
             for at in (0..count).step_by(record::ALIGNMENT as usize) {
@@ -158,22 +160,23 @@ impl SegmentReader {
         Ok(None)
     }
 
-    /// Where the bytes behind the reader's place begin to be all zero.
+    /// The offset from which all bytes are zero, searched from the reader's offset.
     pub fn nonzero_end(&mut self) -> Result<u64, StorageError> {
         Ok(self.window.nonzero_end(self.offset)?)
     }
 
-    /// Whether not even the batch was valid that was written with the header.
+    /// Whether the segment has no valid batch at all, not even the one that was written with the header.
     pub fn is_unused(&self) -> bool {
         self.used_from == 0
     }
 
-    /// Copies what is behind the last valid batch to `<segment>.<offset>.broken` (hexadecimal) and overwrites it with
+    /// Copies everything after the last valid batch to `<segment>.<offset>.broken` (hexadecimal) and overwrites it with
     /// zeros. Durable on return.
     ///
-    /// In this order: the copy, with its name, becomes durable before the original is touched, or a crash could lose
-    /// both. And the zeros are durable before the next batch is written: a rest of the torn batch behind it would
-    /// look like a damaged batch at the next start. The file is not made shorter: see the length in its header.
+    /// The copy and its name become durable before the original is changed. Otherwise a crash could lose both. The
+    /// zeros become durable before the next batch is written. Otherwise a remainder of the torn batch after the new
+    /// batch would look like a damaged batch at the next start. The file does not become shorter: see the length in its
+    /// header.
     pub fn cut_tail(&mut self, disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
         let count = (self.nonzero_end()? - self.offset) as usize;
         let segment = self.header.name.file_name();
@@ -182,8 +185,8 @@ impl SegmentReader {
         copy.write_at(self.window.get(self.offset, count)?, 0)?;
         copy.sync()?;
         disk.sync_dir(dir)?;
-        // A batch without the end of its head is a torn one. So this goes first: if the process ends amidst, what is left
-        // is still recognised.
+        // Clear the end of the batch first, including the end of its head. If the process ends in between, the batch is
+        // still recognised as torn, since the end of its head is missing.
         let first = count.min(HEAD_BYTES - 1);
         let behind = self.offset + first as u64;
         self.window.file.write_at(&vec![0; count - first], behind)?;
@@ -193,16 +196,16 @@ impl SegmentReader {
         Ok(())
     }
 
-    /// Goes on to write behind the last valid batch. What was read is durable on return: after a mere end of the
-    /// process the last batch may still be in the kernel's memory only.
+    /// Makes a writer that appends after the last valid batch. Everything that was read is durable on return. If the
+    /// previous process ended without a crash of the machine, the last batch may be only in the kernel's memory.
     ///
-    /// To sync it is not enough. If it was a failed sync that ended the process, the kernel calls the bytes clean
-    /// though they never reached the disk, and the next sync does nothing. So the last batch is written again; those
-    /// before it were synced with success, or it would not be there.
+    /// A sync alone is not enough. If a failed sync ended the process, the kernel considers the bytes clean although
+    /// they never reached the disk, and the next sync does nothing. The last batch is therefore written again. The
+    /// batches before it were synced successfully: otherwise the last batch would not have been written.
     pub fn into_writer(mut self) -> Result<SegmentWriter, StorageError> {
         assert!(
             !self.is_unused(),
-            "{} holds no valid batch to go on from",
+            "{} has no valid batch to continue from",
             self.path.display()
         );
         let (begin, end) = (self.last_write, self.offset);
@@ -223,17 +226,17 @@ impl SegmentReader {
         })
     }
 
-    /// Its header.
+    /// The header of the segment.
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// Its path.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the next batch should be.
+    /// Offset of the next batch.
     pub fn offset(&self) -> u64 {
         self.offset
     }

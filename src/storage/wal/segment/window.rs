@@ -1,12 +1,12 @@
-//! The piece of a segment's file that is in memory.
+//! The part of a segment's file that is in memory.
 
 use crate::storage::disk::{DiskError, DiskFile};
 use crate::storage::wal::record::is_zero;
 
-/// Files are read in pieces of this size.
+/// Bytes to read at a time.
 pub(super) const WINDOW_BYTES: usize = 1 << 20;
 
-/// A piece of a file. Behind its end, the file reads as zeros without end.
+/// A part of a file. The file reads as infinite zeros after its end.
 pub(super) struct SegmentWindow {
     pub(super) file: Box<dyn DiskFile>,
     pub(super) len: u64,
@@ -40,7 +40,7 @@ impl SegmentWindow {
         Ok(&self.bytes[at..at + count])
     }
 
-    /// One behind the last byte from `from` on that is not zero; `from` when there is none.
+    /// One after the last nonzero byte at or after `from`. `from` if there is none.
     pub(super) fn nonzero_end(&mut self, from: u64) -> Result<u64, DiskError> {
         let mut end = from;
         let mut offset = from;

@@ -13,26 +13,26 @@ pub struct SegmentWriter {
     pub(super) file: Box<dyn DiskFile>,
     pub(super) path: PathBuf,
     pub(super) header: Header,
-    /// Where the next batch goes.
+    /// Offset of the next batch.
     pub(super) end: u64,
     /// Body CRC of the last batch.
     pub(super) crc: u32,
-    /// Where the first batch ended: up to here nothing but repetitions is in it.
+    /// Offset after the first batch. Everything before it only repeats the state.
     pub(super) used_from: u64,
-    /// Up to here the file's blocks were written. Behind it they are only reserved: an fdatasync of the first write to
-    /// a reserved block has to change metadata.
+    /// Offset up to which the file's blocks have been written. Later blocks are only reserved: the fdatasync of the
+    /// first write to a reserved block also has to change metadata.
     pub(super) zeroed: u64,
     /// The file's length.
     pub(super) len: u64,
 }
 
 impl SegmentWriter {
-    /// Creates a segment that begins with the batch `first`. The segment, its name and that batch are
-    /// durable on return.
+    /// Creates a segment that starts with the batch `first`. The segment, its name and that batch are durable on
+    /// return.
     ///
-    /// In this order: write, sync the file, rename, sync the directory, and only then the caller writes its first own
-    /// batch. Were a batch written to a file whose name is not durable, a crash could take all of it away though the
-    /// batch was synced.
+    /// The order is: write, sync the file, rename it, sync the directory. Only then may the caller write its first
+    /// batch. If a batch were written to a file whose name is not durable, a crash could remove the whole file although
+    /// the batch was synced.
     pub fn create(
         disk: &dyn Disk,
         dir: &Path,
@@ -51,7 +51,7 @@ impl SegmentWriter {
         file.sync()?;
         disk.rename(&temporary, &path)?;
         disk.sync_dir(dir)?;
-        // Opened anew, so that errors tell its name.
+        // Open it again, so that errors show the final name.
         let file = disk.open(&path)?.ok_or_else(|| {
             let vanished = std::io::Error::from(std::io::ErrorKind::NotFound);
             DiskError::new("open", &path, vanished)
@@ -69,14 +69,14 @@ impl SegmentWriter {
         })
     }
 
-    /// Appends a batch, by one write and one fdatasync. Durable on return; gives how long the fdatasync took.
+    /// Appends a batch with one write and one fdatasync. Durable on return. Returns how long the fdatasync took.
     pub fn append(&mut self, batch: &mut Batch) -> Result<Duration, DiskError> {
         let crc = batch.finish(self.header.salt, self.end, self.crc);
         let bytes = batch.bytes_mut();
         let end = self.end + bytes.len() as u64;
         if end > self.zeroed {
             let ahead = match bytes.len() {
-                // Writing every byte twice would cost more than the metadata of so few syncs.
+                // For a large batch, writing every byte twice would cost more than the metadata of its few syncs.
                 len if len > limits::ZEROED_FOR_BATCH_BYTES_MAX => end,
                 _ => (end + 1).next_multiple_of(limits::ZEROED_AHEAD_BYTES),
             };
@@ -95,29 +95,29 @@ impl SegmentWriter {
         Ok(took)
     }
 
-    /// Whether a batch of this size, unfinished, would make the segment longer than it was meant to be. One that holds
-    /// nothing of its own yet takes a batch of any size.
+    /// Whether this batch, not completed yet, would make the segment longer than intended. A segment that only repeats
+    /// the state takes a batch of any size.
     pub fn is_full_for(&self, batch: &Batch) -> bool {
         let most = batch.len() as u64 + 2 * record::ALIGNMENT;
         self.end > self.used_from && self.end + most > self.len
     }
 
-    /// What stands in its name.
+    /// Sequence and first index.
     pub fn name(&self) -> Name {
         self.header.name
     }
 
-    /// Body CRC of its last batch.
+    /// Body CRC of the last batch.
     pub fn crc(&self) -> u32 {
         self.crc
     }
 
-    /// Where the next batch goes.
+    /// Offset of the next batch.
     pub fn end(&self) -> u64 {
         self.end
     }
 
-    /// Its path.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
