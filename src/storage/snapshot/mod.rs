@@ -1,10 +1,9 @@
-//! Snapshot files: the whole map, and the replicated state beside it, at one index.
+//! Snapshot files: the whole map and the replicated state beside it, at one index.
 //!
-//! `snap/%016x-%016x.snap` (index, term). Written and read as a stream of blocks, never whole in memory. A file has its
-//! final name only when all of it is durable; what is being written is called `*.tmp` and is removed by the next start.
-//! It is synced every [`limits::SNAPSHOT_SYNC_BYTES`] while it grows; see `write.rs` for what that spares whom. A sync
-//! that failed is final: the file is given up.
-//! All numbers little-endian:
+//! The name is `snap/%016x-%016x.snap` (index, term). A file is written and read as a stream of blocks, and is never
+//! whole in memory. It gets its final name only when it is completely durable. Until then it is called `*.tmp`, and the
+//! next start removes it. A growing file is synced every [`limits::SNAPSHOT_SYNC_BYTES`]; `write.rs` explains why. A
+//! failed sync is final: the file is abandoned. All numbers are little-endian:
 //!
 //! | part | bytes | field |
 //! |---|---|---|
@@ -12,9 +11,9 @@
 //! | | 4 | format version, 2 |
 //! | | 4 | length *n* of the next field |
 //! | | *n* | `SnapshotHeader` as protobuf: cluster, index, term, configuration, members, removed ids, sessions |
-//! | | 4 | CRC32C of all before |
+//! | | 4 | CRC32C of all fields before |
 //! | block | 4 | payload length, at least 1 |
-//! | | 4 | number of entries in it |
+//! | | 4 | number of entries in the block |
 //! | | 4 | CRC32C of the two fields before and the payload, seeded by the CRC of the header or block before |
 //! | | | payload: for each entry key length u24, flags u8, value length u32, index u64, key, value |
 //! | footer | 4 | 0, where a block has its payload length |
@@ -23,9 +22,11 @@
 //! | | 8 | number of blocks |
 //! | | 4 | CRC32C of the four fields before, seeded by the CRC of the header or block before |
 //!
-//! Nothing follows the footer. The CRCs are chained, so that blocks can't be swapped, left out or doubled. Of every entry
-//! the key is not empty and stands once in the file, key and value are within the limits, and the index is from 1 to that
-//! of the header: a file may come from anywhere, and whoever takes it goes on from what it holds.
+//! Nothing follows the footer. The CRCs are chained, so that blocks can't be swapped, omitted or duplicated.
+//!
+//! A file may come from anywhere, and the member that takes it continues from its contents. Every entry is therefore
+//! checked: its key is not empty and occurs once in the file, its key and value are within the limits, and its index is
+//! between 1 and the index of the header.
 
 mod read;
 mod receive;
@@ -60,30 +61,31 @@ const END_MAGIC: &[u8; 8] = b"rkvdends";
 const BLOCK_HEAD_BYTES: usize = 12;
 const ENTRY_HEAD_BYTES: usize = 16;
 const FOOTER_BYTES: usize = 32;
-/// Where in the head of an entry its flags are: all 0, in this version. They are room for what an entry may have one day
-/// beside key, index and value, such as an expiry, between its head and its key.
+/// Offset of the flags in the head of an entry. All flags are 0 in this version. A later version can use them for
+/// additional fields of an entry, such as an expiry, between its head and its key.
 const FLAGS_OFFSET: usize = 3;
 const _: () = assert!(limits::KEY_BYTES_LIMIT < 1 << 24);
 
-/// A block is closed as soon as it exceeds its target by an entry.
+/// A block is closed as soon as an entry makes it reach its target size.
 const BLOCK_BYTES_LIMIT: usize = limits::SNAPSHOT_BLOCK_BYTES
     + ENTRY_HEAD_BYTES
     + limits::KEY_BYTES_LIMIT
     + limits::VALUE_BYTES_LIMIT;
 
-/// The snapshot files of a data directory. Shared by the threads that write, load, send, receive and delete them.
+/// The snapshot files of a data directory. Shared by the threads that write, load, send, receive and delete snapshots.
 pub struct Snapshots {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    /// Names temporary files apart.
+    /// The number in the next temporary file's name.
     temporary: AtomicU64,
     unloaded: Arc<Unloaded>,
     /// See [`Snapshots::wal_batches`].
     wal_batches: Arc<AtomicU64>,
 }
 
-/// Index and term of received snapshots that are still to be loaded: until then they are not deleted, however many
-/// newer ones are marked meanwhile. One that raft has no use for stays until a newer one is loaded, or the next start.
+/// Index and term of received snapshots that are not loaded yet. Such a snapshot is not deleted, however many newer
+/// snapshots are marked. If raft discards the snapshot, the file stays until a newer snapshot is loaded, or until the
+/// next start.
 #[derive(Default)]
 struct Unloaded(Mutex<BTreeSet<(Index, Term)>>);
 
@@ -103,7 +105,7 @@ struct Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.keep {
-            // When it can't be removed now, the next start does it.
+            // If this fails, the next start removes the file.
             let _ = self.disk.remove(&self.path);
         }
     }
@@ -120,20 +122,20 @@ impl Snapshots {
         }
     }
 
-    /// The path of a snapshot's file.
+    /// The path of the snapshot's file.
     pub fn path(&self, index: u64, term: u64) -> PathBuf {
         self.dir.join(file_name(index, term))
     }
 
-    /// How many batches the WAL beside them has written: who writes a snapshot sees by it whether there is somebody to be
-    /// disturbed.
+    /// The number of batches that the WAL has written. A snapshot writer uses it to see whether anyone is writing, and
+    /// so whether it has to pause.
     pub(super) fn wal_batches(&self) -> Arc<AtomicU64> {
         self.wal_batches.clone()
     }
 
-    /// Deletes the snapshots below an index: no restart begins from them any more. Received ones that are still to be
-    /// loaded stay until the next time. The deletion need not be durable. `pause` is called after each, with how long it
-    /// took.
+    /// Deletes the snapshots below an index, which no restart needs any more. Received snapshots that are not loaded
+    /// yet stay until the next call. The deletion need not be durable. Calls `pause` after each deletion, with the time
+    /// that it took.
     pub(super) fn delete_below(
         &self,
         index: u64,
@@ -151,8 +153,8 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Deletes temporary files, and snapshots that `keep` does not name: they were written or received just before a
-    /// crash, and no durable mark tells that a restart may begin from them.
+    /// Deletes temporary files, and the snapshots that are not in `keep`: they were written or received just before a
+    /// crash, and no durable mark names them.
     pub(super) fn delete_leftovers(&self, keep: &[(Index, Term)]) -> Result<(), DiskError> {
         for name in self.disk.list(&self.dir)? {
             let leftover = match parse_file_name(&name) {
@@ -188,7 +190,7 @@ impl fmt::Debug for Snapshots {
     }
 }
 
-/// Gives a file that was synced its final name. Durable on return; only then may a mark name it.
+/// Gives a synced file its final name. Durable on return; only then may a mark name the file.
 fn publish(mut temporary: Temporary, dir: &Path, index: u64, term: u64) -> Result<(), DiskError> {
     let disk = temporary.disk.clone();
     disk.rename(&temporary.path, &dir.join(file_name(index, term)))?;

@@ -1,4 +1,4 @@
-//! Reading a snapshot file: to load it, to check it, to send it.
+//! Reads a snapshot file, to load, check or send it.
 
 use super::twice::{Keys, Suspects};
 use super::{
@@ -20,7 +20,7 @@ use std::io;
 use std::path::Path;
 use std::thread;
 
-/// An open snapshot file, for sending. It can be read to its end even when the snapshot is deleted meanwhile.
+/// An open snapshot file, for sending. It can be read to its end even if the snapshot is deleted in the meantime.
 pub struct SnapshotSource {
     file: Box<dyn DiskFile>,
     offset: u64,
@@ -29,12 +29,13 @@ pub struct SnapshotSource {
 }
 
 impl Snapshots {
-    /// Passes the entries of a snapshot's map to `visit`, in no order, from several threads if the file is large: key,
-    /// index, value. `progress` is told now and then how many bytes of the file are done, and of how many. Gives the
-    /// header, and the size of the file. Every CRC is checked; what was visited before an error is not to be used.
+    /// Passes the entries of a snapshot's map to `visit` (key, index, value), in no particular order, and from several
+    /// threads if the file is large. Reports to `progress` how many bytes of the file are done, and of how many.
+    /// Returns the header and the size of the file. Checks every CRC. After an error the caller has to discard what was
+    /// visited.
     ///
-    /// The CRCs are chained, so one thread after the other reads and checks the next block, which is quick. What takes
-    /// time is to visit its entries, and that the threads do side by side.
+    /// The CRCs are chained, so the threads take turns to read and check the next block, which is quick. Visiting the
+    /// entries takes most of the time, and the threads do that in parallel.
     pub fn load(
         &self,
         index: u64,
@@ -49,8 +50,8 @@ impl Snapshots {
         self.load_with(limits::load_threads(), index, term, visit, progress)
     }
 
-    /// The same with at most so many threads. `visit` gives false if it has met the key before, and then the file is not
-    /// valid.
+    /// [`Snapshots::load`] with at most `threads_max` threads. `visit` returns false if it has visited the key before;
+    /// the file is then corrupt.
     pub fn load_with(
         &self,
         threads_max: usize,
@@ -61,12 +62,12 @@ impl Snapshots {
     ) -> Result<(SnapshotHeader, u64), StorageError> {
         let path = self.path(index, term);
         let file = self.open_file(&path)?;
-        // An open file can be read when it is deleted. Older ones will never be loaded after this one.
+        // An open file stays readable after its deletion. Older snapshots will never be loaded after this one.
         self.unloaded.lock().retain(|(other, _)| *other > index);
         let mut reader = SnapshotReader::new(&*file, &path)?;
         let header = reader.header()?;
         if (header.index, header.term) != (index, term) {
-            return Err(reader.corrupt("its header does not fit its name"));
+            return Err(reader.corrupt("its header does not match its name"));
         }
         let bytes = reader.len;
         let threads = threads_max.min((bytes / limits::LOAD_BYTES_PER_THREAD) as usize);
@@ -108,8 +109,8 @@ impl Snapshots {
         Ok((header, bytes))
     }
 
-    /// The number of entries that a snapshot's footer claims, which nobody has checked: it is no more than the file has
-    /// room for, and 0 if there is no such file.
+    /// The number of entries that a snapshot's footer claims. The number is not verified, but never more than the file
+    /// has room for. 0 if there is no such file.
     pub fn claimed_entries(&self, index: u64, term: u64) -> Result<u64, DiskError> {
         let Some(file) = self.disk.open(&self.path(index, term))? else {
             return Ok(0);
@@ -117,7 +118,7 @@ impl Snapshots {
         let len = file.len()?;
         let mut footer = [0; FOOTER_BYTES];
         file.read_at(&mut footer, len.saturating_sub(FOOTER_BYTES as u64))?;
-        // The end of a file that was cut off is anything, and would reserve memory for as many.
+        // The last bytes of a truncated file are arbitrary, and the caller reserves memory for this number of entries.
         if footer[..4] != [0; 4] || footer[4..12] != *END_MAGIC {
             return Ok(0);
         }
@@ -136,7 +137,7 @@ impl Snapshots {
 }
 
 impl SnapshotSource {
-    /// Reads on; 0 at the end.
+    /// Reads the next bytes. Returns 0 at the end.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self
             .file
@@ -153,26 +154,26 @@ impl fmt::Debug for SnapshotSource {
     }
 }
 
-/// What a snapshot file holds.
+/// The contents of a snapshot file.
 #[derive(Debug, Clone, Default)]
 pub struct SnapshotContents {
-    /// Its header.
+    /// The header of the file.
     pub header: SnapshotHeader,
-    /// Bytes of the file that are read and right.
+    /// Number of bytes that were read and are valid.
     pub bytes: u64,
-    /// Entries of the map.
+    /// Number of entries of the map.
     pub entries: u64,
-    /// Bytes of their keys and values.
+    /// Total bytes of keys and values.
     pub entry_bytes: u64,
-    /// Blocks.
+    /// Number of blocks.
     pub blocks: u64,
-    /// CRC of the last block, or of the header: it depends on all that the file holds.
+    /// CRC of the last block, or of the header if there is no block. It covers the whole contents of the file.
     pub crc: u32,
 }
 
-/// Reads a snapshot file that may come from anywhere, one block at a time: every CRC is checked, and every entry.
-/// `contents` is filled in as far as the file is good; what was visited before an error is not to be used. `progress` is
-/// told how many bytes of the file are done, and of how many.
+/// Reads a snapshot file from any source, one block at a time, and checks every CRC and every entry. Fills in
+/// `contents` up to the first error. After an error the caller has to discard what was visited. Reports to `progress`
+/// how many bytes of the file are done, and of how many.
 pub(in crate::storage) fn read_file(
     disk: &dyn Disk,
     path: &Path,
@@ -209,7 +210,7 @@ pub(in crate::storage) fn read_file(
     }
 }
 
-/// Reads the header of a snapshot file, and checks it.
+/// Reads and checks the header of a snapshot file.
 pub(in crate::storage) fn read_header(
     disk: &dyn Disk,
     path: &Path,
@@ -220,7 +221,7 @@ pub(in crate::storage) fn read_header(
     SnapshotReader::new(&*file, path)?.header()
 }
 
-/// Reads a file from its start to its end. Nothing is allocated that is longer than what is left of the file.
+/// Reads a file from start to end. Never allocates more than the rest of the file could fill.
 pub(super) struct SnapshotReader<'a> {
     file: &'a dyn DiskFile,
     path: &'a Path,
@@ -229,7 +230,7 @@ pub(super) struct SnapshotReader<'a> {
     crc: u32,
     entries: u64,
     blocks: u64,
-    /// There is no more to read: the footer was, or something was wrong.
+    /// Nothing more to read, after the footer or an error.
     ended: bool,
 }
 
@@ -254,7 +255,7 @@ impl<'a> SnapshotReader<'a> {
         let mut bytes = Vec::new();
         self.read(&mut bytes, 16)?;
         if &bytes[..8] != MAGIC {
-            return Err(self.corrupt_at(0, "it does not begin with its magic number"));
+            return Err(self.corrupt_at(0, "it does not start with the magic number of a snapshot"));
         }
         let version = u32_at(&bytes, 8);
         let len = u32_at(&bytes, 12) as usize;
@@ -272,11 +273,11 @@ impl<'a> SnapshotReader<'a> {
         version::check_header(&header).map_err(|later| self.later(later))?;
         match (1..limits::INDEX_MAX).contains(&header.index) {
             true => Ok(header),
-            false => Err(self.corrupt_at(16, "its index is none that a log reaches")),
+            false => Err(self.corrupt_at(16, "its index is beyond what a log reaches")),
         }
     }
 
-    /// Reads the rest of the file, behind this header, and checks it.
+    /// Reads and checks the rest of the file after its header.
     pub(super) fn check(&mut self, header: &SnapshotHeader) -> Result<(), StorageError> {
         let mut keys = Keys::default();
         let mut block = Vec::new();
@@ -289,7 +290,7 @@ impl<'a> SnapshotReader<'a> {
         self.check_keys(keys)
     }
 
-    /// The file was read to its end, and these are its keys: none of them may stand twice.
+    /// Checks that no key occurs twice. `keys` has all keys of the file.
     fn check_keys(&self, keys: Keys) -> Result<(), StorageError> {
         match keys.suspects() {
             None => Ok(()),
@@ -297,7 +298,7 @@ impl<'a> SnapshotReader<'a> {
         }
     }
 
-    /// Reads the file again for keys that may stand twice.
+    /// Reads the file a second time, for keys that may occur twice.
     fn look_for(&mut self, mut suspects: Suspects) -> Result<(), StorageError> {
         let header = self.header()?;
         let mut block = Vec::new();
@@ -312,13 +313,13 @@ impl<'a> SnapshotReader<'a> {
         Ok(())
     }
 
-    /// Reads the next block, head and payload, and checks its CRC. Gives where it begins; `None` behind the footer, or
-    /// after an error.
+    /// Reads the next block, head and payload, and checks its CRC. Returns the offset of the block. `None` after the
+    /// footer or an error.
     fn block(&mut self, block: &mut Vec<u8>) -> Result<Option<u64>, StorageError> {
         if self.ended {
             return Ok(None);
         }
-        // Unless all goes well.
+        // Reset below unless there is an error.
         self.ended = true;
         let start = self.offset;
         block.clear();
@@ -331,7 +332,9 @@ impl<'a> SnapshotReader<'a> {
                 return Err(self.corrupt_at(start, "the CRC of its footer does not match"));
             }
             if (u64_at(block, 12), u64_at(block, 20)) != (self.entries, self.blocks) {
-                return Err(self.corrupt_at(start, "its footer counts other entries"));
+                return Err(
+                    self.corrupt_at(start, "its footer has another number of entries or blocks")
+                );
             }
             if self.offset != self.len {
                 return Err(self.corrupt("something follows its footer"));
@@ -352,7 +355,7 @@ impl<'a> SnapshotReader<'a> {
         Ok(Some(start))
     }
 
-    /// The CRC of a block is right, and what is in it is not. Nobody reads on.
+    /// The error for a block with a valid CRC and invalid contents. Nothing more is read.
     fn unusable(&mut self, start: u64, why: Unusable) -> StorageError {
         self.ended = true;
         match why {
@@ -399,14 +402,14 @@ pub(super) enum Unusable {
 }
 
 const UNDECODABLE: Unusable = Unusable::Wrong("the entries of a block do not decode");
-const TWICE: Unusable = Unusable::Wrong("a block holds a key that stands in the file already");
-/// Its flags say that there is more of it. The state in the header should have said so before.
+const TWICE: Unusable = Unusable::Wrong("a block holds a key that is already in the file");
+/// Its flags say that the entry has more fields. The state in the header should already have required a later version.
 const UNKNOWN: Unusable = Unusable::Later(Later {
     needed: VERSION + 1,
 });
 
-/// The entries of a block of a snapshot of this index, as (key, index, value), or why one is not valid; behind that comes
-/// nothing that could be used.
+/// The entries of a block, as (key, index, value), in a snapshot with index `index_max`. After an error the iterator
+/// yields nothing usable.
 fn entries(
     block: &[u8],
     index_max: u64,
@@ -431,7 +434,8 @@ fn entries(
     })
 }
 
-/// Whether a member may take the entry: it could not write what exceeds the limits into a snapshot of its own.
+/// Checks an entry before a member takes it. The member could not write an entry beyond the limits into its own
+/// snapshot.
 fn check_entry(key: &[u8], index: u64, value: &[u8], index_max: u64) -> Result<(), &'static str> {
     match () {
         () if key.is_empty() => Err("a block holds an entry without a key"),
@@ -440,17 +444,17 @@ fn check_entry(key: &[u8], index: u64, value: &[u8], index_max: u64) -> Result<(
             Err("a block holds a value that is too long")
         }
         () if index == 0 || index > index_max => {
-            Err("a block holds an entry of an index that is not in the snapshot")
+            Err("a block holds an entry with an index outside the snapshot")
         }
         () => Ok(()),
     }
 }
 
-/// The first entry, and what follows it.
+/// The first entry, and the bytes that follow it.
 #[expect(clippy::type_complexity)]
 fn entry(bytes: &[u8]) -> Option<(&[u8], u64, &[u8], &[u8])> {
     let (head, rest) = bytes.split_at_checked(ENTRY_HEAD_BYTES)?;
-    // The flags are 0.
+    // The caller has checked that the flags are 0, so four bytes are the key's length.
     let (key, rest) = rest.split_at_checked(u32_at(head, 0) as usize)?;
     let (value, rest) = rest.split_at_checked(u32_at(head, 4) as usize)?;
     Some((key, u64_at(head, 8), value, rest))

@@ -1,4 +1,4 @@
-//! Receiving a snapshot file.
+//! Receives a snapshot file.
 
 use super::read::SnapshotReader;
 use super::write::Growing;
@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// A snapshot file that is being received. Dropped unfinished, it removes its file.
+/// A snapshot file that is being received. If dropped unfinished, it removes its file.
 pub struct SnapshotSink {
     dir: PathBuf,
     cluster: u64,
@@ -22,19 +22,19 @@ pub struct SnapshotSink {
     unloaded: Arc<Unloaded>,
 }
 
-/// A received snapshot can't be used.
+/// Why a received snapshot can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveError {
-    /// What was sent is no whole and valid snapshot of this cluster.
+    /// The received bytes are not a complete and valid snapshot of this cluster.
     #[error("the received snapshot is not valid: {0}")]
     Invalid(String),
-    /// The own disk failed.
+    /// The disk of this member failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
 }
 
 impl Snapshots {
-    /// Begins to receive a snapshot of this cluster, into a temporary file.
+    /// Starts to receive a snapshot of this cluster, into a temporary file.
     pub fn receive(&self, cluster: u64) -> Result<SnapshotSink, DiskError> {
         let temporary = self.temporary();
         Ok(SnapshotSink {
@@ -52,7 +52,7 @@ impl Snapshots {
 }
 
 impl SnapshotSink {
-    /// Takes the next bytes of the file. After an error it is to be dropped.
+    /// Appends the next bytes of the file. After an error the sink has to be dropped.
     pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), DiskError> {
         while !bytes.is_empty() {
             let room = limits::SNAPSHOT_BLOCK_BYTES - self.buffer.len();
@@ -66,9 +66,8 @@ impl SnapshotSink {
         Ok(())
     }
 
-    /// Checks the whole file: its header, that it belongs to the expected cluster and is the snapshot that was promised
-    /// (its index, term and state), every block and entry, the footer. Then gives it its final name. Durable in its final place on
-    /// return.
+    /// Checks the whole file: the header, the cluster, the expected index, term and state, every block and entry, and
+    /// the footer. Then gives the file its final name. Durable on return.
     pub fn finish(mut self, promised: &SnapshotMeta) -> Result<(), ReceiveError> {
         self.flush()?;
         let path = self.temporary.path.clone();
@@ -88,24 +87,24 @@ impl SnapshotSink {
         };
         if header.cluster != self.cluster {
             return Err(ReceiveError::Invalid(format!(
-                "it is of cluster {:016x}, this is {:016x}",
+                "it belongs to cluster {:016x}, this member to cluster {:016x}",
                 header.cluster, self.cluster
             )));
         }
         let found = SnapshotMeta::from_header(&header);
-        // Before it has its name: there may be another under it, from which a restart begins.
+        // Check before the file gets its name: another snapshot with that name may exist, and a restart may need it.
         if (found.index, found.term) != (promised.index, promised.term) {
             return Err(ReceiveError::Invalid(format!(
-                "it is of index {} term {}, and not of index {} term {}",
+                "it has index {} and term {}, but index {} and term {} were expected",
                 found.index, found.term, promised.index, promised.term
             )));
         }
         if found.state != promised.state {
-            let why = "its replicated state is not that of its message";
+            let why = "its replicated state does not match the message that announced it";
             return Err(ReceiveError::Invalid(why.to_owned()));
         }
         self.file.sync()?;
-        // Before it has a name by which it could be deleted.
+        // Register the snapshot before the file gets its name, since the name makes it subject to deletion.
         let place = (header.index, header.term);
         self.unloaded.lock().insert(place);
         publish(self.temporary, &self.dir, header.index, header.term).map_err(ReceiveError::Disk)

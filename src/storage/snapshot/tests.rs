@@ -1,4 +1,4 @@
-//! What is written is what is read, and nothing else is.
+//! Round trips of snapshot files, and the files that are refused.
 
 use super::*;
 use crate::storage::SnapshotMeta;
@@ -55,7 +55,7 @@ fn load(snapshots: &Snapshots, index: u64) -> Result<Entries, StorageError> {
     if !found.is_empty() {
         assert_eq!(told, (bytes - FOOTER_BYTES as u64, bytes));
     }
-    // Threads visit in an order of their own.
+    // The order of visits depends on the threads.
     found.sort();
     Ok(found)
 }
@@ -100,7 +100,7 @@ fn what_is_written_is_loaded_sent_and_received() {
         let sent = file(&sender, 9);
         assert_eq!(sent.len() as u64, size);
         send(&sent, &receiver, 77).unwrap();
-        // Both are durable, and nothing else is there.
+        // The file is durable on both disks, and is the only file.
         for disk in [from, to] {
             let disk = disk.after_power_loss(5);
             assert_eq!(load(&snapshots(&disk), 9).unwrap(), entries);
@@ -136,7 +136,7 @@ fn every_flipped_or_missing_byte_is_caught() {
 }
 
 #[test]
-fn damage_is_caught_by_whichever_thread_meets_it() {
+fn damage_is_caught_by_any_loading_thread() {
     let disk = FakeDisk::new(1);
     let own = snapshots(&disk);
     let path = own.path(9, 3);
@@ -159,7 +159,7 @@ fn damage_is_caught_by_whichever_thread_meets_it() {
 fn blocks_in_another_order_are_caught() {
     let disk = FakeDisk::new(1);
     let own = snapshots(&disk);
-    // Two blocks of the same length, after a header of which the length is known.
+    // Two blocks of the same length, after a header of known length.
     let block = limits::SNAPSHOT_BLOCK_BYTES + 17 + BLOCK_HEAD_BYTES;
     let value = vec![7; limits::SNAPSHOT_BLOCK_BYTES];
     let entries = vec![(vec![b'a'], 1, value.clone()), (vec![b'b'], 2, value)];
@@ -217,7 +217,7 @@ fn a_file_with_entries_that_no_member_would_write_is_neither_received_nor_loaded
         let error = read.unwrap_err();
         assert_eq!(error.exit_code(), 4, "{error}");
         assert!(error.to_string().contains(why), "{error}");
-        // Into the map, where a key that stands twice is met.
+        // Load into the map, which detects a duplicate key.
         let store = crate::store::Store::new();
         let restore = store.begin_restore(0);
         let insert = |key: &[u8], index, value: &[u8]| restore.insert(key, index, value);
@@ -254,7 +254,7 @@ fn a_snapshot_of_another_cluster_is_not_received() {
 }
 
 #[test]
-fn a_snapshot_that_was_not_promised_does_not_get_its_name() {
+fn a_snapshot_that_differs_from_its_message_does_not_get_its_name() {
     let disk = FakeDisk::new(1);
     let own = snapshots(&disk);
     write(&own, 9, &entries(3, 20));
@@ -287,7 +287,7 @@ fn a_deleted_snapshot_can_be_sent_to_its_end() {
 }
 
 #[test]
-fn what_only_a_later_version_knows_is_told_from_damage() {
+fn data_of_a_later_version_is_distinguished_from_damage() {
     let disk = FakeDisk::new(1);
     let own = snapshots(&disk);
     let later = |bytes: Vec<u8>, needed: u64| {

@@ -1,18 +1,17 @@
-//! Finding a key that stands twice in a snapshot file, without keeping the keys: there may be more of them than memory
-//! shall hold.
+//! Finds a key that occurs twice in a snapshot file, without keeping the keys: they may not fit into memory.
 //!
-//! Each key is noted as a hash of 64 bits, under a key of its own that no writer of a file knows. Where two of them are
-//! equal, the file is read again for just these, and compared. Of ten million keys that differ, two have the same hash in
-//! one of 400,000 files.
+//! Each key is recorded as a 64-bit hash with a random seed that no writer of the file knows. If two hashes are equal,
+//! the file is read again, and only the keys with that hash are compared. For ten million distinct keys, two hashes
+//! collide in about one of 400,000 files.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher as _, Hasher as _};
 
-/// Hashes that are looked at again. Unless keys stand twice there are hardly ever any.
+/// Maximum number of hashes that are compared again. Unless keys occur twice, there is hardly ever one.
 const SUSPECTS_MAX: usize = 1_024;
 
-/// The keys of a file, as far as it was read.
+/// Hashes of the keys that were read so far.
 #[derive(Default)]
 pub(super) struct Keys {
     hasher: RandomState,
@@ -20,12 +19,11 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// Another key.
     pub(super) fn note(&mut self, key: &[u8]) {
         self.hashes.push(hash(&self.hasher, key));
     }
 
-    /// All keys were noted. `None`: no two are equal.
+    /// Called when all keys are recorded. `None` if no two hashes are equal.
     pub(super) fn suspects(mut self) -> Option<Suspects> {
         self.hashes.sort_unstable();
         let equal = self.hashes.windows(2).filter(|pair| pair[0] == pair[1]);
@@ -40,15 +38,15 @@ impl Keys {
     }
 }
 
-/// Hashes that more than one key has.
+/// Hashes that occur more than once.
 pub(super) struct Suspects {
     hasher: RandomState,
-    /// With the keys that were met.
+    /// For each hash, the keys seen in the second pass.
     hashes: BTreeMap<u64, BTreeSet<Vec<u8>>>,
 }
 
 impl Suspects {
-    /// In the second reading: whether this key was met before.
+    /// In the second pass: whether this key was seen before.
     pub(super) fn was_met(&mut self, key: &[u8]) -> bool {
         let met = self.hashes.get_mut(&hash(&self.hasher, key));
         met.is_some_and(|met| !met.insert(key.to_vec()))
@@ -66,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_found_that_stands_twice_and_none_that_has_the_hash_of_another() {
+    fn a_duplicate_key_is_found_and_a_hash_collision_is_not_reported() {
         let mut keys = Keys::default();
         for number in 0..10_000_u32 {
             keys.note(&number.to_le_bytes());
@@ -80,7 +78,7 @@ mod tests {
         }
         assert!(met(&mut suspects, 77));
 
-        // As if these two had the same hash.
+        // Simulates two keys with the same hash.
         let keys = Keys::default();
         let hashes = [1_u32, 2].map(|number| hash(&keys.hasher, &number.to_le_bytes()));
         let mut suspects = Suspects {

@@ -1,11 +1,13 @@
-//! Writing a snapshot file, beside a WAL that is not to notice; and the bytes of one, wherever they go.
+//! Writes snapshot files at a pace that hardly slows the WAL, and encodes the bytes of a snapshot for any destination.
 //!
-//! The WAL's fdatasyncs go to the same disk, and raft and the API want the same processors. So the file is written in
-//! pieces of [`limits::SNAPSHOT_SYNC_BYTES`], each synced before the next, and after each the writer pauses for
-//! [`limits::SNAPSHOT_PAUSES`] times as long as the piece took, but no longer than
-//! [`limits::SNAPSHOT_PIECE_PAUSE_MAX`], unless the WAL has written nothing meanwhile. It is a share and not a rate: of what the disk has to give to it under the load
-//! of the moment a snapshot uses a quarter, whatever the disk. That bounds the log too: while a snapshot is written it
-//! grows by what is written meanwhile, and that takes at most four times as long as without pauses.
+//! The WAL's fdatasyncs go to the same disk, and raft and the API need the same processors. The file is therefore
+//! written in pieces of [`limits::SNAPSHOT_SYNC_BYTES`], and each piece is synced before the next. After a piece the
+//! writer pauses for [`limits::SNAPSHOT_PAUSES`] times as long as the piece took, but at most for
+//! [`limits::SNAPSHOT_PIECE_PAUSE_MAX`]. It does not pause if the WAL has written nothing in the meantime.
+//!
+//! The pace is a share of the disk's speed and not a fixed rate: a snapshot uses a quarter of what the disk can give
+//! under the current load. This also bounds the log. The log grows while a snapshot is written, and the pauses make
+//! that at most four times as long.
 
 use super::{
     BLOCK_HEAD_BYTES, END_MAGIC, FOOTER_BYTES, MAGIC, Snapshots, Temporary, block_crc, publish,
@@ -25,23 +27,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
-/// A snapshot file that is being written. Dropped unfinished, it removes its file.
+/// A snapshot file that is being written. If dropped unfinished, it removes its file.
 pub struct SnapshotWriter {
     dir: PathBuf,
-    /// Index and term.
     place: (Index, Term),
     temporary: Temporary,
     file: Growing,
     encoder: SnapshotEncoder,
-    /// When the piece that is not synced was begun.
+    /// Start of the piece that is not synced yet.
     piece_begun: Instant,
     wal_batches: Arc<AtomicU64>,
-    /// What they were at the end of the last piece.
+    /// Value of `wal_batches` at the end of the last piece.
     batches_before: u64,
 }
 
 impl Snapshots {
-    /// Begins to write a snapshot file.
+    /// Starts to write a snapshot file.
     pub fn begin(&self, meta: &SnapshotMeta, cluster: u64) -> Result<SnapshotWriter, DiskError> {
         let temporary = self.temporary();
         let mut writer = SnapshotWriter {
@@ -62,8 +63,8 @@ impl Snapshots {
         Ok(writer)
     }
 
-    /// Writes a snapshot file at once; durable in its final place on return. Gives its size. `entries` yields every
-    /// entry of the map: key, index, value.
+    /// Writes a whole snapshot file. Durable under its final name on return. Returns its size in bytes. `entries`
+    /// yields every entry of the map: key, index, value.
     pub fn write<'a>(
         &self,
         meta: &SnapshotMeta,
@@ -79,7 +80,7 @@ impl Snapshots {
 }
 
 impl SnapshotWriter {
-    /// Adds an entry of the map, and now and then waits for the disk, and for others to have their turn.
+    /// Adds an entry of the map. From time to time it waits for the disk, and pauses for the WAL.
     pub fn entry(&mut self, key: &[u8], index: u64, value: &[u8]) -> Result<(), DiskError> {
         if self.encoder.entry(key, index, value) {
             self.flush()?;
@@ -93,7 +94,8 @@ impl SnapshotWriter {
         };
         if self.file.append(&block)? {
             let batches = self.wal_batches.load(Ordering::Relaxed);
-            // Where nobody writes a joiner may be waiting for this, and the file is made in a fraction of the time.
+            // If the WAL is idle, do not pause: a joining member may be waiting for this snapshot, which is then
+            // written in a fraction of the time.
             if std::mem::replace(&mut self.batches_before, batches) != batches {
                 let pause = self.piece_begun.elapsed() * limits::SNAPSHOT_PAUSES;
                 thread::sleep(pause.min(limits::SNAPSHOT_PIECE_PAUSE_MAX));
@@ -104,7 +106,7 @@ impl SnapshotWriter {
         Ok(())
     }
 
-    /// Ends the file. It is durable in its final place on return. Gives its size.
+    /// Completes the file. Durable under its final name on return. Returns its size in bytes.
     pub fn finish(mut self) -> Result<u64, DiskError> {
         self.flush()?;
         self.file.append(&self.encoder.footer())?;
@@ -115,7 +117,7 @@ impl SnapshotWriter {
     }
 }
 
-/// The bytes of a snapshot file, one part after the other, wherever they go.
+/// Encodes a snapshot file, one part after the other, for any destination.
 #[derive(Debug)]
 pub struct SnapshotEncoder {
     crc: u32,
@@ -133,7 +135,7 @@ impl Default for SnapshotEncoder {
 }
 
 impl SnapshotEncoder {
-    /// Begins.
+    /// An encoder before the header.
     pub fn new() -> SnapshotEncoder {
         SnapshotEncoder {
             crc: 0,
@@ -144,12 +146,12 @@ impl SnapshotEncoder {
         }
     }
 
-    /// About how many bytes a file has with so many entries, whose keys and values have so many bytes together.
+    /// The approximate size of a file with `entries` entries whose keys and values have `bytes` bytes in total.
     pub fn estimate(entries: u64, bytes: u64) -> u64 {
         entries * super::ENTRY_HEAD_BYTES as u64 + bytes + FOOTER_BYTES as u64
     }
 
-    /// The first part.
+    /// The first part of the file.
     pub fn header(&mut self, header: &SnapshotHeader) -> Vec<u8> {
         let encoded = header
             .write_to_bytes()
@@ -169,7 +171,7 @@ impl SnapshotEncoder {
         bytes
     }
 
-    /// Adds an entry of the map. Yes: the block is large enough to be taken.
+    /// Adds an entry of the map. Returns true if the block has reached its target size.
     pub fn entry(&mut self, key: &[u8], index: u64, value: &[u8]) -> bool {
         assert!(
             key.len() <= limits::KEY_BYTES_LIMIT && value.len() <= limits::VALUE_BYTES_LIMIT,
@@ -178,11 +180,11 @@ impl SnapshotEncoder {
             value.len()
         );
         if self.block.is_empty() {
-            // Unless its memory was given back.
+            // A no-op if the buffer still has its capacity.
             self.block.reserve(2 * limits::SNAPSHOT_BLOCK_BYTES);
             self.block.resize(BLOCK_HEAD_BYTES, 0);
         }
-        // With that, the flags are 0: the length fills the bytes before them.
+        // The length is below 2^24, so its fourth byte sets the flags to 0.
         self.block
             .extend_from_slice(&(key.len() as u32).to_le_bytes());
         self.block
@@ -195,7 +197,7 @@ impl SnapshotEncoder {
         self.block.len() - BLOCK_HEAD_BYTES >= limits::SNAPSHOT_BLOCK_BYTES
     }
 
-    /// Takes the block of the entries so far; `None` if there are none.
+    /// Completes and returns the block of the entries added since the last block. `None` if there are none.
     pub fn block(&mut self) -> Option<Vec<u8>> {
         if self.block.is_empty() {
             return None;
@@ -211,14 +213,14 @@ impl SnapshotEncoder {
         Some(block)
     }
 
-    /// Gives back the memory of a block that was written.
+    /// Takes back the buffer of a written block.
     fn reuse(&mut self, mut block: Vec<u8>) {
         block.clear();
         block.shrink_to(limits::SNAPSHOT_BLOCK_BYTES * 2);
         self.block = block;
     }
 
-    /// The last part, behind the last block.
+    /// The last part of the file, after the last block.
     pub fn footer(&self) -> Vec<u8> {
         let mut footer = vec![0; 4];
         footer.extend_from_slice(END_MAGIC);
@@ -237,11 +239,11 @@ impl fmt::Debug for SnapshotWriter {
     }
 }
 
-/// A file that is written from front to back, and synced on the way whenever so many bytes are not.
+/// A file that is written from start to end, and synced whenever `sync_bytes` bytes are not durable.
 pub(super) struct Growing {
     pub(super) file: Box<dyn DiskFile>,
     len: u64,
-    /// Up to here it is durable.
+    /// The file is durable up to this offset.
     synced: u64,
     sync_bytes: u64,
 }
@@ -256,7 +258,7 @@ impl Growing {
         }
     }
 
-    /// Gives whether all of it is durable now.
+    /// Returns whether the whole file is durable now.
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<bool, DiskError> {
         self.file.write_at(bytes, self.len)?;
         self.len += bytes.len() as u64;
