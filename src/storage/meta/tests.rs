@@ -1,4 +1,4 @@
-//! The `meta` file as a file: what is read back, and what is refused.
+//! Round trips of the `meta` file, and the files that are refused.
 
 use super::*;
 use crate::storage::disk::RealDisk;
@@ -63,7 +63,7 @@ fn every_change_is_there_after_a_restart() {
 }
 
 #[test]
-fn a_cluster_begins_with_an_incarnation() {
+fn the_cluster_id_follows_from_the_incarnation() {
     let dir = tempfile::tempdir().unwrap();
     let given = Given::default();
     let begin = Meta::create(&data_dir(dir.path()), 3, |n| n ^ 1, given);
@@ -93,12 +93,12 @@ fn every_flipped_or_missing_byte_is_corrupt() {
 }
 
 #[test]
-fn another_format_version_is_told_from_corruption() {
+fn another_format_version_is_distinguished_from_corruption() {
     let dir = tempfile::tempdir().unwrap();
     create(dir.path());
     let path = dir.path().join("meta");
     let good = std::fs::read(&path).unwrap();
-    // The first version had another length.
+    // Format version 1 had another length.
     for (version, more) in [(1, 8), (1, 56), (9, 0)] {
         let mut bytes = good[..HEAD_BYTES].to_vec();
         bytes[8] = version;
@@ -116,7 +116,7 @@ fn another_format_version_is_told_from_corruption() {
 }
 
 #[test]
-fn urls_that_do_not_decode_are_corrupt_also_under_a_right_crc() {
+fn urls_that_do_not_decode_are_corrupt_even_with_a_valid_crc() {
     let dir = tempfile::tempdir().unwrap();
     create(dir.path());
     let path = dir.path().join("meta");

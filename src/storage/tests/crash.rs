@@ -1,12 +1,12 @@
-//! Crashes at every operation: what was acknowledged is there afterwards.
+//! Crashes at every operation: acknowledged data is present afterwards.
 
 use super::*;
 
-/// Saves as raft would ask for them, drawn from a seed: appends, conflicts, votes, snapshots of both kinds.
+/// Saves like those of raft, drawn from a seed: appends, conflicts, votes, snapshots of both kinds.
 struct Script {
     random: Random,
     now: Expected,
-    /// Without what waits for the next sync.
+    /// Excludes what waits for the next sync.
     durable: Expected,
 }
 
@@ -65,8 +65,8 @@ impl Script {
     }
 }
 
-/// Runs a script until the disk crashes or it is through. Gives what was acknowledged, and what it was before or would
-/// be after the save that failed.
+/// Runs a script until the disk crashes or the script ends. Returns the acknowledged state, and the state that the save
+/// would have reached that failed.
 fn run(disk: &FakeDisk, seed: u64, rounds: u64) -> (Expected, Expected) {
     let mut script = Script {
         random: Random(seed),
@@ -110,7 +110,7 @@ fn a_crash_at_any_operation_loses_nothing_that_was_acknowledged() {
                     "{name}: found {found:?}, acknowledged {acknowledged:?}, next {next:?}"
                 );
                 torn += files(&after, "broken").len();
-                // It goes on from there, and the damage does not come back.
+                // The member continues from there, and the damage does not reappear.
                 let last = found.last();
                 let save = append([entry(last + 1, 99, vec![9; 700])]);
                 opened.wal.save(&[save]).unwrap();
@@ -153,7 +153,7 @@ fn a_crash_during_recovery_loses_nothing_either() {
 }
 
 #[test]
-fn what_a_restart_found_after_a_kill_is_durable() {
+fn data_found_by_a_restart_after_a_kill_is_durable() {
     for operation in 20..300 {
         let disk = FakeDisk::new(6);
         disk.inject(operation, Fault::CrashBefore);
@@ -170,7 +170,7 @@ fn what_a_restart_found_after_a_kill_is_durable() {
             }
         };
         check(&found);
-        // And so is what is written next, to a segment that the killed process may have begun.
+        // The next write is durable too. It goes to a segment that the killed process may have created.
         let save = append([entry(found.last() + 1, 99, vec![])]);
         opened.wal.save(std::slice::from_ref(&save)).unwrap();
         found.save(&save);
@@ -179,7 +179,7 @@ fn what_a_restart_found_after_a_kill_is_durable() {
 }
 
 #[test]
-fn an_interrupted_first_start_is_begun_again() {
+fn an_interrupted_first_start_is_repeated() {
     let whole = FakeDisk::new(3);
     drop(start(&whole, LARGE).unwrap());
     for operation in 1..=whole.operations() {
@@ -210,7 +210,7 @@ fn the_directories_above_the_data_directory_are_durable_too() {
     open(&whole).unwrap();
     for operation in 1..=whole.operations() {
         for fault in [Fault::CrashBefore, Fault::CrashAfter] {
-            // A process that was killed may have left directories whose names are not durable yet.
+            // A killed process may have left directories whose names are not durable yet.
             let disk = FakeDisk::new(1);
             disk.inject(operation, fault);
             open(&disk).unwrap_err();
@@ -220,7 +220,7 @@ fn the_directories_above_the_data_directory_are_durable_too() {
             assert_eq!(
                 again.meta.boot(),
                 boot + 1,
-                "{fault:?} {operation}: it began anew"
+                "{fault:?} {operation}: it repeated the first start"
             );
         }
     }

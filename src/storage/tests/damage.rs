@@ -1,10 +1,10 @@
-//! Torn tails are cut off, damage is refused, and the two are told apart.
+//! Torn tails are cut off, damage is refused, and the two are distinguished.
 
 use super::*;
 use crate::storage::wal::{record, segment};
 
-/// A WAL of one segment with this many batches of one entry each, some of whose values are zeros. Nothing in it is known
-/// to be committed, so only the format can tell what is missing.
+/// A WAL of one segment with this many batches of one entry each. Some of the values are zeros. No entry is known to be
+/// committed, so only the format can show what is missing.
 fn wal_of(batches: u64) -> (FakeDisk, PathBuf, Expected, Expected) {
     let disk = FakeDisk::new(9);
     let mut opened = start(&disk, LARGE).unwrap();
@@ -23,7 +23,7 @@ fn wal_of(batches: u64) -> (FakeDisk, PathBuf, Expected, Expected) {
     (disk, segment, before, expected)
 }
 
-/// Where the last batch begins and ends: the marker of a head is at byte 20 of it.
+/// The start and the end of the last batch. The marker is at byte 20 of its head.
 fn last_batch(bytes: &[u8]) -> (usize, usize) {
     let head = bytes.windows(4).rposition(|w| w == b"rkvB").unwrap() - 20;
     (head, bytes.iter().rposition(|b| *b != 0).unwrap() + 1)
@@ -51,7 +51,7 @@ fn torn_tail_is_truncated() {
             let kept = disk.after_power_loss(1).read(aside);
             assert!(!kept.is_empty() && good[begin..].starts_with(&kept));
         }
-        // Whatever stood there never comes back.
+        // The removed tail never reappears.
         let last = expected.last();
         let save = append([entry(last + 1, 2, vec![])]);
         opened.wal.save(&[save]).unwrap();
@@ -95,7 +95,7 @@ fn every_flipped_byte_of_a_wal_is_refused_or_harmless() {
         disk.tamper(&segment, |bytes| bytes[at] ^= flip);
         match start(&disk, LARGE) {
             Ok(opened) => {
-                assert!(at >= end, "byte {at} is of no account?");
+                assert!(at >= end, "byte {at} is not checked");
                 assert_eq!(Expected::of(&opened.recovered), whole, "byte {at}");
             }
             result => {
@@ -117,7 +117,7 @@ fn damage_before_a_later_batch_is_never_a_torn_tail() {
         .map(|at| at - 20)
         .collect();
     let (begin, end) = (heads[heads.len() - 3], heads[heads.len() - 2]);
-    // All kinds of holes: the whole batch, its start, its end.
+    // All kinds of holes: the whole batch, its head, everything after its first 8 bytes, its last byte.
     for range in [begin..end, begin..begin + 24, begin + 8..end, end - 1..end] {
         let disk = disk.after_power_loss(1);
         disk.tamper(&segment, |bytes| bytes[range].fill(0));
@@ -130,7 +130,7 @@ fn damage_before_a_later_batch_is_never_a_torn_tail() {
 fn a_committed_entry_that_is_missing_is_corrupt() {
     let disk = FakeDisk::new(9);
     drop(start(&disk, LARGE).unwrap());
-    // The WAL itself would never write this.
+    // The WAL itself never writes this.
     let path = segments(&disk).pop().unwrap();
     let name = segment::Name {
         sequence: 0,
@@ -205,7 +205,7 @@ fn bytes_of_another_segment_or_place_never_validate() {
     let stale = other.read(&other_segment);
     let good = disk.read(&segment);
     let (begin, end) = last_batch(&good);
-    // Behind the end: a batch of another file at the same place, and a batch of this file at another place.
+    // After the end: a batch of another file at the same place, and a batch of this file at another place.
     let own = good[begin..end].to_vec();
     for bytes_behind in [stale[begin..begin + 800].to_vec(), own] {
         let disk = disk.after_power_loss(1);
@@ -240,8 +240,8 @@ fn garbage_is_refused_without_a_panic() {
     }
 }
 
-/// A WAL of about 200 records in several segments, with snapshots, votes and commit indexes in it. What it holds, and
-/// what it holds when a start goes back to the older snapshot.
+/// A WAL of about 200 records in several segments, with snapshots, votes and commit indexes. Returns its contents, and
+/// its contents when a start goes back to the older snapshot.
 fn wal_with_everything() -> (FakeDisk, Expected, Expected) {
     let disk = FakeDisk::new(9);
     let mut opened = start(&disk, SMALL).unwrap();
@@ -306,9 +306,9 @@ fn every_flipped_byte_of_every_segment_is_refused_or_harmless() {
 }
 
 #[test]
-fn every_flipped_byte_of_a_snapshot_is_refused_or_made_up_for() {
+fn every_flipped_byte_of_a_snapshot_is_refused_or_compensated() {
     let (disk, _, older) = wal_with_everything();
-    // Of two snapshots, the older one and the log behind it say all that the newer one said.
+    // With two snapshots, the older snapshot and the log after it contain everything that the newer snapshot contains.
     let paths = files(&disk, "snap");
     let [_, newest] = &paths[..] else {
         panic!("{paths:?}")
@@ -322,7 +322,7 @@ fn every_flipped_byte_of_a_snapshot_is_refused_or_made_up_for() {
             assert_eq!(files(&disk, "broken").len(), 1);
         }
     }
-    // The only one.
+    // With only one snapshot.
     let disk = FakeDisk::new(9);
     drop(start(&disk, SMALL).unwrap());
     let path = files(&disk, "snap").pop().unwrap();

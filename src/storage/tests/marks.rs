@@ -1,9 +1,9 @@
-//! Marks: the snapshot that a restart begins with, and what of the log counts behind it.
+//! Marks: the snapshot from which a restart continues, and the part of the log that counts after it.
 
 use super::*;
 
 #[test]
-fn an_old_mark_takes_back_neither_vote_nor_commit_index() {
+fn an_old_mark_reverts_neither_vote_nor_commit_index() {
     let disk = FakeDisk::new(1);
     let mut opened = start(&disk, LARGE).unwrap();
     let entries = append((2..9).map(|i| entry(i, 1, vec![])));
@@ -116,7 +116,7 @@ fn without_any_valid_snapshot_the_start_is_refused_and_changes_nothing() {
     assert_corrupt(start(&disk, SMALL), &path);
     assert_eq!(disk.paths(), before);
 
-    // An older one is of no use behind one that replaced the log.
+    // If the newest snapshot replaced the log, an older snapshot can't be used.
     let disk = FakeDisk::new(1);
     let mut opened = start(&disk, SMALL).unwrap();
     write_snapshot(&opened, 30, 2).unwrap();

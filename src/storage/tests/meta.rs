@@ -1,4 +1,4 @@
-//! The meta file: whose the data is, who was removed, and who waits for its sync.
+//! The `meta` file: refused owners, removed members, and readers during a sync.
 
 use super::*;
 use observed_disk::Observed;
@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 #[test]
-fn data_of_somebody_else_is_refused() {
+fn data_of_another_member_or_cluster_is_refused() {
     let disk = FakeDisk::new(1);
     drop(start(&disk, LARGE).unwrap());
     let open = |disk: &FakeDisk, member| open_as(disk, member, Start::Empty, LARGE);
@@ -16,7 +16,7 @@ fn data_of_somebody_else_is_refused() {
     assert!(!error.to_string().contains('\n'));
     open(&disk, 3).unwrap();
 
-    // The WAL of one directory, the meta file of another.
+    // The WAL of one directory, the `meta` of another.
     for (member, begin) in [
         (3, Start::Empty),
         (3, Start::First(list())),
@@ -53,7 +53,7 @@ fn a_removed_member_does_not_start_again() {
 }
 
 #[test]
-fn who_reads_meta_does_not_wait_for_its_sync() {
+fn a_reader_of_meta_does_not_wait_for_its_sync() {
     let disk = FakeDisk::new(1);
     drop(open_as(&disk, 4, Start::Empty, LARGE).unwrap());
     let (entered, syncing) = mpsc::channel();
@@ -63,7 +63,7 @@ fn who_reads_meta_does_not_wait_for_its_sync() {
         disk,
         sync: Arc::new(move || {
             entered.send(()).unwrap();
-            // Ends when the test has.
+            // Unblocks when the test ends.
             let _ = released.lock().unwrap().recv();
         }),
     };
@@ -75,7 +75,7 @@ fn who_reads_meta_does_not_wait_for_its_sync() {
     let (answer, answers) = mpsc::channel();
     let reader = meta.clone();
     thread::spawn(move || answer.send((reader.cluster(), reader.boot())));
-    // Not durable, hence not yet told.
+    // The change is not durable, so a reader does not see it yet.
     let read = answers.recv_timeout(Duration::from_secs(10)).unwrap();
     assert_eq!(read, (0, 1));
     drop(release);

@@ -1,5 +1,5 @@
-//! Tests of storage as a whole: what a restart finds after crashes, damage and mistakes. A file for each topic, and here
-//! what they share.
+//! Tests of storage as a whole: what a restart finds after crashes, damage and mistakes. Each topic has its own file;
+//! this file has the shared helpers.
 
 mod crash;
 mod crash_points;
@@ -32,7 +32,7 @@ const SMALL: WalOptions = WalOptions {
     batch_bytes: limits::BATCH_BYTES_TARGET,
     cache_bytes: u64::MAX,
 };
-/// One segment holds the whole of a test.
+/// One segment is enough for a whole test.
 const LARGE: WalOptions = WalOptions {
     segment_bytes: 64 << 10,
     batch_bytes: limits::BATCH_BYTES_TARGET,
@@ -51,20 +51,20 @@ fn data_dir(disk: &FakeDisk) -> DataDir {
     DataDir::new(Arc::new(disk.clone()), dir())
 }
 
-/// The first members of a cluster that member 3 begins.
+/// The first members of a cluster that member 3 starts.
 fn list() -> BTreeMap<u64, PeerUrl> {
     let url = |id| format!("http://a:{id}").parse().unwrap();
     (3..=5).map(|id| (id, url(id))).collect()
 }
 
-/// A cluster that is not the one of [`start`].
+/// A cluster other than that of [`start`].
 const CLUSTER: u64 = 77;
 
 fn start(disk: &FakeDisk, options: WalOptions) -> Result<Opened, StorageError> {
     open_as(disk, 3, Start::First(list()), options)
 }
 
-/// As the server does it, except that the lock is given back at once.
+/// Opens the directory as the server does, but releases the lock at once.
 fn open_as(
     disk: &FakeDisk,
     member: u64,
@@ -184,7 +184,7 @@ fn assert_corrupt(result: Result<Opened, StorageError>, file: &Path) -> u64 {
     }
 }
 
-/// What a restart has to find.
+/// The state that a restart has to find.
 #[derive(Debug, Clone, PartialEq)]
 struct Expected {
     entries: Vec<Entry>,
@@ -235,7 +235,7 @@ impl Expected {
         Expected::with(recovered, recovered.entries.clone())
     }
 
-    /// With the entries that a start has left to the disk.
+    /// Includes the entries that a start kept only on disk.
     fn read_back(opened: &Opened) -> Expected {
         let recovered = &opened.recovered;
         let snapshot = recovered.snapshot.as_ref().map_or(0, |s| s.index);
@@ -257,8 +257,8 @@ impl Expected {
     }
 }
 
-/// Starts on a disk whose last user was killed, and checks that what it finds, and what it saves then, survives the
-/// loss of power.
+/// Starts on a disk whose last process was killed. Checks that the state that the start finds, and what it saves then,
+/// survive a loss of power.
 fn assert_durable_after_a_kill(disk: &FakeDisk, what: &str) {
     let disk = disk.after_kill();
     let mut opened = start(&disk, SMALL).unwrap_or_else(|e| panic!("{what}: {e}"));

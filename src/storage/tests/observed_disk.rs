@@ -1,9 +1,9 @@
-//! A disk that tells of its syncs.
+//! A disk that reports its syncs.
 
 use super::*;
 use crate::storage::disk::DiskFile;
 
-/// A disk that tells of every sync of a file or directory before it is done.
+/// Calls an observer before every sync of a file or directory.
 pub(super) struct Observed<F> {
     pub(super) disk: FakeDisk,
     pub(super) sync: Arc<F>,

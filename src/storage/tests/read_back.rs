@@ -1,11 +1,11 @@
-//! What is read back from the WAL is what the log holds, from wherever, over segments, conflicts, restarts and deletions;
-//! and never anything else.
+//! Entries read back from the WAL are exactly those of the log, from any index, across segments, conflicts, restarts
+//! and deletions.
 
 use super::*;
 use crate::storage::log_index::entry_bytes;
 use crate::storage::wal::read_back::{ReadBack, Request};
 
-/// Everything that a log index knows, piece by piece.
+/// Reads every entry of a log index, piece by piece.
 pub(super) fn all(wal: &Wal, log_index: &LogIndex) -> Vec<Entry> {
     from(&wal.read_back(), log_index, log_index.start().0 + 1)
 }
@@ -24,11 +24,11 @@ fn from(reader: &ReadBack, log_index: &LogIndex, mut first: u64) -> Vec<Entry> {
     entries
 }
 
-/// A member whose log is known beside the WAL.
+/// A member, and a copy of its log beside the WAL.
 struct Writer {
     disk: FakeDisk,
     opened: Opened,
-    /// From the older of two snapshots on.
+    /// Starts after the older of two snapshots.
     log: Vec<Entry>,
     log_index: LogIndex,
     commit: u64,
@@ -88,7 +88,7 @@ impl Writer {
     fn check(&self) {
         let reader = self.opened.wal.read_back();
         assert_eq!(all(&self.opened.wal, &self.log_index), self.log);
-        // From each of them.
+        // Reads from each of them.
         for (at, entry) in self.log.iter().enumerate() {
             let request = Request::new(&self.log_index, entry.index, entry.index + 1, u64::MAX);
             let found = reader.read(&request).unwrap().unwrap();
@@ -96,7 +96,7 @@ impl Writer {
         }
     }
 
-    /// After a restart, which knows as much of the log.
+    /// Restarts. The new process can read back the same part of the log.
     fn restart(&mut self, options: WalOptions) {
         let disk = self.disk.after_power_loss(7);
         self.opened = start(&disk, options).unwrap();
@@ -140,7 +140,7 @@ fn replaced_entries_are_never_read_back() {
             let last = writer.log_index.last();
             let conflict = random.below(3) == 0;
             let first = match conflict {
-                // Another leader, and perhaps far back, over segments.
+                // Another leader replaces entries, perhaps far back and across segments.
                 true => writer.commit + 1 + random.below(last - writer.commit + 1),
                 false => last + 1,
             };
@@ -160,7 +160,7 @@ fn replaced_entries_are_never_read_back() {
 }
 
 #[test]
-fn a_save_that_replaces_its_own_entries_is_read_back_right() {
+fn a_save_that_replaces_its_own_entries_is_read_back_correctly() {
     let mut writer = Writer::new(SMALL);
     writer.append(2, &[10; 8]);
     let saves = [
@@ -185,7 +185,7 @@ fn a_save_that_replaces_its_own_entries_is_read_back_right() {
 }
 
 #[test]
-fn the_log_is_there_behind_the_older_snapshot_or_further_back_when_it_is_pinned() {
+fn the_log_reaches_back_to_the_older_snapshot_or_further_when_it_is_pinned() {
     let mut writer = Writer::new(SMALL);
     for index in 2..60 {
         writer.append(index, &[300]);
@@ -197,7 +197,7 @@ fn the_log_is_there_behind_the_older_snapshot_or_further_back_when_it_is_pinned(
     }
     assert_eq!(segments(&writer.disk).len(), before, "entry 6 is pinned");
     writer.check();
-    // Somebody asks for what is deleted before it is read.
+    // A request for entries that are deleted before they are read.
     let reader = writer.opened.wal.read_back();
     let old = Request::new(&writer.log_index, 6, 20, u64::MAX);
     assert_eq!(reader.read(&old).unwrap().unwrap().len(), 14);
@@ -210,7 +210,7 @@ fn the_log_is_there_behind_the_older_snapshot_or_further_back_when_it_is_pinned(
 }
 
 #[test]
-fn a_file_that_is_deleted_under_the_reader_is_gone_and_one_that_vanished_is_damage() {
+fn a_deleted_segment_gives_none_and_a_vanished_segment_is_damage() {
     let mut writer = Writer::new(SMALL);
     for index in 2..60 {
         writer.append(index, &[300]);
@@ -263,7 +263,7 @@ fn damage_is_found_and_never_sent() {
 }
 
 #[test]
-fn behind_an_installed_snapshot_the_log_begins_anew() {
+fn after_an_installed_snapshot_the_log_is_empty() {
     let mut writer = Writer::new(SMALL);
     writer.append(2, &[300; 20]);
     write_snapshot(&writer.opened, 40, 2).unwrap();
@@ -298,7 +298,7 @@ fn a_start_takes_the_newest_entries_into_memory_and_those_that_may_be_replaced()
     let found = start(&writer.disk.after_power_loss(1), options).unwrap();
     let recovered = &found.recovered;
     assert_eq!(recovered.hard_state.commit, 58);
-    // Whatever is not known to be committed stays, and it is more than the cache shall have.
+    // Entries that are not known to be committed stay in memory, even beyond the size of the cache.
     assert_eq!(indexes(recovered), (59..80).collect::<Vec<_>>());
     assert_eq!(Expected::read_back(&found).entries, writer.log);
 
@@ -308,14 +308,14 @@ fn a_start_takes_the_newest_entries_into_memory_and_those_that_may_be_replaced()
     let found = start(&writer.disk.after_power_loss(1), options).unwrap();
     assert_eq!(indexes(&found.recovered), (76..=81).collect::<Vec<_>>());
     assert_eq!(Expected::read_back(&found).entries, writer.log);
-    // It goes on, and what it was started with is read back as before.
+    // The member continues, and its old entries are read back as before.
     writer.opened = found;
     writer.append(82, &[300]);
     writer.check();
 }
 
 #[test]
-fn places_are_few() {
+fn few_places_are_remembered() {
     let mut writer = Writer::new(LARGE);
     for index in 2..3_000 {
         writer.append(index, &[200]);

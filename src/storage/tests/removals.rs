@@ -1,4 +1,4 @@
-//! Segments and snapshots are deleted neither too early nor too late, and no save waits for that.
+//! Segments and snapshots are deleted neither too early nor too late, and no save waits for a deletion.
 
 use super::*;
 
@@ -32,7 +32,7 @@ fn rotation_and_purge_keep_two_snapshots_and_the_log_from_the_older_one() {
     }
     assert!(most < 12, "{most} segments were kept");
 
-    // The older snapshot and the log behind it do, when the newer one is damaged.
+    // If the newer snapshot is damaged, the older one and the log after it are enough.
     let newest = opened.snapshots.path(index - 10, 19);
     let damaged = disk.after_power_loss(1);
     damaged.tamper(&newest, |bytes| bytes[40] ^= 1);
@@ -132,7 +132,7 @@ fn a_failed_removal_is_an_error() {
 }
 
 #[test]
-fn a_received_snapshot_is_there_until_it_was_loaded() {
+fn a_received_snapshot_stays_until_it_is_loaded() {
     let leader = start(&FakeDisk::new(2), LARGE).unwrap();
     let disk = FakeDisk::new(1);
     let mut opened = open_as(&disk, 4, Start::Empty, LARGE).unwrap();

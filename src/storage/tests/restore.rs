@@ -1,4 +1,4 @@
-//! Restoring a data directory from a snapshot: crashes at every operation, damaged files, whom it refuses.
+//! Restoring a data directory from a snapshot: crashes at every operation, damaged files, refused directories.
 
 use super::*;
 use crate::limits::{INDEX_MAX, RESTORE_SKIP, RESTORE_SPREAD, RESTORED_INDEX_MAX};
@@ -12,7 +12,7 @@ fn new_data_dir(disk: &FakeDisk) -> DataDir {
     DataDir::new(Arc::new(disk.clone()), new_dir())
 }
 
-/// A disk with a snapshot of index 40, and its path.
+/// A disk with a snapshot at index 40, and the path of the file.
 fn source() -> (FakeDisk, PathBuf) {
     let disk = FakeDisk::new(1);
     let opened = start(&disk, LARGE).unwrap();
@@ -87,7 +87,7 @@ fn each_restored_cluster_has_an_id_and_indexes_of_its_own() {
     assert_eq!((ids.len(), indexes.len()), (3, 3));
 }
 
-/// A disk with a snapshot of this index, which holds these entries, and its path.
+/// A disk with a snapshot at this index and with these entries, and the path of the file.
 fn source_of(index: u64, entries: &[(&[u8], u64, &[u8])]) -> (FakeDisk, PathBuf) {
     let disk = FakeDisk::new(1);
     let snapshots = Snapshots::new(&DataDir::new(Arc::new(disk.clone()), "/from"));
@@ -144,7 +144,7 @@ fn a_file_with_an_empty_key_or_a_key_twice_is_refused_and_nothing_is_made() {
 }
 
 #[test]
-fn a_restore_that_crashes_leaves_nothing_that_a_start_takes_for_a_member() {
+fn a_restore_that_crashes_leaves_nothing_that_a_start_accepts() {
     let source = source();
     let whole = FakeDisk::new(3);
     restore_from(&source, &whole).unwrap();
@@ -160,7 +160,7 @@ fn a_restore_that_crashes_leaves_nothing_that_a_start_takes_for_a_member() {
             for loss in 0..6 {
                 let disk = FakeDisk::new(3);
                 disk.inject(operation, fault);
-                // The lock file is closed behind everything else.
+                // The lock file is closed after everything else.
                 let crashed = restore_from(&source, &disk).is_err();
                 let after = match loss {
                     0 => disk.after_kill(),
@@ -169,7 +169,7 @@ fn a_restore_that_crashes_leaves_nothing_that_a_start_takes_for_a_member() {
                 let meta_is_there = after.paths().contains(&new_dir().join("meta"));
                 let complete = match start_restored(&after) {
                     Ok(opened) if opened.first_start => {
-                        assert!(!meta_is_there, "it had begun: {operation}");
+                        assert!(!meta_is_there, "meta exists: {operation}");
                         outcomes[0] += 1;
                         continue;
                     }

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_commit_index_that_waits_goes_with_the_next_save() {
+fn a_delayed_commit_index_is_written_with_the_next_save() {
     let disk = FakeDisk::new(1);
     let mut opened = start(&disk, LARGE).unwrap();
     opened.wal.save(&[append([entry(2, 1, vec![])])]).unwrap();
@@ -13,7 +13,7 @@ fn a_commit_index_that_waits_goes_with_the_next_save() {
     opened.wal.save(&[append([entry(3, 1, vec![])])]).unwrap();
     let found = start(&disk.after_power_loss(1), LARGE).unwrap().recovered;
     assert_eq!(found.hard_state, hard_state(1, 3, 2));
-    // A newer one is never overtaken by an older one that waited.
+    // A newer commit index is never replaced by an older one that waited.
     let saves = [state(1, 3, 3, false), state(2, 1, 3, true)];
     opened.wal.save(&saves).unwrap();
     let found = start(&disk.after_power_loss(1), LARGE).unwrap().recovered;
@@ -47,7 +47,7 @@ fn a_huge_save_is_written_in_several_batches() {
     let mut opened = start(&disk, options).unwrap();
     let save = append((2..50).map(|i| entry(i, 1, vec![i as u8; 700])));
     opened.wal.save(&[save, state(1, 0, 49, true)]).unwrap();
-    // A record that is larger than a whole segment gets one to itself.
+    // A record that is larger than a whole segment gets its own segment.
     opened
         .wal
         .save(&[append([entry(50, 1, vec![7; 20_000])])])
@@ -72,7 +72,7 @@ fn an_entry_is_never_found_without_the_commit_index_that_came_along_with_it() {
         let mut opened = start(&disk, options).unwrap();
         let before = append((2..6).map(|i| entry(i, 1, vec![3; 700])));
         opened.wal.save(&[before, state(1, 0, 2, true)]).unwrap();
-        // Entries 4 and 5 were never committed; others take their place.
+        // Entries 4 and 5 were never committed, and are replaced.
         let mut save = append((4..20).map(|i| entry(i, 2, vec![4; 700])));
         save.hard_state = Some(hard_state(2, 0, 7));
         disk.inject(disk.operations() + failing, Fault::Fail);

@@ -69,7 +69,7 @@ fn a_directory_in_use_is_locked() {
 }
 
 #[test]
-fn a_start_that_needs_a_member_makes_none() {
+fn a_start_that_needs_a_member_creates_none() {
     let existing = || Start::Existing("why not".to_owned());
     let disk = FakeDisk::new(1);
     let checked = || data_dir(&disk).check_start(&existing());
@@ -79,11 +79,11 @@ fn a_start_that_needs_a_member_makes_none() {
     };
     refused(checked());
     assert_eq!((disk.operations(), disk.paths()), (0, Vec::new()));
-    // The lock only, when nobody asked before it.
+    // Without an earlier check, the refused start has created only the lock file.
     refused(open_as(&disk, 3, existing(), LARGE).map(drop));
     assert_eq!(disk.paths(), [dir().join("LOCK")]);
 
-    // One that was interrupted is none.
+    // An interrupted first start leaves no member.
     let whole = FakeDisk::new(1);
     drop(start(&whole, LARGE).unwrap());
     let half = FakeDisk::new(1);
@@ -102,7 +102,7 @@ fn a_start_that_needs_a_member_makes_none() {
 }
 
 #[test]
-fn no_advice_costs_data() {
+fn following_the_advice_never_loses_data() {
     let path = || dir().join("meta");
     for error in [
         StorageError::corrupt(&path(), 7, "why"),

@@ -1,4 +1,4 @@
-//! What is synced and when, and what a restart may trust after a sync that failed.
+//! What is synced and when, and what a restart may trust after a failed sync.
 
 use super::*;
 use observed_disk::Observed;
@@ -77,7 +77,7 @@ fn a_large_snapshot_is_synced_while_it_grows() {
         ..SnapshotMeta::default()
     };
     let bytes = snapshots.write(&meta, 77, entries).unwrap();
-    // With each value, at the end; and the directory.
+    // One sync for each value, one at the end, and one for the directory.
     assert_eq!(syncs.swap(0, Ordering::Relaxed), 42);
     let mut source = snapshots.open(9, 1).unwrap();
     let mut file = vec![0; bytes as usize];

@@ -1,8 +1,8 @@
-//! Tails that are torn again, or while they are cut, and what of them is set aside.
+//! Tails that are torn again or while they are cut off, and the copies of them.
 
 use super::*;
 
-/// Two batches, the second of them torn.
+/// Saves two batches and tears the second.
 fn torn(disk: &FakeDisk, opened: &mut Opened, index: u64) {
     let entries = [index, index + 1].map(|i| append([entry(i, 1, vec![7; 900])]));
     let segment = segments(disk).pop().unwrap();
@@ -15,7 +15,7 @@ fn torn(disk: &FakeDisk, opened: &mut Opened, index: u64) {
 
 #[test]
 fn a_failure_while_a_torn_tail_is_cut_loses_nothing() {
-    // The disk draws from its seed how much of the operation that fails is done.
+    // The seed of the disk decides how much of the failing operation is done.
     for seed in 0..20 {
         let disk = FakeDisk::new(seed);
         torn(&disk, &mut start(&disk, LARGE).unwrap(), 2);
@@ -43,7 +43,7 @@ fn a_second_torn_tail_does_not_replace_the_first() {
 }
 
 #[test]
-fn of_what_was_set_aside_the_newest_is_kept() {
+fn only_the_newest_copies_are_kept() {
     let kept = limits::BROKEN_FILES_KEPT;
     let disk = FakeDisk::new(1);
     let mut all = Vec::new();
@@ -62,7 +62,7 @@ fn of_what_was_set_aside_the_newest_is_kept() {
             all[all.len().saturating_sub(kept)..]
         );
     }
-    // Of damaged snapshots as well: here as if they had been left by earlier starts.
+    // The same holds for damaged snapshots. These look as if earlier starts had left them.
     for index in 0..6 {
         let name = snapshot::file_name(index, 1) + ".broken";
         disk.create(&dir().join("snap").join(name)).unwrap();

@@ -1,10 +1,10 @@
-//! Crash points. A script leads a member through everything that storage does to a disk. It runs once to find all
-//! operations; then again and again, with a crash before and after each of them, and with each of them failing. What
-//! the disk then holds is recovered, and each recovery is in turn stopped before and after each of its operations.
+//! Crash points. A script makes a member perform every kind of disk operation in storage. The first run of the script
+//! finds all operations. Further runs crash before and after each operation, and let each operation fail. Each
+//! resulting disk is recovered, and each recovery is in turn stopped before and after each of its operations.
 //!
-//! The script is a row of lives. Each begins with what the life before left on the disk: a kill, a torn tail, a segment
-//! half created, a damaged snapshot. A crash is injected into one life at a time, so that no run repeats the lives
-//! before it.
+//! The script is a series of lives. Each life starts with the disk that the life before it left: after a kill, with a
+//! torn tail, a half-created segment, a damaged snapshot. A crash is injected into one life at a time, so that no run
+//! repeats the lives before it.
 
 mod scenes;
 mod script;
@@ -18,8 +18,8 @@ use std::collections::BTreeSet;
 use tally::*;
 use told::*;
 
-/// Segments hold a few records, a save of some entries is several batches, and few committed entries are left in memory
-/// by a start.
+/// A segment holds a few records, a save of several entries takes several batches, and a start keeps few committed
+/// entries in memory.
 const TINY: WalOptions = WalOptions {
     segment_bytes: 4096,
     batch_bytes: 1500,
@@ -37,7 +37,7 @@ const LOSSES: [Loss; 8] = [
     Loss::Torn(4),
 ];
 
-/// Every place in storage's code that changes something on the disk. A new one has to be reached by the script.
+/// Every place in storage's code that changes the disk. The script has to reach every place that is added here.
 const SITES: [(Operation, &str); 31] = [
     (Operation::CreateDir, "data/"),
     (Operation::CreateDir, "snap/"),
@@ -87,8 +87,8 @@ fn a_crash_before_and_after_every_operation_loses_nothing() {
                     scene.name,
                     path.display()
                 );
-                // The removal of a temporary file in passing is the one operation whose failure nobody asks about;
-                // after it the next operation fails.
+                // Only the removal of a temporary file may fail without an error to the caller. The operation after it
+                // then fails.
                 assert_eq!(result.unwrap_err().exit_code(), 6, "{point}");
                 tally.check(&disk.after_kill(), &told, &format!("{point}, killed"));
                 for loss in LOSSES {
@@ -126,7 +126,7 @@ fn an_operation_that_fails_ends_the_process_and_loses_nothing() {
             );
             match result {
                 Err(error) => assert_eq!(error.exit_code(), 6, "{point}"),
-                // A temporary file that is left is removed by the next start.
+                // The next start removes a leftover temporary file.
                 Ok(()) => assert_eq!((*kind, role(path)), (Operation::Remove, "*.tmp"), "{point}"),
             }
             check_restarts(&disk, &told, &point);
@@ -156,7 +156,7 @@ fn a_disk_that_is_full_ends_the_process_and_loses_nothing() {
     println!("{points} times the disk was full");
 }
 
-/// After an error: the process is started again, and then or at once the power fails.
+/// Restarts after an error. The power fails right after the error, or after the restart.
 fn check_restarts(disk: &FakeDisk, told: &Told, name: &str) {
     for loss in LOSSES {
         let mut told = told.clone();

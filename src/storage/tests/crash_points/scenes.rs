@@ -1,8 +1,8 @@
-//! Runs the lives of the script, each with the disk that the life before has left.
+//! Runs the lives of the script, each with the disk that the life before it left.
 
 use super::*;
 
-/// A life, what it begins with, and what it does when nothing happens.
+/// A life: its name, its initial disk and state, and its actions if no fault is injected.
 pub(super) struct Scene {
     pub(super) name: String,
     pub(super) life: Life,
@@ -12,7 +12,7 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// Runs the life with a fault. Gives the disk after it, and what was told by then.
+    /// Runs the life with a fault. Returns the disk after the life, and what the member had acknowledged by then.
     pub(super) fn run(
         &self,
         operation: u64,
@@ -24,7 +24,7 @@ impl Scene {
         (disk, told, result)
     }
 
-    /// What its end leaves to the next life.
+    /// Ends the life. Returns the disk and the state for the next life.
     fn end(&self, end: End) -> (FakeDisk, Told) {
         let last = |operation: Operation, extension: &str| {
             let is = |(other, path): &(Operation, PathBuf)| {
@@ -56,7 +56,7 @@ impl Scene {
             End::DamagedSnapshot => {
                 let disk = disk.after_kill();
                 disk.tamper(&files(&disk, "snap").pop().unwrap(), |b| b[40] ^= 1);
-                // It goes back to the older snapshot, and no other way.
+                // Only a damaged newest snapshot makes the restart use the older snapshot.
                 let opened =
                     open_as(&disk.after_kill(), told.member, told.start.clone(), TINY).unwrap();
                 let found = Expected::read_back(&opened);

@@ -1,4 +1,4 @@
-//! The lives that the script leads a member through, and how each of them ends.
+//! The lives of the script, and how each of them ends.
 
 use super::*;
 
@@ -7,13 +7,13 @@ pub(super) type Life = fn(&FakeDisk, &mut Told) -> Result<(), StorageError>;
 /// How a life ends.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum End {
-    /// The process is killed; not everything is durable.
+    /// The process is killed. Not everything is durable.
     Kill,
     /// The power fails right after the last operation of this kind on a file with this extension.
     Crash(Operation, &'static str, Loss),
-    /// Its last batch is torn.
+    /// The last batch is torn.
     TornTail,
-    /// It is killed, and the newest snapshot is damaged.
+    /// The process is killed, and the newest snapshot is damaged.
     DamagedSnapshot,
 }
 
@@ -46,7 +46,7 @@ fn first_start_saves_rotation_and_snapshots(
     told.save(&mut opened, &[state(2, 3, 1, true)])?;
     told.save(&mut opened, &[state(2, 3, 2, false)])?;
     told.append(&mut opened, &[600, 0, 1400])?;
-    // Another leader's entries take the place of what is not committed; and a vote in the same write.
+    // Another leader's entries replace uncommitted entries, and the same write contains a vote.
     let others = append([entry(4, 3, vec![3; 20]), entry(5, 3, vec![3; 700])]);
     told.save(&mut opened, &[state(3, 0, 2, true), others])?;
     // Several batches, over several segments.
@@ -62,7 +62,7 @@ fn first_start_saves_rotation_and_snapshots(
 fn installed_snapshot(disk: &FakeDisk, told: &mut Told) -> Result<(), StorageError> {
     let mut opened = told.open(disk)?;
     told.append(&mut opened, &[60])?;
-    // A transfer that is broken off.
+    // A transfer that is aborted.
     opened
         .snapshots
         .receive(opened.meta.cluster())?
@@ -70,7 +70,7 @@ fn installed_snapshot(disk: &FakeDisk, told: &mut Told) -> Result<(), StorageErr
     let index = told.last() + 30;
     told.install(&mut opened, index)?;
     told.append(&mut opened, &[400])?;
-    // The next segment still has to reach back to the snapshot that was installed.
+    // The next segment still has to reach back to the installed snapshot.
     told.append(&mut opened, &[800; 5])?;
     told.append(&mut opened, &[1900])?;
     Ok(())

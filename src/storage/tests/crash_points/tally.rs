@@ -1,9 +1,9 @@
-//! Restarts from a disk, crashes of these restarts, and counts of what was tried.
+//! Restarts from a disk, crashes during these restarts, and counters of the cases tried.
 
 use super::*;
 use std::collections::HashSet;
 
-/// Which file an operation was done to.
+/// The kind of file that an operation changed.
 pub(super) fn role(path: &Path) -> &'static str {
     let name = path.file_name().unwrap_or_default().to_str().unwrap();
     let above = path.parent().and_then(Path::file_name);
@@ -23,14 +23,14 @@ pub(super) fn role(path: &Path) -> &'static str {
     }
 }
 
-/// Counts of what was tried, for whoever reads the output.
+/// Counters of the cases tried, for the test's output.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) points: u64,
     pub(super) starts: u64,
     pub(super) images: HashSet<u64>,
     pub(super) recovery_points: u64,
-    /// Starts that left entries to the disk.
+    /// Number of starts that kept some entries only on disk.
     pub(super) left: u64,
     pub(super) sites: BTreeSet<(Operation, &'static str)>,
 }
@@ -41,7 +41,8 @@ impl Tally {
         self.sites.extend(sites);
     }
 
-    /// A restart from this disk finds what was told, goes on, and is found again.
+    /// Checks that a restart from this disk finds what the member has acknowledged, and that the member can continue
+    /// and restart once more.
     pub(super) fn check(&mut self, disk: &FakeDisk, told: &Told, name: &str) {
         let before = told;
         let mut told = told.clone();
@@ -55,7 +56,7 @@ impl Tally {
             Ok(mut opened) => {
                 let all = found.durable.log.entries.len();
                 self.left += u64::from(opened.recovered.entries.len() < all);
-                // What it found is durable.
+                // The state that the restart found is durable.
                 let again = copy.after_crash(Loss::Everything);
                 if let Err(error) = told.clone().open(&again) {
                     panic!("{name}, again: {error}");
@@ -68,21 +69,21 @@ impl Tally {
             }
         }
         if self.images.insert(disk.fingerprint()) {
-            // After a kill, what was under way may be found by one start and, when that one never came to its end, be
-            // gone before the next. After a loss of power it is settled.
+            // After a kill, one start may find a change that was under way; if that start does not complete, the change
+            // may be gone at the next start. After a loss of power the state is settled.
             let settled = disk.after_crash(Loss::Everything).fingerprint() == disk.fingerprint();
             let expected = if settled { &found } else { before };
             self.check_recovery(disk, expected, name);
         }
     }
 
-    /// A crash before and after each operation of a recovery changes nothing of what the next one finds.
+    /// Checks that a crash before or after any operation of a recovery does not change what the next recovery finds.
     fn check_recovery(&mut self, disk: &FakeDisk, told: &Told, name: &str) {
         let whole = disk.after_kill();
         whole.keep_journal();
         open_as(&whole, told.member, told.start.clone(), TINY).unwrap();
         let told = Told {
-            // A first start that did not come to its end told nobody.
+            // A first start that did not complete has acknowledged nothing.
             boot: 0,
             incarnation: None,
             ..told.clone()

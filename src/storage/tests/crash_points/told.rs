@@ -1,13 +1,14 @@
-//! What a member has told others and may not lose: a restart is compared to that.
+//! The state that a member has acknowledged and must not lose. Each restart is compared with it.
 
 use super::*;
 use std::sync::Mutex;
 
-/// What a restart has to find.
+/// The state that a restart has to find.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Known {
     pub(super) log: Expected,
-    /// The cluster that let it in. One that it began itself has the id that follows from its incarnation.
+    /// The cluster that added this member. `None` if the member started a cluster itself, whose id follows from the
+    /// incarnation.
     pub(super) joined: Option<u64>,
     pub(super) removed: bool,
 }
@@ -18,9 +19,9 @@ pub(super) struct Told {
     pub(super) member: u64,
     pub(super) start: Start,
     pub(super) durable: Known,
-    /// With the commit index that waits for the next sync.
+    /// Includes the commit index that waits for the next sync.
     pub(super) current: Expected,
-    /// What may be found instead, while an operation is under way.
+    /// States that a restart may find instead, while an operation is under way.
     pub(super) perhaps: Vec<Known>,
     pub(super) boot: u64,
     pub(super) incarnation: Option<u64>,
@@ -60,7 +61,7 @@ impl Told {
         self.current.last()
     }
 
-    /// Starts the member and compares what it finds to what it has told.
+    /// Starts the member, and compares the state that it finds with what it has acknowledged.
     pub(super) fn open(&mut self, disk: &FakeDisk) -> Result<Opened, StorageError> {
         let opened = match open_as(disk, self.member, self.start.clone(), TINY) {
             Err(StorageError::Removed { .. }) if self.removed() => {
@@ -85,7 +86,7 @@ impl Told {
         };
         assert!(
             found == self.durable || self.perhaps.contains(&found),
-            "found {}, told {}, or perhaps {}",
+            "found {}, acknowledged {}, or perhaps {}",
             brief(std::slice::from_ref(&found)),
             brief(std::slice::from_ref(&self.durable)),
             brief(&self.perhaps)
@@ -104,13 +105,13 @@ impl Told {
         Ok(opened)
     }
 
-    /// Whether it was removed, or was about to be.
+    /// Whether the member was removed, or was about to be removed.
     fn removed(&self) -> bool {
         self.durable.removed || self.perhaps.iter().any(|known| known.removed)
     }
 
     pub(super) fn save(&mut self, opened: &mut Opened, saves: &[Save]) -> Result<(), DiskError> {
-        // A save may become durable in several batches. They end somewhere between two entries.
+        // A save may become durable in several batches, each ending between two entries.
         let mut log = self.current.clone();
         self.perhaps.clear();
         for save in saves {
@@ -137,7 +138,7 @@ impl Told {
             self.durable.log = log.clone();
         }
         self.current = log;
-        // At times the log is kept for a follower.
+        // Sometimes the log is retained for a follower.
         let pinned = if self.last().is_multiple_of(3) {
             0
         } else {
@@ -146,7 +147,6 @@ impl Told {
         opened.wal.purge(pinned)?.remove_at_once()
     }
 
-    /// Changes `meta`.
     pub(super) fn change(
         &mut self,
         change: impl FnOnce(&mut Known),
@@ -169,7 +169,7 @@ impl Told {
         self.save(opened, &[append(entries)])
     }
 
-    /// Takes a snapshot `back` entries before the last one, all being committed.
+    /// Takes a snapshot `back` entries before the last entry. All entries are committed.
     pub(super) fn snapshot(&mut self, opened: &mut Opened, back: u64) -> Result<(), DiskError> {
         let last = self.last();
         let HardState { term, vote, .. } = self.current.hard_state;
@@ -179,7 +179,7 @@ impl Told {
         self.save(opened, &[mark(index, term, hard_state, false)])
     }
 
-    /// Gets a snapshot from the leader, in place of the log.
+    /// Installs a snapshot from the leader, which replaces the log.
     pub(super) fn install(&mut self, opened: &mut Opened, index: u64) -> Result<(), StorageError> {
         let cluster = opened.meta.cluster();
         let mut sink = opened.snapshots.receive(cluster)?;
@@ -206,7 +206,7 @@ fn sent_snapshot(cluster: u64, index: u64) -> Vec<u8> {
     disk.read(&other.snapshots.path(index, 1))
 }
 
-/// In few lines.
+/// A short text for a failure message.
 fn brief(all: &[Known]) -> String {
     let line = |known: &Known| {
         let log = &known.log;
