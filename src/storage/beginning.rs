@@ -1,34 +1,34 @@
-//! How a member begins in an empty data directory.
+//! How a member starts in an empty data directory.
 
 use super::meta::Given;
 use crate::peer_url::PeerUrl;
 use std::collections::BTreeMap;
 
-/// How a member begins when its data directory is empty. Ignored otherwise.
+/// How a member starts in an empty data directory. Ignored when the directory holds a member.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Start {
-    /// As the first member of a new cluster, with this list of first members. It has the lowest id, begins alone, and
-    /// adds the others.
+    /// As the first member of a new cluster that has these first members. This member has the lowest id: it starts
+    /// alone and adds the others.
     First(BTreeMap<u64, PeerUrl>),
-    /// With nothing: the leader of a cluster sends it all.
+    /// Without any state: the leader of a cluster sends all of it.
     Empty,
-    /// Not at all. This line says why.
+    /// Only with an existing member. Otherwise the start is refused with this text.
     Existing(String),
 }
 
-/// Whose a data directory is to be that is empty, and how this member begins there.
+/// The member that an empty data directory will belong to, and how that member starts.
 #[derive(Debug, Clone)]
 pub struct Beginning {
-    /// The member. Whose directory it is already, it has to be.
+    /// Member id. If the directory already belongs to a member, this has to be that member's id.
     pub member: u64,
-    /// How it begins.
+    /// How the member starts.
     pub start: Start,
-    /// What later starts may leave out.
+    /// Options that `meta` remembers, so that later starts may omit them.
     pub given: Given,
 }
 
 impl Beginning {
-    /// With a list, or without any addresses.
+    /// `Given` contains the list of `start` and the URL of `member` in that list, and nothing else.
     pub fn of(member: u64, start: Start) -> Beginning {
         let list = match &start {
             Start::First(list) => list.clone(),

@@ -1,5 +1,5 @@
-//! The first start: makes the parts of a data directory, in the order of rule 6 of [`storage`](super). A restore ends with the
-//! same steps.
+//! The first start: creates the parts of a data directory, in the order of rule 6 of [`storage`](super). A restore ends
+//! with the same steps.
 
 use super::beginning::{Beginning, Start};
 use super::data_dir::DataDir;
@@ -16,8 +16,8 @@ use crate::peer_url::PeerUrl;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Makes a data directory. A crash at any point leaves one in which the next start begins from here again, or a
-/// complete one.
+/// Creates a data directory. A crash leaves either a directory in which the next start repeats the first start, or a
+/// complete directory.
 pub(super) fn first_start(
     dir: &DataDir,
     beginning: Beginning,
@@ -31,7 +31,7 @@ pub(super) fn first_start(
     } = beginning;
     let list = match &start {
         Start::First(list) => Some(list),
-        // The latter was refused.
+        // `check_start` has refused `Existing`.
         Start::Empty | Start::Existing(_) => None,
     };
     let cluster = if list.is_some() { cluster_id } else { |_| 0 };
@@ -49,8 +49,8 @@ pub(super) fn first_start(
     complete(dir, meta, snapshots, options, snapshot)
 }
 
-/// Makes the parts of a data directory, or empties them: what is in there are leftovers of a first start, or of a
-/// restore, that did not complete. Durable on return.
+/// Creates `wal/` and `snap/`, or empties them: their files are leftovers of a first start or of a restore that did not
+/// complete. Durable on return.
 pub(super) fn clear_parts(dir: &DataDir) -> Result<(), DiskError> {
     let disk = dir.disk();
     for part in [dir.wal_path(), dir.snap_path()] {
@@ -63,8 +63,8 @@ pub(super) fn clear_parts(dir: &DataDir) -> Result<(), DiskError> {
     disk.sync_dir(dir.path())
 }
 
-/// The last steps of a first start: the WAL, which marks the first snapshot and its size in bytes, and the word that the
-/// directory is in use.
+/// The last steps of a first start: creates the WAL, which marks the first snapshot (given with its file size in
+/// bytes), and then sets the state in `meta` to "in use".
 pub(super) fn complete(
     dir: &DataDir,
     meta: Arc<Meta>,
@@ -96,8 +96,8 @@ pub(super) fn complete(
     Ok((meta, wal, recovered))
 }
 
-/// Where a new cluster begins: with its first member, whose `meta` this is, alone, as if an entry of term 1 at this index
-/// had added it.
+/// The first state of a new cluster: its only member is the member that `meta` belongs to, as if an entry of term 1 at
+/// `index` had added it.
 pub(super) fn first_snapshot(
     meta: &Meta,
     list: &BTreeMap<u64, PeerUrl>,

@@ -1,4 +1,4 @@
-//! A data directory as a place on a disk: who may use it, and whether anything is in it.
+//! The paths, the lock and the emptiness check of a data directory.
 
 use super::disk::{Disk, DiskError, Lock};
 use super::error::StorageError;
@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A data directory: where it is, and on which disk. It need not be there yet.
+/// A path on a disk. The directory need not exist yet.
 #[derive(Clone)]
 pub struct DataDir {
     disk: Arc<dyn Disk>,
@@ -15,48 +15,45 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// At this path of a disk. Nothing is touched.
+    /// Does not access the disk.
     pub fn new(disk: Arc<dyn Disk>, path: impl Into<PathBuf>) -> DataDir {
         let path = path.into();
         DataDir { disk, path }
     }
 
-    /// The disk.
+    /// The disk that holds the directory.
     pub fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
     }
 
-    /// The path.
+    /// The path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The path of its `meta` file.
+    /// The path of the `meta` file.
     pub fn meta_path(&self) -> PathBuf {
         self.path.join("meta")
     }
 
-    /// The path of the WAL's directory.
     pub(super) fn wal_path(&self) -> PathBuf {
         self.path.join("wal")
     }
 
-    /// The path of the directory of snapshots.
     pub(super) fn snap_path(&self) -> PathBuf {
         self.path.join("snap")
     }
 
-    /// The path of the lock.
     pub(super) fn lock_path(&self) -> PathBuf {
         self.path.join("LOCK")
     }
 
-    /// Creates the data directory if need be, and keeps other processes out of it until the lock is dropped.
+    /// Creates the data directory if it does not exist, and locks other processes out until the lock is dropped.
     pub fn lock(&self) -> Result<Lock, StorageError> {
         self.disk.create_dir_all(&self.path)?;
         sync_names_above(&*self.disk, &self.path)?;
         let path = self.lock_path();
-        // Who inspects the directory has the lock for a moment too.
+        // A process that inspects the directory also takes the lock for a moment, so try several times.
         for _ in 0..limits::LOCK_TRIES {
             if let Some(lock) = self.disk.lock(&path)? {
                 return Ok(lock);
@@ -66,14 +63,15 @@ impl DataDir {
         Err(StorageError::Locked { path })
     }
 
-    /// Without `meta` there must be nothing else: a first start writes it before all, so it was lost.
+    /// Refuses a directory that has files but no `meta`. A first start writes `meta` before any other file, so `meta`
+    /// was lost.
     pub(super) fn check_empty(&self) -> Result<(), StorageError> {
         for part in ["wal", "snap"] {
             if !self.disk.list(&self.path.join(part))?.is_empty() {
                 return Err(StorageError::WrongIdentity {
                     path: self.meta_path(),
                     why: format!(
-                        "the file is missing, but {part}/ is not empty: it can't be told whose data this is"
+                        "the file is missing, but {part}/ is not empty: the owner of this data is unknown"
                     ),
                 });
             }
@@ -88,13 +86,13 @@ impl fmt::Debug for DataDir {
     }
 }
 
-/// Makes the name of the data directory durable, and those of all directories above it: whichever of them was new, a
-/// crash that lost its name would take the data with it. Which were new is not asked. A process that was killed may
-/// have made them and not synced them.
+/// Makes the names of the data directory and of all directories above it durable: a crash that loses the name of any of
+/// them loses the data. All of them are synced, not only those that this process created: a process that was killed may
+/// have created directories without syncing them.
 fn sync_names_above(disk: &dyn Disk, dir: &Path) -> Result<(), DiskError> {
     let none_of_ours = |error: &DiskError| {
         use std::io::ErrorKind::*;
-        // Directories of others, or of file systems that are made once and only read: no new name is in them.
+        // Directories of other users, and file systems that are built once and mounted read-only, contain no new name.
         let kind = error.source.kind();
         matches!(kind, PermissionDenied | InvalidInput | ReadOnlyFilesystem)
     };

@@ -1,16 +1,16 @@
-//! The disk as storage sees it: two small traits, and the real one.
+//! The disk as storage sees it: two small traits, and their implementation on the real disk.
 //!
-//! Everything that storage does to files goes through [`Disk`] and [`DiskFile`], so that a simulator can enumerate
-//! every operation, crash between any two, and lose what was not synced. Nothing else in the crate touches files.
+//! All file access of storage goes through [`Disk`] and [`DiskFile`]. A simulator can therefore enumerate every
+//! operation, crash between any two of them, and lose what was not synced. Nothing else in the crate accesses files.
 //!
-//! The contract that the formats in this directory are built on:
-//! - Bytes written are durable once [`DiskFile::sync`] has returned, the file's length included. Before that, after a
-//!   crash each 512-byte sector (counted from the start of the file) holds either what it held before or what was
-//!   written, in any combination; a file that was growing may end at any byte.
-//! - Names (a creation, rename or removal) are durable once [`Disk::sync_dir`] of their directory has returned.
-//!   Before that, each is either there or not, in any combination; a rename is never half done.
-//! - After an operation has failed the state of what it touched is unknown. Callers never retry: the kernel may
-//!   have dropped the dirty pages and call the next sync a success.
+//! The file formats of storage rely on this contract:
+//! - Written bytes and the file's length are durable once [`DiskFile::sync`] has returned. If a crash comes earlier,
+//!   each 512-byte sector (counted from the start of the file) holds either its old contents or the written ones, in
+//!   any combination. A file that was growing may end at any byte.
+//! - A creation, rename or removal is durable once [`Disk::sync_dir`] of its directory has returned. If a crash comes
+//!   earlier, each of them has either happened or not, in any combination. A rename is never half done.
+//! - After a failed operation the state of the file or directory is unknown. Callers never retry: the kernel may have
+//!   dropped the dirty pages and report success for the next sync.
 
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, fdatasync, flock};
 use rustix::io::{Errno, retry_on_intr};
@@ -23,16 +23,16 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {}: {source}", path.display())]
 pub struct DiskError {
-    /// What was tried, as a verb in the present tense.
+    /// The operation that failed, as a verb in the present tense.
     pub action: &'static str,
-    /// With which file or directory.
+    /// The file or directory.
     pub path: PathBuf,
-    /// What the operating system says.
+    /// The error of the operating system.
     pub source: io::Error,
 }
 
 impl DiskError {
-    /// Adds to an error of the operating system what was tried with which file.
+    /// Adds the operation and the path to an error of the operating system.
     pub fn new(action: &'static str, path: &Path, source: impl Into<io::Error>) -> DiskError {
         DiskError {
             action,
@@ -41,7 +41,7 @@ impl DiskError {
         }
     }
 
-    /// There is no room, which may be different later.
+    /// There is no space left. Unlike other errors, this may be temporary.
     pub fn is_full(&self) -> bool {
         matches!(
             self.source.kind(),
@@ -54,52 +54,52 @@ impl DiskError {
 pub trait Disk: Send + Sync {
     /// Opens an existing file for reading and writing; `None` when there is no such file.
     fn open(&self, path: &Path) -> Result<Option<Box<dyn DiskFile>>, DiskError>;
-    /// Creates an empty file for reading and writing, in place of one that may exist. The name is not durable yet.
+    /// Creates an empty file for reading and writing, and replaces an existing file. The name is not durable yet.
     fn create(&self, path: &Path) -> Result<Box<dyn DiskFile>, DiskError>;
-    /// Names of the files and directories in a directory, in no order; none when there is no such directory.
+    /// Names of the files and directories in a directory, unsorted. Empty if the directory does not exist.
     fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError>;
-    /// Renames a file within its directory, over one that may exist, at once. Not durable yet.
+    /// Renames a file within its directory, atomically, and replaces an existing file. Not durable yet.
     fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError>;
     /// Removes a file. Not durable yet.
     fn remove(&self, path: &Path) -> Result<(), DiskError>;
-    /// Creates a directory and those above it, unless they exist. Not durable yet.
+    /// Creates a directory and its missing parents. Not durable yet.
     fn create_dir_all(&self, dir: &Path) -> Result<(), DiskError>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> Result<(), DiskError>;
-    /// Locks a file, created if need be, against other processes until the result is dropped. `None`: somebody else
-    /// has the lock.
+    /// Creates a file if it does not exist, and locks it against other processes until the result is dropped. `None` if
+    /// another process holds the lock.
     fn lock(&self, path: &Path) -> Result<Option<Lock>, DiskError>;
-    /// Eight random bytes. They belong to the disk because they are used for salts and incarnations only, and so a
-    /// simulated disk makes the whole of storage deterministic.
+    /// Eight random bytes, for salts and incarnations. The disk provides them so that a simulated disk makes all of
+    /// storage deterministic.
     fn random(&self) -> Result<u64, DiskError>;
 }
 
 /// An open file.
 pub trait DiskFile: Send + Sync {
-    /// Reads at an offset; fewer bytes than asked for only at the end of the file.
+    /// Reads at an offset. Returns fewer bytes than requested only at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, DiskError>;
     /// Writes all bytes at an offset. Not durable yet.
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> Result<(), DiskError>;
-    /// Makes what was written, and the length, durable (fdatasync).
+    /// Makes written bytes and the length durable (fdatasync).
     fn sync(&mut self) -> Result<(), DiskError>;
-    /// Extends the file by zeros to at least `len` with its blocks reserved, as far as the file system can. Not
+    /// Extends the file with zeros to at least `len` and reserves its blocks if the file system supports that. Not
     /// durable yet.
     fn allocate(&mut self, len: u64) -> Result<(), DiskError>;
-    /// Its length.
+    /// Length in bytes.
     fn len(&self) -> Result<u64, DiskError>;
-    /// Whether it has no bytes.
+    /// Whether the length is 0.
     fn is_empty(&self) -> Result<bool, DiskError> {
         Ok(self.len()? == 0)
     }
 }
 
-/// A lock that is held until this is dropped.
+/// Held until dropped.
 pub struct Lock {
     _held: Box<dyn Send + Sync>,
 }
 
 impl Lock {
-    /// `held` releases the lock when it is dropped.
+    /// Dropping `held` releases the lock.
     pub fn new(held: impl Send + Sync + 'static) -> Lock {
         Lock {
             _held: Box::new(held),
@@ -113,7 +113,7 @@ impl std::fmt::Debug for Lock {
     }
 }
 
-/// The machine's own disk.
+/// The file systems of this machine.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealDisk;
 
@@ -165,7 +165,7 @@ impl Disk for RealDisk {
         };
         let mut names = Vec::new();
         for entry in entries {
-            // Storage writes only ASCII names, so a name that is changed here is none of its own.
+            // Storage writes only ASCII names, so a name that this conversion changes is not a file of storage.
             names.push(
                 entry
                     .map_err(wrap)?
@@ -247,11 +247,12 @@ impl DiskFile for RealFile {
     }
 
     fn allocate(&mut self, len: u64) -> Result<(), DiskError> {
-        // A signal that comes amidst leaves nothing that another call would not do: blocks stay reserved.
+        // Retrying after a signal is safe: a call that was interrupted can only have reserved blocks that the next call
+        // reserves too.
         let reserve = || fallocate(&self.file, FallocateFlags::empty(), 0, len);
         match retry_on_intr(reserve) {
             Ok(()) => Ok(()),
-            // Not every file system can reserve blocks. It costs speed, not safety.
+            // Not every file system can reserve blocks. Without reserved blocks writes are slower, and equally safe.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
                 let current = self.len()?;
                 self.wrap("allocate", self.file.set_len(len.max(current)))
@@ -265,7 +266,8 @@ impl DiskFile for RealFile {
     }
 }
 
-/// The machine's own disk for whoever only looks: it may be read-only, and whatever would change it is refused.
+/// The file systems of this machine for commands that only read. The files may be on a read-only file system. Every
+/// operation that would change the disk fails.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ReadOnlyDisk;
 
@@ -310,7 +312,8 @@ impl Disk for ReadOnlyDisk {
         refused("sync directory", dir)
     }
 
-    /// Shared with others who only look. Without the file nobody has ever held the lock.
+    /// A shared lock: several reading processes may hold it. If the file does not exist, no process has ever held the
+    /// lock.
     fn lock(&self, path: &Path) -> Result<Option<Lock>, DiskError> {
         let wrap = |e| DiskError::new("lock", path, e);
         let file = match File::open(path) {
@@ -330,11 +333,11 @@ impl Disk for ReadOnlyDisk {
     }
 }
 
-/// Writes a small file so that a crash leaves either the whole old one or the whole new one. Durable on return.
+/// Writes a small file so that a crash leaves either the whole old file or the whole new file. Durable on return.
 ///
-/// In this order: write the temporary file, sync it, rename, sync the directory. Renamed before it was synced, the
-/// name could stand for a file that is empty after a crash. Without the last step the caller goes on with the new
-/// contents and a crash brings back the old ones.
+/// The order is: write the temporary file, sync it, rename it, sync the directory. If the rename came before the first
+/// sync, the name could refer to an empty file after a crash. Without the last sync the caller continues with the new
+/// contents, and a crash brings back the old ones.
 pub fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
     let temporary = path.with_extension("tmp");
     let mut file = disk.create(&temporary)?;
@@ -344,7 +347,7 @@ pub fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), Di
     disk.sync_dir(parent(path))
 }
 
-/// The directory that holds a path's name.
+/// The directory that contains a path's last component.
 pub fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),

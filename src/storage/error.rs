@@ -1,41 +1,41 @@
-//! Why storage can't go on, in one line that says what to do, and with which code the process ends.
+//! Errors of storage: one line with the cause and the next step, and the exit code of the process.
 
 use crate::command::version::Later;
 use crate::storage::disk::DiskError;
 use crate::storage::format::FORMAT_VERSION;
 use std::path::{Path, PathBuf};
 
-/// What to do about a member whose data can't be used. Right for each of the causes: nothing is thrown away, and no older
-/// copy takes the place of what was acknowledged.
+/// Advice for a member whose data can't be used. It is right for every cause: no data is thrown away, and no older copy
+/// replaces acknowledged data.
 const REPLACE: &str = "replace this member: keep the directory aside, DELETE /<id> at another member, and start it with \
     --join on a new --data-dir; a sole member: restore its newest backup into a new cluster";
 
-/// The data directory can't be used. One line each: the cause, the file, the next thing to do.
+/// The data directory can't be used. Each message is one line: the cause, the file, the next step.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// Another process has it.
+    /// Another process uses the data directory.
     #[error("{} is locked: another process uses this data directory; stop it, or choose another --data-dir",
         path.display())]
     Locked {
         /// The lock file.
         path: PathBuf,
     },
-    /// What it holds is damaged. Nothing was changed.
+    /// A file is damaged. Nothing was changed.
     #[error("{} is corrupt at byte {offset}: {why}; nothing was changed; {REPLACE}", path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,
-        /// Where in it.
+        /// Offset in bytes.
         offset: u64,
         /// What is wrong.
         why: String,
     },
-    /// It belongs to somebody else.
+    /// The data belongs to another member or cluster.
     #[error("{}: {why}; nothing was changed; use the right --id and --data-dir, or {REPLACE}", path.display())]
     WrongIdentity {
         /// The file.
         path: PathBuf,
-        /// What does not fit.
+        /// What does not match.
         why: String,
     },
     /// This member was removed from its cluster.
@@ -44,12 +44,12 @@ pub enum StorageError {
     Removed {
         /// The data directory.
         dir: PathBuf,
-        /// This member.
+        /// Member id.
         member: u64,
-        /// The entry that removed it.
+        /// Index of the entry that removed the member.
         index: u64,
     },
-    /// A start before this one has found it to be an older copy of this member's directory.
+    /// An earlier start found that the directory is an older copy of this member's directory.
     #[error("{} was found to be an older copy of the directory of member {member}, which lacks what the member has \
         acknowledged since; start with its newest directory, or, if that is lost, keep this one aside, curl -X DELETE \
         http://CLIENT_ADDRESS/{member} at another member, then start member {member} with --join \
@@ -57,51 +57,52 @@ pub enum StorageError {
     OlderCopy {
         /// The data directory.
         dir: PathBuf,
-        /// This member.
+        /// Member id.
         member: u64,
     },
-    /// It was written by another version of this program.
+    /// Another version of this program wrote the file.
     #[error("{} has format version {found}, and this program reads {known} only; nothing was changed; {}",
         path.display(), other_version(*found, *known))]
     UnknownVersion {
         /// The file.
         path: PathBuf,
-        /// The version in it.
+        /// The version in the file.
         found: u32,
         /// The version that this program reads.
         known: u32,
     },
-    /// Only a later version knows what is in it.
+    /// The file contains data that only a later version can read.
     #[error("{} {later}; nothing was changed", path.display())]
     Later {
         /// The file.
         path: PathBuf,
-        /// What it needs.
+        /// The version that the data needs.
         later: Later,
     },
-    /// It holds no member, and none was to be made there: [`Start::Existing`](super::Start::Existing).
+    /// The directory holds no member, and the start may not create a member:
+    /// [`Start::Existing`](super::Start::Existing).
     #[error("{0}")]
     NoMember(String),
-    /// A restore was to make a data directory where something is already.
+    /// A restore found an existing file in the data directory that it was to create.
     #[error("{} exists: a restore makes a new data directory; choose another --data-dir, or move this one away",
         path.display())]
     NotEmpty {
-        /// What was found.
+        /// The file that exists.
         path: PathBuf,
     },
-    /// A restore was killed before it had completed the data directory.
+    /// A restore was killed before it completed the data directory.
     #[error("{} holds a restore that did not complete; run raftkvd restore again, which begins anew", dir.display())]
     RestoreUnfinished {
         /// The data directory.
         dir: PathBuf,
     },
-    /// The disk failed.
+    /// A disk operation failed.
     #[error("{0}; check its space, permissions and health, then start again")]
     Io(#[from] DiskError),
 }
 
 impl StorageError {
-    /// With what the process exits.
+    /// The exit code of the process.
     pub fn exit_code(&self) -> i32 {
         match self {
             StorageError::Locked { .. } => 3,
@@ -118,7 +119,7 @@ impl StorageError {
         }
     }
 
-    /// What is wrong, in one line, and not what the user of a daemon would do about it.
+    /// The cause in one line, without the advice to the user of a daemon.
     pub fn without_advice(&self) -> String {
         match self {
             StorageError::Corrupt { path, offset, why } => {

@@ -1,8 +1,8 @@
-//! What the files of a data directory hold, for whoever looks: nothing is changed, everything is checked.
+//! Reads and checks the files of a data directory without changing them.
 //!
-//! A process may be using the directory, and changing it. A file that is complete never changes but to vanish; the one
-//! that does is the last segment of the WAL. A batch of it that does not check may just be being written, and so it is
-//! read again for [`limits::EXAMINE_RETRY_TIME`] before it is called damaged.
+//! Another process may be using and changing the directory. A complete file never changes, except that it may be
+//! deleted. Only the last segment of the WAL changes. A batch at its end that fails its check may be in the middle of a
+//! write. Such a batch is read again for [`limits::EXAMINE_RETRY_TIME`] before it is reported as damaged.
 
 use super::data_dir::DataDir;
 use super::disk::{Disk, DiskError};
@@ -26,10 +26,10 @@ pub use super::later_entries::LaterEntries;
 pub use super::recovery::StartVerdict;
 pub use super::snapshot::SnapshotContents;
 
-/// What a file is by its first bytes.
+/// The kind of a file, according to its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
-    /// `meta`.
+    /// The `meta` file.
     Meta,
     /// A segment of the WAL.
     Segment,
@@ -37,30 +37,31 @@ pub enum FileKind {
     Snapshot,
 }
 
-/// What a segment of the WAL holds.
+/// The contents of a WAL segment.
 #[derive(Debug, Clone, Default)]
 pub struct SegmentContents {
-    /// Its header, if that is good.
+    /// The segment's header, if it is valid.
     pub header: Option<segment::Header>,
-    /// Where its last good batch ends, in bytes from its start.
+    /// Offset of the end of the last valid batch, in bytes.
     pub end: u64,
-    /// Valid batches.
+    /// Number of valid batches.
     pub batches: u64,
-    /// Entries in them.
+    /// Number of entries in the valid batches.
     pub entries: u64,
-    /// The lowest and the highest index of those.
+    /// The lowest and the highest index of these entries.
     pub indexes: Option<(Index, Index)>,
     /// The newest hard state.
     pub hard_state: HardState,
-    /// Index and term of the snapshots that it marks.
+    /// Index and term of each snapshot that the segment marks.
     pub marks: Vec<(Index, Term)>,
-    /// Entries that only a later version knows.
+    /// Entries that only a later version can decode.
     pub later: LaterEntries,
-    /// Behind the last batch is one that a crash may have torn when it was written, so that nobody relied on it.
+    /// The last valid batch is followed by a batch that a crash may have torn during its write. No acknowledgement
+    /// relied on that batch.
     pub torn: bool,
 }
 
-/// What a file is; `None` if it is none of ours, or its first bytes are damaged.
+/// The kind of a file. `None` if raftkvd did not write the file, or if its first bytes are damaged.
 pub fn kind(disk: &dyn Disk, path: &Path) -> Result<Option<FileKind>, StorageError> {
     let mut magic = [0; 8];
     if let Some(file) = disk.open(path)? {
@@ -74,7 +75,8 @@ pub fn kind(disk: &dyn Disk, path: &Path) -> Result<Option<FileKind>, StorageErr
     })
 }
 
-/// Reads the `meta` of a data directory; `None` when there is none, and nothing of which it could tell the owner.
+/// Reads the `meta` of a data directory. `None` if the directory holds neither a `meta` nor any data. Data without a
+/// `meta` is an error.
 pub fn meta(dir: &DataDir) -> Result<Option<Meta>, StorageError> {
     let meta = Meta::load(dir)?;
     if meta.is_none() {
@@ -83,12 +85,12 @@ pub fn meta(dir: &DataDir) -> Result<Option<Meta>, StorageError> {
     Ok(meta)
 }
 
-/// Whether a process uses the data directory at this moment.
+/// Whether another process holds the lock of the data directory at this moment.
 pub fn is_in_use(dir: &DataDir) -> Result<bool, DiskError> {
     Ok(dir.disk().lock(&dir.lock_path())?.is_none())
 }
 
-/// Reads a segment to its end. `contents` is filled in as far as the file is good. `live`: a process may be writing it.
+/// Reads a segment to its end. Fills in `contents` up to the first error. `live`: a process may be writing the segment.
 pub fn segment(
     disk: &dyn Disk,
     path: &Path,
@@ -97,7 +99,8 @@ pub fn segment(
 ) -> Result<(), StorageError> {
     let name = path.file_name().and_then(|name| name.to_str());
     let Some(name) = name.and_then(Name::parse) else {
-        let why = "its name is not that of a WAL segment, which tells its place in the log";
+        let why =
+            "it is not named like a WAL segment, and the name holds the segment's place in the log";
         return Err(StorageError::corrupt(path, 0, why));
     };
     let dir = path.parent().unwrap_or(Path::new(""));
@@ -125,17 +128,18 @@ pub fn segment(
                 if live && since.elapsed() < limits::EXAMINE_RETRY_TIME {
                     thread::sleep(limits::EXAMINE_RETRY_INTERVAL);
                     let place = (reader.offset(), reader.crc());
-                    // Anew, since it holds what it has read.
+                    // A new reader, since the old one caches what it has read.
                     reader = SegmentReader::open(disk, dir, name)?;
                     reader.seek(place.0, place.1);
                     continue;
                 }
                 if !hole {
-                    let why = "a batch is damaged, and it is not torn: it was written as a whole";
+                    let why = "a batch is damaged, although it was written completely";
                     return corrupt(contents.end, why);
                 }
                 if let Some(later) = reader.later_batch()? {
-                    let why = format!("a batch is damaged, and a later one stands at byte {later}");
+                    let why =
+                        format!("a batch is damaged, and a later batch follows at byte {later}");
                     return corrupt(contents.end, &why);
                 }
                 if contents.batches == 0 {
@@ -169,8 +173,8 @@ impl SegmentContents {
     }
 }
 
-/// Reads a snapshot file to its end, wherever it is. `contents` is filled in as far as the file is good, and so far
-/// `visit` is shown the entries as (key, index, value). `progress` is told how many bytes are done, and of how many.
+/// Reads a snapshot file to its end; the file may have any path. Fills in `contents`, and passes each entry to `visit`
+/// as (key, index, value), up to the first error. Reports to `progress` how many bytes are done, and of how many.
 pub fn snapshot(
     disk: &dyn Disk,
     path: &Path,
@@ -185,24 +189,24 @@ pub fn snapshot(
     super::snapshot::read_file(disk, path, contents, visit, progress)
 }
 
-/// A number of keys, in words.
+/// A number of keys as text.
 pub fn keys(count: u64) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} key{plural}")
 }
 
-/// The name that a snapshot has in a data directory.
+/// The file name of a snapshot within a data directory.
 pub fn snapshot_name(header: &SnapshotHeader) -> String {
     super::snapshot::file_name(header.index, header.term)
 }
 
-/// Whether it is such a name.
+/// Whether a name has the form of a snapshot's file name.
 pub fn is_snapshot_name(name: &str) -> bool {
     super::snapshot::parse_file_name(name).is_some()
 }
 
-/// Judges a data directory as a start does, and repairs nothing. `sound` are the headers and the sizes of its snapshots
-/// that were found to be good, `unsound` the paths of the others, and why.
+/// Judges a data directory as a start does, without repairing it. `sound` has the headers and file sizes of the valid
+/// snapshots. `unsound` has the paths of the other snapshots, with the reasons.
 pub fn verdict(
     dir: &DataDir,
     meta: Meta,

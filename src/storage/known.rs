@@ -1,8 +1,9 @@
-//! Whom a data directory knows as members, before anything of it is used: so that a list of members can be compared with
-//! it. Nothing is changed, and nothing is judged: a start does that later.
+//! The members that a data directory knows, read before a start uses the directory. A list of members from the command
+//! line is compared with them. This module changes nothing and judges nothing: the start does that later.
 //!
-//! The log counts to its end, committed or not. Its last changes may be undone later; then an id is taken for one that
-//! was a member, or an unformed cluster for one that has added somebody: both are on the safe side.
+//! The whole log counts, including entries that are not committed. The last changes of members may be undone later. In
+//! that case an id that was never added is treated as that of a former member, or a forming cluster as one that has
+//! added a member. Both errors are on the safe side.
 
 use super::data_dir::DataDir;
 use super::error::StorageError;
@@ -16,7 +17,7 @@ use crate::members::{Decision, Members};
 use std::collections::BTreeMap;
 
 impl DataDir {
-    /// The members in the newest good snapshot, and its index. `None`: no cluster has let this member in.
+    /// The index of the newest valid snapshot, and the members in it. `None`: no cluster has added this member.
     pub fn snapshot_members(&self, meta: &Meta) -> Result<Option<(u64, Members)>, StorageError> {
         let mut newest: Option<(u64, Members)> = None;
         let (disk, dir) = (self.disk(), self.snap_path());
@@ -39,7 +40,7 @@ impl DataDir {
         Ok(newest)
     }
 
-    /// The same members after all that stands in the log behind the snapshot of this index. It reads the whole log.
+    /// `members` after all changes in the log that follow the snapshot at `index`. Reads the whole log.
     pub fn known_members(&self, index: u64, mut members: Members) -> Result<Members, StorageError> {
         let (disk, dir) = (self.disk(), self.wal_path());
         let names = disk.list(&dir)?;
@@ -48,7 +49,7 @@ impl DataDir {
         let mut changes: BTreeMap<u64, Command> = BTreeMap::new();
         let mut visit = |record| {
             if let Record::Entry(entry) = record {
-                // What was read from there on was never committed.
+                // The entries read earlier with this index or a higher one were replaced, so they were never committed.
                 changes.split_off(&entry.index);
                 if let Some(change) = recovery::change_of_members(&entry) {
                     changes.insert(entry.index, change);

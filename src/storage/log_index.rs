@@ -1,7 +1,7 @@
-//! The log index: what is known of every entry, also of those that are not in memory, which is its term, and about how
-//! much it weighs.
+//! The log index: the term and the approximate weight of every entry, whether the entry is in memory or only on disk.
 //!
-//! Raft asks for terms at any time and can't wait for them. Terms rarely change, so a pair for each change says it all.
+//! Raft asks for terms at any time and can't wait for the disk. Terms rarely change, so the index stores one pair for
+//! each change of term.
 //!
 //! Invariant: `start.0 < terms[0].0 < terms[1].0 < ... <= last`, unless the log is empty.
 
@@ -9,30 +9,30 @@ use crate::numbers::{Index, Term};
 use raft::eraftpb::Entry;
 use std::collections::VecDeque;
 
-/// Weights are known to this many bytes.
+/// Resolution of [`LogIndex::bytes_behind`], in bytes.
 const MILESTONE_BYTES: u64 = 1 << 20;
 
 /// See the module's documentation.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LogIndex {
-    /// Index and term of the entry before the first; (0, 0) when there never was one.
+    /// Index and term of the entry before the first entry. (0, 0) if the log starts with entry 1.
     start: (Index, Term),
     last: u64,
-    /// First index of each row of entries of one term, and that term.
+    /// For each run of entries with the same term: its first index, and the term.
     terms: VecDeque<(Index, Term)>,
-    /// What all entries ever weighed, up to the last.
+    /// Total weight of all entries that were ever in the log, up to `last`.
     bytes: u64,
-    /// Index and `bytes` up to it, every [`MILESTONE_BYTES`].
+    /// About every [`MILESTONE_BYTES`]: an index, and the value of `bytes` up to that index.
     milestones: VecDeque<(Index, u64)>,
 }
 
-/// What an entry weighs, in memory and (about) on disk.
+/// Weight of an entry: its bytes in memory, and approximately on disk.
 pub fn entry_bytes(entry: &Entry) -> u64 {
     (entry.data.len() + entry.context.len() + 32) as u64
 }
 
 impl LogIndex {
-    /// An empty log behind this index and its term.
+    /// An empty log that follows this index and its term.
     pub fn new(index: u64, term: u64) -> LogIndex {
         LogIndex {
             start: (index, term),
@@ -46,12 +46,12 @@ impl LogIndex {
         self.start
     }
 
-    /// The last index; that of the start when there is no entry.
+    /// The index of the last entry. If there is no entry, the index of the start.
     pub fn last(&self) -> u64 {
         self.last
     }
 
-    /// The term of an entry, or of the start. `None` for any other index.
+    /// The term of an entry or of the start. `None` for any other index.
     pub fn term(&self, index: u64) -> Option<u64> {
         if index == self.start.0 {
             return Some(self.start.1);
@@ -59,7 +59,7 @@ impl LogIndex {
         if index < self.start.0 || index > self.last {
             return None;
         }
-        // Mostly it is the newest.
+        // Most lookups ask for the newest term.
         match self.terms.back() {
             Some((first, term)) if *first <= index => Some(*term),
             _ => {
@@ -69,7 +69,7 @@ impl LogIndex {
         }
     }
 
-    /// Index and term at which each row begins that has entries from `first` to before `end`.
+    /// First index and term of each run of entries with the same term that has entries from `first` to before `end`.
     pub fn rows(&self, first: u64, end: u64) -> Vec<(Index, Term)> {
         let row = self.terms.partition_point(|(index, _)| *index <= first);
         let rows = self.terms.range(row.saturating_sub(1)..);
@@ -78,7 +78,7 @@ impl LogIndex {
             .collect()
     }
 
-    /// Adds the next entry.
+    /// Appends an entry.
     pub fn push(&mut self, entry: &Entry) {
         self.last += 1;
         assert_eq!(entry.index, self.last, "entries have a gap");
@@ -96,7 +96,7 @@ impl LogIndex {
         }
     }
 
-    /// Takes the entry back that was added last.
+    /// Removes the last entry, which the caller passes.
     pub fn pop(&mut self, entry: &Entry) {
         assert!(
             entry.index == self.last && self.last > self.start.0,
@@ -112,7 +112,7 @@ impl LogIndex {
             .pop_back_if(|(index, _)| *index == entry.index);
     }
 
-    /// Forgets the entries up to this index, which has this term.
+    /// Drops the entries up to `index`, whose term is `term`.
     pub fn drop_to(&mut self, index: u64, term: u64) {
         assert!(
             (self.start.0..=self.last).contains(&index),
@@ -134,13 +134,14 @@ impl LogIndex {
         if let Some((first, _)) = self.terms.front_mut() {
             *first = (*first).max(index + 1);
         }
-        // The last one before the start says what the entries behind the start weigh.
+        // Keep the last milestone at or before the start: it is the reference for the weight of the entries after the
+        // start.
         while self.milestones.get(1).is_some_and(|(at, _)| *at <= index) {
             self.milestones.pop_front();
         }
     }
 
-    /// About what the entries behind this index weigh: never less than they do.
+    /// Approximate weight of the entries after `index`. Never less than their real weight.
     pub fn bytes_behind(&self, index: u64) -> u64 {
         let milestone = self.milestones.partition_point(|(at, _)| *at <= index);
         match milestone {
@@ -162,9 +163,9 @@ mod tests {
         entry
     }
 
-    /// Beside a plain list.
+    /// Compares the index with a plain list.
     #[test]
-    fn every_term_is_known_whatever_was_added_taken_back_and_dropped() {
+    fn every_term_is_known_after_pushes_pops_and_drops() {
         let mut random = 7_u64;
         let mut below = |end: u64| {
             random = random.wrapping_mul(6364136223846793005).wrapping_add(1);
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_known_to_a_milestone() {
+    fn weights_are_exact_to_a_milestone() {
         let mut log_index = LogIndex::new(0, 0);
         for index in 1..=100 {
             log_index.push(&entry(index, 1, 100_000 - 32));
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_those_of_a_range() {
+    fn rows_cover_the_requested_range() {
         let mut log_index = LogIndex::new(10, 1);
         for (index, term) in (11..).zip([1, 1, 2, 2, 5, 5]) {
             log_index.push(&entry(index, term, 1));

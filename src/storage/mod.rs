@@ -1,41 +1,51 @@
-//! What is on disk: `LOCK`, `meta`, `wal/`, `snap/` in the data directory. Only this module has crash-ordering rules.
+//! The durable state of a member: `LOCK`, `meta`, `wal/` and `snap/` in the data directory.
 //!
-//! [`DataDir::open`] creates or recovers a data directory. Then the WAL thread owns the [`Wal`], while [`Meta`] and
-//! [`Snapshots`] are shared. All access goes through [`disk::Disk`], which states what it promises.
+//! [`DataDir::open`] creates or recovers a data directory. Afterwards the WAL thread owns the [`Wal`], and other
+//! threads share [`Meta`] and [`Snapshots`]. All access goes through [`disk::Disk`], which documents what a disk
+//! guarantees. Only this module has rules about the order of disk operations.
 //!
 //! # The orders, and what breaks when one is swapped
 //!
-//! 1. *Batch durable, then acknowledge, then the next batch.* [`Wal::save`] returns after the fdatasync. Acknowledged
-//!    earlier, a write or a vote could be lost; with two batches in flight, a damaged batch could no longer be told
-//!    from a torn one by what follows it.
-//! 2. *Segment, its name included, durable, then its first own batch.* Otherwise a synced batch stands in a file that
-//!    a crash removes.
-//! 3. *Snapshot file synced, then renamed, then the directory synced, then the mark.* Renamed before it is synced, a
-//!    valid name could stand for half a file; marked before the rename is durable, the mark could name no file.
-//! 4. *Mark and hard state in one record.* Apart, a crash between them leaves a snapshot above the commit index, from
-//!    which raft can't start.
-//! 5. *Mark durable, then older segments and snapshots go.* Otherwise a crash leaves a restart without what the older
-//!    mark needs. They go after it was reported that the save is durable, and by a thread of their own: removing
-//!    large files takes long. Segments go oldest first, one after the other durably, or a crash could leave a gap.
-//! 6. *`meta` says "starting" before anything else is made, and "in use" after everything was.* So what a crash left
-//!    of a first start is recognised and cleared, while a lost `meta` beside a log is refused: cleared by mistake it
-//!    would be a member that forgot its votes.
-//!    The names of all directories on the way to it come before even that: lost, they take everything with them.
-//!    A restore says "restoring" in place of "starting", see `restore.rs`.
-//! 7. *Boot number durable before it is used.* A number that is used twice makes two proposals look like one.
-//! 8. *A cluster id durable before the mark of the first snapshot from a leader.* Otherwise a crash leaves the mark of
-//!    a cluster that `meta` does not name, and it can't be told from somebody else's.
-//! 9. *A torn tail is copied aside durably, then cut durably, then the log goes on.* See `segment.rs`.
-//! 10. *What a restart has read is synced before it is used.* After a mere end of the process the kernel may hold bytes
-//!     that are not on the disk; acknowledging on their strength would repeat mistake 1.
-//! 11. *A segment out of the index, then its file goes.* Not for a crash: who reads entries back beside it takes a
-//!     missing file for damage otherwise.
-//! 12. *The list in `meta` durable before the entry that corrects the cluster's list.* The other way round, a crash leaves a
-//!     cluster that forms of the corrected list, and a start without options would take the mistaken one back.
-//! 13. *An error is final.* No write or sync is tried again; see `disk.rs`.
+//! 1. *A batch is durable before it is acknowledged, and before the next batch is written.* [`Wal::save`] returns after
+//!    the fdatasync. If the acknowledgement came first, a crash could lose an acknowledged write or vote. If two
+//!    batches were in flight, a later batch would no longer prove that a bad batch before it was synced, and so is
+//!    damaged and not torn.
+//! 2. *A segment and its name are durable before the first new batch is written to it.* Otherwise a crash could remove
+//!    the file together with a synced batch.
+//! 3. *A snapshot file is synced, then renamed, then its directory is synced, then its mark is written.* If the rename
+//!    came before the first sync, a valid name could refer to half a file. If the mark came before the durable rename,
+//!    the mark could name a file that does not exist.
+//! 4. *A mark and its hard state are in one record.* If they were separate, a crash between them could leave a snapshot
+//!    above the commit index, and raft can't start from that.
+//! 5. *A mark is durable before older segments and snapshots are deleted.* Otherwise a restart from the older mark
+//!    would lack files. The deletion starts after the save was reported as durable and runs on a separate thread, since
+//!    removing large files takes long. Segments are deleted oldest first, each durably before the next. Otherwise a
+//!    crash could leave a gap.
+//! 6. *`meta` says "starting" before any other file is created, and "in use" after all of them exist.* A restart can
+//!    therefore recognise and clear the leftovers of an interrupted first start. A log without `meta` is refused: if it
+//!    were cleared, the member would forget its votes. The names of the data directory and of all directories above it
+//!    are durable even before `meta`: a crash that loses a directory's name loses everything in it. A restore says
+//!    "restoring" in place of "starting", see `restore.rs`.
+//! 7. *A boot number is durable before it is used.* If a number were used twice, two proposals could have the same id.
+//! 8. *The cluster id is durable before the mark of the first snapshot from a leader.* Otherwise a crash could leave
+//!    the mark of a cluster that `meta` does not name, which looks like the data of another cluster.
+//! 9. *A torn tail is copied aside durably, then cut off durably, then new batches are appended.* See
+//!    `wal/segment/reader.rs`.
+//! 10. *Everything that a restart has read is synced before it is used.* If the previous process ended without a crash
+//!     of the machine, the kernel may hold bytes that are not on the disk. An acknowledgement that relies on them would
+//!     break rule 1.
+//! 11. *A segment leaves the index before its file is deleted.* This order does not matter for crashes. A thread that
+//!     reads entries back at the same time would otherwise report the missing file as damage.
+//! 12. *A corrected list is durable in `meta` before the entry that corrects the cluster's list.* In the other order, a
+//!     crash could leave a cluster that forms with the corrected list, and a member whose start without options goes
+//!     back to the mistaken list.
+//! 13. *An error is final.* A failed write or sync is never retried; see `disk.rs`.
 //!
-//! Any prefix of the WAL that ends between two batches is consistent: the log has no gap, every entry that a hard state
-//! calls committed is there, and each mark stands behind the entries that it covers.
+//! Every prefix of the WAL that ends between two batches is consistent:
+//!
+//! - The log has no gap.
+//! - Every entry up to the commit index of the hard state is present.
+//! - Each mark follows the entries that its snapshot covers.
 
 mod beginning;
 mod create;

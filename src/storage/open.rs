@@ -1,4 +1,4 @@
-//! Opens a data directory: creates or recovers it, and refuses one that belongs to somebody else.
+//! Opens a data directory: creates or recovers it, and refuses the directory of another member.
 
 use super::beginning::{Beginning, Start};
 use super::create::first_start;
@@ -15,24 +15,24 @@ use std::sync::Arc;
 /// An open data directory.
 #[derive(Debug)]
 pub struct Opened {
-    /// Who it belongs to.
+    /// The member, cluster and incarnation that the directory belongs to.
     pub meta: Arc<Meta>,
     /// The write-ahead log, for the WAL thread.
     pub wal: Wal,
-    /// The snapshot files.
+    /// The snapshot files of the directory.
     pub snapshots: Arc<Snapshots>,
-    /// Where raft goes on.
+    /// The state from which raft continues.
     pub recovered: Recovered,
-    /// The directory was made just now.
+    /// Whether this start created the directory.
     pub first_start: bool,
-    /// A random number of this start, never 0. Two processes on copies of one directory may have the same boot number,
-    /// and not this.
+    /// A random number of this start, never 0. Processes on copies of one directory can have the same boot number, but
+    /// not the same `run`.
     pub run: u64,
 }
 
 impl DataDir {
-    /// Refuses [`Start::Existing`] where no member is. It touches nothing, so a caller that has not called
-    /// [`DataDir::lock`] yet leaves nothing behind; [`DataDir::open`] asks again.
+    /// Refuses [`Start::Existing`] if the directory holds no member. Changes nothing, so a caller can check before
+    /// [`DataDir::lock`] creates files. [`DataDir::open`] checks again.
     pub fn check_start(&self, start: &Start) -> Result<(), StorageError> {
         let Start::Existing(line) = start else {
             return Ok(());
@@ -47,13 +47,13 @@ impl DataDir {
         }
     }
 
-    /// Fills (first start) or recovers the data directory of this member, which the caller has locked. Everything
-    /// that it returns is durable, the incremented boot number included.
+    /// Creates (first start) or recovers the data directory of `member`. The caller holds its lock. Everything in the
+    /// result is durable, including the incremented boot number.
     pub fn open(&self, member: u64, start: Start, logger: &Logger) -> Result<Opened, StorageError> {
         self.open_with(member, start, WalOptions::default(), logger)
     }
 
-    /// [`DataDir::open`] with other sizes of the WAL's parts.
+    /// [`DataDir::open`] with other WAL sizes.
     pub fn open_with(
         &self,
         member: u64,
@@ -68,8 +68,8 @@ impl DataDir {
         self.open_and_load(beginning, options, check, logger)
     }
 
-    /// [`DataDir::open_with`], and loads the snapshot to begin from on the way, unless this is a first start: so it is
-    /// read once.
+    /// [`DataDir::open_with`] that also loads the snapshot during recovery, so that its file is read only once. A first
+    /// start loads nothing.
     pub fn open_and_load(
         &self,
         beginning: Beginning,
@@ -113,7 +113,7 @@ impl DataDir {
         })
     }
 
-    /// Refuses a directory of another member, and one of a member that was removed.
+    /// Refuses the directory of another member, of a removed member, and an older copy of this member's directory.
     pub fn check_owner(&self, meta: &Meta, member: u64) -> Result<(), StorageError> {
         if meta.member() != member {
             return Err(StorageError::WrongIdentity {

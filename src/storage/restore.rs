@@ -1,15 +1,20 @@
-//! Making the data directory of a new cluster's first member from a snapshot file.
+//! Creates the data directory of a new cluster's first member from a snapshot file.
 //!
-//! It is a first start with another first snapshot: the map of the file, with its ETags, at an index that is far behind
-//! that of the file ([`limits::RESTORE_SKIP`]); term 1; the first member alone; no sessions and no removed ids, for they
-//! are of members that are not these. So no index is given twice: not one that the old cluster gave after the backup, and
-//! not one that another restore of the same file gives. The other first members start empty, and get the map from the first, as in every new cluster. The
-//! cluster's id follows from the incarnation of the new directory: members of the old cluster, and of any other that was
-//! restored, are strangers.
+//! A restore is a first start with a different first snapshot:
+//! - The map, with its ETags, is that of the file.
+//! - The index is far above the index of the file, by [`limits::RESTORE_SKIP`] and a random part. The term is 1. No
+//!   index is therefore used twice: neither an index that the old cluster used after the backup, nor an index of
+//!   another restore of the same file.
+//! - The first member is the only member. The other first members start empty and get the map from it, as in every new
+//!   cluster.
+//! - There are no sessions and no removed ids, since those belong to members of the old cluster.
+//! - The cluster id follows from the incarnation of the new directory. Members of the old cluster, and of any other
+//!   restored cluster, are therefore refused.
 //!
-//! In this order: the file is checked, `meta` says "restoring", leftovers go, the snapshot is durable, the WAL with its
-//! mark is, and then `meta` says "in use". A restore that was killed after its first step leaves a directory which a
-//! start refuses: it would begin with an empty map. The next restore begins again.
+//! The order is: check the file, set the state in `meta` to "restoring", remove leftovers, make the snapshot durable,
+//! make the WAL with its mark durable, set the state to "in use". A restore that is killed after it has set the first
+//! state leaves a directory that a start refuses, since that start would have an empty map. Another restore starts from
+//! the first step.
 
 use super::create::{clear_parts, complete, first_snapshot};
 use super::data_dir::DataDir;
@@ -27,36 +32,37 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What was restored.
+/// The result of a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Restored {
     /// Id of the new cluster.
     pub cluster: u64,
-    /// Id of the cluster that the file came from.
+    /// Id of the cluster that wrote the file.
     pub from_cluster: u64,
     /// The index of the file.
     pub from_index: u64,
-    /// The index at which the new cluster begins.
+    /// The first index of the new cluster.
     pub index: u64,
-    /// Entries of the map.
+    /// Number of entries of the map.
     pub entries: u64,
 }
 
-/// What to restore, and where.
+/// The source and the target of a restore.
 #[derive(Debug)]
 pub struct Plan<'a> {
-    /// The snapshot.
+    /// The snapshot file.
     pub file: &'a Path,
-    /// The data directory to make.
+    /// The data directory to create.
     pub dir: &'a DataDir,
-    /// All first members of the new cluster, at least one. The directory will be that of the lowest id.
+    /// All first members of the new cluster, at least one. The directory belongs to the member with the lowest id.
     pub list: &'a BTreeMap<u64, PeerUrl>,
-    /// Sizes of the WAL's parts.
+    /// WAL sizes.
     pub options: WalOptions,
 }
 
-/// Makes a data directory from a snapshot, which is read from `source`. `progress` is told how many bytes are done and of
-/// how many; the file is read twice, and nothing is touched before it was checked to its end. Durable on return.
+/// Creates a data directory from a snapshot file, which is read from `source`. Reads the file twice, and writes nothing
+/// until the first pass has checked it completely. Reports to `progress` how many bytes are done, and of how many.
+/// Durable on return.
 pub fn restore(
     source: &dyn Disk,
     plan: Plan<'_>,
@@ -76,7 +82,7 @@ pub fn restore(
     let from_index = checked.header.index;
     let index = first_index(file, from_index, dir.disk().random()?)?;
     let _lock = dir.lock()?;
-    // Whoever was quicker may have made something meanwhile.
+    // Before the lock was taken, another process may have created files.
     check_vacant(dir)?;
     let given = Given {
         url: list.get(&member).cloned(),
@@ -109,12 +115,12 @@ pub fn restore(
     })
 }
 
-/// Where a cluster begins that is restored from a file of this index.
+/// The first index of a cluster that is restored from a file with index `from`.
 fn first_index(file: &Path, from: u64, random: u64) -> Result<u64, StorageError> {
     let most = limits::RESTORED_INDEX_MAX - RESTORE_SKIP - RESTORE_SPREAD;
     if from > most {
         let why = format!(
-            "its index is {from}, and a restore goes on from {most} at most, for the indexes that follow have to stay \
+            "its index is {from}, and a restore accepts at most {most}: the indexes that follow have to stay \
              exact in JSON"
         );
         return Err(StorageError::corrupt(file, 16, &why));
@@ -125,7 +131,7 @@ fn first_index(file: &Path, from: u64, random: u64) -> Result<u64, StorageError>
     }
 }
 
-/// Refuses a directory in which anything is but the lock and what a restore that was killed left.
+/// Refuses a directory that contains anything except the lock and the leftovers of a killed restore.
 fn check_vacant(dir: &DataDir) -> Result<(), StorageError> {
     let not_empty = |what: &str| StorageError::NotEmpty {
         path: dir.path().join(what),
@@ -134,12 +140,12 @@ fn check_vacant(dir: &DataDir) -> Result<(), StorageError> {
         Ok(None) => false,
         Ok(Some(meta)) if meta.is_restoring() => true,
         Err(StorageError::Io(error)) => return Err(error.into()),
-        // Whatever it is, somebody may still want it.
+        // `meta` may still be needed, whatever its contents are.
         _ => return Err(not_empty("meta")),
     };
     for name in dir.disk().list(dir.path())? {
         let ours = match name.as_str() {
-            // What a process left that was killed before it had written a `meta`, and what a new file system has.
+            // Files of a process that was killed before it wrote `meta`, and a directory that new file systems have.
             "LOCK" | "meta.tmp" | "lost+found" => true,
             "meta" | "wal" | "snap" => restoring,
             _ => false,

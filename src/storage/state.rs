@@ -1,14 +1,14 @@
-//! What passes between the node and the disk: what a ready asks to be made durable, what a restart finds, and what
-//! describes a snapshot.
+//! The values that the node and storage exchange: the changes that a ready makes durable, the state that a restart
+//! finds, and the description of a snapshot.
 
 use crate::command::{ReplicatedState, SnapshotHeader};
 use crate::storage::log_index::LogIndex;
 use raft::eraftpb::{ConfState, Entry, HardState};
 
-/// Describes a snapshot: where in the log it stands, and the replicated state beside the map.
+/// Describes a snapshot: its place in the log, and the replicated state beside the map.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SnapshotMeta {
-    /// The last index it contains.
+    /// Index of the last entry that the snapshot covers.
     pub index: u64,
     /// The term of that index.
     pub term: u64,
@@ -31,7 +31,8 @@ impl SnapshotMeta {
         header
     }
 
-    /// The same for a file that any client may have. It tells no incarnation: who knows one can pass for that member.
+    /// Like [`SnapshotMeta::to_header`], for a file that any client may get. Incarnations are secret, since a process
+    /// that knows the incarnation of a member can impersonate that member. This header has none.
     pub fn to_public_header(&self, cluster: u64) -> SnapshotHeader {
         let mut header = self.to_header(cluster);
         let state = header.mut_state();
@@ -45,7 +46,7 @@ impl SnapshotMeta {
         header
     }
 
-    /// Reads a file's header.
+    /// Converts the header of a snapshot's file.
     pub fn from_header(header: &SnapshotHeader) -> SnapshotMeta {
         let mut conf_state = ConfState::default();
         conf_state.set_voters(header.voters.clone());
@@ -59,48 +60,48 @@ impl SnapshotMeta {
     }
 }
 
-/// What one ready of raft asks to be made durable, in this order within the log.
+/// The changes that one ready of raft makes durable, in their order within the log.
 #[derive(Debug, Clone, Default)]
 pub struct Save {
-    /// A snapshot that is already durable in `snap/` and from which a restart may begin.
+    /// A snapshot that is already durable in `snap/` and from which a restart may continue.
     pub mark: Option<Mark>,
-    /// Entries; the first replaces whatever the log held from its index on.
+    /// Entries. The first one replaces all entries of the log from its index on.
     pub entries: Vec<Entry>,
     /// The newest hard state.
     pub hard_state: Option<HardState>,
-    /// It has to be durable before anything that depends on it is said or done. Without it the save may wait for
-    /// the next one that has to (only the commit index moved).
+    /// Whether the save has to be durable before anything that depends on it happens. If false, only the commit index
+    /// moved, and the save may wait for the next save with `sync`.
     pub sync: bool,
 }
 
-/// A snapshot from which a restart may begin, with the hard state of the same moment: one record, because a mark
-/// whose index is above the commit index of the hard state could not be started from.
+/// A snapshot from which a restart may continue, and the hard state at the same moment. Both are in one record, because
+/// raft can't start from a snapshot above the commit index.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Mark {
     /// The snapshot's index.
     pub index: u64,
     /// The term of that index.
     pub term: u64,
-    /// Hard state whose commit is at least `index`.
+    /// A hard state whose commit index is at least `index`.
     pub hard_state: HardState,
-    /// The snapshot came from the leader and replaces the whole log. Otherwise it was taken here, and entries behind
-    /// it stay.
+    /// Whether the snapshot came from the leader and replaces the whole log. If false, this member took the snapshot,
+    /// and the entries after it stay.
     pub installed: bool,
 }
 
-/// What a restart finds.
+/// The state that a restart finds.
 #[derive(Debug, Clone, Default)]
 pub struct Recovered {
-    /// The newest hard state; its commit is at least the snapshot's index.
+    /// The newest hard state. Its commit index is at least the snapshot's index.
     pub hard_state: HardState,
-    /// The snapshot to begin from; `None` on an empty member, which has not received one.
+    /// The snapshot from which the member continues. `None` on an empty member that has not received a snapshot.
     pub snapshot: Option<SnapshotMeta>,
     /// Size of that snapshot's file.
     pub snapshot_bytes: u64,
-    /// Of the whole log that can be read back, which begins at or before the snapshot, up to the last of `entries`.
-    /// `None` is for who makes one without a disk: it is `entries`, behind the snapshot.
+    /// The index of the whole log that can be read back. The log starts at or before the snapshot and ends with the
+    /// last of `entries`. `None` if there is no disk: the log then consists of `entries`, after the snapshot.
     pub log_index: Option<LogIndex>,
-    /// The newest entries behind the snapshot, without gaps: all that are not known to be committed, and of the others
-    /// as many as memory shall hold.
+    /// The newest entries after the snapshot, without gaps: all that are not known to be committed, and as many
+    /// committed ones as fit into the cache.
     pub entries: Vec<Entry>,
 }

@@ -1,32 +1,32 @@
-//! The `meta` file: who this data directory belongs to.
+//! The `meta` file: the member, the cluster and the incarnation that a data directory belongs to.
 //!
-//! A small file, rewritten as a whole and atomically on every change ([`replace_file`]): a crash leaves the old
-//! contents or the new ones. All numbers little-endian:
+//! The file is small. Every change replaces the whole file atomically ([`replace_file`]), so a crash leaves either the
+//! old contents or the new contents. All numbers are little-endian:
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
 //! | 0 | 8 | `rkvdmeta` |
 //! | 8 | 4 | format version, 2 |
-//! | 12 | 4 | state: 1 the first start is not complete, 2 in use, 3 a restore is not complete |
+//! | 12 | 4 | state: 1 first start not complete, 2 in use, 3 restore not complete |
 //! | 16 | 8 | member id |
-//! | 24 | 8 | cluster id, 0 while none has let this member in |
+//! | 24 | 8 | cluster id, 0 until a cluster adds this member |
 //! | 32 | 8 | incarnation |
 //! | 40 | 8 | boot |
 //! | 48 | 8 | index of the entry that removed this member, 0 if none |
-//! | 56 | 4 | sum of: 1 the first start was to join a cluster, 2 this is an older copy of a member's directory |
+//! | 56 | 4 | sum of: 1 the first start joins a cluster, 2 this is an older copy of a member's directory |
 //! | 60 | 4 | length *u* of this member's peer URL |
 //! | 64 | *u* | this member's peer URL |
 //! | | 4 | number of listed members |
-//! | | | each: its id (8), the length of its peer URL (4), its peer URL |
-//! | | 4 | number of URLs at which it was to ask to join |
-//! | | | each: its length (4), the URL |
-//! | | 4 | CRC32C of all before |
+//! | | | for each: id (8), length of the peer URL (4), peer URL |
+//! | | 4 | number of URLs at which the first start asks to join |
+//! | | | for each: length (4), URL |
+//! | | 4 | CRC32C of all fields before |
 //!
-//! The URL and the list are what a start goes by that is given neither. The URL follows the table of members; the list is
-//! that of the first start, and changes only while nobody has been added by it.
+//! A start that is given neither the URL nor the list on its command line uses those of this file. The URL follows the
+//! table of members. The list is that of the first start. It changes only while no member of the list has been added.
 //!
-//! The setters are for several threads; each is durable when it returns, and changes nothing when it fails. Readers
-//! never wait for the disk: the raft loop is one of them.
+//! Several threads may call the setters. Each change is durable when the setter returns. A setter that fails changes
+//! nothing. Readers never wait for the disk: the raft loop is one of them.
 
 #[cfg(test)]
 mod tests;
@@ -44,7 +44,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"rkvdmeta";
-/// What every version has before its CRC, at least.
+/// Minimum bytes before the CRC in every format version.
 const HEAD_BYTES: usize = 56;
 const CRC_BYTES: usize = 4;
 const STATE_STARTING: u32 = 1;
@@ -53,30 +53,29 @@ const STATE_RESTORING: u32 = 3;
 const FLAG_JOINS: u32 = 1;
 const FLAG_OLDER_COPY: u32 = 2;
 
-/// Who this data directory belongs to.
+/// The `meta` file, in memory and on disk.
 pub struct Meta {
     disk: Arc<dyn Disk>,
     path: PathBuf,
-    /// Held while a change is written, so that there is one at a time. Taken before `contents`.
+    /// Held while a change is written, so that changes happen one at a time. Lock order: `writing`, then `contents`.
     writing: Mutex<()>,
-    /// What is durable. Held to copy and to replace it only.
+    /// The durable contents. Locked only to copy or replace them.
     contents: Mutex<Contents>,
 }
 
-/// What the first start was given, for all later ones.
+/// The options of the first start, which later starts may omit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Given {
-    /// Where the other members reach this one.
+    /// The peer URL of this member.
     pub url: Option<PeerUrl>,
-    /// The first members of its cluster, if it was given a list.
+    /// The first members of its cluster, if the first start had a list.
     pub list: BTreeMap<u64, PeerUrl>,
-    /// It was to join a cluster that runs.
+    /// The first start joins a running cluster.
     pub joins: bool,
-    /// Where clients reach the members that it was to ask for that.
+    /// The client URLs of the members that the first start asks to add it.
     pub join_by: Vec<PeerUrl>,
 }
 
-/// What the file holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Contents {
     state: u32,
@@ -90,9 +89,9 @@ struct Contents {
 }
 
 impl Meta {
-    /// Begins the first start: from now on, until [`Meta::complete_first_start`], what is in the directory is
-    /// leftovers of a first start that did not complete. `cluster` gives the id of the cluster that begins with this
-    /// incarnation, 0: none does. Durable on return.
+    /// The first step of a first start. Until [`Meta::complete_first_start`], all other files in the directory count
+    /// as leftovers of a first start that did not complete. `cluster` maps the new incarnation to the id of the cluster
+    /// that it starts, or to 0 if the member starts no cluster. Durable on return.
     pub(super) fn create(
         dir: &DataDir,
         member: u64,
@@ -102,8 +101,8 @@ impl Meta {
         Meta::begin(STATE_STARTING, dir, member, cluster, given)
     }
 
-    /// Begins a restore. The same, but only another restore clears what is left of it: a start would begin with an
-    /// empty map instead of the restored one.
+    /// Like [`Meta::create`], for a restore. Only another restore clears the leftovers: a start would serve an empty
+    /// map instead of the restored one.
     pub(super) fn create_restoring(
         dir: &DataDir,
         member: u64,
@@ -141,7 +140,7 @@ impl Meta {
         Ok(meta)
     }
 
-    /// Reads the file; `None` when there is none.
+    /// Reads the file. `None` if it does not exist.
     pub(super) fn load(dir: &DataDir) -> Result<Option<Meta>, StorageError> {
         let path = dir.meta_path();
         let Some(file) = dir.disk().open(&path)? else {
@@ -163,17 +162,17 @@ impl Meta {
         }))
     }
 
-    /// Whether the first start was completed.
+    /// Whether the first start or the restore is complete.
     pub fn in_use(&self) -> bool {
         self.lock().state == STATE_IN_USE
     }
 
-    /// Whether this is what a restore left that did not complete.
+    /// Whether the directory is left over from a restore that did not complete.
     pub fn is_restoring(&self) -> bool {
         self.lock().state == STATE_RESTORING
     }
 
-    /// Completes the first start, as its last step. Durable on return.
+    /// The last step of a first start and of a restore. Durable on return.
     pub(super) fn complete_first_start(&self) -> Result<(), DiskError> {
         self.change(|contents| {
             contents.state = STATE_IN_USE;
@@ -181,7 +180,7 @@ impl Meta {
         })
     }
 
-    /// Counts a start. Durable on return.
+    /// Increments the boot number. Durable on return.
     pub(super) fn next_boot(&self) -> Result<(), DiskError> {
         if is_planted(Mutant::BootNumberAgain) {
             self.lock().boot += 1;
@@ -198,42 +197,44 @@ impl Meta {
         }
     }
 
-    /// The cluster knows a later start of this member than this directory has: see [`Meta::mark_older_copy`].
+    /// Whether the cluster knows a later start of this member than this directory does: see [`Meta::mark_older_copy`].
     pub fn is_older_copy(&self) -> bool {
         self.lock().older_copy
     }
 
-    /// The id of the member whose directory this is.
+    /// The id of the member that the directory belongs to.
     pub fn member(&self) -> u64 {
         self.lock().member
     }
 
-    /// The cluster's id, 0 while none has let this member in.
+    /// The cluster id. 0 until a cluster adds this member.
     pub fn cluster(&self) -> u64 {
         self.lock().cluster
     }
 
-    /// A random number, made with the data directory: tells it from every other that claims the same id. Never 0.
+    /// A random number, drawn when the data directory is created. It distinguishes the directory from any other with
+    /// the same member id. Never 0.
     pub fn incarnation(&self) -> u64 {
         self.lock().incarnation
     }
 
-    /// What a start goes by that is given nothing.
+    /// The options that a start uses when its command line omits them.
     pub fn given(&self) -> Given {
         self.lock().given.clone()
     }
 
-    /// The table of members has this URL for this member. Durable on return.
+    /// Stores the URL that the table of members has for this member. Durable on return.
     pub fn set_url(&self, url: &PeerUrl) -> Result<(), DiskError> {
         self.change(|contents| contents.given.url = Some(url.clone()))
     }
 
-    /// Takes another list: nobody has been added by the one before. Durable on return.
+    /// Replaces the list of first members. Allowed only while no member of the old list has been added. Durable on
+    /// return.
     pub fn set_list(&self, list: &BTreeMap<u64, PeerUrl>) -> Result<(), DiskError> {
         self.change(|contents| contents.given.list = list.clone())
     }
 
-    /// A start of a member that no cluster has let in is given this. Durable on return.
+    /// Stores the options of a start. Allowed only while no cluster has added this member. Durable on return.
     pub fn set_given(&self, given: Given) -> Result<(), DiskError> {
         self.change(|contents| contents.given = given)
     }
@@ -243,31 +244,34 @@ impl Meta {
         self.lock().boot
     }
 
-    /// A cluster sends this member its first state. Durable on return.
+    /// Stores the cluster id, before the first state that a cluster sends to this member is installed. Durable on
+    /// return.
     pub fn pin_cluster(&self, cluster: u64) -> Result<(), DiskError> {
         self.change(|contents| {
             assert!(
                 contents.cluster == 0 || contents.cluster == cluster,
-                "the cluster is pinned to {:016x} and can't become {cluster:016x}",
+                "the cluster id is {:016x} and can't change to {cluster:016x}",
                 contents.cluster
             );
             contents.cluster = cluster;
         })
     }
 
-    /// The entry with this index removed this member: it never starts again from this directory. Durable on return.
+    /// Stores the index of the entry that removed this member, which then never starts again from this directory.
+    /// Durable on return.
     pub fn mark_removed(&self, index: u64) -> Result<(), DiskError> {
         self.change(|contents| contents.removed = index)
     }
 
-    /// The cluster knows a later start of this member: it never starts again from this directory. Without the mark its
-    /// starts would soon have overtaken the one that is known, and it would be taken for the newest. Durable on return.
+    /// Stores that the cluster knows a later start of this member, which then never starts again from this directory.
+    /// Without this mark, further starts of the copy would soon exceed the boot number that the cluster knows, and the
+    /// copy would pass for the newest directory. Durable on return.
     pub fn mark_older_copy(&self) -> Result<(), DiskError> {
         self.change(|contents| contents.older_copy = true)
     }
 
-    /// Nothing is written when nothing changes. The memory changes after the file, so that nobody is told what is not
-    /// durable.
+    /// Writes the file only if the contents change. The contents in memory change after the file, so that readers see
+    /// only durable contents.
     fn change(&self, change: impl FnOnce(&mut Contents)) -> Result<(), DiskError> {
         let _writing = self.writing.lock();
         let contents = self.lock().clone();
@@ -333,7 +337,7 @@ fn encode(contents: &Contents) -> Vec<u8> {
     }
     let crc = crc32c::crc32c(&bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
-    // A command line is far shorter.
+    // A command line is far shorter than the limit.
     assert!(
         bytes.len() <= limits::META_BYTES_MAX,
         "{} bytes of at most {}, {} members are listed",
@@ -350,9 +354,14 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Contents, StorageError> {
     }
     let end = bytes.len() - CRC_BYTES;
     if &bytes[..8] != MAGIC {
-        return Err(corrupt(path, 0, "it does not begin with its magic number"));
+        return Err(corrupt(
+            path,
+            0,
+            "it does not start with the magic number of `meta`",
+        ));
     }
-    // The CRC first: it is at the same place in every version, and a version that it does not cover means nothing.
+    // Check the CRC first: it is at the same place in every version. A version field that the CRC does not cover means
+    // nothing.
     if crc32c::crc32c(&bytes[..end]) != u32_at(bytes, end) {
         return Err(corrupt(path, end as u64, "its CRC does not match"));
     }
@@ -376,8 +385,8 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Contents, StorageError> {
     })
 }
 
-/// Reads what is behind the fixed fields, to its end: whether it is an older copy, and what the first start was given.
-/// `None`: it is something else.
+/// Decodes the fields that follow the fixed ones, up to their end: whether the directory is an older copy, and the
+/// options of the first start. `None` if the bytes are not valid.
 fn decode_given(mut bytes: &[u8]) -> Option<(bool, Given)> {
     let flags = take_number(&mut bytes)?;
     if flags & !(FLAG_JOINS | FLAG_OLDER_COPY) != 0 {

@@ -1,4 +1,4 @@
-//! The log as recovery reads it from the segments, record by record.
+//! Rebuilds the log from the records of the segments.
 
 use crate::command::{self, Command, Kind};
 use crate::limits;
@@ -11,19 +11,19 @@ use crate::storage::wal::record::Record;
 use raft::eraftpb::{Entry, EntryType};
 use std::collections::VecDeque;
 
-/// The log as far as it was read.
+/// The log up to the record that was read last.
 pub(super) struct ScannedLog {
     pub(super) state: WalState,
-    /// Of all entries, from those behind the older of two snapshots on.
+    /// All entries after the older of the two snapshots.
     pub(super) log_index: LogIndex,
-    /// The newest of them: all that are not known to be committed, and of the others up to `cache_bytes`.
+    /// The newest entries: all that are not known to be committed, and committed ones up to `cache_bytes`.
     pub(super) entries: VecDeque<Entry>,
     bytes: u64,
     cache_bytes: u64,
-    /// Index of the entry that says that the cluster has formed, if it is in what was read.
+    /// Index of the entry that says that the cluster has formed, if that entry was read.
     pub(super) formed: Option<u64>,
-    /// Entries that only a later version knows, if they are looked for, which has to decode every one: a start comes to
-    /// them by itself.
+    /// Entries that only a later version can decode. `None` if they are not collected. Collecting them means decoding
+    /// every entry, and a start needs no list: it stops at the first such entry when it applies the log.
     pub(super) later: Option<LaterEntries>,
 }
 
@@ -35,7 +35,8 @@ impl ScannedLog {
                 last,
                 ..WalState::default()
             },
-            // What is before the first segment nobody asks for, but a snapshot that stands there: see `recovery::judge`.
+            // The term of the entry before the first segment is unknown. Only a snapshot at that index needs it: see
+            // `recovery::judge`.
             log_index: LogIndex::new(last, 0),
             entries: VecDeque::new(),
             bytes: 0,
@@ -45,7 +46,7 @@ impl ScannedLog {
         }
     }
 
-    /// The same, and it decodes each entry to find those that only a later version knows.
+    /// Collects the entries that only a later version can decode. For this, it decodes every entry.
     pub(super) fn noting_later_entries(mut self) -> ScannedLog {
         self.later = Some(LaterEntries::default());
         self
@@ -105,17 +106,15 @@ impl ScannedLog {
         Ok(())
     }
 
-    /// What was read from `index` on was never committed, and another leader replaced it.
+    /// Drops the entries from `index` on: another leader replaced them, so they were never committed.
     fn truncate(&mut self, index: u64) -> Result<(), String> {
         if index <= self.log_index.start().0 {
-            // All of it, and the end of what stood in a segment that is deleted.
+            // The new entry also replaces the end of a segment that was deleted.
             self.clear(index - 1, 0);
         }
         while self.log_index.last() >= index {
             let Some(entry) = self.entries.pop_back() else {
-                return Err(format!(
-                    "entry {index} takes the place of one that was committed"
-                ));
+                return Err(format!("entry {index} replaces a committed entry"));
             };
             self.bytes -= entry_bytes(&entry);
             self.log_index.pop(&entry);
@@ -140,7 +139,7 @@ impl ScannedLog {
         }
     }
 
-    /// Leaves the entries up to this index to the disk.
+    /// Drops the entries up to this index from memory. They stay on disk.
     pub(super) fn forget_to(&mut self, index: u64) {
         while let Some(entry) = self.entries.pop_front_if(|entry| entry.index <= index) {
             self.bytes -= entry_bytes(&entry);
@@ -148,7 +147,7 @@ impl ScannedLog {
     }
 }
 
-/// The change of members that the entry carries.
+/// The change of members in an entry, if any.
 pub(in crate::storage) fn change_of_members(entry: &Entry) -> Option<Command> {
     if entry.entry_type != EntryType::EntryConfChange {
         return None;
@@ -157,7 +156,7 @@ pub(in crate::storage) fn change_of_members(entry: &Entry) -> Option<Command> {
     batch.commands.pop().filter(|c| members::is_change(c.kind))
 }
 
-/// The entry says that the cluster has formed.
+/// Whether the entry says that the cluster has formed.
 fn says_formed(entry: &Entry) -> bool {
     change_of_members(entry).is_some_and(|command| command.kind == Kind::Formed)
 }

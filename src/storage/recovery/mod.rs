@@ -1,17 +1,17 @@
-//! What a restart does with the data directory: read everything, judge it as a whole, repair what a crash explains,
-//! and refuse the rest.
+//! Recovery: what a restart does with the data directory. It reads everything, judges the directory as a whole, repairs
+//! what a crash explains, and refuses everything else.
 //!
-//! Nothing is changed before everything was judged. A start that is refused leaves the directory as it was.
+//! Nothing is changed until everything is judged. A start that is refused leaves the directory as it was.
 //!
-//! Damage is explained by a crash only in the last segment: a batch is synced before the next one is written, and a
-//! segment before the next one is begun. The segments are tied together: each has a sequence one higher than the one
-//! before, knows the CRC of its last batch, and where the log ended.
+//! A crash explains damage only in the last segment: a batch is synced before the next batch is written, and a segment
+//! before the next segment is created. Segments are chained: each has a sequence one higher than its predecessor, the
+//! CRC of the predecessor's last batch, and the index at which the log ended.
 //!
-//! A restart begins from the newest snapshot that a durable mark names. When its file is damaged, it begins from the
-//! older one that is kept for this, if the log reaches back that far.
+//! A restart uses the newest snapshot that a durable mark names. If that file is damaged, the restart uses the older
+//! snapshot, which is kept for this purpose, provided that the log reaches back that far.
 //!
-//! Of the committed entries, which may be many, only the newest are kept in memory; of the others it is noted where they
-//! stand (`read_back.rs`), so that they can be read again.
+//! There may be many committed entries. Only the newest of them are kept in memory. For the others, recovery notes
+//! their places in the WAL (`wal/read_back.rs`), so that they can be read again.
 
 mod log;
 mod scan;
@@ -40,27 +40,27 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Loads the snapshot of this index and term, all of it; gives its header and the size of its file. Called again with
-/// an older one if the file is damaged.
+/// Loads the whole snapshot of this index and term. Returns the header and the size of the file. Called again with the
+/// older snapshot if the file is damaged.
 pub type Load<'a> =
     dyn FnMut(&Snapshots, u64, u64) -> Result<(SnapshotHeader, u64), StorageError> + 'a;
 
-/// What a whole data directory comes to: what a start would begin with.
+/// The state with which a start would continue, as found by a command that only examines the directory.
 #[derive(Debug)]
 pub struct StartVerdict {
     /// Snapshot, log and hard state.
     pub recovered: Recovered,
     /// Index of the last entry of the log.
     pub last: u64,
-    /// Index of the entry in the log that says that the cluster has formed, committed or not.
+    /// Index of the entry in the log that says that the cluster has formed, whether or not the entry is committed.
     pub formed: Option<u64>,
-    /// The first entry, committed or not, that only a later version knows.
+    /// The first entry that only a later version can decode, whether or not the entry is committed.
     pub later: Option<(u64, Later)>,
-    /// The end of the log was torn by a crash. A start cuts it off.
+    /// Whether a crash tore the end of the log. A start cuts that end off.
     pub torn: bool,
 }
 
-/// Reads the WAL and the snapshots. What it gives is durable on return.
+/// Reads the WAL and the snapshots, and repairs what a crash explains. The result is durable on return.
 pub(super) fn recover(
     dir: &DataDir,
     meta: &Arc<Meta>,
@@ -77,23 +77,23 @@ pub(super) fn recover(
     let recovered = judge(&mut scan, &chosen)?;
 
     for name in disk.list(&wal_dir)? {
-        // A segment that a crash interrupted in the making.
+        // A crash interrupted the creation of this segment.
         if name.ends_with(segment::TEMPORARY) {
             disk.remove(&wal_dir.join(name))?;
         }
     }
     if scan.torn_tail {
-        warn!(logger, "the end of the WAL was torn by a crash; it is kept aside as .broken and cut off";
+        warn!(logger, "a crash tore the end of the WAL; cutting it off and keeping a copy as .broken";
             "segment" => scan.last.path().display(), "offset" => scan.last.offset());
         scan.last.cut_tail(&**disk, &wal_dir)?;
         drop_old_broken(&**disk, &wal_dir)?;
     }
     let writer = scan.last.into_writer()?;
-    // Names that the previous process created may have survived it in the kernel's memory only.
+    // Names that the previous process created may be only in the kernel's memory.
     disk.sync_dir(&wal_dir)?;
 
-    // Only now, as what was read is durable, snapshots go: a mark that the previous process wrote and did not sync
-    // would be lost by a crash, and then the snapshots before it are needed.
+    // Delete snapshots only now that the marks are durable. If the previous process did not sync its last mark, a crash
+    // could lose that mark, and the next restart would need the snapshots before it.
     let keep: Vec<_> = scan
         .log
         .state
@@ -137,7 +137,7 @@ pub(super) fn recover(
     Ok((wal, recovered))
 }
 
-/// What [`recover`] would give, without a change to anything.
+/// Returns what [`recover`] would return, and changes nothing.
 pub(super) fn examine(
     dir: &DataDir,
     meta: &Meta,
@@ -161,14 +161,14 @@ pub(super) fn examine(
     })
 }
 
-/// The snapshot to begin from.
+/// The snapshot from which the restart continues.
 #[derive(Default)]
 struct Chosen {
     meta: Option<SnapshotMeta>,
     bytes: u64,
-    /// Index and term of newer ones whose files are damaged.
+    /// Index and term of newer snapshots whose files are damaged.
     damaged: Vec<(Index, Term)>,
-    /// What is wrong with the newest of those.
+    /// The damage of the newest of them.
     error: Option<StorageError>,
 }
 
@@ -198,7 +198,7 @@ fn choose_snapshot(
                 return Ok(chosen);
             }
             Err(error @ StorageError::Corrupt { .. }) => {
-                warn!(logger, "a snapshot can't be used, trying an older one"; "error" => %error);
+                warn!(logger, "can't use a snapshot; trying an older snapshot"; "error" => %error);
                 chosen.damaged.push((mark.index, mark.term));
                 chosen.error.get_or_insert(error);
             }
@@ -211,24 +211,24 @@ fn choose_snapshot(
     }
 }
 
-/// Puts the log behind the snapshot and checks that nothing that was relied upon is missing.
+/// Combines the log with the snapshot, and checks that no entry is missing that others may rely on.
 fn judge(scan: &mut Scan, chosen: &Chosen) -> Result<Recovered, StorageError> {
     let log = &mut scan.log;
     let index = chosen.meta.as_ref().map_or(0, |meta| meta.index);
     let corrupt = |why: String| StorageError::corrupt(scan.last.path(), scan.last.offset(), &why);
     if log.log_index.start().0 > index {
-        // Behind a damaged snapshot that replaced the log, the older one is of no use.
+        // The damaged snapshot replaced the log, so no entries connect the older snapshot with the log.
         return Err(match &chosen.error {
             Some(StorageError::Corrupt { path, offset, why }) => {
                 StorageError::corrupt(path, *offset, why)
             }
             _ => corrupt(format!(
-                "the log begins at entry {}, the snapshot ends at {index}: entries are missing",
+                "the log starts at entry {}, but the snapshot ends at {index}: entries are missing",
                 log.log_index.start().0 + 1
             )),
         });
     }
-    // Nobody is sent what is before the older snapshot: the segments that hold it may go at any time.
+    // Never send entries from before the older snapshot to a follower: their segments may be deleted at any time.
     let marks = log.state.marks.iter().map(|mark| (mark.index, mark.term));
     let oldest = marks
         .filter(|(index, _)| *index >= log.log_index.start().0)
@@ -238,13 +238,13 @@ fn judge(scan: &mut Scan, chosen: &Chosen) -> Result<Recovered, StorageError> {
     }
     log.forget_to(index);
     let mut hard_state = log.state.hard_state.clone();
-    // Not a matter of repair: whoever saved a mark had that much committed.
+    // This is no repair: a mark is saved only when its index is committed.
     if !is_planted(Mutant::TornMark) {
         hard_state.commit = hard_state.commit.max(log.state.newest_mark());
     }
     if hard_state.commit > log.state.last {
         return Err(corrupt(format!(
-            "the log ends at entry {}, but {} are committed: entries are missing",
+            "the log ends at entry {}, but entries up to {} are committed: entries are missing",
             log.state.last, hard_state.commit
         )));
     }
@@ -257,7 +257,7 @@ fn judge(scan: &mut Scan, chosen: &Chosen) -> Result<Recovered, StorageError> {
     })
 }
 
-/// Renames a damaged snapshot, so that it is there for whoever wants to know what happened.
+/// Renames a damaged snapshot and keeps it for an investigation.
 fn set_aside(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
     if disk.open(path)?.is_some() {
         let mut name = path.as_os_str().to_owned();
@@ -267,7 +267,7 @@ fn set_aside(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Of what was set aside in a directory, the newest stays: each crash may leave another. Names sort by age.
+/// Deletes the oldest `.broken` files of a directory, since each crash may leave another. Names sort by age.
 fn drop_old_broken(disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
     let names = disk.list(dir)?.into_iter();
     let mut broken: Vec<String> = names.filter(|name| name.ends_with(".broken")).collect();

@@ -1,4 +1,4 @@
-//! Reads the segments of the WAL one after the other, and checks that they belong together.
+//! Reads the segments of the WAL in order, and checks that they form one chain.
 
 use super::log::ScannedLog;
 use crate::storage::data_dir::DataDir;
@@ -7,7 +7,7 @@ use crate::storage::meta::Meta;
 use crate::storage::wal::read_back::{BatchIndex, BatchPlace, Effect};
 use crate::storage::wal::segment::{BatchStep, Name, SegmentReader};
 
-/// What the segments hold.
+/// The contents of all segments.
 pub(super) struct Scan {
     pub(super) log: ScannedLog,
     pub(super) index: BatchIndex,
@@ -62,7 +62,7 @@ pub(super) fn scan(
     })
 }
 
-/// Reads a segment to its end. Gives whether there is damage behind it that a crash explains.
+/// Reads a segment to its end. Returns whether the end is torn in a way that a crash explains.
 fn read_batches(
     reader: &mut SegmentReader,
     log: &mut ScannedLog,
@@ -90,7 +90,7 @@ fn read_batches(
         }
         if !hole {
             return Err(corrupt(
-                "a batch is damaged, and it is not torn: it was written as a whole",
+                "a batch is damaged, although it was written completely",
             ));
         }
         let offset = reader.offset();
@@ -98,7 +98,7 @@ fn read_batches(
             return Err(StorageError::corrupt(
                 reader.path(),
                 offset,
-                &format!("a batch is damaged, and a later one stands at byte {later}"),
+                &format!("a batch is damaged, and a later batch follows at byte {later}"),
             ));
         }
         return Ok(true);
@@ -107,7 +107,7 @@ fn read_batches(
 
 fn check_identity(reader: &SegmentReader, meta: &Meta) -> Result<(), StorageError> {
     let header = reader.header();
-    // An empty member's first segments were begun before it had a cluster.
+    // The first segments of an empty member were created before a cluster added it.
     let known = header.cluster == 0 || header.cluster == meta.cluster();
     if header.member == meta.member() && known {
         return Ok(());
@@ -139,7 +139,7 @@ fn check_succession(
             before.path(),
             before.offset(),
             &format!(
-                "its end is missing: the next segment, {}, does not go on from it",
+                "its end is missing: the next segment, {}, does not continue it",
                 header.name.file_name()
             ),
         ));
