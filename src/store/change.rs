@@ -1,4 +1,4 @@
-//! A write of one key, from its conditions to what it changes in its shard.
+//! A write of one key: checks its conditions and changes its shard.
 
 use super::content::{Content, Old};
 use super::entry::Entry;
@@ -8,7 +8,7 @@ use crate::command::{Command, Etags, Kind};
 use crate::limits;
 use bytes::Bytes;
 
-/// A command on its way into a table.
+/// A command that is ready for its shard.
 pub(super) struct PendingChange<'a> {
     pub(super) map: &'a Map,
     /// Number of the shard.
@@ -16,24 +16,24 @@ pub(super) struct PendingChange<'a> {
     pub(super) hash: u64,
     pub(super) command: &'a Command,
     pub(super) index: u64,
-    /// What a put of a large value stores: made before the shard is locked.
+    /// The new entry of a put with a large value, created before the shard is locked.
     pub(super) large: Option<Entry>,
 }
 
-/// What became of it.
+/// The result of a [`PendingChange`].
 pub(super) struct Changed {
     pub(super) outcome: Outcome,
-    /// Values that are there now and were not before: -1, 0 or 1.
+    /// Change of the number of keys: -1, 0 or 1.
     pub(super) keys: i64,
-    /// Likewise the bytes of keys and values.
+    /// Change of the total bytes of keys and values.
     pub(super) bytes: i64,
-    /// What was in its place: to be freed with the shard's lock released.
+    /// The old entry, to be freed after the shard is unlocked.
     pub(super) previous: Option<Entry>,
 }
 
 impl PendingChange<'_> {
-    /// The outcome, if it changes nothing: its condition does not hold against the index of the key's value, or what
-    /// it deletes is absent already.
+    /// The outcome if the command changes nothing: its condition does not hold for the index of the key's value, or the
+    /// key to delete does not exist.
     fn nothing_to_do(&self, current: Option<u64>) -> Option<Outcome> {
         let (if_match, if_none_match) = (&self.command.if_match, &self.command.if_none_match);
         if !holds(if_match.as_ref(), if_none_match.as_ref(), current) {
@@ -45,7 +45,7 @@ impl PendingChange<'_> {
         }
     }
 
-    /// Decides the conditions and changes the shard, with one lookup.
+    /// Checks the conditions and changes the shard, with one lookup.
     pub(super) fn make(self, shard: &mut Content) -> Changed {
         let key = &*self.command.key;
         let found = shard
@@ -83,8 +83,9 @@ impl PendingChange<'_> {
         } else {
             changed.bytes = size(value) - size(previous.parts().2);
             if previous.has_room_for(value) {
-                // A copy is kept for a while, and what stays, stays where it is. Otherwise the map would move from the
-                // memory of the threads that loaded it to that of the one that writes it, and leave holes behind.
+                // Keep a copy for a while and overwrite the entry in place. Otherwise the entries would move, one by
+                // one, from the memory of the threads that loaded the map to that of the writing thread, and leave
+                // holes behind.
                 kept = wanted.then(|| previous.clone());
                 place.get_mut().overwrite(self.index, value);
             } else {
@@ -112,7 +113,7 @@ impl Changed {
     }
 }
 
-/// An entry with a value beyond this size has no other command in it, so a slice keeps nothing else alive.
+/// An entry of the log with a value above this size has no other command, so a slice of it keeps nothing else alive.
 pub(super) fn own(value: &Bytes) -> Bytes {
     if value.len() > limits::ENTRY_BYTES_MAX {
         value.clone()
@@ -121,7 +122,7 @@ pub(super) fn own(value: &Bytes) -> Bytes {
     }
 }
 
-/// Conditions against the index of the key's value, by RFC 9110, section 13.
+/// Evaluates conditions against the index of the key's value, according to RFC 9110, section 13.
 pub(super) fn holds(
     if_match: Option<&Etags>,
     if_none_match: Option<&Etags>,

@@ -1,4 +1,4 @@
-//! What a shard of the map holds.
+//! The contents of a shard of the map.
 
 use super::entry::Entry;
 use hashbrown::HashTable;
@@ -6,20 +6,20 @@ use hashbrown::HashTable;
 /// The entries of one shard, found by the hash of their key.
 pub(super) type Table = HashTable<Entry>;
 
-/// What is in a shard.
+/// The contents of a shard.
 #[derive(Default)]
 pub(super) struct Content {
     pub(super) table: Table,
-    /// What was replaced and somebody who froze the map has still to see. Boxed, as there is mostly none.
+    /// Replaced entries that a freeze still has to see. Boxed, as there are usually none.
     pub(super) replaced: Option<Box<Replaced>>,
 }
 
 #[derive(Default)]
 pub(super) struct Replaced(pub(super) Vec<Old>);
 
-/// An entry that is not in the table any more.
+/// An entry that is no longer in the table.
 pub(super) struct Old {
     pub(super) entry: Entry,
-    /// The index of the write that replaced or deleted it.
+    /// Index of the write that replaced or deleted the entry.
     pub(super) until: u64,
 }

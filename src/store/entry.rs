@@ -1,7 +1,7 @@
 //! One key of the map, with its index and value, in one allocation.
 //!
-//! A lookup compares the key and mostly wants the value: both lie side by side, so it misses the cache once for them. A
-//! table holds 16 bytes an entry.
+//! A lookup compares the key and usually reads the value. Both are adjacent in memory, so a lookup misses the cache
+//! only once. A table needs 16 bytes for an entry.
 //!
 //! | bytes of a small entry | field |
 //! |---|---|
@@ -10,7 +10,7 @@
 //! | *n* | key |
 //! | | value |
 //!
-//! Invariant: which of the two forms an entry has depends on its size alone.
+//! Invariant: whether an entry is small or large depends only on its size.
 
 use crate::limits;
 use bytes::Bytes;
@@ -18,20 +18,20 @@ use bytes::Bytes;
 const INDEX_BYTES: usize = 8;
 const HEAD_BYTES: usize = INDEX_BYTES + 2;
 
-/// What a key stands for.
+/// The value of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value {
-    /// Index of the entry that wrote it: its ETag.
+    /// Index of the log entry that wrote the value: its ETag.
     pub index: u64,
     /// The bytes, as the client sent them.
     pub bytes: Bytes,
 }
 
-/// A key with its index and value. A clone copies a small one, and shares the value of a large one.
+/// A key with its index and value. Cloning copies a small entry, and shares the value of a large entry.
 #[derive(Clone)]
 pub(super) enum Entry {
     Small(Box<[u8]>),
-    /// Its value may be a slice of the frame that brought it, and a reader shares it.
+    /// The value may be a slice of the frame that it arrived in. Readers share it.
     Large(Box<Large>),
 }
 
@@ -42,7 +42,8 @@ pub(super) struct Large {
     value: Bytes,
 }
 
-// The compiler keeps the form in what the pointer can't be. A table would grow by a half if it did not.
+// The compiler stores the variant in invalid values of the pointer. Otherwise an entry would need three words instead
+// of two, and a table would grow by half.
 const _: () = assert!(size_of::<Entry>() == 2 * size_of::<usize>());
 // The length of a small entry's key has two bytes.
 const _: () = assert!(limits::SMALL_BYTES_MAX <= u16::MAX as usize);
@@ -57,7 +58,7 @@ impl Entry {
         }
     }
 
-    /// Whether key and value go into one allocation.
+    /// Whether key and value fit into one small allocation.
     pub(super) fn is_small(key: &[u8], value: &[u8]) -> bool {
         key.len() + value.len() <= limits::SMALL_BYTES_MAX
     }
@@ -80,7 +81,7 @@ impl Entry {
         }))
     }
 
-    /// A value can be written in the place of the one that is there: both are small, and of the same length.
+    /// Whether `value` can overwrite the current value in place: both are small and of the same length.
     pub(super) fn has_room_for(&self, value: &[u8]) -> bool {
         match self {
             Entry::Small(_) => self.parts().2.len() == value.len(),
@@ -88,11 +89,11 @@ impl Entry {
         }
     }
 
-    /// Gives it a new index and a new value, for which it has room.
+    /// Overwrites index and value in place. The entry must have room.
     pub(super) fn overwrite(&mut self, index: u64, value: &[u8]) {
         let Entry::Small(bytes) = self else {
             panic!(
-                "a large entry of {} bytes has room for nothing",
+                "a large entry of {} bytes can't be overwritten in place",
                 self.parts().2.len()
             );
         };
@@ -109,18 +110,17 @@ impl Entry {
         }
     }
 
-    /// The key.
     pub(super) fn key(&self) -> &[u8] {
         self.parts().0
     }
 
-    /// The index of the entry of the log that wrote it.
+    /// Index of the log entry that wrote the value.
     pub(super) fn index(&self) -> u64 {
         self.parts().1
     }
 
-    /// What a reader gets: a copy of a small value, so that its traffic does not touch the entry, a share of a large
-    /// one.
+    /// The value for a reader: a copy of a small value, so that the reader does not touch the entry later, or a share
+    /// of a large value.
     pub(super) fn value(&self) -> Value {
         let (_, index, value) = self.parts();
         let bytes = match self {
@@ -131,11 +131,11 @@ impl Entry {
     }
 }
 
-/// Copies of many entries: one after the other the small ones, each as it was, and shares of the large ones.
+/// Copies of many entries. Small entries are copied one after the other into one buffer; large entries are shared.
 #[derive(Default)]
 pub(super) struct Copies {
     small: Vec<u8>,
-    /// Where each of them ends.
+    /// Offset of the end of each small entry.
     ends: Vec<usize>,
     large: Vec<Large>,
 }
@@ -151,7 +151,7 @@ impl Copies {
         }
     }
 
-    /// Visits key, index and value of each.
+    /// Passes key, index and value of each entry to `visit`.
     pub(super) fn visit<E>(
         &self,
         visit: &mut impl FnMut(&[u8], u64, &[u8]) -> Result<(), E>,
@@ -182,7 +182,7 @@ fn small_parts(bytes: &[u8]) -> (&[u8], u64, &[u8]) {
 
 fn small_index(bytes: &[u8]) -> u64 {
     let head = bytes.first_chunk::<INDEX_BYTES>();
-    u64::from_le_bytes(*head.expect("an entry begins with its index"))
+    u64::from_le_bytes(*head.expect("an entry starts with its index"))
 }
 
 fn key_len(bytes: &[u8]) -> usize {

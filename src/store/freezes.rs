@@ -1,5 +1,5 @@
-//! Who has frozen the map, at which index, and how far each has come: so it is known which entries somebody has still
-//! to see. See `frozen.rs`.
+//! The current freezes of the map: the index of each, and how far it has come. They decide which replaced entries still
+//! have to be kept. See `frozen.rs`.
 
 use super::content::Content;
 use crate::mutants::{Mutant, is_planted};
@@ -10,27 +10,27 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// One freeze of the map.
 pub(super) struct Freeze {
-    /// Of the newest entry that belongs to it.
+    /// Index of the newest entry that belongs to the freeze.
     pub(super) index: u64,
-    /// Shards before this one are done with.
+    /// The freeze has copied all shards before this one.
     pub(super) next: AtomicUsize,
-    /// Shards that were taken out of the map as a whole, by their number.
+    /// Whole shards that a restored map has replaced, by their number.
     kept: Mutex<BTreeMap<usize, Arc<Content>>>,
 }
 
-/// All that is frozen at this time. Few: a snapshot, and a hash for `GET /-/hash`.
+/// All current freezes. There are only a few: one for a snapshot, and one for `GET /-/hash`.
 #[derive(Default)]
 pub(super) struct Freezes {
-    /// The highest index of them, 0 for none. Set by the one writer; whoever ends makes it lower.
+    /// The highest index of a freeze, 0 if there is none. Only the writer raises it. A freeze that ends may lower it.
     newest: AtomicU64,
     live: Mutex<Vec<Arc<Freeze>>>,
 }
 
 impl Freezes {
-    /// Somebody has still to see an entry of this shard and index, which the write at the index `until` replaces. The
-    /// shard is locked.
+    /// Whether a freeze still has to see the entry of `shard` that was written at `index` and replaced at `until`. The
+    /// caller holds the lock of the shard.
     pub(super) fn want(&self, shard: usize, index: u64, until: u64) -> bool {
-        // Most writes end here.
+        // For most writes the answer is already false here.
         let newest = self.newest.load(Ordering::Relaxed);
         let is_frozen = match is_planted(Mutant::FrozenEntryFreed) {
             true => index < newest,
@@ -43,11 +43,12 @@ impl Freezes {
                 .any(|freeze| (index..until).contains(&freeze.index) && freeze.has_to_see(shard))
     }
 
-    /// Takes a shard that leaves the map as a whole, and gives it back if nobody has to see it. The shard is locked.
+    /// Keeps a whole shard that a restored map replaces, for the freezes that still have to see it. The caller holds
+    /// the lock of the shard.
     pub(super) fn keep(&self, shard: usize, content: Content) -> Arc<Content> {
         let content = Arc::new(content);
         for freeze in self.live().iter().filter(|freeze| freeze.has_to_see(shard)) {
-            // What was kept first stays: later ones took its place in the map after it was frozen.
+            // Keep the first one: later contents of this shard are newer than the freeze.
             freeze
                 .kept()
                 .entry(shard)
@@ -69,7 +70,7 @@ impl Freezes {
 }
 
 impl Freeze {
-    /// Of the map of this index.
+    /// A freeze at this index.
     pub(super) fn new(index: u64) -> Freeze {
         Freeze {
             index,

@@ -1,12 +1,14 @@
-//! The map as it was at one index, for whoever writes or hashes all of it while writes go on.
+//! The map at one index, for a snapshot or a hash that reads all of it while writes continue.
 //!
-//! To freeze the map is to note its index. What is frozen then goes through the shards, one after the other, and copies
-//! out of each what belongs to it, with the shard locked for reading: the entries of the table that are not newer than
-//! its index, and those replaced ones that were current at its index. A shard that it is done with keeps nothing for it
-//! any more, so memory is held for the entries that are replaced before it comes by, and for nothing else.
+//! Freezing the map only records its index. The frozen map is then copied shard by shard, with the shard locked for
+//! reading. A copy takes the table's entries that are not newer than the index, and the replaced entries that were
+//! current at the index. A shard that has been copied keeps no more replaced entries for this freeze. Memory is
+//! therefore needed only for entries that are replaced before their shard is copied.
 //!
-//! Invariants: whether somebody wants an entry is asked with its shard locked, and a shard is done with while it is
-//! locked, so no entry is lost between the two. What one freeze has still to see, another that ends does not free.
+//! Invariants:
+//! - The check whether a freeze still needs an entry happens with the entry's shard locked, and a shard is marked as
+//!   copied while it is locked. No entry is lost in between.
+//! - An entry that one freeze still has to see is not freed when another freeze ends.
 
 use super::content::{Content, Old};
 use super::entry::{Copies, Entry};
@@ -17,7 +19,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// The map as it was at one index. Holding it costs the entries that are replaced, so let go of it soon.
+/// The map at one index. While it exists, replaced entries stay in memory, so drop it soon.
 pub struct Frozen {
     map: Arc<Map>,
     freeze: Arc<Freeze>,
@@ -33,8 +35,8 @@ impl Frozen {
         }
     }
 
-    /// Visits every entry as (key, index, value), in no order, until the visitor fails. No lock is held meanwhile, so
-    /// it may take its time. What was visited is let go of.
+    /// Passes every entry to the visitor as (key, index, value), in no particular order, until the visitor fails. No
+    /// lock is held during a call, so the visitor may be slow. Memory of visited shards is released along the way.
     pub fn visit<E>(
         self,
         mut visit: impl FnMut(&[u8], u64, &[u8]) -> Result<(), E>,
@@ -48,7 +50,7 @@ impl Frozen {
         Ok(())
     }
 
-    /// See [`MapHash`].
+    /// The [`MapHash`] of the map.
     pub fn hash(self) -> u64 {
         let mut hash = MapHash::default();
         let Ok(()) = self.visit(|key, index, value| {
@@ -58,11 +60,11 @@ impl Frozen {
         hash.value()
     }
 
-    /// Copies what belongs to it out of a shard, the next one, and is done with that.
+    /// Copies the entries of this freeze out of the next shard, and marks that shard as copied.
     fn take(&self, shard: usize, copies: &mut Copies) {
         let content = self.map.shards[shard].read();
         let kept = self.freeze.kept().remove(&shard);
-        // A shard that was put in the place of the one that was kept may hold entries of any index.
+        // A shard that replaced the kept shard may contain entries with any index.
         kept.as_deref()
             .unwrap_or(&content)
             .copy(self.freeze.index, copies);
@@ -95,7 +97,7 @@ impl fmt::Debug for Frozen {
 }
 
 impl Content {
-    /// Copies what was current at an index.
+    /// Copies the entries that were current at an index.
     fn copy(&self, index: u64, copies: &mut Copies) {
         let replaced = self.replaced.iter().flat_map(|replaced| &replaced.0);
         let replaced = replaced
@@ -110,7 +112,7 @@ impl Content {
 }
 
 impl Map {
-    /// Frees the replaced entries of a shard that nobody wants any more.
+    /// Frees the replaced entries of a shard that no freeze needs any more.
     fn tidy(&self, shard: usize) {
         let mut content = self.shards[shard].lock();
         let Some(replaced) = &mut content.replaced else {
@@ -125,16 +127,16 @@ impl Map {
         if replaced.0.is_empty() {
             content.replaced = None;
         }
-        // With the lock released.
+        // Free them after the lock is released.
         drop(content);
         drop(free);
     }
 }
 
-/// A hash of all keys, indexes and values, the same on every member and in every process that holds the same.
+/// A hash of all keys, indexes and values. It is equal on every member and in every process with the same contents.
 ///
-/// It is the sum of the entries' hashes, since the tables have no order. It tells accidents, not attackers: its key is
-/// no secret, so whoever wants to can make two maps with the same hash.
+/// The hash is the sum of the entries' hashes, since the tables have no order. It detects accidents, not attacks: its
+/// key is public, so anyone can construct two maps with the same hash.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MapHash(u64);
 
@@ -144,19 +146,19 @@ impl MapHash {
         self.0 = self.0.wrapping_add(entry_hash(key, index, value));
     }
 
-    /// That of all that was added.
+    /// The hash of all entries added so far.
     pub fn value(self) -> u64 {
         self.0
     }
 }
 
-/// Of its own and not the standard library's, whose algorithm may change from one build to the next: members of
-/// different builds have to agree.
+/// Not the hash of the standard library, whose algorithm may change between builds: members of different builds have to
+/// agree.
 fn entry_hash(key: &[u8], index: u64, value: &[u8]) -> u64 {
-    // Odd, with as many ones as zeros in no order.
+    // An odd number with as many ones as zeros, in irregular order.
     const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
     let mix = |hash: u64, word: u64| {
-        // Both halves of the product, so that every bit of the input reaches every bit of the result.
+        // Use both halves of the product, so that every bit of the input affects every bit of the result.
         let product = u128::from(hash ^ word) * u128::from(FACTOR);
         ((product >> 64) as u64 ^ product as u64).rotate_left(23) ^ hash
     };
@@ -171,6 +173,6 @@ fn entry_hash(key: &[u8], index: u64, value: &[u8]) -> u64 {
             .fold(hash, |hash, byte| mix(hash, u64::from(*byte)))
     };
     let hash = text(text(mix(FACTOR, index), key), value);
-    // Once more, so that the last word is as well mixed as the others.
+    // One more round, so that the last word is mixed as well as the others.
     mix(hash, FACTOR.rotate_left(32))
 }

@@ -1,12 +1,15 @@
-//! The newest changes of the map, in the order of the log: what watchers are told.
+//! The newest changes of the map, in log order, for watchers.
 //!
-//! What an entry changes is known only when it is applied: a condition may fail, and a key may be gone already. So the
-//! apply path notes for each entry which keys it put and deleted, and [`Reader`]s take that from here, each at its own
-//! pace. A note says where key and value stand in the entry's data and copies neither: the log in memory holds the same
-//! bytes (see `node/log.rs`).
+//! The changes of an entry are known only when it is applied: a condition may fail, or a key may not exist. The apply
+//! path therefore records for each entry which keys it put and deleted. [`Reader`]s read these records, each at its own
+//! pace. A record has the places of key and value in the entry's data and copies neither: the log in memory holds the
+//! same bytes (see `node/log.rs`).
 //!
-//! Invariants: whatever was changed by an entry above `oldest`, and at or below `newest`, is here; entries leave whole, the
-//! oldest first; a reader that misses one is told so and gets nothing more; nobody waits for a reader.
+//! Invariants:
+//! - All changes by entries above `oldest` and up to `newest` are present.
+//! - Entries are dropped as a whole, the oldest first.
+//! - A reader that has missed an entry gets an error and nothing more.
+//! - Nothing waits for a reader.
 
 use crate::limits;
 use crate::mutants::{Mutant, is_planted};
@@ -17,66 +20,66 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 
-/// The history of this member. Written by whoever applies, one at a time.
+/// The history of this member. Written by one thread at a time: the one that applies.
 #[derive(Debug, Default)]
 pub struct History {
     bytes_max: u64,
     state: Mutex<HistoryState>,
-    /// Readers that there are. With none nobody is woken.
+    /// Number of readers. If there are none, an append wakes nobody.
     readers: AtomicUsize,
     news: Notify,
 }
 
 #[derive(Debug, Default)]
 struct HistoryState {
-    /// Index and changes of each entry that has some.
+    /// Index and changes of each entry that changed something.
     entries: VecDeque<(u64, Arc<Changes>)>,
-    /// Of all of them: see [`Changes::weight`].
+    /// Total weight of these entries: see [`Changes::weight`].
     bytes: u64,
-    /// Of entries behind the last of them, which changed nothing.
+    /// Bytes of the entries applied since the last of these entries. They changed nothing.
     beside: u64,
-    /// Index of the last entry that may have changed something and is not here.
+    /// Index of the last entry that may have changed something and is not in `entries`.
     oldest: u64,
     /// Index of the last entry that was applied.
     newest: u64,
 }
 
-/// What one entry changed, in order.
+/// The changes of one entry, in order.
 #[derive(Debug)]
 pub struct Changes {
     data: Bytes,
     spans: Vec<Span>,
-    /// Bytes of the entries before it that changed nothing. They may share an allocation with it, as what came in one frame
-    /// does, and it then keeps them in memory.
+    /// Bytes of the preceding entries that changed nothing. Entries that arrived in one frame may share an allocation,
+    /// and this entry then keeps the others in memory.
     beside: u64,
 }
 
 /// One change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change<'a> {
-    /// The key.
+    /// The key that changed.
     pub key: &'a [u8],
-    /// Its new value; `None`: it was deleted.
+    /// The new value. `None` if the key was deleted.
     pub value: Option<&'a [u8]>,
 }
 
-/// Where in the data a change stands, which has far less than 4 GiB.
+/// Where a change is in the entry's data, which is far smaller than 4 GiB.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     key: u32,
     key_bytes: u32,
     value: u32,
-    /// [`DELETED`] if there is none.
+    /// [`DELETED`] for a deletion.
     value_bytes: u32,
 }
 
 const DELETED: u32 = u32::MAX;
 
-/// What an entry takes beside its data and spans: two allocations and its place in the queue, about.
+/// Approximate memory of an entry besides its data and spans: two allocations and a place in the queue.
 const ENTRY_BYTES: usize = 128;
 
 impl Changes {
-    /// Of the entry with this data, which has at most so many.
+    /// No changes yet, for the entry with this data, which has at most `at_most` changes.
     pub fn of(data: Bytes, at_most: usize) -> Changes {
         let spans = Vec::with_capacity(at_most);
         Changes {
@@ -86,13 +89,13 @@ impl Changes {
         }
     }
 
-    /// A key was put. Both are slices of the data.
+    /// Adds a put. `key` and `value` are slices of the data.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
         let (value_at, value_bytes) = self.place(value);
         self.push(key, value_at, value_bytes);
     }
 
-    /// A key was deleted. It is a slice of the data.
+    /// Adds a deletion. `key` is a slice of the data.
     pub fn delete(&mut self, key: &[u8]) {
         self.push(key, 0, DELETED);
     }
@@ -110,14 +113,14 @@ impl Changes {
     /// Offset and length of a slice of the data.
     fn place(&self, part: &[u8]) -> (u32, u32) {
         if part.is_empty() {
-            // It may point anywhere.
+            // The pointer of an empty slice is arbitrary.
             return (0, 0);
         }
         let offset = (part.as_ptr().addr()).wrapping_sub(self.data.as_ptr().addr());
         let end = offset.wrapping_add(part.len());
         assert!(
             offset < end && end <= self.data.len(),
-            "{} bytes that were decoded stand at {offset} of an entry of {} bytes",
+            "{} decoded bytes are at offset {offset} of an entry of {} bytes",
             part.len(),
             self.data.len()
         );
@@ -133,12 +136,12 @@ impl Changes {
         })
     }
 
-    /// Bytes of the entry's data: about what its changes take when they are written out.
+    /// Bytes of the entry's data: approximately the size of its changes when they are sent.
     pub fn bytes(&self) -> usize {
         self.data.len()
     }
 
-    /// What it counts towards the limit of the history.
+    /// The bytes that count towards the limit of the history.
     pub fn weight(&self) -> u64 {
         let own = self.data.len() + self.spans.capacity() * size_of::<Span>() + ENTRY_BYTES;
         own as u64 + self.beside
@@ -146,7 +149,7 @@ impl Changes {
 }
 
 impl History {
-    /// An empty one that holds at most about so many bytes, but always the newest entry.
+    /// An empty history. It is limited to about `bytes_max` bytes, but always keeps the newest entry.
     pub fn new(bytes_max: u64) -> History {
         History {
             bytes_max,
@@ -154,8 +157,8 @@ impl History {
         }
     }
 
-    /// The map is that of this index now, however it got there: the history begins behind it, or behind `oldest` if that
-    /// is yet to come. The start of a process replays entries that memory shall not hold.
+    /// Restarts the history when the map becomes that of `index`. The history is complete after `index`, or after
+    /// `oldest` if that is higher: a start also replays entries that are not kept in memory.
     pub fn begin(&self, index: u64, oldest: u64) {
         let mut state = self.lock();
         let gone = std::mem::take(&mut state.entries);
@@ -163,7 +166,7 @@ impl History {
         state.beside = 0;
         let before = state.oldest;
         state.oldest = match oldest.max(index) {
-            // The snapshot that a cluster begins with, which holds nothing.
+            // The first snapshot of a cluster, whose map is empty.
             1 => 0,
             _ if is_planted(Mutant::HistoryGapAfterSnapshot) => before,
             oldest => oldest,
@@ -174,13 +177,13 @@ impl History {
         self.tell();
     }
 
-    /// An entry was applied; these are its changes.
+    /// Adds the changes of an entry that was applied.
     pub fn append(&self, index: u64, mut changes: Changes) {
         let mut gone = Vec::new();
         let mut state = self.lock();
         assert!(
             index > state.newest,
-            "entry {index} is applied behind entry {}",
+            "entry {index} is applied after entry {}",
             state.newest
         );
         state.newest = index;
@@ -189,7 +192,8 @@ impl History {
         } else if changes.spans.is_empty() {
             state.beside += changes.data.len() as u64;
         } else {
-            // No more than what a frame holds beside it, nor so much that it drops what live readers are about to read.
+            // Limit this to what one frame can hold besides the entry, and so that it does not drop what readers are
+            // about to read.
             let most = (limits::FRAME_BYTES_TARGET as u64).min(self.bytes_max / 8);
             changes.beside = std::mem::take(&mut state.beside).min(most);
             state.bytes += changes.weight();
@@ -204,7 +208,7 @@ impl History {
             }
         }
         drop(state);
-        // With the lock released: it may be much.
+        // Free them after the lock is released: there may be many.
         drop(gone);
         self.tell();
     }
@@ -214,24 +218,24 @@ impl History {
         self.lock().newest
     }
 
-    /// The lowest index behind which nothing is missing.
+    /// The lowest index after which no change is missing.
     pub fn oldest(&self) -> u64 {
         self.lock().oldest
     }
 
-    /// The limit that it was made with.
+    /// The limit of the history in bytes.
     pub fn bytes_max(&self) -> u64 {
         self.bytes_max
     }
 
-    /// Completes when something was applied since the last time that it did. For one task, which tells all who wait: to
-    /// wake many of them is not the writer's work.
+    /// Completes when something was applied since its last completion. Only one task may wait here. That task wakes all
+    /// watchers, so that the apply thread does not have to.
     pub async fn news(&self) {
         self.news.notified().await;
     }
 
     fn tell(&self) {
-        // A reader that is not counted yet takes the lock later, and then finds what was appended.
+        // A reader that is not counted yet takes the lock later, and then sees the appended entry.
         if self.readers.load(Ordering::Relaxed) > 0 {
             self.news.notify_one();
         }
@@ -242,39 +246,39 @@ impl History {
     }
 }
 
-/// The place up to which somebody has read.
+/// Reads the history from some position on.
 #[derive(Debug)]
 pub struct Reader {
     history: Arc<History>,
     position: u64,
 }
 
-/// What a reader has not seen is not in the history any more. It is, behind this index.
+/// The history no longer has everything that the reader has not seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gone {
-    /// See [`History::oldest`].
+    /// The history is complete after this index: see [`History::oldest`].
     pub oldest: u64,
 }
 
 impl Reader {
-    /// Reads what is behind this index.
+    /// Reads the changes after this index.
     pub fn new(history: Arc<History>, position: u64) -> Reader {
         history.readers.fetch_add(1, Ordering::Relaxed);
         Reader { history, position }
     }
 
-    /// Everything up to this index was read.
+    /// The index up to which everything was read.
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// Makes it read again what is behind this index.
+    /// Goes back, so that the changes after this index are read again.
     pub fn go_back(&mut self, position: u64) {
         self.position = position;
     }
 
-    /// The next entries that changed something: at most so many, and of at most so many bytes unless the first is larger;
-    /// none, if it has read everything.
+    /// The next entries that changed something: at most `entries_max` entries, and at most `bytes_max` bytes unless the
+    /// first entry is larger. Empty if everything was read.
     pub fn read(
         &mut self,
         entries_max: usize,
@@ -298,7 +302,7 @@ impl Reader {
         let all = first + taken.len() == state.entries.len();
         self.position = match taken.last() {
             Some((index, _)) if !all => *index,
-            // Nothing was changed behind it.
+            // Nothing after it was changed.
             _ => state.newest.max(self.position),
         };
         Ok(taken)
@@ -315,7 +319,7 @@ impl Drop for Reader {
 mod tests {
     use super::*;
 
-    /// An entry of so many bytes that puts one key for each of them.
+    /// An entry of this many bytes, which puts one key for each byte.
     fn entry(bytes: usize) -> Changes {
         let data = Bytes::from((0..bytes).map(|i| i as u8).collect::<Vec<_>>());
         let mut changes = Changes::of(data.clone(), bytes);
@@ -331,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_come_back_in_order_and_as_they_were() {
+    fn changes_are_read_in_order_and_unchanged() {
         let data = Bytes::from_static(b"-key+value-gone");
         let mut changes = Changes::of(data.clone(), 1);
         changes.put(&data[1..4], &data[5..10]);
@@ -354,13 +358,13 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "1 bytes that were decoded stand at")]
+    #[should_panic(expected = "1 decoded bytes are at offset")]
     fn a_key_that_is_no_slice_of_its_entry_is_a_bug() {
         Changes::of(Bytes::from_static(b"data"), 1).delete(b"k");
     }
 
     #[test]
-    fn the_oldest_entries_go_whole_and_their_readers_are_told() {
+    fn the_oldest_entries_are_dropped_whole_and_their_readers_get_an_error() {
         let weight = entry(3).weight();
         assert_eq!(weight, (3 + 3 * 16 + ENTRY_BYTES) as u64);
         let history = Arc::new(History::new(3 * weight));
@@ -368,7 +372,7 @@ mod tests {
         let mut slow = Reader::new(history.clone(), 10);
         for index in [12, 14, 16] {
             history.append(index, entry(3));
-            // Without changes: nothing has to be kept.
+            // An entry without changes needs no record.
             history.append(index + 1, Changes::of(Bytes::new(), 0));
         }
         assert_eq!((history.oldest(), history.newest()), (10, 17));
@@ -390,7 +394,7 @@ mod tests {
             indexes(&mut Reader::new(history.clone(), 12), 9, 99),
             [14, 16, 18]
         );
-        // The newest stays, however large it is.
+        // The newest entry stays, however large it is.
         history.append(19, entry(300));
         assert_eq!(history.oldest(), 18);
         assert_eq!(indexes(&mut Reader::new(history.clone(), 18), 9, 0), [19]);
@@ -400,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_takes_what_fits_and_ends_at_the_newest_index() {
+    fn a_reader_respects_its_limits_and_ends_at_the_newest_index() {
         let history = Arc::new(History::new(1 << 20));
         let mut reader = Reader::new(history.clone(), 0);
         assert_eq!(
@@ -435,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_a_snapshot_it_begins_anew() {
+    fn after_a_snapshot_the_history_restarts() {
         let history = Arc::new(History::new(1 << 20));
         history.append(2, entry(1));
         let (mut behind, mut at) = (
@@ -451,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_replayed_before_its_begin_is_not_kept() {
+    fn entries_replayed_before_the_start_of_the_history_are_not_kept() {
         let history = Arc::new(History::new(1 << 20));
         history.begin(5, 7);
         for index in 6..10 {
@@ -464,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_new_cluster_it_is_whole() {
+    fn the_history_of_a_new_cluster_is_complete() {
         let history = Arc::new(History::new(1 << 20));
         history.begin(1, 1);
         history.append(2, entry(1));
@@ -472,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_nothing_counts_with_what_comes_behind_it() {
+    fn entries_without_changes_count_towards_the_next_entry() {
         let nothing = |bytes| Changes::of(Bytes::from(vec![0; bytes]), 0);
         let history = Arc::new(History::new(80_000));
         history.append(1, entry(1));
@@ -481,7 +485,7 @@ mod tests {
         history.append(4, entry(1));
         let both = entry(1).weight() * 2 + 7_000;
         assert_eq!(history.lock().bytes, both);
-        // Much of it does not push out what is there.
+        // Even many such entries do not displace the existing changes.
         history.append(5, nothing(1 << 20));
         history.append(6, entry(1));
         assert_eq!(history.lock().bytes, both + entry(1).weight() + 10_000);

@@ -1,4 +1,4 @@
-//! A map that is being filled from a snapshot, off to the side of the one that is read, by several threads.
+//! A map that several threads fill from a snapshot while readers use the current map.
 
 use super::content::Table;
 use super::entry::Entry;
@@ -9,15 +9,16 @@ use parking_lot::Mutex;
 /// A map that is being filled from a snapshot.
 pub struct Restore {
     hasher: KeyHasher,
-    /// One for each shard. Locked for one entry at a time, and there are so many that threads hardly ever meet.
+    /// One for each shard. A thread locks a part for one entry at a time. There are so many parts that threads hardly
+    /// ever contend.
     parts: Vec<Mutex<ShardPart>>,
 }
 
-/// What becomes a shard.
+/// A shard under construction.
 #[derive(Default)]
 pub(super) struct ShardPart {
     pub table: Table,
-    /// Of keys and values.
+    /// Total bytes of keys and values.
     pub bytes: u64,
     /// The highest index of an entry.
     pub newest: u64,
@@ -35,7 +36,7 @@ impl Restore {
         }
     }
 
-    /// Adds an entry. False: there is one with this key already, and so this is not the map of any index.
+    /// Adds an entry. Returns false if the map already has the key: the source is then not a map at any index.
     pub fn insert(&self, key: &[u8], index: u64, value: &[u8]) -> bool {
         let hash = self.hasher.hash(key);
         let entry = Entry::new(key, index, value);

@@ -1,4 +1,4 @@
-//! The shards of the map, and which key belongs to which.
+//! The shards of the map, and the assignment of keys to shards.
 
 use super::content::Content;
 use super::freezes::Freezes;
@@ -7,36 +7,36 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::sync::atomic::AtomicU64;
 
-/// The map itself: its shards, and what is counted of them.
+/// The map: its shards and counters.
 pub(super) struct Map {
-    /// The same for all shards and for every map that replaces this one.
+    /// The same for all shards, and for every restored map.
     pub(super) hasher: KeyHasher,
     pub(super) shards: Box<[Shard]>,
-    /// Counted by the one writer; readers may see them a moment late.
+    /// Only the writer changes the counters. Readers may see a change slightly late.
     pub(super) keys: AtomicU64,
     pub(super) bytes: AtomicU64,
-    /// The highest index of an entry that was applied; written by the one writer.
+    /// The highest index of an applied entry. Only the writer changes it.
     pub(super) newest: AtomicU64,
     pub(super) freezes: Freezes,
 }
 
-/// Hashes a key once, for its shard and for the table.
+/// Hashes a key once, for both its shard and its table.
 ///
-/// By the standard library's SipHash with a random key: clients choose the keys, so an unkeyed hash would let one of
-/// them slow down all.
+/// This is the standard library's SipHash with a random key. Clients choose the keys of the map: with an unkeyed hash,
+/// one client could cause collisions that slow all clients down.
 #[derive(Clone)]
 pub(super) struct KeyHasher(RandomState);
 
-/// A cache line of its own, so that readers of neighbouring shards don't slow each other.
+/// Each shard has its own cache line, so that readers of neighbouring shards don't slow each other down.
 #[repr(align(64))]
 #[derive(Default)]
 pub(super) struct Shard(RwLock<Content>);
 
-// The lock, the table and what was replaced share the cache line.
+// The lock, the table and the replaced entries share the cache line.
 const _: () = assert!(size_of::<Shard>() == 64);
 
 impl Map {
-    /// An empty one of so many shards.
+    /// An empty map with this number of shards.
     pub(super) fn with_shards(shards: usize) -> Map {
         Map {
             hasher: KeyHasher::new(),
@@ -70,14 +70,14 @@ impl KeyHasher {
 
     pub(super) fn hash(&self, key: &[u8]) -> u64 {
         let mut hasher = self.0.build_hasher();
-        // Not `Hash`, which would write the length too: it tells keys apart only where more than one is hashed.
+        // Not `Hash`, which also writes the length. The length matters only if several keys are hashed together.
         hasher.write(key);
         hasher.finish()
     }
 }
 
-/// The tables look at the lowest and the seven highest bits of the same hash, so the shard takes others: keys of one
-/// shard would otherwise all collide in its table.
+/// The tables use the lowest and the seven highest bits of the same hash. The shard uses other bits: otherwise all keys
+/// of one shard would collide in its table.
 pub(super) fn shard_of(hash: u64, shards: usize) -> usize {
     (hash >> 40) as usize % shards
 }

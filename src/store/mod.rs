@@ -1,19 +1,20 @@
-//! The map: every key with its value and the index of the entry that wrote it.
+//! The map: every key with its value and the index of the log entry that wrote it.
 //!
-//! It stands at the end of the commit channel. One thread at a time, the apply thread or the raft loop in its stead,
-//! calls [`Store::apply`]; the apply thread calls [`Store::freeze`] and [`Store::replace`]; any number of threads call
-//! [`Store::get`].
+//! The map is at the end of the commit channel. [`Store::apply`] is called by one thread at a time: the apply thread,
+//! or the raft loop in its place. The apply thread calls [`Store::freeze`] and [`Store::replace`]. Any number of
+//! threads call [`Store::get`].
 //!
-//! The map is cut into shards, each behind a lock of its own. A snapshot freezes it between two batches: that notes the
-//! index of the moment and copies nothing (see `store/frozen.rs`). From then on a write to a shard that the snapshot
-//! has not reached keeps the entry that it replaces beside the table, if the snapshot is to have that one; what was
-//! written later tells itself apart by its index.
+//! The map is divided into shards, each with its own lock. A snapshot freezes the map between two batches: this records
+//! the current index and copies nothing (see `store/frozen.rs`). Afterwards a write to a shard that the snapshot has
+//! not copied yet keeps the replaced entry beside the table, if the snapshot needs that entry. The index of an entry
+//! shows whether it was written later.
 //!
-//! Invariants: the value of a key and its index are read together, so an ETag never belongs to another value; no reader,
-//! of one key after the other or of a frozen map, sees a part of a transaction (`store/txn.rs`); an entry that a
-//! [`Frozen`] has still to see is never changed or freed; a reader never waits for the disk, nor for the copy of a large
-//! value. It may wait while the table of its shard grows or is copied out for a snapshot, which is seldom, and takes less
-//! than a millisecond.
+//! Invariants:
+//! - The value of a key and its index are read together, so an ETag never belongs to another value.
+//! - No reader sees a part of a transaction, whether it reads one key after the other or a frozen map (`store/txn.rs`).
+//! - An entry that a [`Frozen`] still has to see is never changed or freed.
+//! - A reader never waits for the disk, nor for the copy of a large value. It may wait while the table of its shard
+//!   grows or is copied for a snapshot, which is rare and takes less than a millisecond.
 
 mod change;
 mod content;
@@ -44,12 +45,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Enough that a shard is copied out in a short time: with ten million keys it has 5,000 of them.
+/// Enough shards that copying one is quick: with ten million keys, a shard has 5,000 of them.
 const SHARDS: usize = 2048;
 
 /// The map of this node.
 pub struct Store {
-    /// Shared with what was frozen.
+    /// Shared with frozen maps.
     map: Arc<Map>,
 }
 
@@ -65,14 +66,15 @@ impl Store {
         Store::with_shards(SHARDS)
     }
 
-    /// An empty map of so many shards. A simulation has few keys and looks at all of them after each step.
+    /// An empty map with this number of shards. A simulation needs few: it has few keys and visits all of them after
+    /// each step.
     pub fn with_shards(shards: usize) -> Store {
         Store {
             map: Arc::new(Map::with_shards(shards)),
         }
     }
 
-    /// The value of a key, at once, as the map is now. Whoever wants a linearizable answer asks the node first.
+    /// The current value of a key, without waiting. For a linearizable read the caller has to ask the node first.
     pub fn get(&self, key: &[u8]) -> Option<Value> {
         let hash = self.map.hasher.hash(key);
         let content = self.map.shards[self.map.shard_of(hash)].read();
@@ -80,10 +82,10 @@ impl Store {
         found.map(Entry::value)
     }
 
-    /// Applies a write at the index of its entry. One thread at a time calls it, in log order.
+    /// Applies a write at the index of its entry. Called by one thread at a time, in log order.
     ///
-    /// Its conditions are decided here and nowhere else, so that every member decides alike. Key and value are copied
-    /// out of the entry unless the value is large: a slice would keep the whole frame alive that brought it.
+    /// Conditions are decided here and nowhere else, so that every member decides alike. Key and value are copied out
+    /// of the entry unless the value is large: a slice would keep the whole frame of the entry alive.
     pub fn apply(&self, command: &Command, index: u64) -> Outcome {
         let (key, value) = (&*command.key, &command.value);
         let large = match command.kind {
@@ -94,7 +96,7 @@ impl Store {
             Kind::Transaction => {
                 return self.apply_transaction(command, index);
             }
-            other => panic!("{other:?} is no command on the map"),
+            other => panic!("{other:?} is not a command on the map"),
         };
         let map = &*self.map;
         let hash = map.hasher.hash(key);
@@ -113,13 +115,13 @@ impl Store {
         changed.outcome
     }
 
-    /// Counts what a write at this index has changed.
+    /// Updates the counters after a write at this index.
     fn count(&self, index: u64, keys: i64, bytes: i64) {
         let map = &*self.map;
         if index > map.newest.load(Ordering::Relaxed) {
             map.newest.store(index, Ordering::Relaxed);
         }
-        // A write of the same length, which is the usual one, does not change them.
+        // A write of the same length, the usual case, does not change the counters.
         for (counter, by) in [(&map.keys, keys), (&map.bytes, bytes)] {
             if by != 0 {
                 counter.fetch_add(by.cast_unsigned(), Ordering::Relaxed);
@@ -127,20 +129,21 @@ impl Store {
         }
     }
 
-    /// The map as it is now. Only the apply thread calls it, between two entries.
+    /// The map as it is now. Only the apply thread calls this, between two entries.
     pub fn freeze(&self) -> Frozen {
         Frozen::new(&self.map)
     }
 
-    /// Begins to fill a new map, which [`Store::replace`] then puts in the place of this one. It will have about so many
-    /// keys: tables that grow cost half of the time.
+    /// A new map to fill, with which [`Store::replace`] then replaces this one. `keys` is the approximate number of
+    /// keys: growing tables would take half of the time.
     pub fn begin_restore(&self, keys: u64) -> Restore {
         Restore::new(self.map.hasher.clone(), self.map.shards.len(), keys)
     }
 
-    /// Puts a restored map in the place of this one. Only the apply thread calls it.
+    /// Replaces the contents of this map with a restored map. Only the apply thread calls this.
     ///
-    /// All shards at once, or a stale reader could meet one key of a transaction and then miss another.
+    /// All shards are replaced at once. Otherwise a stale reader could see one key of a transaction and then miss
+    /// another.
     pub fn replace(&self, restore: Restore) {
         let (mut keys, mut bytes, mut newest) = (0, 0, 0);
         let mut locks: Vec<_> = self.map.shards.iter().map(Shard::lock).collect();
@@ -156,7 +159,7 @@ impl Store {
             let old = std::mem::replace(&mut **current, new);
             gone.push(self.map.freezes.keep(number, old));
         }
-        // Freed with the locks released already: it may hold a great many values.
+        // Free the old shards after the locks are released: they may hold a great many values.
         drop(locks);
         drop(gone);
         self.map.keys.store(keys, Ordering::Relaxed);
@@ -169,12 +172,12 @@ impl Store {
         self.map.keys.load(Ordering::Relaxed)
     }
 
-    /// There is no key.
+    /// Whether the map has no keys.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes of all keys and values.
+    /// Total bytes of all keys and values.
     pub fn bytes(&self) -> u64 {
         self.map.bytes.load(Ordering::Relaxed)
     }
@@ -182,7 +185,7 @@ impl Store {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Never the content: values stay out of logs.
+        // Do not print the contents: values stay out of logs.
         write!(f, "Store({} keys, {} bytes)", self.len(), self.bytes())
     }
 }

@@ -1,67 +1,69 @@
-//! Reads of many keys as of one index: a page of a frozen map.
+//! Reads of many keys at one index: a page of a frozen map.
 //!
-//! The map has no order, so such a read looks at every key and remembers the least ones, as many as it was asked for. An
-//! index of the keys would take the memory of all keys once more.
+//! The map has no order, so such a read visits every key and collects as many of the lowest matching keys as requested.
+//! An ordered index would double the memory for keys.
 
 use super::frozen::Frozen;
 use crate::limits;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-/// Which keys are wanted.
+/// Selects keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Range {
-    /// They begin with this.
+    /// Only keys with this prefix.
     pub prefix: Vec<u8>,
-    /// They are greater than this, byte by byte. No key is empty, so with an empty one it is all of them.
+    /// Only keys greater than this, compared byte by byte. No key is empty, so an empty `after` excludes nothing.
     pub after: Vec<u8>,
-    /// The least ones, so many.
+    /// Maximum number of keys. The lowest ones are returned.
     pub limit: usize,
-    /// With their values, and only as many keys as have values of [`limits::LIST_BYTES_MAX`] bytes together, and one more.
+    /// Whether to return values. If so, the page ends with the key whose value makes the total exceed
+    /// [`limits::LIST_BYTES_MAX`] bytes.
     pub values: bool,
 }
 
-/// What was found.
+/// The result of a scan.
 #[derive(Debug)]
 pub struct Page {
     /// In ascending order of their keys.
     pub entries: Vec<Listed>,
-    /// There are further keys behind them.
+    /// Whether there are further matching keys after these.
     pub more: bool,
 }
 
-/// A key that was found.
+/// A key on a page.
 pub struct Listed {
     /// The key.
     pub key: Box<[u8]>,
-    /// The index of the entry of the log that wrote it: its ETag.
+    /// Index of the log entry that wrote the value: its ETag.
     pub index: u64,
-    /// Bytes of its value.
+    /// Size of the value in bytes.
     pub size: usize,
-    /// Its value, if values are wanted.
+    /// The value, if values were requested.
     pub value: Option<Box<[u8]>>,
 }
 
-/// It was told to give up.
+/// The caller ended the scan early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("looking at all keys took too long")]
 pub struct GivenUp;
 
-/// The least keys so far.
+/// The lowest keys found so far.
 struct Least<'a> {
     range: &'a Range,
-    /// The greatest first.
+    /// The greatest key first.
     heap: BinaryHeap<Listed>,
     value_bytes: usize,
-    /// The least key of those that were dropped: none from here on is wanted, or the page would have a gap.
+    /// The lowest key that was dropped. Keys from here on are not collected, or the page would have a gap.
     end: Option<Box<[u8]>>,
 }
 
-/// Keys between two questions whether to give up.
+/// Number of keys between two calls of `give_up`.
 const GIVE_UP_KEYS: usize = 4_096;
 
 impl Frozen {
-    /// The least keys of a range. It looks at every key of the map; `give_up` is asked now and then.
+    /// The lowest keys of a range. Visits every key of the map. Calls `give_up` from time to time, and ends if it
+    /// returns true.
     pub fn least(self, range: &Range, give_up: impl Fn() -> bool) -> Result<Page, GivenUp> {
         let mut least = Least {
             range,
@@ -134,7 +136,7 @@ impl Eq for Listed {}
 
 impl std::fmt::Debug for Listed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Never the content.
+        // Do not print the contents.
         write!(f, "Listed({} bytes)", self.size)
     }
 }
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_keys_of_a_range_are_found() {
+    fn the_lowest_keys_of_a_range_are_found() {
         let store = Store::new();
         let all = range("", "", 10, false);
         let empty = store.freeze().least(&all, || false).unwrap();

@@ -1,7 +1,7 @@
-//! The state machine: the map, the newest changes of it, and how far a start has replayed the log. All three move together,
-//! by committed entries in log order or by a whole snapshot, and whoever reads one of them may rely on the others.
+//! The state machine: the map, its newest changes, and how far a start has replayed the log. All three change together,
+//! with committed entries in log order or with a whole snapshot, so a reader of one may rely on the others.
 //!
-//! Only the end of the commit channel changes it. The API reads.
+//! Only the end of the commit channel changes the state machine. The API reads it.
 
 use super::Store;
 use super::history::{Changes, History};
@@ -11,19 +11,19 @@ use crate::logging::progress::Replay;
 use bytes::Bytes;
 use std::sync::Arc;
 
-/// See the module's documentation. A copy is another handle of the same.
+/// The map, its history and the replay of the log. A clone refers to the same state machine.
 #[derive(Debug, Clone)]
 pub struct StateMachine {
     /// The map.
     pub store: Arc<Store>,
-    /// The newest changes of the map, to watch.
+    /// The newest changes of the map, for watchers.
     pub history: Arc<History>,
-    /// What has to be replayed before there is anything to serve.
+    /// The entries that a start has to replay before the map can be served.
     pub replay: Arc<Replay>,
 }
 
 impl StateMachine {
-    /// One with an empty history, whose size in bytes is bounded, and with nothing to replay.
+    /// A state machine with an empty history of at most `history_bytes_max` bytes, and with nothing to replay.
     pub fn new(store: Arc<Store>, history_bytes_max: u64) -> StateMachine {
         StateMachine {
             store,
@@ -32,8 +32,8 @@ impl StateMachine {
         }
     }
 
-    /// Applies the commands of the entry with this index and these data. Gives what comes of those that somebody waits for,
-    /// each with `R`, by which that is told.
+    /// Applies the commands of the entry with this index and data. Returns the outcomes of the commands that a client
+    /// waits for, each with the `R` that delivers it.
     pub fn apply<R>(
         &self,
         index: u64,
@@ -50,20 +50,21 @@ impl StateMachine {
                 answers.push((reply, outcome));
             }
         }
-        // Before the answers: a client that watches from the index in its answer must find the change in the history.
+        // Append before the answers are sent: a client that watches from the index in its answer must find the change
+        // in the history.
         self.history.append(index, changes);
         self.replay.applied(index);
         answers
     }
 
-    /// The map is that of a snapshot of this index.
+    /// Called after the map was replaced with a snapshot of this index.
     pub fn loaded(&self, index: u64) {
         self.history.begin(index, index);
         self.replay.applied(index);
     }
 }
 
-/// Notes what a command has changed. A deletion that had something to delete left fewer keys.
+/// Records the change of a command. `fewer` says whether a deletion has removed a key.
 fn note(command: &Command, outcome: &Outcome, fewer: bool, changes: &mut Changes) {
     match (outcome, command.kind) {
         (Outcome::Applied { .. }, Kind::Put) => changes.put(&command.key, &command.value),

@@ -1,4 +1,4 @@
-//! What the map promises, beside a snapshot and without.
+//! Tests of the map, with and without concurrent freezes.
 
 use super::map::{KeyHasher, shard_of};
 use super::*;
@@ -46,7 +46,7 @@ fn content(frozen: Frozen) -> Content {
     content
 }
 
-/// Entries that are kept for somebody who froze the map.
+/// Number of entries that are kept for freezes.
 fn replaced(store: &Store) -> usize {
     let shards = store.map.shards.iter();
     let replaced = shards.map(|shard| shard.read().replaced.as_ref().map_or(0, |old| old.0.len()));
@@ -134,20 +134,20 @@ fn a_frozen_map_does_not_see_later_writes() {
             (i + 1, b"before".to_vec())
         );
     }
-    assert_eq!(replaced(&store), 0, "nobody wants them any more");
+    assert_eq!(replaced(&store), 0, "no freeze needs them any more");
     assert_eq!(store.len(), self::content(store.freeze()).len() as u64);
     assert_eq!(&*store.get(&0_u64.to_be_bytes()).unwrap().bytes, b"after");
     assert_eq!(store.get(&1_u64.to_be_bytes()), None);
 }
 
 #[test]
-fn only_what_a_freeze_has_still_to_see_is_kept_and_only_once() {
+fn only_entries_that_a_freeze_still_has_to_see_are_kept_and_only_once() {
     let store = Store::new();
     store.apply(&put(b"a", b"1"), 1);
     let frozen = store.freeze();
     store.apply(&put(b"a", b"2"), 2);
     assert_eq!(replaced(&store), 1);
-    // It was not there when the map was frozen.
+    // This key did not exist when the map was frozen.
     store.apply(&put(b"a", b"3"), 3);
     store.apply(&put(b"b", b"1"), 4);
     store.apply(&delete(b"b"), 5);
@@ -155,7 +155,7 @@ fn only_what_a_freeze_has_still_to_see_is_kept_and_only_once() {
     let again = store.freeze();
     store.apply(&delete(b"a"), 6);
     assert_eq!(replaced(&store), 2);
-    // What the one does not want any more, the other may.
+    // The other freeze may still need an entry that this one no longer needs.
     drop(frozen);
     assert_eq!(replaced(&store), 1);
     let found = content(again);
@@ -176,7 +176,7 @@ fn a_shard_that_was_visited_keeps_nothing() {
     let Ok(()) = store.freeze().visit(|key, _, value| {
         assert_eq!(value, b"before");
         found += 1;
-        // Its own shard is done with, so this is in place.
+        // The shard of this key is already copied, so this write replaces in place.
         let before = replaced(&store);
         index += 1;
         store.apply(&put(key, b"behind"), index);
@@ -211,7 +211,7 @@ fn a_frozen_map_outlives_the_map_that_replaces_it() {
     let (first, second) = (store.freeze(), store.freeze());
     store.apply(&delete(&7_u64.to_be_bytes()), 101);
     for _ in 0..2 {
-        // Some entries are as they were, and some are other ones with low indexes.
+        // Some entries are unchanged, and some are other keys with low indexes.
         let restore = store.begin_restore(100);
         for i in 50..150_u64 {
             assert!(restore.insert(&i.to_be_bytes(), i / 2 + 1, b"restored"));
@@ -311,7 +311,7 @@ fn maps_have_the_same_hash_if_and_only_if_they_hold_the_same() {
     hashes.sort_unstable();
     hashes.dedup();
     assert_eq!(hashes.len(), all, "two different maps have one hash");
-    // Members of different builds compare theirs, so it stays as it is.
+    // Members of different builds compare their hashes, so the algorithm must not change.
     assert_eq!(filled(&[]), 0);
     assert_eq!(
         filled(&[(b"key", 7, b"a value of 19 bytes")]),
@@ -327,7 +327,7 @@ fn keys_are_spread_over_shards_and_within_them() {
         counts[shard_of(hasher.hash(&i.to_be_bytes()), SHARDS)] += 1;
     }
     assert!(counts.iter().all(|n| (20..300).contains(n)), "{counts:?}");
-    // What a table goes by first, the lowest bits, still differs between keys of one shard.
+    // The lowest bits, which a table uses first, still differ between keys of one shard.
     let of_one_shard = (0..).map(|i: u64| hasher.hash(&i.to_be_bytes()));
     let lowest: BTreeSet<u64> = of_one_shard
         .filter(|hash| shard_of(*hash, SHARDS) == 0)
@@ -361,7 +361,7 @@ fn a_value_may_change_between_small_and_large() {
             }
         }
     }
-    // A key beyond what the head of a small entry can tell.
+    // A key whose length does not fit into the head of a small entry.
     let long = vec![b'l'; 70_000];
     store.apply(&put(&long, b"v"), 99);
     assert_eq!(&*store.get(&long).unwrap().bytes, b"v");
@@ -382,7 +382,7 @@ fn a_value_that_was_read_stays_as_it_was_read() {
 }
 
 #[test]
-fn what_changes_nothing_keeps_nothing() {
+fn writes_without_effect_keep_nothing() {
     let store = Store::new();
     store.apply(&put(b"a", b"1"), 1);
     let frozen = store.freeze();
@@ -401,7 +401,7 @@ fn what_changes_nothing_keeps_nothing() {
 }
 
 #[test]
-fn every_freeze_sees_its_own_moment_while_others_come_and_go() {
+fn every_freeze_sees_the_map_at_its_own_index() {
     const KEYS: u64 = 300;
     let store = Store::with_shards(16);
     let mut now = Content::new();

@@ -1,8 +1,9 @@
-//! Transactions: several writes at one place in the log, all of them or none.
+//! Transactions: several writes at one index of the log, all of them or none.
 //!
-//! Readers lock one shard at a time, so all shards that a transaction writes are locked before the first is changed, in
-//! the order of the shards: who has read one of its keys finds each of the others as it left them, or newer. The new
-//! entries are made before that, as they take long.
+//! A transaction locks all shards that it writes before it changes the first, in the order of their numbers, while
+//! readers lock one shard at a time. A reader that has read one key of the transaction therefore finds each of the
+//! other keys as the transaction left it, or newer. The new entries are created before the locks are taken, since that
+//! takes long.
 
 use super::Store;
 use super::change::holds;
@@ -12,9 +13,9 @@ use super::map::Map;
 use crate::command::outcome::{FailedCheck, Outcome};
 use crate::command::{Command, Transaction, Write};
 
-/// A write on its way into its table.
+/// A write that is ready for its table.
 struct PendingWrite<'a> {
-    /// Its place in the transaction.
+    /// Index of the write in the transaction.
     position: usize,
     shard: usize,
     hash: u64,
@@ -23,18 +24,18 @@ struct PendingWrite<'a> {
     entry: Option<Entry>,
 }
 
-/// What the writes have changed.
+/// The combined changes of all writes.
 struct Sum {
     existed: Box<[bool]>,
     keys: i64,
     bytes: i64,
-    /// What was in their places: to be freed with the locks released.
+    /// The old entries, to be freed after the locks are released.
     previous: Vec<Entry>,
 }
 
 impl Store {
-    /// Applies a transaction at the index of its entry. Its checks are decided here, as the conditions of a single
-    /// write are.
+    /// Applies a transaction at the index of its entry. Its checks are decided here, like the conditions of a single
+    /// write.
     pub(super) fn apply_transaction(&self, command: &Command, index: u64) -> Outcome {
         let nothing = Transaction::new();
         let transaction = command.transaction.as_ref().unwrap_or(&nothing);
@@ -88,7 +89,7 @@ impl Map {
     fn step<'a>(&self, position: usize, write: &'a Write, index: u64) -> PendingWrite<'a> {
         let key = &*write.key;
         let hash = self.hasher.hash(key);
-        // Always a copy: a slice would keep the whole entry alive, with the values of all other keys.
+        // Always copy: a slice would keep the whole entry alive, with the values of all other keys.
         let entry = (!write.delete).then(|| Entry::new(key, index, &write.value));
         PendingWrite {
             position,
@@ -101,7 +102,7 @@ impl Map {
 }
 
 impl PendingWrite<'_> {
-    /// Makes the write in its shard.
+    /// Carries out the write in its shard.
     fn take(&mut self, map: &Map, content: &mut Content, index: u64, sum: &mut Sum) {
         let size = |entry: &Entry| {
             let (key, _, value) = entry.parts();
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn all_is_written_at_one_index_and_each_outcome_is_told() {
+    fn all_writes_have_one_index_and_each_outcome_is_reported() {
         let store = Store::new();
         let large = "x".repeat(limits::SMALL_BYTES_MAX);
         let writes = [("a", Some("1")), ("b", Some(&*large)), ("c", None)];
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_when_a_check_fails_and_all_that_fail_are_told() {
+    fn nothing_is_written_if_a_check_fails_and_all_failed_checks_are_reported() {
         let store = Store::new();
         store.apply(&transaction(vec![], &[("a", Some("1"))]), 5);
         let writes = [("a", Some("2")), ("b", Some("2"))];
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_of_one_key_after_the_other_never_see_half() {
+    fn readers_never_see_half_of_a_transaction() {
         let keys: Vec<String> = (0..12).map(|i| format!("key-{i}")).collect();
         let all = |value: Option<&'static str>| {
             keys.iter()
@@ -272,7 +273,7 @@ mod tests {
                 scope.spawn(move || {
                     let mut newest = 0;
                     for i in (0..keys.len()).cycle() {
-                        // In either direction, so with and against the order in which shards are locked.
+                        // Read in both directions: with and against the order in which shards are locked.
                         let i = if reader == 0 { i } else { keys.len() - 1 - i };
                         let value = store
                             .get(keys[i].as_bytes())
@@ -294,7 +295,7 @@ mod tests {
                 let value = if index % 2 == 0 { "x" } else { "longer" };
                 store.apply(&transaction(vec![], &all(Some(value))), index);
                 match index % 100 {
-                    // What somebody has frozen is kept.
+                    // Keep entries for a freeze part of the time.
                     0 => frozen = Some(store.freeze()),
                     50 => frozen = None,
                     _ => {}
