@@ -1,12 +1,12 @@
-//! The end of the commit channel: the only code that writes the store.
+//! The commit channel and its receiving end: the only code that writes the store.
 //!
-//! The apply thread applies entries in log order, answers the clients whose proposals they carried, releases reads, and
-//! starts snapshots. It never waits for a snapshot to be written, nor for the map to be hashed: it freezes the map (see
-//! `store/frozen.rs`) and hands it over. A few commands that find the channel empty take no such detour: the raft loop
-//! applies them itself, which saves a lone request a change of thread.
+//! The apply thread applies entries in log order, answers the clients of the commands in them, releases reads, and
+//! starts snapshots. It never waits while a snapshot is written or the map is hashed: it freezes the map (see
+//! `store/frozen.rs`) and hands the frozen map over. If the channel is empty and there are only a few commands, the
+//! raft loop applies them itself. That saves a lone request a thread switch.
 //!
-//! Invariant: batches are applied one at a time, in the order in which they were handed over. The loop applies only when
-//! the thread has finished everything before, and there is no other source of batches.
+//! Invariant: batches are applied one at a time, in the order in which they are handed over. The raft loop applies a
+//! batch itself only when the apply thread has finished all earlier batches, and only the raft loop hands over batches.
 
 use crate::channels::commit::{Apply, Commit};
 use crate::channels::inbox::Inbox;
@@ -27,7 +27,7 @@ use std::time::Instant;
 /// The raft loop's end of the commit channel.
 pub struct Commits {
     batches: Sender<Vec<Commit>>,
-    /// Batches that were sent and are not finished.
+    /// Number of batches that were sent and are not finished.
     unfinished: Arc<AtomicUsize>,
     state_machine: StateMachine,
 }
@@ -39,12 +39,12 @@ pub struct Batches {
     state_machine: StateMachine,
 }
 
-/// The thread at the other end has ended: the process is stopping.
+/// The thread at the other end has ended, because the process is stopping.
 #[derive(Debug)]
 pub struct ThreadEnded;
 
-/// The commit channel. What it holds is bounded by `PUBLISHED_BYTES_MAX`, and what one ready publishes. Both ends change the
-/// state machine, never at the same time.
+/// Creates the commit channel. `PUBLISHED_BYTES_MAX`, plus what one ready publishes, bounds its contents. Both ends
+/// change the state machine, but never at the same time.
 pub fn channel(state_machine: StateMachine) -> (Commits, Batches) {
     let (sender, receiver) = mpsc::channel();
     let unfinished = Arc::new(AtomicUsize::new(0));
@@ -68,8 +68,8 @@ impl Commits {
         self.batches.send(batch).map_err(|_| ThreadEnded)
     }
 
-    /// Applies a batch here if it is small and the apply thread has nothing unfinished: returns the new index of the
-    /// map and the bytes of the entries. Otherwise sends it to the apply thread: `None`.
+    /// Applies a small batch on the calling thread if the apply thread has nothing unfinished. Returns the new index of
+    /// the map and the bytes of the entries. Otherwise sends the batch to the apply thread and returns `None`.
     pub fn hand_over(&self, batch: Vec<Commit>) -> Result<Option<(u64, usize)>, ThreadEnded> {
         let commands = batch.iter().map(|commit| match commit {
             Commit::Apply(apply) if apply.bytes <= limits::LONE_WRITE_BYTES_MAX => {
@@ -81,7 +81,7 @@ impl Commits {
         let small = commands
             .sum::<Option<usize>>()
             .is_some_and(|commands| commands <= limits::LONE_APPLY_COMMANDS_MAX);
-        // Acquire: what the thread wrote is seen here.
+        // Acquire: makes the writes of the apply thread visible here.
         let finished =
             self.unfinished.load(Ordering::Acquire) == 0 || is_planted(Mutant::LoneApplyOvertakes);
         if !small || !finished {
@@ -104,31 +104,31 @@ impl Commits {
 
 fn carry_out(apply: Apply, state_machine: &StateMachine) {
     for (reply, outcome) in state_machine.apply(apply.index, apply.data, apply.commands) {
-        // The client may be gone: then nobody wants to know.
+        // Fails if the client has disconnected.
         let _ = reply.send(outcome);
     }
 }
 
 fn release(reads: Vec<ReadReply>) {
     for reply in reads {
-        // Likewise.
+        // Fails if the client has disconnected.
         let _ = reply.send(Ok(()));
     }
 }
 
-/// The apply thread: what it takes from the channel, and what it works with.
+/// The apply thread's channels and dependencies.
 pub struct Applier {
-    /// The end of the commit channel.
+    /// The receiving end of the commit channel.
     pub batches: Batches,
-    /// Takes the news of what is applied.
+    /// Receives reports of applied entries.
     pub inbox: Arc<Inbox>,
-    /// Where a snapshot from the leader is found.
+    /// The files of snapshots from the leader.
     pub snapshots: Arc<Snapshots>,
-    /// To the snapshot thread.
+    /// Jobs for the snapshot thread.
     pub snapshot_jobs: Sender<SnapshotJob>,
-    /// Where it counts.
+    /// Metrics of this process.
     pub metrics: Arc<Metrics>,
-    /// Its log.
+    /// The logger of the apply thread.
     pub logger: Logger,
 }
 
@@ -143,7 +143,7 @@ impl Applier {
         Ok(())
     }
 
-    /// Applies a waiting batch, if there is one. The simulation calls it in place of the apply thread.
+    /// Applies a waiting batch, if there is one. The simulation calls this in place of the apply thread.
     pub fn apply_waiting(&self) -> Result<(), StorageError> {
         match self.batches.batches.try_recv() {
             Ok(batch) => self.apply(batch).map(|_| ()),
@@ -151,7 +151,7 @@ impl Applier {
         }
     }
 
-    /// Some batches were sent to the thread, and it has not finished them.
+    /// Whether the apply thread has not finished all batches that were sent.
     pub fn has_unfinished(&self) -> bool {
         self.batches.unfinished.load(Ordering::Acquire) > 0
     }
@@ -170,8 +170,8 @@ impl Applier {
                 }
                 Commit::Read(reads) => release(reads),
                 Commit::Snapshot(meta) => {
-                    // The node hears of what is applied first: it must not compact entries that it still counts as
-                    // unapplied, however quickly the snapshot is written.
+                    // Report the applied entries before the snapshot job: the node must not compact entries that it
+                    // still counts as unapplied, however quickly the snapshot is written.
                     if applied > 0 {
                         self.inbox.applied(applied, std::mem::take(&mut bytes));
                     }
@@ -184,7 +184,7 @@ impl Applier {
                     }
                 }
                 Commit::Freeze { header, reply } => {
-                    // The client that asked may have given up.
+                    // Fails if the client has given up.
                     let _ = reply.send((*header, state_machine.store.freeze()));
                 }
                 Commit::Restore(meta) => {
@@ -196,12 +196,13 @@ impl Applier {
         if applied > 0 {
             self.inbox.applied(applied, bytes);
         }
-        // Release: see Commits::hand_over. After the report above, or the loop's own batch could be reported first.
+        // Release: see `Commits::hand_over`. This comes after the report above: in the other order, the raft loop could
+        // apply and report its own batch before that report.
         self.batches.unfinished.fetch_sub(1, Ordering::Release);
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Replaces the map by a snapshot that came from the leader.
+    /// Replaces the map with a snapshot from the leader.
     fn load(&self, meta: &SnapshotMeta) -> Result<(), StorageError> {
         let begun = Instant::now();
         let loader = SnapshotLoader {
@@ -226,7 +227,7 @@ mod tests {
     use slog::o;
     use std::collections::{BTreeMap, BTreeSet};
 
-    /// These commands on their way back out of the log.
+    /// An entry with these commands, as it comes out of the log.
     fn applied(index: u64, commands: Vec<Command>) -> Apply {
         let mut batch = Batch::new();
         batch.commands = commands.into();
@@ -240,7 +241,7 @@ mod tests {
         }
     }
 
-    /// An entry of so many commands, each with a key of its own.
+    /// An entry with `commands` commands, each with its own key.
     fn entry(index: u64, commands: usize) -> Commit {
         let commands = (0..commands).map(|number| {
             let mut command = Command::new();
@@ -254,14 +255,14 @@ mod tests {
         })
     }
 
-    /// One write: its key, its value unless it deletes, and its condition.
+    /// One write: the key, the value (`None` deletes), and the condition.
     type Wish = (u8, Option<Vec<u8>>, Option<bool>);
 
     fn wish() -> impl Strategy<Value = Wish> {
         let value = prop_oneof![
             3 => proptest::collection::vec(any::<u8>(), 0..3).prop_map(Some),
             2 => Just(None),
-            // Large ones are shared with the map.
+            // Large values are shared with the map.
             1 => Just(Some(vec![7; limits::SMALL_BYTES_MAX])),
         ];
         (
@@ -271,7 +272,7 @@ mod tests {
         )
     }
 
-    /// `true`: the key has to be there. `false`: it must not.
+    /// `true`: the key has to exist. `false`: it must not exist.
     fn etags(exists: Option<bool>, wanted: bool) -> Option<Etags> {
         let mut any = Etags::new();
         any.any = true;
@@ -292,7 +293,8 @@ mod tests {
         command
     }
 
-    /// The conditions of a transaction are those of its first write alone, or it would hardly ever be carried out.
+    /// Only the condition of the first write becomes a check. With the conditions of all writes, hardly any transaction
+    /// would be carried out.
     fn transaction(wishes: Vec<Wish>) -> Command {
         let mut body = Transaction::new();
         for (place, (key, value, exists)) in wishes.into_iter().enumerate() {
@@ -316,9 +318,9 @@ mod tests {
     }
 
     proptest! {
-        /// Each entry is single writes, or a transaction and what is left of the keys.
+        /// Each entry has single writes, or a transaction and single writes for the remaining keys.
         #[test]
-        fn the_map_can_be_made_from_the_history(
+        fn the_map_can_be_rebuilt_from_the_history(
             entries in proptest::collection::vec(
                 (proptest::collection::vec(wish(), 1..6), any::<bool>()), 1..40),
         ) {
@@ -359,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn the_loop_applies_only_few_commands_and_only_behind_the_thread() {
+    fn the_loop_applies_only_few_commands_and_only_after_the_thread() {
         let dir = tempfile::tempdir().unwrap();
         let logger = Logger::root(slog::Discard, o!());
         let store = Arc::new(Store::new());
@@ -376,7 +378,7 @@ mod tests {
         assert_eq!(store.len(), 3);
         let many = vec![entry(4, limits::LONE_APPLY_COMMANDS_MAX + 1)];
         assert_eq!(commits.hand_over(many).unwrap(), None);
-        // The thread has not finished what is before.
+        // The apply thread has not finished the earlier batch.
         assert_eq!(commits.hand_over(vec![entry(5, 1)]).unwrap(), None);
         assert_eq!(store.len(), 3);
 

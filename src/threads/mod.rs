@@ -1,7 +1,7 @@
-//! The loops that wait, a file each; the name of the thread is the name of the file.
+//! The main loops of the threads, one file for each. The name of a thread is the name of its file.
 //!
-//! `raft` is the only one that touches the node, `wal` the only one that writes the log, `apply` the only one that
-//! writes the store.
+//! Only `raft` accesses the node, only `wal` writes the log, and only `apply` writes the store. The lone-request paths
+//! of `wal` and `apply` run on the raft thread.
 
 pub mod apply;
 pub mod raft;

@@ -1,15 +1,15 @@
-//! The raft loop: takes the events from the inbox, passes them to the node, and carries out the node's outputs.
+//! The raft loop: takes events from the inbox, passes them to the node, and carries out the node's outputs.
 //!
-//! One pass is: take everything (one wake-up for all of it), feed it in an order that keeps cause before effect, at
-//! most one tick, then work off the node's outputs until there are none. Everything that waits meanwhile is served
-//! by the next pass in one batch.
+//! One pass takes all waiting events with one wake-up. It feeds them to the node in an order that keeps causes before
+//! effects, ticks at most once, and carries out the node's outputs until there are none. Events that arrive during a
+//! pass wait for the next pass, which takes them in one batch.
 //!
-//! The loop owns the node and never waits for the store or the network: commits and messages are handed over through
-//! queues. For the disk it waits only when it has nothing else to do: see `wal.rs`.
+//! The loop owns the node and never waits for the store or the network: it hands commits and messages over through
+//! queues. It waits for the disk only when it has nothing else to do: see `wal.rs`.
 //!
-//! [`RaftLoop::pass`] reads no clock and owns no thread and no queue. It reaches the rest of the process through
-//! [`Ports`]: the raft thread ([`run`]) passes the daemon's [`Channels`], the simulation passes its own ports. So the
-//! simulation tests the code that the daemon runs.
+//! [`RaftLoop::pass`] reads no clock, and owns no thread or queue. It reaches the rest of the process through
+//! [`Ports`]. The raft thread ([`run`]) passes the daemon's [`Channels`], and the simulation passes its own ports. The
+//! simulation therefore tests the code that the daemon runs.
 
 use crate::channels::commit::{Apply, Commit};
 use crate::channels::inbox::{Events, Held, Inbox};
@@ -36,50 +36,50 @@ use std::time::{Duration, Instant};
 
 /// The rest of the process, as a pass of the loop sees it.
 pub trait Ports {
-    /// The clock.
+    /// The current time.
     fn now(&self) -> Instant;
-    /// Where the loop's events come from.
+    /// The source of the loop's events.
     fn inbox(&self) -> &Inbox;
-    /// Writes a job to the WAL.
+    /// Hands a job to the WAL.
     fn write(&mut self, job: Job, meanwhile: Meanwhile) -> Result<Written, WalWriterError>;
-    /// Applies a batch to the store. Returns the applied index and the entry bytes if the loop applied the batch
-    /// itself, `None` if the apply thread has it.
+    /// Hands a batch to the store. If the batch was applied on the calling thread, returns the applied index and the
+    /// bytes of the entries. `None` if the apply thread has it.
     fn commit(&mut self, batch: Vec<Commit>) -> Result<Option<(u64, usize)>, ThreadEnded>;
-    /// To the thread that reads the log back.
+    /// Hands a request to the read-back thread.
     fn read_back(&mut self, request: Request) -> Result<(), ThreadEnded>;
-    /// To the peers.
+    /// Sends messages to peers.
     fn send(&mut self, messages: Vec<Message>);
-    /// The members have changed.
+    /// Publishes a new table of members.
     fn set_members(&mut self, members: &Arc<Members>);
-    /// The members say that this one is reached there. Durable on return.
+    /// Stores the peer URL that the table of members has for this member. Durable on return.
     fn set_place(&mut self, url: &PeerUrl) -> Result<(), DiskError>;
-    /// Everything up to this index is applied.
+    /// Publishes that everything up to this index is applied.
     fn set_applied(&mut self, index: u64);
-    /// The leader has changed; 0 for none.
+    /// Publishes a change of leader. 0 means that no leader is known.
     fn set_leader(&mut self, leader: u64);
-    /// The process has to end.
+    /// Ends the process.
     fn exit(&mut self, exit: Exit);
-    /// The cluster's id, 0 while it is not known.
+    /// The cluster id, 0 while it is not known.
     fn cluster(&self) -> u64;
-    /// What the WAL has written.
+    /// Metrics of the WAL's writes.
     fn written(&self) -> &metrics::WalMetrics;
 }
 
 /// The ports of the daemon.
 pub struct Channels {
-    /// Events.
+    /// The source of events.
     pub inbox: Arc<Inbox>,
-    /// To the WAL. What it holds is bounded by what raft lets be in flight.
+    /// The queue to the WAL. Raft's limit of data in flight bounds its contents.
     pub writer: WalWriter,
-    /// To the thread that reads the log back. The node asks for few pieces at one time.
+    /// Requests for the read-back thread. The node has only a few requests outstanding at a time.
     pub read_back: Sender<Request>,
-    /// To the store.
+    /// The commit channel to the store.
     pub commits: Commits,
-    /// To the peers.
+    /// The connections to the peers.
     pub transport: Transport,
-    /// For the cluster id, which a joiner learns late, and for where this member is.
+    /// Provides the cluster id, which a joining member learns late, and stores the member's own URL.
     pub meta: Arc<Meta>,
-    /// Where it counts.
+    /// Metrics of this process.
     pub metrics: Arc<Metrics>,
     /// Tells the main thread that the process has to end.
     pub exit: Box<dyn Fn(Exit) + Send>,
@@ -157,13 +157,13 @@ pub fn run(
     tick: Duration,
     logger: &Logger,
 ) -> Result<(), DiskError> {
-    // The first pass does not wait: a node may have work from its start.
+    // The first pass does not wait: the node may have outputs right after its creation.
     let mut raft_loop = RaftLoop::new(node, tick, channels.now(), logger);
     let mut crowded = false;
     loop {
         if crowded {
-            // Threads that wait for this processor may be about to bring more proposals, and then the batch is larger.
-            // If no thread waits, the yield returns at once.
+            // Other threads waiting for this processor may be about to send proposals, which makes the batch larger. If
+            // no thread waits, the yield returns at once.
             std::thread::yield_now();
         }
         let events = channels.inbox.take(raft_loop.next_tick, raft_loop.held());
@@ -176,16 +176,16 @@ pub fn run(
     }
 }
 
-/// The node, and what the loop remembers from pass to pass.
+/// The node, and the state that the loop keeps between passes.
 pub struct RaftLoop {
     node: Node,
     tick: Duration,
     next_tick: Instant,
-    /// Waiters for the moment when this node leads no longer.
+    /// Notified when this node is no longer the leader.
     handing_over: Vec<oneshot::Sender<()>>,
-    /// Waiters for a frozen map that holds everything published by this pass.
+    /// Receive a frozen map with everything that this pass has published.
     freezing: Vec<oneshot::Sender<(SnapshotHeader, Frozen)>>,
-    /// Dropped messages of peers, as of the last time that they were counted.
+    /// The number of dropped peer messages at the last report.
     messages_dropped: u64,
     logger: Logger,
 }
@@ -204,22 +204,23 @@ impl RaftLoop {
         }
     }
 
-    /// The node.
+    /// The node that this loop owns.
     pub fn node(&self) -> &Node {
         &self.node
     }
 
-    /// When the next pass is due without any event.
+    /// When the next pass is due, even without events.
     pub fn next_tick(&self) -> Instant {
         self.next_tick
     }
 
-    /// What the inbox has to know before it gives out events.
+    /// The open proposals and reads of the node, and which kinds of events it can't use now. The inbox asks before it
+    /// gives out events.
     pub fn held(&self) -> Held {
         self.node.held()
     }
 
-    /// One pass. `Break`: a notice asked the loop to end.
+    /// Runs one pass. `Break`: a notice asked the loop to end.
     pub fn pass(
         &mut self,
         events: Events,
@@ -230,7 +231,7 @@ impl RaftLoop {
         }
         self.tick_if_due(ports);
         while let Some(output) = self.node.ready() {
-            // Before a message of this output goes to a peer.
+            // Set this before a message of the output goes to a peer.
             let is_current = self.node.map_is_current();
             ports.inbox().set_map_is_current(is_current);
             self.carry_out(output, ports)?;
@@ -238,10 +239,11 @@ impl RaftLoop {
         if let Some(index) = self.node.members_index() {
             ports.set_applied(index);
         }
-        // The map may have become current by what this pass applied.
+        // The entries that this pass applied may have made the map current.
         let is_current = self.node.map_is_current();
         ports.inbox().set_map_is_current(is_current);
-        // After all outputs: everything published is in the channel before the freeze, which so has the newest index.
+        // Freeze after all outputs: everything published is then in the channel before the freeze, so the frozen map
+        // has the newest index.
         for reply in self.freezing.drain(..) {
             let meta = self.node.snapshot_meta();
             let header = Box::new(meta.to_public_header(ports.cluster()));
@@ -249,7 +251,7 @@ impl RaftLoop {
         }
         if !self.node.is_leader() || self.node.is_alone() {
             for reply in self.handing_over.drain(..) {
-                // The main thread may have given up waiting.
+                // Fails if the main thread has given up waiting.
                 let _ = reply.send(());
             }
         }
@@ -261,11 +263,11 @@ impl RaftLoop {
         events: Events,
         ports: &mut impl Ports,
     ) -> Result<ControlFlow<()>, WalWriterError> {
-        // What is durable comes before the messages: a vote may answer a request that was sent because of it.
+        // Report durable jobs before messages: a vote may answer a request that was sent because of such a job.
         if events.persisted > 0 {
             self.node.persisted(events.persisted);
         }
-        // And what is applied before the notices: a snapshot is written after its index was applied.
+        // Report applied entries before notices: a snapshot is written only after its index was applied.
         if events.applied > 0 {
             self.node.applied(events.applied, events.applied_bytes);
         }
@@ -317,7 +319,7 @@ impl RaftLoop {
                 status.cluster = ports.cluster();
                 status.wal_syncs = ports.written().syncs.count();
                 status.wal_bytes = ports.written().bytes.get();
-                // The client that asked may have given up.
+                // Fails if the client has given up.
                 let _ = reply.send(status);
             }
             Notice::Freeze(reply) => self.freezing.push(reply),
@@ -340,7 +342,7 @@ impl RaftLoop {
             return;
         }
         self.node.tick();
-        // Missed ticks are not made up for: see Node::tick.
+        // Missed ticks are skipped: see `Node::tick`.
         self.next_tick = (self.next_tick + self.tick).max(now + self.tick / 2);
         if !self.handing_over.is_empty() {
             self.node.hand_over();
@@ -353,19 +355,19 @@ impl RaftLoop {
     }
 
     fn carry_out(&mut self, output: Output, ports: &mut impl Ports) -> Result<(), WalWriterError> {
-        // First the addresses, then the messages that need them.
+        // Set the addresses before sending messages to them.
         if let Some(members) = output.members {
             ports.set_members(&members);
         }
-        // Once in a move, this waits for the disk.
+        // This waits for the disk, once for each change of the URL.
         if let Some(url) = output.place {
             let stored = ports.set_place(&url);
             if let Err(error) = stored {
-                // A full disk costs the next start an option, and nothing else.
+                // If the disk is full, the only loss is that the next start needs an option.
                 if !error.is_full() {
                     return Err(error.into());
                 }
-                warn!(self.logger, "can't remember where this member is now; start it with --peer-url the next time"; "url" => %url, "error" => %error);
+                warn!(self.logger, "can't store the new peer URL of this member; use --peer-url at the next start"; "url" => %url, "error" => %error);
             }
         }
         if let Some(closed) = output.closed {
@@ -380,7 +382,7 @@ impl RaftLoop {
         if !output.commits.is_empty() {
             let applied = ports.commit(output.commits)?;
             if let Some((index, bytes)) = applied.filter(|(index, _)| *index > 0) {
-                // Through the inbox, as the apply thread does, so that reports keep their order.
+                // Report through the inbox, as the apply thread does, so that reports stay in order.
                 ports.inbox().applied(index, bytes);
             }
         }
@@ -390,7 +392,7 @@ impl RaftLoop {
         if let Some(exit) = output.exit {
             ports.exit(exit);
         }
-        // Last, as it may take the time of an fdatasync.
+        // Do this last, since it may take the time of an fdatasync.
         if let Some(job) = output.job {
             let meanwhile = match ports.inbox().is_quiet() {
                 true => Meanwhile::Nothing,

@@ -1,7 +1,8 @@
-//! The read-back thread: reads what the node wants of the log and has not in memory, and tells it by the inbox.
+//! The read-back thread: reads the log entries that the node needs and does not have in memory, and sends them to the
+//! inbox.
 //!
-//! A thread of its own, since a read may wait for the disk, and neither raft nor the next write shall wait with it. The
-//! node asks for few pieces at one time, so the queue needs no limit of its own.
+//! It is a separate thread because a read may wait for the disk, and neither raft nor the next write may wait with it.
+//! The node has only a few requests outstanding at a time, so the queue needs no limit.
 
 use crate::channels::inbox::Inbox;
 use crate::channels::notice::{EntriesRead, Notice};
@@ -9,7 +10,7 @@ use crate::storage::wal::read_back::Request;
 use crate::storage::{self, StorageError};
 use std::sync::mpsc::Receiver;
 
-/// Runs until the raft loop has ended, or the disk fails or is damaged.
+/// Runs until the raft loop has ended, or the disk has failed or is damaged.
 pub fn run(
     requests: &Receiver<Request>,
     wal: &storage::ReadBack,
@@ -21,7 +22,7 @@ pub fn run(
     Ok(())
 }
 
-/// Reads one piece and tells the node.
+/// Reads the entries of one request and sends them to the inbox.
 pub fn answer(
     request: &Request,
     wal: &storage::ReadBack,

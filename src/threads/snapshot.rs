@@ -1,4 +1,4 @@
-//! Writes the snapshots that the apply thread has frozen the map for, and loads the one that a start begins from.
+//! Writes the snapshots for which the apply thread has frozen the map, and loads snapshots into the map.
 
 use crate::channels::inbox::Inbox;
 use crate::channels::notice::{Notice, SnapshotWritten};
@@ -11,7 +11,7 @@ use slog::{Logger, info};
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
-/// A snapshot to write: its header, and the map as of its index.
+/// A snapshot to write: its header, and the map at its index.
 pub struct SnapshotJob {
     pub(super) meta: SnapshotMeta,
     pub(super) map: Frozen,
@@ -19,17 +19,18 @@ pub struct SnapshotJob {
 
 /// Loads snapshots into the map.
 pub struct SnapshotLoader<'a> {
-    /// The map.
+    /// The map to load into.
     pub store: &'a Store,
-    /// How many threads decode a file.
+    /// Maximum number of threads that decode a file.
     pub threads: usize,
-    /// Where it tells how far it is.
+    /// Receives progress reports.
     pub logger: &'a Logger,
 }
 
 impl SnapshotLoader<'_> {
-    /// Replaces the map by the snapshot file of this index and term. Readers see the old map until the new one is
-    /// complete. Gives the file's header and size; `loaded` is told how many bytes of it are done, and of how many.
+    /// Replaces the map with the snapshot file of this index and term. Readers see the old map until the new map is
+    /// complete. Returns the header and the size of the file. Reports to `loaded` how many bytes of the file are done,
+    /// and of how many.
     pub fn load(
         &self,
         snapshots: &Snapshots,
@@ -58,8 +59,8 @@ impl SnapshotLoader<'_> {
     }
 }
 
-/// The snapshot thread: writes one snapshot after the other. Runs until the apply thread has ended, or the disk
-/// fails.
+/// The snapshot thread: writes one snapshot after the other. Runs until the apply thread has ended or the disk has
+/// failed.
 pub fn write_snapshots(
     jobs: &Receiver<SnapshotJob>,
     snapshots: &Snapshots,

@@ -1,13 +1,13 @@
 //! Writes the WAL: makes the node's jobs durable, then releases the messages that had to wait for that.
 //!
-//! The WAL thread takes all jobs that wait into one write and one fdatasync: group commit. While it runs, the next jobs
-//! gather. If a job comes alone and the raft loop has nothing else to do, the loop writes the job itself, which saves
-//! a lone request two thread switches on every member.
+//! The WAL thread writes all waiting jobs with one write and one fdatasync (group commit). The next jobs gather in the
+//! meantime. If a job is the only one and the raft loop has nothing else to do, the raft loop writes the job itself.
+//! That saves a lone request two thread switches on every member.
 //!
-//! Files that nobody needs any more are deleted by a thread of their own.
+//! Another thread deletes the files that are no longer needed.
 //!
-//! Invariant: jobs are written in the order in which they were handed over. The loop writes a job itself only when all
-//! earlier jobs are durable, and only the loop hands over jobs.
+//! Invariant: jobs are written in the order in which they are handed over. The raft loop writes a job itself only when
+//! all earlier jobs are durable, and only the raft loop hands over jobs.
 
 use crate::channels::inbox::Inbox;
 use crate::mutants::{Mutant, is_planted};
@@ -26,14 +26,14 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Instant;
 
-/// The raft loop's way to the WAL.
+/// The raft loop's end of the queue to the WAL.
 pub struct WalWriter {
     shared: Arc<SharedWal>,
     metrics: metrics::WalMetrics,
     jobs: Sender<Job>,
 }
 
-/// The WAL thread's end of the jobs.
+/// The WAL thread's end of the queue.
 pub struct Jobs {
     shared: Arc<SharedWal>,
     jobs: Receiver<Job>,
@@ -41,32 +41,32 @@ pub struct Jobs {
 
 struct SharedWal {
     wal: Mutex<Wal>,
-    /// Jobs that were sent to the thread and are not finished.
+    /// Number of jobs that were sent to the WAL thread and are not finished.
     unfinished: AtomicUsize,
-    /// The last write was slow, in either thread. Until a write is fast again the WAL thread does all of them, so that
+    /// The last write, on either thread, was slow. Until a write is fast again, the WAL thread does all writes, so that
     /// heartbeats do not wait for the disk.
     slow: AtomicBool,
     clock: Clock,
     logger: Logger,
 }
 
-/// What tells how long a write takes: `Instant::now`, or the clock of a simulation.
+/// The clock that measures writes: `Instant::now`, or the clock of a simulation.
 pub type Clock = fn() -> Instant;
 
-/// What became of a job.
+/// The result of handing over a job.
 pub enum Written {
-    /// The job is durable. Its messages may be sent once the node knows.
+    /// The job is durable. The caller may send its messages once it has reported the job to the node.
     Here {
         /// The job's number.
         number: u64,
-        /// Its messages.
+        /// The job's messages.
         messages: Vec<Message>,
     },
-    /// The WAL thread has it, and tells the inbox.
+    /// The WAL thread has the job, and reports to the inbox when it is durable.
     Queued,
 }
 
-/// Both ends of the queue to this WAL. Raft's limit of entries in flight bounds the queue.
+/// Creates both ends of the queue to this WAL. Raft's limit of entries in flight bounds the queue.
 pub fn channel(wal: Wal, clock: Clock, logger: &Logger) -> (WalWriter, Jobs) {
     let (sender, receiver) = mpsc::channel();
     let metrics = wal.metrics().clone();
@@ -89,18 +89,18 @@ pub fn channel(wal: Wal, clock: Clock, logger: &Logger) -> (WalWriter, Jobs) {
     (writer, jobs)
 }
 
-/// What the raft loop could do while a job is written.
+/// Other work that the raft loop has while a job is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meanwhile {
-    /// Nothing waits, so it may write the job itself.
+    /// There is no other work, so the loop may write the job itself.
     Nothing,
-    /// Something waits, or may come.
+    /// There is other work, or there may be some soon.
     Other,
 }
 
 impl WalWriter {
-    /// Writes a job at once if all earlier jobs are durable, the job is small, the disk is fast, and the loop has
-    /// nothing else to do. Otherwise hands it to the WAL thread.
+    /// Writes the job on the calling thread if all earlier jobs are durable, the job is small, the disk is fast, and
+    /// the loop has nothing else to do. Otherwise hands the job to the WAL thread.
     pub fn hand_over(&mut self, job: Job, meanwhile: Meanwhile) -> Result<Written, WalWriterError> {
         let small = entry_bytes(&job.save) <= limits::LONE_WRITE_BYTES_MAX;
         let finished = self.shared.unfinished.load(Ordering::Acquire) == 0;
@@ -118,7 +118,7 @@ impl WalWriter {
         Ok(Written::Queued)
     }
 
-    /// What the WAL has written.
+    /// Metrics of the WAL's writes.
     pub fn written(&self) -> &metrics::WalMetrics {
         &self.metrics
     }
@@ -143,9 +143,9 @@ impl SharedWal {
 /// Why a job could not be handed over.
 #[derive(Debug)]
 pub enum WalWriterError {
-    /// The disk failed. No message of the job was sent.
+    /// The disk has failed. No message of the job was sent.
     Disk(DiskError),
-    /// The WAL thread has ended: the process is stopping.
+    /// The WAL thread has ended, because the process is stopping.
     ThreadEnded,
 }
 
@@ -165,14 +165,14 @@ fn entry_bytes(save: &Save) -> usize {
     save.entries.iter().map(|entry| entry.data.len()).sum()
 }
 
-/// Jobs that are durable, before anybody knows.
-#[must_use = "nobody knows yet that it is durable"]
+/// Jobs that are durable and not yet reported.
+#[must_use = "the node and the peers wait for a report of these jobs"]
 pub struct Durable {
     jobs: usize,
-    /// Of the newest job.
+    /// Number of the newest job.
     number: u64,
     compacted: u64,
-    /// What may be sent now.
+    /// The messages of all jobs, which may be sent now.
     messages: Vec<Message>,
 }
 
@@ -184,7 +184,8 @@ impl Durable {
 }
 
 impl Jobs {
-    /// The WAL thread. Runs until the raft loop has ended or the disk fails. No message of a failed batch is sent.
+    /// The WAL thread. Runs until the raft loop has ended or the disk has failed. If a write fails, no message of its
+    /// jobs is sent.
     pub fn run(
         &self,
         inbox: &Inbox,
@@ -201,7 +202,7 @@ impl Jobs {
         Ok(())
     }
 
-    /// Writes up to `jobs_max` waiting jobs; `None` if no job waits. The simulation calls it in place of the WAL
+    /// Writes up to `jobs_max` waiting jobs. `None` if no job waits. The simulation calls this in place of the WAL
     /// thread.
     pub fn write_waiting(&self, jobs_max: usize) -> Result<Option<Durable>, DiskError> {
         let first = self.jobs.try_recv();
@@ -211,7 +212,7 @@ impl Jobs {
             .transpose()
     }
 
-    /// Some jobs were handed over to the thread, and it has not finished them.
+    /// Whether the WAL thread has not finished all jobs that were sent.
     pub fn are_unfinished(&self) -> bool {
         self.shared.unfinished.load(Ordering::Acquire) > 0
     }
@@ -235,7 +236,8 @@ impl Jobs {
         Ok(durable)
     }
 
-    /// Tells the loop and the peers. `Break`: the thread that deletes files has ended, with an error that is being told.
+    /// Reports the jobs to the raft loop and sends their messages. `Break`: the thread that deletes files has ended
+    /// with an error, and reports that error itself.
     pub fn tell(
         &self,
         durable: Durable,
@@ -243,8 +245,8 @@ impl Jobs {
         send: impl FnOnce(Vec<Message>),
         purges: &Sender<Purge>,
     ) -> Result<ControlFlow<()>, DiskError> {
-        // In this order: the answer to one of the messages must not reach the node before it knows of the save that
-        // the message rested on (raft-rs asserts that a candidate that wins has a durable log).
+        // Report before sending: the answer to a message must not reach the node before the node knows of the save that
+        // the message relied on (raft-rs asserts that a candidate that wins has a durable log).
         inbox.persisted(durable.number);
         if !durable.messages.is_empty() {
             send(durable.messages);
@@ -255,7 +257,7 @@ impl Jobs {
         if !purge.is_empty() && purges.send(purge).is_err() {
             return Ok(ControlFlow::Break(()));
         }
-        // Release: what was written and sent here comes before what the loop then writes.
+        // Release: the writes and messages here happen before anything that the raft loop writes itself afterwards.
         self.shared
             .unfinished
             .fetch_sub(durable.jobs, Ordering::Release);
@@ -263,7 +265,7 @@ impl Jobs {
     }
 }
 
-/// The thread that deletes what is superfluous, with pauses. Runs until the WAL thread has ended, or the disk fails.
+/// The thread that deletes unneeded files, with pauses. Runs until the WAL thread has ended or the disk has failed.
 pub fn remove_files(purges: &Receiver<Purge>) -> Result<(), DiskError> {
     while let Ok(purge) = purges.recv() {
         purge.remove(|took| {
@@ -288,7 +290,7 @@ mod tests {
         DataDir::new(disk, dir).open(1, start, &logger).unwrap().wal
     }
 
-    /// A job of one entry, which is also its number.
+    /// A job with one entry. Job number and index are equal.
     fn job(index: u64, bytes: usize) -> Job {
         let mut entry = Entry::default();
         entry.index = index;
@@ -319,7 +321,7 @@ mod tests {
             Instant::now,
             &Logger::root(slog::Discard, o!()),
         );
-        // What the thread does.
+        // The work of the WAL thread.
         let finish = || {
             let job = jobs.try_recv().expect("the thread was given nothing");
             shared.wal.lock().save(&[job.save]).unwrap();
@@ -331,13 +333,13 @@ mod tests {
         ));
         assert_eq!(writer.written().syncs.count(), syncs + 1);
         assert!(jobs.try_recv().is_err());
-        // However long that took here.
+        // The write above may have been slow on this machine.
         shared.slow.store(false, Ordering::Relaxed);
 
         assert!(!is_written_here(
             writer.hand_over(job(3, 10), Meanwhile::Other)
         ));
-        // The thread has not finished what is before.
+        // The WAL thread has not finished the earlier job.
         assert!(!is_written_here(
             writer.hand_over(job(4, 10), Meanwhile::Nothing)
         ));
