@@ -1,13 +1,16 @@
-//! `GET /-/snapshot`: a backup. All of the map at one index, in the format of a snapshot file, as a stream.
+//! `GET /-/snapshot`: a backup. Streams the whole map at one index, in the format of a snapshot file.
 //!
-//! It is linearizable: the index is behind a read-index round, so the backup holds whatever was acknowledged before the
-//! request; unless a stale one is asked for, which is what the last member of a lost cluster can give. The map is frozen
-//! there (see `store/frozen.rs`), and a thread encodes it block by block as the client takes them. So the memory that it
-//! takes is a few blocks, and the entries that are replaced meanwhile.
+//! By default a backup is linearizable: a read-index round precedes the choice of its index, so the backup holds every
+//! write that was acknowledged before the request. A stale backup skips the round; the last member of a lost cluster
+//! can still give a stale backup. The map is frozen at that index (see `store/frozen.rs`), and a thread encodes the
+//! frozen map block by block as the client reads. The memory of a backup is therefore a few blocks, plus the entries
+//! that are replaced during the backup.
 //!
-//! Invariants: one backup at a time, whatever becomes of the request. A client that takes too little is given up, and the
-//! map is let go of. A response that ends before its footer ends by an error, so that no client takes it for whole; and a
-//! file without a footer is refused by `raftkvd inspect` and `restore`.
+//! Invariants:
+//! - One backup runs at a time, even when its request is cancelled.
+//! - A client that reads too slowly is disconnected, and the frozen map is released.
+//! - A response that ends before its footer ends with an error, so that no client mistakes it for a whole backup.
+//!   `raftkvd inspect` and `restore` refuse a file without a footer.
 
 use super::Front;
 use super::error_code::Code;
@@ -32,10 +35,9 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout_at};
 
-/// About how many bytes will follow: for who shows how far it is.
+/// The approximate length of the body in bytes, for clients that show progress.
 const ESTIMATE: HeaderName = HeaderName::from_static("x-raftkvd-estimated-bytes");
 
-/// The body of a backup.
 struct Download {
     pieces: mpsc::Receiver<BackupPiece>,
 }
@@ -46,7 +48,7 @@ enum BackupPiece {
 }
 
 impl Front {
-    /// `GET /-/snapshot`. HEAD has the headers alone.
+    /// `GET /-/snapshot`. HEAD returns only the headers.
     pub(super) async fn back_up(
         &self,
         method: &Method,
@@ -66,8 +68,8 @@ impl Front {
         let (give, frozen) = oneshot::channel();
         let (question, asked) = oneshot::channel();
         self.api.inbox.notice(Notice::Freeze(question));
-        // On its own, so that the next backup's turn comes when the question was answered, also if nobody waits for it
-        // any more: no more than one of them is ever in the inbox.
+        // A task of its own holds the turn until the question is answered, even when the request is cancelled. Without
+        // it, a cancelled request would free the turn early and several such questions could wait in the inbox.
         tokio::spawn(async move {
             if let Ok((header, map)) = asked.await {
                 let _ = give.send((header, map, turn));
@@ -117,7 +119,7 @@ impl Front {
     }
 }
 
-/// The client is gone, or takes too little.
+/// The client is gone, or reads too slowly.
 struct ClientGone;
 
 struct Sink {
@@ -143,7 +145,7 @@ impl Sink {
     }
 }
 
-/// Encodes all of the map. The turn ends with it.
+/// Encodes the whole map. The caller's turn ends when this function returns.
 fn write(
     header: &SnapshotHeader,
     map: Frozen,
@@ -176,7 +178,7 @@ impl Body for Download {
         Poll::Ready(match ready!(self.pieces.poll_recv(cx)) {
             Some(BackupPiece::Bytes(bytes)) => Some(Ok(Frame::data(bytes))),
             Some(BackupPiece::End) => None,
-            // The connection ends without the mark of the end.
+            // An error ends the connection without the final chunk, so the client sees that the body is incomplete.
             None => Some(Err(io::ErrorKind::TimedOut.into())),
         })
     }

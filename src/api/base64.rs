@@ -1,16 +1,16 @@
-//! Values in JSON that are no text: base64 with the usual alphabet (RFC 4648, section 4).
+//! Base64 for values in JSON that are not text: the standard alphabet (RFC 4648, section 4).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 
-/// With padding.
+/// The output is padded.
 pub(super) fn encode(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
-/// With or without padding; `None` for anything that [`encode`] does not give.
+/// Accepts input with or without padding. Returns `None` for every other spelling than that of [`encode`].
 pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
-    // An engine that takes both would also take a part of the padding.
+    // One engine that accepts both forms would also accept partial padding.
     let engine = match text.ends_with('=') {
         true => &STANDARD,
         false => &STANDARD_NO_PAD,
@@ -24,7 +24,7 @@ mod tests {
 
     #[test]
     fn bytes_of_every_length_come_back() {
-        // The vectors of the RFC.
+        // The test vectors of the RFC.
         for (bytes, text) in [
             ("", ""),
             ("f", "Zg=="),

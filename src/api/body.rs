@@ -1,4 +1,5 @@
-//! Request bodies: read by the deadline, no longer than allowed, and within a budget that all connections share.
+//! Request bodies: read before the deadline, up to a length limit, and within a memory budget that all connections
+//! share.
 
 use super::error_code::Code;
 use super::reply::{self, Reply, RequestKind};
@@ -10,20 +11,19 @@ use hyper::body::{Body as _, Incoming};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
-/// A request's body.
 pub(super) struct Body {
     source: Incoming,
     ended: bool,
 }
 
-/// A body that was read, and its share of the budget, which is given back when this is dropped.
+/// A body that was read, with its share of the budget. Dropping the value returns the share.
 pub(super) struct ReceivedBody<'a> {
     pub(super) bytes: Bytes,
     pub(super) _share: SemaphorePermit<'a>,
 }
 
 impl Body {
-    /// Nothing of it has been read.
+    /// Wraps a body of which nothing was read yet.
     pub(super) fn new(source: Incoming) -> Body {
         Body {
             ended: source.is_end_stream(),
@@ -31,12 +31,12 @@ impl Body {
         }
     }
 
-    /// There is more of it than was read.
+    /// Whether a part of the body was not read.
     pub(super) fn is_unread(&self) -> bool {
         !self.ended
     }
 
-    /// Reads all of it.
+    /// Reads the whole body.
     pub(super) async fn receive<'a>(
         &mut self,
         budget: &'a Semaphore,
@@ -56,7 +56,7 @@ impl Body {
             return Err(too_large());
         }
         let mut share = budget.try_acquire_many(0).map_err(|_| full())?;
-        // Most bodies come in one piece, which needs no buffer.
+        // Most bodies arrive in one piece, which needs no buffer.
         let mut only = Bytes::new();
         let mut joined = BytesMut::new();
         while !self.ended {
@@ -69,13 +69,13 @@ impl Body {
                 Ok(Some(Err(_))) => {
                     return Err(reply::error(
                         Code::BadBody,
-                        "the body broke off or is malformed",
+                        "the body is incomplete or malformed",
                     ));
                 }
                 Err(_) => return Err(too_slow()),
             };
             self.ended = self.source.is_end_stream();
-            // Trailers mean nothing here.
+            // Trailers have no meaning in this API.
             let Ok(data) = frame.into_data() else {
                 continue;
             };
@@ -83,8 +83,8 @@ impl Body {
             if length > limit {
                 return Err(too_large());
             }
-            // Taken as the bytes come and not as they are announced, so that holding a large share costs sending it.
-            // A frame is far shorter than 4 GiB.
+            // The share grows with the bytes received, not with the announced length: a client must send bytes to
+            // occupy the budget. The cast is safe, because a frame is far shorter than 4 GiB.
             let part = budget.try_acquire_many(data.len() as u32);
             share.merge(part.map_err(|_| full())?);
             if length == data.len() {
@@ -92,7 +92,7 @@ impl Body {
                 continue;
             }
             if joined.is_empty() {
-                // The announced length is below the limit; the room is not touched before bytes come.
+                // The announced length is within the limit, and the reserved memory is not touched before bytes arrive.
                 joined.reserve((announced as usize).max(length));
                 joined.extend_from_slice(&std::mem::take(&mut only));
             }
@@ -101,7 +101,7 @@ impl Body {
         let bytes = if !joined.is_empty() {
             joined.freeze()
         } else if only.len() <= limits::BODY_COPY_BYTES_MAX {
-            // It is a slice of the connection's read buffer, which is free for the next request after this.
+            // `only` is a slice of the connection's read buffer. The copy frees that buffer for the next request.
             Bytes::copy_from_slice(&only)
         } else {
             only

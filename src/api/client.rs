@@ -1,7 +1,7 @@
-//! A client of a member: one HTTP/1.1 request on a connection of its own, for who joins a cluster or takes a backup.
+//! A client of a member: one HTTP/1.1 request on its own connection, for commands that join a cluster or take a backup.
 //!
-//! How long the head of a response may take is limited here; how long all of an exchange may is up to the caller. One that
-//! is dropped closes its connection.
+//! This module limits the time until the head of a response arrives. The caller limits the time of the whole exchange.
+//! Dropping the future of an exchange closes its connection.
 
 use crate::limits;
 use crate::peer_url::PeerUrl;
@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Connects to where clients reach a member. An error is one line.
+/// Connects to the client URL of a member. An error is one line.
 pub async fn connect(to: &PeerUrl) -> Result<TcpStream, String> {
     let connecting = TcpStream::connect((to.host(), to.port()));
     match timeout(limits::PEER_CONNECT_TIMEOUT, connecting).await {
@@ -24,8 +24,8 @@ pub async fn connect(to: &PeerUrl) -> Result<TcpStream, String> {
     }
 }
 
-/// Sends a request, and gives what `take` makes of its response while the connection serves the body. An error of the
-/// connection is one line. The body of a request is JSON, and so are refusals.
+/// Sends a request and returns what `take` makes of the response; the connection delivers the body meanwhile. A
+/// connection error is one line. The body of a request is JSON, and so are refusals.
 pub async fn exchange<T, E: From<String>>(
     stream: TcpStream,
     to: &PeerUrl,
@@ -45,7 +45,7 @@ pub async fn exchange<T, E: From<String>>(
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| error.to_string())?;
-    // The connection ends when the response was taken and the sender is gone, or when this future is dropped.
+    // The connection ends when the response was taken and the sender is dropped, or when this future is dropped.
     let answer = async move {
         let answering = sender.send_request(request);
         let answer = timeout(limits::MEMBER_ANSWER_TIMEOUT, answering).await;

@@ -1,7 +1,7 @@
-//! Conditional requests: `If-Match` and `If-None-Match`, as RFC 9110, section 13, has them.
+//! Conditional requests: `If-Match` and `If-None-Match`, as in RFC 9110, section 13.
 //!
-//! An ETag here is the decimal index of the entry that wrote the value. A well-formed tag that is none is simply a tag
-//! that no value has.
+//! An ETag here is the decimal index of the entry that wrote the value. A well-formed tag of any other form is accepted
+//! and matches no value.
 
 use super::error_code::Code;
 use super::reply::{self, Reply};
@@ -9,16 +9,15 @@ use crate::command::Etags;
 use crate::limits;
 use hyper::header::{HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH};
 
-/// The conditions of a request.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Conditions {
-    /// The value has to have one of these tags.
+    /// The value must have one of these tags.
     pub(super) if_match: Option<Etags>,
     /// The value must have none of these tags.
     pub(super) if_none_match: Option<Etags>,
 }
 
-/// Whether weak tags (`W/"7"`) match: they do where only equality of content is asked for.
+/// Whether weak tags (`W/"7"`) match. They match where only the content has to be equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Comparison {
     Strong,
@@ -26,9 +25,9 @@ enum Comparison {
 }
 
 impl Conditions {
-    /// Reads them from a request's header fields.
+    /// Reads the conditions from the header of a request.
     pub(super) fn of(headers: &HeaderMap) -> Result<Conditions, Box<Reply>> {
-        // Most requests have none, and few fields: comparing names costs less than hashing two.
+        // Most requests have no condition and few fields: comparing names costs less than hashing two names.
         if headers
             .keys()
             .all(|name| name != IF_MATCH && name != IF_NONE_MATCH)
@@ -45,7 +44,7 @@ impl Conditions {
         })
     }
 
-    /// There are none.
+    /// Whether the request has no condition.
     pub(super) fn is_empty(&self) -> bool {
         self.if_match.is_none() && self.if_none_match.is_none()
     }
@@ -65,7 +64,7 @@ fn parse(
 ) -> Result<Option<Etags>, String> {
     let mut etags = Etags::new();
     let mut count = 0;
-    // A field that comes more than once is one list.
+    // A field that appears more than once is one list.
     for value in headers.get_all(name) {
         let mut rest = value.as_bytes();
         loop {
@@ -107,7 +106,7 @@ struct Tag<'a> {
     opaque: &'a [u8],
 }
 
-/// Splits off `[W/]"..."`.
+/// Splits `[W/]"..."` off the start of the text.
 fn tag(text: &[u8]) -> Option<(Tag<'_>, &[u8])> {
     let (weak, text) = match text.strip_prefix(b"W/") {
         Some(text) => (true, text),
@@ -116,7 +115,7 @@ fn tag(text: &[u8]) -> Option<(Tag<'_>, &[u8])> {
     let text = text.strip_prefix(b"\"")?;
     let end = text.iter().position(|b| *b == b'"')?;
     let opaque = &text[..end];
-    // Visible characters and obs-text; a space is none.
+    // A tag holds visible characters and obs-text, but no space.
     let valid = |b: &u8| *b > b' ' && *b != 0x7f;
     opaque
         .iter()
@@ -124,7 +123,7 @@ fn tag(text: &[u8]) -> Option<(Tag<'_>, &[u8])> {
         .then_some((Tag { weak, opaque }, &text[end + 1..]))
 }
 
-/// The index that is spelled so, if there is one. Tags are compared byte by byte, so `007` is not 7.
+/// The index that has exactly this spelling. Tags are compared byte by byte, so `007` is not 7.
 fn index(opaque: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(opaque).ok()?;
     let index: u64 = text.parse().ok()?;

@@ -1,9 +1,11 @@
-//! One client's connection: hyper on a socket that is held to its limits.
+//! One client's connection: hyper on a socket with limits.
 //!
-//! hyper limits the time for a head (which also ends idle connections) and its size. What it does not do is done
-//! here: a client that takes no byte of its response is cut off; a connection that ends while the client is still
-//! sending stays open for reading for a moment, since closing it would make the kernel send a reset that can destroy
-//! the response on its way; and stopping does not wait for half-sent heads.
+//! hyper limits the size of a request's head and the time until the head is complete, which also closes idle
+//! connections. This module adds three things:
+//! - It disconnects a client that takes no byte of its response.
+//! - A connection that ends while the client still sends stays open for reading for a moment. If it were closed at
+//!   once, the kernel would send a reset, which can destroy the response on its way.
+//! - Stopping does not wait for half-sent heads.
 
 use super::Front;
 use super::reply::Reply;
@@ -26,22 +28,22 @@ use tokio::sync::{Notify, watch};
 use tokio::task::coop::unconstrained;
 use tokio::time::{Sleep, sleep};
 
-/// What a connection's socket, its requests and its task tell each other.
+/// State that a connection's socket, its requests and its task share.
 #[derive(Default)]
 struct ConnectionState {
-    /// A request is with the API.
+    /// The API is processing a request.
     busy: AtomicBool,
     /// A request was answered before its body was read.
     unread: AtomicBool,
     /// The process is stopping.
     stopping: AtomicBool,
-    /// While stopping: the request was answered.
+    /// Notified when the process is stopping and the request was answered.
     answered: Notify,
 }
 
-/// Serves a connection until it ends, or until its last request after `stopping` has become true.
+/// Serves a connection until the connection ends or, after `stopping` becomes true, until its last request is answered.
 pub(super) async fn run(stream: TcpStream, front: Arc<Front>, stopping: watch::Receiver<bool>) {
-    // Responses are written whole; without this one of them could wait for the ACK of the one before.
+    // Responses are written whole. Without `TCP_NODELAY`, a response could wait for the ACK of the previous response.
     if let Err(error) = stream.set_nodelay(true) {
         slog::debug!(front.api.logger, "set TCP_NODELAY for a client: {}", error);
         return;
@@ -60,7 +62,7 @@ pub(super) async fn run(stream: TcpStream, front: Arc<Front>, stopping: watch::R
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
         .max_buf_size(limits::HEADER_BYTES_MAX)
-        // A client that shuts down its side after its request still gets its response.
+        // A client that shuts down its sending side after its request still gets its response.
         .half_close(true)
         .serve_connection(TokioIo::new(socket), service);
     let mut connection = pin!(connection);
@@ -68,7 +70,7 @@ pub(super) async fn run(stream: TcpStream, front: Arc<Front>, stopping: watch::R
         Some(ended) => ended,
         None => {
             state.stopping.store(true, Ordering::SeqCst);
-            // Ends an idle connection now, another one after the request that is under way.
+            // Closes an idle connection now, and a busy connection after its current request.
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = connection => ended,
@@ -77,12 +79,12 @@ pub(super) async fn run(stream: TcpStream, front: Arc<Front>, stopping: watch::R
         }
     };
     if let Err(error) = ended {
-        // Clients come and go as they like, and send what they like.
+        // Clients may disconnect at any time and send anything, so this is not worth a warning.
         slog::debug!(logger, "a client's connection ended: {}", error);
     }
 }
 
-/// Answers one request, and notes for the socket and the task of the connection how far it is.
+/// Answers one request and records its progress for the socket and the task of the connection.
 async fn answer(
     request: Request<Incoming>,
     front: Arc<Front>,
@@ -98,14 +100,14 @@ async fn answer(
     Ok(reply)
 }
 
-/// Serves the connection until it ends, or until the process stops: then `None`.
+/// Serves the connection until it ends, or returns `None` when the process starts to stop.
 async fn until_stop<C: Future>(
     mut connection: Pin<&mut C>,
     mut stopping: watch::Receiver<bool>,
 ) -> Option<C::Output> {
     let stops = stopping.clone();
-    // Outside of tokio's budget: it is asked once, behind a connection that may have used all of that up, and would then
-    // not have been registered.
+    // The poll below runs once, after a connection that may have used up tokio's budget. Within the budget, that poll
+    // could return early without registering the waker.
     let stop = unconstrained(stopping.wait_for(|stopping| *stopping));
     let mut stop = pin!(stop);
     let mut waits_for_stop = false;
@@ -113,8 +115,9 @@ async fn until_stop<C: Future>(
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(Some(ended));
         }
-        // Asked once, it wakes this task whose waker never changes: asking at each request would take a lock that all
-        // connections share. An error means that nobody is left who could stop us.
+        // One poll is enough to register this task, whose waker never changes. Polling at each request would take a
+        // lock that all connections share. An error means that the sender is gone, so nothing can stop this connection
+        // any more.
         if !waits_for_stop || stops.has_changed().unwrap_or(true) {
             waits_for_stop = true;
             ready!(stop.as_mut().poll(cx)).ok();
@@ -125,7 +128,7 @@ async fn until_stop<C: Future>(
     .await
 }
 
-/// Completes when a connection that is asked to stop has had its time to do so after its last request.
+/// Completes when a connection that should stop has used up its grace period after its last request.
 async fn overdue(state: &ConnectionState) {
     while state.busy.load(Ordering::SeqCst) {
         state.answered.notified().await;
@@ -136,9 +139,9 @@ async fn overdue(state: &ConnectionState) {
 struct Socket {
     stream: TcpStream,
     state: Arc<ConnectionState>,
-    /// Runs while the client takes nothing.
+    /// Runs while the client takes no bytes.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// Runs after our side was shut down.
+    /// Runs after this side of the connection was shut down.
     lingering: Option<Pin<Box<Sleep>>>,
 }
 
@@ -198,11 +201,11 @@ impl AsyncWrite for Socket {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Shuts down our side, then discards what the client still sends until it closes its side too.
+    /// Shuts down this side, then discards what the client still sends until the client closes its side too.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.lingering.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            // When stopping, an idle client would be waited for in vain.
+            // While the process stops, an idle client may never close its side, so there is nothing to wait for.
             if self.state.stopping.load(Ordering::SeqCst)
                 && !self.state.unread.load(Ordering::SeqCst)
             {
@@ -219,7 +222,8 @@ impl AsyncWrite for Socket {
             }
             let mut space = [MaybeUninit::uninit(); 4096];
             let mut buffer = ReadBuf::uninit(&mut space);
-            // tokio makes this pending now and then, so that a client which never ends can't keep the thread.
+            // tokio's budget makes this read pending now and then, so a client that never stops sending can't occupy
+            // the thread.
             match ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {}
                 Ok(()) | Err(_) => return Poll::Ready(Ok(())),

@@ -1,4 +1,5 @@
-//! The codes of refusals: what a program goes by, where a person reads the line. They are in the README, and stay.
+//! The codes of refusals. Programs read the code, people read the line of text. The codes are listed in the README and
+//! are stable.
 
 use hyper::StatusCode;
 
@@ -11,14 +12,14 @@ macro_rules! codes {
         }
 
         impl Code {
-            /// The status that goes with it.
+            /// The HTTP status of the code.
             pub(super) fn status(self) -> StatusCode {
                 match self {
                     $(Code::$name => StatusCode::$status,)*
                 }
             }
 
-            /// As clients see it.
+            /// The spelling that clients see.
             pub(super) fn text(self) -> &'static str {
                 match self {
                     $(Code::$name => $text,)*
@@ -32,27 +33,27 @@ macro_rules! codes {
 }
 
 codes! {
-    /// The path has a wrong escape or no key.
+    /// The path has an invalid escape or no key.
     BadPath = BAD_REQUEST "bad-path",
-    /// An option is unknown, wrong, or there twice.
+    /// An option is unknown, invalid, or given twice.
     BadOption = BAD_REQUEST "bad-option",
-    /// A header field with a condition is wrong, or has no meaning here.
+    /// A header field with a condition is malformed, or has no meaning for this request.
     BadCondition = BAD_REQUEST "bad-condition",
-    /// The body is not what it has to be, or broke off.
+    /// The body is malformed or incomplete.
     BadBody = BAD_REQUEST "bad-body",
-    /// An id or a peer URL is wrong.
+    /// A member id or a peer URL is invalid.
     BadMember = BAD_REQUEST "bad-member",
     /// A write to a reserved path.
     ReservedPath = FORBIDDEN "reserved-path",
     /// The key is absent.
     NoSuchKey = NOT_FOUND "no-such-key",
-    /// Nothing is at this path, and never was.
+    /// This path does not exist, and never did.
     NoSuchPath = NOT_FOUND "no-such-path",
     /// No member has this id.
     NoSuchMember = NOT_FOUND "no-such-member",
-    /// The method is not supported here.
+    /// This path does not support the method.
     MethodNotAllowed = METHOD_NOT_ALLOWED "method-not-allowed",
-    /// JSON was asked for, and the bytes are not UTF-8.
+    /// The client asked for JSON, but the bytes are not UTF-8.
     NotUtf8 = NOT_ACCEPTABLE "not-utf8",
     /// The id belongs to a member with another URL.
     IdTaken = CONFLICT "id-taken",
@@ -60,51 +61,51 @@ codes! {
     UrlTaken = CONFLICT "url-taken",
     /// The id is bound to another data directory.
     OtherIncarnation = CONFLICT "other-incarnation",
-    /// The cluster has as many members as it can have.
+    /// The cluster has the maximum number of members.
     TooManyMembers = CONFLICT "too-many-members",
     /// The last voter can't be removed.
     LastVoter = CONFLICT "last-voter",
     /// Another membership change is under way.
     ChangeUnderWay = CONFLICT "change-under-way",
-    /// The member that shall lead is a learner.
+    /// The member that should become the leader is a learner.
     Learner = CONFLICT "learner",
-    /// The leader does not hear of the member that shall lead.
+    /// The leader does not hear from the member that should become the leader.
     NotActive = CONFLICT "not-active",
-    /// The log of the member that shall lead ends too far behind.
+    /// The log of the member that should become the leader ends too far behind.
     NotCaughtUp = CONFLICT "not-caught-up",
-    /// Leadership is being handed to another member.
+    /// Another leadership transfer is under way.
     HandoverUnderWay = CONFLICT "handover-under-way",
-    /// Changes that were asked for are not in memory any more.
+    /// The requested changes are not in memory any more.
     Compacted = GONE "compacted",
     /// A condition did not hold.
     ConditionFailed = PRECONDITION_FAILED "condition-failed",
-    /// A value, a body, or a number of things in it, is too large.
+    /// A value, a body, or the number of items in a body is too large.
     TooLarge = PAYLOAD_TOO_LARGE "too-large",
     /// The key is too long.
     KeyTooLong = URI_TOO_LONG "key-too-long",
     /// No leader is known.
     NoLeader = SERVICE_UNAVAILABLE "no-leader",
-    /// The leader takes no writes at present.
+    /// The leader accepts no writes at present.
     LeaderBusy = SERVICE_UNAVAILABLE "leader-busy",
-    /// The leader did not confirm in time that it still leads.
+    /// The leader did not confirm its leadership in time.
     NoQuorum = SERVICE_UNAVAILABLE "no-quorum",
-    /// Too much is waiting.
+    /// A queue or a budget of this member is full.
     QueueFull = SERVICE_UNAVAILABLE "queue-full",
     /// Another backup of this member is being sent.
     BackupUnderWay = SERVICE_UNAVAILABLE "backup-under-way",
     /// This member is stopping.
     Stopping = SERVICE_UNAVAILABLE "stopping",
-    /// The body, or what was to be shown, did not come by the timeout.
+    /// The body did not arrive, or the answer was not ready, by the timeout.
     TooSlow = SERVICE_UNAVAILABLE "too-slow",
-    /// This member has just started, and loads its snapshot or reads its log.
+    /// This member has just started, and is loading its snapshot or reading its log.
     Replaying = SERVICE_UNAVAILABLE "replaying",
-    /// Not all first members of the cluster are in.
+    /// Not all first members of the cluster have joined.
     Forming = SERVICE_UNAVAILABLE "forming",
     /// This member was not added to a cluster yet.
     Joining = SERVICE_UNAVAILABLE "joining",
-    /// Another cluster knows another data directory as this member.
+    /// Another cluster knows another data directory under this member's id.
     OtherLife = SERVICE_UNAVAILABLE "other-life",
-    /// Nobody knows what became of it.
+    /// It is unknown whether the request took effect.
     UnknownOutcome = GATEWAY_TIMEOUT "unknown-outcome",
     /// The map would grow over `--max-store-bytes`.
     StoreFull = INSUFFICIENT_STORAGE "store-full",

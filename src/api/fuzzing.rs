@@ -1,5 +1,5 @@
-//! Doors for the fuzzers, which are crates of their own (`tests/fuzz/`). The parsers behind them stay private, so that
-//! nothing else comes to depend on them.
+//! Entry points for the fuzzers, which are separate crates (`tests/fuzz/`). The parsers behind the entry points stay
+//! private, so that nothing else depends on them.
 
 use super::condition::{self, Conditions};
 use super::route::Resource;
@@ -9,7 +9,7 @@ use crate::store::Range;
 use hyper::HeaderMap;
 use std::collections::BTreeMap;
 
-/// The key of a path, or the status with which it is refused. Everything that is done with a path is done.
+/// The key of a path, or the HTTP status of the refusal. Runs every parser that reads a path.
 pub fn key(text: &str) -> Result<Vec<u8>, u16> {
     let key = path::decode(text).map_err(|reply| reply.status().as_u16())?;
     let _ = path::hint(text);
@@ -18,12 +18,12 @@ pub fn key(text: &str) -> Result<Vec<u8>, u16> {
     Ok(bytes)
 }
 
-/// The member that a key names.
+/// The member id that a key spells.
 pub fn member_id(key: &[u8]) -> Option<u64> {
     path::member_id(key)
 }
 
-/// Whether a query asks for a stale read, or the status with which it is refused.
+/// Whether a query asks for a stale read, or the HTTP status of the refusal.
 pub fn stale(query: Option<&str>) -> Result<bool, u16> {
     let none = path::no_options(query);
     let read = path::read_options(query);
@@ -34,7 +34,7 @@ pub fn stale(query: Option<&str>) -> Result<bool, u16> {
     }
 }
 
-/// The keys and values of the body of `POST /key`, or the status with which it is refused.
+/// The keys and values of the body of `POST /key`, or the HTTP status of the refusal.
 pub fn pairs(body: &[u8], limits: &Limits) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, u16> {
     let writes = json::pairs(body, limits).map_err(|reply| reply.status().as_u16())?;
     let pairs = writes.iter();
@@ -43,12 +43,12 @@ pub fn pairs(body: &[u8], limits: &Limits) -> Result<BTreeMap<Vec<u8>, Vec<u8>>,
         .collect())
 }
 
-/// The transaction in the body of `POST /-/txn`, or the status with which it is refused.
+/// The transaction in the body of `POST /-/txn`, or the HTTP status of the refusal.
 pub fn transaction(body: &[u8], limits: &Limits) -> Result<Transaction, u16> {
     json::transaction(body, limits).map_err(|reply| reply.status().as_u16())
 }
 
-/// The members of a JSON object that stand for this key, and the one that stands for this value.
+/// The JSON members that represent this key, and the JSON member that represents this value.
 pub fn members(key: &[u8], value: &[u8]) -> (String, String) {
     let inner = |object: Vec<u8>| {
         let object = String::from_utf8(object).expect("JSON is UTF-8");
@@ -60,19 +60,19 @@ pub fn members(key: &[u8], value: &[u8]) -> (String, String) {
     )
 }
 
-/// Prefix, last key and limit in the query of a list, or the status with which it is refused.
+/// Prefix, last key and limit in the query of a list, or the HTTP status of the refusal.
 pub fn range(query: Option<&str>) -> Result<Range, u16> {
     let options = list::list_options(query).map_err(|reply| reply.status().as_u16())?;
     Ok(options.range)
 }
 
-/// Prefix and index in the query of a watch, or the status with which it is refused.
+/// Prefix and index in the query of a watch, or the HTTP status of the refusal.
 pub fn watched(query: Option<&str>) -> Result<(Vec<u8>, Option<u64>), u16> {
     let options = watch::watch_options(query).map_err(|reply| reply.status().as_u16())?;
     Ok((options.prefix, options.after))
 }
 
-/// How many etags the conditions of a request name, or the status with which they are refused.
+/// The number of ETags in the conditions of a request, or the HTTP status of the refusal.
 pub fn conditions(headers: &HeaderMap) -> Result<usize, u16> {
     let conditions = Conditions::of(headers).map_err(|reply| reply.status().as_u16())?;
     let lists = [&conditions.if_match, &conditions.if_none_match];

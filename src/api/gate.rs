@@ -1,12 +1,14 @@
-//! The gate: what a member refuses while it can't or must not serve clients.
+//! The gate: refuses requests while a member can't or must not serve clients.
 //!
-//! `route` asks it once for each request, when it is known what is wanted and before any of the body is read. While the
-//! snapshot is loaded there is no raft loop and no map. While the member is closed there are both, and no client may
-//! see or change them on any path: the cluster has not formed, the member is in none, or another cluster knows another
-//! data directory as this member.
+//! `route` calls the gate once for each request, after the route is known and before any of the body is read. While the
+//! snapshot is loading, there is no raft loop and no map. While the member is closed, both exist, but no client may
+//! read or change them on any path. A member is closed when the cluster has not formed, when the member belongs to no
+//! cluster, or when another cluster knows another data directory under this member's id.
 //!
-//! Invariants: what is refused here had no effect, and the client is told so. What passed the gate goes on when the member
-//! is closed meanwhile, except watches, which end (`watch`).
+//! Invariants:
+//! - A request that the gate refuses had no effect, and the reply says so.
+//! - A request that passed the gate continues if the member is closed meanwhile, except for watches, which end
+//!   (`watch`).
 
 use super::Front;
 use super::error_code::Code;
@@ -15,7 +17,7 @@ use super::route::Needs;
 use crate::channels::status::{Closed, ClosedKind};
 
 impl Front {
-    /// Refuses what can't be served at present.
+    /// Refuses a request that can't be served at present.
     pub(super) fn gate(&self, needs: Needs) -> Result<(), Box<Reply>> {
         if self.api.state_machine.replay.is_loading() {
             return match needs {
@@ -24,7 +26,7 @@ impl Front {
             };
         }
         match (self.api.inbox.closed(), needs) {
-            // What people and supervisors see of a closed member. Ready says why not.
+            // People and supervisors may still look at a closed member. `/-/ready` gives the reason.
             (None, _) | (Some(_), Needs::Nothing | Needs::Raft) => Ok(()),
             (Some(closed), Needs::Service) => {
                 let mut reply = reply::unavailable(code(&closed), closed.why.clone());
@@ -36,7 +38,7 @@ impl Front {
 
     fn loading(&self) -> Box<Reply> {
         let what = self.api.state_machine.replay.under_way();
-        let what = what.as_deref().unwrap_or("it has just begun to serve");
+        let what = what.as_deref().unwrap_or("this member has just started");
         let mut reply =
             reply::unavailable(Code::Replaying, format!("not ready: {what}; try again"));
         reply::set_outcome(&mut reply, "none");
@@ -44,7 +46,7 @@ impl Front {
     }
 }
 
-/// The code of each reason.
+/// The error code of each reason.
 pub(super) fn code(closed: &Closed) -> Code {
     match closed.kind {
         ClosedKind::Forming => Code::Forming,

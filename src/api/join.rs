@@ -1,5 +1,5 @@
-//! `POST /join`, by which hraftd's members are added and by which `--join URL` asks: an id and an address in JSON, and
-//! the incarnation of the joiner's data directory, if it knows that.
+//! `POST /join`, which adds a member as in hraftd, and which `--join URL` calls. The body is a JSON object with an id,
+//! an address and, if the joiner has one, the incarnation of its data directory.
 
 use super::body::Body;
 use super::error_code::Code;
@@ -32,15 +32,15 @@ impl Front {
     }
 }
 
-/// Who wants to be added.
+/// The member that asks to be added.
 struct Joiner {
     id: u64,
     url: PeerUrl,
-    /// 0: it does not say.
+    /// 0 if the joiner does not state one.
     incarnation: u64,
 }
 
-/// Reads who wants to be added. An id may be a string or a number, and an address may come without its `http://`.
+/// Reads the body. An id may be a string or a number, and an address may omit its `http://`.
 fn joiner(body: &[u8]) -> Result<Joiner, Box<Reply>> {
     let bad = |why: &str| {
         let form = "{\"id\":\"4\",\"addr\":\"http://HOST:PORT\"}";
@@ -49,13 +49,13 @@ fn joiner(body: &[u8]) -> Result<Joiner, Box<Reply>> {
     };
     let object = strict_json::read(body, Map::new()).map_err(|why| match why.classify() {
         Category::Data if !body.trim_ascii_start().starts_with(b"{") => bad("it is not an object"),
-        // A name that comes twice.
+        // A name that appears twice.
         Category::Data => bad(&why.to_string()),
         _ => bad("it is not JSON"),
     })?;
     let known = ["id", "addr", "incarnation"];
     if object.keys().any(|name| !known.contains(&&**name)) {
-        return Err(bad("there is another name in it"));
+        return Err(bad("it has an unknown name"));
     }
     let (Some(id), Some(addr)) = (object.get("id"), object.get("addr")) else {
         return Err(bad("it lacks id or addr"));
@@ -89,7 +89,7 @@ fn joiner(body: &[u8]) -> Result<Joiner, Box<Reply>> {
     })
 }
 
-/// Never 0, which stands for none.
+/// Never returns 0, which stands for "no incarnation".
 fn incarnation(digits: &str) -> Option<u64> {
     let is_hex = digits.len() == 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     let incarnation = u64::from_str_radix(digits, 16).ok();

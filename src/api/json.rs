@@ -1,8 +1,8 @@
-//! What clients send in JSON: pairs for `POST /key`, transactions for `POST /-/txn`. And how keys and values are
-//! written in JSON, which is the same in both directions.
+//! JSON from clients (pairs for `POST /key`, transactions for `POST /-/txn`), and the JSON form of keys and values,
+//! which is the same in both directions.
 //!
-//! A key is a string; one that is not UTF-8 is percent-encoded, with `"encoded":true` beside it. A value is the string
-//! `value`, or base64 in `value_base64`.
+//! A key is a string. A key that is not UTF-8 is percent-encoded, with `"encoded":true` beside it. A value is the
+//! string `value`, or base64 in `value_base64`.
 
 use super::error_code::Code;
 use super::reply::{self, Reply};
@@ -83,7 +83,7 @@ pub(super) fn transaction(body: &[u8], limits: &Limits) -> Result<Transaction, B
 
 // ---- keys and values ----
 
-/// Tells where something is, for messages.
+/// Names the position of an item in the body, for messages.
 type MessagePlace<'a> = &'a dyn Fn() -> String;
 
 fn check(fields: Fields, limits: &Limits, place: MessagePlace) -> Result<Check, Box<Reply>> {
@@ -211,10 +211,10 @@ fn too_large(line: String) -> Box<Reply> {
 
 // ---- reading ----
 
-/// Why a body is refused that JSON has nothing against.
+/// The reply to a body that is valid JSON but must be refused. The reader sets it before it stops with an error.
 type Refused = Option<Box<Reply>>;
 
-/// Ends the reading, with an answer of its own.
+/// Stops the reading, and sets the reply.
 fn too_many<E: Error>(refused: &mut Refused, what: &str) -> E {
     let limit = limits::TXN_OPERATIONS_MAX;
     let line = format!("there are too many {what}, at most {limit} are allowed");
@@ -273,7 +273,7 @@ impl ObjectMembers for Lists<'_> {
     }
 }
 
-/// One list of it.
+/// One list of a transaction.
 struct ListVisitor<'a> {
     name: &'static str,
     known: &'static [&'static str],
@@ -309,7 +309,7 @@ impl<'de> Visitor<'de> for ListVisitor<'_> {
     }
 }
 
-/// One object in a list, and what it may say.
+/// One object in a list, with the names that it may have.
 #[derive(Default)]
 struct Fields {
     known: &'static [&'static str],
@@ -346,7 +346,7 @@ impl ObjectMembers for Fields {
     }
 }
 
-/// The index of an etag: `"7"`, 7, or as it stands in the header field.
+/// The index of an ETag: `"7"`, 7, or the full spelling of the header field.
 struct EtagVisitor;
 
 impl Visitor<'_> for EtagVisitor {
@@ -366,7 +366,7 @@ impl Visitor<'_> for EtagVisitor {
             .and_then(|rest| rest.strip_suffix('"'));
         let digits = inner.unwrap_or(text);
         let index = digits.parse().ok();
-        // One spelling, as everywhere.
+        // Only the canonical spelling is valid, as in header fields.
         let index = index.filter(|index: &u64| index.to_string() == digits);
         index.ok_or_else(|| E::custom(format_args!("{} is not an etag such as \"7\"", shown(text))))
     }
@@ -374,7 +374,7 @@ impl Visitor<'_> for EtagVisitor {
 
 // ---- writing ----
 
-/// A text of one line.
+/// A JSON text of one line.
 pub(super) fn line(value: &impl Serialize) -> Vec<u8> {
     let mut text = Vec::new();
     push(&mut text, value);
@@ -382,7 +382,7 @@ pub(super) fn line(value: &impl Serialize) -> Vec<u8> {
     text
 }
 
-/// The same with a line for each item of a list.
+/// A JSON text with a line for each item of a list.
 pub(super) fn items_in_lines(value: &impl Serialize) -> Vec<u8> {
     let mut text = Vec::new();
     let mut out = serde_json::Serializer::with_formatter(&mut text, ItemsInLines);
@@ -407,7 +407,7 @@ impl Formatter for ItemsInLines {
     }
 }
 
-/// What stands before an item, so that each is in a line of its own.
+/// The bytes before an item that put each item on its own line.
 pub(super) fn separator(position: usize) -> &'static [u8] {
     match position {
         0 => b"\n",
@@ -415,7 +415,7 @@ pub(super) fn separator(position: usize) -> &'static [u8] {
     }
 }
 
-/// Writes a value behind others.
+/// Appends a value to a text.
 pub(super) fn push(text: &mut Vec<u8>, value: &impl Serialize) {
     serde_json::to_writer(text, value).expect(NAMED);
 }
@@ -457,7 +457,7 @@ impl ValueJson<'_> {
     }
 }
 
-/// The members of an object that say what a key has.
+/// The members of an object that describe a stored value.
 #[derive(Serialize)]
 pub(super) struct Stored<'a> {
     pub(super) size: usize,
@@ -466,7 +466,7 @@ pub(super) struct Stored<'a> {
     pub(super) value: Option<ValueJson<'a>>,
 }
 
-/// An index as a string: JSON's numbers are not exact beyond 2^53.
+/// An index as a JSON string: JSON numbers are not exact beyond 2^53.
 pub(super) struct Etag(pub(super) u64);
 
 impl Serialize for Etag {
@@ -475,7 +475,7 @@ impl Serialize for Etag {
     }
 }
 
-/// How many bytes a string takes.
+/// The length of a string as JSON, in bytes, with its quotes.
 pub(super) fn quoted_bytes(text: &str) -> usize {
     let escaped = text.bytes().map(|byte| match byte {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => "\\n".len(),
@@ -485,7 +485,7 @@ pub(super) fn quoted_bytes(text: &str) -> usize {
     escaped.sum::<usize>() + "\"\"".len()
 }
 
-/// An object of one pair, which takes so many bytes.
+/// An object of one pair. `bytes` is its length.
 pub(super) fn pair(key: &str, value: &str, bytes: usize) -> Vec<u8> {
     let mut pair = Vec::with_capacity(bytes);
     let written = serde_json::Serializer::new(&mut pair).collect_map([(key, value)]);

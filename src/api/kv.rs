@@ -28,7 +28,7 @@ impl Front {
         Ok(reply::value(value.bytes, value.index))
     }
 
-    /// The value that a GET is to show; whatever else it is to answer is an error here.
+    /// The value for a GET. Every other answer is an `Err`.
     pub(super) async fn look_up(
         &self,
         head: &Parts,
@@ -42,7 +42,7 @@ impl Front {
             caught_up.map_err(|why| reply::not_proposed(RequestKind::Read, why))?;
         }
         let Some(value) = self.api.state_machine.store.get(key) else {
-            // Conditions count only for a request that would otherwise succeed.
+            // A condition is checked only if the request would succeed without the condition.
             return Err(reply::error(Code::NoSuchKey, "there is no such key"));
         };
         if let Some(etags) = &conditions.if_match
@@ -86,7 +86,7 @@ impl Front {
         if let Some(received) = &received {
             command.value = received.bytes.clone();
         }
-        // Kept until the outcome is known.
+        // The room is held until the outcome is known.
         let _room = match is_put {
             true => self.take_room(command.key.len() + command.value.len())?,
             false => None,

@@ -1,4 +1,4 @@
-//! Leadership: `POST /-/leader` hands it to the member whose id is the body.
+//! `POST /-/leader`: transfers leadership to the member whose id is the body.
 
 use super::Front;
 use super::body::Body;
@@ -12,7 +12,7 @@ use hyper::http::request::Parts;
 use tokio::time::Instant;
 
 impl Front {
-    /// `POST /-/leader` with an id. 204 once that member leads, as far as this one knows.
+    /// `POST /-/leader`. Replies 204 once this member has seen the target lead.
     pub(super) async fn hand_over(
         &self,
         head: &Parts,
@@ -27,7 +27,7 @@ impl Front {
         let Some(id) = path::member_id(received.bytes.trim_ascii()) else {
             return Err(reply::error(
                 Code::BadMember,
-                "the body has to be the id of the member that shall lead, such as 2",
+                "the body has to be the id of the member that is to become the leader, such as 2",
             ));
         };
         let why = match self.transfer(id, deadline).await {

@@ -1,8 +1,8 @@
-//! `GET /-/kv`: the keys, in ascending order, a page at a time.
+//! `GET /-/kv`: the keys in ascending order, one page at a time.
 //!
-//! A page is the map as of one index, and costs a look at every key (see `store/scan.rs`), on a thread for what blocks;
-//! so they are made one after the other. What was made and is on its way to its client counts too, since a client may
-//! read slowly.
+//! A page shows the map at one index. Making a page looks at every key (see `store/scan.rs`) on a blocking thread, so
+//! pages are made one at a time. A page that is on its way to its client counts against the JSON budget too, because a
+//! client may read slowly.
 
 use super::error_code::Code;
 use super::path::{options, percent_decode, percent_encode, unknown};
@@ -14,7 +14,7 @@ use serde::Serialize;
 use std::fmt::Write as _;
 use tokio::time::Instant;
 
-/// What a list is of.
+/// The options of a list.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ListOptions {
     pub(super) range: Range,
@@ -53,7 +53,7 @@ const ENCODED: &str = "percent-encoded";
 const LIMIT: &str = "a number from 1 to 10000";
 const _: () = assert!(limits::LIST_KEYS_MAX == 10_000);
 
-/// Reads the options of a list. Prefix and key are percent-encoded; a plus sign stands for itself.
+/// Reads the options of a list. Prefix and key are percent-encoded; a plus sign is a plus sign.
 pub(super) fn list_options(query: Option<&str>) -> Result<ListOptions, Box<Reply>> {
     let (mut prefix, mut after, mut limit, mut values, mut stale) = (None, None, None, None, None);
     for option in options(query) {
@@ -64,7 +64,7 @@ pub(super) fn list_options(query: Option<&str>) -> Result<ListOptions, Box<Reply
             _ if text == no => Some(false),
             _ => None,
         };
-        // Whether it was given before; `None` if its value is none.
+        // Whether the option was given before, or `None` if its value is invalid.
         let (given, form) = match name {
             "prefix" => (bytes().map(|b| prefix.replace(b).is_some()), ENCODED),
             "after" => (bytes().map(|b| after.replace(b).is_some()), ENCODED),
@@ -87,7 +87,7 @@ pub(super) fn list_options(query: Option<&str>) -> Result<ListOptions, Box<Reply
             _ => {
                 return Err(unknown(
                     option,
-                    "a list knows prefix, after, limit, values and consistency",
+                    "a list accepts prefix, after, limit, values and consistency",
                 ));
             }
         };
@@ -109,7 +109,6 @@ pub(super) fn list_options(query: Option<&str>) -> Result<ListOptions, Box<Reply
     })
 }
 
-/// An item of a list.
 #[derive(Serialize)]
 struct ListedKey<'a> {
     #[serde(flatten)]
@@ -118,7 +117,7 @@ struct ListedKey<'a> {
     stored: json::Stored<'a>,
 }
 
-/// Written item by item, since the list ends where it is long enough.
+/// Written item by item, because the page ends where it is long enough.
 fn to_json(index: u64, page: &Page, options: &ListOptions) -> Vec<u8> {
     let mut text = format!("{{\"index\":{index},\"keys\":[").into_bytes();
     let mut last = None;
@@ -149,7 +148,7 @@ fn to_json(index: u64, page: &Page, options: &ListOptions) -> Vec<u8> {
     text
 }
 
-/// Where the list goes on.
+/// The path of the next page.
 fn next(options: &ListOptions, after: &[u8]) -> String {
     let mut link = format!("/-/kv?after={}", percent_encode(after));
     let range = &options.range;

@@ -1,6 +1,8 @@
-//! Members: `POST /<id>` adds one, `PUT /-/members/<id>` moves one to another place, `DELETE /<id>` removes one.
+//! Members: `POST /<id>` adds a member, `PUT /-/members/<id>` moves a member to another URL, `DELETE /<id>` removes a
+//! member.
 //!
-//! A change that meets another one waits at the leader until that one is settled, as long as its request has time.
+//! The leader makes one change at a time. A change that arrives during another change waits at the leader until the
+//! other change is settled or the deadline of the request passes.
 
 use super::Front;
 use super::body::Body;
@@ -31,11 +33,11 @@ impl Front {
         };
         no_conditions(head)?;
         let url = self.receive_url(body, deadline).await?;
-        // The empty member that answers there is bound later.
+        // Incarnation 0: the id is bound later, to the empty member that answers at this URL.
         self.add(id, &url, 0, deadline).await
     }
 
-    /// Adds a member. Incarnation 0: it is left open.
+    /// Adds a member. Incarnation 0 leaves the data directory open.
     pub(super) async fn add(
         &self,
         id: u64,
@@ -51,7 +53,8 @@ impl Front {
         self.change(command, deadline).await
     }
 
-    /// `PUT /-/members/<id>` with a peer URL: there it is reached from now on. `path` is that of the request.
+    /// `PUT /-/members/<id>` with a peer URL, where the cluster reaches the member from now on. `path` is the path of
+    /// the request.
     pub(super) async fn move_member(
         &self,
         head: &Parts,
@@ -79,7 +82,7 @@ impl Front {
         self.change(command, deadline).await
     }
 
-    /// `DELETE /<id>`. `path` is that of the request, for the hint.
+    /// `DELETE /<id>`. `path` is the path of the request, for the hint.
     pub(super) async fn remove_member(
         &self,
         head: &Parts,
@@ -120,7 +123,7 @@ impl Front {
         match self.propose(command, deadline).await {
             Outcome::Applied { .. } => Ok(reply::done(None)),
             Outcome::Refused(why) => Err(refused(why, kind, id)),
-            // A membership command carries no condition.
+            // This does not occur: a membership command carries no condition.
             Outcome::ConditionFailed { current } => Err(reply::condition_failed(current)),
             other @ (Outcome::Transacted { .. } | Outcome::ChecksFailed(_)) => {
                 panic!("{other:?} is no outcome of a change of membership")
@@ -131,11 +134,11 @@ impl Front {
     }
 }
 
-/// 409 or 404: what this kind of change of this member met.
+/// 409 or 404, with a line for this refusal, this kind of change and this member.
 fn refused(why: Refusal, kind: Kind, id: u64) -> Box<Reply> {
     let line = format!("not changed: {why}");
     match why {
-        // A key may have been meant.
+        // The client may have meant a key.
         Refusal::NotFound if kind == Kind::RemoveMember => reply::error(
             Code::NoSuchMember,
             format!("{why} {id}; the key of that name is at /-/kv/{id}"),
@@ -171,14 +174,14 @@ fn refused(why: Refusal, kind: Kind, id: u64) -> Box<Reply> {
 /// Reads a peer URL.
 pub(super) fn peer_url(text: &str) -> Result<PeerUrl, Box<Reply>> {
     if text.len() > 300 {
-        // No valid one is that long, and the message would repeat it.
+        // No valid URL is that long, and the message would repeat it.
         return Err(bad_request("this is not a peer URL: it is too long"));
     }
     text.parse()
         .map_err(|why: String| reply::error(Code::BadMember, why))
 }
 
-/// A condition can't be kept for a member, and ignoring one would be worse than refusing it.
+/// Members have no ETag to compare, and ignoring a condition would be worse than refusing it.
 pub(super) fn no_conditions(head: &Parts) -> Result<(), Box<Reply>> {
     if Conditions::of(&head.headers)?.is_empty() {
         Ok(())

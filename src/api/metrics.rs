@@ -1,7 +1,7 @@
-//! `GET /-/metrics`: what this process has counted, and what is so at this moment, as OpenMetrics text.
+//! `GET /-/metrics`: the counters of this process and its state at the time of the scrape, as OpenMetrics text.
 //!
-//! A scrape that gets no answer from the raft loop in time shows everything else, with `raftkvd_live` 0. While the
-//! snapshot is loaded there is no raft loop and no map; then what they would say is left out.
+//! If the raft loop does not answer in time, a scrape shows everything else and `raftkvd_live` 0. While the snapshot is
+//! loading, there is no raft loop and no map, so their series are left out.
 
 use super::Front;
 use super::error_code::Code;
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
-/// Why a proposal has no outcome.
+/// The reasons for which a proposal can fail.
 const PROPOSALS: [Code; 5] = [
     Code::NoLeader,
     Code::LeaderBusy,
@@ -32,7 +32,7 @@ const PROPOSALS: [Code; 5] = [
     Code::Stopping,
     Code::UnknownOutcome,
 ];
-/// Why a read is not confirmed.
+/// The reasons for which a read can fail.
 const READS: [Code; 4] = [
     Code::NoLeader,
     Code::NoQuorum,
@@ -40,7 +40,7 @@ const READS: [Code; 4] = [
     Code::Stopping,
 ];
 
-/// Shows the reasons that there are from the beginning.
+/// Exports the series of all reasons at zero, so that the first failure yields a rate.
 pub(super) fn prepare(metrics: &Metrics) {
     metrics.proposals_failed.expect(&PROPOSALS.map(Code::text));
     metrics.reads_failed.expect(&READS.map(Code::text));
@@ -59,7 +59,7 @@ impl Front {
         let replays = self.api.state_machine.replay.under_way().is_some();
         moment.register(
             "replaying",
-            "1 while what was on the disk at the start is read into the map",
+            "1 while this member reads its snapshot and its log into the map after a start",
             flag(replays),
         );
         if let Some(status) = &status {
@@ -71,7 +71,7 @@ impl Front {
         }
         let metrics = self.api.metrics.clone();
         let text = spawn_blocking(move || metrics.text(&moment)).await;
-        // The runtime has ended, and with it whoever waits.
+        // An error here means that the runtime has ended.
         let text =
             text.map_err(|_| reply::unavailable(Code::Stopping, "this member is stopping"))?;
         let mut reply = Reply::new(Bytes::from(text).into());
@@ -86,10 +86,14 @@ fn describe_process(moment: &mut Registry, live: bool) {
         ("os", std::env::consts::OS),
         ("arch", std::env::consts::ARCH),
     ];
-    moment.register("build", "What is running here", Info::new(build));
+    moment.register(
+        "build",
+        "The version and the platform of this build",
+        Info::new(build),
+    );
     moment.register(
         "live",
-        "1 if the raft loop answers, or is still to begin; if 0, what it would say is missing",
+        "1 if the raft loop answers or has not started yet; if 0, the series of the raft loop are missing",
         flag(live),
     );
 }

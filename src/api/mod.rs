@@ -1,14 +1,20 @@
-//! The client port: HTTP/1.1 requests to proposals and reads, outcomes to statuses.
+//! The client port: turns HTTP/1.1 requests into proposals and reads, and outcomes into HTTP statuses.
 //!
-//! Flow: `connection` holds the sockets to their limits; [`serve`] accepts; `Front::answer` counts; `route` has the table
-//! of all requests and calls the function for each; `gate` refuses what can't be served at present; `path`, `condition`,
-//! `body` and `json` read what the client sent; `quota` sees to room for it; `raft_requests` puts proposals and reads into
-//! the inbox and waits for what becomes of them; `reply` says it in HTTP, `json_budget` bounds what of it is in memory, and
-//! `problem` says in JSON what went wrong.
+//! Flow:
+//! - [`serve`] accepts connections, and `connection` enforces the limits of each socket.
+//! - `Front::answer` counts requests.
+//! - `route` has the table of all requests and calls the function for each.
+//! - `gate` refuses requests that can't be served at present.
+//! - `path`, `condition`, `body` and `json` read what the client sent; `quota` checks that the map has room for it.
+//! - `raft_requests` puts proposals and reads into the inbox and waits for their outcomes.
+//! - `reply` turns an outcome into a response, `json_budget` limits the JSON in memory, and `problem` turns a refusal
+//!   into JSON.
 //!
-//! Invariants: every request ends by its deadline; a response says "not written" only of what surely was not
-//! proposed; whatever a client sends is answered with an error at worst, never with a panic; and values appear in no
-//! log and no message.
+//! Invariants:
+//! - Every request ends by its deadline.
+//! - A response says "not written" only if the write was certainly not proposed.
+//! - The worst answer to any input is an error, never a panic.
+//! - No log line and no message contains a value.
 
 mod backup;
 mod base64;
@@ -61,50 +67,50 @@ use tokio::net::TcpListener;
 use tokio::sync::{self, Mutex, Semaphore};
 use tokio::time::{Instant, timeout};
 
-/// What the API needs of the rest of the process.
+/// The parts of the process that the API uses.
 #[derive(Debug, Clone)]
 pub struct Api {
-    /// Where proposals and reads go.
+    /// Receives proposals and reads.
     pub inbox: Arc<Inbox>,
-    /// The map and its newest changes, to read.
+    /// The map and its newest changes, for reading.
     pub state_machine: StateMachine,
-    /// What requests have to keep to.
+    /// The limits of requests and connections.
     pub limits: Limits,
-    /// Length of the node's tick, in which it counts deadlines.
+    /// Length of the node's tick. The node counts deadlines in ticks.
     pub tick: Duration,
-    /// Where it counts.
+    /// The metrics of this process.
     pub metrics: Arc<Metrics>,
-    /// Where to log.
+    /// Receives the log lines.
     pub logger: Logger,
 }
 
-/// What requests and connections have to keep to.
+/// The limits of requests and connections.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Longest key, decoded.
+    /// Longest key, in bytes after decoding.
     pub key_bytes_max: usize,
-    /// Largest value.
+    /// Largest value, in bytes.
     pub value_bytes_max: usize,
     /// Time from the head of a request to its response.
     pub request_timeout: Duration,
-    /// Time for the head of a request; an idle connection is closed after it too.
+    /// Time until the head of a request is complete. An idle connection is closed after the same time.
     pub header_timeout: Duration,
-    /// Connections at one time; further ones wait to be accepted.
+    /// Connections at one time. Further connections wait until they are accepted.
     pub connections_max: u32,
-    /// Bytes of bodies that are being read or wait for their outcome.
+    /// Bytes of all bodies that are being read or wait for their outcome.
     pub body_bytes_max: usize,
-    /// Bytes of JSON that are on their way to clients.
+    /// Bytes of all JSON that is on its way to clients.
     pub json_bytes_max: usize,
-    /// Bytes of keys and values that the map may hold, 0 for any number.
+    /// Bytes of keys and values that the map may hold. 0 means no limit.
     pub store_bytes_max: u64,
     /// Watchers at one time.
     pub watchers_max: usize,
-    /// How often a watcher is told where it is, while there is nothing else to tell.
+    /// How often an idle watcher gets an event id.
     pub watch_id_interval: Duration,
 }
 
 impl Limits {
-    /// The limits that the command line sets.
+    /// The limits from the command line.
     pub fn new(tuning: &Tuning) -> Limits {
         Limits {
             key_bytes_max: tuning.key_bytes_max,
@@ -121,8 +127,8 @@ impl Limits {
     }
 }
 
-/// Serves clients until `shutdown` completes; then lets requests that are under way finish, closes idle connections,
-/// and returns when none is left. How long that may take is up to the caller.
+/// Serves clients until `shutdown` completes. Then lets current requests finish, closes idle connections, and returns
+/// when no connection is left. The caller limits the time that this may take.
 pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output = ()>) {
     let connections_max = api.limits.connections_max;
     let slots = Arc::new(Semaphore::new(connections_max as usize));
@@ -135,7 +141,7 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output
     let mut shutdown = pin!(shutdown);
     let mut failing = false;
     loop {
-        // Accepted only when there is room for it: until then it waits in the kernel's queue.
+        // A connection is accepted only when a slot is free. Until then the connection waits in the kernel's queue.
         let accept = async {
             let slot = Arc::clone(&slots).acquire_owned().await;
             (listener.accept().await, slot)
@@ -154,10 +160,11 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output
                     drop(slot);
                 });
             }
-            // The client was gone before it was accepted: nothing is wrong here.
+            // The client closed the connection before it was accepted, which is not an error of this member.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                // Most likely no file descriptor is left. The next attempt would fail at once, so it waits.
+                // Most likely no file descriptor is left, so the next attempt would fail at once. The loop waits
+                // instead.
                 if !failing {
                     slog::error!(front.api.logger, "accept a client's connection: {}", error;
                         "retry_ms" => limits::ACCEPT_BACKOFF.as_millis() as u64);
@@ -173,11 +180,11 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output
     stop.send_replace(true);
     telling.abort();
     front.end_watches();
-    // Every connection gives its slot back when it ends. The semaphore is never closed, so this can't fail.
+    // Every connection returns its slot when it ends. The semaphore is never closed, so this can't fail.
     let _ = slots.acquire_many(connections_max).await;
 }
 
-/// What all connections share.
+/// State that all connections share.
 struct Front {
     api: Api,
     /// One permit for each byte of [`Limits::body_bytes_max`].
@@ -185,23 +192,23 @@ struct Front {
     under_way: quota::UnderWay,
     /// See [`Front::status`].
     status: Mutex<Unanswered<crate::channels::status::Status>>,
-    /// Whose turn it is to look at all of the map: see [`Front::with_frozen`].
+    /// The turn to look at the whole map: see [`Front::with_frozen`].
     frozen: Arc<Mutex<()>>,
     /// One permit for each byte of JSON that is being sent: see `json_budget`.
     json_bytes: Arc<Semaphore>,
-    /// The same for the answers to transactions.
+    /// One permit for each byte of answers to transactions that are being sent: see `json_budget`.
     answer_bytes: Arc<Semaphore>,
-    /// Whose turn it is to take a backup.
+    /// The turn to take a backup.
     backup: Arc<Semaphore>,
-    /// The same for large events on their way to watchers.
+    /// One permit for each byte of large events that are on their way to watchers.
     watch_bytes: Arc<Semaphore>,
-    /// One permit for each watcher that there may be.
+    /// One permit for each watcher.
     watchers: Arc<Semaphore>,
-    /// Wakes them. True when this member stops.
+    /// Wakes the watchers. True when this member stops.
     news: sync::watch::Sender<bool>,
 }
 
-/// A question that waits in the inbox, or was answered after whoever asked had given up.
+/// A question that waits in the inbox, or whose answer came after the asker had given up.
 type Unanswered<T> = Option<oneshot::Receiver<T>>;
 
 impl Front {
@@ -222,7 +229,7 @@ impl Front {
         }
     }
 
-    /// Answers one request. The second value tells that its body was left unread, so that the connection has to end.
+    /// Answers one request. The flag is true if a part of the body was not read, so that the connection must end.
     async fn answer(&self, request: Request<Incoming>) -> (Reply, bool) {
         let begun = Instant::now();
         let deadline = begun + self.api.limits.request_timeout;
@@ -234,7 +241,7 @@ impl Front {
                 self.log_refusal(&reply);
                 let status = reply.status();
                 let reply = problem::fit(*reply, &head.headers).await;
-                // It counts as what it is.
+                // The request counts with its own status, not with that of the response that a watcher gets.
                 (status, watch::fit(reply, &head))
             }
         };
@@ -247,11 +254,12 @@ impl Front {
         (reply, unread)
     }
 
-    /// Tells what this member could not do. What clients did wrong is their own business, and no line tells of which key.
+    /// Logs what this member could not do. Errors of clients are logged at debug level, and no line names a key.
     fn log_refusal(&self, reply: &Reply) {
         let status = reply.status().as_u16();
         match reply.extensions().get::<Code>() {
-            // Every request would get one, and the log says it of itself.
+            // While the member is in such a state, every request gets this refusal, and the log already states the
+            // state itself.
             None
             | Some(
                 Code::Replaying | Code::Stopping | Code::Forming | Code::Joining | Code::OtherLife,

@@ -1,5 +1,5 @@
-//! The JSON API of hraftd, on the same map: `POST /key` sets the pairs of an object, `GET /key/<k>` shows one,
-//! `DELETE /key/<k>` removes it. Answers are 200, as hraftd's are.
+//! The JSON API of hraftd on the same map: `POST /key` sets the pairs of an object, `GET /key/<k>` shows a pair,
+//! `DELETE /key/<k>` removes a pair. Successful answers are 200, as in hraftd.
 
 use super::body::Body;
 use super::error_code::Code;
@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use tokio::time::Instant;
 
 impl Front {
-    /// `POST /key`: all pairs at once.
+    /// `POST /key`: sets all pairs in one transaction.
     pub(super) async fn set_pairs(
         &self,
         head: &Parts,
@@ -53,7 +53,7 @@ impl Front {
         let Ok(text) = std::str::from_utf8(&value.bytes) else {
             return Err(not_utf8(key.as_bytes()));
         };
-        // Byte for byte what hraftd answers, so without a newline.
+        // The bytes that hraftd answers, so without a newline.
         let bytes = "{:}".len() + json::quoted_bytes(key) + json::quoted_bytes(text);
         let share = self.share(bytes).ok_or_else(|| {
             let line = "not read: too much JSON is being sent; try again, or read the bytes at ";

@@ -1,22 +1,21 @@
-//! The spelling of a request target: what its path decodes to, and which options its query holds. What is at a path,
-//! `route` says.
+//! The spelling of a request target: decodes its path, and reads the options in its query. `route` decides what each
+//! path means.
 
 use super::error_code::Code;
 use super::reply::{self, Reply};
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Options of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ReadOptions {
-    /// Answer from the local map at once.
+    /// Answer from the local map at once, without a read-index round.
     pub(super) stale: bool,
 }
 
-/// Percent-decodes what is behind the first `/` of a path. Nothing else is changed: `a//b` and `..` stay as they are,
-/// since they are keys and no file names. A path without escapes is not copied.
+/// Percent-decodes the part of a path after the first `/`. Nothing else is changed: `a//b` and `..` stay, because they
+/// are keys and not file names. A path without escapes is not copied.
 pub(super) fn decode(path: &str) -> Result<Cow<'_, [u8]>, Box<Reply>> {
-    // Only `*` and the target of CONNECT have none, and they don't come here.
+    // Only `*` and the target of CONNECT have no slash, and `route` refuses both before this point.
     let raw = path.strip_prefix('/').unwrap_or(path).as_bytes();
     percent_decode(raw).ok_or_else(|| {
         reply::error(
@@ -26,7 +25,7 @@ pub(super) fn decode(path: &str) -> Result<Cow<'_, [u8]>, Box<Reply>> {
     })
 }
 
-/// `None` if a percent sign has no two hexadecimal digits behind it.
+/// Returns `None` if a percent sign is not followed by two hexadecimal digits.
 pub(super) fn percent_decode(raw: &[u8]) -> Option<Cow<'_, [u8]>> {
     let Some(first) = raw.iter().position(|b| *b == b'%') else {
         return Some(Cow::Borrowed(raw));
@@ -41,20 +40,20 @@ pub(super) fn percent_decode(raw: &[u8]) -> Option<Cow<'_, [u8]>> {
         }
         let mut digit = || rest.next().and_then(|b| char::from(*b).to_digit(16));
         let (high, low) = (digit()?, digit()?);
-        // Two hexadecimal digits make at most 255.
+        // The value of two hexadecimal digits is at most 255.
         key.push((high << 4 | low) as u8);
     }
     Some(Cow::Owned(key))
 }
 
-/// Spells a key so that it can stand in a path or a query.
+/// Percent-encodes a key for a path or a query.
 pub(super) fn percent_encode(key: &[u8]) -> String {
     let mut text = String::with_capacity(key.len());
     for &byte in key {
         if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
             text.push(char::from(byte));
         } else {
-            // Writing to a string does not fail.
+            // Writing to a string can't fail.
             let _ = write!(text, "%{byte:02X}");
         }
     }
@@ -77,7 +76,7 @@ pub(super) fn read_options(query: Option<&str>) -> Result<ReadOptions, Box<Reply
             _ => {
                 return Err(unknown(
                     option,
-                    "a read knows consistency=stale and consistency=linearizable",
+                    "a read accepts consistency=stale and consistency=linearizable",
                 ));
             }
         };
@@ -97,7 +96,7 @@ pub(super) fn read_options(query: Option<&str>) -> Result<ReadOptions, Box<Reply
 pub(super) fn no_options(query: Option<&str>) -> Result<(), Box<Reply>> {
     match options(query).next() {
         None => Ok(()),
-        Some(option) => Err(unknown(option, "there are none for this request")),
+        Some(option) => Err(unknown(option, "this request accepts no options")),
     }
 }
 
@@ -117,17 +116,17 @@ pub(super) fn unknown(option: &str, known: &str) -> Box<Reply> {
     )
 }
 
-/// Where the key is that a client most likely meant by a path which does not name it.
+/// Where to find the key that a client most likely meant, for a path that does not name a key.
 pub(super) fn hint(path: &str) -> String {
     if path.len() > 200 {
         "the key of that name is at /-/kv/<key>".to_owned()
     } else {
-        // The path as it came: encoded already, and free of control characters by its grammar.
+        // The path as received: already encoded, and free of control characters by the grammar of HTTP.
         format!("the key of that name is at /-/kv{path}")
     }
 }
 
-/// Such a key stands for a member where members are added and removed.
+/// Whether the key consists of digits. Where members are added and removed, such a key names a member.
 pub(super) fn is_all_digits(key: &[u8]) -> bool {
     !key.is_empty() && key.iter().all(u8::is_ascii_digit)
 }

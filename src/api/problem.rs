@@ -1,5 +1,5 @@
-//! Refusals for programs: with `Accept: application/json` the line becomes `application/problem+json` (RFC 9457), with
-//! the [`Code`] of the refusal beside it.
+//! Refusals for programs: with `Accept: application/json`, the line becomes `application/problem+json` (RFC 9457) with
+//! the [`Code`] of the refusal.
 
 use super::error_code::Code;
 use super::json;
@@ -25,7 +25,7 @@ struct Problem<'a> {
     oldest: Option<u64>,
 }
 
-/// The reply as the client of this request wants it.
+/// The reply in the form that this request accepts.
 pub(super) async fn fit(reply: Reply, request: &HeaderMap) -> Reply {
     match reply.extensions().get::<Code>() {
         Some(code) if is_wanted(request) => to_problem(*code, reply).await,
@@ -33,7 +33,7 @@ pub(super) async fn fit(reply: Reply, request: &HeaderMap) -> Reply {
     }
 }
 
-/// JSON is named among what the client accepts. That it accepts anything is no wish.
+/// Whether the client names JSON in `Accept`. `*/*` does not ask for JSON.
 fn is_wanted(request: &HeaderMap) -> bool {
     let fields = request.get_all(ACCEPT).iter();
     fields

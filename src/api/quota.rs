@@ -1,19 +1,22 @@
-//! The quota of the map: over it, writes that put something into the map are refused, and deletions go on.
+//! The quota of the map: while the map is over its quota, writes that add to the map are refused. Deletions are still
+//! accepted.
 //!
-//! A flag of each member, checked where a write comes in and before it is proposed, against what this member's own map
-//! holds and what is on its way from here. It is no part of the replicated state: what comes in through other members at
-//! the same time, or was given up here with an unknown outcome, can carry the map beyond it.
+//! The quota is a command-line option of each member. A member checks a write when it receives the write and before it
+//! proposes the write. It compares the quota with its own map plus the writes that it has under way. The quota is not
+//! part of the replicated state. Writes that other members receive at the same time can exceed it, and so can writes
+//! that ended here with an unknown outcome.
 
 use super::Front;
 use super::error_code::Code;
 use super::reply::{self, Reply};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes of keys and values on their way from this member into the map.
+/// Bytes of keys and values in writes that this member has proposed and that have no outcome yet.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay(AtomicU64);
 
-/// Room in the map that a write has taken, given back when its outcome is known: then the map itself counts it.
+/// Room in the map that a write has reserved. It is released when the outcome is known; from then on the map itself
+/// counts the write.
 #[derive(Debug)]
 pub(super) struct Room<'a> {
     under_way: &'a UnderWay,
@@ -27,8 +30,8 @@ impl Drop for Room<'_> {
 }
 
 impl Front {
-    /// Takes room for `bytes` of keys and values, or says that there is none. What they replace is not deducted: that
-    /// is known only when they are applied.
+    /// Reserves room for `bytes` of keys and values, or refuses the write. The size of replaced values is not deducted,
+    /// because it is known only when the write is applied.
     pub(super) fn take_room(&self, bytes: usize) -> Result<Option<Room<'_>>, Box<Reply>> {
         let limit = self.api.limits.store_bytes_max;
         if limit == 0 {
@@ -36,7 +39,8 @@ impl Front {
         }
         let bytes = bytes as u64;
         let stored = self.api.state_machine.store.bytes();
-        // In one step: a write that is refused must not take room from another for a moment.
+        // Check and reservation are one atomic step. In two steps, a write that is refused could hold room for a moment
+        // and cause another refusal.
         let taken =
             self.under_way
                 .0
@@ -54,7 +58,7 @@ impl Front {
     }
 }
 
-/// 507: surely not written.
+/// 507: certainly not written.
 fn full(held: u64, bytes: u64, limit: u64) -> Box<Reply> {
     let line = format!(
         "not written: with these {bytes} bytes the {held} of the store would exceed --max-store-bytes {limit}; delete \

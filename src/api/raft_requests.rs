@@ -1,7 +1,8 @@
-//! Questions to the raft loop, each with the time by which there is an answer.
+//! Questions to the raft loop, each with a deadline for the answer.
 //!
-//! The node keeps the deadline, counted in its ticks, because only it knows whether a proposal was handed to raft.
-//! The timers here are a backstop for a loop that is stuck: they fire later, and assume the worst.
+//! The node enforces the deadline, counted in its ticks, because only the node knows whether a proposal was handed to
+//! raft. The timers here are a backstop for a stuck loop: they fire later, and assume that the proposal may have taken
+//! effect.
 
 use super::error_code::Code;
 use super::{Front, Unanswered, reply};
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 
 impl Front {
-    /// Proposes a command; returns its outcome by the deadline.
+    /// Proposes a command and returns its outcome by the deadline.
     pub(super) async fn propose(&self, command: Command, deadline: Instant) -> Outcome {
         let (reply, outcome) = oneshot::channel();
         self.api.inbox.propose(Proposal {
@@ -27,7 +28,7 @@ impl Front {
         });
         let outcome = match timeout_at(deadline, outcome).await {
             Ok(Ok(outcome)) => outcome,
-            // No answer, or a reply that was dropped: the command may be anywhere.
+            // No answer, or a dropped reply: the command may have been proposed or applied.
             Ok(Err(_)) | Err(_) => Outcome::Unknown,
         };
         let failed = match outcome {
@@ -41,7 +42,7 @@ impl Front {
         outcome
     }
 
-    /// Waits until the map holds everything that was acknowledged before now.
+    /// Waits until the map holds every write that was acknowledged before the call.
     pub(super) async fn catch_up(&self, deadline: Instant) -> Result<(), NotProposed> {
         let (reply, permission) = oneshot::channel();
         self.api.inbox.read(Read {
@@ -50,7 +51,7 @@ impl Front {
         });
         let permission = match timeout_at(deadline, permission).await {
             Ok(Ok(permission)) => permission,
-            // A read has no effect, so nothing is unknown. Replies are dropped when the process ends.
+            // A read has no effect, so its outcome is never unknown. Replies are dropped when the process ends.
             Ok(Err(_)) => Err(NotProposed::Stopping),
             Err(_) => Err(NotProposed::NoQuorum),
         };
@@ -60,7 +61,7 @@ impl Front {
         permission
     }
 
-    /// Has leadership handed to this member; returns what came of it by the deadline.
+    /// Asks the leader to transfer leadership to this member. Returns the result by the deadline.
     pub(super) async fn transfer(&self, to: u64, deadline: Instant) -> Result<(), NotTransferred> {
         let (reply, outcome) = oneshot::channel();
         self.api.inbox.transfer(Transfer {
@@ -70,15 +71,15 @@ impl Front {
         });
         match timeout_at(deadline, outcome).await {
             Ok(Ok(outcome)) => outcome,
-            // No answer, or a reply that was dropped: the leader may have been asked.
+            // No answer, or a dropped reply: the request may have reached the leader.
             Ok(Err(_)) | Err(_) => Err(NotTransferred::Unknown),
         }
     }
 
-    /// How things stand in the raft loop, or `None` if it does not answer in time.
+    /// The status of the raft loop, or `None` if the loop does not answer in time.
     ///
-    /// At most one question waits in the inbox, whatever clients do: askers take turns, and one that gives up leaves
-    /// its question to the next, for which the answer is still fresh.
+    /// At most one status question waits in the inbox, whatever clients do. Requests take turns to ask. A request that
+    /// gives up leaves its question to the next request, and the answer is still fresh for that request.
     pub(super) async fn status(&self, deadline: Instant) -> Option<Status> {
         let ask = async {
             let mut slot = self.status.lock().await;
@@ -93,11 +94,11 @@ impl Front {
             .await
     }
 
-    /// What `work` makes of the map as of an index, or `None` if it takes too long. One at a time: each holds a frozen
-    /// map, and a core while it looks at all of it.
+    /// Runs `work` on the map at an index. Returns `None` if it takes too long. One runs at a time, because each holds
+    /// a frozen map, and occupies a core while it looks at the whole map.
     ///
-    /// From the question on it goes its way without whoever asked: a frozen map that nobody takes would keep everything
-    /// that is replaced from then on.
+    /// Once the loop was asked, the work continues even if the request is cancelled. A frozen map that no task took and
+    /// released would keep every entry that is replaced from then on.
     pub(super) async fn with_frozen<T: Send + 'static>(
         &self,
         deadline: Instant,
@@ -114,7 +115,7 @@ impl Front {
             }
             let working = tokio::task::spawn_blocking(move || {
                 let made = work(header.index, map);
-                // The next one's turn begins when the map is let go of.
+                // The work has released the map. Only now may the next request take its turn.
                 drop(turn);
                 made
             });
@@ -123,13 +124,14 @@ impl Front {
         timeout_at(deadline, working).await.ok()?.ok()?
     }
 
-    /// Puts a question to the loop, unless one of the same kind waits there already, and waits for the answer.
+    /// Sends a question to the loop and waits for the answer. If a question of the same kind already waits there, it
+    /// waits for that answer.
     async fn ask<T>(
         &self,
         slot: &mut Unanswered<T>,
         notice: impl FnOnce(oneshot::Sender<T>) -> Notice,
     ) -> Option<T> {
-        // An unanswered one will be answered by how things stand after this moment.
+        // The loop has not answered the waiting question yet, so the answer will show a state after this moment.
         let left = slot.take_if(|asked| matches!(asked.try_recv(), Ok(None)));
         let asked = left.unwrap_or_else(|| {
             let (reply, asked) = oneshot::channel();
@@ -141,7 +143,7 @@ impl Front {
         answer
     }
 
-    /// The node's deadline: two ticks earlier, so that its answer comes before the backstop.
+    /// The deadline in the node's ticks: two ticks early, so that the node's answer arrives before the backstop fires.
     pub(super) fn ticks_until(&self, deadline: Instant) -> u64 {
         let left = deadline.saturating_duration_since(Instant::now());
         let ticks = left.as_micros() / self.api.tick.as_micros().max(1);

@@ -1,4 +1,4 @@
-//! Responses: one-line messages, and what an outcome is in HTTP.
+//! Responses: one-line messages, and the HTTP form of each outcome.
 
 use super::error_code::Code;
 use crate::command::outcome::NotProposed;
@@ -16,16 +16,15 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// A response.
 pub(super) type Reply = Response<ReplyBody>;
 
-/// What a response consists of.
+/// The body of a response.
 #[derive(Debug)]
 pub(super) enum ReplyBody {
-    /// One piece, or none: all but a few responses.
+    /// One piece or no piece: all but a few responses.
     Whole(Full<Bytes>),
-    /// Pieces that are made while they are sent. An error ends the connection without the mark of the end, so that no
-    /// client takes what it got for all of it.
+    /// Pieces that are made while they are sent. An error ends the connection without the final chunk, so that no
+    /// client mistakes a part for the whole body.
     Stream(UnsyncBoxBody<Bytes, io::Error>),
 }
 
@@ -72,10 +71,11 @@ impl Body for ReplyBody {
     }
 }
 
-/// What a handler returns. A refusal is boxed, because it travels through many hands that otherwise carry little.
+/// The result of a handler. A refusal is boxed because it passes through many results that are otherwise small.
 pub(super) type ReplyResult = Result<Reply, Box<Reply>>;
 
-/// `none`: the request surely had no effect and never will. `unknown`: it may have, or may yet.
+/// The header field of refused requests. `none`: the request certainly had no effect and never will. `unknown`: it may
+/// have had an effect, or may still get one.
 pub(super) const OUTCOME: HeaderName = HeaderName::from_static("x-raftkvd-outcome");
 
 /// The lowest index from which changes can be watched.
@@ -87,7 +87,7 @@ const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
-/// What a request wanted to do, for the line that says it did not.
+/// The kind of request, for the line that reports a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RequestKind {
     /// To read a key.
@@ -98,7 +98,7 @@ pub(super) enum RequestKind {
     Change,
 }
 
-/// No content.
+/// 204, without a body.
 pub(super) fn done(etag: Option<u64>) -> Reply {
     let mut reply = Reply::default();
     *reply.status_mut() = StatusCode::NO_CONTENT;
@@ -106,16 +106,17 @@ pub(super) fn done(etag: Option<u64>) -> Reply {
     reply
 }
 
-/// A value. For HEAD the same, since hyper leaves out the body and keeps its length.
+/// A value. The same reply serves HEAD: hyper leaves out the body and keeps its length.
 pub(super) fn value(bytes: Bytes, etag: u64) -> Reply {
     let is_empty = bytes.is_empty();
     let mut reply = Reply::new(bytes.into());
-    // Ours, and the date, which hyper adds: without the room a map of header fields grows once on its way there.
+    // Room for the fields set here and for the date, which hyper adds. Otherwise the map of fields would grow once on
+    // the way.
     *reply.headers_mut() = HeaderMap::with_capacity(4);
     set_etag(&mut reply, Some(etag));
     let headers = reply.headers_mut();
     if is_empty {
-        // The one length that hyper does not tell in answer to HEAD.
+        // hyper does not send a length of zero in the answer to HEAD.
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     headers.insert(CONTENT_TYPE, OCTETS);
@@ -123,7 +124,7 @@ pub(super) fn value(bytes: Bytes, etag: u64) -> Reply {
     reply
 }
 
-/// Bytes that are made while they are sent.
+/// A reply whose body is made while it is sent.
 pub(super) fn stream(body: UnsyncBoxBody<Bytes, io::Error>) -> Reply {
     let mut reply = Reply::new(ReplyBody::Stream(body));
     let headers = reply.headers_mut();
@@ -132,7 +133,7 @@ pub(super) fn stream(body: UnsyncBoxBody<Bytes, io::Error>) -> Reply {
     reply
 }
 
-/// The client has this value already.
+/// 304: the client has this value already.
 pub(super) fn not_modified(etag: u64) -> Reply {
     let mut reply = Reply::default();
     *reply.status_mut() = StatusCode::NOT_MODIFIED;
@@ -140,7 +141,7 @@ pub(super) fn not_modified(etag: u64) -> Reply {
     reply
 }
 
-/// Nothing to show, where a client expects 200.
+/// 200 without a body, for clients that expect 200.
 pub(super) fn empty(etag: Option<u64>) -> Reply {
     let mut reply = Reply::default();
     set_etag(&mut reply, etag);
@@ -154,7 +155,7 @@ pub(super) fn json(text: impl Into<Bytes>) -> Reply {
     reply
 }
 
-/// Server-sent events. What comes next is no news the next time.
+/// Server-sent events. They must not be cached.
 pub(super) fn events(body: ReplyBody) -> Reply {
     let mut reply = Reply::new(body);
     let headers = reply.headers_mut();
@@ -183,7 +184,7 @@ pub(super) fn error(code: Code, line: impl Into<Cow<'static, str>>) -> Box<Reply
     Box::new(reply)
 }
 
-/// 405: this resource knows only these methods, or none.
+/// 405: this path supports only these methods, or none.
 pub(super) fn not_allowed(methods: &str) -> Box<Reply> {
     let line = match methods {
         "" => "no method is supported here".to_owned(),
@@ -195,7 +196,7 @@ pub(super) fn not_allowed(methods: &str) -> Box<Reply> {
     reply
 }
 
-/// 412, with the ETag that the key has.
+/// 412, with the current ETag of the key.
 pub(super) fn condition_failed(current: Option<u64>) -> Box<Reply> {
     let line = match current {
         Some(index) => format!("not written: the condition does not hold, the etag is \"{index}\""),
@@ -221,7 +222,7 @@ pub(super) fn read_condition_failed(current: u64) -> Box<Reply> {
     reply
 }
 
-/// 503: surely nothing was done.
+/// 503: certainly without effect.
 pub(super) fn not_proposed(kind: RequestKind, why: NotProposed) -> Box<Reply> {
     let line = match kind {
         RequestKind::Read => format!("not read: {why}; try again"),
@@ -234,7 +235,7 @@ pub(super) fn not_proposed(kind: RequestKind, why: NotProposed) -> Box<Reply> {
     reply
 }
 
-/// 504: nobody knows.
+/// 504: the outcome is unknown.
 pub(super) fn unknown(kind: RequestKind) -> Box<Reply> {
     let line = match kind {
         RequestKind::Change => {
@@ -249,14 +250,14 @@ pub(super) fn unknown(kind: RequestKind) -> Box<Reply> {
     reply
 }
 
-/// 503 of a request that asks how things stand.
+/// 503, for a request that asks for the status of this member.
 pub(super) fn unavailable(code: Code, why: impl Into<Cow<'static, str>>) -> Box<Reply> {
     let mut reply = error(code, why);
     retry(&mut reply);
     reply
 }
 
-/// The code of each reason.
+/// The error code of each reason.
 pub(super) fn code(why: NotProposed) -> Code {
     match why {
         NotProposed::NoLeader => Code::NoLeader,
@@ -267,14 +268,14 @@ pub(super) fn code(why: NotProposed) -> Code {
     }
 }
 
-/// Says what became of a request that is refused.
+/// States in the header whether a refused request had an effect.
 pub(super) fn set_outcome(reply: &mut Reply, outcome: &'static str) {
     reply
         .headers_mut()
         .insert(OUTCOME, HeaderValue::from_static(outcome));
 }
 
-/// Tells the client that the connection ends with this response.
+/// Announces that the connection ends with this response.
 pub(super) fn close(reply: &mut Reply) {
     reply
         .headers_mut()
@@ -293,7 +294,8 @@ pub(super) fn set_etag(reply: &mut Reply, index: Option<u64>) {
     }
 }
 
-/// The decimal index in quotes. The formatting of the standard library would be the dearest part of many responses.
+/// The decimal index in quotes. Formatting with the standard library would be the most expensive part of many
+/// responses.
 fn etag(index: u64) -> HeaderValue {
     // 2^64 has 20 digits.
     let mut text = [b'"'; 22];

@@ -1,8 +1,8 @@
-//! The routes: which requests there are, and which function answers each.
+//! The routes: all requests, and the function that answers each.
 //!
 //! [`RESOURCES`] is the only list of paths and methods. The path is matched first, byte by byte in its *decoded* form,
-//! which is also the key: so `/%2D/kv/a` is `/-/kv/a`, and no key has two meanings. Then the method decides. A 405 lists
-//! in `Allow` what the table has for the path.
+//! which is also the form of the key. So `/%2D/kv/a` is `/-/kv/a`, and no key has two meanings. The method is matched
+//! second. A 405 lists in `Allow` the methods that the table has for the path.
 
 use super::Front;
 use super::body::Body;
@@ -14,7 +14,7 @@ use hyper::http::request::Parts;
 use std::borrow::Cow;
 use tokio::time::Instant;
 
-/// A path, or all paths of one form, and what can be done there.
+/// A path or a pattern of paths, with the requests that it supports.
 #[derive(Debug)]
 pub(super) struct Resource {
     path: Pattern,
@@ -26,16 +26,16 @@ pub(super) struct Resource {
 #[derive(Debug)]
 struct Endpoint {
     methods: &'static [Method],
-    /// Narrows it to some of the paths of its resource. The first endpoint that fits is taken.
+    /// Restricts the endpoint to some of the paths of its resource. The first endpoint that matches is taken.
     is_for: fn(&[u8]) -> bool,
     action: Action,
     needs: Needs,
-    /// The path as the README spells it.
+    /// The path as spelled in the README.
     #[cfg(test)]
     path: &'static str,
 }
 
-/// What is done for a request.
+/// The function that answers a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
     Read,
@@ -60,7 +60,7 @@ enum Action {
 }
 
 impl Action {
-    /// Whether it reads the query itself. Where it does not, every option is refused.
+    /// Whether the handler reads the query itself. For all other actions, `route` refuses every option.
     fn has_options(self) -> bool {
         matches!(
             self,
@@ -69,25 +69,25 @@ impl Action {
     }
 }
 
-/// What this member has to be able to do before a request is answered: see `gate`.
+/// What a member must be able to do before it answers a request: see `gate`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Needs {
-    /// Nothing: it is answered while the snapshot is loaded.
+    /// Answered even while the snapshot is loading.
     Nothing,
-    /// A raft loop: it is answered while the member is closed to clients.
+    /// Needs a raft loop, and is answered even while the member is closed to clients.
     Raft,
-    /// To serve clients.
+    /// Answered only while the member serves clients.
     Service,
 }
 
-/// What a method of [`METHODS`] gets where no endpoint has it. Other methods get 405 everywhere.
+/// The answer to a method of [`METHODS`] for which the path has no endpoint. Other methods get 405 everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unlisted {
     /// 405.
     NotAllowed,
-    /// A read 405, a write 403: that client most likely meant the key of this name.
+    /// A read gets 405. A write gets 403, because the client most likely meant the key of this name.
     ReservedPath,
-    /// A read 404, a write 403.
+    /// A read gets 404, a write 403.
     NoSuchPath,
 }
 
@@ -97,7 +97,7 @@ const DELETE: &[Method] = &[Method::DELETE];
 const WRITE: &[Method] = &[Method::PUT, Method::DELETE];
 const POST: &[Method] = &[Method::POST];
 
-/// The methods that there are, in the order in which `Allow` lists them.
+/// The supported methods, in the order in which `Allow` lists them.
 const METHODS: &[Method] = &[
     Method::GET,
     Method::HEAD,
@@ -106,12 +106,12 @@ const METHODS: &[Method] = &[
     Method::POST,
 ];
 
-/// Makes [`RESOURCES`] of a table: for each path, what a method gets that no line has; and a line for each request.
+/// Makes [`RESOURCES`] from a table. Each path states the answer to unlisted methods, then has a line for each request.
 macro_rules! resources {
     ($($pattern:literal, unlisted $unlisted:ident {
         $($methods:ident $path:literal $(if $is_for:path)? => $action:ident, needs $needs:ident, $about:literal;)*
     })*) => {
-        /// All paths. The first that matches is taken; the last matches every path.
+        /// All paths. The first match is taken. The last path matches everything.
         ///
         $($(#[doc = concat!("- ", stringify!($methods), " `", $path, "`: ", $about)])*)*
         static RESOURCES: &[Resource] = &[$(Resource {
@@ -193,12 +193,12 @@ fn is_join(key: &[u8]) -> bool {
     key == b"join"
 }
 
-/// A path, or with a name in angle brackets at its end, all paths that begin so.
+/// A path. If it ends with a name in angle brackets, the pattern stands for all paths with that prefix.
 #[derive(Debug)]
 struct Pattern {
     /// The bytes before the name, without the first slash.
     fixed: &'static [u8],
-    /// A name is behind them, which may stand for nothing.
+    /// A name follows, which may be empty.
     is_prefix: bool,
 }
 
@@ -225,7 +225,7 @@ impl Pattern {
 }
 
 impl Resource {
-    /// What a decoded path names.
+    /// The resource of a decoded path.
     pub(super) fn find(path: &[u8]) -> &'static Resource {
         let found = RESOURCES
             .iter()
@@ -247,10 +247,10 @@ impl Resource {
         endpoints.find(|endpoint| endpoint.methods.contains(method) && (endpoint.is_for)(key))
     }
 
-    /// The answer to a method that there is not.
+    /// 405, with the methods that the resource supports.
     fn not_allowed(&self) -> Box<Reply> {
         if self.endpoints.is_empty() && self.unlisted == Unlisted::NoSuchPath {
-            // The path is what is wrong, whatever the method.
+            // The path is wrong, whatever the method.
             return not_allowed(METHODS.iter());
         }
         not_allowed(METHODS.iter().filter(|method| {
@@ -259,13 +259,13 @@ impl Resource {
         }))
     }
 
-    /// The answer to one of [`METHODS`] which no endpoint has.
+    /// The answer to one of [`METHODS`] that no endpoint has.
     fn refuse(&self, method: &Method, path: &str) -> Box<Reply> {
         match (self.unlisted, READ.contains(method)) {
             (Unlisted::NotAllowed, _) | (Unlisted::ReservedPath, true) => self.not_allowed(),
             (Unlisted::NoSuchPath, true) => reply::error(
                 Code::NoSuchPath,
-                format!("nothing is here; {}", path::hint(path)),
+                format!("there is nothing at this path; {}", path::hint(path)),
             ),
             (Unlisted::ReservedPath | Unlisted::NoSuchPath, false) => reply::error(
                 Code::ReservedPath,
@@ -284,7 +284,7 @@ fn not_allowed<'a>(methods: impl Iterator<Item = &'a Method>) -> Box<Reply> {
 }
 
 impl Front {
-    /// Answers a request, if the table has it.
+    /// Answers a request according to the table.
     pub(super) async fn route(
         &self,
         head: &Parts,
@@ -293,7 +293,7 @@ impl Front {
     ) -> ReplyResult {
         let path = head.uri.path();
         if path == "*" || head.method == Method::CONNECT {
-            // They name no resource, so there is nothing that other methods would be allowed on.
+            // `*` and the target of CONNECT name no resource, so there are no methods to list for them.
             return Err(not_allowed(METHODS.iter()));
         }
         let decoded = path::decode(path)?;
@@ -366,7 +366,7 @@ impl Front {
         }
     }
 
-    /// The key, if it has a length that a key may have.
+    /// Checks the length of the key.
     fn checked<'a>(&self, key: Cow<'a, [u8]>) -> Result<Cow<'a, [u8]>, Box<Reply>> {
         if key.is_empty() {
             return Err(reply::error(

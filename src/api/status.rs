@@ -1,4 +1,5 @@
-//! How things stand: `/-/status` and `/-/hash` for people and scripts, `/-/live` and `/-/ready` for supervisors.
+//! The state of this member: `/-/status` and `/-/hash` for people and scripts, `/-/live` and `/-/ready` for
+//! supervisors.
 
 use super::error_code::Code;
 use super::gate;
@@ -28,7 +29,8 @@ impl Front {
         }
     }
 
-    /// `GET /-/hash`: what the map is at one index, in 16 digits. Members that show the same index show the same.
+    /// `GET /-/hash`: a hash of the map at one index, in 16 digits. Members with the same index must show the same
+    /// hash.
     pub(super) async fn show_hash(&self, deadline: Instant) -> ReplyResult {
         match self.hash(deadline).await {
             Some((index, hash)) => {
@@ -43,8 +45,8 @@ impl Front {
         }
     }
 
-    /// `GET /-/live`: the raft loop runs, or the snapshot is being loaded for it. With or without a leader, a restart
-    /// would not help.
+    /// `GET /-/live`: live if the raft loop runs, or if the snapshot is loading. A missing leader does not count,
+    /// because a restart would not help.
     pub(super) async fn show_live(&self, deadline: Instant) -> ReplyResult {
         if self.api.state_machine.replay.is_loading() {
             return Ok(reply::text(StatusCode::OK, "live"));
@@ -55,7 +57,8 @@ impl Front {
         }
     }
 
-    /// `GET /-/ready`: a linearizable read works, which takes a leader and a majority, and clients are served.
+    /// `GET /-/ready`: ready if a linearizable read works, which takes a leader and a majority, and if clients are
+    /// served.
     pub(super) async fn show_ready(&self, deadline: Instant) -> ReplyResult {
         if let Some(closed) = self.api.inbox.closed() {
             let line = format!("not ready: {}", closed.why);
@@ -82,7 +85,7 @@ impl Front {
     }
 }
 
-/// So long from now, but not beyond the request's deadline.
+/// The time `limit` from now, but at most the request's deadline.
 pub(super) fn within(limit: Duration, deadline: Instant) -> Instant {
     deadline.min(Instant::now() + limit)
 }

@@ -1,7 +1,7 @@
-//! Objects of JSON that clients send, read piece by piece and not into a tree: nothing is taken that has no place there, a
-//! name that comes twice is noticed, and whatever there is too much of ends the reading at once.
+//! Strict parsing of JSON objects from clients. Objects are read piece by piece and not into a tree. Unknown names and
+//! repeated names are refused, and reading stops at once when there are too many items.
 //!
-//! Messages show names and keys, never values, and of a long name only its start.
+//! Messages show names and keys, but never values. Of a long name they show only the start.
 
 use serde::de::{DeserializeSeed, Deserializer, Error, Expected, MapAccess, Visitor};
 use serde_json::{Map, Value};
@@ -12,11 +12,11 @@ pub(super) trait ObjectMembers: Sized {
     /// Names the object in messages.
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result;
 
-    /// Reads the value behind a name. False: there is one of this name already.
+    /// Reads the value of a name. Returns false if the object has this name already.
     fn take<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error>;
 }
 
-/// Whatever members there are.
+/// An object with arbitrary members.
 impl ObjectMembers for Map<String, Value> {
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("an object")
@@ -35,16 +35,15 @@ pub(super) fn read<M: ObjectMembers>(text: &[u8], members: M) -> serde_json::Res
     Ok(members)
 }
 
-/// Reads a value that a visitor takes.
+/// Deserializes a value with a visitor.
 pub(super) struct Seed<V>(pub(super) V);
 
-/// An object with these members.
 pub(super) struct Object<M>(pub(super) M);
 
-/// A string; the name is for messages.
+/// A string. The field is its name, for messages.
 pub(super) struct Text<'a>(pub(super) &'a str);
 
-/// `true` or `false`; the name is for messages.
+/// `true` or `false`. The field is its name, for messages.
 pub(super) struct Flag<'a>(pub(super) &'a str);
 
 impl<'de, V: Visitor<'de>> DeserializeSeed<'de> for Seed<V> {
@@ -70,7 +69,7 @@ impl<'de, M: ObjectMembers> Visitor<'de> for Object<M> {
         while let Some(name) = object.next_key::<String>()? {
             if !self.0.take(&name, &mut object)? {
                 let name = shown(&name);
-                return Err(A::Error::custom(format_args!("{name} is there twice")));
+                return Err(A::Error::custom(format_args!("{name} appears twice")));
             }
         }
         Ok(self.0)
@@ -105,7 +104,7 @@ impl Visitor<'_> for Flag<'_> {
     }
 }
 
-/// Reads the next value into the field of its name. False: there is one already.
+/// Reads the next value into the field of its name. Returns false if the field is set already.
 pub(super) fn put<'de, V: Visitor<'de>, A: MapAccess<'de>>(
     field: &mut Option<V::Value>,
     object: &mut A,
@@ -115,9 +114,9 @@ pub(super) fn put<'de, V: Visitor<'de>, A: MapAccess<'de>>(
     Ok(field.replace(value).is_none())
 }
 
-/// The usual message would repeat the string, which may be a value.
+/// Replaces serde's message, which would repeat the string; the string may be a value.
 pub(super) fn no_text<E: Error>(expected: &dyn Expected) -> E {
-    E::custom(format_args!("a string stands where {expected} belongs"))
+    E::custom(format_args!("expected {expected}, found a string"))
 }
 
 pub(super) fn unknown<E: Error>(name: &str, known: &[&str]) -> E {
@@ -125,7 +124,7 @@ pub(super) fn unknown<E: Error>(name: &str, known: &[&str]) -> E {
     E::custom(format_args!("unknown name {name}: there are {known}"))
 }
 
-/// A name or a key in a message: in quotes, not all of a long one, in one line.
+/// A name or a key in a message: in quotes, shortened, and on one line.
 pub(super) fn shown(text: &str) -> String {
     let start: String = text.chars().take(40).collect();
     format!("{start:?}")

@@ -1,4 +1,4 @@
-//! Transactions: `POST /-/txn` for conditions and operations on many keys, all or nothing.
+//! Transactions: `POST /-/txn` takes conditions and operations on many keys, and applies all operations or none.
 
 use super::body::Body;
 use super::condition::Conditions;
@@ -13,11 +13,11 @@ use hyper::http::request::Parts;
 use serde::Serialize;
 use tokio::time::Instant;
 
-/// A transaction that was carried out.
+/// The outcome of a transaction whose conditions held.
 pub(super) struct Transacted {
-    /// The ETag of every key that it put.
+    /// The ETag of every key that the transaction put.
     pub(super) index: u64,
-    /// For each of its writes, whether the key was there before.
+    /// For each write, whether the key existed before.
     pub(super) existed: Box<[bool]>,
 }
 
@@ -35,9 +35,10 @@ impl Front {
             .receive(&self.body_bytes, limit, RequestKind::Write, deadline)
             .await?;
         let transaction = json::transaction(&received.bytes, &self.api.limits)?;
-        // Keys and values are shared with it.
+        // The copy shares the keys and values.
         let asked = transaction.clone();
-        // Before it is proposed, since whatever was done has to be told.
+        // The share is taken before the transaction is proposed, because the result of an applied transaction must be
+        // reported.
         let share = self.share_of_answers(answer_bytes_max(&asked));
         let share = share.ok_or_else(|| {
             let failed = &self.api.metrics.proposals_failed;
@@ -58,7 +59,7 @@ impl Front {
         }
     }
 
-    /// Proposes a transaction; returns what it did, or which of its checks failed.
+    /// Proposes a transaction. Returns its result, or the checks that failed.
     pub(super) async fn propose_transaction(
         &self,
         transaction: Transaction,
@@ -85,7 +86,7 @@ impl Front {
     }
 }
 
-/// They would be of one key, and there is none in the path.
+/// A condition in the header applies to one key, and the path of a transaction has no key.
 pub(super) fn no_conditions(head: &Parts) -> Result<(), Box<Reply>> {
     if Conditions::of(&head.headers)?.is_empty() {
         return Ok(());
@@ -96,7 +97,7 @@ pub(super) fn no_conditions(head: &Parts) -> Result<(), Box<Reply>> {
     ))
 }
 
-/// The longest answer there can be: a byte of a key is an escape of six at most.
+/// An upper bound of the length of the answer. A byte of a key takes at most six bytes as an escape.
 fn answer_bytes_max(asked: &Transaction) -> usize {
     const REST_BYTES_MAX: usize = 128;
     let checks = asked.checks.iter().map(|check| check.key.len());
@@ -104,7 +105,7 @@ fn answer_bytes_max(asked: &Transaction) -> usize {
     keys.map(|bytes| 6 * bytes + REST_BYTES_MAX).sum::<usize>() + REST_BYTES_MAX
 }
 
-/// The answer to a transaction that was carried out.
+/// The answer to a transaction whose conditions hold.
 #[derive(Serialize)]
 struct DoneAnswer<'a> {
     succeeded: bool,

@@ -1,11 +1,12 @@
-//! `GET /-/watch`: the changes of the map, as server-sent events, in the order of the log.
+//! `GET /-/watch`: the changes of the map as server-sent events, in the order of the log.
 //!
-//! A watcher is the body of a response and no task: hyper asks for the next piece when the client has taken the one before,
-//! and then it is made of what the history holds (see `history.rs`). So a slow client holds one piece, and nobody waits for
-//! it; what it has not read by the time the history drops it, it does not get: it is told so, and the response ends.
+//! A watcher is the body of a response and not a task. hyper asks for the next piece when the client has taken the
+//! previous piece, and the piece is then made from the history (see `history.rs`). So a slow client holds one piece,
+//! and nothing waits for the client. If the history drops changes before the client has read them, the client gets a
+//! last event that says so, and the response ends.
 //!
-//! An event's id is the index of its entry, and only the last event of an entry has one: a client that is cut off in the
-//! middle of an entry gets all of it again.
+//! The id of an event is the index of its entry, and only the last event of an entry has an id. A client that is cut
+//! off in the middle of an entry gets the whole entry again.
 
 use super::error_code::Code;
 use super::path::{options, percent_decode, percent_encode, unknown};
@@ -29,11 +30,11 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
-/// What a client wants to watch.
+/// The options of a watch.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct WatchOptions {
     pub(super) prefix: Vec<u8>,
-    /// The index behind which it wants the changes; `None`: those from now on.
+    /// The client wants the changes after this index. `None` means the changes from now on.
     pub(super) after: Option<u64>,
 }
 
@@ -42,7 +43,7 @@ pub(super) fn watch_options(query: Option<&str>) -> Result<WatchOptions, Box<Rep
     let (mut prefix, mut after) = (None, None);
     for option in options(query) {
         let (name, text) = option.split_once('=').unwrap_or((option, ""));
-        // Whether it was given before; `None` if its value is none.
+        // Whether the option was given before, or `None` if its value is invalid.
         let (given, form) = match name {
             "prefix" => {
                 let bytes = percent_decode(text.as_bytes()).map(|bytes| bytes.into_owned());
@@ -53,7 +54,7 @@ pub(super) fn watch_options(query: Option<&str>) -> Result<WatchOptions, Box<Rep
                 let given = index(text).map(|index| after.replace(index).is_some());
                 (given, "an index, such as 7")
             }
-            _ => return Err(unknown(option, "a watch knows prefix and after")),
+            _ => return Err(unknown(option, "a watch accepts prefix and after")),
         };
         let refused = match given {
             Some(false) => continue,
@@ -68,13 +69,13 @@ pub(super) fn watch_options(query: Option<&str>) -> Result<WatchOptions, Box<Rep
     })
 }
 
-/// Digits alone: no sign.
+/// Accepts digits only, without a sign.
 fn index(text: &str) -> Option<u64> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| digits)
 }
 
-/// With what an `EventSource` says where it was, when it connects again.
+/// The header field in which an `EventSource` sends its position when it reconnects.
 const LAST_EVENT_ID: &str = "last-event-id";
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Box<Reply>> {
@@ -103,12 +104,12 @@ impl Front {
         let after = last_event_id(&head.headers)?.or(after);
         let slot = Arc::clone(&self.watchers).try_acquire_owned();
         let slot = slot.map_err(|_| {
-            let line = "not watched: too many watch already; try again, or another member";
+            let line = "not watched: too many watchers; try again, or another member";
             reply::unavailable(Code::QueueFull, line)
         })?;
         let history = &self.api.state_machine.history;
-        // What is here already needs nobody's consent. But from when "now" is, and whether an index will ever come that
-        // is not here yet, is known behind all that was acknowledged before.
+        // Changes that are in the history already need no confirmation. But the meaning of "now", and whether an index
+        // beyond the newest belongs to this cluster, are known only after a read-index round.
         if after.is_none_or(|after| after > history.newest()) {
             let caught_up = self.catch_up(deadline).await;
             caught_up.map_err(|why| reply::not_proposed(RequestKind::Read, why))?;
@@ -120,8 +121,8 @@ impl Front {
             return Err(reply::error(
                 Code::BadOption,
                 format!(
-                    "index {position} is ahead of this cluster, which is at {newest}: it is of another cluster, or of a \
-                     time that was undone; {}",
+                    "index {position} is ahead of this cluster, which is at {newest}: it comes from another cluster, \
+                     or from a history that was rolled back; {}",
                     advice(&prefix)
                 ),
             ));
@@ -131,13 +132,13 @@ impl Front {
             return Err(reply::compacted(
                 oldest,
                 format!(
-                    "the changes behind index {position} are not in memory any more, only those behind {oldest} are; {}",
+                    "the changes after index {position} are not in memory any more, only those after {oldest} are; {}",
                     advice(&prefix)
                 ),
             ));
         }
         let body = match head.method {
-            // Nothing of it would be sent.
+            // The body of an answer to HEAD is not sent.
             Method::HEAD => ReplyBody::default(),
             _ => ReplyBody::Stream(
                 Stream::of(Watcher {
@@ -163,7 +164,7 @@ impl Front {
         Ok(reply::events(body))
     }
 
-    /// Wakes the watchers whenever something was applied. Never completes.
+    /// Wakes the watchers whenever changes were applied. Never completes.
     pub(super) async fn tell_watchers(&self) {
         loop {
             self.api.state_machine.history.news().await;
@@ -177,22 +178,22 @@ impl Front {
     }
 }
 
-/// An `EventSource` never comes back after another status than 200. So what is over soon is told to it by a response that
-/// ends at once.
+/// An `EventSource` never reconnects after another status than 200. So a temporary refusal becomes a response that ends
+/// at once.
 pub(super) fn fit(reply: Reply, head: &Parts) -> Reply {
     let wants_events = |field: &HeaderValue| field.as_bytes().starts_with(b"text/event-stream");
     let is_for_now = reply.status() == StatusCode::SERVICE_UNAVAILABLE;
     let is_watch = head.uri.path() == "/-/watch" && head.method == Method::GET;
     match head.headers.get(ACCEPT).is_some_and(wants_events) {
         true if is_for_now && is_watch => {
-            // Without the empty line that would end an event: with that, it would forget where it was.
+            // No empty line ends this event. With an empty line, the `EventSource` would lose its position.
             reply::events(Bytes::from_static(b"retry: 1000\n").into())
         }
         _ => reply,
     }
 }
 
-/// What a client does that lacks changes.
+/// Advice for a client that has missed changes.
 fn advice(prefix: &[u8]) -> String {
     format!(
         "list the keys again with GET {}, and watch from the index of the first page of that list",
@@ -201,7 +202,7 @@ fn advice(prefix: &[u8]) -> String {
 }
 
 fn list_link(prefix: &[u8]) -> String {
-    // It may be as long as the head of a request.
+    // The prefix may be as long as the head of a request.
     match prefix.len() {
         0 => "/-/kv?values=true".to_owned(),
         1..=200 => format!("/-/kv?values=true&prefix={}", percent_encode(prefix)),
@@ -209,7 +210,7 @@ fn list_link(prefix: &[u8]) -> String {
     }
 }
 
-/// A response that is being sent.
+/// The state of a response that is being sent.
 struct Watcher {
     begun: bool,
     /// The last event was sent.
@@ -218,35 +219,35 @@ struct Watcher {
     prefix: Vec<u8>,
     /// True when this member stops.
     news: watch::Receiver<bool>,
-    /// Says when this member serves clients no more.
+    /// Tells when this member stops serving clients.
     inbox: Arc<Inbox>,
-    /// The last id that the client was told.
+    /// The last id that was sent to the client.
     id: u64,
-    /// When it is told another one, if nothing happens until then: so that it does not fall behind where nothing that it
-    /// watches changes, and that nobody on the way takes the connection for dead.
+    /// When to send an id if no event comes first. The id lets the client keep up while none of its keys changes, and
+    /// keeps proxies from treating the connection as dead.
     id_due: Instant,
     id_interval: Duration,
-    /// Bytes of changes since then that were none of its keys.
+    /// Bytes of changes to other keys since the last id.
     unseen_bytes: u64,
     unseen_bytes_max: u64,
     /// One permit for each byte of large events that are on their way to watchers.
     budget: Arc<Semaphore>,
-    /// The part of it that the next piece may use.
+    /// The part of the budget that the next piece may use.
     share: Option<OwnedSemaphorePermit>,
-    /// The piece before was of changes, so there may be more of them.
+    /// The previous piece held changes, so there may be more.
     more: bool,
     _slot: OwnedSemaphorePermit,
 }
 
 impl Watcher {
-    /// The next piece, or `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         if !self.begun {
             self.begun = true;
             return Some(self.tell_id("retry: 1000\n"));
         }
         if std::mem::take(&mut self.more) {
-            // One piece, and then whoever else this thread serves: hyper would go on for as long as the socket takes it.
+            // The watcher yields after each piece. Otherwise hyper would poll it for as long as the socket accepts
+            // bytes, and other connections of this thread would wait.
             tokio::task::yield_now().await;
         }
         loop {
@@ -257,7 +258,8 @@ impl Watcher {
             let read = self
                 .reader
                 .read(limits::WATCH_ENTRIES_MAX, limits::WATCH_PIECE_BYTES);
-            // Behind the read: what came since this member was closed is told to nobody.
+            // This check must follow the read of the history. If it came first, changes that were applied after the
+            // member was closed could be sent.
             if self.inbox.closed().is_some() {
                 return None;
             }
@@ -271,7 +273,7 @@ impl Watcher {
                 let waiting = timeout_at(self.id_due, self.news.changed());
                 match waiting.await {
                     Ok(Ok(())) => {}
-                    // The server is gone.
+                    // The sender is gone, so the server has stopped.
                     Ok(Err(_)) => return None,
                     Err(_) => return Some(self.tell_id("")),
                 }
@@ -280,7 +282,7 @@ impl Watcher {
                 if self.unseen_bytes > self.unseen_bytes_max || Instant::now() >= self.id_due {
                     return Some(self.tell_id(""));
                 }
-                // There may be much of it.
+                // There may be many changes that this client does not watch.
                 tokio::task::yield_now().await;
             } else if bytes <= limits::WATCH_PIECE_BYTES {
                 let EventText { text, id } = to_events(&entries, &self.prefix);
@@ -288,10 +290,11 @@ impl Watcher {
                 self.more = true;
                 return Some(text.into());
             } else if self.share.is_none() {
-                // It waits without the entry, which would be kept for it alone.
+                // The watcher waits for its share without the entry, because otherwise a waiting watcher alone could
+                // keep the entry in memory.
                 drop(entries);
                 self.reader.go_back(before);
-                // A byte of a value is an escape of six at most.
+                // A byte of a value takes at most six bytes as an escape.
                 let share = (6 * bytes).min(limits::WATCHES_BYTES_MAX) as u32;
                 let share = Arc::clone(&self.budget).acquire_many_owned(share);
                 let share = tokio::select! {
@@ -300,7 +303,8 @@ impl Watcher {
                 };
                 match share {
                     Ok(share) => self.share = share.ok(),
-                    // It loses its place. Whoever holds it up reads slowly, and this one is to hear of it now and then.
+                    // The watcher loses its place in the queue. Slow readers hold the budget, and this client should
+                    // still get an id now and then.
                     Err(_) => return Some(self.tell_id("")),
                 }
             } else if let Some(piece) = self.large(entries).await {
@@ -315,11 +319,11 @@ impl Watcher {
             .any(|change| change.key.starts_with(&self.prefix))
     }
 
-    /// One large entry, written where it holds up no other connection.
+    /// Writes one large entry on a blocking thread, so that it delays no other connection.
     async fn large(&mut self, entries: Vec<(u64, Arc<Changes>)>) -> Option<Bytes> {
         let share = self.share.take();
         let prefix = self.prefix.clone();
-        // It keeps its share also when the client goes meanwhile.
+        // The blocking task keeps its share, even when the client disconnects meanwhile.
         let written = tokio::task::spawn_blocking(move || {
             let EventText { text, id } = to_events(&entries, &prefix);
             (
@@ -330,14 +334,14 @@ impl Watcher {
                 id,
             )
         });
-        // It does not panic; and a runtime that ends takes this connection with it.
+        // The task does not panic. If the runtime ends, this connection ends too.
         let (sent, id) = written.await.ok()?;
         self.told(id);
         self.more = true;
         Some(Bytes::from_owner(sent))
     }
 
-    /// Tells where the client is, without an event.
+    /// Sends the client its position, without an event.
     fn tell_id(&mut self, before: &str) -> Bytes {
         let id = self.reader.position();
         self.told(id);
@@ -350,7 +354,7 @@ impl Watcher {
         self.unseen_bytes = 0;
     }
 
-    /// The event of a client that has fallen behind.
+    /// The last event of a client that has fallen behind.
     fn last_event(&mut self, Gone { oldest }: Gone) -> Bytes {
         self.cut = true;
         self.share = None;
@@ -371,7 +375,7 @@ impl Watcher {
     }
 }
 
-/// What the last event of a client says that has fallen behind.
+/// The data of the last event of a client that has fallen behind.
 #[derive(Serialize)]
 struct Cut {
     after: u64,
@@ -380,7 +384,7 @@ struct Cut {
     detail: String,
 }
 
-/// A large piece on its way to the client, and its share of the budget.
+/// A large piece on its way to the client, with its share of the budget.
 struct SentEvents {
     text: Vec<u8>,
     _share: Option<OwnedSemaphorePermit>,
@@ -394,11 +398,11 @@ impl AsRef<[u8]> for SentEvents {
 
 struct EventText {
     text: Vec<u8>,
-    /// The last that is in it.
+    /// The id of the last event in the text.
     id: u64,
 }
 
-/// The changes of keys with this prefix, of which there are some, as events.
+/// The changes to keys with this prefix, as events. At least one change must match.
 fn to_events(entries: &[(u64, Arc<Changes>)], prefix: &[u8]) -> EventText {
     let mut text = Vec::new();
     let mut id = 0;
@@ -410,7 +414,7 @@ fn to_events(entries: &[(u64, Arc<Changes>)], prefix: &[u8]) -> EventText {
         }
         if text.len() > start {
             id = *index;
-            // In the last event, before the empty line that ends it.
+            // The id goes into the last event of the entry, before the empty line that ends the event.
             text.pop();
             text.extend_from_slice(format!("id: {index}\n\n").as_bytes());
         }
@@ -418,7 +422,7 @@ fn to_events(entries: &[(u64, Arc<Changes>)], prefix: &[u8]) -> EventText {
     EventText { text, id }
 }
 
-/// A change, as clients see it.
+/// A change in the form that clients see.
 #[derive(Serialize)]
 struct Event<'a> {
     op: &'static str,
@@ -445,12 +449,12 @@ fn push_event(text: &mut Vec<u8>, index: u64, change: Change) {
     text.extend_from_slice(b"\n\n");
 }
 
-/// A watcher as a body.
+/// A watcher as the body of a response.
 struct Stream {
     next: Next,
 }
 
-/// Makes the next piece and gives the watcher back, or `None` at the end.
+/// Makes the next piece and returns the watcher with it, or `None` at the end.
 type Next = Pin<Box<dyn Future<Output = Option<(Bytes, Watcher)>> + Send>>;
 
 impl Stream {
@@ -471,7 +475,7 @@ impl Body for Stream {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        // Behind the end nobody asks again.
+        // hyper does not poll again after the end.
         let next = ready!(self.next.as_mut().poll(cx));
         Poll::Ready(next.map(|(piece, watcher)| {
             *self = Stream::of(watcher);

@@ -53,7 +53,8 @@ fn a_client_that_goes_on_sending_still_gets_its_refusal() {
     let cluster = Cluster::start();
     let mut client = cluster.connect();
     client.write(b"PUT /a HTTP/1.1\r\nContent-Length: 10000000\r\n\r\n");
-    // Far more than the socket buffers hold: without lingering, writing would fail and the response be lost.
+    // This is far more than the socket buffers hold. Without lingering, the write would fail and the response would be
+    // lost.
     for _ in 0..1_000 {
         client.write(&[b'x'; 10_000]);
     }
@@ -115,7 +116,7 @@ fn a_head_that_does_not_come_ends_the_connection() {
         client.write(start.as_bytes());
         assert_eq!(client.rest(), b"", "{start:?}");
     }
-    // An idle connection that has been used ends as well.
+    // An idle connection that was used before is closed too.
     let mut client = cluster.connect();
     assert_eq!(client.send("GET", "/a", &[], b"").status, 404);
     assert_eq!(client.rest(), b"");
@@ -239,7 +240,7 @@ fn stopping_answers_what_is_under_way_and_closes_what_is_idle() {
     let mut writing = cluster.connect();
     writing.write(b"PUT /a HTTP/1.1\r\nContent-Length: 2\r\n\r\n1");
     let mut reading = cluster.connect();
-    // Not what is being written: which of the two comes first is open.
+    // The read is of another key than the write, because the order of the two requests is undefined.
     reading.write(b"GET /b HTTP/1.1\r\n\r\n");
     eventually("the read is with the node", || {
         cluster.deadlines.lock().unwrap().len() > asked

@@ -1,4 +1,4 @@
-//! A member that is closed serves no client, whatever is asked for and however.
+//! A closed member serves no client, whatever the request and however it is sent.
 
 use super::*;
 use crate::channels::status::{Closed, ClosedKind};
@@ -11,7 +11,7 @@ const KINDS: [(ClosedKind, &str); 3] = [
 
 const WHY: &str = "not served: waits for member 3";
 
-/// One of each kind, and what would be wrong with some if they were served.
+/// One request of each kind. Some of them would be invalid if they were served.
 const REFUSED: [(&str, &str, &[u8]); 34] = [
     ("GET", "/a", b""),
     ("HEAD", "/a", b""),
@@ -95,7 +95,7 @@ fn how_a_closed_member_stands_is_still_shown() {
     let cluster = Cluster::start();
     for (kind, code) in KINDS {
         close(&cluster, kind);
-        // Nothing waits for a read that would never be confirmed.
+        // `/-/ready` answers at once, and does not wait for a read that would never be confirmed.
         cluster.set(Mode::Refuse(NotProposed::NoLeader));
         let live = cluster.get("/-/live");
         assert_eq!((live.status, live.text()), (200, "live"));
@@ -148,6 +148,6 @@ fn while_the_snapshot_loads_that_is_said_of_a_closed_member() {
     assert_eq!(cluster.get("/-/metrics").status, 200);
     replay.begin_log(10, 110, &Logger::root(slog::Discard, slog::o!()));
     assert_eq!(cluster.get("/a").text(), WHY);
-    // It stays closed when the log is replayed, so that is not what it waits for.
+    // The member stays closed when the log was replayed, so the reason is not the replay.
     assert_eq!(cluster.get("/-/ready").text(), format!("not ready: {WHY}"));
 }

@@ -1,4 +1,4 @@
-//! Every row of the API's table, and the conditions.
+//! Every row of the API's table of requests, and conditional requests.
 
 use super::*;
 

@@ -3,7 +3,7 @@
 use super::*;
 use serde_json::json;
 
-/// The keys of all pages with so many keys, and how many pages these are.
+/// The keys of all pages of `limit` keys, and the number of these pages.
 fn all_pages(cluster: &Cluster, limit: usize) -> (Value, usize) {
     let mut link = format!("?limit={limit}&consistency=stale");
     let mut found = Vec::new();

@@ -72,7 +72,7 @@ fn a_joiner_that_gives_its_incarnation_is_no_other() {
     for wish in [own, own, ""] {
         assert_eq!(join(wish).status, 204, "{wish}");
     }
-    // By hand nobody says which directory it is.
+    // A member that is added by hand has no incarnation yet.
     assert_eq!(cluster.send("POST", "/4", &[], b"http://h:4").status, 204);
     let other = join(",\"incarnation\":\"00000000000000b4\"");
     assert_eq!(other.status, 409);
@@ -89,7 +89,7 @@ fn a_joiner_that_gives_its_incarnation_is_no_other() {
         assert_eq!(bad.status, 400, "{wrong}");
         assert!(bad.text().contains("the body has to be"), "{}", bad.text());
     }
-    // Another directory gets the id only once that is free.
+    // Another directory gets the id only after the member was removed.
     assert_eq!(cluster.send("DELETE", "/4", &[], b"").status, 204);
     assert_eq!(join(",\"incarnation\":\"00000000000000b4\"").status, 204);
     assert_eq!(join(own).status, 409);
@@ -119,7 +119,7 @@ fn a_member_is_moved_to_another_url() {
         let member = members.find(|member| member["id"] == id).unwrap();
         member["url"].as_str().unwrap().to_owned()
     };
-    // Also to where it is already.
+    // Moving a member to its current URL succeeds too.
     for url in ["http://h:5", " http://h:5/\r\n"] {
         let moved = cluster.put("/-/members/4", url.as_bytes());
         assert_eq!((moved.status, &*moved.body), (204, &b""[..]));

@@ -1,4 +1,4 @@
-//! What a scrape shows when all is not well. That it is OpenMetrics is for `tests/cluster/metrics.rs`.
+//! What a scrape shows while something is wrong. `tests/cluster/metrics.rs` checks the OpenMetrics format.
 
 use super::*;
 
@@ -41,7 +41,7 @@ fn failures_count_by_the_code_that_the_client_was_given() {
             "raftkvd_http_requests_total{method=\"PUT\",code=\"204\"} 1",
         ],
     );
-    // Every reason that can occur was there from the beginning, under the same name.
+    // The series of every possible reason exist from the start, under the same name.
     for why in [
         NotProposed::NoLeader,
         NotProposed::NotTaken,

@@ -1,4 +1,4 @@
-//! The API over real sockets, with a scripted thread in the place of the raft loop.
+//! The API over real sockets, with a scripted thread instead of the raft loop.
 
 mod connections;
 mod gate;
@@ -29,16 +29,17 @@ use std::thread::JoinHandle;
 use std::time::Instant as StdInstant;
 use tokio::sync::oneshot as signal;
 
-/// What the scripted loop does with what it takes.
+/// How the scripted loop treats what it takes from the inbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// Applies commands at once, as a single member would.
+    /// Applies commands at once, as a single member does.
     Serve,
-    /// Answers that nothing was proposed.
+    /// Refuses every proposal before it is proposed.
     Refuse(NotProposed),
     /// Drops every reply.
     Drop,
-    /// Keeps every reply and says nothing, until the mode is `Serve`: then reads are answered and proposals dropped.
+    /// Keeps every reply and answers nothing until the mode is `Serve`. Then it answers the reads and drops the
+    /// proposals.
     Silent,
 }
 
@@ -47,7 +48,7 @@ struct Cluster {
     inbox: Arc<Inbox>,
     history: Arc<History>,
     mode: Arc<StdMutex<Mode>>,
-    /// Deadlines of what the loop took, in ticks.
+    /// The deadlines of everything that the loop took, in ticks.
     deadlines: Arc<StdMutex<Vec<u64>>>,
     done: Arc<AtomicBool>,
     raft: Option<JoinHandle<()>>,
@@ -55,10 +56,10 @@ struct Cluster {
     server: Option<JoinHandle<()>>,
 }
 
-/// Of the first member's data directory.
+/// The incarnation of the first member's data directory.
 const INCARNATION: u64 = 0xa1;
 
-/// What the history of these members holds.
+/// The capacity of the history of these members.
 const HISTORY_BYTES: u64 = 64 << 10;
 
 fn limits() -> Limits {
@@ -101,7 +102,7 @@ impl Cluster {
         let raft = {
             let (inbox, done) = (Arc::clone(&inbox), Arc::clone(&done));
             let (mode, deadlines) = (Arc::clone(&mode), Arc::clone(&deadlines));
-            // The replay is what a test makes of it.
+            // Each test drives the replay itself.
             let state_machine = StateMachine {
                 replay: Arc::default(),
                 ..state_machine.clone()
@@ -153,7 +154,7 @@ impl Cluster {
 
     fn connect(&self) -> Client {
         let stream = TcpStream::connect(self.address).unwrap();
-        // No test waits for ever.
+        // No test waits forever.
         stream
             .set_read_timeout(Some(Duration::from_secs(15)))
             .unwrap();
@@ -165,7 +166,7 @@ impl Cluster {
         }
     }
 
-    /// One request on a connection of its own.
+    /// One request on its own connection.
     fn send(&self, method: &str, target: &str, headers: &[&str], body: &[u8]) -> Response {
         self.connect().send(method, target, headers, body)
     }
@@ -178,7 +179,7 @@ impl Cluster {
         self.send("POST", target, &[], body.as_bytes())
     }
 
-    /// Posts a transaction that has to be carried out or fail; returns the status and the answer.
+    /// Posts a transaction that must succeed or fail its conditions. Returns the status and the answer.
     fn transact(&self, body: Value) -> (u16, Value) {
         let response = self.post("/-/txn", &body.to_string());
         if response.status == 200 {
@@ -197,7 +198,7 @@ impl Cluster {
         self.send("PUT", target, &[], body)
     }
 
-    /// Begins to stop the server.
+    /// Starts to stop the server.
     fn stop(&mut self) {
         let _ = self.stop.take().map(|stop| stop.send(()));
     }
@@ -223,7 +224,7 @@ impl Drop for Cluster {
     }
 }
 
-/// A connection that speaks HTTP by hand, so that a test decides on every byte.
+/// A connection with handwritten HTTP, so that a test controls every byte.
 struct Client {
     reader: BufReader<TcpStream>,
 }
@@ -291,7 +292,7 @@ impl Client {
         response
     }
 
-    /// Reads until the server has closed; returns what came.
+    /// Reads until the server closes the connection, and returns the bytes.
     fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         self.reader.read_to_end(&mut rest).unwrap();

@@ -1,4 +1,4 @@
-//! What becomes of a request that is not simply applied.
+//! Requests that end in another way than a plain success.
 
 use super::*;
 
@@ -80,7 +80,7 @@ fn a_loop_that_is_stuck_does_not_keep_requests_beyond_their_deadline() {
         assert!(!stuck.text().is_empty());
     }
     assert!(began.elapsed() > Duration::from_millis(8 * 300));
-    // The scripted loop asserts that the questions that timed out left one behind, not several.
+    // The scripted loop asserts that the questions that timed out left one question behind, not several.
     cluster.set(Mode::Serve);
     assert_eq!(cluster.get("/-/status").status, 200);
     assert_eq!(cluster.get("/-/live").status, 200);
@@ -116,7 +116,7 @@ fn the_node_gives_up_two_ticks_before_the_api_does() {
     cluster.put("/a", b"1");
     cluster.get("/a");
     for ticks in cluster.deadlines.lock().unwrap().drain(..) {
-        // 2 s are 100 ticks of 20 ms; some time has gone by before the question.
+        // 2 s are 100 ticks of 20 ms, and some time passes before the question.
         assert!((50..=98).contains(&ticks), "{ticks}");
     }
     let short = Cluster::with(Limits {
@@ -136,7 +136,7 @@ fn bodies_that_exceed_the_common_budget_are_refused_and_give_it_back() {
     let full = cluster.put("/a", &[b'x'; 101]);
     assert_eq!((full.status, full.header("retry-after")), (503, Some("1")));
     assert!(full.text().contains("too many"));
-    // One body takes most of it and waits for its outcome.
+    // One body takes most of the budget and waits for its outcome.
     cluster.set(Mode::Silent);
     let mut waiting = cluster.connect();
     waiting.write(b"PUT /a HTTP/1.1\r\nContent-Length: 90\r\n\r\n");
@@ -160,7 +160,7 @@ fn while_the_snapshot_loads_live_is_200_and_all_else_says_how_far_it_is() {
     replay.loaded(431, 1_000);
     let live = cluster.get("/-/live");
     assert_eq!((live.status, live.text()), (200, "live"));
-    // A local read too: there is no map to read.
+    // A local read is refused too, because there is no map to read.
     let others = [
         cluster.get("/-/ready"),
         cluster.get("/-/status"),
@@ -187,7 +187,7 @@ fn while_the_snapshot_loads_live_is_200_and_all_else_says_how_far_it_is() {
     let line = "not ready: replaying 43 % of the log";
     assert_eq!((ready.status, ready.text()), (503, line));
     assert_eq!(ready.header("retry-after"), Some("1"));
-    // What can wait for its turn does.
+    // A write that can wait for its turn in the log is served while the log is replayed.
     assert_eq!(cluster.put("/some", b"value").status, 204);
     replay.applied(110);
     assert_eq!(cluster.get("/-/ready").status, 200);
@@ -208,14 +208,14 @@ fn over_the_quota_writes_are_507_and_deletions_make_room() {
         assert!(text.contains("--max-store-bytes 1000;"), "{text}");
         assert_eq!(text.lines().count(), 1);
     };
-    // Keys count: three of 1 + 332 bytes are 999, and 1,000 are allowed.
+    // Keys count: three entries of 1 + 332 bytes are 999 bytes, and 1,000 are allowed.
     for key in ["/a", "/b", "/c"] {
         assert_eq!(cluster.put(key, &[7; 332]).status, 204);
     }
     full(cluster.put("/d", b"x"));
     assert_eq!(cluster.put("/d", b"").status, 204);
     full(cluster.put("/e", b""));
-    // Also in the place of a value that is no smaller.
+    // A write that replaces a value is refused too, because the size of the old value is not deducted.
     full(cluster.put("/a", &[8; 332]));
     assert_eq!(cluster.get("/a").body, [7; 332]);
     assert_eq!(cluster.get("/e").status, 404);
@@ -240,7 +240,7 @@ fn what_is_on_its_way_counts_towards_the_quota() {
     });
     assert_eq!(cluster.put("/b", &[7; 100]).status, 507);
     assert_eq!(waiting.receive("PUT").status, 504);
-    // Given up here, its room is free.
+    // The request was given up, so its room is free.
     cluster.set(Mode::Serve);
     assert_eq!(cluster.put("/b", &[7; 100]).status, 204);
 }

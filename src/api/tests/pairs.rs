@@ -32,7 +32,7 @@ fn pairs_are_set_shown_and_removed() {
         assert_eq!(cluster.get("/key/user1").status, 404);
     }
     assert_eq!(cluster.post("/key", "{}").status, 200);
-    // What JSON has to escape, and keys that are members or reserved elsewhere.
+    // Characters that JSON must escape, and keys that name members or reserved paths elsewhere.
     let odd = json!({"a\"b\n\u{e4}": "\u{0}\u{1f600}\\", "7": "", "-/x": "y", "key": "z"});
     assert_eq!(cluster.post("/key", &odd.to_string()).status, 200);
     for (target, key) in [
@@ -73,7 +73,7 @@ fn json_that_slow_clients_have_not_read_is_bounded() {
     limits.value_bytes_max = 8 << 20;
     limits.body_bytes_max = 16 << 20;
     let cluster = Cluster::with(limits);
-    // Six times as long as JSON, and more than the kernel takes off the daemon's hands.
+    // As JSON, the value is six times as long, which is more than the kernel's socket buffers hold.
     assert_eq!(cluster.put("/long", &[1; 8 << 20]).status, 204);
     assert_eq!(cluster.put("/short", b"text").status, 204);
     let mut slow = cluster.connect();
@@ -116,13 +116,13 @@ fn what_is_wrong_with_pairs_is_said_and_nothing_is_written() {
         (400, "[]", "an object such as"),
         (400, "null", "an object such as"),
         (400, "7", "an object such as"),
-        (400, r#""swordfish""#, "a string stands where an object"),
+        (400, r#""swordfish""#, "expected an object"),
         (400, r#"{"a":"swordfish","b":7}"#, "a string for \"b\""),
         (400, r#"{"a":null}"#, "a string for \"a\""),
         (400, r#"{"a":["swordfish"]}"#, "a string for \"a\""),
         (400, r#"{"a":{"b":"swordfish"}}"#, "a string for \"a\""),
         (400, r#"{"a\nb":true}"#, r#"a string for "a\nb""#),
-        (400, r#"{"a":"swordfish","a":"2"}"#, "\"a\" is there twice"),
+        (400, r#"{"a":"swordfish","a":"2"}"#, "\"a\" appears twice"),
         (400, r#"{"a":"1","":"swordfish"}"#, "the key is empty"),
         (400, r#"{"a":"swordfish"}{}"#, "trailing"),
         (400, r#"{"a":"swordfish"#, "EOF"),

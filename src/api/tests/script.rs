@@ -1,4 +1,4 @@
-//! A scripted thread in the place of the raft loop: it applies at once, refuses, drops or keeps what it takes.
+//! A scripted thread instead of the raft loop. It applies, refuses, drops or keeps what it takes from the inbox.
 
 use super::*;
 use crate::channels::commit::{Apply, Commit};
@@ -14,7 +14,7 @@ use crate::threads::apply::{Batches, Commits};
 use bytes::Bytes;
 use futures_channel::oneshot;
 
-/// The loop of a member that is alone.
+/// The loop of a single member.
 pub(super) struct Script {
     inbox: Arc<Inbox>,
     state_machine: StateMachine,
@@ -23,7 +23,7 @@ pub(super) struct Script {
     members: Members,
     index: u64,
     commits: Commits,
-    /// The other end, to which what is large would go.
+    /// The receiver to which large batches would be sent.
     _batches: Batches,
     kept_proposals: Vec<Proposal>,
     kept_reads: Vec<Read>,
@@ -128,7 +128,7 @@ impl Script {
     fn note(&mut self, notice: Notice, mode: Mode) {
         match notice {
             Notice::Status(question) => self.kept_questions.push(question),
-            // For that a leader is not needed.
+            // Freezing the map needs no leader.
             Notice::Freeze(reply) if matches!(mode, Mode::Serve | Mode::Refuse(_)) => {
                 let mut header = SnapshotHeader::new();
                 header.index = self.index;
@@ -181,7 +181,7 @@ impl Script {
     }
 }
 
-/// A proposal on its way back out of the log, small enough to be applied at once.
+/// A proposal as the log returns it, small enough to be applied at once.
 fn entry(index: u64, proposal: Proposal) -> Commit {
     let mut batch = Batch::new();
     batch.commands.push(proposal.command);

@@ -1,4 +1,4 @@
-//! Transactions: all of one or nothing, and what is wrong with it.
+//! Transactions: all or nothing, and the refusals of invalid transactions.
 
 use super::*;
 use serde_json::json;
@@ -51,7 +51,7 @@ fn a_transaction_does_all_or_says_which_conditions_fail() {
         let found = (&*get.body, get.etag().trim_matches('"'));
         assert_eq!(found, (value, done_etag));
     }
-    // An etag as a number, and as it stands in the header field.
+    // An ETag as a number, and in the full spelling of the header field.
     for etag in [
         json!(done_etag.parse::<u64>().unwrap()),
         json!(format!("{}", done["etag"])),
@@ -78,7 +78,7 @@ fn a_transaction_does_all_or_says_which_conditions_fail() {
     assert_eq!(cluster.get("/to").status, 404);
 }
 
-/// Bodies that are no transaction.
+/// Bodies that are not transactions.
 const WRONG_BODIES: [(&str, &str); 9] = [
     ("", "EOF"),
     ("[]", "an object"),
@@ -86,7 +86,7 @@ const WRONG_BODIES: [(&str, &str); 9] = [
     (r#"{"operations":[],"conditions":[]}"#, "neither"),
     (
         r#"{"operations":[],"operations":[]}"#,
-        "\"operations\" is there twice",
+        "\"operations\" appears twice",
     ),
     (
         r#"{"ops":[]}"#,
@@ -100,7 +100,7 @@ const WRONG_BODIES: [(&str, &str); 9] = [
     ),
 ];
 
-/// Operations that can't stand behind one that puts a value at the key a.
+/// Operations that are invalid after an operation that puts a value at the key `a`.
 const WRONG_OPERATIONS: [(&str, &str); 15] = [
     (
         r#"{"op":"put","key":"a","value":"2"}"#,
@@ -143,7 +143,7 @@ const WRONG_OPERATIONS: [(&str, &str); 15] = [
     ),
     (
         r#"{"op":"delete","key":"b","key":"c"}"#,
-        "\"key\" is there twice",
+        "\"key\" appears twice",
     ),
     (
         r#"{"op":"delete","key":"b","if":"x"}"#,
@@ -179,7 +179,7 @@ fn with_condition(condition: &str) -> String {
     )
 }
 
-/// The body is refused with this status, in these words, and without its values.
+/// Asserts that the body is refused with this status and these words, and that the message shows none of the values.
 fn assert_refused(cluster: &Cluster, status: u16, body: &str, words: &str) {
     let refused = cluster.post("/-/txn", body);
     let shown = &body[..body.len().min(200)];

@@ -1,4 +1,4 @@
-//! Watching: server-sent events, where they begin, and how they end.
+//! Watching: server-sent events, where they start, and how they end.
 
 use super::*;
 use crate::channels::status::{Closed, ClosedKind};
@@ -6,14 +6,14 @@ use crate::store::history::Changes;
 use bytes::Bytes;
 use serde_json::json;
 
-/// A response whose events are still coming.
+/// A response with more events to come.
 struct Watching {
     client: Client,
     text: String,
 }
 
 impl Cluster {
-    /// A watch that has to be answered, behind the block that tells where it begins; and that index.
+    /// Opens a watch that must succeed, past the block that states where the watch starts. Returns that index too.
     fn watch(&self, query: &str, headers: &[&str]) -> (Watching, u64) {
         let mut client = self.connect();
         let response = client.send("GET", &format!("/-/watch{query}"), headers, b"");
@@ -31,7 +31,7 @@ impl Cluster {
         (watching, id)
     }
 
-    /// What a write has for an etag.
+    /// Writes a key, and returns the ETag of the write.
     fn write(&self, target: &str, value: &[u8]) -> u64 {
         let response = self.put(target, value);
         assert_eq!(response.status, 204, "{target}");
@@ -40,7 +40,7 @@ impl Cluster {
 }
 
 impl Watching {
-    /// What stands before the next empty line; `None` when the response has ended as it should.
+    /// The text before the next empty line, or `None` when the response has ended properly.
     fn block(&mut self) -> Option<String> {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
@@ -60,7 +60,7 @@ impl Watching {
         }
     }
 
-    /// The next event, which has to be a change, and its id.
+    /// The next event, which must be a change, with its id.
     fn change(&mut self) -> (Value, Option<u64>) {
         let block = self.block().expect("another event");
         let mut lines = block.lines();
@@ -120,7 +120,8 @@ fn changes_are_told_in_order_and_what_changed_nothing_is_not() {
     let odd = json!({"op": "put", "index": binary, "key": "%FF%00", "encoded": true, "size": 2,
         "etag": binary.to_string(), "value_base64": "//4="});
     assert_eq!(watching.change(), (odd, Some(binary)));
-    // Who is cut off before the last of them gets all of them again.
+    // A client that is cut off before the last event gets all events of the entry again, so only the last event has an
+    // id.
     assert_eq!(watching.change(), (put("k1", done, "1"), None));
     assert_eq!(watching.change(), (delete("a b", done), None));
     assert_eq!(watching.change(), (put("k2", done, ""), Some(done)));
@@ -134,7 +135,7 @@ fn a_watch_goes_on_behind_the_index_that_it_is_told() {
     let third = cluster.write("/a", b"3");
     for after in [1, first, second, third] {
         let query = format!("?after={after}");
-        // What an EventSource says when it comes back counts more than the URL that it was made with.
+        // The position that an EventSource sends when it reconnects takes precedence over the URL.
         let header = format!("Last-Event-ID: {after}");
         for (query, headers) in [(&*query, vec![]), ("?after=1", vec![&*header])] {
             let (mut watching, begin) = cluster.watch(query, &headers);
@@ -152,7 +153,7 @@ fn a_watch_goes_on_behind_the_index_that_it_is_told() {
             }
         }
     }
-    // What is in memory needs no leader; "from now on" does.
+    // Changes in memory need no leader. "From now on" needs a leader.
     cluster.set(Mode::Refuse(NotProposed::NoLeader));
     assert_eq!(cluster.watch(&format!("?after={third}"), &[]).1, third);
     assert_eq!(cluster.get("/-/watch").status, 503);
@@ -195,7 +196,7 @@ fn an_index_that_is_gone_is_410_with_the_oldest_and_one_that_never_was_is_400() 
         ("?after=+1", "an index"),
         ("?after=1&after=2", "twice"),
         ("?prefix=%zz", "percent-encoded"),
-        ("?key=a", "knows prefix and after"),
+        ("?key=a", "accepts prefix and after"),
     ] {
         let refused = cluster.get(&format!("/-/watch{query}"));
         assert_eq!(refused.status, 400, "{query}");
@@ -245,7 +246,8 @@ fn a_watch_of_a_prefix_is_told_where_it_is() {
 fn much_that_is_not_watched_moves_the_id_along() {
     let cluster = Cluster::start();
     let (mut watching, _) = cluster.watch("?prefix=app/", &[]);
-    // The history holds eight of these and one of the larger ones, and an id is told after two and after one.
+    // The history holds eight of the smaller values and one of the larger values. An id is sent after two smaller
+    // values, and after one larger value.
     for (size, at_once) in [(7_000, 2), (100_000, 1)] {
         for _ in 0..10 {
             let written = (0..at_once).map(|_| cluster.write("/other", &vec![b'x'; size]));
@@ -280,7 +282,7 @@ fn a_large_value_is_one_event() {
 fn a_reader_that_falls_behind_is_told_and_cut() {
     let cluster = Cluster::start();
     let (mut watching, begin) = cluster.watch("?prefix=a", &[]);
-    // More than what sockets hold.
+    // This is more than the sockets hold.
     for _ in 0..300 {
         cluster.write("/a", &[b'x'; 99_999]);
     }
@@ -299,7 +301,7 @@ fn a_reader_that_falls_behind_is_told_and_cut() {
     assert!(cut["oldest"].as_u64() > cut["after"].as_u64(), "{cut}");
     assert_eq!(cut["list"], "/-/kv?values=true&prefix=a");
     assert_eq!(watching.block(), None);
-    // The connection is as good as before.
+    // The connection can still be used.
     assert_eq!(
         watching
             .client
@@ -367,7 +369,7 @@ fn a_member_that_is_closed_tells_its_watchers_nothing_more() {
             why: "not served".to_owned(),
         })));
         if !idle {
-            // What is applied yet wakes it.
+            // A change that is applied after the member was closed wakes the watcher.
             let data = Bytes::from_static(b"kv");
             let mut changes = Changes::of(data.clone(), 1);
             changes.put(&data[..1], &data[1..]);
@@ -376,7 +378,7 @@ fn a_member_that_is_closed_tells_its_watchers_nothing_more() {
         while let Some(block) = watching.block() {
             assert_eq!(block, format!("id: {begin}"));
         }
-        // An EventSource comes back until it is served again.
+        // An EventSource reconnects until it is served again.
         let events = "Accept: text/event-stream";
         let again = cluster.send("GET", "/-/watch", &[events], b"");
         assert_eq!((again.status, &*again.body), (200, &b"retry: 1000\n"[..]));
@@ -395,7 +397,7 @@ fn an_event_source_is_told_to_come_again_where_others_are_refused_for_now() {
     let again = cluster.send("GET", "/-/watch", &[events], b"");
     assert_eq!((again.status, &*again.body), (200, &b"retry: 1000\n"[..]));
     assert_eq!(again.header("content-type"), Some("text/event-stream"));
-    // What would come again is said as it is.
+    // A refusal that a retry would meet again keeps its status.
     let wrong = cluster.send("GET", "/-/watch?before=1", &[events], b"");
     assert_eq!(wrong.status, 400);
     let other = cluster.send("GET", "/-/kv", &[events], b"");
