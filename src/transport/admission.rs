@@ -1,5 +1,4 @@
-//! Who is let in: the judgement of a peer's claims, the answer to those that are turned away, and the place of a stream that
-//! was let in.
+//! Admission: judges a peer's claims, answers refused peers, and keeps the place of an accepted stream.
 
 use super::handshake::{self, Lane};
 use super::registry::{MemberKey, Turned};
@@ -15,10 +14,10 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Notify;
 
-/// Peers whose last refusal is remembered, so that it is logged once.
+/// The number of peers whose last refusal is remembered. A remembered refusal is logged only once.
 const REFUSALS_REMEMBERED: usize = 64;
 
-/// Claims that were judged, and with what.
+/// The result of judging claims, with the state that they were judged against.
 pub(super) struct Judged {
     pub view: Arc<View>,
     pub applied: u64,
@@ -26,7 +25,7 @@ pub(super) struct Judged {
 }
 
 impl TransportState {
-    /// Judges claims against the state of this moment.
+    /// Judges claims against the current state.
     pub(super) fn judge(&self, claims: &Claims) -> Judged {
         let (view, applied) = self.now();
         let standing = identity::judge(claims, &view, applied);
@@ -37,8 +36,9 @@ impl TransportState {
         }
     }
 
-    /// Tells who it is that waits: one that has come here with the incarnation whose fingerprint was answered where its id
-    /// was dialled. Somebody who only comes may be at any place, and somebody who only answers does not say who it is.
+    /// Reports which peer is waiting: the peer that has connected here, if the fingerprint of its incarnation is the
+    /// one that was answered at the URL dialled for its id. One half is not enough: a peer that only connects here may
+    /// be at any URL, and a peer that only answers does not state its incarnation.
     pub(super) fn recognize(&self, id: u64) {
         let Some((fingerprint, url)) = self.greeted(id) else {
             return;
@@ -52,13 +52,13 @@ impl TransportState {
                 empty: true,
                 url,
                 dialled: true,
-                // It says so once it has a table.
+                // The peer states its version once it has a table of members.
                 version: 0,
             }));
         }
     }
 
-    /// Answers claims that were not believed. The answer tells nothing that they would have to know.
+    /// Answers claims that were not believed. The answer contains nothing that a peer must know to be believed.
     pub(super) fn deny(
         self: &Arc<TransportState>,
         claims: &Claims,
@@ -91,7 +91,7 @@ impl TransportState {
     }
 }
 
-/// The answer to a stream that got no place, and may be tried again.
+/// The answer to a stream that got no place and may be retried.
 pub(super) fn turn_away(turned: &Turned) -> Response<Full<Bytes>> {
     let line = match turned {
         Turned::Late => "a newer stream of this member is open here",
@@ -100,7 +100,7 @@ pub(super) fn turn_away(turned: &Turned) -> Response<Full<Bytes>> {
     answer(StatusCode::SERVICE_UNAVAILABLE, line)
 }
 
-/// An answer of one line, or of none.
+/// An answer with one line, or with an empty body.
 pub(super) fn answer(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
     let body = if line.is_empty() {
         Full::default()
@@ -112,8 +112,9 @@ pub(super) fn answer(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
     response
 }
 
-/// A stream in the [`Registry`](super::registry::Registry). A process has one a lane: a second means that the first is dead and does not know it. The
-/// first is the one that was accepted first.
+/// The place of a stream in the [`Registry`](super::registry::Registry). A process has one stream for each lane. A
+/// second stream means that the first stream is dead without knowing it. The first stream is the stream that was
+/// accepted first.
 pub(super) struct StreamEntry {
     shared: Arc<TransportState>,
     key: MemberKey,
@@ -122,7 +123,7 @@ pub(super) struct StreamEntry {
 }
 
 impl StreamEntry {
-    /// The place of the stream with this serial number, whose claims have this standing.
+    /// Registers the stream with this serial number. `standing` is the standing of its claims.
     pub(super) fn new(
         shared: &Arc<TransportState>,
         claims: &Claims,
@@ -141,7 +142,7 @@ impl StreamEntry {
         })
     }
 
-    /// Messages have come on it.
+    /// Records that messages have arrived on the stream.
     pub(super) fn heard(&self) {
         let mut processes = self.shared.inbound.processes();
         processes.heard(self.key, self.lane, &self.replaced, Instant::now());

@@ -1,4 +1,4 @@
-//! Opening a connection to a peer: the socket, the request, and what the answer means.
+//! Opens connections to peers: the socket, the request, and the meaning of the answer.
 
 use super::handshake::{self, Trust};
 use super::link::LaneState;
@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Why there is no connection.
+/// Why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DialError {
     #[error("connect: {0}")]
@@ -32,18 +32,18 @@ pub(super) enum DialError {
     Disliked(Reason),
     #[error("it answered {0}")]
     Unexpected(String),
-    /// Its own fault, most likely its disk's.
+    /// The peer has a fault of its own, most likely of its disk.
     #[error("it answered {0}")]
     Troubled(String),
 }
 
 impl DialError {
-    /// The peer's host has answered that nobody listens there.
+    /// Whether the peer's host answered that no process listens on the port.
     pub(super) fn nobody_listens(&self) -> bool {
         matches!(self, DialError::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused)
     }
 
-    /// Somebody has answered as a peer may.
+    /// Whether something answered as a peer could.
     pub(super) fn answered(&self) -> bool {
         !matches!(
             self,
@@ -51,7 +51,7 @@ impl DialError {
         )
     }
 
-    /// What it says of the peer, where there was no connection yet.
+    /// The state of the lane after this error, if the lane was not connected before.
     pub(super) fn found(&self) -> LaneState {
         LaneState::Down {
             why: self.to_string(),
@@ -62,13 +62,13 @@ impl DialError {
 
 impl From<hyper::Error> for DialError {
     fn from(error: hyper::Error) -> DialError {
-        // Its own text says little: the cause says what has happened.
+        // The text of the error itself says little. Its cause says what happened.
         let cause = std::error::Error::source(&error).map(ToString::to_string);
         DialError::Broken(cause.unwrap_or_else(|| error.to_string()))
     }
 }
 
-/// Connects to a peer. The connection ends when it takes nothing for as long as `silence`.
+/// Connects to a peer. The connection ends when the peer accepts no bytes for the duration `silence`.
 pub(super) async fn connect(url: &PeerUrl, silence: Duration) -> Result<TcpStream, DialError> {
     let connecting = TcpStream::connect((url.host(), url.port()));
     let stream = timeout(limits::PEER_CONNECT_TIMEOUT, connecting)
@@ -79,26 +79,27 @@ pub(super) async fn connect(url: &PeerUrl, silence: Duration) -> Result<TcpStrea
     Ok(stream)
 }
 
-/// Sets the options that both ends of every peer connection have.
+/// Sets the socket options that both ends of every peer connection use.
 pub(super) fn prepare(stream: &TcpStream, silence: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    // Where there are no such options, TCP's own and much longer ones hold.
+    // Other systems lack these options. There, TCP's own, much longer timeouts apply.
     #[cfg(not(target_os = "linux"))]
     let _ = silence;
     #[cfg(target_os = "linux")]
     {
         use rustix::net::sockopt;
-        // Keepalive notices a vanished peer on an idle connection, the user timeout on one with data under way.
+        // Keepalive detects a vanished peer on an idle connection. The user timeout detects it while data is in flight.
         sockopt::set_socket_keepalive(stream, true)?;
         sockopt::set_tcp_keepidle(stream, limits::PEER_SILENCE_MAX)?;
         sockopt::set_tcp_keepintvl(stream, limits::PEER_SILENCE_MAX)?;
-        // It also runs while the peer's window is closed, so a slow disk behind a snapshot's connection counts too.
+        // The user timeout also runs while the peer's window is closed, so a slow disk of a snapshot's receiver counts
+        // too.
         sockopt::set_tcp_user_timeout(stream, silence.as_millis() as u32)?;
     }
     Ok(())
 }
 
-/// A request with these claims.
+/// A request with these claims in its head.
 pub(super) fn request<B>(
     claims: &Claims,
     url: &PeerUrl,
@@ -115,7 +116,7 @@ pub(super) fn request<B>(
     Ok(request)
 }
 
-/// Sends a request on a new connection, and hands the answer to `then`. Everything ends with the returned future.
+/// Sends a request on a new connection, and passes the answer to `then`. Dropping the returned future ends everything.
 pub(super) async fn exchange<B, T, F>(
     stream: TcpStream,
     request: Request<B>,
@@ -134,15 +135,16 @@ where
         let response = sender.send_request(request).await?;
         then(response).await
     });
-    // The connection does its work only while it is polled. When it ends first (it was upgraded, or it broke), the
-    // exchange knows what came of it.
+    // The connection makes progress only while it is polled. If the connection ends first, because it was upgraded or
+    // because it broke, the exchange still yields the outcome.
     tokio::select! {
         outcome = &mut exchange => outcome,
         _ = connection.with_upgrades() => exchange.await,
     }
 }
 
-/// The failure that an answer other than the hoped-for one stands for, from such a place.
+/// The error for an answer other than the expected one. `trust` says how certain it is that the place belongs to the
+/// peer.
 pub(super) async fn read_refusal(response: Response<Incoming>, trust: Trust) -> DialError {
     let status = response.status();
     let body = Limited::new(response.into_body(), handshake::REFUSAL_BYTES_MAX);

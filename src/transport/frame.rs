@@ -1,4 +1,4 @@
-//! Frames: how messages are laid out on a stream between two peers.
+//! Frames: the layout of messages on a stream between two peers.
 //!
 //! ```text
 //! offset  size  field
@@ -7,12 +7,14 @@
 //!      8     n  payload: messages, each as a varint length and a protobuf `eraftpb.Message`
 //! ```
 //!
-//! Invariants: a length field makes the reader allocate nothing, its buffer grows only as bytes arrive; nothing of a
-//! frame is decoded before its checksum was right; a frame is delivered whole or, on any fault, not at all, and then
-//! the connection ends, since where the next frame begins can't be trusted either.
+//! Invariants:
+//! - A length field causes no allocation. The reader's buffer grows only as bytes arrive.
+//! - No part of a frame is decoded before the checksum of the frame was verified.
+//! - A frame is delivered as a whole or, on any fault, not at all. After a fault the connection ends, because the start
+//!   of the next frame can't be trusted either.
 //!
-//! RUSTSEC-2024-0437 says that protobuf's decoder recurses on nested groups without a limit. That of 2.28 refuses a group
-//! within a group; a test of the fuzzers' targets (tests/fuzz/) says so.
+//! RUSTSEC-2024-0437 says that protobuf's decoder recurses on nested groups without a limit. The decoder of version
+//! 2.28 refuses a group within a group, and a test of the fuzz targets (tests/fuzz/) checks that.
 
 use crate::limits::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET, FRAME_DATA_APART_BYTES};
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -23,13 +25,13 @@ use raft::eraftpb::{Entry, Message, MessageType};
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// Bytes before the payload.
+/// Bytes of the header, which precedes the payload.
 pub(super) const HEADER_BYTES: usize = 8;
 
-/// Room that is made before every read.
+/// Buffer space that is reserved before every read.
 const READ_BYTES: usize = 64 << 10;
 
-/// Why a frame, or a message in it, was not taken.
+/// Why a frame, or a message in a frame, was refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FrameError {
     #[error("a frame claims {0} bytes, 1 to {FRAME_BYTES_MAX} are allowed")]
@@ -49,16 +51,16 @@ pub(super) enum FrameError {
     WrongType(MessageType),
 }
 
-/// A frame on its way out. The data of large entries is shared with the log and not copied into it.
+/// An outgoing frame. The data of large entries is shared with the log and not copied into the frame.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
     bytes: Vec<u8>,
-    /// Data, and how many of `bytes` stand before it.
+    /// Shared data, each with the number of bytes of `bytes` that precede it.
     apart: Vec<(usize, Bytes)>,
 }
 
 impl Outgoing {
-    /// A frame with these messages, which have to fit (see [`fits`]), in place of the one before. Takes them all.
+    /// Replaces the frame by one with these messages, and empties `messages`. The messages must fit (see [`fits`]).
     pub(super) fn fill(&mut self, messages: &mut Vec<Message>) {
         self.clear();
         self.bytes.extend_from_slice(&[0; HEADER_BYTES]);
@@ -71,7 +73,7 @@ impl Outgoing {
         }
         let (mut length, mut checksum) = (0, 0);
         for piece in self.pieces() {
-            // The first is the header's, at least.
+            // The first piece holds at least the header.
             let payload = &piece[if length == 0 { HEADER_BYTES } else { 0 }..];
             length += payload.len();
             checksum = crc32c::crc32c_append(checksum, payload);
@@ -84,15 +86,15 @@ impl Outgoing {
         self.bytes[4..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
     }
 
-    /// Forgets the frame, which was written or given up.
+    /// Drops the frame after it was written or given up.
     pub(super) fn clear(&mut self) {
         self.apart.clear();
         self.bytes.clear();
-        // The room that one huge frame needed is given back.
+        // Returns the memory that one huge frame needed.
         self.bytes.shrink_to(2 * FRAME_BYTES_TARGET);
     }
 
-    /// Its bytes, in order.
+    /// The bytes of the frame, in order.
     pub(super) fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         let mut before = 0;
         let apart = self.apart.iter().flat_map(move |(at, data)| {
@@ -103,8 +105,8 @@ impl Outgoing {
         apart.chain(std::iter::once(&self.bytes[rest..]))
     }
 
-    /// Fields may come in any order, and a part of them at a time: first all but the entries, and then each entry with
-    /// its data as the last field.
+    /// protobuf allows the fields of a message in any order, and a repeated field in several parts. So this function
+    /// writes everything but the entries first. Then it writes each entry with its data as the last field.
     fn push_with_data_apart(&mut self, mut message: Message) {
         let entries = message.take_entries().into_iter().map(|mut entry| {
             let data = match goes_apart(&entry) {
@@ -160,52 +162,53 @@ fn goes_apart(entry: &Entry) -> bool {
     entry.data.len() >= FRAME_DATA_APART_BYTES
 }
 
-/// Size of a field of so many bytes, with its tag (one byte, as its number is below 16) and its length.
+/// Size of a field with `bytes` bytes of content, with its tag (one byte, because its number is below 16) and its
+/// length.
 fn field_bytes(bytes: usize) -> usize {
     1 + compute_raw_varint32_size(bytes as u32) as usize + bytes
 }
 
-/// Appends one frame with these messages to `out`. They have to fit, see [`fits`].
+/// Appends one frame with these messages to `out`. The messages must fit (see [`fits`]).
 pub(super) fn encode(messages: &[Message], out: &mut Vec<u8>) {
     let mut frame = Outgoing::default();
     frame.fill(&mut messages.to_vec());
     out.extend(frame.pieces().flatten());
 }
 
-/// Whether a message of this encoded size fits into a frame, alone or as the last one after less than
-/// `FRAME_BYTES_TARGET`. The difference also covers the length prefixes.
+/// Whether a message of this encoded size fits into a frame: alone, or as the last message after less than
+/// `FRAME_BYTES_TARGET` bytes. The limit leaves room for the length prefixes too.
 pub(super) fn fits(message_bytes: usize) -> bool {
     message_bytes <= FRAME_BYTES_MAX - 2 * FRAME_BYTES_TARGET
 }
 
-/// The encoded size of a message.
+/// The encoded size of a message in bytes.
 pub(super) fn encoded(message: &Message) -> usize {
     message.compute_size() as usize
 }
 
-/// Takes frames out of bytes as they arrive.
+/// Extracts frames from bytes as they arrive.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     buffer: BytesMut,
 }
 
 impl Frames {
-    /// Bytes that arrived but are not taken yet.
+    /// Appends bytes that have arrived.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// How many bytes arrived and are not taken yet.
+    /// The number of bytes that have arrived and belong to no extracted frame.
     pub(super) fn len(&self) -> usize {
         self.buffer.len()
     }
 
-    /// What follows the last frame that was taken.
+    /// The bytes after the last extracted frame.
     pub(super) fn into_rest(self) -> Bytes {
         self.buffer.freeze()
     }
 
-    /// The payload of the next frame, if all of it is here and its checksum is right.
+    /// Extracts the payload of the next frame, if the frame is complete and its checksum is correct.
     pub(super) fn take(&mut self) -> Result<Option<Bytes>, FrameError> {
         let Some(length) = self.length()? else {
             return Ok(None);
@@ -222,9 +225,9 @@ impl Frames {
         Ok(Some(payload))
     }
 
-    /// Reads once, whatever is there. `Ok(0)` is the end of the stream.
+    /// Reads once, as many bytes as are available. `Ok(0)` is the end of the stream.
     pub(super) async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
-        // Only as much room as has already been filled is added, so that memory at most doubles what has arrived.
+        // The buffer grows at most by its current content, so memory is at most twice what has arrived.
         let missing = match self.length() {
             Ok(Some(length)) => (HEADER_BYTES + length).saturating_sub(self.buffer.len()),
             _ => 0,
@@ -234,7 +237,7 @@ impl Frames {
         from.read_buf(&mut self.buffer).await
     }
 
-    /// Length of the next frame's payload, once its header is here.
+    /// Length of the next frame's payload, if its header has arrived.
     fn length(&self) -> Result<Option<usize>, FrameError> {
         if self.buffer.len() < HEADER_BYTES {
             return Ok(None);
@@ -247,17 +250,17 @@ impl Frames {
     }
 }
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Carries {
-    /// Any messages of peers but the snapshot's: a stream.
+    /// A stream: all messages of peers except snapshots.
     Messages,
-    /// The message of a snapshot.
+    /// A snapshot transfer: the message of a snapshot.
     Snapshot,
 }
 
-/// The messages of a frame. raft-rs trusts `from` and `to` blindly, so both are checked here, and so is the type:
-/// the local ones (a tick, a report) would be obeyed if they came from a peer.
+/// Decodes the messages of a frame. raft-rs trusts `from` and `to` blindly, so this function checks both. It also
+/// checks the type: raft-rs would obey a local message (a tick, a report) even if a peer sent it.
 pub(super) fn decode(
     payload: &Bytes,
     peer: u64,
@@ -379,7 +382,7 @@ mod tests {
             decode(&bytes).unwrap_err();
         }
         decode(&Bytes::from_static(b"\x05abc")).unwrap_err();
-        // An unknown type reads as the first one, MsgHup, and so is refused as well.
+        // An unknown type decodes as the first type, MsgHup, so it is refused too.
         decode(&Bytes::from_static(b"\x06\x08\x7f\x10\x01\x18\x02")).unwrap_err();
     }
 
@@ -411,7 +414,7 @@ mod tests {
             vec![message(2), append.clone(), message(3), append],
         ] {
             let mut frame = Outgoing::default();
-            // What was there before leaves nothing.
+            // A frame that was filled before leaves nothing behind.
             frame.fill(&mut messages.clone());
             frame.fill(&mut messages.clone());
             let data = messages.iter().flat_map(|m| m.entries.iter());

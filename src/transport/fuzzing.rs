@@ -1,5 +1,5 @@
-//! Doors for the fuzzers, which are crates of their own (`tests/fuzz/`). The parsers behind them stay private, so that
-//! nothing else comes to depend on them.
+//! Entry points for the fuzzers, which are separate crates (`tests/fuzz/`). The parsers behind the entry points stay
+//! private, so that nothing else depends on them.
 
 pub use super::frame::Carries;
 use super::frame::{self, Frames};
@@ -11,7 +11,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, ReadBuf};
 
-/// Gives its bytes in pieces, without ever waiting.
+/// A reader that returns its bytes in pieces and is always ready.
 struct Pieces<'a> {
     bytes: &'a [u8],
     piece: usize,
@@ -31,7 +31,7 @@ impl AsyncRead for Pieces<'_> {
     }
 }
 
-/// Reads what peer 2 sends to member 1 on one connection, as it arrives in pieces of this size.
+/// Reads what peer 2 sends to member 1 on one connection, in pieces of `piece` bytes.
 pub fn stream(bytes: &[u8], piece: usize, carries: Carries) -> Result<Vec<Message>, String> {
     let mut from = Pieces {
         bytes,
@@ -51,14 +51,14 @@ pub fn stream(bytes: &[u8], piece: usize, carries: Carries) -> Result<Vec<Messag
     }
 }
 
-/// Encodes messages into one frame.
+/// Encodes messages as one frame.
 pub fn encode(messages: &[Message]) -> Vec<u8> {
     let mut bytes = Vec::new();
     frame::encode(messages, &mut bytes);
     bytes
 }
 
-/// Reads the head of a handshake, as a request and as an answer, and writes what it understood.
+/// Reads the head of a handshake, as a request and as an answer, and writes the result as headers again.
 pub fn handshake(headers: &HeaderMap) -> Option<HeaderMap> {
     if let Ok(answer) = handshake::read_answer(headers) {
         let mut written = HeaderMap::new();
@@ -72,7 +72,7 @@ pub fn handshake(headers: &HeaderMap) -> Option<HeaderMap> {
     Some(written)
 }
 
-/// Reads the body of a refusal. Gives whether it was one.
+/// Reads the body of a refusal. Returns whether it was valid.
 pub fn refusal(body: &[u8]) -> bool {
     handshake::parse_refusal(body, handshake::Trust::Known).is_some()
 }

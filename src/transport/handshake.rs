@@ -1,8 +1,9 @@
-//! The coding of a handshake: what each end of a connection claims about itself, and the refusal of a claim.
+//! The encoding of a handshake: what each end of a connection claims about itself, and the refusal of a claim.
 //!
-//! Both directions carry claims in the same headers. What they mean, and whether they are believed, is decided by
-//! [`crate::identity`]. A refusal, and the greeting of somebody who has no power, name neither the cluster nor an
-//! incarnation: a stranger who knew them could claim to be a member.
+//! Both directions carry claims in the same headers. [`crate::identity`] defines what claims mean and decides whether
+//! they are believed. Refusals and greetings name neither the cluster nor an incarnation, because their receiver may be
+//! a stranger, and a stranger who knew these ids could claim to be a member. A greeting is the answer to a peer that
+//! waits to be bound.
 
 use crate::identity::{Claims, Greeting, GreetingState, PeerAnswer, PeerRefusal, Reason, Receiver};
 use hyper::StatusCode;
@@ -11,9 +12,9 @@ use serde_json::{Value, json};
 use std::fmt;
 use std::str::FromStr;
 
-/// Version of the protocol between peers, also in [`UPGRADE`].
+/// Version of the protocol between peers. It is also part of [`UPGRADE`].
 pub(super) const VERSION: u64 = 2;
-/// The protocol of a stream's connection after its upgrade.
+/// The protocol of a stream's connection after the upgrade.
 pub(super) const UPGRADE: &str = "raftkvd/2";
 
 const HEADER_VERSION: &str = "raftkvd-version";
@@ -24,13 +25,14 @@ const HEADER_INCARNATION: &str = "raftkvd-incarnation";
 const HEADER_BOUND: &str = "raftkvd-bound";
 const HEADER_RUN: &str = "raftkvd-run";
 const HEADER_URL: &str = "raftkvd-url";
-/// Absent: the URL is that of its table.
+/// If absent, the URL is the one in the sender's table.
 const HEADER_URL_GIVEN: &str = "raftkvd-url-given";
-/// Whether the cluster has formed, whether the receiver is bound where it was dialled, and its incarnation.
+/// Whether the cluster has formed, whether the receiver is bound at the dialled URL, and the receiver's incarnation.
 const HEADER_RECEIVER: &str = "raftkvd-receiver";
-/// In place of all but the version and the sender: `empty` and a fingerprint, or `member` and who leads, if that is known.
+/// Replaces all headers except the version and the sender. Its value is `empty` and a fingerprint, or `member` and the
+/// leader, if the sender knows a leader.
 const HEADER_GREETING: &str = "raftkvd-greeting";
-/// The command version that the claimant knows.
+/// The command version of the sender.
 const HEADER_COMMANDS: &str = "raftkvd-commands";
 const HEADER_LANE: &str = "raftkvd-lane";
 
@@ -41,7 +43,7 @@ const ELSEWHERE: &str = "elsewhere";
 const EMPTY: &str = "empty";
 const MEMBER: &str = "member";
 
-/// Headers that are no handshake of this version.
+/// Why headers are not a handshake of this version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Malformed {
     #[error("the header {0} is missing or not valid")]
@@ -50,7 +52,7 @@ pub(super) enum Malformed {
     Version(u64),
 }
 
-/// Writes claims into the head of a request or an answer.
+/// Writes claims into the head of a request or of an answer.
 pub(super) fn write(claims: &Claims, headers: &mut HeaderMap) {
     let mut put = |name, text: String| {
         let value = HeaderValue::try_from(text).expect("digits and URLs are valid in a header");
@@ -76,7 +78,7 @@ pub(super) fn write(claims: &Claims, headers: &mut HeaderMap) {
     }
 }
 
-/// Writes an answer into its head.
+/// Writes an answer into the head of a response.
 pub(super) fn write_answer(answer: &PeerAnswer, headers: &mut HeaderMap) {
     let Greeting { from, state } = match answer {
         PeerAnswer::Claims(claims) => return write(claims, headers),
@@ -93,7 +95,7 @@ pub(super) fn write_answer(answer: &PeerAnswer, headers: &mut HeaderMap) {
     headers.insert(HEADER_GREETING, text);
 }
 
-/// Reads the head of an answer.
+/// Reads an answer from the head of a response.
 pub(super) fn read_answer(headers: &HeaderMap) -> Result<PeerAnswer, Malformed> {
     let Some(value) = headers.get(HEADER_GREETING) else {
         return Ok(PeerAnswer::Claims(read(headers)?));
@@ -125,7 +127,7 @@ fn version(headers: &HeaderMap) -> Result<(), Malformed> {
     }
 }
 
-/// Reads the claims in the head of a request, or of an answer that has them.
+/// Reads the claims in the head of a request, or of an answer that has claims.
 pub(super) fn read(headers: &HeaderMap) -> Result<Claims, Malformed> {
     version(headers)?;
     let url = text(headers, HEADER_URL).and_then(|text| text.parse().ok());
@@ -143,12 +145,12 @@ pub(super) fn read(headers: &HeaderMap) -> Result<Claims, Malformed> {
     };
     let wrong = |name| Err(Malformed::Header(name));
     match () {
-        // Nobody dials itself, and a message with such a sender would be taken for the node's own.
+        // No member dials itself, and raft would take a message with such a sender for the node's own.
         () if claims.from == 0 || claims.from == claims.to => wrong(HEADER_FROM),
-        // An open incarnation is nobody's.
+        // Incarnation 0 means an open incarnation, which belongs to no data directory.
         () if claims.incarnation == 0 => wrong(HEADER_INCARNATION),
         () if claims.run == 0 => wrong(HEADER_RUN),
-        // Without this rule a stranger could claim any later binding, and be believed, without knowing the cluster.
+        // Without this rule, a stranger could claim any later binding and be believed without knowing the cluster.
         () if claims.cluster == 0 && claims.bound_index != 0 => wrong(HEADER_CLUSTER),
         () => Ok(claims),
     }
@@ -195,22 +197,22 @@ fn parse(text: &str, radix: u32) -> Option<u64> {
 /// The kinds of stream to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Lane {
-    /// Small and urgent messages: heartbeats, votes, reads, every answer.
+    /// Small and urgent messages: heartbeats, votes, reads, and every answer.
     Control,
     /// Messages with entries.
     Append,
 }
 
 impl Lane {
-    /// Both lanes, in the order of their queues.
+    /// Both lanes, in the order in which arrays hold them.
     pub(super) const ALL: [Lane; 2] = [Lane::Control, Lane::Append];
 
-    /// Names the lane in a stream's request.
+    /// Writes the lane into the head of a stream's request.
     pub(super) fn write(self, headers: &mut HeaderMap) {
         headers.insert(HEADER_LANE, HeaderValue::from_static(self.name()));
     }
 
-    /// Reads the lane of a stream's request.
+    /// Reads the lane from the head of a stream's request.
     pub(super) fn read(headers: &HeaderMap) -> Result<Lane, Malformed> {
         text(headers, HEADER_LANE)
             .and_then(|text| text.parse().ok())
@@ -242,7 +244,7 @@ impl fmt::Display for Lane {
     }
 }
 
-/// The status and body of a refusal. The body is one JSON object on one line.
+/// The status and the body of a refusal. The body is one JSON object on one line.
 pub(super) fn refusal(refusal: &PeerRefusal) -> (StatusCode, String) {
     let (name, detail) = match refusal.reason {
         Reason::Removed { removed_index } => ("removed", json!(removed_index)),
@@ -267,19 +269,20 @@ pub(super) fn refusal(refusal: &PeerRefusal) -> (StatusCode, String) {
     (status, format!("{body}\n"))
 }
 
-/// Longest body of a refusal that is read.
+/// Longest body of a refusal that is read, in bytes.
 pub(super) const REFUSAL_BYTES_MAX: usize = 1 << 10;
 
-/// How sure it is that the place where a peer is dialled is its own.
+/// How certain it is that the place where a peer is dialled belongs to that peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Trust {
-    /// It is just the word of somebody who can't be judged yet.
+    /// Only a claim of a peer that can't be judged yet.
     Claimed,
-    /// It is known.
+    /// Known, for example from the table of members or from this member's list.
     Known,
 }
 
-/// Reads the body of a refusal that came from such a place. `None`: what answered speaks something else.
+/// Reads the body of a refusal from a place with this trust. Returns `None` if the body is not a refusal of this
+/// protocol.
 pub(super) fn parse_refusal(body: &[u8], trust: Trust) -> Option<PeerRefusal> {
     let body: Value = serde_json::from_slice(body).ok()?;
     let detail = &body["detail"];

@@ -1,8 +1,8 @@
-//! The peer port: lets peers in, and takes their messages to the inbox.
+//! The peer port: accepts peers, and passes their messages to the inbox.
 //!
-//! Anybody who can reach the port can send anything, so before a handshake was accepted nobody holds more than a
-//! connection and a small buffer, for a limited time; and when connections run out, it is the oldest of those that the
-//! table does not bind that ends, so that strangers never keep a member out.
+//! Anything that can reach the port can send anything. So before its handshake is accepted, a connection holds only a
+//! small buffer, and only for a limited time. When connections run out, the oldest connection that belongs to no bound
+//! member is closed, so that strangers never keep a member out.
 
 use super::admission::{StreamEntry, answer, turn_away};
 use super::frame::Carries;
@@ -33,7 +33,7 @@ use std::sync::atomic::Ordering;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
-/// Accepts connections until `shutdown` is done.
+/// Accepts connections until `shutdown` completes.
 pub(super) async fn serve(
     shared: Arc<TransportState>,
     listener: TcpListener,
@@ -55,7 +55,7 @@ pub(super) async fn serve(
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of file descriptors, most likely. Trying again at once would only burn the processor.
+                // Most likely no file descriptor is left. An immediate retry would only burn CPU time.
                 if !std::mem::replace(&mut failing, true) {
                     error!(shared.logger, "can't accept peer connections"; "error" => %error);
                 }
@@ -76,8 +76,9 @@ pub(super) async fn serve(
             };
             oldest.abort();
         }
-        // The place is taken before there is a task that could give it back, and the lock is not held while the task is
-        // made or ended: a runtime that stops drops a task where it stands, and that takes the lock.
+        // The place is inserted before the task exists, because the task removes the place when it ends. The lock is
+        // not held while the task is spawned or aborted: a stopping runtime drops a task on the spot, and dropping the
+        // task takes the lock.
         strangers.lock().insert(serial, None);
         let stranger = Stranger {
             serial,
@@ -91,7 +92,7 @@ pub(super) async fn serve(
     }
 }
 
-/// Connections that belong to no bound member, oldest first. The newest has no task for a moment.
+/// Connections that belong to no bound member, oldest first. The newest entry has no task for a moment.
 #[derive(Default)]
 struct Strangers(Mutex<BTreeMap<u64, Option<AbortHandle>>>);
 
@@ -101,14 +102,14 @@ impl Strangers {
     }
 }
 
-/// The place of a connection among the [`Strangers`].
+/// The entry of a connection among the [`Strangers`]. Dropping the value removes the entry.
 struct Stranger {
     serial: u64,
     strangers: Arc<Strangers>,
 }
 
 impl Stranger {
-    /// The connection belongs to a member now, or has ended.
+    /// Removes the entry, because the connection belongs to a member now or has ended.
     fn leave(&self) {
         self.strangers.lock().remove(&self.serial);
     }
@@ -120,7 +121,7 @@ impl Drop for Stranger {
     }
 }
 
-/// An accepted request for a stream, whose connection is about to be handed over by hyper.
+/// An accepted request for a stream, before hyper hands over its connection.
 struct Upgrading {
     claims: Claims,
     standing: Standing,
@@ -193,7 +194,7 @@ async fn connection(
     };
     match stream.run(&parts.read_buf).await {
         Ok(()) => debug!(logger, "a stream has ended"; "peer" => from),
-        // That it was removed is told elsewhere, and that it is refused if it comes again.
+        // This is not a warning, because the removal and later refusals are logged elsewhere.
         Err(end @ StreamEnd::Denied(_)) => {
             debug!(logger, "closed a peer's stream"; "peer" => from, "error" => %end);
         }
@@ -245,17 +246,17 @@ async fn handle(
     switch_protocols(&said)
 }
 
-/// What a peer asks for.
+/// The request of a peer.
 enum Wanted {
     Snapshot,
     Stream(Lane),
 }
 
-/// A request that is not a peer's.
+/// A request that does not come from a peer.
 enum Foreign {
     Path,
     Method,
-    /// What is wrong with its head.
+    /// The head is invalid. The text says why.
     Head(String),
 }
 
@@ -294,7 +295,7 @@ fn read_request(request: &Request<Incoming>) -> Result<(Claims, Wanted), Foreign
     Ok((claims, wanted))
 }
 
-/// Tells who has come.
+/// Reports the peer that has connected.
 fn introduce(shared: &TransportState, claims: &Claims, standing: Standing, view: &View) {
     if standing == Standing::Waiting {
         shared.recognize(claims.from);
@@ -321,7 +322,7 @@ fn switch_protocols(said: &PeerAnswer) -> Response<Full<Bytes>> {
     response
 }
 
-/// Claims have, or now have, this standing.
+/// Handles claims that have this standing, at the handshake or after a new judgement.
 fn welcome(shared: &Arc<TransportState>, claims: &Claims, standing: Standing, stranger: &Stranger) {
     if standing == Standing::Bound {
         stranger.leave();
@@ -349,7 +350,7 @@ async fn receive(
     }
 }
 
-/// What a stream's request has to have beside the claims.
+/// Checks the head of a request for a stream, apart from the claims. Returns the lane.
 fn stream_lane(request: &Request<Incoming>) -> Result<Lane, String> {
     let headers: &HeaderMap = request.headers();
     let has = |name, wanted: &str| {
@@ -365,13 +366,13 @@ fn stream_lane(request: &Request<Incoming>) -> Result<Lane, String> {
     Lane::read(headers).map_err(|malformed| malformed.to_string())
 }
 
-/// The answer to somebody who does not speak as a peer does.
+/// The answer to a client that does not speak the peer protocol.
 fn refuse(status: StatusCode, line: &str, logger: &Logger) -> Response<Full<Bytes>> {
     warn!(logger, "refused a request at the peer port"; "why" => line);
     answer(status, line)
 }
 
-/// An established stream of a peer.
+/// An established stream from a peer.
 struct InboundStream<'a> {
     shared: &'a Arc<TransportState>,
     claims: Claims,
@@ -382,7 +383,7 @@ struct InboundStream<'a> {
     frames: frame::Frames,
 }
 
-/// Why this end closed a stream.
+/// Why this member closed a stream.
 #[derive(Debug, thiserror::Error)]
 enum StreamEnd {
     #[error(transparent)]
@@ -392,10 +393,10 @@ enum StreamEnd {
 }
 
 impl InboundStream<'_> {
-    /// Takes messages until the peer ends the stream, or has to be cut off.
+    /// Receives messages until the peer ends the stream or must be disconnected.
     async fn run(mut self, already_read: &[u8]) -> Result<(), StreamEnd> {
         let mut view = self.shared.view.subscribe();
-        // The view may have changed since the handshake was judged.
+        // The view may have changed after the handshake was judged.
         view.mark_changed();
         self.frames.push(already_read);
         loop {
@@ -409,7 +410,7 @@ impl InboundStream<'_> {
                     self.judge()?;
                 }
                 read = self.frames.fill(&mut self.socket) => {
-                    // A connection that breaks is the peer's to report, it dials again.
+                    // A broken connection is for the peer to report, because the peer dials again.
                     if matches!(read, Ok(0) | Err(_)) {
                         return Ok(());
                     }
@@ -418,7 +419,7 @@ impl InboundStream<'_> {
         }
     }
 
-    /// Judges the peer again.
+    /// Judges the peer's claims again.
     fn judge(&mut self) -> Result<(), StreamEnd> {
         match self.shared.judge(&self.claims).standing {
             Ok(standing) if standing == self.standing => {}
@@ -434,7 +435,7 @@ impl InboundStream<'_> {
         Ok(())
     }
 
-    /// Hands over all whole frames, as one batch of messages so that the raft loop wakes up once.
+    /// Delivers all complete frames as one batch of messages, so that the raft loop wakes up once.
     fn deliver(&mut self) -> Result<(), StreamEnd> {
         if self.standing == Standing::Ahead {
             self.judge()?;
@@ -458,11 +459,11 @@ impl InboundStream<'_> {
                 Err(error) => break Err(error.into()),
             }
         };
-        // Who has no power yet has nothing to say.
+        // Messages of a peer that waits to be bound are dropped.
         if !messages.is_empty() && self.standing != Standing::Waiting {
             self.entry.heard();
             self.note_answers(&messages);
-            // Those that do not fit are counted there, and raft resends.
+            // The inbox counts the messages that do not fit, and raft resends them.
             let bound = self.standing == Standing::Bound;
             let bound = bound.then_some(self.claims.incarnation);
             let _ = self.shared.inbox.receive(messages, bytes, bound);
@@ -470,7 +471,7 @@ impl InboundStream<'_> {
         end
     }
 
-    /// Times answers to heartbeats.
+    /// Measures the time to the answers to heartbeats.
     fn note_answers(&self, messages: &[Message]) {
         for message in messages {
             if message.get_msg_type() == MessageType::MsgHeartbeatResponse

@@ -1,8 +1,9 @@
-//! Whether a peer is up: what its two lanes find out, put together and logged once a change.
+//! Whether a peer is up: combines what the two lanes find out, and logs each change once.
 //!
-//! A peer is up when both lanes are connected and messages pass, and down when either can't be connected. A connection that breaks says neither: it
-//! is dialed again at once, and only that tells. How often a lane tries in vain, and with which error, is nobody's
-//! business; but a peer that answers and refuses is another matter than one that does not answer.
+//! A peer is up when both lanes are connected and messages pass. It is down when one of the lanes can't be connected. A
+//! connection that breaks means neither: the lane dials again at once, and only the result of that counts. Failed
+//! attempts and their errors are not logged one by one. But a peer that answers with a refusal counts as another state
+//! than a peer that does not answer.
 
 use super::handshake::Lane;
 use crate::peer_url::PeerUrl;
@@ -10,18 +11,17 @@ use parking_lot::Mutex;
 use slog::{Logger, info, warn};
 use std::time::{Duration, Instant};
 
-/// What a lane knows.
+/// What a lane knows about its peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum LaneState {
-    /// It is connected, and messages pass.
+    /// Connected, and messages pass.
     Up,
-    /// It was, and the connection broke.
+    /// Connected before, but the connection broke.
     Broken(String),
-    /// It could not be connected.
+    /// A connection could not be made.
     Down {
-        /// Why.
         why: String,
-        /// The peer itself has said so.
+        /// Whether the peer itself gave this reason.
         answered: bool,
     },
 }
@@ -33,7 +33,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Nothing is known. The logger names the peer.
+    /// A link about which nothing is known yet. `logger` must name the peer.
     pub(super) fn new(logger: Logger) -> Link {
         Link {
             state: Mutex::default(),
@@ -41,10 +41,10 @@ impl Link {
         }
     }
 
-    /// A lane knows something of the peer at this place; logs it if it makes a difference.
+    /// Records what a lane found out about the peer at this URL. Logs the change, if there is one.
     pub(super) fn found(&self, lane: Lane, found: LaneState, url: &PeerUrl) {
         let mut state = self.state.lock();
-        // Under the lock, so that lines come in the order of what they tell.
+        // Logging under the lock keeps the lines in the order of the changes.
         match state.change(lane, found, Instant::now()) {
             None => {}
             Some(LinkChange::Up { down: None }) => info!(self.logger, "peer is up"; "url" => %url),
@@ -66,14 +66,14 @@ impl Link {
 struct LinkState {
     lanes: [Option<LaneState>; 2],
     logged: Option<Logged>,
-    /// Why the newest connection broke.
+    /// Why the most recent connection broke.
     broken: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Logged {
     Up,
-    /// What the peer has answered, if it did, and since when it is down.
+    /// The peer's answer, if it answered, and the time since which the peer is down.
     Down(Option<String>, Instant),
 }
 
@@ -85,7 +85,7 @@ enum LinkChange {
 }
 
 impl LinkState {
-    /// What is to be told.
+    /// Updates the state. Returns the change to log, if there is one.
     fn change(&mut self, lane: Lane, found: LaneState, now: Instant) -> Option<LinkChange> {
         if self.lanes[lane as usize].as_ref() == Some(&found) {
             return None;
@@ -114,7 +114,7 @@ impl LinkState {
                 let answer = answered.then(|| why.clone());
                 let since = match &self.logged {
                     Some(Logged::Down(told, _)) if *told == answer => return None,
-                    // While the lanes disagree the answer counts.
+                    // While the lanes disagree, the lane with an answer counts.
                     Some(Logged::Down(Some(_), _)) if answer.is_none() && self.was_answered() => {
                         return None;
                     }

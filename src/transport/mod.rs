@@ -6,23 +6,23 @@
 //!                        └─ one snapshot ── task ─ POST /raft/snapshot┘        └────────┘
 //! ```
 //!
-//! Heartbeats, votes and every answer have a connection of their own, so that no append, however large, and no
-//! snapshot delays them. Connections are used in one direction: what comes back from a peer comes on the connections
-//! that it opened.
+//! Heartbeats, votes and every answer have a connection of their own, so that no append, however large, and no snapshot
+//! delays them. Each connection carries messages in one direction. A peer's messages arrive on the connections that the
+//! peer opened.
 //!
 //! Invariants:
-//! - [`Transport::send`] never blocks and never waits for the network. Queues are bounded in count and bytes; what
-//!   does not fit is dropped and reported, as is everything queued for a connection that fails. No message is sent
-//!   twice: raft resends.
-//! - A snapshot's transfer is reported exactly once, however it ends; a failure after a pause, since raft answers it
-//!   with the next attempt.
-//! - A message reaches the inbox only from a peer whose claims are believed, which it names as its sender, and only
-//!   while the view of the members allows that peer. raft-rs itself checks none of this.
-//! - Nothing durable comes of a claim. The one thing that is remembered for good, the cluster of an empty member, comes
-//!   with its first state, which has to bind it.
+//! - [`Transport::send`] never blocks and never waits for the network. Queues are bounded in count and bytes. A message
+//!   that does not fit is dropped and reported, and so are all messages queued for a connection that fails. No message
+//!   is sent twice: raft resends.
+//! - The end of a snapshot transfer is reported exactly once, however the transfer ends. A failure is reported after a
+//!   pause, because raft answers the report with the next attempt.
+//! - A message reaches the inbox only if its peer's claims are believed, if the message names this peer as its sender,
+//!   and if the current view of the members allows the peer. raft-rs itself checks none of this.
+//! - A claim changes nothing durable. The only thing that the transport stores is the cluster id of an empty member.
+//!   The id arrives with the member's first state, which must bind this member.
 //!
-//! The transport knows messages and members, not the node. It reports what happens as [`Notice`]s and decides
-//! nothing, least of all whether this member has been removed.
+//! The transport knows messages and members, not the node. It reports events as [`Notice`]s and decides nothing, and
+//! above all it never decides whether this member was removed.
 
 mod admission;
 mod dial;
@@ -64,14 +64,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-/// The connections to all peers. A handle: clones share them.
+/// A handle to the connections to all peers. Clones share the connections.
 #[derive(Clone)]
 pub struct Transport {
     shared: Arc<TransportState>,
 }
 
 impl Transport {
-    /// A transport that dials whom the view and the list name; [`Transport::serve`] lets them in.
+    /// A transport that dials the members of the view and of the list. [`Transport::serve`] accepts their connections.
     pub fn new(
         settings: TransportSettings,
         inbox: Arc<Inbox>,
@@ -104,7 +104,7 @@ impl Transport {
         transport
     }
 
-    /// Sends each message to its `to`, on the lane of its type. From any thread; never blocks.
+    /// Sends each message to its `to`, on the lane of its type. Callable from any thread. Never blocks.
     pub fn send(&self, messages: Vec<Message>) {
         let peers = self.shared.peers();
         for message in messages {
@@ -135,7 +135,7 @@ impl Transport {
         }
     }
 
-    /// Begins a transfer. False: none can begin.
+    /// Starts a snapshot transfer. Returns false if no transfer can start.
     fn send_snapshot(&self, peers: &Peers, message: Message) -> bool {
         let to = message.to;
         let peer = peers.by_id.get(&to).filter(|peer| !peer.waits);
@@ -156,19 +156,21 @@ impl Transport {
         true
     }
 
-    /// Sets whom to talk and to listen to, before [`Transport::set_applied`] with the index of the change.
+    /// Sets the members with which this member communicates. Must be called before [`Transport::set_applied`] with the
+    /// index of the change.
     ///
-    /// What is queued for a removed peer is still written, within a short time; then it is cut off in both directions.
+    /// Messages that are queued for a removed peer are still written, within a short time. Then the peer is
+    /// disconnected in both directions.
     pub fn set_members(&self, cluster: u64, members: &Members) {
         let shared = &self.shared;
-        // Held while the view changes, so that a peer that goes with it is retired before its tasks see it.
+        // The lock is held while the view changes, so that a removed peer is retired before its tasks see the new view.
         let mut peers = shared.peers();
         let view = shared.view().next(cluster, members);
         shared.view.send_replace(Arc::new(view));
         shared.reconcile(&mut peers);
     }
 
-    /// Everything up to this index is applied, and what it did to the members is set.
+    /// Sets the applied index. The changes of members up to this index must be set already.
     pub fn set_applied(&self, index: u64) {
         let shared = &self.shared;
         shared.applied.store(index, Ordering::Release);
@@ -178,36 +180,37 @@ impl Transport {
         }
     }
 
-    /// Sets where to dial while no leader is known, and while this member is empty.
+    /// Sets the URLs to dial while no leader is known and while this member is empty.
     pub fn set_list(&self, list: BTreeMap<u64, PeerUrl>) {
         let mut peers = self.shared.peers();
         peers.list = list;
         self.shared.reconcile(&mut peers);
     }
 
-    /// This member has no table yet.
+    /// Whether this member has no table of members yet.
     pub fn is_empty(&self) -> bool {
         self.shared.view().is_empty()
     }
 
-    /// Sets who leads, 0 for nobody known.
+    /// Sets the leader's id, or 0 if no leader is known.
     pub fn set_leader(&self, leader: u64) {
         self.shared.leader.store(leader, Ordering::Relaxed);
     }
 
-    /// Lets peers in, until `shutdown` is done; then all their connections are closed.
+    /// Accepts peers until `shutdown` completes, then closes all their connections.
     pub async fn serve(&self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         inbound::serve(self.shared.clone(), listener, shutdown).await;
     }
 
-    /// Writes what is queued, within a short time, and ends all outgoing connections for good.
+    /// Writes the queued messages, within a short time, and ends all outgoing connections for good.
     pub async fn close(&self) {
         let retired: Vec<Peer> = {
             let mut peers = self.shared.peers();
             peers.closed = true;
             peers.by_id.drain().map(|(_, peer)| peer).collect()
         };
-        // All are told before the first is waited for, so that they flush at the same time. Each is bounded by itself.
+        // All tasks are stopped before the first is awaited, so that they flush at the same time. Each task limits its
+        // own time.
         let tasks: Vec<_> = retired.into_iter().flat_map(Peer::retire).collect();
         for task in tasks {
             if let Err(error) = task.await {

@@ -1,8 +1,9 @@
-//! One lane to one peer: the task that writes its queue to the peer for as long as the peer is known.
+//! One lane to one peer: the task that writes the lane's queue to the peer while the peer is known.
 //!
-//! The task always tries to be connected, also with nothing to send: a refusal has to reach a removed member soon,
-//! and the first message after a pause shall not wait for a handshake. A connection that breaks is made again at once: if
-//! the peer's host refuses that, the peer's process is gone, which is worth a notice, for it may have been the leader.
+//! The task always tries to stay connected, even without messages to send. A removed member must receive its refusal
+//! soon, and the first message after a pause must not wait for a handshake. After a connection breaks, the task dials
+//! again at once. If the peer's host refuses the new connection, the peer's process is gone. The task reports that,
+//! because the peer may have been the leader.
 
 use super::dial::{self, DialError};
 use super::frame;
@@ -70,11 +71,11 @@ pub(super) struct Outbound {
     pub logger: Logger,
 }
 
-/// A connection that was made.
+/// An established connection.
 struct Connection {
     stream: TcpStream,
     answer: DialledAnswer,
-    /// What this member has said of itself.
+    /// The claims that this member made.
     said: Claims,
 }
 
@@ -82,10 +83,10 @@ struct Connection {
 enum Ended {
     /// The peer was retired.
     Retired,
-    /// It is to be made again.
+    /// The connection must be made again, with new claims or at another URL.
     Outdated,
     Broken(String),
-    /// The peer is not believed any more.
+    /// The peer's claims are not believed any more.
     Disliked(Reason),
 }
 
@@ -93,7 +94,7 @@ impl Outbound {
     pub(super) async fn run(self) {
         let mut pause = limits::PEER_BACKOFF_MIN;
         let mut retired = self.retired.clone();
-        // Where there was a connection, while what became of the process at its far end is not known.
+        // The URL of the last connection, until it is known whether the process at that URL is gone.
         let mut lost = None;
         loop {
             let dialled = tokio::select! {
@@ -113,7 +114,7 @@ impl Outbound {
                     let since = Instant::now();
                     let ended = self.serve(connection).await;
                     self.answered(None);
-                    // A connection that ends as soon as it was made is no reason to hurry.
+                    // A connection that ends right after it was made does not reset the pause.
                     if since.elapsed() > limits::PEER_BACKOFF_MAX {
                         pause = limits::PEER_BACKOFF_MIN;
                         at_once = true;
@@ -161,7 +162,8 @@ impl Outbound {
         }
     }
 
-    /// Tries each place of the peer. Gives what is wrong with one that has answered, or with the last.
+    /// Tries each place of the peer. Returns the error of the last place that answered, or of the last place if none
+    /// answered.
     async fn dial(&self, lost: &mut Option<PeerUrl>) -> Result<Connection, (PeerUrl, DialError)> {
         let mut failed: Option<(PeerUrl, DialError)> = None;
         for place in self.shared.places(self.peer) {
@@ -169,8 +171,8 @@ impl Outbound {
                 Ok(connection) => return Ok(connection),
                 Err(failure) => failure,
             };
-            // Of a peer that does not answer nothing is known; but a host that does, and knows of no listener, has seen
-            // its process end.
+            // A peer that does not answer proves nothing. But if a host answers that no process listens on the port,
+            // the process there has ended.
             if failure.nobody_listens() && lost.take_if(|lost| *lost == place.url).is_some() {
                 self.tell(Notice::Gone(self.peer));
             }
@@ -184,12 +186,12 @@ impl Outbound {
         }
         match failed {
             Some(failed) => Err(failed),
-            // It was retired, which is what the caller waits for as well.
+            // The peer was retired. The caller waits for that too and ends this future.
             None => std::future::pending().await,
         }
     }
 
-    /// Makes a connection and takes it through the handshake.
+    /// Makes a connection and completes the handshake.
     async fn dial_at(&self, place: &PeerPlace) -> Result<Connection, DialError> {
         let PeerPlace { url, trust } = place;
         let stream = dial::connect(url, limits::PEER_SILENCE_MAX).await?;
@@ -222,7 +224,7 @@ impl Outbound {
             .unwrap_or(Err(DialError::Silent))
     }
 
-    /// Writes what is queued until the connection ends.
+    /// Writes queued messages until the connection ends.
     async fn serve(&self, connection: Connection) -> Ended {
         let Connection {
             stream,
@@ -279,7 +281,7 @@ impl Outbound {
         }
     }
 
-    /// Tells who has answered.
+    /// Reports the peer that has answered.
     fn introduce(&self, answer: &DialledAnswer) {
         let (id, empty) = (self.peer, answer.said.is_empty());
         self.tell(match &answer.said {
@@ -295,11 +297,12 @@ impl Outbound {
         });
     }
 
-    /// Judges the connection to this place again, on which this member has said this. False: it has to be made again.
+    /// Judges the connection again, given its URL and the claims that this member made on it. Returns false if the
+    /// connection must be made again.
     fn judge(&self, url: &PeerUrl, said: &Claims, up: &mut bool) -> Result<bool, Reason> {
         let (shared, peer) = (&self.shared, self.peer);
         let Some((standing, is_place)) = shared.standing(peer, self.lane, &self.queue) else {
-            // It was retired.
+            // The peer was retired.
             return Ok(true);
         };
         if standing? != Standing::Waiting && !std::mem::replace(up, true) {
@@ -308,13 +311,13 @@ impl Outbound {
         }
         let says = shared.view().claims(peer, Some(url));
         let own = |claims: &Claims| (claims.cluster, claims.bound_index, claims.url.clone());
-        // An empty member lets nothing pass from those that do not name it.
+        // An empty member accepts messages only from a peer whose claims name the empty member's incarnation.
         let named = |claims: &Claims| claims.receiver.map(|receiver| receiver.incarnation);
         let is_named = *up || named(&says) == named(said);
         Ok(is_place && is_named && own(&says) == own(said))
     }
 
-    /// Says what the peer has answered on this lane, or that it is not connected.
+    /// Records the peer's answer on this lane, or `None` if the lane is not connected.
     fn answered(&self, answer: Option<DialledAnswer>) {
         let shared = &self.shared;
         if !shared.answered(self.peer, self.lane, &self.queue, answer) {
@@ -322,7 +325,7 @@ impl Outbound {
         }
     }
 
-    /// Tells what one lane knows for both.
+    /// Reports a notice that concerns both lanes. Only one lane reports it.
     fn tell(&self, notice: Notice) {
         if self.lane == Lane::Control {
             self.shared.inbox.notice(notice);
@@ -330,8 +333,8 @@ impl Outbound {
     }
 }
 
-/// The end of a connection on which the peer says nothing: whatever there is to read is its end. So it is noticed at once,
-/// also when there is nothing to write.
+/// Waits for the end of a connection on which the peer sends nothing, so that anything readable is the end. The end is
+/// noticed at once, even when there is nothing to write.
 async fn end_of(mut connection: OwnedReadHalf) -> String {
     match connection.read(&mut [0; 1]).await {
         Ok(0) => "the peer closed it".to_owned(),
@@ -340,7 +343,8 @@ async fn end_of(mut connection: OwnedReadHalf) -> String {
     }
 }
 
-/// Ends a connection whose peer was retired. What was queued before the peer was removed may be just what tells it so.
+/// Ends a connection whose peer was retired. The messages queued before a removal may be the ones that tell the peer
+/// about it.
 async fn end_retired(
     closed: Pin<&mut impl Future<Output = String>>,
     written: Pin<&mut impl Future<Output = io::Result<()>>>,
@@ -351,12 +355,12 @@ async fn end_retired(
             _ = written => (),
         }
     };
-    // What can't be written in time is dropped.
+    // Messages that can't be written in time are dropped.
     let _ = timeout(limits::PEER_FLUSH_TIMEOUT, flush).await;
     Ended::Retired
 }
 
-/// Ends an outdated connection, between two frames: then the peer has read them all.
+/// Ends an outdated connection between two frames, so that the peer has read every frame.
 async fn end_outdated(
     mut closed: Pin<&mut impl Future<Output = String>>,
     written: Pin<&mut impl Future<Output = io::Result<()>>>,
@@ -377,7 +381,7 @@ async fn end_outdated(
     }
 }
 
-/// Writes what is queued until the queue is closed and empty, or the connection is outdated.
+/// Writes queued messages until the queue is closed and empty, or until the connection is outdated.
 async fn write_queue(
     queue: &LaneQueue,
     mut connection: OwnedWriteHalf,

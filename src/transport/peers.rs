@@ -1,10 +1,16 @@
-//! Whom this member dials, and where; and what the dialled have answered.
+//! The peers that this member dials, their URLs, and their answers.
 //!
-//! Dialled are the members of the table, those that the cluster forms of, those that claim a binding beyond what is
-//! applied, and, while this member is empty, those that it was told of. A peer may be reached at several places: the
-//! table's, the one that it named itself (it has moved, or the table does not know it), and while no leader is known the
-//! one that this member was told on its command line. An empty member also dials the leaders that those name which it was
-//! told of: whoever leads adds it, and has to hear from it who it is.
+//! This member dials:
+//! - the members of its table;
+//! - the members from which the cluster forms;
+//! - members that claim a binding above the applied index;
+//! - while this member is empty, the members on its list, which comes from its command line or from a member that it
+//!   asked to add it.
+//!
+//! A peer may have several URLs: the URL in the table, the URL that the peer itself has named (because it has moved, or
+//! because the table does not contain it), and, while no leader is known, the URL on this member's list. An empty
+//! member also dials the leaders that its listed members name: the leader adds the empty member, and for that the
+//! leader needs the empty member's identity.
 
 use super::handshake::Trust;
 use super::queue::LaneQueue;
@@ -23,17 +29,17 @@ use tokio::task::JoinHandle;
 /// Claims by member id and kind.
 pub(super) type Claimed = BTreeMap<(u64, ClaimKind), Claims>;
 
-/// Claims that have power, and why.
+/// The kinds of claims that are remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ClaimKind {
-    /// Those of a member that is bound.
+    /// Claims of a bound member.
     Bound,
-    /// Those of a member that is ahead.
+    /// Claims of a member whose binding lies above the applied index.
     Ahead,
 }
 
 impl ClaimKind {
-    /// `None`: claims of this standing have no power.
+    /// Returns `None` for a peer that is still waiting to be bound.
     pub(super) fn of(standing: Standing) -> Option<ClaimKind> {
         match standing {
             Standing::Bound => Some(ClaimKind::Bound),
@@ -46,77 +52,77 @@ impl ClaimKind {
 #[derive(Default)]
 pub(super) struct Peers {
     pub by_id: HashMap<u64, Peer>,
-    /// The newest claims of each peer and kind that were accepted.
+    /// The newest accepted claims of each peer and kind.
     pub claimed: Claimed,
-    /// Where this member was told to dial.
+    /// The URLs that the command line, or a member that was asked to add this member, has named.
     pub list: BTreeMap<u64, PeerUrl>,
     pub closed: bool,
 }
 
-/// A peer that messages can be sent to.
+/// A peer to which messages can be sent.
 pub(super) struct Peer {
-    /// Its life in the table, 0 while it is not there.
+    /// The index of the entry that added the peer, or 0 while the peer is not in the table.
     pub added_index: u64,
     pub places: Vec<PeerPlace>,
-    /// What it has answered on the connection of each lane.
+    /// The peer's answers, one for the connection of each lane.
     pub answers: [Option<DialledAnswer>; 2],
-    /// It is connected, and no message may pass.
+    /// Connected, but no message may pass yet.
     pub waits: bool,
     pub queues: [Arc<LaneQueue>; 2],
     tasks: Vec<JoinHandle<()>>,
-    /// True ends the tasks, once the queues are empty or a short time is over.
+    /// True ends the tasks, once the queues are empty or a short time has passed.
     pub retired: watch::Sender<bool>,
     pub snapshots: Arc<SnapshotLane>,
     pub round_trip: Arc<RoundTrip>,
-    /// Its series end with the peer.
+    /// Dropped with the peer, which ends the metrics of the peer.
     _metrics: metrics::PeerMetrics,
 }
 
-/// The transfers to one peer: one at a time.
+/// Limits the snapshot transfers to one peer to one at a time.
 #[derive(Default)]
 pub(super) struct SnapshotLane {
     busy: AtomicBool,
     trouble: Mutex<Trouble>,
 }
 
-/// What came of the transfers so far.
+/// The result of the previous transfers.
 #[derive(Default)]
 pub(super) struct Trouble {
-    /// The pause after the last failure, zero after a success.
+    /// The pause after the last failure. Zero after a success.
     pub pause: Duration,
-    /// The failure that was logged last.
+    /// The last failure that was logged.
     pub logged: Option<String>,
 }
 
 impl SnapshotLane {
-    /// Takes the place of the one transfer. False: there is one already.
+    /// Takes the only slot for a transfer. Returns false if the slot is taken.
     pub(super) fn take(&self) -> bool {
         !self.busy.swap(true, Ordering::AcqRel)
     }
 
-    /// Gives that place back.
+    /// Frees the slot.
     pub(super) fn leave(&self) {
         self.busy.store(false, Ordering::Release);
     }
 
-    /// What came of the transfers so far.
+    /// The result of the previous transfers.
     pub(super) fn trouble(&self) -> MutexGuard<'_, Trouble> {
         self.trouble.lock()
     }
 }
 
-/// Where a peer may be reached.
+/// A place where a peer may be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PeerPlace {
     pub url: PeerUrl,
     pub trust: Trust,
 }
 
-/// What a peer has answered.
+/// The answer of a peer.
 #[derive(Debug, Clone)]
 pub(super) struct DialledAnswer {
     pub said: identity::PeerAnswer,
-    /// Where it was dialled.
+    /// The URL at which the peer was dialled.
     pub url: PeerUrl,
 }
 
@@ -128,7 +134,7 @@ impl DialledAnswer {
         }
     }
 
-    /// The leader that it names.
+    /// The leader that the answer names.
     pub(super) fn leader(&self) -> Option<&(u64, PeerUrl)> {
         match &self.said {
             identity::PeerAnswer::Greeting(greeting) => match &greeting.state {
@@ -141,7 +147,7 @@ impl DialledAnswer {
 }
 
 impl Peer {
-    /// One that is dialled nowhere yet, with its queues and the tasks that write them.
+    /// A peer without any URL yet, with its queues and the tasks that write them.
     pub(super) fn new(
         queues: [Arc<LaneQueue>; 2],
         tasks: Vec<JoinHandle<()>>,
@@ -179,14 +185,14 @@ impl Peer {
 }
 
 impl Peer {
-    /// Where it is connected, or otherwise is dialled first.
+    /// The URL where the peer is connected, or otherwise the URL that is dialled first.
     pub(super) fn url(&self, listed: Option<&PeerUrl>) -> Option<PeerUrl> {
         let connected = self.answers.iter().flatten().map(|answer| &answer.url);
         let mut urls = connected.chain(self.places.iter().map(|place| &place.url));
         urls.next().or(listed).cloned()
     }
 
-    /// Judges again what it has answered.
+    /// Judges the peer's answers again.
     pub(super) fn settle(&mut self, claimed: &Claimed, view: &View, applied: u64) {
         self.waits = self.answers.iter().flatten().any(|answer| {
             let standing = judge_answer(answer, claimed, view, applied);
@@ -207,7 +213,7 @@ pub(super) fn judge_answer(
     identity::judge_answer(said, url, come, view, applied)
 }
 
-/// All peers that are to be dialled: when each was added, and where it is.
+/// All peers that this member should dial, each with the index of its addition and with its places.
 pub(super) fn wanted(view: &View, peers: &Peers) -> BTreeMap<u64, (u64, Vec<PeerPlace>)> {
     let mut wanted: BTreeMap<u64, (u64, Vec<PeerPlace>)> = BTreeMap::new();
     for (id, member) in &view.members.members {
@@ -222,7 +228,7 @@ pub(super) fn wanted(view: &View, peers: &Peers) -> BTreeMap<u64, (u64, Vec<Peer
         }
     }
     for ((id, kind), claims) in &peers.claimed {
-        // Next to one that is bound, whoever else has that id is nobody.
+        // If a bound member has the id, other claims to the same id are ignored.
         let is_bound = peers.claimed.contains_key(&(*id, ClaimKind::Bound));
         let trust = match kind {
             ClaimKind::Bound => Trust::Known,
@@ -244,14 +250,14 @@ pub(super) fn wanted(view: &View, peers: &Peers) -> BTreeMap<u64, (u64, Vec<Peer
 }
 
 impl Peers {
-    /// What all peers have answered.
+    /// The answers of all peers.
     pub(super) fn answers(&self) -> impl Iterator<Item = &DialledAnswer> {
         let answers = self.by_id.values().flat_map(|peer| &peer.answers);
         answers.flatten()
     }
 }
 
-/// Adds a place, unless it is there.
+/// Adds a place. If the URL is there already, keeps the higher trust.
 pub(super) fn add(places: &mut Vec<PeerPlace>, url: &PeerUrl, trust: Trust) {
     match places.iter_mut().find(|place| place.url == *url) {
         Some(place) => place.trust = place.trust.max(trust),

@@ -1,4 +1,4 @@
-//! Messages that wait to be written to one lane of a peer: bounded in count and bytes.
+//! The messages that wait to be written to one lane of a peer, bounded in count and bytes.
 
 use super::frame::{self, encoded};
 use crate::{limits, metrics};
@@ -7,12 +7,11 @@ use raft::eraftpb::Message;
 use std::collections::VecDeque;
 use tokio::sync::Notify;
 
-/// Messages that wait to be written.
 pub(super) struct LaneQueue {
     waiting: Mutex<QueuedMessages>,
-    /// There is something to take, or a reason to look again.
+    /// Notified when there is a message to take, or a reason to check the connection again.
     pub(super) wake: Notify,
-    /// There is reason to believe that the peer can be reached: a pause is cut short.
+    /// Notified when the peer can probably be reached, which cuts a pause short.
     pub(super) redial: Notify,
     pub(super) metrics: metrics::LaneMetrics,
 }
@@ -34,11 +33,11 @@ impl LaneQueue {
         }
     }
 
-    /// Queues a message. False: it was dropped.
+    /// Queues a message. Returns false if the message was dropped.
     pub(super) fn push(&self, message: Message) -> bool {
         let bytes = encoded(&message);
         let mut waiting = self.lock();
-        // A lone message always fits, unless no frame can hold it.
+        // A single message always fits, unless no frame can hold it.
         let full = waiting.messages.len() >= limits::PEER_QUEUE_MESSAGES_MAX
             || (!waiting.messages.is_empty()
                 && waiting.bytes + bytes > limits::PEER_QUEUE_BYTES_MAX);
@@ -51,20 +50,20 @@ impl LaneQueue {
         self.show(&waiting);
         let first = waiting.messages.len() == 1;
         drop(waiting);
-        // The task takes until the queue is empty, so only the first message has to wake it.
+        // The task takes messages until the queue is empty, so only the first message must wake the task.
         if first {
             self.wake.notify_one();
         }
         true
     }
 
-    /// Takes no further messages; the task ends once what waits is written.
+    /// Refuses further messages. The task ends once the waiting messages are written.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.wake.notify_one();
     }
 
-    /// Moves the messages for one frame to `into`. `None`: there are none, and there will be none.
+    /// Moves the messages for one frame to `into`. Returns `None` when the queue is closed and empty.
     pub(super) fn take(&self, into: &mut Vec<Message>) -> Option<()> {
         let mut waiting = self.lock();
         let mut total = 0;
@@ -80,7 +79,7 @@ impl LaneQueue {
         (!into.is_empty() || !waiting.closed).then_some(())
     }
 
-    /// Drops what waits. False: nothing did.
+    /// Drops the waiting messages. Returns false if there were none.
     pub(super) fn clear(&self) -> bool {
         let mut waiting = self.lock();
         let any = !waiting.messages.is_empty();

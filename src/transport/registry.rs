@@ -1,8 +1,9 @@
-//! The streams of those that were let in.
+//! The streams of accepted peers.
 //!
-//! Two processes may run with one incarnation: a copy of a data directory, or a restart whose host lost its power, so
-//! that the streams of the process before are still open here and don't know it. The one that came second waits, and what
-//! the first does meanwhile tells the two cases apart: if it is heard, there are two; if it is silent, it is dead.
+//! Two processes may run with one incarnation. One case is a copy of a data directory. Another case is a restart after
+//! the host lost its power: the streams of the previous process are still open here, because nothing has closed them.
+//! The second process waits, and the first process meanwhile reveals the case. If messages of the first process arrive,
+//! there are two processes. If it is silent, it is dead.
 
 use super::handshake::Lane;
 use crate::identity::{Claims, Standing};
@@ -13,18 +14,18 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Notify;
 
-/// Why a stream got no place among those of its peer.
+/// Why a stream got no place among the streams of its peer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Turned {
-    /// There is a newer one.
+    /// A newer stream has the place.
     Late,
     /// Another process of this member is connected, and may be dead.
     Rival,
-    /// Another process of this member is connected, and is not dead.
+    /// Another process of this member is connected, and is alive.
     Twice,
 }
 
-/// The streams of all peers, and what was logged of those who got none.
+/// The streams of all peers, and the last logged refusal of each refused peer.
 #[derive(Default)]
 pub(super) struct Registry {
     processes: Mutex<PeerProcesses>,
@@ -36,7 +37,7 @@ impl Registry {
         self.processes.lock()
     }
 
-    /// Those that are connected with this id.
+    /// The incarnations that are connected with this id.
     pub(super) fn incarnations(&self, id: u64) -> Vec<u64> {
         let processes = self.processes();
         let of_it = processes.0.keys().filter(|key| key.id == id);
@@ -48,7 +49,8 @@ impl Registry {
     }
 }
 
-/// A member: so one that has power never loses a stream to one that only has its id.
+/// A member id with an incarnation. A bound member therefore never loses a stream to another process that only has the
+/// same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct MemberKey {
     pub id: u64,
@@ -64,22 +66,22 @@ impl MemberKey {
     }
 }
 
-/// The processes that have streams here: one a member.
+/// The processes that have streams here: one for each member.
 #[derive(Default)]
 pub(super) struct PeerProcesses(HashMap<MemberKey, PeerProcess>);
 
 struct PeerProcess {
     run: u64,
-    /// The serial number of each lane's connection, and what tells it that it was replaced.
+    /// For each lane, the serial number of its connection and the signal that its stream was replaced.
     lanes: [Option<(u64, Arc<Notify>)>; 2],
-    /// When it last sent something, or connected.
+    /// When the process last sent a message or connected.
     heard: Instant,
     /// Another process of the same member, and when it first tried to connect.
     rival: Option<(u64, Instant)>,
 }
 
 impl PeerProcesses {
-    /// Registers a stream. Gives what will tell it that it was replaced.
+    /// Registers a stream. Returns the signal that the stream was replaced.
     pub(super) fn enter(
         &mut self,
         claims: &Claims,
@@ -143,7 +145,7 @@ impl PeerProcess {
         place.is_some_and(|(_, current)| Arc::ptr_eq(current, stream))
     }
 
-    /// Another process of the same member wants its place.
+    /// Handles another process of the same member that asks for the place.
     fn meets(&mut self, run: u64, now: Instant) -> Result<(), Turned> {
         let since = match self.rival {
             Some((rival, since)) if rival == run => since,
@@ -190,7 +192,7 @@ mod tests {
         }
     }
 
-    /// The processes, and a clock.
+    /// The processes, with a clock.
     struct Fixture {
         processes: PeerProcesses,
         now: Instant,
@@ -253,7 +255,7 @@ mod tests {
         all.heard(&first, Control);
         assert_eq!(all.enter(2, Control).err(), Some(Turned::Twice));
         assert!(!is_replaced(&first));
-        // A connection of the first says the same as a message.
+        // A new connection of the first process proves life, as a message does.
         assert_eq!(all.enter(2, Control).err(), Some(Turned::Rival));
         all.pass(limits::PEER_RIVAL_GRACE * 2);
         let again = all.enter(1, Control).unwrap();
@@ -267,7 +269,7 @@ mod tests {
         let dead = [Control, Append].map(|lane| all.enter(1, lane).unwrap());
         all.pass(Duration::from_secs(9));
         assert_eq!(all.enter(2, Control).err(), Some(Turned::Rival));
-        // What it had sent before its end is read a moment later.
+        // Messages that the process sent before its end are read a moment later.
         all.pass(limits::PEER_RIVAL_GRACE / 2);
         all.heard(&dead[1], Append);
         all.pass(limits::PEER_RIVAL_SILENCE - Duration::from_millis(1));
@@ -276,7 +278,7 @@ mod tests {
         let restarted = all.enter(2, Control).unwrap();
         assert!(dead.iter().all(is_replaced) && !is_replaced(&restarted));
         all.enter(2, Append).unwrap();
-        // The dead ones leave, and say nothing any more.
+        // The streams of the dead process leave, and have no effect any more.
         all.processes.leave(MEMBER, Control, &dead[0]);
         all.pass(Duration::from_secs(1));
         all.heard(&dead[1], Append);

@@ -1,8 +1,8 @@
-//! How long a peer takes to answer a heartbeat: the network there and back, and its raft loop.
+//! The time that a peer takes to answer a heartbeat: the network in both directions, plus the peer's raft loop.
 //!
-//! One heartbeat at a time is timed, and known again by its context, which the answer repeats. While reads are asked for,
-//! contexts are unique; the regular heartbeats of an idle cluster all have the same, but follow each other more slowly
-//! than they are answered.
+//! One heartbeat at a time is measured. The answer repeats the context of its heartbeat, which identifies the answer.
+//! While clients ask for reads, contexts are unique. The regular heartbeats of an idle cluster all have the same
+//! context, but they follow each other more slowly than they are answered.
 
 use crate::limits;
 use crate::metrics::Histogram;
@@ -11,10 +11,9 @@ use parking_lot::{Mutex, MutexGuard};
 use raft::eraftpb::{Message, MessageType};
 use std::time::Instant;
 
-/// The round trips to one peer.
 pub(super) struct RoundTrip {
     durations: Histogram,
-    /// Context of the heartbeat that is timed, and when it was queued.
+    /// The context of the measured heartbeat, and the time when it was queued.
     asked: Mutex<Option<(Bytes, Instant)>>,
 }
 
@@ -26,7 +25,7 @@ impl RoundTrip {
         }
     }
 
-    /// A message is about to be queued, which may be a heartbeat.
+    /// Called before a message is queued. Starts a measurement if the message is a heartbeat.
     pub(super) fn sending(&self, message: &Message) {
         if message.get_msg_type() != MessageType::MsgHeartbeat {
             return;
@@ -37,13 +36,13 @@ impl RoundTrip {
             if elapsed <= limits::PEER_SILENCE_MAX {
                 return;
             }
-            // The answer may be lost, or the peer stalls: it took at least so long.
+            // The answer may be lost, or the peer may be stuck. The round trip took at least this long.
             self.durations.observe(elapsed);
         }
         *asked = Some((message.context.clone(), Instant::now()));
     }
 
-    /// A message has come from the peer, which may be the answer.
+    /// Called for each message from the peer. Ends the measurement if the message is the answer.
     pub(super) fn received(&self, message: &Message) {
         if message.get_msg_type() != MessageType::MsgHeartbeatResponse {
             return;
@@ -54,7 +53,7 @@ impl RoundTrip {
         }
     }
 
-    /// It did not fit into the queue, or what was queued is gone.
+    /// Drops the measurement, because the heartbeat did not fit into the queue, or the queue was cleared.
     pub(super) fn forget(&self) {
         *self.lock() = None;
     }

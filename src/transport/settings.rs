@@ -1,4 +1,4 @@
-//! What a transport is made of, and the limits that tests make smaller.
+//! The settings of a transport, and the limits that tests reduce.
 
 use super::files::{IdentityStore, SnapshotStore};
 use crate::identity::View;
@@ -9,25 +9,25 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a transport works with.
+/// The settings of a transport.
 pub struct TransportSettings {
     /// The data directory.
     pub directory: Arc<dyn IdentityStore>,
     /// The snapshot files.
     pub snapshots: Arc<dyn SnapshotStore>,
-    /// Where it counts.
+    /// The metrics of this process.
     pub metrics: Arc<Metrics>,
-    /// Its limits.
+    /// Limits, which tests reduce.
     pub limits: TransportLimits,
-    /// Who this member is, and whom it knows.
+    /// The identity of this member, and its view of the members.
     pub view: View,
-    /// Up to where that is applied.
+    /// The index up to which the view is applied.
     pub applied: u64,
-    /// Where members are dialled while no leader is known, and while this one is empty.
+    /// The URLs of members to dial while no leader is known and while this member is empty.
     pub list: BTreeMap<u64, PeerUrl>,
 }
 
-/// The limits that tests make smaller.
+/// The limits that tests reduce.
 #[derive(Debug, Clone)]
 pub struct TransportLimits {
     /// Connections that the peer port holds at one time.
@@ -36,11 +36,11 @@ pub struct TransportLimits {
     pub header_timeout: Duration,
     /// Time to answer a handshake.
     pub handshake_timeout: Duration,
-    /// A snapshot transfer that takes longer than this for one piece is given up.
+    /// A snapshot transfer ends if one piece takes longer than this.
     pub snapshot_stall: Duration,
-    /// A failed snapshot transfer is reported, and so tried again, after this pause.
+    /// The pause before a failed snapshot transfer is reported, and therefore retried.
     pub snapshot_pause: Duration,
-    /// Bytes of a snapshot that are sent in a second, at most.
+    /// Bytes of a snapshot that are sent in one second, at most.
     pub snapshot_pace: u64,
 }
 

@@ -1,5 +1,4 @@
-//! What the tasks of a transport share, and how it changes: which peers there are, where each is dialled, and what each has
-//! answered.
+//! The shared state of a transport's tasks, and its changes: the peers, their URLs, and their answers.
 
 use super::files::{IdentityStore, SnapshotStore};
 use super::handshake::{Lane, Trust};
@@ -18,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Semaphore, watch};
 
-/// What the tasks share.
+/// The shared state of the tasks.
 pub(super) struct TransportState {
     pub me: u64,
     pub directory: Arc<dyn IdentityStore>,
@@ -29,17 +28,18 @@ pub(super) struct TransportState {
     pub runtime: tokio::runtime::Handle,
     pub logger: Logger,
     pub leader: AtomicU64,
-    /// The tasks that wait for a change judge again.
+    /// Tasks that wait for a change judge their peers again.
     pub view: watch::Sender<Arc<View>>,
-    /// At least up to here the view is applied.
+    /// The view is applied at least up to this index.
     pub applied: AtomicU64,
-    /// The lowest binding beyond that which a peer claims: from there on it can be judged.
+    /// The lowest binding above `applied` that a peer claims. The peer can be judged once this index is applied.
     pub ahead: AtomicU64,
     pub peers: Mutex<Peers>,
-    /// Starts the tasks of a peer. They work with this, so they are given from above.
+    /// Starts the tasks of a peer. This is a function pointer because the tasks depend on this module, and not the
+    /// reverse.
     pub start_peer: fn(&Arc<TransportState>, u64) -> Peer,
     pub inbound: Registry,
-    /// One snapshot is received at a time.
+    /// Limits the snapshots that are received to one at a time.
     pub receiving: Arc<Semaphore>,
 }
 
@@ -52,25 +52,26 @@ impl TransportState {
         self.view.borrow().clone()
     }
 
-    /// Has all connections judged again.
+    /// Makes every connection judge its peer again.
     pub(super) fn judge_all(&self) {
         self.view.send_modify(|_| ());
     }
 
-    /// The view, and up to where it is certainly applied.
+    /// The view, with an index up to which the view is certainly applied.
     pub(super) fn now(&self) -> (Arc<View>, u64) {
-        // In this order: the view may be newer than the index, and never older.
+        // The index must be read before the view. In the other order the index could be newer than the view, and the
+        // view would count as applied up to an index that it does not include.
         let applied = self.applied.load(Ordering::Acquire);
         (self.view(), applied)
     }
 
-    /// Starts and stops peers so that they match the view, the list and what was claimed, and judges all of them again.
+    /// Starts and stops peers so that they match the view, the list and the claims. Then judges all peers again.
     pub(super) fn reconcile(self: &Arc<TransportState>, peers: &mut Peers) {
         if peers.closed {
             return;
         }
         let (view, applied) = self.now();
-        // One that has caught up with is bound now, or refused.
+        // A claim whose binding was applied meanwhile is now bound or refused.
         for (_, claims) in std::mem::take(&mut peers.claimed) {
             let standing = identity::judge(&claims, &view, applied);
             if let Some(kind) = standing.ok().and_then(ClaimKind::of) {
@@ -79,8 +80,8 @@ impl TransportState {
         }
         let mut wanted = wanted(&view, peers);
         wanted.remove(&self.me);
-        // A member that was removed and added again since the last view starts from nothing, also at the same place:
-        // what is queued for its earlier life speaks of a log that it does not have.
+        // A member that was removed and added again since the last view starts with empty queues, even at the same URL.
+        // Messages queued for its earlier life refer to a log that it does not have.
         let kept = |id: &u64, peer: &Peer| {
             let wanted = wanted.get(id);
             wanted.is_some_and(|(added, _)| peer.added_index == 0 || *added == peer.added_index)
@@ -102,7 +103,7 @@ impl TransportState {
         self.look_ahead(peers, applied);
     }
 
-    /// Sees to it that all are judged again once the next binding that somebody claims is applied.
+    /// Schedules a new judgement of all peers for when the next claimed binding is applied.
     fn look_ahead(&self, peers: &Peers, applied: u64) {
         let answered = peers.answers().map(DialledAnswer::bound_index);
         let claimed = peers.claimed.values().map(|claims| claims.bound_index);
@@ -112,8 +113,8 @@ impl TransportState {
             .store(next.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// A peer was let in: it is up, so it is dialled now and not after a pause; and its claims are remembered, unless it
-    /// has no power yet.
+    /// Handles an accepted peer. The peer is up, so it is dialled now and not after a pause. Its claims are remembered,
+    /// unless the peer is still waiting to be bound.
     pub(super) fn welcome(self: &Arc<TransportState>, claims: &Claims, standing: Standing) {
         let mut peers = self.peers();
         if let Some(kind) = ClaimKind::of(standing) {
@@ -134,7 +135,7 @@ impl TransportState {
         let stranger = |id: &u64| !members.contains_key(id);
         let strangers = peers.claimed.keys().filter(|(id, _)| stranger(id)).count();
         if known.is_none() && stranger(&claims.from) && strangers >= limits::PEERS_AHEAD_MAX {
-            warn!(self.logger, "too many members are unknown here, this one gets no answers until \
+            warn!(self.logger, "too many unknown members: this peer gets no answers until \
                 this member has caught up"; "peer" => claims.from);
             return;
         }
@@ -144,8 +145,9 @@ impl TransportState {
         self.judge_all();
     }
 
-    /// A member's claims were refused, so they say no more where it is. Those with a newer binding stay: a copy from before
-    /// a member was let in is refused beside the member itself.
+    /// Drops a member's claims, which were refused, and with them the URL that they name. Claims with a newer binding
+    /// stay: a copy of a data directory from before the member was added is refused while the member itself is
+    /// accepted.
     pub(super) fn forget(self: &Arc<TransportState>, claims: &Claims) {
         let mut peers = self.peers();
         let before = peers.claimed.len();
@@ -157,14 +159,15 @@ impl TransportState {
         }
     }
 
-    /// Where to dial a peer, in the order of the attempts. Empty: it was retired.
+    /// The places to dial a peer at, in the order of the attempts. Empty if the peer was retired.
     pub(super) fn places(&self, id: u64) -> Vec<PeerPlace> {
         let peers = self.peers();
         let Some(peer) = peers.by_id.get(&id) else {
             return Vec::new();
         };
         let mut places = peer.places.clone();
-        // The first member leads from its start, and may have been told of other places since.
+        // While the cluster forms, the first member leads from its start, but the command line may name newer URLs than
+        // the table.
         let is_lost = self.leader.load(Ordering::Relaxed) == 0 || !self.view().members.is_formed();
         if let Some(url) = peers.list.get(&id)
             && (is_lost || places.is_empty())
@@ -174,8 +177,8 @@ impl TransportState {
         places
     }
 
-    /// A lane was connected and has this answer, or (`None`) is no longer connected. What was queued for a peer that has
-    /// no power is dropped: false.
+    /// Records the answer of a lane that was connected, or `None` for a lane that is no longer connected. Returns false
+    /// if queued messages were dropped because the peer is still waiting to be bound.
     pub(super) fn answered(
         self: &Arc<TransportState>,
         id: u64,
@@ -201,7 +204,7 @@ impl TransportState {
         !dropped
     }
 
-    /// The fingerprint that was answered where an id was dialled, and where that was.
+    /// The fingerprint that an empty member answered where this id was dialled, and the URL.
     pub(super) fn greeted(&self, id: u64) -> Option<(u64, PeerUrl)> {
         let peers = self.peers();
         let answer = peers.by_id.get(&id)?.answers[Lane::Control as usize].as_ref()?;
@@ -214,15 +217,14 @@ impl TransportState {
         }
     }
 
-    /// Judges the answer of a peer.
     pub(super) fn judge_answer(&self, answer: &DialledAnswer) -> Result<Standing, Reason> {
         let peers = self.peers();
         let (view, applied) = self.now();
         judge_answer(answer, &peers.claimed, &view, applied)
     }
 
-    /// How things stand with the peer that a lane is connected to, and whether that place still is one of its. `None`: it
-    /// was retired.
+    /// The standing of the peer to which a lane is connected, and whether that URL still is one of the peer's. Returns
+    /// `None` if the peer was retired.
     pub(super) fn standing(
         &self,
         id: u64,

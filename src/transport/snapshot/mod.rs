@@ -1,9 +1,10 @@
-//! Snapshot transfers: `POST /raft/snapshot`, whose body is one frame with the MsgSnapshot, and then the file.
+//! Snapshot transfers: `POST /raft/snapshot`. The body is one frame with the MsgSnapshot, followed by the file.
 //!
-//! Neither side ever holds the file: a few pieces wait between it and the network. Files are read and written by
-//! threads for blocking calls. A transfer that fails begins again when raft asks again.
+//! Neither side holds the whole file in memory: only a few pieces wait between the file and the network. Blocking
+//! threads read and write the files. A failed transfer starts again from the beginning when raft asks for it.
 //!
-//! An empty member takes the cluster of its first snapshot, for good, if the state in it lets this very member in.
+//! An empty member adopts the cluster id of its first snapshot for good, if the state in the snapshot adds this very
+//! member.
 
 pub(super) mod receive;
 pub(super) mod send;

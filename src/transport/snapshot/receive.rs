@@ -1,4 +1,4 @@
-//! Receiving a snapshot: its message is checked before anything is written, and passed on once the file is durable.
+//! Receives a snapshot. Its message is checked before anything is written, and passed on once the file is durable.
 
 use crate::command::ReplicatedState;
 use crate::command::version;
@@ -63,7 +63,7 @@ pub(in crate::transport) enum SnapshotReceiveError {
 }
 
 impl SnapshotReceiveError {
-    /// The status of the answer, as far as the sender still waits for one.
+    /// The status of the answer, in case the sender still waits for one.
     pub(in crate::transport) fn status(&self) -> StatusCode {
         match self {
             SnapshotReceiveError::Busy | SnapshotReceiveError::Overloaded => {
@@ -79,14 +79,14 @@ impl SnapshotReceiveError {
     }
 }
 
-/// What the task that writes the file is given.
+/// The input of the task that writes the file.
 enum FilePiece {
     Data(Bytes),
-    /// It was all: an end without this is a cut.
+    /// The file is complete. Without this piece, the file was cut off.
     End,
 }
 
-/// Receives a snapshot from a peer whose claims were accepted, and passes its message on once the file is durable.
+/// Receives a snapshot from a peer whose claims were accepted. Passes its message on once the file is durable.
 pub(in crate::transport) async fn receive(
     shared: &Arc<TransportState>,
     claims: Claims,
@@ -121,7 +121,7 @@ pub(in crate::transport) async fn receive(
 
     let promised = promised(message.get_snapshot())?;
     if let Err(later) = version::check_state(&promised.state) {
-        // The node has to end by it, and needs no file for that.
+        // The node must end because of this message, and needs no file for that.
         let bound = standing == Standing::Bound;
         let sender = bound.then_some(claims.incarnation);
         shared.inbox.receive(vec![message], payload.len(), sender);
@@ -141,13 +141,15 @@ pub(in crate::transport) async fn receive(
         permit,
         logger: logger.clone(),
     };
-    // By itself, because this future is dropped when the sender goes: a file that has got its name is always announced.
+    // The task runs on its own, because this future is dropped when the sender disconnects. A file that got its final
+    // name must always be announced.
     let arriving = tokio::spawn(arriving.run(taken));
     let forwarded = forward(&mut body, frames.into_rest(), pieces).await;
     let arrived = arriving
         .await
         .unwrap_or_else(|error| Err(SnapshotReceiveError::File(error.into())));
-    // Whichever failed first made the other fail as well; a writer that was only cut off has nothing to say.
+    // The error of `forwarded` comes first: if forwarding failed, the writer was only cut off, and its error says
+    // nothing more.
     forwarded?;
     arrived
 }
@@ -157,7 +159,7 @@ struct Arriving {
     shared: Arc<TransportState>,
     claims: Claims,
     message: Message,
-    /// Encoded size of the message.
+    /// Encoded size of the message in bytes.
     bytes: usize,
     promised: SnapshotMeta,
     begun: Instant,
@@ -182,7 +184,7 @@ impl Arriving {
         let since = Instant::now();
         let (files, from, incarnation) = (shared.clone(), claims.from, claims.incarnation);
         let written = spawn_blocking(move || {
-            // The permit is given back only when the file is closed, also if nobody waits for this any more.
+            // The permit is returned only when the file is closed, even if the request was cancelled.
             let _permit = permit;
             write_file(&files, &claims, &promised, pieces)
         });
@@ -201,9 +203,10 @@ impl Arriving {
     }
 }
 
-/// Passes the body on to the writer. That the writer has stopped is not this side's error.
+/// Passes the body on to the writer. If the writer has stopped, that is not an error of this side.
 ///
-/// In whole pieces, so that the writer is not woken for each part of a body, which has `PEER_HEAD_BYTES_MAX` at most.
+/// The function collects whole pieces, because a part of a body has at most `PEER_HEAD_BYTES_MAX` bytes and would wake
+/// the writer each time.
 async fn forward(
     body: &mut Paced,
     first: Bytes,
@@ -227,19 +230,19 @@ async fn forward(
             break;
         }
     }
-    // The error is the writer's, and comes from there.
+    // If this fails, the writer has failed and returns the error itself.
     let _ = pieces.send(FilePiece::End).await;
     Ok(())
 }
 
-/// A body that has to come at some rate, so that nobody holds the only place of a receiver for ever: a whole piece of a
-/// snapshot within the limit. Time that the own disk takes does not count.
+/// A body that must arrive at a minimum rate: one whole piece of a snapshot within the limit. Otherwise a sender could
+/// occupy the receiver's only slot forever. The time of this member's own disk does not count.
 struct Paced {
     body: Incoming,
     limit: Duration,
-    /// What the piece under way may still take.
+    /// The time that the current piece may still take.
     left: Duration,
-    /// What has come of it.
+    /// The bytes of the current piece that have arrived.
     bytes: usize,
 }
 
@@ -253,7 +256,7 @@ impl Paced {
         }
     }
 
-    /// What comes next of the body, `None` at its end.
+    /// The next part of the body, or `None` at its end.
     async fn next(&mut self) -> Result<Option<Bytes>, SnapshotReceiveError> {
         loop {
             let since = Instant::now();
@@ -264,7 +267,7 @@ impl Paced {
             let Some(frame) = frame.transpose()? else {
                 return Ok(None);
             };
-            // Trailers mean nothing here.
+            // Trailers have no meaning here.
             let Ok(data) = frame.into_data() else {
                 continue;
             };
@@ -277,7 +280,7 @@ impl Paced {
     }
 }
 
-/// What the message of a snapshot says about its file.
+/// The snapshot that a message promises.
 fn promised(snapshot: &Snapshot) -> Result<SnapshotMeta, SnapshotReceiveError> {
     let metadata = snapshot.get_metadata();
     Ok(SnapshotMeta {
@@ -288,14 +291,14 @@ fn promised(snapshot: &Snapshot) -> Result<SnapshotMeta, SnapshotReceiveError> {
     })
 }
 
-/// Whether the state of a snapshot can be the first of this very member.
+/// Whether the state of a snapshot can be the first state of this very member.
 fn lets_in(shared: &TransportState, promised: &SnapshotMeta) -> bool {
     let incarnation = shared.view().incarnation;
     let members = Members::from_state(&promised.state);
     members.is_ok_and(|members| members.lets_in(shared.me, incarnation))
 }
 
-/// Gives the length of the file, and the standing that its sender has by then.
+/// Writes the file. Returns its length, and the standing of the sender after the write.
 fn write_file(
     shared: &TransportState,
     claims: &Claims,

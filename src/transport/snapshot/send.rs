@@ -1,4 +1,4 @@
-//! Sending a snapshot: the transfer, its pace, and the pause after one that failed.
+//! Sends a snapshot: the transfer, its pace, and the pause after a failure.
 
 use crate::channels::notice::Notice;
 use crate::limits;
@@ -32,8 +32,8 @@ pub(in crate::transport) struct SnapshotTransfer {
     pub message: Message,
 }
 
-/// Reports the end of a transfer when it is dropped, so that no path out of it can forget to: a leader that hears
-/// nothing would never send that peer anything again.
+/// Reports the end of a transfer when it is dropped, so that no code path can forget the report. Without a report, the
+/// leader would never send anything to that peer again.
 pub(in crate::transport) struct TransferReport {
     shared: Arc<TransportState>,
     to: u64,
@@ -58,7 +58,8 @@ impl TransferReport {
 
 impl Drop for TransferReport {
     fn drop(&mut self) {
-        // In this order: the answer to the report may be the next snapshot.
+        // The slot must be free before the report: the answer to the report may be the next snapshot, which needs the
+        // slot.
         self.lane.leave();
         let (to, ok) = (self.to, self.ok);
         self.shared.inbox.notice(Notice::SnapshotSent { to, ok });
@@ -108,13 +109,13 @@ impl SnapshotTransfer {
             Err(error) => {
                 shared.metrics.snapshots.sends_failed.inc();
                 let pause = self.failed(&error, shared.limits.snapshot_pause, &logger);
-                // The report comes after the pause: raft answers it with the next attempt.
+                // The report follows the pause, because raft answers the report with the next attempt.
                 let _ = timeout(pause, retired.wait_for(|retired| *retired)).await;
             }
         }
     }
 
-    /// Logs a failure, unless it was logged already. Gives the pause before the next attempt.
+    /// Logs a failure, unless the same failure was logged last. Returns the pause before the next attempt.
     fn failed(&self, error: &SnapshotSendError, first: Duration, logger: &Logger) -> Duration {
         let text = error.to_string();
         let mut trouble = self.report.lane.trouble();
@@ -160,7 +161,7 @@ impl SnapshotTransfer {
         let to = self.report.to;
         let claims = shared.view().claims(to, Some(&self.url));
         let request = dial::request(&claims, &self.url, "/raft/snapshot", body)?;
-        // It ends by itself: with the file, or when the body is gone.
+        // The reader ends by itself: at the end of the file, or when the body was dropped.
         let pace = Pace::new(shared.limits.snapshot_pace);
         drop(spawn_blocking(move || read_file(source, pace, &pieces)));
         let exchange = dial::exchange(stream, request, async |response| {
@@ -179,7 +180,8 @@ impl SnapshotTransfer {
     }
 }
 
-/// A receiver whose disk is full has to write most of the file to find out, so it is asked less and less often.
+/// A receiver with a full disk must write most of the file before it notices. So the pause grows while the receiver has
+/// such a fault.
 fn next_pause(last: Duration, error: &SnapshotSendError, first: Duration) -> Duration {
     match error {
         SnapshotSendError::Failed(DialError::Troubled(_)) => {
@@ -189,7 +191,8 @@ fn next_pause(last: Duration, error: &SnapshotSendError, first: Duration) -> Dur
     }
 }
 
-/// Done when nothing has moved for `limit`; once everything is sent, when the receiver has taken too long with it.
+/// Completes when no byte was sent for `limit`. After the last byte, completes when the receiver takes too long to
+/// finish.
 async fn stalled(sent: &watch::Sender<u64>, total: u64, limit: Duration) -> Duration {
     let mut sent = sent.subscribe();
     loop {
@@ -205,7 +208,7 @@ async fn stalled(sent: &watch::Sender<u64>, total: u64, limit: Duration) -> Dura
     }
 }
 
-/// Reads a file piece by piece, for as long as somebody takes them.
+/// Reads a file piece by piece while the receiver of the pieces exists.
 fn read_file(
     mut source: Box<dyn OutgoingSnapshot>,
     mut pace: Pace,
@@ -233,10 +236,10 @@ fn read_file(
     }
 }
 
-/// Holds a transfer to a number of bytes a second.
+/// Limits a transfer to a number of bytes per second.
 struct Pace {
     bytes_per_second: u64,
-    /// When what was sent so far would have been sent at that pace.
+    /// The time at which everything sent so far would have been sent at that pace.
     due: std::time::Instant,
 }
 
@@ -252,7 +255,7 @@ impl Pace {
         self.due += Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
     }
 
-    /// How long to wait before going on.
+    /// How long to wait before the next piece.
     fn wait(&mut self, now: std::time::Instant) -> Duration {
         if let Some(earliest) = now.checked_sub(limits::SNAPSHOT_BURST) {
             self.due = self.due.max(earliest);
@@ -261,7 +264,7 @@ impl Pace {
     }
 }
 
-/// The body of the request. Its length is declared, so the receiver can tell a whole file from a cut one.
+/// The body of the request. Its length is declared, so that the receiver can distinguish a whole file from a cut file.
 struct FileBody {
     head: Option<Bytes>,
     rest: mpsc::Receiver<io::Result<Bytes>>,
@@ -329,7 +332,7 @@ mod tests {
         pace.add(250_000);
         assert_eq!(pace.wait(begun), ms(250));
         assert_eq!(pace.wait(begun + ms(250)), Duration::ZERO);
-        // It was held up for ten seconds.
+        // The transfer was held up for ten seconds.
         let later = begun + ms(10_250);
         assert_eq!(pace.wait(later), Duration::ZERO);
         pace.add(250_000);

@@ -1,4 +1,4 @@
-//! What passes between members whose tables differ in age, and between two processes of one member.
+//! Messages between members whose tables differ in age, and between two processes of one member.
 
 use super::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -47,7 +47,7 @@ async fn nothing_passes_to_one_that_waits_until_it_is_bound() {
         .replace("cluster: c1", "cluster: 0")
         .replace("bound: 1", "bound: 0")
         .replace("url: http://x:1", &url);
-    // It is read to its end, and then closed.
+    // The stream is read to its end and then closed.
     let answer = intruders::talk_and_finish(&one, &[head.as_bytes(), &frame].concat()).await;
     assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
     assert!(!one.reached(4));
@@ -56,7 +56,7 @@ async fn nothing_passes_to_one_that_waits_until_it_is_bound() {
     one.until("it can be reached", |one| one.reached(4)).await;
     until_connected(&one, &mut four).await;
     until_connected(&four, &mut one).await;
-    // It is named only now.
+    // The claims of member 1 name member 4 only now, so both lanes were connected again.
     assert_eq!(connections(&one, 4), 4);
     assert_eq!(connections(&four, 1), 2);
     let passed = [&one.messages, &four.messages].into_iter().flatten();
@@ -77,7 +77,8 @@ async fn a_member_that_lags_hears_and_answers_a_leader_it_does_not_know() {
     assert!(one.bound.iter().all(|bound| !bound));
     assert!(nine.bound.iter().all(|bound| *bound));
 
-    // When the table reaches it, it is a member like any other; when it is removed, it is cut off.
+    // When the table arrives at the lagging member, the leader is a member like any other. When the leader is removed,
+    // it is disconnected.
     let made = connections(&one, 9);
     one.transport.set_members(CLUSTER, &all);
     one.transport.set_applied(90);
@@ -112,7 +113,7 @@ async fn one_that_claims_what_is_to_come_is_judged_when_it_has_come() {
 async fn one_that_was_bound_says_so_to_those_that_lag_and_gets_their_answers() {
     let mut three = TestPeer::start(3).await;
     let mut four = TestPeer::start_empty(4).await;
-    // Here the table has the one, and forms with the other.
+    // The older table contains one of the two members, and forms a cluster with the other.
     let mut older = members(&[(3, &three, 1)]);
     older.forming = BTreeMap::from([(3, three.url()), (4, four.url())]);
     three.transport.set_members(CLUSTER, &older);
@@ -132,7 +133,7 @@ async fn one_that_was_bound_says_so_to_those_that_lag_and_gets_their_answers() {
     let took = since.elapsed();
     assert!(took < limits::PEER_BACKOFF_MAX, "it took {took:?}");
 
-    // Both may be empty when they meet, and be let in one after the other.
+    // Both members may be empty when they meet, and be added one after the other.
     let mut five = TestPeer::start_empty(5).await;
     let mut six = TestPeer::start_empty(6).await;
     five.list(&[&six]);
@@ -144,7 +145,7 @@ async fn one_that_was_bound_says_so_to_those_that_lag_and_gets_their_answers() {
     until_connected(&six, &mut five).await;
     until_connected(&five, &mut six).await;
 
-    // A copy from before that is refused, and says nothing of the member that is here.
+    // A copy from before the binding is refused, and has no effect on the member that is connected.
     let shared = &three.transport.shared;
     let mut copy = {
         let peers = shared.peers();
@@ -170,7 +171,7 @@ async fn a_stranger_that_waits_or_meets_an_empty_member_learns_no_incarnation() 
     one.transport.set_applied(45);
     let secrets = [&one, &four].map(|peer| format!("{:016x}", peer.memory.incarnation));
     let cluster = format!("{CLUSTER:016x}");
-    // As the id that waits, with any data directory.
+    // Connects as the waiting id, with an arbitrary data directory.
     let to_one = intruders::good_head()
         .replace("from: 2", "from: 4")
         .replace("incarnation: c8", "incarnation: 777")
@@ -179,7 +180,7 @@ async fn a_stranger_that_waits_or_meets_an_empty_member_learns_no_incarnation() 
         .replace("url: http://x:1", &format!("url: {}", four.url()));
     let to_four = intruders::good_head().replace("to: 1", "to: 4");
     for (peer, head) in [(&one, to_one), (&four, to_four)] {
-        // What is no frame ends the stream.
+        // Bytes that are not a frame end the stream.
         let talk = [head.as_bytes(), &[0; 64]].concat();
         let answer = intruders::talk(peer, &talk).await;
         assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
@@ -187,7 +188,7 @@ async fn a_stranger_that_waits_or_meets_an_empty_member_learns_no_incarnation() 
             assert!(!answer.contains(secret), "{answer}");
         }
     }
-    // It has come, and it is not what answers at that place.
+    // The stranger has connected, but the fingerprint at the dialled URL is another.
     one.until("the place has answered", |one| one.greeted_by_empty(4))
         .await;
     assert_eq!(one.met_dialled(4), 0);
@@ -212,7 +213,7 @@ async fn an_empty_member_dials_the_leader_that_it_is_told_of() {
         peer.transport.set_members(CLUSTER, &open);
         peer.transport.set_applied(45);
     }
-    // It knows of one only, and that one has not heard of a leader yet.
+    // Member 4 knows only member 1, and member 1 has not heard of a leader yet.
     four.list(&[&one]);
     five.until("its place has answered", |five| five.greeted_by_empty(4))
         .await;

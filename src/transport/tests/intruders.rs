@@ -1,4 +1,4 @@
-//! The peer port and those who have no business there.
+//! The peer port and connections that don't come from members.
 
 use super::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -14,13 +14,13 @@ pub(super) fn good_head() -> String {
         .to_owned()
 }
 
-/// Sends bytes and reads until the other side closes.
+/// Sends bytes, and reads until the other side closes the connection.
 pub(super) async fn talk(peer: &TestPeer, bytes: &[u8]) -> String {
     let stream = send(peer, bytes).await;
     read_to_end(stream, bytes).await
 }
 
-/// Sends bytes, ends its own direction, and reads until the other side closes.
+/// Sends bytes, shuts down the sending side, and reads until the other side closes the connection.
 pub(super) async fn talk_and_finish(peer: &TestPeer, bytes: &[u8]) -> String {
     let mut stream = send(peer, bytes).await;
     let _ = stream.shutdown().await;
@@ -29,12 +29,12 @@ pub(super) async fn talk_and_finish(peer: &TestPeer, bytes: &[u8]) -> String {
 
 async fn send(peer: &TestPeer, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(peer.address).await.unwrap();
-    // It may be cut off while it still talks.
+    // The peer may disconnect before everything was sent.
     let _ = stream.write_all(bytes).await;
     stream
 }
 
-/// What came back for these bytes.
+/// The answer to these bytes.
 async fn read_to_end(mut stream: TcpStream, bytes: &[u8]) -> String {
     let mut answer = Vec::new();
     let read = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
@@ -48,7 +48,7 @@ async fn read_to_end(mut stream: TcpStream, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Requests that are no handshake or not a welcome one, and the status of the answer.
+/// Requests that are malformed or refused, with the status of the answer.
 fn malformed_requests() -> Vec<(String, &'static str)> {
     let head = good_head();
     vec![
@@ -82,7 +82,7 @@ fn malformed_requests() -> Vec<(String, &'static str)> {
     ]
 }
 
-/// What ends a connection behind a good handshake.
+/// Bytes that end a connection after a valid handshake.
 fn bad_frames(noise: Vec<u8>) -> Vec<Vec<u8>> {
     let mut frame = Vec::new();
     frame::encode(&[heartbeat(2, 1, 5)], &mut frame);
@@ -132,7 +132,7 @@ async fn garbage_leaves_the_port_serving() {
     talk(&one, &noise).await;
     talk(&one, &[b'A'; 2 << 20]).await;
     talk_and_finish(&one, b"").await;
-    // Half a request is cut off by time.
+    // The header timeout ends a connection with half a request.
     talk(&one, b"POST /raft/stream HTTP/1.1\r\nHost").await;
     talk(&one, b"").await;
     for (request, status) in malformed_requests() {
@@ -141,7 +141,7 @@ async fn garbage_leaves_the_port_serving() {
         assert_eq!(got, status, "{request}\n{answer}");
     }
 
-    // Nothing of them is delivered.
+    // Nothing of the bad frames is delivered.
     for bad in bad_frames(noise) {
         let answer = talk(&one, &[good_head().as_bytes(), &bad].concat()).await;
         assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
@@ -175,7 +175,7 @@ async fn idle_connections_do_not_keep_a_member_out() {
     one.transport.set_members(CLUSTER, &members);
     two.transport.set_members(CLUSTER, &members);
     until_connected(&two, &mut one).await;
-    // The streams of members are no strangers: more idle connections do not end them.
+    // The streams of members are not strangers: more idle connections do not end them.
     for _ in 0..300 {
         idle.push(TcpStream::connect(one.address).await.unwrap());
     }
@@ -226,7 +226,7 @@ async fn a_late_handshake_does_not_replace_a_newer_stream() {
     older.write_all(&hello).await.unwrap();
     let mut answer = Vec::new();
     let closed = timeout(PATIENCE, older.read_to_end(&mut answer)).await;
-    // With its frame unread the connection may end by a reset.
+    // The connection may end by a reset, because its frame was not read.
     let _ = closed.expect("the older stream was kept");
     newer.write_all(&frame).await.unwrap();
     one.until("the newer stream again", |one| one.messages.len() == 2)
@@ -278,7 +278,7 @@ async fn a_refusal_tells_nothing_that_a_claim_needs() {
     }
 }
 
-/// The head of somebody who knows the incarnation of the receiver.
+/// The head of a request from a peer that knows the receiver's incarnation.
 pub(super) fn knowing(head: &str, incarnation: u64) -> String {
     let known = format!("raftkvd-receiver: formed here {incarnation:016x}\r\nraftkvd-to:");
     head.replace("raftkvd-to:", &known)
@@ -308,7 +308,7 @@ async fn strangers_that_claim_what_is_to_come_are_few_and_leave_nothing() {
         let dialled = peer.transport.shared.peers().by_id.len();
         assert_eq!(dialled, limits::PEERS_AHEAD_MAX);
     }
-    // When the table has caught up, it knows nothing of them.
+    // When the table has caught up, the strangers are not in it.
     one.transport.set_applied(99);
     assert_eq!(one.transport.shared.peers().by_id.len(), 0);
     for mut stream in open.drain(..2 * limits::PEERS_AHEAD_MAX) {
@@ -316,7 +316,7 @@ async fn strangers_that_claim_what_is_to_come_are_few_and_leave_nothing() {
         let closed = timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
         closed.expect("a stranger's stream was kept").unwrap();
     }
-    // Members come in beside them.
+    // Members still connect beside the strangers.
     let all = members(&[(1, &one, 1), (4, &four, 40)]);
     one.transport.set_members(CLUSTER, &all);
     until_connected(&one, &mut four).await;

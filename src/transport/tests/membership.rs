@@ -1,4 +1,4 @@
-//! Who may talk to whom: each refusal reaches the side that it is about.
+//! The peers that may communicate: each refusal reaches the side that it concerns.
 
 use super::*;
 
@@ -63,7 +63,7 @@ async fn two_clusters_refuse_each_other() {
     let mut two = TestPeer::start_with(2, 200, 0xbbbb, "127.0.0.1:0", limits()).await;
     let mut all = members(&[(1, &one, 1), (2, &two, 1)]);
     one.transport.set_members(0xaaaa, &all);
-    // This one knows another member 1 at that place.
+    // The other cluster has another member 1 at that URL.
     all.members.get_mut(&1).unwrap().incarnation = 101;
     two.transport.set_members(0xbbbb, &all);
     let reason = |other_life| Reason::WrongCluster { other_life };
@@ -96,7 +96,7 @@ async fn an_open_id_is_for_the_place_at_which_it_was_added() {
     one.transport.set_applied(50);
     four.list(&[&one]);
     four.until_refused(1, Reason::OtherPlace).await;
-    // Who was bound to the id before has been removed.
+    // The member that was bound to the id before was removed.
     let mut earlier = TestPeer::start_with(4, 444, CLUSTER, "127.0.0.1:0", limits()).await;
     let before = members(&[(1, &one, 1), (4, &earlier, 20)]);
     earlier.transport.set_members(CLUSTER, &before);
@@ -151,7 +151,7 @@ async fn an_id_that_was_removed_comes_back_with_a_new_directory() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_queued_for_an_earlier_life_does_not_reach_the_next() {
     let mut one = TestPeer::start(1).await;
-    // It is connected to, and answers only once somebody serves the port.
+    // The listener accepts connections, but answers only once the port is served.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let mut all = members(&[(1, &one, 1), (2, &one, 1)]);
@@ -159,7 +159,7 @@ async fn what_was_queued_for_an_earlier_life_does_not_reach_the_next() {
     one.transport.set_members(CLUSTER, &all);
     one.transport.send(vec![heartbeat(1, 2, 5)]);
 
-    // It was removed and added again, and the view in between was skipped.
+    // The member was removed and added again, and the view in between was skipped.
     let again = all.members.get_mut(&2).unwrap();
     (again.added_index, again.incarnation, again.learner) = (44, 222, true);
     one.transport.set_members(CLUSTER, &all);

@@ -23,18 +23,18 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// How long anything may take before a test fails.
+/// The time after which a waiting test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const CLUSTER: u64 = 0xc1;
 
-/// A data directory.
+/// A data directory in memory.
 #[derive(Debug, Default)]
 struct Memory {
     member: u64,
     incarnation: u64,
     cluster: AtomicU64,
-    /// Nothing may be written.
+    /// Any write fails the test.
     read_only: AtomicBool,
 }
 
@@ -62,7 +62,7 @@ struct TestPeer {
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<()>,
     messages: Vec<Message>,
-    /// Of each message, whether its sender was bound.
+    /// For each message, whether its sender was bound.
     bound: Vec<bool>,
     notices: Vec<Notice>,
 }
@@ -161,7 +161,7 @@ impl TestPeer {
         format!("http://{}", self.address).parse().unwrap()
     }
 
-    /// Ends it as a stop of the process does.
+    /// Stops the transport as a stop of the process does.
     async fn stop(mut self) -> SocketAddr {
         self.transport.close().await;
         drop(self.stop.take());
@@ -211,12 +211,12 @@ impl TestPeer {
         self.notices.iter().any(is)
     }
 
-    /// How often it has met a peer that it dialled.
+    /// How often this member has met a peer that it dialled.
     fn met_dialled(&self, id: u64) -> usize {
         self.met(|met| met.id == id && met.dialled)
     }
 
-    /// How often it has met a peer that has dialled it.
+    /// How often this member has met a peer that dialled it.
     fn met_caller(&self, id: u64) -> usize {
         self.met(|met| met.id == id && !met.dialled)
     }
@@ -226,24 +226,24 @@ impl TestPeer {
         self.notices.iter().filter(met).count()
     }
 
-    /// An empty member has answered, and did not say who it is.
+    /// Whether an empty member has answered without stating its incarnation.
     fn greeted_by_empty(&self, id: u64) -> bool {
         let is = |notice: &Notice| matches!(notice, Notice::Greeted { id: by, empty: true } if *by == id);
         self.notices.iter().any(is)
     }
 
-    /// A member has answered, and did not say who it is.
+    /// Whether a member has answered without stating its incarnation.
     fn greeted_by_member(&self, id: u64) -> bool {
         let is = |notice: &Notice| matches!(notice, Notice::Greeted { id: by, empty: false } if *by == id);
         self.notices.iter().any(is)
     }
 
-    /// Waits until it is told that a peer refuses it where it is known to be.
+    /// Waits for a refusal of this member by a peer at the peer's known URL.
     async fn until_refused(&mut self, by: u64, reason: Reason) {
         self.until_told(by, reason, |refusal| refusal.dialled).await;
     }
 
-    /// Waits until it is told that somebody refuses it who may be anybody.
+    /// Waits for a refusal of this member by a peer that may be a stranger.
     async fn until_told_by_stranger(&mut self, by: u64, reason: Reason) {
         self.until_told(by, reason, |refusal| !refusal.dialled)
             .await;
@@ -274,7 +274,7 @@ fn members(list: &[(u64, &TestPeer, u64)]) -> Members {
     for (id, peer, added_index) in list {
         let member = Member {
             url: peer.url(),
-            // Who was added is not a voter before it has its first state.
+            // A member that was added is not a voter before it has its first state.
             learner: *added_index > 1,
             added_index: *added_index,
             incarnation: peer.memory.incarnation,
@@ -286,7 +286,7 @@ fn members(list: &[(u64, &TestPeer, u64)]) -> Members {
     members
 }
 
-/// A member at a place where nobody listens.
+/// A member at a URL where no process listens.
 fn absent(incarnation: u64) -> Member {
     Member {
         url: "http://127.0.0.1:1".parse().unwrap(),
@@ -298,14 +298,14 @@ fn absent(incarnation: u64) -> Member {
     }
 }
 
-/// All connections that a peer has made to another.
+/// The number of connections that a peer has made to another peer.
 fn connections(peer: &TestPeer, to: u64) -> u64 {
     let peers = peer.transport.shared.peers();
     let queues = &peers.by_id[&to].queues;
     queues.iter().map(|queue| queue.connections()).sum()
 }
 
-/// Two members of one cluster who know each other.
+/// Two members of one cluster that know each other.
 async fn pair() -> (TestPeer, TestPeer) {
     let (one, two) = (TestPeer::start(1).await, TestPeer::start(2).await);
     let members = members(&[(1, &one, 1), (2, &two, 1)]);
@@ -329,7 +329,7 @@ fn heartbeat(from: u64, to: u64, index: u64) -> Message {
     message(MessageType::MsgHeartbeat, from, to, index)
 }
 
-/// Waits until messages from one get to two, on both lanes: they are repeated, as raft would.
+/// Waits until messages from `one` reach `two` on both lanes. Messages are repeated, as raft would repeat them.
 async fn until_connected(one: &TestPeer, two: &mut TestPeer) {
     let (from, to) = (one.memory.member, two.memory.member);
     let before = two.messages.len();
@@ -343,7 +343,7 @@ async fn until_connected(one: &TestPeer, two: &mut TestPeer) {
     .await;
 }
 
-/// The same, and the one is bound in the table of two.
+/// Waits as [`until_connected`], and until `one` is bound in the table of `two`.
 async fn until_bound(one: &TestPeer, two: &mut TestPeer) {
     let (from, to) = (one.memory.member, two.memory.member);
     let transport = one.transport.clone();

@@ -1,4 +1,4 @@
-//! Where a peer is dialled.
+//! The URLs at which a peer is dialled.
 
 use super::*;
 
@@ -65,7 +65,7 @@ async fn the_list_is_dialled_only_while_no_leader_is_known() {
     assert_eq!(one.met_dialled(2), 0);
     one.transport.set_leader(0);
     until_connected(&one, &mut two).await;
-    // It is no reason to leave it that there is a leader.
+    // A known leader is no reason to leave the URL.
     one.transport.set_leader(2);
     let made = connections(&one, 2);
     one.transport.set_members(CLUSTER, &all);
@@ -78,7 +78,7 @@ async fn a_refusal_counts_as_that_of_the_member_only_where_it_is_known_to_be() {
     let mut one = TestPeer::start(1).await;
     one.transport
         .set_members(CLUSTER, &members(&[(1, &one, 1)]));
-    // This one names a place at which somebody else refuses.
+    // This member names a URL at which another member refuses.
     let two = TestPeer::start_with(2, 200, CLUSTER + 1, "127.0.0.1:0", limits()).await;
     let head = intruders::good_head()
         .replace("bound: 1", "bound: 90")

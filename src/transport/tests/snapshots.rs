@@ -6,18 +6,18 @@ use std::sync::mpsc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// Files: 16 bytes of index and term, then content.
+/// Files in memory: 16 bytes of index and term, then the content.
 #[derive(Debug, Default)]
 pub(super) struct Files {
-    /// By index and term.
+    /// Keyed by index and term.
     kept: Mutex<HashMap<(u64, u64), Vec<u8>>>,
-    /// Sources read this many bytes and then fail.
+    /// Reads fail after this many bytes.
     broken_after: AtomicU64,
-    /// Files that were begun to be received.
+    /// The number of files whose reception has started.
     begun: AtomicU64,
-    /// Those of them that were given up.
+    /// The number of those files that were dropped unfinished.
     dropped: AtomicU64,
-    /// The next file has all its bytes, and waits with its completion for what comes here.
+    /// The next file receives all its bytes, and waits for a message from `gate` before it is completed.
     finishing: AtomicBool,
     gate: Mutex<Option<mpsc::Receiver<()>>>,
 }
@@ -83,7 +83,7 @@ impl Drop for MemorySink {
     }
 }
 
-/// What the trait is implemented for: a sink has to reach back to its files.
+/// The type that implements the trait, because a sink needs a reference to its files.
 pub(super) struct Shelf(pub(super) Arc<Files>);
 
 impl SnapshotStore for Shelf {
@@ -124,13 +124,13 @@ fn snapshot(from: u64, to: u64, index: u64, term: u64) -> Message {
 }
 
 impl TestPeer {
-    /// How many transfers were reported as done.
+    /// The number of transfers that were reported as done.
     fn sent(&self, to: u64) -> usize {
         let is = |notice: &&Notice| matches!(notice, Notice::SnapshotSent { to: t, ok: true } if *t == to);
         self.notices.iter().filter(is).count()
     }
 
-    /// How many transfers were reported as failed.
+    /// The number of transfers that were reported as failed.
     fn not_sent(&self, to: u64) -> usize {
         let is = |notice: &&Notice| matches!(notice, Notice::SnapshotSent { to: t, ok: false } if *t == to);
         self.notices.iter().filter(is).count()
@@ -173,7 +173,7 @@ async fn an_empty_member_takes_its_cluster_from_a_state_that_lets_it_in() {
     until_connected(&one, &mut four).await;
     four.memory.read_only.store(true, Ordering::SeqCst);
     let before = four.messages.len();
-    // A voter has had its first state.
+    // A voter is refused, because a voter has had its first state already.
     let wrong = [
         (4, 401, true),
         (4, 0, true),
@@ -211,7 +211,7 @@ async fn an_empty_member_takes_its_cluster_from_a_state_that_lets_it_in() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_takes_no_snapshot_of_another_cluster_or_of_one_without_power() {
     let mut one = TestPeer::start(1).await;
-    // It has got its cluster, and not its first state.
+    // The member has its cluster id, but no first state yet.
     let four = TestPeer::start_with(4, 400, CLUSTER + 1, "127.0.0.1:0", limits()).await;
     one.transport
         .set_members(CLUSTER, &members(&[(1, &one, 1), (4, &four, 40)]));
@@ -219,7 +219,7 @@ async fn a_member_takes_no_snapshot_of_another_cluster_or_of_one_without_power()
     one.transport.send(vec![first_snapshot(4, 400, true)]);
     one.until("the failure", |one| one.not_sent(4) == 1).await;
 
-    // Here the claims are the problem, and not the directory.
+    // Here the claims are wrong, and not the directory.
     let mut five = TestPeer::start_empty(5).await;
     let mut open = members(&[(1, &one, 1), (5, &five, 40)]);
     open.members.get_mut(&5).unwrap().incarnation = 0;
@@ -238,7 +238,7 @@ async fn a_member_takes_no_snapshot_of_another_cluster_or_of_one_without_power()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_failed_transfer_is_reported() {
     let (mut one, two) = pair().await;
-    // The file is missing; it breaks halfway; it is not what its message says; the peer is unknown.
+    // Four failures: the file is missing, it breaks halfway, it is not the promised snapshot, and the peer is unknown.
     one.transport.send(vec![snapshot(1, 2, 50, 3)]);
     one.until("no file", |one| one.not_sent(2) == 1).await;
 
@@ -307,13 +307,13 @@ async fn a_receiver_that_takes_nothing_is_given_up() {
     one.files.put((50, 3), (50, 3), 64 << 20);
     one.transport
         .send(vec![snapshot(1, 2, 50, 3), snapshot(1, 2, 50, 3)]);
-    // The second is refused at once, since one is on its way.
+    // The second transfer is refused at once, because the first is still running.
     let events = one.inbox.take(Instant::now(), Held::default());
     let only = |notice: &&Notice| matches!(notice, Notice::SnapshotSent { .. });
     assert_eq!(events.notices.iter().filter(only).count(), 1);
     one.until("the stall", |one| one.not_sent(2) == 1).await;
 
-    // The removal of a peer ends a transfer as well.
+    // The removal of a peer ends a transfer too.
     one.transport.send(vec![snapshot(1, 2, 50, 3)]);
     all.members.remove(&2);
     one.transport.set_members(CLUSTER, &all);
@@ -331,7 +331,7 @@ async fn a_snapshot_whose_message_is_dropped_is_not_reported_as_sent() {
     assert_eq!(one.sent(2), 0);
 }
 
-/// A snapshot request of member 2 to member 1, with this file of which so many bytes are not sent.
+/// A snapshot request of member 2 to member 1 with this file. The last `missing` bytes are not sent.
 async fn request(one: &TestPeer, file: &[u8], missing: usize) -> TcpStream {
     let mut body = Vec::new();
     frame::encode(&[snapshot(2, 1, 50, 3)], &mut body);
@@ -339,7 +339,7 @@ async fn request(one: &TestPeer, file: &[u8], missing: usize) -> TcpStream {
     request_with(one, &body, missing).await
 }
 
-/// The same with any body.
+/// A snapshot request with an arbitrary body.
 async fn request_with(one: &TestPeer, body: &[u8], missing: usize) -> TcpStream {
     let head = format!(
         "POST /raft/snapshot HTTP/1.1\r\nHost: x\r\nraftkvd-version: 2\r\nraftkvd-cluster: c1\r\n\
@@ -349,7 +349,7 @@ async fn request_with(one: &TestPeer, body: &[u8], missing: usize) -> TcpStream 
     );
     let mut stream = TcpStream::connect(one.address).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
-    // It may be cut off while it still talks.
+    // The peer may disconnect before everything was sent.
     let _ = stream.write_all(body).await;
     stream
 }
@@ -368,7 +368,7 @@ async fn a_message_that_no_header_needs_is_not_gathered() {
     assert_eq!(one.files.begun.load(Ordering::SeqCst), 0);
 }
 
-/// Sends one snapshot and tells how its transfer ended.
+/// Sends one snapshot, and returns whether its transfer succeeded.
 async fn transfer(from: &mut TestPeer, to: u64) -> bool {
     let reports = |peer: &TestPeer| (peer.sent(to), peer.not_sent(to));
     let before = reports(from);
@@ -389,7 +389,7 @@ async fn a_snapshot_is_announced_also_when_its_sender_has_gone() {
     one.until("the whole file", |_| files.finishing.load(Ordering::SeqCst))
         .await;
     drop(sender);
-    // By the time that another connection was served, the end of this one has most likely been seen.
+    // When another connection was served, the end of this connection has most likely been noticed.
     let mut stream = TcpStream::connect(one.address).await.unwrap();
     stream
         .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -407,7 +407,7 @@ async fn a_snapshot_that_trickles_is_given_up() {
     let mut sender = request(&one, &[0; 1000], 1_000_000).await;
     let deadline = Instant::now() + PATIENCE;
     let trickle = limits().snapshot_stall / 10;
-    // It ends with an answer, or, when that crosses with another byte, with an error.
+    // The transfer ends with an answer or, if the answer crosses with another byte, with an error.
     while tokio::time::timeout(trickle, sender.read(&mut [0; 12]))
         .await
         .is_err()
@@ -438,7 +438,7 @@ async fn a_cut_snapshot_leaves_nothing_and_frees_its_place() {
         if cut {
             drop(half);
         } else {
-            // It just stops: the receiver gives up, and says so.
+            // The sender just stops: the receiver gives up, and reports that.
             let mut answer = String::new();
             half.read_to_string(&mut answer).await.unwrap();
             assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
@@ -447,7 +447,7 @@ async fn a_cut_snapshot_leaves_nothing_and_frees_its_place() {
             files.dropped.load(Ordering::SeqCst) == round
         })
         .await;
-        // The place is free a moment after the file is gone.
+        // The slot becomes free a moment after the file is gone.
         let deadline = Instant::now() + PATIENCE;
         while !transfer(&mut two, 1).await {
             assert!(Instant::now() < deadline, "the place stays taken");

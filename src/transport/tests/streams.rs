@@ -1,4 +1,4 @@
-//! Messages on streams: order, limits, and what happens when connections fail.
+//! Messages on streams: order, limits, and failing connections.
 
 use super::*;
 use raft::eraftpb::Entry;
@@ -40,7 +40,7 @@ async fn messages_arrive_in_order_and_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_fit_is_dropped_and_reported() {
-    // A listener that never answers: everything stays queued until the handshake is given up.
+    // The listener never answers, so everything stays queued until the handshake times out.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut one = TestPeer::start(1).await;
     let mut all = members(&[(1, &one, 1), (2, &one, 1)]);
@@ -65,7 +65,7 @@ async fn what_does_not_fit_is_dropped_and_reported() {
     let events = one.inbox.take(Instant::now(), Held::default());
     assert!(matches!(events.notices[..], [Notice::Unreachable(2)]));
 
-    // And when it is given up, that is reported as well.
+    // The failed handshake is reported too.
     one.until("the failure", |one| one.unreachable(2)).await;
     one.transport.send(vec![heartbeat(1, 77, 1)]);
     one.until("an unknown peer", |one| one.unreachable(77))
@@ -80,10 +80,10 @@ async fn a_restarted_peer_is_found_again_and_a_dead_one_reported() {
     one.notices.clear();
     let members = members(&[(1, &one, 1), (2, &two, 1)]);
     let address = two.stop().await.to_string();
-    // Nothing is sent, and still it is noticed.
+    // The loss is noticed although nothing is sent.
     one.until("the loss", |one| one.unreachable(2)).await;
     one.until("why", |one| one.found_gone(2) > 0).await;
-    // It is dialed again and again, and that is no news.
+    // The peer is dialled again and again, which is not reported again.
     one.until("more attempts", |one| one.failures(2) >= 6).await;
     assert_eq!(one.found_gone(2), 1, "{:?}", one.notices);
 
