@@ -18,28 +18,28 @@
 //! A change becomes a [`Proposal`](command::proposal::Proposal) that carries the sending half of its reply channel. The
 //! [`raft`](threads::raft) thread takes all proposals that wait in the [`inbox`](channels::inbox) and gives them to the
 //! [`node`], which puts many commands into one entry and drives raft. The [`wal`](threads::wal) thread makes entries
-//! durable, with one sync for all that wait. Committed entries go down the [`commit`](channels::commit) channel, each
+//! durable, with one sync for all waiting entries. Committed entries go down the [`commit`](channels::commit) channel, each
 //! command with its reply channel. The [`apply`](threads::apply) thread changes the
 //! [state machine](store::state_machine), which is the map with its newest changes, and answers the client.
 //!
 //! Four rules keep the data going one way:
-//! - the reply channel travels with the command;
-//! - a snapshot or a read is a marker in the commit channel, and its index is that of its place there;
-//! - the node does not wait, and owns no clock, thread, socket or file;
-//! - one place writes the store, one batch at a time.
+//! - The reply channel travels with the command.
+//! - A snapshot or a read is a marker in the commit channel. The marker's place in the channel determines its index.
+//! - The node does not wait, and owns no clock, thread, socket or file.
+//! - One place writes the store, one batch at a time.
 //!
 //! # Words and watermarks
 //!
-//! A *proposal* is a change that a client asks for, an *entry* is a record of the log. An entry is *committed* when it is
-//! durable on a majority, *published* when it was handed to the commit channel, and *applied* when it is in the map. On
-//! every node, always:
+//! A *proposal* is a change that a client requests. An *entry* is a record of the log. An entry is *committed* when it is
+//! durable on a majority, *published* when the node has sent it into the commit channel, and *applied* when its commands
+//! are in the map. On every node, at any time:
 //!
 //! `compacted <= snapshot <= applied <= published <= committed <= last`
 //!
 //! # Dependencies point down
 //!
-//! A room is a top-level module. It uses rooms below it and none above. The order, from the top, with rooms that are side by
-//! side in one line:
+//! A room is a top-level module. A room uses only rooms below it. The order from the top, with rooms of equal height in
+//! one line:
 //!
 //! ```text
 //! main
@@ -63,7 +63,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-// The tests here share files with those in tests/, where this crate goes by its name.
+// The unit tests share files with the tests in `tests/`, which refer to this crate by its name.
 #[cfg(test)]
 extern crate self as raftkvd;
 

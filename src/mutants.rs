@@ -27,14 +27,14 @@ macro_rules! mutants {
             /// All bugs that can be planted.
             pub const ALL: &[Mutant] = &[$(Mutant::$variant,)*];
 
-            /// Its name, in lower case with hyphens.
+            /// The name of the bug, in lower case with hyphens.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Mutant::$variant => $name,)*
                 }
             }
 
-            /// What is wrong while it is planted.
+            /// What is wrong while the bug is planted.
             pub fn what(self) -> &'static str {
                 match self {
                     $(Mutant::$variant => $what,)*
@@ -74,7 +74,7 @@ mutants! {
     PromotionForgotten "promotion-forgotten" "a learner that has caught up in an idle cluster is not promoted";
     SnapshotBeforeAddition "snapshot-before-addition"
         "a member that was added again is sent a snapshot from before that";
-    // Who is who.
+    // Identity.
     RunIgnored "run-ignored" "two processes that count the same start of one member are taken for one";
     OlderCopyUnnoticed "older-copy-unnoticed" "a member that runs on an older copy of its directory goes on";
     IncarnationIgnored "incarnation-ignored" "a command of another directory of the same id is carried out";
@@ -97,7 +97,7 @@ mutants! {
     ReplacedEntryReadBack "replaced-entry-read-back"
         "of two entries with one index, the one is read back that a new leader has replaced";
     RestoredIndexTooLow "restored-index-too-low" "a restored cluster begins at the index of its backup";
-    // Between the threads, the map, and what watchers are told.
+    // Between the threads, the map, and the watchers.
     LoneWriteOvertakes "lone-write-overtakes" "the raft loop writes though the WAL thread has not finished";
     LoneApplyOvertakes "lone-apply-overtakes" "the raft loop applies though the apply thread has not finished";
     HoldBackSkipped "hold-back-skipped" "entries are published though the map is too far behind";
@@ -113,7 +113,7 @@ impl fmt::Display for Mutant {
     }
 }
 
-/// The mutant of this name. The error lists all names.
+/// The bug with this name. The error lists all names.
 impl std::str::FromStr for Mutant {
     type Err = String;
 
@@ -126,7 +126,7 @@ impl std::str::FromStr for Mutant {
     }
 }
 
-/// Whether this bug is planted: without the feature `mutants` never.
+/// Whether this bug is planted. Always false without the feature `mutants`.
 #[cfg(not(feature = "mutants"))]
 #[inline(always)]
 pub const fn is_planted(_: Mutant) -> bool {
@@ -139,12 +139,12 @@ mod planted {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Names the bug that is planted from the start.
+    /// The environment variable that names the bug which is planted from the start.
     pub const VARIABLE: &str = "RAFTKVD_MUTANT";
 
     const NONE: usize = usize::MAX;
 
-    /// Number of the one that is planted.
+    /// The number of the planted bug, or `NONE`.
     static PLANTED: LazyLock<AtomicUsize> = LazyLock::new(|| {
         let named = std::env::var_os(VARIABLE).map(|name| {
             let mutant: Result<Mutant, String> = name.to_string_lossy().parse();
@@ -162,7 +162,7 @@ mod planted {
         PLANTED.load(Ordering::Relaxed) == mutant as usize
     }
 
-    /// Plants this bug in the whole process, in place of the previous one; `None` plants none.
+    /// Plants this bug in the whole process, instead of the previous bug. `None` plants no bug.
     pub fn plant(mutant: Option<Mutant>) {
         PLANTED.store(number(mutant), Ordering::Relaxed);
     }

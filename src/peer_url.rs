@@ -1,15 +1,15 @@
-//! Where a member is reached: `http://host:port`, in one spelling.
+//! The URL at which a member is reached: `http://host:port`, in one spelling.
 //!
-//! Members are told apart by their URLs, so one place must not have two of them. And a URL is what others dial, so it is
-//! never an address that is only to listen on.
+//! URLs distinguish members, so one place must not have two spellings. Other members dial the URL, so its host is never
+//! an address that is only for listening.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// `http://host:port`: where a member's peers reach it. Compared and printed in one canonical form: the host in lower
-/// case, an address in its shortest form, an IPv4 address that is mapped into IPv6 as the former, no trailing slash. Names
-/// are not resolved: two of them may stand for one place.
+/// `http://host:port`: the URL at which peers reach a member. It is compared and printed in one canonical form: the
+/// host in lower case, an address in its shortest form, an IPv4 address that is mapped into IPv6 as IPv4, and no
+/// trailing slash. Names are not resolved, so two names may stand for one place.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerUrl {
     host: String,
@@ -22,12 +22,12 @@ impl PeerUrl {
         &self.host
     }
 
-    /// The port.
+    /// The TCP port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// `host:port`, as an HTTP `Host` header and a resolver take it.
+    /// `host:port`, the form of an HTTP `Host` header and of a resolver's input.
     pub fn authority(&self) -> String {
         if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
@@ -46,7 +46,7 @@ impl fmt::Display for PeerUrl {
 impl FromStr for PeerUrl {
     type Err = String;
 
-    /// The error says what is wrong with which URL, in one line.
+    /// An error is one line, and names the URL and what is wrong with it.
     fn from_str(text: &str) -> Result<PeerUrl, String> {
         let wrong = |why: &str| Err(format!("{text:?} is not a peer URL: {why}"));
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -90,7 +90,7 @@ impl FromStr for PeerUrl {
     }
 }
 
-/// The one spelling of a host, or why it is none that a member can be reached at.
+/// The canonical spelling of a host, or the reason why a member can't be reached at this host.
 fn canonical_host(host: &str, bracketed: bool) -> Result<String, &'static str> {
     let address: IpAddr = if bracketed {
         let address = host.parse::<Ipv6Addr>();
@@ -117,7 +117,8 @@ fn canonical_host(host: &str, bracketed: bool) -> Result<String, &'static str> {
     }
 }
 
-/// A resolver takes it for an IPv4 address, however it is spelled: 127.1, 0x7f000001 and 2130706433 are all 127.0.0.1.
+/// Whether resolvers treat the host as an IPv4 address. They accept several spellings: 127.1, 0x7f000001 and 2130706433
+/// are all 127.0.0.1.
 fn ends_in_a_number(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host);
     let last = host.rsplit('.').next().unwrap_or_default();
@@ -165,7 +166,7 @@ mod tests {
             "http://[::1:1",
             "http://[x]:1",
             "http://[::1]",
-            // Resolvers take these for IPv4 addresses, each in more than one spelling.
+            // Resolvers treat these hosts as IPv4 addresses, each of which has more than one spelling.
             "http://127.1:1",
             "http://2130706433:1",
             "http://0x7f.0.0.1:1",
@@ -197,7 +198,7 @@ mod tests {
             assert!(error.contains("--listen-peer"), "{error}");
             assert!(!error.contains('\n'), "{error}");
         }
-        // Resolvers take these for it too.
+        // Resolvers treat these hosts as the same address.
         for host in ["0", "00", "0x", "0x0", "0.0", "0.0.0.0."] {
             let error = format!("http://{host}:9021").parse::<PeerUrl>();
             error.unwrap_err();

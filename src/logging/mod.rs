@@ -1,16 +1,19 @@
-//! The log: lines on stderr, for people or as JSON, written by a thread of their own.
+//! The log: lines on stderr, as text or as JSON, written by a thread of their own.
 //!
 //! ```text
 //! any thread ──► level? ──► repeats ──► bounded queue ──► the thread "log" ──► text or JSON on stderr
-//!                            └─ held back: the thread tells their number once a window
+//!                            └─ held back: the thread logs their number once a window
 //! ```
 //!
-//! Logging never makes anybody wait: the queue is bounded, and when it is full lines are dropped and the number of them
-//! is logged. What repeats is held back before the queue, so that a flood takes no room from other lines: see
-//! `repeats`. Errors that end the process don't go this way but by [`fatal`], so that they are the last thing on stderr
-//! and can't be dropped.
+//! Flow:
+//! - The queue is bounded. When it is full, lines are dropped and the number of dropped lines is logged.
+//! - Repeated lines are held back before the queue, so that a flood takes no room from other lines: see `repeats`.
+//! - An error that ends the process does not use the queue. It goes through [`fatal`], so that it is the last line on
+//!   stderr and can't be dropped.
 //!
-//! Invariant: no line holds a key or a value of the store, at any level.
+//! Invariants:
+//! - Logging never makes a thread wait.
+//! - No line holds a key or a value of the store, at any level.
 
 pub mod progress;
 mod raft;
@@ -30,26 +33,26 @@ use std::time::Instant;
 
 pub use raft::raft_logger;
 
-/// How to log.
+/// The settings of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogOptions {
     /// The form of a line.
     pub format: Format,
-    /// Records below this level are left out.
+    /// Records below this level are dropped.
     pub level: Level,
 }
 
 /// The form of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// For people; coloured on a terminal.
+    /// Text for people. Coloured on a terminal.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Keeps the log going. Dropping it writes what is still queued and what was held back, so it is dropped last, and before
-/// `std::process::exit`.
+/// Keeps the log running. Dropping the guard writes the lines that are queued or held back. So the guard must be
+/// dropped last, and before `std::process::exit`.
 #[must_use = "the log ends when its guard is dropped"]
 pub struct Guard {
     queue: SyncSender<Queued>,
@@ -58,7 +61,8 @@ pub struct Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Not for ever: it may be that nobody reads stderr. Should the thread be gone, there is nothing to write any more.
+        // The wait is limited, because nothing may be reading stderr. If the thread is gone, there is nothing left to
+        // write.
         let deadline = Instant::now() + limits::LOG_END_TIMEOUT;
         let mut told = false;
         while Instant::now() < deadline {
@@ -78,7 +82,7 @@ impl Drop for Guard {
 pub fn start(settings: LogOptions) -> (Logger, Guard) {
     let (queue, guard) = match settings.format {
         Format::Text => {
-            // Colours only when stderr is a terminal: the decorator looks.
+            // The decorator uses colours only if stderr is a terminal.
             let decorator = slog_term::TermDecorator::new().stderr().build();
             let drain = slog_term::FullFormat::new(decorator)
                 .use_utc_timestamp()
@@ -93,7 +97,7 @@ pub fn start(settings: LogOptions) -> (Logger, Guard) {
     (logger, guard)
 }
 
-/// JSON lines. The writer takes a whole line at a time, or the lines of several processes on one terminal would mix.
+/// JSON lines. The writer writes whole lines. Otherwise the lines of several processes on one terminal would mix.
 fn json<W: io::Write>(writer: LineWriter<W>) -> slog_json::Json<LineWriter<W>> {
     slog_json::Json::default(writer)
 }
@@ -118,11 +122,11 @@ fn start_thread(drain: impl Drain<Ok = (), Err = Never> + Send + 'static) -> (Qu
 
 enum Queued {
     Line(AsyncRecord),
-    /// Nothing comes after this that has to be written.
+    /// No line after this one has to be written.
     End,
 }
 
-/// Where lines are put.
+/// The drain that puts lines into the queue.
 struct Queue {
     lines: SyncSender<Queued>,
     shared: Arc<Shared>,
@@ -131,7 +135,7 @@ struct Queue {
 #[derive(Default)]
 struct Shared {
     repeats: Mutex<Repeats<AsyncRecord>>,
-    /// Lines that found the queue full.
+    /// The number of lines that found the queue full.
     dropped: AtomicU64,
 }
 
@@ -162,7 +166,7 @@ impl Drain for Queue {
     }
 }
 
-/// The thread that writes.
+/// The body of the thread that writes.
 fn write_lines(
     lines: &Receiver<Queued>,
     shared: &Shared,
@@ -200,7 +204,7 @@ fn write_lines(
     }
 }
 
-/// The last of the lines that were held back, and how many they were.
+/// Writes the last of the lines that were held back, with their number.
 fn tell_repeats(held: HeldLines<AsyncRecord>, drain: &impl Drain<Ok = (), Err = Never>) {
     let HeldLines {
         line,
@@ -232,7 +236,7 @@ fn tell_repeats(held: HeldLines<AsyncRecord>, drain: &impl Drain<Ok = (), Err = 
     });
 }
 
-/// Whether there was something to tell.
+/// Logs the number of dropped lines. Returns whether there were any.
 fn tell_dropped(dropped: &AtomicU64, drain: &impl Drain<Ok = (), Err = Never>) -> bool {
     let count = dropped.swap(0, Ordering::Relaxed);
     if count > 0 {
@@ -250,7 +254,7 @@ fn tell_dropped(dropped: &AtomicU64, drain: &impl Drain<Ok = (), Err = Never>) -
     count > 0
 }
 
-/// Writes the one line that says why the process ends. Line breaks in it are made visible, so it stays one.
+/// Writes the one line that says why the process ends. Control characters are escaped, so the text stays one line.
 pub fn fatal(text: &str) {
     eprintln!("raftkvd: {}", one_line(text));
 }
@@ -280,7 +284,7 @@ impl FromStr for Format {
     }
 }
 
-/// Reads a level as `--log-level` takes it.
+/// Parses the value of `--log-level`.
 pub fn parse_level(text: &str) -> Result<Level, String> {
     match text {
         "error" => Ok(Level::Error),
@@ -298,7 +302,7 @@ mod tests {
     use slog::{KV, Key, Serializer, info, warn};
     use std::fmt;
 
-    /// Collects what arrives, as `LEVEL text key=value`.
+    /// Collects the records as `LEVEL text key=value`.
     #[derive(Clone, Default)]
     pub(super) struct Collected(Arc<Mutex<Vec<String>>>);
 

@@ -1,12 +1,13 @@
-//! How far a long replay has come: for who watches stderr, and for `GET /-/ready`.
+//! The progress of a long replay: for people who watch stderr, and for `GET /-/ready`.
 //!
-//! A [`ProgressReport`] is told how much is done and says it every [`limits::PROGRESS_INTERVAL`]: as a bar if stderr is a
-//! terminal, as a line of the log otherwise. What is quicker than that says nothing. The one of a subcommand draws its
-//! bar at once and more often, and has no log: without a terminal it is silent. A [`Replay`] is what the start of
-//! the process has to replay before the map is what it was: first the newest snapshot, then the log behind it as far as
-//! it was committed.
+//! A [`ProgressReport`] reports every [`limits::PROGRESS_INTERVAL`]: as a bar if stderr is a terminal, otherwise as a
+//! log line. An operation that is faster than the interval reports nothing. The report of a subcommand draws its bar at
+//! once and more often. A subcommand has no log, so without a terminal it reports nothing.
 //!
-//! Invariant: the stages of a replay follow each other and none comes back.
+//! A [`Replay`] is the work that the start of the process has to do before the map is complete again: first it loads
+//! the newest snapshot, then it replays the log after the snapshot, up to the last index known to be committed.
+//!
+//! Invariant: the stages of a replay follow each other, and no stage comes back.
 
 use crate::limits;
 use parking_lot::Mutex;
@@ -16,7 +17,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// What is counted.
+/// The unit of the progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     /// Bytes of a file.
@@ -25,7 +26,7 @@ pub enum Unit {
     Entries,
 }
 
-/// Says how far something has come.
+/// Reports the progress of one operation.
 #[derive(Debug)]
 pub struct ProgressReport {
     what: &'static str,
@@ -38,12 +39,12 @@ pub struct ProgressReport {
     bar_shown: bool,
 }
 
-/// What the start of this process has to replay, shared by whoever does it and whoever asks.
+/// The replay that the start of this process does, shared by the threads that do it and the requests that ask about it.
 pub struct Replay {
     stage: AtomicU8,
-    /// Of the stage.
+    /// Percent of the current stage.
     percent: AtomicU8,
-    /// The stage of the log ends with this index.
+    /// The index with which the stage of the log ends.
     until: AtomicU64,
     log: Mutex<Option<LogStage>>,
 }
@@ -58,7 +59,7 @@ const LOG: u8 = 1;
 const DONE: u8 = 2;
 
 impl ProgressReport {
-    /// Begins now.
+    /// Starts a report now.
     pub fn new(what: &'static str, unit: Unit, logger: &Logger) -> ProgressReport {
         let begun = Instant::now();
         ProgressReport {
@@ -73,7 +74,7 @@ impl ProgressReport {
         }
     }
 
-    /// The same for a subcommand, whose user waits for nothing else.
+    /// A report for a subcommand, whose user waits for nothing else.
     pub fn of_command(what: &'static str, unit: Unit) -> ProgressReport {
         let mut progress = ProgressReport::new(what, unit, &Logger::root(Discard, o!()));
         progress.told = None;
@@ -81,7 +82,7 @@ impl ProgressReport {
         progress
     }
 
-    /// So much is done of so much.
+    /// Reports `done` of `total`, at most once per interval.
     pub fn at(&mut self, done: u64, total: u64) {
         if self.told.is_some_and(|told| told.elapsed() < self.interval) {
             return;
@@ -91,7 +92,7 @@ impl ProgressReport {
         if self.on_terminal {
             self.bar_shown = true;
             let bar = bar(percent(done, total));
-            // Nobody may be looking any more.
+            // Errors are ignored, because nothing may be reading stderr any more.
             let _ = write!(std::io::stderr(), "\r{bar} {}: {line}\x1b[K", self.what);
         } else {
             info!(self.logger, "{}: {}", self.what, line);
@@ -102,7 +103,7 @@ impl ProgressReport {
 impl Drop for ProgressReport {
     fn drop(&mut self) {
         if self.bar_shown {
-            // Likewise.
+            // Errors are ignored here too.
             let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
     }
@@ -115,7 +116,7 @@ impl Default for Replay {
 }
 
 impl Replay {
-    /// It begins with the snapshot.
+    /// A replay that starts with the snapshot.
     pub fn new() -> Replay {
         Replay {
             stage: AtomicU8::new(SNAPSHOT),
@@ -125,12 +126,14 @@ impl Replay {
         }
     }
 
-    /// So much of the snapshot is loaded. One that turns out to be damaged begins again with an older one.
+    /// Records that `done` of `total` bytes of the snapshot are loaded. If the snapshot turns out to be damaged, the
+    /// count starts again with an older snapshot.
     pub fn loaded(&self, done: u64, total: u64) {
         self.percent.store(percent(done, total), Ordering::Relaxed);
     }
 
-    /// The map is that of the index `from`, and entries up to `until` are known to be committed.
+    /// Starts the stage of the log. The map has the state of index `from`, and entries up to `until` are known to be
+    /// committed.
     pub fn begin_log(&self, from: u64, until: u64, logger: &Logger) {
         if until <= from {
             return self.stage.store(DONE, Ordering::Release);
@@ -142,7 +145,7 @@ impl Replay {
         self.stage.store(LOG, Ordering::Release);
     }
 
-    /// The map is that of this index.
+    /// Records that the map has the state of this index.
     pub fn applied(&self, index: u64) {
         if self.stage.load(Ordering::Relaxed) != LOG {
             return;
@@ -159,12 +162,12 @@ impl Replay {
         }
     }
 
-    /// The snapshot is not loaded: there is no map yet, and nobody who could answer for the node.
+    /// Whether the snapshot is still loading. Until then there is no map, and no node that could answer.
     pub fn is_loading(&self) -> bool {
         self.stage.load(Ordering::Acquire) == SNAPSHOT
     }
 
-    /// What is under way, in words; `None` when all is done.
+    /// The current stage in words, or `None` when the replay is complete.
     pub fn under_way(&self) -> Option<String> {
         let what = match self.stage.load(Ordering::Acquire) {
             SNAPSHOT => "snapshot",
@@ -192,7 +195,7 @@ fn bar(percent: u8) -> String {
     format!("[{}{}]", "#".repeat(full), "-".repeat(20 - full))
 }
 
-/// As in `43 %, 512 of 1190 MB, 240 MB/s, 3 s left`.
+/// A line such as `43 %, 512 of 1190 MB, 240 MB/s, 3 s left`.
 fn line(unit: Unit, done: u64, total: u64, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64().max(1e-3);
     let rate = done as f64 / seconds;

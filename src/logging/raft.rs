@@ -1,14 +1,14 @@
-//! What raft-rs logs, as far as it is told here.
+//! The log lines of raft-rs, filtered.
 //!
-//! At level info it tells what a developer of raft wants to know: that becomes debug. At debug it prints whole messages
-//! with the keys and values in them, which belong in no log: these records are left out unless the level is trace, and
-//! then they tell numbers and a few harmless words, whatever else they hold.
+//! At level info, raft-rs logs details for developers of raft, so these records become debug. At level debug, raft-rs
+//! prints whole messages with their keys and values, which must not appear in a log. These records are dropped unless
+//! the level is trace. At trace, only their numbers and a few harmless values are logged.
 
 use slog::{BorrowedKV, Drain, Key, Level, Logger, Never, OwnedKVList, Record, RecordStatic};
 use slog::{KV, Serializer, o};
 use std::fmt;
 
-/// What is told of a debug record beside numbers: these hold no messages and no entries.
+/// The values of a debug record that are logged besides numbers. They contain no messages and no entries.
 const HARMLESS: [&str; 4] = ["msg type", "progress", "state", "type"];
 
 /// The logger for raft-rs.
@@ -26,7 +26,7 @@ struct Quieter {
 }
 
 impl Quieter {
-    /// The level a record of raft-rs gets here.
+    /// The level at which a record of raft-rs is logged.
     fn level(level: Level) -> Level {
         match level {
             Level::Info => Level::Debug,
@@ -42,7 +42,7 @@ impl Drain for Quieter {
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
         let level = Quieter::level(record.level());
-        // Looked at before anything is formatted.
+        // The level is checked before anything is formatted.
         if !Drain::is_enabled(&self.logger, level) {
             return Ok(());
         }
@@ -69,7 +69,7 @@ impl Drain for Quieter {
     }
 }
 
-/// The values of a record without those that could hold what clients have stored.
+/// The values of a record without those that could contain what clients have stored.
 struct Harmless<'a>(&'a BorrowedKV<'a>);
 
 impl KV for Harmless<'_> {
@@ -93,7 +93,7 @@ impl Serializer for Sieve<'_> {
         self.0.emit_bool(key, value)
     }
 
-    /// All the others come here.
+    /// Values of all other types arrive here.
     fn emit_arguments(&mut self, key: Key, value: &fmt::Arguments<'_>) -> slog::Result {
         match HARMLESS.contains(&key) {
             true => self.0.emit_arguments(key, value),

@@ -1,12 +1,15 @@
-//! No flood: what is logged again and again is held back, counted, and told once a window.
+//! Limits floods: lines that repeat are held back, counted, and reported once a window.
 //!
-//! Lines are the same when they come from the same place in the code, at the same level, about the same peer, member or
-//! code of a refusal: their other values don't count. The first [`limits::LOG_REPEATS_MAX`] of a window pass. The others
-//! are counted, and when the window ends the last of them is given out with their number. While that goes on, the next
-//! windows let nothing pass but that one line; after a window without repeats all begins anew.
+//! Two lines are of the same kind when they come from the same place in the code, at the same level, and about the same
+//! peer, member or error code. Their other values don't count. The first [`limits::LOG_REPEATS_MAX`] lines of a window
+//! pass. Further lines are counted. When the window ends, the last of them is logged with their number. While the flood
+//! continues, the following windows let only that one line pass. After a window without repeats, the first lines pass
+//! again.
 //!
-//! Invariants: the first lines of a kind pass, errors among them always; at most [`limits::LOG_REPEATS_TRACKED`] kinds
-//! are remembered, with one line each, and what is beyond shares the windows of the rest.
+//! Invariants:
+//! - The first lines of a kind pass.
+//! - At most [`limits::LOG_REPEATS_TRACKED`] kinds are remembered, with one line each. Errors of further kinds always
+//!   pass. All other lines of further kinds share one window per level.
 
 use crate::limits;
 use slog::{Key, Level, OwnedKVList, Record, Serializer};
@@ -15,10 +18,10 @@ use std::fmt::{self, Write as _};
 use std::hash::{DefaultHasher, Hasher as _};
 use std::time::{Duration, Instant};
 
-/// The values by which lines of one place differ in kind.
+/// The names of the values that distinguish lines from one place in the code.
 const TELLING: [&str; 3] = ["peer", "member", "code"];
 
-/// What makes lines the same.
+/// The kind of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Kind {
     level: usize,
@@ -29,13 +32,14 @@ pub(super) struct Kind {
 }
 
 impl Kind {
-    /// The kind of a line; `None` for those that are never held back, because whoever set the level wants each.
+    /// The kind of a line, or `None` for debug and trace lines. Those are never held back, because a user who sets such
+    /// a level wants every line.
     pub(super) fn of(record: &Record<'_>, values: &OwnedKVList) -> Option<Kind> {
         if !record.level().is_at_least(Level::Info) {
             return None;
         }
         let mut telling = Telling(DefaultHasher::new());
-        // Hashing does not fail.
+        // Hashing can't fail.
         let _ = slog::KV::serialize(&record.kv(), record, &mut telling);
         let _ = slog::KV::serialize(values, record, &mut telling);
         Some(Kind {
@@ -46,7 +50,7 @@ impl Kind {
         })
     }
 
-    /// Stands for all kinds that there is no room for.
+    /// The common kind of all lines for which there is no room.
     fn rest(self) -> Kind {
         Kind {
             file: "",
@@ -91,14 +95,14 @@ struct Window<T> {
     last: Option<T>,
 }
 
-/// What a window held back.
+/// The lines that a window held back.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct HeldLines<T> {
     /// The last line.
     pub line: T,
-    /// How many they were.
+    /// The number of lines.
     pub count: u64,
-    /// In so long.
+    /// The time in which they came.
     pub within: Duration,
 }
 
@@ -111,7 +115,7 @@ impl<T> Default for Repeats<T> {
 }
 
 impl<T> Repeats<T> {
-    /// Gives the line back if it passes.
+    /// Returns the line if it passes.
     pub(super) fn admit(&mut self, mut kind: Kind, line: T, now: Instant) -> Option<T> {
         if self.windows.len() >= limits::LOG_REPEATS_TRACKED && !self.windows.contains_key(&kind) {
             if kind.is_error() {
@@ -127,24 +131,24 @@ impl<T> Repeats<T> {
             window.passed += 1;
             return Some(line);
         }
-        // Also when the window is over: its count is about to be told.
+        // The line is counted even if the window is over, because the count of that window is about to be logged.
         window.held += 1;
         window.last = Some(line);
         None
     }
 
-    /// When [`Repeats::ended`] is to be called next.
+    /// When [`Repeats::ended`] must be called next.
     pub(super) fn next_end(&self) -> Option<Instant> {
         let ends = self.windows.values().map(Window::end);
         ends.min()
     }
 
-    /// What the windows held back that are over.
+    /// The lines that were held back by windows that are over.
     pub(super) fn ended(&mut self, now: Instant) -> Vec<HeldLines<T>> {
         self.take(now, |window| window.is_over(now))
     }
 
-    /// What was held back until now.
+    /// All lines that were held back until now.
     pub(super) fn all(&mut self, now: Instant) -> Vec<HeldLines<T>> {
         self.take(now, |_| true)
     }
@@ -163,7 +167,7 @@ impl<T> Repeats<T> {
                 count: std::mem::take(&mut window.held),
                 within: now.saturating_duration_since(window.begun),
             });
-            // It goes on, with nothing left that may pass.
+            // The flood continues, so the next window starts without lines that may pass.
             window.begun = now;
             true
         });
@@ -206,7 +210,7 @@ mod tests {
         }
     }
 
-    /// How many of so many lines pass.
+    /// How many of these lines pass.
     fn passed(repeats: &mut Repeats<u64>, kind: Kind, lines: u64, now: Instant) -> u64 {
         (0..lines)
             .filter(|line| repeats.admit(kind, *line, now).is_some())
@@ -220,7 +224,7 @@ mod tests {
         assert_eq!(repeats.next_end(), None);
         assert_eq!(passed(&mut repeats, warning, MAX + 57, now), MAX);
         assert_eq!(repeats.next_end(), Some(now + WINDOW));
-        // Another one does not suffer from it.
+        // A line of another kind is not affected.
         assert_eq!(passed(&mut repeats, kind(Level::Warning, 2), 1, now), 1);
         assert_eq!(repeats.ended(now + WINDOW / 2), []);
         let told = HeldLines {
@@ -238,7 +242,7 @@ mod tests {
         passed(&mut repeats, warning, MAX + 1, begun);
         for window in 1..5 {
             let now = begun + window * WINDOW;
-            // Before and after the count of the window before is told.
+            // Lines are held back before and after the count of the previous window is logged.
             assert_eq!(passed(&mut repeats, warning, 3, now), 0);
             let told = repeats.ended(now);
             assert_eq!(told.len(), 1);

@@ -1,4 +1,5 @@
-//! A histogram of atomic numbers: an observation costs two additions and takes no lock, which that of the library does.
+//! A histogram of atomic numbers. An observation costs two additions and takes no lock, unlike the histogram of
+//! `prometheus-client`.
 
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::{MetricType, TypedMetric};
@@ -7,17 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Observations, by size. Clones count into the same buckets.
+/// A histogram of observations. Clones share the buckets.
 #[derive(Debug, Clone)]
 pub struct Histogram(Arc<Buckets>);
 
 #[derive(Debug)]
 struct Buckets {
-    /// What a bucket holds at most, ascending; one more bucket holds the rest.
+    /// The largest value of each bucket, ascending. One more bucket holds larger values.
     bounds: &'static [u64],
     counts: Box<[AtomicU64]>,
     sum: AtomicU64,
-    /// What is observed, in one of what is shown.
+    /// The number of observed units in one shown unit.
     scale: f64,
 }
 
@@ -25,7 +26,7 @@ const MICROSECOND: u64 = 1_000;
 const MILLISECOND: u64 = 1_000_000;
 const SECOND: u64 = 1_000_000_000;
 
-/// In nanoseconds.
+/// Bucket bounds in nanoseconds.
 const LATENCIES: &[u64] = &[
     50 * MICROSECOND,
     100 * MICROSECOND,
@@ -46,7 +47,7 @@ const LATENCIES: &[u64] = &[
     10 * SECOND,
 ];
 
-/// In nanoseconds.
+/// Bucket bounds in nanoseconds.
 const TRANSFERS: &[u64] = &[
     10 * MILLISECOND,
     50 * MILLISECOND,
@@ -64,17 +65,17 @@ const TRANSFERS: &[u64] = &[
 const COUNTS: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096];
 
 impl Histogram {
-    /// Of what takes between 50 us and 10 s, shown in seconds.
+    /// For durations between 50 us and 10 s, shown in seconds.
     pub fn of_latencies() -> Histogram {
         Histogram::new(LATENCIES, SECOND as f64)
     }
 
-    /// Of what takes between 10 ms and 10 min, shown in seconds.
+    /// For durations between 10 ms and 10 min, shown in seconds.
     pub fn of_transfers() -> Histogram {
         Histogram::new(TRANSFERS, SECOND as f64)
     }
 
-    /// Of numbers between 1 and 4,096.
+    /// For numbers between 1 and 4,096.
     pub fn of_counts() -> Histogram {
         Histogram::new(COUNTS, 1.0)
     }
@@ -88,12 +89,12 @@ impl Histogram {
         }))
     }
 
-    /// Takes a duration, of which five centuries fit.
+    /// Records a duration. Nanoseconds in 64 bits last for five centuries.
     pub fn observe(&self, duration: Duration) {
         self.observe_count(duration.as_nanos() as u64);
     }
 
-    /// Takes a number.
+    /// Records a number.
     pub fn observe_count(&self, value: u64) {
         let buckets = &*self.0;
         let bucket = buckets.bounds.partition_point(|bound| *bound < value);
@@ -116,14 +117,15 @@ impl EncodeMetric for Histogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
         let buckets = &*self.0;
         let bounds = buckets.bounds.iter().map(|bound| *bound as f64);
-        // The quotient is the number next to the decimal, so it is shown as that.
+        // The quotient is the closest number to the decimal bound, so it is printed as that decimal.
         let bounds = bounds.map(|bound| bound / buckets.scale);
         let counts = buckets.counts.iter();
         let shown: Vec<(f64, u64)> = bounds
             .chain([f64::INFINITY])
             .zip(counts.map(|count| count.load(Ordering::Relaxed)))
             .collect();
-        // Of what is shown, so that it is the last bucket's whatever comes meanwhile.
+        // The count is the sum of the shown buckets, so that it equals the last cumulative bucket even if observations
+        // arrive meanwhile.
         let count = shown.iter().map(|(_, count)| count).sum();
         let sum = buckets.sum.load(Ordering::Relaxed) as f64 / buckets.scale;
         encoder.encode_histogram::<NoLabelSet>(sum, count, &shown, None)

@@ -1,11 +1,12 @@
-//! What this process counts and measures, for `GET /-/metrics`.
+//! The counters and measurements of this process, for `GET /-/metrics`.
 //!
-//! Whoever does something holds a handle and counts into it: an addition or two to atomic numbers, without a lock, since
-//! the labels were looked up when the handle was made. Nothing here is asked for anything but by a scrape, which adds what
-//! is so at its moment (`api/metrics.rs`) and has all of it encoded by `prometheus-client`.
+//! Each part of the process holds handles and counts into them. Counting costs one or two additions to atomic numbers
+//! and takes no lock, because the labels were looked up when the handle was made. Only a scrape reads the numbers. It
+//! adds the state at its moment (`api/metrics.rs`), and `prometheus-client` encodes everything.
 //!
-//! Invariants: no label is made of what a client sends, so there is a bounded number of series, and no key and no value
-//! among them; a peer's series go with the peer.
+//! Invariants:
+//! - No label comes from client input, so the number of series is bounded, and no series contains a key or a value.
+//! - The series of a peer end with the peer.
 
 mod histogram;
 mod peers;
@@ -24,23 +25,23 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Unit;
 use std::time::Duration;
 
-/// The only label of a series, by name and value.
+/// The only label of a series, as name and value.
 type Label = [(&'static str, &'static str); 1];
 
-/// The handles of one process, and how they are shown.
+/// The metrics of one process, with the registry that shows them.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     process: Process,
-    /// Of the client port.
+    /// Requests of the client port.
     pub requests: Requests,
-    /// Proposals that had no outcome, by the code that their clients were given.
+    /// Proposals without an outcome, by the error code that their clients got.
     pub proposals_failed: Reasons,
-    /// The same for linearizable reads.
+    /// Linearizable reads that were not confirmed, by the error code that their clients got.
     pub reads_failed: Reasons,
-    /// How often it became known who leads.
+    /// How often this member learned of a new leader.
     pub leader_changes: Counter,
-    /// Commands in each entry that was published and had any.
+    /// Commands in each published entry that had any.
     pub entry_commands: Histogram,
     /// The write-ahead log.
     pub wal: WalMetrics,
@@ -94,8 +95,8 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Everything as OpenMetrics text, `moment` before what was counted. Reads files of `/proc`, so not for a thread that
-    /// may not block.
+    /// Everything as OpenMetrics text, with `moment` before the counters. Reads files of `/proc`, so it must not run on
+    /// a thread that may not block.
     pub fn text(&self, moment: &Registry) -> String {
         let mut process = Registry::with_prefix("process");
         self.process.register(&mut process);
@@ -108,32 +109,32 @@ impl Metrics {
     }
 }
 
-/// Failures by their reason. They are rare, so the label is looked up each time.
+/// Failures by reason. Failures are rare, so the label is looked up each time.
 #[derive(Debug, Default)]
 pub struct Reasons(Family<Label, Counter>);
 
 impl Reasons {
-    /// Shows these reasons also while they have not occurred: what appears with its first failure has no rate then.
+    /// Exports the series of these reasons at zero, so that the first failure yields a rate.
     pub fn expect(&self, reasons: &[&'static str]) {
         for reason in reasons {
             drop(self.0.get_or_create(&[("reason", reason)]));
         }
     }
 
-    /// One more.
+    /// Counts one failure.
     pub fn add(&self, reason: &'static str) {
         self.0.get_or_create(&[("reason", reason)]).inc();
     }
 }
 
-/// What the write-ahead log has written. Clones count into the same numbers.
+/// Measurements of the write-ahead log. Clones share the numbers.
 #[derive(Debug, Clone)]
 pub struct WalMetrics {
-    /// Duration of each fdatasync, one a batch.
+    /// Duration of each fdatasync. There is one fdatasync per batch.
     pub syncs: Histogram,
-    /// Bytes of the batches.
+    /// Bytes of all batches.
     pub bytes: Counter,
-    /// Entries of each batch that had any.
+    /// Entries in each batch that had any.
     pub batch_entries: Histogram,
 }
 
@@ -148,7 +149,7 @@ impl Default for WalMetrics {
 }
 
 impl WalMetrics {
-    /// A batch was written and synced.
+    /// Records a batch that was written and synced.
     pub fn wrote(&self, bytes: u64, entries: u64, sync: Duration) {
         self.syncs.observe(sync);
         self.bytes.inc_by(bytes);
@@ -177,21 +178,21 @@ impl WalMetrics {
     }
 }
 
-/// What was done with snapshots, each operation with a label of its own.
+/// Measurements of snapshots. Each operation has its own label.
 #[derive(Debug)]
 pub struct SnapshotMetrics {
     seconds: Family<Label, Histogram, fn() -> Histogram>,
     bytes: Family<Label, Counter>,
     failed: Family<Label, Counter>,
-    /// Taken of the own map.
+    /// Snapshots that were taken of this member's map.
     pub written: SnapshotOperation,
-    /// Read into the map, at the start or from the leader.
+    /// Snapshots that were read into the map, at the start or from the leader.
     pub loaded: SnapshotOperation,
-    /// Sent to a peer that has lost touch with the log.
+    /// Snapshots that were sent to a peer that is behind the start of the log.
     pub sent: SnapshotOperation,
-    /// Received from the leader.
+    /// Snapshots that were received from the leader.
     pub received: SnapshotOperation,
-    /// Transfers to peers that failed and are tried again.
+    /// Transfers to peers that failed and are retried.
     pub sends_failed: Counter,
     /// Transfers from the leader that failed.
     pub receives_failed: Counter,
@@ -205,7 +206,7 @@ pub struct SnapshotOperation {
 }
 
 impl SnapshotOperation {
-    /// One is done, with a file of so many bytes.
+    /// Records an operation that is done, with the size of its file.
     pub fn add(&self, took: Duration, bytes: u64) {
         self.seconds.observe(took);
         self.bytes.inc_by(bytes);

@@ -1,4 +1,4 @@
-//! The other members, as this one reaches them.
+//! Measurements of the connections to the other members.
 
 use super::Histogram;
 use prometheus_client::metrics::counter::Counter;
@@ -12,7 +12,7 @@ type LaneLabels = (
     [(&'static str, &'static str); 1],
 );
 
-/// The series of all peers. Clones share them.
+/// The series of all peers. Clones share the series.
 #[derive(Debug, Clone)]
 pub struct PeersMetrics {
     round_trips: Family<PeerLabel, Histogram, fn() -> Histogram>,
@@ -34,33 +34,33 @@ impl Default for PeersMetrics {
     }
 }
 
-/// The series of one peer, which are there for as long as this is.
+/// The series of one peer. Dropping the value ends the series.
 #[derive(Debug)]
 pub struct PeerMetrics {
     id: u64,
     names: [&'static str; 2],
     peers: PeersMetrics,
-    /// How long it took to answer.
+    /// The time that the peer takes to answer a heartbeat.
     pub round_trips: Histogram,
-    /// In the order of their names.
+    /// The lanes, in the order of their names in [`PeersMetrics::add`].
     pub lanes: [LaneMetrics; 2],
 }
 
 /// One connection to a peer and its queue.
 #[derive(Debug, Clone, Default)]
 pub struct LaneMetrics {
-    /// Messages that wait.
+    /// Messages in the queue.
     pub messages: Gauge,
-    /// Their bytes.
+    /// Bytes of the messages in the queue.
     pub bytes: Gauge,
-    /// Messages that did not fit, or waited for a connection that failed.
+    /// Messages that found the queue full, or that waited for a connection that failed.
     pub dropped: Counter,
     /// Connections that were made.
     pub connections: Counter,
 }
 
 impl PeersMetrics {
-    /// Begins the series of a peer with these lanes. One of the same id has to be gone.
+    /// Starts the series of a peer with these lanes. Earlier series of the same peer must have ended.
     pub fn add(&self, id: u64, names: [&'static str; 2]) -> PeerMetrics {
         PeerMetrics {
             id,

@@ -1,4 +1,4 @@
-//! What the operating system knows of this process, by the names that all Prometheus clients use.
+//! The operating system's view of this process, under the names that all Prometheus clients use.
 
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -9,7 +9,6 @@ use rustix::time::{ClockId, clock_gettime};
 use std::fs;
 use std::time::SystemTime;
 
-/// This process.
 #[derive(Debug)]
 pub(super) struct Process {
     started: SystemTime,
@@ -24,7 +23,7 @@ impl Default for Process {
 }
 
 impl Process {
-    /// Adds its figures of this moment. What can't be found out (there is no `/proc`) is left out.
+    /// Adds the current numbers. Numbers that can't be read, for example without `/proc`, are left out.
     pub(super) fn register(&self, registry: &mut Registry) {
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let cpu = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
@@ -34,7 +33,7 @@ impl Process {
             Unit::Seconds,
             ConstCounter::new(cpu),
         );
-        // Before 1970 there was no such program.
+        // An error means a clock before 1970. The start time is then shown as 0.
         let started = self.started.duration_since(SystemTime::UNIX_EPOCH);
         registry.register_with_unit(
             "start_time",
@@ -57,7 +56,7 @@ impl Process {
             );
         }
         if let Ok(files) = fs::read_dir("/proc/self/fd") {
-            // But for the one that lists them.
+            // The file descriptor that lists the directory is not counted.
             let open = (files.count() as u64).saturating_sub(1);
             registry.register(
                 "open_fds",
@@ -75,7 +74,7 @@ impl Process {
     }
 }
 
-/// Virtual and resident.
+/// Virtual and resident memory.
 fn memory_bytes() -> Option<(u64, u64)> {
     let pages = fs::read_to_string("/proc/self/statm").ok()?;
     let mut pages = pages.split_ascii_whitespace();

@@ -1,6 +1,7 @@
-//! Requests of the client port: how many, by method and status code, and how long they took, by method.
+//! Requests of the client port: their number by method and status code, and their duration by method.
 //!
-//! The one place that is hot: it costs three additions to atomic numbers a request, found by position.
+//! This is the only place in the metrics on a hot path. A request costs three additions to atomic numbers, which are
+//! found by position.
 
 use super::{Histogram, Label};
 use hyper::{Method, StatusCode};
@@ -13,14 +14,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// In the order of [`position`]. A client may send any method, and labels are not for clients to make.
+/// In the order of [`position`]. Unknown methods count as `other`, because clients may send any method and must not
+/// create labels.
 const METHODS: [&str; 6] = ["GET", "HEAD", "PUT", "DELETE", "POST", "other"];
 
-/// The statuses from 100 on.
+/// The number of status codes, from 100 on.
 const CODES: usize = 500;
 const FIRST_CODE: usize = 100;
 
-/// Requests that were answered.
+/// The requests that were answered.
 #[derive(Debug)]
 pub struct Requests {
     counts: Counts,
@@ -41,12 +43,12 @@ impl Default for Requests {
 }
 
 impl Requests {
-    /// A request was answered, or its answer begun if that is a stream.
+    /// Counts a request that was answered. A stream counts when its answer starts.
     pub fn answered(&self, method: &Method, status: StatusCode, took: Duration) {
         let method = position(method);
         self.seconds[method].observe(took);
         let code = usize::from(status.as_u16()) - FIRST_CODE;
-        // There are none beyond, and a status is 100 at least.
+        // There are no codes beyond, and a status is at least 100.
         if let Some(count) = self.counts.0[method].get(code) {
             count.fetch_add(1, Ordering::Relaxed);
         }
@@ -77,7 +79,7 @@ fn position(method: &Method) -> usize {
     }
 }
 
-/// By method and status. Those that are zero are not shown: most never occur.
+/// Numbers by method and status. Zeros are not shown, because most combinations never occur.
 #[derive(Debug, Clone)]
 struct Counts(Arc<[Box<[AtomicU64]>; METHODS.len()]>);
 
