@@ -1,8 +1,9 @@
-//! Why the daemon ends with another code than 0, and what its user is told.
+//! The reasons why the daemon ends with another exit code than 0, and the line that the user gets.
 //!
-//! No line advises what could lose acknowledged writes in one of the cases that lead to it. So nobody is told to empty a
-//! directory, or to put an older copy in its place: it is kept, and a member that can't be saved is replaced by a new one.
-//! Only of a directory that another cluster was to begin in is said how to remove it, if it was a try.
+//! A line never recommends a step that could lose acknowledged writes in any of the cases that lead to the line. So no
+//! line says to empty a directory, or to replace it by an older copy. The user keeps the directory, and replaces a
+//! member that can't be saved by a new member. The only directory whose removal a line describes is one in which
+//! another cluster was to start, in case the old cluster was only a try.
 
 use crate::config::Config;
 use crate::node::Exit;
@@ -11,7 +12,7 @@ use crate::storage::{DiskError, StorageError};
 use std::io;
 use std::net::SocketAddr;
 
-/// Why the process ends with another code than 0. Its text is one line: cause, file, and the next thing to do.
+/// Why the process ends with another code than 0. The text is one line: cause, file, and next step.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// An address can't be listened on.
@@ -19,41 +20,41 @@ pub enum Failure {
         "can't listen on {address}: {source}; stop what uses this port, or choose another with {option}"
     )]
     Listen {
-        /// The address.
+        /// The address that can't be used.
         address: SocketAddr,
-        /// The option that sets it.
+        /// The option that sets the address.
         option: &'static str,
         /// The cause.
         source: io::Error,
     },
-    /// The data directory.
+    /// The data directory can't be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// The disk failed while the daemon ran.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// The peers know another data directory or another start of it under this id: see [`Exit`].
+    /// The peers know another data directory or another start of this member under its id: see [`Exit`].
     #[error("{0}")]
     OtherLife(String),
-    /// Two members have committed different things, or have both led in one term.
+    /// Two members have committed different entries, or have both led in one term.
     #[error("{0}")]
     Parted(String),
-    /// Only a later version knows what the log or a snapshot holds.
+    /// Only a later version can read what the log or a snapshot holds.
     #[error("{0}")]
     Later(String),
-    /// It can't be added to the cluster that it was to join: the id or the URL belongs to another member.
+    /// The member can't be added to the cluster that it should join: its id or its URL belongs to another member.
     #[error("{0}")]
     Taken(String),
-    /// The command line does not fit the data directory, or something is missing.
+    /// The command line contradicts the data directory, or an option is missing.
     #[error("{0}")]
     Usage(String),
-    /// Anything else.
+    /// Any other failure.
     #[error("{0}")]
     Fatal(String),
 }
 
 impl Failure {
-    /// The exit code: see the README.
+    /// The exit code. The README explains the codes.
     pub fn exit_code(&self) -> i32 {
         match self {
             Failure::Listen { .. } | Failure::Taken(_) | Failure::Usage(_) => 2,
@@ -66,7 +67,7 @@ impl Failure {
         }
     }
 
-    /// Of a node that has to end. `None`: it was removed, which is no failure.
+    /// The failure of a node that has to end. `None` for a member that was removed, which is not a failure.
     pub(super) fn of_exit(exit: &Exit, config: &Config) -> Option<Failure> {
         let Config { id, peer_url, .. } = config;
         let dir = config.data_dir.display();

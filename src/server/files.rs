@@ -1,5 +1,5 @@
-//! What the transport reads and writes on the disk: the data directory's own facts, and snapshot files. When the disk
-//! fails under what it writes, the process ends (fail-stop).
+//! The transport's access to the disk: the cluster id in the data directory, and the snapshot files. When the disk
+//! fails during a write, the process ends (fail-stop).
 
 use super::stop::StopSender;
 use crate::storage::{
@@ -9,7 +9,7 @@ use crate::transport;
 use std::io;
 use std::sync::Arc;
 
-/// What the transport asks of the data directory. When its disk fails, the process ends.
+/// The transport's view of the data directory. A failing disk ends the process.
 pub(super) struct FailStopDirectory {
     pub(super) meta: Arc<Meta>,
     pub(super) stop_sender: StopSender,
@@ -30,7 +30,7 @@ impl transport::IdentityStore for FailStopDirectory {
     }
 }
 
-/// The snapshot files as the transport uses them. When the disk fails while one is received, the process ends.
+/// The snapshot files for the transport. A disk that fails while a snapshot is received ends the process.
 pub(super) struct FailStopSnapshots {
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) stop_sender: StopSender,
@@ -88,15 +88,15 @@ impl transport::IncomingSnapshot for FailStopSink {
     }
 }
 
-/// Ends the process because its disk has failed. Gives what the transport is told.
+/// Ends the process because its disk has failed. Returns the error for the transport.
 fn fail(stop_sender: &StopSender, error: DiskError) -> transport::FileError {
     let text = error.to_string();
     stop_sender.fail(error);
     text.into()
 }
 
-/// As [`fail`], but a disk that is only full is no reason to end: what was received of the snapshot is removed, and its
-/// sender tries again.
+/// Ends the process as [`fail`] does, unless the disk is only full. In that case the partial snapshot is removed, and
+/// its sender retries.
 fn fail_unless_full(stop_sender: &StopSender, error: DiskError) -> transport::FileError {
     match error.is_full() {
         true => error.into(),

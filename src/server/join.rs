@@ -1,13 +1,16 @@
-//! Joining by address (`--join URL`): asks members of a running cluster to add this one, again and again until one of
-//! them has done it.
+//! Joining by address (`--join URL`): asks members of a running cluster to add this member, and repeats until a member
+//! has added it.
 //!
-//! The server starts it beside everything else on a member that is empty. Each member is asked for the others first
-//! (`GET /-/status`), so that they are dialled and can say when they refuse this one, and then to add this one with its
-//! incarnation (`POST /join`), which is harmless when it is a member already. All further is between the leader and this
-//! member.
+//! The server runs this task on an empty member, beside all other tasks. The task asks each member in two steps:
+//! 1. `GET /-/status` returns the other members, so that the transport dials them and they can report a refusal of this
+//!    member.
+//! 2. `POST /join` asks the member to add this member with its incarnation. The request has no effect if this member
+//!    was added already.
 //!
-//! It ends when it was heard, when this member has got a table of members in another way, or with an error that another
-//! try would meet again.
+//! Everything else is between the leader and this member.
+//!
+//! The task ends when a member has added this one, when this member gets a table of members in another way, or with an
+//! error that a retry would meet again.
 
 use crate::api::client;
 use crate::limits;
@@ -22,22 +25,22 @@ use slog::{Logger, info, warn};
 use std::collections::BTreeMap;
 use tokio::time::{sleep, timeout};
 
-/// Who asks whom.
+/// The member that asks, and the members that are asked.
 #[derive(Debug, Clone)]
 pub struct JoinTask {
-    /// This member.
+    /// The id of this member.
     pub id: u64,
-    /// The incarnation of its data directory.
+    /// The incarnation of this member's data directory.
     pub incarnation: u64,
-    /// Where its peers reach it.
+    /// The URL at which peers reach this member.
     pub url: PeerUrl,
-    /// Where clients reach the members that are asked, in this order.
+    /// The client URLs of the members to ask, in this order.
     pub asked: Vec<PeerUrl>,
 }
 
 /// Why a member has not added this one.
 enum NotAdded {
-    /// It may be different the next time.
+    /// A retry may succeed.
     Now(String),
     /// The id or the URL belongs to another member.
     Taken(String),
@@ -45,16 +48,16 @@ enum NotAdded {
     OtherIncarnation(String),
 }
 
-/// Why another start is needed. Both are one line.
+/// Why the member must be started in another way. Both texts are one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotJoined {
-    /// With other options: the id or the URL belongs to another member.
+    /// Other options are needed: the id or the URL belongs to another member.
     Taken(String),
-    /// With another data directory, or after the member of the other one was removed.
+    /// Another data directory is needed, or the member that uses the id must be removed first.
     OtherIncarnation(String),
 }
 
-/// Asks until there is nothing to ask for any more.
+/// Asks until this member is added or has a table of members.
 pub async fn run(task: JoinTask, transport: Transport, logger: Logger) -> Result<(), NotJoined> {
     let JoinTask { id, url, .. } = &task;
     let mut pause = limits::JOIN_BACKOFF_MIN;
@@ -84,7 +87,10 @@ pub async fn run(task: JoinTask, transport: Transport, logger: Logger) -> Result
         }
         let why = reasons.join("; ");
         if why != told {
-            warn!(logger, "not added to the cluster yet, trying on: {}", why);
+            warn!(
+                logger,
+                "not added to the cluster yet, trying again: {}", why
+            );
             told = why;
         }
         sleep(pause).await;
@@ -93,8 +99,9 @@ pub async fn run(task: JoinTask, transport: Transport, logger: Logger) -> Result
     Ok(())
 }
 
-/// Asks one member. `in_doubt`: an earlier wish may have been granted. A member that is found to be added is not asked
-/// for again then: if it was removed between the two, it would come back.
+/// Asks one member. `in_doubt` means that an earlier request may have succeeded. If the status then shows this member
+/// as added, the function does not ask again: if this member was removed in between, another request would bring it
+/// back.
 async fn ask(
     task: &JoinTask,
     asked: &PeerUrl,
@@ -122,7 +129,7 @@ async fn ask(
     if status.is_success() {
         return Ok(());
     }
-    // Any other refusal says that nothing was changed.
+    // Every other refusal says that nothing was changed.
     *in_doubt = was_in_doubt || status == StatusCode::GATEWAY_TIMEOUT;
     let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
     let why = match problem["detail"].as_str() {
@@ -136,13 +143,13 @@ async fn ask(
     }
 }
 
-/// The body of `POST /join`. The incarnation goes as text: JSON's numbers are not exact beyond 2^53.
+/// The body of `POST /join`. The incarnation is text, because JSON numbers are not exact beyond 2^53.
 fn wish(task: &JoinTask) -> String {
     let incarnation = format!("{:016x}", task.incarnation);
     json!({"id": task.id, "addr": task.url.to_string(), "incarnation": incarnation}).to_string()
 }
 
-/// Where the members are reached, by what `GET /-/status` says.
+/// The peer URLs of the members in the answer to `GET /-/status`.
 fn members(status: Value) -> Option<BTreeMap<u64, PeerUrl>> {
     let listed = status["members"].as_array()?.iter();
     let member = |member: &Value| {
@@ -154,7 +161,7 @@ fn members(status: Value) -> Option<BTreeMap<u64, PeerUrl>> {
     listed.map(member).collect()
 }
 
-/// One request: the status and the body of its answer.
+/// Sends one request. Returns the status and the body of its answer.
 async fn request(
     to: &PeerUrl,
     method: Method,

@@ -1,9 +1,10 @@
-//! Whether `--cluster` fits a data directory: a list of another cluster ends the start before it has changed anything.
+//! Checks whether `--cluster` fits a data directory. The list of another cluster ends the start before anything was
+//! changed.
 //!
-//! Otherwise a member would go on with what its directory holds, and nobody would notice that the list means another
-//! cluster: two clusters would take writes.
+//! Without this check, the member would continue with what its directory holds, although the list means another
+//! cluster. Two clusters would accept writes, and nobody would notice.
 //!
-//! [`compare`] is the whole of it, as a pure function.
+//! [`compare`] is the whole check, as a pure function.
 
 use super::failure::Failure;
 use crate::config::Config;
@@ -20,29 +21,29 @@ use std::sync::Arc;
 
 type List = BTreeMap<u64, PeerUrl>;
 
-/// How a list fits.
+/// How a list fits a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fit {
-    /// It is a list of this cluster, and only says where to look for the others.
+    /// A list of this cluster. It only adds URLs at which to look for the other members.
     Known,
-    /// Nobody has been added yet: it is the list by which this member waits, or forms its cluster.
+    /// No member has been added yet. The list is the one by which this member waits, or by which it forms its cluster.
     Taken,
 }
 
-/// Why a list is not one of this directory's cluster.
+/// Why a list is not a list of this directory's cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Misfit {
-    /// These ids are and were no members.
+    /// These ids are not members and never were.
     NeverMembers(Vec<u64>),
-    /// No member is, or was, at the place that the list names, and it lists neither all members nor those of the first list
-    /// at new places.
+    /// No member is or was at a URL of the list. Nor does the list contain all members, or the members of the first
+    /// list, at new URLs.
     NothingInCommon,
-    /// The cluster forms by another list, and has added members by that.
+    /// The cluster forms by another list, and has added members by that list.
     Forming,
 }
 
-/// Compares a list with the members that a directory knows. `own` is the directory's member, `first` the list of its first
-/// start.
+/// Compares a list with the members that a directory knows. `own` is the directory's member, and `first` is the list of
+/// its first start.
 pub(super) fn compare(
     own: u64,
     list: &List,
@@ -52,7 +53,7 @@ pub(super) fn compare(
     if members.members.is_empty() {
         return Ok(Fit::Taken);
     }
-    // The own entry may be new: then this member moves.
+    // The entry of this member itself may be new, which means that this member moves.
     let fits = |(id, url): (&u64, &PeerUrl)| *id == own || members.was_at(*id, url);
     if !members.is_formed() {
         let forming = &members.forming;
@@ -61,7 +62,7 @@ pub(super) fn compare(
             _ if list == forming => Ok(Fit::Taken),
             _ if members.has_only(own) && list.keys().next() == Some(&own) => Ok(Fit::Taken),
             true => Ok(Fit::Known),
-            // It was no hindrance before: the list of the first counts.
+            // This list was accepted at the first start, so it is accepted again.
             false if list == first => Ok(Fit::Known),
             false => Err(Misfit::Forming),
         };
@@ -71,7 +72,7 @@ pub(super) fn compare(
     }
     let never = list.keys().filter(|id| !members.had(**id));
     let never: Vec<u64> = never.copied().collect();
-    // All members may have moved; of those that came later a list may not know.
+    // All members may have moved. A list may lack the members that were added later.
     let all_move = members.members.keys().all(|id| list.contains_key(id));
     let all_move = all_move || list.keys().eq(first.keys());
     let is_there = |(id, url): (&u64, &PeerUrl)| members.was_at(*id, url);
@@ -82,7 +83,7 @@ pub(super) fn compare(
     }
 }
 
-/// Compares `--cluster`, if it was given, with the data directory, which is locked. Nothing is changed.
+/// Compares `--cluster`, if it was given, with the data directory, which must be locked. Changes nothing.
 pub(super) fn check(disk: &Arc<dyn Disk>, config: &Config) -> Result<Fit, Failure> {
     let Config {
         id,
@@ -99,7 +100,8 @@ pub(super) fn check(disk: &Arc<dyn Disk>, config: &Config) -> Result<Fit, Failur
     let Some((index, members)) = dir.snapshot_members(&meta)? else {
         return Ok(Fit::Taken);
     };
-    // Later members make no difference then; of a cluster that forms, they do, and its log is short.
+    // In a formed cluster, later members can't turn a fit into a misfit, so the log is not read. In a forming cluster
+    // they can, and its log is short.
     let early = compare(*id, list, &first, &members);
     if members.is_formed() && early.is_ok() {
         return Ok(Fit::Known);
@@ -109,7 +111,7 @@ pub(super) fn check(disk: &Arc<dyn Disk>, config: &Config) -> Result<Fit, Failur
         .map_err(|misfit| Failure::Usage(refusal(dir.path(), &meta, &members, &misfit)))
 }
 
-/// What the directory holds, and what to do: one line.
+/// One line: what the directory holds, and what to do.
 fn refusal(dir: &Path, meta: &Meta, members: &Members, misfit: &Misfit) -> String {
     let mut line = format!(
         "{} holds member {} of cluster {:016x}, ",
@@ -169,16 +171,18 @@ fn refusal(dir: &Path, meta: &Meta, members: &Members, misfit: &Misfit) -> Strin
     line
 }
 
-/// A restart goes by what is on disk. Flags that say something else deserve a word.
+/// Logs where the command line differs from the data directory, which takes precedence.
 pub(super) fn tell_differences(config: &Config, node: &Node, logger: &Logger) {
     let known = node.members();
-    // What is behind the snapshot is not applied yet.
+    // The log after the snapshot is not applied yet.
     let is_newest = node.members_index() == Some(node.position().committed);
     let own = known.members.get(&config.id);
     if let Some(own) = own.filter(|own| own.url != config.peer_url) {
         match config.url_given {
-            true => info!(logger, "moved: the others are told where this member is reached now";
-                "from" => %own.url, "to" => %config.peer_url),
+            true => {
+                info!(logger, "moved: the other members are told the new peer URL of this member";
+                "from" => %own.url, "to" => %config.peer_url)
+            }
             false if is_newest => {
                 warn!(logger, "the cluster has another peer URL for this member; start it again, or give --peer-url";
                     "members" => %own.url, "listening" => %config.peer_address);
@@ -195,7 +199,7 @@ pub(super) fn tell_differences(config: &Config, node: &Node, logger: &Logger) {
         };
         let known = known.members.iter();
         let known = known.map(|(id, member)| (*id, member.url.clone()));
-        info!(logger, "--cluster differs from the members: it only says where else to look for them";
+        info!(logger, "--cluster differs from the members: it only adds URLs to dial while no leader is known";
             "members" => urls(&known.collect()), "--cluster" => urls(&config.cluster));
     }
 }
@@ -213,7 +217,7 @@ mod tests {
         format!("http://{text}").parse().unwrap()
     }
 
-    /// The i-th is that of member i.
+    /// The i-th URL belongs to member i.
     fn list(urls: &str) -> List {
         (1..).zip(urls.split(',').map(url)).collect()
     }
@@ -226,7 +230,7 @@ mod tests {
         command
     }
 
-    /// 1, 2 and 3; 4 was added, 2 has moved from b:1, 3 was removed.
+    /// Members 1, 2 and 3. Member 4 was added, member 2 has moved from b:1, and member 3 was removed.
     fn changed() -> Members {
         let first = list("a:1,b:1,c:1");
         let mut members = Members::of(first.into_iter().map(|(id, url)| (id, url, id)));
@@ -245,12 +249,12 @@ mod tests {
         let never = |ids: &[u64]| Err(Misfit::NeverMembers(ids.to_vec()));
         for (own, urls, expected) in [
             (1, "a:1,b:2,c:1,d:1", Ok(Fit::Known)),
-            // Before the changes, and in part.
+            // Lists from before the changes, complete and in part.
             (1, "a:1,b:1,c:1", Ok(Fit::Known)),
             (1, "a:1", Ok(Fit::Known)),
             (4, "a:1,b:1", Ok(Fit::Known)),
             (2, "x:1,x:2,c:1", Ok(Fit::Known)),
-            // This one moves, or several do, or all.
+            // This member moves, or several members move, or all.
             (1, "a:2,b:2,c:1", Ok(Fit::Known)),
             (1, "a:2,b:3,c:3,d:1", Ok(Fit::Known)),
             (1, "x:1,x:2,x:3,x:4", Ok(Fit::Known)),
@@ -261,7 +265,7 @@ mod tests {
             (1, "x:1,x:2,x:3,x:4,x:5,x:6", never(&[5, 6])),
             (1, "x:1,x:2", Err(Misfit::NothingInCommon)),
             (1, "x:1", Err(Misfit::NothingInCommon)),
-            // Right places of wrong members.
+            // Known URLs with the wrong members.
             (1, "b:2,a:1", Err(Misfit::NothingInCommon)),
         ] {
             assert_eq!(compared(own, urls, &changed()), expected, "{own}: {urls}");
@@ -309,7 +313,7 @@ mod tests {
         }
     }
 
-    /// A directory of member 1 that was begun with a list, and holds these changes in its log, not committed.
+    /// The directory of member 1, which was started with a list and holds these changes in its log, not committed.
     fn directory(dir: &Path, first: &str, changes: &[Command]) {
         let disk = Arc::new(RealDisk);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
@@ -399,7 +403,7 @@ mod tests {
         let others = "a cluster of 3 at http://a:1, http://b:2, http://c:1; to start another";
         assert_refused(dir.path(), "a:1,b:1,c:1,d:1", &[others, "the member 4 of"]);
         assert_refused(dir.path(), "x:1,x:2", &["none of its members was ever"]);
-        // All move at once: those of the first list, or all members.
+        // All members move at once: the members of the first list, or all current members.
         for fits in ["x:1,x:2,x:3", "x:1"] {
             assert_eq!(checked(dir.path(), fits).unwrap(), Fit::Known, "{fits}");
         }

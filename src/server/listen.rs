@@ -1,4 +1,4 @@
-//! What a start takes from the machine before it touches its data: its ports, its signals, its file descriptors.
+//! The resources that a start takes from the machine before it touches its data: ports, signals and file descriptors.
 
 use super::failure::Failure;
 use super::stop::{StopReason, StopSender};
@@ -7,20 +7,20 @@ use slog::{Logger, warn};
 use std::net::{SocketAddr, TcpListener};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Takes a port. `option` is the one that chooses another.
+/// Binds a port. `option` is the command-line option that chooses another port.
 pub(super) fn listen(address: SocketAddr, option: &'static str) -> Result<TcpListener, Failure> {
     let failed = |source| Failure::Listen {
         address,
         option,
         source,
     };
-    // The standard library sets SO_REUSEADDR, so that a restart need not wait for old connections to time out.
+    // The standard library sets SO_REUSEADDR, so a restart does not wait for old connections to time out.
     let listener = TcpListener::bind(address).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     Ok(listener)
 }
 
-/// For the runtime, which serves it.
+/// Converts the listener for the runtime, which serves it.
 pub(super) fn into_tokio(
     listener: TcpListener,
     runtime: &tokio::runtime::Runtime,
@@ -30,7 +30,7 @@ pub(super) fn into_tokio(
         .map_err(|error| Failure::Fatal(format!("can't use a listener: {error}")))
 }
 
-/// From now on a signal is a reason to end, and does not end the process by itself.
+/// From now on, a signal is a reason to stop in order, and no longer ends the process directly.
 pub(super) fn watch_signals(
     runtime: &tokio::runtime::Runtime,
     stop_sender: &StopSender,
@@ -52,7 +52,8 @@ pub(super) fn watch_signals(
     Ok(())
 }
 
-/// Every connection needs a file descriptor, and the usual soft limit of 1,024 is soon used up.
+/// Raises the soft limit of open files. Every connection needs a file descriptor, and the usual soft limit of 1,024 is
+/// soon used up.
 pub(super) fn raise_file_limit(logger: &Logger) {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {

@@ -1,17 +1,17 @@
-//! A member's process: what it opens, how its parts are wired, what it waits for, and how it stops. [`run`] is the whole of
-//! it.
+//! A member's process: what it opens, how its parts are connected, what it waits for, and how it stops. [`run`] shows
+//! all of this.
 //!
 //! A start has these steps, in this order:
-//! 1. find out which member this is, by the command line and the data directory (`start.rs`);
-//! 2. lock the data directory;
-//! 3. check whether `--cluster` fits it (`list.rs`);
-//! 4. bind both ports, so that a port in use ends the start before anything in the directory is touched;
-//! 5. serve clients, which at first are told how far the load has come;
-//! 6. load the snapshot and read the log;
-//! 7. start raft and the other threads, and serve peers (`wiring.rs`).
+//! 1. Find out which member this is, from the command line and the data directory (`start.rs`).
+//! 2. Lock the data directory.
+//! 3. Check whether `--cluster` fits the data directory (`list.rs`).
+//! 4. Bind both ports, so that a port in use ends the start before anything in the directory is touched.
+//! 5. Serve clients. At first every request is answered with the progress of the load.
+//! 6. Load the snapshot and read the log.
+//! 7. Start raft and the other threads, and serve peers (`wiring.rs`).
 //!
-//! Before step 7 this member sends nothing to any peer: it knows neither its vote nor its log. The kernel keeps the
-//! connections of its peers waiting.
+//! Before step 7 this member sends nothing to any peer, because it knows neither its vote nor its log. The kernel keeps
+//! the connections of its peers waiting.
 
 mod failure;
 mod files;
@@ -42,13 +42,13 @@ use stop::{StopReason, next_failure, on_exit, stop_gently};
 use systemd::Phase;
 use wiring::{Daemon, Found, OpenFiles, Wired};
 
-/// Runs one member until it is stopped or removed (`Ok`), or fails.
+/// Runs one member until it is stopped or removed (`Ok`), or until it fails.
 pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
     let begun = Instant::now();
     raise_file_limit(logger);
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let plan = start::prepare(asked, &disk)?;
-    // Behind what is only a wrong command, which is answered by one line.
+    // This line follows the checks, so that a wrong command gets one line of output only.
     tell_starting(&plan.config, logger);
     let mut daemon = Daemon::serve_clients(plan.config, plan.client_port, begun, logger)?;
     let Some(opened) = open(&mut daemon, disk, plan.beginning, plan.fit)? else {
@@ -59,7 +59,7 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
     stop(daemon, wired, reason)
 }
 
-/// Loads what the data directory holds. `None`: a signal has ended the start.
+/// Loads the data directory. Returns `None` if a signal has ended the start.
 fn open(
     daemon: &mut Daemon,
     disk: Arc<dyn Disk>,
@@ -77,14 +77,14 @@ fn open(
     let opened = match first {
         Ok(opened) => opened,
         Err(StopReason::Failed(failure)) => return Err(failure),
-        // Nothing has begun that would have to be ended in order.
+        // Nothing runs yet that must be stopped in order.
         Err(StopReason::Signal(name)) => {
             info!(daemon.parts.logger, "stopping before the start was complete"; "signal" => name);
             return Ok(None);
         }
         Err(StopReason::Node(exit)) => panic!("{exit:?} of a node that is still to be made"),
     };
-    // Before there is a node that goes by it.
+    // The options must be stored before the node exists, because the node relies on them.
     match fit {
         _ if opened.recovered.snapshot.is_none() => opened.meta.set_given(given)?,
         Fit::Taken => opened.meta.set_list(&daemon.config.cluster)?,
@@ -93,7 +93,7 @@ fn open(
     Ok(Some(opened))
 }
 
-/// Makes the node, lets peers in, and starts the threads: from now on this is a member.
+/// Makes the node, accepts peers, and starts the threads. From now on this process is a member.
 fn wire(daemon: &Daemon, opened: Opened, peer_port: TcpListener) -> Result<Wired, Failure> {
     let Daemon { config, parts, .. } = daemon;
     let logger = &parts.logger;
@@ -102,7 +102,7 @@ fn wire(daemon: &Daemon, opened: Opened, peer_port: TcpListener) -> Result<Wired
     let raft_logger = logging::raft_logger(logger);
     let node =
         Node::new(settings, opened.recovered, logger, &raft_logger).map_err(Failure::Fatal)?;
-    // Before anything is applied that a client could see.
+    // A closed member must be closed before anything is applied that a client could see.
     parts.inbox.set_closed(node.closed());
     if !opened.first_start {
         list::tell_differences(config, &node, logger);
@@ -115,7 +115,8 @@ fn wire(daemon: &Daemon, opened: Opened, peer_port: TcpListener) -> Result<Wired
     let transport = wiring::transport(daemon, &files, view, found);
     let members = node.members().members.len();
     let peers = wiring::serve_peers(&transport, peer_port, &daemon.runtime)?;
-    // Before anything is applied. What clients send now waits in the inbox for the raft loop.
+    // History and replay must start before anything is applied. Requests of clients now wait in the inbox for the raft
+    // loop.
     parts
         .state_machine
         .history
@@ -138,12 +139,13 @@ fn wire(daemon: &Daemon, opened: Opened, peer_port: TcpListener) -> Result<Wired
     Ok(wired)
 }
 
-/// Until there is a reason to stop.
+/// Waits for a reason to stop.
 fn wait(daemon: &mut Daemon) -> StopReason {
     daemon.runtime.block_on(daemon.stop_reasons.next())
 }
 
-/// Ends all parts, each behind those that feed it. After a failure there is no order to keep: the process just ends.
+/// Stops all parts, each after the parts that feed it. After a failure the order does not matter, and the process just
+/// ends.
 fn stop(mut daemon: Daemon, wired: Wired, reason: StopReason) -> Result<(), Failure> {
     daemon.phase.send_replace(Phase::Stopping);
     let begun = Instant::now();
@@ -165,7 +167,7 @@ fn stop(mut daemon: Daemon, wired: Wired, reason: StopReason) -> Result<(), Fail
         let threads = wired.threads;
         let joined =
             tokio::task::spawn_blocking(|| threads.into_iter().map(JoinHandle::join).count());
-        // A thread that panicked has ended the process: see main.rs.
+        // A thread that panicked has ended the process already: see main.rs.
         let _ = tokio::time::timeout(limits::THREADS_STOP_TIMEOUT, joined).await;
         wired.transport.close().await;
         drop(wired.peers);
@@ -188,7 +190,7 @@ fn tell_starting(config: &Config, logger: &Logger) {
         "peers" => %config.peer_address, "url" => %config.peer_url, "join" => config.join);
 }
 
-/// Tells the person on stderr, whatever the log is set to, then the log, and then systemd.
+/// Informs the user on stderr, whatever the log level is, then the log, then systemd.
 fn tell_started(daemon: &Daemon, wired: &Wired, term: u64, members: usize) {
     let Config {
         id, client_address, ..

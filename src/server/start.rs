@@ -1,8 +1,8 @@
-//! Who a process is: by its command line where that says something, and otherwise by its data directory.
+//! The identity of a process: from its command line where that is given, and otherwise from its data directory.
 //!
-//! After the first start the directory alone is enough: `meta` knows the id, the peer URL and the list of first members.
-//! What is missing on a new directory is said here, in one line and before anything is touched. [`prepare`] makes sure that
-//! no other process is the same member.
+//! After the first start the directory alone is enough: `meta` holds the id, the peer URL and the list of first
+//! members. If an option is missing for a new directory, the start ends with one line before anything is touched.
+//! [`prepare`] ensures that no other process runs as the same member.
 
 use super::failure::Failure;
 use super::list::{self, Fit};
@@ -16,7 +16,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A start that nothing speaks against.
+/// A start that has passed all checks.
 pub(super) struct StartPlan {
     pub(super) config: Config,
     pub(super) beginning: Beginning,
@@ -25,16 +25,17 @@ pub(super) struct StartPlan {
     pub(super) peer_port: TcpListener,
 }
 
-/// Takes the lock of the data directory and both ports. What the directory holds is not touched.
+/// Takes the lock of the data directory and binds both ports. Does not touch the content of the directory.
 pub(super) fn prepare(asked: Asked, disk: &Arc<dyn Disk>) -> Result<StartPlan, Failure> {
     let (config, beginning) = settle(asked, disk)?;
     let dir = DataDir::new(disk.clone(), &config.data_dir);
     dir.check_start(&beginning.start)?;
-    // Held to the end of the process: a thread may still write while the main thread returns with a failure.
+    // The lock is held until the process ends, because a thread may still write while the main thread returns with a
+    // failure.
     std::mem::forget(dir.lock()?);
     let fit = list::check(disk, &config)?;
-    // Behind the lock, so that a second start of the same member says that it is one; before the data directory is
-    // touched, so that a port that is in use leaves nothing behind.
+    // The ports are bound after the lock is taken, so that a second start of the same member reports the lock and not
+    // the port. They are bound before the data directory is touched, so that a port in use leaves nothing behind.
     let client_port = listen(config.client_address, "--port or --listen")?;
     let peer_port = listen(
         config.peer_address,
@@ -49,7 +50,7 @@ pub(super) fn prepare(asked: Asked, disk: &Arc<dyn Disk>) -> Result<StartPlan, F
     })
 }
 
-/// Who this is, and how it begins if its data directory is empty. Nothing is touched.
+/// The identity of this process, and how it starts if its data directory is empty. Touches nothing.
 pub(super) fn settle(asked: Asked, disk: &Arc<dyn Disk>) -> Result<(Config, Beginning), Failure> {
     let data_dir = data_dir_of(&asked);
     let dir = DataDir::new(disk.clone(), &data_dir);
@@ -58,7 +59,7 @@ pub(super) fn settle(asked: Asked, disk: &Arc<dyn Disk>) -> Result<(Config, Begi
         Some(meta) => asked.id.unwrap_or(meta.member()),
         None => id_of_new(&asked, disk)?,
     };
-    // A first start that did not complete is begun again, with what it was given.
+    // A first start that did not complete is repeated with its own options.
     let begun = meta
         .as_ref()
         .filter(|meta| !meta.in_use() && !meta.is_restoring());
@@ -80,7 +81,7 @@ pub(super) fn settle(asked: Asked, disk: &Arc<dyn Disk>) -> Result<(Config, Begi
     Ok((config, beginning))
 }
 
-/// It says nothing of its cluster.
+/// Whether the command line says nothing about the cluster.
 fn is_silent(asked: &Asked) -> bool {
     asked.cluster.is_empty() && asked.peer_url.is_none() && !asked.join
 }
@@ -107,8 +108,8 @@ fn data_dir_of(asked: &Asked) -> PathBuf {
     asked.data_dir.clone().unwrap_or_else(default)
 }
 
-/// The id in a directory that holds no member. It is 1 unless told otherwise; but who said nothing at all, beside the
-/// directories of other members, may have meant one of those, and would begin a second cluster.
+/// The id for a directory that holds no member: 1 unless given. But if nothing is given and there are directories of
+/// other members beside this one, the user may have meant one of them, and id 1 would start a second cluster.
 fn id_of_new(asked: &Asked, disk: &Arc<dyn Disk>) -> Result<u64, Failure> {
     if let Some(id) = asked.id {
         return Ok(id);
@@ -117,7 +118,7 @@ fn id_of_new(asked: &Asked, disk: &Arc<dyn Disk>) -> Result<u64, Failure> {
     if !begins_alone || asked.data_dir.is_some() {
         return Ok(1);
     }
-    // What can't be listed or read is nothing that a start could mean.
+    // A directory that can't be listed or read can't be the one that the user means.
     let names = disk.list(Path::new(".")).unwrap_or_default();
     let ids = names.iter().filter_map(|name| {
         let id: u64 = name.strip_prefix(limits::DATA_DIR_PREFIX)?.parse().ok()?;
@@ -133,8 +134,8 @@ fn id_of_new(asked: &Asked, disk: &Arc<dyn Disk>) -> Result<u64, Failure> {
     }
 }
 
-/// On a directory that a member uses. How it begins does not matter any more; but if the directory vanishes now, it does
-/// not begin.
+/// The options of a start on a directory that a member uses. `Start::Existing` ensures that the member does not start
+/// if the directory vanishes now.
 fn again(asked: &Asked, dir: &Path, meta: &Meta) -> Result<Beginning, String> {
     let stored = meta.given();
     let id = meta.member();
@@ -161,7 +162,7 @@ fn again(asked: &Asked, dir: &Path, meta: &Meta) -> Result<Beginning, String> {
     })
 }
 
-/// On a directory that holds no member.
+/// The options of a start on a directory that holds no member.
 fn first(asked: &Asked, dir: &Path, id: u64) -> Result<Beginning, String> {
     let url = match own_url(asked, id) {
         Some(url) => url,
@@ -262,14 +263,14 @@ fn config_of(
     })
 }
 
-/// The address that a peer URL's host stands for.
+/// The address of a peer URL's host.
 fn resolve(url: &PeerUrl, option: &str) -> Result<IpAddr, String> {
     let remedy = format!("give {option} the IP address to listen on");
     let found = (url.host(), url.port())
         .to_socket_addrs()
         .map_err(|error| format!("peer URL {url}: its host does not resolve ({error}); {remedy}"))?
         .map(|address| address.ip());
-    // A name often stands for an IPv6 and an IPv4 address. Peers try both, people type the latter.
+    // A name often stands for an IPv6 and an IPv4 address. Peers try both, people type the IPv4 address.
     let mut found: Vec<IpAddr> = found.collect();
     found.sort_by_key(|ip| !ip.is_ipv4());
     found
@@ -294,7 +295,7 @@ mod tests {
         }
     }
 
-    /// On an empty directory, or on this one.
+    /// The result for an empty directory, or for this directory.
     fn settled_in(dir: &Path, line: &str) -> Result<(Config, Beginning), Failure> {
         let mut asked = asked(line);
         asked.data_dir.get_or_insert(dir.join("data"));
@@ -306,7 +307,7 @@ mod tests {
         settled_in(dir.path(), line)
     }
 
-    /// The first start with these options, up to the data directory.
+    /// A first start with these options, up to the data directory.
     fn begin(dir: &Path, line: &str) -> Arc<Meta> {
         let (config, beginning) = settled_in(dir, line).unwrap();
         std::fs::create_dir_all(&config.data_dir).unwrap();
@@ -410,7 +411,8 @@ mod tests {
         assert_eq!((config.url_given, config.list_given), (false, false));
         let (config, _) = settled_in(dir.path(), "--id 2 --port 22380").unwrap();
         assert_eq!(config.client_address, "127.0.0.1:22380".parse().unwrap());
-        // Its own URL may be left out of a list, and another one is where it is from now on.
+        // A list may lack this member's own URL. If it contains another URL for this member, the member is there from
+        // now on.
         let (config, _) = settled_in(dir.path(), "--cluster http://127.0.0.1:1").unwrap();
         assert_eq!(config.peer_url.to_string(), "http://127.0.0.1:2");
         let (config, _) = settled_in(dir.path(), "--peer-url http://127.0.0.1:7").unwrap();

@@ -1,4 +1,4 @@
-//! The end of a process: what it is for, and what is done in which order before it.
+//! The end of a process: its reasons, and the steps before it, in order.
 
 use super::failure::Failure;
 use crate::channels::inbox::Inbox;
@@ -21,11 +21,11 @@ pub(super) enum StopReason {
     Failed(Failure),
 }
 
-/// Where threads and tasks say why the process has to end.
+/// The sender by which threads and tasks report why the process has to end.
 #[derive(Clone)]
 pub(super) struct StopSender(UnboundedSender<StopReason>);
 
-/// What the main thread waits for. It holds a sender too, so that there is always one.
+/// The receiver on which the main thread waits. The main thread holds a sender too, so the channel never closes.
 pub(super) struct StopReasons(pub(super) UnboundedReceiver<StopReason>);
 
 pub(super) fn stop_reasons() -> (StopSender, StopReasons) {
@@ -35,7 +35,7 @@ pub(super) fn stop_reasons() -> (StopSender, StopReasons) {
 
 impl StopSender {
     pub(super) fn send(&self, reason: StopReason) {
-        // The main thread may be ending already.
+        // The send fails if the main thread is already ending.
         let _ = self.0.send(reason);
     }
 
@@ -51,8 +51,8 @@ impl StopReasons {
     }
 }
 
-/// The runtime, ended within a limit however [`run`](super::run) returns: its own drop would wait for calls that block (a
-/// name that does not resolve, a disk that hangs) as long as they take.
+/// The tokio runtime. It is shut down within a limit however [`run`](super::run) returns. Its own drop would wait
+/// without a limit for blocking calls, such as a name that does not resolve or a disk that hangs.
 pub(super) struct Runtime(Option<tokio::runtime::Runtime>);
 
 impl Runtime {
@@ -87,7 +87,7 @@ impl Drop for Runtime {
 /// Completes when serving has to stop.
 pub(super) type StopSignal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A port that a task serves until this is dropped.
+/// A port that a task serves until this value is dropped.
 pub(super) struct ServedPort {
     stop: oneshot::Sender<()>,
     ended: JoinHandle<()>,
@@ -100,34 +100,34 @@ impl ServedPort {
     {
         let (stop, stopped) = oneshot::channel();
         let stopped = Box::pin(async move {
-            // The sender sends nothing: it is dropped.
+            // The sender sends nothing. Dropping it is the signal.
             let _ = stopped.await;
         });
         let ended = runtime.spawn(serve(stopped));
         ServedPort { stop, ended }
     }
 
-    /// Returns when requests that are under way have finished.
+    /// Returns when the current requests have finished.
     async fn stop(self) {
         drop(self.stop);
         let _ = self.ended.await;
     }
 }
 
-/// Hands leadership over, and lets requests that are under way finish; both by `STOP_TIMEOUT`.
+/// Transfers leadership, and lets current requests finish, both within `STOP_TIMEOUT`.
 pub(super) async fn stop_gently(inbox: &Inbox, clients: ServedPort) {
     let (reply, handed_over) = oneshot::channel();
     inbox.notice(Notice::HandOver(reply));
     let all = async {
-        // Clients are served until there is another leader: what they send meanwhile it will take.
+        // Clients are served until there is another leader, which takes what they send meanwhile.
         let _ = tokio::time::timeout(limits::STOP_TIMEOUT / 2, handed_over).await;
         clients.stop().await;
     };
-    // What is not done by then will not be.
+    // Anything that is not done by then is abandoned.
     let _ = tokio::time::timeout(limits::STOP_TIMEOUT, all).await;
 }
 
-// What makes a stop that is under way fail.
+// Waits for an event that makes a stop in progress fail.
 pub(super) async fn next_failure(reasons: &mut StopReasons) -> Failure {
     loop {
         match reasons.next().await {
@@ -142,7 +142,7 @@ pub(super) async fn next_failure(reasons: &mut StopReasons) -> Failure {
     }
 }
 
-/// Why a node has to end, as an error or, for a removed member, as a durable mark and success.
+/// Converts the reason why a node has to end: to an error or, for a removed member, to a durable mark and success.
 pub(super) fn on_exit(
     exit: Exit,
     config: &Config,

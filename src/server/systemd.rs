@@ -1,12 +1,13 @@
-//! What systemd is told, if it has started this process: that it is ready or stopping, how far a start has come, and that
-//! the raft loop is alive.
+//! Notifications to systemd, if systemd has started this process: that the process is ready or stopping, how far a
+//! start has come, and that the raft loop is alive.
 //!
-//! `NOTIFY_SOCKET` says where, `WATCHDOG_USEC` how often; without the first nothing is done at all. One task looks every
-//! now and then how things are and sends what is news as one datagram (see sd_notify(3)). The socket does not block: what
-//! does not get through is sent again by the next look.
+//! `NOTIFY_SOCKET` names the socket, and `WATCHDOG_USEC` the interval of the watchdog. Without `NOTIFY_SOCKET` this
+//! module does nothing. One task checks the state at intervals and sends changes as one datagram (see sd_notify(3)).
+//! The socket does not block: a datagram that can't be sent is sent again after the next check.
 //!
-//! Invariant: `WATCHDOG=1` is sent only if the raft loop has made a pass since the last one. So a loop that hangs, for
-//! whatever reason, is the end of the process after `WatchdogSec`; and so is a runtime that hangs, which this task runs on.
+//! Invariant: `WATCHDOG=1` is sent only if the raft loop has made a pass since the last `WATCHDOG=1`. So a raft loop
+//! that hangs for any reason ends the process after `WatchdogSec`. A runtime that hangs has the same effect, because
+//! this task runs on it.
 
 use crate::channels::inbox::Inbox;
 use crate::limits;
@@ -22,28 +23,28 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// Where in its life the process is.
+/// The phase of the process's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// It reads its data.
+    /// The process reads its data.
     Starting,
-    /// The member is started; it may still be replaying its log.
+    /// The member has started, but may still be replaying its log.
     Started,
-    /// It was told to stop.
+    /// The process was asked to stop.
     Stopping,
 }
 
-/// The way to systemd.
+/// The connection to systemd.
 #[derive(Debug)]
 pub struct Systemd {
     socket: UnixDatagram,
     address: SocketAddr,
-    /// A watchdog waits for a sign of life as often as this.
+    /// The interval at which the watchdog expects a sign of life.
     watchdog: Option<Duration>,
 }
 
 impl Systemd {
-    /// `None`: nobody wants to be told.
+    /// Returns `None` if `NOTIFY_SOCKET` is not set.
     pub fn from_environment() -> Result<Option<Systemd>, String> {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let Some(path) = variable("NOTIFY_SOCKET") else {
@@ -67,7 +68,7 @@ impl Systemd {
             .map_err(|error| format!("NOTIFY_SOCKET {path:?}: {error}"))
     }
 
-    /// Tells what is news, until the process ends.
+    /// Sends changes until the process ends.
     pub async fn attend(
         self,
         mut phase: watch::Receiver<Phase>,
@@ -92,19 +93,19 @@ impl Systemd {
                 match self.socket.send_to_addr(news.as_bytes(), &self.address) {
                     Ok(_) => told = next,
                     Err(error) => {
-                        warn!(logger, "can't tell systemd how things are"; "error" => %error)
+                        warn!(logger, "can't notify systemd"; "error" => %error)
                     }
                 }
             }
             if let Ok(Err(_)) = timeout(often, phase.changed()).await {
-                // The sender of the phase is gone: the process ends.
+                // The sender of the phase is gone, so the process is ending.
                 return;
             }
         }
     }
 }
 
-/// A path, or with an @ in front a name of Linux's own.
+/// The address of a path or, with a leading @, of a name in Linux's abstract namespace.
 fn address(path: &OsStr) -> io::Result<SocketAddr> {
     match path.as_bytes() {
         [b'/', ..] => SocketAddr::from_pathname(path),
@@ -120,14 +121,15 @@ fn address(path: &OsStr) -> io::Result<SocketAddr> {
     }
 }
 
-/// How often the watchdog wants a sign of life from the process `own`. What is not a number is no watchdog.
+/// The interval at which the watchdog expects a sign of life from the process `own`. A value that is not a number means
+/// no watchdog.
 fn watchdog(usec: Option<OsString>, pid: Option<OsString>, own: u32) -> Option<Duration> {
     let is_own = pid.is_none_or(|pid| pid == *own.to_string());
     let usec = usec.filter(|_| is_own)?.to_str()?.parse().ok()?;
     (usec > 0).then(|| Duration::from_micros(usec))
 }
 
-/// What systemd was told last.
+/// The state that systemd was last notified of.
 #[derive(Debug, Clone, Default)]
 struct Notified {
     phase: Option<Phase>,
@@ -136,8 +138,8 @@ struct Notified {
 }
 
 impl Notified {
-    /// The datagram that says what is news; empty if nothing is. `passes` are those of the raft loop, if a watchdog is to
-    /// hear of them. `waits`: why no clients are served.
+    /// The datagram with all changes, or an empty text if there are none. `passes` is the number of passes of the raft
+    /// loop, or `None` without a watchdog. `waits` is the reason why no clients are served.
     fn news(&mut self, phase: Phase, waits: Option<String>, passes: Option<u64>) -> String {
         let mut news = String::new();
         if self.phase != Some(phase) {
@@ -155,7 +157,7 @@ impl Notified {
             (Phase::Started, None) => "serving".to_owned(),
         };
         if self.status != status {
-            // Writing to a string does not fail.
+            // Writing to a string can't fail.
             let _ = writeln!(news, "STATUS={status}");
             if phase == Phase::Starting {
                 let more = limits::SYSTEMD_START_EXTENSION.as_micros();
@@ -197,7 +199,7 @@ mod tests {
         let extend = "EXTEND_TIMEOUT_USEC=60000000\n";
         let first = news(Phase::Starting, at(1));
         assert_eq!(first, format!("STATUS=replaying 1 %\n{extend}"));
-        // It hangs: the time that was asked for runs out.
+        // The start hangs, so the time that was requested runs out.
         assert_eq!(news(Phase::Starting, at(1)), "");
         let second = news(Phase::Starting, at(2));
         assert_eq!(second, format!("STATUS=replaying 2 %\n{extend}"));

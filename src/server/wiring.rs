@@ -3,8 +3,8 @@
 //! ```text
 //! tokio runtime   client API, peer connections
 //! raft            raft::run: owns the Node
-//! wal             wal::Jobs::run: writes the Wal, and the loop what comes alone
-//! remove          wal::remove_files: deletes what is superfluous
+//! wal             wal::Jobs::run: writes the Wal (the raft loop writes a job that comes alone)
+//! remove          wal::remove_files: deletes files that are no longer needed
 //! read-back       read_back::run: reads the WAL for followers that are behind
 //! apply           apply::Applier::run: the only writer of the Store
 //! snapshot        snapshot::write_snapshots
@@ -12,8 +12,9 @@
 //! main            waits for a signal or a reason to end
 //! ```
 //!
-//! Only this module starts threads that stay, but for the log's. Each ends when the one it is fed by has ended: raft by
-//! [`Notice::Stop`](crate::channels::notice::Notice::Stop), then wal, read-back and apply, then remove and snapshot.
+//! Only this module starts long-running threads, except for the thread of the log. Each thread ends when the thread
+//! that feeds it has ended: first raft, by [`Notice::Stop`](crate::channels::notice::Notice::Stop), then wal, read-back
+//! and apply, then remove and snapshot.
 
 use super::failure::Failure;
 use super::files::{FailStopDirectory, FailStopSnapshots};
@@ -49,7 +50,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 use tokio::sync::watch;
 
-/// What several parts of the process use.
+/// The parts that several other parts of the process share.
 #[derive(Clone)]
 pub(super) struct SharedParts {
     pub(super) inbox: Arc<Inbox>,
@@ -62,7 +63,8 @@ pub(super) struct SharedParts {
 impl SharedParts {
     fn new(tuning: &Tuning, stop_sender: StopSender, logger: &Logger) -> SharedParts {
         let store = Arc::new(Store::new());
-        // To free millions of entries one by one takes seconds. The end of the process does it at once.
+        // Freeing millions of entries one by one takes seconds. So the store is leaked, and the end of the process
+        // frees it at once.
         std::mem::forget(store.clone());
         SharedParts {
             inbox: Arc::new(Inbox::default()),
@@ -74,9 +76,10 @@ impl SharedParts {
     }
 }
 
-/// The process from the moment when it serves clients. Fields are dropped in their order: the runtime comes last.
+/// The process from the moment when it serves clients. Fields are dropped in order, and the runtime must be dropped
+/// last.
 pub(super) struct Daemon {
-    /// When the process began.
+    /// When the process started.
     pub(super) begun: Instant,
     pub(super) config: Config,
     pub(super) parts: SharedParts,
@@ -87,8 +90,8 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    /// Clients are served from now on: until the map is loaded they are told how far that has come. Peers are not; the
-    /// kernel keeps their connections until there is a node that knows what it may say.
+    /// Serves clients from now on. Until the map is loaded, requests are answered with the progress of the load. Peers
+    /// are not served yet: the kernel keeps their connections until there is a node that knows what it may send.
     pub(super) fn serve_clients(
         config: Config,
         port: TcpListener,
@@ -130,12 +133,12 @@ fn tell_systemd(parts: &SharedParts, runtime: &Runtime) -> watch::Sender<Phase> 
         Ok(Some(systemd)) => {
             runtime.spawn(systemd.attend(phases, replay, inbox, logger));
         }
-        Err(line) => warn!(logger, "systemd is not told how things are: {}", line),
+        Err(line) => warn!(logger, "systemd is not notified: {}", line),
     }
     phase
 }
 
-/// Loads what the data directory holds, on a thread of its own.
+/// Loads the data directory on a thread of its own.
 pub(super) fn load(
     daemon: &Daemon,
     disk: Arc<dyn Disk>,
@@ -164,23 +167,23 @@ pub(super) fn load(
             Ok(loaded)
         };
         let opened = dir.open_and_load(beginning, options, load, &logger)?;
-        // The main thread may be ending already.
+        // The send fails if the main thread is already ending.
         drop(loaded.send(opened));
         Ok(())
     })?;
     Ok(opened)
 }
 
-/// What a start has found on its disk, in numbers.
+/// Numbers that a start has found on its disk.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Found {
-    /// It knows no members: nobody has sent it any state, and it has not begun a cluster.
+    /// The member knows no members: it has received no state and has not started a cluster.
     pub(super) is_empty: bool,
-    /// The index of the snapshot, 0: there is none.
+    /// The index of the snapshot, or 0 if there is none.
     pub(super) snapshot: u64,
     pub(super) committed: u64,
     pub(super) term: u64,
-    /// The log up to here is read from the disk and not kept in memory.
+    /// Entries up to this index are read from the disk and not kept in memory.
     pub(super) before_memory: u64,
 }
 
@@ -197,13 +200,13 @@ impl Found {
     }
 }
 
-/// What of the data directory several parts use.
+/// The files of the data directory that several parts use.
 pub(super) struct OpenFiles {
     pub(super) meta: Arc<Meta>,
     pub(super) snapshots: Arc<Snapshots>,
 }
 
-/// The parts that run, but for those that serve clients.
+/// The running parts, except for those that serve clients.
 pub(super) struct Wired {
     pub(super) meta: Arc<Meta>,
     pub(super) threads: Vec<JoinHandle<()>>,
@@ -212,7 +215,7 @@ pub(super) struct Wired {
 }
 
 pub(super) fn node_settings(config: &Config, opened: &Opened) -> node::NodeSettings {
-    // A member that has no table knows only this of where it is.
+    // A member without a table knows its URL only from the command line.
     let is_empty = opened.recovered.snapshot.is_none();
     let url_counts = config.url_given || is_empty || opened.first_start;
     let is_listed = !config.join && (config.cluster.len() > 1 || !is_empty);
@@ -231,12 +234,12 @@ pub(super) fn node_settings(config: &Config, opened: &Opened) -> node::NodeSetti
         snapshot_bytes: config.tuning.snapshot_bytes,
         log_cache_bytes: config.tuning.log_cache_bytes,
         pinned_log_bytes: limits::PINNED_LOG_BYTES_MAX,
-        // Random, so that no two members draw the same timeouts.
+        // The incarnation is random, so no two members draw the same timeouts.
         seed: opened.meta.incarnation(),
     }
 }
 
-/// What this member knows of itself and the others before anything of the log is applied.
+/// This member's view of itself and of the others, before any entry of the log is applied.
 pub(super) fn view_of(config: &Config, meta: &Meta, run: u64, members: &Members) -> View {
     let stored = members.members.get(&config.id);
     let stored = stored.filter(|_| !config.url_given);
@@ -253,7 +256,7 @@ pub(super) fn view_of(config: &Config, meta: &Meta, run: u64, members: &Members)
     nothing.next(meta.cluster(), members)
 }
 
-/// The transport, which dials from now on.
+/// The transport. It starts to dial at once.
 pub(super) fn transport(daemon: &Daemon, files: &OpenFiles, view: View, found: Found) -> Transport {
     let Daemon { config, parts, .. } = daemon;
     let settings = transport::TransportSettings {
@@ -270,7 +273,7 @@ pub(super) fn transport(daemon: &Daemon, files: &OpenFiles, view: View, found: F
         applied: found.snapshot,
         list: match config.list_given || found.is_empty || !view.members.is_formed() {
             true => config.cluster.clone(),
-            // The first members may be others than those of today.
+            // The first members may not be the current members.
             false => BTreeMap::new(),
         },
         view,
@@ -360,7 +363,7 @@ pub(super) fn start_threads(
     ])
 }
 
-/// What the snapshot thread does.
+/// The body of the snapshot thread.
 fn snapshots(
     jobs: mpsc::Receiver<snapshot::SnapshotJob>,
     files: &OpenFiles,
