@@ -18,9 +18,9 @@
 //! A change becomes a [`Proposal`](command::proposal::Proposal) that carries the sending half of its reply channel. The
 //! [`raft`](threads::raft) thread takes all proposals that wait in the [`inbox`](channels::inbox) and gives them to the
 //! [`node`], which puts many commands into one entry and drives raft. The [`wal`](threads::wal) thread makes entries
-//! durable, with one sync for all waiting entries. Committed entries go down the [`commit`](channels::commit) channel, each
-//! command with its reply channel. The [`apply`](threads::apply) thread changes the
-//! [state machine](store::state_machine), which is the map with its newest changes, and answers the client.
+//! durable, with one sync for all waiting entries. Committed entries go down the [`commit`](channels::commit) channel,
+//! each command with its reply channel. The [`apply`](threads::apply) thread changes the [state
+//! machine](store::state_machine), which is the map with its newest changes, and answers the client.
 //!
 //! Four rules keep the data going one way:
 //! - The reply channel travels with the command.
@@ -30,9 +30,9 @@
 //!
 //! # Words and watermarks
 //!
-//! A *proposal* is a change that a client requests. An *entry* is a record of the log. An entry is *committed* when it is
-//! durable on a majority, *published* when the node has sent it into the commit channel, and *applied* when its commands
-//! are in the map. On every node, at any time:
+//! A *proposal* is a change that a client requests. An *entry* is a record of the log. An entry is *committed* when it
+//! is durable on a majority, *published* when the node has sent it into the commit channel, and *applied* when its
+//! commands are in the map. On every node, at any time:
 //!
 //! `compacted <= snapshot <= applied <= published <= committed <= last`
 //!
