@@ -1,5 +1,5 @@
-//! Generates the protobuf types of `raftkvd.proto` into `OUT_DIR`, in pure Rust: no system `protoc` is needed.
-//! It stands in `src/` and not at the top because the top level of the repository is kept to a fixed, short list.
+//! Generates the protobuf types of `raftkvd.proto` into `OUT_DIR`, in pure Rust: no system `protoc` is needed. The file
+//! is in `src/` because the top level of the repository is kept to a fixed, short list.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -15,12 +15,13 @@ fn main() {
     };
     protobuf_codegen_pure::Codegen::new()
         .out_dir(out_dir)
-        .include(proto.parent().expect("it is in a directory"))
+        .include(proto.parent().expect("raftkvd.proto is in a directory"))
         .input(&proto)
         .customize(protobuf_codegen_pure::Customize {
             // `bytes` fields become `bytes::Bytes`, so that a value is not copied when its entry is decoded.
             carllerche_bytes_for_bytes: Some(true),
-            // A mod.rs allows `include!`: the generated file itself starts with inner attributes, which may not be.
+            // A generated mod.rs works with `include!`. The generated file itself does not, since it starts with inner
+            // attributes.
             gen_mod_rs: Some(true),
             ..Default::default()
         })
@@ -28,7 +29,7 @@ fn main() {
         .expect("raftkvd.proto is valid");
 }
 
-/// The same with one kind of command more: so a build without the feature has not even its name.
+/// `raftkvd.proto` with one additional kind of command. A build without the feature does not even contain its name.
 fn later(out_dir: &Path) -> PathBuf {
     const FIRST: &str = "  Put = 0;\n";
     let known = fs::read_to_string(PROTO).expect("raftkvd.proto can be read");

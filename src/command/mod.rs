@@ -1,11 +1,13 @@
-//! What an entry carries: the protobuf types generated from `raftkvd.proto`, and their coding.
+//! The data of log entries: the protobuf types generated from `raftkvd.proto`, and their encoding.
 //!
-//! A normal entry's data is a [`Batch`]: many clients' commands share one entry. A conf change entry carries in its
-//! context a batch with exactly one command.
+//! The data of a normal entry is a [`Batch`]: the commands of many clients share one entry. A conf change entry has a
+//! batch with exactly one command in its context.
 //!
-//! Invariants: an encoded batch is never empty (raft-rs turns a refused conf change into an entry without data, so
-//! "no data" must mean "nothing to apply"); nothing in one batch writes a key twice, neither two commands nor one
-//! transaction (the ETag of a key is the index of the entry that wrote it, and has to tell two values apart).
+//! Invariants:
+//! - An encoded batch is never empty. Raft-rs turns a refused conf change into an entry without data, so "no data" has
+//!   to mean "nothing to apply".
+//! - A batch writes no key twice, neither by two commands nor within one transaction. The ETag of a key is the index of
+//!   the entry that wrote it, and two values must not share an ETag.
 
 use crate::numbers::NodeId;
 use bytes::Bytes;
@@ -17,7 +19,7 @@ pub mod outcome;
 pub mod proposal;
 pub mod version;
 
-// The generator is older than some lints.
+// The generated code predates some lints.
 #[allow(
     clippy::all,
     clippy::too_many_lines,
@@ -35,11 +37,11 @@ pub use generated::raftkvd::{
     SnapshotHeader, Transaction, Unsettled, Write,
 };
 
-/// What a check or a write of a transaction counts beside its key and value: about what it takes in memory.
+/// Approximate memory of one check or write of a transaction, besides its key and value.
 const OPERATION_BYTES: usize = 64;
 
 impl Command {
-    /// What it counts towards the limits on bytes: its keys and values.
+    /// The bytes of keys and values that count towards the limits.
     pub fn payload_bytes(&self) -> usize {
         let single = self.key.len() + self.value.len();
         self.transaction.as_ref().map_or(single, |transaction| {
@@ -53,7 +55,7 @@ impl Command {
         })
     }
 
-    /// The keys that it may write.
+    /// The keys that the command may write.
     pub fn written_keys(&self) -> impl Iterator<Item = &Bytes> {
         let single = (self.kind != Kind::Transaction).then_some(&self.key);
         let writes = self.transaction.iter().flat_map(|t| t.writes.iter());
@@ -75,19 +77,19 @@ pub fn encode(batch: &Batch) -> Bytes {
     )
 }
 
-/// The data of an entry is of no use to this build.
+/// Why this build can't decode the data of an entry.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// It is no batch.
+    /// The data is not a batch.
     #[error(transparent)]
     Malformed(#[from] ProtobufError),
-    /// A later version has made it.
+    /// A later version has written the data.
     #[error("it {0}")]
     Later(#[from] Later),
 }
 
-/// Decodes the data of an entry, all of which this build knows then. Keys and values are slices of `data` and keep it
-/// alive.
+/// Decodes the data of an entry. Succeeds only if this build knows everything in it. Keys and values are slices of
+/// `data` and keep it alive.
 pub fn decode(data: &Bytes) -> Result<Batch, DecodeError> {
     let mut stream = CodedInputStream::from_carllerche_bytes(data);
     let mut batch = Batch::new();
@@ -97,7 +99,7 @@ pub fn decode(data: &Bytes) -> Result<Batch, DecodeError> {
     Ok(batch)
 }
 
-/// What an entry carries, all of which this build knows then. `None`: nothing.
+/// Decodes the batch of an entry. Succeeds only if this build knows everything in it. `None` if the entry has no data.
 pub fn of_entry(entry: &Entry) -> Result<Option<Batch>, DecodeError> {
     version::check_entry(entry)?;
     let data = match entry.get_entry_type() {
@@ -110,10 +112,10 @@ pub fn of_entry(entry: &Entry) -> Result<Option<Batch>, DecodeError> {
     }
 }
 
-/// Who proposes the batch in this data: member and incarnation. Reads no further than it has to.
+/// The member and the incarnation that proposed a batch. Decodes only these two fields.
 pub fn proposer(data: &Bytes) -> Option<(NodeId, u64)> {
     let mut stream = CodedInputStream::from_carllerche_bytes(data);
-    // As they are encoded: by field number, and a field that is 0 is left out, which neither of the two is.
+    // Fields are encoded in the order of their numbers, and a field with value 0 is omitted. Neither of these two is 0.
     let (field, _) = stream.read_tag_unpack().ok()?;
     let member = stream.read_uint64().ok().filter(|_| field == 1)?;
     let (field, _) = stream.read_tag_unpack().ok()?;

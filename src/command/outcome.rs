@@ -1,50 +1,50 @@
-//! What becomes of a proposal: carried out, refused, never proposed, or unknown. Failed and unknown are different answers.
+//! Outcomes of a proposal: applied, refused, never proposed, or unknown.
 
 use crate::peer_url::PeerUrl;
 
-/// What became of a proposal. "Failed" ([`Outcome::NotProposed`]) and "unknown" are different answers.
+/// The outcome of a proposal. A definite failure ([`Outcome::NotProposed`]) is distinguished from an unknown outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Committed on a majority's disks and applied here. `index` is that of its entry.
+    /// Committed on the disks of a majority, and applied here.
     Applied {
-        /// The index of the entry that carried it: the new ETag.
+        /// Index of the entry that contains the command: the new ETag.
         index: u64,
     },
-    /// Committed, and its condition did not hold; nothing was changed. `current` is the ETag of the key, if it exists.
+    /// Committed, but the condition did not hold. Nothing was changed.
     ConditionFailed {
-        /// The ETag the key has, `None` when it is absent.
+        /// ETag of the key, `None` if the key does not exist.
         current: Option<u64>,
     },
-    /// A transaction: committed on a majority's disks and applied here.
+    /// A transaction that is committed on the disks of a majority, and applied here.
     Transacted {
-        /// The index of the entry that carried it: the ETag of every key that it put.
+        /// Index of the entry that contains the transaction: the ETag of every key that it put.
         index: u64,
-        /// For each of its writes, whether the key was there before.
+        /// For each write of the transaction, whether the key existed before.
         existed: Box<[bool]>,
     },
-    /// A transaction: committed, and these of its checks did not hold; nothing was changed.
+    /// A transaction that is committed, but the listed checks did not hold. Nothing was changed.
     ChecksFailed(Box<[FailedCheck]>),
-    /// Committed, and refused by the rules of membership; nothing was changed.
+    /// Committed, but the rules of membership refused the change. Nothing was changed.
     Refused(Refusal),
-    /// It surely was not proposed and never will be.
+    /// Definitely not proposed, now or later.
     NotProposed(NotProposed),
-    /// It was handed to raft and may yet be applied, or not.
+    /// Handed to raft. The command may or may not be applied later.
     Unknown,
 }
 
 /// A check of a transaction that did not hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FailedCheck {
-    /// Its place in the transaction, from 0.
+    /// Index of the check in the transaction, from 0.
     pub position: usize,
-    /// The ETag the key has, `None` when it is absent.
+    /// ETag of the key, `None` if the key does not exist.
     pub current: Option<u64>,
 }
 
-/// Why a membership change was refused when its turn came.
+/// Why a membership change was refused when its entry was applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The member with this id is at another URL.
+    /// The member with this id has another URL.
     #[error("the member with this id is at {0}")]
     IdTaken(PeerUrl),
     /// A member has this id and URL, with another data directory.
@@ -59,56 +59,57 @@ pub enum Refusal {
     /// The last voter can't be removed.
     #[error("the last voter can't be removed")]
     LastVoter,
-    /// There are as many as there can be.
+    /// The cluster has the maximum number of members.
     #[error(
         "the cluster has {} members already, and cannot have more; remove one first",
         crate::limits::MEMBERS_MAX
     )]
     TooManyMembers,
-    /// One membership change at a time.
+    /// Another membership change is not settled yet.
     #[error("another membership change is under way")]
     ChangeUnderWay,
 }
 
-/// Why leadership was not handed to a member.
+/// Why leadership was not transferred to a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotTransferred {
     /// There is no such member.
     #[error("there is no such member")]
     NotFound,
-    /// It has no vote.
-    #[error("it is a learner, which becomes a voter by itself when it has caught up")]
+    /// The member has no vote.
+    #[error("the member is a learner; it becomes a voter automatically once it has caught up")]
     Learner,
-    /// The leader has not heard of it for an election timeout.
-    #[error("the leader does not hear of it; start it, or look at its log")]
+    /// The leader has not heard from the member for an election timeout.
+    #[error("the leader does not hear from the member; start it, or look at its log")]
     Inactive,
-    /// Its log ends too far behind.
-    #[error("it is not caught up; try again later")]
+    /// The log of the member ends too far behind that of the leader.
+    #[error("the member has not caught up; try again later")]
     Behind,
-    /// Leadership is on its way to yet another member.
-    #[error("leadership is being handed to another member")]
+    /// A transfer of leadership to another member is under way.
+    #[error("leadership is being transferred to another member")]
     UnderWay,
-    /// Nothing was begun.
+    /// No transfer was started.
     #[error("{0}")]
     NotProposed(NotProposed),
-    /// The leader was asked, and has not refused; the member may lead yet.
-    #[error("the leader was asked, and nobody knows what came of it")]
+    /// The leader received the request and did not refuse it. The member may still become leader.
+    #[error("the leader received the request, and its outcome is unknown")]
     Unknown,
 }
 
-/// Why a proposal or a linearizable read surely had no effect.
+/// Why a proposal or a linearizable read definitely had no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotProposed {
     /// No leader was known until the deadline.
     #[error("no leader is known")]
     NoLeader,
-    /// The leader took no proposals until the deadline: leadership was moving, or too much was uncommitted.
-    #[error("the leader takes no writes at present")]
+    /// The leader accepted no proposals until the deadline: a transfer of leadership was under way, or too much was
+    /// uncommitted.
+    #[error("the leader accepts no writes at present")]
     NotTaken,
     /// A leader was known but did not answer until the deadline (reads only).
     #[error("the leader did not confirm the read in time")]
     NoQuorum,
-    /// Too much is already waiting.
+    /// Too many requests are waiting already.
     #[error("too many requests are waiting")]
     QueueFull,
     /// This process is stopping.

@@ -1,11 +1,11 @@
-//! A client's wish on its way through raft, and what became of it.
+//! A client's request on its way through raft, and the channel for its outcome.
 //!
-//! The reply travels with the data: the API puts the sending half of a one-shot channel into the [`Proposal`] or
-//! [`Read`], the node carries it beside the pending command, and whoever learns the outcome uses it up. Dropping a
-//! reply unused means "unknown" to the receiver, so no path can forget a client silently.
+//! The reply travels with the request. The API puts the sending half of a one-shot channel into the [`Proposal`] or
+//! [`Read`], the node keeps it with the pending command, and the code that learns the outcome sends it. Dropping the
+//! sender means "unknown" to the receiver, so no code path can silently forget a client.
 //!
-//! The channel is that of `futures-channel`, which belongs to no runtime: nothing between here and the store needs
-//! tokio.
+//! The channel is that of `futures-channel`, which needs no particular runtime: nothing between the API and the store
+//! needs tokio.
 
 use crate::command::Command;
 use crate::command::outcome::NotProposed;
@@ -13,42 +13,43 @@ use crate::command::outcome::NotTransferred;
 use crate::command::outcome::Outcome;
 use futures_channel::oneshot;
 
-/// A wish that another member leads.
+/// A request to transfer leadership to another member.
 #[derive(Debug)]
 pub struct Transfer {
-    /// The member.
+    /// Id of the member that becomes leader.
     pub to: u64,
     /// When to give up, in ticks from now. At least 1.
     pub deadline_ticks: u64,
-    /// Where the outcome goes: it leads as far as this node knows, or why not.
+    /// Receives `Ok` once the member leads as far as this node knows, or the reason why it does not.
     pub reply: TransferReply,
 }
 
-/// Where the outcome of a transfer goes.
+/// Receives the outcome of a transfer.
 pub type TransferReply = oneshot::Sender<Result<(), NotTransferred>>;
 
-/// One command and where its outcome goes.
+/// One command and the channel for its outcome.
 #[derive(Debug)]
 pub struct Proposal {
-    /// What to do. Its `sequence` is set by the node.
+    /// The command. The node sets its `sequence`.
     pub command: Command,
     /// When to give up, in ticks from now: the outcome is then `NotProposed` or `Unknown`. At least 1.
     pub deadline_ticks: u64,
-    /// Where the outcome goes.
+    /// Receives the outcome.
     pub reply: ReplySender,
 }
 
-/// Where the outcome of a proposal goes.
+/// Receives the outcome of a proposal.
 pub type ReplySender = oneshot::Sender<Outcome>;
 
-/// A linearizable read: the reply comes once everything that was acknowledged before the read arrived is in the map.
+/// A linearizable read. The reply is sent once the map contains every write that was acknowledged before the read
+/// arrived.
 #[derive(Debug)]
 pub struct Read {
     /// When to give up, in ticks from now. At least 1.
     pub deadline_ticks: u64,
-    /// Where the permission to read, or the reason against, goes.
+    /// Receives `Ok` when the caller may read, or the reason why it may not.
     pub reply: ReadReply,
 }
 
-/// Where the permission to read goes.
+/// Receives the permission for a linearizable read.
 pub type ReadReply = oneshot::Sender<Result<(), NotProposed>>;

@@ -1,20 +1,21 @@
-//! What this build knows of commands and of replicated state, and how it notices what it does not know.
+//! Command versions: what this build knows of commands and of replicated state, and how it detects what it does not
+//! know.
 //!
-//! Members of versions n and n + 1 run together. A member that meets in the log, or in a snapshot, what only a later
-//! version knows must not guess: protobuf takes an unknown kind for the default, and that would be "put the empty value".
-//! So whatever was decoded is looked through for unknown fields, where protobuf puts unknown kinds too, and a batch and a
-//! state say which version they need. The process then ends, with nothing of it applied; a later version goes on from the
-//! same directory.
+//! Members of versions n and n + 1 run together. A member may find data in the log or in a snapshot that only a later
+//! version knows. It must not guess: protobuf decodes an unknown kind as the default, which would mean "put the empty
+//! value". Decoded data is therefore searched for unknown fields, which also contain unknown kinds. In addition, a
+//! batch and a state say which version they need. If a member finds data that it does not know, it applies nothing of
+//! the entry, and the process ends. A later version continues from the same directory.
 //!
-//! A new kind, or a new field that changes what a command does, raises [`VERSION`], and is proposed only when all members of
-//! the table know it: see [`Members::known_version`](crate::members::Members::known_version). Numbers of fields, once
-//! used, never get another meaning.
+//! A new kind, or a new field that changes the effect of a command, raises [`VERSION`]. It is proposed only when all
+//! members in the table know it: see [`Members::known_version`](crate::members::Members::known_version). A field number
+//! is never reused with another meaning.
 
 use crate::command::{Batch, Kind, ReplicatedState, SnapshotHeader};
 use protobuf::UnknownFields;
 use raft::eraftpb::Entry;
 
-/// The first command version. What needs no later one does not say which it needs.
+/// The first command version. Data that needs only this version has 0 in its version field.
 const FIRST: u64 = 2;
 
 /// The command version of this build.
@@ -23,17 +24,17 @@ pub const VERSION: u64 = match cfg!(feature = "later") {
     false => FIRST,
 };
 
-/// It takes a later version to know this.
+/// Data that needs a later version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "needs raftkvd of command version {needed}, and this one knows {VERSION}: use the version that wrote it, or a later one"
 )]
 pub struct Later {
-    /// The command version that is needed, as far as can be told.
+    /// The command version that the data needs, as far as it is known.
     pub needed: u64,
 }
 
-/// The command version that brought this kind, as [`Batch::version`] has it: 0 for the first.
+/// The command version that introduced this kind, in the form of [`Batch::version`]: 0 for the first version.
 pub fn needed_by(kind: Kind) -> u64 {
     match kind {
         Kind::Put
@@ -53,12 +54,12 @@ pub fn needed_by(kind: Kind) -> u64 {
     }
 }
 
-/// Whether this build knows all of what stands in an entry beside its data.
+/// Checks that this build knows all fields of an entry other than its data.
 pub fn check_entry(entry: &Entry) -> Result<(), Later> {
     check(0, is_unknown(&entry.unknown_fields))
 }
 
-/// Whether this build knows all of the batch.
+/// Checks that this build knows everything in the batch.
 pub fn check_batch(batch: &Batch) -> Result<(), Later> {
     let unknown = is_unknown(&batch.unknown_fields)
         || batch.commands.iter().any(|command| {
@@ -78,7 +79,7 @@ pub fn check_batch(batch: &Batch) -> Result<(), Later> {
     check(batch.version, unknown)
 }
 
-/// Whether this build knows all of the state.
+/// Checks that this build knows everything in the state.
 pub fn check_state(state: &ReplicatedState) -> Result<(), Later> {
     let unknown = is_unknown(&state.unknown_fields)
         || any_unknown(&state.members)
@@ -90,7 +91,7 @@ pub fn check_state(state: &ReplicatedState) -> Result<(), Later> {
     check(state.version, unknown)
 }
 
-/// Whether this build knows all of the header.
+/// Checks that this build knows everything in the header.
 pub fn check_header(header: &SnapshotHeader) -> Result<(), Later> {
     check_state(header.get_state())?;
     check(0, is_unknown(&header.unknown_fields))
@@ -99,7 +100,7 @@ pub fn check_header(header: &SnapshotHeader) -> Result<(), Later> {
 fn check(needed: u64, unknown: bool) -> Result<(), Later> {
     match (needed > VERSION, unknown) {
         (true, _) => Err(Later { needed }),
-        // It does not say which version, or says a wrong one.
+        // The data does not say which version it needs, or says a wrong one.
         (false, true) => Err(Later {
             needed: VERSION + 1,
         }),
@@ -133,7 +134,7 @@ mod tests {
         fields.add_value(5000, UnknownValue::Varint(1));
     }
 
-    /// A batch with one of everything.
+    /// A batch that uses every message and field.
     fn full_batch() -> Batch {
         let mut check = Check::new();
         check.if_match = Some(Etags::new()).into();
@@ -164,7 +165,7 @@ mod tests {
         header
     }
 
-    /// The paths of all messages within a message: the fields that lead there.
+    /// The paths of all messages within a message, as lists of field names.
     fn paths(of: &MessageDescriptor) -> Vec<Vec<String>> {
         let inner = |field: &FieldDescriptor| match field.proto().get_type_name() {
             ".raftkvd.Command" => Some(Command::descriptor_static()),
@@ -208,10 +209,10 @@ mod tests {
                         [] => check,
                         ["if_match"] => check.mut_if_match(),
                         ["if_none_match"] => check.mut_if_none_match(),
-                        other => panic!("{other:?} is not looked through"),
+                        other => panic!("{other:?} is not searched"),
                     }
                 }
-                other => panic!("{other:?} is not looked through"),
+                other => panic!("{other:?} is not searched"),
             };
             add_unknown(message);
         }
@@ -229,7 +230,7 @@ mod tests {
             ["state", "forming"] => &mut header.mut_state().forming[0],
             ["state", "former"] => &mut header.mut_state().former[0],
             ["state", "unsettled"] => header.mut_state().mut_unsettled(),
-            other => panic!("{other:?} is not looked through"),
+            other => panic!("{other:?} is not searched"),
         };
         add_unknown(message);
         header
@@ -263,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_kind_is_not_taken_for_a_write() {
+    fn an_unknown_kind_is_not_decoded_as_a_write() {
         let newest = Kind::values().iter().map(|kind| kind.value()).max();
         let mut command = Command::new();
         let kind = newest.unwrap() as u64 + 1;
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_field_or_type_of_an_entry_is_not_passed_over() {
+    fn an_unknown_field_or_type_of_an_entry_is_refused() {
         let mut entry = Entry::default();
         entry.data = command::encode(&full_batch());
         assert!(matches!(command::of_entry(&entry), Ok(Some(_))));
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn the_expiry_of_keys_is_refused_until_it_is_built() {
+    fn the_reserved_expiry_fields_are_refused() {
         // Command: field 30 is 1. Transaction: a write whose field 31 is 1.
         for command in [&[0xf0, 1, 1][..], &[0x6a, 5, 0x12, 3, 0xf8, 1, 1]] {
             let mut data = vec![8, 1, 0x2a, command.len() as u8];
@@ -311,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_from_later_is_refused_though_all_fields_are_known() {
+    fn a_later_version_is_refused_even_if_all_fields_are_known() {
         let mut batch = full_batch();
         let mut state = ReplicatedState::new();
         for version in [0, FIRST, VERSION] {

@@ -51,7 +51,7 @@ fn members_that_can_not_lead_are_refused_and_the_leader_stays() {
         // Asked before the leader has noticed, it tries, and cannot say what came of it.
         eventually("the leader has noticed", PATIENCE, || {
             let (status, said) = ask(&cluster, via, &followers[1].to_string());
-            let refused = status == 409 && said.contains("does not hear of it");
+            let refused = status == 409 && said.contains("does not hear from the member");
             require(refused, || format!("{status}: {said}"))
         });
     }
