@@ -5,9 +5,9 @@
 //! message must first be *plausible*, whoever sent it. A message that *contradicts* what this node knows for certain
 //! ends the node: a disk has lost what its member promised, and the answers of the two members would differ for ever.
 //!
-//! Only the word of a member that the applied table binds ends a process. What contradicts this node from anybody else is
-//! dropped, but for the word of a leader that entries are missing here: that leader is followed, since only its entries can
-//! bring the table that judges it.
+//! Only a message from a member that the applied table binds can end a process. A contradicting message from any other
+//! sender is dropped, with one exception: a leader that counts on entries that are missing here is followed, because only
+//! the entries of that leader can bring the table that binds it.
 
 use super::elections::Lead;
 use super::{Exit, Node};
@@ -24,22 +24,23 @@ use slog::warn;
 /// while a member is away.
 const TERM_LEAD_MAX: u64 = 1 << 32;
 
-/// Who has led in the newest term that was heard of, and who has said twice that entries are missing here.
+/// What this node has heard of leaders and of missing entries.
 #[derive(Debug, Default)]
 pub(super) struct Evidence {
+    /// The leader of the newest term.
     led: Lead,
-    /// The leader that once said that more is committed here than there is.
+    /// The leader that sent one heartbeat with a commit index behind the end of this log.
     lost_tail: Lead,
-    /// The leader that was asked to send again what is missing here.
+    /// The leader that this node has asked to send the missing entries.
     tail_asked_for: Lead,
-    /// While this node leads: the member whose log ended too early, and where.
+    /// While this node leads: the follower whose log ended before an entry that it had acknowledged, and where.
     lost_entries: Option<(NodeId, Index)>,
-    /// The replicated state has had a session of this start.
+    /// The replicated state has held a session of this start.
     start_is_known: bool,
 }
 
 impl Node {
-    /// Whether raft may see the message. Ends the node if it proves that two members can't both be right.
+    /// Whether raft may see the message. Ends the node if the message proves that two members can't both be right.
     pub(super) fn passes(&mut self, message: &mut Message, standing: Standing) -> bool {
         if !self.is_plausible(message, standing) {
             warn!(self.logger, "ignoring a message that no member would send"; "from" => message.from,
@@ -220,9 +221,9 @@ impl Node {
         }
     }
 
-    /// A leader that can't be judged yet holds more to be committed here than there is. Its heartbeat becomes an append
-    /// behind the end of this log, which raft refuses, and the refusal says where this log ends: see
-    /// [`note_lost_entries`](Node::note_lost_entries).
+    /// Handles a heartbeat whose commit index is behind the end of this log, from a leader that can't be judged yet. The
+    /// heartbeat becomes an append at that index. Raft rejects the append, and the rejection tells the leader where this
+    /// log ends: see [`note_lost_entries`](Node::note_lost_entries).
     fn ask_for_tail(&mut self, message: &mut Message) {
         let says = Lead {
             term: message.term,
@@ -241,10 +242,11 @@ impl Node {
         *message = append;
     }
 
-    /// A member refuses an append, and its log ends before what it has acknowledged in this term. Raft-rs takes such an
-    /// answer for an old one, and would send nothing that the member can take for as long as this node leads.
+    /// Handles a rejected append from a follower whose log ends before an entry that the follower acknowledged in this
+    /// term. Raft-rs takes the rejection for a late one and ignores it. It would send this follower nothing useful for as
+    /// long as this node leads.
     ///
-    /// An old answer can say the same, so it takes two; and to send again what is there already does no harm.
+    /// A late rejection can look the same, so only the second one counts. Sending entries again does no harm.
     pub(super) fn note_lost_entries(&mut self, message: &Message) {
         let is_refusal = message.get_msg_type() == MessageType::MsgAppendResponse && message.reject;
         let raft = &mut self.raw.raft;
@@ -263,12 +265,12 @@ impl Node {
             "acknowledged" => progress.matched, "last" => message.reject_hint);
         progress.matched = 0;
         progress.become_probe();
-        // Raft takes a refusal only of what it has sent last.
+        // Raft accepts a rejection only at the index before the next one.
         progress.next_idx = message.index + 1;
     }
 
-    /// Every entry of a forwarded proposal bears the name of the member that forwards it: otherwise a peer could use up
-    /// the sequences of another.
+    /// Whether every entry of a forwarded proposal names the member that forwards it as its proposer. Otherwise a peer
+    /// could use up the sequence numbers of another member.
     pub(super) fn is_of_sender(&self, message: &Message) -> bool {
         let sender = self.members.members.get(&message.from);
         let own = sender.map(|row| (message.from, row.incarnation));

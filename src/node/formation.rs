@@ -176,7 +176,7 @@ impl Node {
     /// nothing.
     pub(super) fn step_empty(&mut self, received: Received) {
         let Received { message, .. } = received;
-        // No term far above 0: the answers would carry it to the leader.
+        // A term far above 0 is refused: the answers would carry it to the leader.
         if !self.is_plausible(&message, Standing::Ahead) {
             return;
         }

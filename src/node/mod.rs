@@ -238,7 +238,8 @@ impl Node {
         }
     }
 
-    /// Takes a peer's message. The transport has checked that it comes from whom it names and is meant for this one.
+    /// Takes a peer's message. The transport has checked that the sender is the member that the message names, and that
+    /// the message is for this member.
     pub fn step(&mut self, received: Received) {
         if self.is_empty() && !is_planted(Mutant::EmptyVotes) {
             return self.step_empty(received);
@@ -246,7 +247,7 @@ impl Node {
         let Received { mut message, bound } = received;
         let row = self.members.members.get(&message.from);
         let standing = match (bound, row) {
-            // Since it was received, the id was bound to another.
+            // The id was bound to another incarnation after the transport received the message.
             (Some(sender), Some(row)) if row.incarnation != sender => return,
             (Some(_), Some(_)) => Standing::Bound,
             _ => Standing::Ahead,
@@ -255,7 +256,7 @@ impl Node {
             return;
         }
         match message.get_msg_type() {
-            // Passed on it would bear another's name: whoever sent it tries again when it hears of the new leader.
+            // Not forwarded again: this node would become the sender. The proposer sends it again to the new leader.
             MessageType::MsgPropose | MessageType::MsgReadIndex if !self.is_leader() => return,
             MessageType::MsgPropose if standing == Standing::Bound => {
                 return self.step_proposal(message);
@@ -285,7 +286,7 @@ impl Node {
                 return;
             }
         }
-        // An error here means that the message is of no use any more (its sender is no member, say).
+        // An error means that the message is useless now, for example because its sender is no longer a member.
         let _ = self.raw.step(message);
         if let Some(context) = context {
             self.ask_a_majority(&context);

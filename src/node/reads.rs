@@ -22,7 +22,7 @@ const ATTEMPTS_MAX: usize = 8;
 /// second round, and count a majority's answers to the first as answers to the second. Reads would be stale.
 #[derive(Debug, Default)]
 pub struct AskedContexts {
-    /// By member: the random number of the start, and the sequence.
+    /// By member: the random number of its start, and the newest sequence number.
     newest: BTreeMap<NodeId, (u64, u64)>,
 }
 

@@ -193,8 +193,8 @@ impl Node {
         }
     }
 
-    /// Only a later version knows the state in a snapshot, and it is not used. The node ends if it would have taken it: from
-    /// a member, or as its first state.
+    /// Whether the state in a snapshot needs a later version of raftkvd. Such a snapshot is not used. The node ends if it
+    /// would have used the snapshot otherwise: from a bound member, or as its first state.
     pub(super) fn is_from_later(
         &mut self,
         snapshot: &raft::eraftpb::Snapshot,
@@ -208,13 +208,10 @@ impl Node {
         };
         let own = (self.settings.id, self.settings.incarnation);
         let mut rows = state.members.iter();
-        // What lets an empty member in has it as a learner: see Members::lets_in.
-        let is_taken = |learner: bool| {
-            if self.is_empty() {
-                learner
-            } else {
-                standing == Standing::Bound
-            }
+        // The first state of an empty member contains the member as a learner: see Members::lets_in.
+        let is_taken = |learner: bool| match self.is_empty() {
+            true => learner,
+            false => standing == Standing::Bound,
         };
         if rows.any(|row| (row.id, row.incarnation) == own && is_taken(row.learner)) {
             self.end(Exit::Later {

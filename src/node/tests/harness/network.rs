@@ -128,7 +128,7 @@ impl Cluster {
         self.hosts.get(&id).is_some_and(|host| host.node.is_some())
     }
 
-    /// As the transport hands it over.
+    /// The message as the transport hands it over.
     fn received(&self, message: Message) -> Received {
         let sender = self.hosts.get(&message.from);
         let is_ahead = sender.is_some_and(|host| self.is_ahead(message.from, host, message.to));
@@ -136,7 +136,7 @@ impl Cluster {
         Received { message, bound }
     }
 
-    /// The sender was bound by an entry that the receiver has not applied yet.
+    /// Whether the sender was bound by an entry that the receiver has not applied yet.
     fn is_ahead(&self, from: u64, sender: &Host, to: u64) -> bool {
         let bound_index = sender
             .node
