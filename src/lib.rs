@@ -42,7 +42,7 @@
 //! one line:
 //!
 //! ```text
-//! main
+//! main, docs
 //! cli
 //! server
 //! threads
@@ -72,6 +72,7 @@ pub mod channels;
 pub mod cli;
 pub mod command;
 pub mod config;
+pub mod docs;
 pub mod identity;
 pub mod limits;
 pub mod logging;

@@ -54,7 +54,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The exit code. The README explains the codes.
+    /// The exit code. [`crate::docs::reference::exit_codes`] explains the codes.
     pub fn exit_code(&self) -> i32 {
         match self {
             Failure::Listen { .. } | Failure::Taken(_) | Failure::Usage(_) => 2,
