@@ -8,7 +8,7 @@ use std::thread;
 const VALUE_BYTES: usize = 64 << 20;
 const CLIENTS: usize = 6;
 const ROUNDS: usize = 2;
-/// What a member may have held at the most: the values that are in its map, and what the README says for all that is on
+/// What a member may have held at the most: the values that are in its map, and what the book says for all that is on
 /// its way.
 const MEMORY_KB_MAX: u64 = (CLIENTS * (VALUE_BYTES >> 10)) as u64 + (1_536 << 10);
 

@@ -4,7 +4,7 @@ use crate::harness::{Cluster, PATIENCE, PATIENT, eventually, leader_and_follower
 use raftkvd::limits::{MEMBERS_MAX, REMOVED_MAX};
 use std::time::{Duration, Instant};
 
-/// "Within 5 s" says the README; twice that on a noisy machine.
+/// The others tell it at once; the rest is for a noisy machine.
 const EXIT_AFTER_REMOVAL: Duration = Duration::from_secs(10);
 
 /// Adds a fourth node to three and checks that it becomes a full member.

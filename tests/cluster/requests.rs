@@ -1,6 +1,6 @@
 //! Operations over the wire: an [`Input`] as a request, and its answer as an [`Output`].
 //!
-//! Keys and values of these clients are harmless ASCII, so JSON has them as they are. An answer that the README does not
+//! Keys and values of these clients are harmless ASCII, so JSON has them as they are. An answer that the book does not
 //! know ends the test.
 
 use crate::checker::{Condition, FailedCheck, Input, Listed, Output};

@@ -97,7 +97,7 @@ fn a_move_is_remembered_whoever_has_said_it() {
 
 #[test]
 fn one_member_and_then_three_in_one_directory_do_not_become_two_clusters() {
-    // As README's walkthroughs, but for the ports: with default directories, one after the other.
+    // As the walkthroughs of the book, but for the ports: with default directories, one after the other.
     let mut cluster = Cluster::prepare(3, &[]);
     let urls = urls(&cluster);
     for id in 1..=3 {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// "Within 2 s" says the README; twice that on a noisy machine.
+/// "Within 2 s" says the book; twice that on a noisy machine.
 const STOP: Duration = Duration::from_secs(4);
 
 /// Stops the leader of three while clients write through the others.

@@ -1,5 +1,5 @@
 //! The operator: adds members, removes them, starts those that were added, and repairs those that have lost their
-//! memory, as the README says: removed, emptied, and added, as a member that is started when it was added, or as one that
+//! memory, as the book says: removed, emptied, and added, as a member that is started when it was added, or as one that
 //! asks for that itself.
 //!
 //! What the operator is told is held against what the members have published.

@@ -1,4 +1,4 @@
-//! Members that lose their disk, or get an older copy of it, and how they are repaired: as the README says, removed and
+//! Members that lose their disk, or get an older copy of it, and how they are repaired: as the book says, removed and
 //! added again with an empty directory.
 //!
 //! Such a member has forgotten what it acknowledged and whom it voted for. So at most one member is in this state,

@@ -57,7 +57,7 @@ pub struct Nemesis<'a> {
     pub copied: u32,
     /// How often each kind was done.
     pub done: BTreeMap<&'static str, u32>,
-    /// How often each promise of the README was met.
+    /// How often each promise of the book was met.
     pub kept: BTreeMap<&'static str, u32>,
     /// The first hash seen at each index, and on which node.
     hashes: BTreeMap<u64, (u64, String)>,
