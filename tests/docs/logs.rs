@@ -1,0 +1,154 @@
+//! Lines of the log, and other lines that the daemon prints, as the pages quote them: some literal of the code has to be able
+//! to print each.
+
+use crate::assert_none;
+use crate::book::{Kind, Page, root};
+use std::fs;
+use std::path::Path;
+
+/// The string literals of the daemon, with what is filled in as `None`.
+fn literals() -> Vec<Vec<Option<String>>> {
+    let mut literals = Vec::new();
+    read_literals(&root().join("src"), &mut literals);
+    literals
+}
+
+fn read_literals(folder: &Path, literals: &mut Vec<Vec<Option<String>>>) {
+    for entry in fs::read_dir(folder).expect("sources can be listed") {
+        let path = entry.expect("sources can be listed").path();
+        if path.is_dir() {
+            read_literals(&path, literals);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            let text = fs::read_to_string(&path).expect("it can be read");
+            // Comments hold quotes that are no literals.
+            let lines = text
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"));
+            literals.extend(literals_of(&lines.collect::<Vec<_>>().join("\n")));
+        }
+    }
+}
+
+fn literals_of(code: &str) -> Vec<Vec<Option<String>>> {
+    let mut literals = Vec::new();
+    let mut chars = code.chars().peekable();
+    let mut before = ' ';
+    while let Some(c) = chars.next() {
+        // The character '"' starts no string.
+        if c == '"' && before != '\'' {
+            let mut literal = String::new();
+            while let Some(c) = chars.next() {
+                match c {
+                    '"' => break,
+                    '\\' => match chars.next() {
+                        Some('\n') => while chars.next_if(|c| c.is_whitespace()).is_some() {},
+                        Some('n') => literal.push('\n'),
+                        Some(other) => literal.push(other),
+                        None => {}
+                    },
+                    _ => literal.push(c),
+                }
+            }
+            literals.push(pieces(&literal));
+        }
+        before = c;
+    }
+    literals
+}
+
+/// A literal as what is fixed, and `None` for each place that is filled in.
+fn pieces(literal: &str) -> Vec<Option<String>> {
+    let mut pieces = Vec::new();
+    let mut rest = literal;
+    while let Some((fixed, behind)) = rest.split_once('{') {
+        pieces.push(Some(fixed.to_owned()));
+        pieces.push(None);
+        rest = behind.split_once('}').map_or("", |(_, behind)| behind);
+    }
+    pieces.push(Some(rest.to_owned()));
+    pieces
+}
+
+/// Whether this is what the pieces print, from its start to its end. What is filled in by `…` may be anything.
+fn prints(pieces: &[Option<String>], text: &str) -> bool {
+    match pieces.split_first() {
+        None => text.is_empty(),
+        Some((None, rest)) => {
+            let mut ends = text.char_indices().map(|(at, _)| at).chain([text.len()]);
+            ends.any(|end| prints(rest, &text[end..]))
+        }
+        Some((Some(fixed), rest)) => text
+            .strip_prefix(&**fixed)
+            .is_some_and(|behind| prints(rest, behind)),
+    }
+}
+
+/// The same, but not for pieces that would print almost anything.
+fn may_print(pieces: &[Option<String>], text: &str) -> bool {
+    let mut fixed = pieces.iter().flatten();
+    fixed.any(|fixed| fixed.len() > 3) && prints(pieces, text)
+}
+
+/// The message of a line of the log: between its level and the first of its fields.
+fn message(line: &str) -> Option<&str> {
+    let levels = [" ERRO ", " WARN ", " INFO ", " DEBG "];
+    let (_, rest) = levels.iter().find_map(|level| line.split_once(level))?;
+    let field = rest.match_indices(", ").find(|(at, _)| {
+        let name = rest[at + 2..].split(": ").next().unwrap_or_default();
+        let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+        !name.is_empty() && name.len() < rest.len() - at - 2 && name.chars().all(is_name)
+    });
+    let message = field.map_or(rest, |(at, _)| &rest[..at]);
+    // What the log itself adds to a line that stands for several.
+    let repeated = message.find(" (repeated ");
+    Some(repeated.map_or(message, |at| &message[..at]))
+}
+
+#[test]
+fn every_line_of_the_log_that_a_page_quotes_can_be_printed() {
+    let literals = literals();
+    let (mut wrong, mut count) = (Vec::new(), 0);
+    for page in crate::everything() {
+        let blocks = page.blocks().unwrap_or_else(|why| panic!("{why}"));
+        let fences = blocks
+            .iter()
+            .filter(|block| matches!(block.kind, Kind::Fence(_)));
+        for fence in fences {
+            for (line, text) in (fence.line + 1..).zip(fence.text.lines()) {
+                let Some(message) = message(text) else {
+                    continue;
+                };
+                count += 1;
+                if !literals.iter().any(|pieces| may_print(pieces, message)) {
+                    wrong.push(format!("{}:{line}: nothing prints {message:?}", page.path));
+                }
+            }
+        }
+    }
+    assert_none(&wrong);
+    assert!(count > 10, "{count}");
+}
+
+/// The rows of the page of the logs that answer a question of an operator: each names lines between backticks.
+#[test]
+fn every_line_that_the_page_of_the_logs_names_can_be_printed() {
+    let page = Page::read("src/docs/reference/logs.md");
+    let literals = literals();
+    let mut wrong = Vec::new();
+    for (line, text) in (1..).zip(page.text.lines()) {
+        if !text.starts_with("| ") {
+            continue;
+        }
+        for code in text.split('`').skip(1).step_by(2) {
+            let words = code.trim_end_matches([' ', '.', '…', ':']);
+            let starts = |pieces: &Vec<Option<String>>| {
+                let first = pieces.first().and_then(Option::as_ref);
+                first.is_some_and(|first| first.starts_with(words)) || may_print(pieces, words)
+            };
+            if !literals.iter().any(starts) {
+                wrong.push(format!("{}:{line}: nothing prints {code:?}", page.path));
+            }
+        }
+    }
+    assert_none(&wrong);
+}
