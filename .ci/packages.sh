@@ -3,8 +3,8 @@
 # nothing fails here: without root, apt or a network, this only says what is missing.
 set -u
 
-# strace makes system calls of the daemon fail.
-wanted="strace"
+# strace makes system calls of the daemon fail. With curl the commands of the documentation are tried.
+wanted="strace curl"
 
 missing=
 for package in $wanted; do

@@ -1,10 +1,10 @@
-//! The workflows of the README, run on the real binary: real processes, sockets, files and signals.
+//! The workflows of README and the book, run on the real binary: real processes, sockets, files and signals.
 //!
 //! Every module holds the tests of one area; each test builds its own cluster in its own temporary directory with
 //! [`harness`], talks to it with [`http`], and waits for conditions with [`harness::eventually`], never for a fixed
 //! time. A test that fails prints the end of every node's log. One test alone: `cargo test --test cluster NAME`.
 //!
-//! Where the README promises a time (exit within 2 s), the test allows a noisy machine about twice of that and says
+//! Where the book promises a time (exit within 2 s), the test allows a noisy machine about twice of that and says
 //! so; all other deadlines are generous and only keep a broken daemon from hanging the run.
 //!
 //! [`faults`] is one long test: clients that record what they were told, while nodes, their disks and the network between
@@ -28,6 +28,7 @@ mod disk_faults;
 mod exactly_once;
 mod failures;
 mod faults;
+mod fences;
 mod forgeries;
 mod format_2;
 mod formation;
