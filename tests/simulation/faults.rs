@@ -48,6 +48,7 @@ impl World {
             Kind::PowerLossEverywhere => self.power_off_everywhere(),
             Kind::Weather => self.bad_weather(),
             Kind::OlderCopy => self.older_copy(place),
+            Kind::StaleCopy => self.stale_copy(place),
             Kind::Stranger => self.liar(place),
             Kind::Contradiction => self.contradict(place),
             _ if !running => {}

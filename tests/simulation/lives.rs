@@ -7,6 +7,7 @@ use crate::disk::FakeDisk;
 use crate::network::Weather;
 use crate::plan::Changes;
 use crate::world::{Event, MILLISECOND, Machine, SECOND, Target, World};
+use raftkvd::identity::View;
 use raftkvd::members::Members;
 use raftkvd::node::Exit;
 use raftkvd::peer_url::PeerUrl;
@@ -135,57 +136,86 @@ impl World {
             return;
         }
         let voters = self.oracle.members().conf_state().voters.clone();
-        let machine = &mut self.machines[place];
-        let view = machine.process.as_ref().map(|process| &process.view);
-        let is_settled = view.is_some_and(|view| {
-            let members = &view.members;
-            members.unsettled.is_none() && members.conf_state().voters == voters
-        });
+        let machine = &self.machines[place];
         if machine.copy.is_none() || machine.copy_members.conf_state().voters != voters {
-            // While a member is repaired its id is gone, and comes back.
-            let is_kept = machine.copy.is_some() && self.faults.chance(700);
-            if !is_settled || is_kept {
-                return;
-            }
-            machine.copy_members = view.map(|view| view.members.clone()).unwrap_or_default();
-            let copy = machine.disk.after_kill();
-            copy.reseed(self.faults.next());
-            // It is kept where there is room.
-            copy.set_free(None);
-            machine.copy = Some(copy);
             // So that its member starts behind it, as often as the copy will.
-            if self.faults.chance(500) {
+            if self.take_copy(place) && self.faults.chance(500) {
                 self.kill(self.target(place));
             }
-            return;
+        } else if self.put_copy_back(place) {
+            // The next leader does not know how much its member once held.
+            if let Some(leader) = self.leader().filter(|_| self.faults.chance(500)) {
+                self.kill(self.target(leader));
+            }
         }
+    }
+
+    /// A copy of a disk is taken. Then another member is repaired, and leads. Then the copy is put in place: its table does
+    /// not say who the leader is. Each strike is one step.
+    pub fn stale_copy(&mut self, place: usize) {
+        if self.stale_copy.is_none() && self.take_copy(place) {
+            self.stale_copy = Some(place);
+        }
+        let Some(copied) = self.stale_copy else {
+            return;
+        };
+        match self.bound_after_copy(copied) {
+            // It is in its place already.
+            _ if self.machines[copied].copy.is_none() => {}
+            None if self.spare() > 1 && place != copied => self.lose_disk(place),
+            None => {}
+            Some(later) if self.leader() != Some(later) => {
+                let to = self.machines[later].id;
+                self.ask_for(later, Wish::Handover { to });
+            }
+            Some(_) => {
+                if self.put_copy_back(copied) {
+                    self.count("older copies that do not know the leader");
+                }
+            }
+        }
+    }
+
+    /// Copies the disk of a member that has applied the newest settled membership. False: there is no such member here.
+    fn take_copy(&mut self, place: usize) -> bool {
+        let voters = self.oracle.members().conf_state().voters.clone();
+        let machine = &mut self.machines[place];
+        let view = machine.process.as_ref().map(|process| &process.view);
+        let is_settled = |view: &&View| {
+            let members = &view.members;
+            members.unsettled.is_none() && members.conf_state().voters == voters
+        };
+        let Some(view) = view.filter(is_settled) else {
+            return false;
+        };
+        machine.copy_members = view.members.clone();
+        let copy = machine.disk.after_kill();
+        copy.reseed(self.faults.next());
+        // It is kept where there is room.
+        copy.set_free(None);
+        machine.copy = Some(copy);
+        true
+    }
+
+    /// A voter restarts on the copy of its disk, if no more is lost by that than raft survives.
+    fn put_copy_back(&mut self, place: usize) -> bool {
         let sound = self.is_sound_voter(place) && self.may_lose_voters() && self.spare() > 0;
         if self.formed_at.is_none() || !sound || !self.all_others_agree(place) {
-            return;
+            return false;
         }
-        // A leader that the copy's table can't judge is what a put-back member is least prepared for.
-        let later = self.bound_after_copy(place);
-        if let Some(later) = later.filter(|later| self.leader() != Some(*later)) {
-            let to = self.machines[later].id;
-            self.ask_for(later, Wish::Handover { to });
-            return;
-        }
+        let machine = &mut self.machines[place];
+        let Some(copy) = machine.copy.take() else {
+            return false;
+        };
+        machine.disk = copy;
+        machine.is_home = false;
+        machine.memory = Memory::Older;
         self.lost += 1;
         self.count("older copies");
         self.tell(|| format!("machine {place} gets an older copy of its disk"));
-        let machine = &mut self.machines[place];
-        machine.disk = machine.copy.take().expect("it was looked for");
-        machine.is_home = false;
-        machine.memory = Memory::Older;
         self.ended(place);
         self.restart_later(place);
-        // The next leader does not know how much its member once held.
-        if let Some(leader) = self
-            .leader()
-            .filter(|_| later.is_none() && self.faults.chance(500))
-        {
-            self.kill(self.target(leader));
-        }
+        true
     }
 
     /// The machine of another voter that was repaired after this machine's copy was made.

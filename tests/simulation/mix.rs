@@ -163,6 +163,11 @@ impl Mix {
         self.thinking = 20 * SECOND;
     }
 
+    /// No client asks another member to lead.
+    pub fn keeps_the_leader(&mut self) {
+        self.weights.retain(|(kind, _)| *kind != Kind::Handover);
+    }
+
     /// From this time on nobody asks for anything.
     pub fn falls_silent(&mut self, after: u64) {
         self.bursts = Some((after, 1000 * SECOND));

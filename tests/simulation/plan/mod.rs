@@ -70,6 +70,7 @@ pub enum Kind {
     Flap,
     LoseDisk,
     OlderCopy,
+    StaleCopy,
     Stranger,
     Contradiction,
 }

@@ -225,16 +225,22 @@ fn first_emptied(plan: &mut Plan, random: &mut Random) {
 }
 
 fn older_copies(plan: &mut Plan, random: &mut Random) {
-    favour(plan, Kind::OlderCopy);
-    // A copy does not know that another member was repaired since, and may lead.
-    let (members, losses) = *random.pick(&[(3, 0), (5, 20)]);
-    plan.kinds.extend(vec![Kind::LoseDisk; losses]);
-    // So that a copy is of an earlier start.
-    plan.kinds.extend([Kind::Kill; 5]);
-    (plan.members, plan.changes) = (members, Changes::None);
-    plan.restart = 500 * MILLISECOND;
+    plan.changes = Changes::None;
     plan.duration = plan.duration.max(20 * SECOND);
     (plan.interval, plan.asks.thinking) = (700 * MILLISECOND, 400 * MILLISECOND);
+    plan.restart = 500 * MILLISECOND;
+    if random.chance(300) {
+        plan.members = 5;
+        plan.operator_pause = SECOND;
+        plan.kinds = vec![Kind::StaleCopy];
+        // The next leader would bring the copy up to date.
+        plan.asks.keeps_the_leader();
+        return;
+    }
+    plan.members = 3;
+    favour(plan, Kind::OlderCopy);
+    // So that a copy is of an earlier start.
+    plan.kinds.extend([Kind::Kill; 5]);
 }
 
 fn forming(plan: &mut Plan, random: &mut Random) {

@@ -147,6 +147,8 @@ pub struct World {
     pub operator: Operator,
     /// Voters that have lost their memory, or never come back.
     pub lost: u64,
+    /// The machine whose copy is to be put in place under a leader that the copy does not know.
+    pub stale_copy: Option<usize>,
     pub setup: Setup,
     /// Prints the run's story, one line per event.
     pub story: bool,
@@ -213,6 +215,7 @@ impl World {
             troubles: Vec::new(),
             operator: Operator::new(random.next()),
             lost: 0,
+            stale_copy: None,
             setup: setup.clone(),
             story,
             random,
