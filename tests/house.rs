@@ -1,9 +1,10 @@
 //! The layout of `src/`: the rooms that `lib.rs` lists are those that there are, a room uses only rooms below it, and the
-//! files of a room use each other without a circle.
+//! files of a room use each other without a circle. And the licence, which is no code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Files of this crate's own code, without tests and what is generated.
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -181,4 +182,30 @@ fn no_room_has_a_circle() {
         }
     }
     assert!(circles.is_empty(), "{circles:#?}");
+}
+
+/// A package of the sources has the licence in it.
+#[test]
+fn the_licence_is_whole_and_in_the_package() {
+    assert_eq!(env!("CARGO_PKG_LICENSE"), "Apache-2.0");
+    let path = ".github/LICENSE";
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path));
+    let text = text.expect("the licence can be read");
+    let parts = [
+        "Apache License",
+        "Version 2.0, January 2004",
+        "1. Definitions.",
+        "9. Accepting Warranty or Additional Liability.",
+        "END OF TERMS AND CONDITIONS",
+    ];
+    for part in parts {
+        assert!(text.contains(part), "no {part:?}");
+    }
+    let listed = Command::new(env!("CARGO"))
+        .args(["package", "--list", "--allow-dirty", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("run cargo");
+    let listed = String::from_utf8_lossy(&listed.stdout);
+    assert!(listed.lines().any(|line| line == path), "{listed}");
 }
