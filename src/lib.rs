@@ -57,7 +57,7 @@
 //! logging
 //! metrics
 //! config
-//! peer_url, limits, numbers, mutants
+//! exit_code, peer_url, limits, numbers, mutants
 //! ```
 
 #![forbid(unsafe_code)]
@@ -73,6 +73,7 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod docs;
+pub mod exit_code;
 pub mod identity;
 pub mod limits;
 pub mod logging;

@@ -4,13 +4,14 @@
 
 use raftkvd::cli::{self, Options, Task};
 use raftkvd::cli::{backup, inspect, restore};
+use raftkvd::exit_code::ExitCode;
 use raftkvd::{logging, server};
 use std::io::{self, Write as _};
 
 fn main() {
     let task = match cli::parse(std::env::args_os()) {
         Ok(task) => task,
-        Err(quit) => std::process::exit(quit.show()),
+        Err(quit) => exit(quit.show()),
     };
     #[cfg(feature = "mutants")]
     eprintln!(
@@ -33,28 +34,35 @@ fn main() {
         },
         Task::Print(text) => print(&text),
     };
-    std::process::exit(code);
+    exit(code)
 }
 
-fn fail(line: &str, code: i32) -> i32 {
+fn exit(code: ExitCode) -> ! {
+    std::process::exit(code.number())
+}
+
+fn fail(line: &str, code: ExitCode) -> ExitCode {
     logging::fatal(line);
     code
 }
 
 /// Prints a text to stdout. Gives the exit code.
-fn print(text: &[u8]) -> i32 {
+fn print(text: &[u8]) -> ExitCode {
     let mut stdout = io::stdout();
     match stdout.write_all(text).and_then(|()| stdout.flush()) {
-        Ok(()) => 0,
+        Ok(()) => ExitCode::Success,
         Err(error) => not_printed(&error),
     }
 }
 
-fn not_printed(error: &io::Error) -> i32 {
+fn not_printed(error: &io::Error) -> ExitCode {
     match error.kind() {
         // The reader has seen enough, as `head` does.
-        io::ErrorKind::BrokenPipe => 0,
-        _ => fail(&format!("can't write to stdout: {error}"), 1),
+        io::ErrorKind::BrokenPipe => ExitCode::Success,
+        _ => fail(
+            &format!("can't write to stdout: {error}"),
+            ExitCode::Failure,
+        ),
     }
 }
 
@@ -66,7 +74,7 @@ fn run(options: Options) {
     drop(guard);
     if let Err(failure) = result {
         logging::fatal(&failure.to_string());
-        std::process::exit(failure.exit_code());
+        exit(failure.exit_code());
     }
 }
 

@@ -4,6 +4,7 @@
 //! name: a file without `.part` is a whole backup, whatever happened.
 
 use crate::api::client;
+use crate::exit_code::ExitCode;
 use crate::limits;
 use crate::logging::progress::{ProgressReport, Unit};
 use crate::peer_url::PeerUrl;
@@ -61,11 +62,11 @@ impl From<DiskError> for BackupError {
 }
 
 impl BackupError {
-    /// With what the process exits.
-    pub fn exit_code(&self) -> i32 {
+    /// The code with which the process ends.
+    pub fn exit_code(&self) -> ExitCode {
         match self {
-            BackupError::NotGiven(_) => 1,
-            BackupError::Exists(_) => 2,
+            BackupError::NotGiven(_) => ExitCode::Failure,
+            BackupError::Exists(_) => ExitCode::Usage,
             BackupError::Storage(error) => error.exit_code(),
         }
     }

@@ -6,6 +6,7 @@
 //! good. The exit code is that of the worst thing found: 4 if anything is corrupt.
 
 use crate::command::{ReplicatedState, SnapshotHeader};
+use crate::exit_code::ExitCode;
 use crate::logging;
 use crate::logging::progress::{ProgressReport, Unit};
 use crate::storage::inspect;
@@ -17,11 +18,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Inspects a path, and prints to `out` what it finds, and to stderr what is wrong. Gives the exit code.
-pub fn run(path: &Path, out: &mut dyn Write) -> io::Result<i32> {
+pub fn run(path: &Path, out: &mut dyn Write) -> io::Result<ExitCode> {
     let mut report = Report {
         disk: Arc::new(ReadOnlyDisk),
         out,
-        exit_code: 0,
+        exit_code: ExitCode::Success,
         live: false,
         sound: Vec::new(),
         unsound: Vec::new(),
@@ -36,7 +37,7 @@ pub fn run(path: &Path, out: &mut dyn Write) -> io::Result<i32> {
         }
         Err(error) => {
             logging::fatal(&format!("can't read {}: {error}", path.display()));
-            return Ok(2);
+            return Ok(ExitCode::Usage);
         }
     }
     Ok(report.exit_code)
@@ -45,7 +46,7 @@ pub fn run(path: &Path, out: &mut dyn Write) -> io::Result<i32> {
 struct Report<'a> {
     disk: Arc<dyn Disk>,
     out: &'a mut dyn Write,
-    exit_code: i32,
+    exit_code: ExitCode,
     /// A process uses the data directory.
     live: bool,
     /// Header and size of each snapshot that is good.
@@ -60,8 +61,9 @@ impl Report<'_> {
         // What was printed of it comes first.
         self.out.flush()?;
         logging::fatal(&error.without_advice());
-        if self.exit_code == 0 || error.exit_code() == 4 {
-            self.exit_code = error.exit_code();
+        let code = error.exit_code();
+        if self.exit_code == ExitCode::Success || code == ExitCode::Corrupt {
+            self.exit_code = code;
         }
         Ok(())
     }
@@ -92,7 +94,7 @@ impl Report<'_> {
             logging::fatal(&format!(
                 "{path} is no data directory: it has no meta, no wal and no snap"
             ));
-            self.exit_code = 2;
+            self.exit_code = ExitCode::Usage;
             return Ok(());
         }
         self.live = self.is_in_use(dir);
@@ -165,7 +167,7 @@ impl Report<'_> {
             Ok(verdict) => verdict,
             Err(error) => {
                 // What is damaged was said with the file, but not what does not fit together.
-                if self.exit_code == 0 {
+                if self.exit_code == ExitCode::Success {
                     self.found(&error)?;
                 }
                 let code = error.exit_code();

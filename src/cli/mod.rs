@@ -12,8 +12,9 @@ pub mod restore;
 mod values;
 
 use crate::config::{Asked, Tuning};
+use crate::exit_code::ExitCode;
 use crate::limits;
-use crate::logging::{self};
+use crate::logging;
 use crate::peer_url::PeerUrl;
 use args::{Args, Command};
 use clap::Parser;
@@ -59,16 +60,16 @@ pub enum Quit {
 
 impl Quit {
     /// Prints it and returns the exit code.
-    pub fn show(&self) -> i32 {
+    pub fn show(&self) -> ExitCode {
         match self {
             Quit::Shown(text) => {
                 // Nobody reads it any more if this fails.
                 let _ = text.print();
-                0
+                ExitCode::Success
             }
             Quit::Usage(line) => {
                 logging::fatal(line);
-                2
+                ExitCode::Usage
             }
         }
     }

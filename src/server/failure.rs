@@ -6,6 +6,7 @@
 //! another cluster was to start, in case the old cluster was only a try.
 
 use crate::config::Config;
+use crate::exit_code::ExitCode;
 use crate::node::Exit;
 use crate::server::join::NotJoined;
 use crate::storage::{DiskError, StorageError};
@@ -54,16 +55,16 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The exit code. [`crate::docs::reference::exit_codes`] explains the codes.
-    pub fn exit_code(&self) -> i32 {
+    /// The code with which the process ends.
+    pub fn exit_code(&self) -> ExitCode {
         match self {
-            Failure::Listen { .. } | Failure::Taken(_) | Failure::Usage(_) => 2,
+            Failure::Listen { .. } | Failure::Taken(_) | Failure::Usage(_) => ExitCode::Usage,
             Failure::Storage(error) => error.exit_code(),
-            Failure::Disk(_) => 6,
-            Failure::OtherLife(_) => 5,
-            Failure::Parted(_) => 4,
-            Failure::Later(_) => 8,
-            Failure::Fatal(_) => 1,
+            Failure::Disk(_) => ExitCode::DiskFailed,
+            Failure::OtherLife(_) => ExitCode::WrongIdentity,
+            Failure::Parted(_) => ExitCode::Corrupt,
+            Failure::Later(_) => ExitCode::LaterVersion,
+            Failure::Fatal(_) => ExitCode::Failure,
         }
     }
 

@@ -107,6 +107,7 @@ fn fail_unless_full(stop_sender: &StopSender, error: DiskError) -> transport::Fi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit_code::ExitCode;
     use crate::server::stop::{StopReason, stop_reasons};
     use rustix::io::Errno;
     use std::path::Path;
@@ -114,8 +115,8 @@ mod tests {
     #[test]
     fn a_disk_that_fails_under_a_received_snapshot_ends_the_process_and_a_full_one_does_not() {
         for (errno, exit_code) in [
-            (Errno::IO, Some(6)),
-            (Errno::ROFS, Some(6)),
+            (Errno::IO, Some(ExitCode::DiskFailed)),
+            (Errno::ROFS, Some(ExitCode::DiskFailed)),
             (Errno::NOSPC, None),
             (Errno::DQUOT, None),
         ] {

@@ -1,6 +1,7 @@
 //! Errors of storage: one line with the cause and the next step, and the exit code of the process.
 
 use crate::command::version::Later;
+use crate::exit_code::ExitCode;
 use crate::storage::disk::DiskError;
 use crate::storage::format::FORMAT_VERSION;
 use std::path::{Path, PathBuf};
@@ -102,20 +103,24 @@ pub enum StorageError {
 }
 
 impl StorageError {
-    /// The exit code of the process.
-    pub fn exit_code(&self) -> i32 {
+    /// The code with which the process ends.
+    pub fn exit_code(&self) -> ExitCode {
         match self {
-            StorageError::Locked { .. } => 3,
-            StorageError::Corrupt { .. } => 4,
-            StorageError::WrongIdentity { .. } | StorageError::OlderCopy { .. } => 5,
-            StorageError::Removed { .. } => 7,
-            StorageError::Io(_) => 6,
+            StorageError::Locked { .. } => ExitCode::Locked,
+            StorageError::Corrupt { .. } => ExitCode::Corrupt,
+            StorageError::WrongIdentity { .. } | StorageError::OlderCopy { .. } => {
+                ExitCode::WrongIdentity
+            }
+            StorageError::Removed { .. } => ExitCode::Removed,
+            StorageError::Io(_) => ExitCode::DiskFailed,
             StorageError::NoMember(_)
             | StorageError::NotEmpty { .. }
-            | StorageError::RestoreUnfinished { .. } => 2,
-            StorageError::UnknownVersion { found, known, .. } if found > known => 8,
-            StorageError::UnknownVersion { .. } => 1,
-            StorageError::Later { .. } => 8,
+            | StorageError::RestoreUnfinished { .. } => ExitCode::Usage,
+            StorageError::UnknownVersion { found, known, .. } if found > known => {
+                ExitCode::LaterVersion
+            }
+            StorageError::UnknownVersion { .. } => ExitCode::Failure,
+            StorageError::Later { .. } => ExitCode::LaterVersion,
         }
     }
 

@@ -75,7 +75,8 @@ fn a_start_that_needs_a_member_creates_none() {
     let checked = || data_dir(&disk).check_start(&existing());
     let refused = |result: Result<(), StorageError>| {
         let error = result.unwrap_err();
-        assert_eq!((error.exit_code(), &*error.to_string()), (2, "why not"));
+        assert_eq!(error.exit_code(), 2);
+        assert_eq!(error.to_string(), "why not");
     };
     refused(checked());
     assert_eq!((disk.operations(), disk.paths()), (0, Vec::new()));
