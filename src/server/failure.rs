@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 pub enum Failure {
     /// An address can't be listened on.
     #[error(
-        "can't listen on {address}: {source}; stop what uses this port, or choose another with {option}"
+        "can't listen on {address}: {source}; {}, with {option}", other_address(source.kind())
     )]
     Listen {
         /// The address that can't be used.
@@ -73,50 +73,54 @@ impl Failure {
         let Config { id, peer_url, .. } = config;
         let dir = config.data_dir.display();
         let replace = format!(
-            "replace the member: keep {dir} aside, curl -X DELETE http://CLIENT_ADDRESS/{id} at another member, then start \
-             member {id} with --join http://CLIENT_ADDRESS on a new --data-dir"
+            "replace the member: keep {dir}, take member {id} out of the cluster (curl -X DELETE \
+             http://CLIENT_ADDRESS/{id} at another member), and start it with --join http://CLIENT_ADDRESS and a new \
+             --data-dir"
         );
         let failure = match exit {
             Exit::Removed { .. } => return None,
             Exit::Replaced { by } => Failure::OtherLife(format!(
-                "{dir} is not the data directory that member {by} knows for member {id} at {peer_url}: that was lost, \
-                 or --data-dir is wrong; start with the directory that was used before, or, if it is lost, {replace}"
+                "{dir} is not the data directory that member {by} knows for member {id} at {peer_url}: either the right \
+                 one was lost, or --data-dir is wrong; start with the data directory that member {id} used before, or, if \
+                 that is lost, {replace}"
             )),
             Exit::StateLost { by } => Failure::OtherLife(format!(
-                "{dir} is an older copy, from before member {id} was let in, and member {by} knows member {id} as a voter, \
-                 so that what it acknowledged is missing; start with its newest directory, or, if that is lost or refused \
-                 too, {replace}"
+                "{dir} is an older copy of the data directory of member {id}, from before the cluster added the member; \
+                 member {by} knows member {id} as a voter, so entries that member {id} has acknowledged are missing; start \
+                 with its newest data directory, or, if that is lost or refused too, {replace}"
             )),
             Exit::Twice { by } => Failure::OtherLife(format!(
-                "member {by} is connected to another process that runs as member {id} on a copy of {dir}, or on {dir} by \
-                 another path; stop the wrong one, and keep both directories: raftkvd inspect shows which has more"
+                "member {by} is connected to another process that runs as member {id}, on a copy of {dir} or on {dir} by \
+                 another path; stop the wrong process, and keep both directories: raftkvd inspect shows which of them has \
+                 more entries"
             )),
             Exit::OlderCopy {
                 proven: false,
                 boot,
                 known,
             } => Failure::OtherLife(format!(
-                "another process has run as member {id} on a copy of {dir}: this is start {boot}, and the cluster knows \
-                 another start {known}; keep both directories, and use the one of which raftkvd inspect shows more; if \
-                 that is refused too, {replace}"
+                "another process has run as member {id} on a copy of {dir}: this is start {boot} of the directory, and \
+                 the cluster knows a different start {known}; keep both directories, and start with the one of which \
+                 raftkvd inspect shows more entries; if that is refused too, {replace}"
             )),
             Exit::OlderCopy { boot, known, .. } => Failure::OtherLife(format!(
-                "{dir} is an older copy: this is its start {boot}, and the cluster knows start {known}, so that what \
-                 member {id} acknowledged meanwhile is missing; start with its newest directory, or, if that is lost or \
-                 refused too, {replace}"
+                "{dir} is an older copy of the data directory of member {id}: this is start {boot} of the directory, and \
+                 the cluster knows start {known}, so entries that member {id} has acknowledged since are missing; start \
+                 with its newest data directory, or, if that is lost or refused too, {replace}"
             )),
             Exit::LostTail {
                 by,
                 committed,
                 last,
             } => Failure::OtherLife(format!(
-                "{dir} ends at entry {last}, but member {by}, the leader, knows that member {id} had acknowledged entry \
-                 {committed}: it is an older copy, or has lost its tail; keep this directory, and look at raftkvd \
-                 inspect and at /-/status of the others first; if most of them have committed that entry, {replace}"
+                "the log in {dir} ends at entry {last}, but member {by}, the leader, knows that member {id} has \
+                 acknowledged entry {committed}: the directory is an older copy, or has lost the end of its log; keep \
+                 {dir}, and compare raftkvd inspect with /-/status of the other members; if most of them have committed \
+                 entry {committed}, {replace}"
             )),
             Exit::PartedLog { by, index } => Failure::Parted(format!(
-                "the logs of member {id} and of member {by} differ at entry {index}, which one of them knows to be \
-                 committed; keep the data directories of all members, and compare what raftkvd inspect says of them"
+                "the logs of member {id} and member {by} differ at entry {index}, which one of these members knows to be \
+                 committed; keep the data directories of all members, and compare them with raftkvd inspect"
             )),
             Exit::Later { what, index, later } => Failure::Later(format!(
                 "{what} {index} {later}; nothing of it was applied, keep {dir}"
@@ -127,12 +131,22 @@ impl Failure {
                 other,
                 last,
             } => Failure::Parted(format!(
-                "member {known} and member {other} have both led in term {term}, so that a member has voted twice; the log \
-                 of member {id} ends at entry {last}; keep the data directories of all members, and compare what raftkvd \
-                 inspect says of them"
+                "member {known} and member {other} have both led in term {term}, so a member has voted twice; the log of \
+                 member {id} ends at entry {last}; keep the data directories of all members, and compare them with raftkvd \
+                 inspect"
             )),
         };
         Some(failure)
+    }
+}
+
+/// What to do about an address that can't be listened on.
+fn other_address(error: io::ErrorKind) -> &'static str {
+    match error {
+        io::ErrorKind::AddrInUse => "stop the process that uses this port, or choose another port",
+        io::ErrorKind::AddrNotAvailable => "choose an address of this machine",
+        io::ErrorKind::PermissionDenied => "choose a port that this user is allowed to use",
+        _ => "choose another address or port",
     }
 }
 

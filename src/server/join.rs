@@ -74,12 +74,12 @@ pub async fn run(task: JoinTask, transport: Transport, logger: Logger) -> Result
                 Err(NotAdded::Now(why)) => reasons.push(format!("{asked}: {why}")),
                 Err(NotAdded::Taken(why)) => {
                     return Err(NotJoined::Taken(format!(
-                        "can't join as member {id} at {url}: {asked} says: {why}"
+                        "can't join as member {id} at {url}: the member at {asked} says: {why}"
                     )));
                 }
                 Err(NotAdded::OtherIncarnation(why)) => {
                     return Err(NotJoined::OtherIncarnation(format!(
-                        "can't join as member {id} at {url}: {asked} says: {why} \
+                        "can't join as member {id} at {url}: the member at {asked} says: {why} \
                          (curl -X DELETE {asked}/{id})"
                     )));
                 }
@@ -112,11 +112,13 @@ async fn ask(
     let known = serde_json::from_slice(&body).ok().and_then(members);
     let (Some(known), StatusCode::OK) = (known, status) else {
         return Err(NotAdded::Now(format!(
-            "GET /-/status was answered with {status} and not with members; is this where clients reach a member?"
+            "the answer to GET /-/status is {status} without members; give the URL at which clients reach a member"
         )));
     };
     if known.is_empty() {
-        return Err(NotAdded::Now("it waits to be added itself".to_owned()));
+        return Err(NotAdded::Now(
+            "this member waits to be added too".to_owned(),
+        ));
     }
     let is_member = known.get(&task.id) == Some(&task.url);
     transport.set_list(known);
@@ -134,7 +136,7 @@ async fn ask(
     let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
     let why = match problem["detail"].as_str() {
         Some(line) => line.to_owned(),
-        None => format!("POST /join was answered with {status}"),
+        None => format!("the answer to POST /join is {status}"),
     };
     match problem["code"].as_str() {
         Some("id-taken" | "url-taken") => Err(NotAdded::Taken(why)),
@@ -178,7 +180,7 @@ async fn request(
     let exchange = client::exchange(stream, to, method, path, body, take);
     match timeout(limits::MEMBER_ANSWER_TIMEOUT, exchange).await {
         Ok(answer) => answer.map_err(|why: String| NotAdded::Now(format!("{path}: {why}"))),
-        Err(_) => Err(NotAdded::Now(format!("{path}: no answer in time"))),
+        Err(_) => Err(NotAdded::Now(format!("no answer to {path} in time"))),
     }
 }
 

@@ -124,9 +124,9 @@ fn refusal(dir: &Path, meta: &Meta, members: &Members, misfit: &Misfit) -> Strin
         let forming = urls(members.forming.values().map(PeerUrl::to_string).collect());
         let _ = write!(
             line,
-            "which forms of {forming} and has added members, so that the list can't be changed any more; leave --cluster \
-             out, or, if that list is wrong, stop all of them, and run raftkvd inspect on each data directory: only if \
-             every one says \"unformed\" or \"empty\", remove all and start again with the right list"
+            "which is forming from {forming} and has added members, so its list can't change any more; leave out --cluster, \
+             or, if the list of the cluster is wrong, stop all members, and run raftkvd inspect on each data directory: \
+             only if every one says \"unformed\" or \"empty\", remove all of them and start again with the right list"
         );
         return line;
     }
@@ -155,18 +155,18 @@ fn refusal(dir: &Path, meta: &Meta, members: &Members, misfit: &Misfit) -> Strin
             let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
             let members = if ids.len() == 1 { "member" } else { "members" };
             format!(
-                "as far as this directory knows, it has never had the {members} {} of --cluster",
+                "--cluster lists {members} {}, which this cluster has never had, as far as this directory knows",
                 ids.join(", ")
             )
         }
         Misfit::NothingInCommon | Misfit::Forming => {
-            "none of its members was ever where --cluster says".to_owned()
+            "none of its members has ever been at the URL that --cluster lists".to_owned()
         }
     };
     let _ = write!(
         line,
-        "; to start another cluster choose another --data-dir, or, if this one was only a try, start over: rm -r {tried}; \
-         to go on with this one leave --cluster out ({why})"
+        ", but {why}; to start this member, leave out --cluster; to create another cluster, choose another --data-dir, or, \
+         if this directory was only a try, start over: rm -r {tried}"
     );
     line
 }
@@ -179,10 +179,8 @@ pub(super) fn tell_differences(config: &Config, node: &Node, logger: &Logger) {
     let own = known.members.get(&config.id);
     if let Some(own) = own.filter(|own| own.url != config.peer_url) {
         match config.url_given {
-            true => {
-                info!(logger, "moved: the other members are told the new peer URL of this member";
-                "from" => %own.url, "to" => %config.peer_url)
-            }
+            true => info!(logger, "moved: telling the other members the new peer URL";
+                "from" => %own.url, "to" => %config.peer_url),
             false if is_newest => {
                 warn!(logger, "the cluster has another peer URL for this member; start it again, or give --peer-url";
                     "members" => %own.url, "listening" => %config.peer_address);
@@ -382,10 +380,10 @@ mod tests {
         directory(dir.path(), "a:1", &[]);
         let both_ways = [
             " holds member 1 of cluster ",
-            ", a cluster of one at http://a:1; to start another cluster choose another --data-dir",
+            ", a cluster of one at http://a:1, but --cluster lists members 2, 3, which",
             "start over: rm -r /",
-            "leave --cluster out",
-            "members 2, 3",
+            "leave out --cluster",
+            "to create another cluster, choose another --data-dir",
         ];
         assert_refused(dir.path(), "a:1,b:1,c:1", &both_ways);
         assert_refused(dir.path(), "x:1,x:2,x:3", &both_ways);
@@ -400,9 +398,9 @@ mod tests {
         for fits in ["a:1,b:1,c:1", "x:1,b:1", "x:1,b:2"] {
             assert_eq!(checked(dir.path(), fits).unwrap(), Fit::Known, "{fits}");
         }
-        let others = "a cluster of 3 at http://a:1, http://b:2, http://c:1; to start another";
-        assert_refused(dir.path(), "a:1,b:1,c:1,d:1", &[others, "the member 4 of"]);
-        assert_refused(dir.path(), "x:1,x:2", &["none of its members was ever"]);
+        let others = "a cluster of 3 at http://a:1, http://b:2, http://c:1, but";
+        assert_refused(dir.path(), "a:1,b:1,c:1,d:1", &[others, "lists member 4,"]);
+        assert_refused(dir.path(), "x:1,x:2", &["none of its members has ever"]);
         // All members move at once: the members of the first list, or all current members.
         for fits in ["x:1,x:2,x:3", "x:1"] {
             assert_eq!(checked(dir.path(), fits).unwrap(), Fit::Known, "{fits}");
@@ -417,8 +415,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         directory(dir.path(), "a:1,b:1,c:1", &[add(2, "b:1")]);
         let says = [
-            "which forms of http://a:1, http://b:1, http://c:1 and has added members",
-            "stop all of them",
+            "which is forming from http://a:1, http://b:1, http://c:1 and has added members",
+            "stop all members",
             "raftkvd inspect",
             "only if every one says",
         ];

@@ -27,7 +27,7 @@ pub(super) fn into_tokio(
 ) -> Result<tokio::net::TcpListener, Failure> {
     let _context = runtime.enter();
     tokio::net::TcpListener::from_std(listener)
-        .map_err(|error| Failure::Fatal(format!("can't use a listener: {error}")))
+        .map_err(|error| Failure::Fatal(format!("can't serve a port: {error}; start again")))
 }
 
 /// From now on, a signal is a reason to stop in order, and no longer ends the process directly.
@@ -40,8 +40,9 @@ pub(super) fn watch_signals(
         ("SIGINT", SignalKind::interrupt()),
     ] {
         let _context = runtime.enter();
-        let mut signals = signal(kind)
-            .map_err(|error| Failure::Fatal(format!("can't watch for {name}: {error}")))?;
+        let mut signals = signal(kind).map_err(|error| {
+            Failure::Fatal(format!("can't watch for {name}: {error}; start again"))
+        })?;
         let stop_sender = stop_sender.clone();
         runtime.spawn(async move {
             while signals.recv().await.is_some() {

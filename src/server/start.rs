@@ -128,8 +128,8 @@ fn id_of_new(asked: &Asked, disk: &Arc<dyn Disk>) -> Result<u64, Failure> {
     match ids.min() {
         None => Ok(1),
         Some(id) => Err(Failure::Usage(format!(
-            "raftkvd-{id} holds member {id}: to go on with it, give --id {id}; to begin another cluster beside it, give \
-             --id 1; to start over: rm -r raftkvd-[0-9]*"
+            "raftkvd-{id} holds member {id}, and there is no --id; to start member {id} again, give --id {id}; to create \
+             another cluster beside it, give --id 1; to start over, rm -r raftkvd-[0-9]*"
         ))),
     }
 }
@@ -141,12 +141,11 @@ fn again(asked: &Asked, dir: &Path, meta: &Meta) -> Result<Beginning, String> {
     let id = meta.member();
     let dir = dir.display();
     let url = own_url(asked, id).or(stored.url);
-    let url = url.ok_or_else(|| {
-        format!("{dir} does not say where member {id} is reached; give --peer-url")
-    })?;
+    let url =
+        url.ok_or_else(|| format!("{dir} has no peer URL of member {id}; give --peer-url"))?;
     Ok(Beginning {
         member: id,
-        start: Start::Existing(format!("{dir} vanished during the start; start again")),
+        start: Start::Existing(format!("{dir} was removed during the start; start again")),
         given: Given {
             url: Some(url),
             list: match asked.cluster.is_empty() {
@@ -167,23 +166,24 @@ fn first(asked: &Asked, dir: &Path, id: u64) -> Result<Beginning, String> {
     let url = match own_url(asked, id) {
         Some(url) => url,
         None if !asked.cluster.is_empty() => {
-            let count = asked.cluster.len();
-            let plural = if count == 1 { "" } else { "s" };
+            let listed = match asked.cluster.len() {
+                1 => "only the URL of member 1".to_owned(),
+                count => format!("the URLs of members 1 to {count}"),
+            };
             return Err(format!(
-                "--id {id}: --cluster lists {count} URL{plural}, so ids go from 1 to {count}; the URL of member i is the \
-                 i-th one"
+                "--id {id} is not in --cluster, which lists {listed}; give an id of the list, or the list of all members"
             ));
         }
         None if !asked.join_by.is_empty() => {
-            let line =
-                "--join with a URL needs --peer-url too: where the other members reach this one";
+            let line = "--join with a URL needs --peer-url too; give the URL at which the other members reach this one";
             return Err(line.to_owned());
         }
         None if id != 1 && !asked.join => return Err(no_member(dir, id)),
         None => limits::DEFAULT_PEER_URL.parse()?,
     };
     if asked.join && asked.join_by.is_empty() && asked.cluster.is_empty() {
-        let line = "--join: give it the URL at which clients reach a member, or list all peer URLs with --cluster";
+        let line = "--join has no URL, and there is no --cluster; give --join the URL at which clients reach a member, or \
+                    list all peer URLs with --cluster";
         return Err(line.to_owned());
     }
     let mut list = asked.cluster.clone();
@@ -211,8 +211,8 @@ fn first(asked: &Asked, dir: &Path, id: u64) -> Result<Beginning, String> {
 
 fn no_member(dir: &Path, id: u64) -> String {
     format!(
-        "--id {id}: {} holds no member, and a new cluster begins with member 1; list all peer URLs with --cluster, or to \
-         join a cluster, add --join with the URL at which clients reach a member",
+        "--id {id}: {} holds no member, and only member 1 can create a cluster; list all peer URLs with --cluster, or, to \
+         join a cluster, give --join the URL at which clients reach a member",
         dir.display()
     )
 }
@@ -241,7 +241,7 @@ fn config_of(
     let overlap = listen == listen_peer || listen.is_unspecified() || listen_peer.is_unspecified();
     if asked.port == peer_url.port() && overlap {
         return Err(format!(
-            "--port {}: this is the peer port of {peer_url} too; clients and peers need two ports",
+            "--port {} is also the port of the peer URL {peer_url}; give clients another port",
             asked.port
         ));
     }
@@ -268,7 +268,9 @@ fn resolve(url: &PeerUrl, option: &str) -> Result<IpAddr, String> {
     let remedy = format!("give {option} the IP address to listen on");
     let found = (url.host(), url.port())
         .to_socket_addrs()
-        .map_err(|error| format!("peer URL {url}: its host does not resolve ({error}); {remedy}"))?
+        .map_err(|error| {
+            format!("the host of peer URL {url} does not resolve ({error}); {remedy}")
+        })?
         .map(|address| address.ip());
     // A name often stands for an IPv6 and an IPv4 address. Peers try both, people type the IPv4 address.
     let mut found: Vec<IpAddr> = found.collect();
@@ -276,7 +278,7 @@ fn resolve(url: &PeerUrl, option: &str) -> Result<IpAddr, String> {
     found
         .first()
         .copied()
-        .ok_or_else(|| format!("peer URL {url}: its host has no address; {remedy}"))
+        .ok_or_else(|| format!("the host of peer URL {url} has no address; {remedy}"))
 }
 
 #[cfg(test)]
@@ -354,7 +356,7 @@ mod tests {
             assert_eq!(start(&empty), Start::Empty, "{empty}");
         }
         match start("--id 2 --peer-url http://127.0.0.1:7") {
-            Start::Existing(line) => assert!(line.contains("begins with member 1"), "{line}"),
+            Start::Existing(line) => assert!(line.contains("only member 1 can create"), "{line}"),
             other => panic!("{other:?}"),
         }
     }
@@ -369,7 +371,7 @@ mod tests {
             ),
             (
                 format!("--id 4 --cluster {THREE}"),
-                "--id 4: --cluster lists 3 URLs",
+                "--id 4 is not in --cluster, which lists the URLs of members 1 to 3",
             ),
             ("--join".to_owned(), "clients reach a member"),
             (
@@ -379,7 +381,7 @@ mod tests {
             ("--join http://127.0.0.1:1".to_owned(), "--peer-url"),
             (
                 "--cluster http://name.invalid:1".to_owned(),
-                "http://name.invalid:1: its host",
+                "http://name.invalid:1 does not resolve",
             ),
             ("--port 9021".to_owned(), "--port 9021"),
             ("--port 9021 --listen 0.0.0.0".to_owned(), "--port 9021"),

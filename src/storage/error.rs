@@ -8,14 +8,15 @@ use std::path::{Path, PathBuf};
 
 /// Advice for a member whose data can't be used. It is right for every cause: no data is thrown away, and no older copy
 /// replaces acknowledged data.
-const REPLACE: &str = "replace this member: keep the directory aside, DELETE /<id> at another member, and start it with \
-    --join on a new --data-dir; a sole member: restore its newest backup into a new cluster";
+const REPLACE: &str = "replace this member: keep the directory, take the member out of the cluster (DELETE /<id> at another \
+    member), and start it with --join and a new --data-dir; if it is the only member, restore its newest backup into a new \
+    cluster";
 
 /// The data directory can't be used. Each message is one line: the cause, the file, the next step.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// Another process uses the data directory.
-    #[error("{} is locked: another process uses this data directory; stop it, or choose another --data-dir",
+    #[error("{} is locked: another process uses this data directory; stop that process, or choose another --data-dir",
         path.display())]
     Locked {
         /// The lock file.
@@ -40,8 +41,8 @@ pub enum StorageError {
         why: String,
     },
     /// This member was removed from its cluster.
-    #[error("{} is that of member {member} before entry {index} removed it from the cluster; to add the member again \
-        start it with --join on a new --data-dir", dir.display())]
+    #[error("{} belongs to member {member}, which entry {index} has removed from the cluster; to add the member again, \
+        start it with --join and a new --data-dir", dir.display())]
     Removed {
         /// The data directory.
         dir: PathBuf,
@@ -51,10 +52,10 @@ pub enum StorageError {
         index: u64,
     },
     /// An earlier start found that the directory is an older copy of this member's directory.
-    #[error("{} was found to be an older copy of the directory of member {member}, which lacks what the member has \
-        acknowledged since; start with its newest directory, or, if that is lost, keep this one aside, curl -X DELETE \
-        http://CLIENT_ADDRESS/{member} at another member, then start member {member} with --join \
-        http://CLIENT_ADDRESS on a new --data-dir", dir.display())]
+    #[error("an earlier start has found {} to be an older copy of the data directory of member {member}, without entries \
+        that the member has acknowledged since; start with its newest data directory, or, if that is lost, keep this one, \
+        take the member out of the cluster (curl -X DELETE http://CLIENT_ADDRESS/{member} at another member), and start it \
+        with --join http://CLIENT_ADDRESS and a new --data-dir", dir.display())]
     OlderCopy {
         /// The data directory.
         dir: PathBuf,
@@ -62,7 +63,7 @@ pub enum StorageError {
         member: u64,
     },
     /// Another version of this program wrote the file.
-    #[error("{} has format version {found}, and this program reads {known} only; nothing was changed; {}",
+    #[error("{} has format version {found}, and this program reads only version {known}; nothing was changed; {}",
         path.display(), other_version(*found, *known))]
     UnknownVersion {
         /// The file.
@@ -85,20 +86,21 @@ pub enum StorageError {
     #[error("{0}")]
     NoMember(String),
     /// A restore found an existing file in the data directory that it was to create.
-    #[error("{} exists: a restore makes a new data directory; choose another --data-dir, or move this one away",
+    #[error("{} exists, but a restore makes a new data directory; choose another --data-dir, or move this one away",
         path.display())]
     NotEmpty {
         /// The file that exists.
         path: PathBuf,
     },
     /// A restore was killed before it completed the data directory.
-    #[error("{} holds a restore that did not complete; run raftkvd restore again, which begins anew", dir.display())]
+    #[error("{} holds a restore that was not completed; run raftkvd restore again, to start it from the beginning",
+        dir.display())]
     RestoreUnfinished {
         /// The data directory.
         dir: PathBuf,
     },
     /// A disk operation failed.
-    #[error("{0}; check its space, permissions and health, then start again")]
+    #[error("{0}; check the space, the permissions and the health of the disk, then start again")]
     Io(#[from] DiskError),
 }
 

@@ -119,13 +119,13 @@ fn one_member_and_then_three_in_one_directory_do_not_become_two_clusters() {
 
     cluster.node(1).arguments = three;
     let holds = format!(
-        "a cluster of one at http://127.0.0.1:{alone}; to start another cluster choose another --data-dir"
+        "a cluster of one at http://127.0.0.1:{alone}, but --cluster lists members 2, 3, which"
     );
     let says = [
         "raftkvd-1 holds member 1 of cluster ",
         &holds,
         "rm -r raftkvd-[0-9]*",
-        "leave --cluster out",
+        "leave out --cluster",
     ];
     assert_refused(cluster.node(1), &says);
     for id in [2, 3] {
@@ -195,7 +195,7 @@ fn lists_of_the_same_cluster_are_taken_at_any_time_and_those_of_another_are_refu
         cluster.node(id).set_flag("--cluster", &list(&of_another));
         assert_refused(
             cluster.node(id),
-            &["a cluster of 3 at ", "the member 5 of --cluster"],
+            &["a cluster of 3 at ", "--cluster lists member 5,"],
         );
         let strange = elsewhere(id as usize - 1, 2);
         cluster.node(id).set_flag("--cluster", &list(&strange));
