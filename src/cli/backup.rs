@@ -42,7 +42,7 @@ pub enum BackupError {
     #[error("no backup: {0}")]
     NotGiven(String),
     /// The file exists.
-    #[error("{} exists: choose another name, or move it away", .0.display())]
+    #[error("{} exists; choose another name, or move the file away", .0.display())]
     Exists(PathBuf),
     /// What arrived can't be stored, or is damaged.
     #[error("no backup: {}", .0.without_advice())]
@@ -85,7 +85,7 @@ pub fn run(settings: &BackupOptions) -> Result<String, BackupError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| format!("can't start the runtime: {error}"))?;
+        .map_err(|error| format!("can't start the runtime: {error}; try again"))?;
     let fetched = runtime.block_on(async {
         let stream = client::connect(member).await?;
         let take = async |response| fetch(response, file.as_deref()).await;
@@ -131,7 +131,7 @@ async fn fetch(response: Response<Incoming>, file: Option<&Path>) -> Result<Part
         return Err(refusal(status, &body.unwrap_or_default()).into());
     }
     let name = file_name(&response).ok_or(
-        "the answer has no file name of a backup; is this where clients reach a member?".to_owned(),
+        "the answer names no backup file; give the URL at which clients reach a member".to_owned(),
     )?;
     let path = match file {
         None => PathBuf::from(name),
@@ -147,14 +147,16 @@ async fn fetch(response: Response<Incoming>, file: Option<&Path>) -> Result<Part
     let mut progress = ProgressReport::of_command("backing up", Unit::Bytes);
     let mut body = response.into_body();
     let broken = |done: u64, why: &dyn std::fmt::Display| {
-        format!("it broke off after {done} bytes ({why}); try again, or ask another member")
+        format!(
+            "the transfer broke off after {done} bytes ({why}); try again, or ask another member"
+        )
     };
     loop {
         let frame = match timeout(limits::BACKUP_SILENCE_MAX, body.frame()).await {
             Ok(None) => break,
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Err(broken(done, &error).into()),
-            Err(_) => return Err(broken(done, &"nothing came any more").into()),
+            Err(_) => return Err(broken(done, &"the member sent nothing more").into()),
         };
         if let Ok(bytes) = frame.into_data() {
             out.write_at(&bytes, done)?;
@@ -172,7 +174,7 @@ fn refusal(status: StatusCode, body: &Bytes) -> String {
     match problem["detail"].as_str() {
         Some(line) => crate::logging::one_line(line),
         None => format!(
-            "GET /-/snapshot was answered with {status}; is this where clients reach a member?"
+            "the answer to GET /-/snapshot is {status}; give the URL at which clients reach a member"
         ),
     }
 }

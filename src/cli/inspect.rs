@@ -17,6 +17,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+const WHAT_TO_NAME: &str = "name a data directory, one of its files, or a backup";
+
 /// Inspects a path, and prints to `out` what it finds, and to stderr what is wrong. Gives the exit code.
 pub fn run(path: &Path, out: &mut dyn Write) -> io::Result<ExitCode> {
     let mut report = Report {
@@ -36,7 +38,10 @@ pub fn run(path: &Path, out: &mut dyn Write) -> io::Result<ExitCode> {
             report.file(path)?;
         }
         Err(error) => {
-            logging::fatal(&format!("can't read {}: {error}", path.display()));
+            logging::fatal(&format!(
+                "can't read {}: {error}; {WHAT_TO_NAME}",
+                path.display()
+            ));
             return Ok(ExitCode::Usage);
         }
     }
@@ -92,7 +97,7 @@ impl Report<'_> {
         {
             let path = dir.display();
             logging::fatal(&format!(
-                "{path} is no data directory: it has no meta, no wal and no snap"
+                "{path} is not a data directory: it has no meta, wal/ or snap/; {WHAT_TO_NAME}"
             ));
             self.exit_code = ExitCode::Usage;
             return Ok(());
@@ -228,7 +233,7 @@ impl Report<'_> {
             _ => self.found(&StorageError::Corrupt {
                 path: path.to_owned(),
                 offset: 0,
-                why: "it does not begin as a snapshot, a WAL segment or a meta file".to_owned(),
+                why: "it does not start like a snapshot, a WAL segment or a meta file".to_owned(),
             }),
         }
     }

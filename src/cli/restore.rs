@@ -32,12 +32,15 @@ pub(super) fn check(
     data_dir: Option<PathBuf>,
 ) -> Result<RestoreOptions, Quit> {
     if let Err(error) = file.metadata() {
-        return Err(Quit::Usage(format!("{}: {error}", file.display())));
+        return Err(Quit::Usage(format!(
+            "can't read {}: {error}; name a backup, or a file of snap/ in a data directory",
+            file.display()
+        )));
     }
     // As the daemon takes them.
     let cluster = match (cluster, peer_url) {
         (Some(_), Some(_)) => {
-            let line = "--cluster and --peer-url: give one of them (or of RAFTKVD_CLUSTER and RAFTKVD_PEER_URL)";
+            let line = "--cluster and --peer-url (or RAFTKVD_CLUSTER and RAFTKVD_PEER_URL) are both given; leave out one";
             return Err(Quit::Usage(line.to_owned()));
         }
         (None, Some(url)) => {
@@ -53,8 +56,8 @@ pub(super) fn check(
     };
     if id != 1 {
         return Err(Quit::Usage(format!(
-            "--id {id}: a restore makes the directory of member 1 only: start the others empty with the same --cluster; \
-             member 1 sends them everything"
+            "--id {id}: a restore makes the data directory of member 1 only; start the other members with empty data \
+             directories and the same --cluster, and member 1 sends them all keys"
         )));
     }
     Ok(RestoreOptions {
@@ -125,7 +128,7 @@ mod tests {
         match settings(2, Some("http://a:1,http://a:2")) {
             Err(Quit::Usage(line)) => {
                 assert!(line.contains("directory of member 1 only"), "{line}");
-                assert!(line.contains("start the others empty"), "{line}");
+                assert!(line.contains("with empty data directories"), "{line}");
                 assert!(!line.contains('\n'));
             }
             other => panic!("{other:?}"),

@@ -637,7 +637,7 @@ fn a_backup_that_breaks_off_or_is_damaged_leaves_no_file() {
     flipped[whole.body.len() - 40] ^= 1;
     let elsewhere = disposition.replace("raftkvd-", "../raftkvd-");
     for (answer, code, says) in [
-        (chunked(&whole.body, ""), 1, "it broke off"),
+        (chunked(&whole.body, ""), 1, "broke off after"),
         (chunked(&flipped, "0\r\n\r\n"), 4, "the CRC of a block"),
         (chunked(&whole.body[..50], "0\r\n\r\n"), 4, "ends too early"),
         (Vec::new(), 1, "no backup"),
@@ -647,7 +647,7 @@ fn a_backup_that_breaks_off_or_is_damaged_leaves_no_file() {
             )
             .into_bytes(),
             1,
-            "no file name",
+            "names no backup file",
         ),
     ] {
         let url = answer_once(answer);
