@@ -3,8 +3,9 @@
 # nothing fails here: without root, apt or a network, this only says what is missing.
 set -u
 
-# strace makes system calls of the daemon fail. With curl the commands of the documentation are tried.
-wanted="strace curl"
+# strace makes system calls of the daemon fail. With curl the commands of the documentation are tried. groff-base checks
+# the manual pages.
+wanted="strace curl groff-base"
 
 missing=
 for package in $wanted; do

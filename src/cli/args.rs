@@ -1,67 +1,53 @@
-//! The options and the subcommands, as clap reads them: what `--help` says is here.
+//! The options and the subcommands, as clap reads them. What `--help` says of each is its doc comment: the first paragraph
+//! for `-h`, all of them for `--help` and the manual page.
 
-use super::values::{parse_duration, parse_id, parse_ip, parse_member, parse_port, parse_size};
+use super::help;
+use super::values::{
+    LOG_FORMATS, LOG_LEVELS, choice, parse_duration, parse_id, parse_ip, parse_member, parse_port,
+    parse_size,
+};
 use crate::command::version::VERSION;
-use crate::logging::{self, Format};
+use crate::logging::Format;
 use crate::peer_url::PeerUrl;
-use clap::Parser;
-use clap::Subcommand;
+use clap::{CommandFactory as _, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-/// Below `-h`.
-pub(super) const EXAMPLES: &str = "\
-Examples:
-  raftkvd                            one member, alone: try it out
-  raftkvd --id 1 --cluster http://10.0.0.1:9021,http://10.0.0.2:9021,http://10.0.0.3:9021
-                                     the first of three members; the others differ in --id
-  raftkvd --id 2 --peer-url http://10.0.0.2:9021 --join http://10.0.0.1:9121
-                                     joins the cluster whose member serves clients there
+/// Lines of the help are shorter than 80 columns on any terminal.
+const HELP_COLUMNS_MAX: usize = 79;
 
-More with --help.";
+/// Which help an option is described for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HelpLength {
+    /// `-h`, which leaves out the environment variables, so that most options need one line.
+    Short,
+    /// `--help`, completions and manual pages.
+    Long,
+}
 
-/// Below `--help`.
-pub(super) const EXAMPLES_AND_MORE: &str = "\
-Examples:
-  One member, alone, to try it out:
-    raftkvd
-
-  The first of three members; the others differ in --id:
-    raftkvd --id 1 --cluster http://10.0.0.1:9021,http://10.0.0.2:9021,http://10.0.0.3:9021
-
-  Three on one machine need ports and data directories of their own:
-    raftkvd --id 2 --cluster http://127.0.0.1:9021,http://127.0.0.1:9022,http://127.0.0.1:9023 --port 9122
-
-  Start it again: the data directory knows the rest:
-    raftkvd --id 2 --port 9122
-
-  Join the cluster whose member serves clients at 10.0.0.1:9121:
-    raftkvd --id 4 --peer-url http://10.0.0.4:9021 --join http://10.0.0.1:9121
-
-  Clients from anywhere, JSON logs, a limit for the store:
-    raftkvd --listen 0.0.0.0 --log-format json --max-store-bytes 2G
-
-  A backup of everything, from any member; see raftkvd restore --help for the way back:
-    raftkvd backup http://10.0.0.1:9121 monday.snap
-
-Every option can also be set by the environment variable named with it; the option wins.
-Durations are written as 100ms, 5s, 1m30s; sizes in bytes, or as 64K, 64M, 1G (powers of 1024).
-
-Exit codes:
-  0  stopped by SIGTERM or SIGINT, or removed from the cluster
-  1  fatal, or stopped by a second signal, or no backup was given
-  2  usage, --cluster does not fit the data directory, a port is in use, or something would be replaced
-  3  another process has locked the data directory
-  4  data is corrupt, or the logs of two members have parted
-  5  the data directory is that of another member, cluster or life of this member, an older copy, or in use twice
-  6  a disk operation failed
-  7  this member was removed from the cluster before
-  8  only a later version knows what the data directory, the log, a snapshot or a backup holds
-
-Under systemd (Type=notify) it says when it is ready and stopping, and feeds the watchdog.";
+/// The command line as clap reads it, with the notes and the width of the help.
+pub(super) fn command(help: HelpLength) -> clap::Command {
+    let describe = move |argument: clap::Arg| {
+        argument
+            .hide_env(help == HelpLength::Short)
+            .hide_env_values(true)
+    };
+    Args::command()
+        .max_term_width(HELP_COLUMNS_MAX)
+        .after_help(help::short_notes())
+        .after_long_help(help::long_notes())
+        .mut_args(describe)
+        .mut_subcommands(|subcommand| {
+            let notes = help::notes(subcommand.get_name());
+            subcommand
+                .max_term_width(HELP_COLUMNS_MAX)
+                .after_help(notes)
+                .mut_args(describe)
+        })
+}
 
 /// What `--version` says. A line with exit code 8 names the command version that is needed.
 static BUILD: LazyLock<String> = LazyLock::new(|| {
@@ -69,148 +55,182 @@ static BUILD: LazyLock<String> = LazyLock::new(|| {
     format!("{release} (command version {VERSION})")
 });
 
-/// A small replicated key-value store: raft, a write-ahead log and an HTTP API in one binary.
+/// A small replicated key-value store with an HTTP API
+///
+/// Without a subcommand, raftkvd runs one member of a cluster. The members agree on every write by raft, and each member
+/// keeps a write-ahead log and snapshots in its data directory. Clients read and write keys over HTTP on the client port.
+/// The members talk to each other on the peer port.
+///
+/// The first start says which cluster the member belongs to: --cluster lists the members of a new cluster, --join names a
+/// running one, and without either the member forms a cluster of one. The data directory keeps this, so a later start needs
+/// only --id or --data-dir, and the client port.
+///
+/// raftkvd runs in the foreground and logs to stderr. SIGTERM and SIGINT stop it: it hands leadership over and answers the
+/// requests that are under way. A second signal stops it at once. Under systemd (Type=notify) it reports when it is ready
+/// and when it stops, and feeds the watchdog.
 #[derive(Debug, Parser)]
-#[command(name = "raftkvd", version = BUILD.as_str(), after_help = EXAMPLES, after_long_help = EXAMPLES_AND_MORE, max_term_width = 110, allow_negative_numbers = true)]
-#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+#[command(
+    name = "raftkvd",
+    version = BUILD.as_str(),
+    allow_negative_numbers = true,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
 pub(super) struct Args {
     #[command(subcommand)]
     pub(super) command: Option<Command>,
 
-    /// This member's id: its place in --cluster, counted from 1 [default: that of the data directory; of a new one, 1]
+    /// Id of this member, its place in --cluster [default: the id in the data directory; 1 for a new one]
     ///
-    /// It belongs to the data directory for good. An id that was removed may be added again, with an empty directory.
-    #[arg(long, value_name = "N", env = "RAFTKVD_ID", value_parser = parse_id, help_heading = "Cluster")]
+    /// The first member in the list has id 1. The id belongs to the data directory for good. After a member was removed, its id can be added again, with an empty
+    /// data directory.
+    #[arg(long, value_name = "N", env = "RAFTKVD_ID", value_parser = parse_id, help_heading = "Cluster", value_hint = ValueHint::Other)]
     pub(super) id: Option<u64>,
 
-    /// Peer URLs of all members, in the order of their ids
+    /// Peer URLs of all members, in the order of their ids [default: the list in the data directory]
     ///
-    /// A new cluster forms of the members in this list, which all of them have to be given: member 1 begins it and adds
-    /// the others, and clients are served once all are in. The data directory keeps it, so that later it can be left out.
-    /// Given again it only says where else to look for the others; if its own URL in the list is new, the member moves
-    /// there. A list of another cluster is refused.
+    /// A new cluster forms from the members in this list, and all of them have to be started with the same list. Member 1
+    /// creates the cluster and adds the other members. The cluster serves clients once all of them are in.
+    ///
+    /// Later starts can leave the list out. A list that is given again only says where to look for the other members; but if
+    /// it has a new URL for this member, the member moves there. raftkvd refuses the list of another cluster.
     #[arg(
         long,
-        value_name = "URL[,URL...]",
+        value_name = "URLS",
         env = "RAFTKVD_CLUSTER",
-        help_heading = "Cluster"
+        help_heading = "Cluster",
+        value_hint = ValueHint::Other
     )]
     pub(super) cluster: Option<String>,
 
-    /// This member's own peer URL, in place of --cluster [default: that of the data directory; of a new one,
-    /// http://127.0.0.1:9021]
+    /// URL at which the other members reach this one, in place of --cluster [default: the URL in the data directory;
+    /// http://127.0.0.1:9021 for a new one]
     ///
-    /// For a cluster of one that others shall join, or with --join URL. A member that has data and was reached elsewhere
-    /// moves there.
+    /// Give it to the first member of a cluster that grows by --join, and together with --join URL. A member that already
+    /// has data and is given a new URL moves there.
     #[arg(
         long,
         value_name = "URL",
         env = "RAFTKVD_PEER_URL",
-        help_heading = "Cluster"
+        help_heading = "Cluster",
+        value_hint = ValueHint::Other
     )]
     pub(super) peer_url: Option<String>,
 
-    /// Join the running cluster of the member whose clients connect to this URL
+    /// Join a running cluster through the member that serves clients at this URL
     ///
-    /// That member (of several: the first that answers) is asked to add this one. Without a URL: this one was added by
-    /// POST /<id> to any member, and --cluster lists all peer URLs. Ignored once it is a member.
+    /// raftkvd asks the members at these URLs, one after the other, to add this member. Without a URL, somebody else adds
+    /// this member (by POST /<id> to any member), and --cluster has to list all peer URLs. A member that is already in a
+    /// cluster ignores --join. RAFTKVD_JOIN=true stands for --join without a URL.
     #[arg(
         long,
-        value_name = "URL[,URL...]",
+        value_name = "URLS",
         env = "RAFTKVD_JOIN",
         num_args = 0..=1,
         default_missing_value = "true",
-        help_heading = "Cluster"
+        help_heading = "Cluster",
+        value_hint = ValueHint::Other
     )]
     pub(super) join: Option<String>,
 
     /// Port for clients
-    #[arg(long, value_name = "PORT", env = "RAFTKVD_PORT", default_value = "9121", value_parser = parse_port, help_heading = "Addresses")]
+    ///
+    /// The port for the other members is that of the peer URL.
+    #[arg(long, value_name = "PORT", env = "RAFTKVD_PORT", default_value = "9121", value_parser = parse_port, help_heading = "Addresses", value_hint = ValueHint::Other)]
     pub(super) port: u16,
 
-    /// Address for clients [default: that of its peer URL]
+    /// IP for clients [default: that of the peer URL]
     ///
-    /// 0.0.0.0 for all addresses of this machine. There is no authentication: whoever reaches it can read and write.
-    #[arg(long, value_name = "IP", env = "RAFTKVD_LISTEN", value_parser = parse_ip, help_heading = "Addresses")]
+    /// The address at which this member serves clients; 0.0.0.0 stands for all addresses of this machine. There is no
+    /// authentication: everybody who reaches the client port can read and write all keys.
+    #[arg(long, value_name = "IP", env = "RAFTKVD_LISTEN", value_parser = parse_ip, help_heading = "Addresses", value_hint = ValueHint::Other)]
     pub(super) listen: Option<IpAddr>,
 
-    /// Address for peers [default: that of its peer URL]
+    /// IP for members [default: that of the peer URL]
     ///
-    /// Where the host in the peer URL is not one that this machine has: behind a proxy or NAT.
-    #[arg(long, value_name = "IP", env = "RAFTKVD_LISTEN_PEER", value_parser = parse_ip, help_heading = "Addresses")]
+    /// The address at which this member listens for the other members. Needed where the host of the peer URL is not an
+    /// address of this machine, for example behind a proxy or NAT.
+    #[arg(long, value_name = "IP", env = "RAFTKVD_LISTEN_PEER", value_parser = parse_ip, help_heading = "Addresses", value_hint = ValueHint::Other)]
     pub(super) listen_peer: Option<IpAddr>,
 
-    /// Directory for this member's data [default: raftkvd-<id>]
+    /// Data directory [default: raftkvd-<id>]
+    ///
+    /// raftkvd creates the directory if it does not exist. Every member needs one of its own.
     #[arg(
         long,
         value_name = "DIR",
         env = "RAFTKVD_DATA_DIR",
-        help_heading = "Data"
+        help_heading = "Data",
+        value_hint = ValueHint::DirPath
     )]
     pub(super) data_dir: Option<PathBuf>,
 
-    /// Log written since the last snapshot that makes the next one due
+    /// Log between two snapshots
     ///
-    /// If it is also larger than the last snapshot. A restart replays about as much.
-    #[arg(long, value_name = "SIZE", env = "RAFTKVD_SNAPSHOT_BYTES", default_value = "64MiB", value_parser = parse_size, help_heading = "Data")]
+    /// A snapshot is due when the log since the last one is larger than this and than the last snapshot. A restart replays
+    /// about as much log.
+    #[arg(long, value_name = "SIZE", env = "RAFTKVD_SNAPSHOT_BYTES", default_value = "64MiB", value_parser = parse_size, help_heading = "Data", value_hint = ValueHint::Other)]
     pub(super) snapshot_bytes: u64,
 
-    /// Log that is kept in memory
+    /// Log in memory, at least 64K
     ///
-    /// At least 64K. Older entries are read back from the disk for members that are behind.
-    #[arg(long, value_name = "SIZE", env = "RAFTKVD_LOG_CACHE_BYTES", default_value = "64MiB", value_parser = parse_size, help_heading = "Data")]
+    /// raftkvd keeps the newest part of the log in memory, up to this size. Members that lag further behind are sent entries
+    /// from the disk. Watches reach back over a quarter of this size.
+    #[arg(long, value_name = "SIZE", env = "RAFTKVD_LOG_CACHE_BYTES", default_value = "64MiB", value_parser = parse_size, help_heading = "Data", value_hint = ValueHint::Other)]
     pub(super) log_cache_bytes: u64,
 
-    /// Largest value
+    /// Largest value, at most 64M
     ///
-    /// At most 64M.
-    #[arg(long, value_name = "SIZE", env = "RAFTKVD_MAX_VALUE_BYTES", default_value = "1MiB", value_parser = parse_size, help_heading = "Limits")]
+    /// A larger value is refused with 413.
+    #[arg(long, value_name = "SIZE", env = "RAFTKVD_MAX_VALUE_BYTES", default_value = "1MiB", value_parser = parse_size, help_heading = "Limits", value_hint = ValueHint::Other)]
     pub(super) max_value_bytes: u64,
 
-    /// Longest key
+    /// Longest key, at most 16K
     ///
-    /// At most 16K.
-    #[arg(long, value_name = "SIZE", env = "RAFTKVD_MAX_KEY_BYTES", default_value = "4KiB", value_parser = parse_size, help_heading = "Limits")]
+    /// The bytes after percent-decoding count. A longer key is refused with 414.
+    #[arg(long, value_name = "SIZE", env = "RAFTKVD_MAX_KEY_BYTES", default_value = "4KiB", value_parser = parse_size, help_heading = "Limits", value_hint = ValueHint::Other)]
     pub(super) max_key_bytes: u64,
 
-    /// Keys and values in the store, 0 for no limit
+    /// Keys and values; 0 for no limit
     ///
-    /// Over it this member refuses writes with 507, and takes only deletions.
-    #[arg(long, value_name = "SIZE", env = "RAFTKVD_MAX_STORE_BYTES", default_value = "0", value_parser = parse_size, help_heading = "Limits")]
+    /// The size of all keys and values together. Above the limit this member refuses writes with 507, and accepts only
+    /// deletions.
+    #[arg(long, value_name = "SIZE", env = "RAFTKVD_MAX_STORE_BYTES", default_value = "0", value_parser = parse_size, help_heading = "Limits", value_hint = ValueHint::Other)]
     pub(super) max_store_bytes: u64,
 
-    /// Time by which every request is answered
+    /// Time limit of a request
     ///
-    /// With 504 if nobody knows by then what became of it.
-    #[arg(long, value_name = "DURATION", env = "RAFTKVD_REQUEST_TIMEOUT", default_value = "5s", value_parser = parse_duration, help_heading = "Timing")]
+    /// Every request is answered within this time, with 504 if its outcome is unknown by then.
+    #[arg(long, value_name = "DURATION", env = "RAFTKVD_REQUEST_TIMEOUT", default_value = "5s", value_parser = parse_duration, help_heading = "Timing", value_hint = ValueHint::Other)]
     pub(super) request_timeout: Duration,
 
-    /// Interval of the leader's heartbeats
-    #[arg(long, value_name = "DURATION", env = "RAFTKVD_HEARTBEAT", default_value = "100ms", value_parser = parse_duration, help_heading = "Timing")]
+    /// Interval of heartbeats
+    ///
+    /// The leader sends one to every member. A tenth of --election-timeout is usual.
+    #[arg(long, value_name = "DURATION", env = "RAFTKVD_HEARTBEAT", default_value = "100ms", value_parser = parse_duration, help_heading = "Timing", value_hint = ValueHint::Other)]
     pub(super) heartbeat: Duration,
 
-    /// Silence of the leader after which a new one is elected
+    /// Silence before an election
     ///
-    /// One to two times as much, at random. Ten heartbeats are usual.
-    #[arg(long, value_name = "DURATION", env = "RAFTKVD_ELECTION_TIMEOUT", default_value = "1s", value_parser = parse_duration, help_heading = "Timing")]
+    /// A member that hears nothing from the leader for this time, or up to twice as long at random, starts an election.
+    #[arg(long, value_name = "DURATION", env = "RAFTKVD_ELECTION_TIMEOUT", default_value = "1s", value_parser = parse_duration, help_heading = "Timing", value_hint = ValueHint::Other)]
     pub(super) election_timeout: Duration,
 
-    /// Form of the log on stderr: text or json
-    ///
-    /// text is for people, and coloured on a terminal; json is one object a line.
+    /// Format of the log on stderr
     #[arg(
         long,
         value_name = "FORMAT",
         env = "RAFTKVD_LOG_FORMAT",
         default_value = "text",
+        value_parser = choice(&LOG_FORMATS),
         help_heading = "Logs"
     )]
     pub(super) log_format: Format,
 
-    /// Least level that is logged: error, warn, info, debug or trace
+    /// Lowest level of the log
     ///
-    /// No key and no value is logged at any of them.
-    #[arg(long, value_name = "LEVEL", env = "RAFTKVD_LOG_LEVEL", default_value = "info", value_parser = logging::parse_level, help_heading = "Logs")]
+    /// Keys and values are logged at no level.
+    #[arg(long, value_name = "LEVEL", env = "RAFTKVD_LOG_LEVEL", default_value = "info", value_parser = choice(&LOG_LEVELS), help_heading = "Logs")]
     pub(super) log_level: slog::Level,
 }
 
@@ -218,112 +238,198 @@ pub(super) struct Args {
 #[derive(Debug, Clone, Subcommand)]
 pub(super) enum Command {
     /// Fetch a backup from a running member, and check it
-    #[command(after_help = BACKUP_EXAMPLES)]
+    ///
+    /// The backup holds every write that was answered before the backup was asked for. While the file is incomplete, its name
+    /// ends in .part; the file gets its final name when it is complete, checked and durable. GET /-/snapshot gives the same
+    /// bytes.
     Backup {
-        /// Where clients reach the member
-        #[arg(value_parser = parse_member)]
+        /// URL at which clients reach the member
+        ///
+        /// http:// can be left out.
+        #[arg(value_parser = parse_member, value_hint = ValueHint::Url)]
         url: PeerUrl,
 
-        /// The file to make, or a directory for it [default: raftkvd-CLUSTER-INDEX.snap]
+        /// File to create, or a directory for it [default: raftkvd-<cluster>-<index>.snap]
+        #[arg(value_hint = ValueHint::FilePath)]
         file: Option<PathBuf>,
 
-        /// Take what this member has, also without a majority: the last writes may be missing
+        /// Take what this member has, even without a majority: the last writes may be missing
         #[arg(long)]
         stale: bool,
     },
 
-    /// Print what a data directory, a WAL segment or a snapshot holds, and check every CRC
-    #[command(after_help = INSPECT_EXAMPLES)]
+    /// Check a data directory or a backup, and show what it holds
+    ///
+    /// Every CRC is checked, of all files of the data directory, or of the one file that is named.
+    ///
+    /// Nothing is changed, and a member may use the data directory meanwhile. The exit code is 4 if anything is corrupt, and
+    /// otherwise 8 if anything needs a later version of raftkvd.
     Inspect {
-        /// A data directory, in use or not, or a file of one, or a backup
+        /// Data directory, file of a data directory, or backup
+        #[arg(value_hint = ValueHint::AnyPath)]
         path: PathBuf,
     },
 
-    /// Make the data directory of a new cluster's first member from a snapshot
-    #[command(after_help = RESTORE_EXAMPLES)]
+    /// Make a data directory from a backup, for a new cluster
+    ///
+    /// The new cluster has an id of its own, so members of the old cluster are no members of the new one. Only the data
+    /// directory of member 1 is made. Start member 1 and the other members with the same --cluster, the others with empty
+    /// data directories: member 1 sends them all keys.
     Restore {
-        /// The snapshot: a backup, or a file of snap/ in a data directory
+        /// Backup, or a file of snap/ in a data directory
+        #[arg(value_hint = ValueHint::FilePath)]
         file: PathBuf,
 
-        /// This member's id: only member 1 is restored, and sends the others everything
-        #[arg(long, value_name = "N", env = "RAFTKVD_ID", default_value = "1", value_parser = parse_id)]
+        /// Id of the member to restore, which has to be 1
+        #[arg(long, value_name = "N", env = "RAFTKVD_ID", default_value = "1", value_parser = parse_id, value_hint = ValueHint::Other)]
         id: u64,
 
         /// Peer URLs of all members of the new cluster, in the order of their ids
-        #[arg(long, value_name = "URL[,URL...]", env = "RAFTKVD_CLUSTER")]
+        #[arg(long, value_name = "URLS", env = "RAFTKVD_CLUSTER", value_hint = ValueHint::Other)]
         cluster: Option<String>,
 
         /// Peer URL of the only member, in place of --cluster [default: http://127.0.0.1:9021]
-        #[arg(long, value_name = "URL", env = "RAFTKVD_PEER_URL")]
+        #[arg(long, value_name = "URL", env = "RAFTKVD_PEER_URL", value_hint = ValueHint::Other)]
         peer_url: Option<String>,
 
         /// Directory to make [default: raftkvd-1]
-        #[arg(long, value_name = "DIR", env = "RAFTKVD_DATA_DIR")]
+        #[arg(long, value_name = "DIR", env = "RAFTKVD_DATA_DIR", value_hint = ValueHint::DirPath)]
         data_dir: Option<PathBuf>,
     },
 
-    /// Print the completions for a shell
-    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    /// Print the completion script for a shell
     Completions {
-        /// The shell that is to complete
+        /// Shell that runs the script
         shell: Shell,
     },
 
-    /// Print a manual page
-    #[command(after_help = MAN_EXAMPLES)]
+    /// Print the manual page of raftkvd, or of a subcommand
     Man {
-        /// The subcommand to describe, instead of the daemon
+        /// Subcommand that the page describes
+        #[arg(value_parser = ["backup", "inspect", "restore", "completions", "man"])]
         command: Option<String>,
     },
 }
 
-const INSPECT_EXAMPLES: &str = "\
-Examples:
-  raftkvd inspect raftkvd-1
-  raftkvd inspect backup.snap
-
-It changes nothing, also while a member runs there. It exits with 4 if anything is corrupt.";
-
-const BACKUP_EXAMPLES: &str = "\
-Examples:
-  raftkvd backup http://127.0.0.1:9121
-  raftkvd backup http://127.0.0.1:9121 /backups/monday.snap
-
-The same as GET /-/snapshot, but the file gets its name only when it is whole, checked and durable.";
-
-const RESTORE_EXAMPLES: &str = "\
-Examples:
-  raftkvd restore monday.snap
-  raftkvd restore monday.snap --data-dir raftkvd-1 --cluster http://10.0.0.1:9021,http://10.0.0.2:9021
-
-Only the directory of member 1 is made. Start it with the same --cluster, and the others empty with the same --cluster:
-member 1 sends them everything.";
-
-const COMPLETIONS_EXAMPLES: &str = "\
-Examples:
-  raftkvd completions bash > ~/.local/share/bash-completion/completions/raftkvd
-  raftkvd completions zsh > ~/.zfunc/_raftkvd
-  raftkvd completions fish > ~/.config/fish/completions/raftkvd.fish";
-
-const MAN_EXAMPLES: &str = "\
-Examples:
-  raftkvd man > /usr/local/share/man/man1/raftkvd.1
-  raftkvd man | man -l -";
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
+    use crate::cli::help::{VALUES, examples};
+    use crate::exit_code::ExitCode;
+
+    /// The help of the daemon and of each subcommand, short and long.
+    fn helps() -> Vec<(String, String)> {
+        let mut helps = Vec::new();
+        for length in [HelpLength::Short, HelpLength::Long] {
+            let mut commands = vec![command(length)];
+            commands[0].build();
+            let subcommands: Vec<_> = commands[0].get_subcommands().cloned().collect();
+            commands.extend(subcommands);
+            for mut command in commands {
+                let text = match length {
+                    HelpLength::Short => command.render_help(),
+                    HelpLength::Long => command.render_long_help(),
+                };
+                helps.push((
+                    format!("{} {length:?}", command.get_name()),
+                    text.to_string(),
+                ));
+            }
+        }
+        helps
+    }
+
+    #[test]
+    fn no_help_is_wider_than_a_terminal_of_80_columns() {
+        for (name, text) in helps() {
+            for line in text.lines() {
+                assert!(line.chars().count() < 80, "{name}: {line}");
+            }
+            assert!(text.contains("Examples:\n"), "{name}: {text}");
+        }
+    }
+
+    #[test]
+    fn the_short_help_fits_on_a_screen_and_the_long_one_says_everything() {
+        let helps = helps();
+        let (_, short) = &helps[0];
+        assert!(short.lines().count() <= 70, "{short}");
+        assert!(!short.contains("RAFTKVD_"), "{short}");
+        let (_, long) = &helps[helps.len() / 2];
+        for argument in Args::command().get_arguments() {
+            let variable = argument.get_env().unwrap().to_str().unwrap();
+            assert!(long.contains(&format!("[env: {variable}]")), "{long}");
+        }
+        for (name, meaning) in VALUES {
+            assert!(
+                long.contains(&format!("  {name:<8}  {meaning}\n")),
+                "{long}"
+            );
+        }
+    }
 
     #[test]
     fn help_names_every_exit_code_and_version_what_exit_code_8_asks_for() {
-        let help = Args::command().render_long_help().to_string();
+        let help = command(HelpLength::Long).render_long_help().to_string();
         let (_, codes) = help.split_once("Exit codes:").unwrap();
-        for code in 0..=8 {
-            assert!(codes.contains(&format!("\n  {code}  ")), "{code}: {help}");
+        for code in ExitCode::ALL {
+            let line = format!("\n  {code}  {}\n", code.summary());
+            assert!(format!("{codes}\n").contains(&line), "{code}: {help}");
         }
         let version = Args::command().render_version();
         let knows = format!("(command version {VERSION})");
         assert!(version.contains(&knows), "{version}");
+    }
+
+    #[test]
+    fn every_value_has_a_meaning_and_something_to_complete() {
+        let mut root = command(HelpLength::Long);
+        root.build();
+        for command in std::iter::once(&root).chain(root.get_subcommands()) {
+            for argument in command.get_arguments() {
+                if !argument.get_num_args().unwrap().takes_values() {
+                    continue;
+                }
+                let name = &argument.get_value_names().unwrap()[0];
+                let name = name.split('[').next().unwrap();
+                let choices = argument.get_possible_values();
+                let described = VALUES.iter().any(|(known, _)| *known == name);
+                let described = described || argument.is_positional() || !choices.is_empty();
+                assert!(described, "{name} of {}", argument.get_id());
+                let hint = argument.get_value_hint();
+                let completes = hint != ValueHint::Unknown || !choices.is_empty();
+                assert!(completes, "{} of {}", argument.get_id(), command.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn the_manual_has_a_page_for_each_subcommand() {
+        let root = command(HelpLength::Long);
+        let man = root.find_subcommand("man").unwrap();
+        let pages = man.get_arguments().next().unwrap().get_possible_values();
+        let pages = pages.iter().map(|value| value.get_name().to_owned());
+        let names = root.get_subcommands().map(|command| command.get_name());
+        assert_eq!(pages.collect::<Vec<_>>(), names.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn every_example_is_a_command_line_that_is_taken() {
+        let root = command(HelpLength::Long);
+        let names = root.get_subcommands().map(|command| command.get_name());
+        for name in names.chain(["raftkvd"]) {
+            for example in examples(name) {
+                let text = example.lines.join(" ").replace('\\', " ");
+                for line in text.split("&&") {
+                    let line = line.split(['>', '|']).next().unwrap();
+                    let line: Vec<&str> = line.split_whitespace().collect();
+                    let taken = command(HelpLength::Long).try_get_matches_from(&line);
+                    let taken = taken.unwrap_or_else(|error| panic!("{line:?}: {error}"));
+                    let is_of_this = taken.subcommand_name() == Some(name) || name == "raftkvd";
+                    assert!(is_of_this || text.contains("&&"), "{name}: {line:?}");
+                }
+                assert!(example.what.ends_with(':'), "{}", example.what);
+            }
+        }
     }
 }

@@ -1,36 +1,67 @@
-//! Shell completions and manual pages, generated from what clap knows of the options.
+//! The scripts by which shells complete this command line, generated from what clap knows of the options.
 
-use super::Quit;
-use super::args::Args;
-use clap::CommandFactory as _;
+use super::args::{HelpLength, command};
+use clap::Command;
 use clap_complete::Shell;
+use std::fmt::Write as _;
 
-/// The script by which a shell completes this command line.
-pub(super) fn completions(shell: Shell) -> Vec<u8> {
+/// The script for this shell.
+pub(super) fn completions(shell: Shell) -> String {
+    let mut command = command(HelpLength::Long);
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Args::command(), "raftkvd", &mut script);
+    clap_complete::generate(shell, &mut command, "raftkvd", &mut script);
+    let script = String::from_utf8(script).expect("all texts of the command line are UTF-8");
+    match shell {
+        Shell::Fish => repaired_for_fish(&script, &command),
+        _ => script,
+    }
+}
+
+/// By the generated script, fish proposes files where it has possible values: behind an option of the daemon that still lacks
+/// its value, for the script takes such a line for a wrong one; and for the argument of a subcommand.
+fn repaired_for_fish(script: &str, command: &Command) -> String {
+    let mut script = script.replace("\n    or return\n", "\n    or return 0\n");
+    for subcommand in command.get_subcommands() {
+        for argument in subcommand.get_positionals() {
+            let values = argument.get_possible_values();
+            let values: Vec<&str> = values.iter().map(|value| value.get_name()).collect();
+            if !values.is_empty() {
+                let _ = writeln!(
+                    script,
+                    "complete -c raftkvd -n \"__fish_raftkvd_using_subcommand {}\" -f -a \"{}\"",
+                    subcommand.get_name(),
+                    values.join(" ")
+                );
+            }
+        }
+    }
     script
 }
 
-/// The manual page of the daemon, or of a subcommand.
-pub(super) fn manual(command: Option<&str>) -> Result<Vec<u8>, Quit> {
-    let mut daemon = Args::command();
-    daemon.build();
-    let described = match command {
-        None => daemon,
-        Some(name) => {
-            let found = daemon.find_subcommand(name).cloned();
-            found.ok_or_else(|| {
-                let names: Vec<&str> = daemon.get_subcommands().map(|c| c.get_name()).collect();
-                Quit::Usage(format!(
-                    "man {name:?}: there is no such subcommand; there are {}",
-                    names.join(", ")
-                ))
-            })?
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fish_has_possible_values_behind_options_and_for_arguments() {
+        let script = completions(Shell::Fish);
+        assert_eq!(script.matches("or return 0\n").count(), 1, "{script}");
+        for (subcommand, first) in [("man", "backup inspect"), ("completions", "bash elvish")] {
+            let line = format!("__fish_raftkvd_using_subcommand {subcommand}\" -f -a \"{first}");
+            assert_eq!(script.matches(&line).count(), 1, "{script}");
         }
-    };
-    let mut page = Vec::new();
-    let rendered = clap_mangen::Man::new(described).render(&mut page);
-    rendered.expect("writing to memory does not fail");
-    Ok(page)
+    }
+
+    #[test]
+    fn a_data_directory_is_completed_by_directories_and_a_duration_by_nothing() {
+        let zsh = completions(Shell::Zsh);
+        let line = |option: &str| {
+            let mut lines = zsh.lines();
+            let found = lines.find(|line| line.starts_with(&format!("'--{option}=")));
+            found.unwrap_or_else(|| panic!("no {option}: {zsh}"))
+        };
+        assert!(line("data-dir").contains(":DIR:_files -/'"), "{zsh}");
+        assert!(line("heartbeat").contains(":DURATION:'"), "{zsh}");
+        assert!(zsh.contains("'::file -- "), "{zsh}");
+    }
 }

@@ -2,12 +2,14 @@
 //!
 //! What is wrong with it is said in one line on stderr: which value, why, and what to do. The process then exits
 //! with 2, before it has touched a file or a socket. What may be left out on a data directory that exists, and is missing
-//! otherwise, the server says, in `start.rs`. Without a subcommand the daemon runs; `completions.rs` has the others.
+//! otherwise, the server says, in `start.rs`. Without a subcommand the daemon runs.
 
 mod args;
 pub mod backup;
 mod completions;
+mod help;
 pub mod inspect;
+mod man;
 pub mod restore;
 mod values;
 
@@ -16,8 +18,8 @@ use crate::exit_code::ExitCode;
 use crate::limits;
 use crate::logging;
 use crate::peer_url::PeerUrl;
-use args::{Args, Command};
-use clap::Parser;
+use args::{Args, Command, HelpLength};
+use clap::FromArgMatches as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -79,9 +81,16 @@ impl Quit {
 pub fn parse(
     arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
 ) -> Result<Task, Quit> {
-    let args = Args::try_parse_from(arguments).map_err(|error| match error.kind() {
+    let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    let help = match arguments.iter().any(|argument| argument == "-h") {
+        true => HelpLength::Short,
+        false => HelpLength::Long,
+    };
+    let matches = args::command(help).try_get_matches_from(&arguments);
+    let args = matches.and_then(|matches| Args::from_arg_matches(&matches));
+    let args = args.map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Quit::Shown(error),
-        _ => Quit::Usage(condense(&error)),
+        _ => Quit::Usage(condense(&error, arguments.get(1))),
     })?;
     match args.command {
         None => check(args)
@@ -100,8 +109,10 @@ pub fn parse(
             data_dir,
         }) => restore::check(file, id, cluster, peer_url, data_dir).map(Task::Restore),
         Some(Command::Inspect { path }) => Ok(Task::Inspect(path)),
-        Some(Command::Completions { shell }) => Ok(Task::Print(completions::completions(shell))),
-        Some(Command::Man { command }) => completions::manual(command.as_deref()).map(Task::Print),
+        Some(Command::Completions { shell }) => {
+            Ok(Task::Print(completions::completions(shell).into_bytes()))
+        }
+        Some(Command::Man { command }) => Ok(Task::Print(man::manual(command.as_deref()))),
     }
 }
 
@@ -109,13 +120,6 @@ fn check(args: Args) -> Result<Options, String> {
     let (join, join_by) = parse_join(args.join.as_deref())?;
     let (cluster, peer_url) = addresses(&args)?;
     let tuning = tuning(&args)?;
-    if args
-        .data_dir
-        .as_ref()
-        .is_some_and(|dir| dir.as_os_str().is_empty())
-    {
-        return Err("--data-dir \"\": it has to name a directory".to_owned());
-    }
     Ok(Options {
         asked: Asked {
             id: args.id,
@@ -140,7 +144,7 @@ fn tuning(args: &Args) -> Result<Tuning, String> {
     let at_least_one = |option: &str, value: u64, limit: usize| {
         if value == 0 || value > limit as u64 {
             return Err(format!(
-                "--{option} {value}: it has to be from 1 to {limit} bytes"
+                "--{option} {value} is out of range; give a size from 1 to {limit} bytes"
             ));
         }
         Ok(value as usize)
@@ -157,7 +161,9 @@ fn tuning(args: &Args) -> Result<Tuning, String> {
         ("election-timeout", args.election_timeout),
     ] {
         if value < Duration::from_millis(1) {
-            return Err(format!("--{option} {value:?}: it has to be at least 1ms"));
+            return Err(format!(
+                "--{option} {value:?} is too short; give at least 1ms"
+            ));
         }
     }
     for (option, value, least) in [
@@ -170,7 +176,9 @@ fn tuning(args: &Args) -> Result<Tuning, String> {
         ),
     ] {
         if value < least {
-            return Err(format!("--{option} {value}: it has to be at least {least}"));
+            return Err(format!(
+                "--{option} {value} is too small; give at least {least} bytes"
+            ));
         }
     }
     let tuning = Tuning {
@@ -188,7 +196,7 @@ fn tuning(args: &Args) -> Result<Tuning, String> {
         || tuning.heartbeat_ticks() >= tuning.election_ticks()
     {
         return Err(format!(
-            "--heartbeat {:?}: it has to be shorter than --election-timeout, which is {:?}; a tenth of it is usual",
+            "--heartbeat {:?} is not shorter than --election-timeout {:?}; a tenth of --election-timeout is usual",
             tuning.heartbeat, tuning.election_timeout
         ));
     }
@@ -199,7 +207,9 @@ fn tuning(args: &Args) -> Result<Tuning, String> {
 fn addresses(args: &Args) -> Result<(BTreeMap<u64, PeerUrl>, Option<PeerUrl>), String> {
     match (&args.cluster, &args.peer_url) {
         (Some(_), Some(_)) => Err(
-            "--peer-url and --cluster: give one of them, since --cluster lists this member's own URL too".to_owned(),
+            "--peer-url and --cluster are both given; leave out --peer-url, because --cluster lists the URL of this \
+             member too"
+                .to_owned(),
         ),
         (Some(list), None) => Ok((parse_cluster(list)?, None)),
         (None, Some(text)) => {
@@ -210,15 +220,16 @@ fn addresses(args: &Args) -> Result<(BTreeMap<u64, PeerUrl>, Option<PeerUrl>), S
     }
 }
 
-/// One line out of clap's several: what is wrong, and a tip where it has one.
-fn condense(error: &clap::Error) -> String {
+/// One line out of clap's several: what is wrong, a tip where it has one, and which help to read. `first` is the argument
+/// that names the subcommand, if there is one.
+fn condense(error: &clap::Error, first: Option<&OsString>) -> String {
     let get = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
         _ => None,
     };
     let argument = get(ContextKind::InvalidArg).map(|argument| {
         // `--id <N>`: the name is enough.
-        argument.split(' ').next().unwrap_or(argument)
+        bare(argument.split(' ').next().unwrap_or(argument))
     });
     let mut line = match (error.kind(), argument, get(ContextKind::InvalidValue)) {
         (ErrorKind::InvalidValue | ErrorKind::ValueValidation, Some(argument), Some("")) => {
@@ -228,12 +239,18 @@ fn condense(error: &clap::Error) -> String {
             let why = std::error::Error::source(error).map(ToString::to_string);
             let why = why.unwrap_or_else(|| match error.get(ContextKind::ValidValue) {
                 Some(ContextValue::Strings(valid)) => format!("use one of {}", valid.join(", ")),
-                _ => "not a possible value".to_owned(),
+                _ => "this value is not possible".to_owned(),
             });
-            format!("{argument} {value:?}: {why}")
+            match why.starts_with(&format!("{value:?}")) {
+                true => format!("{argument}: {why}"),
+                false => format!("{argument} {value:?}: {why}"),
+            }
         }
         (ErrorKind::MissingRequiredArgument, ..) => match error.get(ContextKind::InvalidArg) {
-            Some(ContextValue::Strings(missing)) => format!("{} is missing", missing.join(", ")),
+            Some(ContextValue::Strings(missing)) => {
+                let missing: Vec<&str> = missing.iter().map(|name| bare(name)).collect();
+                format!("{} is missing", missing.join(", "))
+            }
             _ => "an argument is missing".to_owned(),
         },
         _ => {
@@ -243,10 +260,19 @@ fn condense(error: &clap::Error) -> String {
         }
     };
     if let Some(similar) = get(ContextKind::SuggestedArg) {
-        line.push_str(&format!("; did you mean {similar}?"));
+        line.push_str(&format!("; there is {similar}"));
     }
-    line.push_str("; see raftkvd --help");
-    line
+    let root = args::command(HelpLength::Long);
+    let subcommand = first.and_then(|name| root.find_subcommand(name));
+    match subcommand {
+        Some(subcommand) => format!("{line}; see raftkvd {} --help", subcommand.get_name()),
+        None => format!("{line}; see raftkvd --help"),
+    }
+}
+
+/// The name of an argument that clap has put into brackets.
+fn bare(name: &str) -> &str {
+    name.trim_matches(['<', '>', '[', ']'])
 }
 
 #[cfg(test)]
@@ -317,7 +343,7 @@ mod tests {
             ("--peer-url 127.0.0.1:1", "--peer-url: \"127.0.0.1:1\""),
             (
                 "--peer-url http://a:1 --cluster http://a:1",
-                "give one of them",
+                "leave out --peer-url",
             ),
         ] {
             let text = usage(line);
@@ -384,7 +410,7 @@ mod tests {
             ("--cluster http://a:1,,http://b:1", "URL 2"),
             (
                 "--cluster http://a:1,http://A:1/",
-                "http://a:1 stands for member 1 and for member 2",
+                "http://a:1 twice, for member 1 and for member 2",
             ),
             ("--port 0", "--port \"0\""),
             ("--port 65536", "--port \"65536\""),
@@ -393,7 +419,7 @@ mod tests {
             ("--heartbeat 5", "--heartbeat \"5\""),
             (
                 "--heartbeat 1s",
-                "--heartbeat 1s: it has to be shorter than --election-timeout",
+                "--heartbeat 1s is not shorter than --election-timeout 1s",
             ),
             ("--heartbeat 2s", "--heartbeat 2s"),
             ("--election-timeout 100ms", "--heartbeat 100ms"),
@@ -403,12 +429,13 @@ mod tests {
             ("--max-value-bytes 0", "--max-value-bytes 0"),
             ("--max-value-bytes 65M", "--max-value-bytes"),
             ("--max-key-bytes 0", "--max-key-bytes 0"),
+            ("--data-dir=", "--data-dir needs a value"),
             ("--max-key-bytes 17K", "--max-key-bytes"),
             ("--snapshot-bytes lots", "--snapshot-bytes \"lots\""),
             ("--snapshot-bytes 0", "--snapshot-bytes 0"),
             ("--log-format xml", "--log-format \"xml\""),
             ("--log-level loud", "--log-level \"loud\""),
-            ("--data-dirr x", "did you mean --data-dir?"),
+            ("--data-dirr x", "there is --data-dir;"),
             ("--port", "--port"),
             ("--port 1 --port 2", "--port"),
             ("surplus", "surplus"),

@@ -1,11 +1,85 @@
-//! What stands behind an option: ids, ports, URLs, durations, sizes. Each is read from one text, or refused with what to
-//! write instead.
+//! What stands behind an option: ids, ports, URLs, durations, sizes, choices. Each is read from one text, or refused with
+//! what to write instead.
 
 use crate::limits;
+use crate::logging::Format;
 use crate::peer_url::PeerUrl;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use slog::Level;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
+
+/// One of the few values that an option takes.
+pub(super) struct Choice<T: 'static> {
+    name: &'static str,
+    alias: Option<&'static str>,
+    meaning: &'static str,
+    value: T,
+}
+
+impl<T> Choice<T> {
+    const fn new(name: &'static str, value: T, meaning: &'static str) -> Choice<T> {
+        Choice {
+            name,
+            alias: None,
+            meaning,
+            value,
+        }
+    }
+}
+
+/// The values of `--log-format`.
+pub(super) const LOG_FORMATS: [Choice<Format>; 2] = [
+    Choice::new("text", Format::Text, "for people; in colour on a terminal"),
+    Choice::new("json", Format::Json, "one JSON object a line"),
+];
+
+/// The values of `--log-level`.
+pub(super) const LOG_LEVELS: [Choice<Level>; 5] = [
+    Choice::new("error", Level::Error, "failures of this member"),
+    Choice {
+        alias: Some("warning"),
+        ..Choice::new(
+            "warn",
+            Level::Warning,
+            "also what an operator should look at",
+        )
+    },
+    Choice::new(
+        "info",
+        Level::Info,
+        "also changes of this member and of the cluster",
+    ),
+    Choice::new(
+        "debug",
+        Level::Debug,
+        "also connections, and requests that clients got wrong",
+    ),
+    Choice::new(
+        "trace",
+        Level::Trace,
+        "also the messages of raft, without their contents",
+    ),
+];
+
+/// Reads one of these values.
+pub(super) fn choice<T>(choices: &'static [Choice<T>]) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + Send + Sync + 'static,
+{
+    let shown = |choice: &Choice<T>| {
+        let value = PossibleValue::new(choice.name).help(choice.meaning);
+        value.aliases(choice.alias)
+    };
+    let shown: Vec<PossibleValue> = choices.iter().map(shown).collect();
+    PossibleValuesParser::new(shown).map(|text: String| {
+        let found = choices
+            .iter()
+            .find(|choice| choice.name == text || choice.alias == Some(&text));
+        found.expect("clap takes only these names").value
+    })
+}
 
 /// The URL at which clients reach a member; the scheme may be left out.
 pub(super) fn parse_member(text: &str) -> Result<PeerUrl, String> {
@@ -24,17 +98,17 @@ pub(super) fn parse_cluster(list: &str) -> Result<BTreeMap<u64, PeerUrl>, String
         let url: PeerUrl = text
             .trim()
             .parse()
-            .map_err(|why| format!("--cluster: URL {id}: {why}"))?;
+            .map_err(|why| format!("URL {id} of --cluster: {why}"))?;
         if let Some(first) = ids.insert(url.clone(), id) {
             return Err(format!(
-                "--cluster: {url} stands for member {first} and for member {id}; every member needs a URL of its own"
+                "--cluster lists {url} twice, for member {first} and for member {id}; give every member its own URL"
             ));
         }
         urls.insert(id, url);
     }
     if urls.len() > limits::MEMBERS_MAX {
         return Err(format!(
-            "--cluster: it lists {} members, and a cluster can have {}",
+            "--cluster lists {} members, but a cluster can have at most {}; list fewer",
             urls.len(),
             limits::MEMBERS_MAX
         ));
@@ -58,7 +132,9 @@ pub(super) fn parse_id(text: &str) -> Result<u64, String> {
     text.parse::<u64>()
         .ok()
         .filter(|id| *id > 0)
-        .ok_or_else(|| "an id is a number from 1 on, the member's place in --cluster".to_owned())
+        .ok_or_else(|| {
+            "an id is a whole number from 1 on, the member's place in --cluster".to_owned()
+        })
 }
 
 pub(super) fn parse_port(text: &str) -> Result<u16, String> {
@@ -70,7 +146,8 @@ pub(super) fn parse_port(text: &str) -> Result<u16, String> {
 
 pub(super) fn parse_ip(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| {
-        "it has to be an IP address such as 127.0.0.1, or 0.0.0.0 for all of them".to_owned()
+        "write an IP address such as 127.0.0.1, or 0.0.0.0 for all addresses of this machine"
+            .to_owned()
     })
 }
 
@@ -98,7 +175,7 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     }
     if seconds > limits::DURATION_LIMIT.as_secs_f64() {
         return Err(format!(
-            "at most {}h",
+            "this is too long; write a duration of at most {}h",
             limits::DURATION_LIMIT.as_secs() / 3600
         ));
     }

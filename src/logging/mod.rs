@@ -24,7 +24,6 @@ use repeats::{HeldLines, Kind, Repeats};
 use slog::{Drain, Level, Logger, Never, OwnedKVList, Record, RecordStatic, o};
 use slog_async::AsyncRecord;
 use std::io::{self, LineWriter};
-use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -272,30 +271,6 @@ pub fn one_line(text: &str) -> String {
     line
 }
 
-impl FromStr for Format {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Format, String> {
-        match text {
-            "text" => Ok(Format::Text),
-            "json" => Ok(Format::Json),
-            _ => Err("it has to be text or json".to_owned()),
-        }
-    }
-}
-
-/// Parses the value of `--log-level`.
-pub fn parse_level(text: &str) -> Result<Level, String> {
-    match text {
-        "error" => Ok(Level::Error),
-        "warn" | "warning" => Ok(Level::Warning),
-        "info" => Ok(Level::Info),
-        "debug" => Ok(Level::Debug),
-        "trace" => Ok(Level::Trace),
-        _ => Err("it has to be error, warn, info, debug or trace".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -435,15 +410,6 @@ mod tests {
             );
         }
         assert!(text.contains("(repeated 2 times in 1 s)"), "{text}");
-    }
-
-    #[test]
-    fn formats_and_levels_are_read() {
-        assert_eq!("json".parse(), Ok(Format::Json));
-        assert_eq!("text".parse(), Ok(Format::Text));
-        assert!("xml".parse::<Format>().is_err());
-        assert_eq!(parse_level("warn"), Ok(Level::Warning));
-        assert!(parse_level("loud").is_err());
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod requests;
 mod api;
 mod bad_input;
 mod command_line;
+mod completions;
 mod copies;
 mod disk_faults;
 mod exactly_once;

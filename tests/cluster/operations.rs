@@ -1,4 +1,4 @@
-//! What an operator does beside running the daemon: backups, restores, inspection, completions.
+//! What an operator does beside running the daemon: backups, restores, inspection.
 
 use crate::harness::{Cluster, Node, PATIENCE, SetOnDrop, daemon, eventually, require, run_to_end};
 use crate::http::Connection;
@@ -89,48 +89,6 @@ fn files_below(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     }
     found.sort();
     found
-}
-
-#[test]
-fn completions_and_manual_pages_name_every_option() {
-    let directory = TempDir::new().expect("create a directory");
-    let help = operate(directory.path(), &["--help"]).stdout;
-    let words = help.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
-    let mut options: Vec<&str> = words.filter_map(|word| word.strip_prefix("--")).collect();
-    options.sort();
-    options.dedup();
-    assert!(options.len() > 15, "{options:?}");
-    for arguments in [
-        &["completions", "bash"][..],
-        &["completions", "zsh"],
-        &["completions", "fish"],
-        &["man"],
-    ] {
-        let ended = operate(directory.path(), arguments);
-        assert_eq!(ended.code, Some(0), "{arguments:?}: {ended:?}");
-        assert_eq!(ended.stderr, "", "{arguments:?}");
-        // A manual page escapes its hyphens.
-        let text = ended.stdout.replace("\\-", "-");
-        for word in options.iter().copied().chain(["backup", "restore"]) {
-            assert!(text.contains(word), "{arguments:?}: no {word}: {text}");
-        }
-    }
-    let page = operate(directory.path(), &["man", "restore"]);
-    assert_eq!(page.code, Some(0), "{page:?}");
-    assert!(page.stdout.contains("FILE"), "{page:?}");
-    for arguments in [
-        &["man", "nothing"][..],
-        &["completions"],
-        &["completions", "x"],
-        &["backup"],
-        &["backup", "nowhere"],
-        &["restore", "x", "--id", "2"],
-        &["--id", "2", "inspect", "x"],
-    ] {
-        let ended = operate(directory.path(), arguments);
-        assert_eq!(ended.code, Some(2), "{arguments:?}: {ended:?}");
-        assert_eq!(ended.stderr.lines().count(), 1, "{arguments:?}: {ended:?}");
-    }
 }
 
 #[test]

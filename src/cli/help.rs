@@ -1,0 +1,209 @@
+//! What the help says beside the options: examples, the meaning of values, exit codes. The manual page prints the same
+//! tables.
+
+use crate::exit_code::ExitCode;
+use std::fmt::Write as _;
+
+/// A command line, with what it does.
+pub(super) struct Example {
+    /// Ends with a colon.
+    pub(super) what: &'static str,
+    /// What to type into a shell; all but the last line end with a backslash.
+    pub(super) lines: &'static [&'static str],
+}
+
+/// Of the daemon. The first few are those of `-h`.
+const DAEMON: [Example; 7] = [
+    Example {
+        what: "Run a single member, to try raftkvd:",
+        lines: &["raftkvd"],
+    },
+    Example {
+        what: "Start the first of three members; the other two differ in --id:",
+        lines: &[
+            "raftkvd --id 1 --cluster \\",
+            "  http://10.0.0.1:9021,http://10.0.0.2:9021,http://10.0.0.3:9021",
+        ],
+    },
+    Example {
+        what: "Join the cluster of the member that serves clients at 10.0.0.1:9121:",
+        lines: &[
+            "raftkvd --id 4 --peer-url http://10.0.0.4:9021 \\",
+            "  --join http://10.0.0.1:9121",
+        ],
+    },
+    Example {
+        what: "Start a member again; its data directory knows the rest:",
+        lines: &["raftkvd --id 4"],
+    },
+    Example {
+        what: "Start one of three members on one machine, with a client port of its own:",
+        lines: &[
+            "raftkvd --id 2 --port 9122 --cluster \\",
+            "  http://127.0.0.1:9021,http://127.0.0.1:9022,http://127.0.0.1:9023",
+        ],
+    },
+    Example {
+        what: "Serve clients on all addresses, log JSON, and limit the store to 2 GiB:",
+        lines: &["raftkvd --listen 0.0.0.0 --log-format json --max-store-bytes 2G"],
+    },
+    Example {
+        what: "Back up all keys through any member:",
+        lines: &["raftkvd backup http://10.0.0.1:9121 monday.snap"],
+    },
+];
+
+/// So many examples of the daemon are in `-h`.
+const SHORT_EXAMPLES: usize = 3;
+
+const BACKUP: [Example; 3] = [
+    Example {
+        what: "Back up into the current directory; the file is named by cluster and index:",
+        lines: &["raftkvd backup http://127.0.0.1:9121"],
+    },
+    Example {
+        what: "Name the file:",
+        lines: &["raftkvd backup http://127.0.0.1:9121 /backups/monday.snap"],
+    },
+    Example {
+        what: "Save what a single member has left, after most members are lost:",
+        lines: &["raftkvd backup --stale http://127.0.0.1:9121 rest.snap"],
+    },
+];
+
+const INSPECT: [Example; 2] = [
+    Example {
+        what: "Check a data directory, also while a member uses it:",
+        lines: &["raftkvd inspect raftkvd-1"],
+    },
+    Example {
+        what: "Check a backup:",
+        lines: &["raftkvd inspect monday.snap"],
+    },
+];
+
+const RESTORE: [Example; 2] = [
+    Example {
+        what: "Make a cluster of one from a backup, and start it:",
+        lines: &[
+            "raftkvd restore monday.snap --data-dir new-1 && \\",
+            "  raftkvd --data-dir new-1",
+        ],
+    },
+    Example {
+        what: "Make the first of two members; then start both with the same --cluster:",
+        lines: &[
+            "raftkvd restore monday.snap --cluster \\",
+            "  http://10.0.0.1:9021,http://10.0.0.2:9021",
+        ],
+    },
+];
+
+const COMPLETIONS: [Example; 3] = [
+    Example {
+        what: "For bash:",
+        lines: &[
+            "raftkvd completions bash > \\",
+            "  ~/.local/share/bash-completion/completions/raftkvd",
+        ],
+    },
+    Example {
+        what: "For zsh, in a directory of its fpath:",
+        lines: &["raftkvd completions zsh > ~/.zfunc/_raftkvd"],
+    },
+    Example {
+        what: "For fish:",
+        lines: &["raftkvd completions fish > ~/.config/fish/completions/raftkvd.fish"],
+    },
+];
+
+const MAN: [Example; 3] = [
+    Example {
+        what: "Read the manual page:",
+        lines: &["raftkvd man | man -l -"],
+    },
+    Example {
+        what: "Read the manual page of a subcommand:",
+        lines: &["raftkvd man restore | man -l -"],
+    },
+    Example {
+        what: "Install the manual page for all users:",
+        lines: &["raftkvd man > /usr/local/share/man/man1/raftkvd.1"],
+    },
+];
+
+/// The examples of a subcommand, or of the daemon.
+pub(super) fn examples(command: &str) -> &'static [Example] {
+    match command {
+        "backup" => &BACKUP,
+        "inspect" => &INSPECT,
+        "restore" => &RESTORE,
+        "completions" => &COMPLETIONS,
+        "man" => &MAN,
+        _ => &DAEMON,
+    }
+}
+
+/// What the names in angle brackets stand for.
+pub(super) const VALUES: [(&str, &str); 8] = [
+    ("N", "a whole number, 1 or larger"),
+    (
+        "URL",
+        "http://HOST:PORT; HOST is a name, an IPv4 or an [IPv6] address",
+    ),
+    ("URLS", "one or more URLs, separated by commas"),
+    ("PORT", "a number from 1 to 65535"),
+    ("IP", "an IPv4 or IPv6 address, such as 127.0.0.1 or ::1"),
+    ("DIR", "the path of a directory"),
+    (
+        "SIZE",
+        "bytes, or a number with K, M or G (powers of 1024): 64K, 1.5M",
+    ),
+    (
+        "DURATION",
+        "numbers with ms, s, m or h: 100ms, 5s, 1m30s; at most 24h",
+    ),
+];
+
+/// How options and variables relate.
+pub(super) const VARIABLES: &str =
+    "Each option can also be set by its environment variable; the option wins.";
+
+/// Below `-h`.
+pub(super) fn short_notes() -> String {
+    format!(
+        "{}\n{VARIABLES}\nSee --help for all details, and raftkvd man for the manual page.",
+        block(&DAEMON[..SHORT_EXAMPLES])
+    )
+}
+
+/// Below `--help`.
+pub(super) fn long_notes() -> String {
+    let mut text = block(&DAEMON);
+    text.push_str("\nValues:\n");
+    for (name, meaning) in VALUES {
+        let _ = writeln!(text, "  {name:<8}  {meaning}");
+    }
+    let _ = write!(text, "\nEnvironment:\n  {VARIABLES}\n\nExit codes:\n");
+    for code in ExitCode::ALL {
+        let _ = writeln!(text, "  {code}  {}", code.summary());
+    }
+    text
+}
+
+/// Below the help of a subcommand.
+pub(super) fn notes(command: &str) -> String {
+    block(examples(command))
+}
+
+fn block(examples: &[Example]) -> String {
+    let mut text = "Examples:\n".to_owned();
+    for (at, example) in examples.iter().enumerate() {
+        let gap = if at == 0 { "" } else { "\n" };
+        let _ = writeln!(text, "{gap}  {}", example.what);
+        for line in example.lines {
+            let _ = writeln!(text, "    {line}");
+        }
+    }
+    text
+}
