@@ -106,10 +106,8 @@ fn the_defaults_of_the_options_are_those_of_help() {
     let mut option = "";
     let mut count = 0;
     for line in help.lines() {
-        if let Some(name) = words(line, "--", is_kebab).into_iter().next()
-            && line.trim_start().starts_with('-')
-        {
-            option = name;
+        if line.starts_with("      --") {
+            option = line.split_whitespace().next().unwrap_or_default();
         }
         let Some((_, default)) = line.split_once("[default: ") else {
             continue;

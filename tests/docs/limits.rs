@@ -165,7 +165,7 @@ fn the_page_of_the_formats_has_the_sizes_of_the_code() {
     assert_says(
         "src/docs/reference/formats.md",
         &[
-            format!("{} of zeros", size(SEGMENT_BYTES_MAX)),
+            size(SEGMENT_BYTES_MAX),
             format!("Blocks have about {}", size(SNAPSHOT_BLOCK_BYTES as u64)),
             format!("A frame, of at most {}:", size(FRAME_BYTES_MAX as u64)),
             format!("the newest {}, with their incarnations", count(REMOVED_MAX)),

@@ -6,7 +6,7 @@ use crate::book::{Kind, Page, root};
 use std::fs;
 use std::path::Path;
 
-/// The string literals of the daemon, with what is filled in as `None`.
+/// The string literals of the daemon, without those of its unit tests; what is filled in is `None`.
 fn literals() -> Vec<Vec<Option<String>>> {
     let mut literals = Vec::new();
     read_literals(&root().join("src"), &mut literals);
@@ -16,10 +16,11 @@ fn literals() -> Vec<Vec<Option<String>>> {
 fn read_literals(folder: &Path, literals: &mut Vec<Vec<Option<String>>>) {
     for entry in fs::read_dir(folder).expect("sources can be listed") {
         let path = entry.expect("sources can be listed").path();
-        if path.is_dir() {
+        if path.is_dir() && !path.ends_with("tests") {
             read_literals(&path, literals);
-        } else if path.extension().is_some_and(|end| end == "rs") {
+        } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs") {
             let text = fs::read_to_string(&path).expect("it can be read");
+            let text = text.split("\nmod tests {").next().unwrap_or_default();
             // Comments hold quotes that are no literals.
             let lines = text
                 .lines()
@@ -85,8 +86,9 @@ fn prints(pieces: &[Option<String>], text: &str) -> bool {
 
 /// The same, but not for pieces that would print almost anything.
 fn may_print(pieces: &[Option<String>], text: &str) -> bool {
-    let mut fixed = pieces.iter().flatten();
-    fixed.any(|fixed| fixed.len() > 3) && prints(pieces, text)
+    let fixed = pieces.iter().flatten();
+    let letters = fixed.map(|fixed| fixed.chars().filter(|c| c.is_alphabetic()).count());
+    letters.max() >= Some("became".len()) && prints(pieces, text)
 }
 
 /// The message of a line of the log: between its level and the first of its fields.
