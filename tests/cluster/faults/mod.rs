@@ -118,7 +118,12 @@ fn answers_fit_into_one_order_whatever_fails() {
     println!("{}", clients.leaders.check());
     judge(&cluster, members[0], seed, &history, &spans);
     assert!(snapshots.iter().all(|&index| index > 1), "{snapshots:?}");
-    assert!(network.resets() > 0, "no connection was reset");
+    // Within a minute the few resets that are drawn may all find connections that nothing is sent on.
+    let resets = network.resets();
+    assert!(
+        resets > 0 || seconds < SECONDS_ALONE,
+        "no connection was reset"
+    );
 }
 
 /// All that happens while clients ask.
