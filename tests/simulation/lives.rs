@@ -159,20 +159,21 @@ impl World {
         let Some(copied) = self.stale_copy else {
             return;
         };
-        match self.bound_after_copy(copied) {
+        if self.machines[copied].copy.is_none() {
             // It is in its place already.
-            _ if self.machines[copied].copy.is_none() => {}
-            None if self.spare() > 1 && place != copied => self.lose_disk(place),
-            None => {}
-            Some(later) if self.leader() != Some(later) => {
-                let to = self.machines[later].id;
-                self.ask_for(later, Wish::Handover { to });
+            return;
+        }
+        let Some(later) = self.bound_after_copy(copied) else {
+            if self.spare() > 1 && place != copied {
+                self.lose_disk(place);
             }
-            Some(_) => {
-                if self.put_copy_back(copied) {
-                    self.count("older copies that do not know the leader");
-                }
-            }
+            return;
+        };
+        if self.leader() != Some(later) {
+            let to = self.machines[later].id;
+            self.ask_for(later, Wish::Handover { to });
+        } else if self.put_copy_back(copied) {
+            self.count("older copies that do not know the leader");
         }
     }
 
