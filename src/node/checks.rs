@@ -15,7 +15,7 @@ use crate::command;
 use crate::identity::Standing;
 use crate::limits::INDEX_MAX;
 use crate::mutants::{Mutant, is_planted};
-use crate::numbers::{Index, NodeId};
+use crate::numbers::{Index, NodeId, Term};
 use raft::StateRole;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use slog::warn;
@@ -33,8 +33,9 @@ pub(super) struct Evidence {
     lost_tail: Lead,
     /// The leader that this node has asked to send the missing entries.
     tail_asked_for: Lead,
-    /// While this node leads: the follower whose log ended before an entry that it had acknowledged, and where.
-    lost_entries: Option<(NodeId, Index)>,
+    /// While this node leads in this term: the follower whose log ended before an entry that it had acknowledged, and
+    /// where.
+    lost_entries: Option<(Term, NodeId, Index)>,
     /// The replicated state has held a session of this start.
     start_is_known: bool,
 }
@@ -246,21 +247,30 @@ impl Node {
     /// term. Raft-rs takes the rejection for a late one and ignores it. It would send this follower nothing useful for as
     /// long as this node leads.
     ///
-    /// A late rejection can look the same, so only the second one counts. Sending entries again does no harm.
+    /// Only rejections that raft ignores count: those of an append at or before what the follower acknowledged. From
+    /// any other rejection raft goes back by itself, and a follower that can judge this leader ends for its lost tail. A
+    /// late rejection can look the same, so only the second one counts. Sending entries again does no harm.
     pub(super) fn note_lost_entries(&mut self, message: &Message) {
-        let is_refusal = message.get_msg_type() == MessageType::MsgAppendResponse && message.reject;
         let raft = &mut self.raw.raft;
-        if !is_refusal || raft.state != StateRole::Leader || message.term != raft.term {
+        let is_answer = message.get_msg_type() == MessageType::MsgAppendResponse;
+        if !is_answer || raft.state != StateRole::Leader || message.term != raft.term {
             return;
         }
         let Some(progress) = raft.mut_prs().get_mut(message.from) else {
             return;
         };
-        let said = (message.from, message.reject_hint);
-        let is_short = message.reject_hint < progress.matched;
+        let said = (message.term, message.from, message.reject_hint);
+        if !message.reject {
+            self.evidence
+                .lost_entries
+                .take_if(|(_, id, _)| *id == message.from);
+            return;
+        }
+        let is_short = message.reject_hint < progress.matched && message.index <= progress.matched;
         if !is_short || self.evidence.lost_entries.replace(said) != Some(said) {
             return;
         }
+        self.evidence.lost_entries = None;
         warn!(self.logger, "a member has lost entries that it had acknowledged: they are sent again"; "member" => message.from,
             "acknowledged" => progress.matched, "last" => message.reject_hint);
         progress.matched = 0;
