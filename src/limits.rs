@@ -327,6 +327,10 @@ pub const READY_TIMEOUT: Duration = Duration::from_secs(1);
 pub const LOG_END_TIMEOUT: Duration = Duration::from_secs(1);
 /// Interval at which that wait checks.
 pub const LOG_END_POLL: Duration = Duration::from_millis(1);
+/// Time within which a panic ends the process. The backtrace, if one is asked for, has to be resolved in this time.
+pub const LOG_PANIC_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time until a write is tried again if stderr is non-blocking and full.
+pub const LOG_WRITE_RETRY: Duration = Duration::from_millis(10);
 /// Lines that wait for the thread that writes them. Further lines are dropped and counted.
 pub const LOG_LINES_MAX: usize = 4_096;
 /// Lines of one kind that are logged in a window. Further lines are counted.

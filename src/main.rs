@@ -2,87 +2,89 @@
 
 #![forbid(unsafe_code)]
 
-use raftkvd::cli::{self, Options, Task};
+use raftkvd::cli::{self, Task};
 use raftkvd::cli::{backup, inspect, restore};
 use raftkvd::exit_code::ExitCode;
+use raftkvd::logging::{Fatal, Log, LogOptions};
 use raftkvd::{logging, server};
+use std::ffi::OsString;
 use std::io::{self, Write as _};
+use std::process::exit;
 
 fn main() {
-    let task = match cli::parse(std::env::args_os()) {
-        Ok(task) => task,
-        Err(quit) => exit(quit.show()),
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let parsed = cli::parse(&arguments);
+    let options = match &parsed {
+        Ok(Task::Run(options)) => options.log,
+        Ok(_) => LogOptions::COMMAND,
+        Err(_) => cli::log_of_refusal(&arguments),
     };
+    let log = match Log::start(options) {
+        Ok(log) => log,
+        Err(error) => {
+            logging::last_words(options.format, &format!("can't start a thread: {error}"));
+            exit(ExitCode::Failure.number());
+        }
+    };
+    log.end_on_panic();
     #[cfg(feature = "mutants")]
-    eprintln!(
-        "raftkvd: this build can have planted bugs (cargo feature mutants): never give it data"
-    );
-    end_on_panic();
-    let code = match task {
-        Task::Run(options) => return run(*options),
-        Task::Backup(settings) => match backup::run(&settings) {
-            Ok(text) => print(text.as_bytes()),
-            Err(error) => fail(&error.to_string(), error.exit_code()),
-        },
-        Task::Restore(settings) => match restore::run(&settings) {
-            Ok(text) => print(text.as_bytes()),
-            Err(error) => fail(&error.without_advice(), error.exit_code()),
-        },
-        Task::Inspect(path) => match inspect::run(&path, &mut io::stdout().lock()) {
-            Ok(code) => code,
-            Err(error) => not_printed(&error),
-        },
-        Task::Print(text) => print(&text),
+    slog::warn!(log.logger(), #logging::ALWAYS,
+        "this build can have planted bugs (cargo feature mutants): never give it data");
+    let ended = match parsed {
+        Ok(task) => carry_out(task, &log),
+        Err(quit) => quit.show(),
     };
-    exit(code)
+    log.end(ended.as_ref().err());
+    exit(ended.unwrap_or_else(|fatal| fatal.exit_code).number());
 }
 
-fn exit(code: ExitCode) -> ! {
-    std::process::exit(code.number())
+/// Gives the exit code.
+fn carry_out(task: Task, log: &Log) -> Result<ExitCode, Fatal> {
+    let logger = log.logger();
+    match task {
+        Task::Run(options) => match server::run(options.asked, logger) {
+            Ok(()) => Ok(ExitCode::Success),
+            Err(failure) => Err(fatal(&failure, failure.exit_code())),
+        },
+        Task::Backup(settings) => match backup::run(&settings, logger) {
+            Ok(text) => print(text.as_bytes(), log),
+            Err(error) => Err(fatal(&error, error.exit_code())),
+        },
+        Task::Restore(settings) => match restore::run(&settings, logger) {
+            Ok(text) => print(text.as_bytes(), log),
+            Err(error) => Err(fatal(&error.without_advice(), error.exit_code())),
+        },
+        Task::Inspect(path) => {
+            inspect::run(&path, &mut io::stdout().lock(), log).or_else(|error| not_printed(&error))
+        }
+        Task::Print(text) => print(&text, log),
+    }
 }
 
-fn fail(line: &str, code: ExitCode) -> ExitCode {
-    logging::fatal(line);
-    code
+fn fatal(why: &dyn std::fmt::Display, exit_code: ExitCode) -> Fatal {
+    Fatal {
+        reason: why.to_string(),
+        exit_code,
+    }
 }
 
-/// Prints a text to stdout. Gives the exit code.
-fn print(text: &[u8]) -> ExitCode {
+/// Prints a text to stdout, behind what was said on stderr.
+fn print(text: &[u8], log: &Log) -> Result<ExitCode, Fatal> {
+    log.flush();
     let mut stdout = io::stdout();
     match stdout.write_all(text).and_then(|()| stdout.flush()) {
-        Ok(()) => ExitCode::Success,
+        Ok(()) => Ok(ExitCode::Success),
         Err(error) => not_printed(&error),
     }
 }
 
-fn not_printed(error: &io::Error) -> ExitCode {
+fn not_printed(error: &io::Error) -> Result<ExitCode, Fatal> {
     match error.kind() {
         // The reader has seen enough, as `head` does.
-        io::ErrorKind::BrokenPipe => ExitCode::Success,
-        _ => fail(
+        io::ErrorKind::BrokenPipe => Ok(ExitCode::Success),
+        _ => Err(fatal(
             &format!("can't write to stdout: {error}"),
             ExitCode::Failure,
-        ),
+        )),
     }
-}
-
-fn run(options: Options) {
-    let (logger, guard) = logging::start(options.log);
-    let result = server::run(options.asked, &logger);
-    // Flushes what the log still holds, so that the reason below comes last.
-    drop(logger);
-    drop(guard);
-    if let Err(failure) = result {
-        logging::fatal(&failure.to_string());
-        exit(failure.exit_code());
-    }
-}
-
-/// A thread that panicked has left its work undone, and others may wait for it for ever: the process ends with it.
-fn end_on_panic() {
-    let print = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        print(panic);
-        std::process::abort();
-    }));
 }

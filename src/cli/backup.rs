@@ -20,6 +20,7 @@ use hyper::{Method, Response, StatusCode};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use serde_json::Value;
+use slog::Logger;
 use std::io;
 use std::path::{Path, PathBuf};
 use tokio::time::timeout;
@@ -73,7 +74,7 @@ impl BackupError {
 }
 
 /// Takes a backup. Gives what to print.
-pub fn run(settings: &BackupOptions) -> Result<String, BackupError> {
+pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<String, BackupError> {
     let BackupOptions {
         member,
         stale,
@@ -88,7 +89,7 @@ pub fn run(settings: &BackupOptions) -> Result<String, BackupError> {
         .map_err(|error| format!("can't start the runtime: {error}; try again"))?;
     let fetched = runtime.block_on(async {
         let stream = client::connect(member).await?;
-        let take = async |response| fetch(response, file.as_deref()).await;
+        let take = async |response| fetch(response, file.as_deref(), logger).await;
         let path = match stale {
             true => "/-/snapshot?consistency=stale",
             false => "/-/snapshot",
@@ -100,7 +101,7 @@ pub fn run(settings: &BackupOptions) -> Result<String, BackupError> {
         BackupError::NotGiven(why) => BackupError::NotGiven(format!("{member}: {why}")),
         other => other,
     })?;
-    let contents = part.check()?;
+    let contents = part.check(logger)?;
     let path = part.keep()?;
     Ok(format!(
         "{}: {} as of index {} of cluster {:016x}, {} bytes, every CRC is right\n",
@@ -122,7 +123,11 @@ fn check_absent(path: &Path) -> Result<(), BackupError> {
 }
 
 /// Writes the body of a response to a file that has not got its name yet. Durable on return.
-async fn fetch(response: Response<Incoming>, file: Option<&Path>) -> Result<Part, BackupError> {
+async fn fetch(
+    response: Response<Incoming>,
+    file: Option<&Path>,
+    logger: &Logger,
+) -> Result<Part, BackupError> {
     let status = response.status();
     if status != StatusCode::OK {
         let body = Limited::new(response.into_body(), limits::BACKUP_REFUSAL_BYTES_MAX);
@@ -144,7 +149,7 @@ async fn fetch(response: Response<Incoming>, file: Option<&Path>) -> Result<Part
     let part = Part::of(path)?;
     let mut out = RealDisk.create(&part.temporary)?;
     let mut done = 0;
-    let mut progress = ProgressReport::of_command("backing up", Unit::Bytes);
+    let mut progress = ProgressReport::of_command("backing up", Unit::Bytes, logger);
     let mut body = response.into_body();
     let broken = |done: u64, why: &dyn std::fmt::Display| {
         format!(
@@ -208,9 +213,9 @@ impl Part {
     }
 
     /// Reads all of it, and checks every CRC.
-    fn check(&self) -> Result<SnapshotContents, StorageError> {
+    fn check(&self, logger: &Logger) -> Result<SnapshotContents, StorageError> {
         let mut contents = SnapshotContents::default();
-        let mut progress = ProgressReport::of_command("checking", Unit::Bytes);
+        let mut progress = ProgressReport::of_command("checking", Unit::Bytes, logger);
         let told = |done, total| progress.at(done, total);
         inspect::snapshot(
             &ReadOnlyDisk,

@@ -7,8 +7,8 @@
 
 use crate::command::{ReplicatedState, SnapshotHeader};
 use crate::exit_code::ExitCode;
-use crate::logging;
 use crate::logging::progress::{ProgressReport, Unit};
+use crate::logging::{Log, one_line};
 use crate::storage::inspect;
 use crate::storage::inspect::{FileKind, SegmentContents, SnapshotContents};
 use crate::storage::{DataDir, Disk, Given, Meta, ReadOnlyDisk, StorageError};
@@ -20,10 +20,11 @@ use std::sync::Arc;
 const WHAT_TO_NAME: &str = "name a data directory, one of its files, or a backup";
 
 /// Inspects a path, and prints to `out` what it finds, and to stderr what is wrong. Gives the exit code.
-pub fn run(path: &Path, out: &mut dyn Write) -> io::Result<ExitCode> {
+pub fn run(path: &Path, out: &mut dyn Write, log: &Log) -> io::Result<ExitCode> {
     let mut report = Report {
         disk: Arc::new(ReadOnlyDisk),
         out,
+        log,
         exit_code: ExitCode::Success,
         live: false,
         sound: Vec::new(),
@@ -38,7 +39,7 @@ pub fn run(path: &Path, out: &mut dyn Write) -> io::Result<ExitCode> {
             report.file(path)?;
         }
         Err(error) => {
-            logging::fatal(&format!(
+            log.tell(&format!(
                 "can't read {}: {error}; {WHAT_TO_NAME}",
                 path.display()
             ));
@@ -51,6 +52,7 @@ pub fn run(path: &Path, out: &mut dyn Write) -> io::Result<ExitCode> {
 struct Report<'a> {
     disk: Arc<dyn Disk>,
     out: &'a mut dyn Write,
+    log: &'a Log,
     exit_code: ExitCode,
     /// A process uses the data directory.
     live: bool,
@@ -65,7 +67,7 @@ impl Report<'_> {
     fn found(&mut self, error: &StorageError) -> io::Result<()> {
         // What was printed of it comes first.
         self.out.flush()?;
-        logging::fatal(&error.without_advice());
+        self.log.tell(&error.without_advice());
         let code = error.exit_code();
         if self.exit_code == ExitCode::Success || code == ExitCode::Corrupt {
             self.exit_code = code;
@@ -96,7 +98,7 @@ impl Report<'_> {
             .any(|n| ["meta", "wal", "snap"].contains(&&**n))
         {
             let path = dir.display();
-            logging::fatal(&format!(
+            self.log.tell(&format!(
                 "{path} is not a data directory: it has no meta, wal/ or snap/; {WHAT_TO_NAME}"
             ));
             self.exit_code = ExitCode::Usage;
@@ -334,12 +336,14 @@ impl Report<'_> {
 
     fn snapshot(&mut self, path: &Path) -> io::Result<()> {
         let mut contents = SnapshotContents::default();
-        let mut progress = ProgressReport::of_command("checking a snapshot", Unit::Bytes);
+        let mut progress =
+            ProgressReport::of_command("checking a snapshot", Unit::Bytes, self.log.logger());
         let mut hash = MapHash::default();
         let visit = |key: &[u8], index, value: &[u8]| hash.add(key, index, value);
         let told = |done, total| progress.at(done, total);
         let read = inspect::snapshot(&*self.disk, path, &mut contents, visit, told);
         drop(progress);
+        self.log.flush();
         let read = read.and_then(|()| self.check_name(path, &contents));
         let SnapshotContents { header, .. } = &contents;
         writeln!(self.out, "{}", path.display())?;
@@ -394,7 +398,7 @@ impl Report<'_> {
         let state = header.get_state();
         if !state.forming.is_empty() {
             let listed = state.forming.iter();
-            let listed = listed.map(|l| format!("{} at {}", l.id, logging::one_line(&l.url)));
+            let listed = listed.map(|l| format!("{} at {}", l.id, one_line(&l.url)));
             writeln!(
                 self.out,
                 "  unformed, its first members are to be {}",
@@ -414,7 +418,7 @@ impl Report<'_> {
                 self.out,
                 "  member {} at {}, {role}, added by entry {}, {bound}",
                 member.id,
-                logging::one_line(&member.url),
+                one_line(&member.url),
                 member.added_index,
             )?;
         }
@@ -452,6 +456,11 @@ mod tests {
     use crate::command::{self, Batch, Command};
     use crate::storage::{Mark, Opened, RealDisk, Save, Start};
     use raft::eraftpb::{Entry, EntryType, HardState};
+
+    fn inspect(path: &Path, out: &mut dyn Write) -> io::Result<ExitCode> {
+        let log = Log::start(crate::logging::LogOptions::COMMAND)?;
+        run(path, out, &log)
+    }
 
     fn open(dir: &Path, start: Start) -> Opened {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
@@ -495,7 +504,7 @@ mod tests {
 
     fn inspected(dir: &Path) -> String {
         let mut out = Vec::new();
-        assert_eq!(run(dir, &mut out).unwrap(), 0);
+        assert_eq!(inspect(dir, &mut out).unwrap(), 0);
         String::from_utf8(out).unwrap()
     }
 
@@ -561,7 +570,7 @@ mod tests {
         let mut opened = open(dir.path(), first(1));
         let inspect = || {
             let mut out = Vec::new();
-            let code = run(dir.path(), &mut out).unwrap();
+            let code = inspect(dir.path(), &mut out).unwrap();
             (code, String::from_utf8(out).unwrap())
         };
         let normal = later(2, 0, EntryType::EntryNormal);
@@ -624,7 +633,7 @@ mod tests {
         };
         opened.wal.save(&[save]).unwrap();
         let mut out = Vec::new();
-        let code = run(dir.path(), &mut out).unwrap();
+        let code = inspect(dir.path(), &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert_eq!(code, 8, "{text}");
         let line = "\na start refuses it, with exit code 8\n";

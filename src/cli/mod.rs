@@ -16,13 +16,13 @@ mod values;
 use crate::config::{Asked, Tuning};
 use crate::exit_code::ExitCode;
 use crate::limits;
-use crate::logging;
+use crate::logging::{Fatal, Format, LogOptions};
 use crate::peer_url::PeerUrl;
 use args::{Args, Command, HelpLength};
 use clap::FromArgMatches as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 use values::{parse_cluster, parse_join};
@@ -48,7 +48,7 @@ pub struct Options {
     /// What the daemon is to do.
     pub asked: Asked,
     /// How to log.
-    pub log: logging::LogOptions,
+    pub log: LogOptions,
 }
 
 /// Why there is nothing to run.
@@ -61,18 +61,18 @@ pub enum Quit {
 }
 
 impl Quit {
-    /// Prints it and returns the exit code.
-    pub fn show(&self) -> ExitCode {
+    /// Prints the text that was asked for and returns the exit code, or returns the usage error.
+    pub fn show(self) -> Result<ExitCode, Fatal> {
         match self {
             Quit::Shown(text) => {
                 // Nobody reads it any more if this fails.
                 let _ = text.print();
-                ExitCode::Success
+                Ok(ExitCode::Success)
             }
-            Quit::Usage(line) => {
-                logging::fatal(line);
-                ExitCode::Usage
-            }
+            Quit::Usage(reason) => Err(Fatal {
+                reason,
+                exit_code: ExitCode::Usage,
+            }),
         }
     }
 }
@@ -116,6 +116,34 @@ pub fn parse(
     }
 }
 
+/// The log settings for the error of a command line that is not valid: JSON if the daemon would have logged JSON.
+pub fn log_of_refusal(arguments: &[OsString]) -> LogOptions {
+    let is_json = |value: &OsStr| value.eq_ignore_ascii_case("json");
+    let is_option = |argument: &OsString| argument.as_encoded_bytes().starts_with(b"-");
+    let options = arguments.get(1..).unwrap_or_default();
+    if options.first().is_some_and(|first| !is_option(first)) {
+        return LogOptions::COMMAND;
+    }
+    let pairs = options.iter().zip(options.iter().skip(1));
+    let mut given = pairs.filter(|(name, _)| *name == "--log-format");
+    let mut joined = options.iter().filter_map(|argument| {
+        let argument = argument.to_str()?;
+        argument.strip_prefix("--log-format=")
+    });
+    let value = given
+        .next_back()
+        .map(|(_, value)| value.clone())
+        .or_else(|| joined.next_back().map(OsString::from))
+        .or_else(|| std::env::var_os("RAFTKVD_LOG_FORMAT"));
+    LogOptions {
+        format: match value.is_some_and(|value| is_json(&value)) {
+            true => Format::Json,
+            false => Format::Command,
+        },
+        ..LogOptions::COMMAND
+    }
+}
+
 fn check(args: Args) -> Result<Options, String> {
     let (join, join_by) = parse_join(args.join.as_deref())?;
     let (cluster, peer_url) = addresses(&args)?;
@@ -133,7 +161,7 @@ fn check(args: Args) -> Result<Options, String> {
             data_dir: args.data_dir,
             tuning,
         },
-        log: logging::LogOptions {
+        log: LogOptions {
             format: args.log_format,
             level: args.log_level,
         },
@@ -278,7 +306,6 @@ fn bare(name: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logging::Format;
 
     fn options(line: &str) -> Result<Options, Quit> {
         match parse(std::iter::once("raftkvd").chain(line.split_whitespace()))? {
@@ -443,6 +470,30 @@ mod tests {
             let text = usage(line);
             assert!(text.contains(words), "{line}: {text}");
             assert!(!text.contains('\n') && text.len() < 250, "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_json_where_the_log_would_be() {
+        let format = |line: &str| {
+            let words = std::iter::once("raftkvd").chain(line.split_whitespace());
+            log_of_refusal(&words.map(OsString::from).collect::<Vec<_>>()).format
+        };
+        for line in [
+            "--port 0 --log-format json",
+            "--log-format=JSON --port 0",
+            "--log-format text --log-format json --port 0",
+        ] {
+            assert_eq!(format(line), Format::Json, "{line}");
+        }
+        for line in [
+            "",
+            "--port 0",
+            "--log-format text --port 0",
+            "--log-format",
+            "inspect --log-format json",
+        ] {
+            assert_eq!(format(line), Format::Command, "{line}");
         }
     }
 

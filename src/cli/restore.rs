@@ -8,6 +8,7 @@ use crate::peer_url::PeerUrl;
 use crate::storage::inspect::keys;
 use crate::storage::restore::{Plan, restore};
 use crate::storage::{self, DataDir, ReadOnlyDisk, RealDisk, StorageError};
+use slog::Logger;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -68,7 +69,7 @@ pub(super) fn check(
 }
 
 /// Restores member 1. Gives what to print.
-pub fn run(settings: &RestoreOptions) -> Result<String, StorageError> {
+pub fn run(settings: &RestoreOptions, logger: &Logger) -> Result<String, StorageError> {
     let RestoreOptions {
         file,
         data_dir,
@@ -81,7 +82,7 @@ pub fn run(settings: &RestoreOptions) -> Result<String, StorageError> {
         list: cluster,
         options: storage::WalOptions::default(),
     };
-    let mut progress = ProgressReport::of_command("restoring", Unit::Bytes);
+    let mut progress = ProgressReport::of_command("restoring", Unit::Bytes, logger);
     let told = |done, total| progress.at(done, total);
     let restored = restore(&ReadOnlyDisk, plan, told);
     drop(progress);

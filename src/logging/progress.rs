@@ -1,19 +1,19 @@
 //! The progress of a long replay: for people who watch stderr, and for `GET /-/ready`.
 //!
-//! A [`ProgressReport`] reports every [`limits::PROGRESS_INTERVAL`]: as a bar if stderr is a terminal, otherwise as a
-//! log line. An operation that is faster than the interval reports nothing. The report of a subcommand draws its bar at
-//! once and more often. A subcommand has no log, so without a terminal it reports nothing.
+//! A [`ProgressReport`] reports every [`limits::PROGRESS_INTERVAL`]. The log shows it as a bar if stderr is a terminal,
+//! otherwise as a line. An operation that is faster than the interval reports nothing. The report of a subcommand starts
+//! at once and comes more often. The log of a subcommand shows progress on a terminal only.
 //!
 //! A [`Replay`] is the work that the start of the process has to do before the map is complete again: first it loads
 //! the newest snapshot, then it replays the log after the snapshot, up to the last index known to be committed.
 //!
 //! Invariant: the stages of a replay follow each other, and no stage comes back.
 
+use super::tags::{PROGRESS, PROGRESS_END};
 use crate::limits;
 use parking_lot::Mutex;
-use slog::{Discard, Logger, info, o};
+use slog::{Logger, info};
 use std::fmt;
-use std::io::{IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -35,8 +35,7 @@ pub struct ProgressReport {
     told: Option<Instant>,
     interval: Duration,
     logger: Logger,
-    on_terminal: bool,
-    bar_shown: bool,
+    shown: bool,
 }
 
 /// The replay that the start of this process does, shared by the threads that do it and the requests that ask about it.
@@ -69,14 +68,13 @@ impl ProgressReport {
             told: Some(begun),
             interval: limits::PROGRESS_INTERVAL,
             logger: logger.clone(),
-            on_terminal: std::io::stderr().is_terminal(),
-            bar_shown: false,
+            shown: false,
         }
     }
 
     /// A report for a subcommand, whose user waits for nothing else.
-    pub fn of_command(what: &'static str, unit: Unit) -> ProgressReport {
-        let mut progress = ProgressReport::new(what, unit, &Logger::root(Discard, o!()));
+    pub fn of_command(what: &'static str, unit: Unit, logger: &Logger) -> ProgressReport {
+        let mut progress = ProgressReport::new(what, unit, logger);
         progress.told = None;
         progress.interval = limits::BAR_INTERVAL;
         progress
@@ -89,22 +87,15 @@ impl ProgressReport {
         }
         self.told = Some(Instant::now());
         let line = line(self.unit, done, total, self.begun.elapsed());
-        if self.on_terminal {
-            self.bar_shown = true;
-            let bar = bar(percent(done, total));
-            // Errors are ignored, because nothing may be reading stderr any more.
-            let _ = write!(std::io::stderr(), "\r{bar} {}: {line}\x1b[K", self.what);
-        } else {
-            info!(self.logger, "{}: {}", self.what, line);
-        }
+        self.shown = true;
+        info!(self.logger, #PROGRESS, "{}: {}", self.what, line; "bar" => bar(percent(done, total)));
     }
 }
 
 impl Drop for ProgressReport {
     fn drop(&mut self) {
-        if self.bar_shown {
-            // Errors are ignored here too.
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        if self.shown {
+            info!(self.logger, #PROGRESS_END, "");
         }
     }
 }

@@ -110,7 +110,7 @@ mod tests {
 
     fn raft_lines(level: Level) -> Vec<String> {
         let collected = Collected::default();
-        let root = Logger::root(collected.clone().filter_level(level).fuse(), o!());
+        let root = Logger::root(collected.clone().filter_level(level).ignore_res(), o!());
         let logger = raft_logger(&root);
         let mut entry = Entry::default();
         entry.data = b"secret".to_vec().into();
@@ -152,11 +152,12 @@ mod tests {
                 panic!("formatted")
             }
         }
-        let (logger, guard) = super::super::start(super::super::LogOptions {
+        let log = super::super::Log::start(super::super::LogOptions {
             format: super::super::Format::Json,
             level: Level::Info,
         });
-        slog::debug!(raft_logger(&logger), "{}", Costly);
-        drop((logger, guard));
+        let log = log.unwrap();
+        slog::debug!(raft_logger(log.logger()), "{}", Costly);
+        log.end(None);
     }
 }

@@ -1,25 +1,29 @@
 //! Limits floods: lines that repeat are held back, counted, and reported once a window.
 //!
 //! Two lines are of the same kind when they come from the same place in the code, at the same level, and about the same
-//! peer, member or error code. Their other values don't count. The first [`limits::LOG_REPEATS_MAX`] lines of a window
-//! pass. Further lines are counted. When the window ends, the last of them is logged with their number. While the flood
-//! continues, the following windows let only that one line pass. After a window without repeats, the first lines pass
-//! again.
+//! peer, member or error code. Their other values don't count. Two refusals in the audit are of the same kind when they
+//! have the same code and the same source address, whatever its port. The first [`limits::LOG_REPEATS_MAX`] lines of a
+//! window pass. Further lines are counted. When the window ends, the last of them is logged with their number. While the
+//! flood continues, the following windows let only that one line pass. After a window without repeats, the first lines
+//! pass again.
 //!
 //! Invariants:
 //! - The first lines of a kind pass.
 //! - At most [`limits::LOG_REPEATS_TRACKED`] kinds are remembered, with one line each. Errors of further kinds always
 //!   pass. All other lines of further kinds share one window per level.
 
+use super::tags::{ALWAYS, AUDIT, PROGRESS, PROGRESS_END};
 use crate::limits;
 use slog::{Key, Level, OwnedKVList, Record, Serializer};
 use std::collections::HashMap;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::hash::{DefaultHasher, Hasher as _};
 use std::time::{Duration, Instant};
 
 /// The names of the values that distinguish lines from one place in the code.
-const TELLING: [&str; 3] = ["peer", "member", "code"];
+const TELLING: &[&str] = &["peer", "member", "code"];
+/// The same for lines of the audit.
+const TELLING_AUDIT: &[&str] = &["audit", "code", "from"];
 
 /// The kind of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,13 +36,21 @@ pub(super) struct Kind {
 }
 
 impl Kind {
-    /// The kind of a line, or `None` for debug and trace lines. Those are never held back, because a user who sets such
-    /// a level wants every line.
+    /// The kind of a line, or `None` for lines that are never held back: debug and trace lines, because a user who sets
+    /// such a level wants every line, and what a client was granted.
     pub(super) fn of(record: &Record<'_>, values: &OwnedKVList) -> Option<Kind> {
-        if !record.level().is_at_least(Level::Info) {
+        let is_done = record.tag() == AUDIT && record.level() == Level::Info;
+        let is_any = [ALWAYS, PROGRESS, PROGRESS_END].contains(&record.tag());
+        if is_done || is_any || !record.level().is_at_least(Level::Info) {
             return None;
         }
-        let mut telling = Telling(DefaultHasher::new());
+        let mut telling = Telling {
+            keys: match record.tag() {
+                AUDIT => TELLING_AUDIT,
+                _ => TELLING,
+            },
+            hasher: DefaultHasher::new(),
+        };
         // Hashing can't fail.
         let _ = slog::KV::serialize(&record.kv(), record, &mut telling);
         let _ = slog::KV::serialize(values, record, &mut telling);
@@ -46,7 +58,7 @@ impl Kind {
             level: record.level().as_usize(),
             file: record.location().file,
             line: record.location().line,
-            values: telling.0.finish(),
+            values: telling.hasher.finish(),
         })
     }
 
@@ -65,19 +77,23 @@ impl Kind {
     }
 }
 
-struct Telling(DefaultHasher);
-
-impl fmt::Write for Telling {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.write(text.as_bytes());
-        Ok(())
-    }
+struct Telling {
+    keys: &'static [&'static str],
+    hasher: DefaultHasher,
 }
 
 impl Serializer for Telling {
     fn emit_arguments(&mut self, key: Key, value: &fmt::Arguments<'_>) -> slog::Result {
-        if TELLING.contains(&key) {
-            write!(self, "{key}={value};")?;
+        if self.keys.contains(&key) {
+            let value = value.to_string();
+            // A stranger can easily change its port, but not its address.
+            let value = match key {
+                "from" => value
+                    .rsplit_once(':')
+                    .map_or(&*value, |(address, _)| address),
+                _ => &value,
+            };
+            self.hasher.write(format!("{key}={value};").as_bytes());
         }
         Ok(())
     }
@@ -197,6 +213,7 @@ impl<T> Window<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use slog::RecordStatic;
 
     const WINDOW: Duration = limits::LOG_REPEAT_WINDOW;
     const MAX: u64 = limits::LOG_REPEATS_MAX;
@@ -215,6 +232,33 @@ mod tests {
         (0..lines)
             .filter(|line| repeats.admit(kind, *line, now).is_some())
             .count() as u64
+    }
+
+    #[test]
+    fn refusals_of_the_audit_are_told_apart_by_address_and_what_was_done_is_never_held_back() {
+        fn kind(level: Level, from: &str, peer: u64) -> Option<Kind> {
+            let at = RecordStatic {
+                location: &slog::RecordLocation {
+                    file: "here.rs",
+                    line: 1,
+                    column: 1,
+                    function: "",
+                    module: "",
+                },
+                tag: AUDIT,
+                level,
+            };
+            let values = slog::b!("audit" => "peer", "peer" => peer);
+            let from = slog::o!("from" => from.to_owned()).into();
+            Kind::of(&Record::new(&at, &format_args!("refused"), values), &from)
+        }
+        let refused = |from, peer| kind(Level::Warning, from, peer);
+        assert!(refused("10.0.0.1:5", 2).is_some());
+        assert_eq!(refused("10.0.0.1:5", 2), refused("10.0.0.1:6", 3));
+        assert_ne!(refused("10.0.0.1:5", 2), refused("10.0.0.2:5", 2));
+        assert_eq!(refused("[::1]:5", 2), refused("[::1]:6", 2));
+        assert_ne!(refused("[::1]:5", 2), refused("[::2]:5", 2));
+        assert_eq!(kind(Level::Info, "10.0.0.1:5", 2), None);
     }
 
     #[test]

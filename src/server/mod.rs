@@ -190,15 +190,13 @@ fn tell_starting(config: &Config, logger: &Logger) {
         "peers" => %config.peer_address, "url" => %config.peer_url, "join" => config.join);
 }
 
-/// Informs the user on stderr, whatever the log level is, then the log, then systemd.
+/// Informs the user, whatever the log level is, then the log, then systemd.
 fn tell_started(daemon: &Daemon, wired: &Wired, term: u64, members: usize) {
     let Config {
         id, client_address, ..
     } = daemon.config;
-    eprintln!(
-        "raftkvd {id} is listening: try curl -X PUT -d hello http://{client_address}/greeting and then curl \
-         http://{client_address}/greeting"
-    );
+    info!(daemon.parts.logger, #logging::ALWAYS, "raftkvd {id} is listening: try curl -X PUT -d hello \
+        http://{client_address}/greeting and then curl http://{client_address}/greeting");
     let cluster = match wired.meta.cluster() {
         0 => "none yet".to_owned(),
         cluster => format!("{cluster:016x}"),

@@ -21,7 +21,7 @@ fn fdatasync_with(injection: &str) -> Option<Vec<String>> {
 }
 
 /// The same for any system call.
-fn call_with(call: &str, injection: &str) -> Option<Vec<String>> {
+pub fn call_with(call: &str, injection: &str) -> Option<Vec<String>> {
     let wrapper: Vec<String> = [
         "/usr/bin/env",
         "PATH=/usr/local/bin:/usr/bin:/bin",

@@ -188,9 +188,7 @@ fn a_member_that_fails_and_returns_is_two_lines_on_the_others() {
 /// All that a member has logged in JSON.
 fn json_log(cluster: &Cluster, id: u64) -> Vec<Value> {
     let log = cluster.nodes[&id].log_text();
-    // One line of a start is for whoever has just typed the command.
-    let lines = log.lines().filter(|line| !line.contains("is listening"));
-    lines
+    log.lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
         .collect()
 }

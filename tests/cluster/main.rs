@@ -52,6 +52,7 @@ mod restarts;
 mod serving;
 mod skipped;
 mod snapshots;
+mod stderr;
 mod stopping;
 mod supervised;
 mod transfers;

@@ -9,6 +9,7 @@ use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -100,6 +101,8 @@ pub struct Node {
     pub wrapper: Vec<String>,
     /// The host in its peer URL, if it is not where it listens: a proxy's.
     pub url_host: Ipv4Addr,
+    /// Where its stderr goes, if not to its log.
+    pub stderr: Option<OwnedFd>,
     /// Further variables of its environment, which is empty but for them.
     pub environment: Vec<(String, String)>,
     directory: PathBuf,
@@ -129,6 +132,7 @@ impl Node {
             arguments,
             wrapper: Vec::new(),
             url_host: Ipv4Addr::LOCALHOST,
+            stderr: None,
             environment: Vec::new(),
             log: directory.join(format!("node-{id}.log")),
             log_start: 0,
@@ -152,14 +156,18 @@ impl Node {
             .append(true)
             .open(&self.log)
             .expect("open the node's log");
+        let stderr = match &self.stderr {
+            Some(other) => other.try_clone().expect("clone the other stderr").into(),
+            None => Stdio::from(log.try_clone().expect("clone the log's file")),
+        };
         let mut words = self.wrapper.clone();
         words.push(self.binary.display().to_string());
         let child = clean(Command::new(&words[0]), &self.directory)
             .args(&words[1..])
             .args(&self.arguments)
             .envs(self.environment.iter().cloned())
-            .stdout(log.try_clone().expect("clone the log's file"))
-            .stderr(log)
+            .stdout(log)
+            .stderr(stderr)
             .spawn()
             .expect("start the daemon");
         self.child = Some(child);

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 /// Reads datagrams until one has this line. Gives all their lines, also those of the last.
 #[track_caller]
-fn read_until(socket: &UnixDatagram, wanted: &str) -> Vec<String> {
+pub fn read_until(socket: &UnixDatagram, wanted: &str) -> Vec<String> {
     let (mut lines, mut buffer) = (Vec::new(), [0; 4096]);
     let begin = Instant::now();
     while !lines.iter().any(|line| line == wanted) {

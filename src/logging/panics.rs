@@ -1,0 +1,58 @@
+//! Ends the process after a panic.
+//!
+//! A thread that panicked has left its work undone, and other threads may wait for it for ever, so the process ends. It
+//! ends by SIGABRT, which a shell shows as 134, and not with an exit code: a panic is a bug, the kernel may keep a core
+//! dump, and no `RestartPreventExitStatus` applies, so a supervisor starts the process again.
+//!
+//! Invariant: the process ends within [`limits::LOG_PANIC_TIMEOUT`], also if nothing reads stderr.
+
+use super::last_words::last_words;
+use super::lines::Format;
+use super::tags::ALWAYS;
+use super::thread::{Queue, THREAD};
+use crate::limits;
+use slog::{Drain as _, Logger, o};
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::process::abort;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+/// Sets the panic hook.
+pub(super) fn end_the_process(queue: Queue, format: Format) {
+    let first = AtomicBool::new(true);
+    std::panic::set_hook(Box::new(move |panic| {
+        if !first.swap(false, Ordering::SeqCst) {
+            // Another thread has panicked before and is being reported.
+            thread::sleep(limits::LOG_PANIC_TIMEOUT);
+            abort();
+        }
+        // Limits the time of everything that follows.
+        let limit = thread::Builder::new().spawn(|| {
+            thread::sleep(limits::LOG_PANIC_TIMEOUT);
+            abort();
+        });
+        let current = thread::current();
+        let name = current.name().unwrap_or("?");
+        let what = panic.payload_as_str().unwrap_or("no message");
+        let at = panic.location().map(ToString::to_string);
+        let at = at.as_deref().unwrap_or("?");
+        let line = format!("a bug, please report it: thread {name} panicked at {at}: {what}");
+        if limit.is_err() || name == THREAD {
+            last_words(format, &line);
+        } else {
+            report(&queue, &line);
+        }
+        abort();
+    }));
+}
+
+fn report(queue: &Queue, line: &str) {
+    let logger = Logger::root(queue.clone().fuse(), o!());
+    slog::error!(logger, #ALWAYS, "{}", line);
+    // Resolving the symbols may take long, so this is a line of its own. The environment decides whether there is one.
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        slog::error!(logger, #ALWAYS, "the backtrace of the panic"; "backtrace" => %backtrace);
+    }
+    queue.end(None);
+}
