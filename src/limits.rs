@@ -108,6 +108,8 @@ pub const JOIN_BACKOFF_MAX: Duration = Duration::from_secs(2);
 pub const MEMBER_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest answer, in bytes: the status of a cluster.
 pub const JOIN_ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Length of the reason of a refusal that is logged, in characters. The rest is cut off.
+pub const JOIN_REASON_CHARS_MAX: usize = 1_000;
 
 // ---- backups ----
 

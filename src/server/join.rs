@@ -135,7 +135,7 @@ async fn ask(
     *in_doubt = was_in_doubt || status == StatusCode::GATEWAY_TIMEOUT;
     let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
     let why = match problem["detail"].as_str() {
-        Some(line) => line.to_owned(),
+        Some(line) => line.chars().take(limits::JOIN_REASON_CHARS_MAX).collect(),
         None => format!("the answer to POST /join is {status}"),
     };
     match problem["code"].as_str() {
