@@ -5,6 +5,9 @@
 //! off its outputs; what it wants to be durable or applied is so at once. All three run one after the other, so a
 //! member of a real cluster does about three times as much. Rounds alternate between all figures; medians are printed.
 
+// What it prints is for whoever runs it.
+#![allow(clippy::print_stdout)]
+
 #[path = "../src/node/tests/harness/shared.rs"]
 mod shared;
 

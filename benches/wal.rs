@@ -4,6 +4,9 @@
 //! may be in memory. Each pair of figures comes from alternating rounds, so that a disk whose speed drifts favours
 //! neither side; medians are printed.
 
+// What it prints is for whoever runs it.
+#![allow(clippy::print_stdout)]
+
 use raft::eraftpb::{Entry, HardState};
 use raftkvd::storage::{DataDir, RealDisk, Save, Start, Wal};
 use slog::{Logger, o};

@@ -15,6 +15,9 @@
 //! - [`disk`], [`proc`]: what the machine does meanwhile
 //! - [`options`], [`estimate`], [`targets`], [`verdicts`], [`table`]: what is asked and told
 
+// What it prints is for whoever runs it.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 mod ceiling;
 mod cell;
 mod daemons;

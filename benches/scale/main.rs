@@ -16,6 +16,9 @@
 //! - [`kernel`], [`scratch`]: what the kernel counts for a process; where the data lies
 //! - [`options`], [`aims`], [`report`]: what is asked and told
 
+// What it prints is for whoever runs it.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 mod aims;
 mod background;
 mod catchup;

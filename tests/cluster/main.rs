@@ -11,6 +11,9 @@
 //! them fail. It runs for a minute here, and as long as it is told to alone:
 //! `RAFTKVD_FAULTS_SECONDS=300 cargo test --test cluster faults:: -- --nocapture`.
 
+// What it prints is for whoever runs it.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 #[path = "../linearizability/checker/mod.rs"]
 mod checker;
 mod clients;
