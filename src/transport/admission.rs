@@ -5,17 +5,26 @@ use super::registry::{MemberKey, Turned};
 use super::state::TransportState;
 use crate::channels::notice::{Met, Notice};
 use crate::identity::{self, Claims, PeerRefusal, Reason, Standing, View};
+use crate::logging::AUDIT;
 use crate::members;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Response, StatusCode};
 use slog::{Logger, warn};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Notify;
 
 /// The number of peers whose last refusal is remembered. A remembered refusal is logged only once.
 const REFUSALS_REMEMBERED: usize = 64;
+
+/// The source of a connection.
+pub(super) struct Source {
+    pub address: IpAddr,
+    /// Adds the address and the port to each line.
+    pub logger: Logger,
+}
 
 /// The result of judging claims, with the state that they were judged against.
 pub(super) struct Judged {
@@ -64,19 +73,20 @@ impl TransportState {
         claims: &Claims,
         judged: &Judged,
         reason: Reason,
-        logger: &Logger,
+        source: &Source,
     ) -> Response<Full<Bytes>> {
         if judged.standing.is_err() {
             self.forget(claims);
         }
         let text = reason.to_string();
         let mut refusals = self.inbound.refusals();
-        if refusals.get(&claims.from) != Some(&text) {
-            warn!(logger, "refused a peer"; "peer" => claims.from, "why" => &text);
+        let claimant = (claims.from, source.address);
+        if refusals.get(&claimant) != Some(&text) {
+            warn!(source.logger, #AUDIT, "refused a peer"; "audit" => "peer", "peer" => claims.from, "why" => &text);
             if refusals.len() >= REFUSALS_REMEMBERED {
                 refusals.clear();
             }
-            refusals.insert(claims.from, text);
+            refusals.insert(claimant, text);
         }
         let (status, body) = handshake::refusal(&PeerRefusal {
             by: self.me,

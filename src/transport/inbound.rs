@@ -4,7 +4,7 @@
 //! small buffer, and only for a limited time. When connections run out, the oldest connection that belongs to no bound
 //! member is closed, so that strangers never keep a member out.
 
-use super::admission::{StreamEntry, answer, turn_away};
+use super::admission::{Source, StreamEntry, answer, turn_away};
 use super::frame::Carries;
 use super::handshake::{self, Lane, UPGRADE};
 use super::registry::Turned;
@@ -14,6 +14,7 @@ use super::{dial, frame};
 use crate::channels::notice::{Met, Notice};
 use crate::identity::{Claims, PeerAnswer, PeerRefusal, Reason, Standing, View};
 use crate::limits;
+use crate::logging::AUDIT;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
@@ -27,6 +28,7 @@ use raft::eraftpb::{Message, MessageType};
 use slog::{Logger, debug, error, o, warn};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -84,8 +86,13 @@ pub(super) async fn serve(
             serial,
             strangers: strangers.clone(),
         };
-        let logger = shared.logger.new(o!("from" => address.to_string()));
-        let task = tasks.spawn(connection(shared.clone(), stream, stranger, logger));
+        let (ip, port) = (address.ip().to_canonical(), address.port());
+        let from = SocketAddr::new(ip, port).to_string();
+        let source = Source {
+            address: ip,
+            logger: shared.logger.new(o!("from" => from)),
+        };
+        let task = tasks.spawn(connection(shared.clone(), stream, stranger, source));
         if let Some(place) = strangers.lock().get_mut(&serial) {
             *place = Some(task);
         }
@@ -133,15 +140,16 @@ async fn connection(
     shared: Arc<TransportState>,
     stream: TcpStream,
     stranger: Stranger,
-    logger: Logger,
+    source: Source,
 ) {
+    let logger = &source.logger;
     if let Err(error) = dial::prepare(&stream, limits::PEER_SILENCE_MAX) {
         debug!(logger, "a connection has ended at once"; "error" => %error);
         return;
     }
     let upgrading = Mutex::new(None);
     let service = service_fn(async |request| {
-        let mut response = handle(&shared, request, &stranger, &upgrading, &logger).await;
+        let mut response = handle(&shared, request, &stranger, &upgrading, &source).await;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
@@ -207,11 +215,11 @@ async fn handle(
     mut request: Request<Incoming>,
     stranger: &Stranger,
     upgrading: &Mutex<Option<Upgrading>>,
-    logger: &Logger,
+    source: &Source,
 ) -> Response<Full<Bytes>> {
     let (claims, wanted) = match read_request(&request) {
         Ok(read) => read,
-        Err(foreign) => return foreign.answer(logger),
+        Err(foreign) => return foreign.answer(&source.logger),
     };
     let judged = shared.judge(&claims);
     if let Some(refusal) = PeerRefusal::of_claim(&claims, &judged.view) {
@@ -219,18 +227,20 @@ async fn handle(
     }
     let standing = match judged.standing {
         Ok(standing) => standing,
-        Err(reason) => return shared.deny(&claims, &judged, reason, logger),
+        Err(reason) => return shared.deny(&claims, &judged, reason, source),
     };
     let Wanted::Stream(lane) = wanted else {
         let body = request.into_body();
-        return receive(shared, claims, standing, body, stranger, logger).await;
+        return receive(shared, claims, standing, body, stranger, &source.logger).await;
     };
     let entry = match StreamEntry::new(shared, &claims, standing, lane, stranger.serial) {
         Ok(entry) => entry,
-        Err(Turned::Twice) => return shared.deny(&claims, &judged, Reason::Twice, logger),
+        Err(Turned::Twice) => return shared.deny(&claims, &judged, Reason::Twice, source),
         Err(turned) => return turn_away(&turned),
     };
-    shared.inbound.refusals().remove(&claims.from);
+    let mut refusals = shared.inbound.refusals();
+    refusals.retain(|(id, _), _| *id != claims.from);
+    drop(refusals);
     welcome(shared, &claims, standing, stranger);
     if lane == Lane::Control {
         introduce(shared, &claims, standing, &judged.view);
@@ -268,7 +278,8 @@ impl Foreign {
                 refuse(StatusCode::NOT_FOUND, line, logger)
             }
             Foreign::Method => {
-                let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, "only POST is allowed");
+                let line = "only POST is allowed";
+                let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, line, logger);
                 let post = HeaderValue::from_static("POST");
                 response.headers_mut().insert(ALLOW, post);
                 response
@@ -368,7 +379,7 @@ fn stream_lane(request: &Request<Incoming>) -> Result<Lane, String> {
 
 /// The answer to a client that does not speak the peer protocol.
 fn refuse(status: StatusCode, line: &str, logger: &Logger) -> Response<Full<Bytes>> {
-    warn!(logger, "refused a request at the peer port"; "why" => line);
+    warn!(logger, #AUDIT, "refused a request at the peer port"; "audit" => "peer", "why" => line);
     answer(status, line)
 }
 

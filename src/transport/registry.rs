@@ -10,6 +10,7 @@ use crate::identity::{Claims, Standing};
 use crate::limits;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -29,7 +30,7 @@ pub(super) enum Turned {
 #[derive(Default)]
 pub(super) struct Registry {
     processes: Mutex<PeerProcesses>,
-    refusals: Mutex<HashMap<u64, String>>,
+    refusals: Mutex<HashMap<(u64, IpAddr), String>>,
 }
 
 impl Registry {
@@ -44,7 +45,7 @@ impl Registry {
         of_it.map(|key| key.incarnation).collect()
     }
 
-    pub(super) fn refusals(&self) -> MutexGuard<'_, HashMap<u64, String>> {
+    pub(super) fn refusals(&self) -> MutexGuard<'_, HashMap<(u64, IpAddr), String>> {
         self.refusals.lock()
     }
 }
