@@ -13,9 +13,10 @@
 //!   `raftkvd inspect` and `restore` refuse a file without a footer.
 
 use super::Front;
+use super::audit::Audited;
 use super::error_code::Code;
 use super::path::ReadOptions;
-use super::reply::{self, ReplyResult, RequestKind};
+use super::reply::{self, Reply, ReplyResult, RequestKind};
 use crate::channels::notice::Notice;
 use crate::command::SnapshotHeader;
 use crate::limits;
@@ -27,6 +28,7 @@ use http_body_util::BodyExt as _;
 use hyper::Method;
 use hyper::body::{Body, Frame};
 use hyper::header::{CONTENT_DISPOSITION, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -42,6 +44,13 @@ struct Download {
     pieces: mpsc::Receiver<BackupPiece>,
 }
 
+/// The whole map at one index, and the turn of the backup.
+struct FrozenBackup {
+    header: SnapshotHeader,
+    map: Frozen,
+    turn: OwnedSemaphorePermit,
+}
+
 enum BackupPiece {
     Bytes(Bytes),
     End,
@@ -51,10 +60,50 @@ impl Front {
     /// `GET /-/snapshot`. HEAD returns only the headers.
     pub(super) async fn back_up(
         &self,
-        method: &Method,
+        head: &Parts,
         options: ReadOptions,
         deadline: Instant,
     ) -> ReplyResult {
+        if head.method == Method::HEAD {
+            let frozen = self.freeze_for_backup(options, deadline).await?;
+            let (_, pieces) = mpsc::channel(1);
+            return Ok(self.download(&frozen.header, pieces));
+        }
+        let asked = match options.stale {
+            true => "stale",
+            false => "current",
+        };
+        let audit = self.audit(head, Audited::Backup, asked);
+        let frozen = match self.freeze_for_backup(options, deadline).await {
+            Ok(frozen) => frozen,
+            Err(refused) => {
+                let answer = Err(refused);
+                audit.answered(&answer);
+                return answer;
+            }
+        };
+        let (give, pieces) = mpsc::channel(limits::SNAPSHOT_CHUNKS_QUEUED);
+        let reply = self.download(&frozen.header, pieces);
+        let sink = Sink {
+            runtime: Handle::current(),
+            give,
+        };
+        tokio::task::spawn_blocking(move || {
+            let audit = audit.index(frozen.header.index);
+            match write(frozen, &sink) {
+                Ok(()) => audit.end("sent", None),
+                Err(ClientGone) => audit.end("broken-off", Some("client-gone")),
+            }
+        });
+        Ok(reply)
+    }
+
+    /// Freezes the map for a backup, if no other backup is running.
+    async fn freeze_for_backup(
+        &self,
+        options: ReadOptions,
+        deadline: Instant,
+    ) -> Result<FrozenBackup, Box<Reply>> {
         let Ok(turn) = Arc::clone(&self.backup).try_acquire_owned() else {
             return Err(reply::unavailable(
                 Code::BackupUnderWay,
@@ -87,26 +136,14 @@ impl Front {
                 "this member holds nothing yet: it waits to be added",
             ));
         }
+        Ok(FrozenBackup { header, map, turn })
+    }
+
+    /// The response with these pieces as its body.
+    fn download(&self, header: &SnapshotHeader, pieces: mpsc::Receiver<BackupPiece>) -> Reply {
         let store = &self.api.state_machine.store;
         let estimate = SnapshotEncoder::estimate(store.len(), store.bytes());
         let name = format!("raftkvd-{:016x}-{}.snap", header.cluster, header.index);
-        let (give, pieces) = mpsc::channel(limits::SNAPSHOT_CHUNKS_QUEUED);
-        if method != Method::HEAD {
-            let sink = Sink {
-                runtime: Handle::current(),
-                give,
-            };
-            let logger = self.api.logger.clone();
-            tokio::task::spawn_blocking(move || {
-                let index = header.index;
-                match write(&header, map, &sink, turn) {
-                    Ok(()) => slog::info!(logger, "a backup was sent"; "index" => index),
-                    Err(ClientGone) => {
-                        slog::warn!(logger, "a backup was given up: its client is gone or too slow"; "index" => index);
-                    }
-                }
-            });
-        }
         let mut reply = reply::stream(Download { pieces }.boxed_unsync());
         let headers = reply.headers_mut();
         let disposition = HeaderValue::try_from(format!("attachment; filename=\"{name}\""));
@@ -115,7 +152,7 @@ impl Front {
             disposition.expect("digits and letters are valid in a header"),
         );
         headers.insert(ESTIMATE, HeaderValue::from(estimate));
-        Ok(reply)
+        reply
     }
 }
 
@@ -145,15 +182,15 @@ impl Sink {
     }
 }
 
-/// Encodes the whole map. The caller's turn ends when this function returns.
-fn write(
-    header: &SnapshotHeader,
-    map: Frozen,
-    sink: &Sink,
-    _turn: OwnedSemaphorePermit,
-) -> Result<(), ClientGone> {
+/// Encodes the whole map. The backup's turn ends when this function returns.
+fn write(frozen: FrozenBackup, sink: &Sink) -> Result<(), ClientGone> {
+    let FrozenBackup {
+        header,
+        map,
+        turn: _turn,
+    } = frozen;
     let mut encoder = SnapshotEncoder::new();
-    sink.send(encoder.header(header))?;
+    sink.send(encoder.header(&header))?;
     map.visit(|key, index, value| {
         if !encoder.entry(key, index, value) {
             return Ok(());

@@ -8,6 +8,7 @@
 //! - Stopping does not wait for half-sent heads.
 
 use super::Front;
+use super::audit::Client;
 use super::reply::Reply;
 use crate::limits;
 use hyper::body::Incoming;
@@ -42,7 +43,12 @@ struct ConnectionState {
 }
 
 /// Serves a connection until the connection ends or, after `stopping` becomes true, until its last request is answered.
-pub(super) async fn run(stream: TcpStream, front: Arc<Front>, stopping: watch::Receiver<bool>) {
+pub(super) async fn run(
+    stream: TcpStream,
+    client: Client,
+    front: Arc<Front>,
+    stopping: watch::Receiver<bool>,
+) {
     // Responses are written whole. Without `TCP_NODELAY`, a response could wait for the ACK of the previous response.
     if let Err(error) = stream.set_nodelay(true) {
         slog::debug!(front.api.logger, "set TCP_NODELAY for a client: {}", error);
@@ -57,7 +63,10 @@ pub(super) async fn run(stream: TcpStream, front: Arc<Front>, stopping: watch::R
     };
     let header_timeout = front.api.limits.header_timeout;
     let logger = front.api.logger.clone();
-    let service = service_fn(|request| answer(request, Arc::clone(&front), Arc::clone(&state)));
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(client);
+        answer(request, Arc::clone(&front), Arc::clone(&state))
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)

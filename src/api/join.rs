@@ -27,7 +27,7 @@ impl Front {
             .receive(&self.body_bytes, limit, RequestKind::Change, deadline)
             .await?;
         let joiner = joiner(&received.bytes)?;
-        self.add(joiner.id, &joiner.url, joiner.incarnation, deadline)
+        self.add(head, joiner.id, (&joiner.url, joiner.incarnation), deadline)
             .await
     }
 }

@@ -1,11 +1,12 @@
 //! `POST /-/leader`: transfers leadership to the member whose id is the body.
 
 use super::Front;
+use super::audit::Audited;
 use super::body::Body;
 use super::error_code::Code;
 use super::members::no_conditions;
 use super::path;
-use super::reply::{self, ReplyResult, RequestKind};
+use super::reply::{self, Reply, ReplyResult, RequestKind};
 use crate::command::outcome::NotTransferred;
 use crate::limits;
 use hyper::http::request::Parts;
@@ -30,19 +31,26 @@ impl Front {
                 "the body has to be the id of the member that is to become the leader, such as 2",
             ));
         };
-        let why = match self.transfer(id, deadline).await {
-            Ok(()) => return Ok(reply::done(None)),
-            Err(why) => why,
+        let audit = self.audit(head, Audited::Leadership, "transfer");
+        let audit = audit.member(id, "");
+        let answer = match self.transfer(id, deadline).await {
+            Ok(()) => Ok(reply::done(None)),
+            Err(why) => Err(refused(id, why)),
         };
-        let line = format!("not handed over to member {id}: {why}");
-        Err(match why {
-            NotTransferred::NotFound => reply::error(Code::NoSuchMember, line),
-            NotTransferred::Learner => reply::error(Code::Learner, line),
-            NotTransferred::Inactive => reply::error(Code::NotActive, line),
-            NotTransferred::Behind => reply::error(Code::NotCaughtUp, line),
-            NotTransferred::UnderWay => reply::error(Code::HandoverUnderWay, line),
-            NotTransferred::NotProposed(why) => reply::not_proposed(RequestKind::Change, why),
-            NotTransferred::Unknown => reply::unknown(RequestKind::Change),
-        })
+        audit.answered(&answer);
+        answer
+    }
+}
+
+fn refused(id: u64, why: NotTransferred) -> Box<Reply> {
+    let line = format!("not handed over to member {id}: {why}");
+    match why {
+        NotTransferred::NotFound => reply::error(Code::NoSuchMember, line),
+        NotTransferred::Learner => reply::error(Code::Learner, line),
+        NotTransferred::Inactive => reply::error(Code::NotActive, line),
+        NotTransferred::Behind => reply::error(Code::NotCaughtUp, line),
+        NotTransferred::UnderWay => reply::error(Code::HandoverUnderWay, line),
+        NotTransferred::NotProposed(why) => reply::not_proposed(RequestKind::Change, why),
+        NotTransferred::Unknown => reply::unknown(RequestKind::Change),
     }
 }

@@ -5,6 +5,7 @@
 //! other change is settled or the deadline of the request passes.
 
 use super::Front;
+use super::audit::Audited;
 use super::body::Body;
 use super::condition::Conditions;
 use super::error_code::Code;
@@ -34,15 +35,15 @@ impl Front {
         no_conditions(head)?;
         let url = self.receive_url(body, deadline).await?;
         // Incarnation 0: the id is bound later, to the empty member that answers at this URL.
-        self.add(id, &url, 0, deadline).await
+        self.add(head, id, (&url, 0), deadline).await
     }
 
-    /// Adds a member. Incarnation 0 leaves the data directory open.
+    /// Adds a member with this URL and incarnation. Incarnation 0 leaves the data directory open.
     pub(super) async fn add(
         &self,
+        head: &Parts,
         id: u64,
-        url: &PeerUrl,
-        incarnation: u64,
+        (url, incarnation): (&PeerUrl, u64),
         deadline: Instant,
     ) -> ReplyResult {
         let mut command = Command::new();
@@ -50,7 +51,7 @@ impl Front {
         command.member_id = id;
         command.member_url = url.to_string();
         command.member_incarnation = incarnation;
-        self.change(command, deadline).await
+        self.change(head, command, deadline).await
     }
 
     /// `PUT /-/members/<id>` with a peer URL, where the cluster reaches the member from now on. `path` is the path of
@@ -79,7 +80,7 @@ impl Front {
         command.kind = Kind::MoveMember;
         command.member_id = id;
         command.member_url = url.to_string();
-        self.change(command, deadline).await
+        self.change(head, command, deadline).await
     }
 
     /// `DELETE /<id>`. `path` is the path of the request, for the hint.
@@ -103,7 +104,7 @@ impl Front {
         let mut command = Command::new();
         command.kind = Kind::RemoveMember;
         command.member_id = id;
-        self.change(command, deadline).await
+        self.change(head, command, deadline).await
     }
 
     /// Reads a body that is a peer URL.
@@ -117,7 +118,20 @@ impl Front {
         peer_url(url.trim())
     }
 
-    async fn change(&self, mut command: Command, deadline: Instant) -> ReplyResult {
+    async fn change(&self, head: &Parts, command: Command, deadline: Instant) -> ReplyResult {
+        let asked = match command.kind {
+            Kind::AddMember => "add",
+            Kind::MoveMember => "move",
+            _ => "remove",
+        };
+        let audit = self.audit(head, Audited::Members, asked);
+        let audit = audit.member(command.member_id, &command.member_url);
+        let answer = self.propose_change(command, deadline).await;
+        audit.answered(&answer);
+        answer
+    }
+
+    async fn propose_change(&self, mut command: Command, deadline: Instant) -> ReplyResult {
         let (id, kind) = (command.member_id, command.kind);
         command.wait_ticks = self.ticks_until(deadline);
         match self.propose(command, deadline).await {

@@ -9,6 +9,7 @@
 //! - `raft_requests` puts proposals and reads into the inbox and waits for their outcomes.
 //! - `reply` turns an outcome into a response, `json_budget` limits the JSON in memory, and `problem` turns a refusal
 //!   into JSON.
+//! - `audit` logs who asked for a change of members or leadership, or for a backup.
 //!
 //! Invariants:
 //! - Every request ends by its deadline.
@@ -16,6 +17,7 @@
 //! - The worst answer to any input is an error, never a panic.
 //! - No log line and no message contains a value.
 
+mod audit;
 mod backup;
 mod base64;
 mod body;
@@ -53,6 +55,7 @@ use crate::config::Tuning;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::store::state_machine::StateMachine;
+use audit::Client;
 use body::Body;
 use error_code::Code;
 use futures_channel::oneshot;
@@ -152,9 +155,11 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output
             next = accept => next,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
                 failing = false;
-                let connection = connection::run(stream, Arc::clone(&front), stopping.clone());
+                let client = Client::new(address);
+                let connection =
+                    connection::run(stream, client, Arc::clone(&front), stopping.clone());
                 tokio::spawn(async move {
                     connection.await;
                     drop(slot);

@@ -351,7 +351,7 @@ impl Front {
             Action::Transact => self.transact(head, body, deadline).await,
             Action::BackUp => {
                 let options = path::read_options(query)?;
-                self.back_up(&head.method, options, deadline).await
+                self.back_up(head, options, deadline).await
             }
             Action::AddMember => self.add_member(head, &key, body, deadline).await,
             Action::Join => self.join(head, body, deadline).await,

@@ -24,6 +24,7 @@ mod proxy;
 mod requests;
 
 mod api;
+mod audit;
 mod bad_input;
 mod command_line;
 mod completions;

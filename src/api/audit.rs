@@ -1,0 +1,158 @@
+//! The audit: logs each change of members or of leadership and each backup that a client asks for, with the address of
+//! the client, the request and the result.
+//!
+//! Invariants:
+//! - A request is one line, also if its client disconnects before the answer.
+//! - A request that succeeded is always logged. Repeated refusals are held back (see [`logging`](crate::logging)).
+//! - No line holds a key or a value.
+
+use super::Front;
+use super::error_code::Code;
+use super::reply::ReplyResult;
+use crate::logging::AUDIT;
+use hyper::http::request::Parts;
+use slog::{KV, Logger, Record, Serializer, info, warn};
+use std::net::SocketAddr;
+
+/// The client that sent a request. The connection adds it to the extensions of the request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Client(SocketAddr);
+
+impl Client {
+    pub(super) fn new(address: SocketAddr) -> Client {
+        // A port that accepts both IPv4 and IPv6 shows IPv4 addresses as IPv6.
+        Client(SocketAddr::new(address.ip().to_canonical(), address.port()))
+    }
+}
+
+/// The kinds of requests in the audit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audited {
+    Members,
+    Leadership,
+    Backup,
+}
+
+/// A request in the audit. Its line is logged when the request ends, at the latest when this is dropped.
+pub(super) struct Audit {
+    logger: Logger,
+    line: Line,
+    ended: bool,
+}
+
+struct Line {
+    audited: Audited,
+    from: SocketAddr,
+    asked: &'static str,
+    member: Option<u64>,
+    url: Option<String>,
+    index: Option<u64>,
+    result: &'static str,
+    code: Option<&'static str>,
+}
+
+impl Front {
+    /// Starts the audit of a request. `asked` names the change.
+    pub(super) fn audit(&self, head: &Parts, audited: Audited, asked: &'static str) -> Audit {
+        let client = head.extensions.get::<Client>();
+        let Client(from) = *client.expect("the connection adds it to each request");
+        Audit {
+            logger: self.api.logger.clone(),
+            line: Line {
+                audited,
+                from,
+                asked,
+                member: None,
+                url: None,
+                index: None,
+                result: "unknown",
+                code: Some("unanswered"),
+            },
+            ended: false,
+        }
+    }
+}
+
+impl Audit {
+    /// Adds the member that the request is about, and its new URL, if it has one.
+    pub(super) fn member(mut self, id: u64, url: &str) -> Audit {
+        self.line.member = Some(id);
+        self.line.url = (!url.is_empty()).then(|| url.to_owned());
+        self
+    }
+
+    /// Adds the index of the backup.
+    pub(super) fn index(mut self, index: u64) -> Audit {
+        self.line.index = Some(index);
+        self
+    }
+
+    /// Logs the request with the result of this answer.
+    pub(super) fn answered(self, answer: &ReplyResult) {
+        let Err(reply) = answer else {
+            return self.end("done", None);
+        };
+        let code = reply.extensions().get::<Code>();
+        let result = match code {
+            Some(Code::UnknownOutcome) => "unknown",
+            _ => "refused",
+        };
+        self.end(result, code.map(|code| code.text()));
+    }
+
+    /// Logs the request with this result, and with a code if it failed.
+    pub(super) fn end(mut self, result: &'static str, code: Option<&'static str>) {
+        (self.line.result, self.line.code) = (result, code);
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        self.ended = true;
+        let what = match self.line.audited {
+            Audited::Members => "a client asked for a change of members",
+            Audited::Leadership => "a client asked for another leader",
+            Audited::Backup => "a client asked for a backup",
+        };
+        match self.line.code {
+            None => info!(self.logger, #AUDIT, "{}", what; &self.line),
+            Some(_) => warn!(self.logger, #AUDIT, "{}", what; &self.line),
+        }
+    }
+}
+
+impl Drop for Audit {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.tell();
+        }
+    }
+}
+
+/// In reverse order, as the macros of slog do it.
+impl KV for Line {
+    fn serialize(&self, _: &Record<'_>, serializer: &mut dyn Serializer) -> slog::Result {
+        if let Some(code) = self.code {
+            serializer.emit_str("code", code)?;
+        }
+        serializer.emit_str("result", self.result)?;
+        if let Some(index) = self.index {
+            serializer.emit_u64("index", index)?;
+        }
+        if let Some(url) = &self.url {
+            serializer.emit_str("url", url)?;
+        }
+        if let Some(member) = self.member {
+            serializer.emit_u64("member", member)?;
+        }
+        serializer.emit_str("asked", self.asked)?;
+        serializer.emit_arguments("from", &format_args!("{}", self.from))?;
+        serializer.emit_str(
+            "audit",
+            match self.audited {
+                Audited::Members => "members",
+                Audited::Leadership => "leadership",
+                Audited::Backup => "backup",
+            },
+        )
+    }
+}
