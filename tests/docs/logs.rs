@@ -93,7 +93,7 @@ fn may_print(pieces: &[Option<String>], text: &str) -> bool {
 
 /// The message of a line of the log: between its level and the first of its fields.
 fn message(line: &str) -> Option<&str> {
-    let levels = [" ERRO ", " WARN ", " INFO ", " DEBG "];
+    let levels = [" ERROR ", " WARN ", " INFO ", " DEBUG "];
     let (_, rest) = levels.iter().find_map(|level| line.split_once(level))?;
     let field = rest.match_indices(", ").find(|(at, _)| {
         let name = rest[at + 2..].split(": ").next().unwrap_or_default();

@@ -146,7 +146,7 @@ fn a_member_that_ends_or_does_not_run_is_noticed() {
 #[test]
 fn members_serve_as_the_page_says_also_after_it_starts_over() {
     let text = "```sh\nraftkvd\n```\n```sh\ncurl -X PUT -d hello http://127.0.0.1:9121/a\ncurl http://127.0.0.1:9121/a\n```\n\
-                ```text\nhello\n```\n<!-- run: kill 1 -->\n```sh\nraftkvd --id 1\n```\n```text\n…\nraftkvd 1 is listening: \
+                ```text\nhello\n```\n<!-- run: kill 1 -->\n```sh\nraftkvd --id 1\n```\n```text\n…\n… INFO raftkvd 1 is listening: \
                 try curl -X PUT -d hello http://127.0.0.1:9121/greeting and …\n…\n```\n```sh\ncurl http://127.0.0.1:9121/a\n```\n\
                 ```text\nhello\n```\n<!-- run: start over -->\n```sh\nls -A\n```\n```text\n```\n```sh\nraftkvd --id 1\n\
                 curl http://127.0.0.1:9121/a\n```\n```text\nthere is no such key\n```\n<!-- run: stop 1 -->\n\
