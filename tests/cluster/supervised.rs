@@ -92,6 +92,10 @@ fn a_socket_that_nobody_reads_keeps_no_member_from_its_work() {
     cluster.start_all();
     cluster.put(1, "foo", "bar");
     cluster.assert_value(2, "foo", "bar");
-    assert!(cluster.nodes[&1].log_text().contains("can't tell systemd"));
+    assert!(
+        cluster.nodes[&1]
+            .log_text()
+            .contains("can't notify systemd")
+    );
     assert!(cluster.nodes[&2].log_text().contains("NOTIFY_SOCKET"));
 }
