@@ -29,16 +29,15 @@ mod tags;
 mod thread;
 
 use crate::exit_code::ExitCode;
+use crate::limits;
 use lines::{Lines, RecordTime};
 use slog::{Drain, Level, Logger, Never, OwnedKVList, Record, o};
 use slog_async::AsyncRecord;
 use std::cell::Cell;
 use std::io;
+use std::time::Duration;
 use tags::{PROGRESS, PROGRESS_END};
 use thread::Queue;
-
-#[cfg(doc)]
-use crate::limits;
 
 pub use last_words::last_words;
 pub use lines::{Format, one_line};
@@ -126,7 +125,7 @@ impl Log {
 
     /// Writes the lines that are queued or held back, and then the reason why the process ends.
     pub fn end(self, why: Option<&Fatal>) {
-        self.queue.end(why.map(|Fatal { reason, exit_code }| {
+        let last = why.map(|Fatal { reason, exit_code }| {
             AsyncRecord::from(
                 &slog::record!(
                     Level::Error,
@@ -136,7 +135,12 @@ impl Log {
                 ),
                 &o!().into(),
             )
-        }));
+        });
+        let patience = match self.stuck.get() {
+            true => Duration::ZERO,
+            false => limits::LOG_END_TIMEOUT,
+        };
+        self.queue.end(last, patience);
     }
 }
 
@@ -248,7 +252,7 @@ mod tests {
         slog::info!(logger, #PROGRESS, "not seen either");
         slog::info!(logger, #ALWAYS, "it listens");
         slog::info!(logger, #AUDIT, "it was asked");
-        queue.end(None);
+        queue.end(None, limits::LOG_END_TIMEOUT);
         assert_eq!(collected.lines(), ["INFO it listens", "INFO it was asked"]);
     }
 }

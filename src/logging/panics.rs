@@ -11,11 +11,13 @@ use super::lines::Format;
 use super::tags::ALWAYS;
 use super::thread::{Queue, THREAD};
 use crate::limits;
-use slog::{Drain as _, Logger, o};
+use slog::{Drain as _, Level, Logger, o};
+use slog_async::AsyncRecord;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::process::abort;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Instant;
 
 /// Sets the panic hook.
 pub(super) fn end_the_process(queue: Queue, format: Format) {
@@ -47,12 +49,17 @@ pub(super) fn end_the_process(queue: Queue, format: Format) {
 }
 
 fn report(queue: &Queue, line: &str) {
+    let reason = AsyncRecord::from(
+        &slog::record!(Level::Error, ALWAYS, &format_args!("{line}"), slog::b!()),
+        &o!().into(),
+    );
+    // Nothing else says why the process ends, so a full queue may not drop this line.
+    queue.log_until(reason, Instant::now() + limits::LOG_END_TIMEOUT);
     let logger = Logger::root(queue.clone().fuse(), o!());
-    slog::error!(logger, #ALWAYS, "{}", line);
     // Resolving the symbols may take long, so this is a line of its own. The environment decides whether there is one.
     let backtrace = Backtrace::capture();
     if backtrace.status() == BacktraceStatus::Captured {
         slog::error!(logger, #ALWAYS, "the backtrace of the panic"; "backtrace" => %backtrace);
     }
-    queue.end(None);
+    queue.end(None, limits::LOG_END_TIMEOUT);
 }

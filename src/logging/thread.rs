@@ -10,7 +10,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The name of the thread.
 pub(super) const THREAD: &str = "log";
@@ -79,24 +79,40 @@ impl Queue {
     /// Waits until all earlier lines are written. Returns `false` if that takes too long.
     pub(super) fn flush(&self) -> bool {
         let (written, waiting) = sync_channel(1);
-        let sent = self.lines.try_send(Queued::Flush(written));
-        let flushed = waiting.recv_timeout(limits::LOG_END_TIMEOUT);
-        sent.is_ok() && flushed == Err(RecvTimeoutError::Disconnected)
+        let deadline = Instant::now() + limits::LOG_END_TIMEOUT;
+        if !self.send_until(Queued::Flush(written), deadline) {
+            return false;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        waiting.recv_timeout(left) == Err(RecvTimeoutError::Disconnected)
     }
 
-    /// Waits until all earlier lines and then `last` are written. The wait is limited, because nothing may be reading
-    /// stderr.
-    pub(super) fn end(&self, last: Option<AsyncRecord>) {
-        let deadline = Instant::now() + limits::LOG_END_TIMEOUT;
-        let mut end = Some(Queued::End(last));
-        while Instant::now() < deadline {
-            if let Some(message) = end.take()
-                && let Err(TrySendError::Full(message)) = self.lines.try_send(message)
-            {
-                end = Some(message);
-            }
-            if end.is_none() && self.shared.ended.load(Ordering::Acquire) {
-                return;
+    /// Waits until all earlier lines and then `last` are written, but not longer than `patience`, because nothing may be
+    /// reading stderr.
+    pub(super) fn end(&self, last: Option<AsyncRecord>, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        if !self.send_until(Queued::End(last), deadline) {
+            return;
+        }
+        while !self.shared.ended.load(Ordering::Acquire) && Instant::now() < deadline {
+            std::thread::sleep(limits::LOG_END_POLL);
+        }
+    }
+
+    /// Queues a line that may not be dropped, if there is room for it before the deadline.
+    pub(super) fn log_until(&self, record: AsyncRecord, deadline: Instant) {
+        let at = SystemTime::now();
+        self.send_until(Queued::Line { record, at }, deadline);
+    }
+
+    /// Tries at least once.
+    fn send_until(&self, message: Queued, deadline: Instant) -> bool {
+        let mut next = message;
+        loop {
+            match self.lines.try_send(next) {
+                Ok(()) => return true,
+                Err(TrySendError::Full(unsent)) if Instant::now() < deadline => next = unsent,
+                Err(_) => return false,
             }
             std::thread::sleep(limits::LOG_END_POLL);
         }
@@ -268,7 +284,7 @@ mod tests {
                 }
             }
         }
-        queue.end(Some(record("why it ends")));
+        queue.end(Some(record("why it ends")), limits::LOG_END_TIMEOUT);
         let lines = collected.lines();
         assert_eq!(lines.len() as u64, 2 * max + 2, "{lines:?}");
         let told = format!(
@@ -290,7 +306,7 @@ mod tests {
         }
         assert!(queue.flush());
         assert_eq!(collected.lines().len() as u64, 4 * max + 3);
-        queue.end(None);
+        queue.end(None, limits::LOG_END_TIMEOUT);
         let lines = collected.lines();
         assert_eq!(lines.len() as u64, 4 * (max + 1));
         assert_eq!(lines.last(), Some(&format!("INFO a line number={max}")));
@@ -306,7 +322,7 @@ mod tests {
         }
         assert!(queue.flush());
         info!(logger, "this one is seen");
-        queue.end(None);
+        queue.end(None, limits::LOG_END_TIMEOUT);
         let lines = collected.lines();
         assert_eq!(lines[0], "INFO this one is seen");
         assert!(lines[1].ends_with("took none lines=3"), "{lines:?}");
@@ -322,7 +338,7 @@ mod tests {
         }
         let begun = Instant::now();
         assert!(!queue.flush());
-        queue.end(Some(record("too late")));
+        queue.end(Some(record("too late")), limits::LOG_END_TIMEOUT);
         let took = begun.elapsed();
         assert!(took >= limits::LOG_END_TIMEOUT, "{took:?}");
         assert!(took < 3 * limits::LOG_END_TIMEOUT, "{took:?}");
