@@ -212,7 +212,7 @@ impl Reader {
             if is_shown(shown, &said) {
                 let last = said.lines().last().unwrap_or_default();
                 // The reason of a failure, which the page shows: so the member may end.
-                if last.starts_with("raftkvd: ") {
+                if last.contains(", exit_code: ") {
                     self.cluster.node(id).exit_code(PATIENCE);
                 }
                 return Ok(());
