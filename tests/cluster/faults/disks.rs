@@ -35,8 +35,9 @@ impl Nemesis<'_> {
             true => self.lose(id, "", |_| ()),
             false if self.begins_alone(id) => self.lose_first_disk(),
             false => self.lose(id, ", and it is started by its old line", |nemesis| {
-                // Only who was dialled where the list says can end it: others may be anybody.
+                // Only a member that it dials can end it, and the members that its line names may be gone.
                 nemesis.renew_list(id);
+                nemesis.renew_join(id);
                 let node = nemesis.cluster.node(id);
                 node.start_expecting_exit(5);
                 let said = node.last_log();

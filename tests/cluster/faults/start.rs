@@ -103,17 +103,29 @@ impl Nemesis<'_> {
     /// who it is to nobody but those that its line names, and to the leader that these name.
     pub fn let_it_join(&mut self, id: u64) {
         let begins_alone = self.begins_alone(id);
-        let others = self.cluster.nodes.values().filter(|node| node.id != id);
-        let asked: Vec<String> = others.map(|n| format!("http://{}", n.address)).collect();
         let node = self.cluster.node(id);
         let has_list = node.arguments.iter().any(|a| a == "--cluster");
         if begins_alone || !has_list {
-            node.set_flag("--join", &asked.join(","));
-            return;
+            return self.ask_all_others(id);
         }
         if !node.arguments.iter().any(|a| a == "--join") {
             node.arguments.push("--join".to_owned());
         }
         self.renew_list(id);
+    }
+
+    /// If this member asks members by URL to be added, its line names all others from now on.
+    pub fn renew_join(&mut self, id: u64) {
+        let arguments = &self.cluster.nodes[&id].arguments;
+        let has = |flag: &str| arguments.iter().any(|a| a == flag);
+        if has("--join") && !has("--cluster") {
+            self.ask_all_others(id);
+        }
+    }
+
+    fn ask_all_others(&mut self, id: u64) {
+        let others = self.cluster.nodes.values().filter(|node| node.id != id);
+        let asked: Vec<String> = others.map(|n| format!("http://{}", n.address)).collect();
+        self.cluster.node(id).set_flag("--join", &asked.join(","));
     }
 }
