@@ -20,7 +20,8 @@
 //! [`node`], which puts many commands into one entry and drives raft. The [`wal`](threads::wal) thread makes entries
 //! durable, with one sync for all waiting entries. Committed entries go down the [`commit`](channels::commit) channel,
 //! each command with its reply channel. The [`apply`](threads::apply) thread changes the [state
-//! machine](store::state_machine), which is the map with its newest changes, and answers the client.
+//! machine](store::state_machine), which is the map, its newest changes and the progress of the replay after a start.
+//! Then it answers the client.
 //!
 //! Four rules keep the data going one way:
 //! - The reply channel travels with the command.
@@ -31,8 +32,9 @@
 //! # Words and watermarks
 //!
 //! A *proposal* is a change that a client requests. An *entry* is a record of the log. An entry is *committed* when it
-//! is durable on a majority, *published* when the node has sent it into the commit channel, and *applied* when its
-//! commands are in the map. On every node, at any time:
+//! is durable on a majority and can no longer be replaced. It is *published* when the node has sent it into the commit
+//! channel, and *applied* when its commands are in the map. On every node, except while a snapshot from the leader is
+//! loaded (`compacted` and `snapshot` are then ahead of `applied`):
 //!
 //! `compacted <= snapshot <= applied <= published <= committed <= last`
 //!

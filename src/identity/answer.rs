@@ -9,14 +9,14 @@ use crate::peer_url::PeerUrl;
 /// The answer to claims that are not refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerAnswer {
-    /// The own claims, to another member.
+    /// The claims of the member that answers.
     Claims(Claims),
     /// A greeting: to a peer that waits to be let in, and, from an empty member, to every peer that does not know its
     /// incarnation.
     Greeting(Greeting),
 }
 
-/// What a member says to a peer that may be a stranger. A stranger can't use any of it to pass for a member.
+/// What a member says to a peer that may be a stranger. A stranger can't use any of this to pass for a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Greeting {
     /// The id of the member that answers.
@@ -28,8 +28,9 @@ pub struct Greeting {
 /// The state of a member that greets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GreetingState {
-    /// The member is empty. Carries the fingerprint of its incarnation. It reveals the incarnation itself only where it
-    /// dials, so a peer that connects with that incarnation is the member that was dialled.
+    /// The member is empty. Carries the fingerprint of its incarnation. An empty member reveals its incarnation itself
+    /// only to peers that it dials. A peer that connects with an incarnation of this fingerprint is therefore the
+    /// member that was dialled.
     Empty(u64),
     /// The member has a table. Carries id and URL of its leader, if it knows a leader that its table holds.
     Member(Option<(u64, PeerUrl)>),
@@ -80,7 +81,7 @@ impl View {
 ///
 /// `come` holds the claims of peers that connected by themselves and were let in. The dialled peer may be one of them,
 /// and may have become bound since it answered; then the newer claims count. A greeting proves nothing. So a peer that
-/// greets is taken for one of `come` only if that one claims to be at this URL.
+/// greets is taken for one of `come` only if those claims name this URL.
 pub fn judge_answer<'a>(
     answer: &PeerAnswer,
     url: &PeerUrl,
@@ -108,7 +109,8 @@ pub fn judge_answer<'a>(
                         same_url: false,
                     });
                 }
-                // An empty member lets in only claimants that name its incarnation, so no other claims can be its own.
+                // The peer was empty, and it greets only claimants that it does not let in. So only claims with a table
+                // count: they show that the peer has been let in since.
                 let has_table = |claims: &&Claims| claims.bound_index > 0;
                 come.filter(has_table)
                     .find(|claims| fingerprint(claims.incarnation) == print && claims.url == *url)

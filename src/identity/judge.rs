@@ -11,7 +11,7 @@ pub enum Standing {
     /// The applied table binds this incarnation to this id.
     Bound,
     /// The claim can't be judged yet, because the binding that it names lies above the applied index. Messages pass
-    /// both ways, but none of them can end a process.
+    /// both ways, but a contradiction in them ends no process.
     Ahead,
     /// The claimant has no power yet: it still has to be added or bound. The connection stays open, and no message
     /// passes.

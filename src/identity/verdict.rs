@@ -79,10 +79,11 @@ pub enum Verdict {
     RefuseService,
     /// End with exit code 5: the id is bound to a different directory.
     EndAsReplaced,
-    /// End with exit code 5 if the refusal is repeated and no other peer lets this member in. The table behind a single
-    /// refusal may be an old one.
+    /// End with exit code 5 if the refusal is repeated and no other peer lets this member in. A single refusal may come
+    /// from an old table.
     EndAsReplacedUnlessLetIn,
-    /// End with exit code 5: the directory dates from before the member was let in, but the member has voted since.
+    /// End with exit code 5: the directory dates from before the member was let in, but the member has been a voter
+    /// since.
     EndAsStateLost,
     /// End with exit code 5: another process runs with this incarnation.
     EndAsTwice,

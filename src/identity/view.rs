@@ -48,8 +48,8 @@ impl View {
         self.members.members.is_empty()
     }
 
-    /// The claims of this member towards `to`. `url` is where it dials that peer, or `None` if the peer dialled this
-    /// member.
+    /// The claims of this member towards `to`. `url` is where this member dials that peer, or `None` if the peer
+    /// dialled this member.
     pub fn claims(&self, to: u64, url: Option<&PeerUrl>) -> Claims {
         let row = self.members.members.get(&to);
         let row = row.filter(|row| row.incarnation != 0);

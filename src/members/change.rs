@@ -66,8 +66,8 @@ impl Members {
     /// Carries out a command that describes a member. Returns whether that changed anything. A description of an
     /// earlier life of the id, or one too long for a row, is ignored.
     ///
-    /// A description changes no configuration, so it needs no settlement: a member that has applied the entry knows it
-    /// to be committed, and everything proposed because of it stands behind it in every log.
+    /// A description changes no configuration, so it needs no settlement. A member that has applied the entry knows
+    /// that it is committed, and everything that is proposed because of the entry comes after it in every log.
     pub fn describe(&mut self, command: &Command) -> bool {
         let Some(row) = self.members.get_mut(&command.member_id) else {
             return false;

@@ -113,8 +113,8 @@ pub fn is_change(kind: Kind) -> bool {
     }
 }
 
-/// The conf change that a membership change needs in raft. Every membership change is one, because raft admits only one
-/// conf change at a time. Node id 0 leaves raft's configuration as it is.
+/// The conf change that a membership change needs in raft. Every membership change goes through a conf change, because
+/// raft admits only one conf change at a time. Node id 0 leaves raft's configuration as it is.
 pub fn conf_change(command: &Command) -> ConfChange {
     let mut change = ConfChange::default();
     let (kind, id) = match command.kind {

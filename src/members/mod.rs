@@ -143,7 +143,7 @@ impl Members {
         }
     }
 
-    /// Whether the cluster serves clients, because all its first members are voters.
+    /// Whether the cluster has formed: all its first members have become voters, and it serves clients.
     pub fn is_formed(&self) -> bool {
         self.forming.is_empty()
     }
@@ -161,14 +161,14 @@ impl Members {
         !self.is_formed() && self.members.keys().eq([&first]) && self.removed.is_empty()
     }
 
-    /// Whether the member with this id is, or once was, at this URL.
+    /// Whether the member with this id is, or once was, at this URL, as far as `former` still knows.
     pub fn was_at(&self, id: u64, url: &PeerUrl) -> bool {
         let member = self.members.get(&id);
         member.is_some_and(|member| member.url == *url)
             || (self.former.iter()).any(|(other, place)| *other == id && place == url)
     }
 
-    /// Whether there is, or once was, a member with this id.
+    /// Whether there is, or once was, a member with this id, as far as `removed` and `former` still know.
     pub fn had(&self, id: u64) -> bool {
         self.members.contains_key(&id)
             || self.removed.contains_key(&id)
@@ -194,13 +194,13 @@ impl Members {
         known.or(long_ago.then_some(self.forgotten_index))
     }
 
-    /// Whether the member was removed and that is not settled.
+    /// Whether the member was removed and the removal is not settled.
     pub fn is_leaving(&self, id: u64) -> bool {
         let removal = |u: &Unsettled| u.kind == Kind::RemoveMember && u.member == id;
         self.unsettled.as_ref().is_some_and(removal)
     }
 
-    /// Whether the member was made a voter and that is settled.
+    /// Whether the member is a voter and its promotion is settled.
     pub fn is_settled_voter(&self, id: u64) -> bool {
         let promotion = |u: &Unsettled| u.kind == Kind::PromoteMember && u.member == id;
         let voter = self.members.get(&id).is_some_and(|m| !m.learner);

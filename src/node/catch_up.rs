@@ -6,9 +6,9 @@
 //! it still has to publish in the same way, one piece at a time. So neither the log nor the commit channel holds all of
 //! them at once.
 //!
-//! While a follower is sent a snapshot, it *pins* the log behind that snapshot until it has caught up. Without the pin
-//! the log could be compacted before the snapshot arrives, and the follower would need the next snapshot, and so on. A
-//! pin ends when the transfer fails, when this node loses leadership, and when it would keep more than
+//! While a follower is sent a snapshot, it *pins* the log after that snapshot until the follower has caught up. Without
+//! the pin the log could be compacted before the snapshot arrives, and the follower would need the next snapshot, and
+//! so on. A pin ends when the transfer fails, when this node loses leadership, and when it would keep more than
 //! [`limits::PINNED_LOG_BYTES_MAX`](crate::limits).
 //!
 //! Invariants:
@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct CatchUp {
     /// First index of each request that is not answered yet.
     requested: BTreeSet<u64>,
-    /// By member: the index behind which the log is kept for that member.
+    /// By member: the index after which the log is kept for that member.
     pins: BTreeMap<u64, u64>,
 }
 
@@ -98,15 +98,15 @@ impl Node {
         progress.map_or(0, |progress| progress.next_idx)
     }
 
-    /// Whether raft has entries to publish but does not get them yet: either this node has just started and must read
-    /// them back, or the map has to catch up first.
+    /// Whether raft has entries to publish but does not get them yet. Either this node has just started and must read
+    /// the entries back, or the map has to catch up first.
     pub(super) fn waits_for_log(&self) -> bool {
         let log = &self.raw.raft.raft_log;
         self.watermarks.published < log.committed.min(log.persisted)
             && (self.is_ahead_of_the_map() || !log.store.is_at_hand(self.watermarks.published + 1))
     }
 
-    /// Whether more published bytes wait in the commit channel than allowed. They take more memory there than in the
+    /// Whether more published bytes wait in the commit channel than allowed. Entries take more memory there than in the
     /// log.
     pub(super) fn is_ahead_of_the_map(&self) -> bool {
         let most = limits::PUBLISHED_BYTES_MAX as u64;
@@ -126,7 +126,7 @@ impl Node {
 
     // ---- pins ----
 
-    /// Pins the log behind a snapshot that is being sent.
+    /// Pins the log after a snapshot that is being sent.
     pub(super) fn pin_for(&mut self, message: &Message) {
         if message.get_msg_type() == MessageType::MsgSnapshot {
             let index = message.get_snapshot().get_metadata().index;
@@ -139,7 +139,7 @@ impl Node {
         self.catch_up.pins.remove(&to);
     }
 
-    /// The index behind which the log is kept for followers, or `u64::MAX` if no follower needs it.
+    /// The index after which the log is kept for followers, or `u64::MAX` if no follower needs it.
     pub(super) fn pinned(&mut self) -> u64 {
         if !self.is_leader() {
             self.catch_up.pins.clear();

@@ -3,11 +3,12 @@
 //! Raft-rs trusts its peers. A number that no correct member would send makes raft-rs panic, or lets a counter run
 //! towards its maximum. And raft-rs goes on silently where two logs, or two leaders, can't both be right. So every
 //! message must first be *plausible*, whoever sent it. A message that *contradicts* what this node knows for certain
-//! ends the node: a disk has lost what its member promised, and the answers of the two members would differ for ever.
+//! ends the node. Such a message means that a disk has lost what its member promised, and the answers of the two
+//! members would differ for ever.
 //!
-//! Only a message from a member that the applied table binds can end a process. A contradicting message from any other
-//! sender is dropped, with one exception: a leader that counts on entries that are missing here is followed, because only
-//! the entries of that leader can bring the table that binds it.
+//! A contradicting message ends the process only if it comes from a member that the applied table binds. From any other
+//! sender, such a message is dropped, with one exception: a leader that counts on entries that are missing here is
+//! followed. Only the entries of that leader can bring the table that binds it.
 
 use super::elections::Lead;
 use super::{Exit, Node};
@@ -20,8 +21,8 @@ use raft::StateRole;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use slog::warn;
 
-/// How far a message's term may exceed the own term if its sender can't be judged. No cluster holds that many elections
-/// while a member is away.
+/// How far a message's term may exceed this node's term if the sender is not bound. No cluster holds that many
+/// elections while a member is away.
 const TERM_LEAD_MAX: u64 = 1 << 32;
 
 /// What this node has heard of leaders and of missing entries.
@@ -29,12 +30,12 @@ const TERM_LEAD_MAX: u64 = 1 << 32;
 pub(super) struct Evidence {
     /// The leader of the newest term.
     led: Lead,
-    /// The leader that sent one heartbeat with a commit index behind the end of this log.
+    /// The leader that has sent one heartbeat with a commit index beyond the end of this log.
     lost_tail: Lead,
     /// The leader that this node has asked to send the missing entries.
     tail_asked_for: Lead,
-    /// While this node leads in this term: the follower whose log ended before an entry that it had acknowledged, and
-    /// where.
+    /// While this node leads: the term, the follower whose log ended before an entry that the follower had
+    /// acknowledged, and the index at which that log ended.
     lost_entries: Option<(Term, NodeId, Index)>,
     /// The replicated state has held a session of this start.
     start_is_known: bool,
@@ -78,7 +79,8 @@ impl Node {
     }
 
     pub(super) fn is_plausible(&self, message: &Message, standing: Standing) -> bool {
-        // Raft-rs takes a message without a term for one of its own, and checks nothing; these two go without.
+        // Raft-rs takes a message without a term for a message of this node itself, and checks nothing. Of the messages
+        // between members, only these two types have no term.
         let termless = [MessageType::MsgPropose, MessageType::MsgReadIndex];
         let has_none = termless.contains(&message.get_msg_type());
         if has_none != (message.term == 0) || message.request_snapshot != 0 {
@@ -97,7 +99,8 @@ impl Node {
             message.commit_term,
             message.get_snapshot().get_metadata().term,
         ];
-        // A member that was raised to some term has to be followed there, or it would be cut off for ever.
+        // A bound member is followed to any term. A member whose term was raised this far would otherwise be cut off
+        // for ever.
         let near = match standing {
             Standing::Bound => INDEX_MAX,
             _ => self
@@ -145,8 +148,8 @@ impl Node {
                 }
             }
             MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse => {
-                // A follower gets entries of this term from this leader only, so it can't hold one above this leader's
-                // last index.
+                // A follower gets entries of this term from this leader only, so a correct follower holds no entry
+                // above this leader's last index.
                 let index = match message.get_msg_type() {
                     MessageType::MsgAppendResponse => message.index,
                     _ => message.commit,
@@ -200,9 +203,8 @@ impl Node {
         });
     }
 
-    /// A leader assumes that this node holds entries which are not in its log. The evidence counts only if the leader
-    /// is a voter, leads this term, and says so twice: a single message could be left over from something that was
-    /// under way.
+    /// A leader assumes that this node holds entries that are missing in this node's log. The evidence counts only if
+    /// the leader is a voter, leads this term, and sends such a heartbeat twice: a single message may be a late one.
     fn note_lost_tail(&mut self, message: &Message) {
         let says = Lead {
             term: message.term,
@@ -222,9 +224,9 @@ impl Node {
         }
     }
 
-    /// Handles a heartbeat whose commit index is behind the end of this log, from a leader that can't be judged yet. The
-    /// heartbeat becomes an append at that index. Raft rejects the append, and the rejection tells the leader where this
-    /// log ends: see [`note_lost_entries`](Node::note_lost_entries).
+    /// Handles a heartbeat whose commit index is beyond the end of this log, from a leader that can't be judged yet.
+    /// The heartbeat becomes an append at that index. Raft rejects the append, and the rejection tells the leader where
+    /// this log ends: see [`note_lost_entries`](Node::note_lost_entries).
     fn ask_for_tail(&mut self, message: &mut Message) {
         let says = Lead {
             term: message.term,
@@ -244,12 +246,13 @@ impl Node {
     }
 
     /// Handles a rejected append from a follower whose log ends before an entry that the follower acknowledged in this
-    /// term. Raft-rs takes the rejection for a late one and ignores it. It would send this follower nothing useful for as
-    /// long as this node leads.
+    /// term. Raft-rs takes the rejection for a late one and ignores it. As long as this node leads, raft-rs would send
+    /// this follower nothing useful.
     ///
-    /// Only rejections that raft ignores count: those of an append at or before what the follower acknowledged. From
-    /// any other rejection raft goes back by itself, and a follower that can judge this leader ends for its lost tail. A
-    /// late rejection can look the same, so only the second one counts. Sending entries again does no harm.
+    /// Only rejections that raft ignores count: those of an append at or before what the follower acknowledged. After
+    /// any other rejection, raft itself sends earlier entries. A follower that can judge this leader ends because of
+    /// its lost tail. A late rejection can look the same, so only the second such rejection counts. Sending entries
+    /// again does no harm.
     pub(super) fn note_lost_entries(&mut self, message: &Message) {
         let raft = &mut self.raw.raft;
         let is_answer = message.get_msg_type() == MessageType::MsgAppendResponse;
@@ -298,8 +301,8 @@ impl Node {
     }
 
     /// Checks the newest session of this member in the replicated state. A session with a later boot number, or with
-    /// the same boot number but another run, proves that this process runs on an older copy of the data directory. The
-    /// cluster would take its writes for those of the other process.
+    /// the same boot number but another run, means that another process has used a copy of the data directory. This
+    /// process has to end, because the cluster drops its writes as stale.
     pub(super) fn check_own_session(&mut self) {
         let own = self.members.members.get(&self.settings.id);
         let is_own = own.is_some_and(|row| row.incarnation == self.settings.incarnation);

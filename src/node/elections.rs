@@ -1,7 +1,7 @@
 //! When this node campaigns: after raft's election timeout, or earlier where there is nothing to wait for.
 //!
-//! The timeout gives a slow leader time. There is no need to wait for it when the leader's *process* is known to be
-//! gone ([`Node::peer_gone`]), or when a whole cluster has just been started and no leader exists yet
+//! The timeout gives a slow leader time. Waiting is pointless in two cases: when the leader's *process* is known to be
+//! gone ([`Node::peer_gone`]), and when a whole cluster has just been started and has no leader yet
 //! ([`Node::peer_connected`]). All voters learn of such an event at the same moment, and simultaneous candidates would
 //! split the votes. So the voters campaign *in turn*, ordered by id, one heartbeat interval apart. Raft requires that
 //! interval to be longer than a round trip.
@@ -136,7 +136,8 @@ impl Node {
         }
     }
 
-    /// Campaigns if an early election is under way and it is this node's turn. Called at every tick.
+    /// Campaigns if an early election is under way and it is this node's turn. Called at every tick, and by
+    /// [`Node::peer_connected`].
     pub(super) fn campaign_in_turn(&mut self) {
         let Some(mut early_election) = self.leadership.early_election.take() else {
             return;
@@ -170,7 +171,7 @@ impl Node {
     }
 
     pub(super) fn campaign(&mut self) {
-        // Campaigning fails only by not winning.
+        // Raft returns no error here, even if this node can't campaign.
         let _ = self.raw.campaign();
     }
 
@@ -186,9 +187,9 @@ impl Node {
         readable && (durable || self.is_leader() || !self.is_sole_voter())
     }
 
-    /// Raft-rs draws a new timeout at every reset, from a thread-local generator. This timeout depends on the seed and
-    /// the term only, so that a simulation can repeat a run. Two members that collide in one term still draw other
-    /// timeouts in the next.
+    /// Sets the election timeout. It depends only on the seed and the term, so that a simulation can repeat a run:
+    /// raft-rs itself draws a timeout from a thread-local generator at every reset. Two members that collide in one
+    /// term very likely draw different timeouts in the next term.
     pub(super) fn draw_election_timeout(&mut self) {
         let ticks = self.settings.election_ticks;
         let place = (self.settings.seed, self.raw.raft.term);

@@ -46,14 +46,15 @@ pub enum Exit {
         /// The last index of this node's log.
         last: u64,
     },
-    /// The logs of two members differ at an index that one of them knows to be committed.
+    /// The logs of two members differ at an index that this member knows to be committed, or a follower has
+    /// acknowledged or committed an entry that its leader does not have.
     PartedLog {
         /// The other member.
         by: u64,
-        /// The index at which they differ.
+        /// The index at which they differ, or of the entry that the leader does not have.
         index: u64,
     },
-    /// Only a later version can decode what this node was sent. Neither that entry or snapshot nor any entry behind it
+    /// Only a later version can decode what this node was sent. Neither that entry or snapshot nor any entry after it
     /// was applied.
     Later {
         /// `entry` or `snapshot`.
@@ -79,8 +80,8 @@ pub enum Exit {
 /// How far this node is on its way out.
 #[derive(Debug, Default)]
 pub(super) struct Ending {
-    /// The index at which this node published its own removal. From then on it proposes nothing, and raft keeps the old
-    /// configuration until a member reports that the removal is settled.
+    /// The index at which this node published its own removal. From then on the node proposes nothing, and raft keeps
+    /// the old configuration until a member reports that the removal is settled.
     pub leaving: Option<u64>,
     /// The reason to end, until the caller takes it.
     pub exit: Option<Exit>,

@@ -1,18 +1,17 @@
 //! Suppresses messages that raft-rs would send and no member needs. Each of them would wake its receiver and cost an
 //! answer.
 //!
-//! Leaving a message out is always safe, because raft tolerates lost messages. It must also leave no one waiting: the
-//! next regular heartbeat goes to every member, with the commit index and the newest read round, and so ends every
-//! wait.
+//! Leaving a message out is always safe, because raft tolerates lost messages. It also keeps no member waiting for
+//! long: the next regular heartbeat goes to every member, with the commit index and the newest read round.
 
 use super::Node;
 use raft::eraftpb::MessageType;
 
 impl Node {
-    /// Sends the new commit index to the followers, as the leader, unless they learn of it anyway. Entries under way
-    /// carry it along, at the latest when they are committed themselves. While this node's disk is busy, the next
-    /// entries gather and will carry it. Raft-rs would send every follower an extra append for each batch, and the
-    /// follower would answer it.
+    /// Sends the new commit index to the followers, as the leader, unless other messages will carry it. While entries
+    /// are not committed, nothing is sent: once they are committed, one message announces all of them. While this
+    /// node's disk is busy, the next entries gather, and their messages will carry the commit index. Raft-rs would send
+    /// every follower an extra append for each batch, and the follower would answer it.
     pub(super) fn tell_commit(&mut self) {
         let log = &self.raw.raft.raft_log;
         let (committed, last) = (log.committed, log.last_index());
@@ -66,7 +65,7 @@ impl Node {
         }
     }
 
-    /// Nothing was heard from this peer for a while, or its process has ended.
+    /// A message to this peer was lost, or the peer's process has ended.
     pub(super) fn note_unheard(&mut self, peer: u64) {
         self.leadership.heard.retain(|other| *other != peer);
     }

@@ -3,10 +3,10 @@
 //! The first starts alone and *unformed*: it leads, and serves no clients. It waits until every other listed member has
 //! answered, with an empty directory, on a connection that the first dialled. Then it adds the others one by one, each
 //! with the incarnation that answered, and promotes them to voters. When all are voters and have stored the last
-//! promotion, it proposes `Formed`. A member serves clients once it has applied `Formed`.
+//! promotion, it proposes `Formed`. A member serves clients once it has published `Formed`.
 //!
 //! Invariants:
-//! - There is no other way to become a voter.
+//! - Every voter except the first was added as a learner and then promoted, as in a formed cluster.
 //! - An empty member has no power, so an emptied member can do no harm, whatever members it meets.
 //!
 //! What breaks without a step:
@@ -47,7 +47,8 @@ pub(super) struct Formation {
     pub waiting_told: bool,
     /// The reason for serving no clients that was last reported.
     pub closed_told: Option<Arc<Closed>>,
-    /// The tick at which another cluster last claimed to know this sole member with another directory, and who said so.
+    /// The tick at which another cluster last claimed to know this sole member with another directory, and the id of
+    /// the member that said so.
     pub other_life_heard: Option<(Ticks, NodeId)>,
 }
 
@@ -109,8 +110,8 @@ impl Node {
         changes.then_some(command)
     }
 
-    /// A peer was met. Kept for members and listed members, and for a limited number of peers that the members here do
-    /// not know yet.
+    /// Takes what a peer has said about itself. This is kept for members and listed members, and for a limited number
+    /// of peers that are not in the members table yet.
     pub fn met(&mut self, met: Met) {
         let id = met.id;
         if met.dialled {
@@ -355,8 +356,8 @@ impl Node {
         self.keep_trouble(by, trouble);
     }
 
-    /// Notes a listed member that connected from another place than the list gives. An empty node reveals who it is
-    /// only where it dials, so it can't answer: the process that connected may be a stranger.
+    /// Notes that a process has connected as a listed member, but gives another place than the list. This empty node
+    /// reveals its incarnation only where it dials, so it does not answer: the process may be a stranger.
     fn note_other_place(&mut self, met: &Met) {
         let (id, url) = (met.id, &met.url);
         let listed = self.settings.list.get(&id);
@@ -372,7 +373,7 @@ impl Node {
     }
 
     fn keep_trouble(&mut self, by: u64, trouble: String) {
-        // One trouble for each dialled peer, so no more than there are members. But a list may be long.
+        // There is at most one trouble for each listed member or member that was dialled. But a list may be long.
         if self.formation.troubles.len() < limits::TROUBLES_MAX
             || self.formation.troubles.contains_key(&by)
         {

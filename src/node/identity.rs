@@ -16,7 +16,8 @@ impl Node {
         match identity::verdict(self.own(), &refusal) {
             Verdict::GoOn => {}
             Verdict::Wait => {
-                // The peer's table has no such row any more, so a table by which this node was replaced is older.
+                // This peer's table does not bind this node's id. A table that binds the id to another directory is
+                // older, so the refusals by such tables no longer count.
                 if refusal.dialled {
                     self.formation.replaced_since = None;
                 }
@@ -105,7 +106,7 @@ impl Node {
         Some(closed)
     }
 
-    /// Logs and remembers what clients are told from now on.
+    /// Logs why clients are not served, or that clients are served again. Stores this as the newest report.
     pub(super) fn note_closed(&mut self, closed: Option<Arc<Closed>>) {
         match &closed {
             Some(closed) if closed.kind == ClosedKind::OtherLife => {

@@ -7,7 +7,7 @@
 //!
 //! Invariants:
 //! - A request has at most one question under way.
-//! - A request is asked again only after a refusal, or in another term, where the first question is void.
+//! - A request is asked again only after a refusal, or in another term, in which the first question is void.
 //! - So a refusal says that no transfer was started. With a question under way at the deadline, the outcome is unknown.
 
 use super::Node;
@@ -123,7 +123,7 @@ impl Node {
     pub(super) fn step_transfer(&mut self, message: &Message) {
         let (to, number) = (message.index, message.log_term);
         if !message.reject {
-            // A member that asked in another term has given up its question, or will.
+            // A member that asked in another term has given up its question, or will give it up.
             if self.is_leader()
                 && message.term == self.raw.raft.term
                 && self.ending.leaving.is_none()
@@ -160,7 +160,8 @@ impl Node {
         (lasts || self.now >= open.patience).then_some(Err(why))
     }
 
-    /// Starts a transfer, as the leader. Raft takes no proposals until the transfer ends, or for an election timeout.
+    /// Starts a transfer, as the leader. Raft takes no proposals until the transfer ends, at most for an election
+    /// timeout.
     fn begin_transfer(&mut self, to: u64) -> Result<(), NotTransferred> {
         let member = self.members.members.get(&to);
         let raft = &self.raw.raft;

@@ -12,7 +12,7 @@
 //! - To publish them after a start, if they did not fit into memory. Raft gets no entries until they are read back.
 //!
 //! Invariants:
-//! - The log index knows every entry behind `compacted`, where it starts.
+//! - The log index starts at `compacted` and knows every entry after it.
 //! - The entries in memory are the newest ones. The others are applied, so they are committed, durable in the WAL, and
 //!   never replaced.
 //! - The newest snapshot is at or above `compacted`, so a follower that needs a deleted entry can be sent a snapshot.
@@ -46,7 +46,7 @@ pub struct Log {
     held_back: bool,
     snapshot: Option<SnapshotMeta>,
     /// Index of the previous snapshot, if the log still reaches back to it. Otherwise index of the newest snapshot, or
-    /// 0. The log is kept behind this index.
+    /// 0. The log after this index is kept.
     older: u64,
     /// By member: the index that added it, or the later index that bound it.
     added: BTreeMap<u64, u64>,
@@ -120,7 +120,7 @@ impl Log {
         log
     }
 
-    /// Appends entries. The first one replaces the entry at its index and all entries behind it.
+    /// Appends entries. The first one replaces the entry at its index and all later entries.
     pub fn append(&mut self, entries: Vec<Entry>) {
         let Some(first) = entries.first() else {
             return;
@@ -175,7 +175,8 @@ impl Log {
         self.unpin(pinned);
     }
 
-    /// The pins now keep the log behind `pinned` only. Deletes what neither the pins nor the previous snapshot keep.
+    /// From now on, the pins keep only the log after `pinned`. Deletes what neither the pins nor the previous snapshot
+    /// keep.
     pub fn unpin(&mut self, pinned: u64) {
         let index = self.older.min(pinned);
         if index <= self.compacted() {
@@ -291,7 +292,7 @@ impl Log {
         self.bytes
     }
 
-    /// Approximate bytes of all entries behind this index.
+    /// Approximate bytes of all entries after this index.
     pub fn bytes_behind(&self, index: u64) -> u64 {
         self.log_index.bytes_behind(index)
     }

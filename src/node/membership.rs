@@ -5,8 +5,8 @@
 //! client's deadline: in `pending` if it was proposed here, in [`WaitingChanges`] if a follower forwarded it. It does
 //! not delay writes.
 //!
-//! The leader itself proposes changes from what it observes: a member has moved, an empty directory answers for an id
-//! whose incarnation is open, a learner has caught up, a cluster forms (`formation.rs`).
+//! The leader itself proposes changes when it observes one of these: a member has moved, an empty directory answers for
+//! an id whose incarnation is open, a learner has caught up, or a cluster forms (`formation.rs`).
 
 use super::Node;
 use super::pending::answer;
@@ -47,7 +47,7 @@ struct Forwarded {
     message: Message,
     command: Command,
     by: Proposer,
-    /// The command version that it needs, or 0 for the first version.
+    /// The command version that the change needs, or 0 for the first version.
     version: u64,
     /// Tick at which the change is refused, early enough for its client.
     deadline: u64,
@@ -129,7 +129,7 @@ impl Node {
         if self.is_gate_open() {
             if !self.membership.waiting.changes.is_empty() {
                 let first = self.membership.waiting.changes.remove(0);
-                // A member may have gone back to an older version since the change arrived. Its proposer sends the
+                // A member may have gone back to an older version since the change arrived. The proposer sends the
                 // change again.
                 if first.version == 0 || first.version <= self.usable_version() {
                     self.step_conf_change(first.message, &first.command);
@@ -156,7 +156,7 @@ impl Node {
         self.propose_own(command);
     }
 
-    /// Whether a change may be proposed: no other one is under way.
+    /// Whether a change may be proposed: no other change is under way.
     fn is_gate_open(&self) -> bool {
         // A new leader can't know whether the entries that it inherited hold a change until it has applied them.
         self.membership.conf_change_in_flight <= self.watermarks.published
@@ -231,7 +231,7 @@ impl Node {
         let late: Vec<Forwarded> = changes
             .extract_if(.., |change| change.deadline <= now)
             .collect();
-        // Even a refused change ends a member that does not know its version.
+        // Even a refused change ends a member that does not know the command version of that change.
         let known = |change: &Forwarded| change.version == 0 || change.version <= usable;
         for mut change in late.into_iter().filter(known) {
             let entries = change.message.take_entries();
@@ -345,8 +345,8 @@ impl Node {
         versions.min().unwrap_or_default()
     }
 
-    /// Publishes a description. One from the leader of an earlier term has been under way for long and may be out of
-    /// date, so it is ignored.
+    /// Publishes a description. A description from the leader of an earlier term has been under way for long and may be
+    /// out of date, so it is ignored.
     pub(super) fn publish_description(&mut self, command: &Command, entry_term: u64) {
         if command.leader_term == entry_term && self.members.describe(command) {
             info!(self.logger, "a member knows another command version"; "member" => command.member_id,
@@ -381,8 +381,8 @@ impl Node {
         }
     }
 
-    /// The move of a member that is at another place than the table says: this member, or one that connected from
-    /// there.
+    /// The move of a member that is at another place than the table says: this member, or a member that connected and
+    /// named that place.
     fn next_move(&self) -> Option<Command> {
         let own = self.settings.url.clone();
         let own = own.map(|url| (self.settings.id, self.settings.incarnation, url));
@@ -477,8 +477,8 @@ impl Node {
         }
     }
 
-    /// A settlement was published. If its term differs, it was forwarded to another leader, which may not have carried
-    /// the change out.
+    /// A settlement was published. It is ignored if the term in the command is not the term of the entry: the command
+    /// was then forwarded to another leader, which may not have carried the change out.
     pub(super) fn publish_settlement(&mut self, command: &Command, entry_term: u64) {
         let same_term = command.leader_term == entry_term;
         let unsettled = self.members.unsettled;

@@ -11,12 +11,13 @@
 //! 2. Entries and the snapshot enter the in-memory log, because raft reads them back from there.
 //! 3. The job goes to the WAL, the ready is advanced, and committed entries are published in log order.
 //!
-//! Publication is the only place where the replicated state beside the map (members, sessions) changes. So all nodes
-//! agree, before a command reaches the store, whether the command is stale, refused, or applied.
+//! The replicated state beside the map (members, sessions) changes in two places only: at publication, and when a
+//! snapshot from the leader replaces it. So all nodes agree, before a command reaches the store, whether the command is
+//! stale, refused, or applied.
 //!
 //! The caller's duties:
 //! 1. Feed the events that have arrived, then call [`Node::ready`] until it returns `None`. Feed [`Node::persisted`]
-//!    before messages: an incoming vote may answer a request that was sent because of what became durable.
+//!    before messages: an incoming vote may answer a request that was sent as soon as a job became durable.
 //! 2. Carry out an [`Output`] in the order of its fields.
 //! 3. Make jobs durable in the order of their numbers, then send their messages, then call [`Node::persisted`]. If a
 //!    job can't be made durable, end the process.
@@ -25,7 +26,8 @@
 //! 6. Call [`Node::tick`] once a tick, and do not make up for missed ticks.
 //!
 //! Invariants, asserted:
-//! - `snapshot <= applied <= published <= committed <= last`;
+//! - `applied <= published <= committed <= last`, and `snapshot <= applied` unless a snapshot from the leader is being
+//!   loaded;
 //! - every entry is published once, in log order;
 //! - raft's configuration equals `members`.
 
@@ -84,8 +86,8 @@ use std::collections::BTreeMap;
 
 /// A raft member. See the module's documentation.
 ///
-/// State that several topics need is stored here directly. The rest belongs to one topic, whose file states its
-/// invariants.
+/// State that several topics need is stored here directly. Every other field is the state of one topic, and the file of
+/// that topic states the invariants.
 pub struct Node {
     settings: NodeSettings,
     raw: RawNode<Log>,
@@ -193,8 +195,8 @@ impl Node {
         }
     }
 
-    /// One tick has passed. The caller must not make up for missed ticks: after a stall, several ticks at once would
-    /// time the leader out before its messages, which wait in the inbox, are processed.
+    /// One tick has passed. The caller must not make up for missed ticks. After a stall, the leader's messages wait in
+    /// the inbox, and several ticks at once would time the leader out before they are processed.
     pub fn tick(&mut self) {
         self.now += 1;
         self.draw_election_timeout();
@@ -256,7 +258,8 @@ impl Node {
             return;
         }
         match message.get_msg_type() {
-            // Not forwarded again: this node would become the sender. The proposer sends it again to the new leader.
+            // Do not forward the message again: this node would become its sender. The original sender tries again at
+            // the new leader.
             MessageType::MsgPropose | MessageType::MsgReadIndex if !self.is_leader() => return,
             MessageType::MsgPropose if standing == Standing::Bound => {
                 return self.step_proposal(message);
@@ -315,8 +318,8 @@ impl Node {
         self.tell_raft_what_is_applied();
     }
 
-    /// Advances raft's applied index. It stops at raft's persisted index: a snapshot from the leader may be in the map
-    /// before its mark is durable, and raft-rs does not expect that.
+    /// Advances raft's applied index, but not beyond raft's persisted index: a snapshot from the leader may be in the
+    /// map before its mark is durable, and raft-rs does not expect that.
     fn tell_raft_what_is_applied(&mut self) {
         let index = self
             .watermarks
@@ -405,8 +408,8 @@ impl Node {
         (had_ready || !output.is_empty()).then_some(output)
     }
 
-    /// The index to which the members last handed out belong. `None`: newer members exist, and are handed out once they
-    /// are durable.
+    /// The index up to which the members that were last handed out are valid. `None`: newer members exist, and are
+    /// handed out once they are durable.
     pub fn members_index(&self) -> Option<u64> {
         self.membership
             .news
@@ -422,8 +425,8 @@ impl Node {
     /// Whether the map of this node holds every acknowledged write, so that a read needs no read-index round.
     ///
     /// This holds only while this node is the only member, because then every write is applied here before it is
-    /// acknowledged. Writes that former members may have acknowledged are committed and below `current_from`. A member
-    /// that is added can acknowledge a write only after this node has published the addition.
+    /// acknowledged. Writes that former members may have acknowledged are committed, at or below `current_from`. A
+    /// member that is added can acknowledge a write only after this node has published the addition.
     pub fn map_is_current(&mut self) -> bool {
         let members = &self.members.members;
         let alone = members.len() == 1 && members.contains_key(&self.settings.id);

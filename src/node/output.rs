@@ -37,7 +37,8 @@ pub struct NodeSettings {
     pub log_cache_bytes: u64,
     /// See [`crate::limits::PINNED_LOG_BYTES_MAX`].
     pub pinned_log_bytes: u64,
-    /// The seed of the election timeouts. It must differ between members, or their elections would go on colliding.
+    /// The seed of the election timeouts. The seed must differ between members. Otherwise their elections would go on
+    /// colliding.
     pub seed: u64,
 }
 
@@ -64,7 +65,7 @@ pub struct Output {
     pub commits: Vec<Commit>,
     /// Entries to read back from the WAL, for [`Node::read_back`](super::Node::read_back).
     pub read_backs: Vec<Request>,
-    /// The members, if they have changed. The change is durable if it came by a snapshot.
+    /// The members, if they have changed. A change that a snapshot has brought is already durable.
     pub members: Option<Arc<Members>>,
     /// The place of this member according to the members table, for its next start. Set once everything committed
     /// before this start is published, and then at every change.

@@ -1,4 +1,4 @@
-//! This node's proposals whose outcome is open, and how they are coded into entries.
+//! This node's proposals whose outcome is open, and how they are encoded into entries.
 //!
 //! A command gets its sequence when it is first handed to raft, and keeps it through every resend, so that it is
 //! applied at most once. Commands leave in the order of their sequences. When a later command of this node is applied,
@@ -8,7 +8,8 @@
 //! Invariants:
 //! - Sequences in `in_flight` ascend.
 //! - An entry never writes a key twice.
-//! - At its deadline, a command that was never handed to raft is `NotProposed`, and any other is `Unknown`.
+//! - At its deadline, a command that was never handed to raft, or is known to be lost, is `NotProposed`. Any other is
+//!   `Unknown`.
 
 use crate::channels::inbox::Held;
 use crate::command::outcome::{NotProposed, Outcome};
@@ -60,11 +61,12 @@ pub struct Pending {
     pub resend_after: Option<u64>,
     /// Tick and published index at which raft last took no proposal. Nothing is offered again before either changes.
     pub blocked: Option<(Ticks, Index)>,
-    /// Tick at which something was last published.
+    /// Tick of the last sign that commands in flight make progress: an own command was published, a new leader was
+    /// found, or commands were sent.
     pub last_news: u64,
 }
 
-/// Commands coded for one proposal message.
+/// Commands encoded for one proposal message.
 #[derive(Debug)]
 pub struct Coded {
     pub entries: Vec<Entry>,
@@ -136,7 +138,7 @@ impl Pending {
         all.any(|open| which(&open.command))
     }
 
-    /// Codes the first unsent commands under new sequences: as many as fit into a message, or a single membership
+    /// Encodes the first unsent commands under new sequences: as many as fit into a message, or a single membership
     /// command. They stay unsent until [`Pending::handed_over`] is called.
     pub fn code_unsent(&mut self) -> Option<Coded> {
         let count = message_len(self.unsent.iter());
@@ -152,8 +154,8 @@ impl Pending {
         self.in_flight.extend(self.unsent.drain(..coded.commands));
     }
 
-    /// Moves the first unsent command behind all others, unless `count` commands were tried already. It has no sequence
-    /// yet, so the order of sequences is kept.
+    /// Moves the first unsent command to the end and returns true, unless all unsent commands were tried: `count` is
+    /// the number tried so far. The command has no sequence yet, so the order of sequences is kept.
     pub fn defer_first(&mut self, count: usize) -> bool {
         let more = count < self.unsent.len();
         if more {
@@ -162,7 +164,7 @@ impl Pending {
         more
     }
 
-    /// Codes commands in flight for a resend, starting with the first whose sequence is above `after`. The limits are
+    /// Encodes commands in flight for a resend, starting with the first whose sequence is above `after`. The limits are
     /// those of [`Pending::code_unsent`].
     pub fn code_in_flight(&self, after: u64) -> Option<Coded> {
         let start = self
@@ -209,7 +211,8 @@ impl Pending {
         }
     }
 
-    /// Ends commands past their deadline. `reason` applies to commands that were never handed to raft.
+    /// Ends commands past their deadline. `reason` applies to commands that were never handed to raft, or are known to
+    /// be lost.
     pub fn expire(&mut self, now: u64, reason: NotProposed) {
         self.end(
             |open| open.deadline <= now,
@@ -218,7 +221,8 @@ impl Pending {
         );
     }
 
-    /// Ends membership changes past their deadline. `unsent` is the outcome of those that were never handed to raft.
+    /// Ends membership changes past their deadline. `unsent` is the outcome of those that were never handed to raft, or
+    /// are known to be lost.
     pub fn expire_changes(&mut self, now: u64, unsent: Outcome) {
         self.end(
             |open| open.deadline <= now && is_membership(&open.command),
@@ -324,7 +328,6 @@ impl Pending {
     }
 }
 
-/// A normal entry with this batch.
 pub fn normal_entry(batch: &Batch) -> Entry {
     let mut entry = Entry::default();
     entry.data = command::encode(batch);

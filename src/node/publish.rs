@@ -109,7 +109,7 @@ impl Node {
             Ok(batch) => Ok(batch),
             Err(DecodeError::Later(later)) => Err(later),
             Err(DecodeError::Malformed(error)) => {
-                // It came from a peer with another encoding. Every node skips it.
+                // The entry came from a peer with another encoding. Every node skips such an entry.
                 warn!(self.logger, "skipping an entry that can't be decoded"; "index" => index, "error" => %error);
                 Ok(None)
             }
@@ -145,7 +145,7 @@ impl Node {
                 }
                 #[cfg(feature = "later")]
                 Kind::Later => self.publish_later(entry.index),
-                // A change that waited too long for another one: see refused_entry.
+                // A change that waited too long for another change: see refused_entry.
                 _ => answer(reply, Outcome::Refused(Refusal::ChangeUnderWay)),
             }
         }
@@ -209,8 +209,8 @@ impl Node {
         let index = self.watermarks.published;
         if id == self.settings.id && !self.members.members.contains_key(&id) {
             // Raft is not informed, because raft-rs panics in a leader that has removed itself. And a node that left at
-            // once could strand the remaining members, which may need its vote to learn of the removal. So it goes on
-            // in the old configuration, without proposing, until a member reports that the removal is settled.
+            // once could strand the remaining members, which may need its vote to learn of the removal. So this node
+            // goes on in the old configuration, without proposing, until a member reports that the removal is settled.
             self.ending.leaving = Some(index);
             self.pending.stop(NotProposed::Stopping);
             return;
@@ -243,8 +243,8 @@ impl Node {
         let newest = self.sessions.entry(batch.member).or_default();
         let is_stale = match batch.boot.cmp(&newest.boot) {
             Ordering::Less => true,
-            // Two processes have used the same boot number: one runs on a copy of the directory. The one that came
-            // first goes on.
+            // Two processes have used the same boot number: one of them runs on a copy of the directory. The process
+            // whose command was published first goes on.
             Ordering::Equal => {
                 let is_other = batch.run != newest.run && !is_planted(Mutant::RunIgnored);
                 is_other || sequence <= newest.sequence
@@ -300,7 +300,7 @@ impl Node {
         let forming = &self.members.forming;
         let known = |id: &u64| members.contains_key(id) || forming.contains_key(id);
         self.membership.answered.retain(|id, _| known(id));
-        // Claims of peers that are no members stay: there are few, and these peers may become members.
+        // Claims of peers that are not members stay: there are few, and these peers may become members.
         let fits = |met: &Met| {
             let row = members.get(&met.id);
             row.is_none_or(|row| [0, met.incarnation].contains(&row.incarnation))

@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! - Reads of a round arrived before its first attempt. So the index of any attempt covers everything that was
-//!   acknowledged to any client before them.
+//!   acknowledged to any client before these reads arrived.
 //! - Reads are released only once that index is published.
 
 use crate::command::outcome::NotProposed;
@@ -46,7 +46,7 @@ impl AskedContexts {
         true
     }
 
-    /// Forgets peers that are no members.
+    /// Forgets peers that are not members.
     pub fn keep(&mut self, is_member: impl Fn(&u64) -> bool) {
         self.newest.retain(|member, _| is_member(member));
     }

@@ -130,7 +130,7 @@ impl Node {
             && raft.leader_id != 0
             && raft.commit_to_current_term()
         {
-            // Raft-rs has dropped the read rounds that arrived before this leader committed anything.
+            // Raft-rs has dropped the read rounds that arrived before this leader committed an entry of its term.
             self.leadership.readable_term = raft.term;
             self.reads.retry();
         }
@@ -200,7 +200,7 @@ impl Node {
             info!(self.logger, "no leader is known"; "was" => self.leadership.seen.leader, "term" => lead.term);
         }
         if lead.leader != 0 {
-            // A node that leads itself was logged above.
+            // If this node leads, the change of its role was logged above.
             if lead.leader != self.settings.id {
                 info!(self.logger, "the leader is {}", lead.leader; "term" => lead.term);
             }

@@ -41,22 +41,23 @@ impl SnapshotPolicy {
 }
 
 impl Node {
-    /// Whether this message is the first state of a learner, from a leader that has committed nothing in its term.
-    /// Entries that the leader inherited may already make this learner a voter. The snapshot would then let in a copy
-    /// of the directory that has lost its votes. No quorum needs a learner, so nothing has to wait for it.
+    /// Whether this message is a snapshot for a learner, from a leader that has committed nothing in its term. Entries
+    /// that the leader inherited may already make this learner a voter. The snapshot would then let in a copy of the
+    /// directory that has lost its votes. No quorum needs a learner, so nothing is blocked while the snapshot is
+    /// withheld.
     pub(super) fn is_too_early(&self, message: &Message) -> bool {
         message.get_msg_type() == MessageType::MsgSnapshot
             && self.members.learners().any(|id| id == message.to)
             && !self.raw.raft.commit_to_current_term()
     }
 
-    /// The snapshot of a [`Commit::Snapshot`] is durable in its file. Returns the job that makes a restart start from
-    /// it.
+    /// The snapshot of a [`Commit::Snapshot`] is durable in its file. Returns the job that marks the snapshot, so that
+    /// a restart continues from it.
     pub fn snapshot_written(&mut self, written: SnapshotWritten) -> Option<Job> {
         self.snapshots.under_way = false;
         let SnapshotWritten { meta, bytes } = written;
         if meta.index <= self.raw.store().snapshot_index() {
-            // A snapshot from the leader was installed in the meantime, and is newer.
+            // A snapshot from the leader was installed in the meantime, and is at least as new.
             return None;
         }
         self.snapshots.last_bytes = bytes;
@@ -179,7 +180,7 @@ impl Node {
         output.commits.push(Commit::Snapshot(Box::new(meta)));
     }
 
-    /// The header of a snapshot taken behind everything that is published.
+    /// The description of a snapshot that covers everything published.
     pub fn snapshot_meta(&self) -> SnapshotMeta {
         let mut state = ReplicatedState::new();
         self.members.write_to(&mut state);
@@ -193,8 +194,9 @@ impl Node {
         }
     }
 
-    /// Whether the state in a snapshot needs a later version of raftkvd. Such a snapshot is not used. The node ends if it
-    /// would have used the snapshot otherwise: from a bound member, or as its first state.
+    /// Whether the state in a snapshot needs a later version of raftkvd. Such a snapshot is not used. The node ends if
+    /// the snapshot would otherwise have been used: if a bound member sent it, or if it is the first state of this
+    /// node.
     pub(super) fn is_from_later(
         &mut self,
         snapshot: &raft::eraftpb::Snapshot,

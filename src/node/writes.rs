@@ -36,9 +36,9 @@ impl Node {
                 if coded.membership.is_none() {
                     return;
                 }
-                // A membership change may have to wait for the settlement of another change, which stands behind it, so
-                // it must not block anything. A later command that overtakes it makes it void. It is then proposed
-                // again under a new sequence.
+                // A membership change may have to wait for the settlement of another change. That settlement comes
+                // later in this queue, so the change must not block the queue. A later command that overtakes the
+                // change makes it void, and the change is then proposed again under a new sequence.
                 if self.pending.is_last_in_flight(last) {
                     break;
                 }
@@ -55,7 +55,7 @@ impl Node {
             }
             let entries = std::mem::take(&mut coded.entries);
             if !self.hand_over_to_raft(entries, coded.membership.as_ref()) {
-                // A membership change that has to wait lets the writes behind it pass.
+                // A membership change that has to wait lets the later writes pass.
                 deferred += 1;
                 if coded.membership.is_none() || !self.pending.defer_first(deferred) {
                     return;
@@ -76,8 +76,8 @@ impl Node {
         }
     }
 
-    /// Gives up commands that some member does not know. The members, or the leader, have changed since the commands
-    /// were made. Returns whether there were any.
+    /// Gives up commands whose kind some member does not know. The members, or the leader, have changed since the
+    /// commands were made. Returns whether there were any.
     fn gives_up(&mut self, coded: &Coded) -> bool {
         let later = coded.version > 0 && coded.version > self.least_version();
         if later {
@@ -160,7 +160,7 @@ impl Node {
             let _ = self.raw.step(message);
             return;
         }
-        // Membership commands come one by one: see Pending::code.
+        // Membership commands come one by one: see pending::message_len.
         let command = last.and_then(membership_command);
         if let Some((batch, command)) = command.filter(|_| message.entries.len() == 1) {
             self.step_forwarded_change(message, &batch, &command);

@@ -63,8 +63,8 @@ pub(super) fn clear_parts(dir: &DataDir) -> Result<(), DiskError> {
     disk.sync_dir(dir.path())
 }
 
-/// The last steps of a first start: creates the WAL, which marks the first snapshot (given with its file size in
-/// bytes), and then sets the state in `meta` to "in use".
+/// The last steps of a first start: creates the WAL, which marks the first snapshot, and then sets the state in `meta`
+/// to "in use". `snapshot` has the first snapshot and the size of its file in bytes.
 pub(super) fn complete(
     dir: &DataDir,
     meta: Arc<Meta>,
@@ -96,8 +96,8 @@ pub(super) fn complete(
     Ok((meta, wal, recovered))
 }
 
-/// The first state of a new cluster: its only member is the member that `meta` belongs to, as if an entry of term 1 at
-/// `index` had added it.
+/// The first state of a new cluster, as a snapshot at `index` in term 1. The only member in it is the member that
+/// `meta` belongs to.
 pub(super) fn first_snapshot(
     meta: &Meta,
     list: &BTreeMap<u64, PeerUrl>,

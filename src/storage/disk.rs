@@ -1,7 +1,8 @@
 //! The disk as storage sees it: two small traits, and their implementation on the real disk.
 //!
 //! All file access of storage goes through [`Disk`] and [`DiskFile`]. A simulator can therefore enumerate every
-//! operation, crash between any two of them, and lose what was not synced. Nothing else in the crate accesses files.
+//! operation, crash between any two of them, and lose what was not synced. No other module opens the files of a data
+//! directory.
 //!
 //! The file formats of storage rely on this contract:
 //! - Written bytes and the file's length are durable once [`DiskFile::sync`] has returned. If a crash comes earlier,
@@ -93,7 +94,7 @@ pub trait DiskFile: Send + Sync {
     }
 }
 
-/// Held until dropped.
+/// A held lock on a file, released when dropped.
 pub struct Lock {
     _held: Box<dyn Send + Sync>,
 }

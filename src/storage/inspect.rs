@@ -174,7 +174,7 @@ impl SegmentContents {
 }
 
 /// Reads a snapshot file to its end; the file may have any path. Fills in `contents`, and passes each entry to `visit`
-/// as (key, index, value), up to the first error. Reports to `progress` how many bytes are done, and of how many.
+/// as (key, index, value), up to the first error. Reports the bytes done and the total bytes to `progress`.
 pub fn snapshot(
     disk: &dyn Disk,
     path: &Path,

@@ -8,8 +8,8 @@
 //!
 //! 1. *A batch is durable before it is acknowledged, and before the next batch is written.* [`Wal::save`] returns after
 //!    the fdatasync. If the acknowledgement came first, a crash could lose an acknowledged write or vote. If two
-//!    batches were in flight, a later batch would no longer prove that a bad batch before it was synced, and so is
-//!    damaged and not torn.
+//!    batches were in flight, a later batch would not prove that a bad batch before it was synced, and recovery could
+//!    not distinguish damage from a torn write.
 //! 2. *A segment and its name are durable before the first new batch is written to it.* Otherwise a crash could remove
 //!    the file together with a synced batch.
 //! 3. *A snapshot file is synced, then renamed, then its directory is synced, then its mark is written.* If the rename
@@ -34,11 +34,11 @@
 //! 10. *Everything that a restart has read is synced before it is used.* If the previous process ended without a crash
 //!     of the machine, the kernel may hold bytes that are not on the disk. An acknowledgement that relies on them would
 //!     break rule 1.
-//! 11. *A segment leaves the index before its file is deleted.* This order does not matter for crashes. A thread that
-//!     reads entries back at the same time would otherwise report the missing file as damage.
+//! 11. *A segment leaves the batch index before its file is deleted.* This order does not matter for crashes. A thread
+//!     that reads entries back at the same time would otherwise report the missing file as damage.
 //! 12. *A corrected list is durable in `meta` before the entry that corrects the cluster's list.* In the other order, a
-//!     crash could leave a cluster that forms with the corrected list, and a member whose start without options goes
-//!     back to the mistaken list.
+//!     crash could leave the mistaken list in `meta`. A later start without options would then go back to that list,
+//!     although the cluster forms with the corrected list.
 //! 13. *An error is final.* A failed write or sync is never retried; see `disk.rs`.
 //!
 //! Every prefix of the WAL that ends between two batches is consistent:

@@ -11,10 +11,10 @@
 //! - The cluster id follows from the incarnation of the new directory. Members of the old cluster, and of any other
 //!   restored cluster, are therefore refused.
 //!
-//! The order is: check the file, set the state in `meta` to "restoring", remove leftovers, make the snapshot durable,
-//! make the WAL with its mark durable, set the state to "in use". A restore that is killed after it has set the first
-//! state leaves a directory that a start refuses, since that start would have an empty map. Another restore starts from
-//! the first step.
+//! The order is: check the file, set the state in `meta` to "restoring", remove leftovers. Then make the snapshot
+//! durable, make the WAL with its mark durable, and set the state to "in use". A restore that is killed after it has
+//! set the first state leaves a directory that a start refuses, since that start would have an empty map. Another
+//! restore starts from the first step.
 
 use super::create::{clear_parts, complete, first_snapshot};
 use super::data_dir::DataDir;
@@ -61,8 +61,8 @@ pub struct Plan<'a> {
 }
 
 /// Creates a data directory from a snapshot file, which is read from `source`. Reads the file twice, and writes nothing
-/// until the first pass has checked it completely. Reports to `progress` how many bytes are done, and of how many.
-/// Durable on return.
+/// until the first pass has checked it completely. Reports the bytes done and the total bytes of both passes to
+/// `progress`. Durable on return.
 pub fn restore(
     source: &dyn Disk,
     plan: Plan<'_>,
@@ -145,7 +145,8 @@ fn check_vacant(dir: &DataDir) -> Result<(), StorageError> {
     };
     for name in dir.disk().list(dir.path())? {
         let ours = match name.as_str() {
-            // Files of a process that was killed before it wrote `meta`, and a directory that new file systems have.
+            // Files of a process that was killed before it wrote `meta`, and the directory that a new file system
+            // contains.
             "LOCK" | "meta.tmp" | "lost+found" => true,
             "meta" | "wal" | "snap" => restoring,
             _ => false,

@@ -60,7 +60,7 @@ impl SnapshotMeta {
     }
 }
 
-/// The changes that one ready of raft makes durable, in their order within the log.
+/// The changes that one job of the node makes durable, in their order within the log.
 #[derive(Debug, Clone, Default)]
 pub struct Save {
     /// A snapshot that is already durable in `snap/` and from which a restart may continue.

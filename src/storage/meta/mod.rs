@@ -25,8 +25,9 @@
 //! A start that is given neither the URL nor the list on its command line uses those of this file. The URL follows the
 //! table of members. The list is that of the first start. It changes only while no member of the list has been added.
 //!
-//! Several threads may call the setters. Each change is durable when the setter returns. A setter that fails changes
-//! nothing. Readers never wait for the disk: the raft loop is one of them.
+//! Several threads may call the setters. Each change is durable when the setter returns. A setter that fails leaves the
+//! contents in memory as they were, and the file with either the old or the new contents. Readers never wait for the
+//! disk: the raft loop is one of them.
 
 #[cfg(test)]
 mod tests;
@@ -72,7 +73,7 @@ pub struct Given {
     pub list: BTreeMap<u64, PeerUrl>,
     /// The first start joins a running cluster.
     pub joins: bool,
-    /// The client URLs of the members that the first start asks to add it.
+    /// The client URLs of the members that the first start asks to add this member.
     pub join_by: Vec<PeerUrl>,
 }
 

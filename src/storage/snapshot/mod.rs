@@ -25,7 +25,7 @@
 //! Nothing follows the footer. The CRCs are chained, so that blocks can't be swapped, omitted or duplicated.
 //!
 //! A file may come from anywhere, and the member that takes it continues from its contents. Every entry is therefore
-//! checked: its key is not empty and occurs once in the file, its key and value are within the limits, and its index is
+//! checked. Its key is not empty and occurs once in the file. Its key and value are within the limits. Its index is
 //! between 1 and the index of the header.
 
 mod read;
@@ -66,7 +66,7 @@ const FOOTER_BYTES: usize = 32;
 const FLAGS_OFFSET: usize = 3;
 const _: () = assert!(limits::KEY_BYTES_LIMIT < 1 << 24);
 
-/// A block is closed as soon as an entry makes it reach its target size.
+/// The longest payload that a block can have: a block is closed as soon as an entry makes it reach its target size.
 const BLOCK_BYTES_LIMIT: usize = limits::SNAPSHOT_BLOCK_BYTES
     + ENTRY_HEAD_BYTES
     + limits::KEY_BYTES_LIMIT
@@ -127,8 +127,8 @@ impl Snapshots {
         self.dir.join(file_name(index, term))
     }
 
-    /// The number of batches that the WAL has written. A snapshot writer uses it to see whether anyone is writing, and
-    /// so whether it has to pause.
+    /// The number of batches that the WAL has written. A snapshot writer uses it to see whether the WAL is busy, and so
+    /// whether the writer has to pause.
     pub(super) fn wal_batches(&self) -> Arc<AtomicU64> {
         self.wal_batches.clone()
     }

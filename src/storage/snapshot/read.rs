@@ -30,9 +30,8 @@ pub struct SnapshotSource {
 
 impl Snapshots {
     /// Passes the entries of a snapshot's map to `visit` (key, index, value), in no particular order, and from several
-    /// threads if the file is large. Reports to `progress` how many bytes of the file are done, and of how many.
-    /// Returns the header and the size of the file. Checks every CRC. After an error the caller has to discard what was
-    /// visited.
+    /// threads if the file is large. Reports the bytes done and the total bytes of the file to `progress`. Returns the
+    /// header and the size of the file. Checks every CRC. After an error the caller has to discard what was visited.
     ///
     /// The CRCs are chained, so the threads take turns to read and check the next block, which is quick. Visiting the
     /// entries takes most of the time, and the threads do that in parallel.
@@ -172,8 +171,8 @@ pub struct SnapshotContents {
 }
 
 /// Reads a snapshot file from any source, one block at a time, and checks every CRC and every entry. Fills in
-/// `contents` up to the first error. After an error the caller has to discard what was visited. Reports to `progress`
-/// how many bytes of the file are done, and of how many.
+/// `contents` up to the first error. After an error the caller has to discard what was visited. Reports the bytes done
+/// and the total bytes of the file to `progress`.
 pub(in crate::storage) fn read_file(
     disk: &dyn Disk,
     path: &Path,

@@ -6,8 +6,8 @@
 //! [`limits::SNAPSHOT_PIECE_PAUSE_MAX`]. It does not pause if the WAL has written nothing in the meantime.
 //!
 //! The pace is a share of the disk's speed and not a fixed rate: a snapshot uses a quarter of what the disk can give
-//! under the current load. This also bounds the log. The log grows while a snapshot is written, and the pauses make
-//! that at most four times as long.
+//! under the current load. This also bounds the log. The log grows while a snapshot is written, and the pauses make the
+//! writing at most four times as long.
 
 use super::{
     BLOCK_HEAD_BYTES, END_MAGIC, FOOTER_BYTES, MAGIC, Snapshots, Temporary, block_crc, publish,

@@ -1,9 +1,10 @@
 //! The write-ahead log (WAL): makes the saves of raft's readies durable.
 //!
-//! The WAL thread owns the [`Wal`]. Every [`Wal::save`] writes one batch, with one write and one fdatasync, however
-//! many saves it carries. A rotation of segments adds further writes. [`Wal::purge`] returns the files that are no
-//! longer needed, and another thread deletes them, so that no save waits for a deletion. An index (`read_back.rs`)
-//! records the places of entries as they are written, so that they can be read back.
+//! The WAL thread owns the [`Wal`]. A [`Wal::save`] writes one batch for all saves that it is given, with one write and
+//! one fdatasync. It writes several batches if the saves are large, and none if no save has `sync`. A rotation of
+//! segments adds further writes. [`Wal::purge`] returns the files that are no longer needed, and another thread deletes
+//! them, so that no save waits for a deletion. An index (`read_back.rs`) records the places of entries as they are
+//! written, so that they can be read back.
 //!
 //! Invariants:
 //! - A batch is durable before the next batch is written.
@@ -159,8 +160,8 @@ impl Wal {
         ReadBack::new(self.disk.clone(), self.dir.clone(), self.index.clone())
     }
 
-    /// Appends all saves, in order, with one write. On return they are durable if any of them has `sync`. Otherwise
-    /// they stay in memory until the next save with `sync`.
+    /// Appends all saves, in order, with one write for each batch. On return they are durable if any of them has
+    /// `sync`. Otherwise they stay in memory until the next save with `sync`.
     ///
     /// After an error it is unknown what is durable. The caller has to end the process without any further
     /// acknowledgement. Every later save fails: a failed write or sync is never retried.
@@ -205,9 +206,10 @@ impl Wal {
                 self.entries += 1;
                 self.effect.entry(entry.index);
                 self.current.last = entry.index;
-                // The hard state goes directly after the first entry. Before that entry its commit index could cover
-                // entries that this save replaces. After the last entry, a torn save could leave entries without the
-                // commit index that came with them.
+                // From the first entry on, every batch of this save ends with the new hard state: see `flush`. Before
+                // that entry, its commit index could cover entries that this save replaces. If it came only with the
+                // last batch, a crash between two batches could leave entries without the commit index that came with
+                // them.
                 if let Some(hard_state) = hard_state.take() {
                     self.add_hard_state(hard_state);
                 }
@@ -244,7 +246,7 @@ impl Wal {
             self.current.last
         );
         let mut mark = mark.clone();
-        // The mark's hard state may be as old as the start of the snapshot. Never revert a vote or a commit index.
+        // Never revert a vote or a commit index, however old the mark's hard state is.
         let newer = &self.current.hard_state;
         let offered = &mut mark.hard_state;
         if (newer.term, newer.vote != 0) >= (offered.term, offered.vote != 0) {
@@ -354,9 +356,9 @@ impl Wal {
         Ok(())
     }
 
-    /// Collects the files that are no longer needed. A restart may need the oldest kept snapshot and everything after
-    /// it. Entries after `compacted` may still be read back. The returned [`Purge`] deletes them. Call this after the
-    /// save was reported as durable.
+    /// Collects the files that are no longer needed; the returned [`Purge`] deletes them. Files that stay: a restart
+    /// may need the oldest kept snapshot and everything after it, and entries after `compacted` may still be read back.
+    /// Call this after the save was reported as durable.
     ///
     /// Only a durable mark makes files unnecessary: without the mark, a restart would use the snapshot before it, and
     /// the entries from there on.

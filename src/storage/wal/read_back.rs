@@ -8,9 +8,9 @@
 //!
 //! Invariants:
 //! - Places ascend, both in the WAL and in their indexes.
-//! - A place is removed when an entry at or before its index is written again. The newest entry of an index is
-//!   therefore at or after the last place whose index is not higher, and its segment is at or after the segment of that
-//!   place.
+//! - A place is removed when an entry at or before its index is written again. So the search for an entry starts at the
+//!   last place whose index is not higher than that of the entry. The newest entry with the requested index is there or
+//!   later in the WAL.
 //! - Nothing is read from where a write may be under way.
 //! - A segment leaves the index before its file is deleted. A missing file of a segment that has left the index was
 //!   therefore deleted as intended. Any other missing file is damage.

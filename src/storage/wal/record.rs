@@ -1,6 +1,6 @@
 //! Batches and records: the bytes of the WAL.
 //!
-//! One [`Wal::save`](super::Wal::save) writes one *batch*, with a single write, and syncs it before the next batch is
+//! [`Wal::save`](super::Wal::save) writes *batches*: each with a single write, and synced before the next batch is
 //! written. A batch is atomic: after a crash it counts as a whole or not at all. Its offset in the segment is a
 //! multiple of 8:
 //!
@@ -41,8 +41,8 @@
 //!   written, a later batch proves that the damaged batch is corrupt. A client's value can't imitate a head: the client
 //!   would have to know the salt.
 //! - Before a batch is written, its place holds zeros, and a disk does not change a sector that it has not written. A
-//!   torn batch therefore has a *hole*: a sector that is zero although it should not be (the head has the number of
-//!   sectors that are zero by their contents), or a missing end (the last byte is never zero). A batch with a wrong CRC
+//!   torn batch therefore has a *hole*: a sector that is zero although it should not be, or a missing end. The head has
+//!   the number of sectors that are zero by their contents, and the last byte is never zero. A batch with a wrong CRC
 //!   and without a hole was written completely and damaged later.
 //! - Every entry up to the commit index of the hard state has to be present (see `recovery/mod.rs`).
 //!

@@ -51,7 +51,7 @@ impl SegmentWriter {
         file.sync()?;
         disk.rename(&temporary, &path)?;
         disk.sync_dir(dir)?;
-        // Open it again, so that errors show the final name.
+        // Open the file again, so that errors show its final name.
         let file = disk.open(&path)?.ok_or_else(|| {
             let vanished = std::io::Error::from(std::io::ErrorKind::NotFound);
             DiskError::new("open", &path, vanished)
