@@ -2,8 +2,10 @@
 //! the client, the request and the result.
 //!
 //! Invariants:
-//! - A request is one line, also if its client disconnects before the answer.
-//! - A request that succeeded is always logged. Repeated refusals are held back (see [`logging`](crate::logging)).
+//! - A request is one line, also if its client disconnects before the answer. A request that is refused before it is
+//!   read as a change is not in the audit, for example by a closed member or because of a malformed body.
+//! - The line of a request that succeeded is never held back. Repeated refusals are held back (see
+//!   [`logging`](crate::logging)).
 //! - No line holds a key or a value.
 
 use super::Front;
@@ -33,7 +35,7 @@ pub(super) enum Audited {
     Backup,
 }
 
-/// A request in the audit. Its line is logged when the request ends, at the latest when this is dropped.
+/// A request in the audit. Its line is logged when the request ends, at the latest when this value is dropped.
 pub(super) struct Audit {
     logger: Logger,
     line: Line,
@@ -52,7 +54,7 @@ struct Line {
 }
 
 impl Front {
-    /// Starts the audit of a request. `asked` names the change.
+    /// Starts the audit of a request. `asked` names the change, or the kind of backup.
     pub(super) fn audit(&self, head: &Parts, audited: Audited, asked: &'static str) -> Audit {
         let client = head.extensions.get::<Client>();
         let Client(from) = *client.expect("the connection adds it to each request");
@@ -74,7 +76,7 @@ impl Front {
 }
 
 impl Audit {
-    /// Adds the member that the request is about, and its new URL, if it has one.
+    /// Adds the member that the request is about, and the URL in the request unless that is empty.
     pub(super) fn member(mut self, id: u64, url: &str) -> Audit {
         self.line.member = Some(id);
         self.line.url = (!url.is_empty()).then(|| url.to_owned());
@@ -128,7 +130,7 @@ impl Drop for Audit {
     }
 }
 
-/// In reverse order, as the macros of slog do it.
+/// Emits the values in reverse order, as the macros of slog do.
 impl KV for Line {
     fn serialize(&self, _: &Record<'_>, serializer: &mut dyn Serializer) -> slog::Result {
         if let Some(code) = self.code {

@@ -3,11 +3,11 @@
 //! By default a backup is linearizable: a read-index round precedes the choice of its index, so the backup holds every
 //! write that was acknowledged before the request. A stale backup skips the round; the last member of a lost cluster
 //! can still give a stale backup. The map is frozen at that index (see `store/frozen.rs`), and a thread encodes the
-//! frozen map block by block as the client reads. The memory of a backup is therefore a few blocks, plus the entries
-//! that are replaced during the backup.
+//! frozen map block by block as the client reads. A backup therefore needs memory for a few blocks, for a copy of one
+//! shard, and for the entries that are replaced during the backup.
 //!
 //! Invariants:
-//! - One backup runs at a time, even when its request is cancelled.
+//! - One backup runs at a time. It keeps its turn until its thread ends, even when its request is cancelled.
 //! - A client that reads too slowly is disconnected, and the frozen map is released.
 //! - A response that ends before its footer ends with an error, so that no client mistakes it for a whole backup.
 //!   `raftkvd inspect` and `restore` refuse a file without a footer.
@@ -117,8 +117,8 @@ impl Front {
         let (give, frozen) = oneshot::channel();
         let (question, asked) = oneshot::channel();
         self.api.inbox.notice(Notice::Freeze(question));
-        // A task of its own holds the turn until the question is answered, even when the request is cancelled. Without
-        // it, a cancelled request would free the turn early and several such questions could wait in the inbox.
+        // A task of its own holds the turn until the question is answered, even when the request is cancelled.
+        // Otherwise a cancelled request would free the turn early, and several such questions could wait in the inbox.
         tokio::spawn(async move {
             if let Ok((header, map)) = asked.await {
                 let _ = give.send((header, map, turn));

@@ -8,7 +8,7 @@ pub(super) fn encode(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
-/// Accepts input with or without padding. Returns `None` for every other spelling than that of [`encode`].
+/// Accepts input with or without padding. Returns `None` for any other deviation from the spelling of [`encode`].
 pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
     // One engine that accepts both forms would also accept partial padding.
     let engine = match text.ends_with('=') {

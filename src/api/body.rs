@@ -36,7 +36,7 @@ impl Body {
         !self.ended
     }
 
-    /// Reads the whole body.
+    /// Reads the whole body, which may have up to `limit` bytes.
     pub(super) async fn receive<'a>(
         &mut self,
         budget: &'a Semaphore,

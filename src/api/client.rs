@@ -25,7 +25,7 @@ pub async fn connect(to: &PeerUrl) -> Result<TcpStream, String> {
 }
 
 /// Sends a request and returns what `take` makes of the response; the connection delivers the body meanwhile. A
-/// connection error is one line. The body of a request is JSON, and so are refusals.
+/// connection error is one line. The body of a request is JSON, and a refusal is requested as JSON.
 pub async fn exchange<T, E: From<String>>(
     stream: TcpStream,
     to: &PeerUrl,

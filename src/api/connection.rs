@@ -34,7 +34,7 @@ use tokio::time::{Sleep, sleep};
 struct ConnectionState {
     /// The API is processing a request.
     busy: AtomicBool,
-    /// A request was answered before its body was read.
+    /// A request was answered before its whole body was read.
     unread: AtomicBool,
     /// The process is stopping.
     stopping: AtomicBool,
@@ -115,8 +115,8 @@ async fn until_stop<C: Future>(
     mut stopping: watch::Receiver<bool>,
 ) -> Option<C::Output> {
     let stops = stopping.clone();
-    // The poll below runs once, after a connection that may have used up tokio's budget. Within the budget, that poll
-    // could return early without registering the waker.
+    // The poll below runs once, and the connection may have used up tokio's budget before. If the poll counted against
+    // the budget, it could return early without registering the waker.
     let stop = unconstrained(stopping.wait_for(|stopping| *stopping));
     let mut stop = pin!(stop);
     let mut waits_for_stop = false;
@@ -125,8 +125,7 @@ async fn until_stop<C: Future>(
             return Poll::Ready(Some(ended));
         }
         // One poll is enough to register this task, whose waker never changes. Polling at each request would take a
-        // lock that all connections share. An error means that the sender is gone, so nothing can stop this connection
-        // any more.
+        // lock that all connections share. An error means that the sender is gone, which counts as a stop.
         if !waits_for_stop || stops.has_changed().unwrap_or(true) {
             waits_for_stop = true;
             ready!(stop.as_mut().poll(cx)).ok();
@@ -210,7 +209,8 @@ impl AsyncWrite for Socket {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Shuts down this side, then discards what the client still sends until the client closes its side too.
+    /// Shuts down this side, then discards what the client still sends, until the client closes its side too or a short
+    /// time has passed.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.lingering.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;

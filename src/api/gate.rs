@@ -1,9 +1,9 @@
 //! The gate: refuses requests while a member can't or must not serve clients.
 //!
-//! `route` calls the gate once for each request, after the route is known and before any of the body is read. While the
-//! snapshot is loading, there is no raft loop and no map. While the member is closed, both exist, but no client may
-//! read or change them on any path. A member is closed when the cluster has not formed, when the member belongs to no
-//! cluster, or when another cluster knows another data directory under this member's id.
+//! `route` calls the gate at most once for each request, after the route is known and before any of the body is read.
+//! While the snapshot is loading, there is no raft loop and no map. While the member is closed, both exist, but no
+//! client may read or change keys or members on any path. A member is closed when the cluster has not formed, when the
+//! member belongs to no cluster, or when another cluster knows another data directory under this member's id.
 //!
 //! Invariants:
 //! - A request that the gate refuses had no effect, and the reply says so.
@@ -46,7 +46,7 @@ impl Front {
     }
 }
 
-/// The error code of each reason.
+/// The error code for the reason why the member is closed.
 pub(super) fn code(closed: &Closed) -> Code {
     match closed.kind {
         ClosedKind::Forming => Code::Forming,

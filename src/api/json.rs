@@ -211,10 +211,10 @@ fn too_large(line: String) -> Box<Reply> {
 
 // ---- reading ----
 
-/// The reply to a body that is valid JSON but must be refused. The reader sets it before it stops with an error.
+/// The reply to a body with too many items. The reader sets this reply before it stops with an error.
 type Refused = Option<Box<Reply>>;
 
-/// Stops the reading, and sets the reply.
+/// Sets the reply, and returns the error that stops the reader.
 fn too_many<E: Error>(refused: &mut Refused, what: &str) -> E {
     let limit = limits::TXN_OPERATIONS_MAX;
     let line = format!("there are too many {what}, at most {limit} are allowed");
@@ -407,7 +407,7 @@ impl Formatter for ItemsInLines {
     }
 }
 
-/// The bytes before an item that put each item on its own line.
+/// The bytes before an item, which put the item on its own line.
 pub(super) fn separator(position: usize) -> &'static [u8] {
     match position {
         0 => b"\n",

@@ -86,7 +86,7 @@ impl Front {
         if let Some(received) = &received {
             command.value = received.bytes.clone();
         }
-        // The room is held until the outcome is known.
+        // The room is held until the request ends, with a known outcome or at the deadline.
         let _room = match is_put {
             true => self.take_room(command.key.len() + command.value.len())?,
             false => None,

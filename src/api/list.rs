@@ -53,7 +53,8 @@ const ENCODED: &str = "percent-encoded";
 const LIMIT: &str = "a number from 1 to 10000";
 const _: () = assert!(limits::LIST_KEYS_MAX == 10_000);
 
-/// Reads the options of a list. Prefix and key are percent-encoded; a plus sign is a plus sign.
+/// Reads the options of a list. `prefix` and `after` are percent-encoded. A plus sign stands for itself and not for a
+/// space.
 pub(super) fn list_options(query: Option<&str>) -> Result<ListOptions, Box<Reply>> {
     let (mut prefix, mut after, mut limit, mut values, mut stale) = (None, None, None, None, None);
     for option in options(query) {
@@ -117,7 +118,8 @@ struct ListedKey<'a> {
     stored: json::Stored<'a>,
 }
 
-/// Written item by item, because the page ends where it is long enough.
+/// Writes the page item by item. The page ends before the item that would exceed `LIST_BYTES_MAX`, but keeps the first
+/// item, however long.
 fn to_json(index: u64, page: &Page, options: &ListOptions) -> Vec<u8> {
     let mut text = format!("{{\"index\":{index},\"keys\":[").into_bytes();
     let mut last = None;

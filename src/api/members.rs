@@ -38,7 +38,7 @@ impl Front {
         self.add(head, id, (&url, 0), deadline).await
     }
 
-    /// Adds a member with this URL and incarnation. Incarnation 0 leaves the data directory open.
+    /// Adds a member with this URL and incarnation. Incarnation 0 binds the id to no data directory yet.
     pub(super) async fn add(
         &self,
         head: &Parts,
@@ -54,8 +54,8 @@ impl Front {
         self.change(head, command, deadline).await
     }
 
-    /// `PUT /-/members/<id>` with a peer URL, where the cluster reaches the member from now on. `path` is the path of
-    /// the request.
+    /// `PUT /-/members/<id>` with the peer URL at which the cluster reaches the member from now on. `path` is the path
+    /// of the request.
     pub(super) async fn move_member(
         &self,
         head: &Parts,
@@ -185,7 +185,7 @@ fn refused(why: Refusal, kind: Kind, id: u64) -> Box<Reply> {
     }
 }
 
-/// Reads a peer URL.
+/// Parses a peer URL.
 pub(super) fn peer_url(text: &str) -> Result<PeerUrl, Box<Reply>> {
     if text.len() > 300 {
         // No valid URL is that long, and the message would repeat it.
@@ -195,7 +195,7 @@ pub(super) fn peer_url(text: &str) -> Result<PeerUrl, Box<Reply>> {
         .map_err(|why: String| reply::error(Code::BadMember, why))
 }
 
-/// Members have no ETag to compare, and ignoring a condition would be worse than refusing it.
+/// Refuses conditions. Members have no ETag to compare, and ignoring a condition would be worse than refusing it.
 pub(super) fn no_conditions(head: &Parts) -> Result<(), Box<Reply>> {
     if Conditions::of(&head.headers)?.is_empty() {
         Ok(())

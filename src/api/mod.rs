@@ -12,8 +12,9 @@
 //! - `audit` logs who asked for a change of members or leadership, or for a backup.
 //!
 //! Invariants:
-//! - Every request ends by its deadline.
-//! - A response says "not written" only if the write was certainly not proposed.
+//! - Every request is answered by its deadline. Only sending the body of the answer may take longer: a backup, a watch,
+//!   or an answer to a slow client.
+//! - A response says "not written" only if the write certainly had no effect and never will.
 //! - The worst answer to any input is an error, never a panic.
 //! - No log line and no message contains a value.
 
@@ -213,7 +214,7 @@ struct Front {
     news: sync::watch::Sender<bool>,
 }
 
-/// A question that waits in the inbox, or whose answer came after the asker had given up.
+/// The question of a request that gave up. The question still waits in the inbox, or nobody has read its answer.
 type Unanswered<T> = Option<oneshot::Receiver<T>>;
 
 impl Front {
@@ -259,12 +260,13 @@ impl Front {
         (reply, unread)
     }
 
-    /// Logs what this member could not do. Errors of clients are logged at debug level, and no line names a key.
+    /// Logs a refusal: a warning if this member could not serve the request, and a debug line for an error of the
+    /// client. No line names a key.
     fn log_refusal(&self, reply: &Reply) {
         let status = reply.status().as_u16();
         match reply.extensions().get::<Code>() {
-            // While the member is in such a state, every request gets this refusal, and the log already states the
-            // state itself.
+            // A reply without a code is no refusal (304). While the member is in one of these states, every request
+            // gets the same refusal, and the log already has a line about the state.
             None
             | Some(
                 Code::Replaying | Code::Stopping | Code::Forming | Code::Joining | Code::OtherLife,

@@ -53,7 +53,7 @@ impl Front {
         let Ok(text) = std::str::from_utf8(&value.bytes) else {
             return Err(not_utf8(key.as_bytes()));
         };
-        // The bytes that hraftd answers, so without a newline.
+        // The answer has the same bytes as that of hraftd, so no newline follows.
         let bytes = "{:}".len() + json::quoted_bytes(key) + json::quoted_bytes(text);
         let share = self.share(bytes).ok_or_else(|| {
             let line = "not read: too much JSON is being sent; try again, or read the bytes at ";

@@ -1,10 +1,9 @@
-//! The quota of the map: while the map is over its quota, writes that add to the map are refused. Deletions are still
-//! accepted.
+//! The quota of the map: puts that would take the map over its quota are refused. Deletions are always accepted.
 //!
 //! The quota is a command-line option of each member. A member checks a write when it receives the write and before it
 //! proposes the write. It compares the quota with its own map plus the writes that it has under way. The quota is not
-//! part of the replicated state. Writes that other members receive at the same time can exceed it, and so can writes
-//! that ended here with an unknown outcome.
+//! part of the replicated state. Writes that other members receive at the same time can exceed the quota. So can writes
+//! whose requests ended here with an unknown outcome.
 
 use super::Front;
 use super::error_code::Code;
@@ -15,8 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Default)]
 pub(super) struct UnderWay(AtomicU64);
 
-/// Room in the map that a write has reserved. It is released when the outcome is known; from then on the map itself
-/// counts the write.
+/// Room in the map that a write has reserved. The room is released when the request ends. If the write was applied, the
+/// map itself counts it from then on.
 #[derive(Debug)]
 pub(super) struct Room<'a> {
     under_way: &'a UnderWay,

@@ -61,7 +61,7 @@ impl Front {
         permission
     }
 
-    /// Asks the leader to transfer leadership to this member. Returns the result by the deadline.
+    /// Asks the leader to transfer leadership to member `to`. Returns the result by the deadline.
     pub(super) async fn transfer(&self, to: u64, deadline: Instant) -> Result<(), NotTransferred> {
         let (reply, outcome) = oneshot::channel();
         self.api.inbox.transfer(Transfer {
@@ -94,11 +94,12 @@ impl Front {
             .await
     }
 
-    /// Runs `work` on the map at an index. Returns `None` if it takes too long. One runs at a time, because each holds
-    /// a frozen map, and occupies a core while it looks at the whole map.
+    /// Runs `work` on the map at an index. Returns `None` if it takes too long. One call runs at a time, because each
+    /// holds a frozen map, and occupies a core while it looks at the whole map.
     ///
-    /// Once the loop was asked, the work continues even if the request is cancelled. A frozen map that no task took and
-    /// released would keep every entry that is replaced from then on.
+    /// Once the loop was asked, a task of its own holds the turn until the work has released the map, even if the
+    /// request is cancelled. Otherwise cancelled requests could leave several questions in the inbox and several frozen
+    /// maps.
     pub(super) async fn with_frozen<T: Send + 'static>(
         &self,
         deadline: Instant,
@@ -124,8 +125,8 @@ impl Front {
         timeout_at(deadline, working).await.ok()?.ok()?
     }
 
-    /// Sends a question to the loop and waits for the answer. If a question of the same kind already waits there, it
-    /// waits for that answer.
+    /// Sends a question to the loop and waits for the answer. If a question of the same kind already waits there, this
+    /// call waits for the answer to that question.
     async fn ask<T>(
         &self,
         slot: &mut Unanswered<T>,

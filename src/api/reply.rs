@@ -74,8 +74,8 @@ impl Body for ReplyBody {
 /// The result of a handler. A refusal is boxed because it passes through many results that are otherwise small.
 pub(super) type ReplyResult = Result<Reply, Box<Reply>>;
 
-/// The header field of refused requests. `none`: the request certainly had no effect and never will. `unknown`: it may
-/// have had an effect, or may still get one.
+/// The header field of refused requests. `none`: the request certainly had no effect and never will have one.
+/// `unknown`: the request may have had an effect, or may still have one.
 pub(super) const OUTCOME: HeaderName = HeaderName::from_static("x-raftkvd-outcome");
 
 /// The lowest index from which changes can be watched.
@@ -87,7 +87,7 @@ const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
-/// The kind of request, for the line that reports a failure.
+/// The kind of a request, which chooses the words of the line that reports a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RequestKind {
     /// To read a key.
@@ -250,14 +250,14 @@ pub(super) fn unknown(kind: RequestKind) -> Box<Reply> {
     reply
 }
 
-/// 503, for a request that asks for the status of this member.
+/// 503 with `Retry-After`: this member can't serve the request at present. The header does not state an outcome.
 pub(super) fn unavailable(code: Code, why: impl Into<Cow<'static, str>>) -> Box<Reply> {
     let mut reply = error(code, why);
     retry(&mut reply);
     reply
 }
 
-/// The error code of each reason.
+/// The error code for the reason why a request had no effect.
 pub(super) fn code(why: NotProposed) -> Code {
     match why {
         NotProposed::NoLeader => Code::NoLeader,

@@ -193,12 +193,12 @@ fn is_join(key: &[u8]) -> bool {
     key == b"join"
 }
 
-/// A path. If it ends with a name in angle brackets, the pattern stands for all paths with that prefix.
+/// A path, or all paths with a prefix: a name in angle brackets at the end stands for the rest of the path.
 #[derive(Debug)]
 struct Pattern {
     /// The bytes before the name, without the first slash.
     fixed: &'static [u8],
-    /// A name follows, which may be empty.
+    /// Any rest may follow, also an empty rest.
     is_prefix: bool,
 }
 

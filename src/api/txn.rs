@@ -86,7 +86,7 @@ impl Front {
     }
 }
 
-/// A condition in the header applies to one key, and the path of a transaction has no key.
+/// Refuses conditions in the header. Such a condition applies to one key, and the path of a transaction has no key.
 pub(super) fn no_conditions(head: &Parts) -> Result<(), Box<Reply>> {
     if Conditions::of(&head.headers)?.is_empty() {
         return Ok(());

@@ -1,7 +1,7 @@
 //! `GET /-/watch`: the changes of the map as server-sent events, in the order of the log.
 //!
 //! A watcher is the body of a response and not a task. hyper asks for the next piece when the client has taken the
-//! previous piece, and the piece is then made from the history (see `history.rs`). So a slow client holds one piece,
+//! previous piece. The piece is then made from the history (see `store/history.rs`). So a slow client holds one piece,
 //! and nothing waits for the client. If the history drops changes before the client has read them, the client gets a
 //! last event that says so, and the response ends.
 //!
@@ -178,8 +178,8 @@ impl Front {
     }
 }
 
-/// An `EventSource` never reconnects after another status than 200. So a temporary refusal becomes a response that ends
-/// at once.
+/// Turns a temporary refusal of an `EventSource` into a response with status 200 that ends at once. After any other
+/// status, an `EventSource` never reconnects.
 pub(super) fn fit(reply: Reply, head: &Parts) -> Reply {
     let wants_events = |field: &HeaderValue| field.as_bytes().starts_with(b"text/event-stream");
     let is_for_now = reply.status() == StatusCode::SERVICE_UNAVAILABLE;

@@ -1,7 +1,8 @@
 //! The commit channel: what the raft loop publishes, in log order, for the one component that writes the store.
 //!
-//! The position of an item is its index. A [`Commit::Read`] stands behind every entry that the read has to see. A
-//! [`Commit::Snapshot`] or [`Commit::Freeze`] stands exactly at its index. So no item carries an index to wait for.
+//! The place of an item in the channel says at which index the item takes effect. A [`Commit::Read`] stands behind
+//! every entry that the read has to see. A [`Commit::Snapshot`] or [`Commit::Freeze`] stands exactly at its index. So
+//! no item carries an index to wait for.
 
 use crate::command::proposal::{ReadReply, ReplySender};
 use crate::command::{Command, SnapshotHeader};
@@ -30,7 +31,7 @@ pub enum Commit {
     Restore(Box<SnapshotMeta>),
 }
 
-/// A committed entry. It lacks the commands that were already applied, and those that came from no member.
+/// A committed entry. It lacks the commands that were already applied, and the commands whose proposer is not a member.
 #[derive(Debug)]
 pub struct Apply {
     /// Index of the entry, which becomes the ETag of the values that it writes.

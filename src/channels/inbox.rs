@@ -1,13 +1,14 @@
 //! The inbox: everything that the raft loop waits for. It holds clients' proposals and reads, peers' messages, news of
 //! what became durable or was applied, and a few rare notices.
 //!
-//! One lock and one condition variable guard all of it. So a pass of the loop costs one wake-up however many events
-//! wait, and the loop sees a consistent cut: it never takes an event without the event that caused it. For example, a
-//! vote answers a request that was sent after an fsync, so it is never taken without the news of that fsync.
+//! One lock and one condition variable guard all of it. So a pass of the loop costs one wake-up, however many events
+//! wait. The loop also sees a consistent cut: it never takes an event without the event that caused it. For example, a
+//! vote answers a request that was sent after an fsync, so the loop never takes the vote without the news of that
+//! fsync.
 //!
-//! Events that could only wait in the node gather here and wake nothing: proposals while the leader's disk writes the
-//! previous ones (the next write takes them all), and reads while a read-index round is under way. So batches grow with
-//! the load, and a single request does not wait.
+//! Events that could only wait in the node gather here and do not wake the loop. Proposals gather while the leader's
+//! disk writes the previous ones, and the next write takes them all. Reads gather while a read-index round is under
+//! way. So batches grow with the load, and a single request does not wait.
 //!
 //! Every kind of event has a limit. Over the limit, clients are answered that the queue is full, and peer messages are
 //! dropped, because raft sends them again.
@@ -88,7 +89,7 @@ impl Inbox {
         let mut events = self.lock();
         let open = events.open();
         let (count, total) = (open.proposals, open.proposal_bytes + bytes);
-        // A single command always fits, whatever --max-value-bytes is.
+        // If no proposal is open, there is room for any command, whatever --max-value-bytes is.
         if count >= limits::PROPOSALS_MAX || (count > 0 && total > limits::PROPOSAL_BYTES_MAX) {
             drop(events);
             // The receiver may be gone: its client has given up.
@@ -162,16 +163,16 @@ impl Inbox {
         true
     }
 
-    /// The job of this ready, and so all jobs before it, are durable.
+    /// Records that the job with this number, and so all jobs before it, are durable.
     pub fn persisted(&self, number: u64) {
         let mut events = self.lock();
         events.persisted = number;
         self.notify(events);
     }
 
-    /// The map holds everything up to this index. `bytes` of entry data were applied since the last call. Mostly
-    /// nothing waits for this, so it does not wake the loop, which learns of it with its next event, at the next tick
-    /// at the latest.
+    /// Records that the map holds everything up to this index, and that `bytes` of entry data were applied since the
+    /// last call. Wakes the loop only if the node holds entries back until the map has caught up. Otherwise the loop
+    /// learns of this with its next event, at the next tick at the latest.
     pub fn applied(&self, index: u64, bytes: usize) {
         let mut events = self.lock();
         events.applied = index;
@@ -179,8 +180,8 @@ impl Inbox {
         self.notify(events);
     }
 
-    /// Queues a notice. Of the notices about the state of a peer, only the newest of each kind is kept, as the last
-    /// one. So a connection that flaps does not fill the inbox.
+    /// Queues a notice. A notice about the state of a peer replaces an older notice of the same kind about the same
+    /// peer. So a connection that flaps does not fill the inbox.
     pub fn notice(&self, notice: Notice) {
         let mut events = self.lock();
         if let Some(peer) = notice.of_peer() {
@@ -241,7 +242,7 @@ impl Inbox {
         events.take(now < deadline)
     }
 
-    /// Whether the loop sleeps, and no event has arrived since that it could go on with.
+    /// Whether the loop sleeps, and no event that lets it go on has arrived since.
     pub fn is_asleep(&self) -> bool {
         self.lock().asleep
     }

@@ -16,7 +16,8 @@ pub enum Notice {
     Unreachable(u64),
     /// This member reached the peer, and the peer accepted it.
     Connected(u64),
-    /// A connection to this peer broke, and the peer's host refuses a new one: no process listens there any more.
+    /// A connection to this peer broke, and the peer's host refuses a new connection: no process listens there any
+    /// more.
     Gone(u64),
     /// The transfer of a snapshot to a peer has ended.
     SnapshotSent {

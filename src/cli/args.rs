@@ -1,5 +1,5 @@
-//! The options and the subcommands, as clap reads them. What `--help` says of each is its doc comment: the first paragraph
-//! for `-h`, all of them for `--help` and the manual page.
+//! The options and the subcommands, as clap reads them. The doc comment of each is its help text. `-h` shows the first
+//! paragraph. `--help` and the manual page show all paragraphs.
 
 use super::help;
 use super::values::{
@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Lines of the help are shorter than 80 columns on any terminal.
 const HELP_COLUMNS_MAX: usize = 79;
 
-/// Which help an option is described for.
+/// The length of the help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HelpLength {
     /// `-h`, which leaves out the environment variables, so that most options need one line.
@@ -49,7 +49,8 @@ pub(super) fn command(help: HelpLength) -> clap::Command {
         })
 }
 
-/// What `--version` says. A line with exit code 8 names the command version that is needed.
+/// The text of `--version`. It shows the command version, because the reason of exit code 8 names the command version
+/// that is needed.
 static BUILD: LazyLock<String> = LazyLock::new(|| {
     let release = env!("CARGO_PKG_VERSION");
     format!("{release} (command version {VERSION})")

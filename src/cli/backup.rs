@@ -1,7 +1,8 @@
 //! `raftkvd backup`: fetches `GET /-/snapshot` of a member into a file, and checks it.
 //!
-//! What arrives goes to `FILE.*.part`, which no other process takes for its own. Only when it is complete, every CRC is right and all of it is durable, it gets its
-//! name: a file without `.part` is a whole backup, whatever happened.
+//! The bytes that arrive are written to `FILE.RANDOM.part`, a name that no other process uses. The file gets its final
+//! name only when it is complete and durable and every CRC is right. So a file without `.part` is always a whole
+//! backup.
 
 use crate::api::client;
 use crate::exit_code::ExitCode;
@@ -28,24 +29,25 @@ use tokio::time::timeout;
 /// What to fetch, and where to put it.
 #[derive(Debug, Clone)]
 pub struct BackupOptions {
-    /// Where clients reach the member.
+    /// The URL at which clients reach the member.
     pub member: PeerUrl,
-    /// Also without a quorum: what this member has.
+    /// Take what this member has, even without a majority.
     pub stale: bool,
-    /// The file, or a directory in which it gets the name that the member gives it. `None` is the current directory.
+    /// The file, or a directory in which the file gets the name that the member suggests. `None` means the current
+    /// directory.
     pub file: Option<PathBuf>,
 }
 
-/// There is no backup. One line each.
+/// Why there is no backup. Each error is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// The member gave none, or not all of it.
+    /// The member sent no backup, or only a part.
     #[error("no backup: {0}")]
     NotGiven(String),
     /// The file exists.
     #[error("{} exists; choose another name, or move the file away", .0.display())]
     Exists(PathBuf),
-    /// What arrived can't be stored, or is damaged.
+    /// The bytes that arrived can't be stored, or are damaged.
     #[error("no backup: {}", .0.without_advice())]
     Storage(#[from] StorageError),
 }
@@ -73,7 +75,7 @@ impl BackupError {
     }
 }
 
-/// Takes a backup. Gives what to print.
+/// Fetches and checks a backup. Returns the text to print.
 pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<String, BackupError> {
     let BackupOptions {
         member,
@@ -114,7 +116,7 @@ pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<String, BackupEr
 }
 
 fn check_absent(path: &Path) -> Result<(), BackupError> {
-    // Also a link that leads nowhere is somebody's.
+    // A dangling symbolic link counts as an existing file too, because somebody may need it.
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(DiskError::new("look at", path, error).into()),
@@ -122,7 +124,7 @@ fn check_absent(path: &Path) -> Result<(), BackupError> {
     }
 }
 
-/// Writes the body of a response to a file that has not got its name yet. Durable on return.
+/// Writes the body of a response to a file with a temporary name. The bytes are durable on return.
 async fn fetch(
     response: Response<Incoming>,
     file: Option<&Path>,
@@ -184,7 +186,8 @@ fn refusal(status: StatusCode, body: &Bytes) -> String {
     }
 }
 
-/// The name that the member gives the file; `None` unless it is such a one, which can't lead anywhere else.
+/// The file name that the member suggests. `None` unless it has the form of a backup's name, so that it can't lead to
+/// another directory.
 fn file_name(response: &Response<Incoming>) -> Option<String> {
     let disposition = response.headers().get(CONTENT_DISPOSITION)?.to_str().ok()?;
     let name = disposition.strip_prefix("attachment; filename=\"")?;
@@ -194,7 +197,7 @@ fn file_name(response: &Response<Incoming>) -> Option<String> {
     (numbers.len() <= 64 && numbers.chars().all(harmless)).then(|| name.to_owned())
 }
 
-/// A file that has not got its name yet. Dropped so, it is removed.
+/// A backup under its temporary name. Dropping the value removes the file, unless it got its final name.
 struct Part {
     temporary: PathBuf,
     path: PathBuf,
@@ -212,7 +215,7 @@ impl Part {
         })
     }
 
-    /// Reads all of it, and checks every CRC.
+    /// Reads the whole file, and checks every CRC.
     fn check(&self, logger: &Logger) -> Result<SnapshotContents, StorageError> {
         let mut contents = SnapshotContents::default();
         let mut progress = ProgressReport::of_command("checking", Unit::Bytes, logger);
@@ -227,13 +230,13 @@ impl Part {
         Ok(contents)
     }
 
-    /// Gives it its name, unless that was given to another meanwhile. Durable on return.
+    /// Gives the file its final name, unless another file got that name meanwhile. Durable on return.
     fn keep(&mut self) -> Result<&Path, BackupError> {
         let (from, to) = (&self.temporary, &self.path);
         match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
             Ok(()) => {}
             Err(Errno::EXIST) => return Err(BackupError::Exists(self.path.clone())),
-            // Not every file system can.
+            // Not every file system supports a rename that refuses to replace a file.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
                 check_absent(to)?;
                 RealDisk.rename(from, to)?;
@@ -249,7 +252,8 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         if !self.kept {
-            // It may not be there yet; and its name tells that it is no backup.
+            // The removal may fail: the file may not exist yet. A file that stays has a name that ends in `.part`, so
+            // nobody takes it for a backup.
             let _ = RealDisk.remove(&self.temporary);
         }
     }

@@ -1,11 +1,11 @@
-//! The scripts by which shells complete this command line, generated from what clap knows of the options.
+//! Completion scripts for shells, generated from clap's description of the command line.
 
 use super::args::{HelpLength, command};
 use clap::Command;
 use clap_complete::Shell;
 use std::fmt::Write as _;
 
-/// The script for this shell.
+/// The completion script for this shell.
 pub(super) fn completions(shell: Shell) -> String {
     let mut command = command(HelpLength::Long);
     let mut script = Vec::new();
@@ -17,8 +17,9 @@ pub(super) fn completions(shell: Shell) -> String {
     }
 }
 
-/// By the generated script, fish proposes files where it has possible values: behind an option of the daemon that still lacks
-/// its value, for the script takes such a line for a wrong one; and for the argument of a subcommand.
+/// Repairs two faults of the generated script, with which fish proposes file names in place of the possible values. The
+/// first fault is behind an option of the daemon that still lacks its value, because the script takes such a line for
+/// an error. The second fault is at the argument of a subcommand.
 fn repaired_for_fish(script: &str, command: &Command) -> String {
     let mut script = script.replace("\n    or return\n", "\n    or return 0\n");
     for subcommand in command.get_subcommands() {

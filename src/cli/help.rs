@@ -1,18 +1,18 @@
-//! What the help says beside the options: examples, the meaning of values, exit codes. The manual page prints the same
-//! tables.
+//! The parts of the help besides the options: examples, the meaning of values, and exit codes. The manual page prints
+//! the same tables.
 
 use crate::exit_code::ExitCode;
 use std::fmt::Write as _;
 
-/// A command line, with what it does.
+/// A command line, and what it does.
 pub(super) struct Example {
     /// Ends with a colon.
     pub(super) what: &'static str,
-    /// What to type into a shell; all but the last line end with a backslash.
+    /// The lines to type into a shell. All but the last line end with a backslash.
     pub(super) lines: &'static [&'static str],
 }
 
-/// Of the daemon. The first few are those of `-h`.
+/// The examples of the daemon. `-h` shows the first [`SHORT_EXAMPLES`].
 const DAEMON: [Example; 7] = [
     Example {
         what: "Run a single member, to try raftkvd:",
@@ -53,7 +53,7 @@ const DAEMON: [Example; 7] = [
     },
 ];
 
-/// So many examples of the daemon are in `-h`.
+/// The number of examples of the daemon in `-h`.
 const SHORT_EXAMPLES: usize = 3;
 
 const BACKUP: [Example; 3] = [
@@ -144,7 +144,7 @@ pub(super) fn examples(command: &str) -> &'static [Example] {
     }
 }
 
-/// What the names in angle brackets stand for.
+/// The meaning of the value names that the help shows in angle brackets.
 pub(super) const VALUES: [(&str, &str); 8] = [
     ("N", "a whole number, 1 or larger"),
     (
@@ -165,11 +165,11 @@ pub(super) const VALUES: [(&str, &str); 8] = [
     ),
 ];
 
-/// How options and variables relate.
+/// Explains how options and environment variables relate.
 pub(super) const VARIABLES: &str =
     "Each option can also be set by its environment variable; the option wins.";
 
-/// Below `-h`.
+/// The notes below the options in `-h`.
 pub(super) fn short_notes() -> String {
     format!(
         "{}\n{VARIABLES}\nSee --help for all details, and raftkvd man for the manual page.",
@@ -177,7 +177,7 @@ pub(super) fn short_notes() -> String {
     )
 }
 
-/// Below `--help`.
+/// The notes below the options in `--help`.
 pub(super) fn long_notes() -> String {
     let mut text = block(&DAEMON);
     text.push_str("\nValues:\n");
@@ -191,7 +191,7 @@ pub(super) fn long_notes() -> String {
     text
 }
 
-/// Below the help of a subcommand.
+/// The notes below the help of a subcommand.
 pub(super) fn notes(command: &str) -> String {
     block(examples(command))
 }

@@ -1,9 +1,10 @@
 //! `raftkvd inspect`: prints what a data directory, a WAL segment, a snapshot or a `meta` file holds, and checks every
-//! CRC. Nothing is changed, and no daemon is asked.
+//! CRC. It changes nothing, and asks no daemon.
 //!
-//! A directory is read file by file, past those that are damaged, and then judged as a whole, by the code of a start. One
-//! that a process uses is only read file by file: those come and go meanwhile. Of a damaged file is said how far it is
-//! good. The exit code is that of the worst thing found: 4 if anything is corrupt.
+//! A directory is read file by file, and a damaged file does not end the inspection. Then the code of a start judges
+//! the directory as a whole. That last step is left out while a process uses the directory, because files come and go
+//! meanwhile. For a damaged file, the output says up to which byte the file is good. The exit code is 4 if anything is
+//! corrupt, and otherwise that of the first error.
 
 use crate::command::{ReplicatedState, SnapshotHeader};
 use crate::exit_code::ExitCode;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 const WHAT_TO_NAME: &str = "name a data directory, one of its files, or a backup";
 
-/// Inspects a path, and prints to `out` what it finds, and to stderr what is wrong. Gives the exit code.
+/// Inspects a path. Prints the findings to `out` and the errors to stderr. Returns the exit code.
 pub fn run(path: &Path, out: &mut dyn Write, log: &Log) -> io::Result<ExitCode> {
     let mut report = Report {
         disk: Arc::new(ReadOnlyDisk),
@@ -33,7 +34,7 @@ pub fn run(path: &Path, out: &mut dyn Write, log: &Log) -> io::Result<ExitCode> 
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => report.directory(path)?,
         Ok(_) => {
-            // Its process may be writing it.
+            // A process may be writing the file.
             let dir = path.parent().and_then(Path::parent);
             report.live = dir.is_some_and(|dir| report.is_in_use(dir));
             report.file(path)?;
@@ -56,16 +57,17 @@ struct Report<'a> {
     exit_code: ExitCode,
     /// A process uses the data directory.
     live: bool,
-    /// Header and size of each snapshot that is good.
+    /// Header and size of each snapshot without an error.
     sound: Vec<(SnapshotHeader, u64)>,
-    /// Each snapshot that is not, and why.
+    /// Each snapshot with an error, and the error.
     unsound: Vec<(PathBuf, StorageError)>,
 }
 
 impl Report<'_> {
-    /// Something is wrong: said on stderr, and the rest goes on. Corrupt is worse than anything else.
+    /// Prints an error to stderr and continues. The exit code for corruption replaces any other. Otherwise the first
+    /// error sets the exit code.
     fn found(&mut self, error: &StorageError) -> io::Result<()> {
-        // What was printed of it comes first.
+        // The lines that are already printed about the file must come before the error.
         self.out.flush()?;
         self.log.tell(&error.without_advice());
         let code = error.exit_code();
@@ -84,7 +86,8 @@ impl Report<'_> {
             true => Path::new("."),
             false => dir,
         };
-        // One whose lock can't be read is treated as if nobody had it: what can't be read will be said.
+        // If the lock can't be read, the directory counts as unused. Files that can't be read are reported later
+        // anyway.
         inspect::is_in_use(&self.data_dir(dir)).unwrap_or(false)
     }
 
@@ -145,13 +148,13 @@ impl Report<'_> {
             }
         }
         match meta {
-            // It may have begun or ended meanwhile.
+            // A process may have started to use the directory meanwhile.
             Some(meta) if !self.live && !self.is_in_use(dir) => self.verdict(dir, meta),
             _ => Ok(()),
         }
     }
 
-    /// What a start would do.
+    /// Prints what a start on this directory would do.
     fn verdict(&mut self, dir: &Path, meta: Meta) -> io::Result<()> {
         if meta.is_restoring() {
             let what = "a restore was not completed: a start refuses, another restore begins again";
@@ -173,7 +176,7 @@ impl Report<'_> {
         let verdict = match inspect::verdict(&self.data_dir(dir), meta, &self.sound, unsound) {
             Ok(verdict) => verdict,
             Err(error) => {
-                // What is damaged was said with the file, but not what does not fit together.
+                // Damage was reported with its file. Files that do not fit together were not reported yet.
                 if self.exit_code == ExitCode::Success {
                     self.found(&error)?;
                 }
@@ -240,7 +243,8 @@ impl Report<'_> {
         }
     }
 
-    /// A file that could not be read to its end, and how far it is good; unless it was deleted meanwhile.
+    /// Reports a file that could not be read to its end, and up to which byte it is good. A file that was deleted
+    /// meanwhile is no error.
     fn damaged(&mut self, path: &Path, good: u64, error: &StorageError) -> io::Result<()> {
         if self.live && !path.exists() {
             return writeln!(
@@ -378,7 +382,7 @@ impl Report<'_> {
         }
     }
 
-    /// One that stands in a data directory has to be the one that its name says.
+    /// Checks that a snapshot with the name of a snapshot in a data directory has the header that its name promises.
     fn check_name(&self, path: &Path, contents: &SnapshotContents) -> Result<(), StorageError> {
         let name = path
             .file_name()
@@ -437,9 +441,9 @@ impl Report<'_> {
     }
 }
 
-/// How far the cluster of a data directory has formed: with this state at the beginning, this entry that says so in the
-/// log, and this much committed. Who lost a disk while a cluster formed decides by it: as long as no directory has the
-/// entry, nobody was told of a success.
+/// How far the cluster of a data directory has formed. `state` is that of the snapshot, `entry` is the index of the
+/// entry `Formed` in the log, and `committed` is the commit index. An operator who lost a disk while a cluster formed
+/// needs this line: as long as no directory has the entry, no client was answered with success.
 fn formation(state: Option<&ReplicatedState>, entry: Option<u64>, committed: u64) -> String {
     match (state, entry) {
         (None, _) => "empty: no cluster has let this member in".to_owned(),

@@ -1,8 +1,8 @@
-//! The command line: every option, also from the environment, to a checked [`Asked`].
+//! The command line: turns options and environment variables into a checked [`Asked`].
 //!
-//! What is wrong with it is said in one line on stderr: which value, why, and what to do. The process then exits
-//! with 2, before it has touched a file or a socket. What may be left out on a data directory that exists, and is missing
-//! otherwise, the server says, in `start.rs`. Without a subcommand the daemon runs.
+//! An error is one line on stderr: which value is wrong, why, and what to do. The process then exits with 2, before it
+//! changes a file or opens a socket. Some options may be left out only if the data directory exists: the server checks
+//! those, in `start.rs`. Without a subcommand the daemon runs.
 
 mod args;
 pub mod backup;
@@ -45,18 +45,18 @@ pub enum Task {
 /// How to run the daemon.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What the daemon is to do.
+    /// The options of the daemon.
     pub asked: Asked,
-    /// How to log.
+    /// The settings of the log.
     pub log: LogOptions,
 }
 
 /// Why there is nothing to run.
 #[derive(Debug)]
 pub enum Quit {
-    /// `--help` or `--version` was asked for: that goes to stdout.
+    /// `--help` or `--version` was given. The text goes to stdout.
     Shown(clap::Error),
-    /// Something is wrong; this says what, in one line.
+    /// The command line is not valid. The text is one line.
     Usage(String),
 }
 
@@ -65,7 +65,7 @@ impl Quit {
     pub fn show(self) -> Result<ExitCode, Fatal> {
         match self {
             Quit::Shown(text) => {
-                // Nobody reads it any more if this fails.
+                // If this fails, nobody reads stdout any more.
                 let _ = text.print();
                 Ok(ExitCode::Success)
             }
@@ -196,7 +196,7 @@ fn tuning(args: &Args) -> Result<Tuning, String> {
     }
     for (option, value, least) in [
         ("snapshot-bytes", args.snapshot_bytes, 1),
-        // A start reads about so much of the log in a tick.
+        // A start reads about this many bytes of the log in one tick.
         (
             "log-cache-bytes",
             args.log_cache_bytes,
@@ -219,7 +219,7 @@ fn tuning(args: &Args) -> Result<Tuning, String> {
         heartbeat: args.heartbeat,
         election_timeout: args.election_timeout,
     };
-    // In ticks, as raft will compare them.
+    // The values are compared in ticks too, because raft counts in ticks.
     if tuning.heartbeat >= tuning.election_timeout
         || tuning.heartbeat_ticks() >= tuning.election_ticks()
     {
@@ -231,7 +231,7 @@ fn tuning(args: &Args) -> Result<Tuning, String> {
     Ok(tuning)
 }
 
-/// The list of members, and this member's own URL, as far as the command line says so.
+/// The list of members and this member's own URL, each if the command line has it.
 fn addresses(args: &Args) -> Result<(BTreeMap<u64, PeerUrl>, Option<PeerUrl>), String> {
     match (&args.cluster, &args.peer_url) {
         (Some(_), Some(_)) => Err(
@@ -248,15 +248,15 @@ fn addresses(args: &Args) -> Result<(BTreeMap<u64, PeerUrl>, Option<PeerUrl>), S
     }
 }
 
-/// One line out of clap's several: what is wrong, a tip where it has one, and which help to read. `first` is the argument
-/// that names the subcommand, if there is one.
+/// Condenses clap's message to one line: what is wrong, a similar argument if clap knows one, and which help to read.
+/// `first` is the argument that names the subcommand, if there is one.
 fn condense(error: &clap::Error, first: Option<&OsString>) -> String {
     let get = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
         _ => None,
     };
     let argument = get(ContextKind::InvalidArg).map(|argument| {
-        // `--id <N>`: the name is enough.
+        // Of `--id <N>`, only the name is shown.
         bare(argument.split(' ').next().unwrap_or(argument))
     });
     let mut line = match (error.kind(), argument, get(ContextKind::InvalidValue)) {
@@ -298,7 +298,7 @@ fn condense(error: &clap::Error, first: Option<&OsString>) -> String {
     }
 }
 
-/// The name of an argument that clap has put into brackets.
+/// The name of an argument, without the brackets that clap puts around it.
 fn bare(name: &str) -> &str {
     name.trim_matches(['<', '>', '[', ']'])
 }

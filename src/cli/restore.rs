@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What to restore, and where.
+/// The options of a restore.
 #[derive(Debug, Clone)]
 pub struct RestoreOptions {
     /// The snapshot.
@@ -24,7 +24,7 @@ pub struct RestoreOptions {
     pub cluster: BTreeMap<u64, PeerUrl>,
 }
 
-/// What `restore` is to do, checked.
+/// Checks the options of a restore.
 pub(super) fn check(
     file: PathBuf,
     id: u64,
@@ -38,7 +38,7 @@ pub(super) fn check(
             file.display()
         )));
     }
-    // As the daemon takes them.
+    // `--cluster` and `--peer-url` mean the same as for the daemon.
     let cluster = match (cluster, peer_url) {
         (Some(_), Some(_)) => {
             let line = "--cluster and --peer-url (or RAFTKVD_CLUSTER and RAFTKVD_PEER_URL) are both given; leave out one";
@@ -68,7 +68,7 @@ pub(super) fn check(
     })
 }
 
-/// Restores member 1. Gives what to print.
+/// Restores member 1. Returns the text to print.
 pub fn run(settings: &RestoreOptions, logger: &Logger) -> Result<String, StorageError> {
     let RestoreOptions {
         file,

@@ -1,4 +1,4 @@
-//! What stands behind an option: ids, ports, URLs, durations, sizes, choices. Each is read from one text, or refused with
+//! The values of options: ids, ports, URLs, durations, sizes and choices. Each function reads one text. The error says
 //! what to write instead.
 
 use crate::limits;
@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// One of the few values that an option takes.
+/// One of the possible values of an option.
 pub(super) struct Choice<T: 'static> {
     name: &'static str,
     alias: Option<&'static str>,
@@ -81,7 +81,7 @@ where
     })
 }
 
-/// The URL at which clients reach a member; the scheme may be left out.
+/// Reads the URL at which clients reach a member. The scheme may be left out.
 pub(super) fn parse_member(text: &str) -> Result<PeerUrl, String> {
     let text = text.trim();
     let url = match text.contains("://") || !text.contains(':') {
@@ -116,7 +116,7 @@ pub(super) fn parse_cluster(list: &str) -> Result<BTreeMap<u64, PeerUrl>, String
     Ok(urls)
 }
 
-/// Whether to join, and whom to ask.
+/// Reads `--join`: whether to join, and the members to ask.
 pub(super) fn parse_join(value: Option<&str>) -> Result<(bool, Vec<PeerUrl>), String> {
     match value.map(str::to_ascii_lowercase).as_deref() {
         None | Some("n" | "no" | "f" | "false" | "off" | "0") => return Ok((false, Vec::new())),
@@ -195,7 +195,7 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
         _ => return Err(wrong()),
     };
     let bytes = number * f64::from(1_u32 << shift);
-    // Above 2^53 a float skips integers; no size here makes sense up there.
+    // Above 2^53 a float can't represent every integer, and no option needs such a size.
     if bytes.fract() != 0.0 || bytes > (1_u64 << 53) as f64 {
         return Err(wrong());
     }
@@ -208,7 +208,7 @@ pub(super) fn split_number(text: &str) -> Option<(f64, &str)> {
         .find(|c: char| !c.is_ascii_digit() && c != '.')
         .unwrap_or(text.len());
     let (number, rest) = text.split_at(end);
-    // The length keeps it in the range where a float is exact enough.
+    // The length limit keeps the number in the range in which a float is exact enough.
     if !number.starts_with(|c: char| c.is_ascii_digit()) || number.len() > 20 {
         return None;
     }

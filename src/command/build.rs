@@ -1,7 +1,7 @@
 //! Generates the protobuf types of `raftkvd.proto` into `OUT_DIR`, in pure Rust: no system `protoc` is needed. The file
 //! is in `src/` because the top level of the repository is kept to a fixed, short list.
 
-// That is how cargo is spoken to.
+// A build script sends its instructions to cargo through stdout.
 #![allow(clippy::print_stdout)]
 
 use std::path::{Path, PathBuf};

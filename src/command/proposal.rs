@@ -1,8 +1,8 @@
 //! A client's request on its way through raft, and the channel for its outcome.
 //!
 //! The reply travels with the request. The API puts the sending half of a one-shot channel into the [`Proposal`] or
-//! [`Read`], the node keeps it with the pending command, and the code that learns the outcome sends it. Dropping the
-//! sender means "unknown" to the receiver, so no code path can silently forget a client.
+//! [`Read`]. The node keeps the sender with the pending command. The code that learns the outcome sends the outcome.
+//! Dropping the sender means "unknown" to the receiver, so no code path can silently forget a client.
 //!
 //! The channel is that of `futures-channel`, which needs no particular runtime: nothing between the API and the store
 //! needs tokio.
@@ -16,11 +16,11 @@ use futures_channel::oneshot;
 /// A request to transfer leadership to another member.
 #[derive(Debug)]
 pub struct Transfer {
-    /// Id of the member that becomes leader.
+    /// Id of the member that should become the leader.
     pub to: u64,
     /// When to give up, in ticks from now. At least 1.
     pub deadline_ticks: u64,
-    /// Receives `Ok` once the member leads as far as this node knows, or the reason why it does not.
+    /// Receives `Ok` once this node has seen the member lead, or the reason why the transfer failed.
     pub reply: TransferReply,
 }
 

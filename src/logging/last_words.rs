@@ -1,4 +1,5 @@
-//! Writes one line without the thread of the log: for when that thread can't be started, or has panicked itself.
+//! Writes one line without the thread of the log. This is for three cases: the thread can't be started, the thread
+//! itself has panicked, or another thread has panicked and nothing can limit the time of its report.
 
 use super::lines::{Format, one_line, timestamp};
 use crate::limits;
@@ -7,8 +8,8 @@ use serde_json::json;
 use std::io;
 use std::time::SystemTime;
 
-/// Writes a line, if stderr becomes writable within a limit. The line is shorter than `PIPE_BUF`, so the write to a
-/// writable pipe does not block.
+/// Writes a line, if stderr becomes writable within a limit. The line is shorter than `PIPE_BUF` unless it consists
+/// mostly of escaped characters, so the write to a writable pipe does not block.
 pub fn last_words(format: Format, text: &str) {
     const CHARS_MAX: usize = 500;
     let text: String = text.chars().take(CHARS_MAX).collect();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! any thread ──► level? ──► repeats ──► bounded queue ──► the thread "log" ──► text or JSON on stderr
-//!                            └─ held back: the thread tells their number once a window
+//!                            └─ held back: the thread logs their number once a window
 //! ```
 //!
 //! This is the only way to stderr, also for subcommands: log lines, progress bars, the reason of a failure, and panics.
@@ -14,7 +14,8 @@
 //!   and can't be dropped. The process waits for that line no longer than [`limits::LOG_END_TIMEOUT`].
 //!
 //! Invariants:
-//! - Logging never makes a thread wait.
+//! - Logging a line never makes a thread wait. Only [`Log::tell`], [`Log::flush`], [`Log::end`] and a panic wait, each
+//!   with a limit.
 //! - A stderr that is closed, broken, full, or a pipe that nobody reads affects nothing but the log.
 //! - No line holds a key or a value of the store, at any level.
 
@@ -66,7 +67,7 @@ impl LogOptions {
 pub struct Fatal {
     /// One line that says what is wrong and what to do.
     pub reason: String,
-    /// Not 0.
+    /// The exit code, which is not 0.
     pub exit_code: ExitCode,
 }
 

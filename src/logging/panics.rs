@@ -1,8 +1,8 @@
 //! Ends the process after a panic.
 //!
 //! A thread that panicked has left its work undone, and other threads may wait for it for ever, so the process ends. It
-//! ends by SIGABRT, which a shell shows as 134, and not with an exit code: a panic is a bug, the kernel may keep a core
-//! dump, and no `RestartPreventExitStatus` applies, so a supervisor starts the process again.
+//! ends by SIGABRT, which a shell shows as 134, and not with an exit code, because a panic is a bug. The kernel may
+//! keep a core dump. No `RestartPreventExitStatus` applies, so a supervisor starts the process again.
 //!
 //! Invariant: the process ends within [`limits::LOG_PANIC_TIMEOUT`], also if nothing reads stderr.
 
@@ -53,7 +53,7 @@ fn report(queue: &Queue, line: &str) {
         &slog::record!(Level::Error, ALWAYS, &format_args!("{line}"), slog::b!()),
         &o!().into(),
     );
-    // Nothing else says why the process ends, so a full queue may not drop this line.
+    // Nothing else says why the process ends, so this line waits for room in a full queue.
     queue.log_until(reason, Instant::now() + limits::LOG_END_TIMEOUT);
     let logger = Logger::root(queue.clone().fuse(), o!());
     // Resolving the symbols may take long, so this is a line of its own. The environment decides whether there is one.

@@ -1,11 +1,11 @@
 //! The progress of a long replay: for people who watch stderr, and for `GET /-/ready`.
 //!
-//! A [`ProgressReport`] reports every [`limits::PROGRESS_INTERVAL`]. The log shows it as a bar if stderr is a terminal,
-//! otherwise as a line. An operation that is faster than the interval reports nothing. The report of a subcommand starts
-//! at once and comes more often. The log of a subcommand shows progress on a terminal only.
+//! A [`ProgressReport`] reports every [`limits::PROGRESS_INTERVAL`]. The log shows the report as a bar if stderr is a
+//! terminal, otherwise as a line. An operation that is faster than the interval reports nothing. The report of a
+//! subcommand starts at once and comes more often. The log of a subcommand shows progress on a terminal only.
 //!
-//! A [`Replay`] is the work that the start of the process has to do before the map is complete again: first it loads
-//! the newest snapshot, then it replays the log after the snapshot, up to the last index known to be committed.
+//! A [`Replay`] is the work that a start has to do before the map is complete again. First, the start loads the newest
+//! snapshot. Then it replays the log after the snapshot, up to the last index known to be committed.
 //!
 //! Invariant: the stages of a replay follow each other, and no stage comes back.
 

@@ -1,14 +1,14 @@
 //! Limits floods: lines that repeat are held back, counted, and reported once a window.
 //!
 //! Two lines are of the same kind when they come from the same place in the code, at the same level, and about the same
-//! peer, member or error code. Their other values don't count. Two refusals in the audit are of the same kind when they
-//! have the same code and the same source address, whatever its port. The first [`limits::LOG_REPEATS_MAX`] lines of a
-//! window pass. Further lines are counted. When the window ends, the last of them is logged with their number. While the
-//! flood continues, the following windows let only that one line pass. After a window without repeats, the first lines
-//! pass again.
+//! peer, member or error code. Their other values don't count. For refusals in the audit, the values that count are
+//! instead `audit`, the code and the source address without its port. The first [`limits::LOG_REPEATS_MAX`] lines of a
+//! window pass. Further lines are counted. When the window ends, the last of them is logged with their number. While
+//! the flood continues, the following windows let only that one line pass. After a window without repeats, the first
+//! lines pass again.
 //!
 //! Invariants:
-//! - The first lines of a kind pass.
+//! - The first lines of a kind pass, as long as there is room to remember the kind.
 //! - At most [`limits::LOG_REPEATS_TRACKED`] kinds are remembered, with one line each. Errors of further kinds always
 //!   pass. All other lines of further kinds share one window per level.
 
@@ -31,13 +31,14 @@ pub(super) struct Kind {
     level: usize,
     file: &'static str,
     line: u32,
-    /// A hash of the [`TELLING`] values.
+    /// A hash of the [`TELLING`] values, or of the [`TELLING_AUDIT`] values for a line of the audit.
     values: u64,
 }
 
 impl Kind {
-    /// The kind of a line, or `None` for lines that are never held back: debug and trace lines, because a user who sets
-    /// such a level wants every line, and what a client was granted.
+    /// The kind of a line, or `None` for lines that are never held back. These are debug and trace lines, because a
+    /// user who sets such a level wants every line. They are also lines for every level, progress, and audit lines
+    /// about requests that succeeded.
     pub(super) fn of(record: &Record<'_>, values: &OwnedKVList) -> Option<Kind> {
         let is_done = record.tag() == AUDIT && record.level() == Level::Info;
         let is_any = [ALWAYS, PROGRESS, PROGRESS_END].contains(&record.tag());

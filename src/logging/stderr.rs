@@ -1,7 +1,7 @@
 //! Writes whole lines to stderr, each with one write.
 //!
-//! A failed write is returned as an error, so that the log can count the line as dropped. A write that blocks keeps only
-//! the thread of the log.
+//! A failed write is returned as an error, so that the log can count the line as dropped. A write that blocks makes
+//! only the thread of the log wait.
 
 use crate::limits;
 use std::io;

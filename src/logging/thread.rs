@@ -87,8 +87,8 @@ impl Queue {
         waiting.recv_timeout(left) == Err(RecvTimeoutError::Disconnected)
     }
 
-    /// Waits until all earlier lines and then `last` are written, but not longer than `patience`, because nothing may be
-    /// reading stderr.
+    /// Waits until all earlier lines and then `last` are written, but no longer than `patience`, because it is possible
+    /// that nothing reads stderr.
     pub(super) fn end(&self, last: Option<AsyncRecord>, patience: Duration) {
         let deadline = Instant::now() + patience;
         if !self.send_until(Queued::End(last), deadline) {
@@ -99,13 +99,14 @@ impl Queue {
         }
     }
 
-    /// Queues a line that may not be dropped, if there is room for it before the deadline.
+    /// Queues a line that must not be dropped. Waits for room until the deadline.
     pub(super) fn log_until(&self, record: AsyncRecord, deadline: Instant) {
         let at = SystemTime::now();
         self.send_until(Queued::Line { record, at }, deadline);
     }
 
-    /// Tries at least once.
+    /// Queues a message, and waits for room until the deadline. Tries at least once. Returns whether the message was
+    /// queued.
     fn send_until(&self, message: Queued, deadline: Instant) -> bool {
         let mut next = message;
         loop {

@@ -1,9 +1,10 @@
-//! The reasons why the daemon ends with another exit code than 0, and the line that the user gets.
+//! The reasons why the daemon ends with an exit code other than 0, and the line that the user gets.
 //!
 //! A line never recommends a step that could lose acknowledged writes in any of the cases that lead to the line. So no
 //! line says to empty a directory, or to replace it by an older copy. The user keeps the directory, and replaces a
-//! member that can't be saved by a new member. The only directory whose removal a line describes is one in which
-//! another cluster was to start, in case the old cluster was only a try.
+//! member that can't be saved by a new member. Lines of `list.rs` and `start.rs` describe the removal of directories in
+//! two cases only. In the first case, a directory holds a cluster other than the one to start, and was perhaps only a
+//! try. In the second case, no directory of the members holds a formed cluster.
 
 use crate::config::Config;
 use crate::exit_code::ExitCode;
@@ -13,7 +14,7 @@ use crate::storage::{DiskError, StorageError};
 use std::io;
 use std::net::SocketAddr;
 
-/// Why the process ends with another code than 0. The text is one line: cause, file, and next step.
+/// Why the process ends with a code other than 0. The text is one line: cause, file, and next step.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// An address can't be listened on.
@@ -37,7 +38,7 @@ pub enum Failure {
     /// The peers know another data directory or another start of this member under its id: see [`Exit`].
     #[error("{0}")]
     OtherLife(String),
-    /// Two members have committed different entries, or have both led in one term.
+    /// The logs of two members differ at a committed entry, or two members have led in one term.
     #[error("{0}")]
     Parted(String),
     /// Only a later version can read what the log or a snapshot holds.

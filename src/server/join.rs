@@ -7,10 +7,10 @@
 //! 2. `POST /join` asks the member to add this member with its incarnation. The request has no effect if this member
 //!    was added already.
 //!
-//! Everything else is between the leader and this member.
+//! The rest needs no part of this task: the leader dials this member, and sends it the first state.
 //!
-//! The task ends when a member has added this one, when this member gets a table of members in another way, or with an
-//! error that a retry would meet again.
+//! The task ends when a member has added this one, or when this member gets a table of members in another way. The task
+//! fails with an error that a retry would meet again.
 
 use crate::api::client;
 use crate::limits;
@@ -100,8 +100,8 @@ pub async fn run(task: JoinTask, transport: Transport, logger: Logger) -> Result
 }
 
 /// Asks one member. `in_doubt` means that an earlier request may have succeeded. If the status then shows this member
-/// as added, the function does not ask again: if this member was removed in between, another request would bring it
-/// back.
+/// as added, the function does not ask again: if this member was added and then removed, another request would add it
+/// again.
 async fn ask(
     task: &JoinTask,
     asked: &PeerUrl,

@@ -26,7 +26,7 @@ type List = BTreeMap<u64, PeerUrl>;
 pub(super) enum Fit {
     /// A list of this cluster. It only adds URLs at which to look for the other members.
     Known,
-    /// No member has been added yet. The list is the one by which this member waits, or by which it forms its cluster.
+    /// The list is to be stored: this member has no table of members yet, or its cluster still forms from this list.
     Taken,
 }
 
@@ -171,7 +171,8 @@ fn refusal(dir: &Path, meta: &Meta, members: &Members, misfit: &Misfit) -> Strin
     line
 }
 
-/// Logs where the command line differs from the data directory, which takes precedence.
+/// Logs where the command line differs from the table of members. The table takes precedence, except for a new URL of
+/// this member itself.
 pub(super) fn tell_differences(config: &Config, node: &Node, logger: &Logger) {
     let known = node.members();
     // The log after the snapshot is not applied yet.

@@ -6,7 +6,7 @@
 //! 2. Lock the data directory.
 //! 3. Check whether `--cluster` fits the data directory (`list.rs`).
 //! 4. Bind both ports, so that a port in use ends the start before anything in the directory is touched.
-//! 5. Serve clients. At first every request is answered with the progress of the load.
+//! 5. Serve clients. At first all requests except `/-/metrics` and `/-/live` are refused with the progress of the load.
 //! 6. Load the snapshot and read the log.
 //! 7. Start raft and the other threads, and serve peers (`wiring.rs`).
 //!
@@ -102,7 +102,7 @@ fn wire(daemon: &Daemon, opened: Opened, peer_port: TcpListener) -> Result<Wired
     let raft_logger = logging::raft_logger(logger);
     let node =
         Node::new(settings, opened.recovered, logger, &raft_logger).map_err(Failure::Fatal)?;
-    // A closed member must be closed before anything is applied that a client could see.
+    // The inbox must know whether the member is closed before anything that a client could see is applied.
     parts.inbox.set_closed(node.closed());
     if !opened.first_start {
         list::tell_differences(config, &node, logger);

@@ -2,7 +2,7 @@
 //!
 //! After the first start the directory alone is enough: `meta` holds the id, the peer URL and the list of first
 //! members. If an option is missing for a new directory, the start ends with one line before anything is touched.
-//! [`prepare`] ensures that no other process runs as the same member.
+//! [`prepare`] locks the directory, so that no other process uses it.
 
 use super::failure::Failure;
 use super::list::{self, Fit};
@@ -108,8 +108,8 @@ fn data_dir_of(asked: &Asked) -> PathBuf {
     asked.data_dir.clone().unwrap_or_else(default)
 }
 
-/// The id for a directory that holds no member: 1 unless given. But if nothing is given and there are directories of
-/// other members beside this one, the user may have meant one of them, and id 1 would start a second cluster.
+/// The id for a directory that holds no member: 1 unless given. But if nothing is given and directories of other
+/// members are beside this one, the user may have meant one of them. Then id 1 would start a second cluster.
 fn id_of_new(asked: &Asked, disk: &Arc<dyn Disk>) -> Result<u64, Failure> {
     if let Some(id) = asked.id {
         return Ok(id);
@@ -118,7 +118,7 @@ fn id_of_new(asked: &Asked, disk: &Arc<dyn Disk>) -> Result<u64, Failure> {
     if !begins_alone || asked.data_dir.is_some() {
         return Ok(1);
     }
-    // A directory that can't be listed or read can't be the one that the user means.
+    // Directories that can't be listed or read are ignored.
     let names = disk.list(Path::new(".")).unwrap_or_default();
     let ids = names.iter().filter_map(|name| {
         let id: u64 = name.strip_prefix(limits::DATA_DIR_PREFIX)?.parse().ok()?;
@@ -272,7 +272,8 @@ fn resolve(url: &PeerUrl, option: &str) -> Result<IpAddr, String> {
             format!("the host of peer URL {url} does not resolve ({error}); {remedy}")
         })?
         .map(|address| address.ip());
-    // A name often stands for an IPv6 and an IPv4 address. Peers try both, people type the IPv4 address.
+    // A name often stands for an IPv6 and an IPv4 address. Peers try both, but people type the IPv4 address, so IPv4
+    // comes first.
     let mut found: Vec<IpAddr> = found.collect();
     found.sort_by_key(|ip| !ip.is_ipv4());
     found

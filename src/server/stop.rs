@@ -119,7 +119,7 @@ pub(super) async fn stop_gently(inbox: &Inbox, clients: ServedPort) {
     let (reply, handed_over) = oneshot::channel();
     inbox.notice(Notice::HandOver(reply));
     let all = async {
-        // Clients are served until there is another leader, which takes what they send meanwhile.
+        // Clients are served until another member leads, or until half of the time has passed.
         let _ = tokio::time::timeout(limits::STOP_TIMEOUT / 2, handed_over).await;
         clients.stop().await;
     };
@@ -127,7 +127,7 @@ pub(super) async fn stop_gently(inbox: &Inbox, clients: ServedPort) {
     let _ = tokio::time::timeout(limits::STOP_TIMEOUT, all).await;
 }
 
-// Waits for an event that makes a stop in progress fail.
+/// Waits for an event that makes a stop in progress fail.
 pub(super) async fn next_failure(reasons: &mut StopReasons) -> Failure {
     loop {
         match reasons.next().await {
@@ -142,7 +142,8 @@ pub(super) async fn next_failure(reasons: &mut StopReasons) -> Failure {
     }
 }
 
-/// Converts the reason why a node has to end: to an error or, for a removed member, to a durable mark and success.
+/// Converts the reason why a node has to end: to an error or, for a removed member, to success. Marks the data
+/// directory of a removed member and a proven older copy durably.
 pub(super) fn on_exit(
     exit: Exit,
     config: &Config,

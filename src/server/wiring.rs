@@ -90,8 +90,8 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    /// Serves clients from now on. Until the map is loaded, requests are answered with the progress of the load. Peers
-    /// are not served yet: the kernel keeps their connections until there is a node that knows what it may send.
+    /// Serves clients from now on. Until the map is loaded, most requests are refused with the progress of the load.
+    /// Peers are not served yet: the kernel keeps their connections until there is a node that knows what it may send.
     pub(super) fn serve_clients(
         config: Config,
         port: TcpListener,
@@ -234,7 +234,7 @@ pub(super) fn node_settings(config: &Config, opened: &Opened) -> node::NodeSetti
         snapshot_bytes: config.tuning.snapshot_bytes,
         log_cache_bytes: config.tuning.log_cache_bytes,
         pinned_log_bytes: limits::PINNED_LOG_BYTES_MAX,
-        // The incarnation is random, so no two members draw the same timeouts.
+        // The incarnation is random, so the members draw different sequences of timeouts.
         seed: opened.meta.incarnation(),
     }
 }

@@ -113,7 +113,9 @@ impl Changed {
     }
 }
 
-/// An entry of the log with a value above this size has no other command, so a slice of it keeps nothing else alive.
+/// The value for a large entry of the map: shared if it is larger than `ENTRY_BYTES_MAX`, and otherwise copied. A
+/// command with a larger value has a log entry of its own, so the shared slice keeps no other command of that entry
+/// alive.
 pub(super) fn own(value: &Bytes) -> Bytes {
     if value.len() > limits::ENTRY_BYTES_MAX {
         value.clone()

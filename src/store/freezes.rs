@@ -18,7 +18,7 @@ pub(super) struct Freeze {
     kept: Mutex<BTreeMap<usize, Arc<Content>>>,
 }
 
-/// All current freezes. There are only a few: one for a snapshot, and one for `GET /-/hash`.
+/// All current freezes. There are only a few: one for a snapshot, one for a backup, and one for a hash or a list.
 #[derive(Default)]
 pub(super) struct Freezes {
     /// The highest index of a freeze, 0 if there is none. Only the writer raises it. A freeze that ends may lower it.

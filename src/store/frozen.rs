@@ -1,4 +1,4 @@
-//! The map at one index, for a snapshot or a hash that reads all of it while writes continue.
+//! The map at one index, for readers of the whole map while writes continue: a snapshot, a backup, a list or a hash.
 //!
 //! Freezing the map only records its index. The frozen map is then copied shard by shard, with the shard locked for
 //! reading. A copy takes the table's entries that are not newer than the index, and the replaced entries that were
@@ -152,8 +152,8 @@ impl MapHash {
     }
 }
 
-/// Not the hash of the standard library, whose algorithm may change between builds: members of different builds have to
-/// agree.
+/// The hash of one entry. It is not the hash of the standard library, whose algorithm may change between builds:
+/// members of different builds have to agree.
 fn entry_hash(key: &[u8], index: u64, value: &[u8]) -> u64 {
     // An odd number with as many ones as zeros, in irregular order.
     const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;

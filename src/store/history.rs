@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 
-/// The history of this member. Written by one thread at a time: the one that applies.
+/// The history of this member. Written by one thread at a time: the thread that applies entries.
 #[derive(Debug, Default)]
 pub struct History {
     bytes_max: u64,
@@ -192,8 +192,8 @@ impl History {
         } else if changes.spans.is_empty() {
             state.beside += changes.data.len() as u64;
         } else {
-            // Limit this to what one frame can hold besides the entry, and so that it does not drop what readers are
-            // about to read.
+            // `beside` is limited to what one frame can hold, and to an eighth of the history, so that this entry does
+            // not displace entries that readers are about to read.
             let most = (limits::FRAME_BYTES_TARGET as u64).min(self.bytes_max / 8);
             changes.beside = std::mem::take(&mut state.beside).min(most);
             state.bytes += changes.weight();
@@ -253,7 +253,7 @@ pub struct Reader {
     position: u64,
 }
 
-/// The history no longer has everything that the reader has not seen.
+/// The history no longer has all changes after the position of the reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gone {
     /// The history is complete after this index: see [`History::oldest`].

@@ -76,8 +76,8 @@ impl KeyHasher {
     }
 }
 
-/// The tables use the lowest and the seven highest bits of the same hash. The shard uses other bits: otherwise all keys
-/// of one shard would collide in its table.
+/// The number of the shard for a hash. The tables use the lowest and the seven highest bits of the same hash. The shard
+/// uses other bits: otherwise all keys of one shard would collide in its table.
 pub(super) fn shard_of(hash: u64, shards: usize) -> usize {
     (hash >> 40) as usize % shards
 }

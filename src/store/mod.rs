@@ -1,8 +1,8 @@
 //! The map: every key with its value and the index of the log entry that wrote it.
 //!
 //! The map is at the end of the commit channel. [`Store::apply`] is called by one thread at a time: the apply thread,
-//! or the raft loop in its place. The apply thread calls [`Store::freeze`] and [`Store::replace`]. Any number of
-//! threads call [`Store::get`].
+//! or the raft loop in its place. The apply thread calls [`Store::freeze`] and [`Store::replace`]; at a start, the load
+//! thread calls [`Store::replace`]. Any number of threads call [`Store::get`].
 //!
 //! The map is divided into shards, each with its own lock. A snapshot freezes the map between two batches: this records
 //! the current index and copies nothing (see `store/frozen.rs`). Afterwards a write to a shard that the snapshot has
@@ -12,7 +12,7 @@
 //! Invariants:
 //! - The value of a key and its index are read together, so an ETag never belongs to another value.
 //! - No reader sees a part of a transaction, whether it reads one key after the other or a frozen map (`store/txn.rs`).
-//! - An entry that a [`Frozen`] still has to see is never changed or freed.
+//! - An entry that a [`Frozen`] still has to see is never freed, and never changed without keeping a copy.
 //! - A reader never waits for the disk, nor for the copy of a large value. It may wait while the table of its shard
 //!   grows or is copied for a snapshot, which is rare and takes less than a millisecond.
 
@@ -74,7 +74,7 @@ impl Store {
         }
     }
 
-    /// The current value of a key, without waiting. For a linearizable read the caller has to ask the node first.
+    /// The current value of a key. For a linearizable read the caller has to ask the node first.
     pub fn get(&self, key: &[u8]) -> Option<Value> {
         let hash = self.map.hasher.hash(key);
         let content = self.map.shards[self.map.shard_of(hash)].read();
@@ -140,7 +140,8 @@ impl Store {
         Restore::new(self.map.hasher.clone(), self.map.shards.len(), keys)
     }
 
-    /// Replaces the contents of this map with a restored map. Only the apply thread calls this.
+    /// Replaces the contents of this map with a restored map. Only the apply thread calls this and, at a start, the
+    /// load thread.
     ///
     /// All shards are replaced at once. Otherwise a stale reader could see one key of a transaction and then miss
     /// another.

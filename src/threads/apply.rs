@@ -133,7 +133,7 @@ pub struct Applier {
 }
 
 impl Applier {
-    /// Runs until the raft loop has ended, or a snapshot from the leader can't be loaded.
+    /// Runs until the raft loop or the snapshot thread has ended, or a snapshot from the leader can't be loaded.
     pub fn run(&self) -> Result<(), StorageError> {
         while let Ok(batch) = self.batches.batches.recv() {
             if self.apply(batch)?.is_break() {

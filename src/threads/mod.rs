@@ -1,7 +1,8 @@
-//! The main loops of the threads, one file for each. The name of a thread is the name of its file.
+//! The main loops of the threads. Each file has the loop of the thread with the same name; `wal` also has the loop of
+//! `remove`.
 //!
-//! Only `raft` accesses the node, only `wal` writes the log, and only `apply` writes the store. The lone-request paths
-//! of `wal` and `apply` run on the raft thread.
+//! Once the data directory is loaded, only `raft` accesses the node, only `wal` writes the log, and only `apply` writes
+//! the store. The lone-request paths of `wal` and `apply` run on the raft thread.
 
 pub mod apply;
 pub mod raft;

@@ -5,7 +5,8 @@
 //! pass wait for the next pass, which takes them in one batch.
 //!
 //! The loop owns the node and never waits for the store or the network: it hands commits and messages over through
-//! queues. It waits for the disk only when it has nothing else to do: see `wal.rs`.
+//! queues. It waits for the disk in two cases: when it has nothing else to do (see `wal.rs`), and to store a new peer
+//! URL of this member.
 //!
 //! [`RaftLoop::pass`] reads no clock, and owns no thread or queue. It reaches the rest of the process through
 //! [`Ports`]. The raft thread ([`run`]) passes the daemon's [`Channels`], and the simulation passes its own ports. The
@@ -181,9 +182,9 @@ pub struct RaftLoop {
     node: Node,
     tick: Duration,
     next_tick: Instant,
-    /// Notified when this node is no longer the leader.
+    /// Notified when this node is no longer the leader, or when no other member is a voter.
     handing_over: Vec<oneshot::Sender<()>>,
-    /// Receive a frozen map with everything that this pass has published.
+    /// Each waits for a frozen map with everything that this pass has published.
     freezing: Vec<oneshot::Sender<(SnapshotHeader, Frozen)>>,
     /// The number of dropped peer messages at the last report.
     messages_dropped: u64,
@@ -214,8 +215,8 @@ impl RaftLoop {
         self.next_tick
     }
 
-    /// The open proposals and reads of the node, and which kinds of events it can't use now. The inbox asks before it
-    /// gives out events.
+    /// The open proposals and reads of the node, and which kinds of events it can't use now. The caller passes this to
+    /// the inbox when it takes events.
     pub fn held(&self) -> Held {
         self.node.held()
     }

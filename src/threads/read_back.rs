@@ -10,7 +10,7 @@ use crate::storage::wal::read_back::Request;
 use crate::storage::{self, StorageError};
 use std::sync::mpsc::Receiver;
 
-/// Runs until the raft loop has ended, or the disk has failed or is damaged.
+/// Runs until the raft loop has ended, or until entries can't be read: the disk has failed, or the log is damaged.
 pub fn run(
     requests: &Receiver<Request>,
     wal: &storage::ReadBack,

@@ -99,8 +99,9 @@ pub enum Meanwhile {
 }
 
 impl WalWriter {
-    /// Writes the job on the calling thread if all earlier jobs are durable, the job is small, the disk is fast, and
-    /// the loop has nothing else to do. Otherwise hands the job to the WAL thread.
+    /// Writes the job on the calling thread if all earlier jobs are durable, the disk is fast, and the loop has nothing
+    /// else to do. The job must also be small and lone (see `Job::is_lone`), and must not mark a snapshot. Otherwise
+    /// hands the job to the WAL thread.
     pub fn hand_over(&mut self, job: Job, meanwhile: Meanwhile) -> Result<Written, WalWriterError> {
         let small = entry_bytes(&job.save) <= limits::LONE_WRITE_BYTES_MAX;
         let finished = self.shared.unfinished.load(Ordering::Acquire) == 0;
@@ -246,7 +247,7 @@ impl Jobs {
         purges: &Sender<Purge>,
     ) -> Result<ControlFlow<()>, DiskError> {
         // Report before sending: the answer to a message must not reach the node before the node knows of the save that
-        // the message relied on (raft-rs asserts that a candidate that wins has a durable log).
+        // the message relied on. raft-rs asserts that a candidate that wins has a durable log.
         inbox.persisted(durable.number);
         if !durable.messages.is_empty() {
             send(durable.messages);

@@ -45,9 +45,9 @@ impl TransportState {
         }
     }
 
-    /// Reports which peer is waiting: the peer that has connected here, if the fingerprint of its incarnation is the
-    /// one that was answered at the URL dialled for its id. One half is not enough: a peer that only connects here may
-    /// be at any URL, and a peer that only answers does not state its incarnation.
+    /// Reports a peer that waits to be bound. The peer must have connected here, and the fingerprint of its incarnation
+    /// must have been the answer at the URL that was dialled for its id. Neither is enough alone: a peer that only
+    /// connects here may be at any URL, and a peer that only answers does not state its incarnation.
     pub(super) fn recognize(&self, id: u64) {
         let Some((fingerprint, url)) = self.greeted(id) else {
             return;
@@ -67,7 +67,7 @@ impl TransportState {
         }
     }
 
-    /// Answers claims that were not believed. The answer contains nothing that a peer must know to be believed.
+    /// Answers a peer that is refused. The answer contains nothing that a peer must know to be believed.
     pub(super) fn deny(
         self: &Arc<TransportState>,
         claims: &Claims,
@@ -123,8 +123,8 @@ pub(super) fn answer(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
 }
 
 /// The place of a stream in the [`Registry`](super::registry::Registry). A process has one stream for each lane. A
-/// second stream means that the first stream is dead without knowing it. The first stream is the stream that was
-/// accepted first.
+/// second stream for the same lane means that the stream of the earlier connection is dead, although that connection
+/// still looks open here.
 pub(super) struct StreamEntry {
     shared: Arc<TransportState>,
     key: MemberKey,

@@ -51,7 +51,7 @@ impl DialError {
         )
     }
 
-    /// The state of the lane after this error, if the lane was not connected before.
+    /// The state of a lane that is not connected because of this error.
     pub(super) fn found(&self) -> LaneState {
         LaneState::Down {
             why: self.to_string(),
@@ -68,7 +68,7 @@ impl From<hyper::Error> for DialError {
     }
 }
 
-/// Connects to a peer. The connection ends when the peer accepts no bytes for the duration `silence`.
+/// Connects to a peer. On Linux, the connection ends when the peer accepts no bytes for the duration `silence`.
 pub(super) async fn connect(url: &PeerUrl, silence: Duration) -> Result<TcpStream, DialError> {
     let connecting = TcpStream::connect((url.host(), url.port()));
     let stream = timeout(limits::PEER_CONNECT_TIMEOUT, connecting)

@@ -8,8 +8,8 @@ pub type FileError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The transport's view of the data directory. The methods are called where blocking is allowed.
 ///
-/// When the setter fails, only the current transfer ends. An implementation whose disk has failed must end the process
-/// itself.
+/// When `pin_cluster` fails, only the current transfer ends. An implementation whose disk has failed must end the
+/// process itself.
 pub trait IdentityStore: Send + Sync + 'static {
     /// This member's id.
     fn member(&self) -> u64;

@@ -227,7 +227,8 @@ impl Frames {
 
     /// Reads once, as many bytes as are available. `Ok(0)` is the end of the stream.
     pub(super) async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
-        // The buffer grows at most by its current content, so memory is at most twice what has arrived.
+        // The buffer grows at most by its current content or by `READ_BYTES`. Memory is therefore at most twice what
+        // has arrived, plus `READ_BYTES`.
         let missing = match self.length() {
             Ok(Some(length)) => (HEADER_BYTES + length).saturating_sub(self.buffer.len()),
             _ => 0,

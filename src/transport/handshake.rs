@@ -275,7 +275,7 @@ pub(super) const REFUSAL_BYTES_MAX: usize = 1 << 10;
 /// How certain it is that the place where a peer is dialled belongs to that peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Trust {
-    /// Only a claim of a peer that can't be judged yet.
+    /// The place is only a claim of a peer that can't be judged yet.
     Claimed,
     /// Known, for example from the table of members or from this member's list.
     Known,

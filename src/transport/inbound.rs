@@ -78,7 +78,7 @@ pub(super) async fn serve(
             };
             oldest.abort();
         }
-        // The place is inserted before the task exists, because the task removes the place when it ends. The lock is
+        // The entry is inserted before the task exists, because the task removes the entry when it ends. The lock is
         // not held while the task is spawned or aborted: a stopping runtime drops a task on the spot, and dropping the
         // task takes the lock.
         strangers.lock().insert(serial, None);
@@ -256,13 +256,13 @@ async fn handle(
     switch_protocols(&said)
 }
 
-/// The request of a peer.
+/// What a peer asks for.
 enum Wanted {
     Snapshot,
     Stream(Lane),
 }
 
-/// A request that does not come from a peer.
+/// Why a request does not belong to this version of the peer protocol.
 enum Foreign {
     Path,
     Method,
@@ -421,7 +421,8 @@ impl InboundStream<'_> {
                     self.judge()?;
                 }
                 read = self.frames.fill(&mut self.socket) => {
-                    // A broken connection is for the peer to report, because the peer dials again.
+                    // This member does not report a broken connection: the peer dials again, and reports the break
+                    // itself.
                     if matches!(read, Ok(0) | Err(_)) {
                         return Ok(());
                     }

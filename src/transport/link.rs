@@ -2,8 +2,8 @@
 //!
 //! A peer is up when both lanes are connected and messages pass. It is down when one of the lanes can't be connected. A
 //! connection that breaks means neither: the lane dials again at once, and only the result of that counts. Failed
-//! attempts and their errors are not logged one by one. But a peer that answers with a refusal counts as another state
-//! than a peer that does not answer.
+//! attempts and their errors are not logged one by one. But a refusal is another state than no answer, and a change
+//! between the two is logged.
 
 use super::handshake::Lane;
 use crate::peer_url::PeerUrl;

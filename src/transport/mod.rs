@@ -12,14 +12,14 @@
 //!
 //! Invariants:
 //! - [`Transport::send`] never blocks and never waits for the network. Queues are bounded in count and bytes. A message
-//!   that does not fit is dropped and reported, and so are all messages queued for a connection that fails. No message
-//!   is sent twice: raft resends.
+//!   that does not fit is dropped and reported, and so are all messages queued for a connection that fails. The
+//!   transport sends no message twice, because raft itself resends.
 //! - The end of a snapshot transfer is reported exactly once, however the transfer ends. A failure is reported after a
 //!   pause, because raft answers the report with the next attempt.
-//! - A message reaches the inbox only if its peer's claims are believed, if the message names this peer as its sender,
+//! - A message reaches the inbox only if it names the connected peer as its sender, if the peer's claims are believed,
 //!   and if the current view of the members allows the peer. raft-rs itself checks none of this.
-//! - A claim changes nothing durable. The only thing that the transport stores is the cluster id of an empty member.
-//!   The id arrives with the member's first state, which must bind this member.
+//! - A claim changes nothing durable. Besides snapshot files, the transport stores only the cluster id of an empty
+//!   member. The id arrives with the member's first state, which must bind this member.
 //!
 //! The transport knows messages and members, not the node. It reports events as [`Notice`]s and decides nothing, and
 //! above all it never decides whether this member was removed.
@@ -180,7 +180,7 @@ impl Transport {
         }
     }
 
-    /// Sets the URLs to dial while no leader is known and while this member is empty.
+    /// Sets the URLs to dial while no leader is known, while the cluster forms, and while this member is empty.
     pub fn set_list(&self, list: BTreeMap<u64, PeerUrl>) {
         let mut peers = self.shared.peers();
         peers.list = list;
@@ -209,8 +209,8 @@ impl Transport {
             peers.closed = true;
             peers.by_id.drain().map(|(_, peer)| peer).collect()
         };
-        // All tasks are stopped before the first is awaited, so that they flush at the same time. Each task limits its
-        // own time.
+        // All tasks are asked to stop before the first is awaited, so that they flush at the same time. Each task
+        // limits its own time.
         let tasks: Vec<_> = retired.into_iter().flat_map(Peer::retire).collect();
         for task in tasks {
             if let Err(error) = task.await {

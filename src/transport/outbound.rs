@@ -1,9 +1,9 @@
-//! One lane to one peer: the task that writes the lane's queue to the peer while the peer is known.
+//! One lane to one peer: the task that writes the lane's queue to the peer until the peer is retired.
 //!
 //! The task always tries to stay connected, even without messages to send. A removed member must receive its refusal
 //! soon, and the first message after a pause must not wait for a handshake. After a connection breaks, the task dials
-//! again at once. If the peer's host refuses the new connection, the peer's process is gone. The task reports that,
-//! because the peer may have been the leader.
+//! again at once, unless the connection was short. If the peer's host refuses the new connection, the peer's process is
+//! gone. The task reports that, because the peer may have been the leader.
 
 use super::dial::{self, DialError};
 use super::frame;
@@ -162,7 +162,7 @@ impl Outbound {
         }
     }
 
-    /// Tries each place of the peer. Returns the error of the last place that answered, or of the last place if none
+    /// Tries each place of the peer. Returns the error of the first place that answered, or of the last place if none
     /// answered.
     async fn dial(&self, lost: &mut Option<PeerUrl>) -> Result<Connection, (PeerUrl, DialError)> {
         let mut failed: Option<(PeerUrl, DialError)> = None;
@@ -325,7 +325,7 @@ impl Outbound {
         }
     }
 
-    /// Reports a notice that concerns both lanes. Only one lane reports it.
+    /// Reports a notice that concerns both lanes. Only the control lane reports it.
     fn tell(&self, notice: Notice) {
         if self.lane == Lane::Control {
             self.shared.inbox.notice(notice);
@@ -343,8 +343,8 @@ async fn end_of(mut connection: OwnedReadHalf) -> String {
     }
 }
 
-/// Ends a connection whose peer was retired. The messages queued before a removal may be the ones that tell the peer
-/// about it.
+/// Ends a connection whose peer was retired. The messages queued before a removal may be the messages that inform the
+/// peer about the removal.
 async fn end_retired(
     closed: Pin<&mut impl Future<Output = String>>,
     written: Pin<&mut impl Future<Output = io::Result<()>>>,

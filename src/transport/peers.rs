@@ -4,13 +4,13 @@
 //! - the members of its table;
 //! - the members from which the cluster forms;
 //! - members that claim a binding above the applied index;
-//! - while this member is empty, the members on its list, which comes from its command line or from a member that it
-//!   asked to add it.
+//! - while this member is empty, the members on its list. The list comes from the command line, or from a member that
+//!   was asked to add this member.
 //!
-//! A peer may have several URLs: the URL in the table, the URL that the peer itself has named (because it has moved, or
-//! because the table does not contain it), and, while no leader is known, the URL on this member's list. An empty
-//! member also dials the leaders that its listed members name: the leader adds the empty member, and for that the
-//! leader needs the empty member's identity.
+//! A peer may have several URLs: the URL in the table, and the URL that the peer itself has named, because it has moved
+//! or is not in the table. While no leader is known or the cluster forms, the URL on this member's list is dialled too.
+//! An empty member also dials the leaders that its listed members name: the leader adds the empty member, and for that
+//! the leader needs the empty member's identity.
 
 use super::handshake::Trust;
 use super::queue::LaneQueue;
@@ -192,7 +192,7 @@ impl Peer {
         urls.next().or(listed).cloned()
     }
 
-    /// Judges the peer's answers again.
+    /// Judges the peer's answers again, and sets `waits`.
     pub(super) fn settle(&mut self, claimed: &Claimed, view: &View, applied: u64) {
         self.waits = self.answers.iter().flatten().any(|answer| {
             let standing = judge_answer(answer, claimed, view, applied);

@@ -37,7 +37,7 @@ impl LaneQueue {
     pub(super) fn push(&self, message: Message) -> bool {
         let bytes = encoded(&message);
         let mut waiting = self.lock();
-        // A single message always fits, unless no frame can hold it.
+        // An empty queue has room for any message, unless no frame can hold the message.
         let full = waiting.messages.len() >= limits::PEER_QUEUE_MESSAGES_MAX
             || (!waiting.messages.is_empty()
                 && waiting.bytes + bytes > limits::PEER_QUEUE_BYTES_MAX);

@@ -2,8 +2,8 @@
 //!
 //! Two processes may run with one incarnation. One case is a copy of a data directory. Another case is a restart after
 //! the host lost its power: the streams of the previous process are still open here, because nothing has closed them.
-//! The second process waits, and the first process meanwhile reveals the case. If messages of the first process arrive,
-//! there are two processes. If it is silent, it is dead.
+//! The second process is turned away for a while and tries again. If messages of the first process arrive meanwhile,
+//! two processes run. If none arrive, the first process is dead, and the second takes its place.
 
 use super::handshake::Lane;
 use crate::identity::{Claims, Standing};
@@ -67,7 +67,7 @@ impl MemberKey {
     }
 }
 
-/// The processes that have streams here: one for each member.
+/// The processes that have streams here: one for each pair of member id and incarnation.
 #[derive(Default)]
 pub(super) struct PeerProcesses(HashMap<MemberKey, PeerProcess>);
 

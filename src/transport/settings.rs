@@ -23,7 +23,7 @@ pub struct TransportSettings {
     pub view: View,
     /// The index up to which the view is applied.
     pub applied: u64,
-    /// The URLs of members to dial while no leader is known and while this member is empty.
+    /// The URLs of members to dial while no leader is known, while the cluster forms, and while this member is empty.
     pub list: BTreeMap<u64, PeerUrl>,
 }
 

@@ -28,7 +28,7 @@ pub(super) struct TransportState {
     pub runtime: tokio::runtime::Handle,
     pub logger: Logger,
     pub leader: AtomicU64,
-    /// Tasks that wait for a change judge their peers again.
+    /// The view of the members. The tasks of connections wait for a change, and then judge their peers again.
     pub view: watch::Sender<Arc<View>>,
     /// The view is applied at least up to this index.
     pub applied: AtomicU64,
@@ -223,8 +223,8 @@ impl TransportState {
         judge_answer(answer, &peers.claimed, &view, applied)
     }
 
-    /// The standing of the peer to which a lane is connected, and whether that URL still is one of the peer's. Returns
-    /// `None` if the peer was retired.
+    /// The standing of the peer to which a lane is connected, and whether the URL of the connection is still one of the
+    /// peer's URLs. Returns `None` if the peer was retired.
     pub(super) fn standing(
         &self,
         id: u64,

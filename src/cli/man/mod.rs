@@ -1,6 +1,6 @@
-//! The manual pages: one of raftkvd as a whole, and one of each subcommand.
+//! The manual pages: one page for raftkvd as a whole, and one page for each subcommand.
 //!
-//! All that they say of options, values, examples and exit codes comes from the tables that the help prints too. Only the
+//! The texts about options, values, examples and exit codes come from the tables that the help prints too. Only the
 //! files and the variables of systemd are described here.
 
 mod page;
@@ -13,7 +13,7 @@ use clap::{Arg, Command};
 use page::{Page, description, header};
 use roff::{Inline, bold, italic, roman};
 
-/// What a data directory holds, and what a backup leaves. Words in capitals stand for numbers.
+/// The files of a data directory, and the temporary file of a backup. Words in capitals are placeholders.
 const FILES: [(&str, &str); 8] = [
     (
         "raftkvd-ID/",
@@ -52,7 +52,7 @@ const FILES: [(&str, &str); 8] = [
     ),
 ];
 
-/// Variables that no option has.
+/// Environment variables that belong to no option.
 const OTHER_VARIABLES: [(&str, &str); 2] = [
     (
         "NOTIFY_SOCKET",
@@ -64,7 +64,7 @@ const OTHER_VARIABLES: [(&str, &str); 2] = [
     ),
 ];
 
-/// The manual page of raftkvd as a whole, or of a subcommand that there is.
+/// The manual page of raftkvd as a whole, or of a subcommand, which must exist.
 pub(super) fn manual(subcommand: Option<&str>) -> Vec<u8> {
     let mut root = command(HelpLength::Long);
     root.build();
@@ -171,7 +171,7 @@ fn page_of_one(subcommand: &Command) -> Page {
     page
 }
 
-/// The headings of the options in their order; without one are those that clap adds.
+/// The headings of the options, in order. `None` comes last, for the options that clap adds.
 fn headings(command: &Command) -> Vec<Option<&str>> {
     let mut headings = Vec::new();
     for argument in command.get_arguments() {
@@ -184,7 +184,7 @@ fn headings(command: &Command) -> Vec<Option<&str>> {
     headings
 }
 
-/// A subcommand with its options, and then its arguments.
+/// The synopsis of a subcommand: its options, then its arguments.
 fn synopsis(subcommand: &Command) -> Vec<Inline> {
     let mut line = vec![bold(format!("raftkvd {}", subcommand.get_name()))];
     let own = |argument: &&Arg| argument.get_id() != "help";
@@ -201,7 +201,7 @@ fn synopsis(subcommand: &Command) -> Vec<Inline> {
     line
 }
 
-/// Every variable of a command, with the option that it sets.
+/// The environment variables of a command, each with the option that it sets.
 fn variables(command: &Command) -> impl Iterator<Item = (&str, &str)> {
     let options = command.get_arguments();
     options.filter_map(|option| Some((option.get_env()?.to_str()?, option.get_long()?)))

@@ -1,21 +1,21 @@
-//! One manual page in the making: sections, terms, arguments and examples, as roff.
+//! Builds one manual page as roff: sections, terms, arguments and examples.
 
 use super::super::help::Example;
 use crate::exit_code::ExitCode;
 use clap::{Arg, Command};
 use roff::{Inline, Roff, bold, italic, roman};
 
-/// A page in the making.
+/// A page to which text is added.
 pub(super) struct Page {
     roff: Roff,
 }
 
 impl Page {
-    /// Up to the section NAME.
+    /// A page with its title and the section NAME.
     pub(super) fn new(name: &str, command: &Command) -> Page {
         let mut page = Page { roff: Roff::new() };
         let release = format!("raftkvd {}", env!("CARGO_PKG_VERSION"));
-        // No date: the page is that of the program that prints it.
+        // The page has no date, because it describes the program that prints it.
         let title = [
             &*name.to_uppercase(),
             "1",
@@ -24,7 +24,8 @@ impl Page {
             "raftkvd manual",
         ];
         page.roff.control("TH", title);
-        // Neither options nor the names of other pages are broken, and no gaps are put between words.
+        // Turns off hyphenation, which would break options and the names of pages, and justification, which would put
+        // gaps between words.
         page.control("nh");
         page.roff.control("ad", ["l"]);
         page.section("NAME");
@@ -35,7 +36,7 @@ impl Page {
         page
     }
 
-    /// What `man` reads.
+    /// The page as the bytes that `man` reads.
     pub(super) fn render(&self) -> Vec<u8> {
         self.roff.render().into_bytes()
     }
@@ -77,7 +78,7 @@ impl Page {
         }
     }
 
-    /// An option or an argument: what it does, its possible values, its default.
+    /// Adds an option or an argument: what it does, its possible values, and its default.
     pub(super) fn argument(&mut self, argument: &Arg) {
         let text = argument.get_long_help().or(argument.get_help());
         let text = text.map(ToString::to_string).unwrap_or_default();
@@ -98,7 +99,7 @@ impl Page {
         }
     }
 
-    /// The possible values of an option that say what they mean.
+    /// Adds the possible values of an option that have a help text.
     fn choices(&mut self, argument: &Arg) {
         let choices = argument.get_possible_values();
         let meanings = choices.iter().filter_map(|choice| {
@@ -131,7 +132,7 @@ impl Page {
         self.control("PP");
     }
 
-    /// Each is a line of text, and code that is set off.
+    /// Adds examples. Each is a line of text and an indented block of code.
     pub(super) fn examples(&mut self, examples: &[Example]) {
         for (at, example) in examples.iter().enumerate() {
             if at > 0 {
@@ -164,7 +165,7 @@ impl Page {
     }
 }
 
-/// What a command does, in the words of a list of commands.
+/// The short description of a command.
 fn about(command: &Command) -> String {
     command
         .get_about()
@@ -172,7 +173,7 @@ fn about(command: &Command) -> String {
         .unwrap_or_default()
 }
 
-/// What a command does, at length; without its first line, unless there is nothing else.
+/// The long description of a command without its first paragraph, or the short description if there is no more.
 pub(super) fn description(command: &Command) -> String {
     let long = command.get_long_about().map(ToString::to_string);
     let rest = long.as_deref().and_then(|long| long.split_once("\n\n"));
@@ -182,7 +183,7 @@ pub(super) fn description(command: &Command) -> String {
     }
 }
 
-/// `--option VALUE`, or the name of an argument, in brackets if it can be left out.
+/// `--option VALUE`, or the name of an argument. What can be left out is in brackets: a value or an argument.
 pub(super) fn header(argument: &Arg) -> Vec<Inline> {
     let value = argument.get_value_names().map(|names| names.join(" "));
     let value = value.unwrap_or_else(|| argument.get_id().as_str().to_uppercase());
@@ -209,14 +210,14 @@ pub(super) fn header(argument: &Arg) -> Vec<Inline> {
     header
 }
 
-/// Flags take none. clap knows this once the command is built.
+/// Whether an option takes a value. Flags take none. clap knows this only once the command is built.
 fn takes_value(argument: &Arg) -> bool {
     argument
         .get_num_args()
         .is_some_and(|count| count.takes_values())
 }
 
-/// Help texts end without a full stop; sentences with one.
+/// Adds a full stop, because help texts end without one.
 fn sentence(text: &str) -> String {
     match text.ends_with('.') {
         true => text.to_owned(),
@@ -224,7 +225,7 @@ fn sentence(text: &str) -> String {
     }
 }
 
-/// Splits off `[default: ...]`, by which a help text says what clap does not know.
+/// Splits off `[default: ...]`, with which a help text states a default that clap does not know.
 fn split_default(text: &str) -> (&str, Option<&str>) {
     let found = text.split_once(" [default: ");
     let found = found.and_then(|(text, rest)| Some((text, rest.strip_suffix(']')?)));
@@ -234,7 +235,7 @@ fn split_default(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// A text with its options in bold.
+/// A text in which every option is bold.
 fn marked(text: &str) -> Vec<Inline> {
     let mut inlines = Vec::new();
     let mut rest = text;

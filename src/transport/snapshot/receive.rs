@@ -203,7 +203,8 @@ impl Arriving {
     }
 }
 
-/// Passes the body on to the writer. If the writer has stopped, that is not an error of this side.
+/// Passes the body on to the writer. If the writer has stopped, this function returns `Ok`, because the writer returns
+/// the error itself.
 ///
 /// The function collects whole pieces, because a part of a body has at most `PEER_HEAD_BYTES_MAX` bytes and would wake
 /// the writer each time.
@@ -298,7 +299,8 @@ fn lets_in(shared: &TransportState, promised: &SnapshotMeta) -> bool {
     members.is_ok_and(|members| members.lets_in(shared.me, incarnation))
 }
 
-/// Writes the file. Returns its length, and the standing of the sender after the write.
+/// Writes the file, and stores the cluster id if this member had none. Returns the length of the file, and the standing
+/// of the sender after the write.
 fn write_file(
     shared: &TransportState,
     claims: &Claims,

@@ -32,8 +32,8 @@ pub(in crate::transport) struct SnapshotTransfer {
     pub message: Message,
 }
 
-/// Reports the end of a transfer when it is dropped, so that no code path can forget the report. Without a report, the
-/// leader would never send anything to that peer again.
+/// Reports the end of a transfer when this value is dropped, so that no code path can forget the report. Without a
+/// report, the leader would never send anything to that peer again.
 pub(in crate::transport) struct TransferReport {
     shared: Arc<TransportState>,
     to: u64,
@@ -180,8 +180,8 @@ impl SnapshotTransfer {
     }
 }
 
-/// A receiver with a full disk must write most of the file before it notices. So the pause grows while the receiver has
-/// such a fault.
+/// The pause after a failure. A receiver with a full disk writes most of the file before it notices. So the pause grows
+/// while the receiver has such a fault.
 fn next_pause(last: Duration, error: &SnapshotSendError, first: Duration) -> Duration {
     match error {
         SnapshotSendError::Failed(DialError::Troubled(_)) => {
