@@ -211,8 +211,8 @@ impl Reader {
             let said = self.ports.restore(&self.cluster.nodes[&id].last_log());
             if is_shown(shown, &said) {
                 let last = said.lines().last().unwrap_or_default();
-                // The reason of a failure, which the page shows: so the member may end.
-                if last.contains(", exit_code: ") {
+                // The reason of a failure, which the page shows, in either form: so the member may end.
+                if last.contains(", exit_code: ") || last.starts_with("raftkvd: ") {
                     self.cluster.node(id).exit_code(PATIENCE);
                 }
                 return Ok(());
