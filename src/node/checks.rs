@@ -249,26 +249,19 @@ impl Node {
     /// term. Raft-rs takes the rejection for a late one and ignores it. As long as this node leads, raft-rs would send
     /// this follower nothing useful.
     ///
-    /// Only rejections that raft ignores count: those of an append at or before what the follower acknowledged. After
-    /// any other rejection, raft itself sends earlier entries. A follower that can judge this leader ends because of
-    /// its lost tail. A late rejection can look the same, so only the second such rejection counts. Sending entries
-    /// again does no harm.
+    /// Only rejections of an append at or before what the follower acknowledged count, which raft ignores. From any other
+    /// rejection raft goes back by itself, and a follower that can judge this leader ends for its lost tail. A late
+    /// rejection can look the same, so only the second one counts. Sending entries again does no harm.
     pub(super) fn note_lost_entries(&mut self, message: &Message) {
+        let is_refusal = message.get_msg_type() == MessageType::MsgAppendResponse && message.reject;
         let raft = &mut self.raw.raft;
-        let is_answer = message.get_msg_type() == MessageType::MsgAppendResponse;
-        if !is_answer || raft.state != StateRole::Leader || message.term != raft.term {
+        if !is_refusal || raft.state != StateRole::Leader || message.term != raft.term {
             return;
         }
         let Some(progress) = raft.mut_prs().get_mut(message.from) else {
             return;
         };
         let said = (message.term, message.from, message.reject_hint);
-        if !message.reject {
-            self.evidence
-                .lost_entries
-                .take_if(|(_, id, _)| *id == message.from);
-            return;
-        }
         let is_short = message.reject_hint < progress.matched && message.index <= progress.matched;
         if !is_short || self.evidence.lost_entries.replace(said) != Some(said) {
             return;
