@@ -66,7 +66,7 @@ impl Node {
                 }
                 false
             }
-            Some(Contradiction::LostTail) if standing == Standing::Bound => {
+            Some(Contradiction::LostTail) if self.knows_as_voter(message.from, standing) => {
                 self.note_lost_tail(message);
                 false
             }
@@ -203,6 +203,11 @@ impl Node {
         });
     }
 
+    /// Whether the applied table lets this sender lead. A table that lacks the promotion of the leader can't judge it.
+    fn knows_as_voter(&self, from: NodeId, standing: Standing) -> bool {
+        standing == Standing::Bound && self.members.voters().any(|voter| voter == from)
+    }
+
     /// A leader assumes that this node holds entries that are missing in this node's log. The evidence counts only if
     /// the leader is a voter, leads this term, and sends such a heartbeat twice: a single message may be a late one.
     fn note_lost_tail(&mut self, message: &Message) {
@@ -210,8 +215,7 @@ impl Node {
             term: message.term,
             leader: message.from,
         };
-        let is_voter = |id| self.members.voters().any(|voter| voter == id);
-        if self.evidence.led != says || !is_voter(message.from) {
+        if self.evidence.led != says {
             self.note_who_leads(message, Standing::Bound);
             return;
         }
