@@ -266,7 +266,10 @@ impl Node {
             }
             MessageType::MsgPropose => return,
             MessageType::MsgTransferLeader => return self.step_transfer(&message),
-            MessageType::MsgTimeoutNow if !self.may_campaign() => return,
+            // From a sender that can't be judged: raft panics if the sole voter campaigns before its log is durable.
+            MessageType::MsgTimeoutNow if standing != Standing::Bound || !self.may_campaign() => {
+                return;
+            }
             MessageType::MsgSnapshot if self.is_from_later(message.get_snapshot(), standing) => {
                 return;
             }
