@@ -183,13 +183,17 @@ impl World {
                         }
                         None => kind == Kind::RemoveMember,
                     };
-                    // Of what one pass of the loop publishes only the last is seen. A later change follows a settled one;
-                    // an addition can be settled in the pass that publishes it.
+                    // Only the last table that a pass of the loop publishes is seen. A later change follows a settled
+                    // one. A sole voter can settle an addition, and the removal that waits for it, in one pass.
                     let is_over = |members: &Members| {
                         let newest = members.unsettled.as_ref();
                         let row = members.members.get(&id);
                         newest.is_some_and(|newest| newest.index > index)
                             || row.is_some_and(|row| row.added_index > index)
+                            || members
+                                .removed
+                                .get(&id)
+                                .is_some_and(|removed| *removed > index)
                     };
                     assert!(
                         self.oracle
