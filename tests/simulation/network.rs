@@ -12,6 +12,7 @@ use raft::eraftpb::{Message, MessageType};
 use raftkvd::channels::inbox::encoded_bytes;
 use raftkvd::channels::notice::{Met, Notice};
 use raftkvd::identity::{Claims, Greeting, GreetingState, PeerAnswer, PeerRefusal, Standing};
+use raftkvd::limits;
 use raftkvd::members::fingerprint;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -53,6 +54,9 @@ impl Default for Weather {
     }
 }
 
+/// As in the transport.
+const GREETING_AGE_MAX: u64 = limits::PEER_GREETING_AGE_MAX.as_secs() * SECOND;
+
 /// A connection from one process to another.
 struct Link {
     from: Target,
@@ -63,6 +67,8 @@ struct Link {
     answer: Arc<PeerAnswer>,
     /// The end that has dialled sends messages.
     open: bool,
+    /// When the handshake was done.
+    made: u64,
 }
 
 /// An attempt to connect.
@@ -400,9 +406,25 @@ impl World {
             claims: Arc::new(hands.claims),
             answer: Arc::new(hands.answer),
             open,
+            made: self.now,
         };
         self.network.links.insert(key, link);
+        if !open {
+            self.after(GREETING_AGE_MAX, Event::Stale(from, peer));
+        }
         Ok(())
+    }
+
+    /// A connection on which no message may pass has reached its age: its process dials all places of the peer again.
+    pub fn end_stale(&mut self, from: Target, peer: u64) {
+        let key = (from.machine, peer);
+        let link = self.network.links.get(&key);
+        let is_old = |link: &Link| link.made + GREETING_AGE_MAX <= self.now;
+        if link.is_some_and(|link| link.from == from && !link.open && is_old(link)) {
+            self.count("connections ended by their age");
+            self.network.turns.remove(&key);
+            self.drop_link(key);
+        }
     }
 
     /// Both ends judge the other, and each tells its node what it hears.

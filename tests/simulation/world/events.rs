@@ -21,6 +21,8 @@ pub enum Event {
     ReadBack(Target),
     Deliver(Target, Box<Delivery>),
     Dial(Target, Dial),
+    /// A connection on which no message may pass is to be made again.
+    Stale(Target, u64),
     Piece(Target, u64),
     Report(Target, u64, bool),
     Request(Target, u64),
@@ -55,6 +57,7 @@ impl Event {
             | Event::ReadBack(target)
             | Event::Deliver(target, _)
             | Event::Dial(target, _)
+            | Event::Stale(target, _)
             | Event::Piece(target, _)
             | Event::Report(target, ..)
             | Event::Lie(target, _)
@@ -93,6 +96,7 @@ impl Event {
             Event::Backup => 24,
             Event::Lie(..) => 26,
             Event::Contradicted(..) => 27,
+            Event::Stale(_, peer) => 28 + (peer << 8),
         }
     }
 }

@@ -381,6 +381,7 @@ impl World {
             Event::Start(machine) => self.start(machine),
             Event::Kill(target) => self.kill(target),
             Event::Dial(target, dial) => self.dialed(target, dial),
+            Event::Stale(target, peer) => self.end_stale(target, peer),
             Event::Flap(machine) => self.flap(machine),
             Event::Lie(target, lie) => self.lie(target, *lie),
             Event::Contradicted(target, proof) => self.contradicted(target, &proof),
