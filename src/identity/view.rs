@@ -2,7 +2,7 @@
 
 use super::claims::{Claims, Receiver};
 use crate::command::version::VERSION;
-use crate::members::Members;
+use crate::members::{Member, Members};
 use crate::mutants::{Mutant, is_planted};
 use crate::peer_url::PeerUrl;
 
@@ -17,7 +17,8 @@ pub struct View {
     pub run: u64,
     /// The peer URL of this member.
     pub url: PeerUrl,
-    /// Whether `url` was given by this member's options. Otherwise it comes from the table.
+    /// Whether `url` was given by this member's options. Otherwise it is that of the last start until the table says the
+    /// same, and follows the table from then on.
     pub url_given: bool,
     /// The cluster id, or 0 while this member is empty.
     pub cluster: u64,
@@ -33,14 +34,23 @@ impl View {
     pub fn next(&self, cluster: u64, members: &Members) -> View {
         let own = members.members.get(&self.me);
         let own = own.filter(|own| own.incarnation == self.incarnation);
-        let listed = own.filter(|_| !self.url_given);
         View {
-            url: listed.map_or(&self.url, |own| &own.url).clone(),
+            url: self.next_url(own).clone(),
             cluster,
             members: members.clone(),
             bound_index: own.map_or(self.bound_index, |own| own.bound_index),
             ..self.clone()
         }
+    }
+
+    /// The peer URL of this member when `own` is its row. The row counts once the table has said where this member is.
+    /// Before that, the table is older than the start: it is a snapshot, and the log behind it, whose end may not be
+    /// committed yet. If a member named the URL of such a row, nobody would reach the member to commit its move.
+    fn next_url<'a>(&'a self, own: Option<&'a Member>) -> &'a PeerUrl {
+        let before = self.members.members.get(&self.me);
+        let in_step = before.is_some_and(|before| before.url == self.url);
+        own.filter(|_| in_step && !self.url_given)
+            .map_or(&self.url, |own| &own.url)
     }
 
     /// Whether this member has no table yet, and so no power.
@@ -76,6 +86,27 @@ impl View {
 mod tests {
     use super::super::fixtures::{url, view};
     use super::*;
+
+    #[test]
+    fn a_url_follows_the_table_once_the_table_has_said_the_same() {
+        let at = |number: u64| {
+            let mut members = view().members;
+            members.members.get_mut(&1).unwrap().url = url(number);
+            members
+        };
+        // It has moved from 1 to 7, and the log is not applied that far.
+        let start = View {
+            url: url(7),
+            url_given: false,
+            members: Members::default(),
+            ..view()
+        };
+        let found = start.next(5, &at(1));
+        assert_eq!(found.url, url(7), "an older row");
+        let applied = found.next(5, &at(7));
+        let moved = applied.next(5, &at(8));
+        assert_eq!((applied.url, moved.url), (url(7), url(8)));
+    }
 
     #[test]
     fn a_claim_says_who_the_receiver_is_to_the_claimant_only_where_it_dialled() {

@@ -402,7 +402,7 @@ impl Node {
     pub(super) fn note_moved(&mut self, id: u64, index: u64, from: Option<PeerUrl>) {
         let to = self.members.members.get(&id).map(|row| row.url.clone());
         // A replayed move is older than anything stated in this start.
-        if index <= self.found.last {
+        if index <= self.found_last {
             return;
         }
         let answered = |url: &PeerUrl| from.as_ref() == Some(url) || to.as_ref() == Some(url);

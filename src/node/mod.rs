@@ -75,7 +75,7 @@ use formation::Formation;
 use leadership_transfer::Transfers;
 use membership::Membership;
 use pending::Pending;
-use publish::{FoundLog, Watermarks};
+use publish::Watermarks;
 use raft::eraftpb::MessageType;
 use raft::{RawNode, ReadOnlyOption, StateRole};
 use reads::{AskedContexts, Reads};
@@ -99,7 +99,8 @@ pub struct Node {
     /// The newest published proposal of each member.
     sessions: BTreeMap<u64, Session>,
     watermarks: Watermarks,
-    found: FoundLog,
+    /// The last index of the log that this start found on its disk.
+    found_last: u64,
     durability: Durability,
     pending: Pending,
     reads: Reads,
@@ -137,10 +138,7 @@ impl Node {
             logger: logger.new(o!()),
             now: 0,
             watermarks: Watermarks::new(published),
-            found: FoundLog {
-                last: raw.raft.raft_log.last_index(),
-                committed: hard_state.commit,
-            },
+            found_last: raw.raft.raft_log.last_index(),
             pending: Pending::new(settings.batch()),
             reads: Reads::new(settings.id, settings.run),
             asked: AskedContexts::default(),

@@ -52,14 +52,6 @@ impl Watermarks {
     }
 }
 
-/// What this start found on its disk.
-#[derive(Debug)]
-pub(super) struct FoundLog {
-    pub last: u64,
-    /// The commit index.
-    pub committed: u64,
-}
-
 impl Node {
     /// Publishes committed entries.
     pub(super) fn publish(&mut self, entries: Vec<Entry>, output: &mut Output) {

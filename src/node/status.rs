@@ -78,8 +78,9 @@ impl Node {
 
     /// The place of this member according to the members table, if it has changed since it was last reported.
     pub(super) fn tell_place(&mut self) -> Option<PeerUrl> {
-        // A replayed row may be older than what was reported in an earlier start.
-        if self.watermarks.published < self.found.committed {
+        // A replayed row may be older than what was reported in an earlier start. It was reported when it was committed,
+        // and the log does not have to know of that yet.
+        if self.watermarks.published < self.found_last {
             return None;
         }
         let row = self.members.members.get(&self.settings.id)?;

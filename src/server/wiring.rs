@@ -241,13 +241,11 @@ pub(super) fn node_settings(config: &Config, opened: &Opened) -> node::NodeSetti
 
 /// This member's view of itself and of the others, before any entry of the log is applied.
 pub(super) fn view_of(config: &Config, meta: &Meta, run: u64, members: &Members) -> View {
-    let stored = members.members.get(&config.id);
-    let stored = stored.filter(|_| !config.url_given);
     let nothing = View {
         me: config.id,
         incarnation: meta.incarnation(),
         run,
-        url: stored.map_or(&config.peer_url, |own| &own.url).clone(),
+        url: config.peer_url.clone(),
         url_given: config.url_given,
         cluster: 0,
         members: Members::default(),
