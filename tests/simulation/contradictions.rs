@@ -136,7 +136,12 @@ impl World {
     }
 
     /// A member was contradicted a while ago, and has not ended.
-    pub fn contradicted(&mut self, target: Target, proof: &Proof) {
+    pub fn contradicted(&mut self, target: Target, proof: Box<Proof>) {
+        // A process that was paused has not looked at its inbox yet.
+        if self.machines[target.machine].paused_until + SECOND > self.now {
+            self.after(2 * SECOND, Event::Contradicted(target, proof));
+            return;
+        }
         let process = self.at(target);
         let position = process.node().position();
         let same = (position.term, position.leader) == (proof.term, proof.leader);

@@ -384,7 +384,7 @@ impl World {
             Event::Stale(target, peer) => self.end_stale(target, peer),
             Event::Flap(machine) => self.flap(machine),
             Event::Lie(target, lie) => self.lie(target, *lie),
-            Event::Contradicted(target, proof) => self.contradicted(target, &proof),
+            Event::Contradicted(target, proof) => self.contradicted(target, proof),
         }
         if let Some(target) = target {
             // An operation on the disk whose error nobody looks at can be the one at which the power goes.
