@@ -170,12 +170,15 @@ impl Oracle {
         );
     }
 
-    /// A member has led in this term or in a later one.
+    /// A member has led in this term or in a later one, or a stranger has said so: a process follows such a stranger
+    /// while it can't judge it.
     pub fn led_since(&self, member: u64, term: u64) -> bool {
         let mut leaders = self.leaders.range(term..);
         let mut in_memory = self.in_memory.range((term, 0)..);
+        let mut lies = self.lies.range((term, 0)..);
         leaders.any(|(_, leader)| *leader == member)
             || in_memory.any(|(_, leader)| *leader == member)
+            || lies.any(|(_, leader)| *leader == member)
     }
 
     /// A message leaves a machine.
