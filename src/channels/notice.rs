@@ -97,14 +97,21 @@ pub struct Met {
     pub id: u64,
     /// The incarnation of the peer's data directory.
     pub incarnation: u64,
-    /// Whether no table binds the peer.
-    pub empty: bool,
+    /// The index of the entry that bound the peer, or 0 if no table binds it.
+    pub bound_index: u64,
     /// Where the peer answered, if this member dialled it. Otherwise the peer URL that it claims.
     pub url: PeerUrl,
     /// Whether this member dialled the peer.
     pub dialled: bool,
     /// The command version that the peer knows, or 0 if it has not said.
     pub version: u64,
+}
+
+impl Met {
+    /// Whether no table binds the peer.
+    pub fn is_empty(&self) -> bool {
+        self.bound_index == 0
+    }
 }
 
 /// A message of a peer.

@@ -66,7 +66,7 @@ impl Node {
         let mut missing = self.members.forming.iter().filter(|(id, _)| !is_in(id));
         let empty = |(id, url): &(&u64, &PeerUrl)| {
             let met = self.membership.answered.get(id);
-            met.filter(|met| met.empty && met.url == **url)
+            met.filter(|met| met.is_empty() && met.url == **url)
         };
         let begins = self.members.members.len() == 1;
         if begins && !missing.clone().all(|m| empty(&m).is_some()) {
@@ -115,7 +115,7 @@ impl Node {
     pub fn met(&mut self, met: Met) {
         let id = met.id;
         if met.dialled {
-            self.greeted(id, met.empty);
+            self.greeted(id, met.is_empty());
         }
         self.note_version(&met);
         if self.is_empty() {
@@ -124,10 +124,10 @@ impl Node {
             }
             return;
         }
-        let row = self.members.members.get(&id);
-        if row.is_some_and(|row| ![0, met.incarnation].contains(&row.incarnation)) {
+        if !self.may_be_member(&met) {
             return;
         }
+        let row = self.members.members.get(&id);
         let known = row.is_some() || self.members.forming.contains_key(&id);
         let few =
             self.membership.claimed.len() < self.members.members.len() + limits::PEERS_AHEAD_MAX;
@@ -138,10 +138,23 @@ impl Node {
             true => &mut self.membership.answered,
             false => &mut self.membership.claimed,
         };
+        // A claim that can't be judged yet does not push out one that the table confirms.
+        let is_bound = |met: &Met| row.is_some_and(|row| row.incarnation == met.incarnation);
+        if kept.get(&id).is_some_and(is_bound) && !is_bound(&met) {
+            return;
+        }
         if kept.insert(id, met.clone()).as_ref() != Some(&met) {
             self.warn_of_taken_place(&met);
             self.note_care();
         }
+    }
+
+    /// Whether the row of this id, if there is one, is or may become that of this peer. The published table can't tell
+    /// yet if the peer was bound later: this node replays its log, or lags.
+    pub(super) fn may_be_member(&self, met: &Met) -> bool {
+        let row = self.members.members.get(&met.id);
+        let is_other = row.is_some_and(|row| ![0, met.incarnation].contains(&row.incarnation));
+        !is_other || met.bound_index > self.watermarks.published
     }
 
     /// A peer with this id answered where this node dialled it, and did not refuse this node.

@@ -426,7 +426,7 @@ impl Node {
         members.find_map(|(id, row)| {
             let met = self.membership.answered.get(id)?;
             let at_its_place = met.url == row.url || is_planted(Mutant::BoundAnywhere);
-            let fits = row.incarnation == 0 && met.empty && at_its_place;
+            let fits = row.incarnation == 0 && met.is_empty() && at_its_place;
             fits.then(|| {
                 let mut command = Command::new();
                 command.kind = Kind::BindMember;

@@ -7,7 +7,6 @@ use super::membership::MembersNews;
 use super::pending::{answer, is_membership};
 use super::{Exit, Node, Output, bound_index, sorted};
 use crate::channels::commit::{Apply, Commit};
-use crate::channels::notice::Met;
 use crate::command::outcome::{NotProposed, Outcome, Refusal};
 use crate::command::proposal::ReplySender;
 use crate::command::version::Later;
@@ -293,11 +292,10 @@ impl Node {
         let known = |id: &u64| members.contains_key(id) || forming.contains_key(id);
         self.membership.answered.retain(|id, _| known(id));
         // Claims of peers that are not members stay: there are few, and these peers may become members.
-        let fits = |met: &Met| {
-            let row = members.get(&met.id);
-            row.is_none_or(|row| [0, met.incarnation].contains(&row.incarnation))
-        };
-        self.membership.claimed.retain(|_, met| fits(met));
+        let mut claimed = std::mem::take(&mut self.membership.claimed);
+        claimed.retain(|_, met| self.may_be_member(met));
+        self.membership.claimed = claimed;
+        let members = &self.members.members;
         self.membership.versions.retain(|id, said| {
             let row = members.get(id);
             row.is_none_or(|row| [0, said.incarnation].contains(&row.incarnation))

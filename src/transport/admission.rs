@@ -58,7 +58,7 @@ impl TransportState {
             self.inbox.notice(Notice::Met(Met {
                 id,
                 incarnation,
-                empty: true,
+                bound_index: 0,
                 url,
                 dialled: true,
                 // The peer states its version once it has a table of members.

@@ -315,7 +315,7 @@ fn introduce(shared: &TransportState, claims: &Claims, standing: Standing, view:
         shared.inbox.notice(Notice::Met(Met {
             id: claims.from,
             incarnation: claims.incarnation,
-            empty: claims.bound_index == 0,
+            bound_index: claims.bound_index,
             url: claims.url.clone(),
             dialled: false,
             version: claims.version,

@@ -288,7 +288,7 @@ impl Outbound {
             identity::PeerAnswer::Claims(claims) => Notice::Met(Met {
                 id,
                 incarnation: claims.incarnation,
-                empty,
+                bound_index: claims.bound_index,
                 url: answer.url.clone(),
                 dialled: true,
                 version: claims.version,

@@ -465,7 +465,7 @@ impl World {
                 let met = Met {
                     id: peer,
                     incarnation: said.incarnation,
-                    empty: said.bound_index == 0,
+                    bound_index: said.bound_index,
                     url,
                     dialled: true,
                     version: said.version,
@@ -511,7 +511,7 @@ impl World {
         let met = Met {
             id: peer,
             incarnation: self.at(to).view.incarnation,
-            empty: true,
+            bound_index: 0,
             url: World::url(to.machine),
             dialled: true,
             version: 0,
@@ -554,7 +554,7 @@ impl World {
             let met = Met {
                 id: claims.from,
                 incarnation: claims.incarnation,
-                empty: claims.bound_index == 0,
+                bound_index: claims.bound_index,
                 url: claims.url.clone(),
                 dialled: false,
                 version: claims.version,

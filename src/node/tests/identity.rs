@@ -29,7 +29,7 @@ fn an_empty_member_ends_when_one_that_has_formed_knows_another_directory_at_its_
     says_so(&mut cluster);
     assert_eq!(cluster.exit(2), None, "another one knows no such member");
     let mut lets_in = cluster.met(3);
-    lets_in.empty = false;
+    lets_in.bound_index = 1;
     cluster.node(2).met(lets_in);
     says_so(&mut cluster);
     says_so(&mut cluster);
@@ -188,7 +188,7 @@ fn an_id_that_was_added_by_hand_is_bound_to_the_directory_that_answers_at_its_pl
     let mut elsewhere = cluster.met(2);
     elsewhere.url = url(9);
     let mut not_empty = cluster.met(2);
-    not_empty.empty = false;
+    not_empty.bound_index = 1;
     let mut by_itself = cluster.met(2);
     by_itself.dialled = false;
     for wrong in [elsewhere, not_empty, by_itself] {

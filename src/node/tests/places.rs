@@ -27,7 +27,7 @@ fn a_member_that_comes_from_another_place_is_moved_there() {
     let claim = |incarnation, url: PeerUrl| Met {
         id: follower,
         incarnation,
-        empty: false,
+        bound_index: 1,
         url,
         dialled: false,
         version: 0,

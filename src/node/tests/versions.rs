@@ -104,7 +104,7 @@ fn the_leader_writes_down_which_version_each_member_knows() {
     let met = |incarnation, version| Met {
         id: follower,
         incarnation,
-        empty: false,
+        bound_index: 1,
         url: url(follower),
         dialled: true,
         version,
@@ -136,7 +136,7 @@ fn a_member_that_was_met_by_a_follower_is_described_once_that_leads() {
     let (mut cluster, leader) = Cluster::elected(3);
     let [next, third] = cluster.others(leader);
     let mut met = cluster.met(third);
-    (met.empty, met.version) = (false, VERSION + 1);
+    (met.bound_index, met.version) = (1, VERSION + 1);
     cluster.node(next).met(met);
     cluster.tick(3);
     assert_eq!(known_version(&cluster, next, third), VERSION);
@@ -164,7 +164,7 @@ fn met_at_its_place(id: u64, version: u64) -> Met {
     Met {
         id,
         incarnation: 10 * id,
-        empty: false,
+        bound_index: 1,
         url: url(id),
         dialled: true,
         version,

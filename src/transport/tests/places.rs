@@ -34,7 +34,7 @@ async fn a_member_that_has_moved_is_reached_where_it_says_and_keeps_that_connect
         _ => false,
     };
     let named = |notice: &Notice| match notice {
-        Notice::Met(met) => met.id == 2 && !met.dialled && met.url == at && !met.empty,
+        Notice::Met(met) => met.id == 2 && !met.dialled && met.url == at && !met.is_empty(),
         _ => false,
     };
     one.until("it was met there", |one| {

@@ -91,7 +91,7 @@ impl Cluster {
         Met {
             id,
             incarnation: self.incarnation(id),
-            empty: true,
+            bound_index: 0,
             url: url(id),
             dialled: true,
             version: 0,
