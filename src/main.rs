@@ -42,10 +42,18 @@ fn main() {
 fn carry_out(task: Task, log: &Log) -> Result<ExitCode, Fatal> {
     let logger = log.logger();
     match task {
-        Task::Run(options) => match server::run(options.asked, logger) {
-            Ok(()) => Ok(ExitCode::Success),
-            Err(failure) => Err(fatal(&failure, failure.exit_code())),
-        },
+        Task::Run(options) => {
+            for line in &options.warnings {
+                slog::warn!(logger, "{}", line);
+            }
+            match server::run(options.asked, logger) {
+                Ok(()) => Ok(ExitCode::Success),
+                Err(failure) => {
+                    let reason = options.origins.explain(&failure.to_string());
+                    Err(fatal(&reason, failure.exit_code()))
+                }
+            }
+        }
         Task::Backup(settings) => match backup::run(&settings, logger) {
             Ok(text) => print(text.as_bytes(), log),
             Err(error) => Err(fatal(&error, error.exit_code())),

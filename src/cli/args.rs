@@ -224,6 +224,7 @@ pub(super) struct Args {
         env = "RAFTKVD_LOG_FORMAT",
         default_value = "text",
         value_parser = choice(&LOG_FORMATS),
+        ignore_case = true,
         help_heading = "Logs"
     )]
     pub(super) log_format: Format,
@@ -231,7 +232,7 @@ pub(super) struct Args {
     /// Lowest level of the log
     ///
     /// Keys and values are logged at no level.
-    #[arg(long, value_name = "LEVEL", env = "RAFTKVD_LOG_LEVEL", default_value = "info", value_parser = choice(&LOG_LEVELS), help_heading = "Logs")]
+    #[arg(long, value_name = "LEVEL", env = "RAFTKVD_LOG_LEVEL", default_value = "info", value_parser = choice(&LOG_LEVELS), ignore_case = true, help_heading = "Logs")]
     pub(super) log_level: slog::Level,
 }
 
@@ -301,6 +302,7 @@ pub(super) enum Command {
     /// Print the completion script for a shell
     Completions {
         /// Shell that runs the script
+        #[arg(ignore_case = true)]
         shell: Shell,
     },
 

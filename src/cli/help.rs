@@ -169,6 +169,9 @@ pub(super) const VALUES: [(&str, &str); 8] = [
 pub(super) const VARIABLES: &str =
     "Each option can also be set by its environment variable; the option wins.";
 
+/// What `--help` and the manual page say further of variables.
+pub(super) const EMPTY_VARIABLES: &str = "An empty variable counts as one that is not set.";
+
 /// The notes below the options in `-h`.
 pub(super) fn short_notes() -> String {
     format!(
@@ -184,7 +187,10 @@ pub(super) fn long_notes() -> String {
     for (name, meaning) in VALUES {
         let _ = writeln!(text, "  {name:<8}  {meaning}");
     }
-    let _ = write!(text, "\nEnvironment:\n  {VARIABLES}\n\nExit codes:\n");
+    let _ = write!(
+        text,
+        "\nEnvironment:\n  {VARIABLES}\n  {EMPTY_VARIABLES}\n\nExit codes:\n"
+    );
     for code in ExitCode::ALL {
         let _ = writeln!(text, "  {code}  {}", code.summary());
     }

@@ -1,4 +1,4 @@
-//! The command line: turns options and environment variables into a checked [`Asked`].
+//! The command line: turns options and environment variables (`environment.rs`) into a checked [`Asked`].
 //!
 //! An error is one line on stderr: which value is wrong, why, and what to do. The process then exits with 2, before it
 //! changes a file or opens a socket. Some options may be left out only if the data directory exists: the server checks
@@ -7,6 +7,7 @@
 mod args;
 pub mod backup;
 mod completions;
+mod environment;
 mod help;
 pub mod inspect;
 mod man;
@@ -26,6 +27,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 use values::{parse_cluster, parse_join};
+
+pub use environment::Origins;
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -49,6 +52,10 @@ pub struct Options {
     pub asked: Asked,
     /// The settings of the log.
     pub log: LogOptions,
+    /// Which options come from the environment, for a line that names one.
+    pub origins: Origins,
+    /// What the log is to say of the environment.
+    pub warnings: Vec<String>,
 }
 
 /// Why there is nothing to run.
@@ -78,20 +85,64 @@ impl Quit {
 }
 
 /// Reads the arguments, of which the first is the program's name, and the environment.
-pub fn parse(
-    arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Task, Quit> {
+    parse_with(arguments, std::env::vars_os())
+}
+
+fn parse_with(
+    arguments: impl IntoIterator<Item = impl Into<OsString>>,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Task, Quit> {
-    let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    let mut arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     let help = match arguments.iter().any(|argument| argument == "-h") {
         true => HelpLength::Short,
         false => HelpLength::Long,
     };
-    let matches = args::command(help).try_get_matches_from(&arguments);
-    let args = matches.and_then(|matches| Args::from_arg_matches(&matches));
-    let args = args.map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Quit::Shown(error),
-        _ => Quit::Usage(condense(&error, arguments.get(1))),
+    let first = arguments.get(1).cloned();
+    let given = matches(help, &arguments).map_err(|error| match error.kind() {
+        // As it is with the names of the variables.
+        ErrorKind::DisplayHelp => args::command(help)
+            .try_get_matches_from(&arguments)
+            .map_or_else(Quit::Shown, |_| Quit::Shown(error)),
+        _ => quit(error, first.as_ref(), &Origins::default()),
     })?;
+    let environment::FromEnvironment {
+        arguments: added,
+        place,
+        origins,
+        warnings,
+    } = environment::arguments(&given, variables).map_err(Quit::Usage)?;
+    let end = arguments.len();
+    arguments.splice(place.min(end)..place.min(end), added);
+    let args = matches(help, &arguments).and_then(|matches| Args::from_arg_matches(&matches));
+    let args = args.map_err(|error| quit(error, first.as_ref(), &origins))?;
+    let task = task(args).map_err(|quit| match quit {
+        Quit::Usage(line) => Quit::Usage(origins.explain(&line)),
+        shown => shown,
+    });
+    match task? {
+        Task::Run(options) => Ok(Task::Run(Box::new(Options {
+            origins,
+            warnings,
+            ..*options
+        }))),
+        other => Ok(other),
+    }
+}
+
+fn matches(help: HelpLength, arguments: &[OsString]) -> Result<clap::ArgMatches, clap::Error> {
+    environment::command(help).try_get_matches_from(arguments)
+}
+
+/// `first` is the argument that names the subcommand, if there is one.
+fn quit(error: clap::Error, first: Option<&OsString>, origins: &Origins) -> Quit {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Quit::Shown(error),
+        _ => Quit::Usage(origins.explain(&condense(&error, first))),
+    }
+}
+
+fn task(args: Args) -> Result<Task, Quit> {
     match args.command {
         None => check(args)
             .map(|options| Task::Run(Box::new(options)))
@@ -165,6 +216,8 @@ fn check(args: Args) -> Result<Options, String> {
             format: args.log_format,
             level: args.log_level,
         },
+        origins: Origins::default(),
+        warnings: Vec::new(),
     })
 }
 
@@ -323,7 +376,7 @@ mod tests {
 
     #[test]
     fn without_arguments_everything_has_a_default_or_comes_from_the_directory() {
-        let Options { asked, log } = options("").unwrap();
+        let Options { asked, log, .. } = options("").unwrap();
         assert_eq!(
             (asked.id, asked.peer_url, asked.data_dir),
             (None, None, None)
@@ -386,8 +439,8 @@ mod tests {
         let line = "--id 2 --cluster http://10.0.0.1:1,http://localhost:2/ --port 3 --join --listen 0.0.0.0 \
                     --listen-peer ::1 --data-dir d --snapshot-bytes 64k --max-value-bytes 2m --max-key-bytes 100 \
                     --max-store-bytes 3G --request-timeout 1m30s --heartbeat 0.05s --election-timeout 500ms \
-                    --log-format json --log-level debug";
-        let Options { asked, log } = options(line).unwrap();
+                    --log-format JSON --log-level Debug";
+        let Options { asked, log, .. } = options(line).unwrap();
         assert_eq!(
             (asked.id, asked.cluster.len(), asked.join),
             (Some(2), 2, true)

@@ -63,7 +63,7 @@ pub(super) const LOG_LEVELS: [Choice<Level>; 5] = [
     ),
 ];
 
-/// Reads one of these values.
+/// Reads one of these values. The argument has to ignore case.
 pub(super) fn choice<T>(choices: &'static [Choice<T>]) -> impl TypedValueParser<Value = T>
 where
     T: Copy + Send + Sync + 'static,
@@ -74,9 +74,10 @@ where
     };
     let shown: Vec<PossibleValue> = choices.iter().map(shown).collect();
     PossibleValuesParser::new(shown).map(|text: String| {
+        let is_meant = |name: &str| name.eq_ignore_ascii_case(&text);
         let found = choices
             .iter()
-            .find(|choice| choice.name == text || choice.alias == Some(&text));
+            .find(|choice| is_meant(choice.name) || choice.alias.is_some_and(is_meant));
         found.expect("clap takes only these names").value
     })
 }
@@ -154,7 +155,8 @@ pub(super) fn parse_ip(text: &str) -> Result<IpAddr, String> {
 /// Reads a duration: numbers with units, such as `5s`, `0.5s`, `1m30s`.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || "write a duration as 100ms, 5s or 1m30s (units: ms, s, m, h)".to_owned();
-    let mut rest = text;
+    let text = text.to_ascii_lowercase();
+    let mut rest = text.as_str();
     let mut seconds = 0.0;
     while !rest.is_empty() {
         let (number, tail) = split_number(rest).ok_or_else(wrong)?;
@@ -228,6 +230,7 @@ mod tests {
             ("0.5s", ms(500)),
             ("1m30s", ms(90_000)),
             ("1h", ms(3_600_000)),
+            ("5S", ms(5_000)),
             ("1.5ms", Duration::from_micros(1_500)),
         ] {
             assert_eq!(parse_duration(text), Ok(duration), "{text}");

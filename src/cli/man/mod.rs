@@ -94,7 +94,7 @@ fn page_of_all(root: &Command) -> Page {
     page.section("DESCRIPTION");
     page.paragraphs(&description(root));
     page.section("OPTIONS");
-    page.paragraphs(help::VARIABLES);
+    page.paragraphs(&format!("{} {}", help::VARIABLES, help::EMPTY_VARIABLES));
     for heading in headings(root) {
         page.subsection(heading.unwrap_or("Other options"));
         let arguments = root.get_arguments();
