@@ -115,6 +115,10 @@ pub const JOIN_REASON_CHARS_MAX: usize = 1_000;
 
 /// Time in which a member may send no byte of a backup. Before the first byte it freezes the map.
 pub const BACKUP_SILENCE_MAX: Duration = Duration::from_secs(30);
+/// A backup may be larger than twice the announced size by this many bytes. Entries that are written meanwhile need room.
+pub const BACKUP_BYTES_UNANNOUNCED_MAX: u64 = 1 << 30;
+/// Largest backup in bytes, whatever the member announces. The map of a member is in memory.
+pub const BACKUP_BYTES_MAX: u64 = 16 << 40;
 /// Longest line in which a member refuses a backup, in bytes.
 pub const BACKUP_REFUSAL_BYTES_MAX: usize = 64 << 10;
 /// A restored cluster starts this far after the index of its backup. That is more than the old cluster can have written
@@ -218,8 +222,14 @@ pub const PEER_QUEUE_MESSAGES_MAX: usize = 8_192;
 pub const PEER_CONNECTIONS_MAX: usize = 1_024;
 /// Longest head of a request on the peer port, in bytes. It has to hold a URL. It is also the size of one read.
 pub const PEER_HEAD_BYTES_MAX: usize = 16 << 10;
-/// Time to establish a connection to a peer.
+/// Time to establish a connection to one address of a member.
 pub const PEER_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time after which the next address of a member is tried, while the attempts before go on (RFC 8305 advises this).
+pub const CONNECT_STAGGER: Duration = Duration::from_millis(250);
+/// Addresses of one name that are tried.
+pub const CONNECT_ADDRESSES_MAX: usize = 16;
+/// Time to look up a name. A resolver asks the next server after 5 s.
+pub const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(6);
 /// Time for a peer to answer a handshake. The peer may have to sync a file first.
 pub const PEER_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// First pause before a failed connection is retried. It doubles with each further failure.
@@ -347,8 +357,20 @@ pub const LOG_REPEATS_TRACKED: usize = 256;
 /// Time by which a start extends systemd's timeout each time it has advanced by 1 %.
 pub const SYSTEMD_START_EXTENSION: Duration = Duration::from_secs(60);
 
+// ---- starting ----
+
+/// Time for which a start waits for a port that is in use, or for an address or a name that does not exist yet. After
+/// that the process ends with exit code 1, so that a supervisor starts it again.
+pub const START_PATIENCE: Duration = Duration::from_secs(5);
+/// Pause between two attempts.
+pub const START_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// An attempt that takes longer than this is logged.
+pub const START_SLOW: Duration = Duration::from_millis(500);
+
 // ---- stopping ----
 
+/// A signal of the same kind within this time after the first counts as the first, sent twice.
+pub const SIGNAL_REPEAT: Duration = Duration::from_secs(1);
 /// Time for which a SIGTERM waits until leadership is transferred and requests are answered.
 pub const STOP_TIMEOUT: Duration = Duration::from_millis(1_000);
 /// Time for the threads to end after that. A thread that is writing or loading a snapshot takes longer and ends with

@@ -1,8 +1,8 @@
 //! `raftkvd backup`: fetches `GET /-/snapshot` of a member into a file, and checks it.
 //!
-//! The bytes that arrive are written to `FILE.RANDOM.part`, a name that no other process uses. The file gets its final
-//! name only when it is complete and durable and every CRC is right. So a file without `.part` is always a whole
-//! backup.
+//! The bytes that arrive are written to `FILE.RANDOM.part`, a name that no other process uses. They are checked block
+//! by block as they arrive, since the server may be anybody. The file gets its final name only when it is complete and
+//! durable and every CRC is right. So a file without `.part` is always a whole backup.
 
 use crate::api::client;
 use crate::exit_code::ExitCode;
@@ -12,7 +12,9 @@ use crate::peer_url::PeerUrl;
 use crate::storage::disk::parent;
 use crate::storage::inspect;
 use crate::storage::inspect::SnapshotContents;
-use crate::storage::{Disk as _, DiskError, ReadOnlyDisk, RealDisk, StorageError};
+use crate::storage::{
+    ArrivingSnapshot, Disk as _, DiskError, ReadOnlyDisk, RealDisk, StorageError,
+};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -153,6 +155,8 @@ async fn fetch(
     let mut done = 0;
     let mut progress = ProgressReport::of_command("backing up", Unit::Bytes, logger);
     let mut body = response.into_body();
+    let mut arriving = ArrivingSnapshot::new(&part.temporary);
+    let most = bytes_max(estimate);
     let broken = |done: u64, why: &dyn std::fmt::Display| {
         format!(
             "the transfer broke off after {done} bytes ({why}); try again, or ask another member"
@@ -166,13 +170,28 @@ async fn fetch(
             Err(_) => return Err(broken(done, &"the member sent nothing more").into()),
         };
         if let Ok(bytes) = frame.into_data() {
+            if bytes.len() as u64 > most - done {
+                let line =
+                    format!("the member sends more than {most} bytes, and had announced fewer");
+                return Err(line.into());
+            }
+            arriving.take(&bytes)?;
             out.write_at(&bytes, done)?;
             done += bytes.len() as u64;
             progress.at(done, estimate.unwrap_or(0).max(done));
         }
     }
+    if !arriving.is_whole() {
+        return Err(broken(done, &"the end is missing").into());
+    }
     out.sync()?;
     Ok(part)
+}
+
+/// Bytes that a member may send that has announced about so many. One that announced nothing can't fill the disk either.
+fn bytes_max(estimate: Option<u64>) -> u64 {
+    let estimate = estimate.unwrap_or(0).min(limits::BACKUP_BYTES_MAX);
+    (2 * estimate + limits::BACKUP_BYTES_UNANNOUNCED_MAX).min(limits::BACKUP_BYTES_MAX)
 }
 
 /// Why the member gave no backup.

@@ -33,6 +33,13 @@ pub fn run(path: &Path, out: &mut dyn Write, log: &Log) -> io::Result<ExitCode> 
     };
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => report.directory(path)?,
+        Ok(found) if !found.is_file() => {
+            log.tell(&format!(
+                "{} is not a regular file; {WHAT_TO_NAME}",
+                path.display()
+            ));
+            return Ok(ExitCode::Usage);
+        }
         Ok(_) => {
             // A process may be writing the file.
             let dir = path.parent().and_then(Path::parent);

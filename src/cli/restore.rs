@@ -32,11 +32,21 @@ pub(super) fn check(
     peer_url: Option<String>,
     data_dir: Option<PathBuf>,
 ) -> Result<RestoreOptions, Quit> {
-    if let Err(error) = file.metadata() {
-        return Err(Quit::Usage(format!(
-            "can't read {}: {error}; name a backup, or a file of snap/ in a data directory",
-            file.display()
-        )));
+    match file.metadata() {
+        Ok(found) if found.is_file() => {}
+        Ok(_) => {
+            let line = format!(
+                "{} is not a regular file; name a backup, or a file of snap/ in a data directory",
+                file.display()
+            );
+            return Err(Quit::Usage(line));
+        }
+        Err(error) => {
+            return Err(Quit::Usage(format!(
+                "can't read {}: {error}; name a backup, or a file of snap/ in a data directory",
+                file.display()
+            )));
+        }
     }
     // `--cluster` and `--peer-url` mean the same as for the daemon.
     let cluster = match (cluster, peer_url) {

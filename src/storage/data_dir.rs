@@ -7,6 +7,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// What a directory without data may hold: files of a process that was killed before it wrote `meta`, and a directory that
+/// new file systems have.
+pub(super) const LEFT_BY_NOBODY: [&str; 3] = ["LOCK", "meta.tmp", "lost+found"];
+
 /// A path on a disk. The directory need not exist yet.
 #[derive(Clone)]
 pub struct DataDir {
@@ -77,6 +81,25 @@ impl DataDir {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a directory in which something is that is no part of a data directory: it is somebody else's, who would not
+    /// expect one there.
+    pub(super) fn check_vacant(&self) -> Result<(), StorageError> {
+        self.check_empty()?;
+        let names = self.disk.list(&self.path)?;
+        let foreign = names
+            .into_iter()
+            .filter(|name| !LEFT_BY_NOBODY.contains(&name.as_str()))
+            // They are empty.
+            .filter(|name| !["wal", "snap"].contains(&name.as_str()));
+        match foreign.min() {
+            None => Ok(()),
+            Some(name) => Err(StorageError::Foreign {
+                dir: self.path.clone(),
+                name,
+            }),
+        }
     }
 }
 

@@ -13,11 +13,14 @@
 //! - After a failed operation the state of the file or directory is unknown. Callers never retry: the kernel may have
 //!   dropped the dirty pages and report success for the next sync.
 
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, fdatasync, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, fdatasync, flock};
 use rustix::io::{Errno, retry_on_intr};
-use std::fs::{File, OpenOptions};
+use rustix::process::geteuid;
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileExt, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 
 /// An operation on the disk failed.
@@ -67,6 +70,15 @@ pub trait Disk: Send + Sync {
     fn create_dir_all(&self, dir: &Path) -> Result<(), DiskError>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> Result<(), DiskError>;
+    /// Kind, owner and mode of a file or directory; a symbolic link is not followed. `None` if it does not exist, or if
+    /// this disk has no such attributes.
+    fn attributes(&self, _path: &Path) -> Result<Option<Attributes>, DiskError> {
+        Ok(None)
+    }
+    /// Sets the mode of a file or directory.
+    fn set_mode(&self, _path: &Path, _mode: u32) -> Result<(), DiskError> {
+        Ok(())
+    }
     /// Creates a file if it does not exist, and locks it against other processes until the result is dropped. `None` if
     /// another process holds the lock.
     fn lock(&self, path: &Path) -> Result<Option<Lock>, DiskError>;
@@ -94,6 +106,39 @@ pub trait DiskFile: Send + Sync {
     }
 }
 
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+    /// A device, a pipe or a socket.
+    Other,
+}
+
+/// Who may do what with a file or directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attributes {
+    /// What it is.
+    pub kind: FileKind,
+    /// The user that it belongs to.
+    pub owner: u32,
+    /// The user that this process runs as.
+    pub user: u32,
+    /// Its mode.
+    pub mode: u32,
+}
+
+impl Attributes {
+    /// This process may set its mode.
+    pub fn is_own(&self) -> bool {
+        self.owner == self.user
+    }
+}
+
 /// A held lock on a file, released when dropped.
 pub struct Lock {
     _held: Box<dyn Send + Sync>,
@@ -114,9 +159,46 @@ impl std::fmt::Debug for Lock {
     }
 }
 
-/// The file systems of this machine.
+/// The file systems of this machine. Only the owner may read what it creates. It does not follow a symbolic link in the
+/// place of a file.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealDisk;
+
+/// Modes of what is made, whatever the umask.
+const FILE_MODE: u32 = 0o600;
+const DIRECTORY_MODE: u32 = 0o700;
+
+/// Opens a regular file. Anything else is refused, and not waited for as a pipe would be.
+fn open_regular(options: &mut OpenOptions, flags: OFlags, path: &Path) -> io::Result<File> {
+    let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
+    options.custom_flags(flags.bits() as i32).mode(FILE_MODE);
+    let file = options.open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no regular file",
+        )),
+    }
+}
+
+/// Takes from the mode of a new file what the umask has left, or an older file of this name had.
+fn make_private(file: &File) -> io::Result<()> {
+    let mode = file.metadata()?.permissions().mode() & 0o777;
+    match mode == FILE_MODE {
+        true => Ok(()),
+        false => file.set_permissions(Permissions::from_mode(FILE_MODE)),
+    }
+}
+
+/// Creates a directory; what has been made meanwhile by another process is as good.
+fn create_dir(dir: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(DIRECTORY_MODE).create(dir) {
+        Ok(()) => std::fs::set_permissions(dir, Permissions::from_mode(DIRECTORY_MODE)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
 
 struct RealFile {
     file: File,
@@ -135,7 +217,8 @@ impl RealFile {
 
 impl Disk for RealDisk {
     fn open(&self, path: &Path) -> Result<Option<Box<dyn DiskFile>>, DiskError> {
-        match OpenOptions::new().read(true).write(true).open(path) {
+        let options = &mut OpenOptions::new();
+        match open_regular(options.read(true).write(true), OFlags::NOFOLLOW, path) {
             Ok(file) => Ok(Some(Box::new(RealFile {
                 file,
                 path: path.to_owned(),
@@ -148,9 +231,11 @@ impl Disk for RealDisk {
     fn create(&self, path: &Path) -> Result<Box<dyn DiskFile>, DiskError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
-        let file = options
-            .open(path)
-            .map_err(|e| DiskError::new("create", path, e))?;
+        let file = open_regular(&mut options, OFlags::NOFOLLOW, path).and_then(|file| {
+            make_private(&file)?;
+            Ok(file)
+        });
+        let file = file.map_err(|e| DiskError::new("create", path, e))?;
         Ok(Box::new(RealFile {
             file,
             path: path.to_owned(),
@@ -187,7 +272,14 @@ impl Disk for RealDisk {
     }
 
     fn create_dir_all(&self, dir: &Path) -> Result<(), DiskError> {
-        std::fs::create_dir_all(dir).map_err(|e| DiskError::new("create directory", dir, e))
+        let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+        let missing: Vec<&Path> = dir.ancestors().take_while(missing).collect();
+        let made = missing.iter().rev().try_for_each(|dir| create_dir(dir));
+        let made = made.and_then(|()| match dir.is_dir() {
+            true => Ok(()),
+            false => Err(io::ErrorKind::NotADirectory.into()),
+        });
+        made.map_err(|e| DiskError::new("create directory", dir, e))
     }
 
     fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
@@ -196,11 +288,37 @@ impl Disk for RealDisk {
             .map_err(|e| DiskError::new("sync directory", dir, e))
     }
 
+    fn attributes(&self, path: &Path) -> Result<Option<Attributes>, DiskError> {
+        let metadata = match path.symlink_metadata() {
+            Ok(metadata) => metadata,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(DiskError::new("look at", path, e)),
+        };
+        let kind = match metadata.file_type() {
+            kind if kind.is_file() => FileKind::File,
+            kind if kind.is_dir() => FileKind::Directory,
+            kind if kind.is_symlink() => FileKind::Link,
+            _ => FileKind::Other,
+        };
+        Ok(Some(Attributes {
+            kind,
+            owner: metadata.uid(),
+            user: geteuid().as_raw(),
+            mode: metadata.mode() & 0o7777,
+        }))
+    }
+
+    fn set_mode(&self, path: &Path, mode: u32) -> Result<(), DiskError> {
+        let set = std::fs::set_permissions(path, Permissions::from_mode(mode));
+        set.map_err(|e| DiskError::new("set the mode of", path, e))
+    }
+
     fn lock(&self, path: &Path) -> Result<Option<Lock>, DiskError> {
         let wrap = |e| DiskError::new("lock", path, e);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(path).map_err(wrap)?;
+        let file = open_regular(&mut options, OFlags::NOFOLLOW, path).map_err(wrap)?;
+        make_private(&file).map_err(wrap)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Lock::new(file))),
             Err(Errno::WOULDBLOCK) => Ok(None),
@@ -279,7 +397,8 @@ fn refused<T>(action: &'static str, path: &Path) -> Result<T, DiskError> {
 
 impl Disk for ReadOnlyDisk {
     fn open(&self, path: &Path) -> Result<Option<Box<dyn DiskFile>>, DiskError> {
-        match File::open(path) {
+        // A backup that was given may be a link to one.
+        match open_regular(OpenOptions::new().read(true), OFlags::empty(), path) {
             Ok(file) => Ok(Some(Box::new(RealFile {
                 file,
                 path: path.to_owned(),
@@ -317,7 +436,7 @@ impl Disk for ReadOnlyDisk {
     /// lock.
     fn lock(&self, path: &Path) -> Result<Option<Lock>, DiskError> {
         let wrap = |e| DiskError::new("lock", path, e);
-        let file = match File::open(path) {
+        let file = match open_regular(OpenOptions::new().read(true), OFlags::empty(), path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Some(Lock::new(()))),
             Err(e) => return Err(wrap(e)),

@@ -85,6 +85,23 @@ pub enum StorageError {
     /// [`Start::Existing`](super::Start::Existing).
     #[error("{0}")]
     NoMember(String),
+    /// A first start found files of something else in the directory.
+    #[error("{} holds {name}, which is no part of a data directory; choose a --data-dir that is empty or does not exist",
+        dir.display())]
+    Foreign {
+        /// The directory.
+        dir: PathBuf,
+        /// The name of the file that was found.
+        name: String,
+    },
+    /// A part of the data directory belongs to another user, or is of the wrong kind.
+    #[error("{}: {why}", path.display())]
+    NotPrivate {
+        /// The part.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        why: String,
+    },
     /// A restore found an existing file in the data directory that it was to create.
     #[error("{} exists, but a restore makes a new data directory; choose another --data-dir, or move this one away",
         path.display())]
@@ -117,6 +134,8 @@ impl StorageError {
             StorageError::Io(_) => ExitCode::DiskFailed,
             StorageError::NoMember(_)
             | StorageError::NotEmpty { .. }
+            | StorageError::Foreign { .. }
+            | StorageError::NotPrivate { .. }
             | StorageError::RestoreUnfinished { .. } => ExitCode::Usage,
             StorageError::UnknownVersion { found, known, .. } if found > known => {
                 ExitCode::LaterVersion

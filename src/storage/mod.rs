@@ -62,6 +62,7 @@ mod later_entries;
 pub mod log_index;
 pub mod meta;
 mod open;
+mod private;
 mod recovery;
 pub mod restore;
 pub mod snapshot;
@@ -77,9 +78,11 @@ pub use error::StorageError;
 pub use log_index::LogIndex;
 pub use meta::{Given, Meta};
 pub use open::Opened;
+pub use private::Exposed;
 pub use recovery::Load;
 pub use snapshot::{
-    ReceiveError, SnapshotEncoder, SnapshotSink, SnapshotSource, SnapshotWriter, Snapshots,
+    ArrivingSnapshot, ReceiveError, SnapshotEncoder, SnapshotSink, SnapshotSource, SnapshotWriter,
+    Snapshots,
 };
 pub use state::{Mark, Recovered, Save, SnapshotMeta};
 pub use wal::read_back::ReadBack;

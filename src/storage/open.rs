@@ -31,19 +31,19 @@ pub struct Opened {
 }
 
 impl DataDir {
-    /// Refuses [`Start::Existing`] if the directory holds no member. Changes nothing, so a caller can check before
-    /// [`DataDir::lock`] creates files. [`DataDir::open`] checks again.
+    /// Refuses [`Start::Existing`] if the directory holds no member, and a first start if it holds anything else. Changes
+    /// nothing, so a caller can check before [`DataDir::lock`] creates files. [`DataDir::open`] checks again.
     pub fn check_start(&self, start: &Start) -> Result<(), StorageError> {
-        let Start::Existing(line) = start else {
-            return Ok(());
-        };
-        match Meta::load(self)? {
-            Some(meta) if meta.in_use() || meta.is_restoring() => Ok(()),
-            Some(_) => Err(StorageError::NoMember(line.clone())),
-            None => {
-                self.check_empty()?;
+        match (start, Meta::load(self)?) {
+            (Start::Existing(_), Some(meta)) if meta.in_use() || meta.is_restoring() => Ok(()),
+            (Start::Existing(line), meta) => {
+                if meta.is_none() {
+                    self.check_empty()?;
+                }
                 Err(StorageError::NoMember(line.clone()))
             }
+            (Start::First(_) | Start::Empty, None) => self.check_vacant(),
+            (Start::First(_) | Start::Empty, Some(_)) => Ok(()),
         }
     }
 
@@ -94,10 +94,7 @@ impl DataDir {
                     dir: self.path().to_owned(),
                 });
             }
-            unfinished => {
-                if unfinished.is_none() {
-                    self.check_empty()?;
-                }
+            _ => {
                 let (meta, wal, recovered) = first_start(self, beginning, &snapshots, options)?;
                 info!(logger, "new data directory"; "dir" => self.path().display(), "member" => member);
                 (meta, wal, recovered, true)

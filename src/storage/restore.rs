@@ -17,7 +17,7 @@
 //! restore starts from the first step.
 
 use super::create::{clear_parts, complete, first_snapshot};
-use super::data_dir::DataDir;
+use super::data_dir::{DataDir, LEFT_BY_NOBODY};
 use super::disk::Disk;
 use super::error::StorageError;
 use super::meta::{Given, Meta};
@@ -75,12 +75,14 @@ pub fn restore(
         options,
     } = plan;
     let member = *list.keys().next().expect("a cluster has a member");
+    dir.check_private()?;
     check_vacant(dir)?;
     let mut checked = SnapshotContents::default();
     let told = |done, total| progress(done, 2 * total);
     read_file(source, file, &mut checked, |_, _, _| Ok(()), told)?;
     let from_index = checked.header.index;
     let index = first_index(file, from_index, dir.disk().random()?)?;
+    dir.make_private()?;
     let _lock = dir.lock()?;
     // Before the lock was taken, another process may have created files.
     check_vacant(dir)?;
@@ -145,9 +147,7 @@ fn check_vacant(dir: &DataDir) -> Result<(), StorageError> {
     };
     for name in dir.disk().list(dir.path())? {
         let ours = match name.as_str() {
-            // Files of a process that was killed before it wrote `meta`, and the directory that a new file system
-            // contains.
-            "LOCK" | "meta.tmp" | "lost+found" => true,
+            name if LEFT_BY_NOBODY.contains(&name) => true,
             "meta" | "wal" | "snap" => restoring,
             _ => false,
         };

@@ -28,6 +28,7 @@
 //! checked. Its key is not empty and occurs once in the file. Its key and value are within the limits. Its index is
 //! between 1 and the index of the header.
 
+mod arriving;
 mod read;
 mod receive;
 #[cfg(test)]
@@ -35,6 +36,7 @@ mod tests;
 mod twice;
 mod write;
 
+pub use arriving::ArrivingSnapshot;
 pub use read::{SnapshotContents, SnapshotSource};
 pub(super) use read::{read_file, read_header};
 pub use receive::{ReceiveError, SnapshotSink};
@@ -58,6 +60,8 @@ use std::time::{Duration, Instant};
 
 const MAGIC: &[u8; 8] = b"rkvdsnap";
 const END_MAGIC: &[u8; 8] = b"rkvdends";
+/// Magic number, format version and the length of the header.
+const HEADER_START_BYTES: usize = 16;
 const BLOCK_HEAD_BYTES: usize = 12;
 const ENTRY_HEAD_BYTES: usize = 16;
 const FOOTER_BYTES: usize = 32;

@@ -3,7 +3,7 @@
 use super::twice::{Keys, Suspects};
 use super::{
     BLOCK_BYTES_LIMIT, BLOCK_HEAD_BYTES, END_MAGIC, ENTRY_HEAD_BYTES, FLAGS_OFFSET, FOOTER_BYTES,
-    MAGIC, Snapshots, block_crc,
+    HEADER_START_BYTES, MAGIC, Snapshots, block_crc,
 };
 use crate::command::SnapshotHeader;
 use crate::command::version;
@@ -220,6 +220,53 @@ pub(in crate::storage) fn read_header(
     SnapshotReader::new(&*file, path)?.header()
 }
 
+/// Parses a header. The bytes end with its CRC; if the file is no snapshot, they may be its first bytes only.
+pub(super) fn parse_header(path: &Path, bytes: &[u8]) -> Result<SnapshotHeader, StorageError> {
+    let corrupt = |offset, why| StorageError::corrupt(path, offset, why);
+    if !bytes.starts_with(MAGIC) {
+        return Err(corrupt(
+            0,
+            "it does not start with the magic number of a snapshot",
+        ));
+    }
+    let len = u32_at(bytes, 12) as usize;
+    if len > limits::SNAPSHOT_HEADER_BYTES_MAX {
+        let why = "its header claims to be longer than it may be";
+        return Err(corrupt(12, why));
+    }
+    let end = HEADER_START_BYTES + len;
+    if crc32c(&bytes[..end]) != u32_at(bytes, end) {
+        return Err(corrupt(0, "the CRC of its header does not match"));
+    }
+    check_version(path, u32_at(bytes, 8))?;
+    let header = SnapshotHeader::parse_from_bytes(&bytes[HEADER_START_BYTES..end]);
+    let header = header.map_err(|_| corrupt(16, "its header does not decode"))?;
+    version::check_header(&header).map_err(|later| StorageError::Later {
+        path: path.to_owned(),
+        later,
+    })?;
+    match (1..limits::INDEX_MAX).contains(&header.index) {
+        true => Ok(header),
+        false => Err(corrupt(16, "its index is beyond what a log reaches")),
+    }
+}
+
+/// Checks a footer. `crc` is that of the block before it, `counted` the number of entries and blocks before it.
+pub(super) fn check_footer(
+    crc: u32,
+    footer: &[u8],
+    counted: (u64, u64),
+) -> Result<(), &'static str> {
+    let crc = crc32c_append(crc, &footer[..FOOTER_BYTES - 4]);
+    if crc != u32_at(footer, FOOTER_BYTES - 4) || &footer[4..12] != END_MAGIC {
+        return Err("the CRC of its footer does not match");
+    }
+    match (u64_at(footer, 12), u64_at(footer, 20)) == counted {
+        true => Ok(()),
+        false => Err("its footer has another number of entries or blocks"),
+    }
+}
+
 /// Reads a file from start to end. Never allocates more than the rest of the file could fill.
 pub(super) struct SnapshotReader<'a> {
     file: &'a dyn DiskFile,
@@ -252,28 +299,14 @@ impl<'a> SnapshotReader<'a> {
 
     pub(super) fn header(&mut self) -> Result<SnapshotHeader, StorageError> {
         let mut bytes = Vec::new();
-        self.read(&mut bytes, 16)?;
-        if &bytes[..8] != MAGIC {
-            return Err(self.corrupt_at(0, "it does not start with the magic number of a snapshot"));
-        }
-        let version = u32_at(&bytes, 8);
+        self.read(&mut bytes, HEADER_START_BYTES)?;
         let len = u32_at(&bytes, 12) as usize;
-        if len > limits::SNAPSHOT_HEADER_BYTES_MAX {
-            return Err(self.corrupt_at(12, "its header claims to be longer than it may be"));
+        // If the file is no snapshot, the length means nothing.
+        if bytes.starts_with(MAGIC) && len <= limits::SNAPSHOT_HEADER_BYTES_MAX {
+            self.read(&mut bytes, len + 4)?;
+            self.crc = crc32c(&bytes[..bytes.len() - 4]);
         }
-        self.read(&mut bytes, len + 4)?;
-        self.crc = crc32c(&bytes[..16 + len]);
-        if self.crc != u32_at(&bytes, 16 + len) {
-            return Err(self.corrupt_at(0, "the CRC of its header does not match"));
-        }
-        check_version(self.path, version)?;
-        let header = SnapshotHeader::parse_from_bytes(&bytes[16..16 + len])
-            .map_err(|_| self.corrupt_at(16, "its header does not decode"))?;
-        version::check_header(&header).map_err(|later| self.later(later))?;
-        match (1..limits::INDEX_MAX).contains(&header.index) {
-            true => Ok(header),
-            false => Err(self.corrupt_at(16, "its index is beyond what a log reaches")),
-        }
+        parse_header(self.path, &bytes)
     }
 
     /// Reads and checks the rest of the file after its header.
@@ -326,15 +359,8 @@ impl<'a> SnapshotReader<'a> {
         let payload = u32_at(block, 0) as usize;
         if payload == 0 {
             self.read(block, FOOTER_BYTES - BLOCK_HEAD_BYTES)?;
-            let crc = crc32c_append(self.crc, &block[..FOOTER_BYTES - 4]);
-            if crc != u32_at(block, FOOTER_BYTES - 4) || &block[4..12] != END_MAGIC {
-                return Err(self.corrupt_at(start, "the CRC of its footer does not match"));
-            }
-            if (u64_at(block, 12), u64_at(block, 20)) != (self.entries, self.blocks) {
-                return Err(
-                    self.corrupt_at(start, "its footer has another number of entries or blocks")
-                );
-            }
+            check_footer(self.crc, block, (self.entries, self.blocks))
+                .map_err(|why| self.corrupt_at(start, why))?;
             if self.offset != self.len {
                 return Err(self.corrupt("something follows its footer"));
             }
@@ -409,7 +435,7 @@ const UNKNOWN: Unusable = Unusable::Later(Later {
 
 /// The entries of a block, as (key, index, value), in a snapshot with index `index_max`. After an error the iterator
 /// yields nothing usable.
-fn entries(
+pub(super) fn entries(
     block: &[u8],
     index_max: u64,
 ) -> impl Iterator<Item = Result<(&[u8], u64, &[u8]), Unusable>> {

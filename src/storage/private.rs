@@ -1,0 +1,146 @@
+//! Who may read a data directory: its owner alone. What is made gets modes 0700 and 0600 from the disk; here a start looks
+//! at what is there already.
+//!
+//! The directory itself may be a symbolic link, as systemd makes one for `DynamicUser`. Nothing inside may be: a link there
+//! would have this process read, write or cut a file that is somewhere else.
+
+use super::data_dir::DataDir;
+use super::disk::{Attributes, FileKind};
+use super::error::StorageError;
+use std::path::{Path, PathBuf};
+
+/// What others could read.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Exposed {
+    /// Files and directories whose mode was set, so that others can't any more.
+    pub closed: usize,
+    /// The first whose mode is for its owner to set, who is root.
+    pub open: Option<PathBuf>,
+}
+
+impl DataDir {
+    /// Refuses a data directory that is another user's, or has something in the place of its files that is none. It touches
+    /// nothing, and comes before anything is read.
+    pub fn check_private(&self) -> Result<(), StorageError> {
+        self.parts()?;
+        Ok(())
+    }
+
+    /// The same, and takes what is there from the group and others.
+    pub fn make_private(&self) -> Result<Exposed, StorageError> {
+        let mut exposed = Exposed::default();
+        for (path, attributes) in self.parts()? {
+            if attributes.mode & 0o077 == 0 {
+                continue;
+            }
+            if attributes.is_own() {
+                self.disk().set_mode(&path, attributes.mode & !0o077)?;
+                exposed.closed += 1;
+            } else {
+                exposed.open.get_or_insert(path);
+            }
+        }
+        Ok(exposed)
+    }
+
+    /// The data directory and what is in it, as far as it is part of it.
+    fn parts(&self) -> Result<Vec<(PathBuf, Attributes)>, StorageError> {
+        let mut parts = Vec::new();
+        // The directory that a link stands for.
+        let directory = self.path().join(".");
+        if !self.look_at(&directory, FileKind::Directory, &mut parts)? {
+            return Ok(parts);
+        }
+        for path in [
+            self.lock_path(),
+            self.meta_path(),
+            self.path().join("meta.tmp"),
+        ] {
+            self.look_at(&path, FileKind::File, &mut parts)?;
+        }
+        for part in [self.wal_path(), self.snap_path()] {
+            if self.look_at(&part, FileKind::Directory, &mut parts)? {
+                for name in self.disk().list(&part)? {
+                    self.look_at(&part.join(name), FileKind::File, &mut parts)?;
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Gives whether there is anything.
+    fn look_at(
+        &self,
+        path: &Path,
+        expected: FileKind,
+        parts: &mut Vec<(PathBuf, Attributes)>,
+    ) -> Result<bool, StorageError> {
+        let Some(attributes) = self.disk().attributes(path)? else {
+            return Ok(false);
+        };
+        if let Some(why) = objection(&attributes, expected) {
+            return Err(StorageError::NotPrivate {
+                path: path.components().collect(),
+                why,
+            });
+        }
+        parts.push((path.to_owned(), attributes));
+        Ok(true)
+    }
+}
+
+/// Why it can't be used.
+fn objection(attributes: &Attributes, expected: FileKind) -> Option<String> {
+    let Attributes {
+        kind, owner, user, ..
+    } = attributes;
+    match (kind, expected) {
+        (FileKind::Link, _) => Some(
+            "it is a symbolic link, and nothing inside a data directory may be one; put in its place what it leads to"
+                .to_owned(),
+        ),
+        (kind, expected) if *kind != expected => Some(format!(
+            "it is no {}; move it away, and put the right one in its place",
+            match expected {
+                FileKind::Directory => "directory",
+                _ => "regular file",
+            }
+        )),
+        _ if *owner != *user && *owner != 0 => Some(format!(
+            "it belongs to user {owner}, and this process runs as user {user}; run it as its owner, or chown -R the data \
+             directory"
+        )),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_own_or_roots_and_of_the_right_kind_is_used() {
+        let attributes = |kind, owner| Attributes {
+            kind,
+            owner,
+            user: 7,
+            mode: 0o644,
+        };
+        for owner in [0, 7] {
+            assert_eq!(
+                objection(&attributes(FileKind::File, owner), FileKind::File),
+                None
+            );
+        }
+        for (kind, owner, expected, said) in [
+            (FileKind::File, 8, FileKind::File, "belongs to user 8"),
+            (FileKind::Link, 7, FileKind::File, "symbolic link"),
+            (FileKind::Link, 7, FileKind::Directory, "symbolic link"),
+            (FileKind::Other, 7, FileKind::File, "no regular file"),
+            (FileKind::File, 7, FileKind::Directory, "no directory"),
+        ] {
+            let why = objection(&attributes(kind, owner), expected).unwrap();
+            assert!(why.contains(said), "{why}");
+        }
+    }
+}
