@@ -58,7 +58,7 @@
 //! command
 //! logging
 //! metrics
-//! config
+//! config, connect
 //! exit_code, peer_url, limits, numbers, mutants
 //! ```
 
@@ -74,6 +74,7 @@ pub mod channels;
 pub mod cli;
 pub mod command;
 pub mod config;
+pub mod connect;
 pub mod docs;
 pub mod exit_code;
 pub mod identity;

@@ -3,6 +3,7 @@
 //! This module limits the time until the head of a response arrives. The caller limits the time of the whole exchange.
 //! Dropping the future of an exchange closes its connection.
 
+use crate::connect;
 use crate::limits;
 use crate::peer_url::PeerUrl;
 use bytes::Bytes;
@@ -16,12 +17,8 @@ use tokio::time::timeout;
 
 /// Connects to the client URL of a member. An error is one line.
 pub async fn connect(to: &PeerUrl) -> Result<TcpStream, String> {
-    let connecting = TcpStream::connect((to.host(), to.port()));
-    match timeout(limits::PEER_CONNECT_TIMEOUT, connecting).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(format!("connect: {error}")),
-        Err(_) => Err("connect: no answer".to_owned()),
-    }
+    let connected = connect::connect(to.host(), to.port()).await;
+    connected.map_err(|error| format!("connect: {error}"))
 }
 
 /// Sends a request and returns what `take` makes of the response; the connection delivers the body meanwhile. A

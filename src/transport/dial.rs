@@ -2,6 +2,7 @@
 
 use super::handshake::{self, Trust};
 use super::link::LaneState;
+use crate::connect;
 use crate::identity::{Claims, PeerRefusal, Reason};
 use crate::limits;
 use crate::peer_url::PeerUrl;
@@ -15,7 +16,6 @@ use std::io;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 /// Why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -70,11 +70,8 @@ impl From<hyper::Error> for DialError {
 
 /// Connects to a peer. On Linux, the connection ends when the peer accepts no bytes for the duration `silence`.
 pub(super) async fn connect(url: &PeerUrl, silence: Duration) -> Result<TcpStream, DialError> {
-    let connecting = TcpStream::connect((url.host(), url.port()));
-    let stream = timeout(limits::PEER_CONNECT_TIMEOUT, connecting)
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-        .map_err(DialError::Connect)?;
+    let connected = connect::connect(url.host(), url.port()).await;
+    let stream = connected.map_err(DialError::Connect)?;
     prepare(&stream, silence).map_err(DialError::Connect)?;
     Ok(stream)
 }
