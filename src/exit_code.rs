@@ -49,8 +49,10 @@ impl ExitCode {
     pub fn summary(self) -> &'static str {
         match self {
             ExitCode::Success => "stopped by SIGTERM or SIGINT, or removed from the cluster",
-            ExitCode::Failure => "another failure, a second signal, or a backup that failed",
-            ExitCode::Usage => "wrong usage, a port in use, or a file that already exists",
+            ExitCode::Failure => {
+                "another failure, a port in use, a second signal, or a failed backup"
+            }
+            ExitCode::Usage => "wrong usage, or a file that already exists",
             ExitCode::Locked => "another process uses the data directory",
             ExitCode::Corrupt => "data is corrupt, or two members contradict each other",
             ExitCode::WrongIdentity => "not the data directory that the cluster knows",
@@ -68,13 +70,15 @@ impl ExitCode {
                  when the cluster removes it."
             }
             ExitCode::Failure => {
-                "The data directory or the backup has an earlier format; a member refused a backup, or the connection broke \
-                 off; the machine refused a thread or another resource; the output could not be written; or a second signal \
+                "A port was still in use after 5 seconds, or the machine did not have an address by then, or a host name did \
+                 not resolve; the data directory or the backup has an earlier format; a member refused a backup, or the \
+                 connection broke off; the machine refused a thread or another resource; the output could not be written; or a second signal \
                  stopped the member before its requests were answered."
             }
             ExitCode::Usage => {
                 "An option is wrong, or options contradict each other; --cluster lists another cluster than the data \
-                 directory holds; an address can't be listened on; another member has the id or the peer URL of a member \
+                 directory holds; this user may not use a port; the data directory belongs to another user, has a symbolic \
+                 link in it, or holds files of something else; another member has the id or the peer URL of a member \
                  that joins; a file that the command line names can't be read; a restore of this data directory was not \
                  completed; or a backup or a restore would replace a file."
             }

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::exit_code::ExitCode;
 use crate::node::Exit;
 use crate::server::join::NotJoined;
+use crate::server::port::{self, Port};
 use crate::storage::{DiskError, StorageError};
 use std::io;
 use std::net::SocketAddr;
@@ -18,17 +19,18 @@ use std::net::SocketAddr;
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// An address can't be listened on.
-    #[error(
-        "can't listen on {address}: {source}; {}, with {option}", other_address(source.kind())
-    )]
+    #[error("can't listen on {address}: {source}; {}", port::advice(.address, *.port, .source))]
     Listen {
         /// The address that can't be used.
         address: SocketAddr,
-        /// The option that sets the address.
-        option: &'static str,
+        /// The port at this address.
+        port: Port,
         /// The cause.
         source: io::Error,
     },
+    /// The host in this member's own URL does not resolve. A later start may find it.
+    #[error("{0}")]
+    Unresolved(String),
     /// The data directory can't be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -59,7 +61,10 @@ impl Failure {
     /// The code with which the process ends.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Failure::Listen { .. } | Failure::Taken(_) | Failure::Usage(_) => ExitCode::Usage,
+            Failure::Taken(_) | Failure::Usage(_) => ExitCode::Usage,
+            // A failure that may end by itself has a code after which a supervisor starts the process again.
+            Failure::Listen { source, .. } if port::needs_a_person(source) => ExitCode::Usage,
+            Failure::Listen { .. } | Failure::Unresolved(_) => ExitCode::Failure,
             Failure::Storage(error) => error.exit_code(),
             Failure::Disk(_) => ExitCode::DiskFailed,
             Failure::OtherLife(_) => ExitCode::WrongIdentity,
@@ -141,16 +146,6 @@ impl Failure {
     }
 }
 
-/// What to do about an address that can't be listened on.
-fn other_address(error: io::ErrorKind) -> &'static str {
-    match error {
-        io::ErrorKind::AddrInUse => "stop the process that uses this port, or choose another port",
-        io::ErrorKind::AddrNotAvailable => "choose an address of this machine",
-        io::ErrorKind::PermissionDenied => "choose a port that this user is allowed to use",
-        _ => "choose another address or port",
-    }
-}
-
 impl From<NotJoined> for Failure {
     fn from(why: NotJoined) -> Failure {
         match why {
@@ -165,8 +160,10 @@ mod tests {
     use super::*;
     use crate::cli::{self, Task};
     use crate::command::version::Later;
+    use crate::peer_url::PeerUrl;
     use crate::server::start;
     use crate::storage::RealDisk;
+    use std::net::Ipv4Addr;
     use std::sync::Arc;
 
     #[test]
@@ -174,7 +171,10 @@ mod tests {
         let Ok(Task::Run(options)) = cli::parse(["raftkvd", "--data-dir", "d"]) else {
             panic!("it runs the daemon");
         };
-        let (config, _) = start::settle(options.asked, &(Arc::new(RealDisk) as _)).unwrap();
+        let look_up = &mut |_: &PeerUrl| Ok(vec![Ipv4Addr::LOCALHOST.into()]);
+        let disk = Arc::new(RealDisk) as _;
+        let (config, _) = start::settle(options.asked, &disk, look_up).unwrap();
+        let dir = config.data_dir.display().to_string();
         for (exit, code) in [
             (Exit::Replaced { by: 2 }, 5),
             (Exit::StateLost { by: 2 }, 5),
@@ -226,7 +226,8 @@ mod tests {
             assert_eq!(failure.exit_code(), code, "{exit:?}");
             let line = failure.to_string();
             assert!(line.contains("keep ") && !line.contains('\n'), "{line}");
-            for word in ["remove d", "empty", "restore"] {
+            let remove = format!("remove {dir}");
+            for word in [remove.as_str(), "empty", "restore"] {
                 assert!(!line.contains(word), "{line}");
             }
         }

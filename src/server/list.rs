@@ -353,7 +353,10 @@ mod tests {
             panic!("it runs the daemon");
         };
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-        let (config, _) = start::settle(options.asked, &disk).unwrap();
+        let (config, _) = start::settle(options.asked, &disk, &mut |_| {
+            Ok(vec![std::net::Ipv4Addr::LOCALHOST.into()])
+        })
+        .unwrap();
         check(&disk, &config)
     }
 

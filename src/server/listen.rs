@@ -1,23 +1,39 @@
 //! The resources that a start takes from the machine before it touches its data: ports, signals and file descriptors.
 
 use super::failure::Failure;
-use super::stop::{StopReason, StopSender};
+use super::port::{Port, needs_a_person};
+use super::start_wait::{NotStarted, StartWait};
+use super::stop::{SignalReceived, StopReason, StopSender};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use slog::{Logger, warn};
+use slog::{Logger, info, warn};
 use std::net::{SocketAddr, TcpListener};
+use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Binds a port. `option` is the command-line option that chooses another port.
-pub(super) fn listen(address: SocketAddr, option: &'static str) -> Result<TcpListener, Failure> {
-    let failed = |source| Failure::Listen {
-        address,
-        option,
-        source,
+/// Binds a port. Waits if the port is in use or the address does not exist: the process before may still be about to end,
+/// and the address may come up later.
+pub(super) fn listen(
+    address: SocketAddr,
+    port: Port,
+    wait: &mut StartWait,
+) -> Result<TcpListener, NotStarted> {
+    let bind = || {
+        // The standard library sets SO_REUSEADDR, so a restart does not wait for old connections to time out.
+        let listener = TcpListener::bind(address);
+        let listener = listener.and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        });
+        std::future::ready(listener)
     };
-    // The standard library sets SO_REUSEADDR, so a restart does not wait for old connections to time out.
-    let listener = TcpListener::bind(address).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    Ok(listener)
+    let what = format!("{address}, to listen on ({})", port.options());
+    wait.until(&what, needs_a_person, bind)?.map_err(|source| {
+        NotStarted::Failed(Failure::Listen {
+            address,
+            port,
+            source,
+        })
+    })
 }
 
 /// Converts the listener for the runtime, which serves it.
@@ -30,10 +46,12 @@ pub(super) fn into_tokio(
         .map_err(|error| Failure::Fatal(format!("can't serve a port: {error}; start again")))
 }
 
-/// From now on, a signal is a reason to stop in order, and no longer ends the process directly.
+/// From now on, a signal is a reason to stop in order, and no longer ends the process directly. SIGHUP is not a reason to
+/// stop: it comes from a terminal that was closed, or from a supervisor that wants files to be read again.
 pub(super) fn watch_signals(
     runtime: &tokio::runtime::Runtime,
     stop_sender: &StopSender,
+    logger: &Logger,
 ) -> Result<(), Failure> {
     for (name, kind) in [
         ("SIGTERM", SignalKind::terminate()),
@@ -46,10 +64,23 @@ pub(super) fn watch_signals(
         let stop_sender = stop_sender.clone();
         runtime.spawn(async move {
             while signals.recv().await.is_some() {
-                stop_sender.send(StopReason::Signal(name));
+                let at = Instant::now();
+                stop_sender.send(StopReason::Signal(SignalReceived { name, at }));
             }
         });
     }
+    let _context = runtime.enter();
+    let mut hangups = signal(SignalKind::hangup())
+        .map_err(|error| Failure::Fatal(format!("can't watch for SIGHUP: {error}")))?;
+    let logger = logger.clone();
+    runtime.spawn(async move {
+        while hangups.recv().await.is_some() {
+            info!(
+                logger,
+                "SIGHUP is ignored: there is no file to read again; SIGTERM stops this member"
+            );
+        }
+    });
     Ok(())
 }
 
@@ -63,5 +94,48 @@ pub(super) fn raise_file_limit(logger: &Logger) {
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         warn!(logger, "can't raise the limit of open files"; "error" => %error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn advice_follows_what_is_wrong() {
+        let address: SocketAddr = "10.0.0.1:80".parse().unwrap();
+        for (kind, port, said) in [
+            (
+                io::ErrorKind::AddrInUse,
+                Port::Clients,
+                "--port or --listen",
+            ),
+            (
+                io::ErrorKind::AddrNotAvailable,
+                Port::Clients,
+                "this machine has no address 10.0.0.1; use --listen with",
+            ),
+            (
+                io::ErrorKind::AddrNotAvailable,
+                Port::Peers,
+                "this machine has no address 10.0.0.1; use --listen-peer with",
+            ),
+            (
+                io::ErrorKind::PermissionDenied,
+                Port::Clients,
+                "may not use port 80",
+            ),
+        ] {
+            let source = io::Error::from(kind);
+            let code = if needs_a_person(&source) { 2 } else { 1 };
+            let failure = Failure::Listen {
+                address,
+                port,
+                source,
+            };
+            assert!(failure.to_string().contains(said), "{failure}");
+            assert_eq!(failure.exit_code(), code, "{failure}");
+        }
     }
 }

@@ -3,9 +3,10 @@
 //!
 //! A start has these steps, in this order:
 //! 1. Find out which member this is, from the command line and the data directory (`start.rs`).
-//! 2. Lock the data directory.
+//! 2. Check that the data directory belongs to this user, and lock it.
 //! 3. Check whether `--cluster` fits the data directory (`list.rs`).
-//! 4. Bind both ports, so that a port in use ends the start before anything in the directory is touched.
+//! 4. Bind both ports, so that a port in use ends the start before anything in the directory is touched. A start waits
+//!    some seconds for a port, an address or a name (`start_wait.rs`).
 //! 5. Serve clients. At first all requests except `/-/metrics` and `/-/live` are refused with the progress of the load.
 //! 6. Load the snapshot and read the log.
 //! 7. Start raft and the other threads, and serve peers (`wiring.rs`).
@@ -18,12 +19,15 @@ mod files;
 mod join;
 mod list;
 mod listen;
+mod port;
 mod start;
+mod start_wait;
 mod stop;
 mod systemd;
 mod wiring;
 
 pub use failure::Failure;
+pub use port::Port;
 
 use crate::channels::notice::Notice;
 use crate::config::{Asked, Config};
@@ -34,23 +38,33 @@ use crate::storage::{Beginning, Disk, Opened, RealDisk};
 use list::Fit;
 use listen::raise_file_limit;
 use slog::{Logger, info};
+use start_wait::{NotStarted, StartWait};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
-use stop::{StopReason, next_failure, on_exit, stop_gently};
+use stop::{SignalReceived, StopReason, next_failure, on_exit, stop_gently};
 use systemd::Phase;
-use wiring::{Daemon, Found, OpenFiles, Wired};
+use wiring::{Daemon, Found, OpenFiles, Process, Wired};
 
 /// Runs one member until it is stopped or removed (`Ok`), or until it fails.
 pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
     let begun = Instant::now();
     raise_file_limit(logger);
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let plan = start::prepare(asked, &disk)?;
+    let mut process = Process::start(logger)?;
+    let mut start_wait = StartWait::new(&process.runtime, &mut process.stop_reasons, logger);
+    let plan = match start::prepare(asked, &disk, &mut start_wait) {
+        Ok(plan) => plan,
+        Err(NotStarted::Failed(failure)) => return Err(failure),
+        Err(NotStarted::Stopped(signal)) => {
+            tell_stopped_early(signal, logger);
+            return Ok(());
+        }
+    };
     // This line follows the checks, so that a wrong command gets one line of output only.
     tell_starting(&plan.config, logger);
-    let mut daemon = Daemon::serve_clients(plan.config, plan.client_port, begun, logger)?;
+    let mut daemon = Daemon::serve_clients(plan.config, plan.client_port, process, begun, logger)?;
     let Some(opened) = open(&mut daemon, disk, plan.beginning, plan.fit)? else {
         return Ok(());
     };
@@ -78,8 +92,8 @@ fn open(
         Ok(opened) => opened,
         Err(StopReason::Failed(failure)) => return Err(failure),
         // Nothing runs yet that must be stopped in order.
-        Err(StopReason::Signal(name)) => {
-            info!(daemon.parts.logger, "stopping before the start was complete"; "signal" => name);
+        Err(StopReason::Signal(signal)) => {
+            tell_stopped_early(signal, &daemon.parts.logger);
             return Ok(None);
         }
         Err(StopReason::Node(exit)) => panic!("{exit:?} of a node that is still to be made"),
@@ -150,10 +164,12 @@ fn stop(mut daemon: Daemon, wired: Wired, reason: StopReason) -> Result<(), Fail
     daemon.phase.send_replace(Phase::Stopping);
     let begun = Instant::now();
     let logger = &daemon.parts.logger;
+    let mut first_signal = None;
     let result = match reason {
         StopReason::Failed(failure) => return Err(failure),
-        StopReason::Signal(name) => {
-            info!(logger, "stopping"; "signal" => name);
+        StopReason::Signal(signal) => {
+            info!(logger, "stopping"; "signal" => signal.name);
+            first_signal = Some(signal);
             Ok(())
         }
         StopReason::Node(exit) => on_exit(exit, &daemon.config, &wired.meta, logger),
@@ -175,13 +191,17 @@ fn stop(mut daemon: Daemon, wired: Wired, reason: StopReason) -> Result<(), Fail
     daemon.runtime.block_on(async {
         tokio::select! {
             () = in_order => Ok(()),
-            failure = next_failure(&mut daemon.stop_reasons) => Err(failure),
+            failure = next_failure(&mut daemon.stop_reasons, first_signal) => Err(failure),
         }
     })?;
     if result.is_ok() {
         info!(logger, "stopped"; "ms" => begun.elapsed().as_millis() as u64);
     }
     result
+}
+
+fn tell_stopped_early(signal: SignalReceived, logger: &Logger) {
+    info!(logger, "stopping before the start was complete"; "signal" => signal.name);
 }
 
 fn tell_starting(config: &Config, logger: &Logger) {

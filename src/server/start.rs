@@ -7,12 +7,16 @@
 use super::failure::Failure;
 use super::list::{self, Fit};
 use super::listen::listen;
+use super::port::Port;
+use super::start_wait::{NotStarted, StartWait};
 use crate::config::{Asked, Config};
+use crate::connect;
 use crate::limits;
 use crate::peer_url::PeerUrl;
-use crate::storage::{Beginning, DataDir, Disk, Given, Meta, Start, inspect};
+use crate::storage::{Beginning, DataDir, Disk, Exposed, Given, Meta, Start, inspect};
+use slog::{Logger, warn};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,21 +30,25 @@ pub(super) struct StartPlan {
 }
 
 /// Takes the lock of the data directory and binds both ports. Does not touch the content of the directory.
-pub(super) fn prepare(asked: Asked, disk: &Arc<dyn Disk>) -> Result<StartPlan, Failure> {
-    let (config, beginning) = settle(asked, disk)?;
+pub(super) fn prepare(
+    asked: Asked,
+    disk: &Arc<dyn Disk>,
+    wait: &mut StartWait,
+) -> Result<StartPlan, NotStarted> {
+    let look_up = &mut |url: &PeerUrl| look_up(url, wait);
+    let (config, beginning) = settle(asked, disk, look_up)?;
     let dir = DataDir::new(disk.clone(), &config.data_dir);
     dir.check_start(&beginning.start)?;
+    let exposed = dir.make_private()?;
+    tell_exposed(&config, &exposed, wait.logger);
     // The lock is held until the process ends, because a thread may still write while the main thread returns with a
     // failure.
     std::mem::forget(dir.lock()?);
     let fit = list::check(disk, &config)?;
     // The ports are bound after the lock is taken, so that a second start of the same member reports the lock and not
     // the port. They are bound before the data directory is touched, so that a port in use leaves nothing behind.
-    let client_port = listen(config.client_address, "--port or --listen")?;
-    let peer_port = listen(
-        config.peer_address,
-        "--cluster, --peer-url or --listen-peer",
-    )?;
+    let client_port = listen(config.client_address, Port::Clients, wait)?;
+    let peer_port = listen(config.peer_address, Port::Peers, wait)?;
     Ok(StartPlan {
         config,
         beginning,
@@ -50,10 +58,45 @@ pub(super) fn prepare(asked: Asked, disk: &Arc<dyn Disk>) -> Result<StartPlan, F
     })
 }
 
+/// Logs that other users may have read the data directory.
+fn tell_exposed(config: &Config, exposed: &Exposed, logger: &Logger) {
+    let dir = config.data_dir.display();
+    if exposed.closed > 0 {
+        warn!(logger, "other users could read the data directory: its mode is set to 0700, and that of its files to 0600";
+            "dir" => %dir, "changed" => exposed.closed);
+    }
+    if let Some(path) = &exposed.open {
+        warn!(logger, "other users may read the data directory, and its owner is root: run chmod -R go-rwx as root";
+            "dir" => %dir, "path" => %path.display());
+    }
+}
+
+/// Looks up the addresses of the host in the member's own peer URL.
+pub(super) type LookUp<'a> = &'a mut dyn FnMut(&PeerUrl) -> Result<Vec<IpAddr>, NotStarted>;
+
+/// Looks up a host, and waits if its name does not resolve yet.
+fn look_up(url: &PeerUrl, wait: &mut StartWait) -> Result<Vec<IpAddr>, NotStarted> {
+    let what = format!("{}, the host of peer URL {url}, to resolve", url.host());
+    let found = wait.until(&what, |_| false, || connect::look_up(url.host()))?;
+    found.map_err(|error| {
+        NotStarted::Failed(Failure::Unresolved(format!(
+            "peer URL {url}: its host does not resolve ({error}); start again when it does, or give --listen-peer and \
+             --listen the IP address to listen on"
+        )))
+    })
+}
+
 /// The identity of this process, and how it starts if its data directory is empty. Touches nothing.
-pub(super) fn settle(asked: Asked, disk: &Arc<dyn Disk>) -> Result<(Config, Beginning), Failure> {
+pub(super) fn settle(
+    asked: Asked,
+    disk: &Arc<dyn Disk>,
+    look_up: LookUp,
+) -> Result<(Config, Beginning), NotStarted> {
     let data_dir = data_dir_of(&asked);
+    // As the log names it, whatever the working directory.
+    let data_dir = std::path::absolute(&data_dir).unwrap_or(data_dir);
     let dir = DataDir::new(disk.clone(), &data_dir);
+    dir.check_private()?;
     let meta = inspect::meta(&dir)?;
     let id = match &meta {
         Some(meta) => asked.id.unwrap_or(meta.member()),
@@ -77,7 +120,7 @@ pub(super) fn settle(asked: Asked, disk: &Arc<dyn Disk>) -> Result<(Config, Begi
     };
     let beginning = beginning.map_err(Failure::Usage)?;
     let may_join = used.is_none_or(|meta| meta.cluster() == 0);
-    let config = config_of(asked, data_dir, &beginning, may_join).map_err(Failure::Usage)?;
+    let config = config_of(asked, data_dir, &beginning, may_join, look_up)?;
     Ok((config, beginning))
 }
 
@@ -229,21 +272,22 @@ fn config_of(
     data_dir: PathBuf,
     beginning: &Beginning,
     may_join: bool,
-) -> Result<Config, String> {
+    look_up: LookUp,
+) -> Result<Config, NotStarted> {
     let given = beginning.given.clone();
     let peer_url = given.url.expect("every start knows where it is");
-    let address = |asked: Option<IpAddr>, option| match asked {
+    let mut address = |asked: Option<IpAddr>, option| match asked {
         Some(ip) => Ok(ip),
-        None => resolve(&peer_url, option),
+        None => resolve(&peer_url, option, &mut *look_up),
     };
     let listen_peer = address(asked.listen_peer, "--listen-peer")?;
     let listen = address(asked.listen, "--listen")?;
     let overlap = listen == listen_peer || listen.is_unspecified() || listen_peer.is_unspecified();
     if asked.port == peer_url.port() && overlap {
-        return Err(format!(
+        return Err(NotStarted::Failed(Failure::Usage(format!(
             "--port {} is also the port of the peer URL {peer_url}; give clients another port",
             asked.port
-        ));
+        ))));
     }
     Ok(Config {
         id: beginning.member,
@@ -264,22 +308,16 @@ fn config_of(
 }
 
 /// The address of a peer URL's host.
-fn resolve(url: &PeerUrl, option: &str) -> Result<IpAddr, String> {
-    let remedy = format!("give {option} the IP address to listen on");
-    let found = (url.host(), url.port())
-        .to_socket_addrs()
-        .map_err(|error| {
-            format!("the host of peer URL {url} does not resolve ({error}); {remedy}")
-        })?
-        .map(|address| address.ip());
+fn resolve(url: &PeerUrl, option: &str, look_up: LookUp) -> Result<IpAddr, NotStarted> {
     // A name often stands for an IPv6 and an IPv4 address. Peers try both, but people type the IPv4 address, so IPv4
     // comes first.
-    let mut found: Vec<IpAddr> = found.collect();
+    let mut found = look_up(url)?;
     found.sort_by_key(|ip| !ip.is_ipv4());
-    found
-        .first()
-        .copied()
-        .ok_or_else(|| format!("the host of peer URL {url} has no address; {remedy}"))
+    found.first().copied().ok_or_else(|| {
+        NotStarted::Failed(Failure::Unresolved(format!(
+            "the host of peer URL {url} has no address; give {option} the IP address to listen on"
+        )))
+    })
 }
 
 #[cfg(test)]
@@ -302,7 +340,18 @@ mod tests {
     fn settled_in(dir: &Path, line: &str) -> Result<(Config, Beginning), Failure> {
         let mut asked = asked(line);
         asked.data_dir.get_or_insert(dir.join("data"));
-        settle(asked, &(Arc::new(RealDisk) as Arc<dyn Disk>))
+        let look_up = &mut |url: &PeerUrl| look_up_once(url);
+        match settle(asked, &(Arc::new(RealDisk) as Arc<dyn Disk>), look_up) {
+            Err(NotStarted::Failed(failure)) => Err(failure),
+            other => Ok(other.unwrap()),
+        }
+    }
+
+    /// Without waiting for a name that does not resolve.
+    fn look_up_once(url: &PeerUrl) -> Result<Vec<IpAddr>, NotStarted> {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let found = runtime.block_on(connect::look_up(url.host()));
+        found.map_err(|error| Failure::Unresolved(error.to_string()).into())
     }
 
     fn settled(line: &str) -> Result<(Config, Beginning), Failure> {
@@ -380,10 +429,6 @@ mod tests {
                 "clients reach a member",
             ),
             ("--join http://127.0.0.1:1".to_owned(), "--peer-url"),
-            (
-                "--cluster http://name.invalid:1".to_owned(),
-                "http://name.invalid:1 does not resolve",
-            ),
             ("--port 9021".to_owned(), "--port 9021"),
             ("--port 9021 --listen 0.0.0.0".to_owned(), "--port 9021"),
         ] {
@@ -396,6 +441,8 @@ mod tests {
             );
         }
         assert!(settled("--port 9021 --listen 127.0.0.2").is_ok());
+        let unresolved = settled("--cluster http://name.invalid:1").map(|_| ());
+        assert_eq!(unresolved.unwrap_err().exit_code(), 1);
         let not_resolved =
             "--cluster http://name.invalid:1 --listen 127.0.0.1 --listen-peer 127.0.0.1";
         assert!(settled(not_resolved).is_ok());

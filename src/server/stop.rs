@@ -11,14 +11,30 @@ use futures_channel::oneshot;
 use slog::{Logger, info};
 use std::ops::Deref;
 use std::pin::Pin;
+use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
 /// Why the process has to end.
 pub(super) enum StopReason {
-    Signal(&'static str),
+    Signal(SignalReceived),
     Node(Exit),
     Failed(Failure),
+}
+
+/// A signal that asks the process to end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SignalReceived {
+    pub(super) name: &'static str,
+    pub(super) at: Instant,
+}
+
+impl SignalReceived {
+    /// Whether `later` is the same signal, sent twice: `timeout` sends one to its child and one to the process group.
+    fn is_repeated_by(&self, later: &SignalReceived) -> bool {
+        let apart = later.at.saturating_duration_since(self.at);
+        self.name == later.name && apart < limits::SIGNAL_REPEAT
+    }
 }
 
 /// The sender by which threads and tasks report why the process has to end.
@@ -127,16 +143,25 @@ pub(super) async fn stop_gently(inbox: &Inbox, clients: ServedPort) {
     let _ = tokio::time::timeout(limits::STOP_TIMEOUT, all).await;
 }
 
-/// Waits for an event that makes a stop in progress fail.
-pub(super) async fn next_failure(reasons: &mut StopReasons) -> Failure {
+/// Waits for an event that makes a stop in progress fail. `first` is the signal that started the stop. A member that stops
+/// because it was removed has none: the first signal during this stop has no effect.
+pub(super) async fn next_failure(
+    reasons: &mut StopReasons,
+    mut first: Option<SignalReceived>,
+) -> Failure {
     loop {
         match reasons.next().await {
             StopReason::Failed(failure) => return failure,
-            StopReason::Signal(name) => {
-                return Failure::Fatal(format!(
-                    "stopped at once by a second signal ({name}); requests that were under way have no answer"
-                ));
-            }
+            StopReason::Signal(later) => match &first {
+                None => first = Some(later),
+                Some(first) if first.is_repeated_by(&later) => {}
+                Some(_) => {
+                    let name = later.name;
+                    return Failure::Fatal(format!(
+                        "stopped at once by a second signal ({name}); requests that were under way have no answer"
+                    ));
+                }
+            },
             StopReason::Node(_) => {}
         }
     }
@@ -160,5 +185,43 @@ pub(super) fn on_exit(
     match Failure::of_exit(&exit, config) {
         Some(failure) => Err(failure),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// What comes of a stop when these signals arrive so many milliseconds after the first.
+    fn outcome(first: Option<&'static str>, later: &[(&'static str, u64)]) -> Option<String> {
+        let (sender, mut reasons) = stop_reasons();
+        let begun = Instant::now();
+        let first = first.map(|name| SignalReceived { name, at: begun });
+        for (name, ms) in later {
+            let at = begun + Duration::from_millis(*ms);
+            sender.send(StopReason::Signal(SignalReceived { name, at }));
+        }
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let failure = std::pin::pin!(next_failure(&mut reasons, first));
+        match failure.poll(&mut context) {
+            std::task::Poll::Ready(failure) => Some(failure.to_string()),
+            std::task::Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn a_signal_that_is_sent_twice_is_one() {
+        assert_eq!(
+            outcome(Some("SIGTERM"), &[("SIGTERM", 0), ("SIGTERM", 999)]),
+            None
+        );
+        for later in [("SIGTERM", 1_000), ("SIGINT", 10)] {
+            let line = outcome(Some("SIGTERM"), &[later]).unwrap();
+            assert!(line.contains("second signal"), "{line}");
+        }
+        // A member that was removed and stops already.
+        assert_eq!(outcome(None, &[("SIGTERM", 5), ("SIGTERM", 6)]), None);
+        assert!(outcome(None, &[("SIGTERM", 5), ("SIGTERM", 2_000)]).is_some());
     }
 }

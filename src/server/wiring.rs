@@ -76,6 +76,27 @@ impl SharedParts {
     }
 }
 
+/// The process before it has found out which member it is.
+pub(super) struct Process {
+    stop_sender: StopSender,
+    pub(super) stop_reasons: StopReasons,
+    pub(super) runtime: Runtime,
+}
+
+impl Process {
+    /// Starts the runtime. From now on a signal is a reason to stop.
+    pub(super) fn start(logger: &Logger) -> Result<Process, Failure> {
+        let runtime = Runtime::start()?;
+        let (stop_sender, stop_reasons) = stop_reasons();
+        watch_signals(&runtime, &stop_sender, logger)?;
+        Ok(Process {
+            stop_sender,
+            stop_reasons,
+            runtime,
+        })
+    }
+}
+
 /// The process from the moment when it serves clients. Fields are dropped in order, and the runtime must be dropped
 /// last.
 pub(super) struct Daemon {
@@ -95,11 +116,15 @@ impl Daemon {
     pub(super) fn serve_clients(
         config: Config,
         port: TcpListener,
+        process: Process,
         begun: Instant,
         logger: &Logger,
     ) -> Result<Daemon, Failure> {
-        let runtime = Runtime::start()?;
-        let (stop_sender, stop_reasons) = stop_reasons();
+        let Process {
+            stop_sender,
+            stop_reasons,
+            runtime,
+        } = process;
         let parts = SharedParts::new(&config.tuning, stop_sender, logger);
         let api = Api {
             inbox: parts.inbox.clone(),
@@ -111,7 +136,6 @@ impl Daemon {
         };
         let port = into_tokio(port, &runtime)?;
         let clients = ServedPort::start(&runtime, |stopped| api::serve(port, api, stopped));
-        watch_signals(&runtime, &parts.stop_sender)?;
         Ok(Daemon {
             begun,
             phase: tell_systemd(&parts, &runtime),

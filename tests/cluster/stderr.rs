@@ -277,7 +277,7 @@ fn each_line_is_one_write_also_while_all_threads_log_and_the_process_ends() {
             .stdout(Stdio::null())
             .stderr(stderr)
             .status();
-        assert_eq!(ended.expect("run it").code(), Some(2));
+        assert_eq!(ended.expect("run it").code(), Some(1));
         let writes = reading.join().expect("the reader ends");
         assert!(writes.len() > 100, "{writes:?}");
         for write in &writes {
@@ -315,21 +315,21 @@ fn with_json_what_must_be_said_is_json_at_every_level_and_whatever_is_wrong() {
 
     let directory = tempfile::tempdir().expect("create a directory");
     let port = cluster.address(1).port().to_string();
-    for (arguments, says) in [
-        (&["--port", "0"][..], "--port"),
-        (&["--id", "9"], "--id 9"),
-        (&["--port", &port], "can't listen on"),
+    for (arguments, says, code) in [
+        (&["--port", "0"][..], "--port", 2),
+        (&["--id", "9"], "--id 9", 2),
+        (&["--port", &port], "can't listen on", 1),
     ] {
         let mut command = daemon(directory.path());
         let command = command.args(arguments).args(["--log-format", "json"]);
         let ended = run_to_end(command);
-        assert_eq!(ended.code, Some(2), "{ended:?}");
+        assert_eq!(ended.code, Some(code), "{ended:?}");
         let lines: Vec<_> = ended.stderr.lines().map(assert_json).collect();
         let last = lines.last().expect("a line");
         assert!(last["msg"].to_string().contains(says), "{last}");
         assert_eq!(
             (&last["level"], &last["exit_code"]),
-            (&"error".into(), &2.into())
+            (&"error".into(), &code.into())
         );
     }
     let by_variable = run_to_end(

@@ -1,0 +1,58 @@
+//! The two ports of a member, and what an error means with which one of them can't be bound.
+
+use std::io;
+use std::net::SocketAddr;
+
+/// One of the two ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    /// The port for clients.
+    Clients,
+    /// The port for peers.
+    Peers,
+}
+
+impl Port {
+    /// The options that choose another port.
+    pub(super) fn options(self) -> &'static str {
+        match self {
+            Port::Clients => "--port or --listen",
+            Port::Peers => "--cluster, --peer-url or --listen-peer",
+        }
+    }
+
+    /// The option that chooses another address.
+    fn address_option(self) -> &'static str {
+        match self {
+            Port::Clients => "--listen",
+            Port::Peers => "--listen-peer",
+        }
+    }
+}
+
+/// The error does not end by itself: another attempt, or another start, would meet it again.
+pub(super) fn needs_a_person(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    matches!(error.kind(), PermissionDenied | InvalidInput | Unsupported)
+}
+
+/// What the user can do about an address that can't be listened on.
+pub(super) fn advice(address: &SocketAddr, port: Port, error: &io::Error) -> String {
+    let ip = address.ip();
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "stop the process that uses this port, or choose another port with {}",
+            port.options()
+        ),
+        io::ErrorKind::AddrNotAvailable => format!(
+            "this machine has no address {ip}; use {} with one that it has, or 0.0.0.0",
+            port.address_option()
+        ),
+        io::ErrorKind::PermissionDenied => format!(
+            "this user may not use port {}; choose one from 1024 on with {}, or grant CAP_NET_BIND_SERVICE",
+            address.port(),
+            port.options()
+        ),
+        _ => format!("choose another address or port with {}", port.options()),
+    }
+}
