@@ -140,10 +140,17 @@ impl StreamEntry {
         standing: Standing,
         lane: Lane,
         serial: u64,
+        logger: &Logger,
     ) -> Result<StreamEntry, Turned> {
         let mut processes = shared.inbound.processes();
+        let had_another = processes.has_another(claims);
         let replaced = processes.enter(claims, standing, lane, serial, Instant::now())?;
         drop(processes);
+        if had_another {
+            warn!(logger, "another process of this member took the place of the one that was connected: if that was not \
+                restarted, two run on copies of one data directory; stop one of them";
+                "peer" => claims.from, "url" => %claims.url);
+        }
         Ok(StreamEntry {
             shared: shared.clone(),
             key: MemberKey::of(claims),

@@ -233,7 +233,9 @@ async fn handle(
         let body = request.into_body();
         return receive(shared, claims, standing, body, stranger, &source.logger).await;
     };
-    let entry = match StreamEntry::new(shared, &claims, standing, lane, stranger.serial) {
+    let serial = stranger.serial;
+    let entered = StreamEntry::new(shared, &claims, standing, lane, serial, &source.logger);
+    let entry = match entered {
         Ok(entry) => entry,
         Err(Turned::Twice) => return shared.deny(&claims, &judged, Reason::Twice, source),
         Err(turned) => return turn_away(&turned),

@@ -120,6 +120,12 @@ impl PeerProcesses {
         Ok(replaced)
     }
 
+    /// Another process of this member has streams here.
+    pub(super) fn has_another(&self, claims: &Claims) -> bool {
+        let process = self.0.get(&MemberKey::of(claims));
+        process.is_some_and(|process| process.run != claims.run)
+    }
+
     pub(super) fn heard(&mut self, key: MemberKey, lane: Lane, stream: &Arc<Notify>, now: Instant) {
         if let Some(process) = self.0.get_mut(&key)
             && process.has(lane, stream)
@@ -304,6 +310,8 @@ mod tests {
     fn who_has_no_power_replaces_only_itself() {
         let mut all = Fixture::new();
         let member = all.enter(1, Control).unwrap();
+        let has_another = |run| all.processes.has_another(&claims(20, run));
+        assert!(has_another(2) && !has_another(1));
         for standing in [Waiting, Ahead] {
             let stranger = all.enter_as(&claims(21, 1), standing, Control).unwrap();
             all.enter_as(&claims(21, 2), standing, Control).unwrap();

@@ -142,6 +142,11 @@ fn two_processes(id: u64) {
         "{said}"
     );
     assert!(acknowledged.is_empty(), "{acknowledged:?}");
+    // The others name the member.
+    let names =
+        |line: &str| line.contains(&format!("peer: {id}")) && line.contains("another process");
+    let told = |member: &u64| cluster.nodes[member].log_text().lines().any(names);
+    assert!(cluster.others(id).iter().any(told));
     // The first has not noticed.
     for member in 1..=3 {
         cluster.node(member).assert_alive();
