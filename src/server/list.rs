@@ -143,10 +143,10 @@ fn refusal(dir: &Path, meta: &Meta, members: &Members, misfit: &Misfit) -> Strin
         2..=limits::MEMBERS_NAMED_MAX => write!(line, "a cluster of {count} at {places}"),
         _ => write!(line, "a cluster of {count}"),
     };
-    let tried = match dir
-        .to_str()
-        .and_then(|dir| dir.strip_prefix(limits::DATA_DIR_PREFIX))
-    {
+    // A default directory is in the working directory, and there are those of other members beside it.
+    let working = std::env::current_dir().unwrap_or_default();
+    let name = dir.strip_prefix(working).unwrap_or(dir).to_str();
+    let tried = match name.and_then(|name| name.strip_prefix(limits::DATA_DIR_PREFIX)) {
         Some(id) if id.parse::<u64>().is_ok() => "raftkvd-[0-9]*".to_owned(),
         _ => dir.display().to_string(),
     };

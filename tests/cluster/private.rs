@@ -2,6 +2,8 @@
 
 use crate::harness::{Cluster, daemon, run_to_end};
 use std::fs::{self, Permissions};
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -206,4 +208,36 @@ fn what_is_no_regular_file_is_not_read() {
     let ended = run_to_end(&mut daemon(directory.path()));
     assert!(ended.code != Some(0), "{ended:?}");
     assert!(ended.stderr.contains("regular file"), "{ended:?}");
+}
+
+/// Whoever serves a backup may go on for ever.
+#[test]
+fn a_backup_ends_at_the_first_block_that_is_wrong() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+    let url = format!("http://{}", listener.local_addr().expect("its address"));
+    let server = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("accept");
+        // An answer that comes before the request is none.
+        let mut request = [0; 4_096];
+        let read = client.read(&mut request).expect("read the request");
+        assert!(read > 0, "there is a request");
+        let head = "HTTP/1.1 200 OK\r\nContent-Disposition: attachment; filename=\"raftkvd-1-2.snap\"\r\n\
+                    Content-Length: 1099511627776\r\nX-Raftkvd-Estimated-Bytes: 1099511627776\r\n\r\n";
+        client.write_all(head.as_bytes()).expect("send the head");
+        client
+            .write_all(b"rkvdsnap")
+            .expect("send the magic number");
+        let mut sent = 0;
+        // Until nobody takes it any more.
+        while client.write_all(&[0; 65_536]).is_ok() {
+            sent += 65_536;
+        }
+        sent
+    });
+    let directory = TempDir::new().expect("create a directory");
+    let ended = run_to_end(daemon(directory.path()).args(["backup", &url]));
+    assert_eq!(ended.code, Some(4), "{ended:?}");
+    assert_eq!(all_below(directory.path()).len(), 1, "nothing is left");
+    let sent = server.join().expect("the server ends");
+    assert!(sent < 64 << 20, "{sent} bytes were taken");
 }

@@ -304,7 +304,7 @@ impl Node {
             let child = self.child.as_mut().expect("the node runs");
             if let Some(status) = child.try_wait().expect("wait for the daemon") {
                 let said = self.last_log();
-                let port_in_use = status.code() == Some(2) && said.contains("in use");
+                let port_in_use = status.code() == Some(1) && said.contains("in use");
                 assert!(
                     port_in_use,
                     "node {id} ended with {status}; it said:\n{said}"

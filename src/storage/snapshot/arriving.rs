@@ -20,7 +20,8 @@ enum Part {
     Nothing,
 }
 
-/// Takes the bytes of a file in their order. That no key stands twice it can't tell: for that the whole file is read.
+/// Takes the bytes of a file in their order. That it is whole, and that no key stands twice, is for who reads the
+/// whole file to say.
 #[derive(Debug)]
 pub struct ArrivingSnapshot {
     path: PathBuf,
@@ -68,11 +69,6 @@ impl ArrivingSnapshot {
             }
         }
         Ok(())
-    }
-
-    /// All has arrived.
-    pub fn is_whole(&self) -> bool {
-        self.next == Part::Nothing
     }
 
     /// A part is complete.

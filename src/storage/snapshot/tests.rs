@@ -324,3 +324,45 @@ fn data_of_a_later_version_is_distinguished_from_damage() {
     flagged[good.len() - 4..].copy_from_slice(&crc.to_le_bytes());
     later(flagged, crate::command::version::VERSION + 1);
 }
+
+/// Feeds a file in pieces. Gives the error, and how many bytes were taken before it.
+fn arrives(bytes: &[u8]) -> (u64, Option<String>) {
+    let mut arriving = ArrivingSnapshot::new(Path::new("it"));
+    let mut taken = 0;
+    for piece in bytes.chunks(1_000) {
+        match arriving.take(piece) {
+            Ok(()) => taken += piece.len() as u64,
+            Err(error) => return (taken, Some(error.to_string())),
+        }
+    }
+    (taken, None)
+}
+
+#[test]
+fn what_is_wrong_with_a_file_that_arrives_is_said_when_its_block_has() {
+    let disk = FakeDisk::new(1);
+    let snapshots = snapshots(&disk);
+    write(&snapshots, 9, &entries(3_000, 300));
+    let mut source = snapshots.open(9, 3).unwrap();
+    let mut bytes = vec![0; source.bytes as usize];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        filled += source.read(&mut bytes[filled..]).unwrap();
+    }
+    let len = bytes.len() as u64;
+    assert!(len > 3 * limits::SNAPSHOT_BLOCK_BYTES as u64, "{len}");
+    assert_eq!(arrives(&bytes), (len, None));
+    for at in [20, 400, 5_000, bytes.len() / 2, bytes.len() - 5] {
+        bytes[at] ^= 1;
+        let (taken, why) = arrives(&bytes);
+        let why = why.unwrap();
+        assert!(why.contains("CRC") || why.contains("longer"), "{at}: {why}");
+        let most = at as u64 + 2 * limits::SNAPSHOT_BLOCK_BYTES as u64;
+        assert!(taken < most, "{at}: {taken} bytes were taken first");
+        bytes[at] ^= 1;
+    }
+    bytes.push(0);
+    let (_, why) = arrives(&bytes);
+    assert!(why.unwrap().contains("something follows its footer"));
+    assert!(arrives(b"<html>not a snapshot at all</html>").1.is_some());
+}
