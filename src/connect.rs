@@ -17,11 +17,7 @@ use tokio::time::{sleep, timeout};
 
 /// Connects to a host, which is a name or an address.
 pub async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
-    let found = timeout(limits::LOOK_UP_TIMEOUT, look_up(host)).await;
-    let found = found.unwrap_or_else(|_| {
-        let why = "the name of its host was not resolved in time";
-        Err(io::Error::new(io::ErrorKind::TimedOut, why))
-    })?;
+    let found = look_up(host).await?;
     let addresses = in_turns(found)
         .into_iter()
         .take(limits::CONNECT_ADDRESSES_MAX)
@@ -100,16 +96,18 @@ type Found = Result<Vec<IpAddr>, (io::ErrorKind, String)>;
 static UNDER_WAY: Mutex<BTreeMap<String, watch::Receiver<Option<Found>>>> =
     Mutex::new(BTreeMap::new());
 
-/// The addresses that a host stands for, in the order of the resolver. It takes as long as the resolver does.
+/// The addresses that a host stands for, in the order of the resolver.
 pub async fn look_up(host: &str) -> io::Result<Vec<IpAddr>> {
     if let Ok(ip) = host.parse() {
         return Ok(vec![ip]);
     }
     let mut lookup = under_way(host);
-    let found = match lookup.wait_for(Option::is_some).await {
-        Ok(found) => found.clone(),
-        Err(_) => None,
-    };
+    let found = timeout(limits::LOOK_UP_TIMEOUT, lookup.wait_for(Option::is_some)).await;
+    let found = found.map_err(|_| {
+        let why = "the name of its host was not resolved in time";
+        io::Error::new(io::ErrorKind::TimedOut, why)
+    })?;
+    let found = found.ok().and_then(|found| found.clone());
     match found {
         Some(found) => found.map_err(|(kind, why)| io::Error::new(kind, why)),
         None => Err(io::Error::other("the lookup was given up")),

@@ -228,8 +228,8 @@ pub const PEER_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub const CONNECT_STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of one name that are tried.
 pub const CONNECT_ADDRESSES_MAX: usize = 16;
-/// Time to look up a name. A resolver asks the next server after 5 s.
-pub const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(6);
+/// Time to look up a name. A resolver asks the next server after 5 s, for every domain that it searches.
+pub const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time for a peer to answer a handshake. The peer may have to sync a file first.
 pub const PEER_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// First pause before a failed connection is retried. It doubles with each further failure.
@@ -359,8 +359,8 @@ pub const SYSTEMD_START_EXTENSION: Duration = Duration::from_secs(60);
 
 // ---- starting ----
 
-/// Time for which a start waits for a port that is in use, or for an address or a name that does not exist yet. After
-/// that the process ends with exit code 1, so that a supervisor starts it again.
+/// Time for which a start tries again to get a port that is in use, or an address or a name that does not exist yet; for
+/// each of them anew. After that the process ends with exit code 1, so that a supervisor starts it again.
 pub const START_PATIENCE: Duration = Duration::from_secs(5);
 /// Pause between two attempts.
 pub const START_RETRY_INTERVAL: Duration = Duration::from_millis(100);

@@ -276,9 +276,13 @@ fn config_of(
 ) -> Result<Config, NotStarted> {
     let given = beginning.given.clone();
     let peer_url = given.url.expect("every start knows where it is");
-    let mut address = |asked: Option<IpAddr>, option| match asked {
-        Some(ip) => Ok(ip),
-        None => resolve(&peer_url, option, &mut *look_up),
+    // A lookup may take long, so both addresses use the answer of one.
+    let mut resolved = None;
+    let mut address = |asked: Option<IpAddr>, option| -> Result<IpAddr, NotStarted> {
+        match asked.or(resolved) {
+            Some(ip) => Ok(ip),
+            None => Ok(*resolved.insert(resolve(&peer_url, option, &mut *look_up)?)),
+        }
     };
     let listen_peer = address(asked.listen_peer, "--listen-peer")?;
     let listen = address(asked.listen, "--listen")?;
@@ -446,6 +450,27 @@ mod tests {
         let not_resolved =
             "--cluster http://name.invalid:1 --listen 127.0.0.1 --listen-peer 127.0.0.1";
         assert!(settled(not_resolved).is_ok());
+    }
+
+    #[test]
+    fn both_addresses_are_those_of_one_lookup() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = |line: &str| {
+            let mut asked = asked(&format!("--cluster http://name.invalid:7 {line}"));
+            asked.data_dir = Some(dir.path().join("data"));
+            let mut lookups = 0;
+            let look_up = &mut |_: &PeerUrl| {
+                lookups += 1;
+                Ok(vec!["10.0.0.7".parse().unwrap()])
+            };
+            let (config, _) = settle(asked, &(Arc::new(RealDisk) as _), look_up).unwrap();
+            let addresses = [config.client_address, config.peer_address];
+            (lookups, addresses.map(|address| address.to_string()))
+        };
+        let both = ["10.0.0.7:9", "10.0.0.7:7"].map(str::to_owned);
+        assert_eq!(found("--port 9"), (1, both));
+        let one = ["127.0.0.1:9", "10.0.0.7:7"].map(str::to_owned);
+        assert_eq!(found("--port 9 --listen 127.0.0.1"), (1, one));
     }
 
     #[test]

@@ -184,6 +184,19 @@ fn the_page_of_the_formats_has_the_sizes_of_the_code() {
 }
 
 #[test]
+fn the_page_of_the_exit_codes_has_the_limits_of_the_code() {
+    let patience = time(START_PATIENCE);
+    assert_says(
+        "src/docs/reference/exit_codes.md",
+        &[
+            format!("steps it tries for {patience}."),
+            format!("still not there after {patience},"),
+            format!("may take {} in all", time(LOOK_UP_TIMEOUT)),
+        ],
+    );
+}
+
+#[test]
 fn the_page_of_the_logs_has_the_limits_of_the_code() {
     assert_says(
         "src/docs/reference/logs.md",
