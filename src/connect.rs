@@ -17,12 +17,17 @@ use tokio::time::{sleep, timeout};
 
 /// Connects to a host, which is a name or an address.
 pub async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
-    let found = look_up(host).await?;
-    let addresses = in_turns(found)
-        .into_iter()
-        .take(limits::CONNECT_ADDRESSES_MAX)
-        .map(|ip| SocketAddr::new(ip, port));
-    first_of(addresses.collect()).await
+    first_of(to_try(look_up(host).await?, port)).await
+}
+
+/// The addresses to try, in their order.
+fn to_try(found: Vec<SocketAddr>, port: u16) -> Vec<SocketAddr> {
+    let mut addresses = in_turns(found);
+    addresses.truncate(limits::CONNECT_ADDRESSES_MAX);
+    for address in &mut addresses {
+        address.set_port(port);
+    }
+    addresses
 }
 
 /// The first of these addresses that connects.
@@ -68,15 +73,15 @@ fn graver(known: Option<io::Error>, error: io::Error) -> io::Error {
 }
 
 /// IPv6 and IPv4 in turns, from the family that the resolver puts first; each address once.
-fn in_turns(found: Vec<IpAddr>) -> Vec<IpAddr> {
-    let Some(first) = found.first().map(IpAddr::is_ipv4) else {
+fn in_turns(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let Some(first) = found.first().map(SocketAddr::is_ipv4) else {
         return found;
     };
-    let mut families: [Vec<IpAddr>; 2] = Default::default();
-    for ip in found {
-        let family = &mut families[usize::from(ip.is_ipv4() != first)];
-        if !family.contains(&ip) {
-            family.push(ip);
+    let mut families: [Vec<SocketAddr>; 2] = Default::default();
+    for address in found {
+        let family = &mut families[usize::from(address.is_ipv4() != first)];
+        if !family.contains(&address) {
+            family.push(address);
         }
     }
     let [one, other] = families;
@@ -89,17 +94,18 @@ fn in_turns(found: Vec<IpAddr>) -> Vec<IpAddr> {
 }
 
 /// What a lookup has found.
-type Found = Result<Vec<IpAddr>, (io::ErrorKind, String)>;
+type Found = Result<Vec<SocketAddr>, (io::ErrorKind, String)>;
 
 /// The lookups that are under way, by host. Each occupies a thread for as long as the resolver takes, which is minutes when
 /// its servers are silent: so there is one for a host, and all who ask meanwhile get what it finds.
 static UNDER_WAY: Mutex<BTreeMap<String, watch::Receiver<Option<Found>>>> =
     Mutex::new(BTreeMap::new());
 
-/// The addresses that a host stands for, in the order of the resolver.
-pub async fn look_up(host: &str) -> io::Result<Vec<IpAddr>> {
-    if let Ok(ip) = host.parse() {
-        return Ok(vec![ip]);
+/// The addresses that a host stands for, in the order of the resolver, with port 0. A link-local address keeps its scope:
+/// without its interface it leads nowhere.
+pub async fn look_up(host: &str) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, 0)]);
     }
     let mut lookup = under_way(host);
     let found = timeout(limits::LOOK_UP_TIMEOUT, lookup.wait_for(Option::is_some)).await;
@@ -128,7 +134,7 @@ fn under_way(host: &str) -> watch::Receiver<Option<Found>> {
     let host = host.to_owned();
     tokio::spawn(async move {
         let found = tokio::net::lookup_host((host.as_str(), 0)).await;
-        let found = found.map(|addresses| addresses.map(|address| address.ip()).collect());
+        let found = found.map(Iterator::collect);
         UNDER_WAY.lock().remove(&host);
         sender.send_replace(Some(
             found.map_err(|error| (error.kind(), error.to_string())),
@@ -143,8 +149,9 @@ mod tests {
     use std::time::Instant;
     use tokio::net::TcpListener;
 
-    fn ips(list: &[&str]) -> Vec<IpAddr> {
-        list.iter().map(|ip| ip.parse().unwrap()).collect()
+    fn ips(list: &[&str]) -> Vec<SocketAddr> {
+        let parsed = list.iter().map(|ip| ip.parse().unwrap());
+        parsed.map(|ip| SocketAddr::new(ip, 0)).collect()
     }
 
     #[test]
@@ -159,6 +166,14 @@ mod tests {
         ] {
             assert_eq!(in_turns(ips(found)), ips(expected));
         }
+    }
+
+    #[test]
+    fn a_link_local_address_keeps_its_scope() {
+        let [first, second] = ["[fe80::1%2]:0", "[fe80::1%3]:0"].map(|text| text.parse().unwrap());
+        let tried = to_try(vec![first, second, first], 9_021);
+        let tried: Vec<String> = tried.iter().map(SocketAddr::to_string).collect();
+        assert_eq!(tried, ["[fe80::1%2]:9021", "[fe80::1%3]:9021"]);
     }
 
     /// A listener whose queue is full answers no SYN any more.
@@ -210,7 +225,7 @@ mod tests {
                 .await
                 .unwrap()
                 .iter()
-                .all(IpAddr::is_loopback)
+                .all(|address| address.ip().is_loopback())
         );
     }
 }

@@ -171,7 +171,7 @@ mod tests {
         let Ok(Task::Run(options)) = cli::parse(["raftkvd", "--data-dir", "d"]) else {
             panic!("it runs the daemon");
         };
-        let look_up = &mut |_: &PeerUrl| Ok(vec![Ipv4Addr::LOCALHOST.into()]);
+        let look_up = &mut |_: &PeerUrl| Ok(vec![(Ipv4Addr::LOCALHOST, 0).into()]);
         let disk = Arc::new(RealDisk) as _;
         let (config, _) = start::settle(options.asked, &disk, look_up).unwrap();
         let dir = config.data_dir.display().to_string();

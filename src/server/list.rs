@@ -354,7 +354,7 @@ mod tests {
         };
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let (config, _) = start::settle(options.asked, &disk, &mut |_| {
-            Ok(vec![std::net::Ipv4Addr::LOCALHOST.into()])
+            Ok(vec![(std::net::Ipv4Addr::LOCALHOST, 0).into()])
         })
         .unwrap();
         check(&disk, &config)

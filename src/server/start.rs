@@ -72,10 +72,10 @@ fn tell_exposed(config: &Config, exposed: &Exposed, logger: &Logger) {
 }
 
 /// Looks up the addresses of the host in the member's own peer URL.
-pub(super) type LookUp<'a> = &'a mut dyn FnMut(&PeerUrl) -> Result<Vec<IpAddr>, NotStarted>;
+pub(super) type LookUp<'a> = &'a mut dyn FnMut(&PeerUrl) -> Result<Vec<SocketAddr>, NotStarted>;
 
 /// Looks up a host, and waits if its name does not resolve yet.
-fn look_up(url: &PeerUrl, wait: &mut StartWait) -> Result<Vec<IpAddr>, NotStarted> {
+fn look_up(url: &PeerUrl, wait: &mut StartWait) -> Result<Vec<SocketAddr>, NotStarted> {
     let what = format!("{}, the host of peer URL {url}, to resolve", url.host());
     let found = wait.until(&what, |_| false, || connect::look_up(url.host()))?;
     found.map_err(|error| {
@@ -278,14 +278,18 @@ fn config_of(
     let peer_url = given.url.expect("every start knows where it is");
     // A lookup may take long, so both addresses use the answer of one.
     let mut resolved = None;
-    let mut address = |asked: Option<IpAddr>, option| -> Result<IpAddr, NotStarted> {
-        match asked.or(resolved) {
-            Some(ip) => Ok(ip),
-            None => Ok(*resolved.insert(resolve(&peer_url, option, &mut *look_up)?)),
-        }
+    let mut address = |asked: Option<IpAddr>, option, port| -> Result<SocketAddr, NotStarted> {
+        let mut address = match (asked, resolved) {
+            (Some(ip), _) => SocketAddr::new(ip, port),
+            (None, Some(address)) => address,
+            (None, None) => *resolved.insert(resolve(&peer_url, option, &mut *look_up)?),
+        };
+        address.set_port(port);
+        Ok(address)
     };
-    let listen_peer = address(asked.listen_peer, "--listen-peer")?;
-    let listen = address(asked.listen, "--listen")?;
+    let peer_address = address(asked.listen_peer, "--listen-peer", peer_url.port())?;
+    let client_address = address(asked.listen, "--listen", asked.port)?;
+    let (listen, listen_peer) = (client_address.ip(), peer_address.ip());
     let overlap = listen == listen_peer || listen.is_unspecified() || listen_peer.is_unspecified();
     if asked.port == peer_url.port() && overlap {
         return Err(NotStarted::Failed(Failure::Usage(format!(
@@ -303,8 +307,8 @@ fn config_of(
             true => given.join_by,
             false => Vec::new(),
         },
-        client_address: SocketAddr::new(listen, asked.port),
-        peer_address: SocketAddr::new(listen_peer, peer_url.port()),
+        client_address,
+        peer_address,
         peer_url,
         data_dir,
         tuning: asked.tuning,
@@ -312,11 +316,11 @@ fn config_of(
 }
 
 /// The address of a peer URL's host.
-fn resolve(url: &PeerUrl, option: &str, look_up: LookUp) -> Result<IpAddr, NotStarted> {
+fn resolve(url: &PeerUrl, option: &str, look_up: LookUp) -> Result<SocketAddr, NotStarted> {
     // A name often stands for an IPv6 and an IPv4 address. Peers try both, but people type the IPv4 address, so IPv4
     // comes first.
     let mut found = look_up(url)?;
-    found.sort_by_key(|ip| !ip.is_ipv4());
+    found.sort_by_key(|address| !address.is_ipv4());
     found.first().copied().ok_or_else(|| {
         NotStarted::Failed(Failure::Unresolved(format!(
             "the host of peer URL {url} has no address; give {option} the IP address to listen on"
@@ -352,7 +356,7 @@ mod tests {
     }
 
     /// Without waiting for a name that does not resolve.
-    fn look_up_once(url: &PeerUrl) -> Result<Vec<IpAddr>, NotStarted> {
+    fn look_up_once(url: &PeerUrl) -> Result<Vec<SocketAddr>, NotStarted> {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let found = runtime.block_on(connect::look_up(url.host()));
         found.map_err(|error| Failure::Unresolved(error.to_string()).into())
@@ -461,15 +465,15 @@ mod tests {
             let mut lookups = 0;
             let look_up = &mut |_: &PeerUrl| {
                 lookups += 1;
-                Ok(vec!["10.0.0.7".parse().unwrap()])
+                Ok(vec!["[fe80::7%3]:0".parse().unwrap()])
             };
             let (config, _) = settle(asked, &(Arc::new(RealDisk) as _), look_up).unwrap();
             let addresses = [config.client_address, config.peer_address];
             (lookups, addresses.map(|address| address.to_string()))
         };
-        let both = ["10.0.0.7:9", "10.0.0.7:7"].map(str::to_owned);
+        let both = ["[fe80::7%3]:9", "[fe80::7%3]:7"].map(str::to_owned);
         assert_eq!(found("--port 9"), (1, both));
-        let one = ["127.0.0.1:9", "10.0.0.7:7"].map(str::to_owned);
+        let one = ["127.0.0.1:9", "[fe80::7%3]:7"].map(str::to_owned);
         assert_eq!(found("--port 9 --listen 127.0.0.1"), (1, one));
     }
 
