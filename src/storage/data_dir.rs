@@ -11,6 +11,9 @@ use std::sync::Arc;
 /// new file systems have.
 pub(super) const LEFT_BY_NOBODY: [&str; 3] = ["LOCK", "meta.tmp", "lost+found"];
 
+/// What a member makes in its data directory besides.
+const MADE_BY_MEMBERS: [&str; 3] = ["meta", "wal", "snap"];
+
 /// A path on a disk. The directory need not exist yet.
 #[derive(Clone)]
 pub struct DataDir {
@@ -71,35 +74,43 @@ impl DataDir {
     /// was lost.
     pub(super) fn check_empty(&self) -> Result<(), StorageError> {
         for part in ["wal", "snap"] {
-            if !self.disk.list(&self.path.join(part))?.is_empty() {
-                return Err(StorageError::WrongIdentity {
-                    path: self.meta_path(),
-                    why: format!(
-                        "the file is missing, but {part}/ is not empty: the owner of this data is unknown"
-                    ),
-                });
+            if self.disk.list(&self.path.join(part))?.is_empty() {
+                continue;
             }
+            // The caller has found no `meta`. If there is one now, another process is in its first start, and has
+            // written it before these files: the lock decides.
+            if self.disk.open(&self.meta_path())?.is_some() {
+                return Ok(());
+            }
+            return Err(StorageError::WrongIdentity {
+                path: self.meta_path(),
+                why: format!(
+                    "the file is missing, but {part}/ is not empty: the owner of this data is unknown"
+                ),
+            });
         }
         Ok(())
     }
 
     /// Refuses a directory in which something is that is no part of a data directory: it is somebody else's, who would not
-    /// expect one there.
+    /// expect one there. A process in its first start may make its files meanwhile. So a caller without the lock checks
+    /// again with it.
     pub(super) fn check_vacant(&self) -> Result<(), StorageError> {
         self.check_empty()?;
-        let names = self.disk.list(&self.path)?;
-        let foreign = names
-            .into_iter()
-            .filter(|name| !LEFT_BY_NOBODY.contains(&name.as_str()))
-            // They are empty.
-            .filter(|name| !["wal", "snap"].contains(&name.as_str()));
-        match foreign.min() {
+        match self.foreign_name()? {
             None => Ok(()),
             Some(name) => Err(StorageError::Foreign {
                 dir: self.path.clone(),
                 name,
             }),
         }
+    }
+
+    /// The first name in the directory that is not that of a part.
+    pub(super) fn foreign_name(&self) -> Result<Option<String>, DiskError> {
+        let names = self.disk.list(&self.path)?;
+        let ours = |name: &str| LEFT_BY_NOBODY.contains(&name) || MADE_BY_MEMBERS.contains(&name);
+        Ok(names.into_iter().filter(|name| !ours(name)).min())
     }
 }
 

@@ -32,7 +32,8 @@ pub struct Opened {
 
 impl DataDir {
     /// Refuses [`Start::Existing`] if the directory holds no member, and a first start if it holds anything else. Changes
-    /// nothing, so a caller can check before [`DataDir::lock`] creates files. [`DataDir::open`] checks again.
+    /// nothing, so a caller can check before [`DataDir::lock`] creates files. [`DataDir::open`] checks again, with the lock:
+    /// without it, another process may be in its first start here, which is no reason to refuse.
     pub fn check_start(&self, start: &Start) -> Result<(), StorageError> {
         match (start, Meta::load(self)?) {
             (Start::Existing(_), Some(meta)) if meta.in_use() || meta.is_restoring() => Ok(()),

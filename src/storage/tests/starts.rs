@@ -69,6 +69,24 @@ fn a_directory_in_use_is_locked() {
 }
 
 #[test]
+fn a_first_start_beside_another_one_is_left_to_the_lock() {
+    let whole = FakeDisk::new(1);
+    drop(start(&whole, LARGE).unwrap());
+    // The other process is anywhere in its first start when this one, which has found no `meta`, looks for files.
+    for at in 1..=whole.operations() {
+        let disk = FakeDisk::new(1);
+        disk.inject(at, Fault::CrashBefore);
+        start(&disk, LARGE).unwrap_err();
+        let checked = data_dir(&disk.after_kill()).check_vacant();
+        checked.unwrap_or_else(|error| panic!("before operation {at}: {error}"));
+    }
+    data_dir(&whole).check_vacant().unwrap();
+    whole.remove(&dir().join("meta")).unwrap();
+    let lost = data_dir(&whole).check_vacant().unwrap_err();
+    assert_eq!(lost.exit_code(), 5, "{lost}");
+}
+
+#[test]
 fn a_start_that_needs_a_member_creates_none() {
     let existing = || Start::Existing("why not".to_owned());
     let disk = FakeDisk::new(1);
