@@ -39,11 +39,11 @@ pub(super) fn prepare(
     let (config, beginning) = settle(asked, disk, look_up)?;
     let dir = DataDir::new(disk.clone(), &config.data_dir);
     dir.check_start(&beginning.start)?;
-    let exposed = dir.make_private()?;
-    tell_exposed(&config, &exposed, wait.logger);
     // The lock is held until the process ends, because a thread may still write while the main thread returns with a
     // failure.
     std::mem::forget(dir.lock()?);
+    let exposed = dir.make_private()?;
+    tell_exposed(&config, &exposed, wait.logger);
     let fit = list::check(disk, &config)?;
     // The ports are bound after the lock is taken, so that a second start of the same member reports the lock and not
     // the port. They are bound before the data directory is touched, so that a port in use leaves nothing behind.
@@ -332,6 +332,7 @@ fn resolve(url: &PeerUrl, option: &str, look_up: LookUp) -> Result<SocketAddr, N
 mod tests {
     use super::*;
     use crate::cli::{self, Task};
+    use crate::server::stop::stop_reasons;
     use crate::storage::{self, RealDisk};
     use slog::{Logger, o};
 
@@ -454,6 +455,28 @@ mod tests {
         let not_resolved =
             "--cluster http://name.invalid:1 --listen 127.0.0.1 --listen-peer 127.0.0.1";
         assert!(settled(not_resolved).is_ok());
+    }
+
+    #[test]
+    fn a_second_start_changes_no_mode() {
+        let home = tempfile::tempdir().unwrap();
+        begin(home.path(), "");
+        let disk = Arc::new(RealDisk) as Arc<dyn Disk>;
+        let dir = DataDir::new(disk.clone(), home.path().join("data"));
+        let _held = dir.lock().unwrap();
+        disk.set_mode(dir.path(), 0o755).unwrap();
+        let mut asked = asked("");
+        asked.data_dir = Some(dir.path().to_owned());
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (_sender, mut reasons) = stop_reasons();
+        let logger = Logger::root(slog::Discard, o!());
+        let wait = &mut StartWait::new(&runtime, &mut reasons, &logger);
+        let Err(NotStarted::Failed(failure)) = prepare(asked, &disk, wait) else {
+            panic!("the lock is held");
+        };
+        assert_eq!(failure.exit_code(), 3, "{failure}");
+        let found = disk.attributes(dir.path()).unwrap().unwrap();
+        assert_eq!(found.mode, 0o755);
     }
 
     #[test]

@@ -318,9 +318,12 @@ impl Disk for RealDisk {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let file = open_regular(&mut options, OFlags::NOFOLLOW, path).map_err(wrap)?;
-        make_private(&file).map_err(wrap)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Lock::new(file))),
+            Ok(()) => {
+                // Only now: the file of another process is left as it is.
+                make_private(&file).map_err(wrap)?;
+                Ok(Some(Lock::new(file)))
+            }
             Err(Errno::WOULDBLOCK) => Ok(None),
             Err(e) => Err(wrap(e.into())),
         }
@@ -473,5 +476,24 @@ pub fn parent(path: &Path) -> &Path {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
         Some(parent) => parent,
         None => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lock_file_of_another_process_keeps_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("LOCK");
+        let held = RealDisk.lock(&path).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        assert!(RealDisk.lock(&path).unwrap().is_none());
+        let mode = || RealDisk.attributes(&path).unwrap().unwrap().mode;
+        assert_eq!(mode(), 0o644);
+        drop(held);
+        assert!(RealDisk.lock(&path).unwrap().is_some());
+        assert_eq!(mode(), FILE_MODE);
     }
 }

@@ -26,7 +26,8 @@ impl DataDir {
         Ok(())
     }
 
-    /// The same, and takes what is there from the group and others.
+    /// The same, and takes what is there from the group and others. The caller holds the lock: the files of another
+    /// process are left as they are.
     pub fn make_private(&self) -> Result<Exposed, StorageError> {
         let mut exposed = Exposed::default();
         for (path, attributes) in self.parts()? {

@@ -82,8 +82,8 @@ pub fn restore(
     read_file(source, file, &mut checked, |_, _, _| Ok(()), told)?;
     let from_index = checked.header.index;
     let index = first_index(file, from_index, dir.disk().random()?)?;
-    dir.make_private()?;
     let _lock = dir.lock()?;
+    dir.make_private()?;
     // Before the lock was taken, another process may have created files.
     check_vacant(dir)?;
     let given = Given {
