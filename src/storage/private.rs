@@ -7,6 +7,7 @@
 use super::data_dir::DataDir;
 use super::disk::{Attributes, FileKind};
 use super::error::StorageError;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// What others could read.
@@ -47,11 +48,12 @@ impl DataDir {
     /// The data directory and what is in it, as far as it is part of it.
     fn parts(&self) -> Result<Vec<(PathBuf, Attributes)>, StorageError> {
         let mut parts = Vec::new();
-        // The directory that a link stands for.
-        let directory = self.path().join(".");
-        if !self.look_at(&directory, FileKind::Directory, &mut parts)? {
+        if !self.is_directory()? {
             return Ok(parts);
         }
+        // The directory that a link stands for.
+        let directory = self.path().join(".");
+        self.look_at(&directory, FileKind::Directory, &mut parts)?;
         for path in [
             self.lock_path(),
             self.meta_path(),
@@ -67,6 +69,36 @@ impl DataDir {
             }
         }
         Ok(parts)
+    }
+
+    /// Whether there is a data directory. Refuses what is none, and a link that leads to none.
+    fn is_directory(&self) -> Result<bool, StorageError> {
+        let refused = |why: &str| {
+            Err(StorageError::NotPrivate {
+                path: self.path().components().collect(),
+                why: format!(
+                    "{why}; give --data-dir a directory, or a path at which nothing is yet"
+                ),
+            })
+        };
+        // Without a slash at its end, which would follow a link.
+        let itself: PathBuf = self.path().components().collect();
+        let Some(found) = self.disk().attributes(&itself)? else {
+            return Ok(false);
+        };
+        match found.kind {
+            FileKind::Directory => Ok(true),
+            FileKind::File => refused("it is a regular file"),
+            FileKind::Other => refused("it is a device, a pipe or a socket"),
+            FileKind::Link => match self.disk().attributes(&self.path().join(".")) {
+                Ok(Some(_)) => Ok(true),
+                Ok(None) => refused("it is a symbolic link to a path at which nothing is"),
+                Err(error) if error.source.kind() == io::ErrorKind::NotADirectory => {
+                    refused("it is a symbolic link to something that is no directory")
+                }
+                Err(error) => Err(error.into()),
+            },
+        }
     }
 
     /// Gives whether there is anything.
@@ -118,6 +150,37 @@ fn objection(attributes: &Attributes, expected: FileKind) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::disk::RealDisk;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::sync::Arc;
+
+    #[test]
+    fn what_is_no_directory_is_refused_by_its_kind() {
+        let home = tempfile::tempdir().unwrap();
+        let path = |name: &str| home.path().join(name);
+        fs::write(path("file"), "").unwrap();
+        fs::create_dir(path("directory")).unwrap();
+        symlink("missing", path("dangling")).unwrap();
+        symlink("file", path("to_file")).unwrap();
+        symlink("directory", path("to_directory")).unwrap();
+        for (name, said) in [
+            ("file", "it is a regular file"),
+            ("file/", "it is a regular file"),
+            ("dangling", "a path at which nothing is"),
+            ("dangling/", "a path at which nothing is"),
+            ("to_file", "something that is no directory"),
+        ] {
+            let dir = DataDir::new(Arc::new(RealDisk), path(name));
+            let refused = dir.check_private().unwrap_err();
+            assert_eq!(refused.exit_code(), 2, "{name}: {refused}");
+            assert!(refused.to_string().contains(said), "{name}: {refused}");
+        }
+        for name in ["directory", "to_directory", "nothing"] {
+            let dir = DataDir::new(Arc::new(RealDisk), path(name));
+            dir.check_private().unwrap();
+        }
+    }
 
     #[test]
     fn only_what_is_own_or_roots_and_of_the_right_kind_is_used() {
