@@ -2,7 +2,7 @@
 //! with the same steps.
 
 use super::beginning::{Beginning, Start};
-use super::data_dir::DataDir;
+use super::data_dir::{DataDir, LOST_AND_FOUND};
 use super::disk::DiskError;
 use super::error::StorageError;
 use super::log_index::LogIndex;
@@ -56,7 +56,9 @@ pub(super) fn clear_parts(dir: &DataDir) -> Result<(), DiskError> {
     for part in [dir.wal_path(), dir.snap_path()] {
         disk.create_dir_all(&part)?;
         for name in disk.list(&part)? {
-            disk.remove(&part.join(name))?;
+            if name != LOST_AND_FOUND {
+                disk.remove(&part.join(name))?;
+            }
         }
         disk.sync_dir(&part)?;
     }

@@ -7,9 +7,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What a directory without data may hold: files of a process that was killed before it wrote `meta`, and a directory that
-/// new file systems have.
-pub(super) const LEFT_BY_NOBODY: [&str; 3] = ["LOCK", "meta.tmp", "lost+found"];
+/// A directory that new file systems have.
+pub(super) const LOST_AND_FOUND: &str = "lost+found";
+
+/// What a directory without data may hold: files of a process that was killed before it wrote `meta`, and
+/// [`LOST_AND_FOUND`].
+pub(super) const LEFT_BY_NOBODY: [&str; 3] = ["LOCK", "meta.tmp", LOST_AND_FOUND];
 
 /// What a member makes in its data directory besides.
 const MADE_BY_MEMBERS: [&str; 3] = ["meta", "wal", "snap"];
@@ -74,7 +77,8 @@ impl DataDir {
     /// was lost.
     pub(super) fn check_empty(&self) -> Result<(), StorageError> {
         for part in ["wal", "snap"] {
-            if self.disk.list(&self.path.join(part))?.is_empty() {
+            let names = self.disk.list(&self.path.join(part))?;
+            if names.iter().all(|name| name == LOST_AND_FOUND) {
                 continue;
             }
             // The caller has found no `meta`. If there is one now, another process is in its first start, and has

@@ -7,6 +7,8 @@
 use super::data_dir::DataDir;
 use super::disk::{Attributes, FileKind};
 use super::error::StorageError;
+use super::snapshot;
+use super::wal::segment;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -63,7 +65,8 @@ impl DataDir {
         }
         for part in [self.wal_path(), self.snap_path()] {
             if self.look_at(&part, FileKind::Directory, &mut parts)? {
-                for name in self.disk().list(&part)? {
+                let names = self.disk().list(&part)?;
+                for name in names.iter().filter(|name| is_of_member(name)) {
                     self.look_at(&part.join(name), FileKind::File, &mut parts)?;
                 }
             }
@@ -122,6 +125,14 @@ impl DataDir {
     }
 }
 
+/// Whether a name in `wal/` or `snap/` is one that a member gives its files. It neither reads nor writes others.
+fn is_of_member(name: &str) -> bool {
+    let ends = [segment::TEMPORARY, ".broken"];
+    segment::Name::parse(name).is_some()
+        || snapshot::parse_file_name(name).is_some()
+        || ends.iter().any(|end| name.ends_with(end))
+}
+
 /// Why it can't be used.
 fn objection(attributes: &Attributes, expected: FileKind) -> Option<String> {
     let Attributes {
@@ -150,10 +161,48 @@ fn objection(attributes: &Attributes, expected: FileKind) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::disk::RealDisk;
+    use crate::storage::disk::{Disk as _, RealDisk};
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::sync::Arc;
+
+    const SEGMENT: &str = "0000000000000000-0000000000000001.wal";
+
+    /// A data directory with open modes.
+    fn open_to_all() -> (tempfile::TempDir, DataDir) {
+        let home = tempfile::tempdir().unwrap();
+        let dir = DataDir::new(Arc::new(RealDisk), home.path().join("data"));
+        for part in [dir.wal_path(), dir.snap_path()] {
+            fs::create_dir_all(part).unwrap();
+        }
+        for file in [dir.meta_path(), dir.wal_path().join(SEGMENT)] {
+            fs::write(&file, "").unwrap();
+            RealDisk.set_mode(&file, 0o644).unwrap();
+        }
+        for directory in [dir.path(), &dir.wal_path(), &dir.snap_path()] {
+            RealDisk.set_mode(directory, 0o755).unwrap();
+        }
+        (home, dir)
+    }
+
+    #[test]
+    fn only_files_of_the_member_in_its_directories_are_checked() {
+        let (_home, dir) = open_to_all();
+        for part in [dir.wal_path(), dir.snap_path()] {
+            fs::create_dir(part.join("lost+found")).unwrap();
+            fs::create_dir(part.join("old")).unwrap();
+            symlink("/etc/hostname", part.join("note.txt")).unwrap();
+        }
+        dir.make_private().unwrap();
+        for name in [SEGMENT, "7.tmp", "0000000000000007-0000000000000001.snap"] {
+            let path = dir.snap_path().join(name);
+            symlink("/etc/hostname", &path).unwrap();
+            let refused = dir.check_private().unwrap_err();
+            assert_eq!(refused.exit_code(), 2, "{refused}");
+            assert!(refused.to_string().contains(name), "{refused}");
+            fs::remove_file(&path).unwrap();
+        }
+    }
 
     #[test]
     fn what_is_no_directory_is_refused_by_its_kind() {

@@ -87,6 +87,16 @@ fn a_first_start_beside_another_one_is_left_to_the_lock() {
 }
 
 #[test]
+fn the_parts_may_be_file_systems_of_their_own() {
+    let disk = FakeDisk::new(1);
+    for part in ["wal/lost+found", "snap/lost+found"] {
+        disk.create_dir_all(&dir().join(part)).unwrap();
+    }
+    assert!(start(&disk, LARGE).unwrap().first_start);
+    assert!(!start(&disk, LARGE).unwrap().first_start);
+}
+
+#[test]
 fn a_start_that_needs_a_member_creates_none() {
     let existing = || Start::Existing("why not".to_owned());
     let disk = FakeDisk::new(1);
