@@ -13,8 +13,7 @@ use crate::config::{Asked, Config};
 use crate::connect;
 use crate::limits;
 use crate::peer_url::PeerUrl;
-use crate::storage::{Beginning, DataDir, Disk, Exposed, Given, Meta, Start, inspect};
-use slog::{Logger, warn};
+use crate::storage::{Beginning, DataDir, Disk, Given, Meta, Start, inspect};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -42,8 +41,7 @@ pub(super) fn prepare(
     // The lock is held until the process ends, because a thread may still write while the main thread returns with a
     // failure.
     std::mem::forget(dir.lock()?);
-    let exposed = dir.make_private()?;
-    tell_exposed(&config, &exposed, wait.logger);
+    dir.make_private()?.tell(&config.data_dir, wait.logger);
     let fit = list::check(disk, &config)?;
     // The ports are bound after the lock is taken, so that a second start of the same member reports the lock and not
     // the port. They are bound before the data directory is touched, so that a port in use leaves nothing behind.
@@ -56,19 +54,6 @@ pub(super) fn prepare(
         client_port,
         peer_port,
     })
-}
-
-/// Logs that other users may have read the data directory.
-fn tell_exposed(config: &Config, exposed: &Exposed, logger: &Logger) {
-    let dir = config.data_dir.display();
-    if exposed.closed > 0 {
-        warn!(logger, "other users could read the data directory: its mode is set to 0700, and that of its files to 0600";
-            "dir" => %dir, "changed" => exposed.closed);
-    }
-    if let Some(path) = &exposed.open {
-        warn!(logger, "other users may read the data directory, and its owner is root: run chmod -R go-rwx as root";
-            "dir" => %dir, "path" => %path.display());
-    }
 }
 
 /// Looks up the addresses of the host in the member's own peer URL.

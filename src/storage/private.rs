@@ -9,16 +9,43 @@ use super::disk::{Attributes, FileKind};
 use super::error::StorageError;
 use super::snapshot;
 use super::wal::segment;
+use slog::{Logger, warn};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What others could read.
+/// What others could read, and what they still can.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Exposed {
     /// Files and directories whose mode was set, so that others can't any more.
     pub closed: usize,
-    /// The first whose mode is for its owner to set, who is root.
-    pub open: Option<PathBuf>,
+    /// The first whose mode is for its owner to set, who is root; and the user of this process.
+    pub of_root: Option<(PathBuf, u32)>,
+}
+
+impl Exposed {
+    /// Logs what the owner of the data directory has to know.
+    pub fn tell(&self, dir: &Path, logger: &Logger) {
+        for line in self.lines(dir) {
+            warn!(logger, "{}", line);
+        }
+    }
+
+    fn lines(&self, dir: &Path) -> Vec<String> {
+        let dir = dir.display();
+        let closed = (self.closed > 0).then(|| {
+            format!(
+                "other users could read the data directory {dir}: removed their permissions for {} files and directories",
+                self.closed
+            )
+        });
+        let of_root = self.of_root.as_ref().map(|(path, user)| {
+            format!(
+                "other users may read the data directory, because root owns {}: run chown -R {user} {dir} as root",
+                path.display()
+            )
+        });
+        [closed, of_root].into_iter().flatten().collect()
+    }
 }
 
 impl DataDir {
@@ -41,7 +68,8 @@ impl DataDir {
                 self.disk().set_mode(&path, attributes.mode & !0o077)?;
                 exposed.closed += 1;
             } else {
-                exposed.open.get_or_insert(path);
+                let path = path.components().collect();
+                exposed.of_root.get_or_insert((path, attributes.user));
             }
         }
         Ok(exposed)
@@ -229,6 +257,23 @@ mod tests {
             let dir = DataDir::new(Arc::new(RealDisk), path(name));
             dir.check_private().unwrap();
         }
+    }
+
+    #[test]
+    fn each_reason_why_others_can_read_is_a_line_with_what_to_do() {
+        let exposed = Exposed {
+            closed: 3,
+            of_root: Some((PathBuf::from("/data/meta"), 7)),
+        };
+        let lines = exposed.lines(Path::new("/data"));
+        for (line, said) in lines.iter().zip([
+            "removed their permissions for 3 files",
+            "root owns /data/meta: run chown -R 7 /data as root",
+        ]) {
+            assert!(line.contains(said), "{line}");
+        }
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(Exposed::default().lines(Path::new("/data")).is_empty());
     }
 
     #[test]
