@@ -5,7 +5,7 @@
 //! would have this process read, write or cut a file that is somewhere else.
 
 use super::data_dir::DataDir;
-use super::disk::{Attributes, FileKind};
+use super::disk::{Attributes, DiskError, FileKind};
 use super::error::StorageError;
 use super::snapshot;
 use super::wal::segment;
@@ -13,11 +13,16 @@ use slog::{Logger, warn};
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Directories for all users, such as `/tmp`, have this bit in their mode.
+const STICKY: u32 = 0o1000;
+
 /// What others could read, and what they still can.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Exposed {
     /// Files and directories whose mode was set, so that others can't any more.
     pub closed: usize,
+    /// Why the data directory itself keeps its mode: it is not for the member alone.
+    pub shared: Option<String>,
     /// The first whose mode is for its owner to set, who is root; and the user of this process.
     pub of_root: Option<(PathBuf, u32)>,
 }
@@ -38,13 +43,18 @@ impl Exposed {
                 self.closed
             )
         });
+        let shared = self.shared.as_ref().map(|why| {
+            format!(
+                "other users may list the data directory {dir}, which {why}; move the member to a directory of its own"
+            )
+        });
         let of_root = self.of_root.as_ref().map(|(path, user)| {
             format!(
                 "other users may read the data directory, because root owns {}: run chown -R {user} {dir} as root",
                 path.display()
             )
         });
-        [closed, of_root].into_iter().flatten().collect()
+        [closed, shared, of_root].into_iter().flatten().collect()
     }
 }
 
@@ -64,7 +74,11 @@ impl DataDir {
             if attributes.mode & 0o077 == 0 {
                 continue;
             }
-            if attributes.is_own() {
+            if path == self.path()
+                && let Some(why) = self.shared_because(&attributes)?
+            {
+                exposed.shared = Some(why);
+            } else if attributes.is_own() {
                 self.disk().set_mode(&path, attributes.mode & !0o077)?;
                 exposed.closed += 1;
             } else {
@@ -73,6 +87,15 @@ impl DataDir {
             }
         }
         Ok(exposed)
+    }
+
+    /// Why the data directory itself is also for others, whom another mode would lock out.
+    fn shared_because(&self, attributes: &Attributes) -> Result<Option<String>, DiskError> {
+        if attributes.mode & STICKY != 0 {
+            return Ok(Some("is sticky, so it is for all users".to_owned()));
+        }
+        let foreign = self.foreign_name()?;
+        Ok(foreign.map(|name| format!("holds other files ({name:?})")))
     }
 
     /// The data directory and what is in it, as far as it is part of it.
@@ -213,6 +236,48 @@ mod tests {
         (home, dir)
     }
 
+    fn mode(path: impl AsRef<Path>) -> u32 {
+        RealDisk.attributes(path.as_ref()).unwrap().unwrap().mode
+    }
+
+    #[test]
+    fn a_directory_that_is_not_for_the_member_alone_keeps_its_mode() {
+        for (mode_before, other, said) in [
+            (0o755, None, None),
+            (0o755, Some("lost+found"), None),
+            (
+                0o755,
+                Some("photo.jpg"),
+                Some("holds other files (\"photo.jpg\")"),
+            ),
+            (0o1777, None, Some("is sticky")),
+        ] {
+            let (_home, dir) = open_to_all();
+            if let Some(other) = other {
+                fs::write(dir.path().join(other), "").unwrap();
+                RealDisk.set_mode(&dir.path().join(other), 0o644).unwrap();
+            }
+            RealDisk.set_mode(dir.path(), mode_before).unwrap();
+            let exposed = dir.make_private().unwrap();
+            let shared = exposed.shared.clone().unwrap_or_default();
+            assert_eq!(exposed.shared.is_some(), said.is_some(), "{exposed:?}");
+            assert!(shared.starts_with(said.unwrap_or_default()), "{shared}");
+            let kept = if said.is_some() { mode_before } else { 0o700 };
+            assert_eq!(mode(dir.path()), kept, "{exposed:?}");
+            assert_eq!(exposed.closed, if said.is_some() { 4 } else { 5 });
+            assert_eq!(
+                (mode(dir.wal_path()), mode(dir.snap_path())),
+                (0o700, 0o700)
+            );
+            assert_eq!(mode(dir.meta_path()), 0o600);
+            if let Some(other) = other {
+                assert_eq!(mode(dir.path().join(other)), 0o644, "{other}");
+            }
+            let again = dir.make_private().unwrap();
+            assert_eq!((again.closed, again.shared), (0, exposed.shared));
+        }
+    }
+
     #[test]
     fn only_files_of_the_member_in_its_directories_are_checked() {
         let (_home, dir) = open_to_all();
@@ -263,16 +328,18 @@ mod tests {
     fn each_reason_why_others_can_read_is_a_line_with_what_to_do() {
         let exposed = Exposed {
             closed: 3,
+            shared: Some("holds other files (\"a\")".to_owned()),
             of_root: Some((PathBuf::from("/data/meta"), 7)),
         };
         let lines = exposed.lines(Path::new("/data"));
         for (line, said) in lines.iter().zip([
             "removed their permissions for 3 files",
+            "move the member to a directory of its own",
             "root owns /data/meta: run chown -R 7 /data as root",
         ]) {
             assert!(line.contains(said), "{line}");
         }
-        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert_eq!(lines.len(), 3, "{lines:?}");
         assert!(Exposed::default().lines(Path::new("/data")).is_empty());
     }
 
