@@ -23,7 +23,7 @@ use hyper::{Method, Response, StatusCode};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use serde_json::Value;
-use slog::Logger;
+use slog::{Logger, warn};
 use std::io;
 use std::path::{Path, PathBuf};
 use tokio::time::timeout;
@@ -152,6 +152,7 @@ async fn fetch(
     let estimate = estimate.and_then(|bytes| bytes.to_str().ok()?.parse().ok());
     let part = Part::of(path)?;
     let mut out = RealDisk.create(&part.temporary)?;
+    part.tell_exposed(logger)?;
     let mut done = 0;
     let mut progress = ProgressReport::of_command("backing up", Unit::Bytes, logger);
     let mut body = response.into_body();
@@ -229,6 +230,20 @@ impl Part {
             path,
             kept: false,
         })
+    }
+
+    /// Warns if the file system does not set the mode of the file, so that other users may read it.
+    fn tell_exposed(&self, logger: &Logger) -> Result<(), DiskError> {
+        let attributes = RealDisk.attributes(&self.temporary)?;
+        if let Some(found) = attributes.filter(|found| found.mode & 0o077 != 0) {
+            warn!(
+                logger,
+                "other users may read {}: its mode {:o} can't be changed; move the backup to a file system that has modes",
+                self.path.display(),
+                found.mode
+            );
+        }
+        Ok(())
     }
 
     /// Reads the whole file, and checks every CRC.

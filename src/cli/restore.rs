@@ -97,6 +97,7 @@ pub fn run(settings: &RestoreOptions, logger: &Logger) -> Result<String, Storage
     let restored = restore(&ReadOnlyDisk, plan, told);
     drop(progress);
     let restored = restored?;
+    restored.exposed.tell(data_dir, logger);
     let next = match cluster.len() {
         1 => "start it now",
         2 => {

@@ -52,6 +52,11 @@ impl DiskError {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
         )
     }
+
+    /// A mode can't be set, because the file system has none or the file is another user's. See [`refuses_mode`].
+    pub fn refuses_mode(&self) -> bool {
+        refuses_mode(&self.source)
+    }
 }
 
 /// A file system.
@@ -75,7 +80,7 @@ pub trait Disk: Send + Sync {
     fn attributes(&self, _path: &Path) -> Result<Option<Attributes>, DiskError> {
         Ok(None)
     }
-    /// Sets the mode of a file or directory.
+    /// Sets the mode of a file or directory. An error for which [`DiskError::refuses_mode`] leaves it usable.
     fn set_mode(&self, _path: &Path, _mode: u32) -> Result<(), DiskError> {
         Ok(())
     }
@@ -187,14 +192,31 @@ fn make_private(file: &File) -> io::Result<()> {
     let mode = file.metadata()?.permissions().mode() & 0o777;
     match mode == FILE_MODE {
         true => Ok(()),
-        false => file.set_permissions(Permissions::from_mode(FILE_MODE)),
+        false => as_far_as_possible(file.set_permissions(Permissions::from_mode(FILE_MODE))),
+    }
+}
+
+/// The file system has no modes, as some network file systems and all FAT file systems, or the file belongs to another
+/// user. Reading and writing still work. So a caller goes on, and reports what others may read.
+fn refuses_mode(error: &io::Error) -> bool {
+    let number = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(number, Some(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS))
+}
+
+fn as_far_as_possible(set: io::Result<()>) -> io::Result<()> {
+    match set {
+        Err(error) if refuses_mode(&error) => Ok(()),
+        set => set,
     }
 }
 
 /// Creates a directory; what has been made meanwhile by another process is as good.
 fn create_dir(dir: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(DIRECTORY_MODE).create(dir) {
-        Ok(()) => std::fs::set_permissions(dir, Permissions::from_mode(DIRECTORY_MODE)),
+        Ok(()) => {
+            let mode = Permissions::from_mode(DIRECTORY_MODE);
+            as_far_as_possible(std::fs::set_permissions(dir, mode))
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
@@ -482,6 +504,20 @@ pub fn parent(path: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_whose_mode_can_not_be_set_is_used_as_it_is() {
+        // As FAT and some network file systems, /proc has modes that nobody can set.
+        let path = Path::new("/proc/self/status");
+        let Ok(file) = File::open(path) else {
+            return;
+        };
+        let error = RealDisk.set_mode(path, FILE_MODE).unwrap_err();
+        assert!(error.refuses_mode(), "{error}");
+        make_private(&file).unwrap();
+        let missing = RealDisk.set_mode(Path::new("/proc/no/such/file"), FILE_MODE);
+        assert!(!missing.unwrap_err().refuses_mode());
+    }
 
     #[test]
     fn the_lock_file_of_another_process_keeps_its_mode() {

@@ -25,6 +25,8 @@ pub struct Exposed {
     pub shared: Option<String>,
     /// The first whose mode is for its owner to set, who is root; and the user of this process.
     pub of_root: Option<(PathBuf, u32)>,
+    /// The first whose mode the file system does not set, with its reason.
+    pub refused: Option<String>,
 }
 
 impl Exposed {
@@ -54,7 +56,16 @@ impl Exposed {
                 path.display()
             )
         });
-        [closed, shared, of_root].into_iter().flatten().collect()
+        let refused = self.refused.as_ref().map(|why| {
+            format!(
+                "other users may read the data directory, because a mode can't be set ({why}); use a file system that has \
+                 modes, or one that only this user can read"
+            )
+        });
+        [closed, shared, of_root, refused]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 }
 
@@ -79,8 +90,10 @@ impl DataDir {
             {
                 exposed.shared = Some(why);
             } else if attributes.is_own() {
-                self.disk().set_mode(&path, attributes.mode & !0o077)?;
-                exposed.closed += 1;
+                match self.close(&path, &attributes)? {
+                    None => exposed.closed += 1,
+                    Some(why) => _ = exposed.refused.get_or_insert(why),
+                }
             } else {
                 let path = path.components().collect();
                 exposed.of_root.get_or_insert((path, attributes.user));
@@ -96,6 +109,23 @@ impl DataDir {
         }
         let foreign = self.foreign_name()?;
         Ok(foreign.map(|name| format!("holds other files ({name:?})")))
+    }
+
+    /// Takes a part from the group and others. Gives the reason of the file system if that is not possible.
+    fn close(&self, path: &Path, attributes: &Attributes) -> Result<Option<String>, DiskError> {
+        let named = |why: &str| {
+            let path: PathBuf = path.components().collect();
+            Some(format!("{}: {why}", path.display()))
+        };
+        match self.disk().set_mode(path, attributes.mode & !0o077) {
+            Err(error) if error.refuses_mode() => Ok(named(&error.source.to_string())),
+            Err(error) => Err(error),
+            // Some file systems ignore modes without an error.
+            Ok(()) => match self.disk().attributes(path)? {
+                Some(now) if now.mode & 0o077 != 0 => Ok(named("its mode has not changed")),
+                _ => Ok(None),
+            },
+        }
     }
 
     /// The data directory and what is in it, as far as it is part of it.
@@ -330,16 +360,18 @@ mod tests {
             closed: 3,
             shared: Some("holds other files (\"a\")".to_owned()),
             of_root: Some((PathBuf::from("/data/meta"), 7)),
+            refused: Some("/data/LOCK: Operation not permitted".to_owned()),
         };
         let lines = exposed.lines(Path::new("/data"));
         for (line, said) in lines.iter().zip([
             "removed their permissions for 3 files",
             "move the member to a directory of its own",
             "root owns /data/meta: run chown -R 7 /data as root",
+            "(/data/LOCK: Operation not permitted); use a file system that has modes",
         ]) {
             assert!(line.contains(said), "{line}");
         }
-        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert_eq!(lines.len(), 4, "{lines:?}");
         assert!(Exposed::default().lines(Path::new("/data")).is_empty());
     }
 

@@ -21,6 +21,7 @@ use super::data_dir::{DataDir, LEFT_BY_NOBODY};
 use super::disk::Disk;
 use super::error::StorageError;
 use super::meta::{Given, Meta};
+use super::private::Exposed;
 use super::snapshot::{SnapshotContents, Snapshots, read_file};
 use super::wal::WalOptions;
 use crate::limits;
@@ -33,7 +34,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// The result of a restore.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
     /// Id of the new cluster.
     pub cluster: u64,
@@ -45,6 +46,8 @@ pub struct Restored {
     pub index: u64,
     /// Number of entries of the map.
     pub entries: u64,
+    /// What other users can read.
+    pub exposed: Exposed,
 }
 
 /// The source and the target of a restore.
@@ -83,7 +86,7 @@ pub fn restore(
     let from_index = checked.header.index;
     let index = first_index(file, from_index, dir.disk().random()?)?;
     let _lock = dir.lock()?;
-    dir.make_private()?;
+    let exposed = dir.make_private()?;
     // Before the lock was taken, another process may have created files.
     check_vacant(dir)?;
     let given = Given {
@@ -114,6 +117,7 @@ pub fn restore(
         from_index,
         index,
         entries: copied.entries,
+        exposed,
     })
 }
 
