@@ -101,6 +101,8 @@ pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<String, BackupEr
         let nothing = String::new();
         client::exchange(stream, member, Method::GET, path, nothing, take).await
     });
+    // A lookup that gets no answer goes on in a thread of the runtime, and is not waited for.
+    runtime.shutdown_background();
     let mut part = fetched.map_err(|error| match error {
         BackupError::NotGiven(why) => BackupError::NotGiven(format!("{member}: {why}")),
         other => other,
