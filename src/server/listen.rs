@@ -104,29 +104,40 @@ mod tests {
 
     #[test]
     fn advice_follows_what_is_wrong() {
-        let address: SocketAddr = "10.0.0.1:80".parse().unwrap();
-        for (kind, port, said) in [
+        use io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
+        for (address, kind, port, said) in [
             (
-                io::ErrorKind::AddrInUse,
+                "10.0.0.1:80",
+                AddrInUse,
                 Port::Clients,
                 "--port or --listen",
             ),
             (
-                io::ErrorKind::AddrNotAvailable,
+                "10.0.0.1:80",
+                AddrNotAvailable,
                 Port::Clients,
-                "this machine has no address 10.0.0.1; use --listen with",
+                "this machine has no address 10.0.0.1; use --listen with one that it has, or 0.0.0.0",
             ),
             (
-                io::ErrorKind::AddrNotAvailable,
+                "[fd00::1]:80",
+                AddrNotAvailable,
                 Port::Peers,
-                "this machine has no address 10.0.0.1; use --listen-peer with",
+                "this machine has no address fd00::1; use --listen-peer with one that it has, or ::",
             ),
             (
-                io::ErrorKind::PermissionDenied,
+                "10.0.0.1:1023",
+                PermissionDenied,
                 Port::Clients,
-                "may not use port 80",
+                "may not use port 1023; choose one from 1024 on with",
+            ),
+            (
+                "10.0.0.1:1024",
+                PermissionDenied,
+                Port::Clients,
+                "forbids port 1024; allow it, or choose another port with",
             ),
         ] {
+            let address: SocketAddr = address.parse().unwrap();
             let source = io::Error::from(kind);
             let code = if needs_a_person(&source) { 2 } else { 1 };
             let failure = Failure::Listen {

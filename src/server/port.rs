@@ -1,7 +1,10 @@
 //! The two ports of a member, and what an error means with which one of them can't be bound.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Below this port a process needs a privilege to listen.
+const PRIVILEGED_PORTS_END: u16 = 1_024;
 
 /// One of the two ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,11 +48,21 @@ pub(super) fn advice(address: &SocketAddr, port: Port, error: &io::Error) -> Str
             port.options()
         ),
         io::ErrorKind::AddrNotAvailable => format!(
-            "this machine has no address {ip}; use {} with one that it has, or 0.0.0.0",
-            port.address_option()
+            "this machine has no address {ip}; use {} with one that it has, or {}",
+            port.address_option(),
+            match ip.is_ipv4() {
+                true => Ipv4Addr::UNSPECIFIED.to_string(),
+                false => Ipv6Addr::UNSPECIFIED.to_string(),
+            }
+        ),
+        io::ErrorKind::PermissionDenied if address.port() >= PRIVILEGED_PORTS_END => format!(
+            "a security policy of this machine, such as SELinux, forbids port {}; allow it, or choose another port with {}",
+            address.port(),
+            port.options()
         ),
         io::ErrorKind::PermissionDenied => format!(
-            "this user may not use port {}; choose one from 1024 on with {}, or grant CAP_NET_BIND_SERVICE",
+            "this user may not use port {}; choose one from {PRIVILEGED_PORTS_END} on with {}, or grant \
+             CAP_NET_BIND_SERVICE",
             address.port(),
             port.options()
         ),
