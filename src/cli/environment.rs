@@ -48,23 +48,36 @@ pub(super) struct FromEnvironment {
 pub struct Origins(Vec<(String, String)>);
 
 impl Origins {
-    /// Names the variable in the place of each option that comes from one: its user has not written the option.
+    /// Names the variable in the place of each option that comes from one: its user has not written the option. A line that
+    /// names the variable already stays as it is.
     pub fn explain(&self, line: &str) -> String {
+        let told = line;
         let mut line = line.to_owned();
         for (option, variable) in &self.0 {
-            line = replace_word(&line, option, variable);
+            if !has_word(told, variable) {
+                line = replace_word(&line, option, variable);
+            }
         }
         line
     }
 }
 
-/// Replaces an option where it stands alone: `--listen` is not the beginning of `--listen-peer`.
+/// Whether a word goes on here: `--listen` is not the beginning of `--listen-peer`.
+fn goes_on(rest: &str) -> bool {
+    rest.starts_with(|c: char| c.is_alphanumeric() || c == '-' || c == '_')
+}
+
+fn has_word(text: &str, word: &str) -> bool {
+    let mut behind = text.split(word).skip(1);
+    behind.any(|rest| !goes_on(rest))
+}
+
+/// Replaces an option where it stands alone.
 fn replace_word(text: &str, option: &str, by: &str) -> String {
     let mut parts = text.split(option).peekable();
     let mut replaced = String::new();
     while let Some(part) = parts.next() {
         replaced.push_str(part);
-        let goes_on = |next: &&str| next.starts_with(|c: char| c.is_alphanumeric() || c == '-');
         match parts.peek() {
             None => {}
             Some(next) if goes_on(next) => replaced.push_str(option),
@@ -244,6 +257,19 @@ mod tests {
         assert_eq!(
             origins.explain("--listen \"x\": use --listen or --listen-peer; --listen"),
             "RAFTKVD_LISTEN \"x\": use RAFTKVD_LISTEN or --listen-peer; RAFTKVD_LISTEN"
+        );
+        let both = [
+            ("--cluster", "RAFTKVD_CLUSTER"),
+            ("--listen", "RAFTKVD_LISTEN"),
+        ];
+        let both = both.map(|(option, variable)| (option.to_owned(), variable.to_owned()));
+        let origins = Origins(both.into());
+        let line =
+            "--cluster and --peer-url (or RAFTKVD_CLUSTER and RAFTKVD_PEER_URL): leave out one";
+        assert_eq!(origins.explain(line), line);
+        assert_eq!(
+            origins.explain("--listen instead of RAFTKVD_LISTEN_PEER"),
+            "RAFTKVD_LISTEN instead of RAFTKVD_LISTEN_PEER"
         );
     }
 }
