@@ -139,6 +139,9 @@ fn first_index(file: &Path, from: u64, random: u64) -> Result<u64, StorageError>
 
 /// Refuses a directory that contains anything except the lock and the leftovers of a killed restore.
 fn check_vacant(dir: &DataDir) -> Result<(), StorageError> {
+    // The names come before `meta`. Another restore that begins meanwhile writes `meta` first, so a name of its files is
+    // found here only if its `meta` is found below, and the lock decides between the two.
+    let names = dir.disk().list(dir.path())?;
     let not_empty = |what: &str| StorageError::NotEmpty {
         path: dir.path().join(what),
     };
@@ -149,7 +152,7 @@ fn check_vacant(dir: &DataDir) -> Result<(), StorageError> {
         // `meta` may still be needed, whatever its contents are.
         _ => return Err(not_empty("meta")),
     };
-    for name in dir.disk().list(dir.path())? {
+    for name in names {
         let ours = match name.as_str() {
             name if LEFT_BY_NOBODY.contains(&name) => true,
             "meta" | "wal" | "snap" => restoring,

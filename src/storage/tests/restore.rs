@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::limits::{INDEX_MAX, RESTORE_SKIP, RESTORE_SPREAD, RESTORED_INDEX_MAX};
+use crate::storage::disk::DiskFile;
 use crate::storage::restore::{Plan, Restored, restore};
 
 fn new_dir() -> &'static Path {
@@ -235,4 +236,86 @@ fn a_directory_with_anything_in_it_is_refused() {
         );
         assert_eq!(disk.fingerprint(), before);
     }
+}
+
+/// A disk on which something happens before a directory is listed for the first time.
+struct BeforeList {
+    disk: FakeDisk,
+    happens: std::sync::Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Disk for BeforeList {
+    fn open(&self, path: &Path) -> Result<Option<Box<dyn DiskFile>>, DiskError> {
+        self.disk.open(path)
+    }
+
+    fn create(&self, path: &Path) -> Result<Box<dyn DiskFile>, DiskError> {
+        self.disk.create(path)
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
+        let happens = self.happens.lock().unwrap().take();
+        if let Some(happens) = happens {
+            happens();
+        }
+        self.disk.list(dir)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), DiskError> {
+        self.disk.remove(path)
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> Result<(), DiskError> {
+        self.disk.create_dir_all(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
+        self.disk.sync_dir(dir)
+    }
+
+    fn lock(&self, path: &Path) -> Result<Option<Lock>, DiskError> {
+        Disk::lock(&self.disk, path)
+    }
+
+    fn random(&self) -> Result<u64, DiskError> {
+        self.disk.random()
+    }
+}
+
+#[test]
+fn a_restore_beside_another_one_is_left_to_the_lock() {
+    let source = source();
+    let unfinished = |at| {
+        let disk = FakeDisk::new(2);
+        disk.inject(at, Fault::CrashBefore);
+        restore_from(&source, &disk).unwrap_err();
+        let disk = disk.after_kill();
+        let meta = Meta::load(&new_data_dir(&disk)).ok()??;
+        meta.is_restoring().then_some(disk)
+    };
+    let disk = (1..).find_map(unfinished).unwrap();
+    let under_way = new_data_dir(&disk);
+
+    // The other restore gets as far as that after this one has begun.
+    let (hidden, shown) = (new_dir().join("meta"), new_dir().join("meta.aside"));
+    disk.rename(&hidden, &shown).unwrap();
+    let _held = under_way.lock().unwrap();
+    let moved = disk.clone();
+    let happens = move || moved.rename(&shown, &hidden).unwrap();
+    let beside = BeforeList {
+        disk,
+        happens: std::sync::Mutex::new(Some(Box::new(happens))),
+    };
+    let plan = Plan {
+        file: &source.1,
+        dir: &DataDir::new(Arc::new(beside), new_dir()),
+        list: &list(),
+        options: LARGE,
+    };
+    let refused = restore(&source.0, plan, |_, _| ()).unwrap_err();
+    assert_eq!(refused.exit_code(), 3, "{refused}");
 }
