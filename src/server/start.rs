@@ -65,7 +65,7 @@ fn look_up(url: &PeerUrl, wait: &mut StartWait) -> Result<Vec<SocketAddr>, NotSt
     let found = wait.until(&what, |_| false, || connect::look_up(url.host()))?;
     found.map_err(|error| {
         NotStarted::Failed(Failure::Unresolved(format!(
-            "peer URL {url}: its host does not resolve ({error}); start again when it does, or give --listen-peer and \
+            "the host of peer URL {url} does not resolve ({error}); start again when it does, or give --listen-peer and \
              --listen the IP address to listen on"
         )))
     })

@@ -110,18 +110,17 @@ fn a_stderr_that_takes_nothing_stops_no_start_and_no_end() {
 
 #[test]
 fn a_stderr_that_takes_nothing_changes_no_exit_code() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
-    let address = listener.local_addr().expect("an address");
-    let taken = address.port().to_string();
     let directory = tempfile::tempdir().expect("create a directory");
-    let port_in_use = ["--port", &taken, "--data-dir", "data"];
+    let used = directory.path().join("used");
+    std::fs::create_dir(&used).expect("create a directory");
+    std::fs::write(used.join("photo.jpg"), "x").expect("write a file");
     for (arguments, code) in [
         (&["--id", "0"][..], 2),
         (&["--id", "9"], 2),
         (&["--log-format", "json", "--id", "0"], 2),
         (&["inspect", "/nowhere"], 2),
         (&["backup", "http://127.0.0.1:1"], 1),
-        (&port_in_use, 2),
+        (&["--data-dir", "used"], 2),
     ] {
         let run = |name: &str, command: &mut Command| {
             let begun = Instant::now();
