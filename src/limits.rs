@@ -113,8 +113,10 @@ pub const JOIN_REASON_CHARS_MAX: usize = 1_000;
 
 // ---- backups ----
 
-/// Time in which a member may send no byte of a backup. Before the first byte it freezes the map.
+/// Time in which a member may send no piece of a backup. Before the first byte it freezes the map.
 pub const BACKUP_SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Bytes of a backup that a member has to send in that time. That is 136 bytes/s: no network is slower, so it is the server.
+pub const BACKUP_PIECE_BYTES: usize = 4 << 10;
 /// A backup may be larger than twice the announced size by this many bytes. Entries that are written meanwhile need room.
 pub const BACKUP_BYTES_UNANNOUNCED_MAX: u64 = 1 << 30;
 /// Largest backup in bytes, whatever the member announces. The map of a member is in memory.
@@ -360,7 +362,7 @@ pub const SYSTEMD_START_EXTENSION: Duration = Duration::from_secs(60);
 // ---- starting ----
 
 /// Time for which a start tries again to get a port that is in use, or an address or a name that does not exist yet; for
-/// each of them anew. After that the process ends with exit code 1, so that a supervisor starts it again.
+/// each of them gets the whole time. After that the process ends with exit code 1, so that a supervisor starts it again.
 pub const START_PATIENCE: Duration = Duration::from_secs(5);
 /// Pause between two attempts.
 pub const START_RETRY_INTERVAL: Duration = Duration::from_millis(100);

@@ -26,6 +26,7 @@ use serde_json::Value;
 use slog::{Logger, warn};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 /// What to fetch, and where to put it.
@@ -165,12 +166,15 @@ async fn fetch(
             "the transfer broke off after {done} bytes ({why}); try again, or ask another member"
         )
     };
+    let mut pace = Pace::new();
     loop {
-        let frame = match timeout(limits::BACKUP_SILENCE_MAX, body.frame()).await {
+        let frame = match timeout(pace.left(Instant::now()), body.frame()).await {
             Ok(None) => break,
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Err(broken(done, &error).into()),
-            Err(_) => return Err(broken(done, &"the member sent nothing more").into()),
+            Err(_) => {
+                return Err(broken(done, &"the member sends nothing more, or too slowly").into());
+            }
         };
         if let Ok(bytes) = frame.into_data() {
             if bytes.len() as u64 > most - done {
@@ -181,11 +185,41 @@ async fn fetch(
             arriving.take(&bytes)?;
             out.write_at(&bytes, done)?;
             done += bytes.len() as u64;
+            pace.arrived(bytes.len(), Instant::now());
             progress.at(done, estimate.unwrap_or(0).max(done));
         }
     }
     out.sync()?;
     Ok(part)
+}
+
+/// The slowest pace at which a backup may arrive: [`limits::BACKUP_PIECE_BYTES`] within [`limits::BACKUP_SILENCE_MAX`]. A
+/// server that sends a byte now and then could hold the command for ever.
+struct Pace {
+    since: Instant,
+    /// The bytes of the current piece that have arrived.
+    bytes: usize,
+}
+
+impl Pace {
+    fn new() -> Pace {
+        Pace {
+            since: Instant::now(),
+            bytes: 0,
+        }
+    }
+
+    /// The time that the rest of the current piece may take.
+    fn left(&self, now: Instant) -> Duration {
+        limits::BACKUP_SILENCE_MAX.saturating_sub(now.saturating_duration_since(self.since))
+    }
+
+    fn arrived(&mut self, bytes: usize, now: Instant) {
+        self.bytes += bytes;
+        if self.bytes >= limits::BACKUP_PIECE_BYTES {
+            (self.since, self.bytes) = (now, 0);
+        }
+    }
 }
 
 /// Bytes that a member may send that has announced about so many. One that announced nothing can't fill the disk either.
@@ -288,6 +322,36 @@ impl Drop for Part {
             // The removal may fail: the file may not exist yet. A file that stays has a name that ends in `.part`, so
             // nobody takes it for a backup.
             let _ = RealDisk.remove(&self.temporary);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_that_trickles_is_given_up_and_one_that_is_slow_is_not() {
+        let begun = Instant::now();
+        let after = |seconds| begun + Duration::from_secs(seconds);
+        let mut pace = Pace {
+            since: begun,
+            bytes: 0,
+        };
+        for second in 1..30 {
+            pace.arrived(1, after(second));
+        }
+        assert_eq!(pace.left(after(29)), Duration::from_secs(1));
+        assert_eq!(pace.left(after(31)), Duration::ZERO);
+        let mut pace = Pace {
+            since: begun,
+            bytes: 0,
+        };
+        for piece in 1..100 {
+            pace.arrived(limits::BACKUP_PIECE_BYTES / 2, after(29 * piece - 20));
+            pace.arrived(limits::BACKUP_PIECE_BYTES / 2, after(29 * piece));
+            let left = pace.left(after(29 * piece + 29));
+            assert_eq!(left, Duration::from_secs(1), "piece {piece}");
         }
     }
 }

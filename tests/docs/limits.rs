@@ -223,7 +223,11 @@ fn the_guide_has_the_limits_of_the_code() {
         "src/docs/guide/backup.md",
         &[
             format!("no bytes for {}", time(SNAPSHOT_STALL_TIMEOUT)),
-            format!("nothing for {}", time(BACKUP_SILENCE_MAX)),
+            format!(
+                "less than {} within {}",
+                bytes(BACKUP_PIECE_BYTES),
+                time(BACKUP_SILENCE_MAX)
+            ),
             format!(
                 "plus {}, plus a random number below {}",
                 power(RESTORE_SKIP),
