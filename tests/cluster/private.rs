@@ -210,7 +210,7 @@ fn what_is_no_regular_file_is_not_read() {
     assert!(ended.stderr.contains("regular file"), "{ended:?}");
 }
 
-/// Whoever serves a backup may go on for ever.
+/// A server that pretends to be a member may send bytes for ever.
 #[test]
 fn a_backup_ends_at_the_first_block_that_is_wrong() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
