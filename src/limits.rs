@@ -361,8 +361,8 @@ pub const SYSTEMD_START_EXTENSION: Duration = Duration::from_secs(60);
 
 // ---- starting ----
 
-/// Time for which a start tries again to get a port that is in use, or an address or a name that does not exist yet; for
-/// each of them gets the whole time. After that the process ends with exit code 1, so that a supervisor starts it again.
+/// Time for which a start tries again to get a port that is in use, or an address or a name that does not exist yet. Each
+/// of them gets the whole time. After that the process ends with exit code 1, so that a supervisor starts it again.
 pub const START_PATIENCE: Duration = Duration::from_secs(5);
 /// Pause between two attempts.
 pub const START_RETRY_INTERVAL: Duration = Duration::from_millis(100);
