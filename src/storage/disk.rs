@@ -53,7 +53,7 @@ impl DiskError {
         )
     }
 
-    /// A mode can't be set, because the file system has none or the file is another user's. See [`refuses_mode`].
+    /// A mode can't be set, because the file system has none or the file is another user's.
     pub fn refuses_mode(&self) -> bool {
         refuses_mode(&self.source)
     }
