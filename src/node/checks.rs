@@ -34,9 +34,8 @@ pub(super) struct Evidence {
     lost_tail: Lead,
     /// The leader that this node has asked to send the missing entries.
     tail_asked_for: Lead,
-    /// While this node leads: the term, the follower whose log ended before an entry that the follower had
-    /// acknowledged, and the index at which that log ended.
-    lost_entries: Option<(Term, NodeId, Index)>,
+    /// While this node leads: a follower whose log ended before an entry that the follower had acknowledged.
+    lost_entries: Option<LostEntries>,
     /// The replicated state has held a session of this start.
     start_is_known: bool,
 }
@@ -254,8 +253,9 @@ impl Node {
     /// this follower nothing useful.
     ///
     /// Only rejections of an append at or before what the follower acknowledged count, which raft ignores. From any other
-    /// rejection raft goes back by itself, and a follower that can judge this leader ends for its lost tail. A late
-    /// rejection can look the same, so only the second one counts. Sending entries again does no harm.
+    /// rejection raft goes back by itself. A late rejection can look the same, so the follower has to go on for an
+    /// election timeout. A follower that can judge this leader, perhaps only when it has applied its own log, ends for its
+    /// lost tail before that. Sending entries again does no harm.
     pub(super) fn note_lost_entries(&mut self, message: &Message) {
         let is_refusal = message.get_msg_type() == MessageType::MsgAppendResponse && message.reject;
         let raft = &mut self.raw.raft;
@@ -265,9 +265,20 @@ impl Node {
         let Some(progress) = raft.mut_prs().get_mut(message.from) else {
             return;
         };
-        let said = (message.term, message.from, message.reject_hint);
         let is_short = message.reject_hint < progress.matched && message.index <= progress.matched;
-        if !is_short || self.evidence.lost_entries.replace(said) != Some(said) {
+        if !is_short {
+            return;
+        }
+        let said = (message.term, message.from, message.reject_hint);
+        let lost = match self.evidence.lost_entries {
+            Some(lost) if lost.said == said => lost,
+            _ => LostEntries {
+                said,
+                since: self.now,
+            },
+        };
+        self.evidence.lost_entries = Some(lost);
+        if self.now < lost.since + self.settings.election_ticks as u64 {
             return;
         }
         self.evidence.lost_entries = None;
@@ -320,6 +331,15 @@ impl Node {
             });
         }
     }
+}
+
+/// A follower's log ended before an entry that the follower had acknowledged.
+#[derive(Debug, Clone, Copy)]
+struct LostEntries {
+    /// The leader's term, the follower, and the last index of the follower's log.
+    said: (Term, NodeId, Index),
+    /// The tick at which the follower first said so.
+    since: u64,
 }
 
 /// What a contradicting message proves.

@@ -49,6 +49,34 @@ fn an_older_copy_is_led_on_by_a_leader_that_it_can_not_judge_yet() {
 }
 
 #[test]
+fn entries_are_sent_again_to_a_follower_that_lacks_them_for_an_election_timeout() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    drop(cluster.put(leader, "a"));
+    cluster.tick(5);
+    let follower = cluster.follower(leader);
+    let (term, last) = (cluster.term(leader), cluster.last(leader));
+    let matched = |cluster: &mut Cluster| {
+        let raft = &cluster.node(leader).raw.raft;
+        raft.prs().get(follower).unwrap().matched
+    };
+    let mut refusal = message(MessageType::MsgAppendResponse, follower, leader, term);
+    (refusal.reject, refusal.index, refusal.reject_hint) = (true, last, last - 1);
+    // A follower that can judge its leader ends meanwhile.
+    let received = |message: &Message| Received {
+        message: message.clone(),
+        bound: Some(10 * follower),
+    };
+    for _ in 0..3 {
+        cluster.node(leader).step(received(&refusal));
+        assert_eq!(matched(&mut cluster), last, "a late refusal");
+    }
+    let ticks = cluster.node(leader).settings.election_ticks;
+    cluster.tick(ticks);
+    cluster.node(leader).step(received(&refusal));
+    assert_eq!(matched(&mut cluster), 0);
+}
+
+#[test]
 fn two_leaders_in_one_term_end_the_node_that_hears_both() {
     let (mut cluster, leader) = Cluster::elected(3);
     let term = cluster.term(leader);
