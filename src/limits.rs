@@ -139,6 +139,15 @@ pub const LOCK_TRIES: usize = 5;
 pub const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// Size at which a WAL segment is closed and a new segment is started, in bytes.
 pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+/// On a full disk, one part in so many of a segment is kept for votes, empty entries and the marks of snapshots, and
+/// another for the entries of other leaders. Of 64 MiB that is room for some ten thousand elections.
+pub const LOG_RESERVE_SHARE: u64 = 16;
+/// Interval at which a full disk is asked for the next segment of the log.
+pub const SPARE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause before a snapshot that could not be written is tried again, in election timeouts. It doubles with each failure.
+pub const SNAPSHOT_RETRY_ELECTIONS: u64 = 10;
+/// Longest of these pauses.
+pub const SNAPSHOT_RETRY_ELECTIONS_MAX: u64 = 320;
 /// Commands and reads up to which the raft loop itself applies a batch, if the commit channel is empty.
 pub const LONE_APPLY_COMMANDS_MAX: usize = 16;
 /// Size up to which the raft loop itself writes a job that comes alone, in bytes.

@@ -96,6 +96,7 @@ mutants! {
     PurgedTooEarly "purged-too-early" "what the newest snapshot covers is deleted, though somebody still needs it";
     ReplacedEntryReadBack "replaced-entry-read-back"
         "of two entries with one index, the one is read back that a new leader has replaced";
+    RoomIgnored "room-ignored" "entries are taken for which the disk has no room";
     RestoredIndexTooLow "restored-index-too-low" "a restored cluster begins at the index of its backup";
     // Between the threads, the map, and the watchers.
     LoneWriteOvertakes "lone-write-overtakes" "the raft loop writes though the WAL thread has not finished";

@@ -109,6 +109,8 @@ codes! {
     UnknownOutcome = GATEWAY_TIMEOUT "unknown-outcome",
     /// The map would grow over `--max-store-bytes`.
     StoreFull = INSUFFICIENT_STORAGE "store-full",
+    /// The disk of this member is full.
+    DiskFull = INSUFFICIENT_STORAGE "disk-full",
 }
 
 #[cfg(test)]

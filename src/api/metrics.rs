@@ -25,9 +25,10 @@ const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
 /// The reasons for which a proposal can fail.
-const PROPOSALS: [Code; 5] = [
+const PROPOSALS: [Code; 6] = [
     Code::NoLeader,
     Code::LeaderBusy,
+    Code::DiskFull,
     Code::QueueFull,
     Code::Stopping,
     Code::UnknownOutcome,
@@ -140,6 +141,11 @@ fn describe_queues(moment: &mut Registry, inbox: &Inbox) {
         "reads_pending",
         "Linearizable reads that are not confirmed",
         ConstGauge::new(open.reads),
+    );
+    moment.register(
+        "disk_full",
+        "1 while the disk has no room for the log, and this member refuses writes",
+        flag(inbox.disk_is_full()),
     );
     moment.register(
         "inbox_messages_dropped",

@@ -222,7 +222,7 @@ pub(super) fn read_condition_failed(current: u64) -> Box<Reply> {
     reply
 }
 
-/// 503: certainly without effect.
+/// 503, or 507 if the disk is full: certainly without effect.
 pub(super) fn not_proposed(kind: RequestKind, why: NotProposed) -> Box<Reply> {
     let line = match kind {
         RequestKind::Read => format!("not read: {why}; try again"),
@@ -263,6 +263,7 @@ pub(super) fn code(why: NotProposed) -> Code {
         NotProposed::NoLeader => Code::NoLeader,
         NotProposed::NotTaken => Code::LeaderBusy,
         NotProposed::NoQuorum => Code::NoQuorum,
+        NotProposed::DiskFull => Code::DiskFull,
         NotProposed::QueueFull => Code::QueueFull,
         NotProposed::Stopping => Code::Stopping,
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 const STUCK: &str = "the raft loop does not answer";
+const FULL: &str = "ready for reads; the disk of this member is full, and writes are refused until there is room on it";
 
 #[derive(Serialize)]
 struct HashJson {
@@ -70,12 +71,18 @@ impl Front {
                 format!("not ready: {what}"),
             ));
         }
+        let full = self.api.inbox.disk_is_full();
         let why = match self.catch_up(within(limits::READY_TIMEOUT, deadline)).await {
+            // Reads go on, so the member stays in service.
+            Ok(()) if full => return Ok(reply::text(StatusCode::OK, FULL)),
             Ok(()) => return Ok(reply::text(StatusCode::OK, "ready")),
             Err(why) => why,
         };
         let code = reply::code(why);
         let why = match why {
+            NotProposed::NoQuorum if full => {
+                "the disk of this member is full, and the leader does not confirm reads, or the map lags behind".to_owned()
+            }
             NotProposed::NoQuorum => {
                 "the leader does not confirm reads, or the map lags behind".to_owned()
             }

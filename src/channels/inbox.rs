@@ -33,6 +33,8 @@ pub struct Inbox {
     wake: Condvar,
     /// See [`Inbox::set_map_is_current`].
     map_is_current: AtomicBool,
+    /// See [`Inbox::set_disk_is_full`].
+    disk_is_full: AtomicBool,
     passes: AtomicU64,
     /// See [`Inbox::set_closed`].
     closed: Mutex<Option<Arc<Closed>>>,
@@ -107,6 +109,16 @@ impl Inbox {
     /// sends a message to a peer, because that peer could then acknowledge a write.
     pub fn set_map_is_current(&self, is_current: bool) {
         self.map_is_current.store(is_current, Ordering::SeqCst);
+    }
+
+    /// Sets whether the log of this member has no room for entries: see `Node::disk_is_full`.
+    pub fn set_disk_is_full(&self, is_full: bool) {
+        self.disk_is_full.store(is_full, Ordering::Relaxed);
+    }
+
+    /// Whether the log of this member has no room for entries, so that this member takes no writes.
+    pub fn disk_is_full(&self) -> bool {
+        self.disk_is_full.load(Ordering::Relaxed)
     }
 
     /// Sets why this member serves no clients, or `None` if it serves them. The loop calls this before it hands

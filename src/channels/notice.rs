@@ -28,6 +28,8 @@ pub enum Notice {
     },
     /// A snapshot that this node took is durable in its final place.
     SnapshotWritten(Box<SnapshotWritten>),
+    /// A snapshot that this node took could not be written.
+    SnapshotFailed,
     /// Entries that the node requested were read back.
     EntriesRead(EntriesRead),
     /// A peer was met. At most one notice waits for each peer and direction.

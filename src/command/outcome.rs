@@ -109,6 +109,9 @@ pub enum NotProposed {
     /// A leader was known but did not answer until the deadline (reads only).
     #[error("the leader did not confirm the read in time")]
     NoQuorum,
+    /// The disk of this member has no room for the entry (writes only).
+    #[error("the disk of this member is full; make room on it, or use another member")]
+    DiskFull,
     /// Too many requests are waiting already.
     #[error("too many requests are waiting")]
     QueueFull,

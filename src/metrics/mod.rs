@@ -136,6 +136,8 @@ pub struct WalMetrics {
     pub bytes: Counter,
     /// Entries in each batch that had any.
     pub batch_entries: Histogram,
+    /// Attempts to keep a segment aside that failed.
+    pub spares_failed: Counter,
 }
 
 impl Default for WalMetrics {
@@ -144,6 +146,7 @@ impl Default for WalMetrics {
             syncs: Histogram::of_latencies(),
             bytes: Counter::default(),
             batch_entries: Histogram::of_counts(),
+            spares_failed: Counter::default(),
         }
     }
 }
@@ -175,6 +178,11 @@ impl WalMetrics {
             "Entries that one write and sync of the write-ahead log made durable",
             self.batch_entries.clone(),
         );
+        registry.register(
+            "wal_segments_denied",
+            "How often the disk had no room for the next segment of the write-ahead log",
+            self.spares_failed.clone(),
+        );
     }
 }
 
@@ -196,6 +204,8 @@ pub struct SnapshotMetrics {
     pub sends_failed: Counter,
     /// Transfers from the leader that failed.
     pub receives_failed: Counter,
+    /// Snapshots of this member's map that could not be written and are tried again.
+    pub writes_failed: Counter,
 }
 
 /// One kind of operation on snapshots.
@@ -228,6 +238,7 @@ impl Default for SnapshotMetrics {
             received: done("receive"),
             sends_failed: Family::get_or_create_owned(&failed, &[("operation", "send")]),
             receives_failed: Family::get_or_create_owned(&failed, &[("operation", "receive")]),
+            writes_failed: Counter::default(),
             seconds,
             bytes,
             failed,
@@ -252,6 +263,11 @@ impl SnapshotMetrics {
             "snapshot_transfers_failed",
             "Snapshots that did not reach their receiver",
             self.failed.clone(),
+        );
+        registry.register(
+            "snapshot_writes_failed",
+            "Snapshots of this member's map that could not be written and are tried again",
+            self.writes_failed.clone(),
         );
     }
 }

@@ -24,6 +24,7 @@
 //! 4. Hand commits to the store in order, and report progress through [`Node::applied`].
 //! 5. Answer each read-back request through [`Node::read_back`], and end the process on an [`Exit`].
 //! 6. Call [`Node::tick`] once a tick, and do not make up for missed ticks.
+//! 7. Report the room of the log through [`Node::set_log_room`] before each pass.
 //!
 //! Invariants, asserted:
 //! - `applied <= published <= committed <= last`, and `snapshot <= applied` unless a snapshot from the leader is being
@@ -48,6 +49,7 @@ mod pending;
 mod publish;
 mod reads;
 mod ready;
+mod room;
 mod snapshots;
 mod status;
 #[cfg(test)]
@@ -80,6 +82,7 @@ use raft::eraftpb::MessageType;
 use raft::{RawNode, ReadOnlyOption, StateRole};
 use reads::{AskedContexts, Reads};
 use ready::Durability;
+use room::Room;
 use slog::{Logger, info, o, warn};
 use snapshots::SnapshotPolicy;
 use std::collections::BTreeMap;
@@ -102,6 +105,7 @@ pub struct Node {
     /// The last index of the log that this start found on its disk.
     found_last: u64,
     durability: Durability,
+    room: Room,
     pending: Pending,
     reads: Reads,
     asked: AskedContexts,
@@ -139,6 +143,7 @@ impl Node {
             now: 0,
             watermarks: Watermarks::new(published),
             found_last: raw.raft.raft_log.last_index(),
+            room: Room::default(),
             pending: Pending::new(settings.batch()),
             reads: Reads::new(settings.id, settings.run),
             asked: AskedContexts::default(),
@@ -215,6 +220,7 @@ impl Node {
             0 => (NotProposed::NoLeader, NotProposed::NoLeader),
             _ => (NotProposed::NotTaken, NotProposed::NoQuorum),
         };
+        self.hand_over_if_full();
         self.expire_changes();
         self.pending.expire(self.now, unsent);
         self.reads.expire(self.now, unread);
@@ -276,6 +282,7 @@ impl Node {
                 return;
             }
             MessageType::MsgAppend if self.has_too_much_to_apply() => return,
+            MessageType::MsgAppend if !self.cut_to_room(&mut message) => return,
             _ => {}
         }
         self.note_heard(message.from);
@@ -388,6 +395,7 @@ impl Node {
             // Raft keeps reporting a ready for entries that it can't get yet. Counting it would make the caller loop.
             had_ready = !self.waits_for_log();
         }
+        self.room.settle();
         self.request_log(&mut output);
         self.release_reads(&mut output);
         self.request_snapshot(&mut output);

@@ -240,6 +240,15 @@ impl Pending {
         );
     }
 
+    /// Ends the first commands that were never handed to raft, or all of them.
+    pub fn refuse_unsent(&mut self, count: usize, reason: NotProposed) {
+        let count = count.min(self.unsent.len());
+        for open in self.unsent.drain(..count) {
+            self.bytes -= open.bytes();
+            open.resolve(Outcome::NotProposed(reason));
+        }
+    }
+
     /// Ends all commands, because the node stops.
     pub fn stop(&mut self, reason: NotProposed) {
         self.end(|_| true, Outcome::NotProposed(reason), Outcome::Unknown);

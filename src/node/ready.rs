@@ -174,6 +174,7 @@ impl Node {
         let awaits_answers = self.is_leader() && first > self.raw.raft.raft_log.committed + 1;
         let is_lone = self.durability.jobs.is_empty() && !awaits_answers;
         self.durability.jobs.push_back((number, vote));
+        self.room.spend(save.log_bytes());
         Job {
             number,
             save,

@@ -9,6 +9,7 @@ use crate::channels::commit::Commit;
 use crate::channels::notice::SnapshotWritten;
 use crate::command::{ReplicatedState, version};
 use crate::identity::Standing;
+use crate::limits;
 use crate::members::Members;
 use crate::mutants::{Mutant, is_planted};
 use crate::storage::{Mark, Save, SnapshotMeta};
@@ -27,6 +28,10 @@ pub(super) struct SnapshotPolicy {
     pub log_bytes: u64,
     /// Size of the last snapshot's file.
     pub last_bytes: u64,
+    /// Snapshots since the last success that could not be written.
+    pub failures: u32,
+    /// The tick before which none is tried again.
+    pub retry_at: u64,
 }
 
 impl SnapshotPolicy {
@@ -36,6 +41,8 @@ impl SnapshotPolicy {
             taken: false,
             log_bytes: 0,
             last_bytes,
+            failures: 0,
+            retry_at: 0,
         }
     }
 }
@@ -55,6 +62,7 @@ impl Node {
     /// a restart continues from it.
     pub fn snapshot_written(&mut self, written: SnapshotWritten) -> Option<Job> {
         self.snapshots.under_way = false;
+        self.snapshots.failures = 0;
         let SnapshotWritten { meta, bytes } = written;
         if meta.index <= self.raw.store().snapshot_index() {
             // A snapshot from the leader was installed in the meantime, and is at least as new.
@@ -85,6 +93,16 @@ impl Node {
             ..Default::default()
         };
         Some(self.job(self.durability.last_ready, save, Vec::new()))
+    }
+
+    /// The snapshot that was taken could not be written, because the disk is full or fails. Another one is taken later.
+    pub fn snapshot_failed(&mut self) {
+        let policy = &mut self.snapshots;
+        policy.under_way = false;
+        let doubled = limits::SNAPSHOT_RETRY_ELECTIONS << policy.failures.min(16);
+        let pause = doubled.min(limits::SNAPSHOT_RETRY_ELECTIONS_MAX);
+        policy.failures += 1;
+        policy.retry_at = self.now + pause * self.settings.election_ticks as u64;
     }
 
     /// The transfer of a snapshot has ended.
@@ -166,12 +184,14 @@ impl Node {
         if self.snapshots.under_way
             || self.ending.leaving.is_some()
             || self.watermarks.published <= taken
+            || self.now < self.snapshots.retry_at
         {
             return;
         }
         let due = self.settings.snapshot_bytes.max(self.snapshots.last_bytes);
         let wanted = self.raw.store().take_snapshot_wanted();
-        if self.snapshots.log_bytes < due && !wanted {
+        let overdue = self.snapshots.failures > 0;
+        if self.snapshots.log_bytes < due && !wanted && !overdue {
             return;
         }
         self.snapshots.log_bytes = 0;

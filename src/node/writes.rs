@@ -6,7 +6,8 @@
 use super::Node;
 use super::pending::Coded;
 use super::publish::membership_command;
-use crate::command::outcome::Outcome;
+use super::room::Fit;
+use crate::command::outcome::{NotProposed, Outcome};
 use crate::command::version;
 use crate::command::{self, Command, Kind};
 use crate::mutants::{Mutant, is_planted};
@@ -14,6 +15,7 @@ use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 impl Node {
     pub(super) fn hand_proposals_to_raft(&mut self) {
+        self.refuse_if_full();
         if self.raw.raft.leader_id == 0
             || self.pending.blocked == Some((self.now, self.watermarks.published))
         {
@@ -30,6 +32,10 @@ impl Node {
             }
             if self.waits_for_version(&coded) {
                 return;
+            }
+            if self.fits_proposal(&coded.entries) != Fit::Fits {
+                // Raft may have them already. If not, their clients learn at the deadline that the outcome is unknown.
+                return self.block_proposals();
             }
             let last = coded.last_sequence;
             if !self.hand_over_to_raft(coded.entries, coded.membership.as_ref()) {
@@ -52,6 +58,15 @@ impl Node {
             }
             if self.waits_for_version(&coded) {
                 return;
+            }
+            match self.fits_proposal(&coded.entries) {
+                Fit::Fits => {}
+                Fit::Later => return self.block_proposals(),
+                Fit::Full => {
+                    let count = coded.commands;
+                    self.pending.refuse_unsent(count, NotProposed::DiskFull);
+                    continue;
+                }
             }
             let entries = std::mem::take(&mut coded.entries);
             if !self.hand_over_to_raft(entries, coded.membership.as_ref()) {
@@ -91,9 +106,14 @@ impl Node {
     fn waits_for_version(&mut self, coded: &Coded) -> bool {
         let waits = coded.version > 0 && coded.version > self.usable_version();
         if waits {
-            self.pending.blocked = Some((self.now, self.watermarks.published));
+            self.block_proposals();
         }
         waits
+    }
+
+    /// Offers nothing to raft before the next tick or publication.
+    fn block_proposals(&mut self) {
+        self.pending.blocked = Some((self.now, self.watermarks.published));
     }
 
     pub(super) fn hand_reads_to_raft(&mut self) {
@@ -119,6 +139,9 @@ impl Node {
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.settings.id;
+        if self.is_leader() {
+            self.pledge(&entries);
+        }
         message.set_entries(entries.into());
         // Raft refuses when there is no leader, while leadership is being transferred, or when too much is uncommitted.
         let taken = match membership.filter(|_| self.is_leader()) {
@@ -127,7 +150,7 @@ impl Node {
         };
         // A refused membership change waits only for another change, so the rest goes on.
         if !taken && membership.is_none() {
-            self.pending.blocked = Some((self.now, self.watermarks.published));
+            self.block_proposals();
         }
         taken
     }
@@ -155,7 +178,12 @@ impl Node {
             }
             last = Some(batch);
         }
+        if self.fits_proposal(&message.entries) != Fit::Fits {
+            // The proposer sends it again, and then perhaps to another leader.
+            return;
+        }
         if message.entries.iter().all(is_normal) {
+            self.pledge(&message.entries);
             // If raft drops the message here, the proposer sends it again.
             let _ = self.raw.step(message);
             return;

@@ -1,10 +1,9 @@
-//! The transport's access to the disk: the cluster id in the data directory, and the snapshot files. When the disk
-//! fails during a write, the process ends (fail-stop).
+//! The transport's access to the disk: the cluster id in the data directory, and the snapshot files. If `meta` can't be
+//! written, the process ends (fail-stop), unless the disk is only full. A snapshot that can't be received is thrown
+//! away, and its sender tries again: the log has not failed.
 
 use super::stop::StopSender;
-use crate::storage::{
-    DiskError, Meta, ReceiveError, SnapshotMeta, SnapshotSink, SnapshotSource, Snapshots,
-};
+use crate::storage::{DiskError, Meta, SnapshotMeta, SnapshotSink, SnapshotSource, Snapshots};
 use crate::transport;
 use std::io;
 use std::sync::Arc;
@@ -26,40 +25,30 @@ impl transport::IdentityStore for FailStopDirectory {
 
     fn pin_cluster(&self, cluster: u64) -> Result<(), transport::FileError> {
         let pinned = self.meta.pin_cluster(cluster);
-        pinned.map_err(|error| fail(&self.stop_sender, error))
+        pinned.map_err(|error| fail_unless_full(&self.stop_sender, error))
     }
 }
 
-/// The snapshot files for the transport. A disk that fails while a snapshot is received ends the process.
-pub(super) struct FailStopSnapshots {
-    pub(super) snapshots: Arc<Snapshots>,
-    pub(super) stop_sender: StopSender,
-}
+/// The snapshot files for the transport.
+pub(super) struct SnapshotFiles(pub(super) Arc<Snapshots>);
 
 /// A snapshot file that is being received.
-struct FailStopSink {
-    sink: SnapshotSink,
-    stop_sender: StopSender,
-}
+struct IncomingFile(SnapshotSink);
 
-impl transport::SnapshotStore for FailStopSnapshots {
+impl transport::SnapshotStore for SnapshotFiles {
     fn open(
         &self,
         index: u64,
         term: u64,
     ) -> Result<Box<dyn transport::OutgoingSnapshot>, transport::FileError> {
-        Ok(Box::new(self.snapshots.open(index, term)?))
+        Ok(Box::new(self.0.open(index, term)?))
     }
 
     fn receive(
         &self,
         cluster: u64,
     ) -> Result<Box<dyn transport::IncomingSnapshot>, transport::FileError> {
-        let stop_sender = self.stop_sender.clone();
-        match self.snapshots.receive(cluster) {
-            Ok(sink) => Ok(Box::new(FailStopSink { sink, stop_sender })),
-            Err(error) => Err(fail_unless_full(&stop_sender, error)),
-        }
+        Ok(Box::new(IncomingFile(self.0.receive(cluster)?)))
     }
 }
 
@@ -73,18 +62,13 @@ impl transport::OutgoingSnapshot for SnapshotSource {
     }
 }
 
-impl transport::IncomingSnapshot for FailStopSink {
+impl transport::IncomingSnapshot for IncomingFile {
     fn write(&mut self, bytes: &[u8]) -> Result<(), transport::FileError> {
-        let written = self.sink.write(bytes);
-        written.map_err(|error| fail_unless_full(&self.stop_sender, error))
+        Ok(self.0.write(bytes)?)
     }
 
     fn finish(self: Box<Self>, promised: &SnapshotMeta) -> Result<(), transport::FileError> {
-        let FailStopSink { sink, stop_sender } = *self;
-        sink.finish(promised).map_err(|error| match error {
-            ReceiveError::Disk(error) => fail_unless_full(&stop_sender, error),
-            ReceiveError::Invalid(_) => error.into(),
-        })
+        Ok(self.0.finish(promised)?)
     }
 }
 
@@ -95,8 +79,8 @@ fn fail(stop_sender: &StopSender, error: DiskError) -> transport::FileError {
     text.into()
 }
 
-/// Ends the process as [`fail`] does, unless the disk is only full. In that case the partial snapshot is removed, and
-/// its sender retries.
+/// Ends the process as [`fail`] does, unless the disk is only full. In that case nothing has changed, and the sender of
+/// the first state tries again.
 fn fail_unless_full(stop_sender: &StopSender, error: DiskError) -> transport::FileError {
     match error.is_full() {
         true => error.into(),
@@ -113,7 +97,7 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn a_disk_that_fails_under_a_received_snapshot_ends_the_process_and_a_full_one_does_not() {
+    fn a_disk_that_fails_under_meta_ends_the_process_and_a_full_one_does_not() {
         for (errno, exit_code) in [
             (Errno::IO, Some(ExitCode::DiskFailed)),
             (Errno::ROFS, Some(ExitCode::DiskFailed)),
@@ -121,7 +105,7 @@ mod tests {
             (Errno::DQUOT, None),
         ] {
             let (stop_sender, mut reasons) = stop_reasons();
-            let error = DiskError::new("write", Path::new("0.tmp"), errno);
+            let error = DiskError::new("write", Path::new("meta.tmp"), errno);
             fail_unless_full(&stop_sender, error);
             let end = match reasons.0.try_recv() {
                 Ok(StopReason::Failed(failure)) => Some(failure.exit_code()),

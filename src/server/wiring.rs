@@ -17,7 +17,7 @@
 //! and apply, then remove and snapshot.
 
 use super::failure::Failure;
-use super::files::{FailStopDirectory, FailStopSnapshots};
+use super::files::{FailStopDirectory, SnapshotFiles};
 use super::join;
 use super::listen::{into_tokio, watch_signals};
 use super::stop::{Runtime, ServedPort, StopReason, StopReasons, StopSender, stop_reasons};
@@ -286,10 +286,7 @@ pub(super) fn transport(daemon: &Daemon, files: &OpenFiles, view: View, found: F
             meta: files.meta.clone(),
             stop_sender: parts.stop_sender.clone(),
         }),
-        snapshots: Arc::new(FailStopSnapshots {
-            snapshots: files.snapshots.clone(),
-            stop_sender: parts.stop_sender.clone(),
-        }),
+        snapshots: Arc::new(SnapshotFiles(files.snapshots.clone())),
         metrics: parts.metrics.clone(),
         limits: transport::TransportLimits::default(),
         applied: found.snapshot,
@@ -396,9 +393,8 @@ fn snapshots(
     let logger = parts.logger.clone();
     move || {
         let (cluster, metrics) = (|| meta.cluster(), &metrics.snapshots);
-        Ok(snapshot::write_snapshots(
-            &jobs, &snapshots, cluster, metrics, &inbox, &logger,
-        )?)
+        snapshot::write_snapshots(&jobs, &snapshots, cluster, metrics, &inbox, &logger);
+        Ok(())
     }
 }
 

@@ -13,7 +13,7 @@
 //! - After a failed operation the state of the file or directory is unknown. Callers never retry: the kernel may have
 //!   dropped the dirty pages and report success for the next sync.
 
-use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, fdatasync, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, fdatasync, flock, fstatvfs};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::geteuid;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
@@ -391,6 +391,13 @@ impl DiskFile for RealFile {
     }
 
     fn allocate(&mut self, len: u64) -> Result<(), DiskError> {
+        // An attempt that fails halfway would take all free blocks from everybody for a moment.
+        if let Ok(free) = fstatvfs(&self.file)
+            && free.f_blocks > 0
+            && free.f_bavail.saturating_mul(free.f_frsize) < len.saturating_sub(self.len()?)
+        {
+            return self.wrap("allocate", Err(Errno::NOSPC));
+        }
         // Retrying after a signal is safe: a call that was interrupted can only have reserved blocks that the next call
         // reserves too.
         let reserve = || fallocate(&self.file, FallocateFlags::empty(), 0, len);
@@ -483,12 +490,28 @@ impl Disk for ReadOnlyDisk {
 /// The order is: write the temporary file, sync it, rename it, sync the directory. If the rename came before the first
 /// sync, the name could refer to an empty file after a crash. Without the last sync the caller continues with the new
 /// contents, and a crash brings back the old ones.
+///
+/// Another temporary file with the same bytes stays. If the next contents have the same length, they are written into
+/// its blocks, which a full disk can't deny.
 pub fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
     let temporary = path.with_extension("tmp");
-    let mut file = disk.create(&temporary)?;
+    let mut file = match disk.open(&temporary)? {
+        Some(file) if file.len()? == bytes.len() as u64 => file,
+        _ => disk.create(&temporary)?,
+    };
     file.write_at(bytes, 0)?;
     file.sync()?;
+    drop(file);
     disk.rename(&temporary, path)?;
+    // The blocks of the old file are free now.
+    let kept = disk.create(&temporary).and_then(|mut file| {
+        file.write_at(bytes, 0)?;
+        file.sync()
+    });
+    if kept.is_err() {
+        // Without this file, the next change needs room on the disk.
+        let _ = disk.remove(&temporary);
+    }
     disk.sync_dir(parent(path))
 }
 

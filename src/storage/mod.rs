@@ -11,7 +11,8 @@
 //!    batches were in flight, a later batch would not prove that a bad batch before it was synced, and recovery could
 //!    not distinguish damage from a torn write.
 //! 2. *A segment and its name are durable before the first new batch is written to it.* Otherwise a crash could remove
-//!    the file together with a synced batch.
+//!    the file together with a synced batch. A segment begins as the spare (`wal/segment/spare.rs`), which is not part
+//!    of the log.
 //! 3. *A snapshot file is synced, then renamed, then its directory is synced, then its mark is written.* If the rename
 //!    came before the first sync, a valid name could refer to half a file. If the mark came before the durable rename,
 //!    the mark could name a file that does not exist.
@@ -39,7 +40,9 @@
 //! 12. *A corrected list is durable in `meta` before the entry that corrects the cluster's list.* In the other order, a
 //!     crash could leave the mistaken list in `meta`. A later start without options would then go back to that list,
 //!     although the cluster forms with the corrected list.
-//! 13. *An error is final.* A failed write or sync is never retried; see `disk.rs`.
+//! 13. *An error of the log is final.* A failed write or sync of the log or of `meta` is never retried; see `disk.rs`.
+//!     A snapshot, a received snapshot or a spare segment that can't be written is thrown away, and another one is made
+//!     later, in a new file.
 //!
 //! Every prefix of the WAL that ends between two batches is consistent:
 //!
@@ -86,4 +89,4 @@ pub use snapshot::{
 };
 pub use state::{Mark, Recovered, Save, SnapshotMeta};
 pub use wal::read_back::ReadBack;
-pub use wal::{Purge, Wal, WalOptions};
+pub use wal::{LogRoom, Purge, Wal, WalOptions};

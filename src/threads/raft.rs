@@ -21,7 +21,7 @@ use crate::metrics::{self, Metrics};
 use crate::node::{Exit, Job, Node, Output};
 use crate::peer_url::PeerUrl;
 use crate::storage::wal::read_back::Request;
-use crate::storage::{DiskError, Meta};
+use crate::storage::{DiskError, LogRoom, Meta};
 use crate::store::Frozen;
 use crate::threads::apply::{Commits, ThreadEnded};
 use crate::threads::wal::{Meanwhile, WalWriter, WalWriterError, Written};
@@ -64,6 +64,8 @@ pub trait Ports {
     fn cluster(&self) -> u64;
     /// Metrics of the WAL's writes.
     fn written(&self) -> &metrics::WalMetrics;
+    /// How much the log can store.
+    fn log_room(&self) -> LogRoom;
 }
 
 /// The ports of the daemon.
@@ -149,6 +151,10 @@ impl Ports for Channels {
     fn written(&self) -> &metrics::WalMetrics {
         self.writer.written()
     }
+
+    fn log_room(&self) -> LogRoom {
+        self.writer.room()
+    }
 }
 
 /// The raft thread. Runs until [`Notice::Stop`], until a thread that it works with has ended, or until the disk fails.
@@ -227,6 +233,8 @@ impl RaftLoop {
         events: Events,
         ports: &mut impl Ports,
     ) -> Result<ControlFlow<()>, WalWriterError> {
+        self.node.set_log_room(ports.log_room());
+        ports.inbox().set_disk_is_full(self.node.disk_is_full());
         if self.feed(events, ports)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
@@ -310,6 +318,7 @@ impl RaftLoop {
                     ports.write(job, Meanwhile::Other)?;
                 }
             }
+            Notice::SnapshotFailed => node.snapshot_failed(),
             Notice::EntriesRead(read) => node.read_back(read),
             Notice::Met(met) => node.met(met),
             Notice::Greeted { id, empty } => node.greeted(id, empty),

@@ -5,9 +5,9 @@ use crate::channels::notice::{Notice, SnapshotWritten};
 use crate::command::SnapshotHeader;
 use crate::logging::progress::{ProgressReport, Unit};
 use crate::metrics;
-use crate::storage::{DiskError, SnapshotMeta, Snapshots, StorageError};
+use crate::storage::{SnapshotMeta, Snapshots, StorageError};
 use crate::store::{Frozen, Store};
-use slog::{Logger, info};
+use slog::{Logger, info, warn};
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
@@ -59,8 +59,9 @@ impl SnapshotLoader<'_> {
     }
 }
 
-/// The snapshot thread: writes one snapshot after the other. Runs until the apply thread has ended or the disk has
-/// failed.
+/// The snapshot thread: writes one snapshot after the other. Runs until the apply thread has ended. A snapshot that can't
+/// be written, because the disk is full or fails, is thrown away. The log has all that the snapshot would have, and the
+/// node takes another one later.
 pub fn write_snapshots(
     jobs: &Receiver<SnapshotJob>,
     snapshots: &Snapshots,
@@ -68,18 +69,33 @@ pub fn write_snapshots(
     metrics: &metrics::SnapshotMetrics,
     inbox: &Inbox,
     logger: &Logger,
-) -> Result<(), DiskError> {
+) {
+    let mut failed_before = false;
     while let Ok(SnapshotJob { meta, map }) = jobs.recv() {
         let begun = Instant::now();
-        let mut file = snapshots.begin(&meta, cluster())?;
-        map.visit(|key, index, value| file.entry(key, index, value))?;
-        let bytes = file.finish()?;
+        let index = meta.index;
+        let written = snapshots.begin(&meta, cluster()).and_then(|mut file| {
+            map.visit(|key, index, value| file.entry(key, index, value))?;
+            file.finish()
+        });
+        let bytes = match written {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                metrics.writes_failed.inc();
+                if !std::mem::replace(&mut failed_before, true) {
+                    warn!(logger, "can't write a snapshot; the log grows until one can be written, and it is tried again";
+                        "index" => index, "error" => %error);
+                }
+                inbox.notice(Notice::SnapshotFailed);
+                continue;
+            }
+        };
+        failed_before = false;
         let took = begun.elapsed();
         metrics.written.add(took, bytes);
-        info!(logger, "wrote a snapshot"; "index" => meta.index, "bytes" => bytes,
+        info!(logger, "wrote a snapshot"; "index" => index, "bytes" => bytes,
             "ms" => took.as_millis() as u64);
         let written = SnapshotWritten { meta, bytes };
         inbox.notice(Notice::SnapshotWritten(Box::new(written)));
     }
-    Ok(())
 }

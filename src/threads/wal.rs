@@ -6,23 +6,30 @@
 //!
 //! Another thread deletes the files that are no longer needed.
 //!
+//! The WAL thread also keeps a segment aside, so that a full disk can't deny the log its room. Jobs for which there is no
+//! room wait: the node takes no entries then, so these are votes, empty entries and marks, and there is a reserve for
+//! them. Nothing has failed, and the thread asks the disk again at intervals.
+//!
 //! Invariant: jobs are written in the order in which they are handed over. The raft loop writes a job itself only when
 //! all earlier jobs are durable, and only the raft loop hands over jobs.
 
 use crate::channels::inbox::Inbox;
 use crate::mutants::{Mutant, is_planted};
 use crate::node::Job;
-use crate::storage::{DiskError, Purge, Save, Wal};
+use crate::storage::wal::{NextSegment, SpareNews};
+use crate::storage::{DiskError, LogRoom, Purge, Save, Wal};
 use crate::threads::apply::ThreadEnded;
 use crate::transport::Transport;
 use crate::{limits, metrics};
 use parking_lot::Mutex;
 use raft::eraftpb::Message;
-use slog::{Logger, warn};
+use slog::{Logger, info, warn};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Instant;
 
@@ -37,6 +44,22 @@ pub struct WalWriter {
 pub struct Jobs {
     shared: Arc<SharedWal>,
     jobs: Receiver<Job>,
+    /// Jobs that were taken from the queue and are not written.
+    held: RefCell<VecDeque<Job>>,
+    /// When a disk that has denied a segment is asked again.
+    asks_again: Cell<Option<Instant>>,
+    /// There was no room for the first job when it was last tried.
+    is_stuck: Cell<bool>,
+}
+
+/// What became of the jobs that wait.
+pub enum Step {
+    /// Some of them are durable, and have to be reported.
+    Durable(Durable),
+    /// There is no room for the first of them, and so for none.
+    NoRoom,
+    /// No job waits.
+    Nothing,
 }
 
 struct SharedWal {
@@ -46,6 +69,8 @@ struct SharedWal {
     /// The last write, on either thread, was slow. Until a write is fast again, the WAL thread does all writes, so that
     /// heartbeats do not wait for the disk.
     slow: AtomicBool,
+    /// As of the last write, or of the last attempt to keep a segment aside.
+    room: Mutex<LogRoom>,
     clock: Clock,
     logger: Logger,
 }
@@ -71,6 +96,7 @@ pub fn channel(wal: Wal, clock: Clock, logger: &Logger) -> (WalWriter, Jobs) {
     let (sender, receiver) = mpsc::channel();
     let metrics = wal.metrics().clone();
     let shared = Arc::new(SharedWal {
+        room: Mutex::new(wal.room()),
         wal: Mutex::new(wal),
         unfinished: AtomicUsize::new(0),
         slow: AtomicBool::new(false),
@@ -85,6 +111,9 @@ pub fn channel(wal: Wal, clock: Clock, logger: &Logger) -> (WalWriter, Jobs) {
     let jobs = Jobs {
         shared,
         jobs: receiver,
+        held: RefCell::default(),
+        asks_again: Cell::new(None),
+        is_stuck: Cell::new(false),
     };
     (writer, jobs)
 }
@@ -107,8 +136,8 @@ impl WalWriter {
         let finished = self.shared.unfinished.load(Ordering::Acquire) == 0;
         let alone = (job.is_lone && finished) || is_planted(Mutant::LoneWriteOvertakes);
         let fast = !self.shared.slow.load(Ordering::Relaxed);
-        if meanwhile == Meanwhile::Nothing && alone && fast && small && job.save.mark.is_none() {
-            self.shared.save(std::slice::from_ref(&job.save))?;
+        let quick = meanwhile == Meanwhile::Nothing && alone && fast && small;
+        if quick && job.save.mark.is_none() && self.shared.save_if_it_fits(&job.save)? {
             return Ok(Written::Here {
                 number: job.number,
                 messages: job.messages,
@@ -119,6 +148,11 @@ impl WalWriter {
         Ok(Written::Queued)
     }
 
+    /// How much the log can store.
+    pub fn room(&self) -> LogRoom {
+        *self.shared.room.lock()
+    }
+
     /// Metrics of the WAL's writes.
     pub fn written(&self) -> &metrics::WalMetrics {
         &self.metrics
@@ -126,10 +160,20 @@ impl WalWriter {
 }
 
 impl SharedWal {
-    fn save(&self, saves: &[Save]) -> Result<(), DiskError> {
+    /// False: the log has to continue in another segment first, which is the work of the WAL thread.
+    fn save_if_it_fits(&self, save: &Save) -> Result<bool, DiskError> {
         let mut wal = self.wal.lock();
+        let fits = wal.fits(save);
+        if fits {
+            self.save(&mut wal, std::slice::from_ref(save))?;
+        }
+        Ok(fits)
+    }
+
+    fn save(&self, wal: &mut Wal, saves: &[Save]) -> Result<(), DiskError> {
         let begun = (self.clock)();
         wal.save(saves)?;
+        *self.room.lock() = wal.room();
         let took = (self.clock)() - begun;
         self.slow
             .store(took > limits::LONE_WRITE_SLOW, Ordering::Relaxed);
@@ -193,48 +237,136 @@ impl Jobs {
         transport: &Transport,
         purges: &Sender<Purge>,
     ) -> Result<(), DiskError> {
-        while let Ok(first) = self.jobs.recv() {
-            let durable = self.write(first, limits::JOBS_PER_WRITE_MAX)?;
-            let send = |messages| transport.send(messages);
-            if self.tell(durable, inbox, send, purges)?.is_break() {
-                break;
+        loop {
+            self.keep_spare();
+            if self.wait().is_break() {
+                return Ok(());
+            }
+            if let Step::Durable(durable) = self.write_waiting(limits::JOBS_PER_WRITE_MAX)? {
+                let send = |messages| transport.send(messages);
+                if self.tell(durable, inbox, send, purges)?.is_break() {
+                    return Ok(());
+                }
             }
         }
-        Ok(())
     }
 
-    /// Writes up to `jobs_max` waiting jobs. `None` if no job waits. The simulation calls this in place of the WAL
-    /// thread.
-    pub fn write_waiting(&self, jobs_max: usize) -> Result<Option<Durable>, DiskError> {
-        let first = self.jobs.try_recv();
-        first
-            .ok()
-            .map(|first| self.write(first, jobs_max - 1))
-            .transpose()
+    /// Waits for a job, or until the disk has to be asked for a segment again. `Break`: the raft loop has ended.
+    fn wait(&self) -> ControlFlow<()> {
+        let denied = self.asks_again.get().is_some();
+        if !(self.held.borrow().is_empty() || denied && self.is_stuck.get()) {
+            return ControlFlow::Continue(());
+        }
+        let received = match denied {
+            true => self.jobs.recv_timeout(limits::SPARE_RETRY_INTERVAL),
+            false => self.jobs.recv().map_err(RecvTimeoutError::from),
+        };
+        match received {
+            Ok(job) => self.held.borrow_mut().push_back(job),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
+        }
+        ControlFlow::Continue(())
     }
 
-    /// Whether the WAL thread has not finished all jobs that were sent.
-    pub fn are_unfinished(&self) -> bool {
-        self.shared.unfinished.load(Ordering::Acquire) > 0
+    /// Reserves the next segment of the log, if there is none yet. The log can be written meanwhile. A disk that denies
+    /// it is asked again at intervals.
+    pub fn keep_spare(&self) {
+        let now = (self.shared.clock)();
+        if self.asks_again.get().is_some_and(|at| now < at) {
+            return;
+        }
+        let work = self.shared.wal.lock().wants_spare();
+        let Some(work) = work else {
+            return self.asks_again.set(None);
+        };
+        let done = work.carry_out();
+        let mut wal = self.shared.wal.lock();
+        let news = wal.took_spare(done);
+        let room = wal.room();
+        *self.shared.room.lock() = room;
+        drop(wal);
+        let again = now + limits::SPARE_RETRY_INTERVAL;
+        let is_denied = room.next == NextSegment::Denied;
+        self.asks_again.set(is_denied.then_some(again));
+        match news {
+            Some(SpareNews::Denied(error)) => {
+                warn!(self.shared.logger, "the disk has no room for the next segment of the log: writes are refused when the \
+                    current segment is full; make room"; "error" => %error);
+            }
+            Some(SpareNews::Made) => {
+                info!(
+                    self.shared.logger,
+                    "the disk has room for the next segment of the log again"
+                );
+            }
+            None => {}
+        }
     }
 
-    fn write(&self, first: Job, more_max: usize) -> Result<Durable, DiskError> {
+    /// Whether no segment is kept aside.
+    pub fn lacks_spare(&self) -> bool {
+        self.shared.wal.lock().lacks_spare()
+    }
+
+    /// Writes up to `jobs_max` waiting jobs. The simulation calls this in place of the WAL thread.
+    pub fn write_waiting(&self, jobs_max: usize) -> Result<Step, DiskError> {
+        let mut held = self.held.borrow_mut();
+        let more = jobs_max.saturating_sub(held.len());
+        held.extend(self.jobs.try_iter().take(more));
+        if held.is_empty() {
+            return Ok(Step::Nothing);
+        }
+        let mut wal = self.shared.wal.lock();
+        let count = held.len().min(jobs_max);
+        let bytes = |count| {
+            held.iter()
+                .take(count)
+                .map(|job| job.save.log_bytes())
+                .sum()
+        };
+        let count = match wal.make_room(bytes(count))? {
+            true => count,
+            // Those before an entry that is larger than a segment may fit.
+            false if wal.make_room(bytes(1))? => 1,
+            false => {
+                *self.shared.room.lock() = wal.room();
+                let again = (self.shared.clock)() + limits::SPARE_RETRY_INTERVAL;
+                self.asks_again.set(self.asks_again.get().or(Some(again)));
+                self.is_stuck.set(true);
+                return Ok(Step::NoRoom);
+            }
+        };
+        self.is_stuck.set(false);
         let mut saves: Vec<Save> = Vec::new();
         let mut durable = Durable {
-            jobs: 0,
+            jobs: count,
             number: 0,
             compacted: 0,
             messages: Vec::new(),
         };
-        for job in std::iter::once(first).chain(self.jobs.try_iter().take(more_max)) {
+        for job in held.drain(..count) {
             durable.number = job.number;
             durable.compacted = job.compacted;
             saves.push(job.save);
             durable.messages.extend(job.messages);
         }
-        durable.jobs = saves.len();
-        self.shared.save(&saves)?;
-        Ok(durable)
+        self.shared.save(&mut wal, &saves)?;
+        Ok(Step::Durable(durable))
+    }
+
+    /// The jobs that were taken from the queue and wait for room.
+    pub fn held(&self) -> Vec<Save> {
+        self.held
+            .borrow()
+            .iter()
+            .map(|job| job.save.clone())
+            .collect()
+    }
+
+    /// Whether the WAL thread has not finished all jobs that were sent.
+    pub fn are_unfinished(&self) -> bool {
+        self.shared.unfinished.load(Ordering::Acquire) > 0
     }
 
     /// Reports the jobs to the raft loop and sends their messages. `Break`: the thread that deletes files has ended
@@ -317,7 +449,7 @@ mod tests {
     #[test]
     fn only_a_small_lone_job_is_written_by_the_loop() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut writer, Jobs { shared, jobs }) = channel(
+        let (mut writer, Jobs { shared, jobs, .. }) = channel(
             wal(dir.path()),
             Instant::now,
             &Logger::root(slog::Discard, o!()),

@@ -21,6 +21,7 @@ use raftkvd::storage::restore::{self, Restored, restore};
 use raftkvd::storage::{DataDir, Disk, SnapshotEncoder, Start};
 use raftkvd::store::Frozen;
 use raftkvd::store::history::Reader;
+use raftkvd::threads::wal::Step;
 use slog::o;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -279,7 +280,8 @@ impl World {
             process.pass(oracles).result.expect(failed).continue_value();
             let oracle = oracles.of(cluster);
             while process.has_jobs() {
-                if let Some(durable) = process.write(random, oracle).expect(failed) {
+                process.keep_spare();
+                if let Step::Durable(durable) = process.write(random, oracle).expect(failed) {
                     process.tell(durable).expect(failed);
                 }
             }

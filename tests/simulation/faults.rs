@@ -67,6 +67,9 @@ impl World {
                 self.machines[place].crashes_ahead = self.faults.below(4);
             }
             Kind::FailedOperation => self.fail_operation(place),
+            Kind::FullDisk if self.faults.chance(300) => {
+                (0..self.machines.len()).for_each(|place| self.fill_disk(place));
+            }
             Kind::FullDisk => self.fill_disk(place),
             Kind::Pause => self.pause(place),
             Kind::Kill => {

@@ -13,7 +13,7 @@ use raftkvd::metrics;
 use raftkvd::node::{Exit, Job};
 use raftkvd::peer_url::PeerUrl;
 use raftkvd::storage::wal::read_back::Request;
-use raftkvd::storage::{DiskError, Meta, Save};
+use raftkvd::storage::{DiskError, LogRoom, Meta, Save};
 use raftkvd::store::Store;
 use raftkvd::threads::apply::{Commits, ThreadEnded};
 use raftkvd::threads::raft::Ports;
@@ -328,5 +328,9 @@ impl Ports for SimulatedPorts<'_> {
 
     fn written(&self) -> &metrics::WalMetrics {
         self.wiring.writer.written()
+    }
+
+    fn log_room(&self) -> LogRoom {
+        self.wiring.writer.room()
     }
 }

@@ -9,9 +9,8 @@ use raftkvd::channels::notice::Notice;
 use raftkvd::command::ReplicatedState;
 use raftkvd::identity::{Claims, Standing};
 use raftkvd::members::Members;
-use raftkvd::storage::{DiskError, ReceiveError, SnapshotMeta, SnapshotSink, SnapshotSource};
+use raftkvd::storage::{ReceiveError, SnapshotMeta, SnapshotSink, SnapshotSource};
 use std::collections::BTreeMap;
-use std::io;
 
 /// Those that are under way, by number.
 #[derive(Default)]
@@ -84,9 +83,8 @@ impl World {
         }
         let sink = match process.snapshots.receive(claims.cluster) {
             Ok(sink) => sink,
-            Err(error) => {
+            Err(_) => {
                 process.receiving = false;
-                self.receiving_failed(to, &error);
                 return None;
             }
         };
@@ -140,10 +138,8 @@ impl World {
                         let delay = self.network.delay(&mut self.random);
                         self.after(delay, Event::Piece(target, number));
                     }
-                    Err(error) => {
-                        self.receiving_failed(target, &error);
-                        self.end_transfer(number, false);
-                    }
+                    // The file is thrown away: see `server`.
+                    Err(_) => self.end_transfer(number, false),
                 }
             }
             None => {
@@ -166,10 +162,7 @@ impl World {
         let meta = promised(&message);
         match sink.finish(&meta) {
             Ok(()) => {}
-            Err(ReceiveError::Disk(error)) => {
-                self.receiving_failed(target, &error);
-                return false;
-            }
+            Err(ReceiveError::Disk(_)) => return false,
             Err(error @ ReceiveError::Invalid(_)) => panic!("{error}"),
         };
         let process = self.at(target);
@@ -184,7 +177,10 @@ impl World {
                 return false;
             }
             if let Err(error) = process.meta.pin_cluster(claims.cluster) {
-                self.disk_failed(target.machine, &error);
+                // See `server`.
+                if !error.is_full() {
+                    self.disk_failed(target.machine, &error);
+                }
                 return false;
             }
         }
@@ -195,13 +191,6 @@ impl World {
         let taken = process.inbox.receive(messages, bytes, bound);
         self.wake(target.machine);
         taken
-    }
-
-    /// A full disk is no reason to end: see `server`.
-    fn receiving_failed(&mut self, target: Target, error: &DiskError) {
-        if error.source.kind() != io::ErrorKind::StorageFull {
-            self.disk_failed(target.machine, error);
-        }
     }
 
     pub fn end_transfer(&mut self, number: u64, ok: bool) {

@@ -10,6 +10,7 @@ mod membership;
 mod places;
 mod reads;
 mod removal;
+mod room;
 mod snapshots;
 mod transfers;
 mod versions;

@@ -26,7 +26,7 @@ use super::log_index::entry_bytes;
 use super::meta::Meta;
 use super::snapshot::Snapshots;
 use super::state::{Recovered, SnapshotMeta};
-use super::wal::segment;
+use super::wal::segment::{self, Spare};
 use super::wal::{Segments, Wal, WalOptions};
 use crate::command::SnapshotHeader;
 use crate::command::version::Later;
@@ -77,18 +77,21 @@ pub(super) fn recover(
     let recovered = judge(&mut scan, &chosen)?;
 
     for name in disk.list(&wal_dir)? {
-        // A crash interrupted the creation of this segment.
-        if name.ends_with(segment::TEMPORARY) {
+        // An earlier version was interrupted when it created this segment.
+        if name.ends_with(segment::TEMPORARY) && name != segment::SPARE {
             disk.remove(&wal_dir.join(name))?;
         }
     }
     if scan.torn_tail {
         warn!(logger, "a crash tore the end of the WAL; cutting it off and keeping a copy as .broken";
             "segment" => scan.last.path().display(), "offset" => scan.last.offset());
-        scan.last.cut_tail(&**disk, &wal_dir)?;
+        if let Some(full) = scan.last.cut_tail(&**disk, &wal_dir)? {
+            warn!(logger, "the torn end of the WAL was cut off without a copy"; "error" => %full);
+        }
         drop_old_broken(&**disk, &wal_dir)?;
     }
     let writer = scan.last.into_writer()?;
+    let spare = Spare::find(&**disk, &wal_dir, options.segment_bytes)?;
     // Names that the previous process created may be only in the kernel's memory.
     disk.sync_dir(&wal_dir)?;
 
@@ -130,6 +133,7 @@ pub(super) fn recover(
     let segments = Segments {
         older: scan.names.into(),
         newest: writer,
+        spare,
         index: scan.index,
     };
     let (meta, snapshots) = (meta.clone(), snapshots.clone());

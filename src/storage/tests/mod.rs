@@ -10,6 +10,7 @@ mod observed_disk;
 mod read_back;
 mod removals;
 mod restore;
+mod room;
 mod saves;
 mod starts;
 mod syncs;
@@ -165,6 +166,13 @@ fn segments(disk: &FakeDisk) -> Vec<PathBuf> {
 fn files(disk: &FakeDisk, extension: &str) -> Vec<PathBuf> {
     let mut paths = disk.paths();
     paths.retain(|path| path.extension().is_some_and(|e| e == extension));
+    paths
+}
+
+/// Files that were not finished, without those that are kept for their room.
+fn unfinished(disk: &FakeDisk) -> Vec<PathBuf> {
+    let mut paths = files(disk, "tmp");
+    paths.retain(|path| !path.ends_with("meta.tmp") && !path.ends_with("spare.wal.tmp"));
     paths
 }
 

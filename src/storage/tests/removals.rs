@@ -81,13 +81,13 @@ fn snapshots_that_no_mark_names_are_deleted() {
     sink.write(b"half a file").unwrap();
     let killed = disk.after_kill();
     assert_eq!(
-        (files(&killed, "snap").len(), files(&killed, "tmp").len()),
+        (files(&killed, "snap").len(), unfinished(&killed).len()),
         (2, 1)
     );
     let found = start(&killed, LARGE).unwrap();
     assert_eq!(found.recovered.snapshot.unwrap().index, 1);
     assert_eq!(
-        (files(&killed, "snap").len(), files(&killed, "tmp").len()),
+        (files(&killed, "snap").len(), unfinished(&killed).len()),
         (1, 0)
     );
 }

@@ -8,6 +8,7 @@
 //!
 //! Invariants:
 //! - A batch is durable before the next batch is written.
+//! - The log writes only into blocks that were reserved before: see `room.rs`.
 //! - A save without `sync` changes only the commit index. It stays in memory and is written with the next batch. That
 //!   is safe because nothing relies on a durable commit index: after a crash raft learns it again from the leader or,
 //!   as the leader, from a majority. Committed entries are durable on a majority in any case.
@@ -16,11 +17,15 @@ mod options;
 mod purge;
 pub mod read_back;
 pub mod record;
+mod room;
+mod rotate;
 pub mod segment;
 mod state;
 
 pub use options::WalOptions;
 pub use purge::Purge;
+pub use room::{LogRoom, NextSegment, entry_log_bytes};
+pub use rotate::{SpareDone, SpareNews, SpareWork};
 pub(super) use state::WalState;
 
 use super::data_dir::DataDir;
@@ -33,7 +38,8 @@ use crate::mutants::{Mutant, is_planted};
 use raft::eraftpb::HardState;
 use read_back::{BatchIndex, BatchPlace, Effect, ReadBack, SharedBatchIndex};
 use record::Batch;
-use segment::{Header, Name, SegmentWriter};
+use rustix::io::Errno;
+use segment::{Header, Name, SegmentWriter, Spare};
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
@@ -46,6 +52,8 @@ pub(in crate::storage) struct Segments {
     pub older: VecDeque<Name>,
     /// The segment that is written to.
     pub newest: SegmentWriter,
+    /// The segment that is kept aside, if there is one.
+    pub spare: Option<Spare>,
     /// The places of entries in the segments.
     pub index: BatchIndex,
 }
@@ -65,6 +73,13 @@ pub struct Wal {
     /// The segments before the one that is written to, oldest first.
     older: VecDeque<Name>,
     segment: SegmentWriter,
+    spare: Option<Spare>,
+    /// The length that the spare has to have.
+    spare_bytes: u64,
+    /// The last attempt to make a spare has failed.
+    is_short: bool,
+    /// The sum of [`Save::log_bytes`] of all saves.
+    spent: u64,
     batch: Batch,
     /// What the batch under construction changes in the log.
     effect: Effect,
@@ -101,12 +116,15 @@ impl Wal {
             len: options.segment_bytes,
         };
         encode_state(&mut batch, &state);
-        let segment = SegmentWriter::create(&**dir.disk(), &dir.wal_path(), header, &mut batch)?;
+        let (disk, wal_dir) = (&**dir.disk(), dir.wal_path());
+        let spare = Spare::make(disk, &wal_dir, options.segment_bytes)?;
+        let segment = spare.begin(header, &mut batch)?.name(disk, &wal_dir)?;
         let mut index = BatchIndex::default();
         index.begin(segment.name(), segment.end());
         let segments = Segments {
             older: VecDeque::new(),
             newest: segment,
+            spare: None,
             index,
         };
         Ok(Wal::resume(dir, meta, snapshots, options, state, segments))
@@ -134,6 +152,10 @@ impl Wal {
             current: state,
             older: segments.older,
             segment: segments.newest,
+            spare: segments.spare,
+            spare_bytes: options.segment_bytes,
+            is_short: false,
+            spent: 0,
             batch,
             effect: Effect::default(),
             index: SharedBatchIndex::new(segments.index),
@@ -163,12 +185,18 @@ impl Wal {
     /// Appends all saves, in order, with one write for each batch. On return they are durable if any of them has
     /// `sync`. Otherwise they stay in memory until the next save with `sync`.
     ///
-    /// After an error it is unknown what is durable. The caller has to end the process without any further
+    /// The caller has asked [`Wal::make_room`] before. Without room, nothing is written and nothing has failed. After any
+    /// other error it is unknown what is durable. The caller has to end the process without any further
     /// acknowledgement. Every later save fails: a failed write or sync is never retried.
     pub fn save(&mut self, saves: &[Save]) -> Result<(), DiskError> {
         self.check()?;
+        let bytes = saves.iter().map(Save::log_bytes).sum();
+        if !self.make_room(bytes)? {
+            return Err(DiskError::new("extend", &self.dir, Errno::NOSPC));
+        }
         let result = self.try_save(saves);
         self.failed = result.is_err();
+        self.spent += bytes;
         result
     }
 
@@ -313,9 +341,11 @@ impl Wal {
         if self.batch.is_empty() {
             return Ok(());
         }
-        if self.segment.is_full_for(&self.batch) {
-            self.rotate()?;
-        }
+        let (batch, rest) = (self.batch.len() as u64, self.segment.rest());
+        assert!(
+            batch + 2 * record::ALIGNMENT <= rest,
+            "a batch of {batch} bytes, and room for {rest}"
+        );
         let place = BatchPlace {
             sequence: self.segment.name().sequence,
             offset: self.segment.end(),
@@ -331,28 +361,6 @@ impl Wal {
         self.purge_due |= self.current.newest_mark() != self.durable.newest_mark();
         self.durable.clone_from(&self.current);
         self.durable.hard_state = hard_state;
-        Ok(())
-    }
-
-    /// Creates a new segment that starts with the durable state. The batch under construction follows in that segment.
-    fn rotate(&mut self) -> Result<(), DiskError> {
-        let before = self.segment.name();
-        let header = Header {
-            name: Name {
-                sequence: before.sequence + 1,
-                first_index: self.durable.last + 1,
-            },
-            previous: self.segment.crc(),
-            cluster: self.meta.cluster(),
-            member: self.meta.member(),
-            salt: self.disk.random()?,
-            len: self.options.segment_bytes,
-        };
-        let mut first = Batch::default();
-        encode_state(&mut first, &self.durable);
-        self.segment = SegmentWriter::create(&*self.disk, &self.dir, header, &mut first)?;
-        self.index.lock().begin(header.name, self.segment.end());
-        self.older.push_back(before);
         Ok(())
     }
 

@@ -41,10 +41,12 @@ pub enum Scene {
     Moving,
     /// Somebody who knows the cluster lies about who he is, and members contradict each other.
     Liars,
+    /// Disks fill up, often all at once, while much is written.
+    FullDisks,
 }
 
 /// Of 1000 runs.
-const SCENES: [(Scene, u64); 13] = [
+const SCENES: [(Scene, u64); 14] = [
     (Scene::ContestedElections, 100),
     (Scene::LateAnswers, 80),
     (Scene::TornWrites, 150),
@@ -58,6 +60,7 @@ const SCENES: [(Scene, u64); 13] = [
     (Scene::Forming, 60),
     (Scene::Moving, 40),
     (Scene::Liars, 40),
+    (Scene::FullDisks, 60),
 ];
 
 impl Scene {
@@ -87,6 +90,7 @@ impl Scene {
             Scene::Forming => forming(plan, random),
             Scene::Moving => moving(plan, random),
             Scene::Liars => liars(plan, random),
+            Scene::FullDisks => full_disks(plan, random),
         }
     }
 }
@@ -278,4 +282,16 @@ fn liars(plan: &mut Plan, random: &mut Random) {
     plan.members = *random.pick(&[1, 3, 3]);
     plan.interval = *random.pick(&[200, 1000]) * MILLISECOND;
     plan.duration = plan.duration.max(10 * SECOND);
+}
+
+fn full_disks(plan: &mut Plan, random: &mut Random) {
+    favour(plan, Kind::FullDisk);
+    // A start on a full disk, and elections among full members.
+    plan.kinds.extend([Kind::Kill; 10]);
+    plan.kinds.extend([Kind::Isolate; 10]);
+    plan.members = *random.pick(&[1, 3, 3, 5]);
+    plan.interval = *random.pick(&[500, 2000]) * MILLISECOND;
+    plan.duration = 20 * SECOND;
+    plan.snapshot_bytes = Some(*random.pick(&[4 << 10, 16 << 10]));
+    plan.asks.large_writes(*random.pick(&[100, 1500, 3000]));
 }

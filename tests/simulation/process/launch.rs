@@ -116,6 +116,8 @@ impl Process {
             busy_until: 0,
             queues,
             writer: Worker::Idle,
+            sparer: Worker::Idle,
+            segment_bytes: launch.options.segment_bytes,
             applier: Worker::Idle,
             snapshots_due: VecDeque::new(),
             snapshotter: Worker::Idle,

@@ -21,9 +21,10 @@ use raftkvd::members::Members;
 use raftkvd::metrics::Metrics;
 use raftkvd::node::Node;
 use raftkvd::peer_url::PeerUrl;
+use raftkvd::storage::wal::NextSegment;
 use raftkvd::storage::wal::read_back::Request;
 use raftkvd::storage::{
-    DiskError, Lock, Meta, Purge, ReadBack, Recovered, Snapshots, StorageError,
+    DiskError, Lock, Meta, Purge, ReadBack, Recovered, Save, Snapshots, StorageError,
 };
 use raftkvd::store::Store;
 use raftkvd::store::history::History;
@@ -31,7 +32,7 @@ use raftkvd::threads::apply::Applier;
 use raftkvd::threads::raft::RaftLoop;
 use raftkvd::threads::read_back;
 use raftkvd::threads::snapshot::{self, SnapshotJob};
-use raftkvd::threads::wal::{Durable, Jobs, WalWriterError};
+use raftkvd::threads::wal::{Durable, Jobs, Step, WalWriterError};
 use slog::Logger;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
@@ -74,8 +75,10 @@ pub struct Process {
     /// The loop is at work until then, or does not get a processor.
     pub busy_until: u64,
     queues: Queues,
-    /// The WAL thread.
+    /// The WAL thread, and what it does beside its jobs.
     pub writer: Worker,
+    pub sparer: Worker,
+    segment_bytes: u64,
     /// The apply thread.
     pub applier: Worker,
     /// The snapshot thread.
@@ -276,20 +279,52 @@ impl Process {
     }
 
     /// Makes some of the jobs that wait durable. Nobody knows of it yet.
-    pub fn write(
-        &mut self,
-        random: &mut Random,
-        oracle: &mut Oracle,
-    ) -> Result<Option<Durable>, DiskError> {
+    pub fn write(&mut self, random: &mut Random, oracle: &mut Oracle) -> Result<Step, DiskError> {
         let jobs_max = match random.chance(300) {
             true => 1,
             false => usize::MAX,
         };
-        let durable = self.queues.jobs.write_waiting(jobs_max)?;
-        if let Some(durable) = &durable {
-            self.wiring.saved(durable.number(), oracle);
+        let step = self.queues.jobs.write_waiting(jobs_max)?;
+        match &step {
+            Step::Durable(durable) => self.wiring.saved(durable.number(), oracle),
+            Step::NoRoom => self.look_at_held(),
+            Step::Nothing => {}
         }
-        Ok(durable)
+        Ok(step)
+    }
+
+    /// There is no room for what waits. The node should have known that, but for an entry that is larger than a segment:
+    /// it only learns that there is no room when it has handed that over. Votes, empty entries and marks may use up the
+    /// reserve.
+    fn look_at_held(&self) {
+        let held = self.queues.jobs.held();
+        let larger = |save: &Save| 2 * save.log_bytes() > self.segment_bytes;
+        let has_data = |save: &Save| save.entries.iter().any(|entry| !entry.data.is_empty());
+        assert!(
+            held.iter().any(larger) || !held.iter().any(has_data),
+            "member {} took entries for which its disk has no room: {:?} bytes",
+            self.id,
+            held.iter().map(Save::log_bytes).collect::<Vec<_>>()
+        );
+    }
+
+    /// No segment of the log is kept aside.
+    pub fn lacks_spare(&self) -> bool {
+        self.queues.jobs.lacks_spare()
+    }
+
+    /// The disk has no room for it.
+    pub fn is_denied(&self) -> bool {
+        self.wiring.writer.room().next == NextSegment::Denied
+    }
+
+    pub fn keep_spare(&self) {
+        self.queues.jobs.keep_spare();
+    }
+
+    /// It says that its disk is full.
+    pub fn is_full(&self) -> bool {
+        self.node().disk_is_full()
     }
 
     /// Tells the loop, and gives what may be sent then.
@@ -354,7 +389,7 @@ impl Process {
     }
 
     /// Writes the snapshot that waits longest. The raft loop is told at once.
-    pub fn write_snapshot(&mut self) -> Result<(), DiskError> {
+    pub fn write_snapshot(&mut self) {
         let (sender, jobs) = mpsc::channel();
         if let Some(job) = self.snapshots_due.pop_front() {
             sender.send(job).expect("the receiver is there");
@@ -368,7 +403,7 @@ impl Process {
             &self.metrics.snapshots,
             &self.inbox,
             &self.logger,
-        )
+        );
     }
 
     // ---- the transport ----

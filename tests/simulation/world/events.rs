@@ -18,6 +18,8 @@ pub enum Event {
     Purge(Target),
     Apply(Target),
     Snapshot(Target),
+    /// The next segment of the log is to be kept aside.
+    Spare(Target),
     ReadBack(Target),
     Deliver(Target, Box<Delivery>),
     Dial(Target, Dial),
@@ -54,6 +56,7 @@ impl Event {
             | Event::Purge(target)
             | Event::Apply(target)
             | Event::Snapshot(target)
+            | Event::Spare(target)
             | Event::ReadBack(target)
             | Event::Deliver(target, _)
             | Event::Dial(target, _)
@@ -97,6 +100,7 @@ impl Event {
             Event::Lie(..) => 26,
             Event::Contradicted(..) => 27,
             Event::Stale(_, peer) => 28 + (peer << 8),
+            Event::Spare(_) => 29,
         }
     }
 }

@@ -86,6 +86,9 @@ impl World {
                 if self.machines[number].disk.crashed() {
                     return self.power_off(number);
                 }
+                if error.is_full() {
+                    self.count("starts that a full disk denied");
+                }
                 self.machines[number].epoch += 1;
                 self.restart_later(number);
             }
@@ -180,6 +183,7 @@ impl World {
         if self.machines[target.machine].disk.crashed() || self.random.chance(300) {
             return self.failed(target, error);
         }
+        assert!(!error.is_full(), "machine {} ends: {error}", target.machine);
         self.count("ends by a failed disk");
         let delay = self.random.between(0, 50 * MILLISECOND);
         self.after(delay, Event::Kill(target));
@@ -193,6 +197,11 @@ impl World {
         }
         assert!(
             error.to_string().starts_with("cannot "),
+            "machine {} ends: {error}",
+            target.machine
+        );
+        assert!(
+            !error.to_string().contains("No space left"),
             "machine {} ends: {error}",
             target.machine
         );

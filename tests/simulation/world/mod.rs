@@ -365,6 +365,7 @@ impl World {
             Event::Purge(target) => self.purge(target),
             Event::Apply(target) => self.apply(target),
             Event::Snapshot(target) => self.write_snapshot(target),
+            Event::Spare(target) => self.keep_spare(target),
             Event::ReadBack(target) => self.read_back(target),
             Event::Deliver(target, delivery) => self.deliver(target, *delivery),
             Event::Piece(_, transfer) => self.piece(transfer),

@@ -8,7 +8,7 @@ use crate::lives::Memory;
 use crate::ports::{Effect, What};
 use crate::process::{Passed, Process, Worker};
 use raftkvd::channels::notice::Notice;
-use raftkvd::threads::wal::Durable;
+use raftkvd::threads::wal::{Durable, Step};
 use std::ops::ControlFlow;
 
 impl World {
@@ -197,6 +197,17 @@ impl World {
             self.after(snapshot + slow, Event::Snapshot(target));
         }
         let process = self.at(target);
+        if process.lacks_spare()
+            && std::mem::replace(&mut process.sparer, Worker::Busy) == Worker::Idle
+        {
+            // It asks a full disk at intervals.
+            let delay = match process.is_denied() {
+                true => 300 * MILLISECOND,
+                false => self.random.between(MILLISECOND, 20 * MILLISECOND),
+            };
+            self.after(delay, Event::Spare(target));
+        }
+        let process = self.at(target);
         if !process.requests.is_empty()
             && std::mem::replace(&mut process.reader, Worker::Busy) == Worker::Idle
         {
@@ -229,12 +240,16 @@ impl World {
         }
         let oracle = self.oracle.of(process.meta.cluster());
         match process.write(&mut self.random, oracle) {
-            Ok(Some(durable)) => {
+            Ok(Step::Durable(durable)) => {
                 // It is durable, and nobody knows yet.
                 let delay = self.delay_of_sync(target.machine) / 4;
                 self.after(delay, Event::Written(target, durable));
             }
-            Ok(None) => panic!("machine {} has nothing to write", target.machine),
+            Ok(Step::NoRoom) => {
+                self.count("waits of the log for room");
+                self.after(200 * MILLISECOND, Event::Write(target));
+            }
+            Ok(Step::Nothing) => panic!("machine {} has nothing to write", target.machine),
             Err(error) => self.failed_soon(target, &error),
         }
     }
@@ -278,11 +293,20 @@ impl World {
     pub fn write_snapshot(&mut self, target: Target) {
         let process = self.at(target);
         process.snapshotter = Worker::Idle;
-        if let Err(error) = process.write_snapshot() {
-            return self.failed(target, &error);
-        }
+        process.write_snapshot();
         self.count("snapshots taken");
         self.wake(target.machine);
+        self.feed(target);
+    }
+
+    pub fn keep_spare(&mut self, target: Target) {
+        let process = self.at(target);
+        process.sparer = Worker::Idle;
+        process.keep_spare();
+        let is_full = process.is_full();
+        if is_full {
+            self.count("times that a full disk was asked for a segment");
+        }
         self.feed(target);
     }
 

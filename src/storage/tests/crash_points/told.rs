@@ -96,7 +96,7 @@ impl Told {
         assert_eq!(*self.incarnation.get_or_insert(incarnation), incarnation);
         check_log(&found.log);
         check_snapshot(&opened);
-        let leftovers = files(disk, "tmp");
+        let leftovers = unfinished(disk);
         assert!(leftovers.is_empty(), "{leftovers:?} is left");
         self.boot = meta.boot();
         self.current = found.log.clone();
@@ -138,6 +138,9 @@ impl Told {
             self.durable.log = log.clone();
         }
         self.current = log;
+        if let Some(work) = opened.wal.wants_spare() {
+            opened.wal.took_spare(work.carry_out());
+        }
         // Sometimes the log is retained for a follower.
         let pinned = if self.last().is_multiple_of(3) {
             0

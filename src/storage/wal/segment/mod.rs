@@ -20,16 +20,18 @@
 //! | 72 | | batches; the first one repeats the current marks and the hard state |
 //! | | | zeros |
 //!
-//! A segment is created under another name, `*.wal.tmp`, with its header and first batch. It is synced and renamed
+//! A segment is made of the spare segment (`spare.rs`), which gets a header and a first batch. It is synced and renamed
 //! before any other batch is written. Earlier segments can therefore be deleted as soon as their entries are not
 //! needed, and a crash leaves either a whole segment or no segment. A segment without its first batch, or shorter than
 //! at its creation, is damaged. If shorter files were accepted, a truncated file could pass for a torn tail.
 
 mod reader;
+mod spare;
 mod window;
 mod writer;
 
 pub use reader::{BatchStep, SegmentReader};
+pub use spare::{Begun, FIRST_BYTES_MAX, SPARE, Spare};
 pub use writer::SegmentWriter;
 
 use crate::storage::format::{FORMAT_VERSION, parse_numbers, u32_at};
@@ -41,7 +43,7 @@ const MAGIC: &[u8; 8] = b"rkvdwal\0";
 const END_MARKER: &[u8; 4] = b"rkvS";
 const CRC_AT: usize = 64;
 const MARKER_AT: usize = 68;
-/// The end of a segment's name while the segment is being created.
+/// The end of the names of files that are not part of the log. Earlier versions created each segment under such a name.
 pub const TEMPORARY: &str = ".tmp";
 
 /// The two numbers in a segment's name.

@@ -3,7 +3,7 @@
 use super::window::{SegmentWindow, WINDOW_BYTES};
 use super::{CRC_AT, END_MARKER, HEADER_BYTES, Header, MAGIC, MARKER_AT, Name, SegmentWriter};
 use crate::mutants::{Mutant, is_planted};
-use crate::storage::disk::Disk;
+use crate::storage::disk::{Disk, DiskError};
 use crate::storage::error::{StorageError, check_version};
 use crate::storage::format::{u32_at, u64_at};
 use crate::storage::wal::record::{self, HEAD_BYTES, Head, Record, is_zero};
@@ -171,19 +171,29 @@ impl SegmentReader {
     }
 
     /// Copies everything after the last valid batch to `<segment>.<offset>.broken` (hexadecimal) and overwrites it with
-    /// zeros. Durable on return.
+    /// zeros. Durable on return. A full disk gets no copy: nobody relies on a torn batch. Then the result is the error.
     ///
     /// The copy and its name become durable before the original is changed. Otherwise a crash could lose both. The
     /// zeros become durable before the next batch is written. Otherwise a remainder of the torn batch after the new
     /// batch would look like a damaged batch at the next start. The file does not become shorter: see the length in its
     /// header.
-    pub fn cut_tail(&mut self, disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
+    pub fn cut_tail(
+        &mut self,
+        disk: &dyn Disk,
+        dir: &Path,
+    ) -> Result<Option<DiskError>, StorageError> {
         let count = (self.nonzero_end()? - self.offset) as usize;
         let segment = self.header.name.file_name();
-        let name = format!("{segment}.{:016x}.broken", self.offset);
-        let mut copy = disk.create(&dir.join(name))?;
-        copy.write_at(self.window.get(self.offset, count)?, 0)?;
-        copy.sync()?;
+        let path = dir.join(format!("{segment}.{:016x}.broken", self.offset));
+        let full = match self.copy_tail(disk, &path, count) {
+            Ok(()) => None,
+            Err(error) if error.is_full() => {
+                // If this fails, an incomplete copy stays.
+                let _ = disk.remove(&path);
+                Some(error)
+            }
+            Err(error) => return Err(error.into()),
+        };
         disk.sync_dir(dir)?;
         // Clear the end of the batch first, including the end of its head. If the process ends in between, the batch is
         // still recognised as torn, since the end of its head is missing.
@@ -193,7 +203,13 @@ impl SegmentReader {
         self.window.file.write_at(&vec![0; first], self.offset)?;
         self.window.file.sync()?;
         self.window.bytes.clear();
-        Ok(())
+        Ok(full)
+    }
+
+    fn copy_tail(&mut self, disk: &dyn Disk, path: &Path, count: usize) -> Result<(), DiskError> {
+        let mut copy = disk.create(path)?;
+        copy.write_at(self.window.get(self.offset, count)?, 0)?;
+        copy.sync()
     }
 
     /// Makes a writer that appends after the last valid batch. Everything that was read is durable on return. If the
@@ -221,7 +237,6 @@ impl SegmentReader {
             header: self.header,
             end: self.offset,
             crc: self.crc,
-            used_from: self.used_from,
             zeroed: self.offset,
         })
     }

@@ -1,0 +1,192 @@
+//! The room of the log, and what this node does when there is none.
+//!
+//! The log states how much it can store ([`LogRoom`]). An entry that is beyond that would have to wait in the WAL, and
+//! every vote and every mark behind it too. So the node takes no such entry:
+//!
+//! - *The log is only behind*: the entry has to wait until earlier ones are durable. Proposals wait. An append is cut
+//!   before the entry, and the leader sends the rest again.
+//! - *The disk is full*: the log has no next segment. Proposals are refused, on a follower too: it applies only what it
+//!   stores, so it could not answer. Appends are cut, or dropped without an answer: raft-rs sends them again with every
+//!   heartbeat, one message each time, until there is room.
+//!
+//! Empty entries are always taken, since every new leader needs one. They, votes and the marks of snapshots use the
+//! reserve of the log. A leader stops a margin earlier than a follower. If all disks fill together, the leader then
+//! refuses writes before its followers drop them, and the clients get a definite answer.
+//!
+//! A leader whose disk is full hands leadership over, because another member may have room. If that one has none
+//! either, it does the same; the pauses between two attempts of a node double.
+//!
+//! Invariant: what raft was given and the log has not stored fits into the room, but for an entry that is larger than a
+//! whole segment, which is handed over alone.
+
+use super::Node;
+use crate::command::outcome::NotProposed;
+use crate::mutants::{Mutant, is_planted};
+use crate::storage::LogRoom;
+use crate::storage::wal::{NextSegment, entry_log_bytes};
+use raft::eraftpb::{Entry, Message};
+use slog::{info, warn};
+
+/// The longest pause between two attempts to hand leadership over, in election timeouts.
+const HAND_OVER_PAUSE_MAX: u64 = 64;
+
+/// What this node knows of the room of its log.
+#[derive(Debug)]
+pub(super) struct Room {
+    log: LogRoom,
+    /// The sum of all jobs.
+    spent: u64,
+    /// What raft was given since the last ready.
+    pledged: u64,
+    is_full: bool,
+    /// The tick at which a leader hands leadership over, and the pause after that in election timeouts.
+    hand_over_at: u64,
+    hand_over_pause: u64,
+}
+
+impl Default for Room {
+    fn default() -> Room {
+        Room {
+            log: LogRoom::UNLIMITED,
+            spent: 0,
+            pledged: 0,
+            is_full: false,
+            hand_over_at: 0,
+            hand_over_pause: 1,
+        }
+    }
+}
+
+/// Whether entries may be given to raft.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fit {
+    Fits,
+    /// They may fit when earlier entries are durable.
+    Later,
+    /// The disk is full.
+    Full,
+}
+
+impl Room {
+    fn left(&self) -> u64 {
+        let used = self.spent.saturating_add(self.pledged);
+        self.log.end.saturating_sub(used)
+    }
+
+    /// A job of this size goes to the WAL.
+    pub fn spend(&mut self, bytes: u64) {
+        self.spent += bytes;
+    }
+
+    #[cfg(test)]
+    pub fn spent(&self) -> u64 {
+        self.spent
+    }
+
+    /// Raft has returned all entries that it took, in a ready. It may not have taken all that it was given.
+    pub fn settle(&mut self) {
+        self.pledged = 0;
+    }
+}
+
+impl Node {
+    /// The caller calls this before it feeds events, with what the log says now.
+    pub fn set_log_room(&mut self, room: LogRoom) {
+        self.room.log = room;
+        let is_denied = room.next == NextSegment::Denied;
+        let is_full = is_denied && self.room.left() < room.margin.max(1);
+        if std::mem::replace(&mut self.room.is_full, is_full) == is_full {
+            return;
+        }
+        if is_full {
+            warn!(
+                self.logger,
+                "the disk of this member is full: writes are refused, and entries of the leader are not taken; \
+                reads and votes go on; make room"
+            );
+            self.room.hand_over_pause = 1;
+            self.room.hand_over_at = self.now + self.settings.election_ticks as u64;
+        } else {
+            info!(
+                self.logger,
+                "the disk of this member has room again: writes are taken"
+            );
+        }
+    }
+
+    /// Whether the log has no room for entries, because the disk is full.
+    pub fn disk_is_full(&self) -> bool {
+        self.room.is_full
+    }
+
+    /// Whether entries of this size fit, `margin` bytes before the end of the room.
+    fn fit(&self, bytes: u64, margin: u64) -> Fit {
+        let room = &self.room;
+        if is_planted(Mutant::RoomIgnored) {
+            return Fit::Fits;
+        }
+        // An entry that is larger than a segment goes alone: the log then makes a larger segment.
+        let nothing_waits = self.durability.jobs.is_empty() && room.pledged == 0;
+        match room.log.next {
+            NextSegment::Denied if room.left() < bytes.saturating_add(margin) => Fit::Full,
+            NextSegment::Kept if nothing_waits => Fit::Fits,
+            _ if room.left() < bytes => Fit::Later,
+            _ => Fit::Fits,
+        }
+    }
+
+    /// Whether this node may propose these entries, its own or forwarded ones, or forward them.
+    pub(super) fn fits_proposal(&self, entries: &[Entry]) -> Fit {
+        if self.room.is_full && !is_planted(Mutant::RoomIgnored) {
+            return Fit::Full;
+        }
+        let bytes = entries.iter().map(entry_log_bytes).sum();
+        self.fit(bytes, self.room.log.margin)
+    }
+
+    /// These entries are given to raft.
+    pub(super) fn pledge(&mut self, entries: &[Entry]) {
+        let bytes: u64 = entries.iter().map(entry_log_bytes).sum();
+        self.room.pledged += bytes;
+    }
+
+    /// Cuts an append before the first entry for which there is no room. False: nothing is left of it.
+    pub(super) fn cut_to_room(&mut self, message: &mut Message) -> bool {
+        let is_empty = |entry: &Entry| entry.data.is_empty() && entry.context.is_empty();
+        let count = message.entries.len();
+        let mut taken = 0;
+        for entry in message.entries.iter() {
+            let bytes = entry_log_bytes(entry);
+            if !is_empty(entry) && self.fit(bytes, 0) != Fit::Fits {
+                break;
+            }
+            self.room.pledged += bytes;
+            taken += 1;
+        }
+        message.entries.truncate(taken);
+        taken > 0 || count == 0
+    }
+
+    /// Refuses proposals that were not handed to raft.
+    pub(super) fn refuse_if_full(&mut self) {
+        if self.room.is_full && !is_planted(Mutant::RoomIgnored) {
+            self.pending
+                .refuse_unsent(usize::MAX, NotProposed::DiskFull);
+        }
+    }
+
+    /// Another member may have room. Called at every tick.
+    pub(super) fn hand_over_if_full(&mut self) {
+        if !self.room.is_full || !self.is_leader() || self.now < self.room.hand_over_at {
+            return;
+        }
+        self.hand_over();
+        if self.raw.raft.lead_transferee.is_none() {
+            // Nobody can take over at this tick.
+            return;
+        }
+        let pause = &mut self.room.hand_over_pause;
+        *pause = (2 * *pause).min(HAND_OVER_PAUSE_MAX);
+        self.room.hand_over_at = self.now + *pause * self.settings.election_ticks as u64;
+    }
+}

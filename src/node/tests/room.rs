@@ -1,0 +1,140 @@
+//! Full disks: what a node takes without room, what it refuses, and who leads then.
+
+use super::*;
+use crate::storage::LogRoom;
+use crate::storage::wal::NextSegment;
+
+const FULL: LogRoom = LogRoom {
+    end: 0,
+    next: NextSegment::Denied,
+    margin: 1_000,
+};
+
+fn fill(cluster: &mut Cluster, id: u64) {
+    cluster.node(id).set_log_room(FULL);
+    assert!(cluster.node(id).disk_is_full());
+}
+
+fn empty(cluster: &mut Cluster, id: u64) {
+    cluster.node(id).set_log_room(LogRoom::UNLIMITED);
+    assert!(!cluster.node(id).disk_is_full());
+}
+
+#[track_caller]
+fn assert_refused(outcome: &mut oneshot::Receiver<Outcome>) {
+    let refused = Outcome::NotProposed(NotProposed::DiskFull);
+    assert_eq!(outcome.try_recv(), Ok(Some(refused)));
+}
+
+#[test]
+fn a_full_leader_refuses_writes_and_hands_leadership_to_a_member_with_room() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    fill(&mut cluster, leader);
+    let last = cluster.last(leader);
+    assert_refused(&mut cluster.put(leader, "a"));
+    // What a follower forwards is not taken either, and is sent again to the next leader.
+    let follower = cluster.follower(leader);
+    let mut forwarded = cluster.put(follower, "b");
+    cluster.settle();
+    assert_eq!(cluster.last(leader), last);
+    cluster.tick_until(|cluster| cluster.see(follower).raw.raft.leader_id != leader);
+    cluster.tick(20);
+    applied(&mut forwarded);
+    assert!(!cluster.see(leader).is_leader());
+    assert_eq!(cluster.last(leader), last + 1, "only the empty entry");
+    empty(&mut cluster, leader);
+    cluster.tick(20);
+    cluster.write(leader, "c");
+    cluster.tick(5);
+    cluster.assert_same_maps();
+}
+
+#[test]
+fn a_full_follower_refuses_writes_and_takes_them_again_when_there_is_room() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    let follower = cluster.follower(leader);
+    fill(&mut cluster, follower);
+    assert_refused(&mut cluster.put(follower, "a"));
+    cluster.write(leader, "b");
+    cluster.tick(10);
+    assert!(!cluster.has(follower, "b") && cluster.has(leader, "b"));
+    empty(&mut cluster, follower);
+    cluster.tick(10);
+    cluster.write(follower, "c");
+    cluster.tick(5);
+    cluster.assert_same_maps();
+}
+
+#[test]
+fn with_all_disks_full_elections_and_reads_go_on() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    cluster.write(leader, "a");
+    cluster.tick(5);
+    for id in 1..=3 {
+        fill(&mut cluster, id);
+    }
+    cluster.restart(leader);
+    fill(&mut cluster, leader);
+    let next = cluster.elect();
+    let mut read = cluster.read(next);
+    cluster.settle();
+    done(&mut read);
+    assert_refused(&mut cluster.put(next, "b"));
+    // They hand leadership round, ever less often.
+    let before = cluster.term(next);
+    cluster.tick(2_000);
+    let elections = cluster.term(next) - before;
+    assert!((1..60).contains(&elections), "{elections}");
+    for id in 1..=3 {
+        empty(&mut cluster, id);
+    }
+    cluster.write(1, "c");
+    cluster.tick(5);
+    cluster.assert_same_maps();
+}
+
+#[test]
+fn an_append_is_cut_before_the_entry_for_which_there_is_no_room() {
+    let (mut cluster, leader) = Cluster::elected(2);
+    let follower = cluster.follower(leader);
+    cluster.cut = vec![(leader, follower)];
+    let mut outcomes: Vec<_> = (0..4)
+        .map(|i| cluster.put(leader, &format!("k{i}")))
+        .collect();
+    cluster.settle();
+    let last = cluster.last(follower);
+    let spent = cluster.see(follower).room.spent();
+    cluster.node(follower).set_log_room(LogRoom {
+        end: spent + 500,
+        next: NextSegment::Awaited,
+        margin: 0,
+    });
+    cluster.cut.clear();
+    cluster.tick(10);
+    let taken = cluster.last(follower) - last;
+    assert!((1..4).contains(&taken), "{taken}");
+    empty(&mut cluster, follower);
+    cluster.tick(10);
+    outcomes
+        .iter_mut()
+        .for_each(|outcome| assert!(applied(outcome) > 0));
+    cluster.assert_same_maps();
+}
+
+#[test]
+fn a_snapshot_that_could_not_be_written_is_tried_again_after_a_pause() {
+    let (mut cluster, leader) = Cluster::elected(1);
+    cluster.node(leader).settings.snapshot_bytes = 1;
+    cluster.write(leader, "a");
+    let taken = cluster.log(leader).snapshot_index();
+    assert!(taken > 1, "a snapshot is taken after every write");
+    let node = cluster.node(leader);
+    node.snapshot_failed();
+    node.snapshot_failed();
+    cluster.write(leader, "b");
+    cluster.tick(100);
+    assert_eq!(cluster.log(leader).snapshot_index(), taken);
+    cluster.tick(200);
+    assert!(cluster.log(leader).snapshot_index() > taken);
+    assert_eq!(cluster.see(leader).snapshots.failures, 0);
+}

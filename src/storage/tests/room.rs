@@ -1,0 +1,114 @@
+//! A full disk: what the log keeps aside, and what a start needs.
+
+use super::*;
+use crate::storage::wal::NextSegment;
+
+fn keep_spare(wal: &mut Wal) {
+    if let Some(work) = wal.wants_spare() {
+        wal.took_spare(work.carry_out());
+    }
+}
+
+fn one(index: u64) -> Save {
+    append([entry(index, 1, vec![7; 100])])
+}
+
+/// Saves one entry after the other until the log has no room. Returns the index of the next one.
+fn fill(wal: &mut Wal, mut index: u64) -> u64 {
+    while wal.make_room(one(index).log_bytes()).unwrap() {
+        wal.save(&[one(index)]).unwrap();
+        keep_spare(wal);
+        index += 1;
+    }
+    index
+}
+
+#[test]
+fn a_full_disk_fails_no_write_of_the_log_and_there_is_room_for_all_that_was_promised() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, SMALL).unwrap();
+    let wal = &mut opened.wal;
+    assert_eq!(wal.room().next, NextSegment::Awaited);
+    keep_spare(wal);
+    assert_eq!(wal.room().next, NextSegment::Kept);
+    disk.set_free(Some(0));
+    let mut spent = 0;
+    let mut index = 2;
+    while spent + one(index).log_bytes() <= wal.room().end {
+        assert!(wal.make_room(one(index).log_bytes()).unwrap());
+        wal.save(&[one(index)]).unwrap();
+        spent += one(index).log_bytes();
+        keep_spare(wal);
+        index += 1;
+    }
+    assert_eq!(wal.room().next, NextSegment::Denied);
+    assert!(index > 15, "{index}");
+    // The reserve holds a vote all the same.
+    assert!(wal.make_room(state(2, 3, 1, true).log_bytes()).unwrap());
+    wal.save(&[state(2, 3, 1, true)]).unwrap();
+    let next = fill(wal, index);
+    let before = disk.fingerprint();
+    assert!(!wal.make_room(one(next).log_bytes()).unwrap());
+    assert_eq!(disk.fingerprint(), before);
+
+    disk.set_free(None);
+    keep_spare(wal);
+    assert_eq!(wal.room().next, NextSegment::Kept);
+    wal.save(&[one(next)]).unwrap();
+    let found = start(&disk.after_power_loss(1), SMALL).unwrap().recovered;
+    assert_eq!(indexes(&found), (2..=next).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_member_starts_on_a_full_disk_again_and_again() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, SMALL).unwrap();
+    keep_spare(&mut opened.wal);
+    opened.wal.save(&[one(2)]).unwrap();
+    disk.set_free(Some(0));
+    drop(opened);
+    for boot in 2..6 {
+        let mut opened = start(&disk, SMALL).unwrap();
+        assert_eq!(opened.meta.boot(), boot);
+        assert_eq!(opened.wal.room().next, NextSegment::Kept);
+        opened.wal.save(&[one(boot + 1)]).unwrap();
+    }
+}
+
+#[test]
+fn a_torn_end_is_cut_off_on_a_full_disk_without_a_copy() {
+    for seed in 0..40 {
+        let disk = FakeDisk::new(seed);
+        let mut opened = start(&disk, LARGE).unwrap();
+        opened.wal.save(&[one(2)]).unwrap();
+        disk.inject(disk.operations() + 2, Fault::CrashBefore);
+        let large = append([entry(3, 1, vec![7; 9_000])]);
+        assert!(opened.wal.save(&[large]).is_err());
+        let after = disk.after_crash(Loss::Torn(seed));
+        after.set_free(Some(100));
+        let found = start(&after, LARGE).unwrap().recovered;
+        assert!(matches!(indexes(&found)[..], [2] | [2, 3]));
+        assert!(files(&after, "broken").is_empty());
+    }
+}
+
+#[test]
+fn a_spare_that_is_none_is_thrown_away() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, SMALL).unwrap();
+    keep_spare(&mut opened.wal);
+    drop(opened);
+    let spare = dir().join("wal/spare.wal.tmp");
+    let changes: [fn(&mut Vec<u8>); 2] = [|bytes| bytes.truncate(4000), |bytes| bytes[900] = 1];
+    for change in changes {
+        let disk = disk.after_kill();
+        disk.tamper(&spare, change);
+        let mut opened = start(&disk, SMALL).unwrap();
+        assert_eq!(opened.wal.room().next, NextSegment::Awaited);
+        keep_spare(&mut opened.wal);
+        let next = (2..40).map(one);
+        next.for_each(|save| opened.wal.save(&[save]).unwrap());
+        let found = start(&disk, SMALL).unwrap().recovered;
+        assert_eq!(found.entries.len(), 38);
+    }
+}

@@ -1,0 +1,171 @@
+//! Keeps a segment aside, and continues the log in it when the current segment is full.
+
+use super::room::{LogRoom, NextSegment, reserve};
+use super::segment::{FIRST_BYTES_MAX, Header, Name, Spare};
+use super::{Wal, encode_state};
+use crate::storage::disk::{Disk, DiskError};
+use crate::storage::state::Save;
+use crate::storage::wal::record::Batch;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The work of making a spare segment. It takes time, and the log can be written meanwhile.
+pub struct SpareWork {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    /// A spare that is too short.
+    short: Option<Spare>,
+    len: u64,
+}
+
+/// What became of a [`SpareWork`].
+pub struct SpareDone {
+    spare: Option<Spare>,
+    error: Option<DiskError>,
+}
+
+/// The last attempt to make a spare, if its result differs from that of the attempt before.
+#[derive(Debug)]
+pub enum SpareNews {
+    /// The disk denies the log its next segment.
+    Denied(DiskError),
+    /// There is room again.
+    Made,
+}
+
+impl SpareWork {
+    /// Reserves the blocks. A failure changes nothing.
+    pub fn carry_out(self) -> SpareDone {
+        let made = match self.short {
+            None => Spare::make(&*self.disk, &self.dir, self.len).map_err(|error| (None, error)),
+            Some(mut spare) => match spare.grow(self.len) {
+                Ok(()) => Ok(spare),
+                Err(error) => Err((Some(spare), error)),
+            },
+        };
+        match made {
+            Ok(spare) => SpareDone {
+                spare: Some(spare),
+                error: None,
+            },
+            Err((spare, error)) => SpareDone {
+                spare,
+                error: Some(error),
+            },
+        }
+    }
+}
+
+impl Wal {
+    /// How much the log can store.
+    pub fn room(&self) -> LogRoom {
+        let spare = self.spare.as_ref().map_or(0, Spare::bytes);
+        // What is left of the current segment may be lost to a batch that does not fit.
+        let most = spare
+            .saturating_sub(FIRST_BYTES_MAX)
+            .max(self.segment.rest());
+        let reserve = reserve(self.options.segment_bytes);
+        LogRoom {
+            end: self.spent + most.saturating_sub(reserve),
+            next: match (self.is_short, self.lacks_spare()) {
+                (true, _) => NextSegment::Denied,
+                (false, true) => NextSegment::Awaited,
+                (false, false) => NextSegment::Kept,
+            },
+            margin: reserve,
+        }
+    }
+
+    /// Whether the save fits into the current segment.
+    pub fn fits(&self, save: &Save) -> bool {
+        save.log_bytes() <= self.segment.rest()
+    }
+
+    /// Makes room for saves of this many [`Save::log_bytes`]: if the current segment has no room for them, the log
+    /// continues in the spare segment. False: there is no spare, or it is too short. Then nothing has changed.
+    pub fn make_room(&mut self, bytes: u64) -> Result<bool, DiskError> {
+        self.check()?;
+        if bytes <= self.segment.rest() {
+            return Ok(true);
+        }
+        let len = self.options.segment_bytes.max(bytes + FIRST_BYTES_MAX);
+        self.spare_bytes = self.spare_bytes.max(len);
+        // A disk that has just denied the spare is asked again by `keep_spare`, at intervals.
+        if !self.is_short
+            && let Some(work) = self.wants_spare()
+        {
+            self.took_spare(work.carry_out());
+        }
+        let long_enough = |spare: &mut Spare| spare.bytes() >= len;
+        let Some(spare) = self.spare.take_if(long_enough) else {
+            return Ok(false);
+        };
+        let rotated = self.rotate(spare);
+        self.failed = rotated.is_err();
+        if rotated? {
+            self.spare_bytes = self.options.segment_bytes;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Whether no segment is kept aside, or one that is too short.
+    pub fn lacks_spare(&self) -> bool {
+        let len = self.spare_bytes;
+        self.spare.as_ref().is_none_or(|spare| spare.bytes() < len)
+    }
+
+    /// The work that has to be done to keep a segment aside. Afterwards [`Wal::took_spare`] has to be called.
+    pub fn wants_spare(&mut self) -> Option<SpareWork> {
+        (self.lacks_spare() && !self.failed).then(|| SpareWork {
+            disk: self.disk.clone(),
+            dir: self.dir.clone(),
+            short: self.spare.take(),
+            len: self.spare_bytes,
+        })
+    }
+
+    /// Takes what became of the work.
+    pub fn took_spare(&mut self, done: SpareDone) -> Option<SpareNews> {
+        self.spare = done.spare;
+        let was_short = std::mem::replace(&mut self.is_short, done.error.is_some());
+        match done.error {
+            Some(error) => {
+                self.metrics.spares_failed.inc();
+                (!was_short).then_some(SpareNews::Denied(error))
+            }
+            None => was_short.then_some(SpareNews::Made),
+        }
+    }
+
+    /// Continues the log in the spare, which begins with the durable state. False: the disk is full although the blocks
+    /// were reserved, as a file system that copies on write can be. The spare is lost then, and the log is as before.
+    fn rotate(&mut self, spare: Spare) -> Result<bool, DiskError> {
+        let before = self.segment.name();
+        let header = Header {
+            name: Name {
+                sequence: before.sequence + 1,
+                first_index: self.durable.last + 1,
+            },
+            previous: self.segment.crc(),
+            cluster: self.meta.cluster(),
+            member: self.meta.member(),
+            salt: self.disk.random()?,
+            len: spare.bytes(),
+        };
+        let mut first = Batch::default();
+        encode_state(&mut first, &self.durable);
+        let begun = match spare.begin(header, &mut first) {
+            Ok(begun) => begun,
+            Err(error) if error.is_full() => {
+                self.is_short = true;
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        self.segment = begun.name(&*self.disk, &self.dir)?;
+        self.index.lock().begin(header.name, self.segment.end());
+        self.older.push_back(before);
+        Ok(true)
+    }
+}
