@@ -1,12 +1,10 @@
-//! Disks that fail, slow down or fill up under the real binary. `strace` makes system calls fail, a small tmpfs is
-//! a disk that is soon full; where one of them is missing its tests say so and check nothing.
+//! Disks that fail or slow down under the real binary. `strace` makes system calls fail; where it is missing the tests
+//! say so and check nothing.
 
 use crate::harness::{Cluster, PATIENCE, PATIENT, eventually, leader_and_followers, require};
 use crate::http::{self, Connection};
 use crate::skipped::skipped;
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
@@ -230,92 +228,4 @@ fn a_slow_fdatasync_is_logged_with_its_time() {
         let is_told = ms.is_some_and(|ms: u32| (600..30_000).contains(&ms));
         require(is_told, || log)
     });
-}
-
-/// A file system in memory, mounted for a test.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(at: &Path, megabytes: u32) -> Option<SmallDisk> {
-        fs::create_dir(at).expect("create the mount point");
-        let options = format!("size={megabytes}m");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
-            .arg(at)
-            .stderr(Stdio::null())
-            .status();
-        if mounted.is_ok_and(|status| status.success()) {
-            return Some(SmallDisk(at.to_owned()));
-        }
-        skipped("permission to mount a file system");
-        None
-    }
-
-    fn grow(&self, megabytes: u32) {
-        let grown = Command::new("mount")
-            .args(["-o", &format!("remount,size={megabytes}m")])
-            .arg(&self.0)
-            .status();
-        assert!(grown.expect("run mount").success(), "grow the disk");
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // After a failed test the node still runs: then the disk goes when that has ended.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
-/// Fills the disk of a single node, whichever of its files is the one that does not fit, and gives it room again.
-fn fill_the_disk(snapshot_bytes: &str) {
-    const VALUE_BYTES: usize = 500_000;
-    let mut cluster = Cluster::prepare(1, &["--snapshot-bytes", snapshot_bytes]);
-    let mount_point = cluster.path().join("disk");
-    // Room for one segment of the log, which is reserved at once, and little more.
-    let Some(disk) = SmallDisk::mount(&mount_point, 72) else {
-        return;
-    };
-    let data_dir = mount_point.join("data");
-    let node = cluster.node(1);
-    node.set_flag("--data-dir", data_dir.to_str().expect("an ASCII path"));
-    node.data_dir = data_dir;
-    cluster.start_all();
-    let mut connection = Connection::open(cluster.address(1)).expect("connect");
-    let mut acknowledged = 0;
-    let value = |number: usize| number.to_string().repeat(VALUE_BYTES / 4);
-    loop {
-        let path = format!("/big-{acknowledged}");
-        match connection.send("PUT", &path, &[], value(acknowledged).as_bytes()) {
-            Ok(response) if response.status == 204 => acknowledged += 1,
-            _ => break,
-        }
-        assert!(acknowledged < 2_000, "the disk does not fill up");
-    }
-    let node = cluster.node(1);
-    assert_eq!(node.exit_code(PATIENCE), DISK_FAILED);
-    let said = node.last_log();
-    let last = said.lines().last().unwrap_or_default();
-    assert!(last.contains("No space left"), "{said}");
-    assert!(acknowledged > 0);
-
-    // With no room it does not come back; but it says why, and loses nothing by trying.
-    disk.grow(400);
-    cluster.start_all();
-    for number in 0..acknowledged {
-        cluster.assert_value(1, &format!("big-{number}"), &value(number));
-    }
-    cluster.put(1, "after", "there is room");
-    // The disk goes before the directory that it is mounted in.
-    cluster.node(1).kill();
-}
-
-#[test]
-fn a_disk_that_the_log_fills_ends_the_node_and_loses_nothing() {
-    fill_the_disk("64M");
-}
-
-#[test]
-fn a_disk_that_a_snapshot_fills_ends_the_node_and_loses_nothing() {
-    fill_the_disk("1M");
 }

@@ -38,6 +38,7 @@ mod fences;
 mod forgeries;
 mod format_2;
 mod formation;
+mod full_disks;
 mod identity;
 mod joining;
 mod large_values;
