@@ -94,7 +94,8 @@ impl Node {
     pub fn set_log_room(&mut self, room: LogRoom) {
         self.room.log = room;
         let is_denied = room.next == NextSegment::Denied;
-        let is_full = is_denied && self.room.left() < room.margin.max(1);
+        // One more margin, so that an entry of usual size is not refused before the node calls its disk full.
+        let is_full = is_denied && self.room.left() < (2 * room.margin).max(1);
         if std::mem::replace(&mut self.room.is_full, is_full) == is_full {
             return;
         }
