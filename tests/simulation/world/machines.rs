@@ -86,9 +86,6 @@ impl World {
                 if self.machines[number].disk.crashed() {
                     return self.power_off(number);
                 }
-                if error.is_full() {
-                    self.count("starts that a full disk denied");
-                }
                 self.machines[number].epoch += 1;
                 self.restart_later(number);
             }
