@@ -13,6 +13,7 @@
 //! - Neither safety nor progress depends on a correct report.
 
 use super::Node;
+use super::fewer_messages::Probes;
 use raft::StateRole;
 use slog::info;
 use std::collections::BTreeSet;
@@ -59,6 +60,7 @@ pub(super) struct Leadership {
     pub heard: Vec<u64>,
     /// The commit index that was last sent to the followers when nothing was under way any more.
     pub commit_told: u64,
+    pub probes: Probes,
 }
 
 impl Leadership {
@@ -71,6 +73,7 @@ impl Leadership {
             early_election: None,
             heard: Vec::new(),
             commit_told: published,
+            probes: Probes::default(),
         }
     }
 }

@@ -5,9 +5,40 @@
 //! long: the next regular heartbeat goes to every member, with the commit index and the newest read round.
 
 use super::Node;
-use raft::eraftpb::MessageType;
+use raft::ProgressState;
+use raft::eraftpb::{Message, MessageType};
+use std::collections::BTreeMap;
+
+/// The appends with entries that this leader has sent to peers that it probes, in one heartbeat interval.
+#[derive(Debug, Default)]
+pub(super) struct Probes {
+    /// The number of the interval, from the start of the process.
+    interval: u64,
+    /// For each peer, the term and the index before the entries of the newest append.
+    sent: BTreeMap<u64, (u64, u64)>,
+}
 
 impl Node {
+    /// Whether this append repeats one of the same heartbeat interval. Raft-rs probes a peer once for each answer to a
+    /// heartbeat, and each read round sends heartbeats. A follower whose disk is full answers all of them and takes no
+    /// entry, so that each read would send it the same entries.
+    pub(super) fn repeats_a_probe(&mut self, message: &Message) -> bool {
+        if message.get_msg_type() != MessageType::MsgAppend || message.entries.is_empty() {
+            return false;
+        }
+        let progress = self.raw.raft.prs().get(message.to);
+        if progress.is_none_or(|progress| progress.state != ProgressState::Probe) {
+            return false;
+        }
+        let interval = self.now / self.settings.heartbeat_ticks as u64;
+        let probes = &mut self.leadership.probes;
+        if std::mem::replace(&mut probes.interval, interval) != interval {
+            probes.sent.clear();
+        }
+        let place = (message.term, message.index);
+        probes.sent.insert(message.to, place) == Some(place)
+    }
+
     /// Sends the new commit index to the followers, as the leader, unless other messages will carry it. While entries
     /// are not committed, nothing is sent: once they are committed, one message announces all of them. While this
     /// node's disk is busy, the next entries gather, and their messages will carry the commit index. Raft-rs would send
@@ -67,6 +98,7 @@ impl Node {
 
     /// A message to this peer was lost, or the peer's process has ended.
     pub(super) fn note_unheard(&mut self, peer: u64) {
+        self.leadership.probes.sent.remove(&peer);
         self.leadership.heard.retain(|other| *other != peer);
     }
 }

@@ -71,6 +71,9 @@ impl Node {
                 too_early.push(message.to);
                 continue;
             }
+            if self.repeats_a_probe(&message) {
+                continue;
+            }
             self.pin_for(&message);
             self.route(message, vote, false, output, &mut promises);
         }

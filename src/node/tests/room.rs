@@ -66,6 +66,40 @@ fn a_full_follower_refuses_writes_and_takes_them_again_when_there_is_room() {
 }
 
 #[test]
+fn reads_do_not_send_a_full_follower_the_same_entries_again_and_again() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    let follower = cluster.follower(leader);
+    fill(&mut cluster, follower);
+    let last = cluster.last(leader);
+    cluster.write(leader, "a");
+    cluster.tick(10);
+    let entry = cluster.see(leader).raw.raft.raft_log.entries(
+        last + 1,
+        None,
+        raft::GetEntriesContext::empty(false),
+    );
+    let bytes = entry.expect("it is in memory")[0].data.len();
+    let before = cluster.append_bytes[&follower];
+    for _ in 0..50 {
+        // The leader asks the member that it has heard from last.
+        cluster.node(leader).note_heard(follower);
+        let mut read = cluster.read(leader);
+        cluster.settle();
+        done(&mut read);
+    }
+    let sent = cluster.append_bytes[&follower] - before;
+    assert!(sent <= bytes, "{sent} bytes of entries for 50 reads");
+    // It is probed with every regular heartbeat, and takes the entry as soon as there is room.
+    let before = cluster.append_bytes[&follower];
+    cluster.tick(10);
+    let sent = cluster.append_bytes[&follower] - before;
+    assert!((bytes..=10 * bytes).contains(&sent), "{sent}");
+    empty(&mut cluster, follower);
+    cluster.tick(5);
+    cluster.assert_same_maps();
+}
+
+#[test]
 fn with_all_disks_full_elections_and_reads_go_on() {
     let (mut cluster, leader) = Cluster::elected(3);
     cluster.write(leader, "a");

@@ -30,6 +30,8 @@ pub struct Cluster {
     pub wires: VecDeque<Message>,
     /// Links that lose every message, as (sender, receiver).
     pub cut: Vec<(u64, u64)>,
+    /// Bytes of the entries in all appends that were delivered to each member.
+    pub append_bytes: BTreeMap<u64, usize>,
     /// The map of each snapshot, by the snapshot's index.
     snapshots: BTreeMap<u64, Map>,
     /// Snapshots under way arrive only when the test says so.
@@ -73,6 +75,7 @@ impl Cluster {
             moved: None,
             wires: VecDeque::new(),
             cut: Vec::new(),
+            append_bytes: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             slow_snapshots: false,
             sent: Vec::new(),

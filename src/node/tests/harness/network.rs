@@ -88,6 +88,10 @@ impl Cluster {
         }
         let arrives = !cut && self.runs(to);
         if arrives {
+            if message.get_msg_type() == MessageType::MsgAppend {
+                let bytes = message.entries.iter().map(|entry| entry.data.len());
+                *self.append_bytes.entry(to).or_default() += bytes.sum::<usize>();
+            }
             let received = self.received(message);
             self.node(to).step(received);
             self.work(to);
