@@ -282,7 +282,7 @@ impl Node {
                 return;
             }
             MessageType::MsgAppend if self.has_too_much_to_apply() => return,
-            MessageType::MsgAppend if !self.cut_to_room(&mut message) => return,
+            MessageType::MsgAppend => self.cut_to_room(&mut message),
             _ => {}
         }
         self.note_heard(message.from);

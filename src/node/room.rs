@@ -6,8 +6,12 @@
 //! - *The log is only behind*: the entry has to wait until earlier ones are durable. Proposals wait. An append is cut
 //!   before the entry, and the leader sends the rest again.
 //! - *The disk is full*: the log has no next segment. Proposals are refused, on a follower too: it applies only what it
-//!   stores, so it could not answer. Appends are cut, or dropped without an answer: raft-rs sends them again with every
-//!   heartbeat, one message each time, until there is room.
+//!   stores, so it could not answer. Appends are cut. The leader sends the rest again with every heartbeat, one message
+//!   each time, until there is room.
+//!
+//! An append that is cut is given to raft even if no entry is left of it. Raft then acknowledges what the log holds, or
+//! rejects the append and says where the logs part. Both come to an end: an acknowledgement without news makes the
+//! leader send nothing, and each rejection moves its next attempt back.
 //!
 //! Empty entries are always taken, since every new leader needs one. They, votes and the marks of snapshots use the
 //! reserve of the log. A leader stops a margin earlier than a follower. If all disks fill together, the leader then
@@ -151,12 +155,18 @@ impl Node {
         self.room.pledged += bytes;
     }
 
-    /// Cuts an append before the first entry for which there is no room. False: nothing is left of it.
-    pub(super) fn cut_to_room(&mut self, message: &mut Message) -> bool {
+    /// Cuts an append before the first entry for which there is no room. Entries that the log holds need none.
+    pub(super) fn cut_to_room(&mut self, message: &mut Message) {
+        let log = &self.raw.raft.raft_log;
+        if message.index < log.committed || !log.match_term(message.index, message.log_term) {
+            // Raft takes none of the entries.
+            return;
+        }
+        let is_held = |entry: &&Entry| log.match_term(entry.index, entry.term);
+        let held = message.entries.iter().take_while(is_held).count();
         let is_empty = |entry: &Entry| entry.data.is_empty() && entry.context.is_empty();
-        let count = message.entries.len();
-        let mut taken = 0;
-        for entry in message.entries.iter() {
+        let mut taken = held;
+        for entry in message.entries.iter().skip(held) {
             let bytes = entry_log_bytes(entry);
             if !is_empty(entry) && self.fit(bytes, 0) != Fit::Fits {
                 break;
@@ -165,7 +175,6 @@ impl Node {
             taken += 1;
         }
         message.entries.truncate(taken);
-        taken > 0 || count == 0
     }
 
     /// Refuses proposals that were not handed to raft.

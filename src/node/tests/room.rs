@@ -66,6 +66,52 @@ fn a_full_follower_refuses_writes_and_takes_them_again_when_there_is_room() {
 }
 
 #[test]
+fn a_full_follower_acknowledges_entries_that_it_holds() {
+    let (mut cluster, leader) = Cluster::elected(2);
+    let follower = cluster.follower(leader);
+    // The acknowledgements are lost, and the leader forgets what it has sent.
+    cluster.cut = vec![(follower, leader)];
+    let mut held = cluster.put(leader, "a");
+    cluster.settle();
+    assert_eq!(cluster.last(follower), cluster.last(leader));
+    fill(&mut cluster, follower);
+    cluster.node(leader).unreachable(follower);
+    let mut waits = cluster.put(leader, "b");
+    cluster.cut.clear();
+    cluster.tick(10);
+    applied(&mut held);
+    assert_eq!(waits.try_recv(), Ok(None));
+    assert_eq!(cluster.last(follower), cluster.last(leader) - 1);
+    empty(&mut cluster, follower);
+    cluster.tick(5);
+    applied(&mut waits);
+    cluster.assert_same_maps();
+}
+
+#[test]
+fn a_full_follower_with_another_tail_says_where_the_logs_part() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    let [old, next] = cluster.others::<2>(leader);
+    // The old leader's entry reaches nobody, and another entry is committed without it.
+    cluster.write(leader, "a");
+    cluster.tick(5);
+    cluster.cut = [old, next].iter().flat_map(|id| [(leader, *id), (*id, leader)]).collect();
+    let _lost = cluster.put(leader, "lost");
+    cluster.tick_until(|cluster| cluster.see(old).is_leader() || cluster.see(next).is_leader());
+    let lead = if cluster.see(old).is_leader() { old } else { next };
+    cluster.tick(5);
+    cluster.write(lead, "b");
+    fill(&mut cluster, leader);
+    cluster.cut.clear();
+    cluster.tick(20);
+    let progress = cluster.see(lead).raw.raft.prs().get(leader).map(|p| p.matched);
+    assert!(progress.is_some_and(|matched| matched > 1), "{progress:?}");
+    empty(&mut cluster, leader);
+    cluster.tick(10);
+    cluster.assert_same_maps();
+}
+
+#[test]
 fn reads_do_not_send_a_full_follower_the_same_entries_again_and_again() {
     let (mut cluster, leader) = Cluster::elected(3);
     let follower = cluster.follower(leader);
