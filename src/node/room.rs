@@ -20,8 +20,9 @@
 //! A leader whose disk is full hands leadership over, because another member may have room. If that one has none
 //! either, it does the same; the pauses between two attempts of a node double.
 //!
-//! Invariant: what raft was given and the log has not stored fits into the room, but for an entry that is larger than a
-//! whole segment, which is handed over alone.
+//! Invariant: what raft was given and the log has not stored fits into the room, but for the last entry if the log kept
+//! its next segment when raft was given that entry. If the disk fills up at just that time, this entry waits in the WAL,
+//! and what is behind it too.
 
 use super::Node;
 use crate::command::outcome::NotProposed;
@@ -130,11 +131,11 @@ impl Node {
         if is_planted(Mutant::RoomIgnored) {
             return Fit::Fits;
         }
-        // An entry that is larger than a segment goes alone: the log then makes a larger segment.
-        let nothing_waits = self.durability.jobs.is_empty() && room.pledged == 0;
         match room.log.next {
             NextSegment::Denied if room.left() < bytes.saturating_add(margin) => Fit::Full,
-            NextSegment::Kept if nothing_waits => Fit::Fits,
+            // The log makes another segment, of any length. Two values of half a segment may then be under way, and one
+            // that is larger than a segment is not refused.
+            NextSegment::Kept if room.left() > 0 => Fit::Fits,
             _ if room.left() < bytes => Fit::Later,
             _ => Fit::Fits,
         }

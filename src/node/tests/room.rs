@@ -95,6 +95,7 @@ fn a_full_follower_with_another_tail_says_where_the_logs_part() {
     // The old leader's entry reaches nobody, and another entry is committed without it.
     cluster.write(leader, "a");
     cluster.tick(5);
+    let common = cluster.last(leader);
     cluster.cut = [old, next].iter().flat_map(|id| [(leader, *id), (*id, leader)]).collect();
     let _lost = cluster.put(leader, "lost");
     cluster.tick_until(|cluster| cluster.see(old).is_leader() || cluster.see(next).is_leader());
@@ -105,8 +106,35 @@ fn a_full_follower_with_another_tail_says_where_the_logs_part() {
     cluster.cut.clear();
     cluster.tick(20);
     let progress = cluster.see(lead).raw.raft.prs().get(leader).map(|p| p.matched);
-    assert!(progress.is_some_and(|matched| matched > 1), "{progress:?}");
+    assert_eq!(progress, Some(common + 1), "with the empty entry of the new leader");
     empty(&mut cluster, leader);
+    cluster.tick(10);
+    cluster.assert_same_maps();
+}
+
+#[test]
+fn one_entry_may_exceed_the_room_while_the_next_segment_is_kept() {
+    let (mut cluster, leader) = Cluster::elected(2);
+    let follower = cluster.follower(leader);
+    let before = cluster.see(follower).room.spent();
+    cluster.write(leader, "a");
+    cluster.tick(5);
+    let spent = cluster.see(follower).room.spent();
+    let one = spent - before;
+    let last = cluster.last(follower);
+    cluster.host(follower).slow_disk = true;
+    cluster.node(follower).set_log_room(LogRoom {
+        end: spent + one + one / 2,
+        next: NextSegment::Kept,
+        margin: 0,
+    });
+    for key in ["b", "c", "d"] {
+        let _ = cluster.put(leader, key);
+        cluster.settle();
+    }
+    assert_eq!(cluster.last(follower), last + 2);
+    cluster.node(follower).set_log_room(LogRoom::UNLIMITED);
+    cluster.host(follower).slow_disk = false;
     cluster.tick(10);
     cluster.assert_same_maps();
 }
