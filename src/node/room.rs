@@ -100,7 +100,9 @@ impl Node {
         self.room.log = room;
         let is_denied = room.next == NextSegment::Denied;
         // One more margin, so that an entry of usual size is not refused before the node calls its disk full.
-        let is_full = is_denied && self.room.left() < (2 * room.margin).max(1);
+        let is_low = self.room.left() < (2 * room.margin).max(1);
+        // The log gets no room before it gets its next segment. Until then only the count of entries under way changes.
+        let is_full = is_denied && (self.room.is_full || is_low);
         if std::mem::replace(&mut self.room.is_full, is_full) == is_full {
             return;
         }

@@ -140,6 +140,25 @@ fn one_entry_may_exceed_the_room_while_the_next_segment_is_kept() {
 }
 
 #[test]
+fn a_disk_stays_full_until_the_log_gets_its_next_segment() {
+    let (mut cluster, leader) = Cluster::elected(1);
+    let spent = cluster.see(leader).room.spent();
+    let denied = |end| LogRoom {
+        end,
+        next: NextSegment::Denied,
+        margin: 100,
+    };
+    let node = cluster.node(leader);
+    node.set_log_room(denied(spent + 201));
+    assert!(!node.disk_is_full());
+    node.set_log_room(denied(spent + 199));
+    assert!(node.disk_is_full());
+    node.set_log_room(denied(spent + 201));
+    assert!(node.disk_is_full());
+    empty(&mut cluster, leader);
+}
+
+#[test]
 fn reads_do_not_send_a_full_follower_the_same_entries_again_and_again() {
     let (mut cluster, leader) = Cluster::elected(3);
     let follower = cluster.follower(leader);
