@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 const STUCK: &str = "the raft loop does not answer";
-const FULL: &str = "ready for reads; the disk of this member is full, and writes are refused until there is room on it";
+const FULL: &str = "ready for reads; the disk of this member is full, and writes for which the log has no room are refused";
 
 #[derive(Serialize)]
 struct HashJson {

@@ -44,6 +44,8 @@ pub(super) struct Room {
     /// What raft was given since the last ready.
     pledged: u64,
     is_full: bool,
+    /// A proposal was refused that had no room. Smaller ones may fit.
+    has_refused: bool,
     /// The tick at which a leader hands leadership over, and the pause after that in election timeouts.
     hand_over_at: u64,
     hand_over_pause: u64,
@@ -56,6 +58,7 @@ impl Default for Room {
             spent: 0,
             pledged: 0,
             is_full: false,
+            has_refused: false,
             hand_over_at: 0,
             hand_over_pause: 1,
         }
@@ -103,14 +106,22 @@ impl Node {
         let is_low = self.room.left() < (2 * room.margin).max(1);
         // The log gets no room before it gets its next segment. Until then only the count of entries under way changes.
         let is_full = is_denied && (self.room.is_full || is_low);
-        if std::mem::replace(&mut self.room.is_full, is_full) == is_full {
+        let was_full = self.disk_is_full();
+        self.room.is_full = is_full;
+        self.room.has_refused &= is_denied;
+        self.note_full(was_full);
+    }
+
+    fn note_full(&mut self, was_full: bool) {
+        let is_full = self.disk_is_full();
+        if is_full == was_full {
             return;
         }
         if is_full {
             warn!(
                 self.logger,
-                "the disk of this member is full: writes are refused, and entries of the leader are not taken; \
-                reads and votes go on; make room"
+                "the disk of this member is full: writes for which the log has no room are refused, and such entries of the \
+                leader are not taken; reads and votes go on; make room"
             );
             self.room.hand_over_pause = 1;
             self.room.hand_over_at = self.now + self.settings.election_ticks as u64;
@@ -119,12 +130,14 @@ impl Node {
                 self.logger,
                 "the disk of this member has room again: writes are taken"
             );
+            // Commands in flight may have been left out when the others were sent again.
+            self.pending.resend_after = Some(0);
         }
     }
 
-    /// Whether the log has no room for entries, because the disk is full.
+    /// Whether the disk is full, and the log has no room for entries, or had none for a proposal.
     pub fn disk_is_full(&self) -> bool {
-        self.room.is_full
+        self.room.is_full || self.room.has_refused
     }
 
     /// Whether entries of this size fit, `margin` bytes before the end of the room.
@@ -144,12 +157,18 @@ impl Node {
     }
 
     /// Whether this node may propose these entries, its own or forwarded ones, or forward them.
-    pub(super) fn fits_proposal(&self, entries: &[Entry]) -> Fit {
+    pub(super) fn fits_proposal(&mut self, entries: &[Entry]) -> Fit {
         if self.room.is_full && !is_planted(Mutant::RoomIgnored) {
             return Fit::Full;
         }
         let bytes = entries.iter().map(entry_log_bytes).sum();
-        self.fit(bytes, self.room.log.margin)
+        let fit = self.fit(bytes, self.room.log.margin);
+        if fit == Fit::Full {
+            let was_full = self.disk_is_full();
+            self.room.has_refused = true;
+            self.note_full(was_full);
+        }
+        fit
     }
 
     /// These entries are given to raft.
@@ -190,7 +209,7 @@ impl Node {
 
     /// Another member may have room. Called at every tick.
     pub(super) fn hand_over_if_full(&mut self) {
-        if !self.room.is_full || !self.is_leader() || self.now < self.room.hand_over_at {
+        if !self.disk_is_full() || !self.is_leader() || self.now < self.room.hand_over_at {
             return;
         }
         self.hand_over();

@@ -33,11 +33,18 @@ impl Node {
             if self.waits_for_version(&coded) {
                 return;
             }
-            if self.fits_proposal(&coded.entries) != Fit::Fits {
-                // Raft may have them already. If not, their clients learn at the deadline that the outcome is unknown.
-                return self.block_proposals();
-            }
             let last = coded.last_sequence;
+            match self.fits_proposal(&coded.entries) {
+                Fit::Fits => {}
+                Fit::Later => return self.block_proposals(),
+                // Raft may have them already. If not, a later command that fits makes them void, and they are refused, or
+                // they are sent when there is room. Otherwise their clients learn at the deadline that the outcome is
+                // unknown.
+                Fit::Full => {
+                    self.pending.resend_after = Some(last);
+                    continue;
+                }
+            }
             if !self.hand_over_to_raft(coded.entries, coded.membership.as_ref()) {
                 if coded.membership.is_none() {
                     return;

@@ -158,6 +158,62 @@ fn a_disk_stays_full_until_the_log_gets_its_next_segment() {
     empty(&mut cluster, leader);
 }
 
+/// Room for small entries on a full disk.
+fn leave_little(cluster: &mut Cluster, id: u64) {
+    let spent = cluster.see(id).room.spent();
+    cluster.node(id).set_log_room(LogRoom {
+        end: spent + 3_000,
+        next: NextSegment::Denied,
+        margin: 100,
+    });
+    assert!(!cluster.node(id).disk_is_full());
+}
+
+fn put_large(cluster: &mut Cluster, id: u64) -> oneshot::Receiver<Outcome> {
+    let mut command = Command::new();
+    command.key = "large".into();
+    command.value = vec![b'v'; 10_000].into();
+    cluster.propose(id, command)
+}
+
+#[test]
+fn a_leader_that_refuses_a_large_write_says_so_and_hands_over() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    leave_little(&mut cluster, leader);
+    assert_refused(&mut put_large(&mut cluster, leader));
+    assert!(cluster.see(leader).disk_is_full());
+    // Small ones fit.
+    cluster.write(leader, "a");
+    cluster.tick_until(|cluster| !cluster.see(leader).is_leader());
+    empty(&mut cluster, leader);
+    cluster.tick(20);
+    let mut outcome = put_large(&mut cluster, leader);
+    cluster.settle();
+    applied(&mut outcome);
+    cluster.tick(5);
+    cluster.assert_same_maps();
+}
+
+#[test]
+fn a_large_write_that_is_sent_again_without_room_lets_small_ones_pass() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    let follower = cluster.follower(leader);
+    // It is lost on its way to the leader.
+    cluster.cut = vec![(follower, leader)];
+    let mut large = put_large(&mut cluster, follower);
+    cluster.settle();
+    cluster.cut.clear();
+    leave_little(&mut cluster, follower);
+    cluster.tick(20);
+    let mut small = cluster.put(follower, "a");
+    cluster.settle();
+    applied(&mut small);
+    // The small one has overtaken it: it can't be applied any more.
+    cluster.tick(2);
+    assert_refused(&mut large);
+    assert!(cluster.see(follower).disk_is_full());
+}
+
 #[test]
 fn reads_do_not_send_a_full_follower_the_same_entries_again_and_again() {
     let (mut cluster, leader) = Cluster::elected(3);
