@@ -221,6 +221,8 @@ fn create_dir(dir: &Path) -> io::Result<()> {
         Err(error) => Err(error),
     }
 }
+/// The unit in which `stat` counts the blocks of a file.
+const STAT_BLOCK_BYTES: u64 = 512;
 
 struct RealFile {
     file: File,
@@ -391,10 +393,16 @@ impl DiskFile for RealFile {
     }
 
     fn allocate(&mut self, len: u64) -> Result<(), DiskError> {
+        let file = self.wrap("stat", self.file.metadata())?;
+        let reserved = file.blocks().saturating_mul(STAT_BLOCK_BYTES);
+        if file.len() >= len && reserved >= len {
+            // XFS may refuse to reserve blocks of a file again when the disk is full.
+            return Ok(());
+        }
         // An attempt that fails halfway would take all free blocks from everybody for a moment.
         if let Ok(free) = fstatvfs(&self.file)
             && free.f_blocks > 0
-            && free.f_bavail.saturating_mul(free.f_frsize) < len.saturating_sub(self.len()?)
+            && free.f_bavail.saturating_mul(free.f_frsize) < len.saturating_sub(reserved)
         {
             return self.wrap("allocate", Err(Errno::NOSPC));
         }

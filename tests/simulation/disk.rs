@@ -89,6 +89,8 @@ pub enum Fault {
     /// It fails with an input/output error, and the disk goes on. Of a write, a part may have been done; what a sync
     /// should have made durable may be so or not, and no later sync tries again.
     Fail,
+    /// It fails because there is no room for it, and has no effect.
+    Full,
 }
 
 /// What a crash takes of everything that was not synced.
@@ -543,6 +545,7 @@ impl FakeDisk {
                 partial(&mut state);
                 Err(DiskError::new(operation.verb(), path, errno(EIO)))
             }
+            Some(Fault::Full) => Err(DiskError::new(operation.verb(), path, errno(ENOSPC))),
         }
     }
 

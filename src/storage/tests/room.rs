@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::storage::wal::NextSegment;
+use crate::storage::wal::segment::{SPARE, Spare};
+use std::os::unix::fs::MetadataExt as _;
 
 fn keep_spare(wal: &mut Wal) {
     if let Some(work) = wal.wants_spare() {
@@ -90,6 +92,38 @@ fn a_torn_end_is_cut_off_on_a_full_disk_without_a_copy() {
         assert!(matches!(indexes(&found)[..], [2] | [2, 3]));
         assert!(files(&after, "broken").is_empty());
     }
+}
+
+#[test]
+fn a_copy_of_the_spare_without_blocks_is_no_spare_on_a_full_disk() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, SMALL).unwrap();
+    keep_spare(&mut opened.wal);
+    drop(opened);
+    disk.inject_at(Operation::Allocate, Fault::Full);
+    let mut opened = start(&disk, SMALL).unwrap();
+    assert_eq!(opened.wal.room().next, NextSegment::Awaited);
+    keep_spare(&mut opened.wal);
+    assert_eq!(opened.wal.room().next, NextSegment::Kept);
+}
+
+#[test]
+fn a_copy_of_the_spare_without_blocks_gets_them_at_the_start() {
+    const LEN: u64 = 1 << 20;
+    let blocks = |path: &Path| std::fs::metadata(path).unwrap().blocks() * 512;
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join(SPARE);
+    drop(Spare::make(&RealDisk, temporary.path(), LEN).unwrap());
+    if blocks(&path) < LEN {
+        // This file system reserves no blocks.
+        return;
+    }
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(LEN).unwrap();
+    assert!(blocks(&path) < LEN);
+    let found = Spare::find(&RealDisk, temporary.path(), LEN).unwrap();
+    assert!(found.is_some_and(|spare| spare.bytes() == LEN));
+    assert!(blocks(&path) >= LEN);
 }
 
 #[test]

@@ -43,14 +43,22 @@ impl Spare {
     }
 
     /// The spare that an earlier process left. `None` if there is none of at least this length. A file that can't be a
-    /// spare is removed.
+    /// spare is removed, also a copy that has no blocks and for which the disk has no room: programs that copy files
+    /// leave out zeros.
     pub fn find(disk: &dyn Disk, dir: &Path, len: u64) -> Result<Option<Spare>, DiskError> {
         let path = dir.join(SPARE);
-        let Some(file) = disk.open(&path)? else {
+        let Some(mut file) = disk.open(&path)? else {
             return Ok(None);
         };
         let found = file.len()?;
-        if found < len || !is_unused(&*file, found)? {
+        let is_spare = found >= len
+            && is_unused(&*file, found)?
+            && match file.allocate(found) {
+                Ok(()) => true,
+                Err(error) if error.is_full() => false,
+                Err(error) => return Err(error),
+            };
+        if !is_spare {
             drop(file);
             disk.remove(&path)?;
             return Ok(None);
