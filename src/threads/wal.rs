@@ -276,8 +276,12 @@ impl Jobs {
         if self.asks_again.get().is_some_and(|at| now < at) {
             return;
         }
-        let work = self.shared.wal.lock().wants_spare();
+        let mut wal = self.shared.wal.lock();
+        let work = wal.wants_spare();
+        let room = wal.room();
+        drop(wal);
         let Some(work) = work else {
+            *self.shared.room.lock() = room;
             return self.asks_again.set(None);
         };
         let done = work.carry_out();

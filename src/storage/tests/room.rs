@@ -127,6 +127,37 @@ fn a_copy_of_the_spare_without_blocks_gets_them_at_the_start() {
 }
 
 #[test]
+fn a_segment_whose_name_has_no_room_stays_the_spare() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, SMALL).unwrap();
+    let wal = &mut opened.wal;
+    keep_spare(wal);
+    disk.inject_at(Operation::Rename, Fault::Full);
+    let next = fill(wal, 2);
+    assert_eq!(wal.room().next, NextSegment::Denied);
+    assert_eq!(segments(&disk).len(), 1);
+    // It is tried again, and the log goes on.
+    keep_spare(wal);
+    assert_eq!(wal.room().next, NextSegment::Kept);
+    assert!(wal.make_room(one(next).log_bytes()).unwrap());
+    wal.save(&[one(next)]).unwrap();
+    let found = start(&disk.after_power_loss(1), SMALL).unwrap().recovered;
+    assert_eq!(indexes(&found), (2..=next).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_directory_that_can_not_be_synced_for_want_of_room_is_fatal() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, SMALL).unwrap();
+    let wal = &mut opened.wal;
+    keep_spare(wal);
+    disk.inject_at(Operation::SyncDir, Fault::Full);
+    let mut saves = (2..60).map(|index| wal.save(&[one(index)]));
+    assert!(saves.any(|saved| saved.is_err()));
+    assert!(wal.make_room(0).is_err(), "the log has failed");
+}
+
+#[test]
 fn a_spare_that_is_none_is_thrown_away() {
     let disk = FakeDisk::new(1);
     let mut opened = start(&disk, SMALL).unwrap();

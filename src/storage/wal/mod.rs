@@ -39,7 +39,7 @@ use raft::eraftpb::HardState;
 use read_back::{BatchIndex, BatchPlace, Effect, ReadBack, SharedBatchIndex};
 use record::Batch;
 use rustix::io::Errno;
-use segment::{Header, Name, SegmentWriter, Spare};
+use segment::{Header, Name, Naming, SegmentWriter, Spare};
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
@@ -118,7 +118,10 @@ impl Wal {
         encode_state(&mut batch, &state);
         let (disk, wal_dir) = (&**dir.disk(), dir.wal_path());
         let spare = Spare::make(disk, &wal_dir, options.segment_bytes)?;
-        let segment = spare.begin(header, &mut batch)?.name(disk, &wal_dir)?;
+        let segment = match spare.begin(header, &mut batch)?.name(disk, &wal_dir)? {
+            Naming::Named(segment) => segment,
+            Naming::NoRoom(_, error) => return Err(error),
+        };
         let mut index = BatchIndex::default();
         index.begin(segment.name(), segment.end());
         let segments = Segments {

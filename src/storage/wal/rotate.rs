@@ -1,7 +1,7 @@
 //! Keeps a segment aside, and continues the log in it when the current segment is full.
 
 use super::room::{LogRoom, NextSegment, reserve};
-use super::segment::{FIRST_BYTES_MAX, Header, Name, Spare};
+use super::segment::{FIRST_BYTES_MAX, Header, Name, Naming, Spare};
 use super::{Wal, encode_state};
 use crate::storage::disk::{Disk, DiskError};
 use crate::storage::state::Save;
@@ -117,6 +117,10 @@ impl Wal {
 
     /// The work that has to be done to keep a segment aside. Afterwards [`Wal::took_spare`] has to be called.
     pub fn wants_spare(&mut self) -> Option<SpareWork> {
+        if !self.lacks_spare() {
+            // There may be room now for the name of the spare, or nobody waits any more for a longer one.
+            self.is_short = false;
+        }
         (self.lacks_spare() && !self.failed).then(|| SpareWork {
             disk: self.disk.clone(),
             dir: self.dir.clone(),
@@ -139,7 +143,7 @@ impl Wal {
     }
 
     /// Continues the log in the spare, which begins with the durable state. False: the disk is full although the blocks
-    /// were reserved, as a file system that copies on write can be. The spare is lost then, and the log is as before.
+    /// were reserved, as a file system that copies on write can be, or has no room for the name. The log is as before.
     fn rotate(&mut self, spare: Spare) -> Result<bool, DiskError> {
         let before = self.segment.name();
         let header = Header {
@@ -163,7 +167,14 @@ impl Wal {
             }
             Err(error) => return Err(error),
         };
-        self.segment = begun.name(&*self.disk, &self.dir)?;
+        self.segment = match begun.name(&*self.disk, &self.dir)? {
+            Naming::Named(segment) => segment,
+            Naming::NoRoom(spare, _) => {
+                self.spare = Some(spare);
+                self.is_short = true;
+                return Ok(false);
+            }
+        };
         self.index.lock().begin(header.name, self.segment.end());
         self.older.push_back(before);
         Ok(true)

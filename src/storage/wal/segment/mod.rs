@@ -31,7 +31,7 @@ mod window;
 mod writer;
 
 pub use reader::{BatchStep, SegmentReader};
-pub use spare::{Begun, FIRST_BYTES_MAX, SPARE, Spare};
+pub use spare::{Begun, FIRST_BYTES_MAX, Naming, SPARE, Spare};
 pub use writer::SegmentWriter;
 
 use crate::storage::format::{FORMAT_VERSION, parse_numbers, u32_at};

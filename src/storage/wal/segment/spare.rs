@@ -118,18 +118,36 @@ pub struct Begun {
 impl Begun {
     /// Gives the segment its name. Durable on return. Only then may the caller write its first batch: if a batch were
     /// written to a file whose name is not durable, a crash could remove the whole file although the batch was synced.
-    pub fn name(self, disk: &dyn Disk, dir: &Path) -> Result<SegmentWriter, DiskError> {
+    ///
+    /// The disk may have no room for the name. Then nothing has happened, and the file is the spare again. The sync of
+    /// the directory is different: after its error it is unknown which names are durable.
+    pub fn name(self, disk: &dyn Disk, dir: &Path) -> Result<Naming, DiskError> {
         let Begun { path, mut writer } = self;
         writer.path = dir.join(writer.header.name.file_name());
-        disk.rename(&path, &writer.path)?;
+        match disk.rename(&path, &writer.path) {
+            Ok(()) => {}
+            Err(error) if error.is_full() => {
+                let (file, len) = (writer.file, writer.len);
+                return Ok(Naming::NoRoom(Spare { file, path, len }, error));
+            }
+            Err(error) => return Err(error),
+        }
         disk.sync_dir(dir)?;
         // Open the file again, so that errors show its final name.
         writer.file = disk.open(&writer.path)?.ok_or_else(|| {
             let vanished = std::io::Error::from(std::io::ErrorKind::NotFound);
             DiskError::new("open", &writer.path, vanished)
         })?;
-        Ok(writer)
+        Ok(Naming::Named(writer))
     }
+}
+
+/// What became of a name.
+pub enum Naming {
+    /// The segment has it.
+    Named(SegmentWriter),
+    /// The disk has no room for it.
+    NoRoom(Spare, DiskError),
 }
 
 /// Whether the file is zero behind the part that [`Spare::begin`] writes.
