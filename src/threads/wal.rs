@@ -322,13 +322,15 @@ impl Jobs {
             return Ok(Step::Nothing);
         }
         let mut wal = self.shared.wal.lock();
-        let count = held.len().min(jobs_max);
-        let bytes = |count| {
-            held.iter()
-                .take(count)
-                .map(|job| job.save.log_bytes())
-                .sum()
+        let sizes = || held.iter().map(|job| job.save.log_bytes());
+        let bytes = |count| sizes().take(count).sum::<u64>();
+        // Several jobs never need a segment that is longer than usual.
+        let mut together = 0;
+        let fits = |size: &u64| {
+            together += size;
+            together <= wal.together_max()
         };
+        let count = sizes().take(jobs_max).take_while(fits).count().max(1);
         let count = match wal.make_room(bytes(count))? {
             true => count,
             // Those before an entry that is larger than a segment may fit.

@@ -158,6 +158,21 @@ fn a_directory_that_can_not_be_synced_for_want_of_room_is_fatal() {
 }
 
 #[test]
+fn a_longer_spare_is_asked_for_only_while_a_large_save_waits() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, SMALL).unwrap();
+    let wal = &mut opened.wal;
+    keep_spare(wal);
+    disk.set_free(Some(0));
+    assert!(!wal.make_room(10_000).unwrap());
+    keep_spare(wal);
+    assert_eq!(wal.room().next, NextSegment::Denied);
+    assert!(wal.make_room(one(2).log_bytes()).unwrap());
+    keep_spare(wal);
+    assert_eq!(wal.room().next, NextSegment::Kept);
+}
+
+#[test]
 fn a_spare_that_is_none_is_thrown_away() {
     let disk = FakeDisk::new(1);
     let mut opened = start(&disk, SMALL).unwrap();

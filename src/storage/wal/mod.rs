@@ -74,7 +74,7 @@ pub struct Wal {
     older: VecDeque<Name>,
     segment: SegmentWriter,
     spare: Option<Spare>,
-    /// The length that the spare has to have.
+    /// The length that the spare has to have: that of a segment, or more while a larger save waits.
     spare_bytes: u64,
     /// The last attempt to make a spare has failed.
     is_short: bool,

@@ -81,15 +81,22 @@ impl Wal {
         save.log_bytes() <= self.segment.rest()
     }
 
+    /// Saves of more [`Save::log_bytes`] than this should not be written together: they would need a longer segment.
+    pub fn together_max(&self) -> u64 {
+        let segment = self.options.segment_bytes.saturating_sub(FIRST_BYTES_MAX);
+        segment.max(self.segment.rest())
+    }
+
     /// Makes room for saves of this many [`Save::log_bytes`]: if the current segment has no room for them, the log
     /// continues in the spare segment. False: there is no spare, or it is too short. Then nothing has changed.
     pub fn make_room(&mut self, bytes: u64) -> Result<bool, DiskError> {
         self.check()?;
         if bytes <= self.segment.rest() {
+            self.spare_bytes = self.options.segment_bytes;
             return Ok(true);
         }
         let len = self.options.segment_bytes.max(bytes + FIRST_BYTES_MAX);
-        self.spare_bytes = self.spare_bytes.max(len);
+        self.spare_bytes = len;
         // A disk that has just denied the spare is asked again by `keep_spare`, at intervals.
         if !self.is_short
             && let Some(work) = self.wants_spare()
