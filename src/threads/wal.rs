@@ -16,7 +16,7 @@
 use crate::channels::inbox::Inbox;
 use crate::mutants::{Mutant, is_planted};
 use crate::node::Job;
-use crate::storage::wal::{NextSegment, SpareNews};
+use crate::storage::wal::{NextSegment, SpareDone, SpareNews, SpareWork};
 use crate::storage::{DiskError, LogRoom, Purge, Save, Wal};
 use crate::threads::apply::ThreadEnded;
 use crate::transport::Transport;
@@ -272,25 +272,37 @@ impl Jobs {
     /// Reserves the next segment of the log, if there is none yet. The log can be written meanwhile. A disk that denies
     /// it is asked again at intervals.
     pub fn keep_spare(&self) {
+        if let Some(work) = self.wants_spare() {
+            self.took_spare(work.carry_out());
+        }
+    }
+
+    /// The first half of [`Jobs::keep_spare`]: what has to be done, if anything. Until [`Jobs::took_spare`] is called,
+    /// only the raft loop may write.
+    pub fn wants_spare(&self) -> Option<SpareWork> {
         let now = (self.shared.clock)();
         if self.asks_again.get().is_some_and(|at| now < at) {
-            return;
+            return None;
         }
         let mut wal = self.shared.wal.lock();
         let work = wal.wants_spare();
         let room = wal.room();
         drop(wal);
-        let Some(work) = work else {
+        if work.is_none() {
             *self.shared.room.lock() = room;
-            return self.asks_again.set(None);
-        };
-        let done = work.carry_out();
+            self.asks_again.set(None);
+        }
+        work
+    }
+
+    /// The second half of [`Jobs::keep_spare`].
+    pub fn took_spare(&self, done: SpareDone) {
         let mut wal = self.shared.wal.lock();
         let news = wal.took_spare(done);
         let room = wal.room();
         *self.shared.room.lock() = room;
         drop(wal);
-        let again = now + limits::SPARE_RETRY_INTERVAL;
+        let again = (self.shared.clock)() + limits::SPARE_RETRY_INTERVAL;
         let is_denied = room.next == NextSegment::Denied;
         self.asks_again.set(is_denied.then_some(again));
         match news {

@@ -117,7 +117,7 @@ impl Process {
             queues,
             writer: Worker::Idle,
             sparer: Worker::Idle,
-            segment_bytes: launch.options.segment_bytes,
+            makes_spare: false,
             applier: Worker::Idle,
             snapshots_due: VecDeque::new(),
             snapshotter: Worker::Idle,

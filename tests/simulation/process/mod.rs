@@ -21,7 +21,7 @@ use raftkvd::members::Members;
 use raftkvd::metrics::Metrics;
 use raftkvd::node::Node;
 use raftkvd::peer_url::PeerUrl;
-use raftkvd::storage::wal::NextSegment;
+use raftkvd::storage::wal::{NextSegment, SpareDone, SpareWork};
 use raftkvd::storage::wal::read_back::Request;
 use raftkvd::storage::{
     DiskError, Lock, Meta, Purge, ReadBack, Recovered, Save, Snapshots, StorageError,
@@ -78,7 +78,8 @@ pub struct Process {
     /// The WAL thread, and what it does beside its jobs.
     pub writer: Worker,
     pub sparer: Worker,
-    segment_bytes: u64,
+    /// The WAL thread is at work on it, and writes no jobs.
+    pub makes_spare: bool,
     /// The apply thread.
     pub applier: Worker,
     /// The snapshot thread.
@@ -293,15 +294,14 @@ impl Process {
         Ok(step)
     }
 
-    /// There is no room for what waits. The node should have known that, but for an entry that is larger than a segment:
-    /// it only learns that there is no room when it has handed that over. Votes, empty entries and marks may use up the
-    /// reserve.
+    /// There is no room for what waits. The node should have known that, but for the first job: the last entry may exceed
+    /// the room if the log kept its next segment when the node took that entry. Votes, empty entries and marks may use
+    /// up the reserve.
     fn look_at_held(&self) {
         let held = self.queues.jobs.held();
-        let larger = |save: &Save| 2 * save.log_bytes() > self.segment_bytes;
         let has_data = |save: &Save| save.entries.iter().any(|entry| !entry.data.is_empty());
         assert!(
-            held.iter().any(larger) || !held.iter().any(has_data),
+            !held.iter().skip(1).any(has_data),
             "member {} took entries for which its disk has no room: {:?} bytes",
             self.id,
             held.iter().map(Save::log_bytes).collect::<Vec<_>>()
@@ -318,8 +318,21 @@ impl Process {
         self.wiring.writer.room().next == NextSegment::Denied
     }
 
+    /// At once.
     pub fn keep_spare(&self) {
         self.queues.jobs.keep_spare();
+    }
+
+    /// Reserves the blocks, if there is anything to do. The log does not know yet.
+    pub fn begin_spare(&mut self) -> Option<SpareDone> {
+        let work = self.queues.jobs.wants_spare();
+        self.makes_spare = work.is_some();
+        work.map(SpareWork::carry_out)
+    }
+
+    pub fn end_spare(&mut self, done: SpareDone) {
+        self.makes_spare = false;
+        self.queues.jobs.took_spare(done);
     }
 
     /// It says that its disk is full.

@@ -5,6 +5,7 @@ use crate::contradictions::Proof;
 use crate::network::{Delivery, Dial};
 use crate::ports::What;
 use crate::strangers::Lie;
+use raftkvd::storage::wal::SpareDone;
 use raftkvd::threads::wal::Durable;
 
 /// What happens. Those with a target wait while its process is paused.
@@ -20,6 +21,8 @@ pub enum Event {
     Snapshot(Target),
     /// The next segment of the log is to be kept aside.
     Spare(Target),
+    /// Its blocks are reserved, and the log is told.
+    SpareMade(Target, SpareDone),
     ReadBack(Target),
     Deliver(Target, Box<Delivery>),
     Dial(Target, Dial),
@@ -57,6 +60,7 @@ impl Event {
             | Event::Apply(target)
             | Event::Snapshot(target)
             | Event::Spare(target)
+            | Event::SpareMade(target, _)
             | Event::ReadBack(target)
             | Event::Deliver(target, _)
             | Event::Dial(target, _)
@@ -101,6 +105,7 @@ impl Event {
             Event::Contradicted(..) => 27,
             Event::Stale(_, peer) => 28 + (peer << 8),
             Event::Spare(_) => 29,
+            Event::SpareMade(..) => 30,
         }
     }
 }

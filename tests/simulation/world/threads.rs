@@ -8,6 +8,7 @@ use crate::lives::Memory;
 use crate::ports::{Effect, What};
 use crate::process::{Passed, Process, Worker};
 use raftkvd::channels::notice::Notice;
+use raftkvd::storage::wal::SpareDone;
 use raftkvd::threads::wal::{Durable, Step};
 use std::ops::ControlFlow;
 
@@ -231,6 +232,9 @@ impl World {
         let machine = &mut self.machines[target.machine];
         let process = machine.process.as_mut();
         let process = process.expect("events of processes that are gone are dropped");
+        if process.makes_spare {
+            return self.after(MILLISECOND, Event::Write(target));
+        }
         if machine.crashes_at_mark && process.has_mark() {
             machine.crashes_at_mark = false;
             let ahead = self.faults.between(1, 4);
@@ -299,10 +303,23 @@ impl World {
         self.feed(target);
     }
 
-    pub fn keep_spare(&mut self, target: Target) {
+    pub fn begin_spare(&mut self, target: Target) {
+        match self.at(target).begin_spare() {
+            Some(done) => {
+                let delay = self.delay_of_sync(target.machine);
+                self.after(delay, Event::SpareMade(target, done));
+            }
+            None => {
+                self.at(target).sparer = Worker::Idle;
+                self.feed(target);
+            }
+        }
+    }
+
+    pub fn end_spare(&mut self, target: Target, done: SpareDone) {
         let process = self.at(target);
         process.sparer = Worker::Idle;
-        process.keep_spare();
+        process.end_spare(done);
         let is_full = process.is_full();
         if is_full {
             self.count("times that a full disk was asked for a segment");
