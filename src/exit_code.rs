@@ -94,8 +94,8 @@ impl ExitCode {
                  says how to go on."
             }
             ExitCode::DiskFailed => {
-                "The member has acknowledged nothing that was part of the failed operation. Check the space, the permissions \
-                 and the health of the disk, and start the member again."
+                "The member has acknowledged nothing that was part of the failed operation. Check the permissions and the \
+                 health of the disk, and its space if this was the first start, and start the member again."
             }
             ExitCode::Removed => {
                 "To add the member again, start it with --join and an empty data directory."

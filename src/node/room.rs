@@ -44,7 +44,7 @@ pub(super) struct Room {
     /// What raft was given since the last ready.
     pledged: u64,
     is_full: bool,
-    /// A proposal was refused that had no room. Smaller ones may fit.
+    /// A proposal or an entry of the leader was refused that had no room. Smaller ones may fit.
     has_refused: bool,
     /// The tick at which a leader hands leadership over, and the pause after that in election timeouts.
     hand_over_at: u64,
@@ -135,7 +135,7 @@ impl Node {
         }
     }
 
-    /// Whether the disk is full, and the log has no room for entries, or had none for a proposal.
+    /// Whether the disk is full, and the log has no room for entries, or had none for one of them.
     pub fn disk_is_full(&self) -> bool {
         self.room.is_full || self.room.has_refused
     }
@@ -163,12 +163,14 @@ impl Node {
         }
         let bytes = entries.iter().map(entry_log_bytes).sum();
         let fit = self.fit(bytes, self.room.log.margin);
-        if fit == Fit::Full {
-            let was_full = self.disk_is_full();
-            self.room.has_refused = true;
-            self.note_full(was_full);
-        }
+        self.note_refused(fit);
         fit
+    }
+
+    fn note_refused(&mut self, fit: Fit) {
+        let was_full = self.disk_is_full();
+        self.room.has_refused |= fit == Fit::Full;
+        self.note_full(was_full);
     }
 
     /// These entries are given to raft.
@@ -190,7 +192,9 @@ impl Node {
         let mut taken = held;
         for entry in message.entries.iter().skip(held) {
             let bytes = entry_log_bytes(entry);
-            if !is_empty(entry) && self.fit(bytes, 0) != Fit::Fits {
+            let fit = self.fit(bytes, 0);
+            if !is_empty(entry) && fit != Fit::Fits {
+                self.note_refused(fit);
                 break;
             }
             self.room.pledged += bytes;
