@@ -21,8 +21,8 @@ use raftkvd::members::Members;
 use raftkvd::metrics::Metrics;
 use raftkvd::node::Node;
 use raftkvd::peer_url::PeerUrl;
-use raftkvd::storage::wal::{NextSegment, SpareDone, SpareWork};
 use raftkvd::storage::wal::read_back::Request;
+use raftkvd::storage::wal::{NextSegment, SpareDone, SpareWork};
 use raftkvd::storage::{
     DiskError, Lock, Meta, Purge, ReadBack, Recovered, Save, Snapshots, StorageError,
 };
