@@ -19,10 +19,16 @@ pub(super) struct Probes {
 }
 
 impl Node {
+    /// Leaves out the appends that repeat one of the same heartbeat interval.
+    pub(super) fn without_repeats(&mut self, mut messages: Vec<Message>) -> Vec<Message> {
+        messages.retain(|message| !self.repeats_a_probe(message));
+        messages
+    }
+
     /// Whether this append repeats one of the same heartbeat interval. Raft-rs probes a peer once for each answer to a
     /// heartbeat, and each read round sends heartbeats. A follower whose disk is full answers all of them and takes no
     /// entry, so that each read would send it the same entries.
-    pub(super) fn repeats_a_probe(&mut self, message: &Message) -> bool {
+    fn repeats_a_probe(&mut self, message: &Message) -> bool {
         if message.get_msg_type() != MessageType::MsgAppend || message.entries.is_empty() {
             return false;
         }

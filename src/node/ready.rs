@@ -66,12 +66,9 @@ impl Node {
         let mut promises = Vec::new();
         let vote = self.newest_vote();
         let mut too_early = Vec::new();
-        for message in ready.take_messages() {
+        for message in self.without_repeats(ready.take_messages()) {
             if self.is_too_early(&message) {
                 too_early.push(message.to);
-                continue;
-            }
-            if self.repeats_a_probe(&message) {
                 continue;
             }
             self.pin_for(&message);

@@ -22,41 +22,8 @@ impl Node {
             return;
         }
         self.pending.blocked = None;
-        while let Some(after) = self.pending.resend_after {
-            let Some(coded) = self.pending.code_in_flight(after) else {
-                self.pending.resend_after = None;
-                break;
-            };
-            if self.gives_up(&coded) {
-                continue;
-            }
-            if self.waits_for_version(&coded) {
-                return;
-            }
-            let last = coded.last_sequence;
-            match self.fits_proposal(&coded.entries) {
-                Fit::Fits => {}
-                Fit::Later => return self.block_proposals(),
-                // Raft may have them already. If not, a later command that fits makes them void, and they are refused, or
-                // they are sent when there is room. Otherwise their clients learn at the deadline that the outcome is
-                // unknown.
-                Fit::Full => {
-                    self.pending.resend_after = Some(last);
-                    continue;
-                }
-            }
-            if !self.hand_over_to_raft(coded.entries, coded.membership.as_ref()) {
-                if coded.membership.is_none() {
-                    return;
-                }
-                // A membership change may have to wait for the settlement of another change. That settlement comes
-                // later in this queue, so the change must not block the queue. A later command that overtakes the
-                // change makes it void, and the change is then proposed again under a new sequence.
-                if self.pending.is_last_in_flight(last) {
-                    break;
-                }
-            }
-            self.pending.resend_after = Some(last);
+        if !self.resend() {
+            return;
         }
         let mut deferred = 0;
         while let Some(mut coded) = self.pending.code_unsent() {
@@ -96,6 +63,50 @@ impl Node {
                     .resolve_where(is_write, Outcome::Applied { index });
             }
         }
+    }
+
+    /// Hands over again what is in flight. False: what is unsent has to wait.
+    fn resend(&mut self) -> bool {
+        while let Some(after) = self.pending.resend_after {
+            let Some(coded) = self.pending.code_in_flight(after) else {
+                self.pending.resend_after = None;
+                break;
+            };
+            if self.gives_up(&coded) {
+                continue;
+            }
+            if self.waits_for_version(&coded) {
+                return false;
+            }
+            let last = coded.last_sequence;
+            match self.fits_proposal(&coded.entries) {
+                Fit::Fits => {}
+                Fit::Later => {
+                    self.block_proposals();
+                    return false;
+                }
+                // Raft may have them already. If not, a later command that fits makes them void, and they are refused, or
+                // they are sent when there is room. Otherwise their clients learn at the deadline that the outcome is
+                // unknown.
+                Fit::Full => {
+                    self.pending.resend_after = Some(last);
+                    continue;
+                }
+            }
+            if !self.hand_over_to_raft(coded.entries, coded.membership.as_ref()) {
+                if coded.membership.is_none() {
+                    return false;
+                }
+                // A membership change may have to wait for the settlement of another change. That settlement comes
+                // later in this queue, so the change must not block the queue. A later command that overtakes the
+                // change makes it void, and the change is then proposed again under a new sequence.
+                if self.pending.is_last_in_flight(last) {
+                    break;
+                }
+            }
+            self.pending.resend_after = Some(last);
+        }
+        true
     }
 
     /// Gives up commands whose kind some member does not know. The members, or the leader, have changed since the

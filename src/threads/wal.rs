@@ -286,10 +286,8 @@ impl Jobs {
         }
         let mut wal = self.shared.wal.lock();
         let work = wal.wants_spare();
-        let room = wal.room();
-        drop(wal);
         if work.is_none() {
-            *self.shared.room.lock() = room;
+            *self.shared.room.lock() = wal.room();
             self.asks_again.set(None);
         }
         work
