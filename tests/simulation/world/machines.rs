@@ -81,20 +81,30 @@ impl World {
                     self.may_crash_behind(number);
                 }
             }
-            Err(StorageError::Io(error)) => {
+            Err(error) => self.start_failed(number, error),
+        }
+    }
+
+    fn start_failed(&mut self, number: usize, error: StorageError) {
+        let machine = &mut self.machines[number];
+        match error {
+            StorageError::Io(error) => {
                 info!(self.logger, "a start failed"; "machine" => number, "error" => %error);
-                if self.machines[number].disk.crashed() {
+                if machine.disk.crashed() {
                     return self.power_off(number);
                 }
-                self.machines[number].epoch += 1;
+                machine.epoch += 1;
                 self.restart_later(number);
             }
-            // A disk of an earlier life has taken the place of that of a member.
-            Err(StorageError::Removed { .. }) if machine.memory == Memory::Older => {
+            // A disk of an earlier life has taken the place of that of a member. An older copy is known as such if the
+            // power went just when its mark was on the disk.
+            StorageError::Removed { .. } | StorageError::OlderCopy { .. }
+                if machine.memory == Memory::Older =>
+            {
                 machine.broken = true;
             }
-            Err(StorageError::Removed { .. }) => machine.retired = true,
-            Err(error) => panic!("machine {number} can't start: {error}"),
+            StorageError::Removed { .. } => machine.retired = true,
+            error => panic!("machine {number} can't start: {error}"),
         }
     }
 
