@@ -14,7 +14,7 @@ use page::{Page, description, header};
 use roff::{Inline, bold, italic, roman};
 
 /// The files of a data directory, and the temporary file of a backup. Words in capitals are placeholders.
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 10] = [
     (
         "raftkvd-ID/",
         "The data directory of the member with this id, unless --data-dir names another one. The other files are in it.",
@@ -29,9 +29,17 @@ const FILES: [(&str, &str); 8] = [
          needs that is given only the data directory.",
     ),
     (
+        "meta.tmp",
+        "Keeps room for the next change of meta, and is as long as that file.",
+    ),
+    (
         "wal/SEQUENCE-INDEX.wal",
         "A segment of the write-ahead log: the number of the segment and the index of its first entry, each in 16 hexadecimal \
          digits.",
+    ),
+    (
+        "wal/spare.wal.tmp",
+        "Keeps room for the next segment of the log, and becomes that segment.",
     ),
     (
         "snap/INDEX-TERM.snap",
@@ -43,7 +51,7 @@ const FILES: [(&str, &str); 8] = [
          not read these files. The three newest of each kind are kept for inspection.",
     ),
     (
-        "*.tmp",
+        "other *.tmp",
         "A file that is being written, or that a crash has left incomplete. raftkvd does not read it.",
     ),
     (
