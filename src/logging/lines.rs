@@ -3,6 +3,7 @@
 //! Invariants:
 //! - A record is one line, whatever its message and its values contain. Characters that could end the line, move the
 //!   cursor or change the direction of text are escaped.
+//! - In the text form, a value that could be read as several fields is in quotes.
 //! - In the JSON form, every line is one object.
 
 use super::stderr::LineWriter;
@@ -77,6 +78,25 @@ fn is_escaped(c: char) -> bool {
             '\u{2028}' | '\u{2029}' | '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{feff}'
         )
         || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A value of the text form: in quotes, as in JSON, if its end would not be clear without them.
+fn value_text(value: &str) -> String {
+    let ends = |c: char| c.is_whitespace() || matches!(c, '"' | ',' | '=');
+    if !value.is_empty() && !value.contains(ends) && !value.ends_with(':') {
+        return one_line(value);
+    }
+    let mut quoted = String::with_capacity(value.len() + 2);
+    quoted.push('"');
+    for c in value.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if is_escaped(c) => quoted.extend(c.escape_default()),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 /// The text with its control characters escaped.
@@ -269,6 +289,7 @@ impl<W: io::Write> Decorator for Paint<W> {
             colours: self.colours,
             painted: false,
             escapes: false,
+            value: None,
         })
     }
 }
@@ -279,8 +300,10 @@ struct PaintedLine<'a, W: io::Write> {
     colours: bool,
     /// A colour or a weight has been set and must be reset.
     painted: bool,
-    /// The current part is a message, a key or a value.
+    /// The current part is a message or a key.
     escapes: bool,
+    /// The current part is a value, which is written when it is complete.
+    value: Option<Vec<u8>>,
 }
 
 impl<W: io::Write> PaintedLine<'_, W> {
@@ -292,15 +315,19 @@ impl<W: io::Write> PaintedLine<'_, W> {
         Ok(())
     }
 
-    fn start(&mut self, look: Option<&str>) -> io::Result<()> {
+    fn start(&mut self, look: &str) -> io::Result<()> {
         self.reset()?;
         self.escapes = true;
-        look.map_or(Ok(()), |look| self.paint(look))
+        self.paint(look)
     }
 }
 
 impl<W: io::Write> io::Write for PaintedLine<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(value) = &mut self.value {
+            value.extend_from_slice(bytes);
+            return Ok(bytes.len());
+        }
         match self.escapes {
             // The formatter writes whole characters.
             true => self
@@ -319,6 +346,10 @@ impl<W: io::Write> io::Write for PaintedLine<'_, W> {
 impl<W: io::Write> RecordDecorator for PaintedLine<'_, W> {
     fn reset(&mut self) -> io::Result<()> {
         self.escapes = false;
+        if let Some(value) = self.value.take() {
+            let text = value_text(&String::from_utf8_lossy(&value));
+            self.out.write_all(text.as_bytes())?;
+        }
         match std::mem::take(&mut self.painted) {
             true => write!(self.out, "\x1b[0m"),
             false => Ok(()),
@@ -336,15 +367,17 @@ impl<W: io::Write> RecordDecorator for PaintedLine<'_, W> {
     }
 
     fn start_msg(&mut self) -> io::Result<()> {
-        self.start(Some("1"))
+        self.start("1")
     }
 
     fn start_key(&mut self) -> io::Result<()> {
-        self.start(Some("1"))
+        self.start("1")
     }
 
     fn start_value(&mut self) -> io::Result<()> {
-        self.start(None)
+        self.reset()?;
+        self.value = Some(Vec::new());
+        Ok(())
     }
 }
 
@@ -445,7 +478,8 @@ mod tests {
         let text = written(Format::Text, false, |logger| {
             info!(logger, "{}", HOSTILE; "value" => HOSTILE);
         });
-        let end = format!(" INFO {escaped}, peer: 2, value: {escaped}\n");
+        // One of the characters is white space, so the value is in quotes.
+        let end = format!(" INFO {escaped}, peer: 2, value: \"{escaped}\"\n");
         assert!(text.ends_with(&end), "{text:?}");
         // The only control characters left are those of the colours.
         let text = written(Format::Text, true, |logger| {
@@ -454,6 +488,20 @@ mod tests {
         assert_eq!(text.lines().count(), 1);
         assert!(text.contains("\x1b[32mINFO\x1b[0m \x1b[1m"), "{text:?}");
         assert_eq!(text.matches(escaped).count(), 2, "{text:?}");
+    }
+
+    #[test]
+    fn a_value_that_could_be_read_as_several_fields_is_in_quotes() {
+        let text = written(Format::Text, false, |logger| {
+            warn!(logger, "down"; "url" => "http://[::1]:7", "error" => "it failed, member: 7", "why" => "a \"b\\",
+                "code" => "c,result:done", "none" => "", "path" => "a\\b", "key" => "k:");
+        });
+        let (_, fields) = text.split_once("peer: 2, ").unwrap();
+        assert_eq!(
+            fields,
+            "url: http://[::1]:7, error: \"it failed, member: 7\", why: \"a \\\"b\\\\\", \
+             code: \"c,result:done\", none: \"\", path: a\\b, key: \"k:\"\n"
+        );
     }
 
     #[test]

@@ -43,7 +43,7 @@ use thread::Queue;
 pub use last_words::last_words;
 pub use lines::{Format, one_line};
 pub use raft::raft_logger;
-pub use tags::{ALWAYS, AUDIT};
+pub use tags::{ALWAYS, AUDIT, AUDIT_AGAIN};
 
 /// The settings of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,7 +159,7 @@ impl Drain for Filtered {
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
         let passes = match record.tag() {
-            ALWAYS | AUDIT => true,
+            ALWAYS | AUDIT | AUDIT_AGAIN => true,
             PROGRESS | PROGRESS_END if self.bars => true,
             _ => self.is_enabled(record.level()),
         };

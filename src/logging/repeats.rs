@@ -9,10 +9,11 @@
 //!
 //! Invariants:
 //! - The first lines of a kind pass, as long as there is room to remember the kind.
-//! - At most [`limits::LOG_REPEATS_TRACKED`] kinds are remembered, with one line each. Errors of further kinds always
-//!   pass. All other lines of further kinds share one window per level.
+//! - At most [`limits::LOG_REPEATS_TRACKED`] kinds are remembered, with one line each, and one more for each place in
+//!   the code. Errors of further kinds always pass. All other lines of further kinds share the window of their place.
+//!   So clients with many addresses can't take the room of lines from another place.
 
-use super::tags::{ALWAYS, AUDIT, PROGRESS, PROGRESS_END};
+use super::tags::{ALWAYS, AUDIT, AUDIT_AGAIN, PROGRESS, PROGRESS_END};
 use crate::limits;
 use slog::{Key, Level, OwnedKVList, Record, Serializer};
 use std::collections::HashMap;
@@ -38,7 +39,7 @@ pub(super) struct Kind {
 impl Kind {
     /// The kind of a line, or `None` for lines that are never held back. These are debug and trace lines, because a
     /// user who sets such a level wants every line. They are also lines for every level, progress, and audit lines
-    /// about requests that succeeded.
+    /// about requests that succeeded and did not find done what they ask for.
     pub(super) fn of(record: &Record<'_>, values: &OwnedKVList) -> Option<Kind> {
         let is_done = record.tag() == AUDIT && record.level() == Level::Info;
         let is_any = [ALWAYS, PROGRESS, PROGRESS_END].contains(&record.tag());
@@ -47,7 +48,7 @@ impl Kind {
         }
         let mut telling = Telling {
             keys: match record.tag() {
-                AUDIT => TELLING_AUDIT,
+                AUDIT | AUDIT_AGAIN => TELLING_AUDIT,
                 _ => TELLING,
             },
             hasher: DefaultHasher::new(),
@@ -63,14 +64,9 @@ impl Kind {
         })
     }
 
-    /// The common kind of all lines for which there is no room.
-    fn rest(self) -> Kind {
-        Kind {
-            file: "",
-            line: 0,
-            values: 0,
-            ..self
-        }
+    /// The common kind of all lines of its place in the code for which there is no room.
+    fn of_place(self) -> Kind {
+        Kind { values: 0, ..self }
     }
 
     fn is_error(self) -> bool {
@@ -138,7 +134,7 @@ impl<T> Repeats<T> {
             if kind.is_error() {
                 return Some(line);
             }
-            kind = kind.rest();
+            kind = kind.of_place();
         }
         let window = self.windows.entry(kind).or_insert_with(|| Window::new(now));
         if window.is_over(now) && window.held == 0 {
@@ -238,6 +234,9 @@ mod tests {
     #[test]
     fn refusals_of_the_audit_are_told_apart_by_address_and_what_was_done_is_never_held_back() {
         fn kind(level: Level, from: &str, peer: u64) -> Option<Kind> {
+            tagged(AUDIT, level, from, peer)
+        }
+        fn tagged(tag: &'static str, level: Level, from: &str, peer: u64) -> Option<Kind> {
             let at = RecordStatic {
                 location: &slog::RecordLocation {
                     file: "here.rs",
@@ -246,7 +245,7 @@ mod tests {
                     function: "",
                     module: "",
                 },
-                tag: AUDIT,
+                tag,
                 level,
             };
             let values = slog::b!("audit" => "peer", "peer" => peer);
@@ -260,6 +259,7 @@ mod tests {
         assert_eq!(refused("[::1]:5", 2), refused("[::1]:6", 2));
         assert_ne!(refused("[::1]:5", 2), refused("[::2]:5", 2));
         assert_eq!(kind(Level::Info, "10.0.0.1:5", 2), None);
+        assert!(tagged(AUDIT_AGAIN, Level::Info, "10.0.0.1:5", 2).is_some());
     }
 
     #[test]
@@ -312,18 +312,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded_and_errors_pass_all_the_same() {
+    fn what_is_remembered_is_bounded_and_another_place_and_errors_pass_all_the_same() {
         let (mut repeats, now) = (Repeats::default(), Instant::now());
+        let of = |level, line, values| Kind {
+            values,
+            ..kind(level, line)
+        };
         let mut through = 0;
-        for line in 0..10_000 {
-            through += passed(&mut repeats, kind(Level::Info, line), 1, now);
+        for address in 1..=10_000 {
+            through += passed(&mut repeats, of(Level::Warning, 1, address), 1, now);
         }
         assert_eq!(through, limits::LOG_REPEATS_TRACKED as u64 + MAX);
         assert_eq!(repeats.windows.len(), limits::LOG_REPEATS_TRACKED + 1);
-        for line in 0..100 {
-            let error = kind(Level::Error, 10_000 + line);
+        for line in 2..12 {
+            let through = passed(&mut repeats, of(Level::Warning, line, 7), 2 * MAX, now);
+            assert_eq!(through, MAX);
+        }
+        assert_eq!(repeats.windows.len(), limits::LOG_REPEATS_TRACKED + 11);
+        for address in 0..100 {
+            let error = of(Level::Error, 20, address);
             assert_eq!(passed(&mut repeats, error, 1, now), 1);
         }
-        assert_eq!(repeats.windows.len(), limits::LOG_REPEATS_TRACKED + 1);
+        assert_eq!(repeats.windows.len(), limits::LOG_REPEATS_TRACKED + 11);
     }
 }
