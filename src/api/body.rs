@@ -5,7 +5,7 @@ use super::error_code::Code;
 use super::reply::{self, Reply, RequestKind};
 use crate::command::outcome::NotProposed;
 use crate::limits;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -58,7 +58,7 @@ impl Body {
         let mut share = budget.try_acquire_many(0).map_err(|_| full())?;
         // Most bodies arrive in one piece, which needs no buffer.
         let mut only = Bytes::new();
-        let mut joined = BytesMut::new();
+        let mut joined = Vec::new();
         while !self.ended {
             let frame = match timeout_at(deadline, self.source.frame()).await {
                 Ok(Some(Ok(frame))) => frame,
@@ -92,14 +92,13 @@ impl Body {
                 continue;
             }
             if joined.is_empty() {
-                // The announced length is within the limit, and the reserved memory is not touched before bytes arrive.
-                joined.reserve((announced as usize).max(length));
                 joined.extend_from_slice(&std::mem::take(&mut only));
             }
+            grow(&mut joined, data.len(), announced as usize);
             joined.extend_from_slice(&data);
         }
         let bytes = if !joined.is_empty() {
-            joined.freeze()
+            Bytes::from(joined)
         } else if only.len() <= limits::BODY_COPY_BYTES_MAX {
             // `only` is a slice of the connection's read buffer. The copy frees that buffer for the next request.
             Bytes::copy_from_slice(&only)
@@ -113,6 +112,21 @@ impl Body {
     }
 }
 
+/// Makes room for `more` bytes. The buffer grows with what has arrived and not with what was announced: memory that is
+/// only reserved counts against the limit of addresses. It at most doubles, and ends at the announced length, if one is
+/// announced.
+fn grow(buffer: &mut Vec<u8>, more: usize, announced: usize) {
+    let length = buffer.len() + more;
+    if length > buffer.capacity() {
+        let whole = match announced >= length {
+            true => (2 * buffer.len()).min(announced),
+            false => 2 * buffer.len(),
+        };
+        let whole = whole.max(length);
+        buffer.reserve_exact(whole - buffer.len());
+    }
+}
+
 fn too_slow() -> Box<Reply> {
     let mut reply = reply::error(
         Code::TooSlow,
@@ -120,4 +134,29 @@ fn too_slow() -> Box<Reply> {
     );
     reply::set_outcome(&mut reply, "none");
     reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_grows_with_what_arrives_and_ends_at_the_announced_length() {
+        let (announced, piece) = (64 << 20, [0; 10_000]);
+        let mut buffer = Vec::new();
+        let mut largest = 0;
+        while buffer.len() < announced {
+            let piece = &piece[..piece.len().min(announced - buffer.len())];
+            grow(&mut buffer, piece.len(), announced);
+            buffer.extend_from_slice(piece);
+            largest = largest.max(buffer.capacity());
+            assert!(
+                buffer.capacity() <= 2 * buffer.len(),
+                "{} of {}",
+                buffer.len(),
+                buffer.capacity()
+            );
+        }
+        assert_eq!(largest, announced);
+    }
 }
