@@ -121,6 +121,8 @@ pub const BACKUP_PIECE_BYTES: usize = 4 << 10;
 pub const BACKUP_BYTES_UNANNOUNCED_MAX: u64 = 1 << 30;
 /// Largest backup in bytes, whatever the member announces. The map of a member is in memory.
 pub const BACKUP_BYTES_MAX: u64 = 16 << 40;
+/// Interval at which a backup tries again to hand a piece to a slow client.
+pub const BACKUP_POLL: Duration = Duration::from_millis(1);
 /// Longest line in which a member refuses a backup, in bytes.
 pub const BACKUP_REFUSAL_BYTES_MAX: usize = 64 << 10;
 /// A restored cluster starts this far after the index of its backup. That is more than the old cluster can have written
@@ -229,8 +231,11 @@ pub const FRAME_DATA_APART_BYTES: usize = 64 << 10;
 pub const PEER_QUEUE_BYTES_MAX: usize = 256 << 20;
 /// Messages queued for one peer on one connection.
 pub const PEER_QUEUE_MESSAGES_MAX: usize = 8_192;
-/// Connections that the peer port holds at one time.
+/// Connections that the peer port holds at one time. There are fewer where the limit of open files is low.
 pub const PEER_CONNECTIONS_MAX: usize = 1_024;
+/// Bytes of incomplete frames, over all streams of peers. With more, a stream is closed whose own frame has more than
+/// [`FRAME_BYTES_TARGET`].
+pub const PEER_FRAMES_BYTES_MAX: usize = 512 << 20;
 /// Longest head of a request on the peer port, in bytes. It has to hold a URL. It is also the size of one read.
 pub const PEER_HEAD_BYTES_MAX: usize = 16 << 10;
 /// Time to establish a connection to one address of a member.
@@ -285,8 +290,26 @@ pub const SNAPSHOT_FINISH_TIMEOUT: Duration = Duration::from_secs(120);
 pub const VALUE_BYTES_LIMIT: usize = 64 << 20;
 /// The largest `--max-key-bytes`. The head of a request has to hold the key, percent-encoded.
 pub const KEY_BYTES_LIMIT: usize = 16 << 10;
-/// Connections that the client port holds at one time.
+/// Connections that the client port holds at one time. There are fewer where the limit of open files is low.
 pub const CLIENT_CONNECTIONS_MAX: usize = 16_384;
+/// Connections beyond those, for `/-/live` and `/-/ready` only.
+pub const SPARE_CONNECTIONS_MAX: usize = 64;
+/// Time for a client to send the head of a request on a spare connection.
+pub const SPARE_HEADER_TIMEOUT: Duration = Duration::from_secs(1);
+/// One address gets this fraction of the connections and of the watches, by default
+/// (`--max-per-address`).
+pub const ADDRESS_SHARE: usize = 4;
+/// IPv6 addresses that have this many first bits in common count as one address.
+pub const ADDRESS_PREFIX_BITS: u32 = 64;
+/// Time until connections are searched again for one that may give way, when a search has found none.
+pub const SLOTS_SEARCH_PAUSE: Duration = Duration::from_millis(10);
+/// Interval at which the log repeats that connections are refused or give way.
+pub const SLOTS_FULL_TOLD: Duration = Duration::from_secs(60);
+/// Bytes of incomplete heads of requests, over all connections. With more, a connection is closed whose own head has
+/// more than [`HEAD_SMALL_BYTES`].
+pub const HEADS_BYTES_MAX: usize = 64 << 20;
+/// Size up to which the incomplete head of a request is always kept, in bytes.
+pub const HEAD_SMALL_BYTES: usize = 4 << 10;
 /// Bytes of request bodies that are being read or wait for their outcome, over all connections.
 pub const BODY_BYTES_MAX: usize = 256 << 20;
 /// Time for a client to send the head of a request.
@@ -344,6 +367,13 @@ pub const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for the read of `GET /-/ready`.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Lists, hashes and backups together get this share of one processor.
+pub const SCANS_PROCESSOR_PERCENT: u32 = 50;
+/// Time for which they keep the share that they did not use.
+pub const SCANS_BURST: Duration = Duration::from_millis(250);
+/// Bytes of entries that they look at between two pauses, about.
+pub const SCAN_PIECE_BYTES: usize = 1 << 20;
+
 // ---- logs ----
 
 /// Time for which the end of the process waits until the last lines are written.
@@ -362,6 +392,20 @@ pub const LOG_REPEATS_MAX: u64 = 10;
 pub const LOG_REPEAT_WINDOW: Duration = Duration::from_secs(10);
 /// Kinds of lines that are distinguished.
 pub const LOG_REPEATS_TRACKED: usize = 256;
+
+// ---- open files ----
+
+/// The lowest limit of open files with which a member starts.
+pub const FILES_LEAST: u64 = 128;
+/// The share of that limit which is for the files of the data directory, for connections to other members and for
+/// lookups, and the same share for connections from other members: one of so many parts.
+pub const FILES_SHARE: u64 = 4;
+/// The least and the most of the former share.
+pub const FILES_OWN: (u64, u64) = (64, 512);
+/// The least of the latter share. The most is [`PEER_CONNECTIONS_MAX`].
+pub const PEER_CONNECTIONS_LEAST: u64 = 32;
+/// The part of the former share for [`SPARE_CONNECTIONS_MAX`]: one of so many parts.
+pub const SPARE_CONNECTIONS_SHARE: u64 = 4;
 
 // ---- systemd ----
 
@@ -387,6 +431,8 @@ pub const STOP_TIMEOUT: Duration = Duration::from_millis(1_000);
 /// Time for the threads to end after that. A thread that is writing or loading a snapshot takes longer and ends with
 /// the process. The next start removes the unfinished file.
 pub const THREADS_STOP_TIMEOUT: Duration = Duration::from_millis(300);
+/// Interval at which that wait checks.
+pub const THREADS_STOP_POLL: Duration = Duration::from_millis(1);
 /// Time for the runtime's tasks to end after everything else has ended.
 pub const RUNTIME_STOP_TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -403,6 +449,12 @@ pub fn runtime_threads() -> usize {
 
 /// Upper bound of [`runtime_threads`].
 pub const RUNTIME_THREADS_MAX: usize = 8;
+
+/// Threads for work that would hold up the runtime: lists, hashes, large JSON and metrics.
+pub const WORKER_THREADS: usize = 3;
+/// Threads that the machine has to grant beyond those of the runtime before the runtime is made. The runtime itself
+/// does not say that it got too few. The raft loop and the other threads need more.
+pub const THREADS_SPARE: usize = 4;
 
 /// Threads that load a large snapshot: one for each processor.
 pub fn load_threads() -> usize {

@@ -12,12 +12,14 @@ mod histogram;
 mod peers;
 mod process;
 mod requests;
+mod shortages;
 
 pub use histogram::Histogram;
 pub use peers::{LaneMetrics, PeerMetrics, PeersMetrics};
 pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::registry::Registry;
 pub use requests::Requests;
+pub use shortages::{Port, Shortages};
 
 use process::Process;
 use prometheus_client::encoding::text;
@@ -35,6 +37,8 @@ pub struct Metrics {
     process: Process,
     /// Requests of the client port.
     pub requests: Requests,
+    /// What could not be done for want of a resource.
+    pub shortages: Shortages,
     /// Proposals without an outcome, by the error code that their clients got.
     pub proposals_failed: Reasons,
     /// Linearizable reads that were not confirmed, by the error code that their clients got.
@@ -57,6 +61,7 @@ impl Default for Metrics {
             registry: Registry::with_prefix("raftkvd"),
             process: Process::default(),
             requests: Requests::default(),
+            shortages: Shortages::default(),
             proposals_failed: Reasons::default(),
             reads_failed: Reasons::default(),
             leader_changes: Counter::default(),
@@ -90,6 +95,7 @@ impl Default for Metrics {
         metrics.snapshots.register(registry);
         metrics.peers.register(registry);
         metrics.requests.register(registry);
+        metrics.shortages.register(registry);
         metrics
     }
 }

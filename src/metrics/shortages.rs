@@ -1,0 +1,74 @@
+//! What this process could not do because a resource of the machine, or a limit of its own, was used up.
+
+use super::{Counter, Label};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+/// A port that accepts connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    /// The client port.
+    Client,
+    /// The peer port.
+    Peer,
+}
+
+/// Counters of shortages.
+#[derive(Debug)]
+pub struct Shortages {
+    accepts: Family<Label, Counter>,
+    failed: [Counter; 2],
+    beyond: Family<Label, Counter>,
+    refused: Counter,
+    evicted: Counter,
+    /// Work that was put off because the machine refused a thread.
+    pub threads_refused: Counter,
+}
+
+impl Default for Shortages {
+    fn default() -> Shortages {
+        let (accepts, beyond) = (Family::default(), Family::default());
+        Shortages {
+            failed: ["client", "peer"]
+                .map(|port| Family::get_or_create_owned(&accepts, &[("port", port)])),
+            refused: Family::get_or_create_owned(&beyond, &[("result", "refused")]),
+            evicted: Family::get_or_create_owned(&beyond, &[("result", "admitted")]),
+            accepts,
+            beyond,
+            threads_refused: Counter::default(),
+        }
+    }
+}
+
+impl Shortages {
+    /// A connection could not be accepted.
+    pub fn accepts_failed(&self, port: Port) {
+        self.failed[port as usize].inc();
+    }
+
+    /// A connection of a client found no free slot. It was refused, or an older connection gave way.
+    pub fn connection_beyond_slots(&self, is_refused: bool) {
+        match is_refused {
+            true => self.refused.inc(),
+            false => self.evicted.inc(),
+        };
+    }
+
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "accepts_failed",
+            "Connections that could not be accepted, most likely for want of file descriptors",
+            self.accepts.clone(),
+        );
+        registry.register(
+            "connections_beyond_limit",
+            "Connections of clients beyond the limit: admitted in the place of an older one, or refused",
+            self.beyond.clone(),
+        );
+        registry.register(
+            "threads_refused",
+            "Work that was put off because the machine refused a thread",
+            self.threads_refused.clone(),
+        );
+    }
+}
