@@ -58,6 +58,7 @@
 //! command
 //! logging
 //! metrics
+//! workers
 //! config, connect
 //! exit_code, peer_url, limits, numbers, mutants
 //! ```
@@ -91,3 +92,4 @@ pub mod storage;
 pub mod store;
 pub mod threads;
 pub mod transport;
+pub mod workers;

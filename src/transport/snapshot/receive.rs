@@ -11,6 +11,7 @@ use crate::storage::SnapshotMeta;
 use crate::transport::files::FileError;
 use crate::transport::frame::{self, Carries, FrameError, Frames};
 use crate::transport::state::TransportState;
+use crate::workers::on_a_thread;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::StatusCode;
@@ -18,10 +19,10 @@ use hyper::body::Incoming;
 use protobuf::Message as _;
 use raft::eraftpb::{Message, Snapshot};
 use slog::{Logger, info};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 /// Why a snapshot was not received.
@@ -31,6 +32,8 @@ pub(in crate::transport) enum SnapshotReceiveError {
     Busy,
     #[error("too many messages wait for the raft loop")]
     Overloaded,
+    #[error("the machine refuses a thread: {0}")]
+    NoThread(io::Error),
     #[error("less than {SNAPSHOT_CHUNK_BYTES} bytes came in {} s", .0.as_secs())]
     Slow(Duration),
     #[error("it was cut off")]
@@ -66,9 +69,9 @@ impl SnapshotReceiveError {
     /// The status of the answer, in case the sender still waits for one.
     pub(in crate::transport) fn status(&self) -> StatusCode {
         match self {
-            SnapshotReceiveError::Busy | SnapshotReceiveError::Overloaded => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            SnapshotReceiveError::Busy
+            | SnapshotReceiveError::Overloaded
+            | SnapshotReceiveError::NoThread(_) => StatusCode::SERVICE_UNAVAILABLE,
             SnapshotReceiveError::File(_) => StatusCode::INTERNAL_SERVER_ERROR,
             SnapshotReceiveError::Denied(_)
             | SnapshotReceiveError::Powerless
@@ -183,11 +186,15 @@ impl Arriving {
         let index = promised.index;
         let since = Instant::now();
         let (files, from, incarnation) = (shared.clone(), claims.from, claims.incarnation);
-        let written = spawn_blocking(move || {
+        let written = on_a_thread("receive", move || {
             // The permit is returned only when the file is closed, even if the request was cancelled.
             let _permit = permit;
             write_file(&files, &claims, &promised, pieces)
         });
+        let written = written.map_err(|error| {
+            shared.metrics.shortages.threads_refused.inc();
+            SnapshotReceiveError::NoThread(error)
+        })?;
         let (file_bytes, standing) = written
             .await
             .unwrap_or_else(|error| Err(SnapshotReceiveError::File(error.into())))?;

@@ -10,7 +10,9 @@ use crate::transport::frame::{self, encoded};
 use crate::transport::handshake::Trust;
 use crate::transport::peers::{SnapshotLane, Trouble};
 use crate::transport::state::TransportState;
+use crate::workers::{Stopped, on_a_thread};
 use bytes::{Bytes, BytesMut};
+use futures_channel::oneshot;
 use hyper::StatusCode;
 use hyper::body::{Body, Frame, SizeHint};
 use raft::eraftpb::Message;
@@ -21,7 +23,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, timeout};
 
 /// A snapshot on its way to a peer.
@@ -79,8 +80,10 @@ enum SnapshotSendError {
     Stalled(Duration),
     #[error(transparent)]
     Failed(#[from] DialError),
+    #[error("the machine refuses a thread: {0}")]
+    NoThread(io::Error),
     #[error(transparent)]
-    Task(#[from] JoinError),
+    Stopped(#[from] Stopped),
 }
 
 impl SnapshotTransfer {
@@ -139,16 +142,29 @@ impl SnapshotTransfer {
         let metadata = message.get_snapshot().get_metadata();
         let (index, term) = (metadata.index, metadata.term);
         let files = shared.snapshots.clone();
-        let source = spawn_blocking(move || files.open(index, term))
-            .await?
-            .map_err(SnapshotSendError::Open)?;
+        let (pieces, rest) = mpsc::channel(SNAPSHOT_CHUNKS_QUEUED);
+        let (opened, file_bytes) = oneshot::channel();
+        let pace = shared.limits.snapshot_pace;
+        // The reader ends by itself: at the end of the file, or when the body was dropped.
+        let reading = on_a_thread("send", move || match files.open(index, term) {
+            Ok(source) => {
+                if opened.send(Ok(source.bytes())).is_ok() {
+                    read_file(source, Pace::new(pace), &pieces);
+                }
+            }
+            Err(error) => drop(opened.send(Err(error))),
+        });
+        drop(reading.map_err(|error| {
+            shared.metrics.shortages.threads_refused.inc();
+            SnapshotSendError::NoThread(error)
+        })?);
+        let file_bytes = file_bytes.await.map_err(|_| Stopped)?;
+        let file_bytes = file_bytes.map_err(SnapshotSendError::Open)?;
         let mut head = Vec::new();
         frame::encode(&[message], &mut head);
 
-        let file_bytes = source.bytes();
         info!(logger, "sending a snapshot"; "bytes" => file_bytes);
         let total = head.len() as u64 + file_bytes;
-        let (pieces, rest) = mpsc::channel(SNAPSHOT_CHUNKS_QUEUED);
         let sent = Arc::new(watch::Sender::new(0));
         let body = FileBody {
             head: Some(Bytes::from(head)),
@@ -161,9 +177,6 @@ impl SnapshotTransfer {
         let to = self.report.to;
         let claims = shared.view().claims(to, Some(&self.url));
         let request = dial::request(&claims, &self.url, "/raft/snapshot", body)?;
-        // The reader ends by itself: at the end of the file, or when the body was dropped.
-        let pace = Pace::new(shared.limits.snapshot_pace);
-        drop(spawn_blocking(move || read_file(source, pace, &pieces)));
         let exchange = dial::exchange(stream, request, async |response| {
             if response.status() == StatusCode::NO_CONTENT {
                 return Ok(());
