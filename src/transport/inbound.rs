@@ -15,6 +15,7 @@ use crate::channels::notice::{Met, Notice};
 use crate::identity::{Claims, PeerAnswer, PeerRefusal, Reason, Standing, View};
 use crate::limits;
 use crate::logging::AUDIT;
+use crate::metrics::Port;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
@@ -61,6 +62,7 @@ pub(super) async fn serve(
                 if !std::mem::replace(&mut failing, true) {
                     error!(shared.logger, "can't accept peer connections"; "error" => %error);
                 }
+                shared.metrics.shortages.accepts_failed(Port::Peer);
                 let pause = tokio::time::timeout(limits::PEER_BACKOFF_MAX, &mut shutdown);
                 if pause.await.is_ok() {
                     return tasks.shutdown().await;
@@ -199,6 +201,7 @@ async fn connection(
         stranger: &stranger,
         socket: parts.io.into_inner(),
         frames: frame::Frames::default(),
+        counted: 0,
     };
     match stream.run(&parts.read_buf).await {
         Ok(()) => debug!(logger, "a stream has ended"; "peer" => from),
@@ -394,6 +397,15 @@ struct InboundStream<'a> {
     stranger: &'a Stranger,
     socket: TcpStream,
     frames: frame::Frames,
+    /// Bytes of the frames that are counted.
+    counted: usize,
+}
+
+impl Drop for InboundStream<'_> {
+    fn drop(&mut self) {
+        let all = &self.shared.frame_bytes;
+        all.fetch_sub(self.counted, Ordering::Relaxed);
+    }
 }
 
 /// Why this member closed a stream.
@@ -403,6 +415,8 @@ enum StreamEnd {
     Frame(#[from] frame::FrameError),
     #[error("the peer is no longer welcome: {0}")]
     Denied(Reason),
+    #[error("the frames that all peers have begun to send are too large together")]
+    Crowded,
 }
 
 impl InboundStream<'_> {
@@ -414,6 +428,7 @@ impl InboundStream<'_> {
         self.frames.push(already_read);
         loop {
             self.deliver()?;
+            self.count()?;
             tokio::select! {
                 biased;
                 () = self.entry.replaced.notified() => return Ok(()),
@@ -430,6 +445,19 @@ impl InboundStream<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Counts the bytes of the frame that is arriving. Ends the stream if the frames of all streams are too large
+    /// together, and this one is not small. Raft sends what is lost again.
+    fn count(&mut self) -> Result<(), StreamEnd> {
+        let (all, held) = (&self.shared.frame_bytes, self.frames.len());
+        let before = std::mem::replace(&mut self.counted, held);
+        let total = all.fetch_add(held, Ordering::Relaxed) + held - before;
+        all.fetch_sub(before, Ordering::Relaxed);
+        match held > limits::FRAME_BYTES_TARGET && total > limits::PEER_FRAMES_BYTES_MAX {
+            true => Err(StreamEnd::Crowded),
+            false => Ok(()),
         }
     }
 

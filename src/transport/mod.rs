@@ -60,7 +60,7 @@ use snapshot::send::{SnapshotTransfer, TransferReport};
 use state::TransportState;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
@@ -97,6 +97,7 @@ impl Transport {
                 peers: Mutex::default(),
                 start_peer: outbound::start_peer,
                 inbound: Registry::default(),
+                frame_bytes: AtomicUsize::new(0),
                 receiving: Arc::new(Semaphore::new(1)),
             }),
         };

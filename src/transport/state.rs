@@ -14,7 +14,7 @@ use crate::peer_url::PeerUrl;
 use parking_lot::{Mutex, MutexGuard};
 use slog::{Logger, warn};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::{Semaphore, watch};
 
 /// The shared state of the tasks.
@@ -39,6 +39,8 @@ pub(super) struct TransportState {
     /// reverse.
     pub start_peer: fn(&Arc<TransportState>, u64) -> Peer,
     pub inbound: Registry,
+    /// Bytes of the frames that are arriving.
+    pub frame_bytes: AtomicUsize,
     /// Limits the snapshots that are received to one at a time.
     pub receiving: Arc<Semaphore>,
 }
