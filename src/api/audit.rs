@@ -4,26 +4,54 @@
 //! Invariants:
 //! - A request is one line, also if its client disconnects before the answer. A request that is refused before it is
 //!   read as a change is not in the audit, for example by a closed member or because of a malformed body.
-//! - The line of a request that succeeded is never held back. Repeated refusals are held back (see
-//!   [`logging`](crate::logging)).
+//! - The line of a request that succeeded is never held back, unless the request found done what it asks for. Lines of
+//!   such requests, and refusals, are held back when they repeat (see [`logging`](crate::logging)).
 //! - No line holds a key or a value.
 
 use super::Front;
 use super::error_code::Code;
 use super::reply::ReplyResult;
-use crate::logging::AUDIT;
+use super::slots::Full;
+use crate::logging::{AUDIT, AUDIT_AGAIN};
 use hyper::http::request::Parts;
 use slog::{KV, Logger, Record, Serializer, info, warn};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// The client that sent a request. The connection adds it to the extensions of the request.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Client(SocketAddr);
+pub(super) struct Client {
+    address: SocketAddr,
+    /// Why its connection has only a spare slot.
+    full: Option<Full>,
+}
 
 impl Client {
     pub(super) fn new(address: SocketAddr) -> Client {
         // A port that accepts both IPv4 and IPv6 shows IPv4 addresses as IPv6.
-        Client(SocketAddr::new(address.ip().to_canonical(), address.port()))
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        Client {
+            address,
+            full: None,
+        }
+    }
+
+    /// The same client on a spare connection, if there is a reason.
+    pub(super) fn turned_away(self, full: Option<Full>) -> Client {
+        Client { full, ..self }
+    }
+
+    /// The client of a request.
+    pub(super) fn of(head: &Parts) -> Client {
+        let client = head.extensions.get::<Client>();
+        *client.expect("the connection adds it to each request")
+    }
+
+    pub(super) fn ip(&self) -> IpAddr {
+        self.address.ip()
+    }
+
+    pub(super) fn full(&self) -> Option<Full> {
+        self.full
     }
 }
 
@@ -39,6 +67,8 @@ pub(super) enum Audited {
 pub(super) struct Audit {
     logger: Logger,
     line: Line,
+    /// What the request asks for was so before.
+    again: bool,
     ended: bool,
 }
 
@@ -56,8 +86,7 @@ struct Line {
 impl Front {
     /// Starts the audit of a request. `asked` names the change, or the kind of backup.
     pub(super) fn audit(&self, head: &Parts, audited: Audited, asked: &'static str) -> Audit {
-        let client = head.extensions.get::<Client>();
-        let Client(from) = *client.expect("the connection adds it to each request");
+        let from = Client::of(head).address;
         Audit {
             logger: self.api.logger.clone(),
             line: Line {
@@ -70,6 +99,7 @@ impl Front {
                 result: "unknown",
                 code: Some("unanswered"),
             },
+            again: false,
             ended: false,
         }
     }
@@ -80,6 +110,13 @@ impl Audit {
     pub(super) fn member(mut self, id: u64, url: &str) -> Audit {
         self.line.member = Some(id);
         self.line.url = (!url.is_empty()).then(|| url.to_owned());
+        self
+    }
+
+    /// Says whether this member knows that what the request asks for is so already. It may be wrong, because another
+    /// change may come first, so such a request has a line too.
+    pub(super) fn again(mut self, again: bool) -> Audit {
+        self.again = again;
         self
     }
 
@@ -116,6 +153,7 @@ impl Audit {
             Audited::Backup => "a client asked for a backup",
         };
         match self.line.code {
+            None if self.again => info!(self.logger, #AUDIT_AGAIN, "{}", what; &self.line),
             None => info!(self.logger, #AUDIT, "{}", what; &self.line),
             Some(_) => warn!(self.logger, #AUDIT, "{}", what; &self.line),
         }

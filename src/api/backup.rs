@@ -16,12 +16,14 @@ use super::Front;
 use super::audit::Audited;
 use super::error_code::Code;
 use super::path::ReadOptions;
+use super::processor_share::Work;
 use super::reply::{self, Reply, ReplyResult, RequestKind};
 use crate::channels::notice::Notice;
 use crate::command::SnapshotHeader;
 use crate::limits;
 use crate::storage::SnapshotEncoder;
 use crate::store::Frozen;
+use crate::workers::{Stopped, on_a_thread};
 use bytes::Bytes;
 use futures_channel::oneshot;
 use http_body_util::BodyExt as _;
@@ -33,7 +35,8 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use tokio::runtime::Handle;
+use std::thread;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout_at};
 
@@ -82,20 +85,43 @@ impl Front {
                 return answer;
             }
         };
+        let audit = audit.index(frozen.header.index);
         let (give, pieces) = mpsc::channel(limits::SNAPSHOT_CHUNKS_QUEUED);
         let reply = self.download(&frozen.header, pieces);
-        let sink = Sink {
-            runtime: Handle::current(),
-            give,
-        };
-        tokio::task::spawn_blocking(move || {
-            let audit = audit.index(frozen.header.index);
-            match write(frozen, &sink) {
-                Ok(()) => audit.end("sent", None),
-                Err(ClientGone) => audit.end("broken-off", Some("client-gone")),
+        match self.write_backup(frozen, Sink { give }) {
+            Ok(written) => {
+                tokio::spawn(async move {
+                    match written.await {
+                        Ok(Ok(())) => audit.end("sent", None),
+                        Ok(Err(ClientGone)) => audit.end("broken-off", Some("client-gone")),
+                        // The process ends, and the audit says that the outcome is unknown.
+                        Err(Stopped) => {}
+                    }
+                });
+                Ok(reply)
             }
-        });
-        Ok(reply)
+            Err(error) => {
+                self.api.metrics.shortages.threads_refused.inc();
+                let answer = Err(reply::unavailable(
+                    Code::QueueFull,
+                    format!(
+                        "no backup: the machine refuses a thread ({error}); try again, or another member"
+                    ),
+                ));
+                audit.answered(&answer);
+                answer
+            }
+        }
+    }
+
+    /// Encodes the map on a thread of its own, which waits for the client most of the time.
+    fn write_backup(
+        &self,
+        frozen: FrozenBackup,
+        sink: Sink,
+    ) -> io::Result<impl Future<Output = Result<Result<(), ClientGone>, Stopped>> + use<>> {
+        let scans = Arc::clone(&self.scans);
+        on_a_thread("backup", move || write(frozen, &sink, &mut scans.begin()))
     }
 
     /// Freezes the map for a backup, if no other backup is running.
@@ -160,7 +186,6 @@ impl Front {
 struct ClientGone;
 
 struct Sink {
-    runtime: Handle,
     give: mpsc::Sender<BackupPiece>,
 }
 
@@ -174,16 +199,26 @@ impl Sink {
         Ok(())
     }
 
-    fn put(&self, piece: BackupPiece) -> Result<(), ClientGone> {
-        let sent = self
-            .give
-            .send_timeout(piece, limits::SNAPSHOT_STALL_TIMEOUT);
-        self.runtime.block_on(sent).map_err(|_| ClientGone)
+    /// Polls, because a thread outside of the runtime can't wait for a channel and a time, also while the runtime
+    /// ends.
+    fn put(&self, mut piece: BackupPiece) -> Result<(), ClientGone> {
+        let begun = std::time::Instant::now();
+        loop {
+            piece = match self.give.try_send(piece) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Full(piece)) => piece,
+                Err(TrySendError::Closed(_)) => return Err(ClientGone),
+            };
+            if begun.elapsed() >= limits::SNAPSHOT_STALL_TIMEOUT {
+                return Err(ClientGone);
+            }
+            thread::sleep(limits::BACKUP_POLL);
+        }
     }
 }
 
 /// Encodes the whole map. The backup's turn ends when this function returns.
-fn write(frozen: FrozenBackup, sink: &Sink) -> Result<(), ClientGone> {
+fn write(frozen: FrozenBackup, sink: &Sink, work: &mut Work) -> Result<(), ClientGone> {
     let FrozenBackup {
         header,
         map,
@@ -195,6 +230,7 @@ fn write(frozen: FrozenBackup, sink: &Sink) -> Result<(), ClientGone> {
         if !encoder.entry(key, index, value) {
             return Ok(());
         }
+        work.pause();
         encoder.block().map_or(Ok(()), |block| sink.send(block))
     })?;
     if let Some(block) = encoder.block() {

@@ -1,19 +1,22 @@
 //! One client's connection: hyper on a socket with limits.
 //!
 //! hyper limits the size of a request's head and the time until the head is complete, which also closes idle
-//! connections. This module adds three things:
+//! connections. This module adds four things:
 //! - It disconnects a client that takes no byte of its response.
 //! - A connection that ends while the client still sends stays open for reading for a moment. If it were closed at
 //!   once, the kernel would send a reset, which can destroy the response on its way.
 //! - Stopping does not wait for half-sent heads.
+//! - Incomplete heads are limited in bytes over all connections.
 
 use super::Front;
 use super::audit::Client;
-use super::reply::Reply;
+use super::reply::{self, ReplyBody};
+use super::slots::{Full, Progress, Slot};
 use crate::limits;
-use hyper::body::Incoming;
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
-use hyper::{Request, service::service_fn};
+use hyper::{Request, Response, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -21,7 +24,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -30,8 +33,13 @@ use tokio::task::coop::unconstrained;
 use tokio::time::{Sleep, sleep};
 
 /// State that a connection's socket, its requests and its task share.
-#[derive(Default)]
 struct ConnectionState {
+    /// Whether the connection may give way to another.
+    progress: Arc<Progress>,
+    /// Bytes that have arrived of the head of the next request.
+    head_bytes: AtomicUsize,
+    /// The same of all connections.
+    all_head_bytes: Arc<AtomicUsize>,
     /// The API is processing a request.
     busy: AtomicBool,
     /// A request was answered before its whole body was read.
@@ -42,10 +50,48 @@ struct ConnectionState {
     answered: Notify,
 }
 
+impl ConnectionState {
+    fn new(progress: Arc<Progress>, all_head_bytes: Arc<AtomicUsize>) -> ConnectionState {
+        ConnectionState {
+            progress,
+            head_bytes: AtomicUsize::new(0),
+            all_head_bytes,
+            busy: AtomicBool::new(false),
+            unread: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            answered: Notify::new(),
+        }
+    }
+
+    /// Counts bytes of a head. Returns an error if the heads of all connections are too large together, and this one is
+    /// not small.
+    fn take_head_bytes(&self, count: usize) -> io::Result<()> {
+        let own = self.head_bytes.fetch_add(count, Ordering::Relaxed) + count;
+        let all = self.all_head_bytes.fetch_add(count, Ordering::Relaxed) + count;
+        match own > limits::HEAD_SMALL_BYTES && all > limits::HEADS_BYTES_MAX {
+            true => Err(io::Error::other("too many incomplete heads of requests")),
+            false => Ok(()),
+        }
+    }
+
+    /// The head is complete, or the connection has ended.
+    fn return_head_bytes(&self) {
+        let own = self.head_bytes.swap(0, Ordering::Relaxed);
+        self.all_head_bytes.fetch_sub(own, Ordering::Relaxed);
+    }
+}
+
+impl Drop for ConnectionState {
+    fn drop(&mut self) {
+        self.return_head_bytes();
+    }
+}
+
 /// Serves a connection until the connection ends or, after `stopping` becomes true, until its last request is answered.
 pub(super) async fn run(
     stream: TcpStream,
     client: Client,
+    slot: Slot,
     front: Arc<Front>,
     stopping: watch::Receiver<bool>,
 ) {
@@ -54,7 +100,8 @@ pub(super) async fn run(
         slog::debug!(front.api.logger, "set TCP_NODELAY for a client: {}", error);
         return;
     }
-    let state = Arc::new(ConnectionState::default());
+    let state = ConnectionState::new(slot.progress(), Arc::clone(&front.head_bytes));
+    let state = Arc::new(state);
     let socket = Socket {
         stream,
         state: Arc::clone(&state),
@@ -62,6 +109,10 @@ pub(super) async fn run(
         lingering: None,
     };
     let header_timeout = front.api.limits.header_timeout;
+    let header_timeout = match client.full() {
+        Some(_) => header_timeout.min(limits::SPARE_HEADER_TIMEOUT),
+        None => header_timeout,
+    };
     let logger = front.api.logger.clone();
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(client);
@@ -91,6 +142,7 @@ pub(super) async fn run(
         // Clients may disconnect at any time and send anything, so this is not worth a warning.
         slog::debug!(logger, "a client's connection ended: {}", error);
     }
+    drop(slot);
 }
 
 /// Answers one request and records its progress for the socket and the task of the connection.
@@ -98,15 +150,57 @@ async fn answer(
     request: Request<Incoming>,
     front: Arc<Front>,
     state: Arc<ConnectionState>,
-) -> Result<Reply, Infallible> {
-    state.busy.store(true, Ordering::SeqCst);
-    let (reply, unread) = front.answer(request).await;
-    state.unread.store(unread, Ordering::SeqCst);
-    state.busy.store(false, Ordering::SeqCst);
-    if state.stopping.load(Ordering::SeqCst) {
-        state.answered.notify_one();
+) -> Result<Response<AnswerBody>, Infallible> {
+    state.return_head_bytes();
+    let reply = if state.progress.begin() {
+        state.busy.store(true, Ordering::SeqCst);
+        let (reply, unread) = front.answer(request).await;
+        state.unread.store(unread, Ordering::SeqCst);
+        state.busy.store(false, Ordering::SeqCst);
+        if state.stopping.load(Ordering::SeqCst) {
+            state.answered.notify_one();
+        }
+        reply
+    } else {
+        // The connection gave way while the last bytes of the head arrived.
+        let mut reply = front.turn_away(Full::All);
+        reply::close(&mut reply);
+        *reply
+    };
+    let progress = Arc::clone(&state.progress);
+    Ok(reply.map(|body| AnswerBody { body, progress }))
+}
+
+/// The body of an answer. hyper drops it when it has taken the last byte.
+struct AnswerBody {
+    body: ReplyBody,
+    progress: Arc<Progress>,
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        self.progress.answered();
     }
-    Ok(reply)
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Serves the connection until it ends, or returns `None` when the process starts to stop.
@@ -178,7 +272,12 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        if !self.state.progress.is_waiting() {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        Poll::Ready(self.state.take_head_bytes(buffer.filled().len() - before))
     }
 }
 
@@ -206,7 +305,9 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.state.progress.flushed();
+        Poll::Ready(Ok(()))
     }
 
     /// Shuts down this side, then discards what the client still sends, until the client closes its side too or a short

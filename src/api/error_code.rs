@@ -91,6 +91,8 @@ codes! {
     NoQuorum = SERVICE_UNAVAILABLE "no-quorum",
     /// A queue or a budget of this member is full.
     QueueFull = SERVICE_UNAVAILABLE "queue-full",
+    /// The client port has no slot left for this connection, or for this address.
+    TooManyConnections = SERVICE_UNAVAILABLE "too-many-connections",
     /// Another backup of this member is being sent.
     BackupUnderWay = SERVICE_UNAVAILABLE "backup-under-way",
     /// This member is stopping.

@@ -7,6 +7,7 @@ use super::error_code::Code;
 use super::members::no_conditions;
 use super::path;
 use super::reply::{self, Reply, ReplyResult, RequestKind};
+use super::status::within;
 use crate::command::outcome::NotTransferred;
 use crate::limits;
 use hyper::http::request::Parts;
@@ -32,7 +33,10 @@ impl Front {
             ));
         };
         let audit = self.audit(head, Audited::Leadership, "transfer");
-        let audit = audit.member(id, "");
+        let status = self.status(within(limits::STATUS_TIMEOUT, deadline)).await;
+        let audit = audit
+            .member(id, "")
+            .again(status.is_some_and(|status| status.leader == id));
         let answer = match self.transfer(id, deadline).await {
             Ok(()) => Ok(reply::done(None)),
             Err(why) => Err(refused(id, why)),

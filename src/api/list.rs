@@ -28,8 +28,11 @@ impl Front {
             let caught_up = self.catch_up(deadline).await;
             caught_up.map_err(|why| reply::not_proposed(RequestKind::Read, why))?;
         }
-        let give_up = move || Instant::now() >= deadline;
-        let made = self.with_frozen(deadline, move |index, map| {
+        let made = self.with_frozen(deadline, move |index, map, work| {
+            let give_up = || {
+                work.pause();
+                Instant::now() >= deadline
+            };
             let page = map.least(&options.range, give_up)?;
             Ok(to_json(index, &page, &options))
         });

@@ -11,6 +11,8 @@ use super::condition::Conditions;
 use super::error_code::Code;
 use super::path;
 use super::reply::{self, Reply, ReplyResult, RequestKind};
+use super::status::within;
+use crate::channels::status::Status;
 use crate::command::outcome::{Outcome, Refusal};
 use crate::command::{Command, Kind};
 use crate::limits;
@@ -126,6 +128,8 @@ impl Front {
         };
         let audit = self.audit(head, Audited::Members, asked);
         let audit = audit.member(command.member_id, &command.member_url);
+        let status = self.status(within(limits::STATUS_TIMEOUT, deadline)).await;
+        let audit = audit.again(status.is_some_and(|status| holds(&command, &status)));
         let answer = self.propose_change(command, deadline).await;
         audit.answered(&answer);
         answer
@@ -145,6 +149,16 @@ impl Front {
             Outcome::NotProposed(why) => Err(reply::not_proposed(RequestKind::Change, why)),
             Outcome::Unknown => Err(reply::unknown(RequestKind::Change)),
         }
+    }
+}
+
+/// Whether a change leads to what is so already.
+fn holds(command: &Command, status: &Status) -> bool {
+    let mut members = status.members.iter();
+    let member = members.find(|member| member.id == command.member_id);
+    match command.kind {
+        Kind::RemoveMember => member.is_none(),
+        _ => member.is_some_and(|member| member.url.to_string() == command.member_url),
     }
 }
 

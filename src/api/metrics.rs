@@ -18,7 +18,6 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Unit;
-use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 const OPEN_METRICS: HeaderValue =
@@ -71,7 +70,7 @@ impl Front {
             describe_map(&mut moment, &self.api.state_machine.store);
         }
         let metrics = self.api.metrics.clone();
-        let text = spawn_blocking(move || metrics.text(&moment)).await;
+        let text = self.api.workers.run(move || metrics.text(&moment)).await;
         // An error here means that the runtime has ended.
         let text =
             text.map_err(|_| reply::unavailable(Code::Stopping, "this member is stopping"))?;

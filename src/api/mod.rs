@@ -1,7 +1,7 @@
 //! The client port: turns HTTP/1.1 requests into proposals and reads, and outcomes into HTTP statuses.
 //!
 //! Flow:
-//! - [`serve`] accepts connections, and `connection` enforces the limits of each socket.
+//! - [`serve`] accepts connections, `slots` limits their number, and `connection` enforces the limits of each socket.
 //! - `Front::answer` counts requests.
 //! - `route` has the table of all requests and calls the function for each.
 //! - `gate` refuses requests that can't be served at present.
@@ -40,10 +40,12 @@ mod metrics;
 mod pairs;
 mod path;
 mod problem;
+mod processor_share;
 mod quota;
 mod raft_requests;
 mod reply;
 mod route;
+mod slots;
 mod status;
 mod strict_json;
 #[cfg(test)]
@@ -54,18 +56,24 @@ mod watch;
 use crate::channels::inbox::Inbox;
 use crate::config::Tuning;
 use crate::limits;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Port};
 use crate::store::state_machine::StateMachine;
+use crate::workers::Workers;
 use audit::Client;
 use body::Body;
 use error_code::Code;
 use futures_channel::oneshot;
 use hyper::Request;
 use hyper::body::Incoming;
+use hyper::http::request::Parts;
+use processor_share::ProcessorShare;
 use reply::Reply;
 use slog::Logger;
+use slots::{Full, Gate, Slot, Slots};
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{self, Mutex, Semaphore};
@@ -84,6 +92,8 @@ pub struct Api {
     pub tick: Duration,
     /// The metrics of this process.
     pub metrics: Arc<Metrics>,
+    /// The threads for work that takes long.
+    pub workers: Workers,
     /// Receives the log lines.
     pub logger: Logger,
 }
@@ -99,8 +109,12 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// Time until the head of a request is complete. An idle connection is closed after the same time.
     pub header_timeout: Duration,
-    /// Connections at one time. Further connections wait until they are accepted.
-    pub connections_max: u32,
+    /// Connections at one time.
+    pub connections_max: usize,
+    /// Connections beyond those, for `/-/live` and `/-/ready` only.
+    pub spare_connections_max: usize,
+    /// Connections of one address, and watches of one address. 0: a share of all.
+    pub address_max: usize,
     /// Bytes of all bodies that are being read or wait for their outcome.
     pub body_bytes_max: usize,
     /// Bytes of all JSON that is on its way to clients.
@@ -114,14 +128,16 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The limits from the command line.
-    pub fn new(tuning: &Tuning) -> Limits {
+    /// The limits from the command line, with the numbers of connections that the limit of open files allows.
+    pub fn new(tuning: &Tuning, connections_max: usize, spare_connections_max: usize) -> Limits {
         Limits {
             key_bytes_max: tuning.key_bytes_max,
             value_bytes_max: tuning.value_bytes_max,
             request_timeout: tuning.request_timeout,
             header_timeout: limits::HEADER_TIMEOUT,
-            connections_max: limits::CLIENT_CONNECTIONS_MAX as u32,
+            connections_max,
+            spare_connections_max,
+            address_max: tuning.address_connections_max as usize,
             body_bytes_max: limits::BODY_BYTES_MAX,
             json_bytes_max: limits::JSON_BYTES_MAX,
             store_bytes_max: tuning.store_bytes_max,
@@ -129,13 +145,19 @@ impl Limits {
             watch_id_interval: limits::WATCH_ID_INTERVAL,
         }
     }
+
+    /// The slots of one address among `all`.
+    fn of_address(&self, all: usize) -> usize {
+        match self.address_max {
+            0 => all / limits::ADDRESS_SHARE,
+            max => max,
+        }
+    }
 }
 
 /// Serves clients until `shutdown` completes. Then lets current requests finish, closes idle connections, and returns
 /// when no connection is left. The caller limits the time that this may take.
 pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output = ()>) {
-    let connections_max = api.limits.connections_max;
-    let slots = Arc::new(Semaphore::new(connections_max as usize));
     let (stop, stopping) = sync::watch::channel(false);
     let front = Arc::new(Front::new(api));
     let telling = tokio::spawn({
@@ -145,29 +167,32 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output
     let mut shutdown = pin!(shutdown);
     let mut failing = false;
     loop {
-        // A connection is accepted only when a slot is free. Until then the connection waits in the kernel's queue.
         let accept = async {
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            (listener.accept().await, slot)
+            let (stream, address) = listener.accept().await?;
+            let client = Client::new(address);
+            let (slot, full) = front.gate.enter(client.ip()).await;
+            Ok((stream, client.turned_away(full), slot))
         };
-        let (accepted, slot) = tokio::select! {
+        let accepted: io::Result<_> = tokio::select! {
             biased;
             () = &mut shutdown => break,
-            next = accept => next,
+            accepted = accept => accepted,
         };
         match accepted {
-            Ok((stream, address)) => {
+            Ok((stream, client, slot)) => {
                 failing = false;
-                let client = Client::new(address);
+                let crowded = front.tell_crowd(&client, &slot);
+                let task = slot.held_by();
                 let connection =
-                    connection::run(stream, client, Arc::clone(&front), stopping.clone());
-                tokio::spawn(async move {
-                    connection.await;
-                    drop(slot);
-                });
+                    connection::run(stream, client, slot, Arc::clone(&front), stopping.clone());
+                task.started(tokio::spawn(connection).abort_handle());
+                if crowded {
+                    // The new connection reads what has arrived before the next one can take its place.
+                    tokio::task::yield_now().await;
+                }
             }
             // The client closed the connection before it was accepted, which is not an error of this member.
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 // Most likely no file descriptor is left, so the next attempt would fail at once. The loop waits
                 // instead.
@@ -176,6 +201,7 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output
                         "retry_ms" => limits::ACCEPT_BACKOFF.as_millis() as u64);
                 }
                 failing = true;
+                front.api.metrics.shortages.accepts_failed(Port::Client);
                 if timeout(limits::ACCEPT_BACKOFF, &mut shutdown).await.is_ok() {
                     break;
                 }
@@ -186,8 +212,7 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output
     stop.send_replace(true);
     telling.abort();
     front.end_watches();
-    // Every connection returns its slot when it ends. The semaphore is never closed, so this can't fail.
-    let _ = slots.acquire_many(connections_max).await;
+    front.gate.empty().await;
 }
 
 /// State that all connections share.
@@ -200,6 +225,8 @@ struct Front {
     status: Mutex<Unanswered<crate::channels::status::Status>>,
     /// The turn to look at the whole map: see [`Front::with_frozen`].
     frozen: Arc<Mutex<()>>,
+    /// The processor time of such reads, and of backups.
+    scans: Arc<ProcessorShare>,
     /// One permit for each byte of JSON that is being sent: see `json_budget`.
     json_bytes: Arc<Semaphore>,
     /// One permit for each byte of answers to transactions that are being sent: see `json_budget`.
@@ -208,8 +235,14 @@ struct Front {
     backup: Arc<Semaphore>,
     /// One permit for each byte of large events that are on their way to watchers.
     watch_bytes: Arc<Semaphore>,
-    /// One permit for each watcher.
-    watchers: Arc<Semaphore>,
+    /// One slot for each connection.
+    gate: Gate,
+    /// When it was last logged that connections are refused or give way.
+    crowd_told: parking_lot::Mutex<Option<Instant>>,
+    /// Bytes of incomplete heads of requests.
+    head_bytes: Arc<AtomicUsize>,
+    /// One slot for each watcher.
+    watchers: Arc<Slots>,
     /// Wakes the watchers. True when this member stops.
     news: sync::watch::Sender<bool>,
 }
@@ -225,11 +258,23 @@ impl Front {
             under_way: quota::UnderWay::default(),
             status: Mutex::new(None),
             frozen: Arc::default(),
+            scans: Arc::default(),
             json_bytes: Arc::new(Semaphore::new(api.limits.json_bytes_max)),
             answer_bytes: Arc::new(Semaphore::new(limits::ANSWERS_BYTES_MAX)),
             backup: Arc::new(Semaphore::new(1)),
             watch_bytes: Arc::new(Semaphore::new(limits::WATCHES_BYTES_MAX)),
-            watchers: Arc::new(Semaphore::new(api.limits.watchers_max)),
+            gate: Gate::new(
+                api.limits.connections_max,
+                api.limits.of_address(api.limits.connections_max),
+                api.limits.spare_connections_max,
+            ),
+            crowd_told: parking_lot::Mutex::default(),
+            head_bytes: Arc::default(),
+            watchers: Slots::new(
+                api.limits.watchers_max,
+                api.limits.of_address(api.limits.watchers_max),
+                &Arc::default(),
+            ),
             news: sync::watch::Sender::new(false),
             api,
         }
@@ -241,7 +286,12 @@ impl Front {
         let deadline = begun + self.api.limits.request_timeout;
         let (head, incoming) = request.into_parts();
         let mut body = Body::new(incoming);
-        let (status, mut reply) = match self.route(&head, &mut body, deadline).await {
+        let turned_away = Client::of(&head).full();
+        let answer = match turned_away {
+            Some(full) if !is_probe(&head) => Err(self.turn_away(full)),
+            _ => self.route(&head, &mut body, deadline).await,
+        };
+        let (status, mut reply) = match answer {
             Ok(reply) => (reply.status(), reply),
             Err(reply) => {
                 self.log_refusal(&reply);
@@ -252,12 +302,50 @@ impl Front {
             }
         };
         let unread = body.is_unread();
-        if unread {
+        if unread || turned_away.is_some() {
             reply::close(&mut reply);
         }
         let requests = &self.api.metrics.requests;
         requests.answered(&head.method, status, begun.elapsed());
         (reply, unread)
+    }
+
+    /// 503: no slot is left for the connection of this request.
+    fn turn_away(&self, full: Full) -> Box<Reply> {
+        let line = match full {
+            Full::Address => {
+                "refused: this address has as many connections as one address may have; close some, or try again"
+            }
+            Full::All => "refused: too many connections; try again, or another member",
+        };
+        let mut reply = reply::unavailable(Code::TooManyConnections, line);
+        reply::set_outcome(&mut reply, "none");
+        reply
+    }
+
+    /// Counts a connection that found no free slot, and logs it now and then. Returns whether it found none.
+    fn tell_crowd(&self, client: &Client, slot: &Slot) -> bool {
+        let full = client.full();
+        if full.is_none() && !slot.evicted {
+            return false;
+        }
+        self.api
+            .metrics
+            .shortages
+            .connection_beyond_slots(full.is_some());
+        let now = Instant::now();
+        let mut told = self.crowd_told.lock();
+        if told.is_none_or(|told| now >= told + limits::SLOTS_FULL_TOLD) {
+            *told = Some(now);
+            drop(told);
+            let Limits {
+                connections_max, ..
+            } = self.api.limits;
+            slog::warn!(self.api.logger, "too many connections of clients: the oldest without a request are closed, and \
+                requests beyond them are refused"; "from" => %client.ip(), "connections" => self.gate.taken(),
+                "most" => connections_max, "most_of_one_address" => self.api.limits.of_address(connections_max));
+        }
+        true
     }
 
     /// Logs a refusal: a warning if this member could not serve the request, and a debug line for an error of the
@@ -269,7 +357,12 @@ impl Front {
             // gets the same refusal, and the log already has a line about the state.
             None
             | Some(
-                Code::Replaying | Code::Stopping | Code::Forming | Code::Joining | Code::OtherLife,
+                Code::Replaying
+                | Code::Stopping
+                | Code::Forming
+                | Code::Joining
+                | Code::OtherLife
+                | Code::TooManyConnections,
             ) => {}
             Some(code) if reply.status().is_server_error() => {
                 slog::warn!(self.api.logger, "refused a request"; "code" => code.text(), "status" => status);
@@ -279,4 +372,9 @@ impl Front {
             }
         }
     }
+}
+
+/// Whether a request comes from a supervisor, so that it is answered on a spare connection too.
+fn is_probe(head: &Parts) -> bool {
+    ["/-/live", "/-/ready"].contains(&head.uri.path())
 }

@@ -9,6 +9,7 @@ use super::txn::no_conditions;
 use super::{Front, json};
 use crate::command::Transaction;
 use crate::limits;
+use crate::workers::Stopped;
 use hyper::http::request::Parts;
 use std::borrow::Cow;
 use tokio::time::Instant;
@@ -63,11 +64,11 @@ impl Front {
             json::pair(key, text, bytes)
         } else {
             let (key, value) = (key.to_owned(), value.bytes.clone());
-            let making = tokio::task::spawn_blocking(move || {
+            let making = self.api.workers.run(move || {
                 let text = std::str::from_utf8(&value).expect("it was UTF-8 before");
                 json::pair(&key, text, bytes)
             });
-            making.await.expect("a string can be written as JSON")
+            making.await.map_err(stopping)?
         };
         let mut reply = share.json(pair);
         reply::set_etag(&mut reply, Some(value.index));
@@ -85,6 +86,11 @@ impl Front {
         self.write(head, key, body, deadline).await?;
         Ok(reply::empty(None))
     }
+}
+
+/// 503: this member ends.
+pub(super) fn stopping(why: Stopped) -> Box<Reply> {
+    reply::unavailable(Code::Stopping, format!("not read: {why}"))
 }
 
 fn not_utf8(key: &[u8]) -> Box<Reply> {

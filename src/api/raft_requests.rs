@@ -5,6 +5,7 @@
 //! effect.
 
 use super::error_code::Code;
+use super::processor_share::Work;
 use super::{Front, Unanswered, reply};
 use crate::channels::notice::Notice;
 use crate::channels::status::Status;
@@ -15,7 +16,7 @@ use crate::numbers::Index;
 use crate::store::Frozen;
 use futures_channel::oneshot;
 use std::sync::Arc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 impl Front {
     /// Proposes a command and returns its outcome by the deadline.
@@ -90,8 +91,10 @@ impl Front {
 
     /// The hash of the map and its index, or `None` if it takes too long.
     pub(super) async fn hash(&self, deadline: Instant) -> Option<(Index, u64)> {
-        self.with_frozen(deadline, |index, map| (index, map.hash()))
-            .await
+        self.with_frozen(deadline, |index, map, work| {
+            (index, map.hash(|| work.pause()))
+        })
+        .await
     }
 
     /// Runs `work` on the map at an index. Returns `None` if it takes too long. One call runs at a time, because each
@@ -103,10 +106,16 @@ impl Front {
     pub(super) async fn with_frozen<T: Send + 'static>(
         &self,
         deadline: Instant,
-        work: impl FnOnce(u64, Frozen) -> T + Send + 'static,
+        work: impl FnOnce(u64, Frozen, &mut Work) -> T + Send + 'static,
     ) -> Option<T> {
         let turn = Arc::clone(&self.frozen).lock_owned();
         let turn = timeout_at(deadline, turn).await.ok()?;
+        // What the work before has spent is earned before the map is frozen: a frozen map takes memory.
+        let debt = self.scans.debt(Instant::now().into_std());
+        if !debt.is_zero() {
+            timeout_at(deadline, sleep(debt)).await.ok()?;
+        }
+        let (workers, scans) = (self.api.workers.clone(), Arc::clone(&self.scans));
         let (reply, frozen) = oneshot::channel();
         self.api.inbox.notice(Notice::Freeze(reply));
         let working = tokio::spawn(async move {
@@ -114,8 +123,8 @@ impl Front {
             if Instant::now() >= deadline {
                 return None;
             }
-            let working = tokio::task::spawn_blocking(move || {
-                let made = work(header.index, map);
+            let working = workers.run(move || {
+                let made = work(header.index, map, &mut scans.begin());
                 // The work has released the map. Only now may the next request take its turn.
                 drop(turn);
                 made

@@ -8,13 +8,16 @@
 //! The id of an event is the index of its entry, and only the last event of an entry has an id. A client that is cut
 //! off in the middle of an entry gets the whole entry again.
 
+use super::audit::Client;
 use super::error_code::Code;
 use super::path::{options, percent_decode, percent_encode, unknown};
 use super::reply::{self, Reply, ReplyBody, ReplyResult, RequestKind};
+use super::slots::{Full, Slot};
 use super::{Front, json};
 use crate::channels::inbox::Inbox;
 use crate::limits;
 use crate::store::history::{Change, Changes, Gone, Reader};
+use crate::workers::Workers;
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame};
@@ -102,9 +105,14 @@ impl Front {
     ) -> ReplyResult {
         let WatchOptions { prefix, after } = options;
         let after = last_event_id(&head.headers)?.or(after);
-        let slot = Arc::clone(&self.watchers).try_acquire_owned();
-        let slot = slot.map_err(|_| {
-            let line = "not watched: too many watchers; try again, or another member";
+        let slot = self.watchers.enter(Client::of(head).ip());
+        let slot = slot.map_err(|full| {
+            let line = match full {
+                Full::All => "not watched: too many watchers; try again, or another member",
+                Full::Address => {
+                    "not watched: this address has as many watchers as one address may have; close some, or try again"
+                }
+            };
             reply::unavailable(Code::QueueFull, line)
         })?;
         let history = &self.api.state_machine.history;
@@ -154,6 +162,7 @@ impl Front {
                     unseen_bytes: 0,
                     unseen_bytes_max: history.bytes_max() / 8,
                     budget: Arc::clone(&self.watch_bytes),
+                    workers: self.api.workers.clone(),
                     share: None,
                     more: false,
                     _slot: slot,
@@ -232,11 +241,13 @@ struct Watcher {
     unseen_bytes_max: u64,
     /// One permit for each byte of large events that are on their way to watchers.
     budget: Arc<Semaphore>,
+    /// The threads that write large events.
+    workers: Workers,
     /// The part of the budget that the next piece may use.
     share: Option<OwnedSemaphorePermit>,
     /// The previous piece held changes, so there may be more.
     more: bool,
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
 }
 
 impl Watcher {
@@ -319,12 +330,12 @@ impl Watcher {
             .any(|change| change.key.starts_with(&self.prefix))
     }
 
-    /// Writes one large entry on a blocking thread, so that it delays no other connection.
+    /// Writes one large entry on a worker thread, so that it delays no other connection.
     async fn large(&mut self, entries: Vec<(u64, Arc<Changes>)>) -> Option<Bytes> {
         let share = self.share.take();
         let prefix = self.prefix.clone();
         // The blocking task keeps its share, even when the client disconnects meanwhile.
-        let written = tokio::task::spawn_blocking(move || {
+        let written = self.workers.run(move || {
             let EventText { text, id } = to_events(&entries, &prefix);
             (
                 SentEvents {
@@ -334,7 +345,7 @@ impl Watcher {
                 id,
             )
         });
-        // The task does not panic. If the runtime ends, this connection ends too.
+        // If the process ends, this connection ends too.
         let (sent, id) = written.await.ok()?;
         self.told(id);
         self.more = true;

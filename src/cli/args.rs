@@ -3,8 +3,8 @@
 
 use super::help;
 use super::values::{
-    LOG_FORMATS, LOG_LEVELS, choice, parse_duration, parse_id, parse_ip, parse_member, parse_port,
-    parse_size,
+    LOG_FORMATS, LOG_LEVELS, choice, parse_count, parse_duration, parse_id, parse_ip, parse_member,
+    parse_port, parse_size,
 };
 use crate::command::version::VERSION;
 use crate::logging::Format;
@@ -198,6 +198,13 @@ pub(super) struct Args {
     /// deletions.
     #[arg(long, value_name = "SIZE", env = "RAFTKVD_MAX_STORE_BYTES", default_value = "0", value_parser = parse_size, help_heading = "Limits", value_hint = ValueHint::Other)]
     pub(super) max_store_bytes: u64,
+
+    /// Connections per address [default: a quarter]
+    ///
+    /// How many connections of clients one address may have, and how many watches. IPv6 addresses of one /64 count
+    /// together. Raise it where all clients come through one proxy. 0 stands for the default.
+    #[arg(long, value_name = "N", env = "RAFTKVD_MAX_PER_ADDRESS", value_parser = parse_count, help_heading = "Limits", value_hint = ValueHint::Other)]
+    pub(super) max_per_address: Option<u32>,
 
     /// Time limit of a request
     ///

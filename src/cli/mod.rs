@@ -268,6 +268,7 @@ fn tuning(args: &Args) -> Result<Tuning, String> {
         value_bytes_max,
         key_bytes_max,
         store_bytes_max: args.max_store_bytes,
+        address_connections_max: args.max_per_address.unwrap_or(0),
         request_timeout: args.request_timeout,
         heartbeat: args.heartbeat,
         election_timeout: args.election_timeout,

@@ -138,6 +138,11 @@ pub(super) fn parse_id(text: &str) -> Result<u64, String> {
         })
 }
 
+pub(super) fn parse_count(text: &str) -> Result<u32, String> {
+    text.parse()
+        .map_err(|_| "a number of connections is a whole number, such as 1000".to_owned())
+}
+
 pub(super) fn parse_port(text: &str) -> Result<u16, String> {
     text.parse::<u16>()
         .ok()

@@ -74,6 +74,14 @@ impl Failure {
         }
     }
 
+    /// The machine refuses a thread.
+    pub(super) fn no_thread(error: io::Error) -> Failure {
+        Failure::Fatal(format!(
+            "can't start a thread: {error}; raise TasksMax of the unit, the limit of processes of this user (ulimit -u), \
+             or the pids limit of the container"
+        ))
+    }
+
     /// The failure of a node that has to end. `None` for a member that was removed, which is not a failure.
     pub(super) fn of_exit(exit: &Exit, config: &Config) -> Option<Failure> {
         let Config { id, peer_url, .. } = config;

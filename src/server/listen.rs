@@ -1,11 +1,10 @@
-//! The resources that a start takes from the machine before it touches its data: ports, signals and file descriptors.
+//! The resources that a start takes from the machine before it touches its data: ports and signals.
 
 use super::failure::Failure;
 use super::port::{Port, needs_a_person};
 use super::start_wait::{NotStarted, StartWait};
 use super::stop::{SignalReceived, StopReason, StopSender};
-use rustix::process::{Resource, getrlimit, setrlimit};
-use slog::{Logger, info, warn};
+use slog::{Logger, info};
 use std::net::{SocketAddr, TcpListener};
 use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
@@ -82,19 +81,6 @@ pub(super) fn watch_signals(
         }
     });
     Ok(())
-}
-
-/// Raises the soft limit of open files. Every connection needs a file descriptor, and the usual soft limit of 1,024 is
-/// soon used up.
-pub(super) fn raise_file_limit(logger: &Logger) {
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current == limit.maximum {
-        return;
-    }
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        warn!(logger, "can't raise the limit of open files"; "error" => %error);
-    }
 }
 
 #[cfg(test)]

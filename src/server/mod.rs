@@ -14,6 +14,7 @@
 //! Before step 7 this member sends nothing to any peer, because it knows neither its vote nor its log. The kernel keeps
 //! the connections of its peers waiting.
 
+mod descriptors;
 mod failure;
 mod files;
 mod join;
@@ -35,8 +36,8 @@ use crate::limits;
 use crate::logging;
 use crate::node::Node;
 use crate::storage::{Beginning, Disk, Opened, RealDisk};
+use descriptors::Descriptors;
 use list::Fit;
-use listen::raise_file_limit;
 use slog::{Logger, info};
 use start_wait::{NotStarted, StartWait};
 use std::net::TcpListener;
@@ -50,7 +51,7 @@ use wiring::{Daemon, Found, OpenFiles, Process, Wired};
 /// Runs one member until it is stopped or removed (`Ok`), or until it fails.
 pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
     let begun = Instant::now();
-    raise_file_limit(logger);
+    let descriptors = Descriptors::raise(logger)?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let mut process = Process::start(logger)?;
     let mut start_wait = StartWait::new(&process.runtime, &mut process.stop_reasons, logger);
@@ -64,7 +65,9 @@ pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
     };
     // This line follows the checks, so that a wrong command gets one line of output only.
     tell_starting(&plan.config, logger);
-    let mut daemon = Daemon::serve_clients(plan.config, plan.client_port, process, begun, logger)?;
+    descriptors.tell(logger);
+    let (config, port) = (plan.config, plan.client_port);
+    let mut daemon = Daemon::serve_clients(config, descriptors, port, process, begun, logger)?;
     let Some(opened) = open(&mut daemon, disk, plan.beginning, plan.fit)? else {
         return Ok(());
     };
@@ -181,10 +184,13 @@ fn stop(mut daemon: Daemon, wired: Wired, reason: StopReason) -> Result<(), Fail
         }
         inbox.notice(Notice::Stop);
         let threads = wired.threads;
-        let joined =
-            tokio::task::spawn_blocking(|| threads.into_iter().map(JoinHandle::join).count());
         // A thread that panicked has ended the process already: see main.rs.
-        let _ = tokio::time::timeout(limits::THREADS_STOP_TIMEOUT, joined).await;
+        let ended = async {
+            while !threads.iter().all(JoinHandle::is_finished) {
+                tokio::time::sleep(limits::THREADS_STOP_POLL).await;
+            }
+        };
+        let _ = tokio::time::timeout(limits::THREADS_STOP_TIMEOUT, ended).await;
         wired.transport.close().await;
         drop(wired.peers);
     };

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::limits;
 use crate::node::Exit;
 use crate::storage::Meta;
+use crate::workers::try_threads;
 use futures_channel::oneshot;
 use slog::{Logger, info};
 use std::ops::Deref;
@@ -73,6 +74,9 @@ pub(super) struct Runtime(Option<tokio::runtime::Runtime>);
 
 impl Runtime {
     pub(super) fn start() -> Result<Runtime, Failure> {
+        // tokio panics if it can't have its threads.
+        let threads = limits::runtime_threads() + limits::THREADS_SPARE;
+        try_threads(threads).map_err(Failure::no_thread)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(limits::runtime_threads())
             .thread_name("tokio")

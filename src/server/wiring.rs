@@ -9,13 +9,16 @@
 //! apply           apply::Applier::run: the only writer of the Store
 //! snapshot        snapshot::write_snapshots
 //! load            DataDir::open_and_load, then it ends
+//! worker          workers::Workers: lists, hashes, large JSON and metrics for the client API
+//! backup, send, receive  one for each backup, and for each snapshot that is sent or received
 //! main            waits for a signal or a reason to end
 //! ```
 //!
-//! Only this module starts long-running threads, except for the thread of the log. Each thread ends when the thread
+//! Only this module starts long-running threads, except for the threads of the log and of `workers`. Each thread ends when the thread
 //! that feeds it has ended: first raft, by [`Notice::Stop`](crate::channels::notice::Notice::Stop), then wal, read-back
 //! and apply, then remove and snapshot.
 
+use super::descriptors::Descriptors;
 use super::failure::Failure;
 use super::files::{FailStopDirectory, SnapshotFiles};
 use super::join;
@@ -40,6 +43,7 @@ use crate::threads::read_back;
 use crate::threads::snapshot::{self, SnapshotLoader};
 use crate::threads::wal;
 use crate::transport::{self, Transport};
+use crate::workers::Workers;
 use futures_channel::oneshot;
 use slog::{Logger, warn};
 use std::collections::BTreeMap;
@@ -103,6 +107,7 @@ pub(super) struct Daemon {
     /// When the process started.
     pub(super) begun: Instant,
     pub(super) config: Config,
+    pub(super) descriptors: Descriptors,
     pub(super) parts: SharedParts,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) clients: ServedPort,
@@ -115,11 +120,13 @@ impl Daemon {
     /// Peers are not served yet: the kernel keeps their connections until there is a node that knows what it may send.
     pub(super) fn serve_clients(
         config: Config,
+        descriptors: Descriptors,
         port: TcpListener,
         process: Process,
         begun: Instant,
         logger: &Logger,
     ) -> Result<Daemon, Failure> {
+        let workers = Workers::start(limits::WORKER_THREADS).map_err(Failure::no_thread)?;
         let Process {
             stop_sender,
             stop_reasons,
@@ -129,9 +136,10 @@ impl Daemon {
         let api = Api {
             inbox: parts.inbox.clone(),
             state_machine: parts.state_machine.clone(),
-            limits: api::Limits::new(&config.tuning),
+            limits: api::Limits::new(&config.tuning, descriptors.clients, descriptors.spare),
             tick: config.tuning.tick(),
             metrics: parts.metrics.clone(),
+            workers,
             logger: parts.logger.clone(),
         };
         let port = into_tokio(port, &runtime)?;
@@ -140,6 +148,7 @@ impl Daemon {
             begun,
             phase: tell_systemd(&parts, &runtime),
             config,
+            descriptors,
             parts,
             clients,
             stop_reasons,
@@ -288,7 +297,10 @@ pub(super) fn transport(daemon: &Daemon, files: &OpenFiles, view: View, found: F
         }),
         snapshots: Arc::new(SnapshotFiles(files.snapshots.clone())),
         metrics: parts.metrics.clone(),
-        limits: transport::TransportLimits::default(),
+        limits: transport::TransportLimits {
+            connections: daemon.descriptors.peers,
+            ..transport::TransportLimits::default()
+        },
         applied: found.snapshot,
         list: match config.list_given || found.is_empty || !view.members.is_formed() {
             true => config.cluster.clone(),
@@ -413,7 +425,7 @@ fn spawn(
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(run)
-        .map_err(|error| Failure::Fatal(format!("can't start a thread: {error}")))
+        .map_err(Failure::no_thread)
 }
 
 /// Asks members of a running cluster to add this one: see [`join`].

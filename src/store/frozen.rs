@@ -14,10 +14,14 @@ use super::content::{Content, Old};
 use super::entry::{Copies, Entry};
 use super::freezes::Freeze;
 use super::map::Map;
+use crate::limits;
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+/// What an entry counts for in a piece beside its value, in bytes.
+const ENTRY_WEIGHT_BYTES: usize = 256;
 
 /// The map at one index. While it exists, replaced entries stay in memory, so drop it soon.
 pub struct Frozen {
@@ -50,13 +54,36 @@ impl Frozen {
         Ok(())
     }
 
-    /// The [`MapHash`] of the map.
-    pub fn hash(self) -> u64 {
+    /// The same in pieces of [`limits::SCAN_PIECE_BYTES`]. After each, `rest` may pause, or end the visit.
+    pub fn visit_in_pieces<E>(
+        self,
+        mut visit: impl FnMut(&[u8], u64, &[u8]),
+        mut rest: impl FnMut() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut bytes = 0;
+        self.visit(|key, index, value| {
+            visit(key, index, value);
+            bytes += ENTRY_WEIGHT_BYTES + value.len();
+            match bytes >= limits::SCAN_PIECE_BYTES {
+                true => {
+                    bytes = 0;
+                    rest()
+                }
+                false => Ok(()),
+            }
+        })
+    }
+
+    /// The [`MapHash`] of the map. Calls `rest` from time to time.
+    pub fn hash(self, mut rest: impl FnMut()) -> u64 {
         let mut hash = MapHash::default();
-        let Ok(()) = self.visit(|key, index, value| {
-            hash.add(key, index, value);
-            Ok::<(), Infallible>(())
-        });
+        let Ok(()) = self.visit_in_pieces(
+            |key, index, value| hash.add(key, index, value),
+            || {
+                rest();
+                Ok::<(), Infallible>(())
+            },
+        );
         hash.value()
     }
 

@@ -58,28 +58,23 @@ struct Least<'a> {
     end: Option<Box<[u8]>>,
 }
 
-/// Number of keys between two calls of `give_up`.
-const GIVE_UP_KEYS: usize = 4_096;
-
 impl Frozen {
     /// The lowest keys of a range. Visits every key of the map. Calls `give_up` from time to time, and ends if it
     /// returns true.
-    pub fn least(self, range: &Range, give_up: impl Fn() -> bool) -> Result<Page, GivenUp> {
+    pub fn least(self, range: &Range, mut give_up: impl FnMut() -> bool) -> Result<Page, GivenUp> {
         let mut least = Least {
             range,
             heap: BinaryHeap::new(),
             value_bytes: 0,
             end: None,
         };
-        let mut looked_at = 0_usize;
-        self.visit(|key, index, value| {
-            looked_at += 1;
-            if looked_at.is_multiple_of(GIVE_UP_KEYS) && give_up() {
-                return Err(GivenUp);
-            }
-            least.look_at(key, index, value);
-            Ok(())
-        })?;
+        self.visit_in_pieces(
+            |key, index, value| least.look_at(key, index, value),
+            || match give_up() {
+                true => Err(GivenUp),
+                false => Ok(()),
+            },
+        )?;
         Ok(Page {
             more: least.end.is_some(),
             entries: least.heap.into_sorted_vec(),
@@ -193,7 +188,7 @@ mod tests {
             let page = store.freeze().least(&range, || false).unwrap();
             assert_eq!((&*keys(&page), page.more), (wanted, more), "{range:?}");
         }
-        for index in 10..10 + GIVE_UP_KEYS as u64 {
+        for index in 10..10 + (limits::SCAN_PIECE_BYTES / 256) as u64 {
             put(&store, &format!("many/{index}"), b"", index);
         }
         assert_eq!(store.freeze().least(&all, || true).unwrap_err(), GivenUp);

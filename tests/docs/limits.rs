@@ -102,7 +102,13 @@ fn the_table_of_limits_in_the_reference_of_the_api_is_that_of_the_code() {
             "head of a request",
             &format!("{}, about", bytes(HEADER_BYTES_MAX)),
         ),
-        row("connections", &count(CLIENT_CONNECTIONS_MAX)),
+        format!("| connections | {}; fewer", count(CLIENT_CONNECTIONS_MAX)),
+        format!(
+            "| {}; heads up to {} beyond that |",
+            bytes(HEADS_BYTES_MAX),
+            bytes(HEAD_SMALL_BYTES)
+        ),
+        format!("they get {SCANS_PROCESSOR_PERCENT} % of one processor"),
         row(
             "writes that wait in one member",
             &format!("{waiting} of keys and values"),
@@ -236,6 +242,11 @@ fn the_guide_has_the_limits_of_the_code() {
             format!("Indexes stay below {}", power(RESTORED_INDEX_MAX)),
         ],
     );
+    assert_eq!(
+        (ADDRESS_SHARE, FILES_SHARE),
+        (4, 4),
+        "the pages say: a quarter"
+    );
     let connections = count(PEER_CONNECTIONS_MAX);
     assert_says(
         "src/docs/guide/security.md",
@@ -248,6 +259,9 @@ fn the_guide_has_the_limits_of_the_code() {
                 "up to {} connections of clients and {connections} of peers",
                 count(CLIENT_CONNECTIONS_MAX)
             ),
+            format!("from {} to {}, for its own files", FILES_OWN.0, FILES_OWN.1),
+            format!("from {PEER_CONNECTIONS_LEAST} to {connections}, for connections from"),
+            format!("With less than {FILES_LEAST}, the start ends"),
             format!("A cluster has at most {} members", count(MEMBERS_MAX)),
             format!("sent at {}/s at most", size(SNAPSHOT_BYTES_PER_SECOND)),
             format!("up to {}", size(PINNED_LOG_BYTES_MAX)),

@@ -423,6 +423,8 @@ pub fn json(data: &[u8]) {
         request_timeout: Duration::ZERO,
         header_timeout: Duration::ZERO,
         connections_max: 0,
+        spare_connections_max: 0,
+        address_max: 0,
         body_bytes_max: 0,
         json_bytes_max: 1 << 20,
         store_bytes_max: 0,

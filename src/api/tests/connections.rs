@@ -140,7 +140,7 @@ fn a_thousand_half_open_connections_do_not_stop_a_request() {
 }
 
 #[test]
-fn connections_beyond_the_limit_wait_for_their_turn() {
+fn an_idle_connection_gives_way_to_one_beyond_the_limit() {
     let cluster = Cluster::with(Limits {
         connections_max: 2,
         ..limits()
@@ -148,20 +148,118 @@ fn connections_beyond_the_limit_wait_for_their_turn() {
     let mut first = cluster.connect();
     let mut second = cluster.connect();
     assert_eq!(first.send("GET", "/a", &[], b"").status, 404);
-    assert_eq!(second.send("GET", "/a", &[], b"").status, 404);
+    second.write(b"PUT /a HTTP/1.1\r\nContent-Length: 2\r\n\r\n1");
     let mut third = cluster.connect();
-    third.write(b"GET /a HTTP/1.1\r\n\r\n");
-    let patience = Some(Duration::from_millis(100));
-    third.reader.get_mut().set_read_timeout(patience).unwrap();
-    let mut byte = [0];
-    assert!(third.reader.get_mut().read(&mut byte).is_err());
-    drop(first);
-    third
+    assert_eq!(third.send("GET", "/a", &[], b"").status, 404);
+    assert_eq!(first.rest(), b"");
+    second.write(b"2");
+    assert_eq!(second.receive("PUT").status, 204);
+    assert_eq!(second.send("GET", "/a", &[], b"").body, b"12");
+}
+
+/// Connections on which a request is under way until the test ends.
+fn take_all_slots(cluster: &Cluster, count: usize) -> Vec<Client> {
+    let begin = |_| {
+        let mut client = cluster.connect();
+        client.write(b"PUT /a HTTP/1.1\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
+        assert_eq!(client.receive("PUT").status, 100);
+        client
+    };
+    (0..count).map(begin).collect()
+}
+
+#[test]
+fn probes_are_answered_with_all_slots_taken_and_other_requests_are_refused() {
+    let cluster = Cluster::with(Limits {
+        connections_max: 4,
+        spare_connections_max: 2,
+        ..limits()
+    });
+    let mut busy = take_all_slots(&cluster, 4);
+    // Connections that send nothing take no spare slot from the others.
+    let silent: Vec<Client> = (0..10).map(|_| cluster.connect()).collect();
+    for target in ["/-/live", "/-/ready"].repeat(5) {
+        let begun = StdInstant::now();
+        let mut probe = cluster.connect();
+        let answer = probe.send("GET", target, &[], b"");
+        assert_eq!(answer.status, 200, "{target}: {answer:?}");
+        assert_eq!(answer.header("connection"), Some("close"));
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(1), "{target}: {took:?}");
+    }
+    for (method, target) in [("GET", "/a"), ("PUT", "/a"), ("GET", "/-/status")] {
+        let mut other = cluster.connect();
+        let refused = other.send(method, target, &["Accept: application/json"], b"");
+        assert_eq!(refused.status, 503, "{method} {target}");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        assert_eq!(refused.header("x-raftkvd-outcome"), Some("none"));
+        let problem: Value = serde_json::from_slice(&refused.body).unwrap();
+        assert_eq!(problem["code"], "too-many-connections");
+        assert_eq!(other.rest(), b"");
+    }
+    drop(silent);
+    busy[0].write(b"12");
+    assert_eq!(busy[0].receive("PUT").status, 204);
+    // An idle connection gives way again.
+    assert_eq!(cluster.get("/a").body, b"12");
+}
+
+#[test]
+fn one_address_gets_a_quarter_of_the_slots() {
+    let cluster = Cluster::with(Limits {
+        connections_max: 8,
+        address_max: 0,
+        ..limits()
+    });
+    let busy = take_all_slots(&cluster, 2);
+    let refused = cluster.get("/a");
+    assert_eq!(refused.status, 503);
+    assert!(refused.text().contains("this address"), "{refused:?}");
+    assert_eq!(cluster.get("/-/live").status, 200);
+    drop(busy);
+    eventually("the slots are free", || cluster.get("/a").status == 404);
+}
+
+#[test]
+fn incomplete_heads_are_bounded_over_all_connections_and_small_ones_pass() {
+    let cluster = Cluster::start();
+    let head = format!("GET /a HTTP/1.1\r\nx: {}", "y".repeat(60 << 10));
+    let count = crate::limits::HEADS_BYTES_MAX / head.len() + 100;
+    let mut clients: Vec<Client> = (0..count).map(|_| cluster.connect()).collect();
+    let mut cut = 0;
+    for client in &mut clients {
+        let stream = client.reader.get_mut();
+        cut += usize::from(stream.write_all(head.as_bytes()).is_err());
+    }
+    eventually("the last are cut off", || {
+        let patience = Some(Duration::from_millis(1));
+        let ended = |client: &mut Client| {
+            let stream = client.reader.get_mut();
+            stream.set_read_timeout(patience).unwrap();
+            match stream.read(&mut [0]) {
+                Ok(_) => true,
+                Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+            }
+        };
+        cut += clients.extract_if(.., ended).count();
+        cut >= 90
+    });
+    assert_eq!(cluster.put("/a", b"1").status, 204);
+    // The rest of a head that was taken still counts as the same request.
+    let client = &mut clients[0];
+    client
         .reader
         .get_mut()
         .set_read_timeout(Some(Duration::from_secs(15)))
         .unwrap();
-    assert_eq!(third.receive("GET").status, 404);
+    client.write(b"\r\n\r\n");
+    assert_eq!(client.receive("GET").body, b"1");
+    drop(clients);
+    eventually("there is room again", || {
+        let mut client = cluster.connect();
+        client.write(format!("{head}\r\n\r\n").as_bytes());
+        client.receive("GET").body == b"1"
+    });
 }
 
 #[test]

@@ -69,6 +69,8 @@ fn limits() -> Limits {
         request_timeout: Duration::from_secs(20),
         header_timeout: Duration::from_secs(20),
         connections_max: 4_096,
+        spare_connections_max: 8,
+        address_max: 4_096,
         body_bytes_max: 1 << 20,
         json_bytes_max: 1 << 20,
         store_bytes_max: 0,
@@ -116,6 +118,7 @@ impl Cluster {
             limits,
             tick: Duration::from_millis(20),
             metrics: Arc::default(),
+            workers: Workers::start(2).unwrap(),
             logger: Logger::root(slog::Discard, slog::o!()),
         };
         let (stop, stopped) = signal::channel();
