@@ -1,0 +1,199 @@
+//! Too few file descriptors, threads or addresses of memory: a member goes on, or says at its start what to raise.
+
+use crate::harness::{Cluster, PATIENCE, eventually, leader_and_followers, require};
+use crate::http::{self, Connection};
+use crate::process::{self, BINARY, Ended, daemon};
+use crate::skipped::skipped;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// A wrapper that sets a limit and becomes the daemon.
+pub fn limited(option: &str, limit: u64) -> Vec<String> {
+    let script = format!("ulimit {option} {limit} && exec \"$0\" \"$@\"");
+    ["/bin/bash", "-c", &script].map(str::to_owned).to_vec()
+}
+
+#[test]
+fn too_low_a_limit_of_open_files_refuses_the_start_with_what_to_raise() {
+    let directory = TempDir::new().expect("a directory");
+    let wrapper = limited("-n", 100);
+    let mut command = daemon(directory.path());
+    let program = command.get_program().to_owned();
+    command = {
+        let mut wrapped = Command::new(&wrapper[0]);
+        wrapped.args(&wrapper[1..]).arg(program);
+        wrapped.current_dir(directory.path());
+        wrapped
+    };
+    let Ended { code, stderr, .. } = process::run_to_end(&mut command);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    for words in ["limit of open files is 100", "LimitNOFILE", "ulimit -Hn"] {
+        assert!(stderr.contains(words), "{stderr}");
+    }
+    assert!(!directory.path().join("raftkvd-1").exists());
+}
+
+/// Opens connections until it is told to stop, and holds up to 300.
+fn flood(address: std::net::SocketAddr, stop: &AtomicBool) {
+    let mut held = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        match Connection::impatient(address, Duration::from_secs(1)) {
+            Ok(mut connection) => {
+                let _ = connection.write(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n");
+                held.push(connection);
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+        if held.len() > 300 {
+            held.remove(0);
+        }
+    }
+}
+
+#[test]
+fn clients_leave_descriptors_for_the_log_snapshots_and_peers() {
+    let mut cluster = Cluster::prepare(3, &["--snapshot-bytes", "65536"]);
+    for id in 1..=3 {
+        cluster.node(id).wrapper = limited("-n", 256);
+    }
+    cluster.start_all();
+    let (leader, followers) = leader_and_followers(&cluster);
+    let log = cluster.nodes[&leader].log_text();
+    let told = "divided the limit of open files, limit: 256, clients: 128, peers: 64, own: 64";
+    assert!(log.contains(told), "{log}");
+    let (address, stop) = (cluster.address(leader), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let _stop = crate::harness::SetOnDrop(&stop);
+        scope.spawn(|| flood(address, &stop));
+        std::thread::sleep(Duration::from_secs(1));
+        cluster.node(followers[0]).kill();
+        cluster.node(followers[0]).start();
+        cluster.node(followers[0]).wait_ready();
+        for number in 0..40 {
+            let value = vec![number; 100_000];
+            cluster.put(followers[1], &format!("key-{}", number % 10), value);
+        }
+        cluster.node(leader).assert_alive();
+        assert!(
+            cluster
+                .nodes
+                .values()
+                .all(|node| { !node.log_text().contains("can't accept") })
+        );
+    });
+    cluster.assert_hashes_agree(&[1, 2, 3]);
+}
+
+#[test]
+fn announced_bodies_take_no_memory_before_they_arrive() {
+    let mut cluster =
+        Cluster::prepare(1, &["--max-value-bytes", "64M", "--request-timeout", "30s"]);
+    cluster.node(1).wrapper = limited("-v", 4 << 20);
+    cluster.start_all();
+    let announce = |_| {
+        let mut client = Connection::open(cluster.address(1)).expect("connect");
+        let head = b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 67108864\r\n\r\n";
+        client.write(head).expect("a head");
+        client.write(&[7; 10_000]).expect("the start of a body");
+        client
+    };
+    let mut clients: Vec<Connection> = (0..150).map(announce).collect();
+    for client in &mut clients {
+        client.write(&[7; 10_000]).expect("more of a body");
+    }
+    cluster.put(1, "b", "other clients are served");
+    cluster.node(1).assert_alive();
+    drop(clients);
+    cluster.put(1, "large", vec![7; 64 << 20]);
+}
+
+/// A start with this many threads for its user.
+fn start_with_threads(directory: &Path, threads: u64) -> Option<(Option<i32>, String)> {
+    let user = 61_100 + threads;
+    let script = format!(
+        "ulimit -u {threads}; exec setpriv --reuid {user} --regid {user} --clear-groups ./raftkvd \"$@\""
+    );
+    let (peer, port) = (crate::ports::free_port(), crate::ports::free_port());
+    let log = directory.join(format!("log-{threads}"));
+    let mut child = Command::new("bash")
+        .args([
+            "-c",
+            &script,
+            "bash",
+            "--data-dir",
+            &format!("data-{threads}"),
+        ])
+        .args(["--peer-url", &format!("http://127.0.0.1:{peer}")])
+        .args(["--port", &port.to_string()])
+        .current_dir(directory)
+        .stderr(fs::File::create(&log).expect("a log"))
+        .spawn()
+        .ok()?;
+    let read = || fs::read_to_string(&log).unwrap_or_default();
+    let ended = eventually("it runs or ends", PATIENCE, || {
+        match child.try_wait().expect("its state") {
+            Some(status) => Ok(Some(status)),
+            None => require(read().contains(" started, "), read).map(|()| None),
+        }
+    });
+    let status = ended.unwrap_or_else(|| {
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
+        child.wait().expect("its end")
+    });
+    Some((status.code(), read()))
+}
+
+#[test]
+fn with_too_few_threads_a_start_says_so_and_with_enough_it_works() {
+    let directory = TempDir::new().expect("a directory");
+    let open = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(directory.path(), open).expect("open the directory");
+    fs::copy(BINARY, directory.path().join("raftkvd")).expect("a copy of the daemon");
+    let allowed = Command::new("setpriv")
+        .args(["--reuid", "61100", "--regid", "61100", "--clear-groups"])
+        .args(["sh", "-c", &format!("cd {}", directory.path().display())])
+        .status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        skipped("setpriv that may run a process of another user in a temporary directory");
+        return;
+    }
+    let mut codes = Vec::new();
+    for threads in (1..=12).chain([64]) {
+        let (code, log) = start_with_threads(directory.path(), threads).expect("bash");
+        assert!(!log.contains("panicked"), "{threads}: {log}");
+        match code {
+            Some(0) => {}
+            Some(1) => {
+                let last = log.lines().last().unwrap_or_default();
+                assert!(last.contains("can't start a thread"), "{threads}: {log}");
+            }
+            _ => panic!("{threads} threads: {code:?}, {log}"),
+        }
+        codes.push(code);
+    }
+    assert_eq!(codes.first(), Some(&Some(1)));
+    assert_eq!(codes.last(), Some(&Some(0)));
+}
+
+#[test]
+fn shortages_are_counted() {
+    let cluster = Cluster::start(1);
+    let shown = http::request(cluster.address(1), "GET", "/-/metrics", &[], b"");
+    let text = shown.expect("metrics").text();
+    for series in [
+        "raftkvd_accepts_failed_total{port=\"client\"} 0",
+        "raftkvd_accepts_failed_total{port=\"peer\"} 0",
+        "raftkvd_connections_beyond_limit_total{result=\"admitted\"} 0",
+        "raftkvd_connections_beyond_limit_total{result=\"refused\"} 0",
+        "raftkvd_threads_refused_total 0",
+    ] {
+        assert!(text.lines().any(|line| line == series), "{series}: {text}");
+    }
+}
