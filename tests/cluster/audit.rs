@@ -139,6 +139,28 @@ fn refusals_that_repeat_are_a_few_lines_and_a_count() {
 }
 
 #[test]
+fn changes_that_change_nothing_are_a_few_lines_and_a_count() {
+    let cluster = Cluster::start_with(1, &["--log-format", "json"]);
+    let url = "http://127.0.0.1:7";
+    let send = |path, body: &str| cluster.send(1, "POST", path, &[], body.as_bytes()).status;
+    for _ in 0..60 {
+        assert_eq!(send("/-/leader", "1"), 204);
+        assert_eq!(send("/2", url), 204);
+    }
+    // A change that changes something is told each time.
+    assert_eq!(cluster.send(1, "DELETE", "/2", &[], b"").status, 204);
+    eventually("the removal is in the audit", PATIENCE, || {
+        let lines = audit(&cluster, 1, "members");
+        let told = lines.iter().any(|line| line["asked"] == "remove");
+        require(told, || format!("{lines:?}"))
+    });
+    for kind in ["leadership", "members"] {
+        let lines = audit(&cluster, 1, kind);
+        assert!(lines.len() <= 24, "{kind}: {lines:#?}");
+    }
+}
+
+#[test]
 fn a_member_of_another_cluster_is_refused_with_its_address() {
     let mut cluster = Cluster::start_with(1, &["--log-format", "json"]);
     // It believes that the first one is its second member.
