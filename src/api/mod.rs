@@ -4,7 +4,7 @@
 //! - [`serve`] accepts connections, `slots` limits their number, and `connection` enforces the limits of each socket.
 //! - `Front::answer` counts requests.
 //! - `route` has the table of all requests and calls the function for each.
-//! - `gate` refuses requests that can't be served at present.
+//! - `availability` refuses requests that can't be served at present.
 //! - `path`, `condition`, `body` and `json` read what the client sent; `quota` checks that the map has room for it.
 //! - `raft_requests` puts proposals and reads into the inbox and waits for their outcomes.
 //! - `reply` turns an outcome into a response, `json_budget` limits the JSON in memory, and `problem` turns a refusal
@@ -19,6 +19,7 @@
 //! - No log line and no message contains a value.
 
 mod audit;
+mod availability;
 mod backup;
 mod base64;
 mod body;
@@ -28,7 +29,6 @@ mod connection;
 mod error_code;
 #[doc(hidden)]
 pub mod fuzzing;
-mod gate;
 mod join;
 mod json;
 mod json_budget;

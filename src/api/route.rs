@@ -69,7 +69,7 @@ impl Action {
     }
 }
 
-/// What a member must be able to do before it answers a request: see `gate`.
+/// What a member must be able to do before it answers a request: see `availability`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Needs {
     /// Answered even while the snapshot is loading.
@@ -303,7 +303,7 @@ impl Front {
         }
         let key = resource.key(decoded);
         let endpoint = resource.endpoint(&head.method, &key);
-        self.gate(endpoint.map_or(Needs::Service, |endpoint| endpoint.needs))?;
+        self.check_available(endpoint.map_or(Needs::Service, |endpoint| endpoint.needs))?;
         match endpoint {
             Some(endpoint) => self.act(endpoint.action, head, key, body, deadline).await,
             None => Err(resource.refuse(&head.method, path)),

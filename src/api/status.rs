@@ -1,8 +1,8 @@
 //! The state of this member: `/-/status` and `/-/hash` for people and scripts, `/-/live` and `/-/ready` for
 //! supervisors.
 
+use super::availability;
 use super::error_code::Code;
-use super::gate;
 use super::reply::{self, ReplyResult};
 use super::{Front, json};
 use crate::command::outcome::NotProposed;
@@ -63,7 +63,7 @@ impl Front {
     pub(super) async fn show_ready(&self, deadline: Instant) -> ReplyResult {
         if let Some(closed) = self.api.inbox.closed() {
             let line = format!("not ready: {}", closed.why);
-            return Err(reply::unavailable(gate::code(&closed), line));
+            return Err(reply::unavailable(availability::code(&closed), line));
         }
         if let Some(what) = self.api.state_machine.replay.under_way() {
             return Err(reply::unavailable(

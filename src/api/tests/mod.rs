@@ -1,7 +1,7 @@
 //! The API over real sockets, with a scripted thread instead of the raft loop.
 
+mod availability;
 mod connections;
-mod gate;
 mod keys;
 mod list;
 mod members;

@@ -1,13 +1,13 @@
-//! The gate: refuses requests while a member can't or must not serve clients.
+//! Availability: refuses requests while a member can't or must not serve clients.
 //!
-//! `route` calls the gate at most once for each request, after the route is known and before any of the body is read.
+//! `route` checks this at most once for each request, after the route is known and before any of the body is read.
 //! While the snapshot is loading, there is no raft loop and no map. While the member is closed, both exist, but no
 //! client may read or change keys or members on any path. A member is closed when the cluster has not formed, when the
 //! member belongs to no cluster, or when another cluster knows another data directory under this member's id.
 //!
 //! Invariants:
-//! - A request that the gate refuses had no effect, and the reply says so.
-//! - A request that passed the gate continues if the member is closed meanwhile, except for watches, which end
+//! - A request that is refused here had no effect, and the reply says so.
+//! - A request that passed the check continues if the member is closed meanwhile, except for watches, which end
 //!   (`watch`).
 
 use super::Front;
@@ -18,7 +18,7 @@ use crate::channels::status::{Closed, ClosedKind};
 
 impl Front {
     /// Refuses a request that can't be served at present.
-    pub(super) fn gate(&self, needs: Needs) -> Result<(), Box<Reply>> {
+    pub(super) fn check_available(&self, needs: Needs) -> Result<(), Box<Reply>> {
         if self.api.state_machine.replay.is_loading() {
             return match needs {
                 Needs::Nothing => Ok(()),
