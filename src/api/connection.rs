@@ -7,6 +7,9 @@
 //!   once, the kernel would send a reset, which can destroy the response on its way.
 //! - Stopping does not wait for half-sent heads.
 //! - Incomplete heads are limited in bytes over all connections.
+//! - A stream to a client of HTTP/1.0 has neither a length nor a last chunk: its end is the end of the connection. So the
+//!   connection of a stream that breaks off ends with a reset, also when this process is killed.
+//! - What hyper refuses by itself is counted.
 
 use super::Front;
 use super::audit::Client;
@@ -16,8 +19,9 @@ use crate::limits;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
-use hyper::{Request, Response, service::service_fn};
+use hyper::{Request, Response, Version, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::sockopt::set_socket_linger;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -26,6 +30,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
@@ -44,6 +49,8 @@ struct ConnectionState {
     busy: AtomicBool,
     /// A request was answered before its whole body was read.
     unread: AtomicBool,
+    /// A response whose end is the end of the connection is being sent.
+    ends_response: AtomicBool,
     /// The process is stopping.
     stopping: AtomicBool,
     /// Notified when the process is stopping and the request was answered.
@@ -58,6 +65,7 @@ impl ConnectionState {
             all_head_bytes,
             busy: AtomicBool::new(false),
             unread: AtomicBool::new(false),
+            ends_response: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             answered: Notify::new(),
         }
@@ -105,6 +113,7 @@ pub(super) async fn run(
     let socket = Socket {
         stream,
         state: Arc::clone(&state),
+        resets: false,
         stalled: None,
         lingering: None,
     };
@@ -114,6 +123,7 @@ pub(super) async fn run(
         None => header_timeout,
     };
     let logger = front.api.logger.clone();
+    let refused = Arc::clone(&front.api.metrics);
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(client);
         answer(request, Arc::clone(&front), Arc::clone(&state))
@@ -141,8 +151,28 @@ pub(super) async fn run(
     if let Err(error) = ended {
         // Clients may disconnect at any time and send anything, so this is not worth a warning.
         slog::debug!(logger, "a client's connection ended: {}", error);
+        if let Some(reason) = refusal(&error) {
+            refused.requests_refused.add(reason);
+        }
     }
     drop(slot);
+}
+
+/// The reasons of [`refusal`].
+pub(super) const REFUSED: [&str; 3] = [MALFORMED, TOO_LARGE, HTTP_2];
+const MALFORMED: &str = "malformed";
+const TOO_LARGE: &str = "too-large";
+const HTTP_2: &str = "http-2";
+
+/// Why hyper has refused a request, if the connection ended because of that.
+fn refusal(error: &hyper::Error) -> Option<&'static str> {
+    if error.is_parse_too_large() {
+        Some(TOO_LARGE)
+    } else if error.is_parse_version_h2() {
+        Some(HTTP_2)
+    } else {
+        error.is_parse().then_some(MALFORMED)
+    }
 }
 
 /// Answers one request and records its progress for the socket and the task of the connection.
@@ -152,10 +182,14 @@ async fn answer(
     state: Arc<ConnectionState>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     state.return_head_bytes();
+    let has_chunks = request.version() > Version::HTTP_10;
     let reply = if state.progress.begin() {
         state.busy.store(true, Ordering::SeqCst);
         let (reply, unread) = front.answer(request).await;
         state.unread.store(unread, Ordering::SeqCst);
+        if !has_chunks && reply.body().size_hint().exact().is_none() {
+            state.ends_response.store(true, Ordering::SeqCst);
+        }
         state.busy.store(false, Ordering::SeqCst);
         if state.stopping.load(Ordering::SeqCst) {
             state.answered.notify_one();
@@ -241,6 +275,8 @@ async fn overdue(state: &ConnectionState) {
 struct Socket {
     stream: TcpStream,
     state: Arc<ConnectionState>,
+    /// The kernel resets the connection when the socket is closed.
+    resets: bool,
     /// Runs while the client takes no bytes.
     stalled: Option<Pin<Box<Sleep>>>,
     /// Runs after this side of the connection was shut down.
@@ -248,6 +284,15 @@ struct Socket {
 }
 
 impl Socket {
+    /// Makes the end of the connection a reset, from the start of a response that the end of the connection ends.
+    fn reset_if_broken_off(&mut self) -> io::Result<()> {
+        if !self.resets && self.state.ends_response.load(Ordering::SeqCst) {
+            set_socket_linger(&self.stream, Some(Duration::ZERO))?;
+            self.resets = true;
+        }
+        Ok(())
+    }
+
     /// Limits how long a write may be pending.
     fn watched(
         &mut self,
@@ -287,6 +332,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.reset_if_broken_off()?;
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.watched(cx, written)
     }
@@ -296,6 +342,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.reset_if_broken_off()?;
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.watched(cx, written)
     }
@@ -314,6 +361,10 @@ impl AsyncWrite for Socket {
     /// time has passed.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.lingering.is_none() {
+            // hyper shuts the connection down only when the response is whole.
+            if std::mem::take(&mut self.resets) {
+                set_socket_linger(&self.stream, None)?;
+            }
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
             // While the process stops, an idle client may never close its side, so there is nothing to wait for.
             if self.state.stopping.load(Ordering::SeqCst)

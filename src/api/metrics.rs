@@ -4,6 +4,7 @@
 //! loading, there is no raft loop and no map, so their series are left out.
 
 use super::Front;
+use super::connection;
 use super::error_code::Code;
 use super::reply::{self, Reply, ReplyResult};
 use super::status::within;
@@ -44,6 +45,7 @@ const READS: [Code; 4] = [
 pub(super) fn prepare(metrics: &Metrics) {
     metrics.proposals_failed.expect(&PROPOSALS.map(Code::text));
     metrics.reads_failed.expect(&READS.map(Code::text));
+    metrics.requests_refused.expect(&connection::REFUSED);
 }
 
 impl Front {

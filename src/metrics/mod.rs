@@ -41,6 +41,8 @@ pub struct Metrics {
     pub shortages: Shortages,
     /// Proposals without an outcome, by the error code that their clients got.
     pub proposals_failed: Reasons,
+    /// Requests that the HTTP library refused, so that [`Metrics::requests`] does not count them.
+    pub requests_refused: Reasons,
     /// Linearizable reads that were not confirmed, by the error code that their clients got.
     pub reads_failed: Reasons,
     /// How often this member learned of a new leader.
@@ -64,6 +66,7 @@ impl Default for Metrics {
             shortages: Shortages::default(),
             proposals_failed: Reasons::default(),
             reads_failed: Reasons::default(),
+            requests_refused: Reasons::default(),
             leader_changes: Counter::default(),
             entry_commands: Histogram::of_counts(),
             wal: WalMetrics::default(),
@@ -98,6 +101,11 @@ impl Default for Metrics {
         metrics.shortages.register(registry);
         metrics
     }
+        registry.register(
+            "http_requests_refused",
+            "Requests on the client port that were refused before they could be read, by reason",
+            metrics.requests_refused.0.clone(),
+        );
 }
 
 impl Metrics {
