@@ -1,20 +1,21 @@
-//! `GET /-/metrics`: the counters of this process and its state at the time of the scrape, as OpenMetrics text.
+//! `GET /-/metrics`: the counters of this process and its state at the time of the scrape, as Prometheus text 0.0.4, or
+//! as OpenMetrics text if the scraper asks for that.
 //!
 //! If the raft loop does not answer in time, a scrape shows everything else and `raftkvd_live` 0. While the snapshot is
 //! loading, there is no raft loop and no map, so their series are left out.
 
-use super::Front;
 use super::connection;
 use super::error_code::Code;
 use super::reply::{self, Reply, ReplyResult};
 use super::status::within;
+use super::{Front, accept};
 use crate::channels::inbox::Inbox;
 use crate::channels::status::Status;
 use crate::limits;
-use crate::metrics::{Metrics, Registry};
+use crate::metrics::{Metrics, Registry, TEXT_FORMAT, to_text_format};
 use crate::store::Store;
 use bytes::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
@@ -23,6 +24,8 @@ use tokio::time::Instant;
 
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+const TEXT: HeaderValue = HeaderValue::from_static(TEXT_FORMAT);
 
 /// The reasons for which a proposal can fail.
 const PROPOSALS: [Code; 6] = [
@@ -48,9 +51,16 @@ pub(super) fn prepare(metrics: &Metrics) {
     metrics.requests_refused.expect(&connection::REFUSED);
 }
 
+/// Whether the scraper prefers OpenMetrics. Prometheus names both formats, with a higher weight for OpenMetrics.
+fn wants_open_metrics(request: &HeaderMap) -> bool {
+    let open_metrics = accept::weight(request, &["application/openmetrics-text"]).unwrap_or(0.0);
+    let text = accept::weight(request, &["text/plain"]).unwrap_or(0.0);
+    open_metrics > 0.0 && open_metrics >= text
+}
+
 impl Front {
     /// `GET /-/metrics`.
-    pub(super) async fn show_metrics(&self, deadline: Instant) -> ReplyResult {
+    pub(super) async fn show_metrics(&self, request: &HeaderMap, deadline: Instant) -> ReplyResult {
         let loading = self.api.state_machine.replay.is_loading();
         let status = match loading {
             true => None,
@@ -72,12 +82,21 @@ impl Front {
             describe_map(&mut moment, &self.api.state_machine.store);
         }
         let metrics = self.api.metrics.clone();
-        let text = self.api.workers.run(move || metrics.text(&moment)).await;
+        let is_open = wants_open_metrics(request);
+        let made = self.api.workers.run(move || {
+            let text = metrics.text(&moment);
+            match is_open {
+                true => text,
+                false => to_text_format(&text),
+            }
+        });
+        let text = made.await;
         // An error here means that the runtime has ended.
         let text =
             text.map_err(|_| reply::unavailable(Code::Stopping, "this member is stopping"))?;
         let mut reply = Reply::new(Bytes::from(text).into());
-        reply.headers_mut().insert(CONTENT_TYPE, OPEN_METRICS);
+        let kind = if is_open { OPEN_METRICS } else { TEXT };
+        reply.headers_mut().insert(CONTENT_TYPE, kind);
         Ok(reply)
     }
 }

@@ -18,6 +18,7 @@
 //! - The worst answer to any input is an error, never a panic.
 //! - No log line and no message contains a value.
 
+mod accept;
 mod audit;
 mod availability;
 mod backup;

@@ -360,7 +360,7 @@ impl Front {
             Action::HandOver => self.hand_over(head, body, deadline).await,
             Action::ShowStatus => self.show_status(deadline).await,
             Action::ShowHash => self.show_hash(deadline).await,
-            Action::ShowMetrics => self.show_metrics(deadline).await,
+            Action::ShowMetrics => self.show_metrics(&head.headers, deadline).await,
             Action::ShowLive => self.show_live(deadline).await,
             Action::ShowReady => self.show_ready(deadline).await,
         }

@@ -13,6 +13,7 @@ mod peers;
 mod process;
 mod requests;
 mod shortages;
+mod text_format;
 
 pub use histogram::Histogram;
 pub use peers::{LaneMetrics, PeerMetrics, PeersMetrics};
@@ -20,6 +21,7 @@ pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::registry::Registry;
 pub use requests::Requests;
 pub use shortages::{Port, Shortages};
+pub use text_format::{TEXT_FORMAT, to_text_format};
 
 use process::Process;
 use prometheus_client::encoding::text;
@@ -39,10 +41,10 @@ pub struct Metrics {
     pub requests: Requests,
     /// What could not be done for want of a resource.
     pub shortages: Shortages,
-    /// Proposals without an outcome, by the error code that their clients got.
-    pub proposals_failed: Reasons,
     /// Requests that the HTTP library refused, so that [`Metrics::requests`] does not count them.
     pub requests_refused: Reasons,
+    /// Proposals without an outcome, by the error code that their clients got.
+    pub proposals_failed: Reasons,
     /// Linearizable reads that were not confirmed, by the error code that their clients got.
     pub reads_failed: Reasons,
     /// How often this member learned of a new leader.
@@ -64,9 +66,9 @@ impl Default for Metrics {
             process: Process::default(),
             requests: Requests::default(),
             shortages: Shortages::default(),
+            requests_refused: Reasons::default(),
             proposals_failed: Reasons::default(),
             reads_failed: Reasons::default(),
-            requests_refused: Reasons::default(),
             leader_changes: Counter::default(),
             entry_commands: Histogram::of_counts(),
             wal: WalMetrics::default(),
@@ -99,13 +101,13 @@ impl Default for Metrics {
         metrics.peers.register(registry);
         metrics.requests.register(registry);
         metrics.shortages.register(registry);
-        metrics
-    }
         registry.register(
             "http_requests_refused",
             "Requests on the client port that were refused before they could be read, by reason",
             metrics.requests_refused.0.clone(),
         );
+        metrics
+    }
 }
 
 impl Metrics {

@@ -17,7 +17,10 @@ type Labels<'a> = &'a [(&'a str, &'a str)];
 
 #[track_caller]
 fn scrape(cluster: &Cluster, id: u64) -> Scrape {
-    let response = cluster.send(id, "GET", "/-/metrics", &[], b"");
+    // As Prometheus asks.
+    let accept =
+        "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.4,*/*;q=0.1";
+    let response = cluster.send(id, "GET", "/-/metrics", &[("Accept", accept)], b"");
     assert_eq!(response.status, 200, "{response:?}");
     assert_eq!(
         response.header("content-type"),

@@ -22,7 +22,7 @@ fn failures_count_by_the_code_that_the_client_was_given() {
     cluster.set(Mode::Refuse(NotProposed::NoLeader));
     cluster.put("/a", b"1");
     cluster.put("/a", b"1");
-    cluster.send("DELETE", "/4", &[], b"");
+    cluster.send("DELETE", "/-/members/4", &[], b"");
     cluster.get("/a");
     cluster.set(Mode::Drop);
     cluster.put("/a", b"1");
@@ -79,7 +79,9 @@ fn a_loop_that_is_stuck_leaves_the_rest_of_a_scrape() {
         ],
     );
     assert!(!text.contains("raftkvd_term"), "{text}");
-    assert!(text.ends_with("# EOF\n"), "{text}");
+    let accept = "Accept: application/openmetrics-text";
+    let open = cluster.send("GET", "/-/metrics", &[accept], b"");
+    assert!(open.body.ends_with(b"# EOF\n"), "{open:?}");
 }
 
 #[test]
