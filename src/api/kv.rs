@@ -1,13 +1,14 @@
 //! Keys: GET, HEAD, PUT, DELETE.
 
-use super::Front;
 use super::body::Body;
 use super::condition::{self, Conditions};
 use super::error_code::Code;
 use super::path::ReadOptions;
-use super::reply::{self, Reply, ReplyResult, RequestKind};
+use super::reply::{self, Reply, ReplyResult, RequestKind, ValueForm};
+use super::{Front, accept, hint, path};
 use crate::command::outcome::Outcome;
 use crate::command::{Command, Kind};
+use crate::limits;
 use crate::store::Value;
 use bytes::Bytes;
 use hyper::Method;
@@ -25,7 +26,11 @@ impl Front {
         deadline: Instant,
     ) -> ReplyResult {
         let value = self.look_up(head, key, options, deadline).await?;
-        Ok(reply::value(value.bytes, value.index))
+        let form = match accept::is_wanted(&head.headers, &["text/html"]) {
+            true => form(&value.bytes).await,
+            false => ValueForm::Bytes,
+        };
+        Ok(reply::value(value.bytes, value.index, form))
     }
 
     /// The value for a GET. Every other answer is an `Err`.
@@ -43,7 +48,7 @@ impl Front {
         }
         let Some(value) = self.api.state_machine.store.get(key) else {
             // A condition is checked only if the request would succeed without the condition.
-            return Err(reply::error(Code::NoSuchKey, "there is no such key"));
+            return Err(no_such_key(head, key));
         };
         if let Some(etags) = &conditions.if_match
             && !condition::matches(etags, value.index)
@@ -78,7 +83,11 @@ impl Front {
         let received = if is_put {
             let limit = self.api.limits.value_bytes_max;
             let received = body.receive(&self.body_bytes, limit, RequestKind::Write, deadline);
-            Some(received.await?)
+            Some(
+                received
+                    .await
+                    .map_err(|refused| name_option(refused, limit))?,
+            )
         } else {
             None
         };
@@ -102,5 +111,46 @@ impl Front {
             Outcome::NotProposed(why) => Err(reply::not_proposed(RequestKind::Write, why)),
             Outcome::Unknown => Err(reply::unknown(RequestKind::Write)),
         }
+    }
+}
+
+/// Whether a browser can show the value as text.
+async fn form(value: &Bytes) -> ValueForm {
+    let is_text = if value.len() <= limits::JSON_INLINE_BYTES_MAX {
+        std::str::from_utf8(value).is_ok()
+    } else {
+        let value = value.clone();
+        let reading = tokio::task::spawn_blocking(move || std::str::from_utf8(&value).is_ok());
+        // An error here means that the runtime has ended.
+        reading.await.unwrap_or(false)
+    };
+    match is_text {
+        true => ValueForm::Text,
+        false => ValueForm::Bytes,
+    }
+}
+
+/// 404. Some clients expect another store's paths, which are ordinary keys here.
+fn no_such_key(head: &Parts, key: &[u8]) -> Box<Reply> {
+    let at_root = path::decode(head.uri.path()).is_ok_and(|path| *path == *key);
+    match hint::meant(key).filter(|_| at_root) {
+        Some(meant) => reply::error(
+            Code::NoSuchKey,
+            format!("there is no such key; did you mean {meant}?"),
+        ),
+        None => reply::error(Code::NoSuchKey, "there is no such key"),
+    }
+}
+
+/// Names the option in the refusal of a value that is too large.
+fn name_option(refused: Box<Reply>, limit: usize) -> Box<Reply> {
+    match refused.extensions().get() {
+        Some(Code::TooLarge) => reply::error(
+            Code::TooLarge,
+            format!(
+                "the value is too large, at most {limit} bytes are allowed: see --max-value-bytes"
+            ),
+        ),
+        _ => refused,
     }
 }

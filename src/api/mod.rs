@@ -19,6 +19,7 @@
 //! - No log line and no message contains a value.
 
 mod accept;
+mod answer_headers;
 mod audit;
 mod availability;
 mod backup;
@@ -30,6 +31,7 @@ mod connection;
 mod error_code;
 #[doc(hidden)]
 pub mod fuzzing;
+mod hint;
 mod join;
 mod json;
 mod json_budget;
@@ -302,6 +304,7 @@ impl Front {
                 (status, watch::fit(reply, &head))
             }
         };
+        answer_headers::complete(&mut reply, &head);
         let unread = body.is_unread();
         if unread || turned_away.is_some() {
             reply::close(&mut reply);

@@ -8,7 +8,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
-    HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    HeaderValue, RETRY_AFTER,
 };
 use hyper::{Response, StatusCode};
 use std::borrow::Cow;
@@ -82,10 +82,17 @@ pub(super) const OUTCOME: HeaderName = HeaderName::from_static("x-raftkvd-outcom
 pub(super) const OLDEST: HeaderName = HeaderName::from_static("x-raftkvd-oldest");
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+/// Asks nginx to pass each piece on at once.
+const UNBUFFERED: (HeaderName, HeaderValue) = (
+    HeaderName::from_static("x-accel-buffering"),
+    HeaderValue::from_static("no"),
+);
+
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
-const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+pub(super) const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
 /// The kind of a request, which chooses the words of the line that reports a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +105,14 @@ pub(super) enum RequestKind {
     Change,
 }
 
+/// How a value is labelled. Its bytes are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ValueForm {
+    Bytes,
+    /// A browser shows the value. It has to be UTF-8.
+    Text,
+}
+
 /// 204, without a body.
 pub(super) fn done(etag: Option<u64>) -> Reply {
     let mut reply = Reply::default();
@@ -106,21 +121,20 @@ pub(super) fn done(etag: Option<u64>) -> Reply {
     reply
 }
 
-/// A value. The same reply serves HEAD: hyper leaves out the body and keeps its length.
-pub(super) fn value(bytes: Bytes, etag: u64) -> Reply {
+/// A value, as text or as bytes. The same reply serves HEAD: hyper leaves out the body and keeps its length.
+pub(super) fn value(bytes: Bytes, etag: u64, form: ValueForm) -> Reply {
+    let is_text = form == ValueForm::Text;
     let is_empty = bytes.is_empty();
     let mut reply = Reply::new(bytes.into());
-    // Room for the fields set here and for the date, which hyper adds. Otherwise the map of fields would grow once on
-    // the way.
-    *reply.headers_mut() = HeaderMap::with_capacity(4);
+    // Room for the fields set here and in `answer_headers`. Otherwise the map of fields would grow once on the way.
+    *reply.headers_mut() = HeaderMap::with_capacity(7);
     set_etag(&mut reply, Some(etag));
     let headers = reply.headers_mut();
     if is_empty {
         // hyper does not send a length of zero in the answer to HEAD.
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    headers.insert(CONTENT_TYPE, OCTETS);
-    headers.insert(X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+    headers.insert(CONTENT_TYPE, if is_text { TEXT } else { OCTETS });
     reply
 }
 
@@ -129,7 +143,8 @@ pub(super) fn stream(body: UnsyncBoxBody<Bytes, io::Error>) -> Reply {
     let mut reply = Reply::new(ReplyBody::Stream(body));
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, OCTETS);
-    headers.insert(X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+    let (name, value) = UNBUFFERED;
+    headers.insert(name, value);
     reply
 }
 
@@ -160,7 +175,9 @@ pub(super) fn events(body: ReplyBody) -> Reply {
     let mut reply = Reply::new(body);
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, EVENTS);
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    let (name, value) = UNBUFFERED;
+    headers.insert(name, value);
     reply
 }
 
@@ -171,9 +188,20 @@ pub(super) fn text(status: StatusCode, line: impl Into<Cow<'static, str>>) -> Re
     line.push('\n');
     let mut reply = Reply::new(Bytes::from(line).into());
     *reply.status_mut() = status;
-    let headers = reply.headers_mut();
-    headers.insert(CONTENT_TYPE, TEXT);
-    headers.insert(X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+    reply.headers_mut().insert(CONTENT_TYPE, TEXT);
+    reply
+}
+
+/// Text of several lines.
+pub(super) fn page(text: Bytes) -> Reply {
+    let mut reply = Reply::new(text.into());
+    reply.headers_mut().insert(CONTENT_TYPE, TEXT);
+    reply
+}
+
+/// Forbids every cache to keep the answer.
+pub(super) fn not_kept(mut reply: Reply) -> Reply {
+    reply.headers_mut().insert(CACHE_CONTROL, NO_STORE);
     reply
 }
 

@@ -8,10 +8,13 @@ use super::Front;
 use super::body::Body;
 use super::error_code::Code;
 use super::reply::{self, Reply, ReplyResult};
-use super::{list, path, watch};
+use super::{hint, list, path, watch};
+use bytes::Bytes;
 use hyper::Method;
 use hyper::http::request::Parts;
 use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::sync::LazyLock;
 use tokio::time::Instant;
 
 /// A path or a pattern of paths, with the requests that it supports.
@@ -31,8 +34,9 @@ struct Endpoint {
     action: Action,
     needs: Needs,
     /// The path as spelled in the book.
-    #[cfg(test)]
     path: &'static str,
+    /// What the request is for.
+    about: &'static str,
 }
 
 /// The function that answers a request.
@@ -57,6 +61,7 @@ enum Action {
     ShowMetrics,
     ShowLive,
     ShowReady,
+    ShowPaths,
 }
 
 impl Action {
@@ -64,7 +69,24 @@ impl Action {
     fn has_options(self) -> bool {
         matches!(
             self,
-            Action::Read | Action::ReadPair | Action::List | Action::Watch | Action::BackUp
+            Action::Read
+                | Action::ReadPair
+                | Action::List
+                | Action::Watch
+                | Action::BackUp
+        )
+    }
+
+    /// Whether no cache may keep the answer: it is the state of one moment, or too large.
+    fn is_of_a_moment(self) -> bool {
+        matches!(
+            self,
+            Action::BackUp
+                | Action::ShowStatus
+                | Action::ShowHash
+                | Action::ShowMetrics
+                | Action::ShowLive
+                | Action::ShowReady
         )
     }
 }
@@ -122,8 +144,8 @@ macro_rules! resources {
                 is_for: resources!(@is_for $($is_for)?),
                 action: Action::$action,
                 needs: Needs::$needs,
-                #[cfg(test)]
                 path: $path,
+                about: $about,
             }),*],
         }),*];
     };
@@ -177,9 +199,15 @@ resources! {
     "/-/ready", unlisted ReservedPath {
         READ "/-/ready" => ShowReady, needs Raft, "tells whether this member serves clients";
     }
-    "/-", unlisted NoSuchPath {}
+    "/-", unlisted ReservedPath {
+        READ "/-" => ShowPaths, needs Nothing, "lists all requests";
+    }
+    "/-/", unlisted ReservedPath {
+        READ "/-/" => ShowPaths, needs Nothing, "lists all requests";
+    }
     "/-/<other>", unlisted NoSuchPath {}
     "/<key>", unlisted NotAllowed {
+        READ "/" if is_empty => ShowPaths, needs Nothing, "lists all requests";
         READ "/<key>" => Read, needs Service, "reads a key";
         PUT "/<key>" => Write, needs Service, "writes a key";
         DELETE "/<id>" if path::is_all_digits => RemoveMember, needs Service, "removes a member";
@@ -187,6 +215,10 @@ resources! {
         POST "/join" if is_join => Join, needs Service, "adds a member, for clients of hraftd";
         POST "/<id>" => AddMember, needs Service, "adds a member";
     }
+}
+
+fn is_empty(key: &[u8]) -> bool {
+    key.is_empty()
 }
 
 fn is_join(key: &[u8]) -> bool {
@@ -263,10 +295,7 @@ impl Resource {
     fn refuse(&self, method: &Method, path: &str) -> Box<Reply> {
         match (self.unlisted, READ.contains(method)) {
             (Unlisted::NotAllowed, _) | (Unlisted::ReservedPath, true) => self.not_allowed(),
-            (Unlisted::NoSuchPath, true) => reply::error(
-                Code::NoSuchPath,
-                format!("there is nothing at this path; {}", path::hint(path)),
-            ),
+            (Unlisted::NoSuchPath, true) => no_such_path(path),
             (Unlisted::ReservedPath | Unlisted::NoSuchPath, false) => reply::error(
                 Code::ReservedPath,
                 format!(
@@ -277,6 +306,35 @@ impl Resource {
         }
     }
 }
+
+/// 404, with the path that the client may have meant.
+fn no_such_path(path: &str) -> Box<Reply> {
+    let decoded = path::decode(path).unwrap_or_default();
+    let meant = hint::meant(&decoded);
+    let meant = meant.map_or_else(String::new, |meant| format!("did you mean {meant}? "));
+    reply::error(
+        Code::NoSuchPath,
+        format!("there is nothing at this path; {meant}{}", path::hint(path)),
+    )
+}
+
+/// A line for each request of the table.
+static PATHS: LazyLock<Bytes> = LazyLock::new(|| {
+    let mut text = "raftkvd, a replicated key-value store. A key is the path: PUT /greeting writes the key greeting.\n\n"
+        .to_owned();
+    for endpoint in RESOURCES.iter().flat_map(|resource| resource.endpoints) {
+        // HEAD is served wherever GET is.
+        let methods = endpoint
+            .methods
+            .iter()
+            .filter(|method| **method != Method::HEAD);
+        let methods: Vec<_> = methods.map(Method::as_str).collect();
+        let request = format!("{} {}", methods.join(" "), endpoint.path);
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "{request:28}{}", endpoint.about);
+    }
+    Bytes::from(text)
+});
 
 fn not_allowed<'a>(methods: impl Iterator<Item = &'a Method>) -> Box<Reply> {
     let methods: Vec<_> = methods.map(Method::as_str).collect();
@@ -305,7 +363,16 @@ impl Front {
         let endpoint = resource.endpoint(&head.method, &key);
         self.check_available(endpoint.map_or(Needs::Service, |endpoint| endpoint.needs))?;
         match endpoint {
-            Some(endpoint) => self.act(endpoint.action, head, key, body, deadline).await,
+            Some(endpoint) => {
+                let mut answer = self.act(endpoint.action, head, key, body, deadline).await;
+                if endpoint.action.is_of_a_moment() {
+                    answer = answer.map(reply::not_kept).map_err(|refused| {
+                        let refused = reply::not_kept(*refused);
+                        Box::new(refused)
+                    });
+                }
+                answer
+            }
             None => Err(resource.refuse(&head.method, path)),
         }
     }
@@ -363,6 +430,7 @@ impl Front {
             Action::ShowMetrics => self.show_metrics(&head.headers, deadline).await,
             Action::ShowLive => self.show_live(deadline).await,
             Action::ShowReady => self.show_ready(deadline).await,
+            Action::ShowPaths => Ok(reply::page(PATHS.clone())),
         }
     }
 
@@ -446,6 +514,7 @@ mod tests {
             (Method::HEAD, "join", Action::Read),
             (Method::PUT, "4", Action::Write),
             (Method::PUT, "join", Action::Write),
+            (Method::GET, "", Action::ShowPaths),
             (Method::DELETE, "4", Action::RemoveMember),
             (Method::DELETE, "007", Action::RemoveMember),
             (Method::DELETE, "", Action::Write),

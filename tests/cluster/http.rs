@@ -92,7 +92,7 @@ impl Connection {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> io::Result<Response> {
-        let mut message = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");
+        let mut message = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
         for (name, value) in headers {
             message += &format!("{name}: {value}\r\n");
         }
@@ -188,6 +188,27 @@ impl Connection {
             end if !end.is_empty() => Err(invalid(format!("behind a chunk: {end:?}"))),
             _ => Ok((length > 0).then_some(chunk)),
         }
+    }
+
+    /// Reads some bytes of what comes, at least this many.
+    pub fn start(&mut self, bytes: usize) -> io::Result<()> {
+        let mut read = 0;
+        while read < bytes {
+            let length = self.stream.fill_buf()?.len();
+            if length == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.stream.consume(length);
+            read += length;
+        }
+        Ok(())
+    }
+
+    /// Reads whatever comes until the other side closes in an orderly way.
+    pub fn to_end(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.stream.read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// Reads whatever comes until the other side closes; an abortive close is one too.

@@ -23,6 +23,7 @@ mod http;
 mod proxy;
 mod requests;
 
+mod answers;
 mod api;
 mod audit;
 mod bad_input;
