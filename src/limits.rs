@@ -320,7 +320,7 @@ pub const HEADER_BYTES_MAX: usize = 64 << 10;
 pub const ETAGS_MAX: usize = 64;
 /// The largest duration of an option, so that no sum of instants can overflow.
 pub const DURATION_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
-/// Longest body of `POST /<id>`, in bytes. The body is a URL.
+/// Longest body of `POST /-/members/<id>`, in bytes. The body is a URL.
 pub const MEMBER_URL_BYTES_MAX: usize = 4 << 10;
 /// Operations of a transaction, conditions of a transaction, or pairs of `POST /key`.
 pub const TXN_OPERATIONS_MAX: usize = 1_024;

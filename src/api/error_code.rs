@@ -59,6 +59,8 @@ codes! {
     IdTaken = CONFLICT "id-taken",
     /// The URL belongs to another member.
     UrlTaken = CONFLICT "url-taken",
+    /// The number may be a member or a key.
+    Ambiguous = CONFLICT "ambiguous",
     /// The id is bound to another data directory.
     OtherIncarnation = CONFLICT "other-incarnation",
     /// The cluster has the maximum number of members.

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 impl Front {
-    /// `POST /join` with `{"id":"4","addr":"http://127.0.0.1:42379"}`. The answers are those of `POST /<id>`.
+    /// `POST /join` with `{"id":"4","addr":"http://127.0.0.1:42379"}`. The answers are those of `POST /-/members/<id>`.
     pub(super) async fn join(
         &self,
         head: &Parts,

@@ -37,7 +37,7 @@ pub(super) fn pairs(body: &[u8], limits: &Limits) -> Result<Vec<Write>, Box<Repl
         let place = || format!("the pair {}", shown(&key));
         let mut write = Write::new();
         write.value = checked_value(value.into_bytes(), limits, &place)?;
-        write.key = checked_key(key.clone().into_bytes(), limits, &place)?;
+        write.key = checked_key(key.clone().into_bytes(), limits.key_bytes_max, &place)?;
         writes.push(write);
     }
     Ok(writes)
@@ -59,7 +59,7 @@ pub(super) fn transaction(body: &[u8], limits: &Limits) -> Result<Transaction, B
     let mut transaction = Transaction::new();
     for (position, fields) in conditions.unwrap_or_default().into_iter().enumerate() {
         let place = || format!("conditions[{position}]");
-        transaction.checks.push(check(fields, limits, &place)?);
+        transaction.checks.push(check(fields, &place)?);
     }
     let mut written = BTreeSet::new();
     for (position, fields) in operations.unwrap_or_default().into_iter().enumerate() {
@@ -86,9 +86,9 @@ pub(super) fn transaction(body: &[u8], limits: &Limits) -> Result<Transaction, B
 /// Names the position of an item in the body, for messages.
 type MessagePlace<'a> = &'a dyn Fn() -> String;
 
-fn check(fields: Fields, limits: &Limits, place: MessagePlace) -> Result<Check, Box<Reply>> {
+fn check(fields: Fields, place: MessagePlace) -> Result<Check, Box<Reply>> {
     let mut check = Check::new();
-    check.key = key(&fields, limits, place)?;
+    check.key = key(&fields, limits::KEY_BYTES_LIMIT, place)?;
     let any = || {
         let mut etags = Etags::new();
         etags.any = true;
@@ -114,7 +114,12 @@ fn check(fields: Fields, limits: &Limits, place: MessagePlace) -> Result<Check, 
 
 fn write(fields: Fields, limits: &Limits, place: MessagePlace) -> Result<Write, Box<Reply>> {
     let mut write = Write::new();
-    write.key = key(&fields, limits, place)?;
+    // A key that was written under a larger limit can be deleted.
+    let key_bytes_max = match fields.op.as_deref() {
+        Some("put") => limits.key_bytes_max,
+        _ => limits::KEY_BYTES_LIMIT,
+    };
+    write.key = key(&fields, key_bytes_max, place)?;
     write.delete = match fields.op.as_deref() {
         Some("put") => false,
         Some("delete") => true,
@@ -153,7 +158,7 @@ fn write(fields: Fields, limits: &Limits, place: MessagePlace) -> Result<Write, 
     Ok(write)
 }
 
-fn key(fields: &Fields, limits: &Limits, place: MessagePlace) -> Result<Bytes, Box<Reply>> {
+fn key(fields: &Fields, limit: usize, place: MessagePlace) -> Result<Bytes, Box<Reply>> {
     let Some(text) = &fields.key else {
         return Err(bad(format!("{}: it has no \"key\"", place())));
     };
@@ -169,17 +174,17 @@ fn key(fields: &Fields, limits: &Limits, place: MessagePlace) -> Result<Bytes, B
     } else {
         text.clone().into_bytes()
     };
-    checked_key(key, limits, place)
+    checked_key(key, limit, place)
 }
 
-fn checked_key(key: Vec<u8>, limits: &Limits, place: MessagePlace) -> Result<Bytes, Box<Reply>> {
+fn checked_key(key: Vec<u8>, limit: usize, place: MessagePlace) -> Result<Bytes, Box<Reply>> {
     if key.is_empty() {
         return Err(bad(format!("{}: the key is empty", place())));
     }
-    let (length, limit) = (key.len(), limits.key_bytes_max);
+    let length = key.len();
     if length > limit {
         return Err(too_large(format!(
-            "{}: the key has {length} bytes, at most {limit} are allowed",
+            "{}: the key has {length} bytes, at most {limit} are allowed: see --max-key-bytes",
             place()
         )));
     }
@@ -194,7 +199,7 @@ fn checked_value(
     let (length, limit) = (value.len(), limits.value_bytes_max);
     if length > limit {
         return Err(too_large(format!(
-            "{}: the value has {length} bytes, at most {limit} are allowed",
+            "{}: the value has {length} bytes, at most {limit} are allowed: see --max-value-bytes",
             place()
         )));
     }

@@ -1,27 +1,49 @@
-//! Members: `POST /<id>` adds a member, `PUT /-/members/<id>` moves a member to another URL, `DELETE /<id>` removes a
-//! member.
+//! Members: `GET /-/members` lists them. `POST /-/members/<id>` adds a member, `PUT` moves a member to another URL, and
+//! `DELETE` removes a member. `POST /<id>` and `DELETE /<id>` do the same for clients of raftexample.
 //!
 //! The leader makes one change at a time. A change that arrives during another change waits at the leader until the
 //! other change is settled or the deadline of the request passes.
 
-use super::Front;
-use super::audit::Audited;
+use super::audit::{Audit, Audited};
 use super::body::Body;
 use super::condition::Conditions;
 use super::error_code::Code;
-use super::path;
+use super::path::{self, ReadOptions};
 use super::reply::{self, Reply, ReplyResult, RequestKind};
-use super::status::within;
-use crate::channels::status::Status;
+use super::status::{self, within};
+use super::{Front, json};
+use crate::channels::status::{MemberStatus, Status};
 use crate::command::outcome::{Outcome, Refusal};
 use crate::command::{Command, Kind};
 use crate::limits;
 use crate::peer_url::PeerUrl;
 use hyper::http::request::Parts;
+use serde::Serialize;
 use tokio::time::Instant;
 
+#[derive(Serialize)]
+struct MembersJson {
+    members: Vec<MemberStatus>,
+}
+
 impl Front {
-    /// `POST /<id>` with a peer URL.
+    /// `GET /-/members`.
+    pub(super) async fn list_members(
+        &self,
+        options: ReadOptions,
+        deadline: Instant,
+    ) -> ReplyResult {
+        if !options.stale {
+            let caught_up = self.catch_up(deadline).await;
+            caught_up.map_err(|why| reply::not_proposed(RequestKind::Read, why))?;
+        }
+        match self.status(within(limits::STATUS_TIMEOUT, deadline)).await {
+            Some(Status { members, .. }) => Ok(reply::json(json::line(&MembersJson { members }))),
+            None => Err(reply::unavailable(Code::TooSlow, status::STUCK)),
+        }
+    }
+
+    /// `POST /-/members/<id>` and `POST /<id>` with a peer URL.
     pub(super) async fn add_member(
         &self,
         head: &Parts,
@@ -31,7 +53,7 @@ impl Front {
     ) -> ReplyResult {
         let Some(id) = path::member_id(key) else {
             return Err(bad_request(
-                "POST /<id> adds a member: its id is a number from 1 to 18446744073709551615, without leading zeros",
+                "POST /-/members/<id> adds a member: its id is a number from 1 to 18446744073709551615, without leading zeros",
             ));
         };
         no_conditions(head)?;
@@ -85,8 +107,25 @@ impl Front {
         self.change(head, command, deadline).await
     }
 
-    /// `DELETE /<id>`. `path` is the path of the request, for the hint.
+    /// `DELETE /-/members/<id>`.
     pub(super) async fn remove_member(
+        &self,
+        head: &Parts,
+        key: &[u8],
+        deadline: Instant,
+    ) -> ReplyResult {
+        let Some(id) = path::member_id(key) else {
+            return Err(bad_request(
+                "DELETE /-/members/<id> removes a member: its id is a number from 1 to 18446744073709551615, without \
+                 leading zeros",
+            ));
+        };
+        no_conditions(head)?;
+        self.change(head, removal(id), deadline).await
+    }
+
+    /// `DELETE /<id>`, which may be meant for the key of this name. `path` is the path of the request, for the hint.
+    pub(super) async fn remove_number(
         &self,
         head: &Parts,
         key: &[u8],
@@ -103,10 +142,30 @@ impl Front {
             ));
         };
         no_conditions(head)?;
-        let mut command = Command::new();
-        command.kind = Kind::RemoveMember;
-        command.member_id = id;
-        self.change(head, command, deadline).await
+        let command = removal(id);
+        let audit = self.audit_change(head, &command, deadline).await;
+        let answer = match self.refuse_key(key, id, deadline).await {
+            Ok(()) => self.propose_change(command, deadline).await,
+            Err(refused) => Err(refused),
+        };
+        audit.answered(&answer);
+        answer
+    }
+
+    /// Refuses to remove a member while there is a key with the same name.
+    async fn refuse_key(&self, key: &[u8], id: u64, deadline: Instant) -> Result<(), Box<Reply>> {
+        let caught_up = self.catch_up(deadline).await;
+        caught_up.map_err(|why| reply::not_proposed(RequestKind::Change, why))?;
+        match self.api.state_machine.store.get(key) {
+            None => Ok(()),
+            Some(_) => Err(reply::error(
+                Code::Ambiguous,
+                format!(
+                    "not changed: {id} is a key too; DELETE /-/kv/{id} deletes the key, and DELETE /-/members/{id} removes \
+                     the member"
+                ),
+            )),
+        }
     }
 
     /// Reads a body that is a peer URL.
@@ -121,6 +180,13 @@ impl Front {
     }
 
     async fn change(&self, head: &Parts, command: Command, deadline: Instant) -> ReplyResult {
+        let audit = self.audit_change(head, &command, deadline).await;
+        let answer = self.propose_change(command, deadline).await;
+        audit.answered(&answer);
+        answer
+    }
+
+    async fn audit_change(&self, head: &Parts, command: &Command, deadline: Instant) -> Audit {
         let asked = match command.kind {
             Kind::AddMember => "add",
             Kind::MoveMember => "move",
@@ -129,10 +195,7 @@ impl Front {
         let audit = self.audit(head, Audited::Members, asked);
         let audit = audit.member(command.member_id, &command.member_url);
         let status = self.status(within(limits::STATUS_TIMEOUT, deadline)).await;
-        let audit = audit.again(status.is_some_and(|status| holds(&command, &status)));
-        let answer = self.propose_change(command, deadline).await;
-        audit.answered(&answer);
-        answer
+        audit.again(status.is_some_and(|status| holds(command, &status)))
     }
 
     async fn propose_change(&self, mut command: Command, deadline: Instant) -> ReplyResult {
@@ -162,6 +225,13 @@ fn holds(command: &Command, status: &Status) -> bool {
     }
 }
 
+fn removal(id: u64) -> Command {
+    let mut command = Command::new();
+    command.kind = Kind::RemoveMember;
+    command.member_id = id;
+    command
+}
+
 /// 409 or 404, with a line for this refusal, this kind of change and this member.
 fn refused(why: Refusal, kind: Kind, id: u64) -> Box<Reply> {
     let line = format!("not changed: {why}");
@@ -183,14 +253,14 @@ fn refused(why: Refusal, kind: Kind, id: u64) -> Box<Reply> {
             Code::OtherIncarnation,
             format!(
                 "not changed: member {id} has another data directory: start it on that one, or, if that is lost, DELETE \
-                 /{id} and then add it again"
+                 /-/members/{id} and then add it again"
             ),
         ),
         Refusal::UrlTaken(other) => reply::error(
             Code::UrlTaken,
             format!(
                 "not changed: this is the peer URL of member {other}; give member {id} one of its own, or, if member \
-                 {other} is gone for good, DELETE /{other} first"
+                 {other} is gone for good, DELETE /-/members/{other} first"
             ),
         ),
         Refusal::TooManyMembers => reply::error(Code::TooManyMembers, line),

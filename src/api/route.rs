@@ -9,6 +9,7 @@ use super::body::Body;
 use super::error_code::Code;
 use super::reply::{self, Reply, ReplyResult};
 use super::{hint, list, path, watch};
+use crate::limits;
 use bytes::Bytes;
 use hyper::Method;
 use hyper::http::request::Parts;
@@ -51,10 +52,12 @@ enum Action {
     Watch,
     Transact,
     BackUp,
+    ListMembers,
     AddMember,
     Join,
     MoveMember,
     RemoveMember,
+    RemoveNumber,
     HandOver,
     ShowStatus,
     ShowHash,
@@ -74,6 +77,7 @@ impl Action {
                 | Action::List
                 | Action::Watch
                 | Action::BackUp
+                | Action::ListMembers
         )
     }
 
@@ -82,6 +86,7 @@ impl Action {
         matches!(
             self,
             Action::BackUp
+                | Action::ListMembers
                 | Action::ShowStatus
                 | Action::ShowHash
                 | Action::ShowMetrics
@@ -177,9 +182,13 @@ resources! {
         READ "/key/<k>" => ReadPair, needs Service, "reads a key and its value as JSON";
         DELETE "/key/<k>" => DeletePair, needs Service, "deletes a key";
     }
-    "/-/members", unlisted NotAllowed {}
+    "/-/members", unlisted NotAllowed {
+        READ "/-/members" => ListMembers, needs Service, "lists the members";
+    }
     "/-/members/<id>", unlisted NotAllowed {
+        POST "/-/members/<id>" => AddMember, needs Service, "adds a member";
         PUT "/-/members/<id>" => MoveMember, needs Service, "gives a member another URL";
+        DELETE "/-/members/<id>" => RemoveMember, needs Service, "removes a member";
     }
     "/-/leader", unlisted ReservedPath {
         POST "/-/leader" => HandOver, needs Service, "hands leadership to a member";
@@ -210,10 +219,10 @@ resources! {
         READ "/" if is_empty => ShowPaths, needs Nothing, "lists all requests";
         READ "/<key>" => Read, needs Service, "reads a key";
         PUT "/<key>" => Write, needs Service, "writes a key";
-        DELETE "/<id>" if path::is_all_digits => RemoveMember, needs Service, "removes a member";
+        DELETE "/<id>" if path::is_all_digits => RemoveNumber, needs Service, "removes a member, for clients of raftexample";
         DELETE "/<key>" => Write, needs Service, "deletes a key";
         POST "/join" if is_join => Join, needs Service, "adds a member, for clients of hraftd";
-        POST "/<id>" => AddMember, needs Service, "adds a member";
+        POST "/<id>" => AddMember, needs Service, "adds a member, for clients of raftexample";
     }
 }
 
@@ -393,20 +402,20 @@ impl Front {
         match action {
             Action::Read => {
                 let options = path::read_options(query)?;
-                let key = self.checked(key)?;
+                let key = self.checked(head, key)?;
                 self.read(head, &key, options, deadline).await
             }
             Action::Write => {
-                let key = self.checked(key)?;
+                let key = self.checked(head, key)?;
                 self.write(head, key, body, deadline).await
             }
             Action::ReadPair => {
                 let options = path::read_options(query)?;
-                let key = self.checked(key)?;
+                let key = self.checked(head, key)?;
                 self.read_pair(head, &key, options, deadline).await
             }
             Action::DeletePair => {
-                let key = self.checked(key)?;
+                let key = self.checked(head, key)?;
                 self.delete_pair(head, key, body, deadline).await
             }
             Action::SetPairs => self.set_pairs(head, body, deadline).await,
@@ -423,7 +432,12 @@ impl Front {
             Action::AddMember => self.add_member(head, &key, body, deadline).await,
             Action::Join => self.join(head, body, deadline).await,
             Action::MoveMember => self.move_member(head, &key, path, body, deadline).await,
-            Action::RemoveMember => self.remove_member(head, &key, path, deadline).await,
+            Action::ListMembers => {
+                let options = path::read_options(query)?;
+                self.list_members(options, deadline).await
+            }
+            Action::RemoveMember => self.remove_member(head, &key, deadline).await,
+            Action::RemoveNumber => self.remove_number(head, &key, path, deadline).await,
             Action::HandOver => self.hand_over(head, body, deadline).await,
             Action::ShowStatus => self.show_status(deadline).await,
             Action::ShowHash => self.show_hash(deadline).await,
@@ -434,20 +448,24 @@ impl Front {
         }
     }
 
-    /// Checks the length of the key.
-    fn checked<'a>(&self, key: Cow<'a, [u8]>) -> Result<Cow<'a, [u8]>, Box<Reply>> {
+    /// Checks the length of the key. `--max-key-bytes` is for keys that are written: a key that was written under a
+    /// larger limit can be read and deleted.
+    fn checked<'a>(&self, head: &Parts, key: Cow<'a, [u8]>) -> Result<Cow<'a, [u8]>, Box<Reply>> {
         if key.is_empty() {
             return Err(reply::error(
                 Code::BadPath,
                 "the key is empty: write it behind the slash, as in /hello",
             ));
         }
-        let limit = self.api.limits.key_bytes_max;
+        let limit = match head.method {
+            Method::PUT => self.api.limits.key_bytes_max,
+            _ => limits::KEY_BYTES_LIMIT,
+        };
         if key.len() > limit {
             return Err(reply::error(
                 Code::KeyTooLong,
                 format!(
-                    "the key has {} bytes, at most {limit} are allowed",
+                    "the key has {} bytes, at most {limit} are allowed: see --max-key-bytes",
                     key.len()
                 ),
             ));
@@ -515,8 +533,8 @@ mod tests {
             (Method::PUT, "4", Action::Write),
             (Method::PUT, "join", Action::Write),
             (Method::GET, "", Action::ShowPaths),
-            (Method::DELETE, "4", Action::RemoveMember),
-            (Method::DELETE, "007", Action::RemoveMember),
+            (Method::DELETE, "4", Action::RemoveNumber),
+            (Method::DELETE, "007", Action::RemoveNumber),
             (Method::DELETE, "", Action::Write),
             (Method::DELETE, "4x", Action::Write),
             (Method::DELETE, "join", Action::Write),

@@ -12,7 +12,7 @@ use serde::Serialize;
 use std::time::Duration;
 use tokio::time::Instant;
 
-const STUCK: &str = "the raft loop does not answer";
+pub(super) const STUCK: &str = "the raft loop does not answer";
 const FULL: &str = "ready for reads; the disk of this member is full, and writes for which the log has no room are refused";
 
 #[derive(Serialize)]

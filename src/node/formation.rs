@@ -328,8 +328,8 @@ impl Node {
         format!(
             "other life: member {by} of another cluster knows member {id} at this peer URL with another data directory, \
              so this directory was emptied or replaced, and started a cluster of its own; this member serves nothing \
-             while member {by} says so: stop this process, keep its directory aside, then DELETE /{id} at the other \
-             cluster, and start with --join"
+             while member {by} says so: stop this process, keep its directory aside, then DELETE /-/members/{id} at the \
+             other cluster, and start with --join"
         )
     }
 

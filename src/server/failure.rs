@@ -88,7 +88,7 @@ impl Failure {
         let dir = config.data_dir.display();
         let replace = format!(
             "replace the member: keep {dir}, take member {id} out of the cluster (curl -X DELETE \
-             http://CLIENT_ADDRESS/{id} at another member), and start it with --join http://CLIENT_ADDRESS and a new \
+             http://CLIENT_ADDRESS/-/members/{id} at another member), and start it with --join http://CLIENT_ADDRESS and a new \
              --data-dir"
         );
         let failure = match exit {

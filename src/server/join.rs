@@ -80,7 +80,7 @@ pub async fn run(task: JoinTask, transport: Transport, logger: Logger) -> Result
                 Err(NotAdded::OtherIncarnation(why)) => {
                     return Err(NotJoined::OtherIncarnation(format!(
                         "can't join as member {id} at {url}: the member at {asked} says: {why} \
-                         (curl -X DELETE {asked}/{id})"
+                         (curl -X DELETE {asked}/-/members/{id})"
                     )));
                 }
             }
@@ -111,9 +111,12 @@ async fn ask(
     let (status, body) = request(asked, Method::GET, "/-/status", String::new()).await?;
     let known = serde_json::from_slice(&body).ok().and_then(members);
     let (Some(known), StatusCode::OK) = (known, status) else {
-        return Err(NotAdded::Now(format!(
+        // A member that is not known by the host of the URL says what to do.
+        let other = format!(
             "the answer to GET /-/status is {status} without members; give the URL at which clients reach a member"
-        )));
+        );
+        let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
+        return Err(NotAdded::Now(detail(&problem).unwrap_or(other)));
     };
     if known.is_empty() {
         return Err(NotAdded::Now(
@@ -134,15 +137,19 @@ async fn ask(
     // Every other refusal says that nothing was changed.
     *in_doubt = was_in_doubt || status == StatusCode::GATEWAY_TIMEOUT;
     let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let why = match problem["detail"].as_str() {
-        Some(line) => line.chars().take(limits::JOIN_REASON_CHARS_MAX).collect(),
-        None => format!("the answer to POST /join is {status}"),
-    };
+    let why = detail(&problem);
+    let why = why.unwrap_or_else(|| format!("the answer to POST /join is {status}"));
     match problem["code"].as_str() {
         Some("id-taken" | "url-taken") => Err(NotAdded::Taken(why)),
         Some("other-incarnation") => Err(NotAdded::OtherIncarnation(why)),
         _ => Err(NotAdded::Now(why)),
     }
+}
+
+/// The line of a refusal, if the answer is one.
+fn detail(problem: &Value) -> Option<String> {
+    let line = problem["detail"].as_str()?;
+    Some(line.chars().take(limits::JOIN_REASON_CHARS_MAX).collect())
 }
 
 /// The body of `POST /join`. The incarnation is text, because JSON numbers are not exact beyond 2^53.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// Advice for a member whose data can't be used. It is right for every cause: no data is thrown away, and no older copy
 /// replaces acknowledged data.
-const REPLACE: &str = "replace this member: keep the directory, take the member out of the cluster (DELETE /<id> at another \
-    member), and start it with --join and a new --data-dir; if it is the only member, restore its newest backup into a new \
+const REPLACE: &str = "replace this member: keep the directory, take the member out of the cluster (DELETE /-/members/<id> at \
+    another member), and start it with --join and a new --data-dir; if it is the only member, restore its newest backup into a new \
     cluster";
 
 /// The data directory can't be used. Each message is one line: the cause, the file, the next step.
@@ -54,7 +54,7 @@ pub enum StorageError {
     /// An earlier start found that the directory is an older copy of this member's directory.
     #[error("an earlier start has found {} to be an older copy of the data directory of member {member}, without entries \
         that the member has acknowledged since; start with its newest data directory, or, if that is lost, keep this one, \
-        take the member out of the cluster (curl -X DELETE http://CLIENT_ADDRESS/{member} at another member), and start it \
+        take the member out of the cluster (curl -X DELETE http://CLIENT_ADDRESS/-/members/{member} at another member), and start it \
         with --join http://CLIENT_ADDRESS and a new --data-dir", dir.display())]
     OlderCopy {
         /// The data directory.

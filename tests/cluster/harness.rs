@@ -347,18 +347,24 @@ impl Cluster {
         assert_eq!(got.as_deref(), Some(value), "{key} on node {id}");
     }
 
-    /// `POST /<id>` through a node, for a node that was laid out. Has to succeed.
+    /// `POST /-/members/<id>` through a node, for a node that was laid out. Has to succeed.
     #[track_caller]
     pub fn add_member(&self, via: u64, id: u64) {
         let url = self.nodes[&id].url();
-        let response = self.send(via, "POST", &format!("/{id}"), &[], url.as_bytes());
+        let response = self.send(
+            via,
+            "POST",
+            &format!("/-/members/{id}"),
+            &[],
+            url.as_bytes(),
+        );
         assert_eq!(response.status, 204, "POST /{id}: {response:?}");
     }
 
-    /// `DELETE /<id>` through a node. Has to succeed.
+    /// `DELETE /-/members/<id>` through a node. Has to succeed.
     #[track_caller]
     pub fn remove_member(&self, via: u64, id: u64) {
-        let response = self.send(via, "DELETE", &format!("/{id}"), &[], b"");
+        let response = self.send(via, "DELETE", &format!("/-/members/{id}"), &[], b"");
         assert_eq!(response.status, 204, "DELETE /{id}: {response:?}");
     }
 

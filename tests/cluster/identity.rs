@@ -27,7 +27,7 @@ fn emptied(id: u64, join: bool) {
     cluster.node(id).start_expecting_exit(5);
     let said = cluster.nodes[&id].last_log();
     for command in [
-        format!("DELETE http://CLIENT_ADDRESS/{id}"),
+        format!("DELETE http://CLIENT_ADDRESS/-/members/{id}"),
         "--join".to_owned(),
     ] {
         assert!(said.contains(&command), "no {command:?} in:\n{said}");
@@ -111,7 +111,10 @@ fn the_emptied_first_member_of_a_grown_cluster_serves_nothing_while_that_is_hear
     cluster.put(2, "k2", "without it");
     cluster.node(1).start();
     let why = cluster.node(1).wait_closed("other-life");
-    assert!(why.contains("DELETE /1") && why.contains("--join"), "{why}");
+    assert!(
+        why.contains("DELETE /-/members/1") && why.contains("--join"),
+        "{why}"
+    );
     let live = cluster.send(1, "GET", "/-/live", &[], b"");
     assert_eq!(live.status, 200, "{live:?}");
     for (method, path) in [

@@ -50,6 +50,7 @@ mod many_keys;
 mod membership;
 mod metrics;
 mod moving;
+mod names;
 mod operations;
 mod peers;
 mod ports;

@@ -455,8 +455,13 @@ pub fn json(data: &[u8]) {
         Ok(transaction) => {
             let (checks, writes) = (&transaction.checks, &transaction.writes);
             assert!(checks.len().max(writes.len()) <= limits::TXN_OPERATIONS_MAX);
-            assert!(checks.iter().all(|check| fits(&check.key, b"")));
-            assert!(writes.iter().all(|write| fits(&write.key, &write.value)));
+            // `key_bytes_max` is for keys that are written.
+            let named = |key: &[u8]| !key.is_empty() && key.len() <= limits::KEY_BYTES_LIMIT;
+            assert!(checks.iter().all(|check| named(&check.key)));
+            assert!(writes.iter().all(|write| match write.delete {
+                true => named(&write.key),
+                false => fits(&write.key, &write.value),
+            }));
             let keys: BTreeSet<&[u8]> = writes.iter().map(|write| &*write.key).collect();
             assert_eq!(keys.len(), writes.len(), "a key is written once");
             // What a list says of a key and a value is taken back as it was.

@@ -76,8 +76,8 @@ fn a_joiner_that_gives_its_incarnation_is_no_other() {
     assert_eq!(cluster.send("POST", "/4", &[], b"http://h:4").status, 204);
     let other = join(",\"incarnation\":\"00000000000000b4\"");
     assert_eq!(other.status, 409);
-    let line = "not changed: member 4 has another data directory: start it on that one, or, if that is lost, DELETE /4 \
-                and then add it again";
+    let line = "not changed: member 4 has another data directory: start it on that one, or, if that is lost, DELETE \
+                /-/members/4 and then add it again";
     assert_eq!(other.text(), line);
     for wrong in [
         ",\"incarnation\":\"0000000000000000\"",

@@ -201,7 +201,7 @@ fn what_is_wrong_with_a_transaction_is_said_and_nothing_is_written() {
     let delete = r#"{"op":"delete","key":"k"}"#;
     let many = format!(r#"{{"operations":[{}]}}"#, vec![delete; 1_025].join(","));
     let (key, value) = ("k".repeat(65), "v".repeat(100_001));
-    let long_key = with_operation(&format!(r#"{{"op":"delete","key":"{key}"}}"#));
+    let long_key = with_operation(&format!(r#"{{"op":"put","key":"{key}","value":""}}"#));
     let long_value = format!(r#"{{"op":"put","key":"b","value":"{value}"}}"#);
     for (body, words) in [
         (long_key, "65 bytes, at most 64"),
