@@ -26,6 +26,8 @@ pub struct Asked {
     pub port: u16,
     /// The same: at this address. `None`: at that of the peer URL.
     pub listen: Option<IpAddr>,
+    /// Further hosts by which clients may name this member.
+    pub allowed_hosts: Vec<AllowedHost>,
     /// Where peers connect. `None`: at the address of the peer URL.
     pub listen_peer: Option<IpAddr>,
     /// The data directory.
@@ -54,12 +56,25 @@ pub struct Config {
     pub join_by: Vec<PeerUrl>,
     /// Where clients connect.
     pub client_address: SocketAddr,
+    /// Further hosts by which clients may name this member.
+    pub allowed_hosts: Vec<AllowedHost>,
     /// Where peers connect.
     pub peer_address: SocketAddr,
     /// The data directory.
     pub data_dir: PathBuf,
     /// All that has to do with no other member and no directory.
     pub tuning: Tuning,
+}
+
+/// A host of `--allow-host`, in lower case and without a final dot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AllowedHost {
+    /// `*`: any host.
+    Any,
+    /// One host.
+    Name(String),
+    /// `*.SUFFIX`: all hosts that end in a dot and this suffix.
+    Below(String),
 }
 
 /// Sizes, limits and times that the command line sets.

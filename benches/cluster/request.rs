@@ -67,8 +67,9 @@ impl Requests {
         let inline = value_bytes <= INLINE_BYTES_MAX;
         let heads = match kind {
             Kind::Put => {
-                let rest =
-                    format!(" HTTP/1.1\r\nHost: bench\r\nContent-Length: {value_bytes}\r\n\r\n");
+                let rest = format!(
+                    " HTTP/1.1\r\nHost: localhost\r\nContent-Length: {value_bytes}\r\n\r\n"
+                );
                 let (mut bytes, end) = template("PUT", &rest);
                 if inline {
                     bytes.extend_from_slice(&value);
@@ -76,11 +77,11 @@ impl Requests {
                 Heads::Template(bytes, end)
             }
             Kind::Get => {
-                let (bytes, end) = template("GET", " HTTP/1.1\r\nHost: bench\r\n\r\n");
+                let (bytes, end) = template("GET", " HTTP/1.1\r\nHost: localhost\r\n\r\n");
                 Heads::Template(bytes, end)
             }
             Kind::Stale => {
-                let rest = "?consistency=stale HTTP/1.1\r\nHost: bench\r\n\r\n";
+                let rest = "?consistency=stale HTTP/1.1\r\nHost: localhost\r\n\r\n";
                 let (bytes, end) = template("GET", rest);
                 Heads::Template(bytes, end)
             }
@@ -151,7 +152,7 @@ fn posts(keys: usize, path: &str, json: impl Fn(&str) -> String) -> Vec<Vec<u8>>
 fn post(path: &str, json: &str) -> Vec<u8> {
     let length = json.len();
     format!(
-        "POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{json}"
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{json}"
     )
     .into_bytes()
 }

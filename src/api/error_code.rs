@@ -43,6 +43,10 @@ codes! {
     BadBody = BAD_REQUEST "bad-body",
     /// A member id or a peer URL is invalid.
     BadMember = BAD_REQUEST "bad-member",
+    /// The request does not name exactly one host.
+    BadHost = BAD_REQUEST "bad-host",
+    /// A web page of another site has sent the request.
+    CrossSite = FORBIDDEN "cross-site",
     /// A write to a reserved path.
     ReservedPath = FORBIDDEN "reserved-path",
     /// The key is absent.
@@ -55,12 +59,12 @@ codes! {
     MethodNotAllowed = METHOD_NOT_ALLOWED "method-not-allowed",
     /// The client asked for JSON, but the bytes are not UTF-8.
     NotUtf8 = NOT_ACCEPTABLE "not-utf8",
+    /// The number may be a member or a key.
+    Ambiguous = CONFLICT "ambiguous",
     /// The id belongs to a member with another URL.
     IdTaken = CONFLICT "id-taken",
     /// The URL belongs to another member.
     UrlTaken = CONFLICT "url-taken",
-    /// The number may be a member or a key.
-    Ambiguous = CONFLICT "ambiguous",
     /// The id is bound to another data directory.
     OtherIncarnation = CONFLICT "other-incarnation",
     /// The cluster has the maximum number of members.
@@ -85,6 +89,10 @@ codes! {
     TooLarge = PAYLOAD_TOO_LARGE "too-large",
     /// The key is too long.
     KeyTooLong = URI_TOO_LONG "key-too-long",
+    /// This member is not known by the host that the request names.
+    UnknownHost = MISDIRECTED_REQUEST "unknown-host",
+    /// The body has a transfer coding other than chunked.
+    TransferCoding = NOT_IMPLEMENTED "transfer-coding",
     /// No leader is known.
     NoLeader = SERVICE_UNAVAILABLE "no-leader",
     /// The leader accepts no writes at present.

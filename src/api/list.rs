@@ -5,7 +5,7 @@
 //! client may read slowly.
 
 use super::error_code::Code;
-use super::path::{options, percent_decode, percent_encode, unknown};
+use super::path::{options, percent_encode, query_decode, unknown};
 use super::reply::{self, Reply, ReplyResult, RequestKind};
 use super::{Front, json};
 use crate::limits;
@@ -56,13 +56,12 @@ const ENCODED: &str = "percent-encoded";
 const LIMIT: &str = "a number from 1 to 10000";
 const _: () = assert!(limits::LIST_KEYS_MAX == 10_000);
 
-/// Reads the options of a list. `prefix` and `after` are percent-encoded. A plus sign stands for itself and not for a
-/// space.
+/// Reads the options of a list. `prefix` and `after` are percent-encoded, and a plus sign stands for a space.
 pub(super) fn list_options(query: Option<&str>) -> Result<ListOptions, Box<Reply>> {
     let (mut prefix, mut after, mut limit, mut values, mut stale) = (None, None, None, None, None);
     for option in options(query) {
         let (name, text) = option.split_once('=').unwrap_or((option, ""));
-        let bytes = || percent_decode(text.as_bytes()).map(|bytes| bytes.into_owned());
+        let bytes = || query_decode(text.as_bytes()).map(|bytes| bytes.into_owned());
         let one_of = |yes, no| match text {
             _ if text == yes => Some(true),
             _ if text == no => Some(false),

@@ -3,6 +3,7 @@
 //! Flow:
 //! - [`serve`] accepts connections, `slots` limits their number, and `connection` enforces the limits of each socket.
 //! - `Front::answer` counts requests.
+//! - `gate` refuses requests that name another host, or that come from a web page of another site.
 //! - `route` has the table of all requests and calls the function for each.
 //! - `availability` refuses requests that can't be served at present.
 //! - `path`, `condition`, `body` and `json` read what the client sent; `quota` checks that the map has room for it.
@@ -31,6 +32,7 @@ mod connection;
 mod error_code;
 #[doc(hidden)]
 pub mod fuzzing;
+mod gate;
 mod hint;
 mod join;
 mod json;
@@ -82,6 +84,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{self, Mutex, Semaphore};
 use tokio::time::{Instant, timeout};
 
+pub use gate::Hosts;
+
 /// The parts of the process that the API uses.
 #[derive(Debug, Clone)]
 pub struct Api {
@@ -89,6 +93,8 @@ pub struct Api {
     pub inbox: Arc<Inbox>,
     /// The map and its newest changes, for reading.
     pub state_machine: StateMachine,
+    /// The hosts by which clients may name this member.
+    pub hosts: Hosts,
     /// The limits of requests and connections.
     pub limits: Limits,
     /// Length of the node's tick. The node counts deadlines in ticks.

@@ -46,6 +46,20 @@ pub(super) fn percent_decode(raw: &[u8]) -> Option<Cow<'_, [u8]>> {
     Some(Cow::Owned(key))
 }
 
+/// Decodes the value of an option in a query. There, a plus sign is a space, as HTML forms and most libraries write it.
+pub(super) fn query_decode(raw: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if !raw.contains(&b'+') {
+        return percent_decode(raw);
+    }
+    let spaced = raw.iter().map(|byte| match byte {
+        b'+' => b' ',
+        other => *other,
+    });
+    let spaced: Vec<u8> = spaced.collect();
+    let decoded = percent_decode(&spaced)?.into_owned();
+    Some(Cow::Owned(decoded))
+}
+
 /// Percent-encodes a key for a path or a query.
 pub(super) fn percent_encode(key: &[u8]) -> String {
     let mut text = String::with_capacity(key.len());
@@ -186,6 +200,24 @@ mod tests {
         );
         assert_eq!(percent_decode(text.as_bytes()).unwrap(), all);
         assert_eq!(percent_encode(b"a/b-c %"), "a/b-c%20%25");
+    }
+
+    #[test]
+    fn a_plus_sign_is_a_space_in_a_query_and_itself_in_a_path() {
+        assert_eq!(key("/a+b"), b"a+b");
+        for (text, expected) in [
+            ("a+b", "a b"),
+            ("a%2Bb", "a+b"),
+            ("++%20", "   "),
+            ("ab", "ab"),
+        ] {
+            let decoded = query_decode(text.as_bytes()).unwrap();
+            assert_eq!(*decoded, *expected.as_bytes(), "{text}");
+        }
+        assert_eq!(query_decode(b"a+%"), None);
+        let all: Vec<u8> = (0..=255).collect();
+        let text = percent_encode(&all);
+        assert_eq!(*query_decode(text.as_bytes()).unwrap(), *all);
     }
 
     #[test]

@@ -359,11 +359,12 @@ impl Front {
         deadline: Instant,
     ) -> ReplyResult {
         let path = head.uri.path();
+        let decoded = path::decode(path)?;
+        self.admit(head, &decoded)?;
         if path == "*" || head.method == Method::CONNECT {
             // `*` and the target of CONNECT name no resource, so there are no methods to list for them.
             return Err(not_allowed(METHODS.iter()));
         }
-        let decoded = path::decode(path)?;
         let resource = Resource::find(&decoded);
         if !METHODS.contains(&head.method) {
             return Err(resource.not_allowed());

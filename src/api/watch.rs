@@ -10,7 +10,7 @@
 
 use super::audit::Client;
 use super::error_code::Code;
-use super::path::{options, percent_decode, percent_encode, unknown};
+use super::path::{options, percent_encode, query_decode, unknown};
 use super::reply::{self, Reply, ReplyBody, ReplyResult, RequestKind};
 use super::slots::{Full, Slot};
 use super::{Front, json};
@@ -49,7 +49,7 @@ pub(super) fn watch_options(query: Option<&str>) -> Result<WatchOptions, Box<Rep
         // Whether the option was given before, or `None` if its value is invalid.
         let (given, form) = match name {
             "prefix" => {
-                let bytes = percent_decode(text.as_bytes()).map(|bytes| bytes.into_owned());
+                let bytes = query_decode(text.as_bytes()).map(|bytes| bytes.into_owned());
                 let given = bytes.map(|bytes| prefix.replace(bytes).is_some());
                 (given, "percent-encoded")
             }

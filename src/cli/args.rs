@@ -3,10 +3,11 @@
 
 use super::help;
 use super::values::{
-    LOG_FORMATS, LOG_LEVELS, choice, parse_count, parse_duration, parse_id, parse_ip, parse_member,
-    parse_port, parse_size,
+    LOG_FORMATS, LOG_LEVELS, choice, parse_allowed_host, parse_count, parse_duration, parse_id,
+    parse_ip, parse_member, parse_port, parse_size,
 };
 use crate::command::version::VERSION;
+use crate::config::AllowedHost;
 use crate::logging::Format;
 use crate::peer_url::PeerUrl;
 use clap::{CommandFactory as _, Parser, Subcommand, ValueHint};
@@ -121,7 +122,7 @@ pub(super) struct Args {
     /// Join a running cluster through the member that serves clients at this URL
     ///
     /// raftkvd asks the members at these URLs, one after the other, to add this member. Without a URL, somebody else adds
-    /// this member (by POST /<id> to any member), and --cluster has to list all peer URLs. A member that is already in a
+    /// this member (by POST /-/members/<id> to any member), and --cluster has to list all peer URLs. A member that is already in a
     /// cluster ignores --join. RAFTKVD_JOIN=true stands for --join without a URL.
     #[arg(
         long,
@@ -146,6 +147,14 @@ pub(super) struct Args {
     /// authentication: everybody who reaches the client port can read and write all keys.
     #[arg(long, value_name = "IP", env = "RAFTKVD_LISTEN", value_parser = parse_ip, help_heading = "Addresses", value_hint = ValueHint::Other)]
     pub(super) listen: Option<IpAddr>,
+
+    /// Host names by which clients may name this member
+    ///
+    /// A request whose Host is another name is refused with 421, because a web page could have made the name point here. IP
+    /// addresses, localhost, the name of this machine and the hosts of the members' peer URLs are always allowed. *.SUFFIX
+    /// stands for all names below the suffix, and * for all names. Separate several names by commas.
+    #[arg(long, value_name = "NAMES", env = "RAFTKVD_ALLOW_HOST", value_delimiter = ',', value_parser = parse_allowed_host, help_heading = "Addresses", value_hint = ValueHint::Hostname)]
+    pub(super) allow_host: Vec<AllowedHost>,
 
     /// IP for members [default: that of the peer URL]
     ///

@@ -145,7 +145,7 @@ pub(super) fn examples(command: &str) -> &'static [Example] {
 }
 
 /// The meaning of the value names that the help shows in angle brackets.
-pub(super) const VALUES: [(&str, &str); 8] = [
+pub(super) const VALUES: [(&str, &str); 9] = [
     ("N", "a whole number, 1 or larger"),
     (
         "URL",
@@ -154,6 +154,10 @@ pub(super) const VALUES: [(&str, &str); 8] = [
     ("URLS", "one or more URLs, separated by commas"),
     ("PORT", "a number from 1 to 65535"),
     ("IP", "an IPv4 or IPv6 address, such as 127.0.0.1 or ::1"),
+    (
+        "NAMES",
+        "one or more host names, *.SUFFIX or *, separated by commas",
+    ),
     ("DIR", "the path of a directory"),
     (
         "SIZE",

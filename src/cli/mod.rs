@@ -208,6 +208,7 @@ fn check(args: Args) -> Result<Options, String> {
             join_by,
             port: args.port,
             listen: args.listen,
+            allowed_hosts: args.allow_host,
             listen_peer: args.listen_peer,
             data_dir: args.data_dir,
             tuning,

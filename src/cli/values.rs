@@ -1,6 +1,7 @@
 //! The values of options: ids, ports, URLs, durations, sizes and choices. Each function reads one text. The error says
 //! what to write instead.
 
+use crate::config::AllowedHost;
 use crate::limits;
 use crate::logging::Format;
 use crate::peer_url::PeerUrl;
@@ -90,6 +91,46 @@ pub(super) fn parse_member(text: &str) -> Result<PeerUrl, String> {
         false => format!("http://{text}").parse(),
     };
     url.map_err(|why: String| why.replacen("a peer URL", "the URL of a member", 1))
+}
+
+/// Reads a name of `--allow-host`.
+pub(super) fn parse_allowed_host(text: &str) -> Result<AllowedHost, String> {
+    let host = text.trim();
+    if host == "*" {
+        return Ok(AllowedHost::Any);
+    }
+    if host.contains("://") || host.contains('/') {
+        return Err("give the name alone, as in kv.example.com, without http:// and a path".into());
+    }
+    if !host.is_ascii() {
+        return Err("write the name as clients send it, in ASCII (xn--...)".into());
+    }
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(address) = address.parse::<IpAddr>() {
+        // Addresses are allowed anyway.
+        return Ok(AllowedHost::Name(address.to_string()));
+    }
+    if host.contains(':') {
+        return Err("give the name alone: the port of a request has no effect".into());
+    }
+    let (is_suffix, name) = match host.strip_prefix("*.") {
+        Some(suffix) => (true, suffix),
+        None => (false, host),
+    };
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    let is_label = |label: &str| !label.is_empty() && label.bytes().all(fits);
+    if name.len() > 253 || !name.split('.').all(is_label) {
+        return Err(
+            "write it as a host name such as kv.example.com, as *.example.com for all names below \
+             example.com, or as * for all names"
+                .into(),
+        );
+    }
+    Ok(match is_suffix {
+        true => AllowedHost::Below(name),
+        false => AllowedHost::Name(name),
+    })
 }
 
 pub(super) fn parse_cluster(list: &str) -> Result<BTreeMap<u64, PeerUrl>, String> {
@@ -225,6 +266,41 @@ pub(super) fn split_number(text: &str) -> Option<(f64, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_are_names_without_a_port_or_patterns() {
+        for (text, host) in [
+            ("*", AllowedHost::Any),
+            ("KV.Example.com", AllowedHost::Name("kv.example.com".into())),
+            (
+                " kv.example.com. ",
+                AllowedHost::Name("kv.example.com".into()),
+            ),
+            ("node_1", AllowedHost::Name("node_1".into())),
+            ("*.Example.com", AllowedHost::Below("example.com".into())),
+            ("[::1]", AllowedHost::Name("::1".into())),
+        ] {
+            assert_eq!(parse_allowed_host(text), Ok(host), "{text}");
+        }
+        for text in [
+            "",
+            ".",
+            "*.",
+            "**",
+            "a.*.b",
+            "*example.com",
+            ".example.com",
+            "a..b",
+            "kv:80",
+            "http://kv",
+            "kv/",
+            "a b",
+            "u@kv",
+            "b\u{fc}cher.example",
+        ] {
+            assert!(parse_allowed_host(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn durations_and_sizes() {

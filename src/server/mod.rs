@@ -124,6 +124,7 @@ fn wire(daemon: &Daemon, opened: Opened, peer_port: TcpListener) -> Result<Wired
     if !opened.first_start {
         list::tell_differences(config, &node, logger);
     }
+    parts.hosts.set(node.members());
     let files = OpenFiles {
         meta: opened.meta,
         snapshots: opened.snapshots,

@@ -293,6 +293,7 @@ fn config_of(
             false => Vec::new(),
         },
         client_address,
+        allowed_hosts: asked.allowed_hosts,
         peer_address,
         peer_url,
         data_dir,

@@ -27,7 +27,8 @@ use super::stop::{Runtime, ServedPort, StopReason, StopReasons, StopSender, stop
 use super::systemd::{Phase, Systemd};
 use crate::api::{self, Api};
 use crate::channels::inbox::Inbox;
-use crate::config::{Config, Tuning};
+use crate::channels::member_hosts::MemberHosts;
+use crate::config::Config;
 use crate::identity::View;
 use crate::limits;
 use crate::members::Members;
@@ -59,13 +60,16 @@ use tokio::sync::watch;
 pub(super) struct SharedParts {
     pub(super) inbox: Arc<Inbox>,
     pub(super) state_machine: StateMachine,
+    pub(super) hosts: Arc<MemberHosts>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) stop_sender: StopSender,
     pub(super) logger: Logger,
 }
 
 impl SharedParts {
-    fn new(tuning: &Tuning, stop_sender: StopSender, logger: &Logger) -> SharedParts {
+    fn new(config: &Config, stop_sender: StopSender, logger: &Logger) -> SharedParts {
+        let tuning = &config.tuning;
+        let urls = config.cluster.values().chain([&config.peer_url]);
         let store = Arc::new(Store::new());
         // Freeing millions of entries one by one takes seconds. So the store is leaked, and the end of the process
         // frees it at once.
@@ -73,6 +77,7 @@ impl SharedParts {
         SharedParts {
             inbox: Arc::new(Inbox::default()),
             state_machine: StateMachine::new(store, tuning.log_cache_bytes / limits::HISTORY_SHARE),
+            hosts: Arc::new(MemberHosts::new(urls)),
             metrics: Arc::new(Metrics::default()),
             stop_sender,
             logger: logger.clone(),
@@ -132,10 +137,11 @@ impl Daemon {
             stop_reasons,
             runtime,
         } = process;
-        let parts = SharedParts::new(&config.tuning, stop_sender, logger);
+        let parts = SharedParts::new(&config, stop_sender, logger);
         let api = Api {
             inbox: parts.inbox.clone(),
             state_machine: parts.state_machine.clone(),
+            hosts: api::Hosts::new(config.allowed_hosts.clone(), parts.hosts.clone()),
             limits: api::Limits::new(&config.tuning, descriptors.clients, descriptors.spare),
             tick: config.tuning.tick(),
             metrics: parts.metrics.clone(),
@@ -351,6 +357,7 @@ pub(super) fn start_threads(
         read_back: read_back_sender,
         commits: commit_sender,
         transport: transport.clone(),
+        hosts: parts.hosts.clone(),
         meta: files.meta.clone(),
         metrics: parts.metrics.clone(),
         exit: {

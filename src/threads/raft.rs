@@ -14,6 +14,7 @@
 
 use crate::channels::commit::{Apply, Commit};
 use crate::channels::inbox::{Events, Held, Inbox};
+use crate::channels::member_hosts::MemberHosts;
 use crate::channels::notice::Notice;
 use crate::command::SnapshotHeader;
 use crate::members::Members;
@@ -80,6 +81,8 @@ pub struct Channels {
     pub commits: Commits,
     /// The connections to the peers.
     pub transport: Transport,
+    /// The hosts by which clients may name a member.
+    pub hosts: Arc<MemberHosts>,
     /// Provides the cluster id, which a joining member learns late, and stores the member's own URL.
     pub meta: Arc<Meta>,
     /// Metrics of this process.
@@ -122,6 +125,7 @@ impl Ports for Channels {
     }
 
     fn set_members(&mut self, members: &Arc<Members>) {
+        self.hosts.set(members);
         self.transport.set_members(self.meta.cluster(), members);
     }
 

@@ -93,7 +93,7 @@ fn a_client_that_goes_away_in_a_backup_is_told_too() {
     }
     let mut client = Connection::open(cluster.address(1)).expect("connect");
     client
-        .write(b"GET /-/snapshot HTTP/1.1\r\nHost: x\r\n\r\n")
+        .write(b"GET /-/snapshot HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .expect("ask for a backup");
     assert_eq!(client.head().expect("a head").status, 200);
     drop(client);

@@ -57,7 +57,7 @@ impl Watch {
     }
 
     fn begin(mut connection: Connection, query: &str, id: Option<u64>) -> Result<Watch, NotBegun> {
-        let mut head = format!("GET /-/watch{query} HTTP/1.1\r\nHost: test\r\n");
+        let mut head = format!("GET /-/watch{query} HTTP/1.1\r\nHost: localhost\r\n");
         if let Some(id) = id {
             head += &format!("Last-Event-ID: {id}\r\n");
         }

@@ -74,7 +74,7 @@ fn send_secrets(cluster: &Cluster, id: u64) -> Vec<u16> {
     // A head that is none, and a body that ends too soon.
     for text in [
         format!("PUT /{SECRET}\r\n{SECRET}\r\n\r\n"),
-        format!("PUT /{SECRET} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{SECRET}"),
+        format!("PUT /{SECRET} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{SECRET}"),
     ] {
         let mut connection = Connection::open(cluster.address(id)).expect("connect");
         connection.write(text.as_bytes()).expect("write");

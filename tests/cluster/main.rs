@@ -41,6 +41,7 @@ mod forgeries;
 mod format_2;
 mod formation;
 mod full_disks;
+mod gate;
 mod identity;
 mod joining;
 mod large_values;

@@ -520,7 +520,7 @@ fn one_backup_at_a_time_and_one_whose_client_hangs_or_goes_makes_room() {
     }
     let begin = |cluster: &Cluster| {
         let mut client = Connection::open(cluster.address(1)).expect("connect");
-        let request = b"GET /-/snapshot HTTP/1.1\r\nHost: test\r\n\r\n";
+        let request = b"GET /-/snapshot HTTP/1.1\r\nHost: localhost\r\n\r\n";
         client.write(request).expect("send");
         let head = client.head().expect("the head of a backup");
         assert_eq!(head.status, 200, "{head:?}");

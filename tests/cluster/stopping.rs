@@ -114,7 +114,7 @@ fn a_stopped_follower_and_a_stopped_single_node_exit_with_0() {
 fn begin_put(cluster: &Cluster, id: u64, key: &str, length: usize) -> Connection {
     let mut connection = Connection::open(cluster.address(id)).expect("connect");
     let head = format!(
-        "PUT /{key} HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+        "PUT /{key} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
     );
     connection.write(head.as_bytes()).expect("send the head");
     let response = connection.head().expect("100 Continue");

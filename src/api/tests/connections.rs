@@ -18,7 +18,7 @@ fn too_large_a_body_is_refused_before_it_is_read() {
         ("Content-Length: 100001\r\nExpect: 100-continue", b""),
     ] {
         let mut client = cluster.connect();
-        client.write(format!("PUT /a HTTP/1.1\r\n{header}\r\n\r\n").as_bytes());
+        client.write(format!("PUT /a HTTP/1.1\r\nHost: localhost\r\n{header}\r\n\r\n").as_bytes());
         client.write(body);
         let refused = client.receive("PUT");
         assert_eq!(refused.status, 413, "{header}");
@@ -38,7 +38,7 @@ fn too_large_a_body_is_refused_before_it_is_read() {
 fn a_chunked_body_is_cut_off_at_the_limit() {
     let cluster = Cluster::start();
     let mut client = cluster.connect();
-    client.write(b"PUT /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n");
+    client.write(b"PUT /a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
     for _ in 0..11 {
         client.write(b"2710\r\n");
         client.write(&[b'x'; 10_000]);
@@ -52,7 +52,7 @@ fn a_chunked_body_is_cut_off_at_the_limit() {
 fn a_client_that_goes_on_sending_still_gets_its_refusal() {
     let cluster = Cluster::start();
     let mut client = cluster.connect();
-    client.write(b"PUT /a HTTP/1.1\r\nContent-Length: 10000000\r\n\r\n");
+    client.write(b"PUT /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000\r\n\r\n");
     // This is far more than the socket buffers hold. Without lingering, the write would fail and the response would be
     // lost.
     for _ in 0..1_000 {
@@ -65,7 +65,9 @@ fn a_client_that_goes_on_sending_still_gets_its_refusal() {
 fn expect_continue_is_answered_when_the_body_is_wanted() {
     let cluster = Cluster::start();
     let mut client = cluster.connect();
-    client.write(b"PUT /a HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n");
+    client.write(
+        b"PUT /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n",
+    );
     assert_eq!(client.receive("PUT").status, 100);
     client.write(b"abc");
     assert_eq!(client.receive("PUT").status, 204);
@@ -78,7 +80,7 @@ fn a_body_that_does_not_come_is_503() {
         ..limits()
     });
     let mut client = cluster.connect();
-    client.write(b"PUT /a HTTP/1.1\r\nContent-Length: 3\r\n\r\nab");
+    client.write(b"PUT /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nab");
     let slow = client.receive("PUT");
     assert_eq!(slow.status, 503);
     assert_eq!(slow.header("x-raftkvd-outcome"), Some("none"));
@@ -91,7 +93,7 @@ fn a_body_that_does_not_come_is_503() {
 fn a_body_that_breaks_off_writes_nothing() {
     let cluster = Cluster::start();
     let mut client = cluster.connect();
-    client.write(b"PUT /a HTTP/1.1\r\nContent-Length: 3\r\n\r\nab");
+    client.write(b"PUT /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nab");
     client
         .reader
         .get_mut()
@@ -99,7 +101,7 @@ fn a_body_that_breaks_off_writes_nothing() {
         .unwrap();
     client.rest();
     let mut client = cluster.connect();
-    client.write(b"PUT /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n");
+    client.write(b"PUT /a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n");
     assert_eq!(client.receive("PUT").status, 400);
     assert_eq!(cluster.get("/a").status, 404);
     assert!(
@@ -111,7 +113,7 @@ fn a_body_that_breaks_off_writes_nothing() {
 #[test]
 fn a_head_that_does_not_come_ends_the_connection() {
     let cluster = Cluster::with(impatient());
-    for start in ["", "GET /a HT", "GET /a HTTP/1.1\r\nHost: x\r\n"] {
+    for start in ["", "GET /a HT", "GET /a HTTP/1.1\r\nHost: localhost\r\n"] {
         let mut client = cluster.connect();
         client.write(start.as_bytes());
         assert_eq!(client.rest(), b"", "{start:?}");
@@ -129,7 +131,7 @@ fn a_thousand_half_open_connections_do_not_stop_a_request() {
         .map(|i| {
             let mut client = cluster.connect();
             if i % 2 == 0 {
-                client.write(b"PUT /a HTTP/1.1\r\nContent-Le");
+                client.write(b"PUT /a HTTP/1.1\r\nHost: localhost\r\nContent-Le");
             }
             client
         })
@@ -148,7 +150,7 @@ fn an_idle_connection_gives_way_to_one_beyond_the_limit() {
     let mut first = cluster.connect();
     let mut second = cluster.connect();
     assert_eq!(first.send("GET", "/a", &[], b"").status, 404);
-    second.write(b"PUT /a HTTP/1.1\r\nContent-Length: 2\r\n\r\n1");
+    second.write(b"PUT /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n1");
     let mut third = cluster.connect();
     assert_eq!(third.send("GET", "/a", &[], b"").status, 404);
     assert_eq!(first.rest(), b"");
@@ -161,7 +163,7 @@ fn an_idle_connection_gives_way_to_one_beyond_the_limit() {
 fn take_all_slots(cluster: &Cluster, count: usize) -> Vec<Client> {
     let begin = |_| {
         let mut client = cluster.connect();
-        client.write(b"PUT /a HTTP/1.1\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
+        client.write(b"PUT /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
         assert_eq!(client.receive("PUT").status, 100);
         client
     };
@@ -224,7 +226,7 @@ fn one_address_gets_a_quarter_of_the_slots() {
 #[test]
 fn incomplete_heads_are_bounded_over_all_connections_and_small_ones_pass() {
     let cluster = Cluster::start();
-    let head = format!("GET /a HTTP/1.1\r\nx: {}", "y".repeat(60 << 10));
+    let head = format!("GET /a HTTP/1.1\r\nHost: localhost\r\nx: {}", "y".repeat(60 << 10));
     let count = crate::limits::HEADS_BYTES_MAX / head.len() + 100;
     let mut clients: Vec<Client> = (0..count).map(|_| cluster.connect()).collect();
     let mut cut = 0;
@@ -273,7 +275,7 @@ fn requests_share_a_connection_and_may_be_pipelined() {
         assert_eq!(client.send("GET", "/a", &[], b"").body, body.as_bytes());
         assert_eq!(client.send("GET", "/absent", &[], b"").status, 404);
     }
-    client.write(b"PUT /b HTTP/1.1\r\nContent-Length: 1\r\n\r\n1GET /b HTTP/1.1\r\n\r\nDELETE /b HTTP/1.1\r\n\r\n");
+    client.write(b"PUT /b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n1GET /b HTTP/1.1\r\nHost: localhost\r\n\r\nDELETE /b HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(client.receive("PUT").status, 204);
     assert_eq!(client.receive("GET").body, b"1");
     assert_eq!(client.receive("DELETE").status, 204);
@@ -297,20 +299,32 @@ fn a_client_that_shuts_down_its_side_still_gets_the_response() {
 fn garbage_is_refused_and_the_server_goes_on() {
     let cluster = Cluster::start();
     let long_path = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(100_000));
-    let long_header = format!("GET /a HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(500_000));
-    let many_headers = format!("GET /a HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(1_000));
+    let long_header = format!(
+        "GET /a HTTP/1.1\r\nHost: localhost\r\nx: {}\r\n\r\n",
+        "a".repeat(500_000)
+    );
+    let many_headers = format!(
+        "GET /a HTTP/1.1\r\nHost: localhost\r\n{}\r\n",
+        "x: y\r\n".repeat(1_000)
+    );
     for (bytes, status) in [
         (&b"\x16\x03\x01\x02\0\x01\0\x01\xfc\r\n\r\n"[..], 400),
         (b"GET\r\n\r\n", 400),
         (b"GET /a HTTP/9.9\r\n\r\n", 400),
         (b"GET /a b HTTP/1.1\r\n\r\n", 400),
         (b"GET /\xff HTTP/1.1\r\n\r\n", 400),
-        (b"PUT /a HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
         (
-            b"PUT /a HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            b"PUT /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
             400,
         ),
-        (b"PUT /a HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
+        (
+            b"PUT /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            400,
+        ),
+        (
+            b"PUT /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+            400,
+        ),
         (long_path.as_bytes(), 414),
         (long_header.as_bytes(), 431),
         (many_headers.as_bytes(), 431),
@@ -335,12 +349,12 @@ fn stopping_answers_what_is_under_way_and_closes_what_is_idle() {
     cluster.set(Mode::Silent);
     let asked = cluster.deadlines.lock().unwrap().len();
     let mut busy = cluster.connect();
-    busy.write(b"GET /-/live HTTP/1.1\r\n\r\n");
+    busy.write(b"GET /-/live HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let mut writing = cluster.connect();
-    writing.write(b"PUT /a HTTP/1.1\r\nContent-Length: 2\r\n\r\n1");
+    writing.write(b"PUT /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n1");
     let mut reading = cluster.connect();
     // The read is of another key than the write, because the order of the two requests is undefined.
-    reading.write(b"GET /b HTTP/1.1\r\n\r\n");
+    reading.write(b"GET /b HTTP/1.1\r\nHost: localhost\r\n\r\n");
     eventually("the read is with the node", || {
         cluster.deadlines.lock().unwrap().len() > asked
     });

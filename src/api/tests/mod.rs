@@ -115,6 +115,7 @@ impl Cluster {
         let api = Api {
             inbox: Arc::clone(&inbox),
             state_machine,
+            hosts: Hosts::default(),
             limits,
             tick: Duration::from_millis(20),
             metrics: Arc::default(),
@@ -246,7 +247,7 @@ impl Client {
     }
 
     fn send(&mut self, method: &str, target: &str, headers: &[&str], body: &[u8]) -> Response {
-        let mut head = format!("{method} {target} HTTP/1.1\r\nHost: x\r\n");
+        let mut head = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n");
         for header in headers {
             head.push_str(header);
             head.push_str("\r\n");

@@ -12,8 +12,8 @@ fn quick() -> Limits {
 const REQUESTS: [(&str, &str, &[u8]); 4] = [
     ("PUT", "/a", b"1"),
     ("DELETE", "/a", b""),
-    ("POST", "/4", b"http://h:1"),
-    ("DELETE", "/4", b""),
+    ("POST", "/-/members/4", b"http://h:1"),
+    ("DELETE", "/-/members/4", b""),
 ];
 
 #[test]
@@ -139,7 +139,7 @@ fn bodies_that_exceed_the_common_budget_are_refused_and_give_it_back() {
     // One body takes most of the budget and waits for its outcome.
     cluster.set(Mode::Silent);
     let mut waiting = cluster.connect();
-    waiting.write(b"PUT /a HTTP/1.1\r\nContent-Length: 90\r\n\r\n");
+    waiting.write(b"PUT /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90\r\n\r\n");
     waiting.write(&[b'x'; 90]);
     eventually("the write is with the node", || {
         !cluster.deadlines.lock().unwrap().is_empty()
@@ -233,7 +233,7 @@ fn what_is_on_its_way_counts_towards_the_quota() {
     });
     cluster.set(Mode::Silent);
     let mut waiting = cluster.connect();
-    waiting.write(b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n");
+    waiting.write(b"PUT /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n");
     waiting.write(&[7; 900]);
     eventually("the loop takes it", || {
         !cluster.deadlines.lock().unwrap().is_empty()
