@@ -58,6 +58,7 @@ mod ports;
 mod private;
 mod process;
 mod procfile;
+mod proxied;
 mod quota;
 mod restarts;
 mod serving;
