@@ -23,7 +23,7 @@ fn hold(cluster: &Cluster, count: usize) -> Vec<Connection> {
         let mut client = Connection::open(cluster.address(1)).expect("connect");
         client
             .write(
-                b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n",
+                b"PUT /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n",
             )
             .expect("a head");
         assert_eq!(client.head().expect("a go-ahead").status, 100);
@@ -41,7 +41,7 @@ fn get_from(from: Ipv4Addr, to: SocketAddr, path: &str) -> String {
     bind(&socket, &SocketAddrV4::new(from, 0)).expect("bind");
     connect(&socket, &to).expect("connect");
     let mut stream = TcpStream::from(socket);
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).expect("a request");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("an answer");
@@ -124,7 +124,7 @@ fn one_address_gets_so_many_watches_as_the_option_says() {
     let watch = || {
         let mut client = Connection::open(cluster.address(1)).expect("connect");
         client
-            .write(b"GET /-/watch HTTP/1.1\r\nHost: x\r\n\r\n")
+            .write(b"GET /-/watch HTTP/1.1\r\nHost: localhost\r\n\r\n")
             .expect("a request");
         let status = client.head().map(|head| head.status);
         (client, status.expect("a head"))

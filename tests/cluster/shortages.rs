@@ -45,7 +45,7 @@ fn flood(address: std::net::SocketAddr, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         match Connection::impatient(address, Duration::from_secs(1)) {
             Ok(mut connection) => {
-                let _ = connection.write(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n");
+                let _ = connection.write(b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n");
                 held.push(connection);
             }
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
@@ -98,7 +98,7 @@ fn announced_bodies_take_no_memory_before_they_arrive() {
     cluster.start_all();
     let announce = |_| {
         let mut client = Connection::open(cluster.address(1)).expect("connect");
-        let head = b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 67108864\r\n\r\n";
+        let head = b"PUT /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 67108864\r\n\r\n";
         client.write(head).expect("a head");
         client.write(&[7; 10_000]).expect("the start of a body");
         client
