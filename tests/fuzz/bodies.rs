@@ -415,6 +415,11 @@ pub fn http(data: &[u8]) {
 
 // ---- JSON ----
 
+/// A key that may be read or deleted. `key_bytes_max` is for keys that are written.
+fn is_key(key: &[u8]) -> bool {
+    !key.is_empty() && key.len() <= limits::KEY_BYTES_LIMIT
+}
+
 /// A body of `POST /key` and of `POST /-/txn`, and the query of a list and of a watch.
 pub fn json(data: &[u8]) {
     let limits = api::Limits {
@@ -455,11 +460,9 @@ pub fn json(data: &[u8]) {
         Ok(transaction) => {
             let (checks, writes) = (&transaction.checks, &transaction.writes);
             assert!(checks.len().max(writes.len()) <= limits::TXN_OPERATIONS_MAX);
-            // `key_bytes_max` is for keys that are written.
-            let named = |key: &[u8]| !key.is_empty() && key.len() <= limits::KEY_BYTES_LIMIT;
-            assert!(checks.iter().all(|check| named(&check.key)));
+            assert!(checks.iter().all(|check| is_key(&check.key)));
             assert!(writes.iter().all(|write| match write.delete {
-                true => named(&write.key),
+                true => is_key(&write.key),
                 false => fits(&write.key, &write.value),
             }));
             let keys: BTreeSet<&[u8]> = writes.iter().map(|write| &*write.key).collect();
