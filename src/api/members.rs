@@ -156,16 +156,23 @@ impl Front {
     async fn refuse_key(&self, key: &[u8], id: u64, deadline: Instant) -> Result<(), Box<Reply>> {
         let caught_up = self.catch_up(deadline).await;
         caught_up.map_err(|why| reply::not_proposed(RequestKind::Change, why))?;
-        match self.api.state_machine.store.get(key) {
-            None => Ok(()),
-            Some(_) => Err(reply::error(
-                Code::Ambiguous,
-                format!(
-                    "not changed: {id} is a key too; DELETE /-/kv/{id} deletes the key, and DELETE /-/members/{id} removes \
-                     the member"
-                ),
-            )),
+        if self.api.state_machine.store.get(key).is_none() {
+            return Ok(());
         }
+        let status = self.status(within(limits::STATUS_TIMEOUT, deadline)).await;
+        let status =
+            status.ok_or_else(|| reply::unavailable(Code::TooSlow, super::status::STUCK))?;
+        if status.members.iter().all(|member| member.id != id) {
+            // Not proposed: a member that is added meanwhile would be removed.
+            return Err(refused(Refusal::NotFound, Kind::RemoveMember, id));
+        }
+        Err(reply::error(
+            Code::Ambiguous,
+            format!(
+                "not changed: {id} is a member and a key; DELETE /-/kv/{id} deletes the key, and DELETE /-/members/{id} \
+                 removes the member"
+            ),
+        ))
     }
 
     /// Reads a body that is a peer URL.
