@@ -243,7 +243,7 @@ fn a_client_of_http_1_0_sees_when_a_stream_breaks_off() {
     }
     // A backup that is whole ends in an ordinary way.
     let mut whole = begin_1_0(&cluster, "/-/snapshot");
-    let bytes = whole.to_end().expect("an orderly end");
+    let bytes = whole.whole().expect("an orderly end");
     assert!(bytes.len() > 20_000_000, "{}", bytes.len());
     // A killed process ends the connection, as the end of a whole answer does: it has to be a reset.
     let mut half = begin_1_0(&cluster, "/-/snapshot");
@@ -253,7 +253,7 @@ fn a_client_of_http_1_0_sees_when_a_stream_breaks_off() {
     }
     cluster.node(1).kill();
     for stream in [&mut half, &mut watch] {
-        let error = stream.to_end().expect_err("it broke off");
+        let error = stream.whole().expect_err("it broke off");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     }
 }

@@ -205,7 +205,7 @@ impl Connection {
     }
 
     /// Reads whatever comes until the other side closes in an orderly way.
-    pub fn to_end(&mut self) -> io::Result<Vec<u8>> {
+    pub fn whole(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.stream.read_to_end(&mut bytes)?;
         Ok(bytes)

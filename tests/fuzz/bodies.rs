@@ -484,15 +484,19 @@ pub fn json(data: &[u8]) {
         }
         Err(status) => refused(status),
     }
-    let query = String::from_utf8_lossy(data);
-    match bounded(limit, || api::fuzzing::range(Some(&query))) {
+    query(&String::from_utf8_lossy(data), limit);
+}
+
+/// The options of a list and of a watch.
+fn query(query: &str, limit: usize) {
+    match bounded(limit, || api::fuzzing::range(Some(query))) {
         Ok(range) => {
             assert!((1..=limits::LIST_KEYS_MAX).contains(&range.limit));
             assert!(range.prefix.len() + range.after.len() <= query.len());
         }
         Err(status) => assert_eq!(status, 400),
     }
-    match bounded(limit, || api::fuzzing::watched(Some(&query))) {
+    match bounded(limit, || api::fuzzing::watched(Some(query))) {
         Ok((prefix, _)) => assert!(prefix.len() <= query.len()),
         Err(status) => assert_eq!(status, 400),
     }
