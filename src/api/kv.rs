@@ -27,7 +27,7 @@ impl Front {
     ) -> ReplyResult {
         let value = self.look_up(head, key, options, deadline).await?;
         let form = match accept::is_wanted(&head.headers, &["text/html"]) {
-            true => form(&value.bytes).await,
+            true => self.form(&value.bytes).await,
             false => ValueForm::Bytes,
         };
         Ok(reply::value(value.bytes, value.index, form))
@@ -112,21 +112,24 @@ impl Front {
             Outcome::Unknown => Err(reply::unknown(RequestKind::Write)),
         }
     }
-}
 
-/// Whether a browser can show the value as text.
-async fn form(value: &Bytes) -> ValueForm {
-    let is_text = if value.len() <= limits::JSON_INLINE_BYTES_MAX {
-        std::str::from_utf8(value).is_ok()
-    } else {
-        let value = value.clone();
-        let reading = tokio::task::spawn_blocking(move || std::str::from_utf8(&value).is_ok());
-        // An error here means that the runtime has ended.
-        reading.await.unwrap_or(false)
-    };
-    match is_text {
-        true => ValueForm::Text,
-        false => ValueForm::Bytes,
+    /// Whether a browser can show the value as text.
+    async fn form(&self, value: &Bytes) -> ValueForm {
+        let is_text = if value.len() <= limits::JSON_INLINE_BYTES_MAX {
+            std::str::from_utf8(value).is_ok()
+        } else {
+            let value = value.clone();
+            let reading = self
+                .api
+                .workers
+                .run(move || std::str::from_utf8(&value).is_ok());
+            // An error here means that the process ends.
+            reading.await.unwrap_or(false)
+        };
+        match is_text {
+            true => ValueForm::Text,
+            false => ValueForm::Bytes,
+        }
     }
 }
 

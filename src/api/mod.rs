@@ -74,7 +74,7 @@ use hyper::http::request::Parts;
 use processor_share::ProcessorShare;
 use reply::Reply;
 use slog::Logger;
-use slots::{Full, Gate, Slot, Slots};
+use slots::{ConnectionSlots, Full, Slot, Slots};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -179,7 +179,7 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output
         let accept = async {
             let (stream, address) = listener.accept().await?;
             let client = Client::new(address);
-            let (slot, full) = front.gate.enter(client.ip()).await;
+            let (slot, full) = front.connections.enter(client.ip()).await;
             Ok((stream, client.turned_away(full), slot))
         };
         let accepted: io::Result<_> = tokio::select! {
@@ -221,7 +221,7 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output
     stop.send_replace(true);
     telling.abort();
     front.end_watches();
-    front.gate.empty().await;
+    front.connections.empty().await;
 }
 
 /// State that all connections share.
@@ -245,7 +245,7 @@ struct Front {
     /// One permit for each byte of large events that are on their way to watchers.
     watch_bytes: Arc<Semaphore>,
     /// One slot for each connection.
-    gate: Gate,
+    connections: ConnectionSlots,
     /// When it was last logged that connections are refused or give way.
     crowd_told: parking_lot::Mutex<Option<Instant>>,
     /// Bytes of incomplete heads of requests.
@@ -272,7 +272,7 @@ impl Front {
             answer_bytes: Arc::new(Semaphore::new(limits::ANSWERS_BYTES_MAX)),
             backup: Arc::new(Semaphore::new(1)),
             watch_bytes: Arc::new(Semaphore::new(limits::WATCHES_BYTES_MAX)),
-            gate: Gate::new(
+            connections: ConnectionSlots::new(
                 api.limits.connections_max,
                 api.limits.of_address(api.limits.connections_max),
                 api.limits.spare_connections_max,
@@ -352,7 +352,7 @@ impl Front {
                 connections_max, ..
             } = self.api.limits;
             slog::warn!(self.api.logger, "too many connections of clients: the oldest without a request are closed, and \
-                requests beyond them are refused"; "from" => %client.ip(), "connections" => self.gate.taken(),
+                requests beyond them are refused"; "from" => %client.ip(), "connections" => self.connections.taken(),
                 "most" => connections_max, "most_of_one_address" => self.api.limits.of_address(connections_max));
         }
         true

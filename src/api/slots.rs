@@ -4,7 +4,7 @@
 //! them all. When the share or all slots are taken, the oldest connection on which no request is under way gives way to
 //! the new one: its client may still be sending the head of a request, or has sent nothing.
 //!
-//! A connection beyond the slots gets one of a few spare ones ([`Gate`]). It may ask `/-/live` and `/-/ready`, so that a
+//! A connection beyond the slots gets one of a few spare ones ([`ConnectionSlots`]). It may ask `/-/live` and `/-/ready`, so that a
 //! supervisor does not end a member that is only busy. Every other request is refused there, and the connection is
 //! closed.
 //!
@@ -307,16 +307,16 @@ impl SlotTask {
 }
 
 /// The slots of client connections, and the spare ones for connections beyond them.
-pub(super) struct Gate {
+pub(super) struct ConnectionSlots {
     slots: Arc<Slots>,
     spare: Arc<Slots>,
     freed: Arc<Notify>,
 }
 
-impl Gate {
-    pub(super) fn new(max: usize, address_max: usize, spare: usize) -> Gate {
+impl ConnectionSlots {
+    pub(super) fn new(max: usize, address_max: usize, spare: usize) -> ConnectionSlots {
         let freed = Arc::new(Notify::new());
-        Gate {
+        ConnectionSlots {
             slots: Slots::new(max, address_max, &freed),
             spare: Slots::new(spare, spare, &freed),
             freed,
@@ -423,19 +423,19 @@ mod tests {
 
     #[tokio::test]
     async fn beyond_the_slots_there_are_spare_ones_and_then_the_next_waits() {
-        let gate = Gate::new(1, 1, 1);
-        let (busy, none) = gate.enter(ip("10.0.0.1")).await;
+        let connections = ConnectionSlots::new(1, 1, 1);
+        let (busy, none) = connections.enter(ip("10.0.0.1")).await;
         assert!(busy.progress().begin() && none.is_none());
-        let (spare, full) = gate.enter(ip("10.0.0.2")).await;
+        let (spare, full) = connections.enter(ip("10.0.0.2")).await;
         assert_eq!(full, Some(Full::All));
         assert!(spare.progress().begin());
-        let later = gate.enter(ip("10.0.0.3"));
+        let later = connections.enter(ip("10.0.0.3"));
         let mut later = std::pin::pin!(later);
         let pause = 3 * limits::SLOTS_SEARCH_PAUSE;
         assert!(timeout(pause, later.as_mut()).await.is_err());
         drop(busy);
         assert_eq!(later.await.1, None);
         drop(spare);
-        gate.empty().await;
+        connections.empty().await;
     }
 }

@@ -226,7 +226,10 @@ fn one_address_gets_a_quarter_of_the_slots() {
 #[test]
 fn incomplete_heads_are_bounded_over_all_connections_and_small_ones_pass() {
     let cluster = Cluster::start();
-    let head = format!("GET /a HTTP/1.1\r\nHost: localhost\r\nx: {}", "y".repeat(60 << 10));
+    let head = format!(
+        "GET /a HTTP/1.1\r\nHost: localhost\r\nx: {}",
+        "y".repeat(60 << 10)
+    );
     let count = crate::limits::HEADS_BYTES_MAX / head.len() + 100;
     let mut clients: Vec<Client> = (0..count).map(|_| cluster.connect()).collect();
     let mut cut = 0;
