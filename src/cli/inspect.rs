@@ -12,7 +12,7 @@ use crate::logging::progress::{ProgressReport, Unit};
 use crate::logging::{Log, one_line};
 use crate::storage::inspect;
 use crate::storage::inspect::{FileKind, SegmentContents, SnapshotContents};
-use crate::storage::{DataDir, Disk, Given, Meta, ReadOnlyDisk, StorageError};
+use crate::storage::{DataDir, Disk, Given, Meta, ReadOnlyDisk, SPARE, StorageError};
 use crate::store::MapHash;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -143,6 +143,9 @@ impl Report<'_> {
                 let path = dir.join(part).join(&name);
                 if name.ends_with(".wal") || name.ends_with(".snap") {
                     self.file(&path)?;
+                } else if name == SPARE {
+                    let path = path.display();
+                    writeln!(self.out, "{path}\n  room for the next segment")?;
                 } else if self.live {
                     writeln!(
                         self.out,

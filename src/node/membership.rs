@@ -177,11 +177,26 @@ impl Node {
             self.hand_over();
             return false;
         }
+        if self.is_outdated_addition(command) {
+            return self.raw.step(refused(message)).is_ok();
+        }
         let taken = self.raw.step(message).is_ok();
         if taken {
             self.membership.conf_change_in_flight = self.raw.raft.raft_log.last_index();
         }
         taken
+    }
+
+    /// Whether the id was removed after this addition was asked for. A duplicate of a join request can wait that long, and
+    /// the id can have had another directory meanwhile, so that the table has forgotten the first one. That directory
+    /// would be a member again while its process, which has not heard of its removal, sends its writes again. The cluster
+    /// would take them for new writes, because a removal ends the session.
+    pub(super) fn is_outdated_addition(&self, command: &Command) -> bool {
+        let asked_index = command.member_added_index;
+        let removed = self.members.removed.get(&command.member_id);
+        // An earlier build does not say when the addition was asked for.
+        let is_later = |removed: &u64| *removed > asked_index && asked_index > 0;
+        command.kind == Kind::AddMember && removed.is_some_and(is_later)
     }
 
     /// A follower has forwarded a change. It is proposed now, or waits.
@@ -233,12 +248,9 @@ impl Node {
             .collect();
         // Even a refused change ends a member that does not know the command version of that change.
         let known = |change: &Forwarded| change.version == 0 || change.version <= usable;
-        for mut change in late.into_iter().filter(known) {
-            let entries = change.message.take_entries();
-            let entries = entries.into_iter().map(refused_entry).collect();
-            change.message.set_entries(entries);
+        for change in late.into_iter().filter(known) {
             // If raft drops the message here, the proposer sends it again.
-            let _ = self.raw.step(change.message);
+            let _ = self.raw.step(refused(change.message));
         }
     }
 
@@ -503,6 +515,13 @@ fn moving(id: u64, incarnation: u64, url: &PeerUrl) -> Command {
     command.member_incarnation = incarnation;
     command.member_url = url.to_string();
     command
+}
+
+/// The proposal of a change that is not carried out.
+fn refused(mut message: Message) -> Message {
+    let entries = message.take_entries();
+    message.set_entries(entries.into_iter().map(refused_entry).collect());
+    message
 }
 
 /// Turns a change that is not carried out into a normal entry. Every node refuses it at publication, and its proposer

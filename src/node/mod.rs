@@ -62,7 +62,7 @@ pub use output::{Job, NodeSettings, Output};
 use crate::channels::notice::Received;
 use crate::command::outcome::NotProposed;
 use crate::command::proposal::{Proposal, Read};
-use crate::command::{ReplicatedState, Session};
+use crate::command::{Kind, ReplicatedState, Session};
 use crate::identity::Standing;
 use crate::limits;
 use crate::members::Members;
@@ -183,7 +183,11 @@ impl Node {
     // ---- events ----
 
     /// Takes a client's proposal. The outcome is sent through the proposal's reply channel, by its deadline.
-    pub fn propose(&mut self, proposal: Proposal) {
+    pub fn propose(&mut self, mut proposal: Proposal) {
+        if proposal.command.kind == Kind::AddMember {
+            // For `is_outdated_addition`.
+            proposal.command.member_added_index = self.watermarks.published;
+        }
         self.pending.add(proposal, self.now);
         if self.ending.leaving.is_some() {
             self.pending.stop(NotProposed::Stopping);

@@ -89,4 +89,5 @@ pub use snapshot::{
 };
 pub use state::{Mark, Recovered, Save, SnapshotMeta};
 pub use wal::read_back::ReadBack;
+pub use wal::segment::SPARE;
 pub use wal::{LogRoom, Purge, Wal, WalOptions};

@@ -105,8 +105,7 @@ fn sigterm_to_the_child_and_to_its_group_is_one() {
     for _ in 0..5 {
         let mut cluster = Cluster::start(1);
         let mut half = http::Connection::open(cluster.address(1)).expect("connect");
-        let head =
-            "PUT /half HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
+        let head = "PUT /half HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
         half.write(head.as_bytes()).expect("send the head");
         assert_eq!(half.head().expect("100 Continue").status, 100);
         cluster.node(1).signal(Signal::TERM);

@@ -20,6 +20,29 @@ fn a_joiner_catches_up_by_snapshot_and_becomes_a_voter() {
 }
 
 #[test]
+fn an_addition_that_was_asked_for_before_the_newest_removal_is_refused() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    let follower = cluster.follower(leader);
+    let mut addition = change(Kind::AddMember, follower);
+    addition.member_incarnation = 10 * follower;
+    // It was asked for before the removal, and waits elsewhere.
+    addition.member_added_index = cluster.node(leader).watermarks.published;
+    cluster.remove(leader, follower);
+    let node = cluster.node(leader);
+    assert!(node.is_outdated_addition(&addition));
+    let mut message = message(MessageType::MsgPropose, leader, leader, 0);
+    let mut entry = Entry::default();
+    entry.set_entry_type(EntryType::EntryConfChange);
+    message.entries = vec![entry].into();
+    assert!(node.step_conf_change(message, &addition));
+    cluster.settle();
+    assert!(!cluster.members(leader).members.contains_key(&follower));
+    // The same request, asked again.
+    addition.member_added_index = cluster.node(leader).watermarks.published;
+    assert!(!cluster.node(leader).is_outdated_addition(&addition));
+}
+
+#[test]
 fn a_change_that_waits_in_a_new_leader_does_not_keep_it_from_settling_the_one_before() {
     let (mut cluster, first) = Cluster::elected(3);
     let [next, other] = cluster.others(first);
