@@ -82,7 +82,6 @@ mutants! {
     BindingAhead "binding-ahead" "a claim that can't be judged yet is believed";
     UnjudgedTailDropped "unjudged-tail-dropped"
         "a leader that can't be judged yet is not heard when entries are missing";
-    PlaceNotGiven "place-not-given" "a place that a member knows only from its table counts as a move";
     PutBackLedOn "put-back-led-on"
         "a voter whose directory is from before it was let in is led on, as if it were new";
     PartedLogUnnoticed "parted-log-unnoticed" "the proof that two logs have parted is ignored";

@@ -3,7 +3,6 @@
 use super::claims::{Claims, Receiver};
 use crate::command::version::VERSION;
 use crate::members::{Member, Members};
-use crate::mutants::{Mutant, is_planted};
 use crate::peer_url::PeerUrl;
 
 /// What a member knows of itself and of the other members, as of one applied index.
@@ -71,7 +70,7 @@ impl View {
             bound_index: self.bound_index,
             run: self.run,
             url: self.url.clone(),
-            url_given: self.url_given || is_planted(Mutant::PlaceNotGiven),
+            url_given: self.url_given,
             version: VERSION,
             receiver: row.map(|row| Receiver {
                 incarnation: row.incarnation,
