@@ -14,9 +14,9 @@ pub(super) struct Authority<'a> {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Host<'a> {
-    /// An address that is written as one. An IPv4 address that is mapped into IPv6 counts as IPv4.
+    /// An IP address. An IPv4 address that is mapped into IPv6 counts as IPv4.
     Address(IpAddr),
-    /// A name as it was spelled, without a final dot.
+    /// A name in the spelling of the client, without a final dot.
     Name(&'a str),
 }
 
@@ -31,7 +31,7 @@ impl Host<'_> {
 }
 
 impl<'a> Authority<'a> {
-    /// Returns `None` if the text is not `HOST` or `HOST:PORT`. There is no user name.
+    /// Returns `None` if the text is not `HOST` or `HOST:PORT`. A user name is not allowed.
     pub(super) fn parse(text: &'a [u8]) -> Option<Authority<'a>> {
         let text = std::str::from_utf8(text).ok()?;
         let (host, port) = match text.strip_prefix('[') {
@@ -57,13 +57,13 @@ impl<'a> Authority<'a> {
         Some(Authority { host, port })
     }
 
-    /// Whether both are the same place. A missing port is `default_port`.
+    /// Whether both have the same host and port. A missing port counts as `default_port`.
     fn is_same(&self, other: &Authority<'_>, default_port: u16) -> bool {
         let port = |authority: &Authority<'_>| authority.port.unwrap_or(default_port);
         self.host.is_same(other.host) && port(self) == port(other)
     }
 
-    /// Whether this text, the value of the header Origin, is an origin with this host and port. `null` is not.
+    /// Whether this text, the value of the header Origin, is an origin with this host and port. False for `null`.
     pub(super) fn is_origin(&self, text: &[u8]) -> bool {
         for (scheme, default_port) in [("http://", 80), ("https://", 443)] {
             if let Some((start, rest)) = text.split_at_checked(scheme.len())
@@ -77,8 +77,8 @@ impl<'a> Authority<'a> {
     }
 }
 
-/// The address between brackets. A zone (`%eth0`, in URLs `%25eth0`) says which interface leads there, and the request
-/// has arrived already.
+/// The address between brackets. A zone (`%eth0`, in URLs `%25eth0`) is ignored: it says which interface leads to the
+/// address, and the request has arrived already.
 fn ipv6(text: &str) -> Option<IpAddr> {
     let address = match text.split_once('%') {
         None => text,

@@ -1,5 +1,5 @@
-//! The header fields that the gate looks at. One pass over the header finds them, because most requests have few
-//! fields: that costs less than a look-up for each name.
+//! The header fields that the gate looks at. One pass over the header finds them. Most requests have few fields, so one
+//! pass costs less than a look-up for each name.
 
 use hyper::header::{HeaderMap, HeaderValue};
 
@@ -8,15 +8,15 @@ use hyper::header::{HeaderMap, HeaderValue};
 pub(super) struct Fields<'a> {
     pub(super) host: Field<'a>,
     pub(super) origin: Field<'a>,
-    /// Some `Sec-Fetch-Site` names another site than the member's own.
+    /// At least one `Sec-Fetch-Site` names another site than the member's own.
     pub(super) other_site: bool,
-    /// Every `Sec-Fetch-Mode` is `navigate`, and there is one.
+    /// There is a `Sec-Fetch-Mode`, and each of them is `navigate`.
     pub(super) navigates: bool,
-    /// Every `Sec-Fetch-Dest` is `document`, and there is one.
+    /// There is a `Sec-Fetch-Dest`, and each of them is `document`.
     pub(super) is_document: bool,
     /// There is a `Content-Range`.
     pub(super) is_part: bool,
-    /// `Transfer-Encoding` names something else than `chunked`, or names it twice.
+    /// `Transfer-Encoding` names a coding other than `chunked`, or names `chunked` twice.
     pub(super) is_coded: bool,
 }
 
@@ -43,7 +43,7 @@ impl<'a> Fields<'a> {
         let mut fields = Fields::default();
         let (mut modes, mut destinations) = (None, None);
         let mut codings = 0;
-        // Names are in lower case here, however the client has spelled them.
+        // hyper has changed all names to lower case.
         for (name, value) in headers {
             match name.as_str() {
                 "host" => fields.host.add(value),

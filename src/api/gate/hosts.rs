@@ -1,8 +1,8 @@
 //! The hosts by which clients may name this member.
 //!
-//! A browser trusts a page by the host in its URL. Whoever owns a domain can let it resolve to the address of a member,
-//! and then a page of this domain counts as the member's own. Such a request differs from others only by its Host. So a
-//! member serves the names that it is known by, and addresses, which nobody can let resolve to something else.
+//! A browser trusts a page by the host in its URL. The owner of a domain can make the domain resolve to the address of
+//! a member. For the browser, a page of this domain then belongs to the member, and only the Host of its requests shows
+//! the domain. So a member serves only names by which it is known, and addresses, which no name service can redirect.
 
 use super::authority::Host;
 use crate::channels::member_hosts::MemberHosts;
@@ -12,11 +12,11 @@ use std::sync::Arc;
 /// The hosts by which clients may name this member.
 #[derive(Debug, Clone, Default)]
 pub struct Hosts {
-    /// Those of `--allow-host`.
+    /// The hosts of `--allow-host`.
     allowed: Vec<AllowedHost>,
     /// The name of this machine, and its part before the first dot.
     machine: Vec<String>,
-    /// Those of the members.
+    /// The hosts of the members.
     members: Arc<MemberHosts>,
 }
 

@@ -1,8 +1,8 @@
 //! The gate: the one place that every request passes before it is routed.
 //!
 //! The gate refuses a request that names another host than this member, that a web page of another site has sent, or
-//! whose body is not the whole value. Nothing of the body is read before. A check of one request costs one pass over
-//! its header and allocates nothing, unless the request is refused.
+//! whose body is not the whole value. The gate reads nothing of the body. A check is one pass over the header, and
+//! allocates memory only for a refusal.
 //!
 //! Browsers add the fields `Sec-Fetch-*` and `Origin` themselves, and no page can change them. Other clients, such as
 //! curl, send none of them.
@@ -21,8 +21,8 @@ use fields::{Field, Fields};
 use hyper::http::request::Parts;
 use hyper::{Method, Version};
 
-/// Paths that are served for any Host, because probes and scrapers may use any name. They hold no keys and change
-/// nothing.
+/// Paths that are served for any Host, because probes and scrapers may use any name. Their answers hold no keys, and
+/// the requests change nothing.
 const FOR_ANY_HOST: [&[u8]; 3] = [b"-/live", b"-/ready", b"-/metrics"];
 
 impl Front {
@@ -44,14 +44,15 @@ impl Front {
         }
     }
 
-    /// The host that the request names. `None`: HTTP/1.0 need not name one.
+    /// The host that the request names. `None`: the request is HTTP/1.0 and names no host.
     fn known_host<'a>(
         &self,
         head: &'a Parts,
         fields: &Fields<'a>,
     ) -> Result<Option<Authority<'a>>, Box<Reply>> {
         let named = named_host(head, fields)?;
-        // An absolute target takes precedence, but a field that names another host is as suspicious as without.
+        // The host in an absolute target takes precedence. An unknown host in the field is refused too, as it is
+        // without an absolute target.
         let in_field = match fields.host {
             Field::Once(value) if head.uri.authority().is_some() => field_host(value)?,
             _ => None,
@@ -72,7 +73,7 @@ fn needs_known_host(path: &[u8]) -> bool {
     !FOR_ANY_HOST.contains(&path)
 }
 
-/// The host in the target, or else that of the header.
+/// The host in the target, or else the host in the header.
 fn named_host<'a>(
     head: &'a Parts,
     fields: &Fields<'a>,
@@ -102,7 +103,7 @@ fn bad_host(line: &'static str) -> Box<Reply> {
     reply::error(Code::BadHost, line)
 }
 
-/// `name` is well-formed, so it fits into a line.
+/// `name` is well-formed, so it can't break the line.
 fn unknown_host(name: &str) -> Box<Reply> {
     reply::error(
         Code::UnknownHost,
@@ -113,7 +114,7 @@ fn unknown_host(name: &str) -> Box<Reply> {
     )
 }
 
-/// Refuses a request whose body would be taken for something that it is not.
+/// Refuses a request whose body is a part of the value, or the value in a coding that is not supported.
 fn check_body(head: &Parts, fields: &Fields<'_>) -> Result<(), Box<Reply>> {
     if fields.is_coded {
         return Err(reply::error(
@@ -131,8 +132,8 @@ fn check_body(head: &Parts, fields: &Fields<'_>) -> Result<(), Box<Reply>> {
     Ok(())
 }
 
-/// Whether a browser sent the request for a page of another site. A link may lead here: it shows the answer to the user,
-/// and not to the page that has the link.
+/// Whether a browser sent the request for a page of another site. A link is allowed: the browser shows the answer to
+/// the user, and the page with the link can't read the answer.
 fn is_of_other_site(head: &Parts, fields: &Fields<'_>, host: Option<Authority<'_>>) -> bool {
     let is_link = head.method == Method::GET && fields.navigates && fields.is_document;
     let is_other_origin = match fields.origin {
