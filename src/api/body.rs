@@ -112,9 +112,9 @@ impl Body {
     }
 }
 
-/// Makes room for `more` bytes. The buffer grows with what has arrived and not with what was announced: memory that is
-/// only reserved counts against the limit of addresses. It at most doubles, and ends at the announced length, if one is
-/// announced.
+/// Makes room for `more` bytes. The buffer grows with the bytes that have arrived, and not at once to the announced
+/// length: memory that is only reserved counts against the limit of the address space. Each step at most doubles the
+/// buffer. The last step ends at the announced length, if there is one.
 fn grow(buffer: &mut Vec<u8>, more: usize, announced: usize) {
     let length = buffer.len() + more;
     if length > buffer.capacity() {

@@ -1,15 +1,15 @@
 //! One client's connection: hyper on a socket with limits.
 //!
 //! hyper limits the size of a request's head and the time until the head is complete, which also closes idle
-//! connections. This module adds four things:
+//! connections. This module adds these rules:
 //! - It disconnects a client that takes no byte of its response.
 //! - A connection that ends while the client still sends stays open for reading for a moment. If it were closed at
 //!   once, the kernel would send a reset, which can destroy the response on its way.
 //! - Stopping does not wait for half-sent heads.
-//! - Incomplete heads are limited in bytes over all connections.
-//! - A stream to a client of HTTP/1.0 has neither a length nor a last chunk: its end is the end of the connection. So the
-//!   connection of a stream that breaks off ends with a reset, also when this process is killed.
-//! - What hyper refuses by itself is counted.
+//! - The bytes of incomplete heads are limited over all connections.
+//! - In HTTP/1.0, a stream has neither a length nor a last chunk, so the end of the connection is the end of the
+//!   stream. If a stream breaks off, its connection therefore ends with a reset, also when this process is killed.
+//! - Requests that hyper refuses by itself are counted.
 
 use super::Front;
 use super::audit::Client;
@@ -41,9 +41,9 @@ use tokio::time::{Sleep, sleep};
 struct ConnectionState {
     /// Whether the connection may give way to another.
     progress: Arc<Progress>,
-    /// Bytes that have arrived of the head of the next request.
+    /// Bytes of the head of the next request that have arrived.
     head_bytes: AtomicUsize,
-    /// The same of all connections.
+    /// The same, for all connections together.
     all_head_bytes: Arc<AtomicUsize>,
     /// The API is processing a request.
     busy: AtomicBool,
@@ -71,8 +71,8 @@ impl ConnectionState {
         }
     }
 
-    /// Counts bytes of a head. Returns an error if the heads of all connections are too large together, and this one is
-    /// not small.
+    /// Counts bytes of a head. Returns an error if the heads of all connections are too large together, and the head on
+    /// this connection is not small.
     fn take_head_bytes(&self, count: usize) -> io::Result<()> {
         let own = self.head_bytes.fetch_add(count, Ordering::Relaxed) + count;
         let all = self.all_head_bytes.fetch_add(count, Ordering::Relaxed) + count;
@@ -164,7 +164,7 @@ const MALFORMED: &str = "malformed";
 const TOO_LARGE: &str = "too-large";
 const HTTP_2: &str = "http-2";
 
-/// Why hyper has refused a request, if the connection ended because of that.
+/// Why hyper has refused a request, if the refusal ended the connection.
 fn refusal(error: &hyper::Error) -> Option<&'static str> {
     if error.is_parse_too_large() {
         Some(TOO_LARGE)
@@ -284,7 +284,8 @@ struct Socket {
 }
 
 impl Socket {
-    /// Makes the end of the connection a reset, from the start of a response that the end of the connection ends.
+    /// If the end of the connection is the end of the response, makes the kernel reset the connection on close. Called
+    /// before each write.
     fn reset_if_broken_off(&mut self) -> io::Result<()> {
         if !self.resets && self.state.ends_response.load(Ordering::SeqCst) {
             set_socket_linger(&self.stream, Some(Duration::ZERO))?;
@@ -361,7 +362,7 @@ impl AsyncWrite for Socket {
     /// time has passed.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.lingering.is_none() {
-            // hyper shuts the connection down only when the response is whole.
+            // hyper shuts the connection down only after a whole response.
             if std::mem::take(&mut self.resets) {
                 set_socket_linger(&self.stream, None)?;
             }

@@ -120,7 +120,7 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Connections at one time.
     pub connections_max: usize,
-    /// Connections beyond those, for `/-/live` and `/-/ready` only.
+    /// Connections beyond `connections_max`, for `/-/live` and `/-/ready` only.
     pub spare_connections_max: usize,
     /// Connections of one address, and watches of one address. 0: a share of all.
     pub address_max: usize,
@@ -196,7 +196,7 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output
                     connection::run(stream, client, slot, Arc::clone(&front), stopping.clone());
                 task.started(tokio::spawn(connection).abort_handle());
                 if crowded {
-                    // The new connection reads what has arrived before the next one can take its place.
+                    // Lets the new connection read what has arrived, before the next connection can take its slot.
                     tokio::task::yield_now().await;
                 }
             }
@@ -333,7 +333,8 @@ impl Front {
         reply
     }
 
-    /// Counts a connection that found no free slot, and logs it now and then. Returns whether it found none.
+    /// Counts a connection that found no free slot, and logs such connections now and then. Returns false if there was
+    /// a free slot.
     fn tell_crowd(&self, client: &Client, slot: &Slot) -> bool {
         let full = client.full();
         if full.is_none() && !slot.evicted {
@@ -384,7 +385,7 @@ impl Front {
     }
 }
 
-/// Whether a request comes from a supervisor, so that it is answered on a spare connection too.
+/// Whether a request is a probe of a supervisor. Probes are answered on spare connections too.
 fn is_probe(head: &Parts) -> bool {
     ["/-/live", "/-/ready"].contains(&head.uri.path())
 }

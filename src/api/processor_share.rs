@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The processor time that was spent so far, as the time when it is earned.
+/// The budget of processor time. All time that was spent so far is earned at `earned`.
 #[derive(Debug)]
 pub(super) struct ProcessorShare {
     earned: Mutex<Instant>,
@@ -23,7 +23,7 @@ impl Default for ProcessorShare {
 }
 
 impl ProcessorShare {
-    /// Begins work on the current thread.
+    /// Starts work on the current thread.
     pub(super) fn begin(self: &Arc<ProcessorShare>) -> Work {
         Work {
             share: Arc::clone(self),
@@ -48,15 +48,15 @@ impl ProcessorShare {
     }
 }
 
-/// Work on one thread. It must not be moved to another.
+/// Work on one thread. It must not be moved to another thread, because it reads the clock of its thread.
 pub(super) struct Work {
     share: Arc<ProcessorShare>,
-    /// The processor time of the thread that was counted.
+    /// The processor time of the thread up to the last count.
     counted: Duration,
 }
 
 impl Work {
-    /// Counts what was done since the last call, and pauses for as long as it takes to earn it.
+    /// Counts the processor time since the last call, and pauses until that time is earned.
     pub(super) fn pause(&mut self) {
         let pause = self.count();
         if !pause.is_zero() {
@@ -73,7 +73,7 @@ impl Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        // The next work waits for it.
+        // Counts the rest. The next work waits until the rest is earned.
         let _ = self.count();
     }
 }

@@ -1,12 +1,13 @@
-//! Slots: how many connections, or watches, there may be at one time, and who gives way when they are taken.
+//! Slots: how many connections, or watches, there may be at one time, and which connection gives way when all are
+//! taken.
 //!
-//! One address gets a share of the slots only. The addresses of one IPv6 /64 count as one, because a single host has
-//! them all. When the share or all slots are taken, the oldest connection on which no request is under way gives way to
-//! the new one: its client may still be sending the head of a request, or has sent nothing.
+//! One address gets only a share of the slots. The addresses of one IPv6 /64 count as one address, because a single
+//! host can use all of them. When the share or all slots are taken, the oldest connection on which no request is under
+//! way gives way to the new one. The client of the old connection has sent nothing, or a part of the head of a request.
 //!
-//! A connection beyond the slots gets one of a few spare ones ([`ConnectionSlots`]). It may ask `/-/live` and `/-/ready`, so that a
-//! supervisor does not end a member that is only busy. Every other request is refused there, and the connection is
-//! closed.
+//! If no slot is left, a connection gets one of a few spare slots ([`ConnectionSlots`]). There it can ask `/-/live` and
+//! `/-/ready`, so that a supervisor does not end a member that is only busy. Every other request on a spare slot is
+//! refused, and the connection is closed.
 //!
 //! Invariants:
 //! - No connection gives way while a request is under way on it, or while its answer is being sent.
@@ -25,7 +26,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-/// How far a connection is. It decides whether the connection may give way.
+/// The state of a connection, which decides whether the connection may give way.
 #[derive(Debug, Default)]
 pub(super) struct Progress(AtomicU8);
 
@@ -39,7 +40,7 @@ const SENDING: u8 = 2;
 const GONE: u8 = 3;
 
 impl Progress {
-    /// A request begins. False if the connection has given way before.
+    /// Notes the start of a request. Returns false if the connection has given way.
     pub(super) fn begin(&self) -> bool {
         let begun = self
             .0
@@ -104,7 +105,7 @@ struct Table {
     holders: BTreeMap<u64, Holder>,
     addresses: HashMap<IpAddr, AddressSlots>,
     next_serial: u64,
-    /// Until then, no holder of any address gives way.
+    /// Before this time, no search among the holders of all addresses.
     all_busy_until: Option<Instant>,
 }
 
@@ -112,14 +113,14 @@ struct Table {
 struct Holder {
     address: IpAddr,
     progress: Arc<Progress>,
-    /// `None` for a moment, and for a watch.
+    /// `None` until the task is started, and for a watch.
     task: Option<AbortHandle>,
 }
 
 #[derive(Debug, Default)]
 struct AddressSlots {
     serials: BTreeSet<u64>,
-    /// Until then, no holder of this address gives way.
+    /// Before this time, no search among the holders of this address.
     all_busy_until: Option<Instant>,
 }
 
@@ -160,7 +161,7 @@ impl Slots {
         Ok(slot)
     }
 
-    /// The slots that are taken.
+    /// The number of slots that are taken.
     pub(super) fn taken(&self) -> usize {
         self.table.lock().holders.len()
     }
@@ -215,7 +216,7 @@ impl Table {
         self.leave(serial)
     }
 
-    /// The same for any address.
+    /// Takes the slot of the oldest connection of any address that may give way.
     fn evict_any(&mut self) -> Option<AbortHandle> {
         if !may_search(&mut self.all_busy_until) {
             return None;
@@ -244,8 +245,8 @@ impl Table {
     }
 }
 
-/// A search that found nothing is not repeated at once: it looks at every connection, and a flood would make one for
-/// each attempt.
+/// Whether to search for a connection that may give way. A search that found nothing is not repeated at once: a search
+/// looks at every connection, and a flood of connections would cause one search for each of them.
 fn may_search(all_busy_until: &mut Option<Instant>) -> bool {
     let may = all_busy_until.is_none_or(|until| Instant::now() >= until);
     if may {
@@ -254,13 +255,13 @@ fn may_search(all_busy_until: &mut Option<Instant>) -> bool {
     may
 }
 
-/// The oldest of these that may give way. From then on it can begin no request.
+/// Makes the oldest holder that may do so give way, and returns its serial. Its connection can start no further request.
 fn oldest_waiting<'a>(mut holders: impl Iterator<Item = (u64, &'a Holder)>) -> Option<u64> {
     let found = holders.find(|(_, holder)| holder.task.is_some() && holder.progress.gives_way());
     found.map(|(serial, _)| serial)
 }
 
-/// The part of an address that counts.
+/// The part of an address that identifies the host.
 fn host_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -276,7 +277,7 @@ impl Slot {
         Arc::clone(&self.progress)
     }
 
-    /// The task that ends when this slot goes to another connection.
+    /// The place for the task that ends when this slot goes to another connection.
     pub(super) fn held_by(&self) -> SlotTask {
         SlotTask {
             slots: Arc::clone(&self.slots),
@@ -292,7 +293,7 @@ impl Drop for Slot {
     }
 }
 
-/// The place of the task of a slot, which is started after the slot was moved into it.
+/// The place for the task of a slot. The slot is moved into the task, so the task starts later than the slot is taken.
 pub(super) struct SlotTask {
     slots: Arc<Slots>,
     serial: u64,
@@ -323,7 +324,7 @@ impl ConnectionSlots {
         }
     }
 
-    /// Waits for a slot, and says why it is a spare one.
+    /// Waits for a slot. If it is a spare slot, the second value says why.
     pub(super) async fn enter(&self, address: IpAddr) -> (Slot, Option<Full>) {
         loop {
             let full = match self.slots.enter(address) {
@@ -338,7 +339,7 @@ impl ConnectionSlots {
         }
     }
 
-    /// The connections that there are.
+    /// The number of connections.
     pub(super) fn taken(&self) -> usize {
         self.slots.taken() + self.spare.taken()
     }
