@@ -1,9 +1,10 @@
-//! The header `Accept`: which of the forms that an answer has is asked for by name. `*/*` asks for none of them.
+//! The header `Accept`: whether a client asks for a form of an answer by the name of its media type. `*/*` asks for no
+//! form in particular.
 
 use hyper::header::{ACCEPT, HeaderMap};
 
-/// The weight (`q`) of the media types with these names, which is at most 1. The highest counts. `None`: no range names
-/// one of them.
+/// The highest weight (`q`) that the header gives to one of these media types, by default 1. `None`: the header names
+/// none of them.
 pub(super) fn weight(request: &HeaderMap, names: &[&str]) -> Option<f32> {
     let fields = request.get_all(ACCEPT).iter();
     let ranges = fields
@@ -24,7 +25,7 @@ pub(super) fn weight(request: &HeaderMap, names: &[&str]) -> Option<f32> {
     weights.reduce(f32::max)
 }
 
-/// Whether one of the media types is asked for.
+/// Whether the client asks for one of these media types.
 pub(super) fn is_wanted(request: &HeaderMap, names: &[&str]) -> bool {
     weight(request, names).is_some_and(|weight| weight > 0.0)
 }

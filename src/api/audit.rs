@@ -4,8 +4,8 @@
 //! Invariants:
 //! - A request is one line, also if its client disconnects before the answer. A request that is refused before it is
 //!   read as a change is not in the audit, for example by a closed member or because of a malformed body.
-//! - The line of a request that succeeded is never held back, unless the request found done what it asks for. Lines of
-//!   such requests, and refusals, are held back when they repeat (see [`logging`](crate::logging)).
+//! - The line of a request that succeeded is never held back, unless the request asked for a state that held already.
+//!   Lines of such requests, and of refusals, are held back when they repeat (see [`logging`](crate::logging)).
 //! - No line holds a key or a value.
 
 use super::Front;
@@ -21,7 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Client {
     address: SocketAddr,
-    /// Why its connection has only a spare slot.
+    /// Why the connection has only a spare slot. `None`: the connection has a regular slot.
     full: Option<Full>,
 }
 
@@ -35,7 +35,7 @@ impl Client {
         }
     }
 
-    /// The same client on a spare connection, if there is a reason.
+    /// The same client, on a spare connection if there is a reason.
     pub(super) fn turned_away(self, full: Option<Full>) -> Client {
         Client { full, ..self }
     }
@@ -67,7 +67,7 @@ pub(super) enum Audited {
 pub(super) struct Audit {
     logger: Logger,
     line: Line,
-    /// What the request asks for was so before.
+    /// The request asks for a state that held already.
     again: bool,
     ended: bool,
 }
@@ -113,8 +113,8 @@ impl Audit {
         self
     }
 
-    /// Says whether this member knows that what the request asks for is so already. It may be wrong, because another
-    /// change may come first, so such a request has a line too.
+    /// Sets whether the request asks for a state that holds already, as far as this member knows. Another change may
+    /// come first, so such a request has a line too.
     pub(super) fn again(mut self, again: bool) -> Audit {
         self.again = again;
         self

@@ -199,8 +199,8 @@ impl Sink {
         Ok(())
     }
 
-    /// Polls, because a thread outside of the runtime can't wait for a channel and a time, also while the runtime
-    /// ends.
+    /// Polls the channel: a thread outside of the runtime can't wait for a channel with a timeout, at least not while
+    /// the runtime ends.
     fn put(&self, mut piece: BackupPiece) -> Result<(), ClientGone> {
         let begun = std::time::Instant::now();
         loop {

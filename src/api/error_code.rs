@@ -59,7 +59,7 @@ codes! {
     MethodNotAllowed = METHOD_NOT_ALLOWED "method-not-allowed",
     /// The client asked for JSON, but the bytes are not UTF-8.
     NotUtf8 = NOT_ACCEPTABLE "not-utf8",
-    /// The number is the name of a member and of a key.
+    /// The number is both the id of a member and a key.
     Ambiguous = CONFLICT "ambiguous",
     /// The id belongs to a member with another URL.
     IdTaken = CONFLICT "id-taken",

@@ -1,5 +1,5 @@
-//! "Did you mean": paths of other stores and of usual conventions, which are ordinary keys here. The line of a 404 names
-//! the path that serves the same purpose.
+//! "Did you mean": paths that other stores use, or that are common conventions. In raftkvd they are ordinary keys. If
+//! there is no such key, the line of the 404 names the path that serves the same purpose.
 
 use super::path::percent_encode;
 use std::borrow::Cow;
@@ -7,7 +7,7 @@ use std::borrow::Cow;
 /// Longest path in a hint, in bytes.
 const PATH_BYTES_MAX: usize = 200;
 
-/// The path that a client most likely meant by this key, or by what follows `/-/`.
+/// The path that a client most likely meant. `name` is the path of the request, without its first slash.
 pub(super) fn meant(name: &[u8]) -> Option<Cow<'static, str>> {
     let name = std::str::from_utf8(name).ok()?;
     let name = name.strip_suffix('/').unwrap_or(name);

@@ -133,7 +133,7 @@ impl Front {
     }
 }
 
-/// 404. Some clients expect another store's paths, which are ordinary keys here.
+/// 404, with a hint for clients that expect the paths of another store.
 fn no_such_key(head: &Parts, key: &[u8]) -> Box<Reply> {
     let at_root = path::decode(head.uri.path()).is_ok_and(|path| *path == *key);
     match hint::meant(key).filter(|_| at_root) {

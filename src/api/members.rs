@@ -124,7 +124,7 @@ impl Front {
         self.change(head, removal(id), deadline).await
     }
 
-    /// `DELETE /<id>`, which may be meant for the key of this name. `path` is the path of the request, for the hint.
+    /// `DELETE /<id>`. The client may mean the key of this name. `path` is the path of the request, for the hint.
     pub(super) async fn remove_number(
         &self,
         head: &Parts,
@@ -163,7 +163,7 @@ impl Front {
         let status =
             status.ok_or_else(|| reply::unavailable(Code::TooSlow, super::status::STUCK))?;
         if status.members.iter().all(|member| member.id != id) {
-            // Not proposed: a member that is added meanwhile would be removed.
+            // The removal is not proposed, because it would remove a member that is added meanwhile.
             return Err(refused(Refusal::NotFound, Kind::RemoveMember, id));
         }
         Err(reply::error(
@@ -222,7 +222,7 @@ impl Front {
     }
 }
 
-/// Whether a change leads to what is so already.
+/// Whether the state that a change asks for holds already.
 fn holds(command: &Command, status: &Status) -> bool {
     let mut members = status.members.iter();
     let member = members.find(|member| member.id == command.member_id);

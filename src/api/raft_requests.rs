@@ -110,7 +110,8 @@ impl Front {
     ) -> Option<T> {
         let turn = Arc::clone(&self.frozen).lock_owned();
         let turn = timeout_at(deadline, turn).await.ok()?;
-        // What the work before has spent is earned before the map is frozen: a frozen map takes memory.
+        // The processor time of earlier work has to be earned first. The wait comes before the freeze, because a frozen
+        // map takes memory.
         let debt = self.scans.debt(Instant::now().into_std());
         if !debt.is_zero() {
             timeout_at(deadline, sleep(debt)).await.ok()?;

@@ -105,11 +105,11 @@ pub(super) enum RequestKind {
     Change,
 }
 
-/// How a value is labelled. Its bytes are the same.
+/// How a value is labelled. The bytes are the same in all forms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ValueForm {
     Bytes,
-    /// A browser shows the value. It has to be UTF-8.
+    /// A browser shows the value, which has to be UTF-8.
     Text,
 }
 

@@ -36,7 +36,7 @@ struct Endpoint {
     needs: Needs,
     /// The path as spelled in the book.
     path: &'static str,
-    /// What the request is for.
+    /// What the request does, for the list of all requests.
     about: &'static str,
 }
 
@@ -81,7 +81,7 @@ impl Action {
         )
     }
 
-    /// Whether no cache may keep the answer: it is the state of one moment, or too large.
+    /// Whether no cache may keep the answer, because the answer is the state of one moment, or too large.
     fn is_of_a_moment(self) -> bool {
         matches!(
             self,
@@ -449,7 +449,7 @@ impl Front {
         }
     }
 
-    /// Checks the length of the key. `--max-key-bytes` is for keys that are written: a key that was written under a
+    /// Checks the length of the key. `--max-key-bytes` applies to keys that are written. A key that was written under a
     /// larger limit can be read and deleted.
     fn checked<'a>(&self, head: &Parts, key: Cow<'a, [u8]>) -> Result<Cow<'a, [u8]>, Box<Reply>> {
         if key.is_empty() {

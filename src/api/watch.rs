@@ -334,7 +334,7 @@ impl Watcher {
     async fn large(&mut self, entries: Vec<(u64, Arc<Changes>)>) -> Option<Bytes> {
         let share = self.share.take();
         let prefix = self.prefix.clone();
-        // The blocking task keeps its share, even when the client disconnects meanwhile.
+        // The work keeps its share, even when the client disconnects meanwhile.
         let written = self.workers.run(move || {
             let EventText { text, id } = to_events(&entries, &prefix);
             (
