@@ -90,7 +90,7 @@ pub struct Tuning {
     pub key_bytes_max: usize,
     /// Keys and values that the map may hold before writes are refused, 0 for any number.
     pub store_bytes_max: u64,
-    /// Connections, and watches, of clients at one address. 0 for a quarter of all.
+    /// Connections of clients at one address, and watches of one address. 0 stands for a quarter of all.
     pub address_connections_max: u32,
     /// By when every request is answered.
     pub request_timeout: Duration,

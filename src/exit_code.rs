@@ -72,15 +72,15 @@ impl ExitCode {
             ExitCode::Failure => {
                 "A port was still in use after 5 seconds, or the machine did not have an address by then, or a host name did \
                  not resolve; the data directory or the backup has an earlier format; a member refused a backup, or the \
-                 connection broke off; the machine refused a thread or another resource; the output could not be written; or a second signal \
-                 stopped the member before its requests were answered."
+                 connection broke off; the machine refused a thread or another resource; the output could not be \
+                 written; or a second signal stopped the member before its requests were answered."
             }
             ExitCode::Usage => {
                 "An option is wrong, or options contradict each other; --cluster lists another cluster than the data \
                  directory holds; this user may not use a port; the data directory belongs to another user, has a symbolic \
                  link in it, or holds files of something else; another member has the id or the peer URL of a member \
-                 that joins; the limit of open files is too low; a file that the command line names can't be read; a restore of this data directory was not \
-                 completed; or a backup or a restore would replace a file."
+                 that joins; the limit of open files is too low; a file that the command line names can't be read; a \
+                 restore of this data directory was not completed; or a backup or a restore would replace a file."
             }
             ExitCode::Locked => "Stop the other process, or choose another --data-dir.",
             ExitCode::Corrupt => {

@@ -141,12 +141,14 @@ pub const LOCK_TRIES: usize = 5;
 pub const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// Size at which a WAL segment is closed and a new segment is started, in bytes.
 pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
-/// On a full disk, one part in so many of a segment is kept for votes, empty entries and the marks of snapshots, and
-/// another for the entries of other leaders. Of 64 MiB that is room for some ten thousand elections.
+/// A segment divided by this number is the room that a full disk keeps for votes, empty entries and the marks of
+/// snapshots. As much room again is kept for the entries of other leaders. With 64 MiB, the room is enough for some ten
+/// thousand elections.
 pub const LOG_RESERVE_SHARE: u64 = 16;
-/// Interval at which a full disk is asked for the next segment of the log.
+/// Interval at which the log tries again to reserve its next segment on a full disk.
 pub const SPARE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// Pause before a snapshot that could not be written is tried again, in election timeouts. It doubles with each failure.
+/// Pause before a snapshot that could not be written is tried again, in election timeouts. The pause doubles with each
+/// failure.
 pub const SNAPSHOT_RETRY_ELECTIONS: u64 = 10;
 /// Longest of these pauses.
 pub const SNAPSHOT_RETRY_ELECTIONS_MAX: u64 = 320;
@@ -233,8 +235,8 @@ pub const PEER_QUEUE_BYTES_MAX: usize = 256 << 20;
 pub const PEER_QUEUE_MESSAGES_MAX: usize = 8_192;
 /// Connections that the peer port holds at one time. There are fewer where the limit of open files is low.
 pub const PEER_CONNECTIONS_MAX: usize = 1_024;
-/// Bytes of incomplete frames, over all streams of peers. With more, a stream is closed whose own frame has more than
-/// [`FRAME_BYTES_TARGET`].
+/// Bytes of incomplete frames, over all streams of peers. Beyond this limit, a stream is closed if its own frame has
+/// more than [`FRAME_BYTES_TARGET`].
 pub const PEER_FRAMES_BYTES_MAX: usize = 512 << 20;
 /// Longest head of a request on the peer port, in bytes. It has to hold a URL. It is also the size of one read.
 pub const PEER_HEAD_BYTES_MAX: usize = 16 << 10;
@@ -292,7 +294,7 @@ pub const VALUE_BYTES_LIMIT: usize = 64 << 20;
 pub const KEY_BYTES_LIMIT: usize = 16 << 10;
 /// Connections that the client port holds at one time. There are fewer where the limit of open files is low.
 pub const CLIENT_CONNECTIONS_MAX: usize = 16_384;
-/// Connections beyond those, for `/-/live` and `/-/ready` only.
+/// Connections beyond [`CLIENT_CONNECTIONS_MAX`], for `/-/live` and `/-/ready` only.
 pub const SPARE_CONNECTIONS_MAX: usize = 64;
 /// Time for a client to send the head of a request on a spare connection.
 pub const SPARE_HEADER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -301,12 +303,12 @@ pub const SPARE_HEADER_TIMEOUT: Duration = Duration::from_secs(1);
 pub const ADDRESS_SHARE: usize = 4;
 /// IPv6 addresses that have this many first bits in common count as one address.
 pub const ADDRESS_PREFIX_BITS: u32 = 64;
-/// Time until connections are searched again for one that may give way, when a search has found none.
+/// Pause after a search for a connection that may give way, if the search has found none.
 pub const SLOTS_SEARCH_PAUSE: Duration = Duration::from_millis(10);
 /// Interval at which the log repeats that connections are refused or give way.
 pub const SLOTS_FULL_TOLD: Duration = Duration::from_secs(60);
-/// Bytes of incomplete heads of requests, over all connections. With more, a connection is closed whose own head has
-/// more than [`HEAD_SMALL_BYTES`].
+/// Bytes of incomplete heads of requests, over all connections. Beyond this limit, a connection is closed if its own
+/// head has more than [`HEAD_SMALL_BYTES`].
 pub const HEADS_BYTES_MAX: usize = 64 << 20;
 /// Size up to which the incomplete head of a request is always kept, in bytes.
 pub const HEAD_SMALL_BYTES: usize = 4 << 10;
@@ -369,9 +371,9 @@ pub const READY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Lists, hashes and backups together get this share of one processor.
 pub const SCANS_PROCESSOR_PERCENT: u32 = 50;
-/// Time for which they keep the share that they did not use.
+/// Time for which lists, hashes and backups keep a share that they did not use.
 pub const SCANS_BURST: Duration = Duration::from_millis(250);
-/// Bytes of entries that they look at between two pauses, about.
+/// Bytes of entries that lists, hashes and backups read between two pauses, about.
 pub const SCAN_PIECE_BYTES: usize = 1 << 20;
 
 // ---- logs ----
@@ -397,14 +399,14 @@ pub const LOG_REPEATS_TRACKED: usize = 256;
 
 /// The lowest limit of open files with which a member starts.
 pub const FILES_LEAST: u64 = 128;
-/// The share of that limit which is for the files of the data directory, for connections to other members and for
-/// lookups, and the same share for connections from other members: one of so many parts.
+/// The limit of open files divided by this number is the own share: for the files of the data directory, for
+/// connections to other members and for lookups. Connections from other members get a share of the same size.
 pub const FILES_SHARE: u64 = 4;
-/// The least and the most of the former share.
+/// The least and the most of the own share.
 pub const FILES_OWN: (u64, u64) = (64, 512);
-/// The least of the latter share. The most is [`PEER_CONNECTIONS_MAX`].
+/// The least of the share for connections from other members. The most is [`PEER_CONNECTIONS_MAX`].
 pub const PEER_CONNECTIONS_LEAST: u64 = 32;
-/// The part of the former share for [`SPARE_CONNECTIONS_MAX`]: one of so many parts.
+/// The own share divided by this number is the number of spare connections, at most [`SPARE_CONNECTIONS_MAX`].
 pub const SPARE_CONNECTIONS_SHARE: u64 = 4;
 
 // ---- systemd ----
@@ -414,8 +416,9 @@ pub const SYSTEMD_START_EXTENSION: Duration = Duration::from_secs(60);
 
 // ---- starting ----
 
-/// Time for which a start tries again to get a port that is in use, or an address or a name that does not exist yet. Each
-/// of them gets the whole time. After that the process ends with exit code 1, so that a supervisor starts it again.
+/// Time for which a start tries again to get a port that is in use, or an address or a name that does not exist yet.
+/// Each of them gets the whole time. After that the process ends with exit code 1, so that a supervisor starts it
+/// again.
 pub const START_PATIENCE: Duration = Duration::from_secs(5);
 /// Pause between two attempts.
 pub const START_RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -452,8 +455,8 @@ pub const RUNTIME_THREADS_MAX: usize = 8;
 
 /// Threads for work that would hold up the runtime: lists, hashes, large JSON and metrics.
 pub const WORKER_THREADS: usize = 3;
-/// Threads that the machine has to grant beyond those of the runtime before the runtime is made. The runtime itself
-/// does not say that it got too few. The raft loop and the other threads need more.
+/// Before the runtime is made, the machine has to grant its threads and this many more. The runtime itself does not
+/// report that it got too few threads. The raft loop and the other threads need more.
 pub const THREADS_SPARE: usize = 4;
 
 /// Threads that load a large snapshot: one for each processor.

@@ -121,9 +121,9 @@ pub(super) struct Args {
 
     /// Join a running cluster through the member that serves clients at this URL
     ///
-    /// raftkvd asks the members at these URLs, one after the other, to add this member. Without a URL, somebody else adds
-    /// this member (by POST /-/members/<id> to any member), and --cluster has to list all peer URLs. A member that is already in a
-    /// cluster ignores --join. RAFTKVD_JOIN=true stands for --join without a URL.
+    /// raftkvd asks the members at these URLs, one after the other, to add this member. Without a URL, somebody else
+    /// adds this member (by POST /-/members/<id> to any member), and --cluster has to list all peer URLs. A member that
+    /// is already in a cluster ignores --join. RAFTKVD_JOIN=true stands for --join without a URL.
     #[arg(
         long,
         value_name = "URLS",
@@ -150,9 +150,10 @@ pub(super) struct Args {
 
     /// Host names by which clients may name this member
     ///
-    /// A request whose Host is another name is refused with 421, because a web page could have made the name point here. IP
-    /// addresses, localhost, the name of this machine and the hosts of the members' peer URLs are always allowed. *.SUFFIX
-    /// stands for all names below the suffix, and * for all names. Separate several names by commas.
+    /// A request whose Host is another name is refused with 421, because a web page could have made that name resolve
+    /// to this member. IP addresses, localhost, the name of this machine and the hosts of the members' peer URLs are
+    /// always allowed. *.SUFFIX stands for all names below the suffix, and * for all names. Separate several names by
+    /// commas.
     #[arg(long, value_name = "NAMES", env = "RAFTKVD_ALLOW_HOST", value_delimiter = ',', value_parser = parse_allowed_host, help_heading = "Addresses", value_hint = ValueHint::Hostname)]
     pub(super) allow_host: Vec<AllowedHost>,
 
