@@ -1,8 +1,8 @@
 //! Threads for work that blocks or takes long, beside the threads of the tokio runtime.
 //!
-//! tokio makes such threads when they are first needed, and panics, or never runs the work, if the machine refuses one.
-//! Here, [`Workers`] are made at the start, which ends if they can't be. Work that waits for others for a long time has
-//! a [thread of its own](on_a_thread), and is put off if the machine refuses it.
+//! tokio starts such threads when they are first needed. If the machine refuses a thread, tokio panics, or never runs
+//! the work. [`Workers`] are created at the start, which ends with an error if a thread is refused. Work that waits for
+//! others for a long time has a [thread of its own](on_a_thread), and is put off if the machine refuses the thread.
 
 use futures_channel::oneshot;
 use parking_lot::Mutex;
@@ -37,7 +37,7 @@ impl Workers {
         Ok(Workers { jobs })
     }
 
-    /// Does this work on one of the threads, and gives its result. The work is done even if the future is dropped.
+    /// Does this work on one of the threads, and returns its result. The work is done even if the future is dropped.
     pub fn run<T, W>(&self, work: W) -> impl Future<Output = Result<T, Stopped>> + Send + use<T, W>
     where
         T: Send + 'static,
@@ -45,10 +45,10 @@ impl Workers {
     {
         let (give, result) = oneshot::channel();
         let job = Box::new(move || {
-            // Nobody may wait for the result any more.
+            // If the future was dropped, nobody needs the result.
             let _ = give.send(work());
         });
-        // The threads end after this sender, and only a panic, which ends the process, ends them before.
+        // The threads live longer than this sender. Only a panic ends a thread earlier, and a panic ends the process.
         let _ = self.jobs.send(job);
         async move { result.await.map_err(|_| Stopped) }
     }
@@ -64,7 +64,7 @@ fn work(jobs: &Mutex<Receiver<Job>>) {
     }
 }
 
-/// Does this work on a thread of its own, and gives its result. An error means that the machine refuses a thread.
+/// Does this work on a thread of its own, and returns its result. An error means that the machine refuses a thread.
 pub fn on_a_thread<T, W>(
     name: &str,
     work: W,
@@ -81,7 +81,7 @@ where
     Ok(async move { result.await.map_err(|_| Stopped) })
 }
 
-/// Whether the machine grants this many threads at one time. They end again.
+/// Checks that the machine grants this many threads at one time. They have ended on return.
 pub fn try_threads(count: usize) -> io::Result<()> {
     let (release, released) = mpsc::channel::<()>();
     let released = Arc::new(Mutex::new(released));
@@ -106,7 +106,7 @@ pub fn try_threads(count: usize) -> io::Result<()> {
     result
 }
 
-/// Enough for a thread that only waits.
+/// The stack of a thread that only waits.
 const TRIED_STACK_BYTES: usize = 64 << 10;
 
 #[cfg(test)]

@@ -116,7 +116,7 @@ impl Inbox {
         self.disk_is_full.store(is_full, Ordering::Relaxed);
     }
 
-    /// Whether the log of this member has no room for entries, so that this member takes no writes.
+    /// Whether the log of this member has no room for entries. Then this member takes no writes.
     pub fn disk_is_full(&self) -> bool {
         self.disk_is_full.load(Ordering::Relaxed)
     }

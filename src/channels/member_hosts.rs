@@ -1,4 +1,4 @@
-//! The hosts in the members' peer URLs, for the API: a request may name a member by one of them.
+//! The hosts in the members' peer URLs, for the API: a request may name a member by one of these hosts.
 //!
 //! The raft loop writes the hosts when the table of members changes, and the API reads them. The API asks only for
 //! requests whose Host is a name that no option allows.
@@ -10,9 +10,9 @@ use parking_lot::RwLock;
 /// The hosts in the peer URLs of the command line and of the table of members.
 #[derive(Debug, Default)]
 pub struct MemberHosts {
-    /// Those of the command line. They count in every state of the table.
+    /// The hosts of the command line. They are allowed whatever the table holds.
     given: Vec<String>,
-    /// Those of the table of members.
+    /// The hosts of the table of members.
     table: RwLock<Vec<String>>,
 }
 
@@ -30,7 +30,7 @@ impl MemberHosts {
         *self.table.write() = names(members.members.values().map(|member| &member.url));
     }
 
-    /// Whether a member has this host. `host` has no final dot; the case of its letters has no meaning.
+    /// Whether a member has this host. `host` has no final dot. Upper and lower case are the same.
     pub fn contains(&self, host: &str) -> bool {
         let is_same = |name: &String| name.eq_ignore_ascii_case(host);
         self.given.iter().any(is_same) || self.table.read().iter().any(is_same)

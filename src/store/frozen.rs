@@ -20,7 +20,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// What an entry counts for in a piece beside its value, in bytes.
+/// Bytes that each entry counts in a piece, besides those of its value.
 const ENTRY_WEIGHT_BYTES: usize = 256;
 
 /// The map at one index. While it exists, replaced entries stay in memory, so drop it soon.
@@ -54,7 +54,8 @@ impl Frozen {
         Ok(())
     }
 
-    /// The same in pieces of [`limits::SCAN_PIECE_BYTES`]. After each, `rest` may pause, or end the visit.
+    /// Visits the entries as [`Frozen::visit`] does, in pieces of [`limits::SCAN_PIECE_BYTES`]. After each piece,
+    /// `rest` may pause, or end the visit.
     pub fn visit_in_pieces<E>(
         self,
         mut visit: impl FnMut(&[u8], u64, &[u8]),

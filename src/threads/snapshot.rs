@@ -59,9 +59,9 @@ impl SnapshotLoader<'_> {
     }
 }
 
-/// The snapshot thread: writes one snapshot after the other. Runs until the apply thread has ended. A snapshot that can't
-/// be written, because the disk is full or fails, is thrown away. The log has all that the snapshot would have, and the
-/// node takes another one later.
+/// The snapshot thread: writes one snapshot after the other. Runs until the apply thread has ended. A snapshot that
+/// can't be written, because the disk is full or fails, is thrown away. The log still has everything that the snapshot
+/// would have, and the node takes another snapshot later.
 pub fn write_snapshots(
     jobs: &Receiver<SnapshotJob>,
     snapshots: &Snapshots,

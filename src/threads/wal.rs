@@ -6,9 +6,9 @@
 //!
 //! Another thread deletes the files that are no longer needed.
 //!
-//! The WAL thread also keeps a segment aside, so that a full disk can't deny the log its room. Jobs for which there is no
-//! room wait: the node takes no entries then, so these are votes, empty entries and marks, and there is a reserve for
-//! them. Nothing has failed, and the thread asks the disk again at intervals.
+//! The WAL thread also keeps a segment aside, so that a full disk can't deny the log its room. Jobs for which there is
+//! no room wait. The node takes no entries then, so these jobs hold votes, empty entries and marks, for which the log
+//! has a reserve. No write has failed, and the thread tries at intervals to reserve a segment.
 //!
 //! Invariant: jobs are written in the order in which they are handed over. The raft loop writes a job itself only when
 //! all earlier jobs are durable, and only the raft loop hands over jobs.
@@ -46,17 +46,17 @@ pub struct Jobs {
     jobs: Receiver<Job>,
     /// Jobs that were taken from the queue and are not written.
     held: RefCell<VecDeque<Job>>,
-    /// When a disk that has denied a segment is asked again.
+    /// When the thread tries again to reserve a segment that the disk has denied.
     asks_again: Cell<Option<Instant>>,
     /// There was no room for the first job when it was last tried.
     is_stuck: Cell<bool>,
 }
 
-/// What became of the jobs that wait.
+/// The result of writing the jobs that wait.
 pub enum Step {
-    /// Some of them are durable, and have to be reported.
+    /// Some jobs are durable, and have to be reported.
     Durable(Durable),
-    /// There is no room for the first of them, and so for none.
+    /// There is no room for the first job, and the others wait behind it.
     NoRoom,
     /// No job waits.
     Nothing,
@@ -69,7 +69,7 @@ struct SharedWal {
     /// The last write, on either thread, was slow. Until a write is fast again, the WAL thread does all writes, so that
     /// heartbeats do not wait for the disk.
     slow: AtomicBool,
-    /// As of the last write, or of the last attempt to keep a segment aside.
+    /// The room after the last write, or after the last attempt to keep a segment aside.
     room: Mutex<LogRoom>,
     clock: Clock,
     logger: Logger,
@@ -160,7 +160,8 @@ impl WalWriter {
 }
 
 impl SharedWal {
-    /// False: the log has to continue in another segment first, which is the work of the WAL thread.
+    /// Saves, and returns true, if the save fits into the current segment. Otherwise the log has to continue in another
+    /// segment first, which is the work of the WAL thread.
     fn save_if_it_fits(&self, save: &Save) -> Result<bool, DiskError> {
         let mut wal = self.wal.lock();
         let fits = wal.fits(save);
@@ -251,7 +252,7 @@ impl Jobs {
         }
     }
 
-    /// Waits for a job, or until the disk has to be asked for a segment again. `Break`: the raft loop has ended.
+    /// Waits for a job, or until it is time to try again to reserve a segment. `Break`: the raft loop has ended.
     fn wait(&self) -> ControlFlow<()> {
         let denied = self.asks_again.get().is_some();
         if !(self.held.borrow().is_empty() || denied && self.is_stuck.get()) {
@@ -269,16 +270,16 @@ impl Jobs {
         ControlFlow::Continue(())
     }
 
-    /// Reserves the next segment of the log, if there is none yet. The log can be written meanwhile. A disk that denies
-    /// it is asked again at intervals.
+    /// Reserves the next segment of the log, if there is none yet. The log can be written meanwhile. If the disk denies
+    /// the segment, later calls try again, at intervals.
     pub fn keep_spare(&self) {
         if let Some(work) = self.wants_spare() {
             self.took_spare(work.carry_out());
         }
     }
 
-    /// The first half of [`Jobs::keep_spare`]: what has to be done, if anything. Until [`Jobs::took_spare`] is called,
-    /// only the raft loop may write.
+    /// The first half of [`Jobs::keep_spare`]: the work that has to be done, if any. Until [`Jobs::took_spare`] is
+    /// called, only the raft loop may write.
     pub fn wants_spare(&self) -> Option<SpareWork> {
         let now = (self.shared.clock)();
         if self.asks_again.get().is_some_and(|at| now < at) {
@@ -343,7 +344,7 @@ impl Jobs {
         let count = sizes().take(jobs_max).take_while(fits).count().max(1);
         let count = match wal.make_room(bytes(count))? {
             true => count,
-            // Those before an entry that is larger than a segment may fit.
+            // The jobs before an entry that is larger than a segment may fit.
             false if wal.make_room(bytes(1))? => 1,
             false => {
                 *self.shared.room.lock() = wal.room();
