@@ -39,7 +39,7 @@ pub(super) struct Kind {
 impl Kind {
     /// The kind of a line, or `None` for lines that are never held back. These are debug and trace lines, because a
     /// user who sets such a level wants every line. They are also lines for every level, progress, and audit lines
-    /// about requests that succeeded and did not find done what they ask for.
+    /// about requests that succeeded and did not ask for a state that held already.
     pub(super) fn of(record: &Record<'_>, values: &OwnedKVList) -> Option<Kind> {
         let is_done = record.tag() == AUDIT && record.level() == Level::Info;
         let is_any = [ALWAYS, PROGRESS, PROGRESS_END].contains(&record.tag());
@@ -64,7 +64,7 @@ impl Kind {
         })
     }
 
-    /// The common kind of all lines of its place in the code for which there is no room.
+    /// The kind that lines of one place in the code share when there is no room for their own kinds.
     fn of_place(self) -> Kind {
         Kind { values: 0, ..self }
     }

@@ -39,7 +39,7 @@ pub struct Metrics {
     process: Process,
     /// Requests of the client port.
     pub requests: Requests,
-    /// What could not be done for want of a resource.
+    /// Work that could not be done because a resource was used up.
     pub shortages: Shortages,
     /// Requests that the HTTP library refused, so that [`Metrics::requests`] does not count them.
     pub requests_refused: Reasons,
@@ -152,7 +152,7 @@ pub struct WalMetrics {
     pub bytes: Counter,
     /// Entries in each batch that had any.
     pub batch_entries: Histogram,
-    /// Attempts to keep a segment aside that failed.
+    /// Failed attempts to keep a segment aside.
     pub spares_failed: Counter,
 }
 

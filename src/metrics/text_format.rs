@@ -1,7 +1,7 @@
 //! The older text format of Prometheus (0.0.4), made of OpenMetrics text. Many scrapers read nothing else.
 //!
-//! The samples are the same. The formats differ in the lines about a family: here a counter's family has the name of its
-//! samples, there is no type `info`, and units and the end are not marked.
+//! The samples are the same. The formats differ in the lines about a family. In 0.0.4 a counter's family has the name
+//! of its samples, there is no type `info`, and units and the end are not marked.
 
 use std::fmt::Write as _;
 

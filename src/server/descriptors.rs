@@ -17,13 +17,13 @@ pub(super) struct Descriptors {
     pub(super) peers: usize,
     /// Connections of clients.
     pub(super) clients: usize,
-    /// Connections beyond those, for probes.
+    /// Connections beyond `clients`, for probes.
     pub(super) spare: usize,
 }
 
 impl Descriptors {
-    /// Raises the soft limit of open files to the hard limit, and divides it. Every connection needs a descriptor, and
-    /// the usual soft limit of 1,024 is soon used up.
+    /// Raises the soft limit of open files to the hard limit, and divides the limit. Every connection needs a
+    /// descriptor, and the usual soft limit of 1,024 is soon used up.
     pub(super) fn raise(logger: &Logger) -> Result<Descriptors, Failure> {
         let mut limit = getrlimit(Resource::Nofile);
         if limit.current != limit.maximum {

@@ -111,7 +111,7 @@ async fn ask(
     let (status, body) = request(asked, Method::GET, "/-/status", String::new()).await?;
     let known = serde_json::from_slice(&body).ok().and_then(members);
     let (Some(known), StatusCode::OK) = (known, status) else {
-        // A member that is not known by the host of the URL says what to do.
+        // If that member is not known by the host of the URL, its refusal says what to do.
         let other = format!(
             "the answer to GET /-/status is {status} without members; give the URL at which clients reach a member"
         );

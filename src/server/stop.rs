@@ -74,7 +74,7 @@ pub(super) struct Runtime(Option<tokio::runtime::Runtime>);
 
 impl Runtime {
     pub(super) fn start() -> Result<Runtime, Failure> {
-        // tokio panics if it can't have its threads.
+        // tokio panics if it can't start its threads.
         let threads = limits::runtime_threads() + limits::THREADS_SPARE;
         try_threads(threads).map_err(Failure::no_thread)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -14,9 +14,9 @@
 //! main            waits for a signal or a reason to end
 //! ```
 //!
-//! Only this module starts long-running threads, except for the threads of the log and of `workers`. Each thread ends when the thread
-//! that feeds it has ended: first raft, by [`Notice::Stop`](crate::channels::notice::Notice::Stop), then wal, read-back
-//! and apply, then remove and snapshot.
+//! Only this module starts long-running threads, except for the threads of the log and of `workers`. Each thread ends
+//! when the thread that feeds it has ended: first raft, by [`Notice::Stop`](crate::channels::notice::Notice::Stop),
+//! then wal, read-back and apply, then remove and snapshot.
 
 use super::descriptors::Descriptors;
 use super::failure::Failure;

@@ -449,7 +449,7 @@ impl InboundStream<'_> {
     }
 
     /// Counts the bytes of the frame that is arriving. Ends the stream if the frames of all streams are too large
-    /// together, and this one is not small. Raft sends what is lost again.
+    /// together, and the frame of this stream is not small. Raft sends lost messages again.
     fn count(&mut self) -> Result<(), StreamEnd> {
         let (all, held) = (&self.shared.frame_bytes, self.frames.len());
         let before = std::mem::replace(&mut self.counted, held);
