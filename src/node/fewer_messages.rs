@@ -26,8 +26,8 @@ impl Node {
     }
 
     /// Whether this append repeats one of the same heartbeat interval. Raft-rs probes a peer once for each answer to a
-    /// heartbeat, and each read round sends heartbeats. A follower whose disk is full answers all of them and takes no
-    /// entry, so that each read would send it the same entries.
+    /// heartbeat, and each read round sends heartbeats. A follower whose disk is full answers all heartbeats and takes
+    /// no entry. So without this check, each read would send this follower the same entries.
     fn repeats_a_probe(&mut self, message: &Message) -> bool {
         if message.get_msg_type() != MessageType::MsgAppend || message.entries.is_empty() {
             return false;

@@ -187,14 +187,14 @@ impl Node {
         taken
     }
 
-    /// Whether the id was removed after this addition was asked for. A duplicate of a join request can wait that long, and
-    /// the id can have had another directory meanwhile, so that the table has forgotten the first one. That directory
-    /// would be a member again while its process, which has not heard of its removal, sends its writes again. The cluster
-    /// would take them for new writes, because a removal ends the session.
+    /// Whether the id was removed after this addition was requested. A duplicate of a join request can arrive that
+    /// late. If another directory has used the id meanwhile, the table has forgotten the first directory, and the
+    /// duplicate would make the first directory a member again. Its process may not have heard of its removal, and may
+    /// send its writes again. The cluster would take them for new writes, because a removal ends the session.
     pub(super) fn is_outdated_addition(&self, command: &Command) -> bool {
         let asked_index = command.member_added_index;
         let removed = self.members.removed.get(&command.member_id);
-        // An earlier build does not say when the addition was asked for.
+        // An earlier build does not say when the addition was requested.
         let is_later = |removed: &u64| *removed > asked_index && asked_index > 0;
         command.kind == Kind::AddMember && removed.is_some_and(is_later)
     }

@@ -1,28 +1,29 @@
 //! The room of the log, and what this node does when there is none.
 //!
-//! The log states how much it can store ([`LogRoom`]). An entry that is beyond that would have to wait in the WAL, and
-//! every vote and every mark behind it too. So the node takes no such entry:
+//! The log states how much it can store ([`LogRoom`]). An entry beyond this room would have to wait in the WAL, and so
+//! would every vote and every mark behind the entry. So the node takes no such entry:
 //!
 //! - *The log is only behind*: the entry has to wait until earlier ones are durable. Proposals wait. An append is cut
 //!   before the entry, and the leader sends the rest again.
-//! - *The disk is full*: the log has no next segment. Proposals are refused, on a follower too: it applies only what it
-//!   stores, so it could not answer. Appends are cut. The leader sends the rest again with every heartbeat, one message
-//!   each time, until there is room.
+//! - *The disk is full*: the log has no next segment. Proposals are refused. A follower refuses proposals too: it
+//!   applies only entries that it stores, so it could not answer. Appends are cut. With every heartbeat, the leader
+//!   sends one message of the rest again, until there is room.
 //!
 //! An append that is cut is given to raft even if no entry is left of it. Raft then acknowledges what the log holds, or
-//! rejects the append and says where the logs part. Both come to an end: an acknowledgement without news makes the
-//! leader send nothing, and each rejection moves its next attempt back.
+//! rejects the append and says where the logs part. Neither repeats for ever: an acknowledgement without news makes the
+//! leader send nothing, and after each rejection the leader starts its next attempt at an earlier entry.
 //!
-//! Empty entries are always taken, since every new leader needs one. They, votes and the marks of snapshots use the
-//! reserve of the log. A leader stops a margin earlier than a follower. If all disks fill together, the leader then
-//! refuses writes before its followers drop them, and the clients get a definite answer.
+//! Empty entries are always taken, because every new leader needs one. Empty entries, votes and the marks of snapshots
+//! use the reserve of the log. A proposal needs a margin that the entries of another leader do not need. So if all
+//! disks fill together, the leader refuses writes before its followers drop them, and the clients get a definite
+//! answer.
 //!
-//! A leader whose disk is full hands leadership over, because another member may have room. If that one has none
-//! either, it does the same; the pauses between two attempts of a node double.
+//! A leader whose disk is full hands leadership over, because another member may have room. If the new leader has no
+//! room either, it does the same. The pauses between two attempts of one node double.
 //!
-//! Invariant: what raft was given and the log has not stored fits into the room, but for the last entry if the log kept
-//! its next segment when raft was given that entry. If the disk fills up at just that time, this entry waits in the WAL,
-//! and what is behind it too.
+//! Invariant: the entries that raft was given and the log has not stored fit into the room. There is one exception:
+//! while the log keeps its next segment, the last entry that raft is given may exceed the room. If the disk fills up at
+//! just that time, this entry waits in the WAL, and so does everything behind it.
 
 use super::Node;
 use crate::command::outcome::NotProposed;
@@ -39,12 +40,12 @@ const HAND_OVER_PAUSE_MAX: u64 = 64;
 #[derive(Debug)]
 pub(super) struct Room {
     log: LogRoom,
-    /// The sum of all jobs.
+    /// The bytes of all jobs that went to the WAL.
     spent: u64,
-    /// What raft was given since the last ready.
+    /// The bytes of the entries that raft was given since the last ready.
     pledged: u64,
     is_full: bool,
-    /// A proposal or an entry of the leader was refused that had no room. Smaller ones may fit.
+    /// A proposal or an entry of the leader was refused because there was no room for it. Smaller ones may fit.
     has_refused: bool,
     /// The tick at which a leader hands leadership over, and the pause after that in election timeouts.
     hand_over_at: u64,
@@ -69,7 +70,7 @@ impl Default for Room {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fit {
     Fits,
-    /// They may fit when earlier entries are durable.
+    /// The entries may fit when earlier entries are durable.
     Later,
     /// The disk is full.
     Full,
@@ -91,7 +92,7 @@ impl Room {
         self.spent
     }
 
-    /// Raft has returned all entries that it took, in a ready. It may not have taken all that it was given.
+    /// Raft has returned all entries that it took, in a ready. Raft may have taken fewer entries than it was given.
     pub fn settle(&mut self) {
         self.pledged = 0;
     }
@@ -104,7 +105,8 @@ impl Node {
         let is_denied = room.next == NextSegment::Denied;
         // One more margin, so that an entry of usual size is not refused before the node calls its disk full.
         let is_low = self.room.left() < (2 * room.margin).max(1);
-        // The log gets no room before it gets its next segment. Until then only the count of entries under way changes.
+        // A full log gets no more room before it gets its next segment. Until then, only the number of bytes under way
+        // changes.
         let is_full = is_denied && (self.room.is_full || is_low);
         let was_full = self.disk_is_full();
         self.room.is_full = is_full;
@@ -135,7 +137,7 @@ impl Node {
         }
     }
 
-    /// Whether the disk is full, and the log has no room for entries, or had none for one of them.
+    /// Whether the disk is full, and the log has no room for entries, or had no room for one of them.
     pub fn disk_is_full(&self) -> bool {
         self.room.is_full || self.room.has_refused
     }
@@ -148,15 +150,15 @@ impl Node {
         }
         match room.log.next {
             NextSegment::Denied if room.left() < bytes.saturating_add(margin) => Fit::Full,
-            // The log makes another segment, of any length. Two values of half a segment may then be under way, and one
-            // that is larger than a segment is not refused.
+            // The log makes another segment, of any length. So two values of half a segment can be under way, and a
+            // value that is larger than a segment is not refused.
             NextSegment::Kept if room.left() > 0 => Fit::Fits,
             _ if room.left() < bytes => Fit::Later,
             _ => Fit::Fits,
         }
     }
 
-    /// Whether this node may propose these entries, its own or forwarded ones, or forward them.
+    /// Whether this node may propose or forward these entries. They are its own, or another node has forwarded them.
     pub(super) fn fits_proposal(&mut self, entries: &[Entry]) -> Fit {
         if self.room.is_full && !is_planted(Mutant::RoomIgnored) {
             return Fit::Full;
@@ -173,13 +175,14 @@ impl Node {
         self.note_full(was_full);
     }
 
-    /// These entries are given to raft.
+    /// Counts entries that are given to raft.
     pub(super) fn pledge(&mut self, entries: &[Entry]) {
         let bytes: u64 = entries.iter().map(entry_log_bytes).sum();
         self.room.pledged += bytes;
     }
 
-    /// Cuts an append before the first entry for which there is no room. Entries that the log holds need none.
+    /// Cuts an append before the first entry for which there is no room. Entries that the log holds already need no
+    /// room.
     pub(super) fn cut_to_room(&mut self, message: &mut Message) {
         let log = &self.raw.raft.raft_log;
         if message.index < log.committed || !log.match_term(message.index, message.log_term) {
@@ -211,7 +214,7 @@ impl Node {
         }
     }
 
-    /// Another member may have room. Called at every tick.
+    /// Hands leadership over if the disk is full, because another member may have room. Called at every tick.
     pub(super) fn hand_over_if_full(&mut self) {
         if !self.disk_is_full() || !self.is_leader() || self.now < self.room.hand_over_at {
             return;

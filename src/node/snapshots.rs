@@ -28,9 +28,9 @@ pub(super) struct SnapshotPolicy {
     pub log_bytes: u64,
     /// Size of the last snapshot's file.
     pub last_bytes: u64,
-    /// Snapshots since the last success that could not be written.
+    /// Snapshots that could not be written since the last success.
     pub failures: u32,
-    /// The tick before which none is tried again.
+    /// The tick before which no snapshot is tried again.
     pub retry_at: u64,
 }
 

@@ -65,7 +65,7 @@ impl Node {
         }
     }
 
-    /// Hands over again what is in flight. False: what is unsent has to wait.
+    /// Hands over again the commands in flight. Returns false if unsent commands have to wait.
     fn resend(&mut self) -> bool {
         while let Some(after) = self.pending.resend_after {
             let Some(coded) = self.pending.code_in_flight(after) else {
@@ -85,9 +85,9 @@ impl Node {
                     self.block_proposals();
                     return false;
                 }
-                // Raft may have them already. If not, a later command that fits makes them void, and they are refused, or
-                // they are sent when there is room. Otherwise their clients learn at the deadline that the outcome is
-                // unknown.
+                // Raft may have these commands already. If raft does not have them, a later command that fits makes
+                // them void, and they are refused, or they are sent when there is room. Otherwise their clients learn
+                // at the deadline that the outcome is unknown.
                 Fit::Full => {
                     self.pending.resend_after = Some(last);
                     continue;
@@ -129,7 +129,7 @@ impl Node {
         waits
     }
 
-    /// Offers nothing to raft before the next tick or publication.
+    /// Offers no proposals to raft before the next tick or publication.
     fn block_proposals(&mut self) {
         self.pending.blocked = Some((self.now, self.watermarks.published));
     }
