@@ -399,7 +399,7 @@ impl DiskFile for RealFile {
             // XFS may refuse to reserve blocks of a file again when the disk is full.
             return Ok(());
         }
-        // An attempt that fails halfway would take all free blocks from everybody for a moment.
+        // An attempt that fails halfway would take all free blocks for a moment, and other writers would find none.
         if let Ok(free) = fstatvfs(&self.file)
             && free.f_blocks > 0
             && free.f_bavail.saturating_mul(free.f_frsize) < len.saturating_sub(reserved)
@@ -499,8 +499,8 @@ impl Disk for ReadOnlyDisk {
 /// sync, the name could refer to an empty file after a crash. Without the last sync the caller continues with the new
 /// contents, and a crash brings back the old ones.
 ///
-/// Another temporary file with the same bytes stays. If the next contents have the same length, they are written into
-/// its blocks, which a full disk can't deny.
+/// Another temporary file with the same bytes stays. The next contents are written into its blocks if they have the
+/// same length. So a full disk can't fail that change.
 pub fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
     let temporary = path.with_extension("tmp");
     let mut file = match disk.open(&temporary)? {

@@ -11,7 +11,7 @@
 //!    batches were in flight, a later batch would not prove that a bad batch before it was synced, and recovery could
 //!    not distinguish damage from a torn write.
 //! 2. *A segment and its name are durable before the first new batch is written to it.* Otherwise a crash could remove
-//!    the file together with a synced batch. A segment begins as the spare (`wal/segment/spare.rs`), which is not part
+//!    the file together with a synced batch. A segment starts as the spare (`wal/segment/spare.rs`), which is not part
 //!    of the log.
 //! 3. *A snapshot file is synced, then renamed, then its directory is synced, then its mark is written.* If the rename
 //!    came before the first sync, a valid name could refer to half a file. If the mark came before the durable rename,

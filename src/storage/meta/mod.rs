@@ -25,8 +25,8 @@
 //! A start that is given neither the URL nor the list on its command line uses those of this file. The URL follows the
 //! table of members. The list is that of the first start. It changes only while no member of the list has been added.
 //!
-//! A second file of the same length, `meta.tmp`, is kept beside it. The next change is written into that file, so that a
-//! start on a full disk can still count its boot number.
+//! A second file of the same length, `meta.tmp`, is kept beside `meta`. The next change is written into `meta.tmp`, so
+//! that a start on a full disk can still store its boot number.
 //!
 //! Several threads may call the setters. Each change is durable when the setter returns. A setter that fails leaves the
 //! contents in memory as they were, and the file with either the old or the new contents. Readers never wait for the

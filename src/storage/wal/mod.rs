@@ -188,8 +188,8 @@ impl Wal {
     /// Appends all saves, in order, with one write for each batch. On return they are durable if any of them has
     /// `sync`. Otherwise they stay in memory until the next save with `sync`.
     ///
-    /// The caller has asked [`Wal::make_room`] before. Without room, nothing is written and nothing has failed. After any
-    /// other error it is unknown what is durable. The caller has to end the process without any further
+    /// The caller has called [`Wal::make_room`] before. Without room, nothing is written and nothing has failed. After
+    /// any other error it is unknown what is durable. The caller has to end the process without any further
     /// acknowledgement. Every later save fails: a failed write or sync is never retried.
     pub fn save(&mut self, saves: &[Save]) -> Result<(), DiskError> {
         self.check()?;

@@ -4,26 +4,26 @@
 //! (`segment/spare.rs`). The log writes only into reserved blocks. So a full disk never fails a write of the log. It
 //! only denies the log its next spare segment.
 //!
-//! Both ends count in [`Save::log_bytes`]: the node adds up what it hands over, and the log adds up what it has stored.
-//! [`LogRoom::end`] is a sum of the same kind, so no report can be too old to be right: the log has room for every save
-//! up to that sum.
+//! The node and the log both count in [`Save::log_bytes`]: the node adds up what it hands over, and the log adds up
+//! what it has stored. [`LogRoom::end`] is a sum of the same kind, so an old report is still right: the log has room
+//! for every save up to that sum.
 
 use crate::limits;
 use crate::storage::state::Save;
 
-/// More than the parts of an entry's record besides its data and its context, and than the parts of a batch besides its
-/// records: each entry may begin a batch.
+/// More bytes than a record has besides the data and the context of its entry, and a batch besides its records. Each
+/// entry may start a batch.
 const ENTRY_OVERHEAD_BYTES: u64 = 128;
-/// More than the parts of a batch besides its entries and its mark.
+/// More bytes than a batch has besides its entries and its mark.
 const SAVE_OVERHEAD_BYTES: u64 = 128;
-/// More than the record of a mark.
+/// More bytes than the record of a mark has.
 const MARK_BYTES: u64 = 64;
 
 impl Save {
     /// An upper bound of the bytes that this save takes in the log.
     pub fn log_bytes(&self) -> u64 {
         if !self.sync {
-            // It is written with the next save.
+            // This save is written together with the next one.
             return 0;
         }
         let entries: u64 = self.entries.iter().map(entry_log_bytes).sum();
@@ -37,7 +37,7 @@ pub fn entry_log_bytes(entry: &raft::eraftpb::Entry) -> u64 {
     ENTRY_OVERHEAD_BYTES + (entry.data.len() + entry.context.len()) as u64
 }
 
-/// How much the log can store. See the module.
+/// How much the log can store. See the documentation of this module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogRoom {
     /// The sum of [`Save::log_bytes`] of all saves since the start up to which there is room for entries. The reserve
@@ -45,18 +45,18 @@ pub struct LogRoom {
     pub end: u64,
     /// Where the log continues behind the current segment.
     pub next: NextSegment,
-    /// If the next segment was denied: the room that proposals leave to the entries of other leaders.
+    /// The room that proposals leave to the entries of other leaders, if the next segment was denied.
     pub margin: u64,
 }
 
 /// The segment behind the current one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NextSegment {
-    /// It is kept aside.
+    /// The segment is kept aside.
     Kept,
-    /// It is being made, or is about to be made.
+    /// The segment is being made, or is about to be made.
     Awaited,
-    /// The disk has no room for it. Until that changes, [`LogRoom::end`] does not grow.
+    /// The disk has no room for the segment. Until there is room, [`LogRoom::end`] does not grow.
     Denied,
 }
 

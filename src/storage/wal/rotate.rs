@@ -18,13 +18,13 @@ pub struct SpareWork {
     len: u64,
 }
 
-/// What became of a [`SpareWork`].
+/// The result of a [`SpareWork`].
 pub struct SpareDone {
     spare: Option<Spare>,
     error: Option<DiskError>,
 }
 
-/// The last attempt to make a spare, if its result differs from that of the attempt before.
+/// The result of the last attempt to make a spare, if the attempt before had another result.
 #[derive(Debug)]
 pub enum SpareNews {
     /// The disk denies the log its next segment.
@@ -88,7 +88,8 @@ impl Wal {
     }
 
     /// Makes room for saves of this many [`Save::log_bytes`]: if the current segment has no room for them, the log
-    /// continues in the spare segment. False: there is no spare, or it is too short. Then nothing has changed.
+    /// continues in the spare segment. Returns false if there is no spare, or if the spare is too short. Then nothing
+    /// has changed.
     pub fn make_room(&mut self, bytes: u64) -> Result<bool, DiskError> {
         self.check()?;
         if bytes <= self.segment.rest() {
@@ -97,7 +98,7 @@ impl Wal {
         }
         let len = self.options.segment_bytes.max(bytes + FIRST_BYTES_MAX);
         self.spare_bytes = len;
-        // A disk that has just denied the spare is asked again by `keep_spare`, at intervals.
+        // If the disk has just denied the spare, `keep_spare` tries again, at intervals.
         if !self.is_short
             && let Some(work) = self.wants_spare()
         {
@@ -116,7 +117,7 @@ impl Wal {
         Ok(false)
     }
 
-    /// Whether no segment is kept aside, or one that is too short.
+    /// Whether no segment is kept aside, or the segment is too short.
     pub fn lacks_spare(&self) -> bool {
         let len = self.spare_bytes;
         self.spare.as_ref().is_none_or(|spare| spare.bytes() < len)
@@ -125,7 +126,7 @@ impl Wal {
     /// The work that has to be done to keep a segment aside. Afterwards [`Wal::took_spare`] has to be called.
     pub fn wants_spare(&mut self) -> Option<SpareWork> {
         if !self.lacks_spare() {
-            // There may be room now for the name of the spare, or nobody waits any more for a longer one.
+            // There may be room now for the name of the spare, or no save waits any more for a longer spare.
             self.is_short = false;
         }
         (self.lacks_spare() && !self.failed).then(|| SpareWork {
@@ -136,7 +137,7 @@ impl Wal {
         })
     }
 
-    /// Takes what became of the work.
+    /// Takes the result of the work.
     pub fn took_spare(&mut self, done: SpareDone) -> Option<SpareNews> {
         self.spare = done.spare;
         let was_short = std::mem::replace(&mut self.is_short, done.error.is_some());
@@ -149,8 +150,9 @@ impl Wal {
         }
     }
 
-    /// Continues the log in the spare, which begins with the durable state. False: the disk is full although the blocks
-    /// were reserved, as a file system that copies on write can be, or has no room for the name. The log is as before.
+    /// Continues the log in the spare, which begins with the durable state. Returns false if the disk is full although
+    /// the blocks were reserved, which can happen on a file system that copies on write, or if the disk has no room for
+    /// the name. The log is then as before.
     fn rotate(&mut self, spare: Spare) -> Result<bool, DiskError> {
         let before = self.segment.name();
         let header = Header {

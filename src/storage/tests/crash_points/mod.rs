@@ -87,7 +87,8 @@ fn a_crash_before_and_after_every_operation_loses_nothing() {
                     scene.name,
                     path.display()
                 );
-                // Only an optional operation may fail without an error to the caller. The operation after it then fails.
+                // Only an optional operation may fail without an error to the caller. The operation after it then
+                // fails.
                 match result {
                     Err(error) => assert_eq!(error.exit_code(), 6, "{point}"),
                     Ok(()) => assert!(is_optional(*kind, role(path)), "{point}"),
@@ -138,7 +139,8 @@ fn an_operation_that_fails_ends_the_process_and_loses_nothing() {
             );
             match result {
                 Err(error) => assert_eq!(error.exit_code(), 6, "{point}"),
-                // The next start removes a leftover temporary file, and files that are kept for their room are optional.
+                // The next start removes a leftover temporary file, and files that are kept for their room are
+                // optional.
                 Ok(()) => assert!(is_optional(*kind, role(path)), "{point}"),
             }
             check_restarts(&disk, &told, &point);

@@ -171,7 +171,8 @@ impl SegmentReader {
     }
 
     /// Copies everything after the last valid batch to `<segment>.<offset>.broken` (hexadecimal) and overwrites it with
-    /// zeros. Durable on return. A full disk gets no copy: nobody relies on a torn batch. Then the result is the error.
+    /// zeros. Durable on return. On a full disk there is no copy, and the result is the error of the copy: nothing
+    /// relies on a torn batch.
     ///
     /// The copy and its name become durable before the original is changed. Otherwise a crash could lose both. The
     /// zeros become durable before the next batch is written. Otherwise a remainder of the torn batch after the new

@@ -1,7 +1,8 @@
 //! The spare segment: a file of reserved blocks, `spare.wal.tmp`, that becomes the next segment.
 //!
 //! A full disk can't deny the log a segment that it has already. The spare survives restarts, so that a start on a full
-//! disk has it too. It is not part of the log: to make it, or to find that it can't be made, changes nothing.
+//! disk has it too. The spare is not part of the log: a spare that is made, or can't be made, changes nothing in the
+//! log.
 
 use super::{HEADER_BYTES, Header, SegmentWriter};
 use crate::storage::disk::{Disk, DiskError, DiskFile};
@@ -43,8 +44,8 @@ impl Spare {
     }
 
     /// The spare that an earlier process left. `None` if there is none of at least this length. A file that can't be a
-    /// spare is removed, also a copy that has no blocks and for which the disk has no room: programs that copy files
-    /// leave out zeros.
+    /// spare is removed. So is a copy without blocks, if the disk has no room for them: programs that copy files leave
+    /// out zeros.
     pub fn find(disk: &dyn Disk, dir: &Path, len: u64) -> Result<Option<Spare>, DiskError> {
         let path = dir.join(SPARE);
         let Some(mut file) = disk.open(&path)? else {
@@ -119,8 +120,8 @@ impl Begun {
     /// Gives the segment its name. Durable on return. Only then may the caller write its first batch: if a batch were
     /// written to a file whose name is not durable, a crash could remove the whole file although the batch was synced.
     ///
-    /// The disk may have no room for the name. Then nothing has happened, and the file is the spare again. The sync of
-    /// the directory is different: after its error it is unknown which names are durable.
+    /// The disk may have no room for the name. Then nothing has happened, and the file is the spare again. A failed
+    /// sync of the directory is different: it is unknown which names are durable.
     pub fn name(self, disk: &dyn Disk, dir: &Path) -> Result<Naming, DiskError> {
         let Begun { path, mut writer } = self;
         writer.path = dir.join(writer.header.name.file_name());
@@ -142,11 +143,11 @@ impl Begun {
     }
 }
 
-/// What became of a name.
+/// The result of naming a segment.
 pub enum Naming {
-    /// The segment has it.
+    /// The segment has its name.
     Named(SegmentWriter),
-    /// The disk has no room for it.
+    /// The disk has no room for the name.
     NoRoom(Spare, DiskError),
 }
 
