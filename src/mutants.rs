@@ -70,7 +70,7 @@ mutants! {
     CommitNotStored "commit-not-stored" "an entry is stored without the commit index that came with it";
     UnformedServes "unformed-serves" "a member serves clients though its cluster has not formed, or is another's";
     EmptyVotes "empty-votes" "a member that is empty votes and confirms";
-    BoundAnywhere "bound-anywhere" "an id is bound to whoever comes with it, wherever it is reached";
+    BoundAnywhere "bound-anywhere" "an id is bound to any directory that claims it, wherever it is reached";
     PromotionForgotten "promotion-forgotten" "a learner that has caught up in an idle cluster is not promoted";
     SnapshotBeforeAddition "snapshot-before-addition"
         "a member that was added again is sent a snapshot from before that";
