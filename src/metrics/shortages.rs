@@ -57,7 +57,7 @@ impl Shortages {
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register(
             "accepts_failed",
-            "Connections that could not be accepted, most likely for want of file descriptors",
+            "Connections that could not be accepted, most likely because no file descriptor was left",
             self.accepts.clone(),
         );
         registry.register(
