@@ -1,5 +1,5 @@
-//! The limit of open files: raised at the start, and divided between the files of this member, its peers and its
-//! clients, so that clients never take the descriptors that the log, a snapshot or a peer needs.
+//! The limit of open files. A start raises the limit, and divides it between the files of this member, its peers and
+//! its clients. So clients never take the descriptors that the log, a snapshot or a peer needs.
 
 use super::failure::Failure;
 use crate::limits;

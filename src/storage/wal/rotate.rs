@@ -150,9 +150,9 @@ impl Wal {
         }
     }
 
-    /// Continues the log in the spare, which begins with the durable state. Returns false if the disk is full although
-    /// the blocks were reserved, which can happen on a file system that copies on write, or if the disk has no room for
-    /// the name. The log is then as before.
+    /// Continues the log in the spare, which begins with the durable state. Returns false, with the log as before, in
+    /// two cases: the disk has no room for the name, or the disk is full although the blocks were reserved. The latter
+    /// can happen on a file system that copies on write.
     fn rotate(&mut self, spare: Spare) -> Result<bool, DiskError> {
         let before = self.segment.name();
         let header = Header {
