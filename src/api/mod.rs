@@ -176,21 +176,21 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output
     let mut shutdown = pin!(shutdown);
     let mut failing = false;
     loop {
-        let accept = async {
-            let (stream, address) = listener.accept().await?;
-            let client = Client::new(address);
-            let (slot, full) = front.connections.enter(client.ip()).await;
-            Ok((stream, client.turned_away(full), slot))
-        };
-        let accepted: io::Result<_> = tokio::select! {
+        let accepted = tokio::select! {
             biased;
             () = &mut shutdown => break,
-            accepted = accept => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, client, slot)) => {
+            Ok((stream, address)) => {
                 failing = false;
-                let crowded = front.tell_crowd(&client, &slot);
+                let client = Client::new(address);
+                let Some((slot, full)) = front.connections.enter(client.ip()) else {
+                    front.tell_crowd(&client.turned_away(Some(Full::All)), None);
+                    continue;
+                };
+                let client = client.turned_away(full);
+                let crowded = front.tell_crowd(&client, Some(&slot));
                 let task = slot.held_by();
                 let connection =
                     connection::run(stream, client, slot, Arc::clone(&front), stopping.clone());
@@ -335,9 +335,9 @@ impl Front {
 
     /// Counts a connection that found no free slot, and logs such connections now and then. Returns false if there was
     /// a free slot.
-    fn tell_crowd(&self, client: &Client, slot: &Slot) -> bool {
+    fn tell_crowd(&self, client: &Client, slot: Option<&Slot>) -> bool {
         let full = client.full();
-        if full.is_none() && !slot.evicted {
+        if full.is_none() && !slot.is_some_and(|slot| slot.evicted) {
             return false;
         }
         self.api

@@ -24,7 +24,6 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
 
 /// The state of a connection, which decides whether the connection may give way.
 #[derive(Debug, Default)]
@@ -324,19 +323,15 @@ impl ConnectionSlots {
         }
     }
 
-    /// Waits for a slot. If it is a spare slot, the second value says why.
-    pub(super) async fn enter(&self, address: IpAddr) -> (Slot, Option<Full>) {
-        loop {
-            let full = match self.slots.enter(address) {
-                Ok(slot) => return (slot, None),
-                Err(full) => full,
-            };
-            if let Ok(slot) = self.spare.enter(address) {
-                return (slot, Some(full));
-            }
-            // Every spare connection has a request under way, which ends soon.
-            let _ = timeout(limits::SLOTS_SEARCH_PAUSE, self.freed.notified()).await;
-        }
+    /// Takes a slot. If it is a spare slot, the second value says why. `None`: on each spare connection a request is
+    /// under way. The caller can't wait for a slot, because the next client may have another address, with free slots.
+    pub(super) fn enter(&self, address: IpAddr) -> Option<(Slot, Option<Full>)> {
+        let full = match self.slots.enter(address) {
+            Ok(slot) => return Some((slot, None)),
+            Err(full) => full,
+        };
+        let slot = self.spare.enter(address).ok()?;
+        Some((slot, Some(full)))
     }
 
     /// The number of connections.
@@ -423,20 +418,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn beyond_the_slots_there_are_spare_ones_and_then_the_next_waits() {
+    async fn beyond_the_slots_there_are_spare_ones_and_then_none() {
         let connections = ConnectionSlots::new(1, 1, 1);
-        let (busy, none) = connections.enter(ip("10.0.0.1")).await;
+        let (busy, none) = connections.enter(ip("10.0.0.1")).unwrap();
         assert!(busy.progress().begin() && none.is_none());
-        let (spare, full) = connections.enter(ip("10.0.0.2")).await;
+        let (spare, full) = connections.enter(ip("10.0.0.2")).unwrap();
         assert_eq!(full, Some(Full::All));
         assert!(spare.progress().begin());
-        let later = connections.enter(ip("10.0.0.3"));
-        let mut later = std::pin::pin!(later);
-        let pause = 3 * limits::SLOTS_SEARCH_PAUSE;
-        assert!(timeout(pause, later.as_mut()).await.is_err());
+        assert!(connections.enter(ip("10.0.0.3")).is_none());
         drop(busy);
-        assert_eq!(later.await.1, None);
-        drop(spare);
+        let (next, none) = connections.enter(ip("10.0.0.3")).unwrap();
+        assert!(none.is_none());
+        drop((spare, next));
         connections.empty().await;
     }
 }
