@@ -342,6 +342,8 @@ pub const JSON_BYTES_MAX: usize = 256 << 20;
 pub const WATCHES_BYTES_MAX: usize = 256 << 20;
 /// Bytes of the answers to transactions, over all connections, counted from the proposal.
 pub const ANSWERS_BYTES_MAX: usize = 64 << 20;
+/// Bytes of a value that are checked for text before other requests get their turn.
+pub const TEXT_PIECE_BYTES: usize = 256 << 10;
 /// Size from which a value is written as JSON on a blocking thread.
 pub const JSON_INLINE_BYTES_MAX: usize = 256 << 10;
 /// Watchers at one time.

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use hyper::Method;
 use hyper::http::request::Parts;
 use std::borrow::Cow;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 impl Front {
@@ -27,7 +28,7 @@ impl Front {
     ) -> ReplyResult {
         let value = self.look_up(head, key, options, deadline).await?;
         let form = match accept::is_wanted(&head.headers, &["text/html"]) {
-            true => self.form(&value.bytes).await,
+            true => form(&value.bytes).await,
             false => ValueForm::Bytes,
         };
         Ok(reply::value(value.bytes, value.index, form))
@@ -112,25 +113,25 @@ impl Front {
             Outcome::Unknown => Err(reply::unknown(RequestKind::Write)),
         }
     }
+}
 
-    /// Whether a browser can show the value as text.
-    async fn form(&self, value: &Bytes) -> ValueForm {
-        let is_text = if value.len() <= limits::JSON_INLINE_BYTES_MAX {
-            std::str::from_utf8(value).is_ok()
-        } else {
-            let value = value.clone();
-            let reading = self
-                .api
-                .workers
-                .run(move || std::str::from_utf8(&value).is_ok());
-            // An error here means that the process ends.
-            reading.await.unwrap_or(false)
+/// Whether a browser can show the value as text. Between the pieces of a large value, other requests get their turn.
+async fn form(value: &[u8]) -> ValueForm {
+    let mut rest = value;
+    while !rest.is_empty() {
+        let piece = &rest[..rest.len().min(limits::TEXT_PIECE_BYTES)];
+        let read = match std::str::from_utf8(piece) {
+            Ok(_) => piece.len(),
+            // The piece ends within a character.
+            Err(error) if error.error_len().is_none() && piece.len() < rest.len() => {
+                error.valid_up_to()
+            }
+            Err(_) => return ValueForm::Bytes,
         };
-        match is_text {
-            true => ValueForm::Text,
-            false => ValueForm::Bytes,
-        }
+        rest = &rest[read..];
+        yield_now().await;
     }
+    ValueForm::Text
 }
 
 /// 404, with a hint for clients that expect the paths of another store.
