@@ -13,7 +13,7 @@ use crate::command::Command;
 use crate::command::outcome::{NotProposed, NotTransferred, Outcome};
 use crate::command::proposal::{Proposal, Read, Transfer};
 use crate::numbers::Index;
-use crate::store::Frozen;
+use crate::store::{Frozen, GivenUp};
 use futures_channel::oneshot;
 use std::sync::Arc;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -91,10 +91,17 @@ impl Front {
 
     /// The hash of the map and its index, or `None` if it takes too long.
     pub(super) async fn hash(&self, deadline: Instant) -> Option<(Index, u64)> {
-        self.with_frozen(deadline, |index, map, work| {
-            (index, map.hash(|| work.pause()))
-        })
-        .await
+        let made = self.with_frozen(deadline, move |index, map, work| {
+            let hash = map.hash(|| {
+                work.pause();
+                match Instant::now() < deadline {
+                    true => Ok(()),
+                    false => Err(GivenUp),
+                }
+            });
+            hash.map(|hash| (index, hash))
+        });
+        made.await?.ok()
     }
 
     /// Runs `work` on the map at an index. Returns `None` if it takes too long. One call runs at a time, because each

@@ -15,7 +15,6 @@ use super::entry::{Copies, Entry};
 use super::freezes::Freeze;
 use super::map::Map;
 use crate::limits;
-use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -75,17 +74,11 @@ impl Frozen {
         })
     }
 
-    /// The [`MapHash`] of the map. Calls `rest` from time to time.
-    pub fn hash(self, mut rest: impl FnMut()) -> u64 {
+    /// The [`MapHash`] of the map. Calls `rest` from time to time, which may pause, or give up.
+    pub fn hash<E>(self, rest: impl FnMut() -> Result<(), E>) -> Result<u64, E> {
         let mut hash = MapHash::default();
-        let Ok(()) = self.visit_in_pieces(
-            |key, index, value| hash.add(key, index, value),
-            || {
-                rest();
-                Ok::<(), Infallible>(())
-            },
-        );
-        hash.value()
+        self.visit_in_pieces(|key, index, value| hash.add(key, index, value), rest)?;
+        Ok(hash.value())
     }
 
     /// Copies the entries of this freeze out of the next shard, and marks that shard as copied.

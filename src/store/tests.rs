@@ -276,7 +276,7 @@ fn filled(entries: &[Item]) -> u64 {
     for (key, index, value) in entries {
         store.apply(&put(key, value), *index);
     }
-    store.freeze().hash(|| ())
+    store.freeze().hash(|| Ok::<(), Infallible>(())).unwrap()
 }
 
 #[test]
