@@ -70,6 +70,9 @@ impl Front {
         (url, incarnation): (&PeerUrl, u64),
         deadline: Instant,
     ) -> ReplyResult {
+        // The leader refuses an addition by a member that has not heard of the newest removal of this id.
+        let caught_up = self.catch_up(deadline).await;
+        caught_up.map_err(|why| reply::not_proposed(RequestKind::Change, why))?;
         let mut command = Command::new();
         command.kind = Kind::AddMember;
         command.member_id = id;
