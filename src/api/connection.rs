@@ -19,7 +19,7 @@ use crate::limits;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
-use hyper::{Request, Response, Version, service::service_fn};
+use hyper::{Method, Request, Response, Version, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt::set_socket_linger;
 use std::convert::Infallible;
@@ -182,12 +182,12 @@ async fn answer(
     state: Arc<ConnectionState>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     state.return_head_bytes();
-    let has_chunks = request.version() > Version::HTTP_10;
+    let has_end = request.version() > Version::HTTP_10 || request.method() == Method::HEAD;
     let reply = if state.progress.begin() {
         state.busy.store(true, Ordering::SeqCst);
         let (reply, unread) = front.answer(request).await;
         state.unread.store(unread, Ordering::SeqCst);
-        if !has_chunks && reply.body().size_hint().exact().is_none() {
+        if !has_end && reply.body().size_hint().exact().is_none() {
             state.ends_response.store(true, Ordering::SeqCst);
         }
         state.busy.store(false, Ordering::SeqCst);
