@@ -10,7 +10,7 @@
 
 use super::Front;
 use super::error_code::Code;
-use super::reply::ReplyResult;
+use super::reply::{Reply, ReplyResult};
 use super::slots::Full;
 use crate::logging::{AUDIT, AUDIT_AGAIN};
 use hyper::http::request::Parts;
@@ -102,6 +102,14 @@ impl Front {
             again: false,
             ended: false,
         }
+    }
+
+    /// Logs that the gate has refused a request. The line holds nothing that the request says.
+    pub(super) fn audit_refusal(&self, head: &Parts, refused: &Reply) {
+        let code = refused.extensions().get::<Code>();
+        let code = code.map_or("", |code| code.text());
+        let from = Client::of(head).address;
+        warn!(self.api.logger, #AUDIT, "refused a request at the gate"; "audit" => "gate", "from" => %from, "code" => code);
     }
 }
 

@@ -360,7 +360,8 @@ impl Front {
     ) -> ReplyResult {
         let path = head.uri.path();
         let decoded = path::decode(path)?;
-        self.admit(head, &decoded)?;
+        self.admit(head, &decoded)
+            .inspect_err(|refused| self.audit_refusal(head, refused))?;
         if path == "*" || head.method == Method::CONNECT {
             // `*` and the target of CONNECT name no resource, so there are no methods to list for them.
             return Err(not_allowed(METHODS.iter()));

@@ -34,6 +34,26 @@ fn newest(cluster: &Cluster, kind: &str, count: usize) -> Value {
 }
 
 #[test]
+fn each_refusal_at_the_gate_is_told_without_what_the_request_says() {
+    let cluster = Cluster::start_with(1, &["--log-format", "json", "--log-level", "error"]);
+    let get = |lines: &str| {
+        let mut connection = Connection::open(cluster.address(1)).expect("connect");
+        let request = format!("GET /secret HTTP/1.1\r\n{lines}\r\n\r\n");
+        connection.write(request.as_bytes()).expect("send");
+        connection.response(false).expect("an answer").status
+    };
+    assert_eq!(get("Host: evil.example"), 421);
+    assert_eq!(
+        newest(&cluster, "gate", 1),
+        json!({"level": "warn", "code": "unknown-host"})
+    );
+    assert_eq!(get("Host: localhost\r\nOrigin: http://evil.example"), 403);
+    assert_eq!(newest(&cluster, "gate", 2)["code"], "cross-site");
+    let log = cluster.nodes[&1].log_text();
+    assert!(!log.contains("evil") && !log.contains("secret"), "{log}");
+}
+
+#[test]
 fn changes_of_members_and_leadership_and_backups_are_told_with_who_asked() {
     let cluster = Cluster::start_with(1, &["--log-format", "json", "--log-level", "error"]);
     let send =
