@@ -141,11 +141,8 @@ impl Report<'_> {
             names.sort();
             for name in names {
                 let path = dir.join(part).join(&name);
-                if name.ends_with(".wal") || name.ends_with(".snap") {
+                if name.ends_with(".wal") || name.ends_with(".snap") || name == SPARE {
                     self.file(&path)?;
-                } else if name == SPARE {
-                    let path = path.display();
-                    writeln!(self.out, "{path}\n  room for the next segment")?;
                 } else if self.live {
                     writeln!(
                         self.out,
@@ -229,6 +226,9 @@ impl Report<'_> {
     }
 
     fn file(&mut self, path: &Path) -> io::Result<()> {
+        if path.file_name().is_some_and(|name| name == SPARE) {
+            return writeln!(self.out, "{}\n  room for the next segment", path.display());
+        }
         let kind = match inspect::kind(&*self.disk, path) {
             Ok(kind) => kind,
             Err(error) => return self.found(&error),

@@ -111,13 +111,12 @@ fn the_data_directory_may_be_a_link_and_nothing_in_it() {
     cluster.assert_value(1, "foo", "bar");
     cluster.node(1).kill();
     let victim = cluster.path().join("victim");
+    fs::write(&victim, "untouched").expect("write");
     for name in ["LOCK", "meta", "meta.tmp", "wal", "snap"] {
         let (path, aside) = (elsewhere.join(name), cluster.path().join("aside"));
         let was_there = path.exists();
         if was_there {
             fs::rename(&path, &aside).expect("put it aside");
-        } else {
-            fs::write(&victim, "untouched").expect("write");
         }
         symlink(if was_there { &aside } else { &victim }, &path).expect("make a link");
         cluster.node(1).start_expecting_exit(2);

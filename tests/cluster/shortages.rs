@@ -27,7 +27,7 @@ fn too_low_a_limit_of_open_files_refuses_the_start_with_what_to_raise() {
     command = {
         let mut wrapped = Command::new(&wrapper[0]);
         wrapped.args(&wrapper[1..]).arg(program);
-        wrapped.current_dir(directory.path());
+        wrapped.current_dir(directory.path()).env_clear();
         wrapped
     };
     let Ended { code, stderr, .. } = process::run_to_end(&mut command);
