@@ -9,7 +9,8 @@ use crate::limits;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::thread;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -122,25 +123,31 @@ pub async fn look_up(host: &str) -> io::Result<Vec<SocketAddr>> {
 
 fn under_way(host: &str) -> watch::Receiver<Option<Found>> {
     let mut lookups = UNDER_WAY.lock();
-    // One that was given up ended with its runtime.
-    if let Some(lookup) = lookups
-        .get(host)
-        .filter(|lookup| lookup.has_changed().is_ok())
-    {
+    if let Some(lookup) = lookups.get(host) {
         return lookup.clone();
     }
     let (sender, lookup) = watch::channel(None);
-    lookups.insert(host.to_owned(), lookup.clone());
-    let host = host.to_owned();
-    tokio::spawn(async move {
-        let found = tokio::net::lookup_host((host.as_str(), 0)).await;
+    let name = host.to_owned();
+    // Not a thread of tokio, which panics if the machine refuses one.
+    let thread = thread::Builder::new().name("lookup".to_owned());
+    let started = thread.spawn(move || {
+        let found = (name.as_str(), 0).to_socket_addrs();
         let found = found.map(Iterator::collect);
-        UNDER_WAY.lock().remove(&host);
+        UNDER_WAY.lock().remove(&name);
         sender.send_replace(Some(
             found.map_err(|error| (error.kind(), error.to_string())),
         ));
     });
-    lookup
+    match started {
+        Ok(_) => {
+            lookups.insert(host.to_owned(), lookup.clone());
+            lookup
+        }
+        Err(error) => {
+            let why = format!("can't start a thread to resolve the name of its host: {error}");
+            watch::channel(Some(Err((error.kind(), why)))).1
+        }
+    }
 }
 
 #[cfg(test)]

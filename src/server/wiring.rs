@@ -11,6 +11,7 @@
 //! load            DataDir::open_and_load, then it ends
 //! worker          workers::Workers: lists, hashes, large JSON and metrics for the client API
 //! backup, send, receive  one for each backup, and for each snapshot that is sent or received
+//! lookup          one for each host name that is being resolved
 //! main            waits for a signal or a reason to end
 //! ```
 //!

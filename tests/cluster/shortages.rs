@@ -182,6 +182,64 @@ fn with_too_few_threads_a_start_says_so_and_with_enough_it_works() {
     assert_eq!(codes.last(), Some(&Some(0)));
 }
 
+/// The limit counts the threads of a user, and does not hold for root. So this member runs as a user of its own.
+#[test]
+fn a_member_without_a_thread_for_a_lookup_goes_on() {
+    let directory = TempDir::new().expect("a directory");
+    let open = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(directory.path(), open).expect("open the directory");
+    fs::copy(BINARY, directory.path().join("raftkvd")).expect("a copy of the daemon");
+    let (peer, port) = (crate::ports::free_port(), crate::ports::free_port());
+    let log = directory.path().join("log");
+    let mut child = Command::new("setpriv")
+        .args(["--reuid", "61090", "--regid", "61090", "--clear-groups"])
+        .args([
+            "./raftkvd",
+            "--data-dir",
+            "data",
+            "--port",
+            &port.to_string(),
+        ])
+        .args(["--peer-url", &format!("http://127.0.0.1:{peer}")])
+        .current_dir(directory.path())
+        .stderr(fs::File::create(&log).expect("a log"))
+        .spawn()
+        .expect("setpriv");
+    let read = || fs::read_to_string(&log).unwrap_or_default();
+    let started = eventually("it runs or ends", PATIENCE, || {
+        match child.try_wait().expect("its state") {
+            Some(_) => Ok(false),
+            None => require(read().contains(" started, "), read).map(|()| true),
+        }
+    });
+    let process = child.id().to_string();
+    let limit = ["--nproc=1:1", "--pid", process.as_str()];
+    let limited = started
+        && Command::new("prlimit")
+            .args(limit)
+            .status()
+            .is_ok_and(|s| s.success());
+    if !limited {
+        let _ = child.kill();
+        let _ = child.wait();
+        skipped("prlimit, and setpriv that may run a process of another user");
+        return;
+    }
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let send = |method, path: &str, body: &[u8]| {
+        http::request(address, method, path, &[], body).map(|answer| answer.status)
+    };
+    let added = send("POST", "/-/members/2", b"http://nobody.invalid:1").expect("an answer");
+    // The member dials the new one now, and tries again.
+    std::thread::sleep(Duration::from_secs(2));
+    let written = send("PUT", "/a", b"1").ok();
+    let state = child.try_wait().expect("its state");
+    let _ = child.kill();
+    let _ = child.wait();
+    assert_eq!((added, written), (204, Some(204)), "{state:?}: {}", read());
+    assert!(!read().contains("panicked"), "{}", read());
+}
+
 #[test]
 fn shortages_are_counted() {
     let cluster = Cluster::start(1);
