@@ -226,8 +226,16 @@ impl Report<'_> {
     }
 
     fn file(&mut self, path: &Path) -> io::Result<()> {
-        if path.file_name().is_some_and(|name| name == SPARE) {
+        let name = path.file_name().unwrap_or_default();
+        if name == SPARE {
             return writeln!(self.out, "{}\n  room for the next segment", path.display());
+        }
+        if name == "meta.tmp" {
+            return writeln!(
+                self.out,
+                "{}\n  room for the next change of meta",
+                path.display()
+            );
         }
         let kind = match inspect::kind(&*self.disk, path) {
             Ok(kind) => kind,
