@@ -346,6 +346,18 @@ pub const ANSWERS_BYTES_MAX: usize = 64 << 20;
 pub const TEXT_PIECE_BYTES: usize = 256 << 10;
 /// Size from which a value is written as JSON on a blocking thread.
 pub const JSON_INLINE_BYTES_MAX: usize = 256 << 10;
+/// Election timeouts without a leader after which a member ends its watches, so that their clients go to another member.
+pub const LEADERLESS_ELECTIONS: u64 = 3;
+/// Names of members in the line about for whom a member waits. The others are counted.
+pub const WAITING_NAMES_MAX: usize = 5;
+/// Bytes of the small texts of changes that all watchers share, counted as if every byte needed an escape.
+pub const EVENT_TEXTS_BYTES_MAX: usize = 64 << 20;
+/// The most that the text of a change takes besides its key and its value, in bytes.
+pub const EVENT_FRAME_BYTES: usize = 256;
+/// How long a start waits until the member serves clients, before it says what the member waits for.
+pub const LISTENING_WAIT: Duration = Duration::from_secs(1);
+/// How often such a start looks at the progress of the replay.
+pub const LISTENING_POLL: Duration = Duration::from_millis(10);
 /// Watchers at one time.
 pub const WATCHERS_MAX: usize = 1_024;
 /// Approximate size of the pieces in which changes are sent to a watcher, in bytes before they are written as JSON. A

@@ -138,7 +138,7 @@ impl Front {
         };
         if !options.stale {
             let caught_up = self.catch_up(deadline).await;
-            caught_up.map_err(|why| reply::not_proposed(RequestKind::Read, why))?;
+            caught_up.map_err(|why| self.not_proposed(RequestKind::Read, why))?;
         }
         let (give, frozen) = oneshot::channel();
         let (question, asked) = oneshot::channel();

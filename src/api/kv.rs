@@ -45,7 +45,7 @@ impl Front {
         let conditions = Conditions::of(&head.headers)?;
         if !options.stale {
             let caught_up = self.catch_up(deadline).await;
-            caught_up.map_err(|why| reply::not_proposed(RequestKind::Read, why))?;
+            caught_up.map_err(|why| self.not_proposed(RequestKind::Read, why))?;
         }
         let Some(value) = self.api.state_machine.store.get(key) else {
             // A condition is checked only if the request would succeed without the condition.
@@ -109,7 +109,7 @@ impl Front {
             | Outcome::ChecksFailed(_)) => {
                 panic!("{other:?} is no outcome of a single write")
             }
-            Outcome::NotProposed(why) => Err(reply::not_proposed(RequestKind::Write, why)),
+            Outcome::NotProposed(why) => Err(self.not_proposed(RequestKind::Write, why)),
             Outcome::Unknown => Err(reply::unknown(RequestKind::Write)),
         }
     }

@@ -26,7 +26,7 @@ impl Front {
     pub(super) async fn list(&self, options: ListOptions, deadline: Instant) -> ReplyResult {
         if !options.stale {
             let caught_up = self.catch_up(deadline).await;
-            caught_up.map_err(|why| reply::not_proposed(RequestKind::Read, why))?;
+            caught_up.map_err(|why| self.not_proposed(RequestKind::Read, why))?;
         }
         let made = self.with_frozen(deadline, move |index, map, work| {
             let give_up = || {

@@ -35,7 +35,7 @@ impl Front {
     ) -> ReplyResult {
         if !options.stale {
             let caught_up = self.catch_up(deadline).await;
-            caught_up.map_err(|why| reply::not_proposed(RequestKind::Read, why))?;
+            caught_up.map_err(|why| self.not_proposed(RequestKind::Read, why))?;
         }
         match self.status(within(limits::STATUS_TIMEOUT, deadline)).await {
             Some(Status { members, .. }) => Ok(reply::json(json::line(&MembersJson { members }))),
@@ -72,7 +72,7 @@ impl Front {
     ) -> ReplyResult {
         // The leader refuses an addition by a member that has not heard of the newest removal of this id.
         let caught_up = self.catch_up(deadline).await;
-        caught_up.map_err(|why| reply::not_proposed(RequestKind::Change, why))?;
+        caught_up.map_err(|why| self.not_proposed(RequestKind::Change, why))?;
         let mut command = Command::new();
         command.kind = Kind::AddMember;
         command.member_id = id;
@@ -158,7 +158,7 @@ impl Front {
     /// Refuses to remove a member while there is a key with the same name.
     async fn refuse_key(&self, key: &[u8], id: u64, deadline: Instant) -> Result<(), Box<Reply>> {
         let caught_up = self.catch_up(deadline).await;
-        caught_up.map_err(|why| reply::not_proposed(RequestKind::Change, why))?;
+        caught_up.map_err(|why| self.not_proposed(RequestKind::Change, why))?;
         if self.api.state_machine.store.get(key).is_none() {
             return Ok(());
         }
@@ -219,7 +219,7 @@ impl Front {
             other @ (Outcome::Transacted { .. } | Outcome::ChecksFailed(_)) => {
                 panic!("{other:?} is no outcome of a change of membership")
             }
-            Outcome::NotProposed(why) => Err(reply::not_proposed(RequestKind::Change, why)),
+            Outcome::NotProposed(why) => Err(self.not_proposed(RequestKind::Change, why)),
             Outcome::Unknown => Err(reply::unknown(RequestKind::Change)),
         }
     }

@@ -6,7 +6,8 @@
 
 use super::error_code::Code;
 use super::processor_share::Work;
-use super::{Front, Unanswered, reply};
+use super::reply::{self, Reply, RequestKind};
+use super::{Front, Unanswered};
 use crate::channels::notice::Notice;
 use crate::channels::status::Status;
 use crate::command::Command;
@@ -74,6 +75,17 @@ impl Front {
             Ok(Ok(outcome)) => outcome,
             // No answer, or a dropped reply: the request may have reached the leader.
             Ok(Err(_)) | Err(_) => Err(NotTransferred::Unknown),
+        }
+    }
+
+    /// The refusal of a request that had no effect. Without a leader, the line says for whom this member waits.
+    pub(super) fn not_proposed(&self, kind: RequestKind, why: NotProposed) -> Box<Reply> {
+        match self.api.inbox.waiting().borrow().as_ref() {
+            Some(waiting) if why == NotProposed::NoLeader => {
+                let why = format!("{why}; {}", waiting.why);
+                reply::without_effect(kind, Code::NoLeader, why)
+            }
+            _ => reply::not_proposed(kind, why),
         }
     }
 

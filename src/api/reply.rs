@@ -252,12 +252,21 @@ pub(super) fn read_condition_failed(current: u64) -> Box<Reply> {
 
 /// 503, or 507 if the disk is full: certainly without effect.
 pub(super) fn not_proposed(kind: RequestKind, why: NotProposed) -> Box<Reply> {
+    without_effect(kind, code(why), why)
+}
+
+/// 503, or 507 if the disk is full: certainly without effect, for the reason `why`.
+pub(super) fn without_effect(
+    kind: RequestKind,
+    code: Code,
+    why: impl std::fmt::Display,
+) -> Box<Reply> {
     let line = match kind {
         RequestKind::Read => format!("not read: {why}; try again"),
         RequestKind::Write => format!("not written: {why}; it is safe to send it again"),
         RequestKind::Change => format!("not changed: {why}; it is safe to send it again"),
     };
-    let mut reply = error(code(why), line);
+    let mut reply = error(code, line);
     retry(&mut reply);
     set_outcome(&mut reply, "none");
     reply

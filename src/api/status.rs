@@ -79,7 +79,9 @@ impl Front {
             Err(why) => why,
         };
         let code = reply::code(why);
+        let waiting = self.api.inbox.waiting().borrow().clone();
         let why = match why {
+            NotProposed::NoLeader if let Some(waiting) = waiting => waiting.why.clone(),
             NotProposed::NoQuorum if full => {
                 "the disk of this member is full, and the leader does not confirm reads, or the map lags behind".to_owned()
             }

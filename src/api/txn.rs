@@ -77,7 +77,7 @@ impl Front {
         match self.propose(command, deadline).await {
             Outcome::Transacted { index, existed } => Ok(Ok(Transacted { index, existed })),
             Outcome::ChecksFailed(failed) => Ok(Err(failed)),
-            Outcome::NotProposed(why) => Err(reply::not_proposed(RequestKind::Write, why)),
+            Outcome::NotProposed(why) => Err(self.not_proposed(RequestKind::Write, why)),
             Outcome::Unknown => Err(reply::unknown(RequestKind::Write)),
             other @ (Outcome::Applied { .. }
             | Outcome::ConditionFailed { .. }

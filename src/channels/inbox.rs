@@ -15,7 +15,7 @@
 
 use crate::channels::notice::Notice;
 use crate::channels::notice::Received;
-use crate::channels::status::Closed;
+use crate::channels::status::{Closed, Waiting};
 use crate::command::outcome::{NotProposed, NotTransferred, Outcome};
 use crate::command::proposal::{Proposal, Read, Transfer};
 use crate::limits;
@@ -25,6 +25,7 @@ use raft::eraftpb::Message;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
+use tokio::sync::watch;
 
 /// The raft loop's inbox. Shared by the API, the transport, the WAL thread and the apply thread.
 #[derive(Debug, Default)]
@@ -37,7 +38,9 @@ pub struct Inbox {
     disk_is_full: AtomicBool,
     passes: AtomicU64,
     /// See [`Inbox::set_closed`].
-    closed: Mutex<Option<Arc<Closed>>>,
+    closed: watch::Sender<Option<Arc<Closed>>>,
+    /// See [`Inbox::set_waiting`].
+    waiting: watch::Sender<Option<Arc<Waiting>>>,
 }
 
 /// What the loop takes in one pass.
@@ -124,16 +127,40 @@ impl Inbox {
     /// Sets why this member serves no clients, or `None` if it serves them. The loop calls this before it hands
     /// anything to the store that a client could see.
     pub fn set_closed(&self, closed: Option<Arc<Closed>>) {
-        *self.lock_closed() = closed;
+        self.closed.send_replace(closed);
     }
 
     /// Why this member serves no clients, or `None` if it serves them.
     pub fn closed(&self) -> Option<Arc<Closed>> {
-        self.lock_closed().clone()
+        self.closed.borrow().clone()
     }
 
-    fn lock_closed(&self) -> MutexGuard<'_, Option<Arc<Closed>>> {
-        self.closed.lock()
+    /// Sets for whom this member waits, or `None` if it has a leader.
+    pub fn set_waiting(&self, waiting: Option<Arc<Waiting>>) {
+        self.waiting.send_replace(waiting);
+    }
+
+    /// For whom this member waits, and a notice of each change. `None` while it has a leader.
+    pub fn waiting(&self) -> watch::Receiver<Option<Arc<Waiting>>> {
+        self.waiting.subscribe()
+    }
+
+    /// For whom or for what this member waits before it can serve clients, in one line. `None`: it serves them.
+    pub fn waits_for(&self) -> Option<String> {
+        let closed = self.closed().map(|closed| closed.why.clone());
+        closed.or_else(|| self.waiting.borrow().as_ref().map(|said| said.why.clone()))
+    }
+
+    /// Completes when this member serves clients.
+    pub async fn serves(&self) {
+        let (mut closed, mut waiting) = (self.closed.subscribe(), self.waiting.subscribe());
+        while self.waits_for().is_some() {
+            // The senders live in this inbox.
+            tokio::select! {
+                _ = closed.changed() => {}
+                _ = waiting.changed() => {}
+            }
+        }
     }
 
     /// Queues a linearizable read, unless the map is current: then the read succeeds at once. The outcome, including

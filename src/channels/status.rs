@@ -24,6 +24,15 @@ pub enum ClosedKind {
     OtherLife,
 }
 
+/// A member of a formed cluster that has had no leader for a while. It serves neither writes nor linearizable reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// For whom the member waits, in one line that says what to do.
+    pub why: String,
+    /// There has been no leader for several election timeouts, so clients should go to another member.
+    pub is_long: bool,
+}
+
 /// A consistent view of the raft loop, taken between two passes. The order of the fields is that of the JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {

@@ -83,6 +83,7 @@ impl Node {
     /// a new one.
     pub fn peer_gone(&mut self, id: u64) {
         self.note_unheard(id);
+        self.note_unreached(id);
         // The next process at that address may have another directory.
         self.membership.answered.remove(&id);
         if let Some(reached) = &mut self.leadership.reached {
@@ -99,6 +100,7 @@ impl Node {
 
     /// This node reached the peer, and the peer accepted it.
     pub fn peer_connected(&mut self, id: u64) {
+        self.note_reached(id);
         let Some(reached) = &mut self.leadership.reached else {
             return;
         };

@@ -54,6 +54,7 @@ mod snapshots;
 mod status;
 #[cfg(test)]
 mod tests;
+mod waiting;
 mod writes;
 
 pub use exit::Exit;
@@ -86,6 +87,7 @@ use room::Room;
 use slog::{Logger, info, o, warn};
 use snapshots::SnapshotPolicy;
 use std::collections::BTreeMap;
+use waiting::Wait;
 
 /// A raft member. See the module's documentation.
 ///
@@ -116,6 +118,7 @@ pub struct Node {
     evidence: Evidence,
     snapshots: SnapshotPolicy,
     catch_up: CatchUp,
+    wait: Wait,
     ending: Ending,
 }
 
@@ -154,6 +157,7 @@ impl Node {
             evidence: Evidence::default(),
             snapshots: SnapshotPolicy::new(last_snapshot_bytes),
             catch_up: CatchUp::default(),
+            wait: Wait::default(),
             ending: Ending::default(),
             durability: Durability::new(hard_state),
             raw,
@@ -346,6 +350,7 @@ impl Node {
     /// A message to this peer was lost.
     pub fn unreachable(&mut self, peer: u64) {
         self.note_unheard(peer);
+        self.note_unreached(peer);
         self.formation.let_in.remove(&peer);
         self.gone_while_forming(peer);
         self.raw.report_unreachable(peer);
@@ -417,6 +422,7 @@ impl Node {
         }
         output.place = self.tell_place();
         output.closed = self.tell_closed();
+        output.waiting = self.tell_waiting();
         output.exit = self.ending.exit.take();
         (had_ready || !output.is_empty()).then_some(output)
     }

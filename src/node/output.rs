@@ -2,7 +2,7 @@
 
 use super::Exit;
 use crate::channels::commit::Commit;
-use crate::channels::status::Closed;
+use crate::channels::status::{Closed, Waiting};
 use crate::command::Batch;
 use crate::members::Members;
 use crate::peer_url::PeerUrl;
@@ -74,6 +74,8 @@ pub struct Output {
     pub leader: Option<u64>,
     /// Why clients are not served, if that has changed. `Some(None)`: clients are served.
     pub closed: Option<Option<Arc<Closed>>>,
+    /// For whom this node waits, if that has changed. `Some(None)`: it has a leader.
+    pub waiting: Option<Option<Arc<Waiting>>>,
     /// The process has to end. Set once, and the node goes on until the process ends.
     pub exit: Option<Exit>,
 }
@@ -89,6 +91,7 @@ impl Output {
             && self.place.is_none()
             && self.leader.is_none()
             && self.closed.is_none()
+            && self.waiting.is_none()
             && self.exit.is_none()
     }
 }

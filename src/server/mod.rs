@@ -20,6 +20,7 @@ mod files;
 mod join;
 mod list;
 mod listen;
+mod listening;
 mod port;
 mod start;
 mod start_wait;
@@ -117,10 +118,11 @@ fn wire(daemon: &Daemon, opened: Opened, peer_port: TcpListener) -> Result<Wired
     let found = Found::of(&opened.recovered);
     let settings = wiring::node_settings(config, &opened);
     let raft_logger = logging::raft_logger(logger);
-    let node =
+    let mut node =
         Node::new(settings, opened.recovered, logger, &raft_logger).map_err(Failure::Fatal)?;
     // The inbox must know whether the member is closed before anything that a client could see is applied.
     parts.inbox.set_closed(node.closed());
+    parts.inbox.set_waiting(node.waiting_at_start());
     if !opened.first_start {
         list::tell_differences(config, &node, logger);
     }
@@ -217,13 +219,11 @@ fn tell_starting(config: &Config, logger: &Logger) {
         "peers" => %config.peer_address, "url" => %config.peer_url, "join" => config.join);
 }
 
-/// Informs the user, whatever the log level is, then the log, then systemd.
+/// Informs the log, then systemd, then the user.
 fn tell_started(daemon: &Daemon, wired: &Wired, term: u64, members: usize) {
     let Config {
         id, client_address, ..
     } = daemon.config;
-    info!(daemon.parts.logger, #logging::ALWAYS, "raftkvd {id} is listening: try curl -X PUT -d hello \
-        http://{client_address}/greeting and then curl http://{client_address}/greeting");
     let cluster = match wired.meta.cluster() {
         0 => "none yet".to_owned(),
         cluster => format!("{cluster:016x}"),
@@ -231,6 +231,8 @@ fn tell_started(daemon: &Daemon, wired: &Wired, term: u64, members: usize) {
     info!(daemon.parts.logger, "started"; "cluster" => cluster, "term" => term,
         "members" => members, "ms" => daemon.begun.elapsed().as_millis() as u64);
     daemon.phase.send_replace(Phase::Started);
+    let said = listening::tell(daemon.parts.clone(), id, client_address);
+    daemon.runtime.spawn(said);
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ impl Systemd {
         loop {
             let now = *phase.borrow_and_update();
             let mut next = told.clone();
-            let waits = || inbox.closed().map(|closed| closed.why.clone());
+            let waits = || inbox.waits_for();
             let news = next.news(
                 now,
                 replay.under_way().or_else(waits),

@@ -384,6 +384,10 @@ impl RaftLoop {
                 warn!(self.logger, "can't store the new peer URL of this member; use --peer-url at the next start"; "url" => %url, "error" => %error);
             }
         }
+        // First this one: a cluster that has formed may have no leader, and nobody must see neither reason.
+        if let Some(waiting) = output.waiting {
+            ports.inbox().set_waiting(waiting);
+        }
         if let Some(closed) = output.closed {
             ports.inbox().set_closed(closed);
         }

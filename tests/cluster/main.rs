@@ -70,4 +70,5 @@ mod stopping;
 mod supervised;
 mod transfers;
 mod versions;
+mod waiting;
 mod watch;

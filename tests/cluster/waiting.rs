@@ -1,0 +1,67 @@
+//! Waiting: a member that cannot serve says for whom it waits.
+
+use crate::harness::{Cluster, PATIENCE, eventually, leader_and_followers, require};
+
+/// The line of a member that reaches no other member of three.
+fn expected(cluster: &Cluster, missing: &[u64]) -> String {
+    let names = missing
+        .iter()
+        .map(|id| format!("{id} ({})", cluster.nodes[id].url()));
+    let names: Vec<_> = names.collect();
+    format!(
+        "waiting: 1 of 3 members reachable, 2 needed; start member {}",
+        names.join(" or ")
+    )
+}
+
+#[test]
+fn a_member_without_the_others_says_whom_to_start() {
+    let mut cluster = Cluster::start(3);
+    let (leader, followers) = leader_and_followers(&cluster);
+    let left = followers[0];
+    let missing = cluster.others(left);
+    // The log of this member then knows that the cluster has formed.
+    for round in 0..3 {
+        let last = cluster.put(leader, "round", round.to_string());
+        eventually("the follower has it", PATIENCE, || {
+            let applied = cluster.nodes[&left].status()?.applied;
+            require(applied >= last, || applied.to_string())
+        });
+    }
+    let line = expected(&cluster, &missing);
+    for id in [leader, followers[1]] {
+        cluster.node(id).kill();
+    }
+    let ready = eventually("it waits", PATIENCE, || {
+        let response = cluster.send(left, "GET", "/-/ready", &[], b"");
+        let text = response.text().to_owned();
+        require(text.contains("waiting: 1 of 3"), || text.clone()).map(|()| text)
+    });
+    assert_eq!(ready.trim_end(), format!("not ready: {line}"));
+    let response = cluster.send(left, "PUT", "/name", &[], b"value");
+    assert_eq!(response.status, 503, "{response:?}");
+    let refusal = format!("not written: no leader is known; {line}; it is safe to send it again");
+    assert_eq!(response.text().trim_end(), refusal);
+    let log = cluster.nodes[&left].log_text();
+    assert!(log.contains(&format!("WARN {line}")), "{log}");
+
+    // After a restart, the line about the address says the same, and does not recommend a request that would fail.
+    let node = cluster.node(left);
+    node.kill();
+    node.start();
+    let address = node.address;
+    let start = format!("raftkvd {left} is listening at http://{address}; {line}");
+    eventually("it says so at the start", PATIENCE, || {
+        let log = cluster.nodes[&left].log_text();
+        require(log.contains(&start), || log)
+    });
+    cluster.node(missing[0]).start();
+    cluster.node(left).wait_ready();
+    let serves = format!(
+        "raftkvd {left} serves clients: try curl -X PUT -d hello http://{address}/greeting"
+    );
+    eventually("it says that it serves clients", PATIENCE, || {
+        let log = cluster.nodes[&left].log_text();
+        require(log.contains(&serves), || log)
+    });
+}
