@@ -30,6 +30,7 @@ pub mod client;
 mod condition;
 mod connection;
 mod error_code;
+mod event_texts;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gate;
@@ -67,6 +68,7 @@ use crate::workers::Workers;
 use audit::Client;
 use body::Body;
 use error_code::Code;
+use event_texts::EventTexts;
 use futures_channel::oneshot;
 use hyper::Request;
 use hyper::body::Incoming;
@@ -242,8 +244,8 @@ struct Front {
     answer_bytes: Arc<Semaphore>,
     /// The turn to take a backup.
     backup: Arc<Semaphore>,
-    /// One permit for each byte of large events that are on their way to watchers.
-    watch_bytes: Arc<Semaphore>,
+    /// The texts of changes, for all watchers.
+    event_texts: Arc<EventTexts>,
     /// One slot for each connection.
     connections: ConnectionSlots,
     /// When it was last logged that connections are refused or give way.
@@ -271,7 +273,7 @@ impl Front {
             json_bytes: Arc::new(Semaphore::new(api.limits.json_bytes_max)),
             answer_bytes: Arc::new(Semaphore::new(limits::ANSWERS_BYTES_MAX)),
             backup: Arc::new(Semaphore::new(1)),
-            watch_bytes: Arc::new(Semaphore::new(limits::WATCHES_BYTES_MAX)),
+            event_texts: Arc::new(EventTexts::new(&api.state_machine.history, &api.workers)),
             connections: ConnectionSlots::new(
                 api.limits.connections_max,
                 api.limits.of_address(api.limits.connections_max),

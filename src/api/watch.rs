@@ -3,21 +3,23 @@
 //! A watcher is the body of a response and not a task. hyper asks for the next piece when the client has taken the
 //! previous piece. The piece is then made from the history (see `store/history.rs`). So a slow client holds one piece,
 //! and nothing waits for the client. If the history drops changes before the client has read them, the client gets a
-//! last event that says so, and the response ends.
+//! last event that says so, and the response ends. The same happens when this member has had no leader for long: it
+//! learns of no changes, and another member may.
 //!
 //! The id of an event is the index of its entry, and only the last event of an entry has an id. A client that is cut
 //! off in the middle of an entry gets the whole entry again.
 
 use super::audit::Client;
 use super::error_code::Code;
+use super::event_texts::{EventTexts, NoText, is_large};
 use super::path::{options, percent_encode, query_decode, unknown};
 use super::reply::{self, Reply, ReplyBody, ReplyResult, RequestKind};
 use super::slots::{Full, Slot};
 use super::{Front, json};
 use crate::channels::inbox::Inbox;
+use crate::channels::status::Waiting;
 use crate::limits;
-use crate::store::history::{Change, Changes, Gone, Reader};
-use crate::workers::Workers;
+use crate::store::history::{Changes, Gone, Reader};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame};
@@ -30,7 +32,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 /// The options of a watch.
@@ -120,7 +122,7 @@ impl Front {
         // beyond the newest belongs to this cluster, are known only after a read-index round.
         if after.is_none_or(|after| after > history.newest()) {
             let caught_up = self.catch_up(deadline).await;
-            caught_up.map_err(|why| reply::not_proposed(RequestKind::Read, why))?;
+            caught_up.map_err(|why| self.not_proposed(RequestKind::Read, why))?;
         }
         let news = self.news.subscribe();
         let newest = history.newest();
@@ -161,9 +163,10 @@ impl Front {
                     id_interval: self.api.limits.watch_id_interval,
                     unseen_bytes: 0,
                     unseen_bytes_max: history.bytes_max() / 8,
-                    budget: Arc::clone(&self.watch_bytes),
-                    workers: self.api.workers.clone(),
-                    share: None,
+                    texts: Arc::clone(&self.event_texts),
+                    waiting: self.api.inbox.waiting(),
+                    partial: None,
+                    rest: None,
                     more: false,
                     _slot: slot,
                 })
@@ -173,10 +176,15 @@ impl Front {
         Ok(reply::events(body))
     }
 
-    /// Wakes the watchers whenever changes were applied. Never completes.
+    /// Wakes the watchers whenever changes were applied, or whenever this member loses its leader. Never completes.
     pub(super) async fn tell_watchers(&self) {
+        let mut waiting = self.api.inbox.waiting();
         loop {
-            self.api.state_machine.history.news().await;
+            tokio::select! {
+                () = self.api.state_machine.history.news() => {}
+                // The sender lives in the inbox, and so as long as this server.
+                _ = waiting.changed() => {}
+            }
             self.news.send_modify(|_| {});
         }
     }
@@ -239,12 +247,14 @@ struct Watcher {
     /// Bytes of changes to other keys since the last id.
     unseen_bytes: u64,
     unseen_bytes_max: u64,
-    /// One permit for each byte of large events that are on their way to watchers.
-    budget: Arc<Semaphore>,
-    /// The threads that write large events.
-    workers: Workers,
-    /// The part of the budget that the next piece may use.
-    share: Option<OwnedSemaphorePermit>,
+    /// The texts that all watchers share.
+    texts: Arc<EventTexts>,
+    /// For whom this member waits.
+    waiting: watch::Receiver<Option<Arc<Waiting>>>,
+    /// An entry of which a part was sent: its index, and the number of the first change that was not sent.
+    partial: Option<(u64, usize)>,
+    /// The end of the event that was sent last.
+    rest: Option<Bytes>,
     /// The previous piece held changes, so there may be more.
     more: bool,
     _slot: Slot,
@@ -256,6 +266,9 @@ impl Watcher {
             self.begun = true;
             return Some(self.tell_id("retry: 1000\n"));
         }
+        if let Some(rest) = self.rest.take() {
+            return Some(rest);
+        }
         if std::mem::take(&mut self.more) {
             // The watcher yields after each piece. Otherwise hyper would poll it for as long as the socket accepts
             // bytes, and other connections of this thread would wait.
@@ -265,7 +278,6 @@ impl Watcher {
             if self.cut || *self.news.borrow_and_update() {
                 return None;
             }
-            let before = self.reader.position();
             let read = self
                 .reader
                 .read(limits::WATCH_ENTRIES_MAX, limits::WATCH_PIECE_BYTES);
@@ -276,11 +288,12 @@ impl Watcher {
             }
             let entries = match read {
                 Ok(entries) => entries,
-                Err(gone) => return Some(self.last_event(gone)),
+                Err(gone) => return Some(self.fell_behind(gone)),
             };
-            let bytes: usize = entries.iter().map(|(_, changes)| changes.bytes()).sum();
-            let weight = || entries.iter().map(|(_, changes)| changes.weight());
             if entries.is_empty() {
+                if let Some(waiting) = self.leaderless() {
+                    return Some(self.no_leader(&waiting));
+                }
                 let waiting = timeout_at(self.id_due, self.news.changed());
                 match waiting.await {
                     Ok(Ok(())) => {}
@@ -288,87 +301,134 @@ impl Watcher {
                     Ok(Err(_)) => return None,
                     Err(_) => return Some(self.tell_id("")),
                 }
-            } else if !entries.iter().any(|(_, changes)| self.wants(changes)) {
-                self.unseen_bytes += weight().sum::<u64>();
-                if self.unseen_bytes > self.unseen_bytes_max || Instant::now() >= self.id_due {
-                    return Some(self.tell_id(""));
+                continue;
+            }
+            match self.piece(&entries) {
+                Piece::Nothing => {
+                    let weight = entries.iter().map(|(_, changes)| changes.weight());
+                    self.unseen_bytes += weight.sum::<u64>();
+                    if self.unseen_bytes > self.unseen_bytes_max || Instant::now() >= self.id_due {
+                        return Some(self.tell_id(""));
+                    }
+                    // There may be many changes that this client does not watch.
+                    tokio::task::yield_now().await;
                 }
-                // There may be many changes that this client does not watch.
-                tokio::task::yield_now().await;
-            } else if bytes <= limits::WATCH_PIECE_BYTES {
-                let EventText { text, id } = to_events(&entries, &self.prefix);
-                self.told(id);
-                self.more = true;
-                return Some(text.into());
-            } else if self.share.is_none() {
-                // The watcher waits for its share without the entry, because otherwise a waiting watcher alone could
-                // keep the entry in memory.
-                drop(entries);
-                self.reader.go_back(before);
-                // A byte of a value takes at most six bytes as an escape.
-                let share = (6 * bytes).min(limits::WATCHES_BYTES_MAX) as u32;
-                let share = Arc::clone(&self.budget).acquire_many_owned(share);
-                let share = tokio::select! {
-                    share = timeout_at(self.id_due, share) => share,
-                    _ = self.news.wait_for(|stopping| *stopping) => return None,
-                };
-                match share {
-                    Ok(share) => self.share = share.ok(),
-                    // The watcher loses its place in the queue. Slow readers hold the budget, and this client should
-                    // still get an id now and then.
-                    Err(_) => return Some(self.tell_id("")),
+                Piece::Text(text) => {
+                    self.more = true;
+                    return Some(text);
                 }
-            } else if let Some(piece) = self.large(entries).await {
-                return Some(piece);
+                Piece::Large(large) => {
+                    drop(entries);
+                    let texts = Arc::clone(&self.texts);
+                    let text = texts.large(large.index, large.number);
+                    let text = tokio::select! {
+                        text = timeout_at(self.id_due, text) => text,
+                        _ = self.news.wait_for(|stopping| *stopping) => return None,
+                    };
+                    match text {
+                        Ok(Ok(text)) => return Some(self.send_large(large, text)),
+                        Ok(Err(NoText::Stopping)) => return None,
+                        // The next read finds that the entry is gone.
+                        Ok(Err(NoText::Gone)) => self.go_back(large.index, large.number),
+                        // Slow readers hold the budget, and this client should still get an id now and then.
+                        Err(_) => {
+                            self.go_back(large.index, large.number);
+                            return Some(self.tell_id(""));
+                        }
+                    }
+                }
             }
         }
     }
 
-    fn wants(&self, changes: &Changes) -> bool {
-        changes
-            .iter()
-            .any(|change| change.key.starts_with(&self.prefix))
+    /// Collects the next changes to keys with the prefix, up to a limit or up to a large change.
+    fn piece(&mut self, entries: &[(u64, Arc<Changes>)]) -> Piece {
+        let after = self.reader.position();
+        let mut text = Vec::new();
+        let mut id = None;
+        for (position, (index, changes)) in entries.iter().enumerate() {
+            let index = *index;
+            let sent = self.partial.take_if(|(partial, _)| *partial == index);
+            let sent = sent.map_or(0, |(_, sent)| sent);
+            let prefix = &self.prefix;
+            let wanted = changes.iter().enumerate().skip(sent);
+            let wanted = wanted.filter(|(_, change)| change.key.starts_with(prefix));
+            let mut wanted = wanted.peekable();
+            let mut texts = None;
+            while let Some((number, change)) = wanted.next() {
+                let ends_entry = wanted.peek().is_none();
+                if is_large(change) && text.is_empty() {
+                    let is_last = position + 1 == entries.len();
+                    return Piece::Large(Large {
+                        index,
+                        number,
+                        ends_entry,
+                        after: if is_last { after } else { index },
+                    });
+                }
+                if is_large(change) || text.len() >= limits::WATCH_PIECE_BYTES {
+                    self.go_back(index, number);
+                    self.told(id);
+                    return Piece::Text(text.into());
+                }
+                let texts = texts.get_or_insert_with(|| self.texts.of_entry(index, changes));
+                text.extend_from_slice(texts.get(index, number, change));
+                if ends_entry {
+                    id = Some(index);
+                    // The id goes into the last event of the entry, before the empty line that ends the event.
+                    text.pop();
+                    text.extend_from_slice(&id_line(index));
+                }
+            }
+        }
+        if text.is_empty() {
+            return Piece::Nothing;
+        }
+        self.told(id);
+        Piece::Text(text.into())
     }
 
-    /// Writes one large entry on a worker thread, so that it delays no other connection.
-    async fn large(&mut self, entries: Vec<(u64, Arc<Changes>)>) -> Option<Bytes> {
-        let share = self.share.take();
-        let prefix = self.prefix.clone();
-        // The work keeps its share, even when the client disconnects meanwhile.
-        let written = self.workers.run(move || {
-            let EventText { text, id } = to_events(&entries, &prefix);
-            (
-                SentEvents {
-                    text,
-                    _share: share,
-                },
-                id,
-            )
-        });
-        // If the process ends, this connection ends too.
-        let (sent, id) = written.await.ok()?;
-        self.told(id);
+    /// The next piece starts with the change of this number in the entry with this index.
+    fn go_back(&mut self, index: u64, number: usize) {
+        self.reader.go_to(index - 1);
+        self.partial = Some((index, number));
+    }
+
+    fn send_large(&mut self, large: Large, text: Bytes) -> Bytes {
         self.more = true;
-        Some(Bytes::from_owner(sent))
+        if !large.ends_entry {
+            self.go_back(large.index, large.number + 1);
+            return text;
+        }
+        self.reader.go_to(large.after);
+        self.told(Some(large.index));
+        // The id goes before the empty line that ends the event.
+        self.rest = Some(id_line(large.index).into());
+        text.slice(..text.len() - 1)
+    }
+
+    /// For whom this member waits, if it has had no leader for long.
+    fn leaderless(&self) -> Option<Arc<Waiting>> {
+        let waiting = self.waiting.borrow().clone();
+        waiting.filter(|waiting| waiting.is_long)
     }
 
     /// Sends the client its position, without an event.
     fn tell_id(&mut self, before: &str) -> Bytes {
         let id = self.reader.position();
-        self.told(id);
+        self.told(Some(id));
         format!("{before}id: {id}\n\n").into()
     }
 
-    fn told(&mut self, id: u64) {
-        self.id = id;
+    /// Records the newest id that is sent. A piece that ends inside an entry has no id.
+    fn told(&mut self, id: Option<u64>) {
+        self.id = id.unwrap_or(self.id);
         self.id_due = Instant::now() + self.id_interval;
         self.unseen_bytes = 0;
     }
 
     /// The last event of a client that has fallen behind.
-    fn last_event(&mut self, Gone { oldest }: Gone) -> Bytes {
-        self.cut = true;
-        self.share = None;
+    fn fell_behind(&mut self, Gone { oldest }: Gone) -> Bytes {
         let after = self.id;
         let cut = Cut {
             after,
@@ -379,11 +439,50 @@ impl Watcher {
                 advice(&self.prefix)
             ),
         };
-        let mut text = b"event: cut\ndata: ".to_vec();
-        json::push(&mut text, &cut);
+        self.last_event("cut", &cut)
+    }
+
+    /// The last event while this member has no leader.
+    fn no_leader(&mut self, waiting: &Waiting) -> Bytes {
+        let after = self.id;
+        let detail = format!(
+            "this member has no leader, so it learns of no changes; watch another member, from index {after} on; {}",
+            waiting.why
+        );
+        self.last_event("no-leader", &NoLeader { after, detail })
+    }
+
+    fn last_event(&mut self, name: &str, data: &impl Serialize) -> Bytes {
+        self.cut = true;
+        let mut text = format!("event: {name}\ndata: ").into_bytes();
+        json::push(&mut text, data);
         text.extend_from_slice(b"\n\n");
         text.into()
     }
+}
+
+/// What a watcher sends next.
+enum Piece {
+    /// The entries change no key that the client watches.
+    Nothing,
+    Text(Bytes),
+    Large(Large),
+}
+
+/// A change whose text is sent alone.
+struct Large {
+    index: u64,
+    /// The number of the change in its entry.
+    number: usize,
+    /// No later change of the entry is sent.
+    ends_entry: bool,
+    /// Where to read on after the entry.
+    after: u64,
+}
+
+/// The end of the last event of an entry.
+fn id_line(index: u64) -> Vec<u8> {
+    format!("id: {index}\n\n").into_bytes()
 }
 
 /// The data of the last event of a client that has fallen behind.
@@ -395,69 +494,11 @@ struct Cut {
     detail: String,
 }
 
-/// A large piece on its way to the client, with its share of the budget.
-struct SentEvents {
-    text: Vec<u8>,
-    _share: Option<OwnedSemaphorePermit>,
-}
-
-impl AsRef<[u8]> for SentEvents {
-    fn as_ref(&self) -> &[u8] {
-        &self.text
-    }
-}
-
-struct EventText {
-    text: Vec<u8>,
-    /// The id of the last event in the text.
-    id: u64,
-}
-
-/// The changes to keys with this prefix, as events. At least one change must match.
-fn to_events(entries: &[(u64, Arc<Changes>)], prefix: &[u8]) -> EventText {
-    let mut text = Vec::new();
-    let mut id = 0;
-    for (index, changes) in entries {
-        let start = text.len();
-        let wanted = |change: &Change| change.key.starts_with(prefix);
-        for change in changes.iter().filter(wanted) {
-            push_event(&mut text, *index, change);
-        }
-        if text.len() > start {
-            id = *index;
-            // The id goes into the last event of the entry, before the empty line that ends the event.
-            text.pop();
-            text.extend_from_slice(format!("id: {index}\n\n").as_bytes());
-        }
-    }
-    EventText { text, id }
-}
-
-/// A change in the form that clients see.
+/// The data of the last event while this member has no leader.
 #[derive(Serialize)]
-struct Event<'a> {
-    op: &'static str,
-    index: u64,
-    #[serde(flatten)]
-    key: json::KeyJson<'a>,
-    #[serde(flatten)]
-    stored: Option<json::Stored<'a>>,
-}
-
-fn push_event(text: &mut Vec<u8>, index: u64, change: Change) {
-    text.extend_from_slice(b"data: ");
-    let event = Event {
-        op: change.value.map_or("delete", |_| "put"),
-        index,
-        key: json::KeyJson::of(change.key),
-        stored: change.value.map(|value| json::Stored {
-            size: value.len(),
-            etag: json::Etag(index),
-            value: Some(json::ValueJson::of(value)),
-        }),
-    };
-    json::push(text, &event);
-    text.extend_from_slice(b"\n\n");
+struct NoLeader {
+    after: u64,
+    detail: String,
 }
 
 /// A watcher as the body of a response.

@@ -272,8 +272,8 @@ impl Reader {
         self.position
     }
 
-    /// Goes back, so that the changes after this index are read again.
-    pub fn go_back(&mut self, position: u64) {
+    /// Goes to this index: the changes after it are read next.
+    pub fn go_to(&mut self, position: u64) {
         self.position = position;
     }
 
@@ -423,7 +423,7 @@ mod tests {
             (indexes(&mut reader, 2, 99), reader.position()),
             (vec![3, 5], 5)
         );
-        reader.go_back(2);
+        reader.go_to(2);
         assert_eq!(
             (indexes(&mut reader, 9, 20), reader.position()),
             (vec![3, 5], 5)

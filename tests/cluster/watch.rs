@@ -348,3 +348,60 @@ fn watches_end_in_order_when_the_member_stops() {
         assert!(watch.block().expect("the end").is_none());
     }
 }
+
+#[test]
+fn a_watch_on_a_member_without_a_leader_says_so_and_ends() {
+    let mut cluster = Cluster::start(3);
+    let (leader, followers) = leader_and_followers(&cluster);
+    let left = followers[0];
+    let mut watch = Watch::open(cluster.address(left), "", None).expect("watch");
+    let last = cluster.put(leader, "last", "value");
+    assert_eq!(index(&watch.change().expect("a change")), last);
+    for id in [leader, followers[1]] {
+        cluster.node(id).kill();
+    }
+    let event = watch.block().expect("an event").expect("an event");
+    assert_eq!(event.event.as_deref(), Some("no-leader"), "{event:?}");
+    let data = event.data.expect("data");
+    assert_eq!(data["after"].as_u64(), Some(watch.id), "{data}");
+    assert!(watch.block().expect("the end").is_none());
+    // Whoever comes later gets what the member has, and the same event.
+    let mut late = Watch::open(cluster.address(left), "", Some(last - 1)).expect("watch");
+    assert_eq!(index(&late.change().expect("a change")), last);
+    let event = late.block().expect("an event").expect("an event");
+    assert_eq!(event.event.as_deref(), Some("no-leader"), "{event:?}");
+}
+
+#[test]
+fn many_watchers_of_a_large_value_share_its_text() {
+    const WATCHES: usize = 100;
+    const VALUE_BYTES: usize = 900_000;
+    let cluster = Cluster::start(1);
+    let address = cluster.address(1);
+    let mut watches: Vec<Watch> = (0..WATCHES)
+        .map(|_| Watch::open(address, "", None).expect("watch"))
+        .collect();
+    // Each byte takes six bytes as an escape.
+    let written = cluster.put(1, "large", vec![1; VALUE_BYTES]);
+    let other = cluster.put(1, "small", "x");
+    for watch in &mut watches {
+        let large = watch.change().expect("the large change");
+        assert_eq!(index(&large), written);
+        assert_eq!(large["value"].as_str().map(str::len), Some(VALUE_BYTES));
+        assert_eq!(index(&watch.change().expect("the small change")), other);
+    }
+    // Without sharing, each text takes its part of the budget of 256 MiB, so 54 texts at most are sent at one time.
+    let peak = peak_memory_bytes(cluster.nodes[&1].pid());
+    assert!(peak < 200 << 20, "{peak} bytes");
+}
+
+/// The most memory that the process has used.
+fn peak_memory_bytes(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = line
+        .expect("a line with the peak")
+        .trim()
+        .trim_end_matches(" kB");
+    line.parse::<usize>().expect("a number") << 10
+}

@@ -125,6 +125,11 @@ impl<'a> Watchers<'a> {
             let Ok(Some(block)) = watch.block() else {
                 return Ended::Broken;
             };
+            if block.event.as_deref() == Some("no-leader") {
+                let after = block.data.as_ref().and_then(|data| data["after"].as_u64());
+                assert_eq!(after, Some(span.to), "{block:?}");
+                return Ended::Broken;
+            }
             if block.event.is_some() {
                 let after = block.data.as_ref().and_then(|data| data["after"].as_u64());
                 let as_documented = block.event.as_deref() == Some("cut") && after == Some(span.to);
