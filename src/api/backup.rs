@@ -124,22 +124,27 @@ impl Front {
         on_a_thread("backup", move || write(frozen, &sink, &mut scans.begin()))
     }
 
-    /// Freezes the map for a backup, if no other backup is running.
+    /// Freezes the map for a backup, if no other backup of the same kind is running. A stale backup is for a person whose
+    /// cluster has no majority, so it does not wait for one that is not stale.
     async fn freeze_for_backup(
         &self,
         options: ReadOptions,
         deadline: Instant,
     ) -> Result<FrozenBackup, Box<Reply>> {
-        let Ok(turn) = Arc::clone(&self.backup).try_acquire_owned() else {
-            return Err(reply::unavailable(
-                Code::BackupUnderWay,
-                "another backup of this member is under way; try again when it has ended, or ask another member",
-            ));
+        let turns = match options.stale {
+            true => &self.stale_backup,
+            false => &self.backup,
         };
+        if turns.available_permits() == 0 {
+            return Err(under_way());
+        }
         if !options.stale {
             let caught_up = self.catch_up(deadline).await;
             caught_up.map_err(|why| self.not_proposed(RequestKind::Read, why))?;
         }
+        // Only now: a backup that waits for a leader holds no turn.
+        let turn = Arc::clone(turns).try_acquire_owned();
+        let turn = turn.map_err(|_| under_way())?;
         let (give, frozen) = oneshot::channel();
         let (question, asked) = oneshot::channel();
         self.api.inbox.notice(Notice::Freeze(question));
@@ -180,6 +185,13 @@ impl Front {
         headers.insert(ESTIMATE, HeaderValue::from(estimate));
         reply
     }
+}
+
+fn under_way() -> Box<Reply> {
+    reply::unavailable(
+        Code::BackupUnderWay,
+        "another backup of this kind is under way on this member; try again when it has ended, or ask another member",
+    )
 }
 
 /// The client is gone, or reads too slowly.

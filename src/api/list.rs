@@ -5,17 +5,20 @@
 //! client may read slowly.
 
 use super::error_code::Code;
+use super::json_budget::{self, JsonTexts, SharedText, TextName};
 use super::path::{options, percent_encode, query_decode, unknown};
+use super::processor_share::Work;
 use super::reply::{self, Reply, ReplyResult, RequestKind};
 use super::{Front, json};
 use crate::limits;
-use crate::store::{GivenUp, Page, Range};
+use crate::store::{Frozen, GivenUp, Page, Range};
 use serde::Serialize;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// The options of a list.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct ListOptions {
     pub(super) range: Range,
     pub(super) stale: bool,
@@ -28,21 +31,66 @@ impl Front {
             let caught_up = self.catch_up(deadline).await;
             caught_up.map_err(|why| self.not_proposed(RequestKind::Read, why))?;
         }
-        let made = self.with_frozen(deadline, move |index, map, work| {
-            let give_up = || {
-                work.pause();
-                Instant::now() >= deadline
-            };
-            let page = map.least(&options.range, give_up)?;
-            Ok(to_json(index, &page, &options))
+        let texts = Arc::clone(&self.json_texts);
+        let name = |index| TextName::Page {
+            options: options.clone(),
+            index,
+        };
+        // A text of the newest index shows what a new one would.
+        if let Some(text) = texts.find(&name(self.api.state_machine.history.newest())) {
+            return Ok(json_budget::to_reply(text));
+        }
+        let made = self.with_frozen(deadline, {
+            let options = options.clone();
+            move |index, map, work| make(&texts, index, map, &options, deadline, work)
         });
-        let text = made.await.unwrap_or(Err(GivenUp));
-        let text = text.map_err(|why| not_listed(Code::TooSlow, why))?;
-        let share = self.share(text.len());
-        let share =
-            share.ok_or_else(|| not_listed(Code::QueueFull, "too many lists are being sent"))?;
-        Ok(share.json(text))
+        let text = made.await.unwrap_or(Err(NotMade::GivenUp))?;
+        Ok(json_budget::to_reply(text))
     }
+}
+
+/// Why there is no page.
+enum NotMade {
+    GivenUp,
+    /// Too many texts are being sent.
+    Full,
+}
+
+impl From<NotMade> for Box<Reply> {
+    fn from(why: NotMade) -> Box<Reply> {
+        match why {
+            NotMade::GivenUp => not_listed(Code::TooSlow, GivenUp),
+            NotMade::Full => not_listed(Code::QueueFull, "too many lists are being sent"),
+        }
+    }
+}
+
+/// Makes the page at this index, unless another client is being sent the same page.
+fn make(
+    texts: &JsonTexts,
+    index: u64,
+    map: Frozen,
+    options: &ListOptions,
+    deadline: Instant,
+    work: &mut Work,
+) -> Result<Arc<SharedText>, NotMade> {
+    let shared = texts.get(TextName::Page {
+        options: options.clone(),
+        index,
+    });
+    if shared.initialized() {
+        return Ok(shared);
+    }
+    let give_up = || {
+        work.pause();
+        Instant::now() >= deadline
+    };
+    let page = map.least(&options.range, give_up);
+    let text = to_json(index, &page.map_err(|_| NotMade::GivenUp)?, options);
+    let share = texts.share(text.len()).ok_or(NotMade::Full)?;
+    // Pages are made one at a time.
+    let _ = shared.set(share.text(text));
+    Ok(shared)
 }
 
 fn not_listed(code: Code, why: impl std::fmt::Display) -> Box<Reply> {

@@ -73,6 +73,7 @@ use futures_channel::oneshot;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
+use json_budget::JsonTexts;
 use processor_share::ProcessorShare;
 use reply::Reply;
 use slog::Logger;
@@ -238,12 +239,14 @@ struct Front {
     frozen: Arc<Mutex<()>>,
     /// The processor time of such reads, and of backups.
     scans: Arc<ProcessorShare>,
-    /// One permit for each byte of JSON that is being sent: see `json_budget`.
-    json_bytes: Arc<Semaphore>,
+    /// The JSON of reads that is being sent.
+    json_texts: Arc<JsonTexts>,
     /// One permit for each byte of answers to transactions that are being sent: see `json_budget`.
     answer_bytes: Arc<Semaphore>,
     /// The turn to take a backup.
     backup: Arc<Semaphore>,
+    /// The turn to take a stale backup.
+    stale_backup: Arc<Semaphore>,
     /// The texts of changes, for all watchers.
     event_texts: Arc<EventTexts>,
     /// One slot for each connection.
@@ -270,9 +273,10 @@ impl Front {
             status: Mutex::new(None),
             frozen: Arc::default(),
             scans: Arc::default(),
-            json_bytes: Arc::new(Semaphore::new(api.limits.json_bytes_max)),
+            json_texts: Arc::new(JsonTexts::new(api.limits.json_bytes_max)),
             answer_bytes: Arc::new(Semaphore::new(limits::ANSWERS_BYTES_MAX)),
             backup: Arc::new(Semaphore::new(1)),
+            stale_backup: Arc::new(Semaphore::new(1)),
             event_texts: Arc::new(EventTexts::new(&api.state_machine.history, &api.workers)),
             connections: ConnectionSlots::new(
                 api.limits.connections_max,

@@ -3,6 +3,7 @@
 
 use super::body::Body;
 use super::error_code::Code;
+use super::json_budget::{self, TextName};
 use super::path::{self, ReadOptions};
 use super::reply::{self, Reply, ReplyResult, RequestKind};
 use super::txn::no_conditions;
@@ -51,26 +52,34 @@ impl Front {
         let Ok(key) = std::str::from_utf8(key) else {
             return Err(not_utf8(key));
         };
-        let Ok(text) = std::str::from_utf8(&value.bytes) else {
+        let Ok(text_of_value) = std::str::from_utf8(&value.bytes) else {
             return Err(not_utf8(key.as_bytes()));
         };
         // The answer has the same bytes as that of hraftd, so no newline follows.
-        let bytes = "{:}".len() + json::quoted_bytes(key) + json::quoted_bytes(text);
-        let share = self.share(bytes).ok_or_else(|| {
-            let line = "not read: too much JSON is being sent; try again, or read the bytes at ";
-            reply::unavailable(Code::QueueFull, line.to_owned() + &raw_url(key.as_bytes()))
-        })?;
-        let pair = if bytes <= limits::JSON_INLINE_BYTES_MAX {
-            json::pair(key, text, bytes)
-        } else {
+        let bytes = "{:}".len() + json::quoted_bytes(key) + json::quoted_bytes(text_of_value);
+        let text = self.json_texts.get(TextName::Pair {
+            key: key.as_bytes().to_vec(),
+            index: value.index,
+        });
+        text.get_or_try_init(async || {
+            let share = self.json_texts.share(bytes);
+            let share = share.ok_or_else(|| {
+                let line =
+                    "not read: too much JSON is being sent; try again, or read the bytes at ";
+                reply::unavailable(Code::QueueFull, line.to_owned() + &raw_url(key.as_bytes()))
+            })?;
+            if bytes <= limits::JSON_INLINE_BYTES_MAX {
+                return Ok(share.text(json::pair(key, text_of_value, bytes)));
+            }
             let (key, value) = (key.to_owned(), value.bytes.clone());
             let making = self.api.workers.run(move || {
                 let text = std::str::from_utf8(&value).expect("it was UTF-8 before");
-                json::pair(&key, text, bytes)
+                share.text(json::pair(&key, text, bytes))
             });
-            making.await.map_err(stopping)?
-        };
-        let mut reply = share.json(pair);
+            making.await.map_err(stopping)
+        })
+        .await?;
+        let mut reply = json_budget::to_reply(text);
         reply::set_etag(&mut reply, Some(value.index));
         Ok(reply)
     }

@@ -294,8 +294,7 @@ impl Watcher {
                 if let Some(waiting) = self.leaderless() {
                     return Some(self.no_leader(&waiting));
                 }
-                let waiting = timeout_at(self.id_due, self.news.changed());
-                match waiting.await {
+                match timeout_at(self.id_due, self.news.changed()).await {
                     Ok(Ok(())) => {}
                     // The sender is gone, so the server has stopped.
                     Ok(Err(_)) => return None,

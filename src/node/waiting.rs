@@ -65,19 +65,17 @@ impl Node {
 
     /// Logs each change, but not the moment without a leader after each start and in each election.
     fn log_waiting(&mut self, waiting: Option<&Waiting>) {
-        match waiting {
-            Some(waiting) if self.leaderless() >= self.settings.election_ticks as u64 => {
-                if self.wait.logged.as_ref() != Some(&waiting.why) {
-                    warn!(self.logger, "{}", waiting.why);
-                    self.wait.logged = Some(waiting.why.clone());
-                }
-            }
-            Some(_) => {}
-            None if self.wait.logged.take().is_some() => {
+        let Some(waiting) = waiting else {
+            if self.wait.logged.take().is_some() {
                 let leader = self.raw.raft.leader_id;
                 info!(self.logger, "this member waits no longer"; "leader" => leader);
             }
-            None => {}
+            return;
+        };
+        let is_brief = self.leaderless() < self.settings.election_ticks as u64;
+        if !is_brief && self.wait.logged.as_ref() != Some(&waiting.why) {
+            warn!(self.logger, "{}", waiting.why);
+            self.wait.logged = Some(waiting.why.clone());
         }
     }
 

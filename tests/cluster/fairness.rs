@@ -181,3 +181,34 @@ fn lists_and_hashes_in_a_loop_take_half_of_a_processor() {
     assert!(share < 0.75, "{share}");
     assert!(share > 0.1, "{share}");
 }
+
+/// Slow readers of one text: the answer to this path, which is far larger than what sockets hold.
+fn slow_readers(cluster: &Cluster, path: &str, count: usize) -> Vec<Connection> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let readers = (0..count).map(|_| {
+        let mut reader = Connection::open(cluster.address(1)).expect("connect");
+        reader.write(request.as_bytes()).expect("send");
+        let head = reader.head().expect("a head");
+        assert_eq!(head.status, 200, "{head:?}");
+        reader
+    });
+    readers.collect()
+}
+
+#[test]
+fn slow_readers_of_one_text_leave_room_for_others() {
+    let cluster = Cluster::start(1);
+    // Each byte takes six bytes as an escape, so 43 texts would be more than the budget of 256 MiB.
+    cluster.put(1, "a", vec![1; 1_000_000]);
+    cluster.put(1, "b", "small");
+    let _pairs = slow_readers(&cluster, "/key/a", 100);
+    let _lists = slow_readers(&cluster, "/-/kv?values=true&limit=1", 100);
+    for path in [
+        "/key/b",
+        "/-/kv?values=true&after=a",
+        "/-/kv?values=true&limit=1&after=",
+    ] {
+        let response = cluster.send(1, "GET", path, &[], b"");
+        assert_eq!(response.status, 200, "{path}: {response:?}");
+    }
+}

@@ -542,6 +542,9 @@ fn one_backup_at_a_time_and_one_whose_client_hangs_or_goes_makes_room() {
     let refused = operate(cluster.path(), &["backup", &url]);
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.stderr.contains("another backup"), "{refused:?}");
+    // A stale one waits for nobody.
+    let stale = operate(cluster.path(), &["backup", "--stale", &url, "stale.snap"]);
+    assert_eq!(stale.code, Some(0), "{stale:?}");
     let room = |cluster: &Cluster| {
         eventually("there is room for a backup", PATIENCE, || {
             let head = cluster.send(1, "HEAD", "/-/snapshot", &[], b"");
@@ -624,6 +627,45 @@ fn a_backup_that_breaks_off_or_is_damaged_leaves_no_file() {
     assert!(files_below(directory.path()) == mine);
     let again = operate(directory.path(), &["backup", &url, "mine.snap"]);
     assert_eq!(again.code, Some(2), "{again:?}");
+}
+
+#[test]
+fn a_backup_goes_through_a_pipe_with_its_summary_on_stderr() {
+    let cluster = Cluster::start(1);
+    cluster.put(1, "foo", "bar");
+    let whole = cluster.send(1, "GET", "/-/snapshot", &[], b"").body;
+    let directory = TempDir::new().expect("create a directory");
+    let to_stdout = |url: &str, stdout: File| {
+        let mut command = daemon(directory.path());
+        command.args(["backup", url, "-"]);
+        command.stdout(stdout).stderr(Stdio::piped());
+        let output = command.output().expect("run it");
+        let stderr = String::from_utf8(output.stderr).expect("text");
+        (output.status.code(), stderr)
+    };
+    let path = directory.path().join("piped");
+    let create = || File::create(&path).expect("create a file");
+    let (code, stderr) = to_stdout(&client_url(&cluster, 1), create());
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains("stdout: 1 key as of index"), "{stderr}");
+    assert_eq!(fs::read(&path).expect("read"), whole);
+    let inspected = operate(directory.path(), &["inspect", text(&path)]);
+    assert_eq!(inspected.code, Some(0), "{inspected:?}");
+
+    // A reader that sees the end of the bytes learns of a broken backup by the missing footer and by the code.
+    let head =
+        "HTTP/1.1 200 OK\r\nContent-Disposition: attachment; filename=\"raftkvd-1-1.snap\"\r\n";
+    let mut answer = format!("{head}Content-Length: {}\r\n\r\n", whole.len()).into_bytes();
+    answer.extend_from_slice(&whole[..whole.len() - 1]);
+    let (code, stderr) = to_stdout(&answer_once(answer), create());
+    assert_eq!(code, Some(1), "{stderr}");
+    let inspected = operate(directory.path(), &["inspect", text(&path)]);
+    assert_eq!(inspected.code, Some(4), "{inspected:?}");
+
+    let full = OpenOptions::new().write(true).open("/dev/full");
+    let (code, stderr) = to_stdout(&client_url(&cluster, 1), full.expect("open /dev/full"));
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("can't write to stdout"), "{stderr}");
 }
 
 /// Runs a subcommand whose stderr is a terminal; gives what that showed.

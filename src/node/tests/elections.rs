@@ -157,3 +157,34 @@ fn a_restarted_cluster_elects_without_its_timeout_and_a_restarted_member_does_no
     assert_eq!(cluster.leader(), living);
     assert_eq!(cluster.term(living), term);
 }
+
+#[test]
+fn a_learner_that_hears_nothing_waits_although_raft_keeps_its_leader() {
+    let mut cluster = Cluster::new(1);
+    let election = cluster.node(1).settings.election_ticks;
+    let mut outcome = cluster.change(1, Kind::AddMember, 2);
+    cluster.start_empty(2);
+    cluster.deliver_until(|cluster| !cluster.members(2).members.is_empty());
+    // Member 2 does not become a voter, because its acknowledgements are lost.
+    cluster.cut.push((2, 1));
+    cluster.settle();
+    applied(&mut outcome);
+    cluster.tick(3 * election);
+    assert_eq!(cluster.node(2).waiting_at_start(), None);
+    cluster.cut.push((1, 2));
+    cluster.tick(election);
+    assert_eq!(cluster.node(2).waiting_at_start(), None);
+    cluster.tick(2 * election);
+    let waiting = cluster.node(2).waiting_at_start().expect("it waits");
+    assert!(waiting.why.starts_with("waiting: "), "{waiting:?}");
+    assert!(!waiting.is_long);
+    cluster.tick(3 * election);
+    assert!(
+        cluster
+            .node(2)
+            .waiting_at_start()
+            .is_some_and(|w| w.is_long)
+    );
+    assert_eq!(cluster.node(2).position().leader, 1);
+    assert_eq!(cluster.node(1).waiting_at_start(), None);
+}
