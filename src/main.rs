@@ -55,7 +55,11 @@ fn carry_out(task: Task, log: &Log) -> Result<ExitCode, Fatal> {
             }
         }
         Task::Backup(settings) => match backup::run(&settings, logger) {
-            Ok(text) => print(text.as_bytes(), log),
+            Ok(fetched) if fetched.is_on_stdout => {
+                slog::info!(logger, #logging::ALWAYS, "{}", fetched.summary);
+                Ok(ExitCode::Success)
+            }
+            Ok(fetched) => print((fetched.summary + "\n").as_bytes(), log),
             Err(error) => Err(fatal(&error, error.exit_code())),
         },
         Task::Restore(settings) => match restore::run(&settings, logger) {

@@ -268,7 +268,7 @@ pub(super) enum Command {
         #[arg(value_parser = parse_member, value_hint = ValueHint::Url)]
         url: PeerUrl,
 
-        /// File to create, or a directory for it [default: raftkvd-<cluster>-<index>.snap]
+        /// File to create, or a directory for it, or - for stdout [default: raftkvd-<cluster>-<index>.snap]
         #[arg(value_hint = ValueHint::FilePath)]
         file: Option<PathBuf>,
 

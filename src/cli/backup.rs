@@ -3,17 +3,20 @@
 //! The bytes that arrive are written to `FILE.RANDOM.part`, a name that no other process uses. They are checked block
 //! by block as they arrive, since the server may be anybody. The file gets its final name only when it is complete and
 //! durable and every CRC is right. So a file without `.part` is always a whole backup.
+//!
+//! With `-` as the file, the bytes go to stdout, each block after its check. A backup that breaks off there lacks its
+//! footer, so `inspect` and `restore` refuse it, and the command ends with an error.
 
 use crate::api::client;
 use crate::exit_code::ExitCode;
 use crate::limits;
 use crate::logging::progress::{ProgressReport, Unit};
 use crate::peer_url::PeerUrl;
-use crate::storage::disk::parent;
+use crate::storage::disk::{DiskFile, parent};
 use crate::storage::inspect;
 use crate::storage::inspect::SnapshotContents;
 use crate::storage::{
-    ArrivingSnapshot, Disk as _, DiskError, ReadOnlyDisk, RealDisk, StorageError,
+    ArrivedSnapshot, ArrivingSnapshot, Disk as _, DiskError, ReadOnlyDisk, RealDisk, StorageError,
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
@@ -24,7 +27,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use serde_json::Value;
 use slog::{Logger, warn};
-use std::io;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
@@ -37,8 +40,17 @@ pub struct BackupOptions {
     /// Take what this member has, even without a majority.
     pub stale: bool,
     /// The file, or a directory in which the file gets the name that the member suggests. `None` means the current
-    /// directory.
+    /// directory, and `-` means stdout.
     pub file: Option<PathBuf>,
+}
+
+/// A backup that was fetched and checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// What was fetched, in one line.
+    pub summary: String,
+    /// The backup is on stdout, so the summary belongs elsewhere.
+    pub is_on_stdout: bool,
 }
 
 /// Why there is no backup. Each error is one line.
@@ -50,6 +62,14 @@ pub enum BackupError {
     /// The file exists.
     #[error("{} exists; choose another name, or move the file away", .0.display())]
     Exists(PathBuf),
+    /// Stdout is a terminal.
+    #[error(
+        "a backup is not text: redirect stdout to a file or a pipe, or name a file instead of -"
+    )]
+    Terminal,
+    /// Stdout can't be written.
+    #[error("no backup: can't write to stdout: {0}")]
+    Stdout(io::Error),
     /// The bytes that arrived can't be stored, or are damaged.
     #[error("no backup: {}", .0.without_advice())]
     Storage(#[from] StorageError),
@@ -71,22 +91,28 @@ impl BackupError {
     /// The code with which the process ends.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            BackupError::NotGiven(_) => ExitCode::Failure,
-            BackupError::Exists(_) => ExitCode::Usage,
+            BackupError::NotGiven(_) | BackupError::Stdout(_) => ExitCode::Failure,
+            BackupError::Exists(_) | BackupError::Terminal => ExitCode::Usage,
             BackupError::Storage(error) => error.exit_code(),
         }
     }
 }
 
-/// Fetches and checks a backup. Returns the text to print.
-pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<String, BackupError> {
+/// Fetches and checks a backup.
+pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<Fetched, BackupError> {
     let BackupOptions {
         member,
         stale,
         file,
     } = settings;
-    if let Some(file) = file.as_ref().filter(|file| !file.is_dir()) {
-        check_absent(file)?;
+    let to = match file.as_deref() {
+        Some(file) if file == Path::new("-") => To::Stdout,
+        other => To::File(other),
+    };
+    match to {
+        To::Stdout if io::stdout().is_terminal() => return Err(BackupError::Terminal),
+        To::File(Some(file)) if !file.is_dir() => check_absent(file)?,
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -94,7 +120,7 @@ pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<String, BackupEr
         .map_err(|error| format!("can't start the runtime: {error}; try again"))?;
     let fetched = runtime.block_on(async {
         let stream = client::connect(member).await?;
-        let take = async |response| fetch(response, file.as_deref(), logger).await;
+        let take = async |response| fetch(response, to, logger).await;
         let path = match stale {
             true => "/-/snapshot?consistency=stale",
             false => "/-/snapshot",
@@ -104,20 +130,69 @@ pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<String, BackupEr
     });
     // A lookup that gets no answer goes on in a thread of the runtime, and is not waited for.
     runtime.shutdown_background();
-    let mut part = fetched.map_err(|error| match error {
+    let (part, arrived) = fetched.map_err(|error| match error {
         BackupError::NotGiven(why) => BackupError::NotGiven(format!("{member}: {why}")),
         other => other,
     })?;
-    let contents = part.check(logger)?;
-    let path = part.keep()?;
-    Ok(format!(
-        "{}: {} as of index {} of cluster {:016x}, {} bytes, every CRC is right\n",
-        path.display(),
-        inspect::keys(contents.entries),
-        contents.header.index,
-        contents.header.cluster,
-        contents.bytes,
-    ))
+    let summary = |name: &dyn std::fmt::Display| {
+        format!(
+            "{name}: {} as of index {} of cluster {:016x}, {} bytes, every CRC is right",
+            inspect::keys(arrived.entries),
+            arrived.header.index,
+            arrived.header.cluster,
+            arrived.bytes,
+        )
+    };
+    Ok(match part {
+        Some(mut part) => {
+            part.check(logger)?;
+            Fetched {
+                summary: summary(&part.keep()?.display()),
+                is_on_stdout: false,
+            }
+        }
+        None => Fetched {
+            summary: summary(&"stdout"),
+            is_on_stdout: true,
+        },
+    })
+}
+
+/// Where the bytes go.
+#[derive(Debug, Clone, Copy)]
+enum To<'a> {
+    Stdout,
+    /// A file, a directory, or the current directory.
+    File(Option<&'a Path>),
+}
+
+/// What the bytes are written to.
+enum Out {
+    Stdout(io::Stdout),
+    File(Part, Box<dyn DiskFile>),
+}
+
+impl Out {
+    fn write(&mut self, bytes: &[u8], at: u64) -> Result<(), BackupError> {
+        match self {
+            Out::Stdout(stdout) => stdout.write_all(bytes).map_err(BackupError::Stdout),
+            Out::File(_, file) => Ok(file.write_at(bytes, at)?),
+        }
+    }
+
+    /// The bytes are durable, or with the reader of stdout, on return.
+    fn end(self) -> Result<Option<Part>, BackupError> {
+        match self {
+            Out::Stdout(mut stdout) => {
+                stdout.flush().map_err(BackupError::Stdout)?;
+                Ok(None)
+            }
+            Out::File(part, mut file) => {
+                file.sync()?;
+                Ok(Some(part))
+            }
+        }
+    }
 }
 
 fn check_absent(path: &Path) -> Result<(), BackupError> {
@@ -129,12 +204,12 @@ fn check_absent(path: &Path) -> Result<(), BackupError> {
     }
 }
 
-/// Writes the body of a response to a file with a temporary name. The bytes are durable on return.
+/// Writes the body of a response to a file with a temporary name, or to stdout.
 async fn fetch(
     response: Response<Incoming>,
-    file: Option<&Path>,
+    to: To<'_>,
     logger: &Logger,
-) -> Result<Part, BackupError> {
+) -> Result<(Option<Part>, ArrivedSnapshot), BackupError> {
     let status = response.status();
     if status != StatusCode::OK {
         let body = Limited::new(response.into_body(), limits::BACKUP_REFUSAL_BYTES_MAX);
@@ -145,21 +220,13 @@ async fn fetch(
     let name = file_name(&response).ok_or(
         "the answer names no backup file; give the URL at which clients reach a member".to_owned(),
     )?;
-    let path = match file {
-        None => PathBuf::from(name),
-        Some(directory) if directory.is_dir() => directory.join(name),
-        Some(file) => file.to_owned(),
-    };
-    check_absent(&path)?;
     let estimate = response.headers().get("x-raftkvd-estimated-bytes");
     let estimate = estimate.and_then(|bytes| bytes.to_str().ok()?.parse().ok());
-    let part = Part::of(path)?;
-    let mut out = RealDisk.create(&part.temporary)?;
-    part.tell_exposed(logger)?;
+    let (mut out, shown) = open(to, name, logger)?;
     let mut done = 0;
     let mut progress = ProgressReport::of_command("backing up", Unit::Bytes, logger);
     let mut body = response.into_body();
-    let mut arriving = ArrivingSnapshot::new(&part.temporary);
+    let mut arriving = ArrivingSnapshot::new(&shown);
     let most = bytes_max(estimate);
     let broken = |done: u64, why: &dyn std::fmt::Display| {
         format!(
@@ -183,14 +250,30 @@ async fn fetch(
                 return Err(line.into());
             }
             arriving.take(&bytes)?;
-            out.write_at(&bytes, done)?;
+            out.write(&bytes, done)?;
             done += bytes.len() as u64;
             pace.arrived(bytes.len(), Instant::now());
             progress.at(done, estimate.unwrap_or(0).max(done));
         }
     }
-    out.sync()?;
-    Ok(part)
+    let arrived = arriving.end()?;
+    Ok((out.end()?, arrived))
+}
+
+/// Opens what the backup is written to. Returns its name for messages too.
+fn open(to: To, name: String, logger: &Logger) -> Result<(Out, PathBuf), BackupError> {
+    let path = match to {
+        To::Stdout => return Ok((Out::Stdout(io::stdout()), PathBuf::from("stdout"))),
+        To::File(None) => PathBuf::from(name),
+        To::File(Some(directory)) if directory.is_dir() => directory.join(name),
+        To::File(Some(file)) => file.to_owned(),
+    };
+    check_absent(&path)?;
+    let part = Part::of(path)?;
+    let file = RealDisk.create(&part.temporary)?;
+    part.tell_exposed(logger)?;
+    let shown = part.temporary.clone();
+    Ok((Out::File(part, file), shown))
 }
 
 /// The slowest pace at which a backup may arrive: [`limits::BACKUP_PIECE_BYTES`] within [`limits::BACKUP_SILENCE_MAX`]. A
@@ -282,8 +365,8 @@ impl Part {
         Ok(())
     }
 
-    /// Reads the whole file, and checks every CRC.
-    fn check(&self, logger: &Logger) -> Result<SnapshotContents, StorageError> {
+    /// Reads the whole file again, and checks every CRC, and that no key stands twice.
+    fn check(&self, logger: &Logger) -> Result<(), StorageError> {
         let mut contents = SnapshotContents::default();
         let mut progress = ProgressReport::of_command("checking", Unit::Bytes, logger);
         let told = |done, total| progress.at(done, total);
@@ -294,7 +377,7 @@ impl Part {
             |_, _, _| (),
             told,
         )?;
-        Ok(contents)
+        Ok(())
     }
 
     /// Gives the file its final name, unless another file got that name meanwhile. Durable on return.

@@ -84,8 +84,8 @@ pub use open::Opened;
 pub use private::Exposed;
 pub use recovery::Load;
 pub use snapshot::{
-    ArrivingSnapshot, ReceiveError, SnapshotEncoder, SnapshotSink, SnapshotSource, SnapshotWriter,
-    Snapshots,
+    ArrivedSnapshot, ArrivingSnapshot, ReceiveError, SnapshotEncoder, SnapshotSink, SnapshotSource,
+    SnapshotWriter, Snapshots,
 };
 pub use state::{Mark, Recovered, Save, SnapshotMeta};
 pub use wal::read_back::ReadBack;

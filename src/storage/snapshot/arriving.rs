@@ -3,6 +3,7 @@
 
 use super::read::{Unusable, check_footer, entries, parse_header};
 use super::{BLOCK_BYTES_LIMIT, BLOCK_HEAD_BYTES, FOOTER_BYTES, HEADER_START_BYTES, block_crc};
+use crate::command::SnapshotHeader;
 use crate::limits;
 use crate::storage::error::StorageError;
 use crate::storage::format::u32_at;
@@ -32,10 +33,21 @@ pub struct ArrivingSnapshot {
     needed: usize,
     /// Where the part begins.
     start: u64,
-    index: u64,
+    header: SnapshotHeader,
     crc: u32,
     entries: u64,
     blocks: u64,
+}
+
+/// A file that has arrived whole, and whose every CRC is right.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ArrivedSnapshot {
+    /// The header of the file.
+    pub header: SnapshotHeader,
+    /// The number of keys.
+    pub entries: u64,
+    /// The size of the file.
+    pub bytes: u64,
 }
 
 impl ArrivingSnapshot {
@@ -47,7 +59,7 @@ impl ArrivingSnapshot {
             buffer: Vec::new(),
             needed: HEADER_START_BYTES,
             start: 0,
-            index: 0,
+            header: SnapshotHeader::default(),
             crc: 0,
             entries: 0,
             blocks: 0,
@@ -71,6 +83,18 @@ impl ArrivingSnapshot {
         Ok(())
     }
 
+    /// The file, if all of it has arrived.
+    pub fn end(self) -> Result<ArrivedSnapshot, StorageError> {
+        if self.next != Part::Nothing {
+            return Err(self.corrupt("it ends too early"));
+        }
+        Ok(ArrivedSnapshot {
+            header: self.header,
+            entries: self.entries,
+            bytes: self.start,
+        })
+    }
+
     /// A part is complete.
     fn complete(&mut self) -> Result<(), StorageError> {
         match self.next {
@@ -82,7 +106,7 @@ impl ArrivingSnapshot {
                 self.go_on(Part::Header, len + 4);
             }
             Part::Header => {
-                self.index = parse_header(&self.path, &self.buffer)?.index;
+                self.header = parse_header(&self.path, &self.buffer)?;
                 self.crc = crc32c(&self.buffer[..self.buffer.len() - 4]);
                 self.expect_block();
             }
@@ -113,7 +137,7 @@ impl ArrivingSnapshot {
         if self.crc != u32_at(&self.buffer, 8) {
             return Err(self.corrupt("the CRC of a block does not match"));
         }
-        for entry in entries(&self.buffer, self.index) {
+        for entry in entries(&self.buffer, self.header.index) {
             match entry {
                 Ok(_) => {}
                 Err(Unusable::Wrong(why)) => return Err(self.corrupt(why)),

@@ -36,7 +36,7 @@ mod tests;
 mod twice;
 mod write;
 
-pub use arriving::ArrivingSnapshot;
+pub use arriving::{ArrivedSnapshot, ArrivingSnapshot};
 pub use read::{SnapshotContents, SnapshotSource};
 pub(super) use read::{read_file, read_header};
 pub use receive::{ReceiveError, SnapshotSink};
