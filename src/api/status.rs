@@ -102,13 +102,15 @@ pub(super) fn within(limit: Duration, deadline: Instant) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::channels::status::{MemberStatus, Progress, Status};
+    use crate::channels::status::{MemberStatus, PeerSeen, Progress, Status};
+    use std::time::SystemTime;
 
     #[test]
     fn status_is_one_line_with_every_field() {
         let line = |status: &Status| String::from_utf8(json::line(status)).unwrap();
         let mut status = Status {
             id: 1,
+            version: "0.1.0",
             cluster: 0xab,
             formed: true,
             role: "leader",
@@ -129,22 +131,33 @@ mod tests {
                         matched: 9,
                         active: true,
                     }),
+                    behind: Some(0),
+                    seen: PeerSeen {
+                        reachable: Some(true),
+                        since: Some(SystemTime::UNIX_EPOCH),
+                        client_url: Some("http://127.0.0.1:2".to_owned()),
+                        version: Some("0.1.0".to_owned()),
+                    },
                 },
                 MemberStatus {
                     id: 4,
                     url: "http://[::1]:4".parse().unwrap(),
                     learner: true,
                     progress: None,
+                    behind: None,
+                    seen: PeerSeen::default(),
                 },
             ],
         };
         assert_eq!(
             line(&status),
             concat!(
-                r#"{"id":1,"cluster":"00000000000000ab","formed":true,"role":"leader","leader":1,"term":3,"#,
+                r#"{"id":1,"version":"0.1.0","cluster":"00000000000000ab","formed":true,"role":"leader","leader":1,"term":3,"#,
                 r#""committed":9,"applied":8,"snapshot_index":7,"wal_syncs":6,"wal_bytes":5,"members":["#,
-                r#"{"id":1,"url":"http://127.0.0.1:1","role":"voter","match_index":9,"active":true},"#,
-                r#"{"id":4,"url":"http://[::1]:4","role":"learner"}]}"#,
+                r#"{"id":1,"url":"http://127.0.0.1:1","role":"voter","match_index":9,"active":true,"behind":0,"#,
+                r#""reachable":true,"since":"1970-01-01T00:00:00.000Z","client_url":"http://127.0.0.1:2","version":"0.1.0"},"#,
+                r#"{"id":4,"url":"http://[::1]:4","role":"learner","behind":null,"#,
+                r#""reachable":null,"since":null,"client_url":null,"version":null}]}"#,
                 "\n"
             )
         );
@@ -155,7 +168,7 @@ mod tests {
         assert_eq!(
             line(&status),
             concat!(
-                r#"{"id":1,"cluster":null,"formed":false,"role":"leader","leader":null,"term":3,"#,
+                r#"{"id":1,"version":"0.1.0","cluster":null,"formed":false,"role":"leader","leader":null,"term":3,"#,
                 r#""committed":9,"applied":8,"snapshot_index":7,"wal_syncs":6,"wal_bytes":5,"members":[]}"#,
                 "\n"
             )

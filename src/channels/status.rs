@@ -1,8 +1,10 @@
 //! The status of a node, which `GET /-/status` shows.
 
+use crate::logging::timestamp;
 use crate::peer_url::PeerUrl;
 use serde::{Serialize, Serializer};
 use std::fmt::Display;
+use std::time::SystemTime;
 
 /// Why a member serves no clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,11 +35,27 @@ pub struct Waiting {
     pub is_long: bool,
 }
 
+/// What a member learns of another from its connection to that member. `None`: it has not learned that in this start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PeerSeen {
+    /// Whether messages reach the member. It is down when it can't be connected.
+    pub reachable: Option<bool>,
+    /// The time of the last change of `reachable`.
+    #[serde(serialize_with = "time_or_null")]
+    pub since: Option<SystemTime>,
+    /// The URL at which the member serves clients.
+    pub client_url: Option<String>,
+    /// The version of the member's build.
+    pub version: Option<String>,
+}
+
 /// A consistent view of the raft loop, taken between two passes. The order of the fields is that of the JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {
     /// The id of this member.
     pub id: u64,
+    /// The version of this build.
+    pub version: &'static str,
     /// The cluster id, or 0 (in JSON null) while a joiner has not learned it.
     #[serde(serialize_with = "hex_or_null")]
     pub cluster: u64,
@@ -99,6 +117,11 @@ pub struct MemberStatus {
     /// On the leader only: how far the member's log is known to match, and whether the member is active.
     #[serde(flatten)]
     pub progress: Option<Progress>,
+    /// The committed entries that the member's log is not known to hold. `None` without a leader.
+    pub behind: Option<u64>,
+    /// What the connection to the member shows.
+    #[serde(flatten)]
+    pub seen: PeerSeen,
 }
 
 /// What a leader knows of a member.
@@ -119,6 +142,10 @@ fn hex_or_null<S: Serializer>(id: &u64, out: S) -> Result<S::Ok, S::Error> {
 fn number_or_null<S: Serializer>(id: &u64, out: S) -> Result<S::Ok, S::Error> {
     let known = Some(id).filter(|id| **id != 0);
     known.serialize(out)
+}
+
+fn time_or_null<S: Serializer>(time: &Option<SystemTime>, out: S) -> Result<S::Ok, S::Error> {
+    time.map(timestamp).serialize(out)
 }
 
 fn text<S: Serializer>(value: &impl Display, out: S) -> Result<S::Ok, S::Error> {

@@ -35,8 +35,8 @@ pub enum Format {
 const TIMESTAMP: StaticFormatDescription =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
-/// Formats the time of a line.
-pub(super) fn timestamp(time: SystemTime) -> String {
+/// A time in UTC, as RFC 3339 writes it.
+pub fn timestamp(time: SystemTime) -> String {
     // Formatting fails after the year 9999.
     let text = OffsetDateTime::from(time).format(TIMESTAMP);
     text.unwrap_or_default()

@@ -41,7 +41,7 @@ use tags::{PROGRESS, PROGRESS_END};
 use thread::Queue;
 
 pub use last_words::last_words;
-pub use lines::{Format, one_line};
+pub use lines::{Format, one_line, timestamp};
 pub use raft::raft_logger;
 pub use tags::{ALWAYS, AUDIT, AUDIT_AGAIN};
 

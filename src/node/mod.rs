@@ -47,6 +47,7 @@ mod membership;
 mod output;
 mod pending;
 mod publish;
+mod reach;
 mod reads;
 mod ready;
 mod room;
@@ -81,6 +82,7 @@ use pending::Pending;
 use publish::Watermarks;
 use raft::eraftpb::MessageType;
 use raft::{RawNode, ReadOnlyOption, StateRole};
+use reach::Heard;
 use reads::{AskedContexts, Reads};
 use ready::Durability;
 use room::Room;
@@ -119,6 +121,7 @@ pub struct Node {
     snapshots: SnapshotPolicy,
     catch_up: CatchUp,
     wait: Wait,
+    heard: Heard,
     ending: Ending,
 }
 
@@ -158,6 +161,7 @@ impl Node {
             snapshots: SnapshotPolicy::new(last_snapshot_bytes),
             catch_up: CatchUp::default(),
             wait: Wait::default(),
+            heard: Heard::default(),
             ending: Ending::default(),
             durability: Durability::new(hard_state),
             raw,
@@ -293,6 +297,7 @@ impl Node {
             MessageType::MsgAppend => self.cut_to_room(&mut message),
             _ => {}
         }
+        self.hear_reach(&mut message);
         self.note_heard(message.from);
         self.note_lost_entries(&message);
         let read = message.get_msg_type() == MessageType::MsgReadIndex;

@@ -66,7 +66,8 @@ impl Node {
         let mut promises = Vec::new();
         let vote = self.newest_vote();
         let mut too_early = Vec::new();
-        for message in self.without_repeats(ready.take_messages()) {
+        for mut message in self.without_repeats(ready.take_messages()) {
+            self.tell_reach(&mut message);
             if self.is_too_early(&message) {
                 too_early.push(message.to);
                 continue;

@@ -2,12 +2,12 @@
 
 use super::Node;
 use crate::channels::inbox::Held;
-use crate::channels::status::{MemberStatus, Position, Progress, Status};
+use crate::channels::status::{MemberStatus, PeerSeen, Position, Progress, Status};
 use crate::peer_url::PeerUrl;
 use raft::StateRole;
 
 impl Node {
-    /// The status of this node. The caller fills in the cluster id and the WAL counters.
+    /// The status of this node. The caller fills in the cluster id, the WAL counters, and what connections show.
     pub fn status(&self) -> Status {
         let raft = &self.raw.raft;
         let position = self.position();
@@ -27,10 +27,13 @@ impl Node {
                     matched: p.matched,
                     active: p.recent_active || own,
                 }),
+                behind: self.behind(*id),
+                seen: PeerSeen::default(),
             }
         });
         Status {
             id: self.settings.id,
+            version: env!("CARGO_PKG_VERSION"),
             cluster: 0,
             formed: !self.is_empty() && self.members.is_formed(),
             role: match (raft.state, learner) {

@@ -308,6 +308,10 @@ pub(super) fn transport(daemon: &Daemon, files: &OpenFiles, view: View, found: F
             connections: daemon.descriptors.peers,
             ..transport::TransportLimits::default()
         },
+        about: transport::About {
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            client_url: Some(client_url(config)),
+        },
         applied: found.snapshot,
         list: match config.list_given || found.is_empty || !view.members.is_formed() {
             true => config.cluster.clone(),
@@ -322,6 +326,23 @@ pub(super) fn transport(daemon: &Daemon, files: &OpenFiles, view: View, found: F
         daemon.runtime.handle().clone(),
         parts.logger.clone(),
     )
+}
+
+/// The URL at which clients of other hosts most likely reach this member: the host of its peer URL, if it listens on all
+/// addresses.
+fn client_url(config: &Config) -> String {
+    let Config {
+        client_address,
+        peer_url,
+        ..
+    } = config;
+    match client_address.ip().is_unspecified() {
+        true => match peer_url.host().contains(':') {
+            true => format!("http://[{}]:{}", peer_url.host(), client_address.port()),
+            false => format!("http://{}:{}", peer_url.host(), client_address.port()),
+        },
+        false => format!("http://{client_address}"),
+    }
 }
 
 pub(super) fn serve_peers(

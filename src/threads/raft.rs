@@ -16,6 +16,7 @@ use crate::channels::commit::{Apply, Commit};
 use crate::channels::inbox::{Events, Held, Inbox};
 use crate::channels::member_hosts::MemberHosts;
 use crate::channels::notice::Notice;
+use crate::channels::status::PeerSeen;
 use crate::command::SnapshotHeader;
 use crate::members::Members;
 use crate::metrics::{self, Metrics};
@@ -31,6 +32,7 @@ use futures_channel::oneshot;
 use raft::SnapshotStatus;
 use raft::eraftpb::Message;
 use slog::{Logger, warn};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -63,6 +65,8 @@ pub trait Ports {
     fn exit(&mut self, exit: Exit);
     /// The cluster id, 0 while it is not known.
     fn cluster(&self) -> u64;
+    /// What the connections show of the members, this member included.
+    fn members_seen(&self) -> BTreeMap<u64, PeerSeen>;
     /// Metrics of the WAL's writes.
     fn written(&self) -> &metrics::WalMetrics;
     /// How much the log can store.
@@ -150,6 +154,10 @@ impl Ports for Channels {
 
     fn cluster(&self) -> u64 {
         self.meta.cluster()
+    }
+
+    fn members_seen(&self) -> BTreeMap<u64, PeerSeen> {
+        self.transport.members_seen()
     }
 
     fn written(&self) -> &metrics::WalMetrics {
@@ -331,6 +339,10 @@ impl RaftLoop {
             Notice::Status(reply) => {
                 let mut status = node.status();
                 status.cluster = ports.cluster();
+                let mut seen = ports.members_seen();
+                for member in &mut status.members {
+                    member.seen = seen.remove(&member.id).unwrap_or_default();
+                }
                 status.wal_syncs = ports.written().syncs.count();
                 status.wal_bytes = ports.written().bytes.get();
                 // Fails if the client has given up.

@@ -6,6 +6,7 @@
 //! waits to be bound.
 
 use crate::identity::{Claims, Greeting, GreetingState, PeerAnswer, PeerRefusal, Reason, Receiver};
+use crate::limits;
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
@@ -34,6 +35,9 @@ const HEADER_RECEIVER: &str = "raftkvd-receiver";
 const HEADER_GREETING: &str = "raftkvd-greeting";
 /// The command version of the sender.
 const HEADER_COMMANDS: &str = "raftkvd-commands";
+/// The version of the sender's build, and the URL at which it serves clients. Only for people.
+const HEADER_BUILD: &str = "raftkvd-build";
+const HEADER_CLIENTS: &str = "raftkvd-clients";
 const HEADER_LANE: &str = "raftkvd-lane";
 
 const FORMED: &str = "formed";
@@ -93,6 +97,46 @@ pub(super) fn write_answer(answer: &PeerAnswer, headers: &mut HeaderMap) {
     headers.insert(HEADER_FROM, HeaderValue::from(*from));
     let text = HeaderValue::try_from(text).expect("digits and URLs are valid in a header");
     headers.insert(HEADER_GREETING, text);
+}
+
+/// What a member tells its peers for people to see. Nothing depends on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct About {
+    /// The version of the build.
+    pub version: Option<String>,
+    /// The URL at which the member serves clients.
+    pub client_url: Option<String>,
+}
+
+impl About {
+    /// Writes the texts into the head of an answer.
+    pub(super) fn write(&self, headers: &mut HeaderMap) {
+        let texts = [
+            (HEADER_BUILD, &self.version),
+            (HEADER_CLIENTS, &self.client_url),
+        ];
+        for (name, text) in texts {
+            let value = text
+                .as_ref()
+                .and_then(|text| HeaderValue::from_str(text).ok());
+            if let Some(value) = value {
+                headers.insert(name, value);
+            }
+        }
+    }
+
+    /// Reads the texts from the head of an answer. A text that is too long or not plain counts as absent.
+    pub(super) fn read(headers: &HeaderMap) -> About {
+        let plain = |name| {
+            let text = text(headers, name)?;
+            let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+            (text.len() <= limits::CLIENT_URL_BYTES_MAX && is_plain).then(|| text.to_owned())
+        };
+        About {
+            version: plain(HEADER_BUILD),
+            client_url: plain(HEADER_CLIENTS),
+        }
+    }
 }
 
 /// Reads an answer from the head of a response.

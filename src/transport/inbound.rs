@@ -6,7 +6,7 @@
 
 use super::admission::{Source, StreamEntry, answer, turn_away};
 use super::frame::Carries;
-use super::handshake::{self, Lane, UPGRADE};
+use super::handshake::{self, About, Lane, UPGRADE};
 use super::registry::Turned;
 use super::snapshot::receive::receive as receive_snapshot;
 use super::state::TransportState;
@@ -258,7 +258,7 @@ async fn handle(
         entry,
         connection: hyper::upgrade::on(&mut request),
     });
-    switch_protocols(&said)
+    switch_protocols(&said, &shared.about)
 }
 
 /// What a peer asks for.
@@ -329,10 +329,14 @@ fn introduce(shared: &TransportState, claims: &Claims, standing: Standing, view:
 }
 
 /// The positive answer to the request for a stream.
-fn switch_protocols(said: &PeerAnswer) -> Response<Full<Bytes>> {
+fn switch_protocols(said: &PeerAnswer, about: &About) -> Response<Full<Bytes>> {
     let mut response = answer(StatusCode::SWITCHING_PROTOCOLS, "");
     let headers = response.headers_mut();
     handshake::write_answer(said, headers);
+    // Not for a peer that may be a stranger.
+    if matches!(said, PeerAnswer::Claims(_)) {
+        about.write(headers);
+    }
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE_HEADER, HeaderValue::from_static(UPGRADE));
     response

@@ -9,7 +9,7 @@ use super::handshake::Lane;
 use crate::peer_url::PeerUrl;
 use parking_lot::Mutex;
 use slog::{Logger, info, warn};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What a lane knows about its peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,8 +44,16 @@ impl Link {
     /// Records what a lane found out about the peer at this URL. Logs the change, if there is one.
     pub(super) fn found(&self, lane: Lane, found: LaneState, url: &PeerUrl) {
         let mut state = self.state.lock();
+        let change = state.change(lane, found, Instant::now());
+        match change {
+            Some(LinkChange::Up { .. }) => state.seen = Some((true, SystemTime::now())),
+            Some(LinkChange::Down { .. }) if state.seen.is_none_or(|(up, _)| up) => {
+                state.seen = Some((false, SystemTime::now()));
+            }
+            _ => {}
+        }
         // Logging under the lock keeps the lines in the order of the changes.
-        match state.change(lane, found, Instant::now()) {
+        match change {
             None => {}
             Some(LinkChange::Up { down: None }) => info!(self.logger, "peer is up"; "url" => %url),
             Some(LinkChange::Up { down: Some(down) }) => {
@@ -62,8 +70,17 @@ impl Link {
     }
 }
 
+impl Link {
+    /// Whether the peer is up, and since when. `None` while nothing is known.
+    pub(super) fn seen(&self) -> Option<(bool, SystemTime)> {
+        self.state.lock().seen
+    }
+}
+
 #[derive(Debug, Default)]
 struct LinkState {
+    /// Whether the peer is up, and since when.
+    seen: Option<(bool, SystemTime)>,
     lanes: [Option<LaneState>; 2],
     logged: Option<Logged>,
     /// Why the most recent connection broke.

@@ -46,9 +46,11 @@ mod tests;
 
 use crate::channels::inbox::Inbox;
 use crate::channels::notice::Notice;
+use crate::channels::status::PeerSeen;
 use crate::members::Members;
 use crate::peer_url::PeerUrl;
 pub use files::{FileError, IdentityStore, IncomingSnapshot, OutgoingSnapshot, SnapshotStore};
+pub use handshake::About;
 use handshake::Lane;
 use parking_lot::Mutex;
 use peers::{Peer, Peers};
@@ -61,6 +63,7 @@ use state::TransportState;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::SystemTime;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
@@ -91,6 +94,7 @@ impl Transport {
                 runtime,
                 logger,
                 leader: AtomicU64::new(0),
+                about: settings.about,
                 view: watch::Sender::new(Arc::new(settings.view)),
                 applied: AtomicU64::new(settings.applied),
                 ahead: AtomicU64::new(u64::MAX),
@@ -196,6 +200,31 @@ impl Transport {
     /// Sets the leader's id, or 0 if no leader is known.
     pub fn set_leader(&self, leader: u64) {
         self.shared.leader.store(leader, Ordering::Relaxed);
+    }
+
+    /// What the connections show of the members, this member included.
+    pub fn members_seen(&self) -> BTreeMap<u64, PeerSeen> {
+        let own = self.shared.about.clone();
+        let seen_of = |about: About, state: Option<(bool, SystemTime)>| PeerSeen {
+            reachable: state.map(|(up, _)| up),
+            since: state.map(|(_, since)| since),
+            client_url: about.client_url,
+            version: about.version,
+        };
+        let peers = self.shared.peers();
+        let seen = peers.by_id.iter();
+        let mut seen: BTreeMap<u64, PeerSeen> = seen
+            .map(|(id, peer)| (*id, seen_of(peer.about.clone(), peer.link.seen())))
+            .collect();
+        let own = seen_of(own, None);
+        seen.insert(
+            self.shared.me,
+            PeerSeen {
+                reachable: Some(true),
+                ..own
+            },
+        );
+        seen
     }
 
     /// Accepts peers until `shutdown` completes, then closes all their connections.

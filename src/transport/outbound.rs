@@ -7,7 +7,7 @@
 
 use super::dial::{self, DialError};
 use super::frame;
-use super::handshake::{self, Lane, UPGRADE};
+use super::handshake::{self, About, Lane, UPGRADE};
 use super::link::{LaneState, Link};
 use super::peers::{DialledAnswer, Peer, PeerPlace};
 use super::queue::LaneQueue;
@@ -56,7 +56,7 @@ pub(super) fn start_peer(shared: &Arc<TransportState>, id: u64) -> Peer {
         };
         shared.runtime.spawn(outbound.run())
     });
-    Peer::new(queues, tasks.into(), retired, round_trip, metrics)
+    Peer::new(queues, tasks.into(), retired, round_trip, link, metrics)
 }
 
 /// The task of a lane.
@@ -416,7 +416,8 @@ fn judge(
         return Err(DialError::Disliked(Reason::WrongReceiver { actual }));
     }
     let url = url.clone();
-    let answer = DialledAnswer { said, url };
+    let about = About::read(response.headers());
+    let answer = DialledAnswer { said, url, about };
     match shared.judge_answer(&answer) {
         Ok(_) => Ok(answer),
         Err(reason) => Err(DialError::Disliked(reason)),

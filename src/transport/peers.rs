@@ -12,7 +12,8 @@
 //! An empty member also dials the leaders that its listed members name: the leader adds the empty member, and for that
 //! the leader needs the empty member's identity.
 
-use super::handshake::Trust;
+use super::handshake::{About, Trust};
+use super::link::Link;
 use super::queue::LaneQueue;
 use super::round_trip::RoundTrip;
 use crate::identity::{self, Claims, GreetingState, Reason, Standing, View};
@@ -74,6 +75,9 @@ pub(super) struct Peer {
     pub retired: watch::Sender<bool>,
     pub snapshots: Arc<SnapshotLane>,
     pub round_trip: Arc<RoundTrip>,
+    pub link: Arc<Link>,
+    /// What the peer said about itself when it was last connected.
+    pub about: About,
     /// Dropped with the peer, which ends the metrics of the peer.
     _metrics: metrics::PeerMetrics,
 }
@@ -124,6 +128,8 @@ pub(super) struct DialledAnswer {
     pub said: identity::PeerAnswer,
     /// The URL at which the peer was dialled.
     pub url: PeerUrl,
+    /// What the peer says about itself.
+    pub about: About,
 }
 
 impl DialledAnswer {
@@ -153,6 +159,7 @@ impl Peer {
         tasks: Vec<JoinHandle<()>>,
         retired: watch::Sender<bool>,
         round_trip: Arc<RoundTrip>,
+        link: Arc<Link>,
         metrics: metrics::PeerMetrics,
     ) -> Peer {
         Peer {
@@ -165,6 +172,8 @@ impl Peer {
             retired,
             snapshots: Arc::default(),
             round_trip,
+            link,
+            about: About::default(),
             _metrics: metrics,
         }
     }
@@ -207,7 +216,7 @@ pub(super) fn judge_answer(
     view: &View,
     applied: u64,
 ) -> Result<Standing, Reason> {
-    let DialledAnswer { said, url } = answer;
+    let DialledAnswer { said, url, .. } = answer;
     let come = claimed.range((said.from(), ClaimKind::Bound)..=(said.from(), ClaimKind::Ahead));
     let come = come.map(|(_, claims)| claims);
     identity::judge_answer(said, url, come, view, applied)

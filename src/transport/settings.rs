@@ -1,6 +1,7 @@
 //! The settings of a transport, and the limits that tests reduce.
 
 use super::files::{IdentityStore, SnapshotStore};
+use super::handshake::About;
 use crate::identity::View;
 use crate::limits;
 use crate::metrics::Metrics;
@@ -21,6 +22,8 @@ pub struct TransportSettings {
     pub limits: TransportLimits,
     /// The identity of this member, and its view of the members.
     pub view: View,
+    /// What this member says about itself.
+    pub about: About,
     /// The index up to which the view is applied.
     pub applied: u64,
     /// The URLs of members to dial while no leader is known, while the cluster forms, and while this member is empty.

@@ -1,7 +1,7 @@
 //! The shared state of a transport's tasks, and its changes: the peers, their URLs, and their answers.
 
 use super::files::{IdentityStore, SnapshotStore};
-use super::handshake::{Lane, Trust};
+use super::handshake::{About, Lane, Trust};
 use super::peers::{ClaimKind, DialledAnswer, Peer, PeerPlace, Peers, add, judge_answer, wanted};
 use super::queue::LaneQueue;
 use super::registry::Registry;
@@ -28,6 +28,8 @@ pub(super) struct TransportState {
     pub runtime: tokio::runtime::Handle,
     pub logger: Logger,
     pub leader: AtomicU64,
+    /// What this member says about itself.
+    pub about: About,
     /// The view of the members. The tasks of connections wait for a change, and then judge their peers again.
     pub view: watch::Sender<Arc<View>>,
     /// The view is applied at least up to this index.
@@ -194,6 +196,9 @@ impl TransportState {
         let Some(peer) = by_id.get_mut(&id).filter(own) else {
             return true;
         };
+        if let Some(answer) = &answer {
+            peer.about = answer.about.clone();
+        }
         let names_leader = answer.as_ref().is_some_and(|a| a.leader().is_some());
         peer.answers[lane as usize] = answer;
         let (view, applied) = self.now();

@@ -1,6 +1,7 @@
 //! Waiting: a member that cannot serve says for whom it waits.
 
 use crate::harness::{Cluster, PATIENCE, eventually, leader_and_followers, require};
+use serde_json::Value;
 
 /// The line of a member that reaches no other member of three.
 fn expected(cluster: &Cluster, missing: &[u64]) -> String {
@@ -64,4 +65,48 @@ fn a_member_without_the_others_says_whom_to_start() {
         let log = cluster.nodes[&left].log_text();
         require(log.contains(&serves), || log)
     });
+}
+
+/// The rows of `/-/status` of a member.
+fn rows(cluster: &Cluster, id: u64) -> Vec<Value> {
+    let response = cluster.send(id, "GET", "/-/status", &[], b"");
+    let status: Value = serde_json::from_slice(&response.body).expect("JSON");
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"), "{status}");
+    status["members"].as_array().expect("members").clone()
+}
+
+#[test]
+fn every_member_shows_who_is_reachable_and_how_far_behind() {
+    let mut cluster = Cluster::start(3);
+    let (leader, followers) = leader_and_followers(&cluster);
+    let gone = followers[1];
+    cluster.put(leader, "key-1", "value");
+    for id in 1..=3 {
+        eventually("it shows all members", PATIENCE, || {
+            let rows = rows(&cluster, id);
+            for row in &rows {
+                let member = row["id"].as_u64().expect("an id");
+                let is_right = row["reachable"] == true
+                    && row["behind"] == 0
+                    && row["version"] == env!("CARGO_PKG_VERSION")
+                    && row["client_url"] == cluster.client_url(member)
+                    && (member == id) == row["since"].is_null();
+                require(is_right, || format!("{id} of {row}"))?;
+            }
+            require(rows.len() == 3, || format!("{rows:?}"))
+        });
+    }
+    cluster.node(gone).kill();
+    for round in 0..5 {
+        cluster.put(leader, "round", round.to_string());
+    }
+    for id in [leader, followers[0]] {
+        eventually("it shows that a member is away", PATIENCE, || {
+            let rows = rows(&cluster, id);
+            let row = rows.iter().find(|row| row["id"] == gone).expect("its row");
+            let behind = row["behind"].as_u64().unwrap_or_default();
+            let is_right = row["reachable"] == false && behind >= 5 && row["since"].is_string();
+            require(is_right, || row.to_string())
+        });
+    }
 }

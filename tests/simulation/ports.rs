@@ -7,6 +7,7 @@ use crate::world::clock;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use raftkvd::channels::commit::Commit;
 use raftkvd::channels::inbox::Inbox;
+use raftkvd::channels::status::PeerSeen;
 use raftkvd::command::{self, Command, Kind};
 use raftkvd::members::Members;
 use raftkvd::metrics;
@@ -320,6 +321,10 @@ impl Ports for SimulatedPorts<'_> {
 
     fn exit(&mut self, exit: Exit) {
         self.effect(What::Exit(exit));
+    }
+
+    fn members_seen(&self) -> BTreeMap<u64, PeerSeen> {
+        BTreeMap::new()
     }
 
     fn cluster(&self) -> u64 {

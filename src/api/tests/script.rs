@@ -1,10 +1,11 @@
 //! A scripted thread instead of the raft loop. It applies, refuses, drops or keeps what it takes from the inbox.
 
 use super::*;
+
 use crate::channels::commit::{Apply, Commit};
 use crate::channels::inbox::Held;
 use crate::channels::notice::Notice;
-use crate::channels::status::{MemberStatus, Status};
+use crate::channels::status::{MemberStatus, PeerSeen, Status};
 use crate::command::proposal::{Proposal, Read};
 use crate::command::{self, Batch, SnapshotHeader};
 use crate::members::{Decision, Members};
@@ -158,6 +159,7 @@ impl Script {
         let members = self.members.members.iter();
         Status {
             id: 1,
+            version: "1",
             cluster: cluster_id(INCARNATION),
             formed: self.members.is_formed(),
             role: "leader",
@@ -175,6 +177,8 @@ impl Script {
                     url: member.url.clone(),
                     learner: member.learner,
                     progress: None,
+                    behind: None,
+                    seen: PeerSeen::default(),
                 })
                 .collect(),
         }

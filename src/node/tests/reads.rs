@@ -50,3 +50,26 @@ fn a_read_round_asks_a_majority_and_then_everybody() {
     cluster.settle();
     done(&mut read);
 }
+
+#[test]
+fn every_member_learns_from_heartbeats_how_far_behind_the_others_are() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    let [near, far] = cluster.others(leader);
+    cluster.cut.push((leader, far));
+    cluster.write_many(leader, "a", 7);
+    cluster.tick(4);
+    for id in [leader, near] {
+        let behind = |of| cluster.hosts[&id].node.as_ref().unwrap().behind(of);
+        assert_eq!(behind(leader), Some(0), "on {id}");
+        assert_eq!(behind(near), Some(0), "on {id}");
+        assert!(behind(far).is_some_and(|entries| entries >= 1), "on {id}");
+        assert_eq!(behind(9), None);
+    }
+    // What a leader has said is of no use when it has fallen silent.
+    cluster.kill(leader);
+    cluster.cut.push((far, near));
+    cluster.cut.push((near, far));
+    let election = cluster.node(near).settings.election_ticks;
+    cluster.tick(2 * election);
+    assert_eq!(cluster.node(near).behind(far), None);
+}

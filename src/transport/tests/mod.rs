@@ -128,6 +128,7 @@ impl TestPeer {
                 members: Members::default(),
                 bound_index: 0,
             },
+            about: About::default(),
             applied: 0,
             list: BTreeMap::new(),
         };

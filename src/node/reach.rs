@@ -1,0 +1,82 @@
+//! How far behind each member is. Only the leader knows that, from raft. Its regular heartbeats tell the others, in a
+//! field that raft does not know, so that every member can show it.
+
+use super::Node;
+use crate::command::Reach;
+use crate::numbers::{Index, NodeId, Ticks};
+use protobuf::Message as _;
+use raft::eraftpb::{Message, MessageType};
+use std::collections::BTreeMap;
+
+/// The number of the field in `eraftpb.Message`. raft uses the numbers up to 15.
+const FIELD: u32 = 100;
+
+/// What the leader said last.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    at: Ticks,
+    leader: NodeId,
+    committed: Index,
+    matched: BTreeMap<NodeId, Index>,
+}
+
+impl Node {
+    /// Adds what this leader knows to a regular heartbeat. The heartbeats of a read round stay small.
+    pub(super) fn tell_reach(&self, message: &mut Message) {
+        if message.get_msg_type() != MessageType::MsgHeartbeat || !message.context.is_empty() {
+            return;
+        }
+        let mut reach = Reach::new();
+        reach.committed = self.raw.raft.raft_log.committed;
+        for (id, progress) in self.raw.raft.prs().iter() {
+            reach.members.push(*id);
+            reach.matched.push(progress.matched);
+        }
+        let bytes = reach.write_to_bytes().expect("memory takes every byte");
+        message
+            .mut_unknown_fields()
+            .add_length_delimited(FIELD, bytes);
+    }
+
+    /// Records what the leader says in a heartbeat.
+    pub(super) fn hear_reach(&mut self, message: &mut Message) {
+        if message.get_msg_type() != MessageType::MsgHeartbeat {
+            return;
+        }
+        let fields = std::mem::take(message.mut_unknown_fields());
+        let said = fields.get(FIELD).and_then(|field| {
+            let bytes = field.length_delimited.first()?;
+            Reach::parse_from_bytes(bytes).ok()
+        });
+        let Some(said) = said else {
+            return;
+        };
+        let is_member = |id: &NodeId| self.members.members.contains_key(id);
+        let matched = said.members.into_iter().zip(said.matched);
+        self.heard = Heard {
+            at: self.now,
+            leader: message.from,
+            committed: said.committed,
+            matched: matched.filter(|(id, _)| is_member(id)).collect(),
+        };
+    }
+
+    /// The committed entries that a member's log is not known to hold. `None`: no leader has said it recently.
+    pub(super) fn behind(&self, id: NodeId) -> Option<u64> {
+        let raft = &self.raw.raft;
+        if self.is_leader() {
+            let committed = raft.raft_log.committed;
+            let progress = raft.prs().get(id)?;
+            return Some(committed.saturating_sub(progress.matched));
+        }
+        let Heard {
+            at,
+            leader,
+            committed,
+            matched,
+        } = &self.heard;
+        let is_recent = self.now - at < 2 * self.settings.election_ticks as u64;
+        let matched = matched.get(&id).filter(|_| *leader == raft.leader_id)?;
+        is_recent.then(|| committed.saturating_sub(*matched))
+    }
+}
