@@ -9,12 +9,16 @@ use crate::peer_url::PeerUrl;
 /// The answer to claims that are not refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerAnswer {
-    /// The claims of the member that answers.
-    Claims(Claims),
+    /// The claims of the member that answers, and id and URL of its leader, if it knows a leader that its table holds. The
+    /// claimant may know an older table, and may have moved, so that the two would not find each other.
+    Claims(Claims, Option<Leader>),
     /// A greeting: to a peer that waits to be let in, and, from an empty member, to every peer that does not know its
     /// incarnation.
     Greeting(Greeting),
 }
+
+/// The id and the URL of a leader.
+pub type Leader = (u64, PeerUrl);
 
 /// What a member says to a peer that may be a stranger. A stranger can't use any of this to pass for a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,14 +37,25 @@ pub enum GreetingState {
     /// member that was dialled.
     Empty(u64),
     /// The member has a table. Carries id and URL of its leader, if it knows a leader that its table holds.
-    Member(Option<(u64, PeerUrl)>),
+    Member(Option<Leader>),
 }
 
 impl PeerAnswer {
+    /// The leader that the answer names.
+    pub fn leader(&self) -> Option<&Leader> {
+        match self {
+            PeerAnswer::Claims(_, leader) => leader.as_ref(),
+            PeerAnswer::Greeting(greeting) => match &greeting.state {
+                GreetingState::Member(leader) => leader.as_ref(),
+                GreetingState::Empty(_) => None,
+            },
+        }
+    }
+
     /// The id of the member that answers.
     pub fn from(&self) -> u64 {
         match self {
-            PeerAnswer::Claims(claims) => claims.from,
+            PeerAnswer::Claims(claims, _) => claims.from,
             PeerAnswer::Greeting(greeting) => greeting.from,
         }
     }
@@ -48,7 +63,7 @@ impl PeerAnswer {
     /// Whether no table binds the member that answers.
     pub fn is_empty(&self) -> bool {
         match self {
-            PeerAnswer::Claims(claims) => claims.bound_index == 0,
+            PeerAnswer::Claims(claims, _) => claims.bound_index == 0,
             PeerAnswer::Greeting(greeting) => matches!(greeting.state, GreetingState::Empty(_)),
         }
     }
@@ -57,18 +72,19 @@ impl PeerAnswer {
 impl View {
     /// The answer to claims of this standing. `leader` is the id of the leader, or 0 if none is known.
     pub fn answer(&self, claims: &Claims, standing: Standing, leader: u64) -> PeerAnswer {
+        let leader = self.members.members.get_key_value(&leader);
+        let leader = leader.map(|(id, row)| (*id, row.url.clone()));
         if standing != Standing::Waiting {
             let mut answer = self.claims(claims.from, None);
             // If the claimant's id belongs to another incarnation, the claimant need not learn which.
             answer
                 .receiver
                 .take_if(|receiver| receiver.incarnation != claims.incarnation);
-            return PeerAnswer::Claims(answer);
+            return PeerAnswer::Claims(answer, leader);
         }
-        let leader = self.members.members.get_key_value(&leader);
         let state = match self.is_empty() {
             true => GreetingState::Empty(fingerprint(self.incarnation)),
-            false => GreetingState::Member(leader.map(|(id, row)| (*id, row.url.clone()))),
+            false => GreetingState::Member(leader),
         };
         PeerAnswer::Greeting(Greeting {
             from: self.me,
@@ -91,7 +107,7 @@ pub fn judge_answer<'a>(
 ) -> Result<Standing, Reason> {
     let mut come = come.into_iter();
     let claims = match answer {
-        PeerAnswer::Claims(claims) => {
+        PeerAnswer::Claims(claims, _) => {
             let is_later = |other: &&Claims| {
                 other.incarnation == claims.incarnation && other.bound_index > claims.bound_index
             };
@@ -144,12 +160,16 @@ mod tests {
         };
         let empty = answer(&empty_view(), &stranger);
         assert_eq!(empty, greeting(GreetingState::Empty(fingerprint(10))));
-        let own = |claims: &Claims| PeerAnswer::Claims(view().claims(claims.from, None));
+        let own = |claims: &Claims| {
+            PeerAnswer::Claims(view().claims(claims.from, None), Some((2, url(2))))
+        };
         let bound = claims(2, 20, 1);
         assert_eq!(answer(&view(), &bound), own(&bound));
         let ahead = claims(2, 21, 61);
         match answer(&view(), &ahead) {
-            PeerAnswer::Claims(said) => assert_eq!((said.incarnation, said.receiver), (10, None)),
+            PeerAnswer::Claims(said, _) => {
+                assert_eq!((said.incarnation, said.receiver), (10, None))
+            }
             greeting => panic!("{greeting:?}"),
         }
     }
@@ -190,7 +210,7 @@ mod tests {
     #[test]
     fn what_a_voter_answered_may_be_from_before_it_was_let_in() {
         // The peer has not connected again yet.
-        let before = PeerAnswer::Claims(claims(2, 20, 0));
+        let before = PeerAnswer::Claims(claims(2, 20, 0), None);
         let answered = judge_answer(&before, &url(2), [], &view(), 60);
         assert_eq!(answered, Ok(Standing::Bound));
     }

@@ -22,7 +22,7 @@ mod judge;
 mod verdict;
 mod view;
 
-pub use answer::{Greeting, GreetingState, PeerAnswer, judge_answer};
+pub use answer::{Greeting, GreetingState, Leader, PeerAnswer, judge_answer};
 pub use claims::{Claims, Receiver};
 pub use judge::{Reason, Standing, judge};
 pub use verdict::{Own, PeerRefusal, Verdict, verdict};

@@ -5,7 +5,9 @@
 //! a stranger, and a stranger who knew these ids could claim to be a member. A greeting is the answer to a peer that
 //! waits to be bound.
 
-use crate::identity::{Claims, Greeting, GreetingState, PeerAnswer, PeerRefusal, Reason, Receiver};
+use crate::identity::{
+    Claims, Greeting, GreetingState, Leader, PeerAnswer, PeerRefusal, Reason, Receiver,
+};
 use crate::limits;
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderValue};
@@ -33,6 +35,8 @@ const HEADER_RECEIVER: &str = "raftkvd-receiver";
 /// Replaces all headers except the version and the sender. Its value is `empty` and a fingerprint, or `member` and the
 /// leader, if the sender knows a leader.
 const HEADER_GREETING: &str = "raftkvd-greeting";
+/// The leader, beside the claims of an answer.
+const HEADER_LEADER: &str = "raftkvd-leader";
 /// The command version of the sender.
 const HEADER_COMMANDS: &str = "raftkvd-commands";
 /// The version of the sender's build, and the URL at which it serves clients. Only for people.
@@ -85,7 +89,18 @@ pub(super) fn write(claims: &Claims, headers: &mut HeaderMap) {
 /// Writes an answer into the head of a response.
 pub(super) fn write_answer(answer: &PeerAnswer, headers: &mut HeaderMap) {
     let Greeting { from, state } = match answer {
-        PeerAnswer::Claims(claims) => return write(claims, headers),
+        PeerAnswer::Claims(claims, leader) => {
+            write(claims, headers);
+            let text = leader.as_ref().map(|(id, url)| format!("{id} {url}"));
+            if let Some(text) = text {
+                let value = HeaderValue::try_from(text);
+                headers.insert(
+                    HEADER_LEADER,
+                    value.expect("digits and URLs are valid in a header"),
+                );
+            }
+            return;
+        }
         PeerAnswer::Greeting(greeting) => greeting,
     };
     let text = match state {
@@ -142,7 +157,7 @@ impl About {
 /// Reads an answer from the head of a response.
 pub(super) fn read_answer(headers: &HeaderMap) -> Result<PeerAnswer, Malformed> {
     let Some(value) = headers.get(HEADER_GREETING) else {
-        return Ok(PeerAnswer::Claims(read(headers)?));
+        return Ok(PeerAnswer::Claims(read(headers)?, leader(headers)));
     };
     version(headers)?;
     let state = || {
@@ -162,6 +177,13 @@ pub(super) fn read_answer(headers: &HeaderMap) -> Result<PeerAnswer, Malformed> 
         from: number(headers, HEADER_FROM, 10)?,
         state: state().ok_or(Malformed::Header(HEADER_GREETING))?,
     }))
+}
+
+/// The leader beside claims. Builds of before do not name it.
+fn leader(headers: &HeaderMap) -> Option<Leader> {
+    let (id, url) = text(headers, HEADER_LEADER)?.split_once(' ')?;
+    let id = parse(id, 10).filter(|id| *id != 0)?;
+    Some((id, url.parse().ok()?))
 }
 
 fn version(headers: &HeaderMap) -> Result<(), Malformed> {
@@ -432,7 +454,8 @@ mod tests {
         let greeting = |state| PeerAnswer::Greeting(Greeting { from: 2, state });
         let leader = (u64::MAX, "http://a:1".parse().unwrap());
         for answer in [
-            PeerAnswer::Claims(claims()),
+            PeerAnswer::Claims(claims(), None),
+            PeerAnswer::Claims(claims(), Some((4, "http://a:1".parse().unwrap()))),
             greeting(GreetingState::Empty(0)),
             greeting(GreetingState::Empty(u64::MAX)),
             greeting(GreetingState::Member(None)),

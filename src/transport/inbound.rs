@@ -334,7 +334,7 @@ fn switch_protocols(said: &PeerAnswer, about: &About) -> Response<Full<Bytes>> {
     let headers = response.headers_mut();
     handshake::write_answer(said, headers);
     // Not for a peer that may be a stranger.
-    if matches!(said, PeerAnswer::Claims(_)) {
+    if matches!(said, PeerAnswer::Claims(..)) {
         about.write(headers);
     }
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));

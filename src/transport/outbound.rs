@@ -251,7 +251,11 @@ impl Outbound {
                 biased;
                 _ = retired.wait_for(|retired| *retired) => break,
                 why = &mut closed => return Ended::Broken(why),
-                () = &mut stale, if !up => {
+                () = &mut stale => {
+                    if up && !self.seeks_leader() {
+                        stale.set(sleep(limits::PEER_GREETING_AGE_MAX));
+                        continue;
+                    }
                     outdated.store(true, Ordering::Relaxed);
                     self.queue.wake.notify_one();
                     break;
@@ -281,11 +285,22 @@ impl Outbound {
         }
     }
 
+    /// Whether to ask the peer again who leads: this member has had no leader for long. It may not know the leader, or
+    /// may have moved, so that the leader does not find it.
+    fn seeks_leader(&self) -> bool {
+        let waiting = self.shared.inbox.waiting();
+        let is_long = waiting
+            .borrow()
+            .as_ref()
+            .is_some_and(|waiting| waiting.is_long);
+        is_long && self.lane == Lane::Control
+    }
+
     /// Reports the peer that has answered.
     fn introduce(&self, answer: &DialledAnswer) {
         let (id, empty) = (self.peer, answer.said.is_empty());
         self.tell(match &answer.said {
-            identity::PeerAnswer::Claims(claims) => Notice::Met(Met {
+            identity::PeerAnswer::Claims(claims, _) => Notice::Met(Met {
                 id,
                 incarnation: claims.incarnation,
                 bound_index: claims.bound_index,

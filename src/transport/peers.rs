@@ -9,14 +9,15 @@
 //!
 //! A peer may have several URLs: the URL in the table, and the URL that the peer itself has named, because it has moved
 //! or is not in the table. While no leader is known or the cluster forms, the URL on this member's list is dialled too.
-//! An empty member also dials the leaders that its listed members name: the leader adds the empty member, and for that
-//! the leader needs the empty member's identity.
+//! Leaders that the answers of other members name are dialled too. An empty member needs that because the leader adds
+//! it, and for that the leader needs the empty member's identity. A member that was away needs it if it has moved
+//! meanwhile and a member that it does not know leads: otherwise neither would find the other.
 
 use super::handshake::{About, Trust};
 use super::link::Link;
 use super::queue::LaneQueue;
 use super::round_trip::RoundTrip;
-use crate::identity::{self, Claims, GreetingState, Reason, Standing, View};
+use crate::identity::{self, Claims, Reason, Standing, View};
 use crate::peer_url::PeerUrl;
 use crate::{limits, metrics};
 use parking_lot::{Mutex, MutexGuard};
@@ -135,20 +136,14 @@ pub(super) struct DialledAnswer {
 impl DialledAnswer {
     pub(super) fn bound_index(&self) -> u64 {
         match &self.said {
-            identity::PeerAnswer::Claims(claims) => claims.bound_index,
+            identity::PeerAnswer::Claims(claims, _) => claims.bound_index,
             identity::PeerAnswer::Greeting(_) => 0,
         }
     }
 
     /// The leader that the answer names.
-    pub(super) fn leader(&self) -> Option<&(u64, PeerUrl)> {
-        match &self.said {
-            identity::PeerAnswer::Greeting(greeting) => match &greeting.state {
-                GreetingState::Member(leader) => leader.as_ref(),
-                GreetingState::Empty(_) => None,
-            },
-            identity::PeerAnswer::Claims(_) => None,
-        }
+    pub(super) fn leader(&self) -> Option<&identity::Leader> {
+        self.said.leader()
     }
 }
 
@@ -250,10 +245,15 @@ pub(super) fn wanted(view: &View, peers: &Peers) -> BTreeMap<u64, (u64, Vec<Peer
         for id in peers.list.keys() {
             wanted.entry(*id).or_default();
         }
-        let leaders = peers.answers().filter_map(DialledAnswer::leader);
-        for (id, url) in leaders.take(limits::PEERS_AHEAD_MAX) {
-            add(&mut wanted.entry(*id).or_default().1, url, Trust::Known);
-        }
+    }
+    let trust = match view.is_empty() {
+        true => Trust::Known,
+        // The answer may be older than the table.
+        false => Trust::Claimed,
+    };
+    let leaders = peers.answers().filter_map(DialledAnswer::leader);
+    for (id, url) in leaders.take(limits::PEERS_AHEAD_MAX) {
+        add(&mut wanted.entry(*id).or_default().1, url, trust);
     }
     wanted
 }

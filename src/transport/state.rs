@@ -199,13 +199,17 @@ impl TransportState {
         if let Some(answer) = &answer {
             peer.about = answer.about.clone();
         }
-        let names_leader = answer.as_ref().is_some_and(|a| a.leader().is_some());
+        let named = answer.as_ref().and_then(|answer| answer.leader().cloned());
         peer.answers[lane as usize] = answer;
         let (view, applied) = self.now();
         peer.settle(claimed, &view, applied);
         let dropped = peer.waits && queue.clear();
         self.look_ahead(&peers, applied);
-        if names_leader && view.is_empty() {
+        let is_known = |(id, url): &identity::Leader| {
+            let row = view.members.members.get(id);
+            row.is_some_and(|row| row.url == *url)
+        };
+        if named.is_some_and(|leader| !is_known(&leader)) {
             self.reconcile(&mut peers);
         }
         !dropped
@@ -220,7 +224,7 @@ impl TransportState {
                 GreetingState::Empty(fingerprint) => Some((fingerprint, answer.url.clone())),
                 GreetingState::Member(_) => None,
             },
-            identity::PeerAnswer::Claims(_) => None,
+            identity::PeerAnswer::Claims(..) => None,
         }
     }
 

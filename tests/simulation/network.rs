@@ -409,22 +409,26 @@ impl World {
             made: self.now,
         };
         self.network.links.insert(key, link);
-        if !open {
-            self.after(GREETING_AGE_MAX, Event::Stale(from, peer));
-        }
+        self.after(GREETING_AGE_MAX, Event::Stale(from, peer));
         Ok(())
     }
 
-    /// A connection on which no message may pass has reached its age: its process dials all places of the peer again.
+    /// A connection has reached its age. If no message may pass, or if its process has had no leader for long, that
+    /// process dials all places of the peer again.
     pub fn end_stale(&mut self, from: Target, peer: u64) {
         let key = (from.machine, peer);
         let link = self.network.links.get(&key);
         let is_old = |link: &Link| link.made + GREETING_AGE_MAX <= self.now;
-        if link.is_some_and(|link| link.from == from && !link.open && is_old(link)) {
-            self.count("connections ended by their age");
-            self.network.turns.remove(&key);
-            self.drop_link(key);
+        let Some(link) = link.filter(|link| link.from == from && is_old(link)) else {
+            return;
+        };
+        if link.open && !self.at(from).seeks_leader() {
+            self.after(GREETING_AGE_MAX, Event::Stale(from, peer));
+            return;
         }
+        self.count("connections ended by their age");
+        self.network.turns.remove(&key);
+        self.drop_link(key);
     }
 
     /// Both ends judge the other, and each tells its node what it hears.
@@ -460,7 +464,8 @@ impl World {
         let process = self.at(from);
         let answerer = process.judge_answer(&answer, place).map_err(|_| NoLink)?;
         match &answer {
-            PeerAnswer::Claims(said) => {
+            PeerAnswer::Claims(said, leader) => {
+                process.names_leader(peer, leader.clone());
                 process.welcome(said, answerer);
                 let met = Met {
                     id: peer,
@@ -473,6 +478,9 @@ impl World {
                 self.notice(from.machine, Notice::Met(met));
             }
             PeerAnswer::Greeting(greeting) => self.greeted(from, to, peer, greeting),
+        }
+        if answer.leader().is_some() {
+            self.dial_all(from);
         }
         Ok(Handshake {
             to,
@@ -578,7 +586,7 @@ impl World {
         let print = fingerprint(claims.incarnation);
         let answered = match &*link.answer {
             PeerAnswer::Greeting(greeting) => greeting.state == GreetingState::Empty(print),
-            PeerAnswer::Claims(_) => false,
+            PeerAnswer::Claims(..) => false,
         };
         if answered {
             self.recognizes(by, link.to, claims.from);

@@ -224,6 +224,24 @@ async fn an_empty_member_dials_the_leader_that_it_is_told_of() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_has_moved_and_a_leader_that_it_does_not_know_find_each_other() {
+    let (one, three) = (TestPeer::start(1).await, TestPeer::start(3).await);
+    let mut four = TestPeer::start(4).await;
+    let older = members(&[(1, &one, 1), (3, &three, 30)]);
+    let mut newer = members(&[(1, &one, 1), (3, &three, 30), (4, &four, 40)]);
+    newer.members.get_mut(&3).unwrap().url = "http://127.0.0.1:1".parse().unwrap();
+    one.transport.set_leader(4);
+    for peer in [&one, &four] {
+        peer.transport.set_members(CLUSTER, &newer);
+        peer.transport.set_applied(45);
+    }
+    three.transport.set_members(CLUSTER, &older);
+    three.transport.set_applied(35);
+    four.until("it has come", |four| four.met_dialled(3) > 0)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_when_one_that_was_bound_says_so() {
     let mut one = TestPeer::start(1).await;
     let mut four = TestPeer::start_empty(4).await;

@@ -128,6 +128,7 @@ impl Process {
             list: launch.dials,
             leader: 0,
             claimed: BTreeMap::new(),
+            named: BTreeMap::new(),
             sending: BTreeSet::new(),
             receiving: false,
             stopping: None,

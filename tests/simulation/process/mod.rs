@@ -15,7 +15,7 @@ use futures_channel::oneshot;
 use raft::eraftpb::{Entry, Message};
 use raftkvd::channels::inbox::Inbox;
 use raftkvd::channels::notice::Notice;
-use raftkvd::identity::{self, Claims, PeerAnswer, Reason, Standing, View};
+use raftkvd::identity::{self, Claims, Leader, PeerAnswer, Reason, Standing, View};
 use raftkvd::limits;
 use raftkvd::members::Members;
 use raftkvd::metrics::Metrics;
@@ -95,6 +95,8 @@ pub struct Process {
     pub leader: u64,
     /// The newest claims of each peer that were accepted: of one that is bound, and (true) of one that is ahead.
     claimed: BTreeMap<(u64, bool), Claims>,
+    /// By peer, the leader that it named in its newest answer.
+    named: BTreeMap<u64, Leader>,
     /// Peers to which a snapshot is under way.
     pub sending: BTreeSet<u64>,
     pub receiving: bool,
@@ -442,7 +444,9 @@ impl Process {
         let is_lost = self.leader == 0 || known.is_none() || !members.is_formed();
         let listed = self.list.get(&id).filter(|_| is_lost);
         let mut places: Vec<usize> = Vec::new();
-        for url in known.into_iter().chain(claimed).chain(listed) {
+        let named = self.named.values().filter(|(leader, _)| *leader == id);
+        let named = named.map(|(_, url)| url);
+        for url in known.into_iter().chain(claimed).chain(listed).chain(named) {
             let place = World::machine_at(url);
             if !places.contains(&place) {
                 places.push(place);
@@ -457,11 +461,29 @@ impl Process {
         let mut peers: BTreeSet<u64> = members.members.keys().copied().collect();
         peers.extend(members.forming.keys());
         peers.extend(self.claimed.keys().map(|(id, _)| id));
+        peers.extend(self.named.values().map(|(id, _)| id));
         if self.view.is_empty() {
             peers.extend(self.list.keys());
         }
         peers.remove(&self.id);
         peers
+    }
+
+    /// A peer has named a leader in its answer, or none.
+    pub fn names_leader(&mut self, peer: u64, leader: Option<Leader>) {
+        match leader {
+            Some(leader) => self.named.insert(peer, leader),
+            None => self.named.remove(&peer),
+        };
+    }
+
+    /// It has had no leader for long, and asks again who leads.
+    pub fn seeks_leader(&self) -> bool {
+        let waiting = self.inbox.waiting();
+        waiting
+            .borrow()
+            .as_ref()
+            .is_some_and(|waiting| waiting.is_long)
     }
 
     pub fn judge(&self, claims: &Claims) -> Result<Standing, Reason> {
