@@ -267,10 +267,14 @@ impl Node {
         let trouble = self.formation.troubles.values().next();
         match trouble {
             Some(trouble) => format!("joining: {trouble}"),
-            None => format!(
-                "joining: member {id} waits to be added; with --join it asks for that itself, otherwise POST /{id} to \
-                 any member"
-            ),
+            None => {
+                let url = self.settings.url.as_ref();
+                let url = url.map_or("http://HOST:PORT".to_owned(), PeerUrl::to_string);
+                format!(
+                    "joining: member {id} is not added yet; with --join it asks for that itself, otherwise add it through any \
+                     member: curl -X POST -d {url} http://MEMBER/-/members/{id}"
+                )
+            }
         }
     }
 
