@@ -9,9 +9,9 @@
 //! socket, or when the connections are gone.
 
 use super::Front;
-use super::list::ListOptions;
 use super::reply::{self, Reply};
 use crate::limits;
+use crate::store::Range;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -30,8 +30,12 @@ pub(super) struct JsonTexts {
 /// What a text shows. Texts of one name are equal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum TextName {
-    /// A page of the list at this index.
-    Page { options: ListOptions, index: u64 },
+    /// A page of the list at this index. Its link to the next page says whether it is stale.
+    Page {
+        range: Range,
+        stale: bool,
+        index: u64,
+    },
     /// A key with the value that the entry with this index has written.
     Pair { key: Vec<u8>, index: u64 },
 }

@@ -24,6 +24,17 @@ pub(super) struct ListOptions {
     pub(super) stale: bool,
 }
 
+impl ListOptions {
+    /// The page at this index.
+    fn page(&self, index: u64) -> TextName {
+        TextName::Page {
+            range: self.range.clone(),
+            stale: self.stale,
+            index,
+        }
+    }
+}
+
 impl Front {
     /// `GET /-/kv`.
     pub(super) async fn list(&self, options: ListOptions, deadline: Instant) -> ReplyResult {
@@ -32,12 +43,8 @@ impl Front {
             caught_up.map_err(|why| self.not_proposed(RequestKind::Read, why))?;
         }
         let texts = Arc::clone(&self.json_texts);
-        let name = |index| TextName::Page {
-            options: options.clone(),
-            index,
-        };
         // A text of the newest index shows what a new one would.
-        if let Some(text) = texts.find(&name(self.api.state_machine.history.newest())) {
+        if let Some(text) = texts.find(&options.page(self.api.state_machine.history.newest())) {
             return Ok(json_budget::to_reply(text));
         }
         let made = self.with_frozen(deadline, {
@@ -74,10 +81,7 @@ fn make(
     deadline: Instant,
     work: &mut Work,
 ) -> Result<Arc<SharedText>, NotMade> {
-    let shared = texts.get(TextName::Page {
-        options: options.clone(),
-        index,
-    });
+    let shared = texts.get(options.page(index));
     if shared.initialized() {
         return Ok(shared);
     }
