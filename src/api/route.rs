@@ -112,6 +112,8 @@ pub(super) enum Needs {
 enum Unlisted {
     /// 405.
     NotAllowed,
+    /// 405, in any state of the member: a probe is never asked with another method by a client that means a key.
+    ProbeOnly,
     /// A read gets 405. A write gets 403, because the client most likely meant the key of this name.
     ReservedPath,
     /// A read gets 404, a write 403.
@@ -202,10 +204,10 @@ resources! {
     "/-/metrics", unlisted ReservedPath {
         READ "/-/metrics" => ShowMetrics, needs Nothing, "shows figures for Prometheus";
     }
-    "/-/live", unlisted ReservedPath {
+    "/-/live", unlisted ProbeOnly {
         READ "/-/live" => ShowLive, needs Nothing, "tells whether this member works";
     }
-    "/-/ready", unlisted ReservedPath {
+    "/-/ready", unlisted ProbeOnly {
         READ "/-/ready" => ShowReady, needs Raft, "tells whether this member serves clients";
     }
     "/-", unlisted ReservedPath {
@@ -288,6 +290,14 @@ impl Resource {
         endpoints.find(|endpoint| endpoint.methods.contains(method) && (endpoint.is_for)(key))
     }
 
+    /// What the member must be able to do before it refuses a method. Any other member says first why it serves nobody.
+    fn refusal_needs(&self) -> Needs {
+        match self.unlisted {
+            Unlisted::ProbeOnly => Needs::Nothing,
+            _ => Needs::Service,
+        }
+    }
+
     /// 405, with the methods that the resource supports.
     fn not_allowed(&self) -> Box<Reply> {
         if self.endpoints.is_empty() && self.unlisted == Unlisted::NoSuchPath {
@@ -303,7 +313,9 @@ impl Resource {
     /// The answer to one of [`METHODS`] that no endpoint has.
     fn refuse(&self, method: &Method, path: &str) -> Box<Reply> {
         match (self.unlisted, READ.contains(method)) {
-            (Unlisted::NotAllowed, _) | (Unlisted::ReservedPath, true) => self.not_allowed(),
+            (Unlisted::NotAllowed | Unlisted::ProbeOnly, _) | (Unlisted::ReservedPath, true) => {
+                self.not_allowed()
+            }
             (Unlisted::NoSuchPath, true) => no_such_path(path),
             (Unlisted::ReservedPath | Unlisted::NoSuchPath, false) => reply::error(
                 Code::ReservedPath,
@@ -372,7 +384,7 @@ impl Front {
         }
         let key = resource.key(decoded);
         let endpoint = resource.endpoint(&head.method, &key);
-        self.check_available(endpoint.map_or(Needs::Service, |endpoint| endpoint.needs))?;
+        self.check_available(endpoint.map_or(resource.refusal_needs(), |endpoint| endpoint.needs))?;
         match endpoint {
             Some(endpoint) => {
                 let mut answer = self.act(endpoint.action, head, key, body, deadline).await;

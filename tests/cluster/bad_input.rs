@@ -90,6 +90,9 @@ fn bad_keys_queries_and_methods() {
         (403, "DELETE", "/key"),
         (403, "DELETE", "/-/kv"),
         (403, "PUT", "/-"),
+        (405, "POST", "/-/live"),
+        (405, "POST", "/-/ready"),
+        (405, "DELETE", "/-/ready"),
     ] {
         let text = assert_refused(&cluster, status, method, path, b"");
         if status == 403 {
