@@ -381,7 +381,7 @@ impl Front {
                 | Code::OtherLife
                 | Code::TooManyConnections,
             ) => {}
-            Some(code) if reply.status().is_server_error() => {
+            Some(code) if reply.status().is_server_error() && *code != Code::TransferCoding => {
                 slog::warn!(self.api.logger, "refused a request"; "code" => code.text(), "status" => status);
             }
             Some(code) => {
