@@ -411,7 +411,7 @@ pub const LOG_REPEATS_TRACKED: usize = 256;
 
 // ---- open files ----
 
-/// The lowest limit of open files with which a member starts.
+/// The lowest limit of open files with which a member starts. It is enough for a cluster of nine members.
 pub const FILES_LEAST: u64 = 128;
 /// The limit of open files divided by this number is the own share: for the files of the data directory, for
 /// connections to other members and for lookups. Connections from other members get a share of the same size.
@@ -420,8 +420,10 @@ pub const FILES_SHARE: u64 = 4;
 pub const FILES_OWN: (u64, u64) = (64, 512);
 /// The least of the share for connections from other members. The most is [`PEER_CONNECTIONS_MAX`].
 pub const PEER_CONNECTIONS_LEAST: u64 = 32;
-/// The own share divided by this number is the number of spare connections, at most [`SPARE_CONNECTIONS_MAX`].
-pub const SPARE_CONNECTIONS_SHARE: u64 = 4;
+/// The own share divided by this number is the number of spare connections, at most [`SPARE_CONNECTIONS_MAX`]. The rest
+/// of the least own share is enough for a member of a cluster of nine: about 20 files, two connections to each of the
+/// others, and a file and a connection for each snapshot that it sends.
+pub const SPARE_CONNECTIONS_SHARE: u64 = 8;
 
 // ---- systemd ----
 

@@ -80,6 +80,10 @@ mod tests {
         assert_eq!(Descriptors::divide(limits::FILES_LEAST - 1), None);
         let mut last = Descriptors::divide(limits::FILES_LEAST).unwrap();
         assert_eq!((last.own, last.peers, last.clients), (64, 32, 32));
+        // Nine members: see `FILES_LEAST`.
+        let others = 8;
+        assert!(last.own - last.spare as u64 >= 20 + 4 * others, "{last:?}");
+        assert!(last.peers as u64 >= 3 * others, "{last:?}");
         for limit in [129, 256, 1_024, 4_096, 20_000, 1 << 20, u64::MAX] {
             let shares = Descriptors::divide(limit).unwrap();
             let sum = shares.own + (shares.peers + shares.clients) as u64;
