@@ -2,32 +2,39 @@
 //! taken.
 //!
 //! One address gets only a share of the slots. The addresses of one IPv6 /64 count as one address, because a single
-//! host can use all of them. When the share or all slots are taken, the oldest connection on which no request is under
-//! way gives way to the new one. The client of the old connection has sent nothing, or a part of the head of a request.
+//! host can use all of them. When the share or all slots are taken, the connection gives way that has waited for its
+//! next request for the longest time. Its client has sent nothing since its last answer, or a part of the head of a
+//! request.
 //!
 //! If no slot is left, a connection gets one of a few spare slots ([`ConnectionSlots`]). There it can ask `/-/live` and
 //! `/-/ready`, so that a supervisor does not end a member that is only busy. Every other request on a spare slot is
 //! refused, and the connection is closed.
 //!
 //! Invariants:
-//! - No connection gives way while a request is under way on it, or while its answer is being sent.
-//! - A request costs two atomic operations here and takes no lock.
+//! - No connection gives way while a request is under way on it, while its answer is being sent, or while it ends.
+//! - A request costs a look at the clock and a few atomic operations on its own connection here, and takes no lock.
+//! - The time by which a holder is in the queues is not later than the time since when it waits. So a search can end at
+//!   the first holder that waits since the time by which it is queued. The times are corrected only during a search.
 //! - No lock is held while a task is started or ended: a stopping runtime drops a task on the spot, which returns its
 //!   slot.
 
 use crate::limits;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 /// The state of a connection, which decides whether the connection may give way.
-#[derive(Debug, Default)]
-pub(super) struct Progress(AtomicU8);
+#[derive(Debug)]
+pub(super) struct Progress {
+    state: AtomicU8,
+    /// Since when the connection waits for a request. Valid while the state is [`WAITING`].
+    waits_since: AtomicU64,
+}
 
 /// The head of the next request is not complete.
 const WAITING: u8 = 0;
@@ -37,12 +44,29 @@ const BUSY: u8 = 1;
 const SENDING: u8 = 2;
 /// Another connection has the slot.
 const GONE: u8 = 3;
+/// This side of the connection was shut down, and what the client still sends is discarded. If the socket were closed
+/// now, the kernel could send a reset, which can destroy the answer on its way.
+const ENDING: u8 = 4;
+
+/// A time of this process, in nanoseconds.
+fn now() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    // 64 bits are enough for five centuries.
+    START.elapsed().as_nanos() as u64
+}
 
 impl Progress {
+    fn new(now: u64) -> Progress {
+        Progress {
+            state: AtomicU8::new(WAITING),
+            waits_since: AtomicU64::new(now),
+        }
+    }
+
     /// Notes the start of a request. Returns false if the connection has given way.
     pub(super) fn begin(&self) -> bool {
         let begun = self
-            .0
+            .state
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
                 (now != GONE).then_some(BUSY)
             });
@@ -54,16 +78,28 @@ impl Progress {
         self.step(BUSY, SENDING);
     }
 
-    /// hyper's buffer is empty.
+    /// hyper's buffer is empty, and the connection stays open for the next request.
     pub(super) fn flushed(&self) {
-        if self.0.load(Ordering::Relaxed) == SENDING {
+        if self.state.load(Ordering::Relaxed) == SENDING {
+            self.waits_since.store(now(), Ordering::Relaxed);
             self.step(SENDING, WAITING);
         }
     }
 
+    /// The connection ends by itself within a short time.
+    pub(super) fn ends(&self) {
+        let _ = self.step(SENDING, ENDING) || self.step(WAITING, ENDING);
+    }
+
     /// Whether bytes that arrive belong to the head of a request.
     pub(super) fn is_waiting(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == WAITING
+        self.state.load(Ordering::Relaxed) == WAITING
+    }
+
+    /// Since when the connection waits for a request, if it does.
+    fn waits_since(&self) -> Option<u64> {
+        let waits = self.state.load(Ordering::Acquire) == WAITING;
+        waits.then(|| self.waits_since.load(Ordering::Relaxed))
     }
 
     fn gives_way(&self) -> bool {
@@ -72,7 +108,7 @@ impl Progress {
 
     fn step(&self, from: u8, to: u8) -> bool {
         let stepped = self
-            .0
+            .state
             .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
         stepped.is_ok()
     }
@@ -100,12 +136,12 @@ pub(super) struct Slots {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Oldest first.
-    holders: BTreeMap<u64, Holder>,
-    addresses: HashMap<IpAddr, AddressSlots>,
+    holders: HashMap<u64, Holder>,
+    /// All holders.
+    queue: Queue,
+    /// The holders of each address.
+    addresses: HashMap<IpAddr, Queue>,
     next_serial: u64,
-    /// Before this time, no search among the holders of all addresses.
-    all_busy_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -114,13 +150,25 @@ struct Holder {
     progress: Arc<Progress>,
     /// `None` until the task is started, and for a watch.
     task: Option<AbortHandle>,
+    /// The time by which the holder is in the queues.
+    queued_by: u64,
 }
 
+/// Holders in the order in which they may give way.
 #[derive(Debug, Default)]
-struct AddressSlots {
-    serials: BTreeSet<u64>,
-    /// Before this time, no search among the holders of this address.
+struct Queue {
+    /// The time and the serial number of each holder.
+    order: BTreeSet<(u64, u64)>,
+    /// Before this time, no search.
     all_busy_until: Option<Instant>,
+}
+
+impl Holder {
+    /// Since when the holder waits, if it may give way.
+    fn waits_since(&self) -> Option<u64> {
+        self.task.as_ref()?;
+        self.progress.waits_since()
+    }
 }
 
 /// A slot, until it is dropped.
@@ -146,8 +194,10 @@ impl Slots {
     /// Takes a slot, perhaps from a connection on which no request is under way.
     pub(super) fn enter(self: &Arc<Slots>, address: IpAddr) -> Result<Slot, Full> {
         let address = host_of(address);
-        let progress = Arc::new(Progress::default());
-        let (serial, evicted) = self.table.lock().enter(self, address, &progress)?;
+        let (now, mut table) = (now(), self.table.lock());
+        let progress = Arc::new(Progress::new(now));
+        let (serial, evicted) = table.enter(self, address, &progress, now)?;
+        drop(table);
         let slot = Slot {
             slots: Arc::clone(self),
             serial,
@@ -172,13 +222,14 @@ impl Table {
         slots: &Slots,
         address: IpAddr,
         progress: &Arc<Progress>,
+        now: u64,
     ) -> Result<(u64, Option<AbortHandle>), Full> {
         let own = self.addresses.get(&address);
-        let own = own.map_or(0, |own| own.serials.len());
+        let own = own.map_or(0, |own| own.order.len());
         let evicted = if own >= slots.address_max {
-            Some(self.evict_from(address).ok_or(Full::Address)?)
+            Some(self.evict(Some(address)).ok_or(Full::Address)?)
         } else if self.holders.len() >= slots.max {
-            Some(self.evict_any().ok_or(Full::All)?)
+            Some(self.evict(None).ok_or(Full::All)?)
         } else {
             None
         };
@@ -190,53 +241,88 @@ impl Table {
                 address,
                 progress: Arc::clone(progress),
                 task: None,
+                queued_by: now,
             },
         );
+        self.queue.order.insert((now, serial));
         let own = self.addresses.entry(address).or_default();
-        own.serials.insert(serial);
+        own.order.insert((now, serial));
         Ok((serial, evicted))
     }
 
-    /// Takes the slot of the oldest connection of this address that may give way.
-    fn evict_from(&mut self, address: IpAddr) -> Option<AbortHandle> {
-        let own = self.addresses.get_mut(&address)?;
-        if !may_search(&mut own.all_busy_until) {
+    /// Takes the slot of the connection that has waited for the longest time, among those of this address or all.
+    fn evict(&mut self, of: Option<IpAddr>) -> Option<AbortHandle> {
+        if !self.queue(of)?.may_search() {
             return None;
         }
-        let holders = &self.holders;
-        let holders = own
-            .serials
-            .iter()
-            .filter_map(|serial| Some((*serial, holders.get(serial)?)));
-        let Some(serial) = oldest_waiting(holders) else {
-            own.all_busy_until = Some(Instant::now() + limits::SLOTS_SEARCH_PAUSE);
-            return None;
-        };
-        self.leave(serial)
+        while let Some(serial) = self.longest_waiting(of) {
+            // A request may have begun on it meanwhile.
+            if self.holders.get(&serial)?.progress.gives_way() {
+                return self.leave(serial);
+            }
+        }
+        self.queue(of)?.all_busy_until = Some(Instant::now() + limits::SLOTS_SEARCH_PAUSE);
+        None
     }
 
-    /// Takes the slot of the oldest connection of any address that may give way.
-    fn evict_any(&mut self) -> Option<AbortHandle> {
-        if !may_search(&mut self.all_busy_until) {
-            return None;
+    /// The holders of this address, or all holders.
+    fn queue(&mut self, of: Option<IpAddr>) -> Option<&mut Queue> {
+        match of {
+            Some(address) => self.addresses.get_mut(&address),
+            None => Some(&mut self.queue),
         }
-        let holders = self
-            .holders
-            .iter()
-            .map(|(serial, holder)| (*serial, holder));
-        let Some(serial) = oldest_waiting(holders) else {
-            self.all_busy_until = Some(Instant::now() + limits::SLOTS_SEARCH_PAUSE);
-            return None;
+    }
+
+    /// Finds the holder that has waited for the longest time. Moves the holders that were busy since they were queued,
+    /// and wait again, to their right places, so that the next search finds them there.
+    fn longest_waiting(&mut self, of: Option<IpAddr>) -> Option<u64> {
+        let mut found: Option<(u64, u64)> = None;
+        let mut misplaced = Vec::new();
+        let queue = match of {
+            Some(address) => self.addresses.get(&address)?,
+            None => &self.queue,
         };
-        self.leave(serial)
+        for &(queued_by, serial) in &queue.order {
+            if found.is_some_and(|(since, _)| since <= queued_by) {
+                break;
+            }
+            let Some(since) = self.holders.get(&serial)?.waits_since() else {
+                continue;
+            };
+            if since > queued_by {
+                misplaced.push((since, serial));
+            }
+            if found.is_none_or(|(first, _)| since < first) {
+                found = Some((since, serial));
+            }
+        }
+        for (since, serial) in misplaced {
+            self.queue_by(serial, since);
+        }
+        found.map(|(_, serial)| serial)
+    }
+
+    /// Moves a holder to another place in the queues.
+    fn queue_by(&mut self, serial: u64, time: u64) {
+        let Some(holder) = self.holders.get_mut(&serial) else {
+            return;
+        };
+        let before = std::mem::replace(&mut holder.queued_by, time);
+        let own = self.addresses.get_mut(&holder.address);
+        for queue in [Some(&mut self.queue), own].into_iter().flatten() {
+            queue.order.remove(&(before, serial));
+            queue.order.insert((time, serial));
+        }
     }
 
     /// Returns a slot. The serial may be unknown, because the connection gave way.
     fn leave(&mut self, serial: u64) -> Option<AbortHandle> {
         let holder = self.holders.remove(&serial)?;
+        let place = (holder.queued_by, serial);
+        self.queue.order.remove(&place);
         if let Some(own) = self.addresses.get_mut(&holder.address) {
-            own.serials.remove(&serial);
-            if own.serials.is_empty() {
+            own.order.remove(&place);
+            if own.order.is_empty() {
                 self.addresses.remove(&holder.address);
             }
         }
@@ -244,20 +330,17 @@ impl Table {
     }
 }
 
-/// Whether to search for a connection that may give way. A search that found nothing is not repeated at once: a search
-/// looks at every connection, and a flood of connections would cause one search for each of them.
-fn may_search(all_busy_until: &mut Option<Instant>) -> bool {
-    let may = all_busy_until.is_none_or(|until| Instant::now() >= until);
-    if may {
-        *all_busy_until = None;
+impl Queue {
+    /// Whether to search for a connection that may give way. A search that found nothing is not repeated at once: such
+    /// a search looks at every connection, and a flood of connections would cause one search for each of them.
+    fn may_search(&mut self) -> bool {
+        let until = &mut self.all_busy_until;
+        let may = until.is_none_or(|until| Instant::now() >= until);
+        if may {
+            *until = None;
+        }
+        may
     }
-    may
-}
-
-/// Makes the oldest holder that may do so give way, and returns its serial. Its connection can start no further request.
-fn oldest_waiting<'a>(mut holders: impl Iterator<Item = (u64, &'a Holder)>) -> Option<u64> {
-    let found = holders.find(|(_, holder)| holder.task.is_some() && holder.progress.gives_way());
-    found.map(|(serial, _)| serial)
 }
 
 /// The part of an address that identifies the host.
@@ -415,6 +498,44 @@ mod tests {
         tokio::time::sleep(2 * limits::SLOTS_SEARCH_PAUSE).await;
         assert!(slots.enter(ip("10.0.0.4")).unwrap().evicted);
         assert!(!progress.begin());
+    }
+
+    /// A request that was answered.
+    fn serve(slot: &Slot) {
+        let progress = slot.progress();
+        assert!(progress.begin());
+        progress.answered();
+        progress.flushed();
+    }
+
+    #[tokio::test]
+    async fn the_connection_gives_way_that_has_waited_longest_and_not_the_oldest() {
+        let slots = slots(4, 4);
+        let enter = || slots.enter(ip("10.0.0.1")).unwrap();
+        let [first, second, third, fourth] = std::array::from_fn(|_| enter());
+        let _tasks = [&first, &second, &third, &fourth].map(running);
+        serve(&first);
+        serve(&third);
+        serve(&first);
+        // Now the order is: second, fourth, third, first.
+        for (next, gone) in [&second, &fourth, &third, &first].into_iter().enumerate() {
+            let slot = enter();
+            assert!(slot.evicted && !gone.progress().begin(), "{next}");
+            // It has no task, so it does not give way.
+            std::mem::forget(slot);
+        }
+        assert_eq!(slots.enter(ip("10.0.0.1")).unwrap_err(), Full::Address);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_by_itself_does_not_give_way() {
+        let slots = slots(1, 1);
+        let slot = slots.enter(ip("10.0.0.1")).unwrap();
+        let _task = running(&slot);
+        serve(&slot);
+        slot.progress().ends();
+        slot.progress().flushed();
+        assert_eq!(slots.enter(ip("10.0.0.1")).unwrap_err(), Full::Address);
     }
 
     #[tokio::test]
