@@ -369,8 +369,21 @@ pub const WATCH_ENTRIES_MAX: usize = 256;
 pub const WATCH_ID_INTERVAL: Duration = Duration::from_secs(15);
 /// Size up to which a value is copied out of the connection's read buffer, in bytes. The buffer can then be used again.
 pub const BODY_COPY_BYTES_MAX: usize = 4 << 10;
-/// Time in which a client takes no byte of its response, after which its connection is closed.
+/// Time in which a client takes no byte of its response, after which its connection is closed. A client that reads
+/// steadily, but less than about half of [`UNSENT_BYTES_MAX`] in this time, is closed too.
 pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes that the kernel takes for a client and has not sent yet, about.
+pub const UNSENT_BYTES_MAX: u32 = 64 << 10;
+/// Time for which a client's kernel may be silent before the connection ends, if the member waits for an answer of it.
+/// It is longer than [`WRITE_STALL_TIMEOUT`]. With [`WATCH_ID_INTERVAL`] it is less than a minute: a watcher gets a
+/// byte at that interval, so a vanished watcher is noticed within a minute.
+pub const CLIENT_SILENCE_MAX: Duration = Duration::from_secs(40);
+/// Time after which an idle connection asks the client's kernel for a sign of life.
+pub const CLIENT_KEEPALIVE_IDLE: Duration = Duration::from_secs(20);
+/// Interval at which the question is repeated.
+pub const CLIENT_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Bytes that are kept for a client that sends its next request during a watch.
+pub const AHEAD_BYTES_MAX: usize = 4 << 10;
 /// Time for which a connection discards the rest of a request's body after a response that left it unread. It lets the
 /// client get the response and not a reset.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,7 +1,8 @@
 //! The client port: turns HTTP/1.1 requests into proposals and reads, and outcomes into HTTP statuses.
 //!
 //! Flow:
-//! - [`serve`] accepts connections, `slots` limits their number, and `connection` enforces the limits of each socket.
+//! - [`serve`] accepts connections, and `slots` limits their number. `connection` runs hyper on each, `socket` limits how
+//!   long a client may take, and `heads` the memory of incomplete requests.
 //! - `Front::answer` counts requests.
 //! - `gate` refuses requests that name another host, or that come from a web page of another site.
 //! - `route` has the table of all requests and calls the function for each.
@@ -34,6 +35,7 @@ mod event_texts;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gate;
+mod heads;
 mod hint;
 mod join;
 mod json;
@@ -52,6 +54,7 @@ mod raft_requests;
 mod reply;
 mod route;
 mod slots;
+mod socket;
 mod status;
 mod strict_json;
 #[cfg(test)]

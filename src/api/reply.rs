@@ -26,6 +26,9 @@ pub(super) enum ReplyBody {
     /// Pieces that are made while they are sent. An error ends the connection without the final chunk, so that no
     /// client mistakes a part for the whole body.
     Stream(UnsyncBoxBody<Bytes, io::Error>),
+    /// The same, without an end: only the client ends it, or this member. When the client closes its sending side, it is
+    /// gone.
+    Endless(UnsyncBoxBody<Bytes, io::Error>),
 }
 
 impl Default for ReplyBody {
@@ -52,21 +55,23 @@ impl Body for ReplyBody {
             ReplyBody::Whole(whole) => Pin::new(whole)
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
-            ReplyBody::Stream(stream) => Pin::new(stream).poll_frame(cx),
+            ReplyBody::Stream(stream) | ReplyBody::Endless(stream) => {
+                Pin::new(stream).poll_frame(cx)
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             ReplyBody::Whole(whole) => whole.is_end_stream(),
-            ReplyBody::Stream(stream) => stream.is_end_stream(),
+            ReplyBody::Stream(stream) | ReplyBody::Endless(stream) => stream.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             ReplyBody::Whole(whole) => whole.size_hint(),
-            ReplyBody::Stream(stream) => stream.size_hint(),
+            ReplyBody::Stream(stream) | ReplyBody::Endless(stream) => stream.size_hint(),
         }
     }
 }

@@ -150,7 +150,7 @@ impl Front {
         let body = match head.method {
             // The body of an answer to HEAD is not sent.
             Method::HEAD => ReplyBody::default(),
-            _ => ReplyBody::Stream(
+            _ => ReplyBody::Endless(
                 Stream::of(Watcher {
                     begun: false,
                     cut: false,

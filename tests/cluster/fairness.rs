@@ -5,7 +5,7 @@ use crate::http::{self, Connection};
 use crate::shortages::limited;
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -121,14 +121,7 @@ fn idle_connections_give_way_to_new_ones_of_their_address() {
 #[test]
 fn one_address_gets_so_many_watches_as_the_option_says() {
     let cluster = Cluster::start_with(1, &["--max-per-address", "3"]);
-    let watch = || {
-        let mut client = Connection::open(cluster.address(1)).expect("connect");
-        client
-            .write(b"GET /-/watch HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            .expect("a request");
-        let status = client.head().map(|head| head.status);
-        (client, status.expect("a head"))
-    };
+    let watch = || watch(cluster.address(1));
     let watchers = [watch(), watch(), watch()];
     assert_eq!(watchers.each_ref().map(|(_, status)| *status), [200; 3]);
     assert_eq!(watch().1, 503);
@@ -136,6 +129,127 @@ fn one_address_gets_so_many_watches_as_the_option_says() {
         get_from(Ipv4Addr::new(127, 0, 0, 2), cluster.address(1), "/a"),
         "404"
     );
+}
+
+/// Begins to watch, and reads the head of the answer.
+fn watch(address: SocketAddr) -> (Connection, u16) {
+    let mut client = Connection::open(address).expect("connect");
+    client
+        .write(b"GET /-/watch HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .expect("a request");
+    let status = client.head().expect("a head").status;
+    (client, status)
+}
+
+/// A new watch and a read are served long before the member writes the next id to its watchers.
+fn assert_served_at_once(cluster: &Cluster) {
+    let address = cluster.address(1);
+    let within = Duration::from_secs(3);
+    eventually("a watch is served", within, || {
+        let (_client, status) = watch(address);
+        require(status == 200, || status.to_string())
+    });
+    eventually("a read is served", within, || {
+        let status = get_from(Ipv4Addr::LOCALHOST, address, "/a");
+        require(status == "404", || status)
+    });
+}
+
+#[test]
+fn closed_watches_free_their_places_at_once() {
+    let cluster = Cluster::start(1);
+    let address = cluster.address(1);
+    // One address may have 256 watches.
+    for round in 0..4 {
+        let watches: Vec<_> = (0..250)
+            .map(|_| {
+                let mut client = Connection::open(address).expect("connect");
+                client
+                    .write(b"GET /-/watch HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    .expect("a request");
+                client
+            })
+            .collect();
+        if round % 2 == 0 {
+            for mut client in watches {
+                client.head().expect("a head");
+            }
+        }
+    }
+    assert_served_at_once(&cluster);
+}
+
+#[test]
+fn closed_watches_free_their_connections_at_once() {
+    let cluster = small(&[]);
+    for _ in 0..10 {
+        // One address may have 8 connections.
+        let watches: Vec<_> = (0..8).map(|_| watch(cluster.address(1))).collect();
+        drop(watches);
+        assert_served_at_once(&cluster);
+    }
+}
+
+#[test]
+fn a_watcher_that_closes_its_sending_side_is_gone_and_other_clients_get_their_answer() {
+    let cluster = Cluster::start(1);
+    cluster.put(1, "a", "value");
+    for path in ["/a", "/-/kv?values=true", "/-/snapshot"] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let mut stream = TcpStream::connect(cluster.address(1)).expect("connect");
+        stream.write_all(request.as_bytes()).expect("a request");
+        stream.shutdown(Shutdown::Write).expect("shut down");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("an answer");
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+        let ends = match path {
+            "/-/snapshot" => answer.ends_with("\r\n0\r\n\r\n"),
+            _ => answer.contains("value"),
+        };
+        assert!(ends, "{path}: {answer}");
+    }
+    let mut stream = TcpStream::connect(cluster.address(1)).expect("connect");
+    stream
+        .write_all(b"GET /-/watch HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .expect("a request");
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).expect("a head");
+    assert_eq!(&start, b"HTTP/1.1 200");
+    let begun = Instant::now();
+    stream.shutdown(Shutdown::Write).expect("shut down");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .expect("a timeout");
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect("the end");
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
+fn the_connection_that_has_been_idle_longest_gives_way() {
+    let cluster = small(&[]);
+    let open = |_| Connection::open(cluster.address(1)).expect("connect");
+    let mut clients: Vec<Connection> = (0..8).map(open).collect();
+    for client in clients.iter_mut().rev() {
+        let answer = client.send("GET", "/a", &[], b"").expect("an answer");
+        assert_eq!(answer.status, 404);
+    }
+    // Now the last one has been idle for longest.
+    let mut newer: Vec<Connection> = (0..4).map(open).collect();
+    let last = newer.last_mut().expect("a connection");
+    assert_eq!(
+        last.send("GET", "/a", &[], b"").expect("an answer").status,
+        404
+    );
+    for (position, client) in clients.iter_mut().enumerate() {
+        let served = client.send("GET", "/a", &[], b"").is_ok();
+        assert_eq!(served, position < 4, "{position}");
+    }
 }
 
 /// The processor time of the member.

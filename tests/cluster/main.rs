@@ -64,6 +64,7 @@ mod restarts;
 mod serving;
 mod shortages;
 mod skipped;
+mod slow_readers;
 mod snapshots;
 mod stderr;
 mod stopping;

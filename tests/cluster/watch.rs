@@ -235,7 +235,12 @@ fn readers_that_do_not_read_are_cut_and_hold_up_nobody() {
             begin.elapsed()
         );
     }
-    for watch in &mut slow {
+    // What a client sends during a watch is its next request.
+    let ahead = b"GET /-/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for watch in &mut slow[10..] {
+        watch.connection.write(ahead).expect("the next request");
+    }
+    for (position, watch) in slow.iter_mut().enumerate() {
         let cut = loop {
             let block = watch.block().expect("events").expect("a last event");
             if block.event.is_some() {
@@ -250,6 +255,10 @@ fn readers_that_do_not_read_are_cut_and_hold_up_nobody() {
             "{data}"
         );
         assert!(watch.block().expect("the end").is_none());
+        if position >= 10 {
+            let live = watch.connection.response(false).expect("an answer");
+            assert_eq!(live.status, 200, "{live:?}");
+        }
         let list = data["list"].as_str().expect("a link");
         let list = watch
             .connection

@@ -126,6 +126,14 @@ fn the_table_of_limits_in_the_reference_of_the_api_is_that_of_the_code() {
 #[test]
 fn the_text_of_the_reference_of_the_api_has_the_limits_of_the_code() {
     let says = [
+        format!(
+            "while the member waits for it | {} |",
+            time(CLIENT_SILENCE_MAX)
+        ),
+        format!(
+            "takes no byte for {} is disconnected",
+            time(WRITE_STALL_TIMEOUT)
+        ),
         format!("| `limit` | {} |", count(LIST_KEYS_DEFAULT)),
         format!("the cluster has {} members already", count(MEMBERS_MAX)),
         format!(
