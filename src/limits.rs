@@ -121,8 +121,6 @@ pub const BACKUP_PIECE_BYTES: usize = 4 << 10;
 pub const BACKUP_BYTES_UNANNOUNCED_MAX: u64 = 1 << 30;
 /// Largest backup in bytes, whatever the member announces. The map of a member is in memory.
 pub const BACKUP_BYTES_MAX: u64 = 16 << 40;
-/// Interval at which a backup tries again to hand a piece to a slow client.
-pub const BACKUP_POLL: Duration = Duration::from_millis(1);
 /// Longest line in which a member refuses a backup, in bytes.
 pub const BACKUP_REFUSAL_BYTES_MAX: usize = 64 << 10;
 /// A restored cluster starts this far after the index of its backup. That is more than the old cluster can have written

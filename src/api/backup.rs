@@ -8,7 +8,7 @@
 //!
 //! Invariants:
 //! - One backup runs at a time. It keeps its turn until its thread ends, even when its request is cancelled.
-//! - A client that reads too slowly is disconnected, and the frozen map is released.
+//! - A client that stops reading is disconnected (see `socket`), and the frozen map is released.
 //! - A response that ends before its footer ends with an error, so that no client mistakes it for a whole backup.
 //!   `raftkvd inspect` and `restore` refuse a file without a footer.
 
@@ -35,8 +35,6 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::thread;
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout_at};
 
@@ -194,7 +192,7 @@ fn under_way() -> Box<Reply> {
     )
 }
 
-/// The client is gone, or reads too slowly.
+/// The client is gone, or has stopped reading.
 struct ClientGone;
 
 struct Sink {
@@ -211,21 +209,10 @@ impl Sink {
         Ok(())
     }
 
-    /// Polls the channel: a thread outside of the runtime can't wait for a channel with a timeout, at least not while
-    /// the runtime ends.
-    fn put(&self, mut piece: BackupPiece) -> Result<(), ClientGone> {
-        let begun = std::time::Instant::now();
-        loop {
-            piece = match self.give.try_send(piece) {
-                Ok(()) => return Ok(()),
-                Err(TrySendError::Full(piece)) => piece,
-                Err(TrySendError::Closed(_)) => return Err(ClientGone),
-            };
-            if begun.elapsed() >= limits::SNAPSHOT_STALL_TIMEOUT {
-                return Err(ClientGone);
-            }
-            thread::sleep(limits::BACKUP_POLL);
-        }
+    /// Waits until there is room for the piece. The wait ends: the connection drops the receiver when its client takes
+    /// no bytes for some time, and the end of the runtime drops the connection.
+    fn put(&self, piece: BackupPiece) -> Result<(), ClientGone> {
+        self.give.blocking_send(piece).map_err(|_| ClientGone)
     }
 }
 

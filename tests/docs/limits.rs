@@ -236,7 +236,7 @@ fn the_guide_has_the_limits_of_the_code() {
     assert_says(
         "src/docs/guide/backup.md",
         &[
-            format!("no bytes for {}", time(SNAPSHOT_STALL_TIMEOUT)),
+            format!("no bytes for {}", time(WRITE_STALL_TIMEOUT)),
             format!(
                 "less than {} within {}",
                 bytes(BACKUP_PIECE_BYTES),
