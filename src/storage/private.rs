@@ -81,6 +81,7 @@ impl DataDir {
     /// process are left as they are.
     pub fn make_private(&self) -> Result<Exposed, StorageError> {
         let mut exposed = Exposed::default();
+        let is_new = self.disk().attributes(&self.meta_path())?.is_none();
         for (path, attributes) in self.parts()? {
             if attributes.mode & 0o077 == 0 {
                 continue;
@@ -91,6 +92,8 @@ impl DataDir {
                 exposed.shared = Some(why);
             } else if attributes.is_own() {
                 match self.close(&path, &attributes)? {
+                    // Nobody could read what is still to be made.
+                    None if path == self.path() && is_new => {}
                     None => exposed.closed += 1,
                     Some(why) => _ = exposed.refused.get_or_insert(why),
                 }
@@ -130,6 +133,22 @@ impl DataDir {
 
     /// The data directory and what is in it, as far as it is part of it.
     fn parts(&self) -> Result<Vec<(PathBuf, Attributes)>, StorageError> {
+        self.find_parts().map_err(|error| match error {
+            StorageError::Io(error) if error.source.kind() == io::ErrorKind::PermissionDenied => {
+                StorageError::NotPrivate {
+                    path: error.path.components().collect(),
+                    why: format!(
+                        "this user may not look at it ({}); run raftkvd as the owner of the data directory, or chown -R the \
+                         data directory to this user",
+                        error.source
+                    ),
+                }
+            }
+            other => other,
+        })
+    }
+
+    fn find_parts(&self) -> Result<Vec<(PathBuf, Attributes)>, StorageError> {
         let mut parts = Vec::new();
         if !self.is_directory()? {
             return Ok(parts);
@@ -195,7 +214,10 @@ impl DataDir {
         let Some(attributes) = self.disk().attributes(path)? else {
             return Ok(false);
         };
-        if let Some(why) = objection(&attributes, expected) {
+        if let Some(mut why) = objection(&attributes, expected) {
+            if path == self.lock_path() {
+                why = why.replace("put the right one in its place", "raftkvd makes another");
+            }
             return Err(StorageError::NotPrivate {
                 path: path.components().collect(),
                 why,
