@@ -19,13 +19,15 @@ impl Node {
         let members = self.members.members.iter().map(|(id, member)| {
             let known = raft.prs().get(*id).filter(|_| self.is_leader());
             let own = *id == self.settings.id;
+            // Raft-rs counts a new member as active before it was reached.
+            let is_known = |p: &raft::Progress| p.matched > 0 || self.leadership.heard.contains(id);
             MemberStatus {
                 id: *id,
                 url: member.url.clone(),
                 learner: !self.members.is_settled_voter(*id),
                 progress: known.map(|p| Progress {
                     matched: p.matched,
-                    active: p.recent_active || own,
+                    active: own || (p.recent_active && is_known(p)),
                 }),
                 behind: self.behind(*id),
                 seen: PeerSeen::default(),
