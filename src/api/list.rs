@@ -6,7 +6,7 @@
 
 use super::error_code::Code;
 use super::json_budget::{self, JsonTexts, SharedText, TextName};
-use super::path::{options, percent_encode, query_decode, unknown};
+use super::path::{QueryOption, options, percent_encode, unknown};
 use super::processor_share::Work;
 use super::reply::{self, Reply, ReplyResult, RequestKind};
 use super::{Front, json};
@@ -112,28 +112,23 @@ const _: () = assert!(limits::LIST_KEYS_MAX == 10_000);
 pub(super) fn list_options(query: Option<&str>) -> Result<ListOptions, Box<Reply>> {
     let (mut prefix, mut after, mut limit, mut values, mut stale) = (None, None, None, None, None);
     for option in options(query) {
-        let (name, text) = option.split_once('=').unwrap_or((option, ""));
-        let bytes = || query_decode(text.as_bytes()).map(|bytes| bytes.into_owned());
-        let one_of = |yes, no| match text {
-            _ if text == yes => Some(true),
-            _ if text == no => Some(false),
-            _ => None,
-        };
+        let value = QueryOption::of(option);
+        let name = value.name;
         // Whether the option was given before, or `None` if its value is invalid.
         let (given, form) = match name {
-            "prefix" => (bytes().map(|b| prefix.replace(b).is_some()), ENCODED),
-            "after" => (bytes().map(|b| after.replace(b).is_some()), ENCODED),
+            "prefix" => (value.bytes().map(|b| prefix.replace(b).is_some()), ENCODED),
+            "after" => (value.bytes().map(|b| after.replace(b).is_some()), ENCODED),
             "limit" => {
-                let number = text.parse().ok();
+                let number = value.number().and_then(|n| usize::try_from(n).ok());
                 let number = number.filter(|n| (1..=limits::LIST_KEYS_MAX).contains(n));
                 (number.map(|n| limit.replace(n).is_some()), LIMIT)
             }
             "values" => {
-                let asked = one_of("true", "false");
+                let asked = value.one_of("true", "false");
                 (asked.map(|v| values.replace(v).is_some()), "true or false")
             }
             "consistency" => {
-                let asked = one_of("stale", "linearizable");
+                let asked = value.one_of("stale", "linearizable");
                 (
                     asked.map(|s| stale.replace(s).is_some()),
                     "stale or linearizable",

@@ -74,26 +74,67 @@ pub(super) fn percent_encode(key: &[u8]) -> String {
     text
 }
 
+/// An option of a query: `name=value`.
+#[derive(Debug)]
+pub(super) struct QueryOption<'a> {
+    /// As received: no name of an option needs escapes.
+    pub(super) name: &'a str,
+    /// Decoded by [`query_decode`]. `None` if that is not possible.
+    value: Option<Cow<'a, [u8]>>,
+}
+
+impl<'a> QueryOption<'a> {
+    pub(super) fn of(option: &'a str) -> QueryOption<'a> {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        QueryOption {
+            name,
+            value: query_decode(value.as_bytes()),
+        }
+    }
+
+    /// The value, if it may be any bytes.
+    pub(super) fn bytes(&self) -> Option<Vec<u8>> {
+        self.value.as_deref().map(<[u8]>::to_vec)
+    }
+
+    /// The value, if it is text.
+    pub(super) fn text(&self) -> Option<&str> {
+        std::str::from_utf8(self.value.as_deref()?).ok()
+    }
+
+    /// The value, if it consists of digits: a sign or a space is not accepted.
+    pub(super) fn number(&self) -> Option<u64> {
+        let text = self.text()?;
+        text.parse().ok().filter(|_| is_all_digits(text.as_bytes()))
+    }
+
+    /// Which of the two words the value is.
+    pub(super) fn one_of(&self, yes: &str, no: &str) -> Option<bool> {
+        match self.text()? {
+            text if text == yes => Some(true),
+            text if text == no => Some(false),
+            _ => None,
+        }
+    }
+}
+
 /// Reads the options of a read.
 pub(super) fn read_options(query: Option<&str>) -> Result<ReadOptions, Box<Reply>> {
     let mut stale = None;
     for option in options(query) {
-        let asked = match option {
-            "consistency=stale" => true,
-            "consistency=linearizable" => false,
-            _ if option == "consistency" || option.starts_with("consistency=") => {
-                return Err(reply::error(
-                    Code::BadOption,
-                    "the option consistency has to be stale or linearizable",
-                ));
-            }
-            _ => {
-                return Err(unknown(
-                    option,
-                    "a read accepts consistency=stale and consistency=linearizable",
-                ));
-            }
-        };
+        let asked = QueryOption::of(option);
+        if asked.name != "consistency" {
+            return Err(unknown(
+                option,
+                "a read accepts consistency=stale and consistency=linearizable",
+            ));
+        }
+        let asked = asked.one_of("stale", "linearizable").ok_or_else(|| {
+            reply::error(
+                Code::BadOption,
+                "the option consistency has to be stale or linearizable",
+            )
+        })?;
         if stale.replace(asked).is_some() {
             return Err(reply::error(
                 Code::BadOption,
@@ -227,12 +268,16 @@ mod tests {
         assert_eq!(stale(Some("")), Some(false));
         assert_eq!(stale(Some("consistency=stale")), Some(true));
         assert_eq!(stale(Some("consistency=linearizable&")), Some(false));
+        assert_eq!(stale(Some("consistency=st%61le")), Some(true));
         for query in [
             "x",
             "=",
             "consistency",
             "consistency=",
             "consistency=eventual",
+            "consistency=+stale",
+            "consistency=stale%",
+            "consistenc%79=stale",
             "consistency=stale&consistency=stale",
             "consistency=stale&x=1",
             "Consistency=stale",

@@ -12,7 +12,7 @@
 use super::audit::Client;
 use super::error_code::Code;
 use super::event_texts::{EventTexts, NoText, is_large};
-use super::path::{options, percent_encode, query_decode, unknown};
+use super::path::{QueryOption, options, percent_encode, unknown};
 use super::reply::{self, Reply, ReplyBody, ReplyResult, RequestKind};
 use super::slots::{Full, Slot};
 use super::{Front, json};
@@ -47,16 +47,16 @@ pub(super) struct WatchOptions {
 pub(super) fn watch_options(query: Option<&str>) -> Result<WatchOptions, Box<Reply>> {
     let (mut prefix, mut after) = (None, None);
     for option in options(query) {
-        let (name, text) = option.split_once('=').unwrap_or((option, ""));
+        let value = QueryOption::of(option);
+        let name = value.name;
         // Whether the option was given before, or `None` if its value is invalid.
         let (given, form) = match name {
             "prefix" => {
-                let bytes = query_decode(text.as_bytes()).map(|bytes| bytes.into_owned());
-                let given = bytes.map(|bytes| prefix.replace(bytes).is_some());
+                let given = value.bytes().map(|bytes| prefix.replace(bytes).is_some());
                 (given, "percent-encoded")
             }
             "after" => {
-                let given = index(text).map(|index| after.replace(index).is_some());
+                let given = value.number().map(|index| after.replace(index).is_some());
                 (given, "an index, such as 7")
             }
             _ => return Err(unknown(option, "a watch accepts prefix and after")),
