@@ -17,6 +17,30 @@ pub struct PeerUrl {
 }
 
 impl PeerUrl {
+    /// Reads a URL that a person has typed: `http://` may be left out, and spaces may surround the URL. A host that stands for
+    /// many machines is refused.
+    pub fn typed(text: &str) -> Result<PeerUrl, String> {
+        let text = text.trim();
+        if text.contains(char::is_whitespace) {
+            return Err(format!(
+                "{text:?} is not a peer URL: it has a space; separate several URLs by commas"
+            ));
+        }
+        let url: PeerUrl = match text.contains("://") {
+            true => text.parse()?,
+            false => format!("http://{text}")
+                .parse()
+                .map_err(|why: String| why.replacen("\"http://", "\"", 1))?,
+        };
+        match url.host.parse().ok().and_then(group_of) {
+            Some(group) => Err(format!(
+                "{text:?} is not a peer URL: this is a {group} address; write the address or name by which others reach the \
+                 member"
+            )),
+            None => Ok(url),
+        }
+    }
+
     /// The host: a name, an IPv4 address, or an IPv6 address without its brackets.
     pub fn host(&self) -> &str {
         &self.host
@@ -117,6 +141,15 @@ fn canonical_host(host: &str, bracketed: bool) -> Result<String, &'static str> {
     }
 }
 
+/// The kind of an address that stands for many machines. TCP has no use for one.
+pub fn group_of(address: IpAddr) -> Option<&'static str> {
+    match address.to_canonical() {
+        address if address.is_multicast() => Some("multicast"),
+        IpAddr::V4(address) if address.is_broadcast() => Some("broadcast"),
+        _ => None,
+    }
+}
+
 /// Whether resolvers treat the host as an IPv4 address. They accept several spellings: 127.1, 0x7f000001 and 2130706433
 /// are all 127.0.0.1.
 fn ends_in_a_number(host: &str) -> bool {
@@ -132,6 +165,34 @@ fn ends_in_a_number(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_person_may_leave_out_the_scheme_and_may_not_name_many_machines() {
+        for (text, canonical) in [
+            ("127.0.0.1:9021", "http://127.0.0.1:9021"),
+            (" Node-1:1/ ", "http://node-1:1"),
+            ("[::1]:9021", "http://[::1]:9021"),
+            ("http://a:1\n", "http://a:1"),
+        ] {
+            assert_eq!(PeerUrl::typed(text).unwrap().to_string(), canonical);
+        }
+        for (text, said) in [
+            ("", "\"\" is not a peer URL: it has no port"),
+            ("a", "\"a\" is not a peer URL: it has no port"),
+            ("a:1 b:1", "separate several URLs by commas"),
+            ("a:0", "\"a:0\" is not a peer URL: the port"),
+            ("https://a:1", "https is not supported"),
+            ("::1:9021", "the host is not valid"),
+            ("http:/a:1", "it has a path"),
+            ("224.0.0.1:1", "this is a multicast address"),
+            ("http://[ff02::1]:1", "this is a multicast address"),
+            ("http://255.255.255.255:1", "this is a broadcast address"),
+            ("0.0.0.0:1", "only to listen on"),
+        ] {
+            let error = PeerUrl::typed(text).unwrap_err();
+            assert!(error.contains(said), "{text}: {error}");
+        }
+    }
 
     #[test]
     fn peer_urls_have_one_canonical_form() {

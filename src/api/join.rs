@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 impl Front {
-    /// `POST /join` with `{"id":"4","addr":"http://127.0.0.1:42379"}`. The answers are those of `POST /-/members/<id>`.
+    /// `POST /join` with `{"id":"4","addr":"http://127.0.0.1:14379"}`. The answers are those of `POST /-/members/<id>`.
     pub(super) async fn join(
         &self,
         head: &Parts,
@@ -71,11 +71,7 @@ fn joiner(body: &[u8]) -> Result<Joiner, Box<Reply>> {
         )
     })?;
     let addr = addr.as_str().ok_or_else(|| bad("addr is not a string"))?;
-    let url = if addr.contains("://") {
-        peer_url(addr)
-    } else {
-        peer_url(&format!("http://{addr}"))
-    };
+    let url = peer_url(addr)?;
     let incarnation = match object.get("incarnation") {
         None => 0,
         Some(digits) => digits.as_str().and_then(incarnation).ok_or_else(|| {
@@ -84,7 +80,7 @@ fn joiner(body: &[u8]) -> Result<Joiner, Box<Reply>> {
     };
     Ok(Joiner {
         id,
-        url: url?,
+        url,
         incarnation,
     })
 }
@@ -103,12 +99,12 @@ mod tests {
     #[test]
     fn a_joiner_gives_its_id_and_its_address() {
         for body in [
-            "{\"id\":\"4\",\"addr\":\"http://127.0.0.1:42379\"}",
-            "{\"addr\": \"127.0.0.1:42379\", \"id\": 4}\n",
+            "{\"id\":\"4\",\"addr\":\"http://127.0.0.1:14379\"}",
+            "{\"addr\": \"127.0.0.1:14379\", \"id\": 4}\n",
         ] {
             let joiner = joiner(body.as_bytes()).unwrap();
             assert_eq!(joiner.id, 4);
-            assert_eq!(joiner.url.to_string(), "http://127.0.0.1:42379");
+            assert_eq!(joiner.url.to_string(), "http://127.0.0.1:14379");
             assert_eq!(joiner.incarnation, 0);
         }
         for (body, code) in [

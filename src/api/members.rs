@@ -52,6 +52,14 @@ impl Front {
         deadline: Instant,
     ) -> ReplyResult {
         let Some(id) = path::member_id(key) else {
+            let names_a_key =
+                !path::is_all_digits(key) && !head.uri.path().starts_with("/-/members/");
+            if names_a_key {
+                return Err(bad_request(
+                    "POST writes no key: use PUT, as in curl -X PUT -d VALUE URL; POST adds a member, whose id is a number: \
+                     see POST /-/members/<id>",
+                ));
+            }
             return Err(bad_request(
                 "POST /-/members/<id> adds a member: its id is a number from 1 to 18446744073709551615, without leading zeros",
             ));
@@ -151,6 +159,7 @@ impl Front {
             Ok(()) => self.propose_change(command, deadline).await,
             Err(refused) => Err(refused),
         };
+        let answer = answer.map_err(|refused| or_key(refused, id));
         audit.answered(&answer);
         answer
     }
@@ -167,7 +176,7 @@ impl Front {
             status.ok_or_else(|| reply::unavailable(Code::TooSlow, super::status::STUCK))?;
         if status.members.iter().all(|member| member.id != id) {
             // The removal is not proposed, because it would remove a member that is added meanwhile.
-            return Err(refused(Refusal::NotFound, Kind::RemoveMember, id));
+            return Err(refused(Refusal::NotFound, id));
         }
         Err(reply::error(
             Code::Ambiguous,
@@ -186,7 +195,7 @@ impl Front {
             .await?;
         let url = std::str::from_utf8(&received.bytes)
             .map_err(|_| bad_request("the body is not a peer URL: write it as http://HOST:PORT"))?;
-        peer_url(url.trim())
+        peer_url(url)
     }
 
     async fn change(&self, head: &Parts, command: Command, deadline: Instant) -> ReplyResult {
@@ -209,11 +218,11 @@ impl Front {
     }
 
     async fn propose_change(&self, mut command: Command, deadline: Instant) -> ReplyResult {
-        let (id, kind) = (command.member_id, command.kind);
+        let id = command.member_id;
         command.wait_ticks = self.ticks_until(deadline);
         match self.propose(command, deadline).await {
             Outcome::Applied { .. } => Ok(reply::done(None)),
-            Outcome::Refused(why) => Err(refused(why, kind, id)),
+            Outcome::Refused(why) => Err(refused(why, id)),
             // This does not occur: a membership command carries no condition.
             Outcome::ConditionFailed { current } => Err(reply::condition_failed(current)),
             other @ (Outcome::Transacted { .. } | Outcome::ChecksFailed(_)) => {
@@ -242,15 +251,24 @@ fn removal(id: u64) -> Command {
     command
 }
 
-/// 409 or 404, with a line for this refusal, this kind of change and this member.
-fn refused(why: Refusal, kind: Kind, id: u64) -> Box<Reply> {
+/// Names the key too where a member is not found: the client of `DELETE /<id>` may have meant that.
+fn or_key(refused: Box<Reply>, id: u64) -> Box<Reply> {
+    match refused.extensions().get() {
+        Some(Code::NoSuchMember) => reply::error(
+            Code::NoSuchMember,
+            format!(
+                "{} {id}; the key of that name is at /-/kv/{id}",
+                Refusal::NotFound
+            ),
+        ),
+        _ => refused,
+    }
+}
+
+/// 409 or 404, with a line for this refusal and this member.
+fn refused(why: Refusal, id: u64) -> Box<Reply> {
     let line = format!("not changed: {why}");
     match why {
-        // The client may have meant a key.
-        Refusal::NotFound if kind == Kind::RemoveMember => reply::error(
-            Code::NoSuchMember,
-            format!("{why} {id}; the key of that name is at /-/kv/{id}"),
-        ),
         Refusal::NotFound => reply::error(Code::NoSuchMember, format!("{why} {id}")),
         Refusal::IdTaken(url) => reply::error(
             Code::IdTaken,
@@ -285,8 +303,7 @@ pub(super) fn peer_url(text: &str) -> Result<PeerUrl, Box<Reply>> {
         // No valid URL is that long, and the message would repeat it.
         return Err(bad_request("this is not a peer URL: it is too long"));
     }
-    text.parse()
-        .map_err(|why: String| reply::error(Code::BadMember, why))
+    PeerUrl::typed(text).map_err(|why| reply::error(Code::BadMember, why))
 }
 
 /// Refuses conditions. Members have no ETag to compare, and ignoring a condition would be worse than refusing it.

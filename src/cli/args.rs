@@ -4,7 +4,7 @@
 use super::help;
 use super::values::{
     LOG_FORMATS, LOG_LEVELS, choice, parse_allowed_host, parse_count, parse_duration, parse_id,
-    parse_ip, parse_member, parse_port, parse_size,
+    parse_listen, parse_listen_peer, parse_member, parse_port, parse_size,
 };
 use crate::command::version::VERSION;
 use crate::config::AllowedHost;
@@ -145,7 +145,7 @@ pub(super) struct Args {
     ///
     /// The address at which this member serves clients; 0.0.0.0 stands for all addresses of this machine. There is no
     /// authentication: everybody who reaches the client port can read and write all keys.
-    #[arg(long, value_name = "IP", env = "RAFTKVD_LISTEN", value_parser = parse_ip, help_heading = "Addresses", value_hint = ValueHint::Other)]
+    #[arg(long, value_name = "IP", env = "RAFTKVD_LISTEN", value_parser = parse_listen, help_heading = "Addresses", value_hint = ValueHint::Other)]
     pub(super) listen: Option<IpAddr>,
 
     /// Host names by which clients may name this member
@@ -161,7 +161,7 @@ pub(super) struct Args {
     ///
     /// The address at which this member listens for the other members. Needed where the host of the peer URL is not an
     /// address of this machine, for example behind a proxy or NAT.
-    #[arg(long, value_name = "IP", env = "RAFTKVD_LISTEN_PEER", value_parser = parse_ip, help_heading = "Addresses", value_hint = ValueHint::Other)]
+    #[arg(long, value_name = "IP", env = "RAFTKVD_LISTEN_PEER", value_parser = parse_listen_peer, help_heading = "Addresses", value_hint = ValueHint::Other)]
     pub(super) listen_peer: Option<IpAddr>,
 
     /// Data directory [default: raftkvd-<id>]

@@ -55,9 +55,8 @@ pub(super) fn check(
             return Err(Quit::Usage(line.to_owned()));
         }
         (None, Some(url)) => {
-            let url = url
-                .parse()
-                .map_err(|why| Quit::Usage(format!("--peer-url: {why}")))?;
+            let url = PeerUrl::typed(&url);
+            let url = url.map_err(|why| Quit::Usage(format!("--peer-url: {why}")))?;
             BTreeMap::from([(1, url)])
         }
         (cluster, None) => {

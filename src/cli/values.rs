@@ -4,11 +4,11 @@
 use crate::config::AllowedHost;
 use crate::limits;
 use crate::logging::Format;
-use crate::peer_url::PeerUrl;
+use crate::peer_url::{PeerUrl, group_of};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use slog::Level;
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// One of the possible values of an option.
@@ -85,11 +85,7 @@ where
 
 /// Reads the URL at which clients reach a member. The scheme may be left out.
 pub(super) fn parse_member(text: &str) -> Result<PeerUrl, String> {
-    let text = text.trim();
-    let url = match text.contains("://") || !text.contains(':') {
-        true => text.parse(),
-        false => format!("http://{text}").parse(),
-    };
+    let url = PeerUrl::typed(text);
     url.map_err(|why: String| why.replacen("a peer URL", "the URL of a member", 1))
 }
 
@@ -137,10 +133,7 @@ pub(super) fn parse_cluster(list: &str) -> Result<BTreeMap<u64, PeerUrl>, String
     let mut urls = BTreeMap::new();
     let mut ids = HashMap::new();
     for (id, text) in (1_u64..).zip(list.split(',')) {
-        let url: PeerUrl = text
-            .trim()
-            .parse()
-            .map_err(|why| format!("URL {id} of --cluster: {why}"))?;
+        let url = PeerUrl::typed(text).map_err(|why| format!("URL {id} of --cluster: {why}"))?;
         if let Some(first) = ids.insert(url.clone(), id) {
             return Err(format!(
                 "--cluster lists {url} twice, for member {first} and for member {id}; give every member its own URL"
@@ -185,17 +178,52 @@ pub(super) fn parse_count(text: &str) -> Result<u32, String> {
 }
 
 pub(super) fn parse_port(text: &str) -> Result<u16, String> {
+    if text.contains(':') {
+        return Err(match text.contains("://") || !text.starts_with(':') {
+            true => "give the port alone, as in --port 9121, and the IP for clients as --listen IP"
+                .into(),
+            false => "give the port alone, without the colon".into(),
+        });
+    }
     text.parse::<u16>()
         .ok()
         .filter(|port| *port > 0)
         .ok_or_else(|| "a port is a number from 1 to 65535".to_owned())
 }
 
-pub(super) fn parse_ip(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| {
-        "write an IP address such as 127.0.0.1, or 0.0.0.0 for all addresses of this machine"
-            .to_owned()
-    })
+/// Reads `--listen`.
+pub(super) fn parse_listen(text: &str) -> Result<IpAddr, String> {
+    parse_ip(text, "the port as --port PORT")
+}
+
+/// Reads `--listen-peer`.
+pub(super) fn parse_listen_peer(text: &str) -> Result<IpAddr, String> {
+    parse_ip(
+        text,
+        "the port in --peer-url, or in the member's URL of --cluster",
+    )
+}
+
+/// `port_elsewhere` says where the port belongs.
+fn parse_ip(text: &str, port_elsewhere: &str) -> Result<IpAddr, String> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    let Ok(ip) = bare.unwrap_or(text).parse::<IpAddr>() else {
+        let has_port = text.contains("://") || text.parse::<SocketAddr>().is_ok();
+        let has_port = has_port || PeerUrl::typed(text).is_ok() || text.starts_with(':');
+        return Err(match has_port {
+            true => format!("give the IP alone, and {port_elsewhere}"),
+            false => "write an IP address such as 127.0.0.1, or 0.0.0.0 for all addresses of this machine".into(),
+        });
+    };
+    match group_of(ip) {
+        Some(group) => Err(format!(
+            "this is a {group} address, at which no member can listen; write an IP address of this machine, or 0.0.0.0 for \
+             all of them"
+        )),
+        None => Ok(ip),
+    }
 }
 
 /// Reads a duration: numbers with units, such as `5s`, `0.5s`, `1m30s`.

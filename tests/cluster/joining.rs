@@ -214,7 +214,7 @@ fn post_join_takes_what_hraftds_members_send() {
         ("{\"id\":4,\"addr\":\"127.0.0.1:2\"}", 409, "member 4 is at"),
         ("{\"id\":5,\"addr\":\"127.0.0.1:1\"}", 409, "member 4;"),
         ("{\"id\":\"node4\",\"addr\":\"127.0.0.1:3\"}", 400, "id"),
-        ("{\"id\":6,\"addr\":\"127.0.0.1\"}", 400, "http://127.0.0.1"),
+        ("{\"id\":6,\"addr\":\"127.0.0.1\"}", 400, "no port"),
         ("{\"id\":6}", 400, "addr"),
         ("http://127.0.0.1:3", 400, "JSON"),
     ] {
@@ -328,4 +328,60 @@ fn who_accepts_json_gets_a_code_with_every_refusal() {
     cluster.put(1, "k", "v");
     let found = cluster.send(1, "GET", "/k", &[("Accept", "application/json")], b"");
     assert_eq!((found.status, &*found.body), (200, &b"v"[..]));
+}
+
+#[test]
+fn an_added_member_that_is_started_without_join_ends_with_5_and_is_asked_about_it() {
+    let mut cluster = Cluster::start(3);
+    cluster.remove_member(2, 1);
+    assert_eq!(cluster.node(1).exit_code(PATIENCE), Some(0));
+    cluster.add_member(2, 1);
+    cluster.node(1).set_flag("--data-dir", "without-join");
+    cluster.node(1).start_expecting_exit(5);
+    let said = cluster.nodes[&1].last_log();
+    assert!(said.contains("did you forget --join?"), "{said}");
+    // What the line says to do works at the first try.
+    cluster.node(1).set_flag("--data-dir", "with-join");
+    cluster.node(1).arguments.push("--join".to_owned());
+    start(&mut cluster, 1);
+    cluster.wait_voters(1, &[1, 2, 3]);
+}
+
+#[test]
+fn a_member_that_lost_its_disk_comes_back_by_the_line_of_its_exit() {
+    let mut cluster = Cluster::start(3);
+    cluster.node(3).kill();
+    cluster.node(3).wipe();
+    cluster.node(3).start_expecting_exit(5);
+    let said = cluster.nodes[&3].last_log();
+    assert!(said.contains("a new --data-dir"), "{said}");
+    cluster.remove_member(1, 3);
+    let asked = cluster.client_url(1);
+    cluster.node(3).let_it_ask(&[asked]);
+    // The ended start has left its files here, and they do no harm.
+    start(&mut cluster, 3);
+    cluster.wait_voters(3, &[1, 2, 3]);
+}
+
+#[test]
+fn a_join_that_succeeds_calls_nobody_down_and_a_restart_changes_no_members() {
+    let mut cluster = Cluster::prepare(0, &[]);
+    cluster.lay_out_alone(1, &[]);
+    start(&mut cluster, 1);
+    cluster.lay_out_alone(2, &[1]);
+    start(&mut cluster, 2);
+    cluster.wait_voters(1, &[1, 2]);
+    for id in [1, 2] {
+        let said = cluster.nodes[&id].log_text();
+        assert!(!said.contains("peer is down"), "member {id}: {said}");
+        let changed = said.matches("membership changed, change: \"made a voter\"");
+        assert_eq!(changed.count(), 1, "member {id}: {said}");
+    }
+    cluster.kill_all();
+    cluster.start_all();
+    cluster.put(1, "foo", "bar");
+    for id in [1, 2] {
+        let said = cluster.nodes[&id].last_log();
+        assert!(!said.contains("membership changed"), "member {id}: {said}");
+    }
 }
