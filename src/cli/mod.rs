@@ -11,6 +11,7 @@ mod environment;
 mod help;
 pub mod inspect;
 mod man;
+mod meant;
 pub mod restore;
 mod values;
 
@@ -94,17 +95,20 @@ fn parse_with(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Task, Quit> {
     let mut arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    meant::replace_words(&mut arguments);
+    if let Some(line) = meant::foreign_option(&arguments) {
+        return Err(Quit::Usage(line));
+    }
     let help = match arguments.iter().any(|argument| argument == "-h") {
         true => HelpLength::Short,
         false => HelpLength::Long,
     };
-    let first = arguments.get(1).cloned();
     let given = matches(help, &arguments).map_err(|error| match error.kind() {
         // As it is with the names of the variables.
         ErrorKind::DisplayHelp => args::command(help)
             .try_get_matches_from(&arguments)
             .map_or_else(Quit::Shown, |_| Quit::Shown(error)),
-        _ => quit(error, first.as_ref(), &Origins::default()),
+        _ => quit(error, &arguments, &Origins::default()),
     })?;
     let environment::FromEnvironment {
         arguments: added,
@@ -112,10 +116,11 @@ fn parse_with(
         origins,
         warnings,
     } = environment::arguments(&given, variables).map_err(Quit::Usage)?;
-    let end = arguments.len();
-    arguments.splice(place.min(end)..place.min(end), added);
-    let args = matches(help, &arguments).and_then(|matches| Args::from_arg_matches(&matches));
-    let args = args.map_err(|error| quit(error, first.as_ref(), &origins))?;
+    let mut all = arguments.clone();
+    let place = place.min(all.len());
+    all.splice(place..place, added);
+    let args = matches(help, &all).and_then(|matches| Args::from_arg_matches(&matches));
+    let args = args.map_err(|error| quit(error, &arguments, &origins))?;
     let task = task(args).map_err(|quit| match quit {
         Quit::Usage(line) => Quit::Usage(origins.explain(&line)),
         shown => shown,
@@ -134,11 +139,11 @@ fn matches(help: HelpLength, arguments: &[OsString]) -> Result<clap::ArgMatches,
     environment::command(help).try_get_matches_from(arguments)
 }
 
-/// `first` is the argument that names the subcommand, if there is one.
-fn quit(error: clap::Error, first: Option<&OsString>, origins: &Origins) -> Quit {
+/// `arguments` are those of the command line, without the environment.
+fn quit(error: clap::Error, arguments: &[OsString], origins: &Origins) -> Quit {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Quit::Shown(error),
-        _ => Quit::Usage(origins.explain(&condense(&error, first))),
+        _ => Quit::Usage(origins.explain(&condense(&error, arguments))),
     }
 }
 
@@ -167,14 +172,19 @@ fn task(args: Args) -> Result<Task, Quit> {
     }
 }
 
+/// Whether the command line asks for the daemon, as far as its first word tells.
+pub fn is_daemon(arguments: &[OsString]) -> bool {
+    let first = arguments.get(1);
+    first.is_none_or(|word| word.as_encoded_bytes().starts_with(b"-"))
+}
+
 /// The log settings for the error of a command line that is not valid: JSON if the daemon would have logged JSON.
 pub fn log_of_refusal(arguments: &[OsString]) -> LogOptions {
     let is_json = |value: &OsStr| value.eq_ignore_ascii_case("json");
-    let is_option = |argument: &OsString| argument.as_encoded_bytes().starts_with(b"-");
-    let options = arguments.get(1..).unwrap_or_default();
-    if options.first().is_some_and(|first| !is_option(first)) {
+    if !is_daemon(arguments) {
         return LogOptions::COMMAND;
     }
+    let options = arguments.get(1..).unwrap_or_default();
     let pairs = options.iter().zip(options.iter().skip(1));
     let mut given = pairs.filter(|(name, _)| *name == "--log-format");
     let mut joined = options.iter().filter_map(|argument| {
@@ -296,7 +306,7 @@ fn addresses(args: &Args) -> Result<(BTreeMap<u64, PeerUrl>, Option<PeerUrl>), S
         ),
         (Some(list), None) => Ok((parse_cluster(list)?, None)),
         (None, Some(text)) => {
-            let url = text.trim().parse().map_err(|why| format!("--peer-url: {why}"))?;
+            let url = PeerUrl::typed(text).map_err(|why| format!("--peer-url: {why}"))?;
             Ok((BTreeMap::new(), Some(url)))
         }
         (None, None) => Ok((BTreeMap::new(), None)),
@@ -304,12 +314,21 @@ fn addresses(args: &Args) -> Result<(BTreeMap<u64, PeerUrl>, Option<PeerUrl>), S
 }
 
 /// Condenses clap's message to one line: what is wrong, a similar argument if clap knows one, and which help to read.
-/// `first` is the argument that names the subcommand, if there is one.
-fn condense(error: &clap::Error, first: Option<&OsString>) -> String {
+/// `arguments` are those of the command line.
+fn condense(error: &clap::Error, arguments: &[OsString]) -> String {
     let get = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
         _ => None,
     };
+    let root = args::command(HelpLength::Long);
+    let first = arguments.get(1);
+    let subcommand = first.and_then(|name| root.find_subcommand(name));
+    let stray = get(ContextKind::InvalidSubcommand).or(get(ContextKind::InvalidArg));
+    if let (None, Some(word)) = (subcommand, stray)
+        && let Some(line) = meant::surplus(error.kind(), word, arguments)
+    {
+        return format!("{line}; see raftkvd --help");
+    }
     let argument = get(ContextKind::InvalidArg).map(|argument| {
         // Of `--id <N>`, only the name is shown.
         bare(argument.split(' ').next().unwrap_or(argument))
@@ -345,12 +364,7 @@ fn condense(error: &clap::Error, first: Option<&OsString>) -> String {
     if let Some(similar) = get(ContextKind::SuggestedArg) {
         line.push_str(&format!("; there is {similar}"));
     }
-    let root = args::command(HelpLength::Long);
-    let subcommand = first.and_then(|name| root.find_subcommand(name));
-    match subcommand {
-        Some(subcommand) => format!("{line}; see raftkvd {} --help", subcommand.get_name()),
-        None => format!("{line}; see raftkvd --help"),
-    }
+    format!("{line}; see {}", meant::help_of(subcommand))
 }
 
 /// The name of an argument, without the brackets that clap puts around it.
@@ -402,11 +416,11 @@ mod tests {
     #[test]
     fn a_joiner_needs_no_list_if_it_knows_whom_to_ask() {
         let urls = |urls: &[PeerUrl]| urls.iter().map(PeerUrl::to_string).collect::<Vec<_>>();
-        let line = "--id 4 --peer-url http://127.0.0.1:42379 --join http://127.0.0.1:12380,localhost:22380/ --port 5";
+        let line = "--id 4 --peer-url http://127.0.0.1:14379 --join http://127.0.0.1:12380,localhost:22380/ --port 5";
         let asked = options(line).unwrap().asked;
         assert_eq!(
             asked.peer_url,
-            Some("http://127.0.0.1:42379".parse().unwrap())
+            Some("http://127.0.0.1:14379".parse().unwrap())
         );
         assert_eq!(
             urls(&asked.join_by),
@@ -422,7 +436,7 @@ mod tests {
                 "--join http://127.0.0.1:1,",
                 "\"\" is not the URL of a member",
             ),
-            ("--peer-url 127.0.0.1:1", "--peer-url: \"127.0.0.1:1\""),
+            ("--peer-url 127.0.0.1", "--peer-url: \"127.0.0.1\""),
             (
                 "--peer-url http://a:1 --cluster http://a:1",
                 "leave out --peer-url",
@@ -486,7 +500,7 @@ mod tests {
             ("--id 0", "--id \"0\""),
             ("--id -1", "--id \"-1\""),
             ("--id x", "--id \"x\""),
-            ("--cluster 127.0.0.1:1", "\"127.0.0.1:1\""),
+            ("--cluster 127.0.0.1", "\"127.0.0.1\""),
             ("--cluster http://127.0.0.1", "no port"),
             ("--cluster http://127.0.0.1:1/x", "path"),
             ("--cluster http://a:1,,http://b:1", "URL 2"),

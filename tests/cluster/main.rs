@@ -42,6 +42,7 @@ mod format_2;
 mod formation;
 mod full_disks;
 mod gate;
+mod habits;
 mod identity;
 mod joining;
 mod large_values;
