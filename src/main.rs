@@ -6,6 +6,7 @@ use raftkvd::cli::{self, Task};
 use raftkvd::cli::{backup, inspect, restore};
 use raftkvd::exit_code::ExitCode;
 use raftkvd::logging::{Fatal, Log, LogOptions};
+use raftkvd::server::Signals;
 use raftkvd::{logging, server};
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -13,6 +14,8 @@ use std::process::exit;
 
 fn main() {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    // A subcommand ends by a signal directly.
+    let signals = cli::is_daemon(&arguments).then(Signals::catch);
     let parsed = cli::parse(&arguments);
     let options = match &parsed {
         Ok(Task::Run(options)) => options.log,
@@ -31,7 +34,7 @@ fn main() {
     slog::warn!(log.logger(), #logging::ALWAYS,
         "this build can have planted bugs (cargo feature mutants): never give it data");
     let ended = match parsed {
-        Ok(task) => carry_out(task, &log),
+        Ok(task) => carry_out(task, signals, &log),
         Err(quit) => quit.show(),
     };
     log.end(ended.as_ref().err());
@@ -39,14 +42,19 @@ fn main() {
 }
 
 /// Gives the exit code.
-fn carry_out(task: Task, log: &Log) -> Result<ExitCode, Fatal> {
+fn carry_out(
+    task: Task,
+    signals: Option<io::Result<Signals>>,
+    log: &Log,
+) -> Result<ExitCode, Fatal> {
     let logger = log.logger();
     match task {
         Task::Run(options) => {
             for line in &options.warnings {
                 slog::warn!(logger, "{}", line);
             }
-            match server::run(options.asked, logger) {
+            let signals = signals.unwrap_or_else(Signals::catch);
+            match server::run(options.asked, signals, logger) {
                 Ok(()) => Ok(ExitCode::Success),
                 Err(failure) => {
                     let reason = options.origins.explain(&failure.to_string());

@@ -1,13 +1,9 @@
-//! The resources that a start takes from the machine before it touches its data: ports and signals.
+//! The ports that a start binds before it touches its data.
 
 use super::failure::Failure;
 use super::port::{Port, needs_a_person};
 use super::start_wait::{NotStarted, StartWait};
-use super::stop::{SignalReceived, StopReason, StopSender};
-use slog::{Logger, info};
 use std::net::{SocketAddr, TcpListener};
-use std::time::Instant;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Binds a port. Waits if the port is in use or the address does not exist: the process before may still be about to end,
 /// and the address may come up later.
@@ -43,44 +39,6 @@ pub(super) fn into_tokio(
     let _context = runtime.enter();
     tokio::net::TcpListener::from_std(listener)
         .map_err(|error| Failure::Fatal(format!("can't serve a port: {error}; start again")))
-}
-
-/// From now on, a signal is a reason to stop in order, and no longer ends the process directly. SIGHUP is not a reason to
-/// stop: it comes from a terminal that was closed, or from a supervisor that wants files to be read again.
-pub(super) fn watch_signals(
-    runtime: &tokio::runtime::Runtime,
-    stop_sender: &StopSender,
-    logger: &Logger,
-) -> Result<(), Failure> {
-    for (name, kind) in [
-        ("SIGTERM", SignalKind::terminate()),
-        ("SIGINT", SignalKind::interrupt()),
-    ] {
-        let _context = runtime.enter();
-        let mut signals = signal(kind).map_err(|error| {
-            Failure::Fatal(format!("can't watch for {name}: {error}; start again"))
-        })?;
-        let stop_sender = stop_sender.clone();
-        runtime.spawn(async move {
-            while signals.recv().await.is_some() {
-                let at = Instant::now();
-                stop_sender.send(StopReason::Signal(SignalReceived { name, at }));
-            }
-        });
-    }
-    let _context = runtime.enter();
-    let mut hangups = signal(SignalKind::hangup())
-        .map_err(|error| Failure::Fatal(format!("can't watch for SIGHUP: {error}")))?;
-    let logger = logger.clone();
-    runtime.spawn(async move {
-        while hangups.recv().await.is_some() {
-            info!(
-                logger,
-                "SIGHUP is ignored: there is no file to read again; SIGTERM stops this member"
-            );
-        }
-    });
-    Ok(())
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ mod list;
 mod listen;
 mod listening;
 mod port;
+mod signals;
 mod start;
 mod start_wait;
 mod stop;
@@ -30,6 +31,7 @@ mod wiring;
 
 pub use failure::Failure;
 pub use port::Port;
+pub use signals::Signals;
 
 use crate::channels::notice::Notice;
 use crate::config::{Asked, Config};
@@ -41,7 +43,8 @@ use descriptors::Descriptors;
 use list::Fit;
 use slog::{Logger, info};
 use start_wait::{NotStarted, StartWait};
-use std::net::TcpListener;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -50,11 +53,14 @@ use systemd::Phase;
 use wiring::{Daemon, Found, OpenFiles, Process, Wired};
 
 /// Runs one member until it is stopped or removed (`Ok`), or until it fails.
-pub fn run(asked: Asked, logger: &Logger) -> Result<(), Failure> {
+pub fn run(asked: Asked, signals: io::Result<Signals>, logger: &Logger) -> Result<(), Failure> {
+    let signals = signals.map_err(|error| {
+        Failure::Fatal(format!("can't watch for signals: {error}; start again"))
+    })?;
     let begun = Instant::now();
     let descriptors = Descriptors::raise(logger)?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let mut process = Process::start(logger)?;
+    let mut process = Process::start(signals, logger)?;
     let mut start_wait = StartWait::new(&process.runtime, &mut process.stop_reasons, logger);
     let plan = match start::prepare(asked, &disk, &mut start_wait) {
         Ok(plan) => plan,
@@ -155,7 +161,7 @@ fn wire(daemon: &Daemon, opened: Opened, peer_port: TcpListener) -> Result<Wired
         transport,
         peers,
     };
-    tell_started(daemon, &wired, found.term, members);
+    tell_started(daemon, &wired, members);
     Ok(wired)
 }
 
@@ -220,19 +226,28 @@ fn tell_starting(config: &Config, logger: &Logger) {
 }
 
 /// Informs the log, then systemd, then the user.
-fn tell_started(daemon: &Daemon, wired: &Wired, term: u64, members: usize) {
-    let Config {
-        id, client_address, ..
-    } = daemon.config;
+fn tell_started(daemon: &Daemon, wired: &Wired, members: usize) {
+    let id = daemon.config.id;
+    let client = dialled(daemon.config.client_address);
     let cluster = match wired.meta.cluster() {
         0 => "none yet".to_owned(),
         cluster => format!("{cluster:016x}"),
     };
-    info!(daemon.parts.logger, "started"; "cluster" => cluster, "term" => term,
-        "members" => members, "ms" => daemon.begun.elapsed().as_millis() as u64);
+    info!(daemon.parts.logger, "started"; "cluster" => cluster, "members" => members,
+        "ms" => daemon.begun.elapsed().as_millis() as u64);
     daemon.phase.send_replace(Phase::Started);
-    let said = listening::tell(daemon.parts.clone(), id, client_address);
+    let said = listening::tell(daemon.parts.clone(), id, client);
     daemon.runtime.spawn(said);
+}
+
+/// Where a client on this machine reaches this address.
+fn dialled(address: SocketAddr) -> SocketAddr {
+    let ip: IpAddr = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 #[cfg(test)]
@@ -250,7 +265,7 @@ mod tests {
             panic!("it runs the daemon");
         };
         let logger = Logger::root(slog::Discard, slog::o!());
-        let failure = run(options.asked, &logger).unwrap_err();
+        let failure = run(options.asked, Signals::catch(), &logger).unwrap_err();
         assert_eq!(failure.exit_code(), 2, "{failure}");
         assert!(!dir.exists());
     }

@@ -23,7 +23,8 @@ use super::descriptors::Descriptors;
 use super::failure::Failure;
 use super::files::{FailStopDirectory, SnapshotFiles};
 use super::join;
-use super::listen::{into_tokio, watch_signals};
+use super::listen::into_tokio;
+use super::signals::Signals;
 use super::stop::{Runtime, ServedPort, StopReason, StopReasons, StopSender, stop_reasons};
 use super::systemd::{Phase, Systemd};
 use crate::api::{self, Api};
@@ -95,10 +96,10 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts the runtime. From now on a signal is a reason to stop.
-    pub(super) fn start(logger: &Logger) -> Result<Process, Failure> {
+    pub(super) fn start(signals: Signals, logger: &Logger) -> Result<Process, Failure> {
         let runtime = Runtime::start()?;
         let (stop_sender, stop_reasons) = stop_reasons();
-        watch_signals(&runtime, &stop_sender, logger)?;
+        signals.watch(&runtime, &stop_sender, logger);
         Ok(Process {
             stop_sender,
             stop_reasons,
@@ -222,7 +223,6 @@ pub(super) struct Found {
     /// The index of the snapshot, or 0 if there is none.
     pub(super) snapshot: u64,
     pub(super) committed: u64,
-    pub(super) term: u64,
     /// Entries up to this index are read from the disk and not kept in memory.
     pub(super) before_memory: u64,
 }
@@ -234,7 +234,6 @@ impl Found {
             is_empty: recovered.snapshot.is_none(),
             snapshot: recovered.snapshot.as_ref().map_or(0, |meta| meta.index),
             committed: recovered.hard_state.commit,
-            term: recovered.hard_state.term,
             before_memory: first_in_memory.map_or(0, |entry| entry.index - 1),
         }
     }

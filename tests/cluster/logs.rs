@@ -226,11 +226,7 @@ fn assert_a_life_is_told(log: &[Value], joiner: u64) {
             ("peers", None),
         ],
     );
-    assert_told(
-        log,
-        "started",
-        &[("cluster", None), ("term", None), ("ms", None)],
-    );
+    assert_told(log, "started", &[("cluster", None), ("ms", None)]);
     assert_told(log, "became leader", &[("term", None)]);
     assert_told(log, "wrote a snapshot", &SIZE);
     assert_told(log, "sent a snapshot", &SIZE);

@@ -2,11 +2,13 @@
 //! with 0. And the lock that keeps a second process off a data directory.
 
 use crate::harness::{
-    Cluster, PATIENCE, SetOnDrop, eventually, leader_and_followers, refuses_connections, require,
+    Cluster, PATIENCE, SetOnDrop, daemon, eventually, leader_and_followers, refuses_connections,
+    require,
 };
 use crate::http::Connection;
 use crate::ports::free_port;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -219,4 +221,55 @@ fn a_second_process_on_the_same_data_directory_exits_3() {
     cluster.node(1).start();
     cluster.node(1).wait_ready();
     cluster.assert_value(1, "foo", "bar");
+}
+
+#[test]
+fn twenty_short_runs_start_and_end_cleanly() {
+    let mut cluster = Cluster::prepare(1, &[]);
+    let node = cluster.node(1);
+    let binary = node.binary.clone();
+    for run in 0..20 {
+        let mut command = Command::new("timeout");
+        command
+            .args(["--preserve-status", "0.3"])
+            .arg(&binary)
+            .args(&node.arguments);
+        let ended = command.env_clear().output().expect("run timeout");
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(0), "run {run}: {said}");
+        assert!(
+            !said.contains("WARN") && !said.contains("ERROR"),
+            "run {run}: {said}"
+        );
+    }
+}
+
+/// Whether the process catches this signal.
+fn catches(pid: u32, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = mask.map(|mask| u64::from_str_radix(mask.trim(), 16).expect("a mask"));
+    mask.unwrap_or_default() & (1 << (signal.as_raw() - 1)) != 0
+}
+
+#[test]
+fn a_signal_counts_from_the_first_moments_of_the_process() {
+    let cluster = Cluster::prepare(1, &[]);
+    let node = &cluster.nodes[&1];
+    for signal in [Signal::HUP, Signal::TERM] {
+        let mut command = daemon(cluster.path());
+        let command = command.args(&node.arguments).stderr(Stdio::null());
+        let mut child = command.spawn().expect("start the daemon");
+        let pid = Pid::from_child(&child);
+        // Signals that end the process are caught before SIGHUP is.
+        eventually("the signals are caught", PATIENCE, || {
+            require(catches(child.id(), Signal::HUP), || "not yet".into())
+        });
+        kill_process(pid, signal).expect("send the signal");
+        if signal == Signal::HUP {
+            kill_process(pid, Signal::TERM).expect("send the signal");
+        }
+        let status = child.wait().expect("wait");
+        assert_eq!(status.code(), Some(0), "{signal:?}: {status}");
+    }
 }
