@@ -42,6 +42,9 @@ pub enum Reason {
         /// Whether this cluster, too, binds the claimant's id at the claimant's URL, but to another incarnation.
         other_life: bool,
     },
+    /// The two ends belong to different clusters. This cluster waits for an empty directory at the claimant's URL, under its
+    /// id.
+    Awaited,
     /// The connection reached another member than the claimant meant.
     WrongReceiver {
         /// The id of the member that answered.
@@ -74,6 +77,10 @@ impl fmt::Display for Reason {
                 f,
                 "it belongs to another cluster, and here its id and peer URL belong to another data directory"
             ),
+            Reason::Awaited => write!(
+                f,
+                "it belongs to another cluster, and here its id was added and waits for an empty data directory"
+            ),
             Reason::WrongReceiver { actual } => {
                 write!(
                     f,
@@ -98,6 +105,9 @@ pub fn judge(claims: &Claims, view: &View, applied: u64) -> Result<Standing, Rea
     let same_url = row.is_some_and(|row| row.url == claims.url);
     if view.cluster != 0 && claims.cluster != 0 && view.cluster != claims.cluster {
         let bound = row.is_some_and(|row| row.incarnation != 0);
+        if row.is_some() && !bound && same_url {
+            return Err(Reason::Awaited);
+        }
         let other = row.is_some_and(|row| row.incarnation != claims.incarnation);
         return Err(Reason::WrongCluster {
             other_life: bound && other && same_url,

@@ -85,6 +85,8 @@ pub enum Verdict {
     /// End with exit code 5: the directory dates from before the member was let in, but the member has been a voter
     /// since.
     EndAsStateLost,
+    /// End with exit code 5: the member was to join a cluster, and has started one of its own.
+    EndAsNotJoined,
     /// End with exit code 5: another process runs with this incarnation.
     EndAsTwice,
     /// End with exit code 0: the member was removed. No later start succeeds.
@@ -114,11 +116,14 @@ pub fn verdict(own: Own, refusal: &PeerRefusal) -> Verdict {
             false => Verdict::Warn,
         },
         (Own::Empty, NotAMember | Removed { .. }) => Verdict::Wait,
-        (Own::Empty, OtherIncarnation { .. } | OtherPlace | WrongCluster { .. }) => Verdict::Warn,
+        (Own::Empty, OtherIncarnation { .. } | OtherPlace | WrongCluster { .. } | Awaited) => {
+            Verdict::Warn
+        }
 
         (Own::Forming { .. }, WrongCluster { other_life: true }) if known && refusal.formed => {
             Verdict::EndAsReplaced
         }
+        (Own::Forming { .. }, Awaited) if known && refusal.formed => Verdict::EndAsNotJoined,
         // The member was away when its cluster formed, and may have been removed since.
         (Own::Forming { bound_index }, Removed { .. } | OtherIncarnation { .. })
             if refusal.formed =>
@@ -221,6 +226,9 @@ mod tests {
                 (OTHER_LIFE, false, true, 90, Warn),
                 (OTHER_LIFE, true, false, 0, Warn),
                 (OTHER_CLUSTER, true, true, 90, Warn),
+                (Awaited, true, true, 90, EndAsNotJoined),
+                (Awaited, false, true, 90, Warn),
+                (Awaited, true, false, 0, Warn),
                 (NotAMember, true, true, 90, Warn),
                 (REMOVED, true, true, 90, END_AS_REMOVED),
                 (REMOVED, false, true, 90, Warn),
@@ -238,6 +246,7 @@ mod tests {
                 (OTHER_LIFE, true, false, 0, RefuseService),
                 (OTHER_LIFE, false, false, 0, Warn),
                 (OTHER_CLUSTER, true, true, 90, Warn),
+                (Awaited, true, true, 90, Warn),
             ],
         );
     }

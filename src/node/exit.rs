@@ -21,6 +21,12 @@ pub enum Exit {
         /// The peer that said so.
         by: u64,
     },
+    /// The cluster of a peer waits for an empty data directory of this member, but this member has started a cluster of its
+    /// own.
+    NotJoined {
+        /// The peer that said so.
+        by: u64,
+    },
     /// Another process runs with the incarnation of this member, and started first.
     Twice {
         /// The peer that said so.

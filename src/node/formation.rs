@@ -355,7 +355,7 @@ impl Node {
             .or(self.settings.list.get(&by));
         let at = at.map_or(String::new(), |url| format!(" ({url})"));
         let trouble = match reason {
-            Reason::WrongCluster { .. } => {
+            Reason::WrongCluster { .. } | Reason::Awaited => {
                 format!(
                     "member {by}{at} belongs to another cluster; compare raftkvd inspect of both directories"
                 )

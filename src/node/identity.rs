@@ -49,6 +49,7 @@ impl Node {
                 self.note_trouble(by, refusal.reason);
             }
             Verdict::EndAsStateLost => self.end(Exit::StateLost { by }),
+            Verdict::EndAsNotJoined => self.end(Exit::NotJoined { by }),
             Verdict::EndAsTwice => self.end(Exit::Twice { by }),
             Verdict::EndAsRemoved { index } => {
                 self.answer_own_removal();

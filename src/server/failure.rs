@@ -103,6 +103,7 @@ impl Failure {
                  member {by} knows member {id} as a voter, so entries that member {id} has acknowledged are missing; start \
                  with its newest data directory, or, if that is lost or refused too, {replace}"
             )),
+            Exit::NotJoined { by } => not_joined(*by, config),
             Exit::Twice { by } => Failure::OtherLife(format!(
                 "member {by} is connected to another process that runs as member {id}, on a copy of {dir} or on {dir} by \
                  another path; stop the wrong process, and keep both directories: raftkvd inspect shows which of them has \
@@ -154,6 +155,16 @@ impl Failure {
     }
 }
 
+/// The member was added to a cluster, and has started another one.
+fn not_joined(by: u64, config: &Config) -> Failure {
+    let (id, dir) = (config.id, config.data_dir.display());
+    Failure::OtherLife(format!(
+        "member {id} was added to the cluster of member {by}, but it was started without --join, so {dir} holds a cluster \
+         of its own that has served no client; did you forget --join? keep {dir}, and start the member with --join and a \
+         new --data-dir"
+    ))
+}
+
 impl From<NotJoined> for Failure {
     fn from(why: NotJoined) -> Failure {
         match why {
@@ -186,6 +197,7 @@ mod tests {
         for (exit, code) in [
             (Exit::Replaced { by: 2 }, 5),
             (Exit::StateLost { by: 2 }, 5),
+            (Exit::NotJoined { by: 2 }, 5),
             (Exit::Twice { by: 2 }, 5),
             (
                 Exit::OlderCopy {

@@ -321,6 +321,8 @@ pub(super) fn refusal(refusal: &PeerRefusal) -> (StatusCode, String) {
         } => ("other-incarnation", json!([bound_index, same_url])),
         Reason::OtherPlace => ("other-place", Value::Null),
         Reason::WrongCluster { other_life } => ("wrong-cluster", json!(other_life)),
+        // A build that does not know `awaited` reads the rest.
+        Reason::Awaited => ("wrong-cluster", json!(false)),
         Reason::WrongReceiver { actual } => ("wrong-receiver", json!(actual)),
         Reason::Twice => ("twice", Value::Null),
         Reason::StateLost => ("state-lost", Value::Null),
@@ -330,8 +332,11 @@ pub(super) fn refusal(refusal: &PeerRefusal) -> (StatusCode, String) {
         _ => StatusCode::CONFLICT,
     };
     let (by, applied, formed) = (refusal.by, refusal.applied, refusal.formed);
-    let body =
+    let mut body =
         json!({"by": by, "applied": applied, "formed": formed, "reason": name, "detail": detail});
+    if refusal.reason == Reason::Awaited {
+        body["awaited"] = json!(true);
+    }
     (status, format!("{body}\n"))
 }
 
@@ -367,6 +372,7 @@ pub(super) fn parse_refusal(body: &[u8], trust: Trust) -> Option<PeerRefusal> {
                 same_url: detail[1].as_bool()?,
             },
             "other-place" => Reason::OtherPlace,
+            "wrong-cluster" if body["awaited"] == json!(true) => Reason::Awaited,
             "wrong-cluster" => Reason::WrongCluster {
                 other_life: detail.as_bool()?,
             },
@@ -506,6 +512,7 @@ mod tests {
             },
             Reason::OtherPlace,
             Reason::WrongCluster { other_life: true },
+            Reason::Awaited,
             Reason::WrongReceiver { actual: 8 },
             Reason::Twice,
             Reason::StateLost,

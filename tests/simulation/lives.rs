@@ -326,6 +326,13 @@ impl World {
                 };
                 self.oracle.was_published(0, is_other)
             }
+            Exit::NotJoined { .. } => {
+                let is_awaited = |members: &Members| {
+                    let row = members.members.get(&id).filter(|row| row.url == url);
+                    members.is_formed() && row.is_some_and(|row| row.incarnation == 0)
+                };
+                self.oracle.was_published(0, is_awaited)
+            }
             Exit::OlderCopy { .. } | Exit::LostTail { .. } => memory == Memory::Older,
             Exit::StateLost { .. } => memory == Memory::BeforeLetIn,
             Exit::PartedLog { .. } => is_contradicted,
@@ -339,6 +346,7 @@ impl World {
         self.count(match exit {
             Exit::Removed { .. } => "ends by removal",
             Exit::Replaced { .. } => "ends as replaced",
+            Exit::NotJoined { .. } => "ends as not joined",
             Exit::StateLost { .. } => "ends as a copy from before it was let in",
             Exit::OlderCopy { .. } => "ends as an older copy",
             Exit::PartedLog { .. } => "ends for a parted log",
