@@ -174,7 +174,10 @@ impl Node {
             true => url.as_deref().unwrap_or_default(),
             false => &command.member_url,
         };
-        info!(self.logger, "membership changed"; "change" => what, "member" => id, "url" => url, "index" => index);
+        // What the log held at the start has changed the members before.
+        if index > self.found_last {
+            info!(self.logger, "membership changed"; "change" => what, "member" => id, "url" => url, "index" => index);
+        }
         let before = self.members.members.get(&id).map(|row| row.url.clone());
         self.members.apply(&command, index);
         self.apply_conf_change(id, &change);

@@ -135,7 +135,9 @@ impl Outbound {
                     }
                 }
                 Err((url, failure)) => {
-                    self.link.found(self.lane, failure.found(), &url);
+                    if !self.waits_to_be_added(&failure) {
+                        self.link.found(self.lane, failure.found(), &url);
+                    }
                     failure
                 }
             };
@@ -160,6 +162,13 @@ impl Outbound {
                 Err(_) => (pause * 2).min(limits::PEER_BACKOFF_MAX),
             };
         }
+    }
+
+    /// Whether the peer only waits until its cluster has added this member.
+    fn waits_to_be_added(&self, failure: &DialError) -> bool {
+        let is_no_member =
+            matches!(failure, DialError::Refused(refusal) if refusal.reason == Reason::NotAMember);
+        is_no_member && self.shared.view().is_empty()
     }
 
     /// Tries each place of the peer. Returns the error of the first place that answered, or of the last place if none
