@@ -342,6 +342,8 @@ pub const WATCHES_BYTES_MAX: usize = 256 << 20;
 pub const ANSWERS_BYTES_MAX: usize = 64 << 20;
 /// Bytes of a value that are checked for text before other requests get their turn.
 pub const TEXT_PIECE_BYTES: usize = 256 << 10;
+/// Size from which equal answers for a pair share one text. A smaller text is made faster than it is found.
+pub const JSON_SHARED_BYTES_MIN: usize = 64 << 10;
 /// Size from which a value is written as JSON on a blocking thread.
 pub const JSON_INLINE_BYTES_MAX: usize = 256 << 10;
 /// Election timeouts without a leader after which a member ends its watches, so that their clients go to another member.

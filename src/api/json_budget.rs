@@ -24,7 +24,14 @@ pub(super) struct JsonTexts {
     bytes_max: usize,
     /// One permit for each byte.
     budget: Arc<Semaphore>,
-    sent: Mutex<HashMap<TextName, Weak<SharedText>>>,
+    sent: Mutex<SentTexts>,
+}
+
+#[derive(Debug, Default)]
+struct SentTexts {
+    texts: HashMap<TextName, Weak<SharedText>>,
+    /// The number of texts at which those that were sent are dropped, so that a drop costs little for each text.
+    sweep_at: usize,
 }
 
 /// What a text shows. Texts of one name are equal.
@@ -71,19 +78,16 @@ impl JsonTexts {
     /// The text of this name, which may still have to be made.
     pub(super) fn get(&self, name: TextName) -> Arc<SharedText> {
         let mut sent = self.sent.lock();
-        if let Some(text) = sent.get(&name).and_then(Weak::upgrade) {
+        if let Some(text) = sent.texts.get(&name).and_then(Weak::upgrade) {
             return text;
         }
-        sent.retain(|_, text| text.strong_count() > 0);
+        if sent.texts.len() >= sent.sweep_at {
+            sent.texts.retain(|_, text| text.strong_count() > 0);
+            sent.sweep_at = 2 * sent.texts.len() + 16;
+        }
         let text = Arc::new(SharedText::new());
-        sent.insert(name, Arc::downgrade(&text));
+        sent.texts.insert(name, Arc::downgrade(&text));
         text
-    }
-
-    /// The text of this name, if it is being sent to another client.
-    pub(super) fn find(&self, name: &TextName) -> Option<Arc<SharedText>> {
-        let text = self.sent.lock().get(name).and_then(Weak::upgrade);
-        text.filter(|text| text.initialized())
     }
 
     /// A share for this many bytes of a read, or `None` if the budget is used up.
@@ -143,18 +147,19 @@ mod tests {
             index,
         };
         let first = texts.get(name(1));
-        assert!(texts.find(&name(1)).is_none(), "it is not made yet");
         let made = texts.share(900).unwrap().text("text");
         first.set(made).unwrap();
         let reply = to_reply(texts.get(name(1)));
-        assert!(Arc::ptr_eq(&first, &texts.find(&name(1)).unwrap()));
-        assert!(texts.share(900).is_none() && texts.find(&name(2)).is_none());
+        assert!(Arc::ptr_eq(&first, &texts.get(name(1))));
+        assert!(texts.share(900).is_none() && !texts.get(name(2)).initialized());
         drop(first);
         assert!(texts.share(900).is_none(), "a client still reads it");
         drop(reply);
         assert!(texts.share(900).is_some());
-        assert!(texts.find(&name(1)).is_none());
-        drop(texts.get(name(2)));
-        assert_eq!(texts.sent.lock().len(), 1);
+        assert!(!texts.get(name(1)).initialized());
+        for index in 0..1_000 {
+            drop(texts.get(name(index)));
+        }
+        assert!(texts.sent.lock().texts.len() < 40);
     }
 }

@@ -43,10 +43,6 @@ impl Front {
             caught_up.map_err(|why| self.not_proposed(RequestKind::Read, why))?;
         }
         let texts = Arc::clone(&self.json_texts);
-        // A text of the newest index shows what a new one would.
-        if let Some(text) = texts.find(&options.page(self.api.state_machine.history.newest())) {
-            return Ok(json_budget::to_reply(text));
-        }
         let made = self.with_frozen(deadline, {
             let options = options.clone();
             move |index, map, work| make(&texts, index, map, &options, deadline, work)

@@ -3,7 +3,7 @@
 
 use super::body::Body;
 use super::error_code::Code;
-use super::json_budget::{self, TextName};
+use super::json_budget::{self, BudgetedText, SharedText, TextName};
 use super::path::{self, ReadOptions};
 use super::reply::{self, Reply, ReplyResult, RequestKind};
 use super::txn::no_conditions;
@@ -11,8 +11,10 @@ use super::{Front, json};
 use crate::command::Transaction;
 use crate::limits;
 use crate::workers::Stopped;
+use bytes::Bytes;
 use hyper::http::request::Parts;
 use std::borrow::Cow;
+use std::sync::Arc;
 use tokio::time::Instant;
 
 impl Front {
@@ -57,31 +59,44 @@ impl Front {
         };
         // The answer has the same bytes as that of hraftd, so no newline follows.
         let bytes = "{:}".len() + json::quoted_bytes(key) + json::quoted_bytes(text_of_value);
-        let text = self.json_texts.get(TextName::Pair {
-            key: key.as_bytes().to_vec(),
-            index: value.index,
-        });
-        text.get_or_try_init(async || {
-            let share = self.json_texts.share(bytes);
-            let share = share.ok_or_else(|| {
-                let line =
-                    "not read: too much JSON is being sent; try again, or read the bytes at ";
-                reply::unavailable(Code::QueueFull, line.to_owned() + &raw_url(key.as_bytes()))
-            })?;
-            if bytes <= limits::JSON_INLINE_BYTES_MAX {
-                return Ok(share.text(json::pair(key, text_of_value, bytes)));
+        let make = || self.make_pair(key, &value.bytes, text_of_value, bytes);
+        let text = match bytes > limits::JSON_SHARED_BYTES_MIN {
+            true => {
+                let text = self.json_texts.get(TextName::Pair {
+                    key: key.as_bytes().to_vec(),
+                    index: value.index,
+                });
+                text.get_or_try_init(make).await?;
+                text
             }
-            let (key, value) = (key.to_owned(), value.bytes.clone());
-            let making = self.api.workers.run(move || {
-                let text = std::str::from_utf8(&value).expect("it was UTF-8 before");
-                share.text(json::pair(&key, text, bytes))
-            });
-            making.await.map_err(stopping)
-        })
-        .await?;
+            false => Arc::new(SharedText::new_with(Some(make().await?))),
+        };
         let mut reply = json_budget::to_reply(text);
         reply::set_etag(&mut reply, Some(value.index));
         Ok(reply)
+    }
+
+    /// The JSON of a key and its value, of this many bytes.
+    async fn make_pair(
+        &self,
+        key: &str,
+        value: &Bytes,
+        text: &str,
+        bytes: usize,
+    ) -> Result<BudgetedText, Box<Reply>> {
+        let share = self.json_texts.share(bytes).ok_or_else(|| {
+            let line = "not read: too much JSON is being sent; try again, or read the bytes at ";
+            reply::unavailable(Code::QueueFull, line.to_owned() + &raw_url(key.as_bytes()))
+        })?;
+        if bytes <= limits::JSON_INLINE_BYTES_MAX {
+            return Ok(share.text(json::pair(key, text, bytes)));
+        }
+        let (key, value) = (key.to_owned(), value.clone());
+        let making = self.api.workers.run(move || {
+            let text = std::str::from_utf8(&value).expect("it was UTF-8 before");
+            share.text(json::pair(&key, text, bytes))
+        });
+        making.await.map_err(stopping)
     }
 
     /// `DELETE /key/<k>`.

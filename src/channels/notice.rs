@@ -16,6 +16,8 @@ pub enum Notice {
     Unreachable(u64),
     /// This member reached the peer, and the peer accepted it.
     Connected(u64),
+    /// The connection of this member to the peer has ended, or can't be made.
+    Disconnected(u64),
     /// A connection to this peer broke, and the peer's host refuses a new connection: no process listens there any
     /// more.
     Gone(u64),
@@ -62,9 +64,10 @@ impl Notice {
     /// matters.
     pub(super) fn of_peer(&self) -> Option<(u64, bool)> {
         match self {
-            Notice::Unreachable(id) | Notice::Connected(id) | Notice::Gone(id) => {
-                Some((*id, false))
-            }
+            Notice::Unreachable(id)
+            | Notice::Connected(id)
+            | Notice::Disconnected(id)
+            | Notice::Gone(id) => Some((*id, false)),
             Notice::Unfit(id, _) => Some((*id, true)),
             Notice::Met(met) => Some((met.id, met.dialled)),
             Notice::Greeted { id, .. } => Some((*id, false)),

@@ -4,8 +4,8 @@
 //! by block as they arrive, since the server may be anybody. The file gets its final name only when it is complete and
 //! durable and every CRC is right. So a file without `.part` is always a whole backup.
 //!
-//! With `-` as the file, the bytes go to stdout, each block after its check. A backup that breaks off there lacks its
-//! footer, so `inspect` and `restore` refuse it, and the command ends with an error.
+//! With `-` as the file, the bytes go to stdout as they arrive. A backup that breaks off there lacks its footer, so
+//! `inspect` and `restore` refuse it, and the command ends with an error, as it does at the first wrong block.
 
 use crate::api::client;
 use crate::exit_code::ExitCode;

@@ -82,7 +82,7 @@ use pending::Pending;
 use publish::Watermarks;
 use raft::eraftpb::MessageType;
 use raft::{RawNode, ReadOnlyOption, StateRole};
-use reach::Heard;
+use reach::Reach;
 use reads::{AskedContexts, Reads};
 use ready::Durability;
 use room::Room;
@@ -121,7 +121,7 @@ pub struct Node {
     snapshots: SnapshotPolicy,
     catch_up: CatchUp,
     wait: Wait,
-    heard: Heard,
+    reach: Reach,
     ending: Ending,
 }
 
@@ -161,7 +161,7 @@ impl Node {
             snapshots: SnapshotPolicy::new(last_snapshot_bytes),
             catch_up: CatchUp::default(),
             wait: Wait::default(),
-            heard: Heard::default(),
+            reach: Reach::default(),
             ending: Ending::default(),
             durability: Durability::new(hard_state),
             raw,
@@ -355,7 +355,6 @@ impl Node {
     /// A message to this peer was lost.
     pub fn unreachable(&mut self, peer: u64) {
         self.note_unheard(peer);
-        self.note_unreached(peer);
         self.formation.let_in.remove(&peer);
         self.gone_while_forming(peer);
         self.raw.report_unreachable(peer);

@@ -1,32 +1,55 @@
-//! How far behind each member is. Only the leader knows that, from raft. Its regular heartbeats tell the others, in a
-//! field that raft does not know, so that every member can show it.
+//! How far behind each member is. Only the leader knows that, from raft. Its heartbeats tell the others, once in each
+//! heartbeat interval and in a field that raft does not know, so that every member can show it.
 
 use super::Node;
-use crate::command::Reach;
+use crate::command;
 use crate::numbers::{Index, NodeId, Ticks};
 use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The number of the field in `eraftpb.Message`. raft uses the numbers up to 15.
 const FIELD: u32 = 100;
 
+/// How far the logs of the members reach.
+#[derive(Debug, Default)]
+pub(super) struct Reach {
+    heard: Heard,
+    told: Told,
+}
+
 /// What the leader said last.
 #[derive(Debug, Default)]
-pub(super) struct Heard {
+struct Heard {
     at: Ticks,
     leader: NodeId,
     committed: Index,
     matched: BTreeMap<NodeId, Index>,
 }
 
+/// The members that this leader has told in one heartbeat interval.
+#[derive(Debug, Default)]
+struct Told {
+    /// The number of the interval, from the start of the process.
+    interval: u64,
+    members: BTreeSet<NodeId>,
+}
+
 impl Node {
-    /// Adds what this leader knows to a regular heartbeat. The heartbeats of a read round stay small.
-    pub(super) fn tell_reach(&self, message: &mut Message) {
-        if message.get_msg_type() != MessageType::MsgHeartbeat || !message.context.is_empty() {
+    /// Adds what this leader knows to the first heartbeat of an interval. Under load, all heartbeats belong to read
+    /// rounds, and there are many of them.
+    pub(super) fn tell_reach(&mut self, message: &mut Message) {
+        if message.get_msg_type() != MessageType::MsgHeartbeat {
             return;
         }
-        let mut reach = Reach::new();
+        let interval = self.now / self.settings.heartbeat_ticks as u64;
+        if std::mem::replace(&mut self.reach.told.interval, interval) != interval {
+            self.reach.told.members.clear();
+        }
+        if !self.reach.told.members.insert(message.to) {
+            return;
+        }
+        let mut reach = command::Reach::new();
         reach.committed = self.raw.raft.raft_log.committed;
         for (id, progress) in self.raw.raft.prs().iter() {
             reach.members.push(*id);
@@ -46,14 +69,14 @@ impl Node {
         let fields = std::mem::take(message.mut_unknown_fields());
         let said = fields.get(FIELD).and_then(|field| {
             let bytes = field.length_delimited.first()?;
-            Reach::parse_from_bytes(bytes).ok()
+            command::Reach::parse_from_bytes(bytes).ok()
         });
         let Some(said) = said else {
             return;
         };
         let is_member = |id: &NodeId| self.members.members.contains_key(id);
         let matched = said.members.into_iter().zip(said.matched);
-        self.heard = Heard {
+        self.reach.heard = Heard {
             at: self.now,
             leader: message.from,
             committed: said.committed,
@@ -74,7 +97,7 @@ impl Node {
             leader,
             committed,
             matched,
-        } = &self.heard;
+        } = &self.reach.heard;
         let is_recent = self.now - at < 2 * self.settings.election_ticks as u64;
         let matched = matched.get(&id).filter(|_| *leader == raft.leader_id)?;
         is_recent.then(|| committed.saturating_sub(*matched))

@@ -35,8 +35,8 @@ impl Node {
         self.wait.reached.insert(peer);
     }
 
-    /// Records that a connection to this peer has ended, or can't be made.
-    pub(super) fn note_unreached(&mut self, peer: NodeId) {
+    /// The connection of this node to the peer has ended, or can't be made.
+    pub fn note_unreached(&mut self, peer: NodeId) {
         self.wait.reached.remove(&peer);
     }
 

@@ -318,6 +318,7 @@ impl RaftLoop {
         match notice {
             Notice::Unreachable(peer) => node.unreachable(peer),
             Notice::Connected(peer) => node.peer_connected(peer),
+            Notice::Disconnected(peer) => node.note_unreached(peer),
             Notice::Gone(peer) => node.peer_gone(peer),
             Notice::SnapshotSent { to, ok: true } => {
                 node.snapshot_sent(to, SnapshotStatus::Finish);

@@ -199,7 +199,11 @@ impl Transport {
 
     /// Sets the leader's id, or 0 if no leader is known.
     pub fn set_leader(&self, leader: u64) {
-        self.shared.leader.store(leader, Ordering::Relaxed);
+        let before = self.shared.leader.swap(leader, Ordering::Relaxed);
+        if (before == 0) != (leader == 0) {
+            // The leaders that others name count only without a leader.
+            self.shared.reconcile(&mut self.shared.peers());
+        }
     }
 
     /// What the connections show of the members, this member included.

@@ -145,6 +145,7 @@ impl Outbound {
             self.round_trip.forget();
             debug!(self.logger, "lane is not connected"; "lane" => %self.lane, "error" => %failure);
             self.shared.inbox.notice(Notice::Unreachable(self.peer));
+            self.tell(Notice::Disconnected(self.peer));
             if let DialError::Disliked(reason) = failure {
                 self.tell(Notice::Unfit(self.peer, reason));
             }

@@ -141,6 +141,11 @@ impl DialledAnswer {
         }
     }
 
+    /// Whether the answer has claims, and is no greeting.
+    pub(super) fn is_of_a_member(&self) -> bool {
+        matches!(self.said, identity::PeerAnswer::Claims(..))
+    }
+
     /// The leader that the answer names.
     pub(super) fn leader(&self) -> Option<&identity::Leader> {
         self.said.leader()
@@ -218,7 +223,12 @@ pub(super) fn judge_answer(
 }
 
 /// All peers that this member should dial, each with the index of its addition and with its places.
-pub(super) fn wanted(view: &View, peers: &Peers) -> BTreeMap<u64, (u64, Vec<PeerPlace>)> {
+pub(super) fn wanted(
+    view: &View,
+    peers: &Peers,
+    applied: u64,
+    leaderless: bool,
+) -> BTreeMap<u64, (u64, Vec<PeerPlace>)> {
     let mut wanted: BTreeMap<u64, (u64, Vec<PeerPlace>)> = BTreeMap::new();
     for (id, member) in &view.members.members {
         let (added_index, places) = wanted.entry(*id).or_default();
@@ -251,14 +261,38 @@ pub(super) fn wanted(view: &View, peers: &Peers) -> BTreeMap<u64, (u64, Vec<Peer
         // The answer may be older than the table.
         false => Trust::Claimed,
     };
-    let leaders = peers.answers().filter_map(DialledAnswer::leader);
-    for (id, url) in leaders.take(limits::PEERS_AHEAD_MAX) {
+    for (id, url) in peers.named_leaders(view, applied, leaderless) {
         add(&mut wanted.entry(*id).or_default().1, url, trust);
     }
     wanted
 }
 
 impl Peers {
+    /// The leaders that answers name, and that this member has to dial. Once it has a table, only while it has no
+    /// leader, only on the word of a member, and only a leader that the table does not know: where its members are, and
+    /// who was removed, nobody tells this member by an answer.
+    fn named_leaders(
+        &self,
+        view: &View,
+        applied: u64,
+        leaderless: bool,
+    ) -> impl Iterator<Item = &identity::Leader> {
+        let counts = move |answer: &&DialledAnswer| {
+            let is_member = || {
+                let standing = judge_answer(answer, &self.claimed, view, applied);
+                answer.is_of_a_member() && standing == Ok(Standing::Bound)
+            };
+            view.is_empty() || (leaderless && is_member())
+        };
+        let is_unknown = |(id, _): &&identity::Leader| {
+            !view.members.members.contains_key(id) && view.members.removed_at(*id, 0).is_none()
+        };
+        let named = self.answers().filter(counts);
+        let named = named.filter_map(DialledAnswer::leader).filter(is_unknown);
+        let named: BTreeMap<_, _> = named.map(|leader| (leader, ())).collect();
+        named.into_keys().take(limits::PEERS_AHEAD_MAX)
+    }
+
     /// The answers of all peers.
     pub(super) fn answers(&self) -> impl Iterator<Item = &DialledAnswer> {
         let answers = self.by_id.values().flat_map(|peer| &peer.answers);

@@ -82,7 +82,8 @@ impl TransportState {
                 peers.claimed.insert((claims.from, kind), claims);
             }
         }
-        let mut wanted = wanted(&view, peers);
+        let leaderless = self.leader.load(Ordering::Relaxed) == 0;
+        let mut wanted = wanted(&view, peers, applied, leaderless);
         wanted.remove(&self.me);
         // A member that was removed and added again since the last view starts with empty queues, even at the same URL.
         // Messages queued for its earlier life refer to a log that it does not have.
@@ -196,20 +197,22 @@ impl TransportState {
         let Some(peer) = by_id.get_mut(&id).filter(own) else {
             return true;
         };
-        if let Some(answer) = &answer {
+        let (view, applied) = self.now();
+        let is_bound = |answer: &DialledAnswer| {
+            let standing = judge_answer(answer, claimed, &view, applied);
+            answer.is_of_a_member() && standing == Ok(Standing::Bound)
+        };
+        if let Some(answer) = answer.as_ref().filter(|answer| is_bound(answer)) {
             peer.about = answer.about.clone();
         }
-        let named = answer.as_ref().and_then(|answer| answer.leader().cloned());
+        let before = peer.answers[lane as usize].as_ref();
+        let before = before.and_then(|answer| answer.leader().cloned());
+        let names_another = before.as_ref() != answer.as_ref().and_then(DialledAnswer::leader);
         peer.answers[lane as usize] = answer;
-        let (view, applied) = self.now();
         peer.settle(claimed, &view, applied);
         let dropped = peer.waits && queue.clear();
         self.look_ahead(&peers, applied);
-        let is_known = |(id, url): &identity::Leader| {
-            let row = view.members.members.get(id);
-            row.is_some_and(|row| row.url == *url)
-        };
-        if named.is_some_and(|leader| !is_known(&leader)) {
+        if names_another {
             self.reconcile(&mut peers);
         }
         !dropped

@@ -465,7 +465,8 @@ impl World {
         let answerer = process.judge_answer(&answer, place).map_err(|_| NoLink)?;
         match &answer {
             PeerAnswer::Claims(said, leader) => {
-                process.names_leader(peer, leader.clone());
+                let leader = leader.clone().filter(|_| answerer == Standing::Bound);
+                process.names_leader(peer, leader);
                 process.welcome(said, answerer);
                 let met = Met {
                     id: peer,

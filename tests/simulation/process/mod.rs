@@ -444,7 +444,7 @@ impl Process {
         let is_lost = self.leader == 0 || known.is_none() || !members.is_formed();
         let listed = self.list.get(&id).filter(|_| is_lost);
         let mut places: Vec<usize> = Vec::new();
-        let named = self.named.values().filter(|(leader, _)| *leader == id);
+        let named = self.named_leaders().filter(|(leader, _)| *leader == id);
         let named = named.map(|(_, url)| url);
         for url in known.into_iter().chain(claimed).chain(listed).chain(named) {
             let place = World::machine_at(url);
@@ -461,7 +461,7 @@ impl Process {
         let mut peers: BTreeSet<u64> = members.members.keys().copied().collect();
         peers.extend(members.forming.keys());
         peers.extend(self.claimed.keys().map(|(id, _)| id));
-        peers.extend(self.named.values().map(|(id, _)| id));
+        peers.extend(self.named_leaders().map(|(id, _)| id));
         if self.view.is_empty() {
             peers.extend(self.list.keys());
         }
@@ -475,6 +475,16 @@ impl Process {
             Some(leader) => self.named.insert(peer, leader),
             None => self.named.remove(&peer),
         };
+    }
+
+    /// The leaders that it dials on the word of other members.
+    fn named_leaders(&self) -> impl Iterator<Item = &Leader> {
+        let members = &self.view.members;
+        let is_unknown = |(id, _): &&Leader| {
+            !members.members.contains_key(id) && members.removed_at(*id, 0).is_none()
+        };
+        let named = self.named.values().filter(is_unknown);
+        named.filter(|_| self.leader == 0 && !self.view.is_empty())
     }
 
     /// It has had no leader for long, and asks again who leads.
