@@ -361,11 +361,11 @@ impl Node {
                 )
             }
             Reason::NotAMember => format!(
-                "member {by}{at} is in a cluster that has formed without this member: POST /{} to it adds this member",
+                "member {by}{at} is in a cluster that has formed without this member: POST /-/members/{} to it adds this member",
                 self.settings.id
             ),
             Reason::Removed { .. } if self.is_empty() => format!(
-                "member {by}{at} says that this member was removed: POST /{} to it adds this member again",
+                "member {by}{at} says that this member was removed: POST /-/members/{} to it adds this member again",
                 self.settings.id
             ),
             reason => format!("member {by}{at} refuses this member: {reason}"),

@@ -38,7 +38,7 @@ fn bad_member_ids_and_urls_are_400() {
     for url in [
         &b""[..],
         b"nonsense",
-        b"127.0.0.1:1",
+        b"127.0.0.1",
         b"http://127.0.0.1",
         b"http://127.0.0.1:0",
         b"http://127.0.0.1:65536",

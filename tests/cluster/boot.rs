@@ -160,7 +160,7 @@ fn an_error_names_the_variable_and_subcommands_need_none() {
     for (variable, value) in [
         ("RAFTKVD_ID", "x"),
         ("RAFTKVD_MAX_VALUE_BYTES", "0"),
-        ("RAFTKVD_CLUSTER", "127.0.0.1:1"),
+        ("RAFTKVD_CLUSTER", "127.0.0.1"),
         ("RAFTKVD_JOIN", "true"),
     ] {
         let ended = run_to_end(daemon(directory.path()).env(variable, value));
