@@ -546,7 +546,8 @@ fn one_backup_at_a_time_and_one_whose_client_hangs_or_goes_makes_room() {
     let stale = operate(cluster.path(), &["backup", "--stale", &url, "stale.snap"]);
     assert_eq!(stale.code, Some(0), "{stale:?}");
     let room = |cluster: &Cluster| {
-        eventually("there is room for a backup", PATIENCE, || {
+        // The member waits 30 s for the client that hangs.
+        eventually("there is room for a backup", 2 * PATIENCE, || {
             let head = cluster.send(1, "HEAD", "/-/snapshot", &[], b"");
             require(head.status == 200, || format!("{head:?}"))
         });

@@ -77,7 +77,7 @@ fn slow_readers_get_the_whole_answer_and_those_that_do_not_read_are_cut() {
             let cut = stream.read_to_end(&mut answer);
             assert!(cut.is_err() || answer.len() < 4 << 20, "{}", answer.len());
         }
-        eventually("the turn is free again", PATIENCE, || {
+        eventually("the turn is free again", 2 * PATIENCE, || {
             let next = http::request(cluster.address(3), "GET", "/-/snapshot", &[], b"");
             let next = next.map_err(|error| error.to_string())?;
             require(next.status == 200, || next.text())
