@@ -83,6 +83,8 @@ pub const LOG_CACHE_BYTES_LEAST: u64 = 64 << 10;
 pub const HISTORY_SHARE: u64 = 4;
 /// Pieces of [`READ_BACK_BYTES`] that are being read or are held after they were read.
 pub const READ_BACKS_MAX: usize = 4;
+/// Interval at which reading back is tried again while no file can be opened.
+pub const READ_BACK_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes of log that are kept for a follower that was sent a snapshot, while it is behind. With more, it has to be sent
 /// another snapshot.
 pub const PINNED_LOG_BYTES_MAX: u64 = 4 << 30;
@@ -143,7 +145,7 @@ pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// snapshots. As much room again is kept for the entries of other leaders. With 64 MiB, the room is enough for some ten
 /// thousand elections.
 pub const LOG_RESERVE_SHARE: u64 = 16;
-/// Interval at which the log tries again to reserve its next segment on a full disk.
+/// Interval at which the log tries again to reserve its next segment, after an attempt that failed.
 pub const SPARE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause before a snapshot that could not be written is tried again, in election timeouts. The pause doubles with each
 /// failure.
@@ -187,6 +189,8 @@ pub const SNAPSHOTS_KEPT: usize = 2;
 pub const REMOVAL_PAUSES: u32 = 3;
 /// Longest of these pauses.
 pub const REMOVAL_PAUSE_MAX: Duration = Duration::from_millis(250);
+/// Interval at which a file that could not be deleted is tried again.
+pub const REMOVAL_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Target size of a snapshot's blocks, in bytes.
 pub const SNAPSHOT_BLOCK_BYTES: usize = 256 << 10;
 /// Bytes after which a snapshot file is synced while it is written. The WAL's fdatasync must not wait for more than

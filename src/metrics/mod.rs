@@ -196,7 +196,7 @@ impl WalMetrics {
         );
         registry.register(
             "wal_segments_denied",
-            "How often the disk had no room for the next segment of the write-ahead log",
+            "How often the next segment of the write-ahead log could not be made, most likely because the disk had no room",
             self.spares_failed.clone(),
         );
     }

@@ -21,6 +21,11 @@ pub struct Shortages {
     beyond: Family<Label, Counter>,
     refused: Counter,
     evicted: Counter,
+    file_work: Family<Label, Counter>,
+    /// Attempts to delete a file that is no longer needed.
+    pub deletions_failed: Counter,
+    /// Attempts to read entries of the log for members that are behind.
+    pub read_backs_failed: Counter,
     /// Work that was put off because the machine refused a thread.
     pub threads_refused: Counter,
 }
@@ -28,13 +33,17 @@ pub struct Shortages {
 impl Default for Shortages {
     fn default() -> Shortages {
         let (accepts, beyond) = (Family::default(), Family::default());
+        let file_work = Family::default();
         Shortages {
             failed: ["client", "peer"]
                 .map(|port| Family::get_or_create_owned(&accepts, &[("port", port)])),
             refused: Family::get_or_create_owned(&beyond, &[("result", "refused")]),
             evicted: Family::get_or_create_owned(&beyond, &[("result", "admitted")]),
+            deletions_failed: Family::get_or_create_owned(&file_work, &[("work", "delete")]),
+            read_backs_failed: Family::get_or_create_owned(&file_work, &[("work", "read")]),
             accepts,
             beyond,
+            file_work,
             threads_refused: Counter::default(),
         }
     }
@@ -64,6 +73,11 @@ impl Shortages {
             "connections_beyond_limit",
             "Connections of clients beyond the limit: admitted in the place of an older one, or refused",
             self.beyond.clone(),
+        );
+        registry.register(
+            "file_work_failed",
+            "Optional work on files that failed and is tried again, most likely because no file descriptor was left",
+            self.file_work.clone(),
         );
         registry.register(
             "threads_refused",

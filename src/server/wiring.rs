@@ -4,8 +4,8 @@
 //! tokio runtime   client API, peer connections
 //! raft            raft::run: owns the Node
 //! wal             wal::Jobs::run: writes the Wal (the raft loop writes a job that comes alone)
-//! remove          wal::remove_files: deletes files that are no longer needed
-//! read-back       read_back::run: reads the WAL for followers that are behind
+//! remove          remove::Remover::run: deletes files that are no longer needed
+//! read-back       read_back::Reader::run: reads the WAL for followers that are behind
 //! apply           apply::Applier::run: the only writer of the Store
 //! snapshot        snapshot::write_snapshots
 //! load            DataDir::open_and_load, then it ends
@@ -42,7 +42,8 @@ use crate::store::Store;
 use crate::store::state_machine::StateMachine;
 use crate::threads::apply;
 use crate::threads::raft;
-use crate::threads::read_back;
+use crate::threads::read_back::Reader;
+use crate::threads::remove::Remover;
 use crate::threads::snapshot::{self, SnapshotLoader};
 use crate::threads::wal;
 use crate::transport::{self, Transport};
@@ -402,17 +403,21 @@ pub(super) fn start_threads(
         let (inbox, transport) = (inbox.clone(), transport.clone());
         move || Ok(jobs.run(&inbox, &transport, &purge_sender)?)
     };
-    let read_back = {
-        let inbox = inbox.clone();
-        move || Ok(read_back::run(&read_backs, &wal_reader, &inbox)?)
+    let reader = Reader {
+        wal: wal_reader,
+        inbox: inbox.clone(),
+        failed: parts.metrics.shortages.read_backs_failed.clone(),
+        logger: logger.clone(),
     };
+    let deletions_failed = parts.metrics.shortages.deletions_failed.clone();
+    let mut remover = Remover::new(purges, deletions_failed, logger);
     Ok(vec![
         spawn("raft", stop_sender, raft)?,
         spawn("wal", stop_sender, wal)?,
-        spawn("remove", stop_sender, move || {
-            Ok(wal::remove_files(&purges)?)
+        spawn("remove", stop_sender, move || Ok(remover.run()?))?,
+        spawn("read-back", stop_sender, move || {
+            Ok(reader.run(&read_backs)?)
         })?,
-        spawn("read-back", stop_sender, read_back)?,
         spawn("apply", stop_sender, move || Ok(applier.run()?))?,
         spawn(
             "snapshot",

@@ -53,6 +53,22 @@ impl DiskError {
         )
     }
 
+    /// The disk is full, or the process or the machine has no file descriptor or memory left. The operation has had no
+    /// effect, and may work later.
+    pub fn is_shortage(&self) -> bool {
+        let number = self.source.raw_os_error().map(Errno::from_raw_os_error);
+        let is_used_up = matches!(
+            number,
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN)
+        );
+        is_used_up || self.is_full()
+    }
+
+    /// There is no such file.
+    pub fn is_not_found(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+
     /// A mode can't be set, because the file system has none or the file is another user's.
     pub fn refuses_mode(&self) -> bool {
         refuses_mode(&self.source)
@@ -73,8 +89,12 @@ pub trait Disk: Send + Sync {
     fn remove(&self, path: &Path) -> Result<(), DiskError>;
     /// Creates a directory and its missing parents. Not durable yet.
     fn create_dir_all(&self, dir: &Path) -> Result<(), DiskError>;
+    /// Opens a directory, so that its names can be made durable without another file descriptor.
+    fn open_dir(&self, dir: &Path) -> Result<Box<dyn DiskDirectory>, DiskError>;
     /// Makes the names in a directory durable.
-    fn sync_dir(&self, dir: &Path) -> Result<(), DiskError>;
+    fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
+        self.open_dir(dir)?.sync()
+    }
     /// Kind, owner and mode of a file or directory; a symbolic link is not followed. `None` if it does not exist, or if
     /// this disk has no such attributes.
     fn attributes(&self, _path: &Path) -> Result<Option<Attributes>, DiskError> {
@@ -92,6 +112,12 @@ pub trait Disk: Send + Sync {
     fn random(&self) -> Result<u64, DiskError>;
 }
 
+/// An open directory.
+pub trait DiskDirectory: Send + Sync {
+    /// Makes the names in the directory durable.
+    fn sync(&self) -> Result<(), DiskError>;
+}
+
 /// An open file.
 pub trait DiskFile: Send + Sync {
     /// Reads at an offset. Returns fewer bytes than requested only at the end of the file.
@@ -103,6 +129,10 @@ pub trait DiskFile: Send + Sync {
     /// Extends the file with zeros to at least `len` and reserves its blocks if the file system supports that. Not
     /// durable yet.
     fn allocate(&mut self, len: u64) -> Result<(), DiskError>;
+    /// Shortens the file to `len` bytes. Not durable yet. Needs no room.
+    fn truncate(&mut self, len: u64) -> Result<(), DiskError>;
+    /// The file has been renamed. Errors name it so from now on.
+    fn set_path(&mut self, path: &Path);
     /// Length in bytes.
     fn len(&self) -> Result<u64, DiskError>;
     /// Whether the length is 0.
@@ -306,10 +336,12 @@ impl Disk for RealDisk {
         made.map_err(|e| DiskError::new("create directory", dir, e))
     }
 
-    fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
-        File::open(dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(|e| DiskError::new("sync directory", dir, e))
+    fn open_dir(&self, dir: &Path) -> Result<Box<dyn DiskDirectory>, DiskError> {
+        let file = File::open(dir).map_err(|e| DiskError::new("open directory", dir, e))?;
+        Ok(Box::new(RealDirectory(RealFile {
+            file,
+            path: dir.to_owned(),
+        })))
     }
 
     fn attributes(&self, path: &Path) -> Result<Option<Attributes>, DiskError> {
@@ -367,6 +399,14 @@ impl Disk for RealDisk {
     }
 }
 
+struct RealDirectory(RealFile);
+
+impl DiskDirectory for RealDirectory {
+    fn sync(&self) -> Result<(), DiskError> {
+        self.0.wrap("sync directory", self.0.file.sync_all())
+    }
+}
+
 impl DiskFile for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, DiskError> {
         let mut filled = 0;
@@ -420,6 +460,14 @@ impl DiskFile for RealFile {
         }
     }
 
+    fn truncate(&mut self, len: u64) -> Result<(), DiskError> {
+        self.wrap("shorten", self.file.set_len(len))
+    }
+
+    fn set_path(&mut self, path: &Path) {
+        self.path = path.to_owned();
+    }
+
     fn len(&self) -> Result<u64, DiskError> {
         Ok(self.wrap("stat", self.file.metadata())?.len())
     }
@@ -468,7 +516,7 @@ impl Disk for ReadOnlyDisk {
         refused("create directory", dir)
     }
 
-    fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
+    fn open_dir(&self, dir: &Path) -> Result<Box<dyn DiskDirectory>, DiskError> {
         refused("sync directory", dir)
     }
 

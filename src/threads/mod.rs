@@ -1,5 +1,4 @@
-//! The main loops of the threads. Each file has the loop of the thread with the same name; `wal` also has the loop of
-//! `remove`.
+//! The main loops of the threads. Each file has the loop of the thread with the same name.
 //!
 //! Once the data directory is loaded, only `raft` accesses the node, only `wal` writes the log, and only `apply` writes
 //! the store. The lone-request paths of `wal` and `apply` run on the raft thread.
@@ -7,5 +6,6 @@
 pub mod apply;
 pub mod raft;
 pub mod read_back;
+pub mod remove;
 pub mod snapshot;
 pub mod wal;

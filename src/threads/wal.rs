@@ -4,7 +4,7 @@
 //! meantime. If a job is the only one and the raft loop has nothing else to do, the raft loop writes the job itself.
 //! That saves a lone request two thread switches on every member.
 //!
-//! Another thread deletes the files that are no longer needed.
+//! Another thread deletes the files that are no longer needed: see `remove.rs`.
 //!
 //! The WAL thread also keeps a segment aside, so that a full disk can't deny the log its room. Jobs for which there is
 //! no room wait. The node takes no entries then, so these jobs hold votes, empty entries and marks, for which the log
@@ -16,7 +16,7 @@
 use crate::channels::inbox::Inbox;
 use crate::mutants::{Mutant, is_planted};
 use crate::node::Job;
-use crate::storage::wal::{NextSegment, SpareDone, SpareNews, SpareWork};
+use crate::storage::wal::{SpareDone, SpareNews, SpareWork};
 use crate::storage::{DiskError, LogRoom, Purge, Save, Wal};
 use crate::threads::apply::ThreadEnded;
 use crate::transport::Transport;
@@ -30,7 +30,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread;
 use std::time::Instant;
 
 /// The raft loop's end of the queue to the WAL.
@@ -46,7 +45,7 @@ pub struct Jobs {
     jobs: Receiver<Job>,
     /// Jobs that were taken from the queue and are not written.
     held: RefCell<VecDeque<Job>>,
-    /// When the thread tries again to reserve a segment that the disk has denied.
+    /// When the thread tries again to reserve a segment that it could not reserve.
     asks_again: Cell<Option<Instant>>,
     /// There was no room for the first job when it was last tried.
     is_stuck: Cell<bool>,
@@ -254,11 +253,11 @@ impl Jobs {
 
     /// Waits for a job, or until it is time to try again to reserve a segment. `Break`: the raft loop has ended.
     fn wait(&self) -> ControlFlow<()> {
-        let denied = self.asks_again.get().is_some();
-        if !(self.held.borrow().is_empty() || denied && self.is_stuck.get()) {
+        let is_short = self.asks_again.get().is_some();
+        if !(self.held.borrow().is_empty() || is_short && self.is_stuck.get()) {
             return ControlFlow::Continue(());
         }
-        let received = match denied {
+        let received = match is_short {
             true => self.jobs.recv_timeout(limits::SPARE_RETRY_INTERVAL),
             false => self.jobs.recv().map_err(RecvTimeoutError::from),
         };
@@ -270,8 +269,8 @@ impl Jobs {
         ControlFlow::Continue(())
     }
 
-    /// Reserves the next segment of the log, if there is none yet. The log can be written meanwhile. If the disk denies
-    /// the segment, later calls try again, at intervals.
+    /// Reserves the next segment of the log, if there is none yet. The log can be written meanwhile. If the segment
+    /// can't be reserved, later calls try again, at intervals.
     pub fn keep_spare(&self) {
         if let Some(work) = self.wants_spare() {
             self.took_spare(work.carry_out());
@@ -298,24 +297,32 @@ impl Jobs {
     pub fn took_spare(&self, done: SpareDone) {
         let mut wal = self.shared.wal.lock();
         let news = wal.took_spare(done);
-        let room = wal.room();
-        *self.shared.room.lock() = room;
+        *self.shared.room.lock() = wal.room();
+        let is_short = wal.is_short();
         drop(wal);
         let again = (self.shared.clock)() + limits::SPARE_RETRY_INTERVAL;
-        let is_denied = room.next == NextSegment::Denied;
-        self.asks_again.set(is_denied.then_some(again));
+        self.asks_again.set(is_short.then_some(again));
+        if let Some(news) = news {
+            self.log(&news);
+        }
+    }
+
+    fn log(&self, news: &SpareNews) {
+        let logger = &self.shared.logger;
         match news {
-            Some(SpareNews::Denied(error)) => {
-                warn!(self.shared.logger, "the disk has no room for the next segment of the log: writes are refused when the \
-                    current segment is full; make room"; "error" => %error);
+            SpareNews::Denied(error) if error.is_full() => {
+                warn!(logger, "the disk has no room for the next segment of the log: writes are refused when the current segment \
+                    is full; make room"; "error" => %error);
             }
-            Some(SpareNews::Made) => {
-                info!(
-                    self.shared.logger,
-                    "the disk has room for the next segment of the log again"
-                );
+            SpareNews::Denied(error) => {
+                warn!(logger, "can't make the next segment of the log: writes are refused when the current segment is full; check \
+                    the disk and the permissions"; "error" => %error);
             }
-            None => {}
+            SpareNews::Delayed(error) => {
+                warn!(logger, "can't make the next segment of the log yet: writes wait when the current segment is full, and it is \
+                    tried again"; "error" => %error);
+            }
+            SpareNews::Made => info!(logger, "the log has its next segment again"),
         }
     }
 
@@ -413,16 +420,6 @@ impl Jobs {
             .fetch_sub(durable.jobs, Ordering::Release);
         Ok(ControlFlow::Continue(()))
     }
-}
-
-/// The thread that deletes unneeded files, with pauses. Runs until the WAL thread has ended or the disk has failed.
-pub fn remove_files(purges: &Receiver<Purge>) -> Result<(), DiskError> {
-    while let Ok(purge) = purges.recv() {
-        purge.remove(|took| {
-            thread::sleep((took * limits::REMOVAL_PAUSES).min(limits::REMOVAL_PAUSE_MAX));
-        })?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -229,3 +229,39 @@ fn a_slow_fdatasync_is_logged_with_its_time() {
         require(is_told, || log)
     });
 }
+
+#[test]
+fn a_file_that_can_not_be_deleted_is_tried_again() {
+    for error in ["ENOSPC", "EIO"] {
+        // Three attempts fail.
+        let Some(wrapper) = call_with("unlink", &format!("error={error}:when=1..3")) else {
+            return;
+        };
+        let mut cluster = Cluster::prepare(1, &["--snapshot-bytes", "65536"]);
+        cluster.node(1).wrapper = wrapper;
+        cluster.start_all();
+        let mut number = 0;
+        eventually("the files are deleted at last", 2 * PATIENCE, || {
+            number += 1;
+            cluster.put(1, "foo", vec![7; 20_000]);
+            let log = cluster.nodes[&1].last_log();
+            let is_deleted = log.contains("deleted the files that could not be deleted before");
+            require(is_deleted, || log)
+        });
+        let log = cluster.nodes[&1].last_log();
+        let told = "can't delete a file that is no longer needed";
+        assert_eq!(log.matches(told).count(), 1, "{log}");
+        let shown = cluster.send(1, "GET", "/-/metrics", &[], b"").text();
+        let failed = "\nraftkvd_file_work_failed_total{work=\"delete\"} ";
+        let failed = shown
+            .split(failed)
+            .nth(1)
+            .and_then(|rest| rest.lines().next());
+        assert!(failed.is_some_and(|failed| failed != "0"), "{shown}");
+        eventually("two snapshots stay", PATIENCE, || {
+            let snapshots = cluster.nodes[&1].files("snap", ".snap");
+            require(snapshots.len() <= 2, || format!("{snapshots:?}"))
+        });
+        cluster.kill_all();
+    }
+}

@@ -250,8 +250,71 @@ fn shortages_are_counted() {
         "raftkvd_accepts_failed_total{port=\"peer\"} 0",
         "raftkvd_connections_beyond_limit_total{result=\"admitted\"} 0",
         "raftkvd_connections_beyond_limit_total{result=\"refused\"} 0",
+        "raftkvd_file_work_failed_total{work=\"delete\"} 0",
+        "raftkvd_file_work_failed_total{work=\"read\"} 0",
         "raftkvd_threads_refused_total 0",
     ] {
         assert!(text.lines().any(|line| line == series), "{series}: {text}");
+    }
+}
+
+/// Sets the limit of open files of a running process. A process keeps what it has open.
+fn set_descriptors(pid: u32, soft: &str) -> bool {
+    let set = Command::new("prlimit")
+        .args(["--pid", &pid.to_string(), &format!("--nofile={soft}:")])
+        .status();
+    set.is_ok_and(|status| status.success())
+}
+
+#[test]
+fn without_descriptors_the_log_goes_on_and_what_it_needs_later_is_tried_again() {
+    const VALUE_BYTES: usize = 1 << 20;
+    let mut cluster = Cluster::prepare(1, &["--snapshot-bytes", "8M"]);
+    cluster.node(1).wrapper = limited("-n", 1_000);
+    cluster.start_all();
+    eventually("the next segment is made", PATIENCE, || {
+        let spare = cluster.nodes[&1].data_dir.join("wal/spare.wal.tmp");
+        let reserved = spare.metadata().map_or(0, |file| file.len());
+        require(reserved >= 64 << 20, || format!("{reserved}"))
+    });
+    let mut client = Connection::open(cluster.address(1)).expect("connect");
+    let mut put = |number: usize| {
+        let path = format!("/key-{}", number % 20);
+        let body = vec![number as u8; VALUE_BYTES];
+        let answer = client.send("PUT", &path, &[], &body).expect("an answer");
+        assert_eq!(answer.status, 204, "{answer:?}");
+    };
+    put(0);
+    let pid = cluster.node(1).pid();
+    if !set_descriptors(pid, "3") {
+        skipped("prlimit");
+        return;
+    }
+    // The log continues in the segment that was made before.
+    (1..90).for_each(&mut put);
+    let log = || cluster.nodes[&1].log_text();
+    let delayed = "can't make the next segment of the log yet";
+    eventually("the shortage is logged", PATIENCE, || {
+        let log = log();
+        let is_told = log.contains(delayed) && log.contains("can't write a snapshot");
+        require(is_told, || log)
+    });
+    let full = "the disk of this member is full";
+    assert!(!log().contains(full), "{}", log());
+    assert!(set_descriptors(pid, "1000"));
+    eventually("the work is done", 2 * PATIENCE, || {
+        let log = log();
+        let is_done = log.contains("the log has its next segment again");
+        require(is_done && log.contains("wrote a snapshot"), || log)
+    });
+    (90..200).for_each(&mut put);
+    drop(client);
+    assert_eq!(log().matches(delayed).count(), 1, "{}", log());
+    cluster.node(1).assert_alive();
+    cluster.kill_all();
+    cluster.start_all();
+    for number in 180..200 {
+        let value = cluster.get(1, &format!("key-{}", number % 20));
+        assert!(value == Some(vec![number as u8; VALUE_BYTES]), "{number}");
     }
 }

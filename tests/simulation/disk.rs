@@ -14,7 +14,7 @@
 // It is part of several test targets, and not each needs all of it.
 #![allow(dead_code)]
 
-use raftkvd::storage::disk::{Disk, DiskError, DiskFile, Lock};
+use raftkvd::storage::disk::{Disk, DiskDirectory, DiskError, DiskFile, Lock};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -57,6 +57,7 @@ pub enum Operation {
     Create,
     Write,
     Allocate,
+    Truncate,
     Sync,
     Rename,
     Remove,
@@ -71,6 +72,7 @@ impl Operation {
             Operation::Create => "create",
             Operation::Write => "write",
             Operation::Allocate => "allocate",
+            Operation::Truncate => "shorten",
             Operation::Sync => "fdatasync",
             Operation::Rename => "rename",
             Operation::Remove => "remove",
@@ -256,6 +258,8 @@ struct State {
     crashed: bool,
     /// Bytes that all files together may have.
     capacity: Option<u64>,
+    /// No file and no directory can be opened.
+    lacks_descriptors: bool,
     /// What a sync takes.
     sync_micros: u64,
 }
@@ -324,6 +328,7 @@ impl FakeDisk {
                 armed: None,
                 crashed: false,
                 capacity: None,
+                lacks_descriptors: false,
                 sync_micros: 0,
             })),
         }
@@ -350,6 +355,11 @@ impl FakeDisk {
     pub fn set_free(&self, bytes: Option<u64>) {
         let mut state = self.state();
         state.capacity = bytes.map(|bytes| state.used() + bytes);
+    }
+
+    /// Whether the process has no file descriptor left from now on.
+    pub fn set_lacks_descriptors(&self, lacks: bool) {
+        self.state().lacks_descriptors = lacks;
     }
 
     /// From now on a sync takes so long. Nobody waits for it: [`BUSY`] grows.
@@ -506,6 +516,19 @@ impl FakeDisk {
         Ok(state)
     }
 
+    /// The state, for an operation that needs a file descriptor.
+    fn opening_state(
+        &self,
+        action: &'static str,
+        path: &Path,
+    ) -> Result<MutexGuard<'_, State>, DiskError> {
+        let state = self.read_state(action, path)?;
+        match state.lacks_descriptors {
+            true => Err(DiskError::new(action, path, errno(EMFILE))),
+            false => Ok(state),
+        }
+    }
+
     /// Counts an operation and lets it meet its fault. `full` does it; `partial` does what may be done of one that
     /// fails. An operation that has no effect without a fault either, as the file system refuses it, is an error of
     /// `full`.
@@ -561,6 +584,7 @@ impl FakeDisk {
 
 const ENOENT: i32 = 2;
 const EIO: i32 = 5;
+const EMFILE: i32 = 24;
 const ENOSPC: i32 = 28;
 
 fn errno(number: i32) -> io::Error {
@@ -597,7 +621,7 @@ fn remove_orphans(names: &mut Names) {
 
 impl Disk for FakeDisk {
     fn open(&self, path: &Path) -> Result<Option<Box<dyn DiskFile>>, DiskError> {
-        let mut state = self.read_state("open", path)?;
+        let mut state = self.opening_state("open", path)?;
         match state.names.get(path.as_os_str()).copied() {
             Some(Node::File(content)) => Ok(Some(self.handle(&mut state, path, content))),
             Some(Node::Dir) => panic!("{} is a directory", path.display()),
@@ -606,6 +630,7 @@ impl Disk for FakeDisk {
     }
 
     fn create(&self, path: &Path) -> Result<Box<dyn DiskFile>, DiskError> {
+        drop(self.opening_state("create", path)?);
         let create = |state: &mut State| {
             if !is_dir(&state.names, path.parent().unwrap()) {
                 return Err(errno(ENOENT));
@@ -625,7 +650,7 @@ impl Disk for FakeDisk {
     }
 
     fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
-        let state = self.read_state("list", dir)?;
+        let state = self.opening_state("list", dir)?;
         let from = (Bound::Included(dir.as_os_str()), Bound::Unbounded);
         let from = state.names.range::<OsStr, _>(from);
         let under = dir.as_os_str().as_encoded_bytes();
@@ -658,7 +683,13 @@ impl Disk for FakeDisk {
             }
             Ok(())
         };
-        self.operate(Operation::Remove, path, remove, |_| ())
+        // What failed may have happened.
+        self.operate(Operation::Remove, path, remove, |state| {
+            let is_file = matches!(state.names.get(path.as_os_str()), Some(Node::File(_)));
+            if is_file && state.random.below(2) == 0 {
+                state.change(NameChange::Remove(name(path)));
+            }
+        })
     }
 
     fn create_dir_all(&self, dir: &Path) -> Result<(), DiskError> {
@@ -677,22 +708,12 @@ impl Disk for FakeDisk {
         Ok(())
     }
 
-    fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
-        let sync = |state: &mut State| {
-            if !is_dir(&state.names, dir) {
-                return Err(errno(ENOENT));
-            }
-            let (durable, rest) = std::mem::take(&mut state.pending)
-                .into_iter()
-                .partition::<Vec<_>, _>(|change| change.dir().as_os_str() == dir.as_os_str());
-            for change in durable {
-                change.apply(&mut state.synced_names);
-            }
-            state.pending = rest;
-            state.forget_unreachable();
-            Ok(())
-        };
-        self.operate(Operation::SyncDir, dir, sync, |_| ())
+    fn open_dir(&self, dir: &Path) -> Result<Box<dyn DiskDirectory>, DiskError> {
+        drop(self.opening_state("open directory", dir)?);
+        Ok(Box::new(FakeDirectory {
+            disk: self.clone(),
+            path: dir.to_owned(),
+        }))
     }
 
     fn lock(&self, path: &Path) -> Result<Option<Lock>, DiskError> {
@@ -714,6 +735,32 @@ impl Disk for FakeDisk {
 
     fn random(&self) -> Result<u64, DiskError> {
         Ok(self.state().random.next())
+    }
+}
+
+struct FakeDirectory {
+    disk: FakeDisk,
+    path: PathBuf,
+}
+
+impl DiskDirectory for FakeDirectory {
+    fn sync(&self) -> Result<(), DiskError> {
+        let dir = &*self.path;
+        let sync = |state: &mut State| {
+            if !is_dir(&state.names, dir) {
+                return Err(errno(ENOENT));
+            }
+            let (durable, rest) = std::mem::take(&mut state.pending)
+                .into_iter()
+                .partition::<Vec<_>, _>(|change| change.dir().as_os_str() == dir.as_os_str());
+            for change in durable {
+                change.apply(&mut state.synced_names);
+            }
+            state.pending = rest;
+            state.forget_unreachable();
+            Ok(())
+        };
+        self.disk.operate(Operation::SyncDir, dir, sync, |_| ())
     }
 }
 
@@ -811,11 +858,29 @@ impl DiskFile for FakeFile {
                 if len.saturating_sub(old) > free {
                     return Err(errno(ENOSPC));
                 }
-                content.set_len(len.max(old) as usize);
+                if len > old {
+                    content.set_len(len as usize);
+                }
                 Ok(())
             },
             |_, _| (),
         )
+    }
+
+    fn truncate(&mut self, len: u64) -> Result<(), DiskError> {
+        self.operate(
+            Operation::Truncate,
+            |content, _, _| {
+                let shortest = content.now.len().min(len as usize);
+                content.set_len(shortest);
+                Ok(())
+            },
+            |_, _| (),
+        )
+    }
+
+    fn set_path(&mut self, path: &Path) {
+        self.path = path.to_owned();
     }
 
     fn len(&self) -> Result<u64, DiskError> {

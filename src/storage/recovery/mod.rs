@@ -137,7 +137,7 @@ pub(super) fn recover(
         index: scan.index,
     };
     let (meta, snapshots) = (meta.clone(), snapshots.clone());
-    let wal = Wal::resume(dir, meta, snapshots, options, state, segments);
+    let wal = Wal::resume(dir, meta, snapshots, options, state, segments)?;
     Ok((wal, recovered))
 }
 

@@ -139,22 +139,25 @@ impl Snapshots {
 
     /// Deletes the snapshots below an index, which no restart needs any more. Received snapshots that are not loaded
     /// yet stay until the next call. The deletion need not be durable. Calls `pause` after each deletion, with the time
-    /// that it took.
+    /// that it took. A file that can't be deleted does not keep the others: the first error is returned at the end.
     pub(super) fn delete_below(
         &self,
         index: u64,
         mut pause: impl FnMut(Duration),
     ) -> Result<(), DiskError> {
+        let mut kept = Ok(());
         for name in self.disk.list(&self.dir)? {
             let superfluous = parse_file_name(&name)
                 .is_some_and(|found| found.0 < index && !self.unloaded.lock().contains(&found));
             if superfluous {
                 let begun = Instant::now();
-                self.disk.remove(&self.dir.join(name))?;
+                if let Err(error) = self.disk.remove(&self.dir.join(name)) {
+                    kept = kept.and(Err(error));
+                }
                 pause(begun.elapsed());
             }
         }
-        Ok(())
+        kept
     }
 
     /// Deletes temporary files, and the snapshots that are not in `keep`: they were written or received just before a

@@ -1,7 +1,7 @@
 //! A disk that reports its syncs.
 
 use super::*;
-use crate::storage::disk::DiskFile;
+use crate::storage::disk::{DiskDirectory, DiskFile};
 
 /// Calls an observer before every sync of a file or directory.
 pub(super) struct Observed<F> {
@@ -11,6 +11,11 @@ pub(super) struct Observed<F> {
 
 struct ObservedFile<F> {
     file: Box<dyn DiskFile>,
+    sync: Arc<F>,
+}
+
+struct ObservedDirectory<F> {
+    directory: Box<dyn DiskDirectory>,
     sync: Arc<F>,
 }
 
@@ -48,9 +53,11 @@ impl<F: Fn() + Send + Sync + 'static> Disk for Observed<F> {
         self.disk.create_dir_all(dir)
     }
 
-    fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
-        (self.sync)();
-        self.disk.sync_dir(dir)
+    fn open_dir(&self, dir: &Path) -> Result<Box<dyn DiskDirectory>, DiskError> {
+        Ok(Box::new(ObservedDirectory {
+            directory: self.disk.open_dir(dir)?,
+            sync: self.sync.clone(),
+        }))
     }
 
     fn lock(&self, path: &Path) -> Result<Option<Lock>, DiskError> {
@@ -59,6 +66,13 @@ impl<F: Fn() + Send + Sync + 'static> Disk for Observed<F> {
 
     fn random(&self) -> Result<u64, DiskError> {
         self.disk.random()
+    }
+}
+
+impl<F: Fn() + Send + Sync> DiskDirectory for ObservedDirectory<F> {
+    fn sync(&self) -> Result<(), DiskError> {
+        (self.sync)();
+        self.directory.sync()
     }
 }
 
@@ -78,6 +92,14 @@ impl<F: Fn() + Send + Sync> DiskFile for ObservedFile<F> {
 
     fn allocate(&mut self, len: u64) -> Result<(), DiskError> {
         self.file.allocate(len)
+    }
+
+    fn truncate(&mut self, len: u64) -> Result<(), DiskError> {
+        self.file.truncate(len)
+    }
+
+    fn set_path(&mut self, path: &Path) {
+        self.file.set_path(path);
     }
 
     fn len(&self) -> Result<u64, DiskError> {

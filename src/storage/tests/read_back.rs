@@ -2,8 +2,14 @@
 //! and deletions.
 
 use super::*;
+use crate::channels::inbox::{Held, Inbox};
+use crate::channels::notice::Notice;
+use crate::metrics::Counter;
 use crate::storage::log_index::entry_bytes;
 use crate::storage::wal::read_back::{ReadBack, Request};
+use crate::threads::read_back::Reader;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 /// Reads every entry of a log index, piece by piece.
 pub(super) fn all(wal: &Wal, log_index: &LogIndex) -> Vec<Entry> {
@@ -329,4 +335,46 @@ fn few_places_are_remembered() {
     );
     writer.restart(LARGE);
     assert_eq!(writer.opened.wal.places() as u64, places);
+}
+
+#[test]
+fn without_descriptors_entries_are_read_back_later() {
+    let mut writer = Writer::new(SMALL);
+    for index in 2..40 {
+        writer.append(index, &[400]);
+    }
+    let (sender, requests) = mpsc::channel();
+    let inbox = Arc::new(Inbox::default());
+    let reader = Reader {
+        wal: writer.opened.wal.read_back(),
+        inbox: inbox.clone(),
+        failed: Counter::default(),
+        logger: logger(),
+    };
+    let failed = reader.failed.clone();
+    writer.disk.set_lacks_descriptors(true);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let thread = std::thread::spawn(move || reader.run(&requests));
+    for first in [3, 20] {
+        let request = Request::new(&writer.log_index, first, first + 1, u64::MAX);
+        sender.send(request).unwrap();
+    }
+    while failed.get() == 0 {
+        assert!(Instant::now() < deadline, "nothing has failed");
+        std::thread::yield_now();
+    }
+    writer.disk.set_lacks_descriptors(false);
+    let mut found = Vec::new();
+    while found.len() < 2 {
+        assert!(Instant::now() < deadline, "{found:?}");
+        let events = inbox.take(Instant::now() + Duration::from_millis(50), Held::default());
+        for notice in events.notices {
+            if let Notice::EntriesRead(read) = notice {
+                found.push((read.first, read.entries.map(|entries| entries.len())));
+            }
+        }
+    }
+    assert_eq!(found, [(3, Some(1)), (20, Some(1))]);
+    drop(sender);
+    thread.join().unwrap().unwrap();
 }

@@ -1,6 +1,8 @@
 //! Segments and snapshots are deleted neither too early nor too late, and no save waits for a deletion.
 
 use super::*;
+use crate::metrics::Counter;
+use crate::threads::remove::Remover;
 
 #[test]
 fn rotation_and_purge_keep_two_snapshots_and_the_log_from_the_older_one() {
@@ -161,4 +163,112 @@ fn a_received_snapshot_stays_until_it_is_loaded() {
     install(150);
     let kept = [120, 150].map(|index| snapshots.path(index, 1));
     assert_eq!(files(&disk, "snap"), kept);
+}
+
+/// A log of several segments and three snapshots. Its next purge deletes some of both.
+fn with_superfluous_files() -> (FakeDisk, Opened) {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, SMALL).unwrap();
+    for index in 2..60 {
+        let save = append([entry(index, 1, vec![5; 900])]);
+        opened.wal.save(&[save, state(1, 0, index, false)]).unwrap();
+    }
+    for index in [20, 30, 50] {
+        write_snapshot(&opened, index, 1).unwrap();
+        let save = mark(index, 1, hard_state(1, 0, 59), false);
+        opened.wal.save(&[save]).unwrap();
+    }
+    (disk, opened)
+}
+
+/// The thread that deletes files, with this purge, and its counter of failures.
+fn remover(purge: Purge) -> (Remover, Counter) {
+    let (sender, purges) = std::sync::mpsc::channel();
+    sender.send(purge).unwrap();
+    let failed = Counter::default();
+    (Remover::new(purges, failed.clone(), &logger()), failed)
+}
+
+fn remaining(disk: &FakeDisk) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    (segments(disk), files(disk, "snap"))
+}
+
+#[test]
+fn without_descriptors_files_are_deleted_later() {
+    let (disk, mut opened) = with_superfluous_files();
+    let before = remaining(&disk);
+    let (mut remover, failed) = remover(opened.wal.purge(u64::MAX).unwrap());
+    disk.set_lacks_descriptors(true);
+    for attempt in 1..4 {
+        remover.remove_waiting(|_| ()).unwrap();
+        assert_eq!(failed.get(), attempt);
+    }
+    assert_eq!(remaining(&disk).1, before.1);
+    disk.set_lacks_descriptors(false);
+    remover.remove_waiting(|_| ()).unwrap();
+    let after = remaining(&disk);
+    assert!(after.0.len() < before.0.len());
+    assert_eq!(after.1.len(), 2);
+    assert_eq!(failed.get(), 3);
+}
+
+#[test]
+fn a_file_that_can_not_be_deleted_keeps_the_newer_segments_and_is_tried_again() {
+    let (disk, mut opened) = with_superfluous_files();
+    let begin = disk.operations();
+    purge(&mut opened);
+    let (operations, expected) = (disk.operations() - begin, remaining(&disk));
+    assert!(operations > 8, "{operations}");
+    let mut kept = 0;
+    for (at, fault) in (1..=operations).flat_map(|at| [(at, Fault::Fail), (at, Fault::Full)]) {
+        let (disk, mut opened) = with_superfluous_files();
+        disk.reseed(at);
+        let all = segments(&disk);
+        let (mut remover, failed) = remover(opened.wal.purge(u64::MAX).unwrap());
+        disk.keep_journal();
+        disk.inject(disk.operations() + at, fault);
+        let removed = remover.remove_waiting(|_| ());
+        let (operation, _) = disk.journal()[at as usize - 1];
+        if operation == Operation::SyncDir {
+            // The log's directory: it is unknown which names are durable.
+            removed.unwrap_err();
+            continue;
+        }
+        removed.unwrap();
+        assert_eq!(failed.get(), 1);
+        kept += 1;
+        let left = segments(&disk);
+        assert!(all.ends_with(&left), "{left:?} of {all:?}");
+        for seed in 0..8 {
+            let found = start(&disk.after_power_loss(seed), SMALL).unwrap();
+            assert_eq!(found.recovered.snapshot.unwrap().index, 50);
+        }
+        remover.remove_waiting(|_| ()).unwrap();
+        assert_eq!(remaining(&disk), expected);
+        assert_eq!(failed.get(), 1);
+    }
+    assert!(kept > 4, "{kept}");
+}
+
+#[test]
+fn later_files_wait_behind_those_that_can_not_be_deleted() {
+    let (disk, mut opened) = with_superfluous_files();
+    let first = opened.wal.purge(20).unwrap();
+    let second = opened.wal.purge(u64::MAX).unwrap();
+    assert!(!first.is_empty() && !second.is_empty());
+    let (sender, purges) = std::sync::mpsc::channel();
+    let mut remover = Remover::new(purges, Counter::default(), &logger());
+    let all = segments(&disk);
+    for purge in [first, second] {
+        sender.send(purge).unwrap();
+        disk.clear_faults();
+        disk.inject(disk.operations() + 2, Fault::Full);
+        remover.remove_waiting(|_| ()).unwrap();
+        assert!(all.ends_with(&segments(&disk)));
+    }
+    disk.clear_faults();
+    remover.remove_waiting(|_| ()).unwrap();
+    assert_eq!(files(&disk, "snap").len(), 2);
+    let found = start(&disk.after_power_loss(1), SMALL).unwrap();
+    assert_eq!(found.recovered.snapshot.unwrap().index, 50);
 }

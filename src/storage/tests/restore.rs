@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::limits::{INDEX_MAX, RESTORE_SKIP, RESTORE_SPREAD, RESTORED_INDEX_MAX};
-use crate::storage::disk::DiskFile;
+use crate::storage::disk::{DiskDirectory, DiskFile};
 use crate::storage::restore::{Plan, Restored, restore};
 
 fn new_dir() -> &'static Path {
@@ -273,8 +273,8 @@ impl Disk for BeforeList {
         self.disk.create_dir_all(dir)
     }
 
-    fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
-        self.disk.sync_dir(dir)
+    fn open_dir(&self, dir: &Path) -> Result<Box<dyn DiskDirectory>, DiskError> {
+        self.disk.open_dir(dir)
     }
 
     fn lock(&self, path: &Path) -> Result<Option<Lock>, DiskError> {

@@ -1,8 +1,8 @@
 //! A full disk: what the log keeps aside, and what a start needs.
 
 use super::*;
-use crate::storage::wal::NextSegment;
 use crate::storage::wal::segment::{SPARE, Spare};
+use crate::storage::wal::{NextSegment, SpareNews};
 use std::os::unix::fs::MetadataExt as _;
 
 fn keep_spare(wal: &mut Wal) {
@@ -191,4 +191,60 @@ fn a_spare_that_is_none_is_thrown_away() {
         let found = start(&disk, SMALL).unwrap().recovered;
         assert_eq!(found.entries.len(), 38);
     }
+}
+
+#[test]
+fn without_descriptors_the_log_waits_for_its_next_segment() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, SMALL).unwrap();
+    let wal = &mut opened.wal;
+    disk.set_lacks_descriptors(true);
+    let news = |wal: &mut Wal| {
+        let work = wal.wants_spare().unwrap();
+        wal.took_spare(work.carry_out())
+    };
+    assert!(matches!(news(wal), Some(SpareNews::Delayed(_))));
+    // It is logged once, and the disk is not called full.
+    assert!(news(wal).is_none() && wal.is_short());
+    assert_eq!(wal.room().next, NextSegment::Awaited);
+    let next = fill(wal, 2);
+    assert!(wal.room().end >= (next - 2) * one(2).log_bytes());
+    assert_eq!(wal.room().next, NextSegment::Awaited);
+
+    disk.set_lacks_descriptors(false);
+    assert!(matches!(news(wal), Some(SpareNews::Made)));
+    assert_eq!(wal.room().next, NextSegment::Kept);
+    wal.save(&[one(next)]).unwrap();
+    let found = start(&disk.after_power_loss(1), SMALL).unwrap().recovered;
+    assert_eq!(indexes(&found), (2..=next).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_disk_that_fails_a_spare_is_not_waited_for() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, SMALL).unwrap();
+    let wal = &mut opened.wal;
+    for fault in [Fault::Full, Fault::Fail] {
+        disk.inject_at(Operation::Allocate, fault);
+        keep_spare(wal);
+        assert_eq!(wal.room().next, NextSegment::Denied);
+    }
+}
+
+#[test]
+fn a_segment_gets_its_name_without_a_descriptor() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, SMALL).unwrap();
+    let wal = &mut opened.wal;
+    keep_spare(wal);
+    disk.set_lacks_descriptors(true);
+    let next = fill(wal, 2);
+    assert_eq!(segments(&disk).len(), 2);
+    // An error of a later write names the segment, not the spare that it was.
+    disk.inject_at(Operation::Sync, Fault::Fail);
+    let error = wal.save(&[state(2, 3, 1, true)]).unwrap_err();
+    assert_eq!(error.path, segments(&disk)[1]);
+    disk.set_lacks_descriptors(false);
+    let found = start(&disk.after_kill(), SMALL).unwrap().recovered;
+    assert_eq!(indexes(&found), (2..next).collect::<Vec<_>>());
 }

@@ -23,13 +23,13 @@ pub mod segment;
 mod state;
 
 pub use options::WalOptions;
-pub use purge::Purge;
+pub use purge::{Purge, PurgeError};
 pub use room::{LogRoom, NextSegment, entry_log_bytes};
 pub use rotate::{SpareDone, SpareNews, SpareWork};
 pub(super) use state::WalState;
 
 use super::data_dir::DataDir;
-use super::disk::{Disk, DiskError};
+use super::disk::{Disk, DiskDirectory, DiskError};
 use super::meta::Meta;
 use super::snapshot::Snapshots;
 use super::state::{Mark, Save};
@@ -38,6 +38,7 @@ use crate::mutants::{Mutant, is_planted};
 use raft::eraftpb::HardState;
 use read_back::{BatchIndex, BatchPlace, Effect, ReadBack, SharedBatchIndex};
 use record::Batch;
+use rotate::Lack;
 use rustix::io::Errno;
 use segment::{Header, Name, Naming, SegmentWriter, Spare};
 use std::collections::VecDeque;
@@ -62,6 +63,10 @@ pub(in crate::storage) struct Segments {
 pub struct Wal {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    /// The directory, opened at the start: no segment needs another file descriptor to get its name.
+    directory: Box<dyn DiskDirectory>,
+    /// The same for purges. Each of the two sees the errors of all syncs.
+    purge_directory: Arc<dyn DiskDirectory>,
     meta: Arc<Meta>,
     snapshots: Arc<Snapshots>,
     options: WalOptions,
@@ -76,8 +81,8 @@ pub struct Wal {
     spare: Option<Spare>,
     /// The length that the spare has to have: that of a segment, or more while a larger save waits.
     spare_bytes: u64,
-    /// The last attempt to make a spare has failed.
-    is_short: bool,
+    /// How the last attempt to make a spare has failed.
+    lack: Lack,
     /// The sum of [`Save::log_bytes`] of all saves.
     spent: u64,
     batch: Batch,
@@ -117,8 +122,10 @@ impl Wal {
         };
         encode_state(&mut batch, &state);
         let (disk, wal_dir) = (&**dir.disk(), dir.wal_path());
+        let directory = disk.open_dir(&wal_dir)?;
         let spare = Spare::make(disk, &wal_dir, options.segment_bytes)?;
-        let segment = match spare.begin(header, &mut batch)?.name(disk, &wal_dir)? {
+        let begun = spare.begin(header, &mut batch)?;
+        let segment = match begun.name(disk, &*directory, &wal_dir)? {
             Naming::Named(segment) => segment,
             Naming::NoRoom(_, error) => return Err(error),
         };
@@ -130,7 +137,7 @@ impl Wal {
             spare: None,
             index,
         };
-        Ok(Wal::resume(dir, meta, snapshots, options, state, segments))
+        Wal::resume(dir, meta, snapshots, options, state, segments)
     }
 
     /// Continues with the segments and the state that recovery found.
@@ -141,13 +148,16 @@ impl Wal {
         options: WalOptions,
         state: WalState,
         segments: Segments,
-    ) -> Wal {
+    ) -> Result<Wal, DiskError> {
         let mut batch = Batch::default();
         batch.clear();
         let batches = snapshots.wal_batches();
-        Wal {
+        let open_dir = || dir.disk().open_dir(&dir.wal_path());
+        Ok(Wal {
             disk: dir.disk().clone(),
             dir: dir.wal_path(),
+            directory: open_dir()?,
+            purge_directory: Arc::from(open_dir()?),
             meta,
             snapshots,
             options,
@@ -157,7 +167,7 @@ impl Wal {
             segment: segments.newest,
             spare: segments.spare,
             spare_bytes: options.segment_bytes,
-            is_short: false,
+            lack: Lack::Nothing,
             spent: 0,
             batch,
             effect: Effect::default(),
@@ -167,7 +177,7 @@ impl Wal {
             entries: 0,
             metrics: metrics::WalMetrics::default(),
             batches,
-        }
+        })
     }
 
     /// Counts into these metrics from now on.
@@ -380,20 +390,20 @@ impl Wal {
             true => self.durable.newest_mark(),
             false => oldest.min(compacted),
         };
-        let mut segments = Vec::new();
+        let mut segments = VecDeque::new();
         while let Some(name) = self.older.front() {
             let next = self.older.get(1).copied().unwrap_or(self.segment.name());
             if next.first_index > superfluous.saturating_add(1) {
                 break;
             }
             self.index.lock().forget_oldest(*name);
-            segments.push(self.dir.join(name.file_name()));
+            segments.push_back(self.dir.join(name.file_name()));
             self.older.pop_front();
         }
         let snapshots_below = std::mem::take(&mut self.purge_due).then_some(oldest);
         Ok(Purge {
             disk: self.disk.clone(),
-            dir: self.dir.clone(),
+            directory: self.purge_directory.clone(),
             segments,
             snapshots: self.snapshots.clone(),
             snapshots_below,

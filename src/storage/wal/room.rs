@@ -54,9 +54,9 @@ pub struct LogRoom {
 pub enum NextSegment {
     /// The segment is kept aside.
     Kept,
-    /// The segment is being made, or is about to be made.
+    /// The segment is being made, or is about to be made. This may take a while: a file descriptor may be missing.
     Awaited,
-    /// The disk has no room for the segment. Until there is room, [`LogRoom::end`] does not grow.
+    /// The disk has no room for the segment, or fails. Until there is room, [`LogRoom::end`] does not grow.
     Denied,
 }
 

@@ -24,12 +24,35 @@ pub struct SpareDone {
     error: Option<DiskError>,
 }
 
+/// How the last attempt to make a spare has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lack {
+    /// It has not failed.
+    Nothing,
+    /// The disk is full, or it fails. Clients get a definite answer, and another member can lead.
+    Denied,
+    /// A shortage of something that comes back without an operator, such as file descriptors. The log waits, as for a
+    /// segment that is being made.
+    Delayed,
+}
+
+impl Lack {
+    fn of(error: &DiskError) -> Lack {
+        match error.is_shortage() && !error.is_full() {
+            true => Lack::Delayed,
+            false => Lack::Denied,
+        }
+    }
+}
+
 /// The result of the last attempt to make a spare, if the attempt before had another result.
 #[derive(Debug)]
 pub enum SpareNews {
     /// The disk denies the log its next segment.
     Denied(DiskError),
-    /// There is room again.
+    /// A shortage other than that of room delays the next segment.
+    Delayed(DiskError),
+    /// The log has its next segment again.
     Made,
 }
 
@@ -67,10 +90,10 @@ impl Wal {
         let reserve = reserve(self.options.segment_bytes);
         LogRoom {
             end: self.spent + most.saturating_sub(reserve),
-            next: match (self.is_short, self.lacks_spare()) {
-                (true, _) => NextSegment::Denied,
-                (false, true) => NextSegment::Awaited,
-                (false, false) => NextSegment::Kept,
+            next: match (self.lack, self.lacks_spare()) {
+                (Lack::Denied, _) => NextSegment::Denied,
+                (Lack::Delayed, _) | (Lack::Nothing, true) => NextSegment::Awaited,
+                (Lack::Nothing, false) => NextSegment::Kept,
             },
             margin: reserve,
         }
@@ -98,8 +121,8 @@ impl Wal {
         }
         let len = self.options.segment_bytes.max(bytes + FIRST_BYTES_MAX);
         self.spare_bytes = len;
-        // If the disk has just denied the spare, `keep_spare` tries again, at intervals.
-        if !self.is_short
+        // If an attempt has just failed, `keep_spare` tries again, at intervals.
+        if !self.is_short()
             && let Some(work) = self.wants_spare()
         {
             self.took_spare(work.carry_out());
@@ -117,6 +140,11 @@ impl Wal {
         Ok(false)
     }
 
+    /// Whether the last attempt to make a spare has failed. The next attempt needs a pause.
+    pub fn is_short(&self) -> bool {
+        self.lack != Lack::Nothing
+    }
+
     /// Whether no segment is kept aside, or the segment is too short.
     pub fn lacks_spare(&self) -> bool {
         let len = self.spare_bytes;
@@ -127,7 +155,7 @@ impl Wal {
     pub fn wants_spare(&mut self) -> Option<SpareWork> {
         if !self.lacks_spare() {
             // There may be room now for the name of the spare, or no save waits any more for a longer spare.
-            self.is_short = false;
+            self.lack = Lack::Nothing;
         }
         (self.lacks_spare() && !self.failed).then(|| SpareWork {
             disk: self.disk.clone(),
@@ -140,19 +168,22 @@ impl Wal {
     /// Takes the result of the work.
     pub fn took_spare(&mut self, done: SpareDone) -> Option<SpareNews> {
         self.spare = done.spare;
-        let was_short = std::mem::replace(&mut self.is_short, done.error.is_some());
-        match done.error {
-            Some(error) => {
-                self.metrics.spares_failed.inc();
-                (!was_short).then_some(SpareNews::Denied(error))
-            }
-            None => was_short.then_some(SpareNews::Made),
-        }
+        let lack = done.error.as_ref().map_or(Lack::Nothing, Lack::of);
+        let had_this_lack = std::mem::replace(&mut self.lack, lack) == lack;
+        let error = done.error.inspect(|_| {
+            self.metrics.spares_failed.inc();
+        });
+        let news = match (error, lack) {
+            (Some(error), Lack::Delayed) => SpareNews::Delayed(error),
+            (Some(error), _) => SpareNews::Denied(error),
+            (None, _) => SpareNews::Made,
+        };
+        (!had_this_lack).then_some(news)
     }
 
     /// Continues the log in the spare, which begins with the durable state. Returns false, with the log as before, in
     /// two cases: the disk has no room for the name, or the disk is full although the blocks were reserved. The latter
-    /// can happen on a file system that copies on write.
+    /// can happen on a file system that copies on write. A shortage of memory counts like a full disk.
     fn rotate(&mut self, spare: Spare) -> Result<bool, DiskError> {
         let before = self.segment.name();
         let header = Header {
@@ -170,17 +201,17 @@ impl Wal {
         encode_state(&mut first, &self.durable);
         let begun = match spare.begin(header, &mut first) {
             Ok(begun) => begun,
-            Err(error) if error.is_full() => {
-                self.is_short = true;
+            Err(error) if error.is_shortage() => {
+                self.lack = Lack::of(&error);
                 return Ok(false);
             }
             Err(error) => return Err(error),
         };
-        self.segment = match begun.name(&*self.disk, &self.dir)? {
+        self.segment = match begun.name(&*self.disk, &*self.directory, &self.dir)? {
             Naming::Named(segment) => segment,
-            Naming::NoRoom(spare, _) => {
+            Naming::NoRoom(spare, error) => {
                 self.spare = Some(spare);
-                self.is_short = true;
+                self.lack = Lack::of(&error);
                 return Ok(false);
             }
         };

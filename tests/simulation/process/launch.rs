@@ -23,6 +23,7 @@ use raftkvd::store::history::History;
 use raftkvd::store::state_machine::StateMachine;
 use raftkvd::threads::apply::{self, Applier};
 use raftkvd::threads::raft::RaftLoop;
+use raftkvd::threads::remove::Remover;
 use raftkvd::threads::snapshot::SnapshotLoader;
 use raftkvd::threads::wal;
 use slog::Logger;
@@ -247,10 +248,11 @@ fn connect(launch: &Launch, shared: &Shared, wal: Wal, found: Found) -> (Queues,
         metrics: shared.metrics.clone(),
         logger: launch.logger.clone(),
     };
+    let deletions_failed = shared.metrics.shortages.deletions_failed.clone();
     let queues = Queues {
         jobs,
         purge_sender,
-        purges,
+        remover: Remover::new(purges, deletions_failed, &launch.logger),
         batches,
         snapshot_jobs,
         wal_reader,

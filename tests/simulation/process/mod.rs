@@ -31,6 +31,7 @@ use raftkvd::store::history::History;
 use raftkvd::threads::apply::Applier;
 use raftkvd::threads::raft::RaftLoop;
 use raftkvd::threads::read_back;
+use raftkvd::threads::remove::Remover;
 use raftkvd::threads::snapshot::{self, SnapshotJob};
 use raftkvd::threads::wal::{Durable, Jobs, Step, WalWriterError};
 use slog::Logger;
@@ -112,7 +113,7 @@ struct Queues {
     jobs: Jobs,
     /// Of the thread that deletes what is superfluous, with the end that is given to the WAL thread.
     purge_sender: Sender<Purge>,
-    purges: Receiver<Purge>,
+    remover: Remover,
     /// Of the apply thread.
     batches: Applier,
     /// Of the snapshot thread.
@@ -363,10 +364,7 @@ impl Process {
     // ---- the thread that deletes ----
 
     pub fn remove_files(&mut self) -> Result<(), DiskError> {
-        self.queues
-            .purges
-            .try_iter()
-            .try_for_each(Purge::remove_at_once)
+        self.queues.remover.remove_waiting(|_| ())
     }
 
     // ---- the read-back thread ----
@@ -374,7 +372,11 @@ impl Process {
     /// Reads what the node has wanted longest.
     pub fn read_back(&mut self) -> Result<(), StorageError> {
         match self.requests.pop_front() {
-            Some(request) => read_back::answer(&request, &self.queues.wal_reader, &self.inbox),
+            Some(request) => {
+                let answered = read_back::answer(&request, &self.queues.wal_reader, &self.inbox)?;
+                assert!(answered.is_none(), "no resource is short");
+                Ok(())
+            }
             None => Ok(()),
         }
     }

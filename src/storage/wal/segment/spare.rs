@@ -5,7 +5,7 @@
 //! log.
 
 use super::{HEADER_BYTES, Header, SegmentWriter};
-use crate::storage::disk::{Disk, DiskError, DiskFile};
+use crate::storage::disk::{Disk, DiskDirectory, DiskError, DiskFile};
 use crate::storage::wal::record::{Batch, is_zero};
 use std::path::{Path, PathBuf};
 
@@ -122,23 +122,26 @@ impl Begun {
     ///
     /// The disk may have no room for the name. Then nothing has happened, and the file is the spare again. A failed
     /// sync of the directory is different: it is unknown which names are durable.
-    pub fn name(self, disk: &dyn Disk, dir: &Path) -> Result<Naming, DiskError> {
+    ///
+    /// The file and the directory are open, so nothing here needs a file descriptor.
+    pub fn name(
+        self,
+        disk: &dyn Disk,
+        directory: &dyn DiskDirectory,
+        dir: &Path,
+    ) -> Result<Naming, DiskError> {
         let Begun { path, mut writer } = self;
         writer.path = dir.join(writer.header.name.file_name());
         match disk.rename(&path, &writer.path) {
             Ok(()) => {}
-            Err(error) if error.is_full() => {
+            Err(error) if error.is_shortage() => {
                 let (file, len) = (writer.file, writer.len);
                 return Ok(Naming::NoRoom(Spare { file, path, len }, error));
             }
             Err(error) => return Err(error),
         }
-        disk.sync_dir(dir)?;
-        // Open the file again, so that errors show its final name.
-        writer.file = disk.open(&writer.path)?.ok_or_else(|| {
-            let vanished = std::io::Error::from(std::io::ErrorKind::NotFound);
-            DiskError::new("open", &writer.path, vanished)
-        })?;
+        writer.file.set_path(&writer.path);
+        directory.sync()?;
         Ok(Naming::Named(writer))
     }
 }
@@ -147,7 +150,7 @@ impl Begun {
 pub enum Naming {
     /// The segment has its name.
     Named(SegmentWriter),
-    /// The disk has no room for the name.
+    /// The disk has no room for the name, or the machine no memory.
     NoRoom(Spare, DiskError),
 }
 
