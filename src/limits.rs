@@ -160,6 +160,8 @@ pub const LONE_WRITE_BYTES_MAX: usize = 64 << 10;
 pub const LONE_WRITE_SLOW: Duration = Duration::from_millis(5);
 /// Duration above which a write of the WAL is logged.
 pub const SLOW_WRITE_TOLD: Duration = Duration::from_millis(500);
+/// Jobs that may wait for the WAL before this node takes no message and no proposal that would add another.
+pub const JOBS_UNWRITTEN_MAX: usize = 4_096;
 /// Jobs that one write of the WAL combines.
 pub const JOBS_PER_WRITE_MAX: usize = 256;
 /// Longest WAL record, in bytes. A longer record is corrupt. The limit exceeds `VALUE_BYTES_LIMIT`, because a record

@@ -144,6 +144,9 @@ impl Node {
     /// Campaigns if an early election is under way and it is this node's turn. Called at every tick, and by
     /// [`Node::peer_connected`].
     pub(super) fn campaign_in_turn(&mut self) {
+        if self.is_crowded() {
+            return;
+        }
         let Some(mut early_election) = self.leadership.early_election.take() else {
             return;
         };

@@ -216,7 +216,10 @@ impl Node {
         self.now += 1;
         self.draw_election_timeout();
         self.campaign_in_turn();
-        if self.may_campaign() {
+        self.note_crowded();
+        // A candidate promises something at each attempt.
+        let is_hanging_candidate = self.is_crowded() && !self.is_leader();
+        if self.may_campaign() && !is_hanging_candidate {
             if self.is_leader() || !self.is_sole_voter() {
                 self.raw.tick();
             } else {
@@ -271,6 +274,9 @@ impl Node {
             _ => Standing::Ahead,
         };
         if !self.passes(&mut message, standing) {
+            return;
+        }
+        if self.is_crowded() && self.adds_a_job(&message) {
             return;
         }
         match message.get_msg_type() {

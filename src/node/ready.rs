@@ -5,6 +5,7 @@ use super::elections::Lead;
 use super::status::role_name;
 use super::{Job, Node, Output, sorted};
 use crate::command::ReplicatedState;
+use crate::limits;
 use crate::members::Members;
 use crate::mutants::{Mutant, is_planted};
 use crate::storage::Save;
@@ -12,7 +13,7 @@ use protobuf::Message as _;
 use raft::SnapshotStatus;
 use raft::eraftpb::HardState;
 use raft::eraftpb::{Message, MessageType};
-use slog::info;
+use slog::{info, warn};
 use std::collections::VecDeque;
 
 /// The vote of a member in a term; candidate 0 for none.
@@ -34,6 +35,9 @@ impl Vote {
 /// What is on its way to the disk, and what is there.
 ///
 /// - Jobs become durable in the order of their numbers.
+/// - While a write hangs, jobs take bounded memory. Their entries fit into the room of the log, which does not grow
+///   meanwhile: see `room.rs`. Their number is bounded by [`limits::JOBS_UNWRITTEN_MAX`]: see
+///   [`Node::adds_a_job`]. A heartbeat interval may add a job without entries, so the room alone bounds nothing.
 /// - `vote` holds the term and vote of the newest durable job, so it is never ahead of the disk.
 #[derive(Debug)]
 pub(super) struct Durability {
@@ -45,6 +49,8 @@ pub(super) struct Durability {
     /// The number of the last ready.
     pub last_ready: u64,
     pub vote: Vote,
+    /// The log says that the jobs are at their limit.
+    is_crowded: bool,
 }
 
 impl Durability {
@@ -55,11 +61,45 @@ impl Durability {
             commit_unsaved: false,
             jobs: VecDeque::new(),
             last_ready: 0,
+            is_crowded: false,
         }
     }
 }
 
 impl Node {
+    /// Whether so many jobs wait for the disk that this node adds no other one.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.durability.jobs.len() >= limits::JOBS_UNWRITTEN_MAX
+            && !is_planted(Mutant::RoomIgnored)
+    }
+
+    /// Whether the message may add a job: raft answers it with a promise, or it brings a new term. The sender of such a
+    /// message sends it again.
+    pub(super) fn adds_a_job(&self, message: &Message) -> bool {
+        let makes_a_promise = matches!(
+            message.get_msg_type(),
+            MessageType::MsgAppend
+                | MessageType::MsgSnapshot
+                | MessageType::MsgRequestVote
+                | MessageType::MsgRequestPreVote
+                | MessageType::MsgTimeoutNow
+                | MessageType::MsgPropose
+        );
+        let vote = self.newest_vote();
+        // While the vote is not durable, every answer waits for it.
+        makes_a_promise || message.term > vote.term || vote != self.durability.vote
+    }
+
+    /// Called at every tick.
+    pub(super) fn note_crowded(&mut self) {
+        let is_crowded = self.is_crowded();
+        let was_crowded = std::mem::replace(&mut self.durability.is_crowded, is_crowded);
+        if is_crowded && !was_crowded {
+            warn!(self.logger, "the disk hangs: what would add to the writes that wait for it is dropped";
+                "writes" => self.durability.jobs.len());
+        }
+    }
+
     pub(super) fn handle_ready(&mut self, output: &mut Output) {
         let mut ready = self.raw.ready();
         self.durability.last_ready = ready.number();

@@ -33,6 +33,9 @@ impl Node {
             if self.waits_for_version(&coded) {
                 return;
             }
+            if self.is_crowded() {
+                return self.block_proposals();
+            }
             match self.fits_proposal(&coded.entries) {
                 Fit::Fits => {}
                 Fit::Later => return self.block_proposals(),

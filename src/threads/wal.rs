@@ -90,7 +90,9 @@ pub enum Written {
     Queued,
 }
 
-/// Creates both ends of the queue to this WAL. Raft's limit of entries in flight bounds the queue.
+/// Creates both ends of the queue to this WAL. The node bounds the queue, also while a write hangs: the entries of all
+/// waiting jobs fit into the room that the last write left (`node/room.rs`), and [`limits::JOBS_UNWRITTEN_MAX`] bounds
+/// the number of jobs.
 pub fn channel(wal: Wal, clock: Clock, logger: &Logger) -> (WalWriter, Jobs) {
     let (sender, receiver) = mpsc::channel();
     let metrics = wal.metrics().clone();

@@ -297,3 +297,60 @@ fn a_snapshot_that_could_not_be_written_is_tried_again_after_a_pause() {
     assert!(cluster.log(leader).snapshot_index() > taken);
     assert_eq!(cluster.see(leader).snapshots.failures, 0);
 }
+
+#[test]
+fn a_disk_that_hangs_for_long_bounds_what_waits_for_it() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    let follower = cluster.follower(leader);
+    let spent = cluster.see(follower).room.spent();
+    cluster.host(follower).slow_disk = true;
+    // No write returns, so the log reports the same room all the time.
+    cluster.node(follower).set_log_room(LogRoom {
+        end: spent + 100_000,
+        next: NextSegment::Kept,
+        margin: 1_000,
+    });
+    let largest = 1_000;
+    for round in 0..12_000 {
+        if round % 10 == 0 {
+            drop(cluster.put(leader, &format!("{round}")));
+        }
+        cluster.tick(1);
+    }
+    let bytes = |host: &Host| -> u64 { host.jobs.iter().map(|job| job.save.log_bytes()).sum() };
+    let host = &cluster.hosts[&follower];
+    assert!(bytes(host) <= 100_000 + largest, "{}", bytes(host));
+    let jobs = host.jobs.len();
+    assert!(jobs <= limits::JOBS_UNWRITTEN_MAX, "{jobs}");
+    assert!(
+        jobs > limits::JOBS_UNWRITTEN_MAX / 2,
+        "{jobs}: too few to tell"
+    );
+    // The follower still answers what needs no write, and catches up when the disk works again.
+    assert_eq!(cluster.leader(), leader);
+    cluster.node(follower).set_log_room(LogRoom::UNLIMITED);
+    cluster.host(follower).slow_disk = false;
+    cluster.tick(200);
+    cluster.assert_same_maps();
+}
+
+#[test]
+fn a_candidate_whose_disk_hangs_bounds_what_waits_for_it() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    let [one, two] = cluster.others(leader);
+    cluster.host(one).slow_disk = true;
+    // A write that hangs. While there is none, a promise that needs no write does not wait.
+    cluster.write(leader, "a");
+    cluster.kill(leader);
+    cluster.kill(two);
+    cluster.tick(30 * limits::JOBS_UNWRITTEN_MAX);
+    let jobs = cluster.hosts[&one].jobs.len();
+    assert!(jobs <= limits::JOBS_UNWRITTEN_MAX, "{jobs}");
+    cluster.host(one).slow_disk = false;
+    cluster.start(leader);
+    cluster.start(two);
+    let leader = cluster.elect();
+    cluster.write(leader, "b");
+    cluster.tick(20);
+    cluster.assert_same_maps();
+}
