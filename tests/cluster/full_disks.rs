@@ -5,6 +5,7 @@ use crate::harness::{Cluster, PATIENCE, eventually, require};
 use crate::http::{Connection, Response};
 use crate::skipped::skipped;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -228,4 +229,44 @@ fn a_leader_without_room_hands_over_and_full_followers_say_so_while_their_leader
     disks[1].grow(LARGE_MEGABYTES);
     cluster.assert_hashes_agree(&[1, 2, 3]);
     cluster.kill_all();
+}
+
+#[test]
+fn a_directory_that_was_copied_with_holes_waits_for_room_on_a_full_disk() {
+    let mut cluster = Cluster::prepare(1, &[]);
+    let Some(disk) = on_small_disk(&mut cluster, 1) else {
+        return;
+    };
+    cluster.start_all();
+    cluster.put(1, "foo", "bar");
+    cluster.node(1).kill();
+    let data = cluster.node(1).data_dir.clone();
+    let copy = disk.0.join("copy");
+    let copied = Command::new("cp")
+        .args(["-a", "--sparse=always"])
+        .args([&data, &copy])
+        .status();
+    assert!(copied.expect("run cp").success());
+    fs::remove_dir_all(&data).expect("remove the original");
+    fs::rename(&copy, &data).expect("put the copy in its place");
+    let filler = disk.0.join("filler");
+    let mut file = fs::File::create(&filler).expect("create a file");
+    let piece = vec![7; 1 << 20];
+    while file.write_all(&piece).is_ok() {}
+    drop(file);
+
+    cluster.node(1).start();
+    eventually("it waits for room", PATIENCE, || {
+        let said = cluster.nodes[&1].last_log();
+        let waits = said.contains("has no room for the next segment of the log");
+        require(waits, || said)
+    });
+    cluster.node(1).assert_alive();
+    fs::remove_file(&filler).expect("make room");
+    disk.grow(LARGE_MEGABYTES);
+    cluster.node(1).wait_ready();
+    cluster.assert_value(1, "foo", "bar");
+    cluster.put(1, "foo", vec![7; VALUE_BYTES]);
+    cluster.node(1).assert_alive();
+    cluster.node(1).kill();
 }

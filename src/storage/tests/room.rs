@@ -100,7 +100,15 @@ fn a_copy_of_the_spare_without_blocks_is_no_spare_on_a_full_disk() {
     let mut opened = start(&disk, SMALL).unwrap();
     keep_spare(&mut opened.wal);
     drop(opened);
-    disk.inject_at(Operation::Allocate, Fault::Full);
+    let disk = disk.after_kill();
+    let copy = disk.after_kill();
+    copy.keep_journal();
+    start(&copy, SMALL).unwrap();
+    let is_spare = |(operation, path): &(Operation, PathBuf)| {
+        *operation == Operation::Allocate && path.ends_with(SPARE)
+    };
+    let at = copy.journal().iter().position(is_spare).unwrap();
+    disk.inject(at as u64 + 1, Fault::Full);
     let mut opened = start(&disk, SMALL).unwrap();
     assert_eq!(opened.wal.room().next, NextSegment::Awaited);
     keep_spare(&mut opened.wal);
@@ -247,4 +255,56 @@ fn a_segment_gets_its_name_without_a_descriptor() {
     disk.set_lacks_descriptors(false);
     let found = start(&disk.after_kill(), SMALL).unwrap().recovered;
     assert_eq!(indexes(&found), (2..next).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_segment_that_was_copied_without_blocks_is_not_written_on_a_full_disk() {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, SMALL).unwrap();
+    keep_spare(&mut opened.wal);
+    opened.wal.save(&[one(2)]).unwrap();
+    drop(opened);
+    let first = segments(&disk).remove(0);
+    disk.inject_at(Operation::Allocate, Fault::Full);
+    let mut opened = start(&disk, SMALL).unwrap();
+    let before = disk.read(&first);
+    assert_eq!(opened.wal.room().next, NextSegment::Kept);
+    opened.wal.save(&[one(3)]).unwrap();
+    assert_eq!(segments(&disk).len(), 2);
+    assert!(disk.read(&first) == before, "it was written to");
+    let found = start(&disk.after_power_loss(1), SMALL).unwrap().recovered;
+    assert_eq!(indexes(&found), [2, 3]);
+}
+
+#[test]
+fn a_segment_that_was_copied_without_blocks_gets_them_at_the_start() {
+    let blocks = |path: &Path| std::fs::metadata(path).unwrap().blocks() * 512;
+    let temporary = tempfile::tempdir().unwrap();
+    let start = || {
+        let dir = DataDir::new(Arc::new(RealDisk), temporary.path().join("data"));
+        let _lock = dir.lock().unwrap();
+        dir.open_with(3, Start::First(list()), LARGE, &logger())
+            .unwrap()
+    };
+    let mut opened = start();
+    opened.wal.save(&[one(2)]).unwrap();
+    drop(opened);
+    let mut names = std::fs::read_dir(temporary.path().join("data/wal")).unwrap();
+    let path = names.find_map(|entry| {
+        let path = entry.unwrap().path();
+        path.extension().is_some_and(|e| e == "wal").then_some(path)
+    });
+    let path = path.unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    if blocks(&path) < LARGE.segment_bytes {
+        // This file system reserves no blocks.
+        return;
+    }
+    std::fs::write(&path, &bytes[..4096]).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(LARGE.segment_bytes).unwrap();
+    assert!(blocks(&path) < LARGE.segment_bytes);
+    drop(start());
+    assert!(blocks(&path) >= LARGE.segment_bytes);
+    assert!(std::fs::read(&path).unwrap() == bytes);
 }

@@ -38,7 +38,7 @@ const LOSSES: [Loss; 8] = [
 ];
 
 /// Every place in storage's code that changes the disk. The script has to reach every place that is added here.
-const SITES: [(Operation, &str); 31] = [
+const SITES: [(Operation, &str); 32] = [
     (Operation::CreateDir, "data/"),
     (Operation::CreateDir, "snap/"),
     (Operation::CreateDir, "wal/"),
@@ -52,6 +52,7 @@ const SITES: [(Operation, &str); 31] = [
     (Operation::Write, "*.wal"),
     (Operation::Write, "*.wal.tmp"),
     (Operation::Write, "meta.tmp"),
+    (Operation::Allocate, "*.wal"),
     (Operation::Allocate, "*.wal.tmp"),
     (Operation::Sync, "*.broken"),
     (Operation::Sync, "*.tmp"),

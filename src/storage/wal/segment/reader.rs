@@ -219,12 +219,21 @@ impl SegmentReader {
     /// A sync alone is not enough. If a failed sync ended the process, the kernel considers the bytes clean although
     /// they never reached the disk, and the next sync does nothing. The last batch is therefore written again. The
     /// batches before it were synced successfully: otherwise the last batch would not have been written.
+    ///
+    /// Programs that copy files may leave out zeros, so the blocks of the rest are reserved again. Without room for them
+    /// the rest is not used: the log continues in the spare segment. A write into a hole would fail on a full disk, and
+    /// end the process.
     pub fn into_writer(mut self) -> Result<SegmentWriter, StorageError> {
         assert!(
             !self.is_unused(),
             "{} has no valid batch to continue from",
             self.path.display()
         );
+        let len = match self.window.file.allocate(self.window.len) {
+            Ok(()) => self.window.len,
+            Err(error) if error.is_full() => self.offset,
+            Err(error) => return Err(error.into()),
+        };
         let (begin, end) = (self.last_write, self.offset);
         let bytes = self.window.get(begin, (end - begin) as usize)?.to_vec();
         if !is_planted(Mutant::RecoveryNotSynced) {
@@ -232,7 +241,7 @@ impl SegmentReader {
             self.window.file.sync()?;
         }
         Ok(SegmentWriter {
-            len: self.window.len,
+            len,
             file: self.window.file,
             path: self.path,
             header: self.header,
