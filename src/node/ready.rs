@@ -69,8 +69,7 @@ impl Durability {
 impl Node {
     /// Whether so many jobs wait for the disk that this node adds no other one.
     pub(super) fn is_crowded(&self) -> bool {
-        self.durability.jobs.len() >= limits::JOBS_UNWRITTEN_MAX
-            && !is_planted(Mutant::RoomIgnored)
+        self.durability.jobs.len() >= limits::JOBS_UNWRITTEN_MAX && !is_planted(Mutant::RoomIgnored)
     }
 
     /// Whether the message may add a job: raft answers it with a promise, or it brings a new term. The sender of such a
