@@ -547,15 +547,29 @@ impl Disk for ReadOnlyDisk {
 /// sync, the name could refer to an empty file after a crash. Without the last sync the caller continues with the new
 /// contents, and a crash brings back the old ones.
 ///
-/// Another temporary file with the same bytes stays. The next contents are written into its blocks if they have the
-/// same length. So a full disk can't fail that change.
+/// Another temporary file with the same bytes stays: the *reserve*. The next contents are written into its blocks. So a
+/// full disk can't fail a change that does not make the file longer. A longer file needs a longer reserve too. If there
+/// is no room for both, nothing changes, and the reserve stays long enough for the old length. Each descriptor is opened
+/// before the rename.
 pub fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
     let temporary = path.with_extension("tmp");
+    let directory = disk.open_dir(parent(path))?;
+    let len = bytes.len() as u64;
     let mut file = match disk.open(&temporary)? {
-        Some(file) if file.len()? == bytes.len() as u64 => file,
-        _ => disk.create(&temporary)?,
+        Some(mut reserve) => {
+            let old = disk.open(path)?.map_or(Ok(len), |file| file.len())?;
+            if old < len {
+                // Blocks for the new contents, and for the part of the next reserve that the old file does not free.
+                reserve.allocate(len + (len - old))?;
+            }
+            reserve
+        }
+        None => disk.create(&temporary)?,
     };
     file.write_at(bytes, 0)?;
+    if file.len()? > len {
+        file.truncate(len)?;
+    }
     file.sync()?;
     drop(file);
     disk.rename(&temporary, path)?;
@@ -568,7 +582,7 @@ pub fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), Di
         // Without this file, the next change needs room on the disk.
         let _ = disk.remove(&temporary);
     }
-    disk.sync_dir(parent(path))
+    directory.sync()
 }
 
 /// The directory that contains a path's last component.

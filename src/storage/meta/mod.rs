@@ -26,7 +26,8 @@
 //! table of members. The list is that of the first start. It changes only while no member of the list has been added.
 //!
 //! A second file of the same length, `meta.tmp`, is kept beside `meta`. The next change is written into `meta.tmp`, so
-//! that a start on a full disk can still store its boot number.
+//! that a start on a full disk can still store its boot number. A change that makes the file longer is refused if there
+//! is no room for a second file of the new length.
 //!
 //! Several threads may call the setters. Each change is durable when the setter returns. A setter that fails leaves the
 //! contents in memory as they were, and the file with either the old or the new contents. Readers never wait for the

@@ -82,3 +82,36 @@ fn a_reader_of_meta_does_not_wait_for_its_sync() {
     writing.join().unwrap();
     assert_eq!(meta.cluster(), CLUSTER);
 }
+
+#[test]
+fn a_change_of_the_length_of_meta_leaves_a_full_disk_room_for_the_next_start() {
+    let long: PeerUrl = format!("http://{}:1", "a".repeat(60)).parse().unwrap();
+    let short: PeerUrl = "http://a:1".parse().unwrap();
+    let (mut refused, mut changed) = (0, false);
+    for free in (0..).step_by(7) {
+        let disk = FakeDisk::new(1);
+        let opened = start(&disk, LARGE).unwrap();
+        opened.meta.set_url(&short).unwrap();
+        disk.set_free(Some(free));
+        match opened.meta.set_url(&long) {
+            Ok(()) => changed = true,
+            Err(error) => {
+                assert!(error.is_full(), "{error}");
+                refused += 1;
+            }
+        }
+        let expected = if changed { &long } else { &short };
+        for boot in 2..5 {
+            let opened = start(&disk, LARGE).unwrap();
+            assert_eq!(opened.meta.boot(), boot);
+            assert_eq!(opened.meta.given().url.as_ref(), Some(expected));
+        }
+        // A shorter file needs no room.
+        opened.meta.set_url(&short).unwrap();
+        start(&disk, LARGE).unwrap();
+        if changed {
+            break;
+        }
+    }
+    assert!(refused > 5, "{refused}");
+}

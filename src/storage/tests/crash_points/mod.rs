@@ -38,7 +38,7 @@ const LOSSES: [Loss; 8] = [
 ];
 
 /// Every place in storage's code that changes the disk. The script has to reach every place that is added here.
-const SITES: [(Operation, &str); 32] = [
+const SITES: [(Operation, &str); 34] = [
     (Operation::CreateDir, "data/"),
     (Operation::CreateDir, "snap/"),
     (Operation::CreateDir, "wal/"),
@@ -54,6 +54,8 @@ const SITES: [(Operation, &str); 32] = [
     (Operation::Write, "meta.tmp"),
     (Operation::Allocate, "*.wal"),
     (Operation::Allocate, "*.wal.tmp"),
+    (Operation::Allocate, "meta.tmp"),
+    (Operation::Truncate, "meta.tmp"),
     (Operation::Sync, "*.broken"),
     (Operation::Sync, "*.tmp"),
     (Operation::Sync, "*.wal"),

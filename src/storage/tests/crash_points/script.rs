@@ -81,6 +81,9 @@ fn goes_on(disk: &FakeDisk, told: &mut Told) -> Result<(), StorageError> {
     let term = told.current.hard_state.term + 1;
     let commit = told.current.hard_state.commit;
     told.save(&mut opened, &[state(term, 2, commit, true)])?;
+    for url in ["http://a.longer.name.than.before:3", "http://a:3"] {
+        told.change(|_| (), || opened.meta.set_url(&url.parse().unwrap()))?;
+    }
     told.append(&mut opened, &[1000, 300])?;
     told.snapshot(&mut opened, 1)?;
     told.append(&mut opened, &[900; 6])?;
