@@ -191,6 +191,8 @@ pub const SNAPSHOTS_KEPT: usize = 2;
 pub const REMOVAL_PAUSES: u32 = 3;
 /// Longest of these pauses.
 pub const REMOVAL_PAUSE_MAX: Duration = Duration::from_millis(250);
+/// Interval at which a snapshot from the leader is loaded again, after a shortage.
+pub const LOAD_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval at which a file that could not be deleted is tried again.
 pub const REMOVAL_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Target size of a snapshot's blocks, in bytes.

@@ -24,6 +24,8 @@ pub struct Shortages {
     file_work: Family<Label, Counter>,
     /// Attempts to delete a file that is no longer needed.
     pub deletions_failed: Counter,
+    /// Attempts to load a snapshot from the leader.
+    pub loads_failed: Counter,
     /// Attempts to read entries of the log for members that are behind.
     pub read_backs_failed: Counter,
     /// Work that was put off because the machine refused a thread.
@@ -40,6 +42,7 @@ impl Default for Shortages {
             refused: Family::get_or_create_owned(&beyond, &[("result", "refused")]),
             evicted: Family::get_or_create_owned(&beyond, &[("result", "admitted")]),
             deletions_failed: Family::get_or_create_owned(&file_work, &[("work", "delete")]),
+            loads_failed: Family::get_or_create_owned(&file_work, &[("work", "load")]),
             read_backs_failed: Family::get_or_create_owned(&file_work, &[("work", "read")]),
             accepts,
             beyond,

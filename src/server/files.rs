@@ -1,6 +1,6 @@
 //! The transport's access to the disk: the cluster id in the data directory, and the snapshot files. If `meta` can't be
-//! written, the process ends (fail-stop), unless the disk is only full. A snapshot that can't be received is thrown
-//! away, and its sender tries again: the log has not failed.
+//! written, the process ends (fail-stop), unless there is only a shortage, as on a full disk. A snapshot that can't be
+//! received is thrown away, and its sender tries again: the log has not failed.
 
 use super::stop::StopSender;
 use crate::storage::{DiskError, Meta, SnapshotMeta, SnapshotSink, SnapshotSource, Snapshots};
@@ -25,7 +25,7 @@ impl transport::IdentityStore for FailStopDirectory {
 
     fn pin_cluster(&self, cluster: u64) -> Result<(), transport::FileError> {
         let pinned = self.meta.pin_cluster(cluster);
-        pinned.map_err(|error| fail_unless_full(&self.stop_sender, error))
+        pinned.map_err(|error| fail_unless_short(&self.stop_sender, error))
     }
 }
 
@@ -79,10 +79,10 @@ fn fail(stop_sender: &StopSender, error: DiskError) -> transport::FileError {
     text.into()
 }
 
-/// Ends the process as [`fail`] does, unless the disk is only full. In that case nothing has changed, and the sender of
-/// the first state tries again.
-fn fail_unless_full(stop_sender: &StopSender, error: DiskError) -> transport::FileError {
-    match error.is_full() {
+/// Ends the process as [`fail`] does, unless there is only a shortage, as on a full disk. In that case the contents in
+/// memory have not changed, and the sender of the first state tries again.
+fn fail_unless_short(stop_sender: &StopSender, error: DiskError) -> transport::FileError {
+    match error.is_shortage() {
         true => error.into(),
         false => fail(stop_sender, error),
     }
@@ -97,16 +97,19 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn a_disk_that_fails_under_meta_ends_the_process_and_a_full_one_does_not() {
+    fn a_disk_that_fails_under_meta_ends_the_process_and_a_shortage_does_not() {
         for (errno, exit_code) in [
             (Errno::IO, Some(ExitCode::DiskFailed)),
             (Errno::ROFS, Some(ExitCode::DiskFailed)),
             (Errno::NOSPC, None),
             (Errno::DQUOT, None),
+            (Errno::MFILE, None),
+            (Errno::NFILE, None),
+            (Errno::NOMEM, None),
         ] {
             let (stop_sender, mut reasons) = stop_reasons();
             let error = DiskError::new("write", Path::new("meta.tmp"), errno);
-            fail_unless_full(&stop_sender, error);
+            fail_unless_short(&stop_sender, error);
             let end = match reasons.0.try_recv() {
                 Ok(StopReason::Failed(failure)) => Some(failure.exit_code()),
                 _ => None,

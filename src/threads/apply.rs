@@ -17,11 +17,12 @@ use crate::mutants::{Mutant, is_planted};
 use crate::storage::{SnapshotMeta, Snapshots, StorageError};
 use crate::store::state_machine::StateMachine;
 use crate::threads::snapshot::{SnapshotJob, SnapshotLoader};
-use slog::Logger;
+use slog::{Logger, warn};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
 use std::time::Instant;
 
 /// The raft loop's end of the commit channel.
@@ -202,7 +203,8 @@ impl Applier {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Replaces the map with a snapshot from the leader.
+    /// Replaces the map with a snapshot from the leader. Nothing later can be applied before. So the thread tries again
+    /// while no file descriptor or memory is left.
     fn load(&self, meta: &SnapshotMeta) -> Result<(), StorageError> {
         let begun = Instant::now();
         let loader = SnapshotLoader {
@@ -210,7 +212,20 @@ impl Applier {
             threads: limits::load_threads_beside(),
             logger: &self.logger,
         };
-        let (_, size) = loader.load(&self.snapshots, meta.index, meta.term, |_, _| ())?;
+        let mut has_failed = false;
+        let size = loop {
+            match loader.load(&self.snapshots, meta.index, meta.term, |_, _| ()) {
+                Ok((_, size)) => break size,
+                Err(StorageError::Io(error)) if error.is_shortage() => {
+                    self.metrics.shortages.loads_failed.inc();
+                    if !std::mem::replace(&mut has_failed, true) {
+                        warn!(self.logger, "can't load a snapshot from the leader; it is tried again"; "error" => %error);
+                    }
+                    thread::sleep(limits::LOAD_RETRY_INTERVAL);
+                }
+                Err(error) => return Err(error),
+            }
+        };
         self.metrics.snapshots.loaded.add(begun.elapsed(), size);
         self.batches.state_machine.loaded(meta.index);
         Ok(())

@@ -390,8 +390,8 @@ impl RaftLoop {
         if let Some(url) = output.place {
             let stored = ports.set_place(&url);
             if let Err(error) = stored {
-                // If the disk is full, the only loss is that the next start needs an option.
-                if !error.is_full() {
+                // In a shortage, as on a full disk, the only loss is that the next start needs an option.
+                if !error.is_shortage() {
                     return Err(error.into());
                 }
                 warn!(self.logger, "can't store the new peer URL of this member; use --peer-url at the next start"; "url" => %url, "error" => %error);

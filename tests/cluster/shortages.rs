@@ -251,6 +251,7 @@ fn shortages_are_counted() {
         "raftkvd_connections_beyond_limit_total{result=\"admitted\"} 0",
         "raftkvd_connections_beyond_limit_total{result=\"refused\"} 0",
         "raftkvd_file_work_failed_total{work=\"delete\"} 0",
+        "raftkvd_file_work_failed_total{work=\"load\"} 0",
         "raftkvd_file_work_failed_total{work=\"read\"} 0",
         "raftkvd_threads_refused_total 0",
     ] {

@@ -12,6 +12,7 @@ mod removals;
 mod restore;
 mod room;
 mod saves;
+mod shortages;
 mod starts;
 mod syncs;
 mod torn_tails;
