@@ -10,8 +10,10 @@
 //!   any combination. A file that was growing may end at any byte.
 //! - A creation, rename or removal is durable once [`Disk::sync_dir`] of its directory has returned. If a crash comes
 //!   earlier, each of them has either happened or not, in any combination. A rename is never half done.
-//! - After a failed operation the state of the file or directory is unknown. Callers never retry: the kernel may have
+//! - After a failed write or sync the state of the file or directory is unknown. Callers never retry: the kernel may have
 //!   dropped the dirty pages and report success for the next sync.
+//! - A failed removal has happened or not. Callers may retry it.
+//! - An operation that fails for want of a file descriptor has no effect. Callers may retry it.
 
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, fdatasync, flock, fstatvfs};
 use rustix::io::{Errno, retry_on_intr};
