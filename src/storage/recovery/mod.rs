@@ -19,7 +19,7 @@ mod scan;
 pub(super) use log::change_of_members;
 
 use super::data_dir::DataDir;
-use super::disk::Disk;
+use super::disk::{Disk, DiskError};
 use super::error::StorageError;
 use super::later_entries::LaterEntries;
 use super::log_index::entry_bytes;
@@ -79,7 +79,7 @@ pub(super) fn recover(
     for name in disk.list(&wal_dir)? {
         // An earlier version was interrupted when it created this segment.
         if name.ends_with(segment::TEMPORARY) && name != segment::SPARE {
-            disk.remove(&wal_dir.join(name))?;
+            kept_if_short(disk.remove(&wal_dir.join(name)), logger)?;
         }
     }
     if scan.torn_tail {
@@ -88,7 +88,7 @@ pub(super) fn recover(
         if let Some(full) = scan.last.cut_tail(&**disk, &wal_dir)? {
             warn!(logger, "the torn end of the WAL was cut off without a copy"; "error" => %full);
         }
-        drop_old_broken(&**disk, &wal_dir)?;
+        drop_old_broken(&**disk, &wal_dir, logger)?;
     }
     let writer = scan.last.into_writer()?;
     let spare = Spare::find(&**disk, &wal_dir, options.segment_bytes)?;
@@ -108,8 +108,8 @@ pub(super) fn recover(
     for (index, term) in &chosen.damaged {
         set_aside(&**disk, &snapshots.path(*index, *term))?;
     }
-    drop_old_broken(&**disk, &dir.snap_path())?;
-    snapshots.delete_leftovers(&keep)?;
+    drop_old_broken(&**disk, &dir.snap_path(), logger)?;
+    kept_if_short(snapshots.delete_leftovers(&keep), logger)?;
     disk.sync_dir(&dir.snap_path())?;
 
     let bytes: u64 = recovered.entries.iter().map(entry_bytes).sum();
@@ -272,13 +272,25 @@ fn set_aside(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
 }
 
 /// Deletes the oldest `.broken` files of a directory, since each crash may leave another. Names sort by age.
-fn drop_old_broken(disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
+fn drop_old_broken(disk: &dyn Disk, dir: &Path, logger: &Logger) -> Result<(), StorageError> {
     let names = disk.list(dir)?.into_iter();
     let mut broken: Vec<String> = names.filter(|name| name.ends_with(".broken")).collect();
     broken.sort();
     let superfluous = broken.len().saturating_sub(limits::BROKEN_FILES_KEPT);
     for name in &broken[..superfluous] {
-        disk.remove(&dir.join(name))?;
+        kept_if_short(disk.remove(&dir.join(name)), logger)?;
     }
     Ok(())
+}
+
+/// A file that is no longer needed disturbs nothing, and stays until the next start if there is a shortage. On a file
+/// system that copies on write, a removal needs room.
+fn kept_if_short(removed: Result<(), DiskError>, logger: &Logger) -> Result<(), DiskError> {
+    match removed {
+        Err(error) if error.is_shortage() => {
+            warn!(logger, "can't delete a file that is no longer needed; the next start tries again"; "error" => %error);
+            Ok(())
+        }
+        removed => removed,
+    }
 }

@@ -61,7 +61,11 @@ impl Spare {
             };
         if !is_spare {
             drop(file);
-            disk.remove(&path)?;
+            match disk.remove(&path) {
+                // The next spare replaces the file.
+                Err(error) if error.is_shortage() => {}
+                removed => removed?,
+            }
             return Ok(None);
         }
         let len = found;
