@@ -144,11 +144,7 @@ impl Outbound {
             self.queue.clear();
             self.round_trip.forget();
             debug!(self.logger, "lane is not connected"; "lane" => %self.lane, "error" => %failure);
-            self.shared.inbox.notice(Notice::Unreachable(self.peer));
-            self.tell(Notice::Disconnected(self.peer));
-            if let DialError::Disliked(reason) = failure {
-                self.tell(Notice::Unfit(self.peer, reason));
-            }
+            self.tell_not_connected(failure);
             if at_once {
                 continue;
             }
@@ -292,6 +288,15 @@ impl Outbound {
         match outdated.load(Ordering::Relaxed) {
             true => end_outdated(closed, written).await,
             false => end_retired(closed, written).await,
+        }
+    }
+
+    /// Reports that no message reaches the peer on this lane.
+    fn tell_not_connected(&self, failure: DialError) {
+        self.shared.inbox.notice(Notice::Unreachable(self.peer));
+        self.tell(Notice::Disconnected(self.peer));
+        if let DialError::Disliked(reason) = failure {
+            self.tell(Notice::Unfit(self.peer, reason));
         }
     }
 
