@@ -379,19 +379,20 @@ pub const WATCH_ID_INTERVAL: Duration = Duration::from_secs(15);
 pub const BODY_COPY_BYTES_MAX: usize = 4 << 10;
 /// Time in which a client takes no byte of its response, after which its connection is closed. A client that reads
 /// steadily, but less than about half of [`UNSENT_BYTES_MAX`] in this time, is closed too. So is one that reads less in
-/// this time than a sixteenth of its receive buffer: its kernel offers no window until then (measured: after a client
-/// had read 20 MB at once, 20 kB/s were enough, and 5 kB/s were not).
-pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// this time than a sixteenth of its receive buffer: its kernel offers no window until then. That is 7 kB/s for a buffer
+/// of 6 MiB, to which Linux lets a buffer grow by default.
+pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes that the kernel takes for a client and has not sent yet, about.
 pub const UNSENT_BYTES_MAX: u32 = 64 << 10;
-/// Time for which a client's kernel may be silent before the connection ends, if the member waits for an answer of it.
-/// It is longer than [`WRITE_STALL_TIMEOUT`]. With [`WATCH_ID_INTERVAL`] it is less than a minute: a watcher gets a
-/// byte at that interval, so a vanished watcher is noticed within a minute.
+/// Time for which the kernel of a watcher may be silent while it has to acknowledge bytes. With [`WATCH_ID_INTERVAL`] it is
+/// less than a minute: a watcher gets a byte at that interval, so a vanished watcher is noticed within a minute.
 pub const CLIENT_SILENCE_MAX: Duration = Duration::from_secs(40);
 /// Time after which an idle connection asks the client's kernel for a sign of life.
 pub const CLIENT_KEEPALIVE_IDLE: Duration = Duration::from_secs(20);
 /// Interval at which the question is repeated.
 pub const CLIENT_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Questions without an answer after which the connection ends.
+pub const CLIENT_KEEPALIVE_PROBES: u32 = 3;
 /// Bytes that are kept for a client that sends its next request during a watch.
 pub const AHEAD_BYTES_MAX: usize = 4 << 10;
 /// Time for which a connection discards the rest of a request's body after a response that left it unread. It lets the

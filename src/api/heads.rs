@@ -6,14 +6,14 @@
 //! is left of the last read belongs to the next head.
 //!
 //! Invariant: the estimate is never too low. It is too high by the spaces in a head and, after a chunked body, by a part
-//! of one read.
+//! of one read, unless that read ends with the body.
 
 use crate::limits;
 use hyper::Request;
 use hyper::body::Body;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// The share of one connection. Its socket and its requests use it in turns, never at the same time.
 pub(super) struct Heads {
@@ -23,6 +23,8 @@ pub(super) struct Heads {
     all: Arc<AtomicUsize>,
     /// The size of the last read.
     last_read: AtomicUsize,
+    /// The last read ended as a whole head, and a whole chunked body, does.
+    ends_whole: AtomicBool,
     /// Bytes of the body of the current request that have not arrived, or [`CHUNKED`].
     body_left: AtomicU64,
 }
@@ -36,12 +38,15 @@ impl Heads {
             own: AtomicUsize::new(0),
             all,
             last_read: AtomicUsize::new(0),
+            ends_whole: AtomicBool::new(false),
             body_left: AtomicU64::new(0),
         }
     }
 
     /// Counts the bytes of one read by hyper.
-    pub(super) fn arrived(&self, count: usize) {
+    pub(super) fn arrived(&self, bytes: &[u8]) {
+        let count = bytes.len();
+        self.ends_whole.store(bytes.ends_with(b"\r\n\r\n"), Relaxed);
         self.last_read.store(count, Relaxed);
         let body_left = self.body_left.load(Relaxed);
         let body = body_left.min(count as u64);
@@ -80,7 +85,8 @@ impl Heads {
 
     /// The request was answered. What it left unread, if anything, is not read as a head.
     pub(super) fn answered(&self) {
-        if self.body_left.swap(0, Relaxed) == CHUNKED {
+        let is_chunked = self.body_left.swap(0, Relaxed) == CHUNKED;
+        if is_chunked && !self.ends_whole.load(Relaxed) {
             self.count(self.last_read.load(Relaxed));
         }
     }
@@ -137,18 +143,22 @@ mod tests {
         (Heads::new(Arc::clone(&all)), all)
     }
 
+    fn arrive(heads: &Heads, count: usize) {
+        heads.arrived(&vec![b'x'; count]);
+    }
+
     #[test]
     fn a_complete_head_counts_no_more() {
         let (heads, all) = heads();
-        heads.arrived(10);
+        arrive(&heads, 10);
         assert_eq!(all.load(Relaxed), 10);
         for _ in 0..1_000 {
-            heads.arrived(GET.len() - 10);
+            arrive(&heads, GET.len() - 10);
             heads.taken(get(), 0);
             heads.answered();
             // The spaces add up, to one read at most.
             assert!(all.load(Relaxed) < GET.len(), "{all:?}");
-            heads.arrived(10);
+            arrive(&heads, 10);
         }
         drop(heads);
         assert_eq!(all.load(Relaxed), 0);
@@ -157,17 +167,17 @@ mod tests {
     #[test]
     fn the_start_of_the_next_head_counts_behind_a_request_and_behind_its_body() {
         let (heads, all) = heads();
-        heads.arrived(GET.len() + 5_000);
+        arrive(&heads, GET.len() + 5_000);
         heads.taken(get(), 0);
         assert_eq!(all.load(Relaxed), 5_001);
         heads.answered();
         // The bytes that came first are the head of a request with a body, whose last bytes bring the next head.
-        heads.arrived(50);
+        arrive(&heads, 50);
         heads.taken(5_001, 20_050);
         assert_eq!(all.load(Relaxed), 0);
-        heads.arrived(15_000);
+        arrive(&heads, 15_000);
         assert_eq!(all.load(Relaxed), 0);
-        heads.arrived(5_000 + 6_000);
+        arrive(&heads, 5_000 + 6_000);
         assert_eq!(all.load(Relaxed), 6_000);
         heads.answered();
         assert!(heads.check().is_ok());
@@ -178,12 +188,17 @@ mod tests {
     #[test]
     fn behind_a_chunked_body_the_whole_last_read_counts() {
         let (heads, all) = heads();
-        heads.arrived(GET.len());
+        arrive(&heads, GET.len());
         heads.taken(get(), CHUNKED);
-        heads.arrived(60_000);
-        heads.arrived(7_000);
+        arrive(&heads, 60_000);
+        arrive(&heads, 7_000);
         assert_eq!(all.load(Relaxed), 0);
         heads.answered();
         assert_eq!(all.load(Relaxed), 7_000);
+        // An idle connection after a chunked body holds no head.
+        heads.taken(7_000, CHUNKED);
+        heads.arrived(&[&[b'x'; 7_000][..], b"\r\n0\r\n\r\n"].concat());
+        heads.answered();
+        assert_eq!(all.load(Relaxed), 0);
     }
 }

@@ -56,7 +56,8 @@ fn now() -> u64 {
 }
 
 impl Progress {
-    fn new(now: u64) -> Progress {
+    /// The progress of a connection that has just been accepted.
+    pub(super) fn new(now: u64) -> Progress {
         Progress {
             state: AtomicU8::new(WAITING),
             waits_since: AtomicU64::new(now),

@@ -71,6 +71,8 @@ pub(super) struct Socket {
     ahead: Vec<u8>,
     /// The kernel resets the connection when the socket is closed.
     resets: bool,
+    /// `TCP_USER_TIMEOUT` is set.
+    may_time_out: bool,
     /// Runs while the client takes no bytes.
     stalled: Option<Pin<Box<Sleep>>>,
     /// Runs after this side of the connection was shut down.
@@ -84,6 +86,7 @@ impl Socket {
             state,
             ahead: Vec::new(),
             resets: false,
+            may_time_out: false,
             stalled: None,
             lingering: None,
         }
@@ -100,9 +103,26 @@ impl Socket {
         Ok(())
     }
 
+    /// Sets `TCP_USER_TIMEOUT`, or clears it. The option detects a vanished watcher, which may not be sent anything for
+    /// long. For everything else there are other limits, and the option would be wrong: the kernel also lets its time pass
+    /// while the window of a client is closed, and does not start it again when a client that reads slowly opens its
+    /// window a little.
+    fn set_may_time_out(&mut self, may_time_out: bool) {
+        #[cfg(target_os = "linux")]
+        if self.may_time_out != may_time_out {
+            let time = match may_time_out {
+                true => limits::CLIENT_SILENCE_MAX.as_millis() as u32,
+                false => 0,
+            };
+            // Without the option, TCP notices a vanished client later.
+            let _ = rustix::net::sockopt::set_tcp_user_timeout(&self.stream, time);
+        }
+        self.may_time_out = may_time_out;
+    }
+
     /// While a stream without end is sent, returns an error if the client has closed its sending side. hyper does not
     /// read meanwhile, because it has to allow other clients to do so. What the client sends is kept for hyper, up to a
-    /// limit. Beyond the limit, the end of the client is noticed only when a write fails.
+    /// limit. Beyond the limit, the connection ends: nobody could notice the end of the client any more.
     fn check_client(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if !self.state.is_endless.load(Ordering::SeqCst) {
             return Ok(());
@@ -112,7 +132,7 @@ impl Socket {
             let room = limits::AHEAD_BYTES_MAX.saturating_sub(self.ahead.len());
             let room = room.min(space.len());
             if room == 0 {
-                return Ok(());
+                return Err(io::Error::other("the client sends too much during a watch"));
             }
             let mut buffer = ReadBuf::uninit(&mut space[..room]);
             let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, &mut buffer) else {
@@ -133,6 +153,8 @@ impl Socket {
         cx: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
+        let is_endless = self.state.is_endless.load(Ordering::SeqCst);
+        self.set_may_time_out(is_endless && written.is_ready());
         if written.is_ready() {
             self.stalled = None;
             return written;
@@ -160,7 +182,7 @@ impl AsyncRead for Socket {
         }
         if !self.ahead.is_empty() {
             let count = self.ahead.len().min(buffer.remaining());
-            heads.arrived(count);
+            heads.arrived(&self.ahead[..count]);
             buffer.put_slice(&self.ahead[..count]);
             self.ahead.drain(..count);
             return Poll::Ready(Ok(()));
@@ -168,7 +190,7 @@ impl AsyncRead for Socket {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let heads = &self.state.heads;
-        heads.arrived(buffer.filled().len() - before);
+        heads.arrived(&buffer.filled()[before..]);
         Poll::Ready(if is_head { heads.check() } else { Ok(()) })
     }
 }
@@ -213,6 +235,7 @@ impl AsyncWrite for Socket {
             // hyper shuts the connection down only after a whole response.
             self.state.ends_response.store(false, Ordering::SeqCst);
             self.reset_if_broken_off()?;
+            self.set_may_time_out(false);
             self.state.progress.ends();
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
             // While the process stops, an idle client may never close its side, so there is nothing to wait for.
@@ -239,5 +262,37 @@ impl AsyncWrite for Socket {
                 Ok(()) | Err(_) => return Poll::Ready(Ok(())),
             }
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use rustix::net::sockopt::tcp_user_timeout;
+
+    #[tokio::test]
+    async fn only_a_watcher_that_takes_bytes_can_time_out() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let _client = client.await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let state = ConnectionState::new(Arc::new(Progress::new(0)), Arc::default());
+        let state = Arc::new(state);
+        let mut socket = Socket::new(stream, Arc::clone(&state));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut written = |socket: &mut Socket, written| {
+            let _ = socket.watched(&mut cx, written);
+            u64::from(tcp_user_timeout(&socket.stream).unwrap())
+        };
+        assert_eq!(written(&mut socket, Poll::Ready(Ok(1))), 0);
+        state.is_endless.store(true, Ordering::SeqCst);
+        let silence = limits::CLIENT_SILENCE_MAX;
+        assert!(limits::WATCH_ID_INTERVAL + silence < Duration::from_secs(60));
+        let silence = silence.as_millis() as u64;
+        assert_eq!(written(&mut socket, Poll::Ready(Ok(1))), silence);
+        assert_eq!(written(&mut socket, Poll::Pending), 0);
+        assert_eq!(written(&mut socket, Poll::Ready(Ok(1))), silence);
+        state.is_endless.store(false, Ordering::SeqCst);
+        assert_eq!(written(&mut socket, Poll::Ready(Ok(1))), 0);
     }
 }

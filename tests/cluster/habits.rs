@@ -221,7 +221,7 @@ fn a_member_that_was_never_reached_is_not_active() {
     assert_eq!(added.status, 204, "{added:?}");
     let status = cluster.send(1, "GET", "/-/status", &[], b"");
     let member =
-        r#"{"id":2,"url":"http://127.0.0.1:7","role":"learner","match_index":0,"active":false}"#;
+        r#"{"id":2,"url":"http://127.0.0.1:7","role":"learner","match_index":0,"active":false,"#;
     assert!(status.text().contains(member), "{status:?}");
 }
 

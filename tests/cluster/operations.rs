@@ -547,7 +547,7 @@ fn one_backup_at_a_time_and_one_whose_client_hangs_or_goes_makes_room() {
     assert_eq!(stale.code, Some(0), "{stale:?}");
     let room = |cluster: &Cluster| {
         // The member waits 30 s for the client that hangs.
-        eventually("there is room for a backup", 2 * PATIENCE, || {
+        eventually("there is room for a backup", 4 * PATIENCE, || {
             let head = cluster.send(1, "HEAD", "/-/snapshot", &[], b"");
             require(head.status == 200, || format!("{head:?}"))
         });

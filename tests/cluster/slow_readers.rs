@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Longer than a member waits for a client that reads nothing.
-const LONG: Duration = Duration::from_secs(36);
+const LONG: Duration = Duration::from_secs(72);
 
 /// A client with a small receive buffer that has sent this request.
 fn request(address: SocketAddr, path: &str) -> TcpStream {
@@ -45,7 +45,7 @@ fn assert_whole(answer: io::Result<Vec<u8>>, what: &str) {
     assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"), "{what}");
     let whole = match what.contains("backup") {
         true => answer.ends_with(b"\r\n0\r\n\r\n"),
-        false => answer.ends_with(b"}\n"),
+        false => answer.trim_ascii_end().ends_with(b"}"),
     };
     assert!(whole, "{what}: {} bytes", answer.len());
 }
@@ -59,12 +59,16 @@ fn slow_readers_get_the_whole_answer_and_those_that_do_not_read_are_cut() {
         cluster.put(1, &format!("key-{key}"), vec![b'x'; 8 << 20]);
     }
     let ask = |id, path| request(cluster.address(id), path);
+    // This one lies in the kernels as soon as it is asked for. The member has no part in sending it then.
+    cluster.put(1, "short", vec![b'x'; 150_000]);
+    let short = request(cluster.address(1), "/key/short");
     let list = "/-/kv?values=true";
     let slow = [
         ("a backup at 50 kB/s", ask(1, "/-/snapshot"), 50_000),
         ("a backup at 5 kB/s", ask(2, "/-/snapshot"), 5_000),
         ("a list at 50 kB/s", ask(1, list), 50_000),
         ("a list at 5 kB/s", ask(2, list), 5_000),
+        ("a pair at 2 kB/s", short, 2_000),
     ];
     let mut stopped = [ask(3, "/-/snapshot"), ask(3, list)];
     thread::scope(|scope| {
@@ -77,7 +81,7 @@ fn slow_readers_get_the_whole_answer_and_those_that_do_not_read_are_cut() {
             let cut = stream.read_to_end(&mut answer);
             assert!(cut.is_err() || answer.len() < 4 << 20, "{}", answer.len());
         }
-        eventually("the turn is free again", 2 * PATIENCE, || {
+        eventually("the turn is free again", 3 * PATIENCE, || {
             let next = http::request(cluster.address(3), "GET", "/-/snapshot", &[], b"");
             let next = next.map_err(|error| error.to_string())?;
             require(next.status == 200, || next.text())
