@@ -127,7 +127,7 @@ fn the_table_of_limits_in_the_reference_of_the_api_is_that_of_the_code() {
 fn the_text_of_the_reference_of_the_api_has_the_limits_of_the_code() {
     let says = [
         format!(
-            "while the member waits for it | {} |",
+            "acknowledges nothing that the member sends | {} |",
             time(CLIENT_SILENCE_MAX)
         ),
         format!(
