@@ -4,8 +4,8 @@
 //! by block as they arrive, since the server may be anybody. The file gets its final name only when it is complete and
 //! durable and every CRC is right. So a file without `.part` is always a whole backup.
 //!
-//! With `-` as the file, the bytes go to stdout as they arrive. A backup that breaks off there lacks its footer, so
-//! `inspect` and `restore` refuse it, and the command ends with an error, as it does at the first wrong block.
+//! With `-` as the file, the bytes go to stdout as they arrive. If the backup breaks off, or a block is wrong, the
+//! command ends with an error. The bytes on stdout then lack their footer, so `inspect` and `restore` refuse them.
 
 use crate::api::client;
 use crate::exit_code::ExitCode;
@@ -49,7 +49,7 @@ pub struct BackupOptions {
 pub struct Fetched {
     /// What was fetched, in one line.
     pub summary: String,
-    /// The backup is on stdout, so the summary belongs elsewhere.
+    /// The backup is on stdout, so the summary must not go there.
     pub is_on_stdout: bool,
 }
 
@@ -68,7 +68,9 @@ pub enum BackupError {
     )]
     Terminal,
     /// Stdout can't be written.
-    #[error("no backup: can't write to stdout: {0}")]
+    #[error(
+        "no backup: can't write to stdout: {0}; check the program that reads stdout, and try again"
+    )]
     Stdout(io::Error),
     /// The bytes that arrived can't be stored, or are damaged.
     #[error("no backup: {}", .0.without_advice())]
@@ -180,7 +182,7 @@ impl Out {
         }
     }
 
-    /// The bytes are durable, or with the reader of stdout, on return.
+    /// On return, the bytes of a file are durable, and the bytes for stdout have left this process.
     fn end(self) -> Result<Option<Part>, BackupError> {
         match self {
             Out::Stdout(mut stdout) => {

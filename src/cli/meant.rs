@@ -1,7 +1,7 @@
 //! "Did you mean": options, words and habits of other programs, and what raftkvd has in their place.
 //!
-//! [`OPTIONS`] and [`WORDS`] are the only lists of them. A command line that has one is refused with a line that names
-//! the option to use. The check comes before clap, because clap reads `-haddr` as `-h`.
+//! [`OPTIONS`] and [`WORDS`] are the only lists of these. A command line that has one of them is refused with a line that
+//! says what to use. The check comes before clap, because clap reads `-haddr` as `-h`.
 
 use super::args::{self, HelpLength};
 use super::values::parse_member;
@@ -15,7 +15,7 @@ struct Foreign {
     names: &'static [&'static str],
     /// The option of raftkvd with a value, or empty.
     ours: &'static str,
-    /// What to know besides. Without `ours`: why there is none.
+    /// An explanation of `ours`. Without `ours`: why there is no such option.
     sentence: &'static str,
 }
 
@@ -79,7 +79,7 @@ const OPTIONS: &[Foreign] = &[
             "start-join",
         ],
         "--join URL",
-        "URL is that at which clients reach any member, as in --join http://10.0.0.1:9121",
+        "URL is the one at which clients reach any member, as in --join http://10.0.0.1:9121",
     ),
     foreign(
         &[
@@ -123,7 +123,7 @@ const OPTIONS: &[Foreign] = &[
             "client",
         ],
         "--port PORT",
-        "it is the port for clients, and --listen IP is the address for them, by default that of the peer URL",
+        "it is the port for clients, and --listen IP sets the address for clients",
     ),
     foreign(
         &["p", "http-port", "client-port"],
@@ -149,7 +149,7 @@ const OPTIONS: &[Foreign] = &[
     foreign(
         &["inmem", "in-memory", "memory"],
         "--data-dir DIR",
-        "raftkvd always writes to disk; for a cluster that is thrown away, DIR can be on a RAM disk",
+        "raftkvd always writes to disk; for a short test, DIR can be on a RAM disk",
     ),
     foreign(
         &["heartbeat-interval", "raft-heartbeat", "heartbeat-timeout"],
@@ -184,7 +184,7 @@ const OPTIONS: &[Foreign] = &[
     foreign(
         &["v", "debug", "verbose", "raft-log-level", "loglevel"],
         "--log-level debug",
-        "--version prints the version",
+        "to print the version, use --version",
     ),
     foreign(
         &["log-json", "json", "logger"],
@@ -278,7 +278,7 @@ const WORDS: &[(&[&str], &str)] = &[
     ),
     (
         &["join"],
-        "a member that joins is started with --join and the URL at which clients reach a member",
+        "start the new member with --join URL, where URL is the one at which clients reach any member",
     ),
     (
         &["snapshot", "dump", "export", "save"],
@@ -351,7 +351,7 @@ fn hint(word: &str, command: &Command) -> Option<String> {
         matches!(name, "help" | "version") || options.any(|option| option.get_long() == Some(name))
     };
     match (is_single, has(name)) {
-        // As Go's programs print it.
+        // Programs in Go name `-help` in their messages, and clap prints the help for it.
         (true, true) if name == "help" => return None,
         (true, true) => return Some(format!("{dashed}: options have two dashes: --{name}")),
         (false, true) => return None,

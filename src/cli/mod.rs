@@ -172,7 +172,7 @@ fn task(args: Args) -> Result<Task, Quit> {
     }
 }
 
-/// Whether the command line asks for the daemon, as far as its first word tells.
+/// Whether the command line starts the daemon, judged by its first word.
 pub fn is_daemon(arguments: &[OsString]) -> bool {
     let first = arguments.get(1);
     first.is_none_or(|word| word.as_encoded_bytes().starts_with(b"-"))

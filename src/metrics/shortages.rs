@@ -79,7 +79,7 @@ impl Shortages {
         );
         registry.register(
             "file_work_failed",
-            "Optional work on files that failed and is tried again, most likely because no file descriptor was left",
+            "Attempts to delete, load or read files that failed and are tried again, most likely because no file descriptor was left",
             self.file_work.clone(),
         );
         registry.register(

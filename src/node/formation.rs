@@ -271,8 +271,8 @@ impl Node {
                 let url = self.settings.url.as_ref();
                 let url = url.map_or("http://HOST:PORT".to_owned(), PeerUrl::to_string);
                 format!(
-                    "joining: member {id} is not added yet; with --join it asks for that itself, otherwise add it through any \
-                     member: curl -X POST -d {url} http://MEMBER/-/members/{id}"
+                    "joining: member {id} is not added yet; a start with --join URL asks for that, otherwise add the member through \
+                     any member: curl -X POST -d {url} http://MEMBER/-/members/{id}"
                 )
             }
         }
@@ -361,11 +361,11 @@ impl Node {
                 )
             }
             Reason::NotAMember => format!(
-                "member {by}{at} is in a cluster that has formed without this member: POST /-/members/{} to it adds this member",
+                "member {by}{at} is in a cluster that has formed without this member; to add this member, POST its peer URL to /-/members/{} there",
                 self.settings.id
             ),
             Reason::Removed { .. } if self.is_empty() => format!(
-                "member {by}{at} says that this member was removed: POST /-/members/{} to it adds this member again",
+                "member {by}{at} says that this member was removed; to add this member again, POST its peer URL to /-/members/{} there",
                 self.settings.id
             ),
             reason => format!("member {by}{at} refuses this member: {reason}"),

@@ -37,7 +37,7 @@ impl Vote {
 /// - Jobs become durable in the order of their numbers.
 /// - While a write hangs, jobs take bounded memory. Their entries fit into the room of the log, which does not grow
 ///   meanwhile: see `room.rs`. Their number is bounded by [`limits::JOBS_UNWRITTEN_MAX`]: see
-///   [`Node::adds_a_job`]. A heartbeat interval may add a job without entries, so the room alone bounds nothing.
+///   [`Node::adds_a_job`]. The room does not bound the number, because a heartbeat may add a job without entries.
 /// - `vote` holds the term and vote of the newest durable job, so it is never ahead of the disk.
 #[derive(Debug)]
 pub(super) struct Durability {
@@ -49,7 +49,7 @@ pub(super) struct Durability {
     /// The number of the last ready.
     pub last_ready: u64,
     pub vote: Vote,
-    /// The log says that the jobs are at their limit.
+    /// The jobs are at their limit, and a log message has said so.
     is_crowded: bool,
 }
 
@@ -67,7 +67,7 @@ impl Durability {
 }
 
 impl Node {
-    /// Whether so many jobs wait for the disk that this node adds no other one.
+    /// Whether so many jobs wait for the disk that this node adds no other job.
     pub(super) fn is_crowded(&self) -> bool {
         self.durability.jobs.len() >= limits::JOBS_UNWRITTEN_MAX && !is_planted(Mutant::RoomIgnored)
     }
@@ -94,7 +94,7 @@ impl Node {
         let is_crowded = self.is_crowded();
         let was_crowded = std::mem::replace(&mut self.durability.is_crowded, is_crowded);
         if is_crowded && !was_crowded {
-            warn!(self.logger, "the disk hangs: what would add to the writes that wait for it is dropped";
+            warn!(self.logger, "the disk hangs: this member drops messages that would add writes; check the disk";
                 "writes" => self.durability.jobs.len());
         }
     }

@@ -1,7 +1,8 @@
-//! The line that tells the user where this member listens, whatever the log level is.
+//! The line about the address on which this member listens. It is logged at every log level.
 //!
-//! A member serves clients only when it has read its log and has a leader. So the line waits a moment for that, and then
-//! says what the member waits for. Only a member that serves clients proposes a request to try.
+//! A member serves clients only when it has read its log and has a leader. If that takes longer than a moment, the line
+//! says what the member waits for, and a second line follows when the member serves clients. Only a member that serves
+//! clients suggests a request to try.
 
 use super::wiring::SharedParts;
 use crate::limits;
@@ -22,7 +23,7 @@ pub(super) async fn tell(parts: SharedParts, id: u64, address: SocketAddr) {
     };
     let why = parts.state_machine.replay.under_way();
     let why = why.or_else(|| parts.inbox.waits_for());
-    let why = why.unwrap_or_else(|| "it has just started".to_owned());
+    let why = why.unwrap_or_else(|| "this member has just started".to_owned());
     info!(logger, #logging::ALWAYS, "raftkvd {id} is listening at http://{address}; {why}");
     serves(&parts).await;
     info!(logger, #logging::ALWAYS, "raftkvd {id} serves clients: {hello}");

@@ -92,7 +92,7 @@ impl DataDir {
                 exposed.shared = Some(why);
             } else if attributes.is_own() {
                 match self.close(&path, &attributes)? {
-                    // Nobody could read what is still to be made.
+                    // No other user can have read data in a directory that holds no data yet.
                     None if path == self.path() && is_new => {}
                     None => exposed.closed += 1,
                     Some(why) => _ = exposed.refused.get_or_insert(why),
@@ -138,8 +138,8 @@ impl DataDir {
                 StorageError::NotPrivate {
                     path: error.path.components().collect(),
                     why: format!(
-                        "this user may not look at it ({}); run raftkvd as the owner of the data directory, or chown -R the \
-                         data directory to this user",
+                        "this user can't read it ({}); run raftkvd as the owner of the data directory, or make this user the \
+                         owner with chown -R",
                         error.source
                     ),
                 }

@@ -203,8 +203,8 @@ impl Applier {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Replaces the map with a snapshot from the leader. Nothing later can be applied before. So the thread tries again
-    /// while no file descriptor or memory is left.
+    /// Replaces the map with a snapshot from the leader. No later entry can be applied before that. So the thread
+    /// tries again while no file descriptor or memory is left.
     fn load(&self, meta: &SnapshotMeta) -> Result<(), StorageError> {
         let begun = Instant::now();
         let loader = SnapshotLoader {
@@ -219,7 +219,7 @@ impl Applier {
                 Err(StorageError::Io(error)) if error.is_shortage() => {
                     self.metrics.shortages.loads_failed.inc();
                     if !std::mem::replace(&mut has_failed, true) {
-                        warn!(self.logger, "can't load a snapshot from the leader; it is tried again"; "error" => %error);
+                        warn!(self.logger, "can't load a snapshot from the leader; this member tries again every second"; "error" => %error);
                     }
                     thread::sleep(limits::LOAD_RETRY_INTERVAL);
                 }

@@ -397,7 +397,8 @@ impl RaftLoop {
                 warn!(self.logger, "can't store the new peer URL of this member; use --peer-url at the next start"; "url" => %url, "error" => %error);
             }
         }
-        // First this one: a cluster that has formed may have no leader, and nobody must see neither reason.
+        // `waiting` is set before `closed`: a cluster that has just formed may have no leader, and in between a client
+        // must always find one of the two reasons.
         if let Some(waiting) = output.waiting {
             ports.inbox().set_waiting(waiting);
         }

@@ -23,9 +23,9 @@ pub struct Reader {
     pub wal: storage::ReadBack,
     /// Receives the entries.
     pub inbox: Arc<Inbox>,
-    /// Attempts that failed.
+    /// Counts the attempts that failed.
     pub failed: Counter,
-    /// Receives the first failure of a row.
+    /// Receives the first of consecutive failures.
     pub logger: Logger,
 }
 
@@ -48,7 +48,7 @@ impl Reader {
                 if let Some(error) = answer(request, &self.wal, &self.inbox)? {
                     self.failed.inc();
                     if !std::mem::replace(&mut has_failed, true) {
-                        warn!(self.logger, "can't read entries of the log for members that are behind; it is tried again";
+                        warn!(self.logger, "can't read entries of the log for members that are behind; this member tries again every second";
                             "error" => %error);
                     }
                     break;

@@ -1,7 +1,7 @@
 //! Deletes the files that the log no longer needs, so that no save waits for a deletion.
 //!
-//! Deleting is optional work. If a file can't be deleted, the thread logs this once and tries again at intervals. The
-//! file stays on the list, and so do the files behind it, because files have to vanish in the order of the list (see
+//! To delete files is optional work. If a file can't be deleted, the thread logs this once and tries again at intervals.
+//! The file stays on the list, and so do the files after it, because files are deleted in the order of the list (see
 //! [`Purge::remove`]). Only a failed sync of the log's directory ends the process.
 //!
 //! Invariant: files are deleted in the order in which the WAL has given them up.
@@ -18,10 +18,10 @@ use std::time::Duration;
 /// The work of the thread, and what is left of it.
 pub struct Remover {
     purges: Receiver<Purge>,
-    /// Files that could not be deleted, and those behind them.
+    /// Files that could not be deleted, and those after them.
     left: Option<Purge>,
     has_failed: bool,
-    /// Attempts that failed.
+    /// Counts the attempts that failed.
     failed: Counter,
     logger: Logger,
 }
@@ -77,7 +77,7 @@ impl Remover {
             Err(PurgeError::Kept(error)) => {
                 self.failed.inc();
                 if !std::mem::replace(&mut self.has_failed, true) {
-                    warn!(self.logger, "can't delete a file that is no longer needed; its room is not free, and it is tried again";
+                    warn!(self.logger, "can't delete a file that is no longer needed, so its room is not free; this member tries again every second";
                         "error" => %error);
                 }
             }

@@ -83,7 +83,7 @@ pub fn write_snapshots(
             Err(error) => {
                 metrics.writes_failed.inc();
                 if !std::mem::replace(&mut failed_before, true) {
-                    warn!(logger, "can't write a snapshot; the log grows until one can be written, and it is tried again";
+                    warn!(logger, "can't write a snapshot; the log grows until this member can write one, and it tries again";
                         "index" => index, "error" => %error);
                 }
                 inbox.notice(Notice::SnapshotFailed);

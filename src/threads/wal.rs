@@ -321,8 +321,8 @@ impl Jobs {
                     the disk and the permissions"; "error" => %error);
             }
             SpareNews::Delayed(error) => {
-                warn!(logger, "can't make the next segment of the log yet: writes wait when the current segment is full, and it is \
-                    tried again"; "error" => %error);
+                warn!(logger, "can't make the next segment of the log yet: writes wait when the current segment is full; this member \
+                    tries again every second"; "error" => %error);
             }
             SpareNews::Made => info!(logger, "the log has its next segment again"),
         }
