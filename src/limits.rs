@@ -160,7 +160,7 @@ pub const LONE_WRITE_BYTES_MAX: usize = 64 << 10;
 pub const LONE_WRITE_SLOW: Duration = Duration::from_millis(5);
 /// Duration above which a write of the WAL is logged.
 pub const SLOW_WRITE_TOLD: Duration = Duration::from_millis(500);
-/// Jobs that may wait for the WAL before this node takes no message and no proposal that would add another.
+/// Jobs that may wait for the WAL. At this limit, the node takes no message and no proposal that would add another job.
 pub const JOBS_UNWRITTEN_MAX: usize = 4_096;
 /// Jobs that one write of the WAL combines.
 pub const JOBS_PER_WRITE_MAX: usize = 256;
@@ -191,9 +191,9 @@ pub const SNAPSHOTS_KEPT: usize = 2;
 pub const REMOVAL_PAUSES: u32 = 3;
 /// Longest of these pauses.
 pub const REMOVAL_PAUSE_MAX: Duration = Duration::from_millis(250);
-/// Interval at which a snapshot from the leader is loaded again, after a shortage.
+/// Interval at which the load of a snapshot from the leader is tried again, after a shortage.
 pub const LOAD_RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// Interval at which a file that could not be deleted is tried again.
+/// Interval at which a deletion that failed is tried again.
 pub const REMOVAL_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Target size of a snapshot's blocks, in bytes.
 pub const SNAPSHOT_BLOCK_BYTES: usize = 256 << 10;
@@ -350,13 +350,13 @@ pub const WATCHES_BYTES_MAX: usize = 256 << 20;
 pub const ANSWERS_BYTES_MAX: usize = 64 << 20;
 /// Bytes of a value that are checked for text before other requests get their turn.
 pub const TEXT_PIECE_BYTES: usize = 256 << 10;
-/// Size from which equal answers for a pair share one text. A smaller text is made faster than it is found.
+/// Size from which equal answers for a pair share one text, in bytes. To make a smaller text is faster than to find it.
 pub const JSON_SHARED_BYTES_MIN: usize = 64 << 10;
 /// Size from which a value is written as JSON on a blocking thread.
 pub const JSON_INLINE_BYTES_MAX: usize = 256 << 10;
 /// Election timeouts without a leader after which a member ends its watches, so that their clients go to another member.
 pub const LEADERLESS_ELECTIONS: u64 = 3;
-/// Names of members in the line about for whom a member waits. The others are counted.
+/// Members that are named in the line about missing members. Further missing members are only counted.
 pub const WAITING_NAMES_MAX: usize = 5;
 /// Bytes of the small texts of changes that all watchers share, counted as if every byte needed an escape.
 pub const EVENT_TEXTS_BYTES_MAX: usize = 64 << 20;
@@ -387,11 +387,11 @@ pub const UNSENT_BYTES_MAX: u32 = 64 << 10;
 /// Time for which the kernel of a watcher may be silent while it has to acknowledge bytes. With [`WATCH_ID_INTERVAL`] it is
 /// less than a minute: a watcher gets a byte at that interval, so a vanished watcher is noticed within a minute.
 pub const CLIENT_SILENCE_MAX: Duration = Duration::from_secs(40);
-/// Time after which an idle connection asks the client's kernel for a sign of life.
+/// Time after which a keepalive probe is sent on an idle connection.
 pub const CLIENT_KEEPALIVE_IDLE: Duration = Duration::from_secs(20);
-/// Interval at which the question is repeated.
+/// Interval at which the keepalive probe is repeated.
 pub const CLIENT_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// Questions without an answer after which the connection ends.
+/// Keepalive probes without an answer after which the connection ends.
 pub const CLIENT_KEEPALIVE_PROBES: u32 = 3;
 /// Bytes that are kept for a client that sends its next request during a watch.
 pub const AHEAD_BYTES_MAX: usize = 4 << 10;

@@ -14,7 +14,7 @@ use std::process::exit;
 
 fn main() {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    // A subcommand ends by a signal directly.
+    // A signal ends a subcommand directly, so only the daemon catches signals.
     let signals = cli::is_daemon(&arguments).then(Signals::catch);
     let parsed = cli::parse(&arguments);
     let options = match &parsed {

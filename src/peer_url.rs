@@ -141,7 +141,7 @@ fn canonical_host(host: &str, bracketed: bool) -> Result<String, &'static str> {
     }
 }
 
-/// The kind of an address that stands for many machines. TCP has no use for one.
+/// The kind of an address that stands for many machines. TCP can't connect to such an address.
 pub fn group_of(address: IpAddr) -> Option<&'static str> {
     match address.to_canonical() {
         address if address.is_multicast() => Some("multicast"),

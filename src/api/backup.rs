@@ -7,7 +7,8 @@
 //! shard, and for the entries that are replaced during the backup.
 //!
 //! Invariants:
-//! - One backup runs at a time. It keeps its turn until its thread ends, even when its request is cancelled.
+//! - One backup of each kind, stale or not, runs at a time. A backup keeps its turn until its thread ends, even when its
+//!   request is cancelled.
 //! - A client that stops reading is disconnected (see `socket`), and the frozen map is released.
 //! - A response that ends before its footer ends with an error, so that no client mistakes it for a whole backup.
 //!   `raftkvd inspect` and `restore` refuse a file without a footer.
@@ -122,8 +123,8 @@ impl Front {
         on_a_thread("backup", move || write(frozen, &sink, &mut scans.begin()))
     }
 
-    /// Freezes the map for a backup, if no other backup of the same kind is running. A stale backup is for a person whose
-    /// cluster has no majority, so it does not wait for one that is not stale.
+    /// Freezes the map for a backup, if no other backup of the same kind is running. A stale backup does not wait for the
+    /// other kind, because a stale backup is what is left when a cluster has lost its majority.
     async fn freeze_for_backup(
         &self,
         options: ReadOptions,
@@ -140,7 +141,7 @@ impl Front {
             let caught_up = self.catch_up(deadline).await;
             caught_up.map_err(|why| self.not_proposed(RequestKind::Read, why))?;
         }
-        // Only now: a backup that waits for a leader holds no turn.
+        // The turn is taken only now, so a backup that waits for a leader holds no turn.
         let turn = Arc::clone(turns).try_acquire_owned();
         let turn = turn.map_err(|_| under_way())?;
         let (give, frozen) = oneshot::channel();

@@ -90,8 +90,8 @@ pub(super) async fn run(
 fn tune(stream: &TcpStream) -> io::Result<()> {
     // Responses are written whole. Without `TCP_NODELAY`, a response could wait for the ACK of the previous response.
     stream.set_nodelay(true)?;
-    // Other systems lack these options. There, TCP's own, much longer timeouts apply, and progress is seen in larger
-    // steps.
+    // Other systems lack these options. There, the much longer timeouts of TCP apply, and the member sees the progress of
+    // a client in larger steps.
     #[cfg(target_os = "linux")]
     {
         use rustix::net::sockopt;
@@ -101,7 +101,7 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
         sockopt::set_tcp_keepintvl(stream, limits::CLIENT_KEEPALIVE_INTERVAL)?;
         sockopt::set_tcp_keepcnt(stream, limits::CLIENT_KEEPALIVE_PROBES)?;
         // Without this option, the kernel takes megabytes for a slow client, and then nothing until the client has read
-        // a third of them. With it, the kernel takes more bytes whenever it has sent some.
+        // a third of these bytes. With this option, the kernel takes more bytes whenever it has sent some.
         let socket = socket2::SockRef::from(stream);
         socket.set_tcp_notsent_lowat(limits::UNSENT_BYTES_MAX)?;
     }

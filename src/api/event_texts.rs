@@ -140,7 +140,7 @@ impl SmallTexts {
         });
         self.bytes += texts.bytes_max;
         self.entries.insert(index, Arc::clone(&texts));
-        // The entry itself may be the oldest: then a client reads what others have read long ago.
+        // The new entry itself may be the oldest, and be removed, if its client lags far behind the others.
         while self.bytes > limits::EVENT_TEXTS_BYTES_MAX
             && let Some((_, oldest)) = self.entries.pop_first()
         {

@@ -1,7 +1,7 @@
 //! The bytes of incomplete heads of requests: how many one connection holds, and all connections together.
 //!
 //! hyper reads ahead. One read can bring the end of a request and the start of the next head, which waits in hyper's
-//! buffer until the request is answered. hyper does not tell how many bytes these are. So they are estimated: of the
+//! buffer until the request is answered. hyper does not say how many bytes these are. So they are estimated: of the
 //! bytes that have arrived, a head takes at least the bytes of its parts, and a body the bytes that were announced. What
 //! is left of the last read belongs to the next head.
 //!

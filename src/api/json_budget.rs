@@ -1,5 +1,5 @@
-//! Limits the JSON that is on its way to clients. A JSON text can be six times as long as its value, stays in memory
-//! while the client reads, and there may be thousands of clients.
+//! Limits the JSON that is on its way to clients. A JSON text can be six times as long as its value, and stays in memory
+//! while its client reads. There may be thousands of clients.
 //!
 //! Requests that have the same answer share one text and its share of the budget, so slow readers of one text leave the
 //! rest to others. A text is kept only while it is being sent.

@@ -251,7 +251,7 @@ fn removal(id: u64) -> Command {
     command
 }
 
-/// Names the key too where a member is not found: the client of `DELETE /<id>` may have meant that.
+/// If the member is not found, the line also names the key: the client of `DELETE /<id>` may have meant the key.
 fn or_key(refused: Box<Reply>, id: u64) -> Box<Reply> {
     match refused.extensions().get() {
         Some(Code::NoSuchMember) => reply::error(

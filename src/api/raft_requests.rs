@@ -78,7 +78,7 @@ impl Front {
         }
     }
 
-    /// The refusal of a request that had no effect. Without a leader, the line says for whom this member waits.
+    /// The refusal of a request that had no effect. Without a leader, the line says what this member waits for.
     pub(super) fn not_proposed(&self, kind: RequestKind, why: NotProposed) -> Box<Reply> {
         match self.api.inbox.waiting().borrow().as_ref() {
             Some(waiting) if why == NotProposed::NoLeader => {

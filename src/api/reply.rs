@@ -26,8 +26,8 @@ pub(super) enum ReplyBody {
     /// Pieces that are made while they are sent. An error ends the connection without the final chunk, so that no
     /// client mistakes a part for the whole body.
     Stream(UnsyncBoxBody<Bytes, io::Error>),
-    /// The same, without an end: only the client ends it, or this member. When the client closes its sending side, it is
-    /// gone.
+    /// The same, without an end: only the client or this member ends the response. A client that closes its sending side
+    /// counts as gone.
     Endless(UnsyncBoxBody<Bytes, io::Error>),
 }
 

@@ -112,7 +112,7 @@ pub(super) enum Needs {
 enum Unlisted {
     /// 405.
     NotAllowed,
-    /// 405, in any state of the member: a probe is never asked with another method by a client that means a key.
+    /// 405, in any state of the member. No client that uses another method on a probe means the key of this name.
     ProbeOnly,
     /// A read gets 405. A write gets 403, because the client most likely meant the key of this name.
     ReservedPath,
@@ -290,7 +290,8 @@ impl Resource {
         endpoints.find(|endpoint| endpoint.methods.contains(method) && (endpoint.is_for)(key))
     }
 
-    /// What the member must be able to do before it refuses a method. Any other member says first why it serves nobody.
+    /// What the member must be able to do before it refuses a method. A member that can't do that answers why it does
+    /// not serve clients.
     fn refusal_needs(&self) -> Needs {
         match self.unlisted {
             Unlisted::ProbeOnly => Needs::Nothing,

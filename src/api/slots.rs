@@ -13,8 +13,9 @@
 //! Invariants:
 //! - No connection gives way while a request is under way on it, while its answer is being sent, or while it ends.
 //! - A request costs a look at the clock and a few atomic operations on its own connection here, and takes no lock.
-//! - The time by which a holder is in the queues is not later than the time since when it waits. So a search can end at
-//!   the first holder that waits since the time by which it is queued. The times are corrected only during a search.
+//! - The time by which a holder is queued is not later than the time since which the holder waits. So a search can end
+//!   at the first holder for which both times are equal. The times by which holders are queued are corrected only during
+//!   a search.
 //! - No lock is held while a task is started or ended: a stopping runtime drops a task on the spot, which returns its
 //!   slot.
 
@@ -257,7 +258,7 @@ impl Table {
             return None;
         }
         while let Some(serial) = self.longest_waiting(of) {
-            // A request may have begun on it meanwhile.
+            // A request may have started on this connection meanwhile.
             if self.holders.get(&serial)?.progress.gives_way() {
                 return self.leave(serial);
             }

@@ -4,7 +4,7 @@
 //! previous piece. The piece is then made from the history (see `store/history.rs`). So a slow client holds one piece,
 //! and nothing waits for the client. If the history drops changes before the client has read them, the client gets a
 //! last event that says so, and the response ends. The same happens when this member has had no leader for long: it
-//! learns of no changes, and another member may.
+//! learns of no changes, but another member may have a leader.
 //!
 //! The id of an event is the index of its entry, and only the last event of an entry has an id. A client that is cut
 //! off in the middle of an entry gets the whole entry again.
@@ -182,7 +182,7 @@ impl Front {
         loop {
             tokio::select! {
                 () = self.api.state_machine.history.news() => {}
-                // The sender lives in the inbox, and so as long as this server.
+                // The sender lives in the inbox, which lives as long as this server.
                 _ = waiting.changed() => {}
             }
             self.news.send_modify(|_| {});
@@ -230,7 +230,7 @@ fn list_link(prefix: &[u8]) -> String {
 /// The state of a response that is being sent.
 struct Watcher {
     begun: bool,
-    /// The last event was sent.
+    /// The last event was sent: `cut` or `no-leader`.
     cut: bool,
     reader: Reader,
     prefix: Vec<u8>,
@@ -249,7 +249,7 @@ struct Watcher {
     unseen_bytes_max: u64,
     /// The texts that all watchers share.
     texts: Arc<EventTexts>,
-    /// For whom this member waits.
+    /// What this member waits for, if it has no leader.
     waiting: watch::Receiver<Option<Arc<Waiting>>>,
     /// An entry of which a part was sent: its index, and the number of the first change that was not sent.
     partial: Option<(u64, usize)>,
@@ -406,7 +406,7 @@ impl Watcher {
         text.slice(..text.len() - 1)
     }
 
-    /// For whom this member waits, if it has had no leader for long.
+    /// What this member waits for, if it has had no leader for long.
     fn leaderless(&self) -> Option<Arc<Waiting>> {
         let waiting = self.waiting.borrow().clone();
         waiting.filter(|waiting| waiting.is_long)

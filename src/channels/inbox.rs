@@ -135,17 +135,17 @@ impl Inbox {
         self.closed.borrow().clone()
     }
 
-    /// Sets for whom this member waits, or `None` if it has a leader.
+    /// Sets what this member waits for, or `None` if it has a leader.
     pub fn set_waiting(&self, waiting: Option<Arc<Waiting>>) {
         self.waiting.send_replace(waiting);
     }
 
-    /// For whom this member waits, and a notice of each change. `None` while it has a leader.
+    /// What this member waits for, and a notification of each change. `None` while the member has a leader.
     pub fn waiting(&self) -> watch::Receiver<Option<Arc<Waiting>>> {
         self.waiting.subscribe()
     }
 
-    /// For whom or for what this member waits before it can serve clients, in one line. `None`: it serves them.
+    /// What this member waits for before it can serve clients, in one line. `None`: the member serves clients.
     pub fn waits_for(&self) -> Option<String> {
         let closed = self.closed().map(|closed| closed.why.clone());
         closed.or_else(|| self.waiting.borrow().as_ref().map(|said| said.why.clone()))

@@ -29,16 +29,16 @@ pub enum ClosedKind {
 /// A member of a formed cluster that has had no leader for a while. It serves neither writes nor linearizable reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
-    /// For whom the member waits, in one line that says what to do.
+    /// What the member waits for, in one line that says what to do.
     pub why: String,
     /// There has been no leader for several election timeouts, so clients should go to another member.
     pub is_long: bool,
 }
 
-/// What a member learns of another from its connection to that member. `None`: it has not learned that in this start.
+/// What a member learns about another member from its connection to that member. `None`: not known since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct PeerSeen {
-    /// Whether messages reach the member. It is down when it can't be connected.
+    /// Whether messages reach the member. `false`: no connection to the member can be made.
     pub reachable: Option<bool>,
     /// The time of the last change of `reachable`.
     #[serde(serialize_with = "time_or_null")]
@@ -117,7 +117,7 @@ pub struct MemberStatus {
     /// On the leader only: how far the member's log is known to match, and whether the member is active.
     #[serde(flatten)]
     pub progress: Option<Progress>,
-    /// The committed entries that the member's log is not known to hold. `None` without a leader.
+    /// The number of committed entries that the member's log is not known to hold. `None` without a leader.
     pub behind: Option<u64>,
     /// What the connection to the member shows.
     #[serde(flatten)]

@@ -9,8 +9,8 @@ use crate::peer_url::PeerUrl;
 /// The answer to claims that are not refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerAnswer {
-    /// The claims of the member that answers, and id and URL of its leader, if it knows a leader that its table holds. The
-    /// claimant may know an older table, and may have moved, so that the two would not find each other.
+    /// The claims of the member that answers, and its leader, if it knows a leader that its table holds. The claimant may
+    /// have an older table and may have moved. Then the claimant and the leader find each other only by this answer.
     Claims(Claims, Option<Leader>),
     /// A greeting: to a peer that waits to be let in, and, from an empty member, to every peer that does not know its
     /// incarnation.

@@ -85,7 +85,7 @@ pub enum Verdict {
     /// End with exit code 5: the directory dates from before the member was let in, but the member has been a voter
     /// since.
     EndAsStateLost,
-    /// End with exit code 5: the member was to join a cluster, and has started one of its own.
+    /// End with exit code 5: a cluster has added this member, but the member has started a cluster of its own.
     EndAsNotJoined,
     /// End with exit code 5: another process runs with this incarnation.
     EndAsTwice,

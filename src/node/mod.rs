@@ -217,7 +217,7 @@ impl Node {
         self.draw_election_timeout();
         self.campaign_in_turn();
         self.note_crowded();
-        // A candidate promises something at each attempt.
+        // Each attempt of a candidate adds a promise, and so a job.
         let is_hanging_candidate = self.is_crowded() && !self.is_leader();
         if self.may_campaign() && !is_hanging_candidate {
             if self.is_leader() || !self.is_sole_voter() {

@@ -74,7 +74,7 @@ pub struct Output {
     pub leader: Option<u64>,
     /// Why clients are not served, if that has changed. `Some(None)`: clients are served.
     pub closed: Option<Option<Arc<Closed>>>,
-    /// For whom this node waits, if that has changed. `Some(None)`: it has a leader.
+    /// What this node waits for, if that has changed. `Some(None)`: the node has a leader.
     pub waiting: Option<Option<Arc<Waiting>>>,
     /// The process has to end. Set once, and the node goes on until the process ends.
     pub exit: Option<Exit>,

@@ -174,7 +174,7 @@ impl Node {
             true => url.as_deref().unwrap_or_default(),
             false => &command.member_url,
         };
-        // What the log held at the start has changed the members before.
+        // An entry that was in the log at the start is no news: an earlier start may have logged the change.
         if index > self.found_last {
             info!(self.logger, "membership changed"; "change" => what, "member" => id, "url" => url, "index" => index);
         }

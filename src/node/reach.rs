@@ -1,5 +1,6 @@
-//! How far behind each member is. Only the leader knows that, from raft. Its heartbeats tell the others, once in each
-//! heartbeat interval and in a field that raft does not know, so that every member can show it.
+//! How far behind each member is. Only the leader knows that, from raft. The leader sends these numbers to the others in
+//! its heartbeats, once in each heartbeat interval and in a field that raft does not know, so that every member can show
+//! them. No decision depends on them.
 
 use super::Node;
 use crate::command;
@@ -15,7 +16,7 @@ const FIELD: u32 = 100;
 #[derive(Debug, Default)]
 pub(super) struct Reach {
     heard: Heard,
-    told: Told,
+    sent: Sent,
 }
 
 /// What the leader said last.
@@ -27,9 +28,9 @@ struct Heard {
     matched: BTreeMap<NodeId, Index>,
 }
 
-/// The members that this leader has told in one heartbeat interval.
+/// The members to which this leader has sent the numbers in one heartbeat interval.
 #[derive(Debug, Default)]
-struct Told {
+struct Sent {
     /// The number of the interval, from the start of the process.
     interval: u64,
     members: BTreeSet<NodeId>,
@@ -43,10 +44,10 @@ impl Node {
             return;
         }
         let interval = self.now / self.settings.heartbeat_ticks as u64;
-        if std::mem::replace(&mut self.reach.told.interval, interval) != interval {
-            self.reach.told.members.clear();
+        if std::mem::replace(&mut self.reach.sent.interval, interval) != interval {
+            self.reach.sent.members.clear();
         }
-        if !self.reach.told.members.insert(message.to) {
+        if !self.reach.sent.members.insert(message.to) {
             return;
         }
         let mut reach = command::Reach::new();
@@ -84,7 +85,8 @@ impl Node {
         };
     }
 
-    /// The committed entries that a member's log is not known to hold. `None`: no leader has said it recently.
+    /// The number of committed entries that a member's log is not known to hold. `None`: no leader has sent the number
+    /// recently.
     pub(super) fn behind(&self, id: NodeId) -> Option<u64> {
         let raft = &self.raw.raft;
         if self.is_leader() {

@@ -1,10 +1,10 @@
-//! Waiting: for whom this member waits while its cluster has formed and it has no leader.
+//! Waiting: which members have to be started while this node's cluster has formed, but the node has no leader.
 //!
 //! The node reports one line about this, which the log, `/-/ready` and refusals show. After several election timeouts
-//! without a leader, the API also sends watchers to other members: see [`Waiting::is_long`].
+//! without a leader, the API also ends watches, so that their clients go to other members: see [`Waiting::is_long`].
 //!
-//! A leader counts only while this node hears from it. Raft itself keeps a learner's leader for ever, because a learner
-//! never campaigns.
+//! A leader counts only while this node hears from the leader. Raft itself keeps a learner's leader for ever, because a
+//! learner never campaigns.
 
 use super::Node;
 use crate::channels::status::Waiting;
@@ -17,14 +17,14 @@ use std::sync::Arc;
 /// Whether this node has a leader, and which peers it reaches.
 #[derive(Debug, Default)]
 pub(super) struct Wait {
-    /// The tick at which this node last had a leader. `None`: it had none in this start.
+    /// The tick at which this node last had a leader. `None`: the node has had no leader since its start.
     led: Option<Ticks>,
     /// The tick of the last check.
     checked: Ticks,
     /// The peers that accept the connection of this node.
     reached: BTreeSet<NodeId>,
     /// What was last reported.
-    told: Option<Arc<Waiting>>,
+    reported: Option<Arc<Waiting>>,
     /// The line that was logged last, if the node still waits.
     logged: Option<String>,
 }
@@ -40,7 +40,7 @@ impl Node {
         self.wait.reached.remove(&peer);
     }
 
-    /// For whom this node waits, if that has changed since it was last reported. `Some(None)`: it has a leader. Checked
+    /// What this node waits for, if that has changed since the last report. `Some(None)`: the node has a leader. Checked
     /// once a tick.
     pub(super) fn tell_waiting(&mut self) -> Option<Option<Arc<Waiting>>> {
         // Until this node has its first leader, the log that it replays may change the members at any time.
@@ -50,20 +50,20 @@ impl Node {
         self.wait.checked = self.now;
         let waiting = self.waiting().map(Arc::new);
         self.log_waiting(waiting.as_deref());
-        if waiting == self.wait.told {
+        if waiting == self.wait.reported {
             return None;
         }
-        self.wait.told = waiting.clone();
+        self.wait.reported = waiting.clone();
         Some(waiting)
     }
 
-    /// For whom this node waits at its start.
+    /// What this node waits for at its start.
     pub fn waiting_at_start(&mut self) -> Option<Arc<Waiting>> {
-        self.wait.told = self.waiting().map(Arc::new);
-        self.wait.told.clone()
+        self.wait.reported = self.waiting().map(Arc::new);
+        self.wait.reported.clone()
     }
 
-    /// Logs each change, but not the moment without a leader after each start and in each election.
+    /// Logs each change, but not the short time without a leader after each start and in each election.
     fn log_waiting(&mut self, waiting: Option<&Waiting>) {
         let Some(waiting) = waiting else {
             if self.wait.logged.take().is_some() {

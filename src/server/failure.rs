@@ -155,7 +155,7 @@ impl Failure {
     }
 }
 
-/// The member was added to a cluster, and has started another one.
+/// The member was added to a cluster, but has started another cluster.
 fn not_joined(by: u64, config: &Config) -> Failure {
     let (id, dir) = (config.id, config.data_dir.display());
     Failure::OtherLife(format!(

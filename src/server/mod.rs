@@ -225,7 +225,7 @@ fn tell_starting(config: &Config, logger: &Logger) {
         "peers" => %config.peer_address, "url" => %config.peer_url, "join" => config.join);
 }
 
-/// Informs the log, then systemd, then the user.
+/// Reports the start to the log, then to systemd, then to the user.
 fn tell_started(daemon: &Daemon, wired: &Wired, members: usize) {
     let id = daemon.config.id;
     let client = dialled(daemon.config.client_address);

@@ -1,7 +1,7 @@
 //! Signals: SIGTERM and SIGINT stop the member, SIGHUP has no effect.
 //!
-//! The process catches them first thing, before it reads its command line. A signal that comes before the member can stop in
-//! order waits until then.
+//! The process catches these signals before it does anything else, even before it reads its command line. A signal that
+//! arrives before the member can stop in order waits until the member can.
 
 use super::stop::{SignalReceived, StopReason, StopSender};
 use slog::{Logger, info};
@@ -10,14 +10,14 @@ use std::time::Instant;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Signals that are caught, and wait to be watched.
+/// Signals that are caught, but not handled yet.
 pub struct Signals {
     stopping: [(&'static str, Signal); 2],
     hangups: Signal,
 }
 
 impl Signals {
-    /// From now on, no signal of these ends the process directly, for as long as the process lives.
+    /// From now on, none of these signals ends the process directly, for as long as the process lives.
     pub fn catch() -> io::Result<Signals> {
         // Handlers belong to the process, and outlive the runtime.
         let runtime = Builder::new_current_thread().enable_io().build()?;
@@ -31,8 +31,8 @@ impl Signals {
         })
     }
 
-    /// From now on, a signal is a reason to stop in order. SIGHUP is none: it comes from a terminal that was closed, or
-    /// from a supervisor that wants files to be read again.
+    /// From now on, SIGTERM and SIGINT are reasons to stop in order. SIGHUP is no such reason: it comes from a terminal
+    /// that was closed, or from a supervisor that asks for files to be read again.
     pub(super) fn watch(self, runtime: &Runtime, stop_sender: &StopSender, logger: &Logger) {
         for (name, mut signals) in self.stopping {
             let stop_sender = stop_sender.clone();

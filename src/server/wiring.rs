@@ -328,8 +328,8 @@ pub(super) fn transport(daemon: &Daemon, files: &OpenFiles, view: View, found: F
     )
 }
 
-/// The URL at which clients of other hosts most likely reach this member: the host of its peer URL, if it listens on all
-/// addresses.
+/// The URL at which clients of other hosts most likely reach this member. If the member listens on all addresses, this
+/// URL has the host of the peer URL.
 fn client_url(config: &Config) -> String {
     let Config {
         client_address,

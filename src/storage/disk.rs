@@ -12,8 +12,8 @@
 //!   earlier, each of them has either happened or not, in any combination. A rename is never half done.
 //! - After a failed write or sync the state of the file or directory is unknown. Callers never retry: the kernel may have
 //!   dropped the dirty pages and report success for the next sync.
-//! - A failed removal has happened or not. Callers may retry it.
-//! - An operation that fails for want of a file descriptor has no effect. Callers may retry it.
+//! - After a failed removal, the file may or may not be gone. Callers may retry the removal.
+//! - An operation that fails for want of a file descriptor has no effect. Callers may retry the operation.
 
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, fdatasync, flock, fstatvfs};
 use rustix::io::{Errno, retry_on_intr};

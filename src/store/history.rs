@@ -272,7 +272,7 @@ impl Reader {
         self.position
     }
 
-    /// Goes to this index: the changes after it are read next.
+    /// Goes to this index: the changes after the index are read next.
     pub fn go_to(&mut self, position: u64) {
         self.position = position;
     }

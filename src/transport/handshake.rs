@@ -114,7 +114,7 @@ pub(super) fn write_answer(answer: &PeerAnswer, headers: &mut HeaderMap) {
     headers.insert(HEADER_GREETING, text);
 }
 
-/// What a member tells its peers for people to see. Nothing depends on it.
+/// What a member says about itself to its peers, only to be shown. No decision depends on these texts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct About {
     /// The version of the build.
@@ -179,7 +179,7 @@ pub(super) fn read_answer(headers: &HeaderMap) -> Result<PeerAnswer, Malformed> 
     }))
 }
 
-/// The leader beside claims. Builds of before do not name it.
+/// The leader that an answer names beside its claims. Earlier builds name no leader.
 fn leader(headers: &HeaderMap) -> Option<Leader> {
     let (id, url) = text(headers, HEADER_LEADER)?.split_once(' ')?;
     let id = parse(id, 10).filter(|id| *id != 0)?;

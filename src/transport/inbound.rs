@@ -333,7 +333,7 @@ fn switch_protocols(said: &PeerAnswer, about: &About) -> Response<Full<Bytes>> {
     let mut response = answer(StatusCode::SWITCHING_PROTOCOLS, "");
     let headers = response.headers_mut();
     handshake::write_answer(said, headers);
-    // Not for a peer that may be a stranger.
+    // Only a member gets them: any other peer may be a stranger.
     if matches!(said, PeerAnswer::Claims(..)) {
         about.write(headers);
     }

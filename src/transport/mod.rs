@@ -201,7 +201,7 @@ impl Transport {
     pub fn set_leader(&self, leader: u64) {
         let before = self.shared.leader.swap(leader, Ordering::Relaxed);
         if (before == 0) != (leader == 0) {
-            // The leaders that others name count only without a leader.
+            // While this member has a leader, the leaders that others name do not count.
             self.shared.reconcile(&mut self.shared.peers());
         }
     }

@@ -300,8 +300,8 @@ impl Outbound {
         }
     }
 
-    /// Whether to ask the peer again who leads: this member has had no leader for long. It may not know the leader, or
-    /// may have moved, so that the leader does not find it.
+    /// Whether to ask the peer again which member leads: this member has had no leader for long. Perhaps this member does
+    /// not know the leader, or has moved, so that the leader does not find it.
     fn seeks_leader(&self) -> bool {
         let waiting = self.shared.inbox.waiting();
         let is_long = waiting

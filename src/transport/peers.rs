@@ -9,9 +9,9 @@
 //!
 //! A peer may have several URLs: the URL in the table, and the URL that the peer itself has named, because it has moved
 //! or is not in the table. While no leader is known or the cluster forms, the URL on this member's list is dialled too.
-//! Leaders that the answers of other members name are dialled too. An empty member needs that because the leader adds
-//! it, and for that the leader needs the empty member's identity. A member that was away needs it if it has moved
-//! meanwhile and a member that it does not know leads: otherwise neither would find the other.
+//! Leaders that the answers of other members name are dialled too. An empty member dials the leader because the leader
+//! needs the empty member's identity to add the member. A member that was away may have moved, and may not know the
+//! member that leads now. If it did not dial this leader, neither of the two would find the other.
 
 use super::handshake::{About, Trust};
 use super::link::Link;
@@ -268,9 +268,9 @@ pub(super) fn wanted(
 }
 
 impl Peers {
-    /// The leaders that answers name, and that this member has to dial. Once it has a table, only while it has no
-    /// leader, only on the word of a member, and only a leader that the table does not know: where its members are, and
-    /// who was removed, nobody tells this member by an answer.
+    /// The leaders that answers name, and that this member has to dial. Once this member has a table, an answer counts
+    /// only while this member has no leader, and only if the answer is that of a member. A leader counts only if the
+    /// table does not know it, because an answer overrules neither the URLs nor the removals in the table.
     fn named_leaders(
         &self,
         view: &View,

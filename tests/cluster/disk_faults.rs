@@ -249,8 +249,8 @@ fn a_file_that_can_not_be_deleted_is_tried_again() {
             require(is_deleted, || log)
         });
         let log = cluster.nodes[&1].last_log();
-        let told = "can't delete a file that is no longer needed";
-        assert_eq!(log.matches(told).count(), 1, "{log}");
+        let failure = "can't delete a file that is no longer needed";
+        assert_eq!(log.matches(failure).count(), 1, "{log}");
         let shown = cluster.send(1, "GET", "/-/metrics", &[], b"").text();
         let failed = "\nraftkvd_file_work_failed_total{work=\"delete\"} ";
         let failed = shown

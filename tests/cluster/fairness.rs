@@ -131,7 +131,7 @@ fn one_address_gets_so_many_watches_as_the_option_says() {
     );
 }
 
-/// Begins to watch, and reads the head of the answer.
+/// Starts to watch, and reads the head of the answer.
 fn watch(address: SocketAddr) -> (Connection, u16) {
     let mut client = Connection::open(address).expect("connect");
     client

@@ -542,7 +542,7 @@ fn one_backup_at_a_time_and_one_whose_client_hangs_or_goes_makes_room() {
     let refused = operate(cluster.path(), &["backup", &url]);
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.stderr.contains("another backup"), "{refused:?}");
-    // A stale one waits for nobody.
+    // A stale backup does not wait for the other kind.
     let stale = operate(cluster.path(), &["backup", "--stale", &url, "stale.snap"]);
     assert_eq!(stale.code, Some(0), "{stale:?}");
     let room = |cluster: &Cluster| {

@@ -1,4 +1,4 @@
-//! Waiting: a member that cannot serve says for whom it waits.
+//! Waiting: a member that can't serve clients names the members that are missing.
 
 use crate::harness::{Cluster, PATIENCE, eventually, leader_and_followers, require};
 use serde_json::Value;

@@ -374,7 +374,7 @@ fn a_watch_on_a_member_without_a_leader_says_so_and_ends() {
     let data = event.data.expect("data");
     assert_eq!(data["after"].as_u64(), Some(watch.id), "{data}");
     assert!(watch.block().expect("the end").is_none());
-    // Whoever comes later gets what the member has, and the same event.
+    // A later watcher gets what the member has, and the same event.
     let mut late = Watch::open(cluster.address(left), "", Some(last - 1)).expect("watch");
     assert_eq!(index(&late.change().expect("a change")), last);
     let event = late.block().expect("an event").expect("an event");

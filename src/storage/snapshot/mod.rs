@@ -139,7 +139,8 @@ impl Snapshots {
 
     /// Deletes the snapshots below an index, which no restart needs any more. Received snapshots that are not loaded
     /// yet stay until the next call. The deletion need not be durable. Calls `pause` after each deletion, with the time
-    /// that it took. A file that can't be deleted does not keep the others: the first error is returned at the end.
+    /// that it took. If a file can't be deleted, the others are deleted anyway, and the first error is
+    /// returned at the end.
     pub(super) fn delete_below(
         &self,
         index: u64,

@@ -44,7 +44,7 @@ impl Purge {
         self.segments.is_empty() && self.snapshots_below.is_none()
     }
 
-    /// Adds the files of the next purge, behind those of this one.
+    /// Adds the files of the next purge after those of this purge.
     pub fn append(&mut self, next: Purge) {
         self.segments.extend(next.segments);
         self.snapshots_below = self.snapshots_below.max(next.snapshots_below);
@@ -57,10 +57,10 @@ impl Purge {
     /// newer one, the gap would look like corruption. So a segment that can't be deleted keeps all newer ones.
     /// Segments and snapshots need no order between them, since neither depends on the other.
     ///
-    /// A removal that failed may be tried again, whatever the error: it has happened or not, and the next attempt finds
-    /// out. A failed sync of the directory is different. The kernel may have given up the removal on the disk, and
-    /// report success for the next sync, behind which a newer segment would be deleted. The names of new segments are
-    /// in the same directory. So this error is an error of the log.
+    /// A removal that failed may be tried again, whatever the error: the removal has happened or not, and the next
+    /// attempt finds out. A failed sync of the directory is different. The removal may never reach the disk although
+    /// the kernel reports success for the next sync. Then a newer segment would be deleted while the older one is still
+    /// on the disk. The names of new segments are in the same directory. So this error is an error of the log.
     pub fn remove(&mut self, mut pause: impl FnMut(Duration)) -> Result<(), PurgeError> {
         let mut kept = None;
         // Snapshots first: they free the most space, in case the disk is nearly full.
@@ -74,7 +74,7 @@ impl Purge {
             let begun = Instant::now();
             match self.disk.remove(segment) {
                 Ok(()) => {}
-                // An earlier attempt reported an error, and has removed the name.
+                // An earlier attempt has removed the name, but reported an error.
                 Err(error) if error.is_not_found() => {}
                 Err(error) => {
                     kept.get_or_insert(error);

@@ -24,12 +24,12 @@ pub struct SpareDone {
     error: Option<DiskError>,
 }
 
-/// How the last attempt to make a spare has failed.
+/// Whether and how the last attempt to make a spare has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lack {
     /// It has not failed.
     Nothing,
-    /// The disk is full, or it fails. Clients get a definite answer, and another member can lead.
+    /// The disk is full, or the disk fails. Clients get a definite answer, and another member can lead.
     Denied,
     /// A shortage of something that comes back without an operator, such as file descriptors. The log waits, as for a
     /// segment that is being made.
@@ -183,7 +183,7 @@ impl Wal {
 
     /// Continues the log in the spare, which begins with the durable state. Returns false, with the log as before, in
     /// two cases: the disk has no room for the name, or the disk is full although the blocks were reserved. The latter
-    /// can happen on a file system that copies on write. A shortage of memory counts like a full disk.
+    /// can happen on a file system that copies on write. A shortage of memory has the same result.
     fn rotate(&mut self, spare: Spare) -> Result<bool, DiskError> {
         let before = self.segment.name();
         let header = Header {

@@ -154,7 +154,7 @@ impl Begun {
 pub enum Naming {
     /// The segment has its name.
     Named(SegmentWriter),
-    /// The disk has no room for the name, or the machine no memory.
+    /// The disk has no room for the name, or the machine has no memory.
     NoRoom(Spare, DiskError),
 }
 
