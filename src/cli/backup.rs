@@ -121,7 +121,9 @@ pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<Fetched, BackupE
         .build()
         .map_err(|error| format!("can't start the runtime: {error}; try again"))?;
     let fetched = runtime.block_on(async {
-        let stream = client::connect(member).await?;
+        let stream = client::connect(member).await.map_err(|why| {
+            format!("{why}; give the URL at which clients reach a running member")
+        })?;
         let take = async |response| fetch(response, to, logger).await;
         let path = match stale {
             true => "/-/snapshot?consistency=stale",
@@ -262,7 +264,7 @@ async fn fetch(
     Ok((out.end()?, arrived))
 }
 
-/// Opens what the backup is written to. Returns its name for messages too.
+/// Opens the file, or stdout, to which the backup is written. Returns a name for messages too.
 fn open(to: To, name: String, logger: &Logger) -> Result<(Out, PathBuf), BackupError> {
     let path = match to {
         To::Stdout => return Ok((Out::Stdout(io::stdout()), PathBuf::from("stdout"))),
@@ -307,7 +309,8 @@ impl Pace {
     }
 }
 
-/// Bytes that a member may send that has announced about so many. One that announced nothing can't fill the disk either.
+/// The most bytes that a member may send, given the estimate that it has announced. Without an estimate, a member can't
+/// fill the disk either.
 fn bytes_max(estimate: Option<u64>) -> u64 {
     let estimate = estimate.unwrap_or(0).min(limits::BACKUP_BYTES_MAX);
     (2 * estimate + limits::BACKUP_BYTES_UNANNOUNCED_MAX).min(limits::BACKUP_BYTES_MAX)

@@ -234,7 +234,7 @@ const OPTIONS: &[Foreign] = &[
             "encrypt",
         ],
         "",
-        "there is no TLS; put the members into a private network, and clients behind a proxy that has TLS",
+        "there is no TLS; put the members into a private network, and let clients use a proxy that has TLS",
     ),
     foreign(
         &[
@@ -246,7 +246,7 @@ const OPTIONS: &[Foreign] = &[
             "username",
         ],
         "",
-        "there is no authentication; put the members into a private network, and clients behind a proxy that checks them",
+        "there is no authentication; put the members into a private network, and let clients use a proxy that checks them",
     ),
     foreign(
         &["endpoints", "endpoint"],

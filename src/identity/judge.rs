@@ -42,8 +42,8 @@ pub enum Reason {
         /// Whether this cluster, too, binds the claimant's id at the claimant's URL, but to another incarnation.
         other_life: bool,
     },
-    /// The two ends belong to different clusters. This cluster waits for an empty directory at the claimant's URL, under its
-    /// id.
+    /// The two ends belong to different clusters. This cluster has added the claimant's id at the claimant's URL, and waits
+    /// for an empty directory there.
     Awaited,
     /// The connection reached another member than the claimant meant.
     WrongReceiver {
