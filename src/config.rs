@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What one process was told on its command line, checked. What it was not told, its data directory says.
+/// What the command line of one process says, checked. The data directory says the rest.
 #[derive(Debug, Clone)]
 pub struct Asked {
     /// This member's id, at least 1.
@@ -36,17 +36,17 @@ pub struct Asked {
     pub tuning: Tuning,
 }
 
-/// Who one process is, and with whom: from its command line and its data directory.
+/// The identity of one process and the other members, from the command line and the data directory.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// This member's id, at least 1.
     pub id: u64,
     /// Where the other members reach this one.
     pub peer_url: PeerUrl,
-    /// `peer_url` was said on the command line, so that a member that knows another moves there.
+    /// `peer_url` was given on the command line, so that a member that knows another moves there.
     pub url_given: bool,
     /// Peer URLs of the first members, by id. Empty: a new cluster of this member alone, or the others are known from the
-    /// data, or learned from whom it joins.
+    /// data directory or from the member that this member joins through.
     pub cluster: BTreeMap<u64, PeerUrl>,
     /// `cluster` was said on the command line.
     pub list_given: bool,

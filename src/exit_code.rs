@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 pub enum ExitCode {
-    /// The daemon was told to stop, or a subcommand has done its work.
+    /// A signal has stopped the daemon, the member was removed, or a subcommand has done its work.
     Success = 0,
     /// Any failure that has no code of its own.
     Failure = 1,

@@ -96,15 +96,15 @@ mutants! {
     ReplacedEntryReadBack "replaced-entry-read-back"
         "of two entries with one index, the one is read back that a new leader has replaced";
     RoomIgnored "room-ignored" "entries are taken for which the disk has no room";
-    RestoredIndexTooLow "restored-index-too-low" "a restored cluster begins at the index of its backup";
+    RestoredIndexTooLow "restored-index-too-low" "a restored cluster starts at the index of its backup";
     // Between the threads, the map, and the watchers.
     LoneWriteOvertakes "lone-write-overtakes" "the raft loop writes though the WAL thread has not finished";
     LoneApplyOvertakes "lone-apply-overtakes" "the raft loop applies though the apply thread has not finished";
     HoldBackSkipped "hold-back-skipped" "entries are published though the map is too far behind";
     FrozenEntryFreed "frozen-entry-freed" "the newest entry of a frozen map is lost when it is overwritten";
-    HistoryGap "history-gap" "a watcher is not told that changes have left the history";
+    HistoryGap "history-gap" "a watcher gets no notice that changes have left the history";
     HistoryGapAfterSnapshot "history-gap-after-snapshot"
-        "a watcher is not told of the changes that a snapshot from the leader jumped over";
+        "a watcher gets no notice that a snapshot from the leader jumped over changes";
 }
 
 impl fmt::Display for Mutant {

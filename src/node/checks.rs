@@ -2,9 +2,9 @@
 //!
 //! Raft-rs trusts its peers. A number that no correct member would send makes raft-rs panic, or lets a counter run
 //! towards its maximum. And raft-rs goes on silently where two logs, or two leaders, can't both be right. So every
-//! message must first be *plausible*, whoever sent it. A message that *contradicts* what this node knows for certain
-//! ends the node. Such a message means that a disk has lost what its member promised, and the answers of the two
-//! members would differ for ever.
+//! message must first be *plausible*, whichever peer sent the message. A message that *contradicts* what this node knows
+//! for certain ends the node. Such a message means that a disk has lost what its member promised, and the answers of the
+//! two members would differ for ever.
 //!
 //! A contradicting message ends the process only if it comes from a member that the applied table binds. From any other
 //! sender, such a message is dropped, with one exception: a leader that counts on entries that are missing here is

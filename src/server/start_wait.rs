@@ -36,7 +36,7 @@ impl From<StorageError> for NotStarted {
 pub(super) struct StartWait<'a> {
     runtime: &'a Runtime,
     stop_reasons: &'a mut StopReasons,
-    /// Time for each thing after which no new try begins.
+    /// Time for each thing after which no new try starts.
     patience: Duration,
     pub(super) logger: &'a Logger,
 }
@@ -57,7 +57,7 @@ impl<'a> StartWait<'a> {
     }
 
     /// Tries until it succeeds. The inner error is that of the last try: either `is_final`, or time is up. A try that is
-    /// under way when time is up goes on to its own limit: another start would only begin it again.
+    /// under way when time is up goes on to its own limit: another start would only repeat the try.
     pub(super) fn until<T, F>(
         &mut self,
         what: &str,

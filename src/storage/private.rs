@@ -105,7 +105,7 @@ impl DataDir {
         Ok(exposed)
     }
 
-    /// Why the data directory itself is also for others, whom another mode would lock out.
+    /// Why the data directory itself is also for other users, so that another mode would lock them out.
     fn shared_because(&self, attributes: &Attributes) -> Result<Option<String>, DiskError> {
         if attributes.mode & STICKY != 0 {
             return Ok(Some("is sticky, so it is for all users".to_owned()));

@@ -139,7 +139,7 @@ fn first_index(file: &Path, from: u64, random: u64) -> Result<u64, StorageError>
 
 /// Refuses a directory that contains anything except the lock and the leftovers of a killed restore.
 fn check_vacant(dir: &DataDir) -> Result<(), StorageError> {
-    // The names come before `meta`. Another restore that begins meanwhile writes `meta` first, so a name of its files is
+    // The names come before `meta`. Another restore that starts meanwhile writes `meta` first, so a name of its files is
     // found here only if its `meta` is found below, and the lock decides between the two.
     let names = dir.disk().list(dir.path())?;
     let not_empty = |what: &str| StorageError::NotEmpty {

@@ -31,7 +31,7 @@ pub struct ArrivingSnapshot {
     buffer: Vec<u8>,
     /// As many bytes as make it complete.
     needed: usize,
-    /// Where the part begins.
+    /// Where the part starts.
     start: u64,
     header: SnapshotHeader,
     crc: u32,

@@ -300,7 +300,7 @@ fn a_restore_beside_another_one_is_left_to_the_lock() {
     let disk = (1..).find_map(unfinished).unwrap();
     let under_way = new_data_dir(&disk);
 
-    // The other restore gets as far as that after this one has begun.
+    // The other restore gets as far as that after this one has started.
     let (hidden, shown) = (new_dir().join("meta"), new_dir().join("meta.aside"));
     disk.rename(&hidden, &shown).unwrap();
     let _held = under_way.lock().unwrap();

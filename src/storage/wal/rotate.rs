@@ -181,7 +181,7 @@ impl Wal {
         (!had_this_lack).then_some(news)
     }
 
-    /// Continues the log in the spare, which begins with the durable state. Returns false, with the log as before, in
+    /// Continues the log in the spare, which starts with the durable state. Returns false, with the log as before, in
     /// two cases: the disk has no room for the name, or the disk is full although the blocks were reserved. The latter
     /// can happen on a file system that copies on write. A shortage of memory has the same result.
     fn rotate(&mut self, spare: Spare) -> Result<bool, DiskError> {
