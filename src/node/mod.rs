@@ -235,7 +235,7 @@ impl Node {
             0 => (NotProposed::NoLeader, NotProposed::NoLeader),
             _ => (NotProposed::NotTaken, NotProposed::NoQuorum),
         };
-        self.hand_over_if_full();
+        self.hand_over_if_stuck();
         self.expire_changes();
         self.pending.expire(self.now, unsent);
         self.reads.expire(self.now, unread);

@@ -28,6 +28,7 @@
 use super::Node;
 use crate::command::outcome::NotProposed;
 use crate::mutants::{Mutant, is_planted};
+use crate::numbers::Ticks;
 use crate::storage::LogRoom;
 use crate::storage::wal::{NextSegment, entry_log_bytes};
 use raft::eraftpb::{Entry, Message};
@@ -35,6 +36,9 @@ use slog::{info, warn};
 
 /// The longest pause between two attempts to hand leadership over, in election timeouts.
 const HAND_OVER_PAUSE_MAX: u64 = 64;
+
+/// Election timeouts after which a leader whose log takes nothing hands leadership over.
+const STUCK_ELECTIONS: u64 = 5;
 
 /// What this node knows of the room of its log.
 #[derive(Debug)]
@@ -50,6 +54,20 @@ pub(super) struct Room {
     /// The tick at which a leader hands leadership over, and the pause after that in election timeouts.
     hand_over_at: u64,
     hand_over_pause: u64,
+    stuck: Stuck,
+}
+
+/// Whether the log of this node takes anything.
+#[derive(Debug, Default)]
+struct Stuck {
+    /// The tick at which the log last took something, or had nothing to take.
+    moved_at: Ticks,
+    /// The number of the oldest job at the last tick.
+    front: Option<u64>,
+    /// A proposal waits for room in the log.
+    waits: bool,
+    /// The log has taken nothing for [`STUCK_ELECTIONS`].
+    is_stuck: bool,
 }
 
 impl Default for Room {
@@ -62,6 +80,7 @@ impl Default for Room {
             has_refused: false,
             hand_over_at: 0,
             hand_over_pause: 1,
+            stuck: Stuck::default(),
         }
     }
 }
@@ -214,9 +233,41 @@ impl Node {
         }
     }
 
-    /// Hands leadership over if the disk is full, because another member may have room. Called at every tick.
-    pub(super) fn hand_over_if_full(&mut self) {
-        if !self.disk_is_full() || !self.is_leader() || self.now < self.room.hand_over_at {
+    /// A proposal was given to raft, or has to wait until the log takes it.
+    pub(super) fn note_proposal(&mut self, waits: bool) {
+        self.room.stuck.waits = waits;
+        if !waits {
+            self.room.stuck.moved_at = self.now;
+        }
+    }
+
+    /// Notes whether the log takes anything. Called at every tick.
+    fn note_stuck(&mut self) {
+        let front = self.durability.jobs.front().map(|(number, _)| *number);
+        let stuck = &mut self.room.stuck;
+        let moves = match front {
+            None => !stuck.waits,
+            Some(_) => front != stuck.front,
+        };
+        stuck.front = front;
+        if moves {
+            stuck.moved_at = self.now;
+        }
+        let patience = STUCK_ELECTIONS * self.settings.election_ticks as u64;
+        let is_stuck = self.now - stuck.moved_at >= patience;
+        if !std::mem::replace(&mut stuck.is_stuck, is_stuck) && is_stuck {
+            self.room.hand_over_pause = 1;
+            self.room.hand_over_at = self.now;
+        }
+    }
+
+    /// Hands leadership over if the log of this leader takes nothing, because another member's log may: the disk is full
+    /// or hangs, or no file descriptor is left for the next segment. A leader whose disk hangs would keep the lead for
+    /// ever, because its heartbeats need no disk. Called at every tick.
+    pub(super) fn hand_over_if_stuck(&mut self) {
+        self.note_stuck();
+        let takes_nothing = self.disk_is_full() || self.room.stuck.is_stuck;
+        if !takes_nothing || !self.is_leader() || self.now < self.room.hand_over_at {
             return;
         }
         self.hand_over();

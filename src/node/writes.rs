@@ -57,6 +57,7 @@ impl Node {
             if !self.pending.has_in_flight() {
                 self.pending.last_news = self.now;
             }
+            self.note_proposal(false);
             self.pending.handed_over(&coded);
             if is_planted(Mutant::AcknowledgeBeforeCommit) && self.is_leader() {
                 let index = self.raw.raft.raft_log.last_index();
@@ -134,6 +135,7 @@ impl Node {
 
     /// Offers no proposals to raft before the next tick or publication.
     fn block_proposals(&mut self) {
+        self.note_proposal(true);
         self.pending.blocked = Some((self.now, self.watermarks.published));
     }
 

@@ -354,3 +354,45 @@ fn a_candidate_whose_disk_hangs_bounds_what_waits_for_it() {
     cluster.tick(20);
     cluster.assert_same_maps();
 }
+
+#[test]
+fn a_leader_whose_disk_hangs_hands_leadership_over() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    let election = cluster.node(leader).settings.election_ticks;
+    cluster.host(leader).slow_disk = true;
+    // The others store the write, and this leader applies nothing that it has not stored itself.
+    let mut outcome = cluster.put(leader, "a");
+    cluster.tick(3 * election);
+    assert_eq!(cluster.leader(), leader, "a pause of the disk is no reason");
+    cluster.tick(4 * election);
+    let next = cluster.leader();
+    assert!(next != 0 && next != leader, "{next}");
+    cluster.write(next, "b");
+    cluster.host(leader).slow_disk = false;
+    cluster.tick(20);
+    applied(&mut outcome);
+    cluster.assert_same_maps();
+}
+
+#[test]
+fn a_leader_without_a_next_segment_hands_leadership_over() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    let election = cluster.node(leader).settings.election_ticks;
+    let spent = cluster.see(leader).room.spent();
+    cluster.node(leader).set_log_room(LogRoom {
+        end: spent,
+        next: NextSegment::Awaited,
+        margin: 0,
+    });
+    let mut outcome = cluster.put(leader, "a");
+    cluster.tick(7 * election);
+    let next = cluster.leader();
+    assert!(next != 0 && next != leader, "{next}");
+    // It takes no entry, but hears of the leader.
+    assert_eq!(cluster.see(leader).position().leader, next);
+    cluster.write(next, "b");
+    cluster.node(leader).set_log_room(LogRoom::UNLIMITED);
+    cluster.tick(2 * election);
+    applied(&mut outcome);
+    cluster.assert_same_maps();
+}
