@@ -52,6 +52,8 @@ pub struct Config {
     pub list_given: bool,
     /// This member joins a running cluster: it starts empty and waits for its leader. Never of one that is a member.
     pub join: bool,
+    /// The command line said `--join`, and the data directory belongs to a cluster already.
+    pub join_ignored: bool,
     /// Where clients reach the members that are asked to add this one; empty: it was added, or will be.
     pub join_by: Vec<PeerUrl>,
     /// Where clients connect.

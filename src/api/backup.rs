@@ -21,6 +21,7 @@ use super::processor_share::Work;
 use super::reply::{self, Reply, ReplyResult, RequestKind};
 use crate::channels::notice::Notice;
 use crate::command::SnapshotHeader;
+use crate::command::outcome::NotProposed;
 use crate::limits;
 use crate::storage::SnapshotEncoder;
 use crate::store::Frozen;
@@ -139,7 +140,7 @@ impl Front {
         }
         if !options.stale {
             let caught_up = self.catch_up(deadline).await;
-            caught_up.map_err(|why| self.not_proposed(RequestKind::Read, why))?;
+            caught_up.map_err(|why| self.not_backed_up(why))?;
         }
         // The turn is taken only now, so a backup that waits for a leader holds no turn.
         let turn = Arc::clone(turns).try_acquire_owned();
@@ -183,6 +184,21 @@ impl Front {
         );
         headers.insert(ESTIMATE, HeaderValue::from(estimate));
         reply
+    }
+}
+
+impl Front {
+    /// The refusal of a backup whose read was not confirmed. Without a majority, a stale backup is what is left.
+    fn not_backed_up(&self, why: NotProposed) -> Box<Reply> {
+        if !matches!(why, NotProposed::NoLeader | NotProposed::NoQuorum) {
+            return reply::not_proposed(RequestKind::Read, why);
+        }
+        let waiting = self.api.inbox.waiting().borrow().clone();
+        let waiting = waiting.map_or(String::new(), |waiting| format!("; {}", waiting.why));
+        let line = format!(
+            "{why}{waiting}; with --stale (consistency=stale), this member gives what it has"
+        );
+        reply::without_effect(RequestKind::Read, reply::code(why), line)
     }
 }
 

@@ -273,8 +273,8 @@ fn refused(why: Refusal, id: u64) -> Box<Reply> {
         Refusal::IdTaken(url) => reply::error(
             Code::IdTaken,
             format!(
-                "not changed: member {id} is at {url}; if it has moved, PUT its new URL to /-/members/{id}; a new member \
-                 needs an id of its own"
+                "not changed: member {id} is at {url}; a new member needs an id of its own: give another --id; only if \
+                 member {id} itself has moved, PUT its new URL to /-/members/{id}"
             ),
         ),
         Refusal::OtherIncarnation => reply::error(

@@ -82,7 +82,14 @@ impl Front {
     pub(super) fn not_proposed(&self, kind: RequestKind, why: NotProposed) -> Box<Reply> {
         match self.api.inbox.waiting().borrow().as_ref() {
             Some(waiting) if why == NotProposed::NoLeader => {
-                let why = format!("{why}; {}", waiting.why);
+                // A change of members is what people try when members are lost for good.
+                let lost = match kind {
+                    RequestKind::Change => {
+                        "; if a majority is lost for good: raftkvd backup --stale of this member, then raftkvd restore"
+                    }
+                    RequestKind::Read | RequestKind::Write => "",
+                };
+                let why = format!("{why}; {}{lost}", waiting.why);
                 reply::without_effect(kind, Code::NoLeader, why)
             }
             _ => reply::not_proposed(kind, why),

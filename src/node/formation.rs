@@ -41,6 +41,8 @@ pub(super) struct Formation {
     pub greeting: BTreeSet<u64>,
     /// By peer: why that peer, or this node, is not let in. Text for people.
     pub troubles: BTreeMap<u64, String>,
+    /// Peers whose cluster has formed without this node.
+    pub formed_without: BTreeSet<u64>,
     /// Answers of an empty node. Raft does not know of them.
     pub answers: Vec<Message>,
     /// Whether this joiner has logged that it waits to be added.
@@ -160,6 +162,7 @@ impl Node {
     /// A peer with this id answered where this node dialled it, and did not refuse this node.
     pub fn greeted(&mut self, id: u64, empty: bool) {
         self.formation.troubles.remove(&id);
+        self.formation.formed_without.remove(&id);
         if !self.is_empty() {
             if self.members.forming.contains_key(&id) {
                 self.formation.greeting.insert(id);
@@ -281,6 +284,19 @@ impl Node {
     fn why_empty(&self) -> String {
         let id = self.settings.id;
         let (first, url) = self.settings.list.first_key_value().expect("it has a list");
+        if let Some(by) = self.formation.formed_without.first() {
+            let own = self.settings.list.get(&id).unwrap_or(url);
+            return format!(
+                "forming: the cluster of member {by} has formed without this member; did you forget --join? Otherwise add this \
+                 member through any member: curl -X POST -d {own} http://MEMBER/-/members/{id}"
+            );
+        }
+        if *first == id {
+            return format!(
+                "forming: this data directory was first started with --join, and no cluster has let it in; to create a \
+                 cluster that starts with member {id}, stop it, and start it with a new --data-dir"
+            );
+        }
         let mut why = format!(
             "forming: member {id} waits for member {first} ({url}), which starts the cluster and adds it"
         );
@@ -332,8 +348,8 @@ impl Node {
         format!(
             "other life: member {by} of another cluster knows member {id} at this peer URL with another data directory, \
              so this directory was emptied or replaced, and started a cluster of its own; this member serves nothing \
-             while member {by} says so: stop this process, keep its directory aside, then DELETE /-/members/{id} at the \
-             other cluster, and start with --join"
+             while member {by} says so: first stop this process, then DELETE /-/members/{id} at the other cluster, and \
+             start with --join and a new --data-dir"
         )
     }
 
@@ -354,6 +370,10 @@ impl Node {
             .get(&by)
             .or(self.settings.list.get(&by));
         let at = at.map_or(String::new(), |url| format!(" ({url})"));
+        match reason {
+            Reason::NotAMember => self.formation.formed_without.insert(by),
+            _ => self.formation.formed_without.remove(&by),
+        };
         let trouble = match reason {
             Reason::WrongCluster { .. } | Reason::Awaited => {
                 format!(

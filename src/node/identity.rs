@@ -114,10 +114,25 @@ impl Node {
                 warn!(self.logger, "serving no clients: {}", closed.why);
             }
             Some(closed) => info!(self.logger, "serving no clients: {}", closed.why),
-            None if self.formation.closed_told.is_some() => info!(self.logger, "serving clients"),
-            None => {}
+            None => self.tell_open(),
         }
         self.formation.closed_told = closed;
+    }
+
+    /// Logs that clients are served again, if they were not.
+    fn tell_open(&self) {
+        match &self.formation.closed_told {
+            Some(told) if told.kind == ClosedKind::OtherLife => {
+                warn!(
+                    self.logger,
+                    "serving clients again, as a cluster of its own: no member of the other cluster says any more that it knows \
+                     member {} with another data directory; if that is wrong, stop this process",
+                    self.settings.id
+                );
+            }
+            Some(_) => info!(self.logger, "serving clients"),
+            None => {}
+        }
     }
 
     fn is_open(&self) -> bool {

@@ -165,8 +165,9 @@ fn refusal(dir: &Path, meta: &Meta, members: &Members, misfit: &Misfit) -> Strin
     };
     let _ = write!(
         line,
-        ", but {why}; to start this member, leave out --cluster; to create another cluster, choose another --data-dir, or, \
-         if this directory was only a try, start over: rm -r {tried}"
+        ", but {why}; to start this member, leave out --cluster; to add a member, start the new one with --id, --peer-url, \
+         --join and the URL at which clients reach a member; to create another cluster, choose another --data-dir, or, if \
+         this directory was only a try, start over: rm -r {tried}"
     );
     line
 }

@@ -132,6 +132,11 @@ fn wire(daemon: &Daemon, opened: Opened, peer_port: TcpListener) -> Result<Wired
     if !opened.first_start {
         list::tell_differences(config, &node, logger);
     }
+    if config.join_ignored {
+        info!(logger, "--join is ignored: the data directory belongs to a cluster already; to join another cluster, give a new \
+            --data-dir"; "dir" => %config.data_dir.display(), "member" => config.id,
+            "cluster" => format!("{:016x}", opened.meta.cluster()));
+    }
     parts.hosts.set(node.members());
     let files = OpenFiles {
         meta: opened.meta,

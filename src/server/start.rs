@@ -288,6 +288,7 @@ fn config_of(
         list_given: !asked.cluster.is_empty(),
         cluster: given.list,
         join: given.joins && may_join,
+        join_ignored: asked.join && !may_join,
         join_by: match may_join {
             true => given.join_by,
             false => Vec::new(),

@@ -117,7 +117,8 @@ impl DataDir {
             return Err(StorageError::WrongIdentity {
                 path: self.meta_path(),
                 why: format!(
-                    "the data directory belongs to member {}, this is member {member}",
+                    "the data directory belongs to member {0}, and this is member {member}; leave out --id {member} to start \
+                     member {0}, or give another --data-dir",
                     meta.member()
                 ),
             });
