@@ -147,11 +147,11 @@ pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 pub const LOG_RESERVE_SHARE: u64 = 16;
 /// Interval at which the log tries again to reserve its next segment, after an attempt that failed.
 pub const SPARE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// Pause before a snapshot that could not be written is tried again, in election timeouts. The pause doubles with each
-/// failure.
-pub const SNAPSHOT_RETRY_ELECTIONS: u64 = 10;
-/// Longest of these pauses.
-pub const SNAPSHOT_RETRY_ELECTIONS_MAX: u64 = 320;
+/// Pause before a snapshot that could not be written is tried again: so many times as long as the attempt took, and at
+/// least an election timeout.
+pub const SNAPSHOT_RETRY_PAUSES: u64 = 4;
+/// Longest of these pauses, in election timeouts.
+pub const SNAPSHOT_RETRY_ELECTIONS_MAX: u64 = 60;
 /// Commands and reads up to which the raft loop itself applies a batch, if the commit channel is empty.
 pub const LONE_APPLY_COMMANDS_MAX: usize = 16;
 /// Size up to which the raft loop itself writes a job that comes alone, in bytes.
@@ -382,6 +382,8 @@ pub const BODY_COPY_BYTES_MAX: usize = 4 << 10;
 /// this time than a sixteenth of its receive buffer: its kernel offers no window until then. That is 7 kB/s for a buffer
 /// of 6 MiB, to which Linux lets a buffer grow by default.
 pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Connections that the kernel keeps until they are accepted, if the system allows so many.
+pub const LISTEN_BACKLOG: i32 = 4_096;
 /// Bytes that the kernel takes for a client and has not sent yet, about.
 pub const UNSENT_BYTES_MAX: u32 = 64 << 10;
 /// Time for which the kernel of a watcher may be silent while it has to acknowledge bytes. With [`WATCH_ID_INTERVAL`] it is

@@ -11,7 +11,8 @@
 //! refused, and the connection is closed.
 //!
 //! Invariants:
-//! - No connection gives way while a request is under way on it, while its answer is being sent, or while it ends.
+//! - No connection gives way while a request is under way on it, while its answer is being sent, or, apart from those on
+//!   spare slots, while it ends.
 //! - A request costs a look at the clock and a few atomic operations on its own connection here, and takes no lock.
 //! - The time by which a holder is queued is not later than the time since which the holder waits. So a search can end
 //!   at the first holder for which both times are equal. The times by which holders are queued are corrected only during
@@ -98,14 +99,17 @@ impl Progress {
         self.state.load(Ordering::Relaxed) == WAITING
     }
 
-    /// Since when the connection waits for a request, if it does.
-    fn waits_since(&self) -> Option<u64> {
-        let waits = self.state.load(Ordering::Acquire) == WAITING;
+    /// Since when the connection waits for a request, if it does. With `even_ending`, a connection that ends counts as
+    /// waiting since its last request began.
+    fn waits_since(&self, even_ending: bool) -> Option<u64> {
+        let state = self.state.load(Ordering::Acquire);
+        let waits = state == WAITING || (even_ending && state == ENDING);
         waits.then(|| self.waits_since.load(Ordering::Relaxed))
     }
 
-    fn gives_way(&self) -> bool {
-        self.step(WAITING, GONE)
+    /// With `even_ending`, also a connection that ends gives way.
+    fn gives_way(&self, even_ending: bool) -> bool {
+        self.step(WAITING, GONE) || (even_ending && self.step(ENDING, GONE))
     }
 
     fn step(&self, from: u8, to: u8) -> bool {
@@ -144,6 +148,8 @@ struct Table {
     /// The holders of each address.
     addresses: HashMap<IpAddr, Queue>,
     next_serial: u64,
+    /// If no holder waits, a connection that ends gives way.
+    ending_gives_way: bool,
 }
 
 #[derive(Debug)]
@@ -167,9 +173,9 @@ struct Queue {
 
 impl Holder {
     /// Since when the holder waits, if it may give way.
-    fn waits_since(&self) -> Option<u64> {
+    fn waits_since(&self, even_ending: bool) -> Option<u64> {
         self.task.as_ref()?;
-        self.progress.waits_since()
+        self.progress.waits_since(even_ending)
     }
 }
 
@@ -191,6 +197,12 @@ impl Slots {
             table: Mutex::default(),
             freed: Arc::clone(freed),
         })
+    }
+
+    /// Lets a connection that ends give way, if no other can.
+    fn with_ending_ones(self: Arc<Slots>) -> Arc<Slots> {
+        self.table.lock().ending_gives_way = true;
+        self
     }
 
     /// Takes a slot, perhaps from a connection on which no request is under way.
@@ -257,10 +269,16 @@ impl Table {
         if !self.queue(of)?.may_search() {
             return None;
         }
-        while let Some(serial) = self.longest_waiting(of) {
-            // A request may have started on this connection meanwhile.
-            if self.holders.get(&serial)?.progress.gives_way() {
-                return self.leave(serial);
+        let rounds: &[bool] = match self.ending_gives_way {
+            true => &[false, true],
+            false => &[false],
+        };
+        for &even_ending in rounds {
+            while let Some(serial) = self.longest_waiting(of, even_ending) {
+                // A request may have started on this connection meanwhile.
+                if self.holders.get(&serial)?.progress.gives_way(even_ending) {
+                    return self.leave(serial);
+                }
             }
         }
         self.queue(of)?.all_busy_until = Some(Instant::now() + limits::SLOTS_SEARCH_PAUSE);
@@ -277,7 +295,7 @@ impl Table {
 
     /// Finds the holder that has waited for the longest time. Moves the holders that were busy since they were queued,
     /// and wait again, to their right places, so that the next search finds them there.
-    fn longest_waiting(&mut self, of: Option<IpAddr>) -> Option<u64> {
+    fn longest_waiting(&mut self, of: Option<IpAddr>, even_ending: bool) -> Option<u64> {
         let mut found: Option<(u64, u64)> = None;
         let mut misplaced = Vec::new();
         let queue = match of {
@@ -288,7 +306,7 @@ impl Table {
             if found.is_some_and(|(since, _)| since <= queued_by) {
                 break;
             }
-            let Some(since) = self.holders.get(&serial)?.waits_since() else {
+            let Some(since) = self.holders.get(&serial)?.waits_since(even_ending) else {
                 continue;
             };
             if since > queued_by {
@@ -403,7 +421,8 @@ impl ConnectionSlots {
         let freed = Arc::new(Notify::new());
         ConnectionSlots {
             slots: Slots::new(max, address_max, &freed),
-            spare: Slots::new(spare, spare, &freed),
+            // Every answer on a spare slot ends its connection. Clients that do not close it could take all of these slots.
+            spare: Slots::new(spare, spare, &freed).with_ending_ones(),
             freed,
         }
     }
@@ -538,6 +557,27 @@ mod tests {
         slot.progress().ends();
         slot.progress().flushed();
         assert_eq!(slots.enter(ip("10.0.0.1")).unwrap_err(), Full::Address);
+    }
+
+    #[tokio::test]
+    async fn a_spare_connection_that_ends_gives_way_after_those_that_wait() {
+        let connections = ConnectionSlots::new(1, 1, 2);
+        let (busy, _) = connections.enter(ip("10.0.0.1")).unwrap();
+        assert!(busy.progress().begin());
+        let [ending, silent] = [2, 3].map(|last| {
+            let (slot, _) = connections.enter(IpAddr::from([10, 0, 0, last])).unwrap();
+            slot
+        });
+        let _tasks = [&ending, &silent].map(running);
+        assert!(ending.progress().begin());
+        ending.progress().answered();
+        ending.progress().ends();
+        let (next, _) = connections.enter(ip("10.0.0.4")).unwrap();
+        assert!(next.evicted && !silent.progress().begin());
+        assert!(next.progress().begin());
+        let (last, _) = connections.enter(ip("10.0.0.5")).unwrap();
+        assert!(last.evicted && last.progress().begin());
+        assert!(connections.enter(ip("10.0.0.6")).is_none());
     }
 
     #[tokio::test]

@@ -166,7 +166,7 @@ impl Front {
                     texts: Arc::clone(&self.event_texts),
                     waiting: self.api.inbox.waiting(),
                     partial: None,
-                    rest: None,
+                    rest: Default::default(),
                     more: false,
                     _slot: slot,
                 })
@@ -253,8 +253,8 @@ struct Watcher {
     waiting: watch::Receiver<Option<Arc<Waiting>>>,
     /// An entry of which a part was sent: its index, and the number of the first change that was not sent.
     partial: Option<(u64, usize)>,
-    /// The end of the event that was sent last.
-    rest: Option<Bytes>,
+    /// What was not sent yet of a large event, and its end.
+    rest: [Bytes; 2],
     /// The previous piece held changes, so there may be more.
     more: bool,
     _slot: Slot,
@@ -266,13 +266,13 @@ impl Watcher {
             self.begun = true;
             return Some(self.tell_id("retry: 1000\n"));
         }
-        if let Some(rest) = self.rest.take() {
-            return Some(rest);
-        }
         if std::mem::take(&mut self.more) {
             // The watcher yields after each piece. Otherwise hyper would poll it for as long as the socket accepts
             // bytes, and other connections of this thread would wait.
             tokio::task::yield_now().await;
+        }
+        if let Some(piece) = self.rest_of_large() {
+            return Some(piece);
         }
         loop {
             if self.cut || *self.news.borrow_and_update() {
@@ -325,7 +325,10 @@ impl Watcher {
                         _ = self.news.wait_for(|stopping| *stopping) => return None,
                     };
                     match text {
-                        Ok(Ok(text)) => return Some(self.send_large(large, text)),
+                        Ok(Ok(text)) => {
+                            self.send_large(&large, text);
+                            return self.rest_of_large();
+                        }
                         Ok(Err(NoText::Stopping)) => return None,
                         // The next read finds that the entry is gone.
                         Ok(Err(NoText::Gone)) => self.go_back(large.index, large.number),
@@ -393,17 +396,25 @@ impl Watcher {
         self.partial = Some((index, number));
     }
 
-    fn send_large(&mut self, large: Large, text: Bytes) -> Bytes {
-        self.more = true;
+    fn send_large(&mut self, large: &Large, text: Bytes) {
         if !large.ends_entry {
             self.go_back(large.index, large.number + 1);
-            return text;
+            self.rest = [text, Bytes::new()];
+            return;
         }
         self.reader.go_to(large.after);
         self.told(Some(large.index));
         // The id goes before the empty line that ends the event.
-        self.rest = Some(id_line(large.index).into());
-        text.slice(..text.len() - 1)
+        let before = text.slice(..text.len() - 1);
+        self.rest = [before, id_line(large.index).into()];
+    }
+
+    /// The next piece of a large event. Its pieces are small, because many watchers may send the event at the same time.
+    fn rest_of_large(&mut self) -> Option<Bytes> {
+        let rest = self.rest.iter_mut().find(|rest| !rest.is_empty())?;
+        let bytes = rest.len().min(limits::WATCH_PIECE_BYTES);
+        self.more = true;
+        Some(rest.split_to(bytes))
     }
 
     /// What this member waits for, if it has had no leader for long.

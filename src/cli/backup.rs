@@ -28,6 +28,7 @@ use rustix::io::Errno;
 use serde_json::Value;
 use slog::{Logger, warn};
 use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
@@ -113,6 +114,10 @@ pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<Fetched, BackupE
     };
     match to {
         To::Stdout if io::stdout().is_terminal() => return Err(BackupError::Terminal),
+        To::Stdout if is_null(io::stdout())? => {
+            let closed = io::Error::other("it is closed, or /dev/null");
+            return Err(BackupError::Stdout(closed));
+        }
         To::File(Some(file)) if !file.is_dir() => check_absent(file)?,
         _ => {}
     }
@@ -160,6 +165,18 @@ pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<Fetched, BackupE
             is_on_stdout: true,
         },
     })
+}
+
+/// Whether the bytes would be lost. The standard library opens /dev/null in the place of a stdout that is closed.
+fn is_null(stdout: impl AsFd) -> Result<bool, BackupError> {
+    let found = rustix::fs::fstat(stdout).map_err(|error| BackupError::Stdout(error.into()))?;
+    Ok(
+        rustix::fs::FileType::from_raw_mode(found.st_mode).is_char_device()
+            && (
+                rustix::fs::major(found.st_rdev),
+                rustix::fs::minor(found.st_rdev),
+            ) == (1, 3),
+    )
 }
 
 /// Where the bytes go.

@@ -28,6 +28,8 @@ pub(super) struct SnapshotPolicy {
     pub log_bytes: u64,
     /// Size of the last snapshot's file.
     pub last_bytes: u64,
+    /// The tick at which the snapshot under way was asked for.
+    pub begun_at: u64,
     /// Snapshots that could not be written since the last success.
     pub failures: u32,
     /// The tick before which no snapshot is tried again.
@@ -41,6 +43,7 @@ impl SnapshotPolicy {
             taken: false,
             log_bytes: 0,
             last_bytes,
+            begun_at: 0,
             failures: 0,
             retry_at: 0,
         }
@@ -99,10 +102,13 @@ impl Node {
     pub fn snapshot_failed(&mut self) {
         let policy = &mut self.snapshots;
         policy.under_way = false;
-        let doubled = limits::SNAPSHOT_RETRY_ELECTIONS << policy.failures.min(16);
-        let pause = doubled.min(limits::SNAPSHOT_RETRY_ELECTIONS_MAX);
         policy.failures += 1;
-        policy.retry_at = self.now + pause * self.settings.election_ticks as u64;
+        // On a full disk, the log grows until a snapshot is written. Once there is room, a snapshot has to come soon, or
+        // the log takes that room too.
+        let election = self.settings.election_ticks as u64;
+        let pause = limits::SNAPSHOT_RETRY_PAUSES * (self.now - policy.begun_at);
+        let pause = pause.clamp(election, limits::SNAPSHOT_RETRY_ELECTIONS_MAX * election);
+        policy.retry_at = self.now + pause;
     }
 
     /// The transfer of a snapshot has ended.
@@ -196,6 +202,7 @@ impl Node {
         }
         self.snapshots.log_bytes = 0;
         self.snapshots.under_way = true;
+        self.snapshots.begun_at = self.now;
         let meta = self.snapshot_meta();
         output.commits.push(Commit::Snapshot(Box::new(meta)));
     }

@@ -3,6 +3,7 @@
 use super::failure::Failure;
 use super::port::{Port, needs_a_person};
 use super::start_wait::{NotStarted, StartWait};
+use crate::limits;
 use std::net::{SocketAddr, TcpListener};
 
 /// Binds a port. Waits if the port is in use or the address does not exist: the process before may still be about to end,
@@ -17,6 +18,8 @@ pub(super) fn listen(
         let listener = TcpListener::bind(address);
         let listener = listener.and_then(|listener| {
             listener.set_nonblocking(true)?;
+            // The standard library asks for 128. A burst of connections beyond that delays others by a second.
+            rustix::net::listen(&listener, limits::LISTEN_BACKLOG)?;
             Ok(listener)
         });
         std::future::ready(listener)

@@ -663,6 +663,10 @@ fn a_backup_goes_through_a_pipe_with_its_summary_on_stderr() {
     let inspected = operate(directory.path(), &["inspect", text(&path)]);
     assert_eq!(inspected.code, Some(4), "{inspected:?}");
 
+    // The standard library makes /dev/null of a stdout that is closed.
+    let null = OpenOptions::new().write(true).open("/dev/null");
+    let (code, stderr) = to_stdout(&client_url(&cluster, 1), null.expect("open /dev/null"));
+    assert_eq!(code, Some(1), "{stderr}");
     let full = OpenOptions::new().write(true).open("/dev/full");
     let (code, stderr) = to_stdout(&client_url(&cluster, 1), full.expect("open /dev/full"));
     assert_eq!(code, Some(1), "{stderr}");

@@ -287,13 +287,16 @@ fn a_snapshot_that_could_not_be_written_is_tried_again_after_a_pause() {
     cluster.write(leader, "a");
     let taken = cluster.log(leader).snapshot_index();
     assert!(taken > 1, "a snapshot is taken after every write");
-    let node = cluster.node(leader);
-    node.snapshot_failed();
-    node.snapshot_failed();
+    let election = cluster.node(leader).settings.election_ticks;
+    // The attempt took five election timeouts.
+    let begun = cluster.see(leader).now;
+    cluster.node(leader).snapshots.begun_at = begun;
+    cluster.tick(5 * election);
+    cluster.node(leader).snapshot_failed();
     cluster.write(leader, "b");
-    cluster.tick(100);
+    cluster.tick(19 * election);
     assert_eq!(cluster.log(leader).snapshot_index(), taken);
-    cluster.tick(200);
+    cluster.tick(2 * election);
     assert!(cluster.log(leader).snapshot_index() > taken);
     assert_eq!(cluster.see(leader).snapshots.failures, 0);
 }
