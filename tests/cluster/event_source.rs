@@ -14,7 +14,7 @@ use std::time::Duration;
 pub struct Watch {
     pub connection: Connection,
     /// What came and was not taken yet.
-    text: String,
+    text: Vec<u8>,
     /// The last id that came.
     pub id: u64,
 }
@@ -71,7 +71,7 @@ impl Watch {
         }
         let mut watch = Watch {
             connection,
-            text: String::new(),
+            text: Vec::new(),
             id: 0,
         };
         let first = watch.block().map_err(NotBegun::Broken)?;
@@ -83,15 +83,22 @@ impl Watch {
 
     /// The next block, or `None` when the response has ended as it should.
     pub fn block(&mut self) -> io::Result<Option<Block>> {
+        // A large event comes in many pieces, and one may end within a character.
+        let mut searched = 0;
         let text = loop {
-            if let Some(end) = self.text.find("\n\n") {
-                let rest = self.text.split_off(end + 2);
-                break std::mem::replace(&mut self.text, rest);
+            let end = self.text[searched..]
+                .windows(2)
+                .position(|two| two == b"\n\n");
+            if let Some(end) = end {
+                let rest = self.text.split_off(searched + end + 2);
+                let text = std::mem::replace(&mut self.text, rest);
+                break String::from_utf8(text).expect("events are text");
             }
+            searched = self.text.len().saturating_sub(1);
             match self.connection.chunk()? {
-                Some(chunk) => self.text += std::str::from_utf8(&chunk).expect("events are text"),
+                Some(chunk) => self.text.extend_from_slice(&chunk),
                 None => {
-                    assert_eq!(self.text, "", "half an event");
+                    assert_eq!(self.text, b"", "half an event");
                     return Ok(None);
                 }
             }
