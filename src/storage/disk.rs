@@ -401,6 +401,15 @@ impl Disk for RealDisk {
     }
 }
 
+/// Whether the file system has not even the free bytes by which a file becomes longer. An attempt to reserve them that
+/// fails halfway would take all free blocks for a moment, and other writers would find none.
+///
+/// A file that has its length already is not judged by its blocks. A file system that can't reserve blocks, or that
+/// compresses, counts fewer of them, and the file can be used all the same.
+fn lacks_room(held: u64, reserved: u64, len: u64, free: impl FnOnce() -> Option<u64>) -> bool {
+    held < len && free().is_some_and(|free| free < len.saturating_sub(reserved))
+}
+
 struct RealDirectory(RealFile);
 
 impl DiskDirectory for RealDirectory {
@@ -441,11 +450,11 @@ impl DiskFile for RealFile {
             // XFS may refuse to reserve blocks of a file again when the disk is full.
             return Ok(());
         }
-        // An attempt that fails halfway would take all free blocks for a moment, and other writers would find none.
-        if let Ok(free) = fstatvfs(&self.file)
-            && free.f_blocks > 0
-            && free.f_bavail.saturating_mul(free.f_frsize) < len.saturating_sub(reserved)
-        {
+        let free = || match fstatvfs(&self.file) {
+            Ok(free) if free.f_blocks > 0 => Some(free.f_bavail.saturating_mul(free.f_frsize)),
+            _ => None,
+        };
+        if lacks_room(file.len(), reserved, len, free) {
             return self.wrap("allocate", Err(Errno::NOSPC));
         }
         // Retrying after a signal is safe: a call that was interrupted can only have reserved blocks that the next call
@@ -612,6 +621,20 @@ mod tests {
         make_private(&file).unwrap();
         let missing = RealDisk.set_mode(Path::new("/proc/no/such/file"), FILE_MODE);
         assert!(!missing.unwrap_err().refuses_mode());
+    }
+
+    #[test]
+    fn only_a_file_that_becomes_longer_needs_free_blocks() {
+        let short = |held, reserved, free| lacks_room(held, reserved, 1000, || free);
+        // A new file, and one whose start is reserved.
+        assert!(short(0, 0, Some(999)) && !short(0, 0, Some(1000)));
+        assert!(short(400, 400, Some(599)) && !short(400, 400, Some(600)));
+        assert!(
+            !short(0, 0, None),
+            "the file system does not say what is free"
+        );
+        // A segment on a file system that reserves no blocks, or that compresses.
+        assert!(!short(1000, 0, Some(0)) && !short(1000, 300, Some(500)));
     }
 
     #[test]
