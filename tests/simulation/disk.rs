@@ -255,11 +255,17 @@ struct State {
     journal: Option<Vec<(Operation, PathBuf)>>,
     faults: BTreeMap<u64, Fault>,
     armed: Option<(Operation, Fault)>,
+    /// Each operation of this kind meets the fault.
+    lasting: Option<(Operation, Fault)>,
     crashed: bool,
+    /// Operations that met a fault.
+    failures: u64,
     /// Bytes that all files together may have.
     capacity: Option<u64>,
     /// No file and no directory can be opened.
     lacks_descriptors: bool,
+    /// No file can be read or looked at.
+    lacks_memory: bool,
     /// What a sync takes.
     sync_micros: u64,
 }
@@ -326,9 +332,12 @@ impl FakeDisk {
                 journal: None,
                 faults: BTreeMap::new(),
                 armed: None,
+                lasting: None,
                 crashed: false,
+                failures: 0,
                 capacity: None,
                 lacks_descriptors: false,
+                lacks_memory: false,
                 sync_micros: 0,
             })),
         }
@@ -344,11 +353,17 @@ impl FakeDisk {
         self.state().armed = Some((operation, fault));
     }
 
+    /// Lets each operation of this kind meet a fault, until [`FakeDisk::clear_faults`].
+    pub fn inject_lasting(&self, operation: Operation, fault: Fault) {
+        self.state().lasting = Some((operation, fault));
+    }
+
     /// No fault that was injected comes any more.
     pub fn clear_faults(&self) {
         let mut state = self.state();
         state.faults.clear();
         state.armed = None;
+        state.lasting = None;
     }
 
     /// Only so many bytes are free from now on; `None`: any number.
@@ -362,6 +377,11 @@ impl FakeDisk {
         self.state().lacks_descriptors = lacks;
     }
 
+    /// Whether the kernel has no memory to read open files from now on.
+    pub fn set_lacks_memory(&self, lacks: bool) {
+        self.state().lacks_memory = lacks;
+    }
+
     /// From now on a sync takes so long. Nobody waits for it: [`BUSY`] grows.
     pub fn set_sync_micros(&self, micros: u64) {
         self.state().sync_micros = micros;
@@ -370,6 +390,11 @@ impl FakeDisk {
     /// Operations so far.
     pub fn operations(&self) -> u64 {
         self.state().operations
+    }
+
+    /// How many operations have met a fault that was injected.
+    pub fn failures(&self) -> u64 {
+        self.state().failures
     }
 
     /// Whether a crash that was injected has come.
@@ -529,6 +554,19 @@ impl FakeDisk {
         }
     }
 
+    /// The state, for an operation on an open file that needs memory.
+    fn reading_state(
+        &self,
+        action: &'static str,
+        path: &Path,
+    ) -> Result<MutexGuard<'_, State>, DiskError> {
+        let state = self.read_state(action, path)?;
+        match state.lacks_memory {
+            true => Err(DiskError::new(action, path, errno(ENOMEM))),
+            false => Ok(state),
+        }
+    }
+
     /// Counts an operation and lets it meet its fault. `full` does it; `partial` does what may be done of one that
     /// fails. An operation that has no effect without a fault either, as the file system refuses it, is an error of
     /// `full`.
@@ -550,7 +588,10 @@ impl FakeDisk {
         }
         let fault = state.faults.get(&state.operations).copied();
         let armed = state.armed.take_if(|(armed, _)| *armed == operation);
-        match fault.or(armed.map(|(_, fault)| fault)) {
+        let lasting = state.lasting.filter(|(kind, _)| *kind == operation);
+        let fault = fault.or(armed.or(lasting).map(|(_, fault)| fault));
+        state.failures += u64::from(fault.is_some());
+        match fault {
             None => full(&mut state).map_err(|e| DiskError::new(operation.verb(), path, e)),
             Some(Fault::CrashBefore) => {
                 state.crashed = true;
@@ -584,6 +625,7 @@ impl FakeDisk {
 
 const ENOENT: i32 = 2;
 const EIO: i32 = 5;
+const ENOMEM: i32 = 12;
 const EMFILE: i32 = 24;
 const ENOSPC: i32 = 28;
 
@@ -807,7 +849,7 @@ impl FakeFile {
 
 impl DiskFile for FakeFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, DiskError> {
-        let state = self.disk.read_state("read", &self.path)?;
+        let state = self.disk.reading_state("read", &self.path)?;
         let bytes = &state.contents[&self.content].now;
         let from = (offset as usize).min(bytes.len());
         let count = buffer.len().min(bytes.len() - from);
@@ -884,7 +926,7 @@ impl DiskFile for FakeFile {
     }
 
     fn len(&self) -> Result<u64, DiskError> {
-        let state = self.disk.read_state("stat", &self.path)?;
+        let state = self.disk.reading_state("stat", &self.path)?;
         Ok(state.contents[&self.content].now.len() as u64)
     }
 }

@@ -61,8 +61,6 @@ impl Snapshots {
     ) -> Result<(SnapshotHeader, u64), StorageError> {
         let path = self.path(index, term);
         let file = self.open_file(&path)?;
-        // An open file stays readable after its deletion. Older snapshots will never be loaded after this one.
-        self.unloaded.lock().retain(|(other, _)| *other > index);
         let mut reader = SnapshotReader::new(&*file, &path)?;
         let header = reader.header()?;
         if (header.index, header.term) != (index, term) {
@@ -107,6 +105,9 @@ impl Snapshots {
                 )
             })
         })?;
+        // Only now: a load that fails for want of memory is tried again, and needs the file. Older snapshots will never
+        // be loaded after this one.
+        self.unloaded.lock().retain(|(other, _)| *other > index);
         Ok((header, bytes))
     }
 
