@@ -250,25 +250,78 @@ fn a_file_that_can_not_be_deleted_keeps_the_newer_segments_and_is_tried_again() 
     assert!(kept > 4, "{kept}");
 }
 
-#[test]
-fn later_files_wait_behind_those_that_can_not_be_deleted() {
+/// Two purges, each of several segments, that wait behind each other since the first one meets a fault. `stopped` is an
+/// operation of the last attempt, which deletes all, at which the machine stops. Returns the disk, and the segments that
+/// the last attempt has deleted, in their order.
+fn delayed_removals(failed: usize, stopped: Option<u64>) -> (FakeDisk, Vec<PathBuf>) {
     let (disk, mut opened) = with_superfluous_files();
     let first = opened.wal.purge(20).unwrap();
     let second = opened.wal.purge(u64::MAX).unwrap();
-    assert!(!first.is_empty() && !second.is_empty());
-    let (sender, purges) = std::sync::mpsc::channel();
-    let mut remover = Remover::new(purges, Counter::default(), &logger());
-    let all = segments(&disk);
-    for purge in [first, second] {
+    let (sender, received) = std::sync::mpsc::channel();
+    let mut remover = Remover::new(received, Counter::default(), &logger());
+    let mut left = segments(&disk);
+    let is_removal = |(operation, path): &(Operation, PathBuf)| {
+        *operation == Operation::Remove && path.extension().is_some_and(|e| e == "wal")
+    };
+    let superfluous_snapshots = files(&disk, "snap").len() as u64 - 2;
+    let purges = [(first, superfluous_snapshots, failed), (second, 0, 0)];
+    for (purge, snapshots, failed) in purges {
         sender.send(purge).unwrap();
-        disk.clear_faults();
-        disk.inject(disk.operations() + 2, Fault::Full);
+        // A segment is removed and then the directory synced, so the removals are two operations apart.
+        disk.inject(
+            disk.operations() + snapshots + 2 * failed as u64 + 1,
+            Fault::Full,
+        );
         remover.remove_waiting(|_| ()).unwrap();
-        assert!(all.ends_with(&segments(&disk)));
+        left.drain(..failed);
+        assert_eq!(segments(&disk), left);
+        for seed in 0..8 {
+            let found = start(&disk.after_power_loss(seed), SMALL).unwrap();
+            assert_eq!(found.recovered.snapshot.unwrap().index, 50);
+        }
     }
     disk.clear_faults();
-    remover.remove_waiting(|_| ()).unwrap();
-    assert_eq!(files(&disk, "snap").len(), 2);
-    let found = start(&disk.after_power_loss(1), SMALL).unwrap();
-    assert_eq!(found.recovered.snapshot.unwrap().index, 50);
+    disk.keep_journal();
+    if let Some(stopped) = stopped {
+        disk.inject(disk.operations() + stopped, Fault::CrashAfter);
+    }
+    let removed = remover.remove_waiting(|_| ());
+    assert!(removed.is_ok() || disk.crashed(), "{removed:?}");
+    let journal = disk.journal().into_iter();
+    let removals = journal.filter(is_removal).map(|(_, path)| path);
+    (disk, removals.collect())
+}
+
+#[test]
+fn later_files_wait_behind_those_that_can_not_be_deleted() {
+    let (disk, mut opened) = with_superfluous_files();
+    let all = segments(&disk);
+    let first = opened.wal.purge(20).unwrap();
+    first.remove_at_once().unwrap();
+    let behind = segments(&disk);
+    let in_first = all.len() - behind.len();
+    opened
+        .wal
+        .purge(u64::MAX)
+        .unwrap()
+        .remove_at_once()
+        .unwrap();
+    let expected = segments(&disk);
+    assert!(in_first > 1 && behind.len() > expected.len() + 1);
+    for failed in 0..in_first {
+        let (disk, removals) = delayed_removals(failed, None);
+        assert_eq!(removals, all[failed..all.len() - expected.len()]);
+        assert_eq!(segments(&disk), expected);
+        assert_eq!(files(&disk, "snap").len(), 2);
+        for stopped in 1.. {
+            let (disk, _) = delayed_removals(failed, Some(stopped));
+            if !disk.crashed() {
+                break;
+            }
+            for seed in 0..8 {
+                let found = start(&disk.after_power_loss(seed), SMALL).unwrap();
+                assert_eq!(found.recovered.snapshot.unwrap().index, 50);
+            }
+        }
+    }
 }
