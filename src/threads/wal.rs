@@ -288,43 +288,46 @@ impl Jobs {
         }
         let mut wal = self.shared.wal.lock();
         let work = wal.wants_spare();
+        let news = wal.take_news();
         if work.is_none() {
             *self.shared.room.lock() = wal.room();
             self.asks_again.set(None);
         }
+        drop(wal);
+        self.log(news);
         work
     }
 
     /// The second half of [`Jobs::keep_spare`].
     pub fn took_spare(&self, done: SpareDone) {
         let mut wal = self.shared.wal.lock();
-        let news = wal.took_spare(done);
+        wal.took_spare(done);
+        let news = wal.take_news();
         *self.shared.room.lock() = wal.room();
         let is_short = wal.is_short();
         drop(wal);
         let again = (self.shared.clock)() + limits::SPARE_RETRY_INTERVAL;
         self.asks_again.set(is_short.then_some(again));
-        if let Some(news) = news {
-            self.log(&news);
-        }
+        self.log(news);
     }
 
-    fn log(&self, news: &SpareNews) {
+    fn log(&self, news: Option<SpareNews>) {
         let logger = &self.shared.logger;
         match news {
-            SpareNews::Denied(error) if error.is_full() => {
+            None => {}
+            Some(SpareNews::Denied(error)) if error.is_full() => {
                 warn!(logger, "the disk has no room for the next segment of the log: writes are refused when the current segment \
                     is full; make room"; "error" => %error);
             }
-            SpareNews::Denied(error) => {
+            Some(SpareNews::Denied(error)) => {
                 warn!(logger, "can't make the next segment of the log: writes are refused when the current segment is full; check \
                     the disk and the permissions"; "error" => %error);
             }
-            SpareNews::Delayed(error) => {
+            Some(SpareNews::Delayed(error)) => {
                 warn!(logger, "can't make the next segment of the log yet: writes wait when the current segment is full; this member \
                     tries again every second"; "error" => %error);
             }
-            SpareNews::Made => info!(logger, "the log has its next segment again"),
+            Some(SpareNews::Made) => info!(logger, "the log has its next segment again"),
         }
     }
 
@@ -354,12 +357,15 @@ impl Jobs {
         let count = match wal.make_room(bytes(count))? {
             true => count,
             // The jobs before an entry that is larger than a segment may fit.
-            false if wal.make_room(bytes(1))? => 1,
+            false if count > 1 && wal.make_room(bytes(1))? => 1,
             false => {
                 *self.shared.room.lock() = wal.room();
                 let again = (self.shared.clock)() + limits::SPARE_RETRY_INTERVAL;
                 self.asks_again.set(self.asks_again.get().or(Some(again)));
                 self.is_stuck.set(true);
+                let news = wal.take_news();
+                drop(wal);
+                self.log(news);
                 return Ok(Step::NoRoom);
             }
         };
@@ -378,6 +384,9 @@ impl Jobs {
             durable.messages.extend(job.messages);
         }
         self.shared.save(&mut wal, &saves)?;
+        let news = wal.take_news();
+        drop(wal);
+        self.log(news);
         Ok(Step::Durable(durable))
     }
 

@@ -6,6 +6,7 @@ mod crash_points;
 mod damage;
 mod marks;
 mod meta;
+mod next_segment;
 mod observed_disk;
 mod read_back;
 mod removals;

@@ -13,6 +13,7 @@
 //!   is safe because nothing relies on a durable commit index: after a crash raft learns it again from the leader or,
 //!   as the leader, from a majority. Committed entries are durable on a majority in any case.
 
+mod lack;
 mod options;
 mod purge;
 pub mod read_back;
@@ -22,10 +23,11 @@ mod rotate;
 pub mod segment;
 mod state;
 
+pub use lack::SpareNews;
 pub use options::WalOptions;
 pub use purge::{Purge, PurgeError};
 pub use room::{LogRoom, NextSegment, entry_log_bytes};
-pub use rotate::{SpareDone, SpareNews, SpareWork};
+pub use rotate::{SpareDone, SpareWork};
 pub(super) use state::WalState;
 
 use super::data_dir::DataDir;
@@ -35,10 +37,10 @@ use super::snapshot::Snapshots;
 use super::state::{Mark, Save};
 use crate::metrics;
 use crate::mutants::{Mutant, is_planted};
+use lack::Attempts;
 use raft::eraftpb::HardState;
 use read_back::{BatchIndex, BatchPlace, Effect, ReadBack, SharedBatchIndex};
 use record::Batch;
-use rotate::Lack;
 use rustix::io::Errno;
 use segment::{Header, Name, Naming, SegmentWriter, Spare};
 use std::collections::VecDeque;
@@ -81,8 +83,8 @@ pub struct Wal {
     spare: Option<Spare>,
     /// The length that the spare has to have: that of a segment, or more while a larger save waits.
     spare_bytes: u64,
-    /// How the last attempt to make a spare has failed.
-    lack: Lack,
+    /// What keeps the log from its next segment.
+    attempts: Attempts,
     /// The sum of [`Save::log_bytes`] of all saves.
     spent: u64,
     batch: Batch,
@@ -167,7 +169,7 @@ impl Wal {
             segment: segments.newest,
             spare: segments.spare,
             spare_bytes: options.segment_bytes,
-            lack: Lack::Nothing,
+            attempts: Attempts::default(),
             spent: 0,
             batch,
             effect: Effect::default(),

@@ -1,5 +1,6 @@
 //! Keeps a segment aside, and continues the log in it when the current segment is full.
 
+use super::lack::{Lack, SpareNews, Step};
 use super::room::{LogRoom, NextSegment, reserve};
 use super::segment::{FIRST_BYTES_MAX, Header, Name, Naming, Spare};
 use super::{Wal, encode_state};
@@ -22,38 +23,6 @@ pub struct SpareWork {
 pub struct SpareDone {
     spare: Option<Spare>,
     error: Option<DiskError>,
-}
-
-/// Whether and how the last attempt to make a spare has failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lack {
-    /// It has not failed.
-    Nothing,
-    /// The disk is full, or the disk fails. Clients get a definite answer, and another member can lead.
-    Denied,
-    /// A shortage of something that comes back without an operator, such as file descriptors. The log waits, as for a
-    /// segment that is being made.
-    Delayed,
-}
-
-impl Lack {
-    fn of(error: &DiskError) -> Lack {
-        match error.is_shortage() && !error.is_full() {
-            true => Lack::Delayed,
-            false => Lack::Denied,
-        }
-    }
-}
-
-/// The result of the last attempt to make a spare, if the attempt before had another result.
-#[derive(Debug)]
-pub enum SpareNews {
-    /// The disk denies the log its next segment.
-    Denied(DiskError),
-    /// A shortage other than that of room delays the next segment.
-    Delayed(DiskError),
-    /// The log has its next segment again.
-    Made,
 }
 
 impl SpareWork {
@@ -90,7 +59,7 @@ impl Wal {
         let reserve = reserve(self.options.segment_bytes);
         LogRoom {
             end: self.spent + most.saturating_sub(reserve),
-            next: match (self.lack, self.lacks_spare()) {
+            next: match (self.attempts.lack(), self.lacks_spare()) {
                 (Lack::Denied, _) => NextSegment::Denied,
                 (Lack::Delayed, _) | (Lack::Nothing, true) => NextSegment::Awaited,
                 (Lack::Nothing, false) => NextSegment::Kept,
@@ -140,9 +109,9 @@ impl Wal {
         Ok(false)
     }
 
-    /// Whether the last attempt to make a spare has failed. The next attempt needs a pause.
+    /// Whether the last attempt to get the next segment has failed. The next attempt needs a pause.
     pub fn is_short(&self) -> bool {
-        self.lack != Lack::Nothing
+        self.attempts.lack() != Lack::Nothing
     }
 
     /// Whether no segment is kept aside, or the segment is too short.
@@ -155,7 +124,7 @@ impl Wal {
     pub fn wants_spare(&mut self) -> Option<SpareWork> {
         if !self.lacks_spare() {
             // There may be room now for the name of the spare, or no save waits any more for a longer spare.
-            self.lack = Lack::Nothing;
+            self.note(Step::Reserve, None);
         }
         (self.lacks_spare() && !self.failed).then(|| SpareWork {
             disk: self.disk.clone(),
@@ -166,19 +135,19 @@ impl Wal {
     }
 
     /// Takes the result of the work.
-    pub fn took_spare(&mut self, done: SpareDone) -> Option<SpareNews> {
+    pub fn took_spare(&mut self, done: SpareDone) {
         self.spare = done.spare;
-        let lack = done.error.as_ref().map_or(Lack::Nothing, Lack::of);
-        let had_this_lack = std::mem::replace(&mut self.lack, lack) == lack;
-        let error = done.error.inspect(|_| {
-            self.metrics.spares_failed.inc();
-        });
-        let news = match (error, lack) {
-            (Some(error), Lack::Delayed) => SpareNews::Delayed(error),
-            (Some(error), _) => SpareNews::Denied(error),
-            (None, _) => SpareNews::Made,
-        };
-        (!had_this_lack).then_some(news)
+        self.note(Step::Reserve, done.error);
+    }
+
+    /// What has to be logged about the next segment. To be called after [`Wal::make_room`], [`Wal::wants_spare`] and
+    /// [`Wal::took_spare`].
+    pub fn take_news(&mut self) -> Option<SpareNews> {
+        self.attempts.take_news()
+    }
+
+    fn note(&mut self, step: Step, error: Option<DiskError>) {
+        self.attempts.note(step, error, &self.metrics.spares_failed);
     }
 
     /// Continues the log in the spare, which starts with the durable state. Returns false, with the log as before, in
@@ -202,7 +171,7 @@ impl Wal {
         let begun = match spare.begin(header, &mut first) {
             Ok(begun) => begun,
             Err(error) if error.is_shortage() => {
-                self.lack = Lack::of(&error);
+                self.note(Step::Continue, Some(error));
                 return Ok(false);
             }
             Err(error) => return Err(error),
@@ -211,12 +180,13 @@ impl Wal {
             Naming::Named(segment) => segment,
             Naming::NoRoom(spare, error) => {
                 self.spare = Some(spare);
-                self.lack = Lack::of(&error);
+                self.note(Step::Continue, Some(error));
                 return Ok(false);
             }
         };
         self.index.lock().begin(header.name, self.segment.end());
         self.older.push_back(before);
+        self.note(Step::Continue, None);
         Ok(true)
     }
 }
