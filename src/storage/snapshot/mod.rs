@@ -199,14 +199,17 @@ impl fmt::Debug for Snapshots {
 }
 
 /// Gives a synced file its final name. Durable on return; only then may a mark name the file.
+///
+/// The directory is opened before the rename: without a file descriptor, no complete file stays that counts as failed.
 fn publish(mut temporary: Temporary, dir: &Path, index: u64, term: u64) -> Result<(), DiskError> {
     let disk = temporary.disk.clone();
+    let directory = disk.open_dir(dir)?;
     disk.rename(&temporary.path, &dir.join(file_name(index, term)))?;
     temporary.keep = true;
     if is_planted(Mutant::DirectoryNotSynced) {
         return Ok(());
     }
-    disk.sync_dir(dir)
+    directory.sync()
 }
 
 fn block_crc(seed: u32, block: &[u8]) -> u32 {
