@@ -62,6 +62,7 @@ mod format;
 pub mod inspect;
 mod known;
 mod later_entries;
+mod leftovers;
 pub mod log_index;
 pub mod meta;
 mod open;

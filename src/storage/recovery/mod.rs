@@ -19,9 +19,10 @@ mod scan;
 pub(super) use log::change_of_members;
 
 use super::data_dir::DataDir;
-use super::disk::{Disk, DiskError};
+use super::disk::Disk;
 use super::error::StorageError;
 use super::later_entries::LaterEntries;
+use super::leftovers::Leftovers;
 use super::log_index::entry_bytes;
 use super::meta::Meta;
 use super::snapshot::Snapshots;
@@ -76,10 +77,11 @@ pub(super) fn recover(
     let chosen = choose_snapshot(snapshots, meta, &scan, load, logger)?;
     let recovered = judge(&mut scan, &chosen)?;
 
+    let mut leftovers = Leftovers::on(&**disk);
     for name in disk.list(&wal_dir)? {
         // An earlier version was interrupted when it created this segment.
         if name.ends_with(segment::TEMPORARY) && name != segment::SPARE {
-            kept_if_short(disk.remove(&wal_dir.join(name)), logger)?;
+            leftovers.remove(&wal_dir.join(name));
         }
     }
     if scan.torn_tail {
@@ -88,10 +90,10 @@ pub(super) fn recover(
         if let Some(full) = scan.last.cut_tail(&**disk, &wal_dir)? {
             warn!(logger, "the torn end of the WAL was cut off without a copy"; "error" => %full);
         }
-        drop_old_broken(&**disk, &wal_dir, logger)?;
+        drop_old_broken(&**disk, &wal_dir, &mut leftovers)?;
     }
     let writer = scan.last.into_writer()?;
-    let spare = Spare::find(&**disk, &wal_dir, options.segment_bytes)?;
+    let spare = Spare::find(&**disk, &wal_dir, options.segment_bytes, &mut leftovers)?;
     // Names that the previous process created may be only in the kernel's memory.
     disk.sync_dir(&wal_dir)?;
 
@@ -108,8 +110,9 @@ pub(super) fn recover(
     for (index, term) in &chosen.damaged {
         set_aside(&**disk, &snapshots.path(*index, *term))?;
     }
-    drop_old_broken(&**disk, &dir.snap_path(), logger)?;
-    kept_if_short(snapshots.delete_leftovers(&keep), logger)?;
+    drop_old_broken(&**disk, &dir.snap_path(), &mut leftovers)?;
+    snapshots.delete_leftovers(&keep, &mut leftovers)?;
+    leftovers.report(logger);
     disk.sync_dir(&dir.snap_path())?;
 
     let bytes: u64 = recovered.entries.iter().map(entry_bytes).sum();
@@ -272,25 +275,17 @@ fn set_aside(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
 }
 
 /// Deletes the oldest `.broken` files of a directory, since each crash may leave another. Names sort by age.
-fn drop_old_broken(disk: &dyn Disk, dir: &Path, logger: &Logger) -> Result<(), StorageError> {
+fn drop_old_broken(
+    disk: &dyn Disk,
+    dir: &Path,
+    leftovers: &mut Leftovers<'_>,
+) -> Result<(), StorageError> {
     let names = disk.list(dir)?.into_iter();
     let mut broken: Vec<String> = names.filter(|name| name.ends_with(".broken")).collect();
     broken.sort();
     let superfluous = broken.len().saturating_sub(limits::BROKEN_FILES_KEPT);
     for name in &broken[..superfluous] {
-        kept_if_short(disk.remove(&dir.join(name)), logger)?;
+        leftovers.remove(&dir.join(name));
     }
     Ok(())
-}
-
-/// A file that is no longer needed disturbs nothing, and stays until the next start if there is a shortage. On a file
-/// system that copies on write, a removal needs room.
-fn kept_if_short(removed: Result<(), DiskError>, logger: &Logger) -> Result<(), DiskError> {
-    match removed {
-        Err(error) if error.is_shortage() => {
-            warn!(logger, "can't delete a file that is no longer needed; the next start tries again"; "error" => %error);
-            Ok(())
-        }
-        removed => removed,
-    }
 }

@@ -46,6 +46,7 @@ use super::data_dir::DataDir;
 use super::disk::{Disk, DiskError, DiskFile};
 use super::error::StorageError;
 use super::format::parse_numbers;
+use super::leftovers::Leftovers;
 use crate::limits;
 use crate::mutants::{Mutant, is_planted};
 use crate::numbers::{Index, Term};
@@ -163,14 +164,18 @@ impl Snapshots {
 
     /// Deletes temporary files, and the snapshots that are not in `keep`: they were written or received just before a
     /// crash, and no durable mark names them.
-    pub(super) fn delete_leftovers(&self, keep: &[(Index, Term)]) -> Result<(), DiskError> {
+    pub(super) fn delete_leftovers(
+        &self,
+        keep: &[(Index, Term)],
+        leftovers: &mut Leftovers<'_>,
+    ) -> Result<(), DiskError> {
         for name in self.disk.list(&self.dir)? {
             let leftover = match parse_file_name(&name) {
                 Some(found) => !keep.contains(&found),
                 None => name.ends_with(".tmp"),
             };
             if leftover {
-                self.disk.remove(&self.dir.join(name))?;
+                leftovers.remove(&self.dir.join(name));
             }
         }
         Ok(())

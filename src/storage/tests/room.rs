@@ -1,6 +1,7 @@
 //! A full disk: what the log keeps aside, and what a start needs.
 
 use super::*;
+use crate::storage::leftovers::Leftovers;
 use crate::storage::wal::segment::{SPARE, Spare};
 use crate::storage::wal::{NextSegment, SpareNews};
 use std::os::unix::fs::MetadataExt as _;
@@ -129,7 +130,13 @@ fn a_copy_of_the_spare_without_blocks_gets_them_at_the_start() {
     let file = std::fs::File::create(&path).unwrap();
     file.set_len(LEN).unwrap();
     assert!(blocks(&path) < LEN);
-    let found = Spare::find(&RealDisk, temporary.path(), LEN).unwrap();
+    let found = Spare::find(
+        &RealDisk,
+        temporary.path(),
+        LEN,
+        &mut Leftovers::on(&RealDisk),
+    )
+    .unwrap();
     assert!(found.is_some_and(|spare| spare.bytes() == LEN));
     assert!(blocks(&path) >= LEN);
 }

@@ -52,34 +52,53 @@ fn without_descriptors_a_snapshot_from_the_leader_is_loaded_later() {
 }
 
 #[test]
-fn a_file_that_a_start_has_no_room_to_delete_stays_until_the_next_start() {
+fn a_snapshot_whose_load_is_tried_again_is_not_deleted_meanwhile() {
+    let leader = start(&FakeDisk::new(2), LARGE).unwrap();
     let disk = FakeDisk::new(1);
-    let mut opened = start(&disk, SMALL).unwrap();
-    opened.wal.save(&[append([entry(2, 1, vec![])])]).unwrap();
-    // A snapshot without a mark, one that was received in part, and a spare that is none.
-    write_snapshot(&opened, 2, 1).unwrap();
-    let mut sink = opened.snapshots.receive(1).unwrap();
-    sink.write(b"half a file").unwrap();
-    let work = opened.wal.wants_spare().unwrap();
-    opened.wal.took_spare(work.carry_out());
-    disk.tamper(&dir().join("wal/spare.wal.tmp"), |bytes| bytes[900] = 1);
-    let leftovers = |disk: &FakeDisk| files(disk, "snap").len() - 1 + unfinished(disk).len();
-    for at in 1.. {
-        let copy = disk.after_kill();
-        copy.keep_journal();
-        start(&copy, SMALL).unwrap();
-        let journal = copy.journal();
-        let removals = journal.iter().enumerate();
-        let mut removals = removals.filter(|(_, (operation, _))| *operation == Operation::Remove);
-        let Some((place, _)) = removals.nth(at - 1) else {
-            assert!(at > 3, "{at}");
-            break;
-        };
-        let copy = disk.after_kill();
-        copy.inject(place as u64 + 1, Fault::Full);
-        let found = start(&copy, SMALL).unwrap();
-        assert_eq!(found.recovered.snapshot.unwrap().index, 1);
-        start(&copy, SMALL).unwrap();
-        assert_eq!(leftovers(&copy), 0);
+    let opened = open_as(&disk, 4, Start::Empty, LARGE).unwrap();
+    let cluster = leader.meta.cluster();
+    write_snapshot(&leader, 30, 1).unwrap();
+    let mut source = leader.snapshots.open(30, 1).unwrap();
+    let mut bytes = vec![0; source.bytes as usize];
+    source.read(&mut bytes).unwrap();
+    let mut sink = opened.snapshots.receive(cluster).unwrap();
+    sink.write(&bytes).unwrap();
+    sink.finish(&snapshot_meta(30, 1)).unwrap();
+    let load = || opened.snapshots.load(30, 1, |_, _, _| (), |_, _| ());
+    disk.set_lacks_memory(true);
+    match load().unwrap_err() {
+        StorageError::Io(error) => assert!(error.is_shortage(), "{error}"),
+        error => panic!("{error}"),
     }
+    disk.set_lacks_memory(false);
+    // Newer snapshots are marked before the next attempt.
+    opened.snapshots.delete_below(90, |_| ()).unwrap();
+    let (header, _) = load().unwrap();
+    assert_eq!(header.index, 30);
+    opened.snapshots.delete_below(90, |_| ()).unwrap();
+    assert!(files(&disk, "snap").is_empty());
+}
+
+#[test]
+fn without_descriptors_no_snapshot_gets_its_name_and_counts_as_failed() {
+    let disk = FakeDisk::new(1);
+    let opened = start(&disk, LARGE).unwrap();
+    let mut source = opened.snapshots.open(1, 1).unwrap();
+    let mut bytes = vec![0; source.bytes as usize];
+    source.read(&mut bytes).unwrap();
+    let receive = || {
+        let mut sink = opened.snapshots.receive(opened.meta.cluster()).unwrap();
+        sink.write(&bytes).unwrap();
+        sink
+    };
+    let name = opened.snapshots.path(1, 1);
+    disk.remove(&name).unwrap();
+    let promised = opened.recovered.snapshot.as_ref().unwrap();
+    let sink = receive();
+    disk.set_lacks_descriptors(true);
+    assert!(matches!(sink.finish(promised), Err(ReceiveError::Disk(_))));
+    assert!(files(&disk, "snap").is_empty() && unfinished(&disk).is_empty());
+    disk.set_lacks_descriptors(false);
+    receive().finish(promised).unwrap();
+    assert_eq!(files(&disk, "snap"), [name]);
 }

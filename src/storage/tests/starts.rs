@@ -160,3 +160,76 @@ fn following_the_advice_never_loses_data() {
         }
     }
 }
+
+/// A directory with one file of each kind that a start deletes.
+fn with_leftovers() -> FakeDisk {
+    let disk = FakeDisk::new(1);
+    let mut opened = start(&disk, SMALL).unwrap();
+    opened.wal.save(&[append([entry(2, 1, vec![])])]).unwrap();
+    // A snapshot without a mark, and one that was received in part.
+    write_snapshot(&opened, 2, 1).unwrap();
+    let mut sink = opened.snapshots.receive(1).unwrap();
+    sink.write(b"half a file").unwrap();
+    // A spare that is none, and a segment that an earlier version did not complete.
+    let work = opened.wal.wants_spare().unwrap();
+    opened.wal.took_spare(work.carry_out());
+    disk.tamper(&dir().join("wal/spare.wal.tmp"), |bytes| bytes[900] = 1);
+    disk.create(&dir().join("wal/1.wal.tmp")).unwrap();
+    // One file too many that is kept for an investigation.
+    for number in 0..=limits::BROKEN_FILES_KEPT {
+        let name = format!("snap/{number:04}.broken");
+        disk.create(&dir().join(name)).unwrap();
+    }
+    disk.after_kill()
+}
+
+#[test]
+fn a_file_that_a_start_can_not_delete_keeps_no_other_file_and_ends_no_start() {
+    let disk = with_leftovers();
+    let spare = dir().join("wal/spare.wal.tmp");
+    let leftovers = |disk: &FakeDisk| {
+        let broken = files(disk, "broken").len() - limits::BROKEN_FILES_KEPT;
+        let spare = usize::from(disk.paths().contains(&spare));
+        files(disk, "snap").len() - 1 + unfinished(disk).len() + broken + spare
+    };
+    assert_eq!(leftovers(&disk), 5);
+    let copy = disk.after_kill();
+    copy.keep_journal();
+    start(&copy, SMALL).unwrap();
+    assert_eq!(leftovers(&copy), 0);
+    let journal = copy.journal();
+    let is_removal = |place: &u64| journal[*place as usize - 1].0 == Operation::Remove;
+    let removals: Vec<u64> = (1..=journal.len() as u64).filter(is_removal).collect();
+    assert_eq!(removals.len(), 5);
+    for fault in [Fault::Full, Fault::Fail] {
+        for place in &removals {
+            let copy = disk.after_kill();
+            copy.reseed(*place);
+            copy.inject(*place, fault);
+            let found = start(&copy, SMALL).unwrap();
+            assert_eq!(found.recovered.snapshot.unwrap().index, 1);
+            let left = leftovers(&copy);
+            assert!(left <= 1, "{left} files are left");
+            start(&copy.after_power_loss(*place), SMALL).unwrap();
+            start(&copy, SMALL).unwrap();
+            assert_eq!(leftovers(&copy), 0);
+        }
+        // No file can be deleted at all.
+        let copy = disk.after_kill();
+        for place in &removals {
+            copy.inject(*place, fault);
+        }
+        start(&copy, SMALL).unwrap();
+    }
+}
+
+#[test]
+fn a_directory_that_a_start_can_not_sync_is_fatal() {
+    let disk = with_leftovers();
+    for fault in [Fault::Full, Fault::Fail] {
+        let copy = disk.after_kill();
+        copy.inject_at(Operation::SyncDir, fault);
+        let error = start(&copy, SMALL).unwrap_err();
+        assert_eq!(error.exit_code(), 6);
+    }
+}

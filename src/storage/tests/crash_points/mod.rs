@@ -120,7 +120,7 @@ fn a_crash_before_and_after_every_operation_loses_nothing() {
 fn is_optional(kind: Operation, role: &str) -> bool {
     use Operation::{Allocate, Create, Remove, Sync, Write};
     match role {
-        "*.tmp" => kind == Remove,
+        "*.tmp" | "*.snap" | "*.broken" => kind == Remove,
         "*.wal.tmp" => matches!(kind, Create | Allocate | Remove),
         "meta.tmp" => matches!(kind, Create | Write | Sync),
         _ => false,

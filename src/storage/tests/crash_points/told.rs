@@ -96,8 +96,10 @@ impl Told {
         assert_eq!(*self.incarnation.get_or_insert(incarnation), incarnation);
         check_log(&found.log);
         check_snapshot(&opened);
+        // A file stays if its removal has failed.
         let leftovers = unfinished(disk);
-        assert!(leftovers.is_empty(), "{leftovers:?} is left");
+        let excused = disk.failures() as usize;
+        assert!(leftovers.len() <= excused, "{leftovers:?} is left");
         self.boot = meta.boot();
         self.current = found.log.clone();
         self.durable = found;

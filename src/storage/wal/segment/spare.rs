@@ -6,6 +6,7 @@
 
 use super::{HEADER_BYTES, Header, SegmentWriter};
 use crate::storage::disk::{Disk, DiskDirectory, DiskError, DiskFile};
+use crate::storage::leftovers::Leftovers;
 use crate::storage::wal::record::{Batch, is_zero};
 use std::path::{Path, PathBuf};
 
@@ -46,7 +47,12 @@ impl Spare {
     /// The spare that an earlier process left. `None` if there is none of at least this length. A file that can't be a
     /// spare is removed. So is a copy without blocks, if the disk has no room for them: programs that copy files leave
     /// out zeros.
-    pub fn find(disk: &dyn Disk, dir: &Path, len: u64) -> Result<Option<Spare>, DiskError> {
+    pub(in crate::storage) fn find(
+        disk: &dyn Disk,
+        dir: &Path,
+        len: u64,
+        leftovers: &mut Leftovers<'_>,
+    ) -> Result<Option<Spare>, DiskError> {
         let path = dir.join(SPARE);
         let Some(mut file) = disk.open(&path)? else {
             return Ok(None);
@@ -61,11 +67,8 @@ impl Spare {
             };
         if !is_spare {
             drop(file);
-            match disk.remove(&path) {
-                // The next spare replaces the file.
-                Err(error) if error.is_shortage() => {}
-                removed => removed?,
-            }
+            // If it stays, the next spare replaces it.
+            leftovers.remove(&path);
             return Ok(None);
         }
         let len = found;
