@@ -321,11 +321,22 @@ impl Resource {
             (Unlisted::ReservedPath | Unlisted::NoSuchPath, false) => reply::error(
                 Code::ReservedPath,
                 format!(
-                    "paths that start with - or key are reserved; {}",
+                    "paths whose first part is - or key are reserved; {}{}",
+                    written_by_put(method, path),
                     path::hint(path)
                 ),
             ),
         }
+    }
+}
+
+/// For a PUT to `/key/a`, what writes the key that `GET /key/a` reads. Otherwise empty.
+fn written_by_put(method: &Method, path: &str) -> String {
+    let key = path.strip_prefix("/key/").unwrap_or_default();
+    let first = key.split('/').next().unwrap_or_default();
+    match *method == Method::PUT && path.len() <= 200 && !matches!(first, "" | "-" | "key") {
+        true => format!("to write the key {key}, use PUT /{key}; "),
+        false => String::new(),
     }
 }
 

@@ -149,6 +149,25 @@ const FURTHER: &[&str] = &[
 ];
 
 #[test]
+fn a_put_to_a_pair_names_the_put_that_writes_the_key() {
+    let cluster = Cluster::start(1);
+    let refused = cluster.send(1, "PUT", "/key/user1", &[], b"batman");
+    assert_eq!(
+        (refused.status, refused.text().as_str()),
+        (
+            403,
+            "paths whose first part is - or key are reserved; to write the key user1, use PUT /user1; the key of that \
+             name is at /-/kv/key/user1\n"
+        )
+    );
+    assert_eq!(
+        cluster.send(1, "PUT", "/keyboard", &[], b"1").status,
+        204,
+        "only the first part counts"
+    );
+}
+
+#[test]
 fn what_other_programs_call_it_gets_a_line_that_says_what_to_type() {
     let directory = TempDir::new().expect("create a directory");
     for (arguments, said) in MISTAKES {
