@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
-use values::{parse_cluster, parse_join};
+use values::{parse_cluster, parse_join, parse_peer_url};
 
 pub use environment::Origins;
 
@@ -96,7 +96,8 @@ fn parse_with(
 ) -> Result<Task, Quit> {
     let mut arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     meant::replace_words(&mut arguments);
-    if let Some(line) = meant::foreign_option(&arguments) {
+    let foreign = meant::foreign_word(&arguments).or_else(|| meant::foreign_options(&arguments));
+    if let Some(line) = foreign {
         return Err(Quit::Usage(line));
     }
     let help = match arguments.iter().any(|argument| argument == "-h") {
@@ -306,7 +307,7 @@ fn addresses(args: &Args) -> Result<(BTreeMap<u64, PeerUrl>, Option<PeerUrl>), S
         ),
         (Some(list), None) => Ok((parse_cluster(list)?, None)),
         (None, Some(text)) => {
-            let url = PeerUrl::typed(text).map_err(|why| format!("--peer-url: {why}"))?;
+            let url = parse_peer_url(text).map_err(|why| format!("--peer-url: {why}"))?;
             Ok((BTreeMap::new(), Some(url)))
         }
         (None, None) => Ok((BTreeMap::new(), None)),
@@ -328,6 +329,21 @@ fn condense(error: &clap::Error, arguments: &[OsString]) -> String {
         && let Some(line) = meant::surplus(error.kind(), word, arguments)
     {
         return format!("{line}; see raftkvd --help");
+    }
+    if let (Some(subcommand), Some(word)) = (subcommand, stray)
+        && error.kind() == ErrorKind::UnknownArgument
+        && let Some(line) = meant::surplus_of(subcommand, word)
+    {
+        return format!("{line}; see {}", meant::help_of(Some(subcommand)));
+    }
+    if let (Some(word), Some(ContextValue::Strings(similar))) = (
+        get(ContextKind::InvalidSubcommand),
+        error.get(ContextKind::SuggestedSubcommand),
+    ) && let Some(similar) = similar.last()
+    {
+        return format!(
+            "there is no subcommand {word:?}; did you mean {similar}? See raftkvd --help"
+        );
     }
     let argument = get(ContextKind::InvalidArg).map(|argument| {
         // Of `--id <N>`, only the name is shown.

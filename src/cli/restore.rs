@@ -2,15 +2,15 @@
 //! `storage::restore`.
 
 use super::Quit;
-use super::values::parse_cluster;
+use super::values::{parse_cluster, parse_peer_url};
 use crate::logging::progress::{ProgressReport, Unit};
 use crate::peer_url::PeerUrl;
-use crate::storage::inspect::keys;
+use crate::storage::inspect::{self, FileKind, keys};
 use crate::storage::restore::{Plan, restore};
 use crate::storage::{self, DataDir, ReadOnlyDisk, RealDisk, StorageError};
 use slog::Logger;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The options of a restore.
@@ -32,8 +32,19 @@ pub(super) fn check(
     peer_url: Option<String>,
     data_dir: Option<PathBuf>,
 ) -> Result<RestoreOptions, Quit> {
+    if file == Path::new("-") {
+        let line = "restore reads no pipe: write the backup to a file first, and name the file";
+        return Err(Quit::Usage(line.to_owned()));
+    }
     match file.metadata() {
         Ok(found) if found.is_file() => {}
+        Ok(found) if !found.is_dir() => {
+            let line = format!(
+                "{} is not a regular file, and restore reads no pipe: write the backup to a file first, and name the file",
+                file.display()
+            );
+            return Err(Quit::Usage(line));
+        }
         Ok(_) => {
             let line = format!(
                 "{} is not a regular file; name a backup, or a file of snap/ in a data directory",
@@ -55,7 +66,7 @@ pub(super) fn check(
             return Err(Quit::Usage(line.to_owned()));
         }
         (None, Some(url)) => {
-            let url = PeerUrl::typed(&url);
+            let url = parse_peer_url(&url);
             let url = url.map_err(|why| Quit::Usage(format!("--peer-url: {why}")))?;
             BTreeMap::from([(1, url)])
         }
@@ -68,6 +79,14 @@ pub(super) fn check(
         return Err(Quit::Usage(format!(
             "--id {id}: a restore makes the data directory of member 1 only; start the other members with empty data \
              directories and the same --cluster, and member 1 sends them all keys"
+        )));
+    }
+    let kind = inspect::kind(&ReadOnlyDisk, &file);
+    if !matches!(kind, Err(_) | Ok(Some(FileKind::Snapshot))) {
+        return Err(Quit::Usage(format!(
+            "{} does not start like a snapshot, so it is no backup of raftkvd; name a backup, or a file of snap/ in a data \
+             directory",
+            file.display()
         )));
     }
     Ok(RestoreOptions {
@@ -126,6 +145,7 @@ mod tests {
 
     fn settings(id: u64, cluster: Option<&str>) -> Result<RestoreOptions, Quit> {
         let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"rkvdsnap").unwrap();
         let cluster = cluster.map(str::to_owned);
         check(file.path().to_owned(), id, cluster, None, None)
     }

@@ -85,8 +85,30 @@ where
 
 /// Reads the URL at which clients reach a member. The scheme may be left out.
 pub(super) fn parse_member(text: &str) -> Result<PeerUrl, String> {
-    let url = PeerUrl::typed(text);
+    let scheme = text.trim().get(..8);
+    if scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://")) {
+        return Err(format!(
+            "{text:?} is not the URL of a member: members have no https; write http:// and the address at which clients \
+             reach the member, as in http://127.0.0.1:9121"
+        ));
+    }
+    let url = parse_peer_url(text);
     url.map_err(|why: String| why.replacen("a peer URL", "the URL of a member", 1))
+}
+
+/// Reads the URL at which peers reach a member. The scheme may be left out.
+pub(super) fn parse_peer_url(text: &str) -> Result<PeerUrl, String> {
+    let rest = text.trim();
+    let rest = rest.strip_prefix("http://").unwrap_or(rest);
+    if let Some(port) = rest.strip_prefix(':')
+        && port.parse::<u16>().is_ok()
+    {
+        return Err(format!(
+            "{text:?} is not a peer URL: it has no host; write 127.0.0.1:{port}, or the host by which others reach the \
+             member"
+        ));
+    }
+    PeerUrl::typed(text)
 }
 
 /// Reads a name of `--allow-host`.
@@ -133,7 +155,15 @@ pub(super) fn parse_cluster(list: &str) -> Result<BTreeMap<u64, PeerUrl>, String
     let mut urls = BTreeMap::new();
     let mut ids = HashMap::new();
     for (id, text) in (1_u64..).zip(list.split(',')) {
-        let url = PeerUrl::typed(text).map_err(|why| format!("URL {id} of --cluster: {why}"))?;
+        if let Some((name, _)) = text.split_once('=')
+            && !name.contains(['/', ':'])
+        {
+            return Err(format!(
+                "URL {id} of --cluster: leave out \"{}=\": the place in the list is the id",
+                name.trim()
+            ));
+        }
+        let url = parse_peer_url(text).map_err(|why| format!("URL {id} of --cluster: {why}"))?;
         if let Some(first) = ids.insert(url.clone(), id) {
             return Err(format!(
                 "--cluster lists {url} twice, for member {first} and for member {id}; give every member its own URL"

@@ -11,8 +11,8 @@ use tempfile::TempDir;
 const MISTAKES: &[(&[&str], &str)] = &[
     (
         &["-haddr", "localhost:11001"],
-        "-haddr is no option of raftkvd; use --port PORT: it is the port for clients, and --listen IP is the address for \
-         them, by default that of the peer URL; see raftkvd --help",
+        "-haddr is no option of raftkvd; use --port PORT: it is the port for clients, and --listen IP sets the address for \
+         clients; see raftkvd --help",
     ),
     (
         &["--data-dir", "d", "-raddr", "localhost:12001"],
@@ -41,7 +41,7 @@ const MISTAKES: &[(&[&str], &str)] = &[
     ),
     (
         &["-id", "1", "-port", "12380"],
-        "-id: options have two dashes: --id; see raftkvd --help",
+        "-id: write --id; -port: write --port; see raftkvd --help",
     ),
     (
         &["--id", "1", "-port", "12380"],
@@ -147,6 +147,117 @@ const FURTHER: &[&str] = &[
     "-p",
     "-v",
 ];
+
+/// Of etcd, hraftd and others: words, and all that stderr says before `; see raftkvd --help`.
+const OF_ETCD: &[(&str, &str)] = &[
+    (
+        "--initial-cluster-state new",
+        "--initial-cluster-state is no option of raftkvd: for \"new\", leave it out; for \"existing\", use --join",
+    ),
+    (
+        "--name infra0 --initial-cluster-state=new",
+        "--name: use --id N; --initial-cluster-state: for \"new\", leave it out; for \"existing\", use --join",
+    ),
+    (
+        "-id node0 -haddr localhost:11001 -raddr localhost:12001 ~/node0",
+        "-id: write --id; -haddr: use --port PORT; -raddr: use --peer-url http://HOST:PORT; \"node0\": an id is a number \
+         from 1 on; \"~/node0\": use --data-dir ~/node0",
+    ),
+    (
+        "put a 1",
+        "there is no subcommand \"put\": curl -X PUT -d VALUE http://127.0.0.1:9121/KEY writes a key",
+    ),
+    (
+        "del a",
+        "there is no subcommand \"del\": curl -X DELETE http://127.0.0.1:9121/KEY deletes a key",
+    ),
+    (
+        "watch --prefix a",
+        "there is no subcommand \"watch\": curl -N 'http://127.0.0.1:9121/-/watch?prefix=P' prints every change of a key \
+         that starts with P",
+    ),
+    (
+        "snapshot restore b.snap",
+        "there is no subcommand \"snapshot restore\": raftkvd restore FILE makes a new cluster from a backup",
+    ),
+    (
+        "snapshot save b.snap",
+        "there is no subcommand \"snapshot\": raftkvd backup URL FILE fetches a backup from a member",
+    ),
+    (
+        "member list",
+        "there is no subcommand \"member list\": curl http://127.0.0.1:9121/-/members lists the members",
+    ),
+    (
+        "lease grant 60",
+        "there is no subcommand \"lease\": keys do not expire; a client that needs this deletes its keys",
+    ),
+    (
+        "--metrics extensive",
+        "--metrics is no option of raftkvd: GET /-/metrics at the port for clients has the metrics; leave this option out",
+    ),
+];
+
+/// Values and words that other programs accept: the arguments, and what the one line has in it.
+const VALUES: &[(&str, &str)] = &[
+    (
+        "--cluster infra0=http://127.0.0.1:2380,infra1=http://127.0.0.1:2381",
+        "URL 1 of --cluster: leave out \"infra0=\": the place in the list is the id",
+    ),
+    (
+        "--peer-url :12000",
+        "--peer-url: \":12000\" is not a peer URL: it has no host; write 127.0.0.1:12000",
+    ),
+    (
+        "--id 2 --join :11000",
+        "--join: \":11000\" is not the URL of a member: it has no host; write 127.0.0.1:11000",
+    ),
+    (
+        "--cluster :1,:2",
+        "URL 1 of --cluster: \":1\" is not a peer URL: it has no host; write 127.0.0.1:1",
+    ),
+    (
+        "bakcup http://a:1",
+        "there is no subcommand \"bakcup\"; did you mean backup?",
+    ),
+    ("restore z.snap piped", "use --data-dir piped"),
+    (
+        "backup -o f http://a:1",
+        "write FILE behind the URL, as in raftkvd backup URL FILE",
+    ),
+    (
+        "backup https://127.0.0.1:9121",
+        "write http:// and the address at which clients reach the member",
+    ),
+    (
+        "restore -",
+        "restore reads no pipe: write the backup to a file first",
+    ),
+    (
+        "restore hello.txt",
+        "hello.txt does not start like a snapshot, so it is no backup of raftkvd",
+    ),
+];
+
+#[test]
+fn commands_of_etcd_get_the_line_to_type_here() {
+    let directory = TempDir::new().expect("create a directory");
+    fs::write(directory.path().join("hello.txt"), "hello\n").expect("write a file");
+    for (line, said) in OF_ETCD {
+        let ended = run_to_end(daemon(directory.path()).args(line.split(' ')));
+        let all = format!("raftkvd: {said}; see raftkvd --help\n");
+        assert_eq!((ended.code, &*ended.stderr), (Some(2), &*all), "{line}");
+    }
+    for (line, said) in VALUES {
+        let ended = run_to_end(daemon(directory.path()).args(line.split(' ')));
+        assert_eq!(ended.code, Some(2), "{line}: {ended:?}");
+        assert!(ended.stderr.contains(said), "{line}: {ended:?}");
+        assert_eq!(ended.stderr.lines().count(), 1, "{line}: {ended:?}");
+        assert!(!ended.stderr.contains("peers"), "{line}: {ended:?}");
+    }
+    let left = fs::read_dir(directory.path()).expect("list").count();
+    assert_eq!(left, 1, "no line makes a file");
+}
 
 #[test]
 fn a_put_to_a_pair_names_the_put_that_writes_the_key() {
