@@ -28,6 +28,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde::Serialize;
 use std::io;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -317,28 +318,40 @@ impl Watcher {
                     return Some(text);
                 }
                 Piece::Large(large) => {
+                    // A watcher that waits for the text does not keep the entry in memory.
                     drop(entries);
-                    let texts = Arc::clone(&self.texts);
-                    let text = texts.large(large.index, large.number);
-                    let text = tokio::select! {
-                        text = timeout_at(self.id_due, text) => text,
-                        _ = self.news.wait_for(|stopping| *stopping) => return None,
-                    };
-                    match text {
-                        Ok(Ok(text)) => {
-                            self.send_large(&large, text);
-                            return self.rest_of_large();
-                        }
-                        Ok(Err(NoText::Stopping)) => return None,
-                        // The next read finds that the entry is gone.
-                        Ok(Err(NoText::Gone)) => self.go_back(large.index, large.number),
-                        // Slow readers hold the budget, and this client should still get an id now and then.
-                        Err(_) => {
-                            self.go_back(large.index, large.number);
-                            return Some(self.tell_id(""));
-                        }
+                    match self.wait_for(large).await {
+                        ControlFlow::Continue(()) => {}
+                        ControlFlow::Break(piece) => return piece,
                     }
                 }
+            }
+        }
+    }
+
+    /// Waits for the text of a large change. `Break`: the next piece, or the end.
+    async fn wait_for(&mut self, large: Large) -> ControlFlow<Option<Bytes>> {
+        let texts = Arc::clone(&self.texts);
+        let text = texts.large(large.index, large.number);
+        let text = tokio::select! {
+            text = timeout_at(self.id_due, text) => text,
+            _ = self.news.wait_for(|stopping| *stopping) => return ControlFlow::Break(None),
+        };
+        match text {
+            Ok(Ok(text)) => {
+                self.send_large(&large, text);
+                ControlFlow::Break(self.rest_of_large())
+            }
+            Ok(Err(NoText::Stopping)) => ControlFlow::Break(None),
+            // The next read finds that the entry is gone.
+            Ok(Err(NoText::Gone)) => {
+                self.go_back(large.index, large.number);
+                ControlFlow::Continue(())
+            }
+            // Slow readers hold the budget, and this client should still get an id now and then.
+            Err(_) => {
+                self.go_back(large.index, large.number);
+                ControlFlow::Break(Some(self.tell_id("")))
             }
         }
     }
