@@ -256,14 +256,10 @@ pub(super) const OPTIONS: &[Foreign] = &[
     foreign(
         &["enable-pprof", "enable-v2", "enable-grpc-gateway"],
         "",
-        "there is nothing to enable; leave this option out",
+        "there are no such requests; leave this option out",
     ),
     foreign(
-        &[
-            "strict-reconfig-check",
-            "pre-vote",
-            "initial-election-tick-advance",
-        ],
+        &["strict-reconfig-check", "pre-vote"],
         "",
         "this is always so; leave this option out",
     ),
