@@ -82,7 +82,9 @@ pub(super) fn check(
         )));
     }
     let kind = inspect::kind(&ReadOnlyDisk, &file);
-    if !matches!(kind, Err(_) | Ok(Some(FileKind::Snapshot))) {
+    // An empty file can be a backup that was cut: `restore` calls such a file corrupt.
+    let has_bytes = file.metadata().is_ok_and(|found| found.len() > 0);
+    if has_bytes && !matches!(kind, Err(_) | Ok(Some(FileKind::Snapshot))) {
         return Err(Quit::Usage(format!(
             "{} does not start like a snapshot, so it is no backup of raftkvd; name a backup, or a file of snap/ in a data \
              directory",
