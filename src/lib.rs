@@ -60,6 +60,7 @@
 //! metrics
 //! workers
 //! config, connect
+//! certificates
 //! exit_code, peer_url, limits, numbers, mutants
 //! ```
 
@@ -71,6 +72,7 @@
 extern crate self as raftkvd;
 
 pub mod api;
+pub mod certificates;
 pub mod channels;
 pub mod cli;
 pub mod command;
