@@ -56,6 +56,7 @@
 //! identity
 //! members
 //! command
+//! tls
 //! logging
 //! metrics
 //! workers
@@ -93,5 +94,6 @@ pub mod server;
 pub mod storage;
 pub mod store;
 pub mod threads;
+pub mod tls;
 pub mod transport;
 pub mod workers;

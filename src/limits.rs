@@ -254,6 +254,15 @@ pub const CONNECT_STAGGER: Duration = Duration::from_millis(250);
 pub const CONNECT_ADDRESSES_MAX: usize = 16;
 /// Time to look up a name. A resolver asks the next server after 5 s, for every domain that it searches.
 pub const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time for the TLS handshake of a connection that was accepted, on either port.
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the files of `--tls` are looked at.
+pub const TLS_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long before the end of its certificate a member warns.
+pub const TLS_END_WARNED: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How often the end of a certificate is logged.
+pub const TLS_END_WARNED_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+
 /// Time for a peer to answer a handshake. The peer may have to sync a file first.
 pub const PEER_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// First pause before a failed connection is retried. It doubles with each further failure.

@@ -14,6 +14,7 @@ mod process;
 mod requests;
 mod shortages;
 mod text_format;
+mod tls;
 
 pub use histogram::Histogram;
 pub use peers::{LaneMetrics, PeerMetrics, PeersMetrics};
@@ -22,11 +23,13 @@ pub use prometheus_client::registry::Registry;
 pub use requests::Requests;
 pub use shortages::{Port, Shortages};
 pub use text_format::{TEXT_FORMAT, to_text_format};
+pub use tls::TlsMetrics;
 
 use process::Process;
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Unit;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The only label of a series, as name and value.
@@ -57,6 +60,8 @@ pub struct Metrics {
     pub snapshots: SnapshotMetrics,
     /// The other members.
     pub peers: PeersMetrics,
+    /// TLS on both ports.
+    pub tls: Arc<TlsMetrics>,
 }
 
 impl Default for Metrics {
@@ -74,6 +79,7 @@ impl Default for Metrics {
             wal: WalMetrics::default(),
             snapshots: SnapshotMetrics::default(),
             peers: PeersMetrics::default(),
+            tls: Arc::default(),
         };
         let registry = &mut metrics.registry;
         registry.register(
@@ -101,6 +107,7 @@ impl Default for Metrics {
         metrics.peers.register(registry);
         metrics.requests.register(registry);
         metrics.shortages.register(registry);
+        metrics.tls.register(registry);
         registry.register(
             "http_requests_refused",
             "Requests on the client port that were refused before they could be read, by reason",

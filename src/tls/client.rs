@@ -1,0 +1,101 @@
+//! TLS of a command that asks a member: `backup`, and a start with `--join`.
+
+use super::credentials::{Files, TlsError, dialling_builder, read_roots, without_resumption};
+use super::handshake;
+use super::verify::{Authority, MemberCertificates};
+use super::{Stream, Tls};
+use crate::certificates::Facts;
+use rustls::ClientConfig;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::TcpStream;
+
+/// The files with which a command dials a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientFiles {
+    /// A directory that `raftkvd cert` has made, of a client or of a member.
+    Dir(PathBuf),
+    /// Single files.
+    Files {
+        /// The CAs that are trusted.
+        ca: PathBuf,
+        /// A certificate and its key.
+        own: Option<(PathBuf, PathBuf)>,
+    },
+}
+
+/// What a command dials a member with.
+#[derive(Debug, Clone)]
+pub struct ClientTls {
+    source: Source,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    Fixed(Arc<ClientConfig>),
+    /// The credentials of this member, the newest of them.
+    Member(Tls),
+}
+
+impl ClientTls {
+    /// Reads and checks the files.
+    pub fn load(files: &ClientFiles) -> Result<ClientTls, TlsError> {
+        let config = match files {
+            ClientFiles::Dir(dir) => {
+                let name = match dir.join("client.pem").exists() {
+                    true => "client",
+                    false => "member",
+                };
+                let files = Files::read(dir, name)?;
+                let authority = files.authority()?;
+                files.client_config(MemberCertificates::new(&authority))?
+            }
+            ClientFiles::Files { ca, own } => of_files(ca, own.as_ref())?,
+        };
+        Ok(ClientTls {
+            source: Source::Fixed(Arc::new(config)),
+        })
+    }
+
+    /// Completes a connection to a member. The error is one line.
+    pub async fn dial(
+        &self,
+        socket: TcpStream,
+        host: &str,
+    ) -> Result<(Stream, Option<Facts>), String> {
+        let config = match &self.source {
+            Source::Fixed(config) => config.clone(),
+            Source::Member(tls) => tls.credentials().dialling.clone(),
+        };
+        handshake::dial(socket, host, config).await
+    }
+}
+
+impl From<Tls> for ClientTls {
+    fn from(tls: Tls) -> ClientTls {
+        ClientTls {
+            source: Source::Member(tls),
+        }
+    }
+}
+
+/// The CA may be another than that of the cluster: then a proxy stands before the member.
+fn of_files(ca: &Path, own: Option<&(PathBuf, PathBuf)>) -> Result<ClientConfig, TlsError> {
+    match own {
+        Some((certificate, key)) => {
+            let files = Files::of(ca, certificate, key, BTreeSet::new())?;
+            files.client_config(MemberCertificates::or_of_host(files.any_authority()))
+        }
+        None => {
+            let roots = Arc::new(read_roots(ca)?);
+            let authority = Authority::new(roots, None, BTreeSet::new());
+            let builder = dialling_builder(MemberCertificates::or_of_host(authority));
+            let builder = builder.map_err(|error| TlsError::Malformed {
+                path: ca.to_owned(),
+                why: format!("can't be used: {error}"),
+            })?;
+            Ok(without_resumption(builder.with_no_client_auth()))
+        }
+    }
+}

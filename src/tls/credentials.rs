@@ -1,0 +1,369 @@
+//! The directory of `--tls`: what it must hold, and the TLS configurations that follow from it.
+//!
+//! ```text
+//! ca.pem                      one CA, or two while one takes the place of the other
+//! member.pem, member.key      the certificate of a member and its key
+//! client.pem, client.key      the same of a client
+//! revoked                     fingerprints of keys that count no longer, one a line; may be absent
+//! ```
+//!
+//! Everything is checked before anything is used, so a directory that is half replaced changes nothing.
+
+use super::verify::{Accepts, Authority, ClientCertificates, MemberCertificates};
+use crate::certificates::{Facts, FactsError, KeyFingerprint, Subject, facts};
+use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::NoServerSessionStorage;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use thiserror::Error;
+
+/// What the command line says about TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsOptions {
+    /// The directory.
+    pub dir: PathBuf,
+    /// The id of this member. Its certificate must be for this id.
+    pub member: u64,
+    /// The client port also speaks TLS 1.2. The peer port never does.
+    pub allows_tls12: bool,
+}
+
+/// The longest file that is read, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Plaintext that one connection may hold before it is encrypted, in bytes. The encrypted bytes are limited by the same
+/// number.
+pub(super) const BUFFER_BYTES_MAX: usize = 64 << 10;
+
+/// Why a directory can't be used. Each text is one line and names the file.
+#[derive(Debug, Error)]
+pub enum TlsError {
+    /// A file is not there or can't be read.
+    #[error("can't read {}: {error}; `raftkvd cert --help` says how the files are made", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        error: io::Error,
+    },
+    /// A file holds something else.
+    #[error("{} {why}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The key belongs to another certificate.
+    #[error("{} is not the key of {}; copy both again from where `raftkvd cert` made them", key.display(), certificate.display())]
+    OtherKey {
+        /// The key.
+        key: PathBuf,
+        /// The certificate.
+        certificate: PathBuf,
+    },
+    /// The certificate is another member's.
+    #[error("{} is the certificate of {actual}, and this is member {expected}; give the directory of member {expected} to --tls", path.display())]
+    OtherOwner {
+        /// The certificate.
+        path: PathBuf,
+        /// The owner, in words.
+        actual: String,
+        /// The id of this member.
+        expected: u64,
+    },
+    /// The CA does not vouch for the certificate.
+    #[error("{} is not valid: {why}", path.display())]
+    NotTrusted {
+        /// The certificate.
+        path: PathBuf,
+        /// What to do about it.
+        why: String,
+    },
+}
+
+/// The credentials of a member or of a client, checked.
+#[derive(Debug)]
+pub struct Credentials {
+    /// What this process proves about itself.
+    pub own: Facts,
+    /// What is revoked by the file.
+    pub revoked: BTreeSet<KeyFingerprint>,
+    pub(super) for_clients: Arc<ServerConfig>,
+    pub(super) for_peers: Arc<ServerConfig>,
+    pub(super) dialling: Arc<ClientConfig>,
+}
+
+impl Credentials {
+    /// Reads and checks the directory of a member.
+    pub fn load(options: &TlsOptions) -> Result<Credentials, TlsError> {
+        let files = Files::read(&options.dir, "member")?;
+        let Subject::Member(id) = files.own.name.subject else {
+            return Err(files.other_owner(options.member));
+        };
+        if id != options.member {
+            return Err(files.other_owner(options.member));
+        }
+        let authority = files.authority()?;
+        let server = |accepts, versions: &[&'static rustls::SupportedProtocolVersion]| {
+            files.server_config(ClientCertificates::new(&authority, accepts), versions)
+        };
+        let client_versions: &[_] = match options.allows_tls12 {
+            true => &[&rustls::version::TLS13, &rustls::version::TLS12],
+            false => &[&rustls::version::TLS13],
+        };
+        let mut for_clients = server(Accepts::AnybodyOrKnown, client_versions)?;
+        for_clients.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let for_peers = server(Accepts::Members, &[&rustls::version::TLS13])?;
+        Ok(Credentials {
+            dialling: Arc::new(files.client_config(MemberCertificates::new(&authority))?),
+            for_clients: Arc::new(for_clients),
+            for_peers: Arc::new(for_peers),
+            own: files.own,
+            revoked: files.revoked,
+        })
+    }
+
+    /// Whether the file revokes this key.
+    pub fn revokes(&self, key: KeyFingerprint) -> bool {
+        self.revoked.contains(&key)
+    }
+
+    /// How long the certificate of this process stays valid. `None`: it is valid no longer.
+    pub fn left(&self, now: SystemTime) -> Option<Duration> {
+        self.own.not_after.duration_since(now).ok()
+    }
+}
+
+/// The files of a directory, each of them well-formed and the certificate with its key.
+pub(super) struct Files {
+    certificate_path: PathBuf,
+    roots: Arc<RootCertStore>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    pub(super) own: Facts,
+    revoked: BTreeSet<KeyFingerprint>,
+}
+
+impl Files {
+    /// Reads `ca.pem`, the certificate `<name>.pem` and its key `<name>.key`, and `revoked` if that file is there.
+    pub(super) fn read(dir: &Path, name: &str) -> Result<Files, TlsError> {
+        let certificate = dir.join(format!("{name}.pem"));
+        let key = dir.join(format!("{name}.key"));
+        let revoked = read_revoked(&dir.join("revoked"))?;
+        Files::of(&dir.join("ca.pem"), &certificate, &key, revoked)
+    }
+
+    /// Reads the files at these paths.
+    pub(super) fn of(
+        ca: &Path,
+        certificate: &Path,
+        key_path: &Path,
+        revoked: BTreeSet<KeyFingerprint>,
+    ) -> Result<Files, TlsError> {
+        let roots = read_roots(ca)?;
+        let chain = read_certificates(certificate)?;
+        let key = read_key(key_path)?;
+        let own = facts(&chain[0]).map_err(|error: FactsError| {
+            malformed(
+                certificate,
+                format!("can't be used: {error}; make it with `raftkvd cert`"),
+            )
+        })?;
+        let files = Files {
+            certificate_path: certificate.to_owned(),
+            roots: Arc::new(roots),
+            chain,
+            key,
+            own,
+            revoked,
+        };
+        files.with_own_key(key_path)
+    }
+
+    /// Checks that the key belongs to the certificate.
+    fn with_own_key(self, key_path: &Path) -> Result<Files, TlsError> {
+        let signing = provider().key_provider.load_private_key(self.key.clone_key());
+        let signing = signing
+            .map_err(|error| malformed(key_path, format!("holds no key that can be used: {error}")))?;
+        let public = signing.public_key().map(|public| KeyFingerprint::of(&public));
+        if public != Some(self.own.fingerprint) {
+            return Err(TlsError::OtherKey {
+                key: key_path.to_owned(),
+                certificate: self.certificate_path,
+            });
+        }
+        Ok(self)
+    }
+
+    fn other_owner(&self, expected: u64) -> TlsError {
+        let actual = match &self.own.name.subject {
+            Subject::Member(id) => format!("member {id}"),
+            Subject::Client { name, .. } => format!("client {name}"),
+        };
+        let path = self.certificate_path.clone();
+        TlsError::OtherOwner {
+            path,
+            actual,
+            expected,
+        }
+    }
+
+    /// What decides about the certificates of others. Fails if it would not take the own certificate.
+    pub(super) fn authority(&self) -> Result<Arc<Authority>, TlsError> {
+        let tag = self.own.name.tag;
+        let authority = Authority::new(self.roots.clone(), Some(tag), self.revoked.clone());
+        let own = authority.check_own(&self.chain[0], &self.chain[1..]);
+        own.map_err(|why| TlsError::NotTrusted {
+            path: self.certificate_path.clone(),
+            why,
+        })?;
+        Ok(Arc::new(authority))
+    }
+
+    /// The same for a command, which may dial a proxy with a certificate of another CA.
+    pub(super) fn any_authority(&self) -> Authority {
+        Authority::new(self.roots.clone(), None, self.revoked.clone())
+    }
+
+    fn server_config(
+        &self,
+        verifier: ClientCertificates,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> Result<ServerConfig, TlsError> {
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions)
+            .and_then(|builder| {
+                builder
+                    .with_client_cert_verifier(Arc::new(verifier))
+                    .with_single_cert(self.chain.clone(), self.key.clone_key())
+            });
+        let mut config = config.map_err(|error| self.unusable(&error))?;
+        // A resumed session would skip the check of the certificate, which may have been revoked since.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(config)
+    }
+
+    pub(super) fn client_config(
+        &self,
+        verifier: MemberCertificates,
+    ) -> Result<ClientConfig, TlsError> {
+        let config = dialling_builder(verifier)
+            .and_then(|builder| {
+                builder.with_client_auth_cert(self.chain.clone(), self.key.clone_key())
+            })
+            .map_err(|error| self.unusable(&error))?;
+        Ok(without_resumption(config))
+    }
+
+    fn unusable(&self, error: &rustls::Error) -> TlsError {
+        malformed(&self.certificate_path, format!("can't be used: {error}"))
+    }
+}
+
+type DiallingBuilder = rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>;
+
+/// The start of a configuration that dials. Members answer with TLS 1.3, a proxy before one may speak TLS 1.2 only.
+pub(super) fn dialling_builder(
+    verifier: MemberCertificates,
+) -> Result<DiallingBuilder, rustls::Error> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+    Ok(builder
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier)))
+}
+
+pub(super) fn without_resumption(mut config: ClientConfig) -> ClientConfig {
+    config.resumption = rustls::client::Resumption::disabled();
+    config
+}
+
+/// The cryptography of every handshake.
+pub(super) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+pub(super) fn malformed(path: &Path, why: impl Into<String>) -> TlsError {
+    TlsError::Malformed {
+        path: path.to_owned(),
+        why: why.into(),
+    }
+}
+
+/// Reads a file, of which more than [`FILE_BYTES_MAX`] would be something else.
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    use std::io::Read as _;
+    let unreadable = |error| TlsError::Unreadable {
+        path: path.to_owned(),
+        error,
+    };
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    if !file.metadata().map_err(unreadable)?.is_file() {
+        return Err(malformed(path, "is not a file"));
+    }
+    let mut bytes = Vec::new();
+    let mut limited = file.take(FILE_BYTES_MAX + 1);
+    limited.read_to_end(&mut bytes).map_err(unreadable)?;
+    match bytes.len() as u64 > FILE_BYTES_MAX {
+        true => Err(malformed(path, "is too large for what it should hold")),
+        false => Ok(bytes),
+    }
+}
+
+/// Reads one certificate or more.
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let bytes = read(path)?;
+    let found: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&bytes).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err(malformed(path, "holds no certificate in PEM form")),
+        Err(error) => Err(malformed(path, format!("is not in PEM form: {error}"))),
+    }
+}
+
+/// Reads the CAs that are trusted.
+pub(super) fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in read_certificates(path)? {
+        let added = roots.add(certificate);
+        added.map_err(|error| malformed(path, format!("holds a CA that can't be used: {error}")))?;
+    }
+    Ok(roots)
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let bytes = read(path)?;
+    // The error must not quote the file.
+    PrivateKeyDer::from_pem_slice(&bytes)
+        .map_err(|_| malformed(path, "holds no private key in PEM form"))
+}
+
+/// Reads the fingerprints of revoked keys. Empty lines, and what follows a `#`, are for people.
+fn read_revoked(path: &Path) -> Result<BTreeSet<KeyFingerprint>, TlsError> {
+    let bytes = match read(path) {
+        Err(TlsError::Unreadable { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(BTreeSet::new());
+        }
+        read => read?,
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let mut revoked = BTreeSet::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if line.is_empty() {
+            continue;
+        }
+        let key = line.to_ascii_lowercase().parse();
+        revoked.insert(key.map_err(|why: String| {
+            malformed(path, format!("has an error in line {}: {why}", number + 1))
+        })?);
+    }
+    Ok(revoked)
+}

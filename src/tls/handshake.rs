@@ -1,0 +1,155 @@
+//! Handshakes: accepting on the two ports, and dialling.
+
+use super::credentials::{BUFFER_BYTES_MAX, Credentials};
+use super::explain;
+use super::{Stream, Tls};
+use crate::certificates::{Facts, facts};
+use crate::limits;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ServerConfig};
+use std::io;
+use std::sync::Arc;
+use thiserror::Error;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+/// The first byte of a connection with TLS: the type of a handshake record.
+const HANDSHAKE_RECORD: u8 = 0x16;
+
+/// Why a connection was not accepted.
+#[derive(Debug, Error)]
+pub enum AcceptError {
+    /// The other side has sent something else than TLS, and was answered in HTTP.
+    #[error("it speaks no TLS: it needs https:// and the certificates, or --tls if it is a member")]
+    Plaintext,
+    /// The handshake failed.
+    #[error("{0}")]
+    Failed(io::Error),
+    /// The handshake did not end in time.
+    #[error("it did not complete the TLS handshake in time")]
+    Late,
+    /// The other side has closed the connection, without a word.
+    #[error("it closed the connection before the TLS handshake")]
+    Closed,
+}
+
+impl Tls {
+    /// Accepts a client. Without a certificate there are no facts about it.
+    pub async fn accept_client(
+        &self,
+        socket: TcpStream,
+    ) -> Result<(Stream, Option<Facts>), AcceptError> {
+        accept(socket, self.credentials().for_clients.clone()).await
+    }
+
+    /// Accepts a peer. Its certificate is a member's.
+    pub async fn accept_peer(&self, socket: TcpStream) -> Result<(Stream, Facts), AcceptError> {
+        let accepted = accept(socket, self.credentials().for_peers.clone()).await?;
+        let (stream, Some(facts)) = accepted else {
+            let error = io::Error::other("it has no certificate");
+            return Err(AcceptError::Failed(error));
+        };
+        Ok((stream, facts))
+    }
+
+    /// Completes a connection to a member. The error is one line.
+    pub async fn dial(&self, socket: TcpStream, host: &str) -> Result<(Stream, Facts), String> {
+        let (stream, facts) = self.credentials().dial(socket, host).await?;
+        let facts = facts.ok_or("it has no certificate of a member")?;
+        Ok((stream, facts))
+    }
+}
+
+impl Credentials {
+    async fn dial(
+        &self,
+        socket: TcpStream,
+        host: &str,
+    ) -> Result<(Stream, Option<Facts>), String> {
+        dial(socket, host, self.dialling.clone()).await
+    }
+}
+
+/// Accepts a connection within [`limits::TLS_HANDSHAKE_TIMEOUT`].
+async fn accept(
+    socket: TcpStream,
+    config: Arc<ServerConfig>,
+) -> Result<(Stream, Option<Facts>), AcceptError> {
+    let accepting = async {
+        match first_byte(&socket).await.map_err(AcceptError::Failed)? {
+            Some(HANDSHAKE_RECORD) => {}
+            Some(_) => {
+                // Whether this is read is the concern of the other side.
+                let _ = answer_plaintext(socket).await;
+                return Err(AcceptError::Plaintext);
+            }
+            None => return Err(AcceptError::Closed),
+        }
+        let stream = TlsAcceptor::from(config).accept(socket).await;
+        let mut stream = stream.map_err(|error| AcceptError::Failed(explain::readable(error)))?;
+        let (_, connection) = stream.get_mut();
+        connection.set_buffer_limit(Some(BUFFER_BYTES_MAX));
+        let facts = facts_of(connection.peer_certificates());
+        Ok((Stream::Tls(Box::new(TlsStream::from(stream))), facts))
+    };
+    let accepted = timeout(limits::TLS_HANDSHAKE_TIMEOUT, accepting).await;
+    accepted.unwrap_or(Err(AcceptError::Late))
+}
+
+/// Completes a connection as the side that dials. The caller limits the time.
+pub(super) async fn dial(
+    socket: TcpStream,
+    host: &str,
+    config: Arc<ClientConfig>,
+) -> Result<(Stream, Option<Facts>), String> {
+    // Certificates of members are not checked against a host, so a host that can't be a name in TLS is no obstacle.
+    let name = ServerName::try_from(host.to_owned());
+    let name = name.or_else(|_| ServerName::try_from("raftkvd.invalid".to_owned()));
+    let name = name.map_err(|error| error.to_string())?;
+    let stream = TlsConnector::from(config).connect(name, socket).await;
+    let mut stream = stream.map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => "it closed the connection during the TLS handshake".to_owned(),
+        _ => explain::readable(error).to_string(),
+    })?;
+    let (_, connection) = stream.get_mut();
+    connection.set_buffer_limit(Some(BUFFER_BYTES_MAX));
+    let facts = facts_of(connection.peer_certificates());
+    Ok((Stream::Tls(Box::new(TlsStream::from(stream))), facts))
+}
+
+/// What a certificate says that the handshake has checked.
+fn facts_of(chain: Option<&[CertificateDer<'_>]>) -> Option<Facts> {
+    facts(chain?.first()?).ok()
+}
+
+/// The first byte that the other side sends, which stays unread. `None`: there is none.
+async fn first_byte(socket: &TcpStream) -> io::Result<Option<u8>> {
+    let mut byte = [0];
+    let count = socket.peek(&mut byte).await?;
+    Ok((count > 0).then_some(byte[0]))
+}
+
+/// Whether the other side starts a TLS handshake on a port without TLS.
+pub fn is_tls(first_byte: u8) -> bool {
+    first_byte == HANDSHAKE_RECORD
+}
+
+/// Tells a client that speaks HTTP what to do. Reads what the client still sends, because closing the connection before
+/// that can destroy the answer on its way.
+async fn answer_plaintext(mut socket: TcpStream) -> io::Result<()> {
+    let line = "this port speaks TLS only: use https:// with the CA (curl --cacert ca.pem), and start members with --tls\n";
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{line}",
+        line.len()
+    );
+    socket.write_all(answer.as_bytes()).await?;
+    socket.shutdown().await?;
+    let mut space = [0; 4096];
+    let draining = async { while socket.read(&mut space).await? > 0 {} Ok(()) };
+    timeout(limits::LINGER_TIMEOUT, draining)
+        .await
+        .unwrap_or(Ok(()))
+}
