@@ -32,6 +32,12 @@ pub struct Asked {
     pub listen_peer: Option<IpAddr>,
     /// The data directory.
     pub data_dir: Option<PathBuf>,
+    /// The directory of `--tls`.
+    pub tls_dir: Option<PathBuf>,
+    /// The client port also speaks TLS 1.2.
+    pub allows_tls12: bool,
+    /// With what to dial the members of `join_by`, if not with the files of `tls_dir`.
+    pub join_files: Option<ClientFiles>,
     /// All that has to do with no other member and no directory.
     pub tuning: Tuning,
 }
@@ -64,8 +70,37 @@ pub struct Config {
     pub peer_address: SocketAddr,
     /// The data directory.
     pub data_dir: PathBuf,
+    /// The directory of `--tls` and what goes with it. `None`: no TLS.
+    pub tls: Option<TlsOptions>,
+    /// With what to dial the members of `join_by`, if not with the files of `tls`.
+    pub join_files: Option<ClientFiles>,
     /// All that has to do with no other member and no directory.
     pub tuning: Tuning,
+}
+
+/// What `--tls` and its companions say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsOptions {
+    /// The directory.
+    pub dir: PathBuf,
+    /// The id of this member. Its certificate must be for this id.
+    pub member: u64,
+    /// The client port also speaks TLS 1.2. The peer port never does.
+    pub allows_tls12: bool,
+}
+
+/// The files with which a command dials a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientFiles {
+    /// A directory that `raftkvd cert` has made, of a client or of a member.
+    Dir(PathBuf),
+    /// Single files.
+    Files {
+        /// The CAs that are trusted.
+        ca: PathBuf,
+        /// A certificate and its key.
+        own: Option<(PathBuf, PathBuf)>,
+    },
 }
 
 /// A host of `--allow-host`, in lower case and without a final dot.

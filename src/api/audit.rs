@@ -9,6 +9,7 @@
 //! - No line holds a key or a value.
 
 use super::Front;
+use super::access::Caller;
 use super::error_code::Code;
 use super::reply::{Reply, ReplyResult};
 use super::slots::Full;
@@ -18,9 +19,10 @@ use slog::{KV, Logger, Record, Serializer, info, warn};
 use std::net::{IpAddr, SocketAddr};
 
 /// The client that sent a request. The connection adds it to the extensions of the request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Client {
     address: SocketAddr,
+    caller: Caller,
     /// Why the connection has only a spare slot. `None`: the connection has a regular slot.
     full: Option<Full>,
 }
@@ -31,6 +33,7 @@ impl Client {
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         Client {
             address,
+            caller: Caller::Anybody,
             full: None,
         }
     }
@@ -40,10 +43,23 @@ impl Client {
         Client { full, ..self }
     }
 
+    /// The same client, after it has proved this.
+    pub(super) fn proved(self, caller: Caller) -> Client {
+        Client { caller, ..self }
+    }
+
     /// The client of a request.
-    pub(super) fn of(head: &Parts) -> Client {
+    pub(super) fn of(head: &Parts) -> &Client {
         let client = head.extensions.get::<Client>();
-        *client.expect("the connection adds it to each request")
+        client.expect("the connection adds it to each request")
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn caller(&self) -> &Caller {
+        &self.caller
     }
 
     pub(super) fn ip(&self) -> IpAddr {

@@ -6,25 +6,34 @@
 use crate::connect;
 use crate::limits;
 use crate::peer_url::PeerUrl;
+use crate::tls::Stream;
+use crate::tls::client::ClientTls;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Connects to the client URL of a member. An error is one line.
-pub async fn connect(to: &PeerUrl) -> Result<TcpStream, String> {
+/// Connects to the client URL of a member, with TLS if the caller has files for it. An error is one line.
+pub async fn connect(to: &PeerUrl, tls: Option<&ClientTls>) -> Result<Stream, String> {
     let connected = connect::connect(to.host(), to.port()).await;
-    connected.map_err(|error| format!("connect: {error}"))
+    let socket = connected.map_err(|error| format!("connect: {error}"))?;
+    let Some(tls) = tls else {
+        return Ok(socket.into());
+    };
+    let dialling = timeout(limits::MEMBER_ANSWER_TIMEOUT, tls.dial(socket, to.host()));
+    let dialled = dialling.await.map_err(|_| "no answer in time".to_owned())?;
+    dialled
+        .map(|(stream, _)| stream)
+        .map_err(|why| format!("TLS: {why}"))
 }
 
 /// Sends a request and returns what `take` makes of the response; the connection delivers the body meanwhile. A
 /// connection error is one line. The body of a request is JSON, and a refusal is requested as JSON.
 pub async fn exchange<T, E: From<String>>(
-    stream: TcpStream,
+    stream: Stream,
     to: &PeerUrl,
     method: Method,
     path: &'static str,

@@ -7,11 +7,15 @@
 //! - Requests that hyper refuses by itself are counted.
 
 use super::Front;
+use super::access::Caller;
 use super::audit::Client;
 use super::reply::{self, ReplyBody};
 use super::slots::{Full, Slot};
 use super::socket::{ConnectionState, Socket};
 use crate::limits;
+use crate::logging::AUDIT;
+use crate::metrics::Port;
+use crate::tls::{AcceptError, Stream};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
@@ -31,17 +35,20 @@ use tokio::time::sleep;
 
 /// Serves a connection until the connection ends or, after `stopping` becomes true, until its last request is answered.
 pub(super) async fn run(
-    stream: TcpStream,
+    socket: TcpStream,
     client: Client,
     slot: Slot,
     front: Arc<Front>,
     stopping: watch::Receiver<bool>,
 ) {
-    if let Err(error) = tune(&stream) {
+    if let Err(error) = tune(&socket) {
         // The connection works without them too.
         let logger = &front.api.logger;
         slog::debug!(logger, "set the options of a client's socket: {}", error);
     }
+    let Some((stream, client)) = secure(socket, client, &front, stopping.clone()).await else {
+        return;
+    };
     let state = ConnectionState::new(slot.progress(), Arc::clone(&front.head_bytes));
     let state = Arc::new(state);
     let socket = Socket::new(stream, Arc::clone(&state));
@@ -53,7 +60,7 @@ pub(super) async fn run(
     let logger = front.api.logger.clone();
     let refused = Arc::clone(&front.api.metrics);
     let service = service_fn(|mut request: Request<Incoming>| {
-        request.extensions_mut().insert(client);
+        request.extensions_mut().insert(client.clone());
         answer(request, Arc::clone(&front), Arc::clone(&state))
     });
     let connection = http1::Builder::new()
@@ -79,11 +86,45 @@ pub(super) async fn run(
     if let Err(error) = ended {
         // Clients may disconnect at any time and send anything, so this is not worth a warning.
         slog::debug!(logger, "a client's connection ended: {}", error);
+        if state.speaks_tls.load(Ordering::SeqCst) {
+            slog::warn!(logger, #AUDIT, "a client speaks TLS to the client port, which has none: it must use http://, or this \
+                member needs --tls"; "audit" => "tls", "from" => %client.address());
+        }
         if let Some(reason) = refusal(&error) {
             refused.requests_refused.add(reason);
         }
     }
     drop(slot);
+}
+
+/// Completes the TLS handshake, if this member has TLS. `None`: there is no connection to serve.
+async fn secure(
+    socket: TcpStream,
+    client: Client,
+    front: &Front,
+    mut stopping: watch::Receiver<bool>,
+) -> Option<(Stream, Client)> {
+    let Some(tls) = &front.api.tls else {
+        return Some((socket.into(), client));
+    };
+    let accepted = tokio::select! {
+        _ = stopping.wait_for(|stopping| *stopping) => return None,
+        accepted = tls.accept_client(socket) => accepted,
+    };
+    let metrics = &front.api.metrics.tls;
+    metrics.handshake(Port::Client, accepted.is_ok());
+    match accepted {
+        Ok((stream, Some(facts))) => Some((stream, client.proved(Caller::Known(Arc::new(facts))))),
+        Ok((stream, None)) => Some((stream, client.proved(Caller::Stranger))),
+        // A probe that only connects.
+        Err(AcceptError::Closed) => None,
+        Err(error) => {
+            let from = client.address();
+            slog::warn!(front.api.logger, #AUDIT, "refused a client's connection"; "audit" => "tls", "from" => %from,
+                "why" => %error);
+            None
+        }
+    }
 }
 
 /// Sets the options of a client's socket.

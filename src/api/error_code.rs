@@ -47,6 +47,10 @@ codes! {
     BadHost = BAD_REQUEST "bad-host",
     /// A web page of another site has sent the request.
     CrossSite = FORBIDDEN "cross-site",
+    /// The request needs the certificate of a client, and this one has none.
+    NoCertificate = FORBIDDEN "no-certificate",
+    /// The certificate of the client does not allow the request.
+    NotAllowed = FORBIDDEN "not-allowed",
     /// A write to a reserved path.
     ReservedPath = FORBIDDEN "reserved-path",
     /// The key is absent.

@@ -78,6 +78,7 @@ impl Front {
         (url, incarnation): (&PeerUrl, u64),
         deadline: Instant,
     ) -> ReplyResult {
+        self.check_addition(head, id)?;
         // The leader refuses an addition by a member that has not heard of the newest removal of this id.
         let caught_up = self.catch_up(deadline).await;
         caught_up.map_err(|why| self.not_proposed(RequestKind::Change, why))?;

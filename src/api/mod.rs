@@ -5,6 +5,7 @@
 //!   long a client may take, and `heads` the memory of incomplete requests.
 //! - `Front::answer` counts requests.
 //! - `gate` refuses requests that name another host, or that come from a web page of another site.
+//! - `access` refuses requests that need a certificate which the client has not.
 //! - `route` has the table of all requests and calls the function for each.
 //! - `availability` refuses requests that can't be served at present.
 //! - `path`, `condition`, `body` and `json` read what the client sent; `quota` checks that the map has room for it.
@@ -21,6 +22,7 @@
 //! - No log line and no message contains a value.
 
 mod accept;
+mod access;
 mod answer_headers;
 mod audit;
 mod availability;
@@ -67,6 +69,7 @@ use crate::config::Tuning;
 use crate::limits;
 use crate::metrics::{Metrics, Port};
 use crate::store::state_machine::StateMachine;
+use crate::tls::Tls;
 use crate::workers::Workers;
 use audit::Client;
 use body::Body;
@@ -109,6 +112,8 @@ pub struct Api {
     pub metrics: Arc<Metrics>,
     /// The threads for work that takes long.
     pub workers: Workers,
+    /// The certificates of this member. `None`: without TLS.
+    pub tls: Option<Tls>,
     /// Receives the log lines.
     pub logger: Logger,
 }

@@ -5,6 +5,7 @@
 //! second. A 405 lists in `Allow` the methods that the table has for the path.
 
 use super::Front;
+use super::access::Audience;
 use super::body::Body;
 use super::error_code::Code;
 use super::reply::{self, Reply, ReplyResult};
@@ -79,6 +80,31 @@ impl Action {
                 | Action::BackUp
                 | Action::ListMembers
         )
+    }
+
+    /// For whom the request is. Every action has its line here, so a new one can't be forgotten.
+    fn audience(self) -> Audience {
+        match self {
+            Action::ShowLive | Action::ShowReady => Audience::Everybody,
+            Action::AddMember | Action::Join | Action::ShowStatus => Audience::Joiners,
+            Action::Read
+            | Action::Write
+            | Action::ReadPair
+            | Action::DeletePair
+            | Action::SetPairs
+            | Action::List
+            | Action::Watch
+            | Action::Transact
+            | Action::BackUp
+            | Action::ListMembers
+            | Action::MoveMember
+            | Action::RemoveMember
+            | Action::RemoveNumber
+            | Action::HandOver
+            | Action::ShowHash
+            | Action::ShowMetrics
+            | Action::ShowPaths => Audience::Administrators,
+        }
     }
 
     /// Whether no cache may keep the answer, because the answer is the state of one moment, or too large.
@@ -285,6 +311,16 @@ impl Resource {
         }
     }
 
+    /// For whom a request with this method is. A request that no endpoint answers tells what there is, so it is for
+    /// administrators too.
+    fn audience(&self, method: &Method, decoded: &[u8]) -> Audience {
+        let key = &decoded[self.path.fixed.len()..];
+        let endpoint = self.endpoint(method, key);
+        endpoint.map_or(Audience::Administrators, |endpoint| {
+            endpoint.action.audience()
+        })
+    }
+
     fn endpoint(&self, method: &Method, key: &[u8]) -> Option<&'static Endpoint> {
         let mut endpoints = self.endpoints.iter();
         endpoints.find(|endpoint| endpoint.methods.contains(method) && (endpoint.is_for)(key))
@@ -386,11 +422,14 @@ impl Front {
         let decoded = path::decode(path)?;
         self.admit(head, &decoded)
             .inspect_err(|refused| self.audit_refusal(head, refused))?;
+        let resource = Resource::find(&decoded);
+        let audience = resource.audience(&head.method, &decoded);
+        self.check_rights(head, audience)
+            .inspect_err(|refused| self.audit_refusal(head, refused))?;
         if path == "*" || head.method == Method::CONNECT {
             // `*` and the target of CONNECT name no resource, so there are no methods to list for them.
             return Err(not_allowed(METHODS.iter()));
         }
-        let resource = Resource::find(&decoded);
         if !METHODS.contains(&head.method) {
             return Err(resource.not_allowed());
         }

@@ -13,6 +13,7 @@
 use super::heads::Heads;
 use super::slots::Progress;
 use crate::limits;
+use crate::tls::{self, Stream};
 use rustix::net::sockopt::set_socket_linger;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -22,7 +23,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep};
 
@@ -40,6 +40,8 @@ pub(super) struct ConnectionState {
     pub(super) ends_response: AtomicBool,
     /// A stream without end is being sent.
     pub(super) is_endless: AtomicBool,
+    /// The first byte on the connection starts a TLS handshake, in the place of a request.
+    pub(super) speaks_tls: AtomicBool,
     /// The process is stopping.
     pub(super) stopping: AtomicBool,
     /// Notified when the process is stopping and the request was answered.
@@ -58,6 +60,7 @@ impl ConnectionState {
             unread: AtomicBool::new(false),
             ends_response: AtomicBool::new(false),
             is_endless: AtomicBool::new(false),
+            speaks_tls: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             answered: Notify::new(),
         }
@@ -65,7 +68,9 @@ impl ConnectionState {
 }
 
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
+    /// Nothing was read yet.
+    is_fresh: bool,
     state: Arc<ConnectionState>,
     /// What the client has sent during a stream without end: the start of its next request.
     ahead: Vec<u8>,
@@ -80,9 +85,10 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, state: Arc<ConnectionState>) -> Socket {
+    pub(super) fn new(stream: Stream, state: Arc<ConnectionState>) -> Socket {
         Socket {
             stream,
+            is_fresh: true,
             state,
             ahead: Vec::new(),
             resets: false,
@@ -97,7 +103,7 @@ impl Socket {
     fn reset_if_broken_off(&mut self) -> io::Result<()> {
         let resets = self.state.ends_response.load(Ordering::SeqCst);
         if self.resets != resets {
-            set_socket_linger(&self.stream, resets.then_some(Duration::ZERO))?;
+            set_socket_linger(self.stream.socket(), resets.then_some(Duration::ZERO))?;
             self.resets = resets;
         }
         Ok(())
@@ -115,7 +121,7 @@ impl Socket {
                 false => 0,
             };
             // Without the option, TCP notices a vanished client later.
-            let _ = rustix::net::sockopt::set_tcp_user_timeout(&self.stream, time);
+            let _ = rustix::net::sockopt::set_tcp_user_timeout(self.stream.socket(), time);
         }
         self.may_time_out = may_time_out;
     }
@@ -189,6 +195,11 @@ impl AsyncRead for Socket {
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        if std::mem::take(&mut self.is_fresh) {
+            let first = buffer.filled().get(before);
+            let speaks_tls = first.is_some_and(|byte| tls::is_tls(*byte));
+            self.state.speaks_tls.store(speaks_tls, Ordering::SeqCst);
+        }
         let heads = &self.state.heads;
         heads.arrived(&buffer.filled()[before..]);
         Poll::Ready(if is_head { heads.check() } else { Ok(()) })
@@ -273,16 +284,16 @@ mod tests {
     #[tokio::test]
     async fn only_a_watcher_that_takes_bytes_can_time_out() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap());
         let _client = client.await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let state = ConnectionState::new(Arc::new(Progress::new(0)), Arc::default());
         let state = Arc::new(state);
-        let mut socket = Socket::new(stream, Arc::clone(&state));
+        let mut socket = Socket::new(stream.into(), Arc::clone(&state));
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let mut written = |socket: &mut Socket, written| {
             let _ = socket.watched(&mut cx, written);
-            u64::from(tcp_user_timeout(&socket.stream).unwrap())
+            u64::from(tcp_user_timeout(socket.stream.socket()).unwrap())
         };
         assert_eq!(written(&mut socket, Poll::Ready(Ok(1))), 0);
         state.is_endless.store(true, Ordering::SeqCst);

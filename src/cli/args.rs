@@ -7,7 +7,7 @@ use super::values::{
     parse_listen, parse_listen_peer, parse_member, parse_port, parse_size,
 };
 use crate::command::version::VERSION;
-use crate::config::AllowedHost;
+use crate::config::{AllowedHost, ClientFiles};
 use crate::logging::Format;
 use crate::peer_url::PeerUrl;
 use clap::{CommandFactory as _, Parser, Subcommand, ValueHint};
@@ -164,6 +164,36 @@ pub(super) struct Args {
     #[arg(long, value_name = "IP", env = "RAFTKVD_LISTEN_PEER", value_parser = parse_listen_peer, help_heading = "Addresses", value_hint = ValueHint::Other)]
     pub(super) listen_peer: Option<IpAddr>,
 
+    /// Directory with the certificates of this member: both ports speak TLS
+    ///
+    /// The directory holds ca.pem, member.pem and member.key, as `raftkvd cert` makes them. The other members prove by their
+    /// certificates who they are, and a client without a certificate gets only /-/live and /-/ready. Changed files are
+    /// read again without a restart. http:// and https:// in all other options mean the same.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "RAFTKVD_TLS",
+        help_heading = "Security",
+        value_hint = ValueHint::DirPath
+    )]
+    pub(super) tls: Option<PathBuf>,
+
+    /// Lowest version of TLS on the client port, 1.2 or 1.3
+    ///
+    /// Members talk TLS 1.3 to each other in any case.
+    #[arg(
+        long,
+        value_name = "VERSION",
+        env = "RAFTKVD_TLS_MIN",
+        default_value = "1.3",
+        value_parser = ["1.2", "1.3"],
+        help_heading = "Security"
+    )]
+    pub(super) tls_min: String,
+
+    #[command(flatten)]
+    pub(super) join_files: ClientFileArgs,
+
     /// Data directory [default: raftkvd-<id>]
     ///
     /// raftkvd creates the directory if it does not exist. Every member needs one of its own.
@@ -253,6 +283,47 @@ pub(super) struct Args {
     pub(super) log_level: slog::Level,
 }
 
+/// Files with which this process dials the client port of a member.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct ClientFileArgs {
+    /// CA of the member that is asked, in place of --tls
+    ///
+    /// Also the CA of a proxy in front of that member.
+    #[arg(long, value_name = "FILE", env = "RAFTKVD_CACERT", help_heading = "Security", value_hint = ValueHint::FilePath)]
+    pub(super) cacert: Option<PathBuf>,
+
+    /// Certificate to show to that member, with --key
+    #[arg(long, value_name = "FILE", env = "RAFTKVD_CERT", help_heading = "Security", value_hint = ValueHint::FilePath)]
+    pub(super) cert: Option<PathBuf>,
+
+    /// Key of that certificate
+    #[arg(long, value_name = "FILE", env = "RAFTKVD_KEY", help_heading = "Security", value_hint = ValueHint::FilePath)]
+    pub(super) key: Option<PathBuf>,
+}
+
+impl ClientFileArgs {
+    /// The files that are named. `None`: none.
+    pub(super) fn files(self) -> Result<Option<ClientFiles>, String> {
+        let own = match (self.cert, self.key) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err("--cert needs the key of the certificate: give --key too".to_owned());
+            }
+            (None, Some(_)) => {
+                return Err("--key needs its certificate: give --cert too".to_owned());
+            }
+        };
+        match (self.cacert, own) {
+            (Some(ca), own) => Ok(Some(ClientFiles::Files { ca, own })),
+            (None, Some(_)) => {
+                Err("--cert and --key need the CA of the member: give --cacert too".to_owned())
+            }
+            (None, None) => Ok(None),
+        }
+    }
+}
+
 /// What to do instead of running the daemon.
 #[derive(Debug, Clone, Subcommand)]
 pub(super) enum Command {
@@ -275,6 +346,13 @@ pub(super) enum Command {
         /// Take what this member has, even without a majority: the last writes may be missing
         #[arg(long)]
         stale: bool,
+
+        /// Directory with the certificates of a client or a member, if the member speaks TLS
+        #[arg(long, value_name = "DIR", env = "RAFTKVD_TLS", help_heading = "Security", value_hint = ValueHint::DirPath)]
+        tls: Option<PathBuf>,
+
+        #[command(flatten)]
+        files: ClientFileArgs,
     },
 
     /// Check a data directory or a backup, and show what it holds

@@ -8,6 +8,7 @@
 //! command ends with an error. The bytes on stdout then lack their footer, so `inspect` and `restore` refuse them.
 
 use crate::api::client;
+use crate::config::ClientFiles;
 use crate::exit_code::ExitCode;
 use crate::limits;
 use crate::logging::progress::{ProgressReport, Unit};
@@ -18,6 +19,8 @@ use crate::storage::inspect::SnapshotContents;
 use crate::storage::{
     ArrivedSnapshot, ArrivingSnapshot, Disk as _, DiskError, ReadOnlyDisk, RealDisk, StorageError,
 };
+use crate::tls::TlsError;
+use crate::tls::client::ClientTls;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -43,6 +46,8 @@ pub struct BackupOptions {
     /// The file, or a directory in which the file gets the name that the member suggests. `None` means the current
     /// directory, and `-` means stdout.
     pub file: Option<PathBuf>,
+    /// The files for TLS. `None`: no TLS.
+    pub tls: Option<ClientFiles>,
 }
 
 /// A backup that was fetched and checked.
@@ -73,6 +78,9 @@ pub enum BackupError {
         "no backup: can't write to stdout: {0}; check the program that reads stdout, and try again"
     )]
     Stdout(io::Error),
+    /// The files for TLS can't be used.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
     /// The bytes that arrived can't be stored, or are damaged.
     #[error("no backup: {}", .0.without_advice())]
     Storage(#[from] StorageError),
@@ -95,7 +103,7 @@ impl BackupError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             BackupError::NotGiven(_) | BackupError::Stdout(_) => ExitCode::Failure,
-            BackupError::Exists(_) | BackupError::Terminal => ExitCode::Usage,
+            BackupError::Exists(_) | BackupError::Terminal | BackupError::Tls(_) => ExitCode::Usage,
             BackupError::Storage(error) => error.exit_code(),
         }
     }
@@ -107,6 +115,7 @@ pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<Fetched, BackupE
         member,
         stale,
         file,
+        tls,
     } = settings;
     let to = match file.as_deref() {
         Some(file) if file == Path::new("-") => To::Stdout,
@@ -121,12 +130,13 @@ pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<Fetched, BackupE
         To::File(Some(file)) if !file.is_dir() => check_absent(file)?,
         _ => {}
     }
+    let tls = tls.as_ref().map(ClientTls::load).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("can't start the runtime: {error}; try again"))?;
     let fetched = runtime.block_on(async {
-        let stream = client::connect(member).await.map_err(|why| {
+        let stream = client::connect(member, tls.as_ref()).await.map_err(|why| {
             format!("{why}; give the URL at which clients reach a running member")
         })?;
         let take = async |response| fetch(response, to, logger).await;

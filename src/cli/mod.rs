@@ -15,12 +15,12 @@ mod meant;
 pub mod restore;
 mod values;
 
-use crate::config::{Asked, Tuning};
+use crate::config::{Asked, ClientFiles, Tuning};
 use crate::exit_code::ExitCode;
 use crate::limits;
 use crate::logging::{Fatal, Format, LogOptions};
 use crate::peer_url::PeerUrl;
-use args::{Args, Command, HelpLength};
+use args::{Args, ClientFileArgs, Command, HelpLength};
 use clap::FromArgMatches as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::collections::BTreeMap;
@@ -153,10 +153,17 @@ fn task(args: Args) -> Result<Task, Quit> {
         None => check(args)
             .map(|options| Task::Run(Box::new(options)))
             .map_err(Quit::Usage),
-        Some(Command::Backup { url, file, stale }) => Ok(Task::Backup(backup::BackupOptions {
+        Some(Command::Backup {
+            url,
+            file,
+            stale,
+            tls,
+            files,
+        }) => Ok(Task::Backup(backup::BackupOptions {
             member: url,
             stale,
             file,
+            tls: client_files(tls, files).map_err(Quit::Usage)?,
         })),
         Some(Command::Restore {
             file,
@@ -210,6 +217,13 @@ fn check(args: Args) -> Result<Options, String> {
     let (join, join_by) = parse_join(args.join.as_deref())?;
     let (cluster, peer_url) = addresses(&args)?;
     let tuning = tuning(&args)?;
+    let join_files = args.join_files.files()?;
+    if join_files.is_some() && join_by.is_empty() {
+        return Err(
+            "--cacert is for --join URL; give that too, or leave out --cacert, --cert and --key"
+                .to_owned(),
+        );
+    }
     Ok(Options {
         asked: Asked {
             id: args.id,
@@ -222,6 +236,9 @@ fn check(args: Args) -> Result<Options, String> {
             allowed_hosts: args.allow_host,
             listen_peer: args.listen_peer,
             data_dir: args.data_dir,
+            tls_dir: args.tls,
+            allows_tls12: args.tls_min == "1.2",
+            join_files,
             tuning,
         },
         log: LogOptions {
@@ -231,6 +248,21 @@ fn check(args: Args) -> Result<Options, String> {
         origins: Origins::default(),
         warnings: Vec::new(),
     })
+}
+
+/// The files of a command that asks a member.
+fn client_files(
+    dir: Option<PathBuf>,
+    files: ClientFileArgs,
+) -> Result<Option<ClientFiles>, String> {
+    let files = files.files()?;
+    match (dir, files) {
+        (Some(_), Some(_)) => Err(
+            "--tls and --cacert are both given; leave out --tls, or leave out --cacert, --cert and --key".to_owned(),
+        ),
+        (Some(dir), None) => Ok(Some(ClientFiles::Dir(dir))),
+        (None, files) => Ok(files),
+    }
 }
 
 fn tuning(args: &Args) -> Result<Tuning, String> {

@@ -15,6 +15,7 @@
 use crate::api::client;
 use crate::limits;
 use crate::peer_url::PeerUrl;
+use crate::tls::client::ClientTls;
 use crate::transport::Transport;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
@@ -36,6 +37,8 @@ pub struct JoinTask {
     pub url: PeerUrl,
     /// The client URLs of the members to ask, in this order.
     pub asked: Vec<PeerUrl>,
+    /// With what to dial these members. `None`: without TLS.
+    pub tls: Option<ClientTls>,
 }
 
 /// Why a member has not added this one.
@@ -108,7 +111,7 @@ async fn ask(
     in_doubt: &mut bool,
     transport: &Transport,
 ) -> Result<(), NotAdded> {
-    let (status, body) = request(asked, Method::GET, "/-/status", String::new()).await?;
+    let (status, body) = request(task, asked, Method::GET, "/-/status", String::new()).await?;
     let known = serde_json::from_slice(&body).ok().and_then(members);
     let (Some(known), StatusCode::OK) = (known, status) else {
         // If that member is not known by the host of the URL, its refusal says what to do.
@@ -130,7 +133,7 @@ async fn ask(
     }
     let wish = wish(task);
     let was_in_doubt = std::mem::replace(in_doubt, true);
-    let (status, body) = request(asked, Method::POST, "/join", wish).await?;
+    let (status, body) = request(task, asked, Method::POST, "/join", wish).await?;
     if status.is_success() {
         return Ok(());
     }
@@ -172,12 +175,15 @@ fn members(status: Value) -> Option<BTreeMap<u64, PeerUrl>> {
 
 /// Sends one request. Returns the status and the body of its answer.
 async fn request(
+    task: &JoinTask,
     to: &PeerUrl,
     method: Method,
     path: &'static str,
     body: String,
 ) -> Result<(StatusCode, Bytes), NotAdded> {
-    let stream = client::connect(to).await.map_err(NotAdded::Now)?;
+    let stream = client::connect(to, task.tls.as_ref())
+        .await
+        .map_err(NotAdded::Now)?;
     let take = async |answer: Response<Incoming>| {
         let status = answer.status();
         let body = Limited::new(answer.into_body(), limits::JOIN_ANSWER_BYTES_MAX);
@@ -202,6 +208,7 @@ mod tests {
             incarnation: 0xab,
             url: "http://10.0.0.4:9021".parse().unwrap(),
             asked: Vec::new(),
+            tls: None,
         };
         let said: Value = serde_json::from_str(&wish(&task)).unwrap();
         let expected =

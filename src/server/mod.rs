@@ -50,7 +50,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 use stop::{SignalReceived, StopReason, next_failure, on_exit, stop_gently};
 use systemd::Phase;
-use wiring::{Daemon, Found, OpenFiles, Process, Wired};
+use wiring::{ClientPort, Daemon, Found, OpenFiles, Process, Wired};
 
 /// Runs one member until it is stopped or removed (`Ok`), or until it fails.
 pub fn run(asked: Asked, signals: io::Result<Signals>, logger: &Logger) -> Result<(), Failure> {
@@ -73,7 +73,12 @@ pub fn run(asked: Asked, signals: io::Result<Signals>, logger: &Logger) -> Resul
     // This line follows the checks, so that a wrong command gets one line of output only.
     tell_starting(&plan.config, logger);
     descriptors.tell(logger);
-    let (config, port) = (plan.config, plan.client_port);
+    let config = plan.config;
+    let port = ClientPort {
+        listener: plan.client_port,
+        tls: plan.tls,
+        join_tls: plan.join_tls,
+    };
     let mut daemon = Daemon::serve_clients(config, descriptors, port, process, begun, logger)?;
     let Some(opened) = open(&mut daemon, disk, plan.beginning, plan.fit)? else {
         return Ok(());

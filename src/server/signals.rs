@@ -1,14 +1,20 @@
-//! Signals: SIGTERM and SIGINT stop the member, SIGHUP has no effect.
+//! Signals: SIGTERM and SIGINT stop the member. SIGHUP makes a member with `--tls` read its certificates again, and has no
+//! other effect.
 //!
 //! The process catches these signals before it does anything else, even before it reads its command line. A signal that
 //! arrives before the member can stop in order waits until the member can.
 
 use super::stop::{SignalReceived, StopReason, StopSender};
+use crate::tls::reload::ReadAgain;
 use slog::{Logger, info};
 use std::io;
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Instant;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Where SIGHUP is reported, if a part of the process has files to read again.
+pub(super) type Hangups = Arc<OnceLock<mpsc::Sender<ReadAgain>>>;
 
 /// Signals that are caught, but not handled yet.
 pub struct Signals {
@@ -32,8 +38,14 @@ impl Signals {
     }
 
     /// From now on, SIGTERM and SIGINT are reasons to stop in order. SIGHUP is no such reason: it comes from a terminal
-    /// that was closed, or from a supervisor that asks for files to be read again.
-    pub(super) fn watch(self, runtime: &Runtime, stop_sender: &StopSender, logger: &Logger) {
+    /// that was closed, or from a supervisor that asks for files to be read again. Returns where SIGHUP is reported once
+    /// there are such files.
+    pub(super) fn watch(
+        self,
+        runtime: &Runtime,
+        stop_sender: &StopSender,
+        logger: &Logger,
+    ) -> Hangups {
         for (name, mut signals) in self.stopping {
             let stop_sender = stop_sender.clone();
             runtime.spawn(async move {
@@ -43,15 +55,22 @@ impl Signals {
                 }
             });
         }
-        let mut hangups = self.hangups;
+        let mut signals = self.hangups;
         let logger = logger.clone();
+        let hangups = Hangups::default();
+        let reported = hangups.clone();
         runtime.spawn(async move {
-            while hangups.recv().await.is_some() {
-                info!(
-                    logger,
-                    "SIGHUP is ignored: there is no file to read again; SIGTERM stops this member"
-                );
+            while signals.recv().await.is_some() {
+                match reported.get() {
+                    // The receiver is gone when the member stops.
+                    Some(receiver) => drop(receiver.send(ReadAgain)),
+                    None => info!(
+                        logger,
+                        "SIGHUP is ignored: there is no file to read again; SIGTERM stops this member"
+                    ),
+                }
             }
         });
+        hangups
     }
 }

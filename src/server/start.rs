@@ -9,11 +9,13 @@ use super::list::{self, Fit};
 use super::listen::listen;
 use super::port::Port;
 use super::start_wait::{NotStarted, StartWait};
-use crate::config::{Asked, Config};
+use crate::config::{Asked, Config, TlsOptions};
 use crate::connect;
 use crate::limits;
 use crate::peer_url::PeerUrl;
 use crate::storage::{Beginning, DataDir, Disk, Given, Meta, Start, inspect};
+use crate::tls::client::ClientTls;
+use crate::tls::{Tls, TlsError};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -26,6 +28,8 @@ pub(super) struct StartPlan {
     pub(super) fit: Fit,
     pub(super) client_port: TcpListener,
     pub(super) peer_port: TcpListener,
+    pub(super) tls: Option<Tls>,
+    pub(super) join_tls: Option<ClientTls>,
 }
 
 /// Takes the lock of the data directory and binds both ports. Does not touch the content of the directory.
@@ -43,6 +47,7 @@ pub(super) fn prepare(
     std::mem::forget(dir.lock()?);
     dir.make_private()?.tell(&config.data_dir, wait.logger);
     let fit = list::check(disk, &config)?;
+    let (tls, join_tls) = load_tls(&config)?;
     // The ports are bound after the lock is taken, so that a second start of the same member reports the lock and not
     // the port. They are bound before the data directory is touched, so that a port in use leaves nothing behind.
     let client_port = listen(config.client_address, Port::Clients, wait)?;
@@ -53,7 +58,20 @@ pub(super) fn prepare(
         fit,
         client_port,
         peer_port,
+        tls,
+        join_tls,
     })
+}
+
+/// Reads the certificates of this member, and those with which it asks to join.
+fn load_tls(config: &Config) -> Result<(Option<Tls>, Option<ClientTls>), Failure> {
+    let wrong = |option| move |error: TlsError| Failure::Usage(format!("{option}: {error}"));
+    let tls = config.tls.clone().map(Tls::load).transpose();
+    let tls = tls.map_err(wrong("--tls"))?;
+    let join_tls = config.join_files.as_ref().map(ClientTls::load).transpose();
+    let join_tls = join_tls.map_err(wrong("--cacert"))?;
+    let join_tls = join_tls.or_else(|| tls.clone().map(ClientTls::from));
+    Ok((tls, join_tls))
 }
 
 /// Looks up the addresses of the host in the member's own peer URL.
@@ -298,6 +316,12 @@ fn config_of(
         peer_address,
         peer_url,
         data_dir,
+        tls: asked.tls_dir.map(|dir| TlsOptions {
+            dir,
+            member: beginning.member,
+            allows_tls12: asked.allows_tls12,
+        }),
+        join_files: asked.join_files,
         tuning: asked.tuning,
     })
 }

@@ -10,6 +10,7 @@
 //! snapshot        snapshot::write_snapshots
 //! load            DataDir::open_and_load, then it ends
 //! worker          workers::Workers: lists, hashes, large JSON and metrics for the client API
+//! tls             reload::run: reads changed certificates again (only with --tls)
 //! backup, send, receive  one for each backup, and for each snapshot that is sent or received
 //! lookup          one for each host name that is being resolved
 //! main            waits for a signal or a reason to end
@@ -24,7 +25,7 @@ use super::failure::Failure;
 use super::files::{FailStopDirectory, SnapshotFiles};
 use super::join;
 use super::listen::into_tokio;
-use super::signals::Signals;
+use super::signals::{Hangups, Signals};
 use super::stop::{Runtime, ServedPort, StopReason, StopReasons, StopSender, stop_reasons};
 use super::systemd::{Phase, Systemd};
 use crate::api::{self, Api};
@@ -46,6 +47,8 @@ use crate::threads::read_back::Reader;
 use crate::threads::remove::Remover;
 use crate::threads::snapshot::{self, SnapshotLoader};
 use crate::threads::wal;
+use crate::tls::client::ClientTls;
+use crate::tls::{Tls, reload};
 use crate::transport::{self, Transport};
 use crate::workers::Workers;
 use futures_channel::oneshot;
@@ -91,6 +94,7 @@ impl SharedParts {
 /// The process before it has found out which member it is.
 pub(super) struct Process {
     stop_sender: StopSender,
+    hangups: Hangups,
     pub(super) stop_reasons: StopReasons,
     pub(super) runtime: Runtime,
 }
@@ -100,9 +104,10 @@ impl Process {
     pub(super) fn start(signals: Signals, logger: &Logger) -> Result<Process, Failure> {
         let runtime = Runtime::start()?;
         let (stop_sender, stop_reasons) = stop_reasons();
-        signals.watch(&runtime, &stop_sender, logger);
+        let hangups = signals.watch(&runtime, &stop_sender, logger);
         Ok(Process {
             stop_sender,
+            hangups,
             stop_reasons,
             runtime,
         })
@@ -117,6 +122,10 @@ pub(super) struct Daemon {
     pub(super) config: Config,
     pub(super) descriptors: Descriptors,
     pub(super) parts: SharedParts,
+    /// The certificates of this member. `None`: without TLS.
+    pub(super) tls: Option<Tls>,
+    /// With what this member asks to join. `None`: without TLS.
+    join_tls: Option<ClientTls>,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) clients: ServedPort,
     pub(super) stop_reasons: StopReasons,
@@ -129,7 +138,7 @@ impl Daemon {
     pub(super) fn serve_clients(
         config: Config,
         descriptors: Descriptors,
-        port: TcpListener,
+        port: ClientPort,
         process: Process,
         begun: Instant,
         logger: &Logger,
@@ -137,6 +146,7 @@ impl Daemon {
         let workers = Workers::start(limits::WORKER_THREADS).map_err(Failure::no_thread)?;
         let Process {
             stop_sender,
+            hangups,
             stop_reasons,
             runtime,
         } = process;
@@ -149,9 +159,14 @@ impl Daemon {
             tick: config.tuning.tick(),
             metrics: parts.metrics.clone(),
             workers,
+            tls: port.tls.clone(),
             logger: parts.logger.clone(),
         };
-        let port = into_tokio(port, &runtime)?;
+        if let Some(tls) = &port.tls {
+            keep_fresh(tls, &parts, &hangups)?;
+        }
+        let (join_tls, tls) = (port.join_tls, port.tls);
+        let port = into_tokio(port.listener, &runtime)?;
         let clients = ServedPort::start(&runtime, |stopped| api::serve(port, api, stopped));
         Ok(Daemon {
             begun,
@@ -159,11 +174,33 @@ impl Daemon {
             config,
             descriptors,
             parts,
+            tls,
+            join_tls,
             clients,
             stop_reasons,
             runtime,
         })
     }
+}
+
+/// The client port, and the certificates of this member.
+pub(super) struct ClientPort {
+    pub(super) listener: TcpListener,
+    pub(super) tls: Option<Tls>,
+    pub(super) join_tls: Option<ClientTls>,
+}
+
+/// Starts the thread that reads changed certificates again.
+fn keep_fresh(tls: &Tls, parts: &SharedParts, hangups: &Hangups) -> Result<(), Failure> {
+    let (sender, asked) = mpsc::channel();
+    // It was empty: nothing else has files to read again.
+    let _ = hangups.set(sender);
+    let (tls, metrics, logger) = (tls.clone(), parts.metrics.tls.clone(), parts.logger.clone());
+    spawn("tls", &parts.stop_sender, move || {
+        reload::run(&tls, &asked, &metrics, &logger);
+        Ok(())
+    })?;
+    Ok(())
 }
 
 fn tell_systemd(parts: &SharedParts, runtime: &Runtime) -> watch::Sender<Phase> {
@@ -308,6 +345,7 @@ pub(super) fn transport(daemon: &Daemon, files: &OpenFiles, view: View, found: F
             connections: daemon.descriptors.peers,
             ..transport::TransportLimits::default()
         },
+        tls: daemon.tls.clone(),
         about: transport::About {
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             client_url: Some(client_url(config)),
@@ -336,12 +374,16 @@ fn client_url(config: &Config) -> String {
         peer_url,
         ..
     } = config;
+    let scheme = match config.tls {
+        Some(_) => "https",
+        None => "http",
+    };
     match client_address.ip().is_unspecified() {
         true => match peer_url.host().contains(':') {
-            true => format!("http://[{}]:{}", peer_url.host(), client_address.port()),
-            false => format!("http://{}:{}", peer_url.host(), client_address.port()),
+            true => format!("{scheme}://[{}]:{}", peer_url.host(), client_address.port()),
+            false => format!("{scheme}://{}:{}", peer_url.host(), client_address.port()),
         },
-        false => format!("http://{client_address}"),
+        false => format!("{scheme}://{client_address}"),
     }
 }
 
@@ -469,6 +511,7 @@ pub(super) fn ask_to_join(daemon: &Daemon, meta: &Meta, transport: &Transport) {
         incarnation: meta.incarnation(),
         url: config.peer_url.clone(),
         asked: config.join_by.clone(),
+        tls: daemon.join_tls.clone(),
     };
     let asking = join::run(task, transport.clone(), parts.logger.clone());
     let stop_sender = parts.stop_sender.clone();

@@ -5,25 +5,12 @@ use super::handshake;
 use super::verify::{Authority, MemberCertificates};
 use super::{Stream, Tls};
 use crate::certificates::Facts;
+use crate::config::ClientFiles;
 use rustls::ClientConfig;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpStream;
-
-/// The files with which a command dials a member.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ClientFiles {
-    /// A directory that `raftkvd cert` has made, of a client or of a member.
-    Dir(PathBuf),
-    /// Single files.
-    Files {
-        /// The CAs that are trusted.
-        ca: PathBuf,
-        /// A certificate and its key.
-        own: Option<(PathBuf, PathBuf)>,
-    },
-}
 
 /// What a command dials a member with.
 #[derive(Debug, Clone)]

@@ -11,6 +11,7 @@
 
 use super::verify::{Accepts, Authority, ClientCertificates, MemberCertificates};
 use crate::certificates::{Facts, FactsError, KeyFingerprint, Subject, facts};
+use crate::config::TlsOptions;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
@@ -21,17 +22,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use thiserror::Error;
-
-/// What the command line says about TLS.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsOptions {
-    /// The directory.
-    pub dir: PathBuf,
-    /// The id of this member. Its certificate must be for this id.
-    pub member: u64,
-    /// The client port also speaks TLS 1.2. The peer port never does.
-    pub allows_tls12: bool,
-}
 
 /// The longest file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -188,10 +178,15 @@ impl Files {
 
     /// Checks that the key belongs to the certificate.
     fn with_own_key(self, key_path: &Path) -> Result<Files, TlsError> {
-        let signing = provider().key_provider.load_private_key(self.key.clone_key());
-        let signing = signing
-            .map_err(|error| malformed(key_path, format!("holds no key that can be used: {error}")))?;
-        let public = signing.public_key().map(|public| KeyFingerprint::of(&public));
+        let signing = provider()
+            .key_provider
+            .load_private_key(self.key.clone_key());
+        let signing = signing.map_err(|error| {
+            malformed(key_path, format!("holds no key that can be used: {error}"))
+        })?;
+        let public = signing
+            .public_key()
+            .map(|public| KeyFingerprint::of(&public));
         if public != Some(self.own.fingerprint) {
             return Err(TlsError::OtherKey {
                 key: key_path.to_owned(),
@@ -333,7 +328,8 @@ pub(super) fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in read_certificates(path)? {
         let added = roots.add(certificate);
-        added.map_err(|error| malformed(path, format!("holds a CA that can't be used: {error}")))?;
+        added
+            .map_err(|error| malformed(path, format!("holds a CA that can't be used: {error}")))?;
     }
     Ok(roots)
 }

@@ -27,10 +27,11 @@ pub mod stream;
 mod verify;
 
 pub use crate::certificates::Facts;
-pub use credentials::{Credentials, TlsError, TlsOptions};
+pub use credentials::{Credentials, TlsError};
 pub use handshake::{AcceptError, is_tls};
 pub use stream::Stream;
 
+use crate::config::TlsOptions;
 use std::sync::Arc;
 use tokio::sync::watch;
 

@@ -7,6 +7,7 @@ use crate::channels::notice::{Met, Notice};
 use crate::identity::{self, Claims, PeerRefusal, Reason, Standing, View};
 use crate::logging::AUDIT;
 use crate::members;
+use crate::tls::Facts;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Response, StatusCode};
@@ -22,6 +23,8 @@ const REFUSALS_REMEMBERED: usize = 64;
 /// The source of a connection.
 pub(super) struct Source {
     pub address: IpAddr,
+    /// What the peer has proved by its certificate. `None`: without TLS.
+    pub proved: Option<Facts>,
     /// Adds the address and the port to each line.
     pub logger: Logger,
 }

@@ -2,10 +2,13 @@
 
 use super::handshake::{self, Trust};
 use super::link::LaneState;
+use super::state::TransportState;
+use crate::certificates::Subject;
 use crate::connect;
 use crate::identity::{Claims, PeerRefusal, Reason};
 use crate::limits;
 use crate::peer_url::PeerUrl;
+use crate::tls::{Facts, Stream};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Body, Incoming};
@@ -16,6 +19,7 @@ use std::io;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 /// Why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +28,9 @@ pub(super) enum DialError {
     Connect(io::Error),
     #[error("the connection failed: {0}")]
     Broken(String),
+    /// The two sides do not agree on TLS, or on a certificate.
+    #[error("TLS: {0}")]
+    Tls(String),
     #[error("it did not answer in time")]
     Silent,
     #[error("it refuses this member: {}", .0.reason)]
@@ -68,12 +75,30 @@ impl From<hyper::Error> for DialError {
     }
 }
 
-/// Connects to a peer. On Linux, the connection ends when the peer accepts no bytes for the duration `silence`.
-pub(super) async fn connect(url: &PeerUrl, silence: Duration) -> Result<TcpStream, DialError> {
+/// Connects to a peer, and completes the TLS handshake if this member has TLS. The peer has then proved that it is the
+/// member `id`. On Linux, the connection ends when the peer accepts no bytes for the duration `silence`.
+pub(super) async fn connect(
+    shared: &TransportState,
+    id: u64,
+    url: &PeerUrl,
+    silence: Duration,
+) -> Result<(Stream, Option<Facts>), DialError> {
     let connected = connect::connect(url.host(), url.port()).await;
-    let stream = connected.map_err(DialError::Connect)?;
-    prepare(&stream, silence).map_err(DialError::Connect)?;
-    Ok(stream)
+    let socket = connected.map_err(DialError::Connect)?;
+    prepare(&socket, silence).map_err(DialError::Connect)?;
+    let Some(tls) = &shared.tls else {
+        return Ok((socket.into(), None));
+    };
+    let securing = tls.dial(socket, url.host());
+    let secured = timeout(shared.limits.handshake_timeout, securing).await;
+    let (stream, facts) = secured
+        .map_err(|_| DialError::Silent)?
+        .map_err(DialError::Tls)?;
+    match facts.name.subject {
+        Subject::Member(actual) if actual == id => Ok((stream, Some(facts))),
+        Subject::Member(actual) => Err(DialError::Disliked(Reason::WrongReceiver { actual })),
+        Subject::Client { .. } => Err(DialError::Tls("its certificate is a client's".to_owned())),
+    }
 }
 
 /// Sets the socket options that both ends of every peer connection use.
@@ -115,7 +140,7 @@ pub(super) fn request<B>(
 
 /// Sends a request on a new connection, and passes the answer to `then`. Dropping the returned future ends everything.
 pub(super) async fn exchange<B, T, F>(
-    stream: TcpStream,
+    stream: Stream,
     request: Request<B>,
     then: impl FnOnce(Response<Incoming>) -> F,
 ) -> Result<T, DialError>

@@ -11,11 +11,13 @@ use super::registry::Turned;
 use super::snapshot::receive::receive as receive_snapshot;
 use super::state::TransportState;
 use super::{dial, frame};
+use crate::certificates::{KeyFingerprint, Subject};
 use crate::channels::notice::{Met, Notice};
 use crate::identity::{Claims, PeerAnswer, PeerRefusal, Reason, Standing, View};
 use crate::limits;
 use crate::logging::AUDIT;
 use crate::metrics::Port;
+use crate::tls::{self, AcceptError, Credentials, Facts, Stream, Tls};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
@@ -34,7 +36,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
 
 /// Accepts connections until `shutdown` completes.
 pub(super) async fn serve(
@@ -44,6 +48,7 @@ pub(super) async fn serve(
 ) {
     let mut shutdown = pin!(shutdown);
     let mut tasks = JoinSet::new();
+    let mut renewals = shared.tls.as_ref().map(Tls::subscribe);
     let strangers = Arc::new(Strangers::default());
     let mut failing = false;
     for serial in 0.. {
@@ -52,6 +57,8 @@ pub(super) async fn serve(
                 biased;
                 () = &mut shutdown => return tasks.shutdown().await,
                 Some(_) = tasks.join_next() => (),
+                // The file of revoked keys may have changed.
+                () = renewed(&mut renewals) => shared.judge_all(),
                 accepted = listener.accept() => break accepted,
             }
         };
@@ -63,7 +70,7 @@ pub(super) async fn serve(
                     error!(shared.logger, "can't accept peer connections"; "error" => %error);
                 }
                 shared.metrics.shortages.accepts_failed(Port::Peer);
-                let pause = tokio::time::timeout(limits::PEER_BACKOFF_MAX, &mut shutdown);
+                let pause = timeout(limits::PEER_BACKOFF_MAX, &mut shutdown);
                 if pause.await.is_ok() {
                     return tasks.shutdown().await;
                 }
@@ -92,6 +99,7 @@ pub(super) async fn serve(
         let from = SocketAddr::new(ip, port).to_string();
         let source = Source {
             address: ip,
+            proved: None,
             logger: shared.logger.new(o!("from" => from)),
         };
         let task = tasks.spawn(connection(shared.clone(), stream, stranger, source));
@@ -99,6 +107,16 @@ pub(super) async fn serve(
             *place = Some(task);
         }
     }
+}
+
+/// Completes when the certificates of this member were read again. Never without TLS.
+async fn renewed(renewals: &mut Option<watch::Receiver<Arc<Credentials>>>) {
+    if let Some(renewals) = renewals
+        && renewals.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Connections that belong to no bound member, oldest first. The newest entry has no task for a moment.
@@ -140,15 +158,19 @@ struct Upgrading {
 
 async fn connection(
     shared: Arc<TransportState>,
-    stream: TcpStream,
+    socket: TcpStream,
     stranger: Stranger,
     source: Source,
 ) {
-    let logger = &source.logger;
-    if let Err(error) = dial::prepare(&stream, limits::PEER_SILENCE_MAX) {
-        debug!(logger, "a connection has ended at once"; "error" => %error);
+    if let Err(error) = dial::prepare(&socket, limits::PEER_SILENCE_MAX) {
+        debug!(source.logger, "a connection has ended at once"; "error" => %error);
         return;
     }
+    let Some((stream, proved)) = secure(&shared, socket, &source).await else {
+        return;
+    };
+    let source = Source { proved, ..source };
+    let logger = &source.logger;
     let upgrading = Mutex::new(None);
     let service = service_fn(async |request| {
         let mut response = handle(&shared, request, &stranger, &upgrading, &source).await;
@@ -185,7 +207,7 @@ async fn connection(
             return;
         }
     };
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+    let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() else {
         error!(
             logger,
             "an upgraded connection is not the one that was served"
@@ -199,6 +221,7 @@ async fn connection(
         standing,
         entry: &entry,
         stranger: &stranger,
+        key: source.proved.as_ref().map(|facts| facts.fingerprint),
         socket: parts.io.into_inner(),
         frames: frame::Frames::default(),
         counted: 0,
@@ -213,6 +236,43 @@ async fn connection(
     }
 }
 
+/// Completes the TLS handshake, if this member has TLS. `None`: there is no connection to serve.
+async fn secure(
+    shared: &TransportState,
+    socket: TcpStream,
+    source: &Source,
+) -> Option<(Stream, Option<Facts>)> {
+    let Some(tls) = &shared.tls else {
+        return plaintext(shared, socket, source).await;
+    };
+    let accepted = tls.accept_peer(socket).await;
+    shared.metrics.tls.handshake(Port::Peer, accepted.is_ok());
+    match accepted {
+        Ok((stream, facts)) => Some((stream, Some(facts))),
+        // A probe that only connects.
+        Err(AcceptError::Closed) => None,
+        Err(error) => {
+            warn!(source.logger, #AUDIT, "refused a peer's connection"; "audit" => "tls", "why" => %error);
+            None
+        }
+    }
+}
+
+/// The connection of a peer on a port without TLS. Logs a peer that speaks TLS, whose request hyper refuses then.
+async fn plaintext(
+    shared: &TransportState,
+    socket: TcpStream,
+    source: &Source,
+) -> Option<(Stream, Option<Facts>)> {
+    let mut first = [0];
+    let peeked = timeout(shared.limits.header_timeout, socket.peek(&mut first)).await;
+    if peeked.ok()?.ok()? > 0 && tls::is_tls(first[0]) {
+        warn!(source.logger, #AUDIT, "a peer speaks TLS to the peer port, which has none: start this member with --tls too, or \
+            that one without"; "audit" => "tls");
+    }
+    Some((socket.into(), None))
+}
+
 async fn handle(
     shared: &Arc<TransportState>,
     mut request: Request<Incoming>,
@@ -224,6 +284,12 @@ async fn handle(
         Ok(read) => read,
         Err(foreign) => return foreign.answer(&source.logger),
     };
+    if let Some(proved) = &source.proved
+        && proved.name.subject != Subject::Member(claims.from)
+    {
+        let line = "the certificate is not that of the member that this peer claims to be";
+        return refuse(StatusCode::FORBIDDEN, line, &source.logger);
+    }
     let judged = shared.judge(&claims);
     if let Some(refusal) = PeerRefusal::of_claim(&claims, &judged.view) {
         shared.inbox.notice(Notice::Refused(refusal));
@@ -399,7 +465,9 @@ struct InboundStream<'a> {
     standing: Standing,
     entry: &'a StreamEntry,
     stranger: &'a Stranger,
-    socket: TcpStream,
+    /// The key with which the peer has proved itself. `None`: without TLS.
+    key: Option<KeyFingerprint>,
+    socket: Stream,
     frames: frame::Frames,
     /// Bytes of the frames that are counted.
     counted: usize,
@@ -419,6 +487,8 @@ enum StreamEnd {
     Frame(#[from] frame::FrameError),
     #[error("the peer is no longer welcome: {0}")]
     Denied(Reason),
+    #[error("the key of its certificate is revoked")]
+    Revoked,
     #[error("the frames that all peers have begun to send are too large together")]
     Crowded,
 }
@@ -467,6 +537,9 @@ impl InboundStream<'_> {
 
     /// Judges the peer's claims again.
     fn judge(&mut self) -> Result<(), StreamEnd> {
+        if self.shared.is_revoked(self.key) {
+            return Err(StreamEnd::Revoked);
+        }
         match self.shared.judge(&self.claims).standing {
             Ok(standing) if standing == self.standing => {}
             Ok(standing) => {

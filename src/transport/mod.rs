@@ -94,6 +94,7 @@ impl Transport {
                 runtime,
                 logger,
                 leader: AtomicU64::new(0),
+                tls: settings.tls,
                 about: settings.about,
                 view: watch::Sender::new(Arc::new(settings.view)),
                 applied: AtomicU64::new(settings.applied),

@@ -13,10 +13,12 @@ use super::peers::{DialledAnswer, Peer, PeerPlace};
 use super::queue::LaneQueue;
 use super::round_trip::RoundTrip;
 use super::state::TransportState;
+use crate::certificates::KeyFingerprint;
 use crate::channels::notice::{Met, Notice};
 use crate::identity::{self, Claims, Reason, Standing};
 use crate::limits;
 use crate::peer_url::PeerUrl;
+use crate::tls::Stream;
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::body::Incoming;
@@ -28,9 +30,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -73,7 +73,9 @@ pub(super) struct Outbound {
 
 /// An established connection.
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
+    /// The key with which the peer has proved itself. `None`: without TLS.
+    key: Option<KeyFingerprint>,
     answer: DialledAnswer,
     /// The claims that this member made.
     said: Claims,
@@ -200,7 +202,8 @@ impl Outbound {
     /// Makes a connection and completes the handshake.
     async fn dial_at(&self, place: &PeerPlace) -> Result<Connection, DialError> {
         let PeerPlace { url, trust } = place;
-        let stream = dial::connect(url, limits::PEER_SILENCE_MAX).await?;
+        let connected = dial::connect(&self.shared, self.peer, url, limits::PEER_SILENCE_MAX);
+        let (stream, facts) = connected.await?;
         let said = self.shared.view().claims(self.peer, Some(url));
         let mut request = dial::request(&said, url, "/raft/stream", Empty::<Bytes>::new())?;
         let headers = request.headers_mut();
@@ -214,13 +217,14 @@ impl Outbound {
             let answer = judge(&self.shared, self.peer, url, &response)?;
             let upgraded = hyper::upgrade::on(&mut response).await?;
             let parts = upgraded
-                .downcast::<TokioIo<TcpStream>>()
+                .downcast::<TokioIo<Stream>>()
                 .map_err(|_| DialError::Unexpected("with a foreign connection".to_owned()))?;
             if !parts.read_buf.is_empty() {
                 return Err(DialError::Unexpected("and went on talking".to_owned()));
             }
             Ok(Connection {
                 stream: parts.io.into_inner(),
+                key: facts.as_ref().map(|facts| facts.fingerprint),
                 answer,
                 said: said.clone(),
             })
@@ -234,6 +238,7 @@ impl Outbound {
     async fn serve(&self, connection: Connection) -> Ended {
         let Connection {
             stream,
+            key,
             answer,
             said,
         } = connection;
@@ -246,7 +251,7 @@ impl Outbound {
         if self.lane == Lane::Control && empty {
             self.shared.recognize(self.peer);
         }
-        let (read, write) = stream.into_split();
+        let (read, write) = tokio::io::split(stream);
         let outdated = AtomicBool::new(false);
         let mut closed = pin!(end_of(read));
         let mut written = pin!(write_queue(&self.queue, write, &outdated));
@@ -273,6 +278,9 @@ impl Outbound {
                 changed = view.changed() => {
                     changed.expect("the sender lives in what this task shares");
                     view.borrow_and_update();
+                    if self.shared.is_revoked(key) {
+                        return Ended::Broken("the key of its certificate is revoked".to_owned());
+                    }
                     match self.judge(&url, &said, &mut up) {
                         Err(reason) => return Ended::Disliked(reason),
                         Ok(true) => {}
@@ -365,7 +373,7 @@ impl Outbound {
 
 /// Waits for the end of a connection on which the peer sends nothing, so that anything readable is the end. The end is
 /// noticed at once, even when there is nothing to write.
-async fn end_of(mut connection: OwnedReadHalf) -> String {
+async fn end_of(mut connection: ReadHalf<Stream>) -> String {
     match connection.read(&mut [0; 1]).await {
         Ok(0) => "the peer closed it".to_owned(),
         Ok(_) => "the peer spoke out of turn".to_owned(),
@@ -414,7 +422,7 @@ async fn end_outdated(
 /// Writes queued messages until the queue is closed and empty, or until the connection is outdated.
 async fn write_queue(
     queue: &LaneQueue,
-    mut connection: OwnedWriteHalf,
+    mut connection: WriteHalf<Stream>,
     outdated: &AtomicBool,
 ) -> io::Result<()> {
     let (mut messages, mut outgoing) = (Vec::new(), frame::Outgoing::default());
@@ -427,6 +435,8 @@ async fn write_queue(
         for piece in outgoing.pieces() {
             connection.write_all(piece).await?;
         }
+        // With TLS, what was written may still wait to be encrypted.
+        connection.flush().await?;
         outgoing.clear();
     }
     connection.shutdown().await

@@ -6,6 +6,7 @@ use crate::identity::View;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::peer_url::PeerUrl;
+use crate::tls::Tls;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub struct TransportSettings {
     pub limits: TransportLimits,
     /// The identity of this member, and its view of the members.
     pub view: View,
+    /// The certificates of this member. `None`: without TLS.
+    pub tls: Option<Tls>,
     /// What this member says about itself.
     pub about: About,
     /// The index up to which the view is applied.

@@ -6,11 +6,13 @@ use super::peers::{ClaimKind, DialledAnswer, Peer, PeerPlace, Peers, add, judge_
 use super::queue::LaneQueue;
 use super::registry::Registry;
 use super::settings::TransportLimits;
+use crate::certificates::KeyFingerprint;
 use crate::channels::inbox::Inbox;
 use crate::identity::{self, Claims, GreetingState, Reason, Standing, View};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::peer_url::PeerUrl;
+use crate::tls::Tls;
 use parking_lot::{Mutex, MutexGuard};
 use slog::{Logger, warn};
 use std::sync::Arc;
@@ -28,6 +30,8 @@ pub(super) struct TransportState {
     pub runtime: tokio::runtime::Handle,
     pub logger: Logger,
     pub leader: AtomicU64,
+    /// The certificates of this member. `None`: without TLS.
+    pub tls: Option<Tls>,
     /// What this member says about itself.
     pub about: About,
     /// The view of the members. The tasks of connections wait for a change, and then judge their peers again.
@@ -54,6 +58,14 @@ impl TransportState {
 
     pub(super) fn view(&self) -> Arc<View> {
         self.view.borrow().clone()
+    }
+
+    /// Whether the key with which a peer has proved itself counts no longer.
+    pub(super) fn is_revoked(&self, key: Option<KeyFingerprint>) -> bool {
+        let (Some(tls), Some(key)) = (&self.tls, key) else {
+            return false;
+        };
+        tls.credentials().revokes(key)
     }
 
     /// Makes every connection judge its peer again.

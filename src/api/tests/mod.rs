@@ -120,6 +120,7 @@ impl Cluster {
             tick: Duration::from_millis(20),
             metrics: Arc::default(),
             workers: Workers::start(2).unwrap(),
+            tls: None,
             logger: Logger::root(slog::Discard, slog::o!()),
         };
         let (stop, stopped) = signal::channel();

@@ -173,8 +173,9 @@ impl SnapshotTransfer {
             total,
             sent: sent.clone(),
         };
-        let stream = dial::connect(&self.url, shared.limits.snapshot_stall).await?;
         let to = self.report.to;
+        let stall = shared.limits.snapshot_stall;
+        let (stream, _) = dial::connect(shared, to, &self.url, stall).await?;
         let claims = shared.view().claims(to, Some(&self.url));
         let request = dial::request(&claims, &self.url, "/raft/snapshot", body)?;
         let exchange = dial::exchange(stream, request, async |response| {

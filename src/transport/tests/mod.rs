@@ -114,6 +114,7 @@ impl TestPeer {
         let files = Arc::new(snapshots::Files::default());
         let address = listener.local_addr().unwrap();
         let settings = TransportSettings {
+            tls: None,
             directory: memory.clone(),
             snapshots: Arc::new(snapshots::Shelf(files.clone())),
             metrics: Arc::default(),

@@ -1,0 +1,103 @@
+//! Who may make a request: decided by the certificate of the connection, if this member has `--tls`.
+//!
+//! The table of routes says for whom a request is, and [`Front::check_rights`] compares that with what the client has
+//! proved. It is asked after the gate and before everything else, so a refusal tells a stranger nothing about the cluster.
+//! Without `--tls` nobody can prove anything, and everybody may do everything.
+
+use super::Front;
+use super::audit::Client;
+use super::error_code::Code;
+use super::reply::{self, Reply};
+use crate::certificates::{Facts, Role, Subject};
+use hyper::http::request::Parts;
+use std::sync::Arc;
+
+/// What a client has proved about itself.
+#[derive(Debug, Clone)]
+pub(super) enum Caller {
+    /// Nothing, because this member has no TLS.
+    Anybody,
+    /// Nothing: it has shown no certificate.
+    Stranger,
+    /// What its certificate says.
+    Known(Arc<Facts>),
+}
+
+/// For whom a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// Everybody, also without a certificate: probes of supervisors.
+    Everybody,
+    /// Administrators, and members that join: see [`Front::check_addition`].
+    Joiners,
+    /// Administrators.
+    Administrators,
+}
+
+/// What a client may do.
+enum Rights {
+    All,
+    /// Ask for the status, and add the member with this id.
+    Join(u64),
+    None(Box<Reply>),
+}
+
+impl Front {
+    /// Returns 403 if the client may not make a request for this audience.
+    pub(super) fn check_rights(&self, head: &Parts, audience: Audience) -> Result<(), Box<Reply>> {
+        match (audience, self.rights(head)) {
+            (Audience::Everybody, _) | (_, Rights::All) => Ok(()),
+            (Audience::Joiners, Rights::Join(_)) => Ok(()),
+            (Audience::Administrators, Rights::Join(id)) => Err(only_join(id)),
+            (_, Rights::None(refused)) => Err(refused),
+        }
+    }
+
+    /// Returns 403 if the client may not add this member. A member may add itself, and no other.
+    pub(super) fn check_addition(&self, head: &Parts, id: u64) -> Result<(), Box<Reply>> {
+        match self.rights(head) {
+            Rights::Join(own) if own != id => Err(only_join(own)),
+            Rights::All | Rights::Join(_) => Ok(()),
+            Rights::None(refused) => Err(refused),
+        }
+    }
+
+    fn rights(&self, head: &Parts) -> Rights {
+        let known = match Client::of(head).caller() {
+            Caller::Anybody => return Rights::All,
+            Caller::Stranger => return Rights::None(no_certificate()),
+            Caller::Known(known) => known,
+        };
+        // A connection outlives a revocation, so each request is judged.
+        let tls = self.api.tls.as_ref();
+        if tls.is_some_and(|tls| tls.credentials().revokes(known.fingerprint)) {
+            return Rights::None(reply::error(
+                Code::NotAllowed,
+                "the key of this certificate is revoked; make a new certificate with `raftkvd cert`",
+            ));
+        }
+        match known.name.subject {
+            Subject::Member(id) => Rights::Join(id),
+            Subject::Client {
+                role: Role::Admin, ..
+            } => Rights::All,
+        }
+    }
+}
+
+fn no_certificate() -> Box<Reply> {
+    reply::error(
+        Code::NoCertificate,
+        "this request needs the certificate of a client: curl --cacert ca.pem --cert client.pem --key client.key",
+    )
+}
+
+fn only_join(id: u64) -> Box<Reply> {
+    reply::error(
+        Code::NotAllowed,
+        format!(
+            "the certificate of member {id} may only add member {id}; use that of a client, as `raftkvd cert client NAME` \
+             makes it"
+        ),
+    )
+}
