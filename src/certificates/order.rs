@@ -21,12 +21,12 @@ pub struct Order {
     /// The owner.
     pub subject: Subject,
     /// The hosts in URLs of the member. Peers don't look at them, but clients such as curl do.
-    pub hosts: Vec<Host>,
+    pub hosts: Vec<AltHost>,
 }
 
 /// A host in a URL.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Host {
+pub enum AltHost {
     /// A DNS name, in lower case.
     Name(String),
     /// An IP address.
@@ -61,13 +61,13 @@ pub fn days_until(time: SystemTime, now: SystemTime) -> u64 {
 
 impl Order {
     /// For a member. Its own machine can always use `localhost`.
-    pub fn member(id: u64, hosts: impl IntoIterator<Item = Host>) -> Order {
+    pub fn member(id: u64, hosts: impl IntoIterator<Item = AltHost>) -> Order {
         let loopback = [
-            Host::Name("localhost".to_owned()),
-            Host::Address(Ipv4Addr::LOCALHOST.into()),
-            Host::Address(Ipv6Addr::LOCALHOST.into()),
+            AltHost::Name("localhost".to_owned()),
+            AltHost::Address(Ipv4Addr::LOCALHOST.into()),
+            AltHost::Address(Ipv6Addr::LOCALHOST.into()),
         ];
-        let mut all: Vec<Host> = Vec::new();
+        let mut all: Vec<AltHost> = Vec::new();
         for host in hosts.into_iter().chain(loopback) {
             if !all.contains(&host) {
                 all.push(host);
@@ -81,7 +81,7 @@ impl Order {
 }
 
 /// The hosts of a certificate. Names of other kinds are left out.
-pub fn hosts(der: &[u8]) -> Result<Vec<Host>, FactsError> {
+pub fn hosts(der: &[u8]) -> Result<Vec<AltHost>, FactsError> {
     let certificate = parse(der)?;
     let names = certificate
         .subject_alternative_name()
@@ -90,10 +90,10 @@ pub fn hosts(der: &[u8]) -> Result<Vec<Host>, FactsError> {
     let hosts = names.into_iter().flatten().filter_map(|name| match name {
         GeneralName::DNSName(name) => name.parse().ok(),
         GeneralName::IPAddress(bytes) => match *bytes {
-            [a, b, c, d] => Some(Host::Address(Ipv4Addr::new(*a, *b, *c, *d).into())),
+            [a, b, c, d] => Some(AltHost::Address(Ipv4Addr::new(*a, *b, *c, *d).into())),
             bytes => <[u8; 16]>::try_from(bytes)
                 .ok()
-                .map(|bytes| Host::Address(Ipv6Addr::from(bytes).into())),
+                .map(|bytes| AltHost::Address(Ipv6Addr::from(bytes).into())),
         },
         _ => None,
     });
@@ -101,10 +101,10 @@ pub fn hosts(der: &[u8]) -> Result<Vec<Host>, FactsError> {
 }
 
 /// The text of a URL's host, an IPv6 address also without its brackets. An error says what to write.
-impl FromStr for Host {
+impl FromStr for AltHost {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Host, String> {
+    fn from_str(text: &str) -> Result<AltHost, String> {
         let bare = text
             .strip_prefix('[')
             .and_then(|text| text.strip_suffix(']'));
@@ -114,7 +114,7 @@ impl FromStr for Host {
                     "this address is only to listen on; write the one by which clients reach the member"
                         .to_owned(),
                 ),
-                false => Ok(Host::Address(address.to_canonical())),
+                false => Ok(AltHost::Address(address.to_canonical())),
             };
         }
         let name = text.strip_suffix('.').unwrap_or(text);
@@ -123,7 +123,7 @@ impl FromStr for Host {
         let last = name.rsplit('.').next().unwrap_or_default();
         let ends_in_a_number = last.bytes().all(|b| b.is_ascii_digit());
         match name.len() <= 253 && name.split('.').all(is_label) && !ends_in_a_number {
-            true => Ok(Host::Name(name.to_ascii_lowercase())),
+            true => Ok(AltHost::Name(name.to_ascii_lowercase())),
             false => Err(
                 "write a host name such as kv.example.com, or an IP address, without a scheme, a port or a path"
                     .to_owned(),
@@ -132,11 +132,11 @@ impl FromStr for Host {
     }
 }
 
-impl fmt::Display for Host {
+impl fmt::Display for AltHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Host::Name(name) => f.write_str(name),
-            Host::Address(address) => write!(f, "{address}"),
+            AltHost::Name(name) => f.write_str(name),
+            AltHost::Address(address) => write!(f, "{address}"),
         }
     }
 }
@@ -155,7 +155,7 @@ mod tests {
             ("0:0::1", "::1"),
             ("::ffff:10.0.0.1", "10.0.0.1"),
         ] {
-            assert_eq!(text.parse::<Host>().unwrap().to_string(), host);
+            assert_eq!(text.parse::<AltHost>().unwrap().to_string(), host);
         }
         for text in [
             "",
@@ -173,7 +173,7 @@ mod tests {
             "b\u{fc}cher",
             "a\n",
         ] {
-            assert!(text.parse::<Host>().is_err(), "{text}");
+            assert!(text.parse::<AltHost>().is_err(), "{text}");
         }
     }
 
@@ -181,7 +181,7 @@ mod tests {
     fn a_member_is_reached_on_its_own_machine_too_and_no_host_is_twice() {
         let hosts = ["a", "127.0.0.1", "a"].map(|text| text.parse().unwrap());
         let order = Order::member(1, hosts);
-        let hosts: Vec<String> = order.hosts.iter().map(Host::to_string).collect();
+        let hosts: Vec<String> = order.hosts.iter().map(AltHost::to_string).collect();
         assert_eq!(hosts, ["a", "127.0.0.1", "localhost", "::1"]);
     }
 

@@ -2,7 +2,7 @@
 
 use super::facts::{FactsError, KeyFingerprint, parse, system_time};
 use super::name::{Name, Subject, Tag};
-use super::order::{DAYS_MAX, Host, Order, Validity};
+use super::order::{AltHost, DAYS_MAX, Order, Validity};
 use super::random::random_bytes;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -18,7 +18,7 @@ const CA_NAME: &str = "raftkvd CA ";
 
 /// A CA with its key.
 #[derive(Debug)]
-pub struct Authority {
+pub struct Ca {
     facts: CaFacts,
     certificate: Vec<u8>,
     key: KeyPair,
@@ -37,7 +37,7 @@ pub struct CaFacts {
 
 /// Why a CA can't be used, or can't issue a certificate.
 #[derive(Debug, Error)]
-pub enum AuthorityError {
+pub enum CaError {
     /// The certificate can't be read.
     #[error("{0}")]
     Facts(#[from] FactsError),
@@ -56,7 +56,7 @@ pub enum AuthorityError {
 }
 
 /// Reads the certificate of a CA.
-pub fn ca_facts(der: &[u8]) -> Result<CaFacts, AuthorityError> {
+pub fn ca_facts(der: &[u8]) -> Result<CaFacts, CaError> {
     let certificate = parse(der)?;
     let subject = certificate.subject();
     let mut names = subject.iter_common_name();
@@ -71,7 +71,7 @@ pub fn ca_facts(der: &[u8]) -> Result<CaFacts, AuthorityError> {
             },
             fingerprint: KeyFingerprint::of(certificate.public_key().raw),
         }),
-        _ => Err(AuthorityError::NotACa),
+        _ => Err(CaError::NotACa),
     }
 }
 
@@ -84,32 +84,32 @@ pub fn has_issued(ca_der: &[u8], der: &[u8]) -> bool {
 }
 
 /// Makes a tag for a new cluster.
-pub fn new_tag() -> Result<Tag, AuthorityError> {
+pub fn new_tag() -> Result<Tag, CaError> {
     Ok(Tag(u128::from_le_bytes(random_bytes()?)))
 }
 
 /// Makes a key: ECDSA with the curve P-256, which all TLS libraries know.
-pub fn new_key() -> Result<KeyPair, AuthorityError> {
+pub fn new_key() -> Result<KeyPair, CaError> {
     Ok(KeyPair::generate()?)
 }
 
 /// The public key of a certificate, to issue another one for the same key.
-pub fn public_key(der: &[u8]) -> Result<SubjectPublicKeyInfo, AuthorityError> {
+pub fn public_key(der: &[u8]) -> Result<SubjectPublicKeyInfo, CaError> {
     let certificate = parse(der)?;
     Ok(SubjectPublicKeyInfo::from_der(
         certificate.public_key().raw,
     )?)
 }
 
-impl Authority {
+impl Ca {
     /// Makes a CA with this key, valid for [`DAYS_MAX`] days.
-    pub fn make(tag: Tag, key: KeyPair, now: SystemTime) -> Result<Authority, AuthorityError> {
+    pub fn make(tag: Tag, key: KeyPair, now: SystemTime) -> Result<Ca, CaError> {
         let validity = Validity::days(now, DAYS_MAX);
         let mut params = params(&format!("{CA_NAME}{tag}"), &validity)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key)?.der().to_vec();
-        Ok(Authority {
+        Ok(Ca {
             facts: ca_facts(&certificate)?,
             certificate,
             key,
@@ -117,12 +117,12 @@ impl Authority {
     }
 
     /// The CA of this certificate and its key. `None` if the key is another one.
-    pub fn load(certificate: &[u8], key: KeyPair) -> Result<Option<Authority>, AuthorityError> {
+    pub fn load(certificate: &[u8], key: KeyPair) -> Result<Option<Ca>, CaError> {
         let facts = ca_facts(certificate)?;
         if facts.fingerprint != KeyFingerprint::of(&key.subject_public_key_info()) {
             return Ok(None);
         }
-        Ok(Some(Authority {
+        Ok(Some(Ca {
             facts,
             certificate: certificate.to_owned(),
             key,
@@ -145,10 +145,10 @@ impl Authority {
         order: &Order,
         key: &impl PublicKeyData,
         validity: Validity,
-    ) -> Result<Vec<u8>, AuthorityError> {
+    ) -> Result<Vec<u8>, CaError> {
         let not_after = validity.not_after.min(self.facts.validity.not_after);
         if not_after <= validity.not_before {
-            return Err(AuthorityError::Expired);
+            return Err(CaError::Expired);
         }
         let validity = Validity {
             not_after,
@@ -175,8 +175,8 @@ impl Authority {
             .push(SanType::URI(name.to_string().try_into()?));
         for host in &order.hosts {
             params.subject_alt_names.push(match host {
-                Host::Name(name) => SanType::DnsName(name.as_str().try_into()?),
-                Host::Address(address) => SanType::IpAddress(*address),
+                AltHost::Name(name) => SanType::DnsName(name.as_str().try_into()?),
+                AltHost::Address(address) => SanType::IpAddress(*address),
             });
         }
         let ca = CertificateDer::from(&*self.certificate);
@@ -188,7 +188,7 @@ impl Authority {
     }
 }
 
-fn params(common_name: &str, validity: &Validity) -> Result<CertificateParams, AuthorityError> {
+fn params(common_name: &str, validity: &Validity) -> Result<CertificateParams, CaError> {
     let mut params = CertificateParams::default();
     params.not_before = validity.not_before.into();
     params.not_after = validity.not_after.into();
@@ -212,33 +212,31 @@ mod tests {
     use crate::certificates::order::hosts;
     use std::time::Duration;
 
-    fn authority() -> Authority {
+    fn new_ca() -> Ca {
         let tag = new_tag().unwrap();
-        Authority::make(tag, new_key().unwrap(), SystemTime::now()).unwrap()
+        Ca::make(tag, new_key().unwrap(), SystemTime::now()).unwrap()
     }
 
     #[test]
     fn a_ca_issues_certificates_that_say_what_was_ordered() {
-        let authority = authority();
+        let ca = new_ca();
         let now = SystemTime::now();
         let order = Order::member(
             3,
             ["kv.example.com", "10.0.0.3"].map(|h| h.parse().unwrap()),
         );
         let key = new_key().unwrap();
-        let der = authority
-            .issue(&order, &key, Validity::days(now, 90))
-            .unwrap();
+        let der = ca.issue(&order, &key, Validity::days(now, 90)).unwrap();
         let read = facts(&der).unwrap();
         assert_eq!(read.name.subject, order.subject);
-        assert_eq!(read.name.tag, authority.facts().tag);
+        assert_eq!(read.name.tag, ca.facts().tag);
         assert_eq!(hosts(&der).unwrap(), order.hosts);
         let public = key.subject_public_key_info();
         assert_eq!(read.fingerprint, KeyFingerprint::of(&public));
-        assert!(has_issued(authority.certificate(), &der));
-        assert!(!has_issued(self::authority().certificate(), &der));
+        assert!(has_issued(ca.certificate(), &der));
+        assert!(!has_issued(new_ca().certificate(), &der));
         // Again for the same key, without the private key.
-        let renewed = authority.issue(&order, &public_key(&der).unwrap(), Validity::days(now, 91));
+        let renewed = ca.issue(&order, &public_key(&der).unwrap(), Validity::days(now, 91));
         let renewed = renewed.unwrap();
         let read_again = facts(&renewed).unwrap();
         assert_eq!(read_again.fingerprint, read.fingerprint);
@@ -252,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_client_is_no_server_and_a_ca_signs_no_other_ca() {
-        let authority = authority();
+        let ca = new_ca();
         let subject = Subject::Client {
             name: "admin".into(),
             role: Role::Admin,
@@ -262,50 +260,46 @@ mod tests {
             hosts: Vec::new(),
         };
         let validity = Validity::days(SystemTime::now(), 1);
-        let der = authority
-            .issue(&order, &new_key().unwrap(), validity)
-            .unwrap();
+        let der = ca.issue(&order, &new_key().unwrap(), validity).unwrap();
         let certificate = parse(&der).unwrap();
         let usage = certificate.extended_key_usage().unwrap().unwrap().value;
         assert!(usage.client_auth && !usage.server_auth && !usage.any);
         assert!(!certificate.is_ca());
-        let ca = parse(authority.certificate()).unwrap();
-        let constraints = ca.basic_constraints().unwrap().unwrap();
+        let own = parse(ca.certificate()).unwrap();
+        let constraints = own.basic_constraints().unwrap().unwrap();
         assert!(constraints.critical && constraints.value.ca);
         assert_eq!(constraints.value.path_len_constraint, Some(0));
-        let usage = ca.key_usage().unwrap().unwrap();
+        let usage = own.key_usage().unwrap().unwrap();
         assert!(usage.critical && usage.value.key_cert_sign() && !usage.value.digital_signature());
     }
 
     #[test]
     fn a_ca_is_known_by_its_certificate_and_its_key() {
-        let authority = authority();
-        let key = KeyPair::from_pem(&authority.key.serialize_pem()).unwrap();
-        let loaded = Authority::load(&authority.certificate, key)
-            .unwrap()
-            .unwrap();
-        assert_eq!(loaded.facts(), authority.facts());
-        let other = Authority::load(&authority.certificate, new_key().unwrap());
+        let ca = new_ca();
+        let key = KeyPair::from_pem(&ca.key.serialize_pem()).unwrap();
+        let loaded = Ca::load(&ca.certificate, key).unwrap().unwrap();
+        assert_eq!(loaded.facts(), ca.facts());
+        let other = Ca::load(&ca.certificate, new_key().unwrap());
         assert!(other.unwrap().is_none());
         let order = Order::member(1, []);
         let validity = Validity::days(SystemTime::now(), 1);
-        let member = authority.issue(&order, &authority.key, validity).unwrap();
-        let error = Authority::load(&member, new_key().unwrap()).unwrap_err();
-        assert!(matches!(error, AuthorityError::NotACa), "{error}");
+        let member = ca.issue(&order, &ca.key, validity).unwrap();
+        let error = Ca::load(&member, new_key().unwrap()).unwrap_err();
+        assert!(matches!(error, CaError::NotACa), "{error}");
     }
 
     #[test]
     fn no_certificate_outlives_its_ca() {
-        let authority = authority();
-        let end = authority.facts().validity.not_after;
+        let ca = new_ca();
+        let end = ca.facts().validity.not_after;
         let order = Order::member(1, []);
         let issue = |now| {
-            let issued = authority.issue(&order, &authority.key, Validity::days(now, 90));
+            let issued = ca.issue(&order, &ca.key, Validity::days(now, 90));
             issued.map(|der| facts(&der).unwrap().not_after)
         };
         let day = Duration::from_secs(24 * 60 * 60);
         assert_eq!(issue(end - day).unwrap(), end);
         let error = issue(end + day).unwrap_err();
-        assert!(matches!(error, AuthorityError::Expired), "{error}");
+        assert!(matches!(error, CaError::Expired), "{error}");
     }
 }
