@@ -9,8 +9,18 @@
 //! - A text or a certificate that is taken has exactly one spelling: what is read and written again is the same.
 //! - No input makes a function here panic.
 
+pub mod ca;
 pub mod facts;
+pub mod files;
+pub mod folder;
 pub mod name;
+pub mod order;
+pub mod pem;
+mod random;
+mod rotation;
 
+pub use ca::{Ca, CaError, CaFacts, ca_facts};
 pub use facts::{Facts, FactsError, KeyFingerprint, facts};
+pub use folder::{Folder, FolderError, Owner, Owners};
 pub use name::{Name, NameError, Role, Subject, Tag};
+pub use order::{AltHost, Order, Validity};
