@@ -9,13 +9,23 @@ use crate::limits;
 use crate::logging;
 use slog::info;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use tokio::time::{sleep, timeout};
 
 /// Logs where the member listens, and, if that comes later, that it serves clients.
-pub(super) async fn tell(parts: SharedParts, id: u64, address: SocketAddr) {
+pub(super) async fn tell(
+    parts: SharedParts,
+    id: u64,
+    address: SocketAddr,
+    tls_dir: Option<PathBuf>,
+) {
     let logger = &parts.logger;
+    let (curl, scheme) = match tls_dir {
+        None => ("curl".to_owned(), "http"),
+        Some(dir) => (curl_with_certificates(&dir), "https"),
+    };
     let hello = format!(
-        "try curl -X PUT -d hello http://{address}/greeting and then curl http://{address}/greeting"
+        "try {curl} -X PUT -d hello {scheme}://{address}/greeting and then {curl} {scheme}://{address}/greeting"
     );
     let Err(_) = timeout(limits::LISTENING_WAIT, serves(&parts)).await else {
         info!(logger, #logging::ALWAYS, "raftkvd {id} is listening: {hello}");
@@ -24,9 +34,23 @@ pub(super) async fn tell(parts: SharedParts, id: u64, address: SocketAddr) {
     let why = parts.state_machine.replay.under_way();
     let why = why.or_else(|| parts.inbox.waits_for());
     let why = why.unwrap_or_else(|| "this member has just started".to_owned());
-    info!(logger, #logging::ALWAYS, "raftkvd {id} is listening at http://{address}; {why}");
+    info!(logger, #logging::ALWAYS, "raftkvd {id} is listening at {scheme}://{address}; {why}");
     serves(&parts).await;
     info!(logger, #logging::ALWAYS, "raftkvd {id} serves clients: {hello}");
+}
+
+/// The command for a client, with the files of the administrator if they are beside those of this member.
+fn curl_with_certificates(dir: &Path) -> String {
+    let admin = dir.parent().map(|parent| parent.join("admin"));
+    let admin = admin.filter(|admin| admin.join("client.pem").exists());
+    let (ca, own) = match &admin {
+        Some(admin) => (dir.join("ca.pem"), format!("{}/", admin.display())),
+        None => (dir.join("ca.pem"), String::new()),
+    };
+    format!(
+        "curl --cacert {} --cert {own}client.pem --key {own}client.key",
+        ca.display()
+    )
 }
 
 /// Completes when this member serves clients.

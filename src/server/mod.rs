@@ -246,7 +246,8 @@ fn tell_started(daemon: &Daemon, wired: &Wired, members: usize) {
     info!(daemon.parts.logger, "started"; "cluster" => cluster, "members" => members,
         "ms" => daemon.begun.elapsed().as_millis() as u64);
     daemon.phase.send_replace(Phase::Started);
-    let said = listening::tell(daemon.parts.clone(), id, client);
+    let tls_dir = daemon.config.tls.as_ref().map(|tls| tls.dir.clone());
+    let said = listening::tell(daemon.parts.clone(), id, client, tls_dir);
     daemon.runtime.spawn(said);
 }
 
