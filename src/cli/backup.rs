@@ -19,7 +19,7 @@ use crate::storage::inspect::SnapshotContents;
 use crate::storage::{
     ArrivedSnapshot, ArrivingSnapshot, Disk as _, DiskError, ReadOnlyDisk, RealDisk, StorageError,
 };
-use crate::tls::TlsError;
+use crate::tls::{self, TlsError};
 use crate::tls::client::ClientTls;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
@@ -346,8 +346,14 @@ fn bytes_max(estimate: Option<u64>) -> u64 {
 /// Why the member gave no backup.
 fn refusal(status: StatusCode, body: &Bytes) -> String {
     let problem: Value = serde_json::from_slice(body).unwrap_or_default();
+    if problem["code"] == "no-certificate" {
+        return "this member asks for the certificate of a client; give --tls DIR, or --cert FILE and --key FILE".to_owned();
+    }
     match problem["detail"].as_str() {
         Some(line) => crate::logging::one_line(line),
+        None if tls::is_plaintext_answer(body) => {
+            "this member speaks TLS only; give --tls DIR, or --cacert FILE, --cert FILE and --key FILE".to_owned()
+        }
         None => format!(
             "the answer to GET /-/snapshot is {status}; give the URL at which clients reach a member"
         ),

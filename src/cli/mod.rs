@@ -132,7 +132,7 @@ fn parse_with(
     match task? {
         Task::Run(options) => Ok(Task::Run(Box::new(Options {
             origins,
-            warnings,
+            warnings: [options.warnings.clone(), warnings].concat(),
             ..*options
         }))),
         other => Ok(other),
@@ -228,6 +228,7 @@ fn check(args: Args) -> Result<Options, String> {
                 .to_owned(),
         );
     }
+    let warnings = unencrypted(&args);
     Ok(Options {
         asked: Asked {
             id: args.id,
@@ -250,7 +251,23 @@ fn check(args: Args) -> Result<Options, String> {
             level: args.log_level,
         },
         origins: Origins::default(),
-        warnings: Vec::new(),
+        warnings: warnings.into_iter().collect(),
+    })
+}
+
+/// A warning for somebody who writes `https://` and gives no certificates.
+fn unencrypted(args: &Args) -> Option<String> {
+    let urls = [
+        ("--cluster", &args.cluster),
+        ("--peer-url", &args.peer_url),
+        ("--join", &args.join),
+    ];
+    let is_https = |text: &str| text.to_ascii_lowercase().contains("https://");
+    let (option, _) = urls
+        .iter()
+        .find(|(_, text)| text.as_deref().is_some_and(is_https))?;
+    args.tls.is_none().then(|| {
+        format!("{option} has an https:// URL, but without --tls DIR nothing is encrypted")
     })
 }
 

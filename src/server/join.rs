@@ -15,6 +15,7 @@
 use crate::api::client;
 use crate::limits;
 use crate::peer_url::PeerUrl;
+use crate::tls;
 use crate::tls::client::ClientTls;
 use crate::transport::Transport;
 use bytes::Bytes;
@@ -118,6 +119,10 @@ async fn ask(
         let other = format!(
             "the answer to GET /-/status is {status} without members; give the URL at which clients reach a member"
         );
+        let other = match tls::is_plaintext_answer(&body) {
+            true => "this member speaks TLS only; start with --tls DIR too".to_owned(),
+            false => other,
+        };
         let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
         return Err(NotAdded::Now(detail(&problem).unwrap_or(other)));
     };

@@ -134,10 +134,19 @@ pub fn is_tls(first_byte: u8) -> bool {
     first_byte == HANDSHAKE_RECORD
 }
 
+/// The answer to a client that speaks HTTP.
+const PLAINTEXT_ANSWER: &str = "this port speaks TLS only: use https:// and certificates, as in curl --cacert ca.pem --cert \
+    client.pem --key client.key; raftkvd itself takes --tls DIR\n";
+
+/// Whether the body of an answer is that of a port that speaks TLS only.
+pub fn is_plaintext_answer(body: &[u8]) -> bool {
+    body == PLAINTEXT_ANSWER.as_bytes()
+}
+
 /// Tells a client that speaks HTTP what to do. Reads what the client still sends, because closing the connection before
 /// that can destroy the answer on its way.
 async fn answer_plaintext(mut socket: TcpStream) -> io::Result<()> {
-    let line = "this port speaks TLS only: use https:// with the CA (curl --cacert ca.pem), and start members with --tls\n";
+    let line = PLAINTEXT_ANSWER;
     let answer = format!(
         "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
          Connection: close\r\n\r\n{line}",

@@ -28,7 +28,7 @@ mod verify;
 
 pub use crate::certificates::Facts;
 pub use credentials::{Credentials, TlsError};
-pub use handshake::{AcceptError, is_tls};
+pub use handshake::{AcceptError, is_plaintext_answer, is_tls};
 pub use stream::Stream;
 
 use crate::config::TlsOptions;
