@@ -221,6 +221,7 @@ fn check(args: Args) -> Result<Options, String> {
     let (join, join_by) = parse_join(args.join.as_deref())?;
     let (cluster, peer_url) = addresses(&args)?;
     let tuning = tuning(&args)?;
+    let warnings = unencrypted(&args);
     let join_files = args.join_files.files()?;
     if join_files.is_some() && join_by.is_empty() {
         return Err(
@@ -228,7 +229,6 @@ fn check(args: Args) -> Result<Options, String> {
                 .to_owned(),
         );
     }
-    let warnings = unencrypted(&args);
     Ok(Options {
         asked: Asked {
             id: args.id,
