@@ -362,7 +362,7 @@ impl Node {
     pub(super) fn publish_description(&mut self, command: &Command, entry_term: u64) {
         if command.leader_term == entry_term && self.members.describe(command) {
             info!(self.logger, "a member knows another command version"; "member" => command.member_id,
-                "version" => command.member_version, "all_know" => self.members.known_version());
+                "command_version" => command.member_version, "all_know" => self.members.known_version());
             self.note_care();
             self.tell_members(0);
         }

@@ -296,7 +296,7 @@ impl Node {
                 return;
             }
             MessageType::MsgSnapshot if !self.is_for_this_node(message.get_snapshot()) => {
-                warn!(self.logger, "ignoring a snapshot that is not for this member"; "from" => message.from);
+                warn!(self.logger, "ignoring a snapshot that is not for this member"; "member" => message.from);
                 return;
             }
             MessageType::MsgAppend if self.has_too_much_to_apply() => return,
@@ -378,7 +378,7 @@ impl Node {
             .filter(|(active, ..)| *active)
             .max();
         if let Some((_, _, id)) = best {
-            info!(self.logger, "handing leadership over"; "to" => id);
+            info!(self.logger, "handing leadership over"; "member" => id);
             self.raw.transfer_leader(id);
         }
     }
