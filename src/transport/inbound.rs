@@ -204,12 +204,12 @@ async fn connection(
         counted: 0,
     };
     match stream.run(&parts.read_buf).await {
-        Ok(()) => debug!(logger, "a stream has ended"; "peer" => from),
+        Ok(()) => debug!(logger, "a stream has ended"; "member" => from),
         // This is not a warning, because the removal and later refusals are logged elsewhere.
         Err(end @ StreamEnd::Denied(_)) => {
-            debug!(logger, "closed a peer's stream"; "peer" => from, "error" => %end);
+            debug!(logger, "closed a peer's stream"; "member" => from, "error" => %end);
         }
-        Err(end) => warn!(logger, "closed a peer's stream"; "peer" => from, "error" => %end),
+        Err(end) => warn!(logger, "closed a peer's stream"; "member" => from, "error" => %end),
     }
 }
 
@@ -364,7 +364,7 @@ async fn receive(
         Ok(()) => answer(StatusCode::NO_CONTENT, ""),
         Err(error) => {
             shared.metrics.snapshots.receives_failed.inc();
-            warn!(logger, "did not receive a snapshot"; "peer" => from, "error" => %error);
+            warn!(logger, "did not receive a snapshot"; "member" => from, "error" => %error);
             answer(error.status(), &error.to_string())
         }
     }
