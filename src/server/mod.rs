@@ -225,9 +225,9 @@ fn tell_stopped_early(signal: SignalReceived, logger: &Logger) {
 }
 
 fn tell_starting(config: &Config, logger: &Logger) {
-    info!(logger, "starting"; "version" => env!("CARGO_PKG_VERSION"), "id" => config.id,
-        "data" => %config.data_dir.display(), "clients" => %config.client_address,
-        "peers" => %config.peer_address, "url" => %config.peer_url, "join" => config.join);
+    info!(logger, "starting"; "version" => env!("CARGO_PKG_VERSION"), "member" => config.id,
+        "dir" => %config.data_dir.display(), "client_address" => %config.client_address,
+        "peer_address" => %config.peer_address, "url" => %config.peer_url, "join" => config.join);
 }
 
 /// Reports the start to the log, then to systemd, then to the user.
