@@ -363,7 +363,7 @@ impl Front {
             } = self.api.limits;
             slog::warn!(self.api.logger, "too many connections of clients: the oldest without a request are closed, and \
                 requests beyond them are refused"; "from" => %client.ip(), "connections" => self.connections.taken(),
-                "most" => connections_max, "most_of_one_address" => self.api.limits.of_address(connections_max));
+                "client_connections_max" => connections_max, "connections_max_of_address" => self.api.limits.of_address(connections_max));
         }
         true
     }
