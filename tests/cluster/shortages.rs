@@ -65,7 +65,8 @@ fn clients_leave_descriptors_for_the_log_snapshots_and_peers() {
     cluster.start_all();
     let (leader, followers) = leader_and_followers(&cluster);
     let log = cluster.nodes[&leader].log_text();
-    let told = "divided the limit of open files, limit: 256, clients: 128, peers: 64, own: 64";
+    let told = "divided the limit of open files, files_max: 256, client_connections_max: 128, \
+                peer_connections_max: 64, own_files_max: 64";
     assert!(log.contains(told), "{log}");
     let (address, stop) = (cluster.address(leader), AtomicBool::new(false));
     std::thread::scope(|scope| {
