@@ -43,6 +43,7 @@ mod json_budget;
 mod kv;
 mod leader;
 mod list;
+mod meant_option;
 mod members;
 mod metrics;
 mod pairs;

@@ -8,7 +8,7 @@ use super::Front;
 use super::body::Body;
 use super::error_code::Code;
 use super::reply::{self, Reply, ReplyResult};
-use super::{hint, list, path, watch};
+use super::{hint, list, meant_option, path, watch};
 use crate::limits;
 use bytes::Bytes;
 use hyper::Method;
@@ -78,6 +78,14 @@ impl Action {
                 | Action::Watch
                 | Action::BackUp
                 | Action::ListMembers
+        )
+    }
+
+    /// Whether options of other stores are refused with what serves the same purpose.
+    fn is_about_one_key(self) -> bool {
+        matches!(
+            self,
+            Action::Read | Action::Write | Action::ReadPair | Action::DeletePair
         )
     }
 
@@ -313,6 +321,10 @@ impl Resource {
 
     /// The answer to one of [`METHODS`] that no endpoint has.
     fn refuse(&self, method: &Method, path: &str) -> Box<Reply> {
+        let has_list = self.endpoints.iter().any(|e| e.action == Action::List);
+        if has_list && *method == Method::DELETE {
+            return meant_option::no_deletion_of_lists("GET, HEAD");
+        }
         match (self.unlisted, READ.contains(method)) {
             (Unlisted::NotAllowed | Unlisted::ProbeOnly, _) | (Unlisted::ReservedPath, true) => {
                 self.not_allowed()
@@ -422,6 +434,9 @@ impl Front {
     ) -> ReplyResult {
         let path = head.uri.path();
         let query = head.uri.query();
+        if action.is_about_one_key() {
+            meant_option::check(&head.method, query)?;
+        }
         if !action.has_options() {
             path::no_options(query)?;
         }
