@@ -7,6 +7,7 @@ use raftkvd::cli::{backup, inspect, restore};
 use raftkvd::exit_code::ExitCode;
 use raftkvd::logging::{Fatal, Log, LogOptions};
 use raftkvd::server::Signals;
+use raftkvd::workers::THREAD_ADVICE;
 use raftkvd::{logging, server};
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -25,7 +26,8 @@ fn main() {
     let log = match Log::start(options) {
         Ok(log) => log,
         Err(error) => {
-            logging::last_words(options.format, &format!("can't start a thread: {error}"));
+            let why = format!("can't start a thread: {error}; {}", THREAD_ADVICE);
+            logging::last_words(options.format, &why);
             exit(ExitCode::Failure.number());
         }
     };

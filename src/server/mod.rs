@@ -54,11 +54,15 @@ use wiring::{Daemon, Found, OpenFiles, Process, Wired};
 
 /// Runs one member until it is stopped or removed (`Ok`), or until it fails.
 pub fn run(asked: Asked, signals: io::Result<Signals>, logger: &Logger) -> Result<(), Failure> {
-    let signals = signals.map_err(|error| {
-        Failure::Fatal(format!("can't watch for signals: {error}; start again"))
-    })?;
     let begun = Instant::now();
     let descriptors = Descriptors::raise(logger)?;
+    // With few descriptors, signals can be caught only now that the limit is raised.
+    let signals = signals.or_else(|_| Signals::catch()).map_err(|error| {
+        Failure::Fatal(format!(
+            "can't watch for signals: {error}; see how many files and how much memory the process may use (ulimit -a), and \
+             start again"
+        ))
+    })?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let mut process = Process::start(signals, logger)?;
     let mut start_wait = StartWait::new(&process.runtime, &mut process.stop_reasons, logger);
