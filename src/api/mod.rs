@@ -66,7 +66,7 @@ mod watch;
 use crate::channels::inbox::Inbox;
 use crate::config::Tuning;
 use crate::limits;
-use crate::metrics::{Metrics, Port};
+use crate::metrics::{AcceptingPort, Metrics};
 use crate::store::state_machine::StateMachine;
 use crate::workers::Workers;
 use audit::Client;
@@ -217,7 +217,11 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output
                         "retry_ms" => limits::ACCEPT_BACKOFF.as_millis() as u64);
                 }
                 failing = true;
-                front.api.metrics.shortages.accepts_failed(Port::Client);
+                front
+                    .api
+                    .metrics
+                    .shortages
+                    .accepts_failed(AcceptingPort::Client);
                 if timeout(limits::ACCEPT_BACKOFF, &mut shutdown).await.is_ok() {
                     break;
                 }

@@ -106,7 +106,7 @@ impl Node {
         let vote = self.newest_vote();
         let mut too_early = Vec::new();
         for mut message in self.without_repeats(ready.take_messages()) {
-            self.tell_reach(&mut message);
+            self.tell_extents(&mut message);
             if self.is_too_early(&message) {
                 too_early.push(message.to);
                 continue;

@@ -15,7 +15,7 @@ use crate::channels::notice::{Met, Notice};
 use crate::identity::{Claims, PeerAnswer, PeerRefusal, Reason, Standing, View};
 use crate::limits;
 use crate::logging::AUDIT;
-use crate::metrics::Port;
+use crate::metrics::AcceptingPort;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
@@ -62,7 +62,7 @@ pub(super) async fn serve(
                 if !std::mem::replace(&mut failing, true) {
                     error!(shared.logger, "can't accept peer connections"; "error" => %error);
                 }
-                shared.metrics.shortages.accepts_failed(Port::Peer);
+                shared.metrics.shortages.accepts_failed(AcceptingPort::Peer);
                 let pause = tokio::time::timeout(limits::PEER_BACKOFF_MAX, &mut shutdown);
                 if pause.await.is_ok() {
                     return tasks.shutdown().await;
