@@ -2,7 +2,7 @@
 //! request that serves the same purpose.
 
 use super::error_code::Code;
-use super::path::{options, unknown};
+use super::path::{hint, options, unknown};
 use super::reply::{self, Reply};
 use crate::limits;
 use hyper::Method;
@@ -55,13 +55,16 @@ fn delete_many() -> String {
     )
 }
 
-/// 405 for a DELETE of the list of keys.
-pub(super) fn no_deletion_of_lists(methods: &str) -> Box<Reply> {
-    let line = format!(
-        "a list of keys can't be deleted by one request; {}",
-        delete_many()
-    );
-    reply::with_allow(reply::error(Code::MethodNotAllowed, line), methods)
+/// The refusal of a DELETE of the list of keys.
+pub(super) fn no_deletion_of_lists(path: &str) -> Box<Reply> {
+    reply::error(
+        Code::ReservedPath,
+        format!(
+            "a list of keys can't be deleted by one request; {}; {}",
+            delete_many(),
+            hint(path)
+        ),
+    )
 }
 
 #[cfg(test)]

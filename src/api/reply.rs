@@ -223,11 +223,7 @@ pub(super) fn not_allowed(methods: &str) -> Box<Reply> {
         "" => "no method is supported here".to_owned(),
         _ => format!("this method is not supported here; use {methods}"),
     };
-    with_allow(error(Code::MethodNotAllowed, line), methods)
-}
-
-/// The reply with the methods that are supported.
-pub(super) fn with_allow(mut reply: Box<Reply>, methods: &str) -> Box<Reply> {
+    let mut reply = error(Code::MethodNotAllowed, line);
     let methods = HeaderValue::from_str(methods).expect("names of methods are ASCII");
     reply.headers_mut().insert(ALLOW, methods);
     reply

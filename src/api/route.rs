@@ -323,7 +323,7 @@ impl Resource {
     fn refuse(&self, method: &Method, path: &str) -> Box<Reply> {
         let has_list = self.endpoints.iter().any(|e| e.action == Action::List);
         if has_list && *method == Method::DELETE {
-            return meant_option::no_deletion_of_lists("GET, HEAD");
+            return meant_option::no_deletion_of_lists(path);
         }
         match (self.unlisted, READ.contains(method)) {
             (Unlisted::NotAllowed | Unlisted::ProbeOnly, _) | (Unlisted::ReservedPath, true) => {
