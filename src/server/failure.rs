@@ -77,9 +77,7 @@ impl Failure {
 
     /// The machine refuses a thread.
     pub(super) fn no_thread(error: io::Error) -> Failure {
-        Failure::Fatal(format!(
-            "can't start a thread: {error}; {THREAD_ADVICE}"
-        ))
+        Failure::Fatal(format!("can't start a thread: {error}; {THREAD_ADVICE}"))
     }
 
     /// The failure of a node that has to end. `None` for a member that was removed, which is not a failure.

@@ -35,7 +35,10 @@ fn why(parts: &SharedParts) -> String {
         return replay;
     }
     match parts.inbox.closed() {
-        Some(closed) if closed.kind == ClosedKind::Joining && Drain::is_enabled(&parts.logger, Level::Info) => {
+        Some(closed)
+            if closed.kind == ClosedKind::Joining
+                && Drain::is_enabled(&parts.logger, Level::Info) =>
+        {
             let start = closed.why.split("; ").next();
             start.unwrap_or(&closed.why).to_owned()
         }

@@ -31,7 +31,7 @@ mod wiring;
 
 pub use failure::Failure;
 pub use port::Port;
-pub use signals::Signals;
+pub use signals::{Signals, check_files};
 
 use crate::channels::notice::Notice;
 use crate::config::{Asked, Config};

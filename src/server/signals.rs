@@ -4,11 +4,22 @@
 //! arrives before the member can stop in order waits until the member can.
 
 use super::stop::{SignalReceived, StopReason, StopSender};
+use crate::limits;
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use slog::{Logger, info};
 use std::io;
 use std::time::Instant;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Fails if the limit of open files is so low that tokio panics when it has to catch signals.
+pub fn check_files() -> io::Result<()> {
+    match getrlimit(Resource::Nofile).current {
+        Some(limit) if limit < limits::SIGNALS_FILES_LEAST => Err(Errno::MFILE.into()),
+        _ => Ok(()),
+    }
+}
 
 /// Signals that are caught, but not handled yet.
 pub struct Signals {
@@ -19,6 +30,7 @@ pub struct Signals {
 impl Signals {
     /// From now on, none of these signals ends the process directly, for as long as the process lives.
     pub fn catch() -> io::Result<Signals> {
+        check_files()?;
         // Handlers belong to the process, and outlive the runtime.
         let runtime = Builder::new_current_thread().enable_io().build()?;
         let _context = runtime.enter();
