@@ -15,7 +15,7 @@ use std::process::exit;
 
 fn main() {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    // A signal ends a subcommand directly, so only the daemon catches signals.
+    // A signal ends a subcommand directly, or the subcommand catches it by itself.
     let signals = cli::is_daemon(&arguments).then(Signals::catch);
     let parsed = cli::parse(&arguments);
     let options = match &parsed {

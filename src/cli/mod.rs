@@ -10,6 +10,7 @@ mod completions;
 mod environment;
 mod help;
 pub mod inspect;
+mod interrupts;
 mod man;
 mod meant;
 pub mod restore;
