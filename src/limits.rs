@@ -448,6 +448,9 @@ pub const LOG_REPEATS_TRACKED: usize = 256;
 
 /// The lowest limit of open files with which a member starts. It is enough for a cluster of nine members.
 pub const FILES_LEAST: u64 = 128;
+/// The lowest limit of open files with which a process catches signals: tokio needs four descriptors beside those that
+/// are open at a start.
+pub const SIGNALS_FILES_LEAST: u64 = 16;
 /// The limit of open files divided by this number is the own share: for the files of the data directory, for
 /// connections to other members and for lookups. Connections from other members get a share of the same size.
 pub const FILES_SHARE: u64 = 4;

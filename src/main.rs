@@ -7,6 +7,7 @@ use raftkvd::cli::{backup, cert, inspect, restore};
 use raftkvd::exit_code::ExitCode;
 use raftkvd::logging::{Fatal, Log, LogOptions};
 use raftkvd::server::Signals;
+use raftkvd::workers::THREAD_ADVICE;
 use raftkvd::{logging, server};
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -14,7 +15,7 @@ use std::process::exit;
 
 fn main() {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    // A signal ends a subcommand directly, so only the daemon catches signals.
+    // A signal ends a subcommand directly, or the subcommand catches it by itself.
     let signals = cli::is_daemon(&arguments).then(Signals::catch);
     let parsed = cli::parse(&arguments);
     let options = match &parsed {
@@ -25,7 +26,8 @@ fn main() {
     let log = match Log::start(options) {
         Ok(log) => log,
         Err(error) => {
-            logging::last_words(options.format, &format!("can't start a thread: {error}"));
+            let why = format!("can't start a thread: {error}; {}", THREAD_ADVICE);
+            logging::last_words(options.format, &why);
             exit(ExitCode::Failure.number());
         }
     };

@@ -11,6 +11,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
+/// What to do if the machine refuses a thread. The stack of a thread takes 2 MiB of address space.
+pub const THREAD_ADVICE: &str = "raise TasksMax of the unit, the limit of processes of this user (ulimit -u), the pids limit of \
+    the container, or the limit of address space (ulimit -v)";
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// Threads that take turns with short work. They end when the last clone of this value is dropped.

@@ -14,7 +14,7 @@ use super::slots::{Full, Slot};
 use super::socket::{ConnectionState, Socket};
 use crate::limits;
 use crate::logging::AUDIT;
-use crate::metrics::Port;
+use crate::metrics::AcceptingPort;
 use crate::tls::{AcceptError, Stream};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -112,7 +112,7 @@ async fn secure(
         accepted = tls.accept_client(socket) => accepted,
     };
     let metrics = &front.api.metrics.tls;
-    metrics.handshake(Port::Client, accepted.is_ok());
+    metrics.handshake(AcceptingPort::Client, accepted.is_ok());
     match accepted {
         Ok((stream, Some(facts))) => Some((stream, client.proved(Caller::Known(Arc::new(facts))))),
         Ok((stream, None)) => Some((stream, client.proved(Caller::Stranger))),

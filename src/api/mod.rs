@@ -45,6 +45,7 @@ mod json_budget;
 mod kv;
 mod leader;
 mod list;
+mod meant_option;
 mod members;
 mod metrics;
 mod pairs;
@@ -67,7 +68,7 @@ mod watch;
 use crate::channels::inbox::Inbox;
 use crate::config::Tuning;
 use crate::limits;
-use crate::metrics::{Metrics, Port};
+use crate::metrics::{AcceptingPort, Metrics};
 use crate::store::state_machine::StateMachine;
 use crate::tls::Tls;
 use crate::workers::Workers;
@@ -221,7 +222,11 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output
                         "retry_ms" => limits::ACCEPT_BACKOFF.as_millis() as u64);
                 }
                 failing = true;
-                front.api.metrics.shortages.accepts_failed(Port::Client);
+                front
+                    .api
+                    .metrics
+                    .shortages
+                    .accepts_failed(AcceptingPort::Client);
                 if timeout(limits::ACCEPT_BACKOFF, &mut shutdown).await.is_ok() {
                     break;
                 }
@@ -368,7 +373,7 @@ impl Front {
             } = self.api.limits;
             slog::warn!(self.api.logger, "too many connections of clients: the oldest without a request are closed, and \
                 requests beyond them are refused"; "from" => %client.ip(), "connections" => self.connections.taken(),
-                "most" => connections_max, "most_of_one_address" => self.api.limits.of_address(connections_max));
+                "client_connections_max" => connections_max, "connections_max_of_address" => self.api.limits.of_address(connections_max));
         }
         true
     }

@@ -9,7 +9,7 @@ use super::access::Audience;
 use super::body::Body;
 use super::error_code::Code;
 use super::reply::{self, Reply, ReplyResult};
-use super::{hint, list, path, watch};
+use super::{hint, list, meant_option, path, watch};
 use crate::limits;
 use bytes::Bytes;
 use hyper::Method;
@@ -105,6 +105,14 @@ impl Action {
             | Action::ShowMetrics
             | Action::ShowPaths => Audience::Administrators,
         }
+    }
+
+    /// Whether options of other stores are refused with what serves the same purpose.
+    fn is_about_one_key(self) -> bool {
+        matches!(
+            self,
+            Action::Read | Action::Write | Action::ReadPair | Action::DeletePair
+        )
     }
 
     /// Whether no cache may keep the answer, because the answer is the state of one moment, or too large.
@@ -349,6 +357,10 @@ impl Resource {
 
     /// The answer to one of [`METHODS`] that no endpoint has.
     fn refuse(&self, method: &Method, path: &str) -> Box<Reply> {
+        let has_list = self.endpoints.iter().any(|e| e.action == Action::List);
+        if has_list && *method == Method::DELETE {
+            return meant_option::no_deletion_of_lists(path);
+        }
         match (self.unlisted, READ.contains(method)) {
             (Unlisted::NotAllowed | Unlisted::ProbeOnly, _) | (Unlisted::ReservedPath, true) => {
                 self.not_allowed()
@@ -461,6 +473,9 @@ impl Front {
     ) -> ReplyResult {
         let path = head.uri.path();
         let query = head.uri.query();
+        if action.is_about_one_key() {
+            meant_option::check(&head.method, query)?;
+        }
         if !action.has_options() {
             path::no_options(query)?;
         }

@@ -7,6 +7,7 @@
 //! With `-` as the file, the bytes go to stdout as they arrive. If the backup breaks off, or a block is wrong, the
 //! command ends with an error. The bytes on stdout then lack their footer, so `inspect` and `restore` refuse them.
 
+use super::interrupts::Interrupts;
 use crate::api::client;
 use crate::config::ClientFiles;
 use crate::exit_code::ExitCode;
@@ -19,8 +20,9 @@ use crate::storage::inspect::SnapshotContents;
 use crate::storage::{
     ArrivedSnapshot, ArrivingSnapshot, Disk as _, DiskError, ReadOnlyDisk, RealDisk, StorageError,
 };
-use crate::tls::{self, TlsError};
 use crate::tls::client::ClientTls;
+use crate::tls::{self, TlsError};
+use crate::workers::{THREAD_ADVICE, on_a_thread};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -81,6 +83,9 @@ pub enum BackupError {
     /// The files for TLS can't be used.
     #[error("{0}")]
     Tls(#[from] TlsError),
+    /// A signal has ended the command.
+    #[error("no backup: ended by {0}, and what had arrived is removed; start it again")]
+    Interrupted(&'static str),
     /// The bytes that arrived can't be stored, or are damaged.
     #[error("no backup: {}", .0.without_advice())]
     Storage(#[from] StorageError),
@@ -102,7 +107,9 @@ impl BackupError {
     /// The code with which the process ends.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            BackupError::NotGiven(_) | BackupError::Stdout(_) => ExitCode::Failure,
+            BackupError::NotGiven(_) | BackupError::Stdout(_) | BackupError::Interrupted(_) => {
+                ExitCode::Failure
+            }
             BackupError::Exists(_) | BackupError::Terminal | BackupError::Tls(_) => ExitCode::Usage,
             BackupError::Storage(error) => error.exit_code(),
         }
@@ -135,7 +142,7 @@ pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<Fetched, BackupE
         .enable_all()
         .build()
         .map_err(|error| format!("can't start the runtime: {error}; try again"))?;
-    let fetched = runtime.block_on(async {
+    let fetched = runtime.block_on(unless_interrupted(to, async {
         let stream = client::connect(member, tls.as_ref()).await.map_err(|why| {
             format!("{why}; give the URL at which clients reach a running member")
         })?;
@@ -145,8 +152,13 @@ pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<Fetched, BackupE
             false => "/-/snapshot",
         };
         let nothing = String::new();
-        client::exchange(stream, member, Method::GET, path, nothing, take).await
-    });
+        let exchange = client::exchange(stream, member, Method::GET, path, nothing, take);
+        let (part, arrived): (Option<Part>, _) = exchange.await?;
+        if let Some(part) = &part {
+            part.check(logger).await?;
+        }
+        Ok((part, arrived))
+    }));
     // A lookup that gets no answer goes on in a thread of the runtime, and is not waited for.
     runtime.shutdown_background();
     let (part, arrived) = fetched.map_err(|error| match error {
@@ -163,18 +175,32 @@ pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<Fetched, BackupE
         )
     };
     Ok(match part {
-        Some(mut part) => {
-            part.check(logger)?;
-            Fetched {
-                summary: summary(&part.keep()?.display()),
-                is_on_stdout: false,
-            }
-        }
+        Some(mut part) => Fetched {
+            summary: summary(&part.keep()?.display()),
+            is_on_stdout: false,
+        },
         None => Fetched {
             summary: summary(&"stdout"),
             is_on_stdout: true,
         },
     })
+}
+
+/// Fetches and checks a backup, unless a signal ends that. Then the part that has arrived is removed.
+async fn unless_interrupted<T>(
+    to: To<'_>,
+    fetching: impl Future<Output = Result<T, BackupError>>,
+) -> Result<T, BackupError> {
+    // Nothing has to be removed from stdout. A write to a pipe may block, and a signal ends that too.
+    let To::File(_) = to else {
+        return fetching.await;
+    };
+    let mut interrupts = Interrupts::catch()
+        .map_err(|error| format!("can't watch for signals: {error}; try again"))?;
+    tokio::select! {
+        fetched = fetching => fetched,
+        signal = interrupts.next() => Err(BackupError::Interrupted(signal)),
+    }
 }
 
 /// Whether the bytes would be lost. The standard library opens /dev/null in the place of a stdout that is closed.
@@ -403,19 +429,14 @@ impl Part {
         Ok(())
     }
 
-    /// Reads the whole file again, and checks every CRC, and that no key stands twice.
-    fn check(&self, logger: &Logger) -> Result<(), StorageError> {
-        let mut contents = SnapshotContents::default();
-        let mut progress = ProgressReport::of_command("checking", Unit::Bytes, logger);
-        let told = |done, total| progress.at(done, total);
-        inspect::snapshot(
-            &ReadOnlyDisk,
-            &self.temporary,
-            &mut contents,
-            |_, _, _| (),
-            told,
-        )?;
-        Ok(())
+    /// Checks the whole file, in a thread of its own, so that a signal is noticed meanwhile.
+    async fn check(&self, logger: &Logger) -> Result<(), BackupError> {
+        let (path, logger) = (self.temporary.clone(), logger.clone());
+        let checked = on_a_thread("check", move || check_file(&path, &logger));
+        let checked = checked.map_err(|error| {
+            format!("can't start a thread to check the backup: {error}; {THREAD_ADVICE}")
+        })?;
+        Ok(checked.await.map_err(|stopped| stopped.to_string())??)
     }
 
     /// Gives the file its final name, unless another file got that name meanwhile. Durable on return.
@@ -435,6 +456,15 @@ impl Part {
         RealDisk.sync_dir(parent(&self.path))?;
         Ok(&self.path)
     }
+}
+
+/// Reads the whole file again, and checks every CRC, and that no key stands twice.
+fn check_file(path: &Path, logger: &Logger) -> Result<(), StorageError> {
+    let mut contents = SnapshotContents::default();
+    let mut progress = ProgressReport::of_command("checking", Unit::Bytes, logger);
+    let told = |done, total| progress.at(done, total);
+    inspect::snapshot(&ReadOnlyDisk, path, &mut contents, |_, _, _| (), told)?;
+    Ok(())
 }
 
 impl Drop for Part {

@@ -11,6 +11,7 @@ mod completions;
 mod environment;
 mod help;
 pub mod inspect;
+mod interrupts;
 mod man;
 mod meant;
 pub mod restore;

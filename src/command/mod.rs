@@ -33,7 +33,7 @@ mod generated {
 }
 
 pub use generated::raftkvd::{
-    Batch, Check, Command, Etags, Kind, Listed, Member, Reach, RemovedMember, ReplicatedState,
+    Batch, Check, Command, Etags, Extents, Kind, Listed, Member, RemovedMember, ReplicatedState,
     Session, SnapshotHeader, Transaction, Unsettled, Write,
 };
 

@@ -448,7 +448,7 @@ mod tests {
         time.set(SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_827_723_456));
         let lines = Lines::new(format, &time, bytes.clone(), colours);
         let drain = std::sync::Mutex::new(lines).fuse();
-        log(&Logger::root(drain, o!("peer" => 2)));
+        log(&Logger::root(drain, o!("member" => 2)));
         String::from_utf8(bytes.0.lock().clone()).unwrap()
     }
 
@@ -462,7 +462,7 @@ mod tests {
         assert_eq!(
             text,
             format!(
-                "{time} INFO became leader, peer: 2, was: follower, term: 7\n{time} WARN plain, peer: 2\n"
+                "{time} INFO became leader, member: 2, was: follower, term: 7\n{time} WARN plain, member: 2\n"
             )
         );
         let text = written(Format::Command, false, |logger| {
@@ -479,7 +479,7 @@ mod tests {
             info!(logger, "{}", HOSTILE; "value" => HOSTILE);
         });
         // One of the characters is white space, so the value is in quotes.
-        let end = format!(" INFO {escaped}, peer: 2, value: \"{escaped}\"\n");
+        let end = format!(" INFO {escaped}, member: 2, value: \"{escaped}\"\n");
         assert!(text.ends_with(&end), "{text:?}");
         // The only control characters left are those of the colours.
         let text = written(Format::Text, true, |logger| {
@@ -496,7 +496,7 @@ mod tests {
             warn!(logger, "down"; "url" => "http://[::1]:7", "error" => "it failed, member: 7", "why" => "a \"b\\",
                 "code" => "c,result:done", "none" => "", "path" => "a\\b", "key" => "k:");
         });
-        let (_, fields) = text.split_once("peer: 2, ").unwrap();
+        let (_, fields) = text.split_once("member: 2, ").unwrap();
         assert_eq!(
             fields,
             "url: http://[::1]:7, error: \"it failed, member: 7\", why: \"a \\\"b\\\\\", \
@@ -517,7 +517,7 @@ mod tests {
             (&value["msg"], &value["value"]),
             (&HOSTILE.into(), &HOSTILE.into())
         );
-        assert_eq!((&value["ms"], &value["peer"]), (&7.into(), &2.into()));
+        assert_eq!((&value["ms"], &value["member"]), (&7.into(), &2.into()));
     }
 
     #[test]
@@ -531,7 +531,7 @@ mod tests {
             info!(logger, #PROGRESS, "replaying: 43 %"; "bar" => "[##--]");
             info!(logger, #PROGRESS_END, "");
         };
-        assert!(written(Format::Text, false, tell).ends_with("INFO replaying: 43 %, peer: 2\n"));
+        assert!(written(Format::Text, false, tell).ends_with("INFO replaying: 43 %, member: 2\n"));
         assert_eq!(written(Format::Command, false, tell), "");
     }
 }

@@ -11,6 +11,7 @@ use super::lines::Format;
 use super::tags::ALWAYS;
 use super::thread::{Queue, THREAD};
 use crate::limits;
+use crate::workers::THREAD_ADVICE;
 use slog::{Drain as _, Level, Logger, o};
 use slog_async::AsyncRecord;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -38,7 +39,11 @@ pub(super) fn end_the_process(queue: Queue, format: Format) {
         let what = panic.payload_as_str().unwrap_or("no message");
         let at = panic.location().map(ToString::to_string);
         let at = at.as_deref().unwrap_or("?");
-        let line = format!("a bug, please report it: thread {name} panicked at {at}: {what}");
+        let line = match what.contains("can't spawn worker thread") {
+            // The panic of tokio. Most starts that lack threads end before tokio needs one: see `workers`.
+            true => format!("can't start a thread: {what}; {THREAD_ADVICE}"),
+            false => format!("a bug, please report it: thread {name} panicked at {at}: {what}"),
+        };
         if limit.is_err() || name == THREAD {
             last_words(format, &line);
         } else {

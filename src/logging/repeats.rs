@@ -1,7 +1,7 @@
 //! Limits floods: lines that repeat are held back, counted, and reported once a window.
 //!
 //! Two lines are of the same kind when they come from the same place in the code, at the same level, and about the same
-//! peer, member or error code. Their other values don't count. For refusals in the audit, the values that count are
+//! member or error code. Their other values don't count. For refusals in the audit, the values that count are
 //! instead `audit`, the code and the source address without its port. The first [`limits::LOG_REPEATS_MAX`] lines of a
 //! window pass. Further lines are counted. When the window ends, the last of them is logged with their number. While
 //! the flood continues, the following windows let only that one line pass. After a window without repeats, the first
@@ -22,7 +22,7 @@ use std::hash::{DefaultHasher, Hasher as _};
 use std::time::{Duration, Instant};
 
 /// The names of the values that distinguish lines from one place in the code.
-const TELLING: &[&str] = &["peer", "member", "code"];
+const TELLING: &[&str] = &["member", "code"];
 /// The same for lines of the audit.
 const TELLING_AUDIT: &[&str] = &["audit", "code", "from"];
 
@@ -248,7 +248,7 @@ mod tests {
                 tag,
                 level,
             };
-            let values = slog::b!("audit" => "peer", "peer" => peer);
+            let values = slog::b!("audit" => "peer", "member" => peer);
             let from = slog::o!("from" => from.to_owned()).into();
             Kind::of(&Record::new(&at, &format_args!("refused"), values), &from)
         }

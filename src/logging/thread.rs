@@ -274,10 +274,10 @@ mod tests {
     }
 
     #[test]
-    fn repeats_are_counted_by_peer_and_told_at_the_end() {
+    fn repeats_are_counted_by_member_and_told_at_the_end() {
         let (logger, queue, collected) = collecting();
         let max = limits::LOG_REPEATS_MAX;
-        let peers = [2, 3].map(|peer| logger.new(o!("peer" => peer)));
+        let peers = [2, 3].map(|peer| logger.new(o!("member" => peer)));
         for number in 0..max + 57 {
             for (peer, repeats) in peers.iter().zip([u64::MAX, max]) {
                 if number < repeats {

@@ -21,7 +21,7 @@ pub use peers::{LaneMetrics, PeerMetrics, PeersMetrics};
 pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::registry::Registry;
 pub use requests::Requests;
-pub use shortages::{Port, Shortages};
+pub use shortages::{AcceptingPort, Shortages};
 pub use text_format::{TEXT_FORMAT, to_text_format};
 pub use tls::TlsMetrics;
 

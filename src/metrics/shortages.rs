@@ -6,7 +6,7 @@ use prometheus_client::registry::Registry;
 
 /// A port that accepts connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Port {
+pub enum AcceptingPort {
     /// The client port.
     Client,
     /// The peer port.
@@ -54,7 +54,7 @@ impl Default for Shortages {
 
 impl Shortages {
     /// A connection could not be accepted.
-    pub fn accepts_failed(&self, port: Port) {
+    pub fn accepts_failed(&self, port: AcceptingPort) {
         self.failed[port as usize].inc();
     }
 

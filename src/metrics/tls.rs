@@ -1,6 +1,6 @@
 //! TLS: handshakes, and the certificate of this member.
 
-use super::{Counter, Label, Port};
+use super::{AcceptingPort, Counter, Label};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
@@ -35,7 +35,7 @@ impl Default for TlsMetrics {
 
 impl TlsMetrics {
     /// Counts a handshake that was accepted or not.
-    pub fn handshake(&self, port: Port, is_done: bool) {
+    pub fn handshake(&self, port: AcceptingPort, is_done: bool) {
         match is_done {
             true => self.done[port as usize].inc(),
             false => self.not_done[port as usize].inc(),

@@ -44,9 +44,9 @@ impl Node {
     /// Whether raft may see the message. Ends the node if the message proves that two members can't both be right.
     pub(super) fn passes(&mut self, message: &mut Message, standing: Standing) -> bool {
         if !self.is_plausible(message, standing) {
-            warn!(self.logger, "ignoring a message that no member would send"; "from" => message.from,
+            warn!(self.logger, "ignoring a message that no member would send"; "member" => message.from,
                 "type" => ?message.get_msg_type(), "term" => message.term, "index" => message.index,
-                "commit" => message.commit);
+                "committed" => message.commit);
             return false;
         }
         match self.contradiction(message) {

@@ -14,7 +14,8 @@
 
 use super::Node;
 use super::fewer_messages::Probes;
-use raft::StateRole;
+use raft::eraftpb::{Entry, EntryType};
+use raft::{GetEntriesContext, StateRole};
 use slog::info;
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
@@ -179,8 +180,24 @@ impl Node {
     }
 
     pub(super) fn campaign(&mut self) {
+        // Raft would refuse and warn. After a start this is the usual case: the changes are in the log to replay.
+        if self.has_pending_change() {
+            return;
+        }
         // Raft returns no error here, even if this node can't campaign.
         let _ = self.raw.campaign();
+    }
+
+    /// Whether the log holds a change of members that is committed but not applied. The node can read the entries: see
+    /// [`Node::may_campaign`].
+    fn has_pending_change(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        let snapshot = log.unstable.maybe_first_index();
+        let first = snapshot.unwrap_or(log.applied + 1);
+        let context = GetEntriesContext::empty(false);
+        let entries = log.slice(first, log.committed + 1, None, context);
+        let is_change = |entry: &Entry| entry.get_entry_type() != EntryType::EntryNormal;
+        entries.is_ok_and(|entries| entries.iter().any(is_change))
     }
 
     /// Whether this node can campaign now.

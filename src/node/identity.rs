@@ -25,7 +25,7 @@ impl Node {
                     self.note_trouble(by, refusal.reason);
                 }
                 if !std::mem::replace(&mut self.formation.waiting_told, true) {
-                    info!(self.logger, "waiting to be added: POST the peer URL of this member to /-/members/{} of any member", self.settings.id; "by" => by);
+                    info!(self.logger, "waiting to be added: POST the peer URL of this member to /-/members/{} of any member", self.settings.id; "member" => by);
                 }
             }
             Verdict::Warn => {

@@ -187,7 +187,7 @@ impl Node {
         if receives_snapshot || behind > limits::PROMOTION_LAG_ENTRIES_MAX {
             return Err(NotTransferred::Behind);
         }
-        info!(self.logger, "handing leadership over at a client's request"; "to" => to);
+        info!(self.logger, "handing leadership over at a client's request"; "member" => to);
         self.raw.transfer_leader(to);
         Ok(())
     }

@@ -359,10 +359,12 @@ impl Node {
 
     /// Publishes a description. A description from the leader of an earlier term has been under way for long and may be
     /// out of date, so it is ignored.
-    pub(super) fn publish_description(&mut self, command: &Command, entry_term: u64) {
-        if command.leader_term == entry_term && self.members.describe(command) {
-            info!(self.logger, "a member knows another command version"; "member" => command.member_id,
-                "version" => command.member_version, "all_know" => self.members.known_version());
+    pub(super) fn publish_description(&mut self, command: &Command, entry: &Entry) {
+        if command.leader_term == entry.term && self.members.describe(command) {
+            if self.is_news(entry.index) {
+                info!(self.logger, "a member knows another command version"; "member" => command.member_id,
+                    "command_version" => command.member_version, "all_know" => self.members.known_version());
+            }
             self.note_care();
             self.tell_members(0);
         }
@@ -414,7 +416,7 @@ impl Node {
     pub(super) fn note_moved(&mut self, id: u64, index: u64, from: Option<PeerUrl>) {
         let to = self.members.members.get(&id).map(|row| row.url.clone());
         // A replayed move is older than anything stated in this start.
-        if index <= self.found_last {
+        if !self.is_news(index) {
             return;
         }
         let answered = |url: &PeerUrl| from.as_ref() == Some(url) || to.as_ref() == Some(url);
@@ -491,15 +493,17 @@ impl Node {
 
     /// A settlement was published. It is ignored if the term in the command is not the term of the entry: the command
     /// was then forwarded to another leader, which may not have carried the change out.
-    pub(super) fn publish_settlement(&mut self, command: &Command, entry_term: u64) {
-        let same_term = command.leader_term == entry_term;
+    pub(super) fn publish_settlement(&mut self, command: &Command, entry: &Entry) {
+        let same_term = command.leader_term == entry.term;
         let unsettled = self.members.unsettled;
         if !same_term || unsettled.is_none_or(|change| change.index != command.changed_index) {
             return;
         }
         let change = self.members.unsettled.take();
-        info!(self.logger, "the change of members is settled"; "index" => command.changed_index,
-            "member" => change.map(|change| change.member));
+        if self.is_news(entry.index) {
+            info!(self.logger, "the change of members is settled"; "index" => command.changed_index,
+                "member" => change.map(|change| change.member));
+        }
         self.tell_members(0);
         for (index, reply) in self.membership.replies.drain(..) {
             answer(Some(reply), Outcome::Applied { index });

@@ -36,6 +36,7 @@ mod catch_up;
 mod checks;
 mod elections;
 mod exit;
+mod extents;
 mod fewer_messages;
 mod formation;
 mod identity;
@@ -47,7 +48,6 @@ mod membership;
 mod output;
 mod pending;
 mod publish;
-mod reach;
 mod reads;
 mod ready;
 mod room;
@@ -75,6 +75,7 @@ use catch_up::CatchUp;
 use checks::Evidence;
 use elections::Leadership;
 use exit::Ending;
+use extents::Extents;
 use formation::Formation;
 use leadership_transfer::Transfers;
 use membership::Membership;
@@ -82,7 +83,6 @@ use pending::Pending;
 use publish::Watermarks;
 use raft::eraftpb::MessageType;
 use raft::{RawNode, ReadOnlyOption, StateRole};
-use reach::Reach;
 use reads::{AskedContexts, Reads};
 use ready::Durability;
 use room::Room;
@@ -121,7 +121,7 @@ pub struct Node {
     snapshots: SnapshotPolicy,
     catch_up: CatchUp,
     wait: Wait,
-    reach: Reach,
+    extents: Extents,
     ending: Ending,
 }
 
@@ -161,7 +161,7 @@ impl Node {
             snapshots: SnapshotPolicy::new(last_snapshot_bytes),
             catch_up: CatchUp::default(),
             wait: Wait::default(),
-            reach: Reach::default(),
+            extents: Extents::default(),
             ending: Ending::default(),
             durability: Durability::new(hard_state),
             raw,
@@ -296,14 +296,14 @@ impl Node {
                 return;
             }
             MessageType::MsgSnapshot if !self.is_for_this_node(message.get_snapshot()) => {
-                warn!(self.logger, "ignoring a snapshot that is not for this member"; "from" => message.from);
+                warn!(self.logger, "ignoring a snapshot that is not for this member"; "member" => message.from);
                 return;
             }
             MessageType::MsgAppend if self.has_too_much_to_apply() => return,
             MessageType::MsgAppend => self.cut_to_room(&mut message),
             _ => {}
         }
-        self.hear_reach(&mut message);
+        self.hear_extents(&mut message);
         self.note_heard(message.from);
         self.note_lost_entries(&message);
         let read = message.get_msg_type() == MessageType::MsgReadIndex;
@@ -378,7 +378,7 @@ impl Node {
             .filter(|(active, ..)| *active)
             .max();
         if let Some((_, _, id)) = best {
-            info!(self.logger, "handing leadership over"; "to" => id);
+            info!(self.logger, "handing leadership over"; "member" => id);
             self.raw.transfer_leader(id);
         }
     }

@@ -128,9 +128,9 @@ impl Node {
                 Kind::Put | Kind::Delete | Kind::Transaction => {
                     apply.commands.push((command, reply));
                 }
-                Kind::Settle => self.publish_settlement(&command, entry.term),
+                Kind::Settle => self.publish_settlement(&command, entry),
                 Kind::DescribeMember => {
-                    self.publish_description(&command, entry.term);
+                    self.publish_description(&command, entry);
                     let index = entry.index;
                     answer(reply, Outcome::Applied { index });
                 }
@@ -160,23 +160,8 @@ impl Node {
             }
         };
         let id = command.member_id;
-        let url = &self.members.members.get(&id).map(|m| m.url.to_string());
-        let what = match command.kind {
-            Kind::AddMember => "added as a learner",
-            Kind::BindMember => "bound to its data directory",
-            Kind::PromoteMember => "made a voter",
-            Kind::MoveMember => "moved",
-            Kind::RemoveMember => "removed",
-            Kind::CorrectList => "the cluster forms from another list",
-            _ => "the cluster has formed",
-        };
-        let url = match command.member_url.is_empty() {
-            true => url.as_deref().unwrap_or_default(),
-            false => &command.member_url,
-        };
-        // An entry that was in the log at the start is no news: an earlier start may have logged the change.
-        if index > self.found_last {
-            info!(self.logger, "membership changed"; "change" => what, "member" => id, "url" => url, "index" => index);
+        if self.is_news(index) {
+            self.log_change(&command, index);
         }
         let before = self.members.members.get(&id).map(|row| row.url.clone());
         self.members.apply(&command, index);
@@ -189,6 +174,40 @@ impl Node {
         }
         self.answer_when_settled(reply, index);
         self.tell_members(0);
+    }
+
+    /// Whether the entry at this index is newer than the start. An earlier start may have logged what an entry did that
+    /// was in the log at the start.
+    pub(super) fn is_news(&self, index: u64) -> bool {
+        index > self.found_last
+    }
+
+    /// Logs a change that is about to be applied.
+    fn log_change(&self, command: &Command, index: u64) {
+        let change = match command.kind {
+            Kind::AddMember => "added as a learner",
+            Kind::BindMember => "bound to its data directory",
+            Kind::PromoteMember => "made a voter",
+            Kind::MoveMember => "moved",
+            Kind::RemoveMember => "removed",
+            Kind::CorrectList => {
+                info!(self.logger, "the cluster forms from another list"; "members" => command.listed.len(), "index" => index);
+                return;
+            }
+            _ => {
+                info!(self.logger, "the cluster has formed"; "members" => self.members.members.len(), "index" => index);
+                return;
+            }
+        };
+        let id = command.member_id;
+        let url = match command.member_url.is_empty() {
+            true => {
+                let row = self.members.members.get(&id);
+                row.map_or_else(String::new, |row| row.url.to_string())
+            }
+            false => command.member_url.clone(),
+        };
+        info!(self.logger, "membership changed"; "change" => change, "member" => id, "url" => url, "index" => index);
     }
 
     /// Records that the members have changed. They are reported once the ready `after` is durable; 0: at once.

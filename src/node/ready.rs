@@ -106,7 +106,7 @@ impl Node {
         let vote = self.newest_vote();
         let mut too_early = Vec::new();
         for mut message in self.without_repeats(ready.take_messages()) {
-            self.tell_reach(&mut message);
+            self.tell_extents(&mut message);
             if self.is_too_early(&message) {
                 too_early.push(message.to);
                 continue;
@@ -231,14 +231,14 @@ impl Node {
             leader: raft.leader_id,
         };
         if self.leadership.role != raft.state {
-            info!(self.logger, "became {}", role_name(raft.state); "was" => role_name(self.leadership.role), "term" => raft.term);
+            info!(self.logger, "became {}", role_name(raft.state); "former_role" => role_name(self.leadership.role), "term" => raft.term);
             self.leadership.role = raft.state;
         }
         if self.leadership.seen == lead {
             return;
         }
         if lead.leader == 0 && self.leadership.seen.leader != 0 {
-            info!(self.logger, "no leader is known"; "was" => self.leadership.seen.leader, "term" => lead.term);
+            info!(self.logger, "no leader is known"; "former_leader" => self.leadership.seen.leader, "term" => lead.term);
         }
         if lead.leader != 0 {
             // If this node leads, the change of its role was logged above.

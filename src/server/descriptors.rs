@@ -66,8 +66,8 @@ impl Descriptors {
 
     /// Logs the shares.
     pub(super) fn tell(&self, logger: &Logger) {
-        info!(logger, "divided the limit of open files"; "limit" => self.limit, "clients" => self.clients,
-            "peers" => self.peers, "own" => self.own);
+        info!(logger, "divided the limit of open files"; "files_max" => self.limit,
+            "client_connections_max" => self.clients, "peer_connections_max" => self.peers, "own_files_max" => self.own);
     }
 }
 

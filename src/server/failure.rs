@@ -12,6 +12,7 @@ use crate::node::Exit;
 use crate::server::join::NotJoined;
 use crate::server::port::{self, Port};
 use crate::storage::{DiskError, StorageError};
+use crate::workers::THREAD_ADVICE;
 use std::io;
 use std::net::SocketAddr;
 
@@ -76,10 +77,7 @@ impl Failure {
 
     /// The machine refuses a thread.
     pub(super) fn no_thread(error: io::Error) -> Failure {
-        Failure::Fatal(format!(
-            "can't start a thread: {error}; raise TasksMax of the unit, the limit of processes of this user (ulimit -u), \
-             or the pids limit of the container"
-        ))
+        Failure::Fatal(format!("can't start a thread: {error}; {THREAD_ADVICE}"))
     }
 
     /// The failure of a node that has to end. `None` for a member that was removed, which is not a failure.

@@ -72,7 +72,7 @@ pub async fn run(task: JoinTask, transport: Transport, logger: Logger) -> Result
         for asked in &task.asked {
             match ask(&task, asked, &mut in_doubt, &transport).await {
                 Ok(()) => {
-                    info!(logger, "was added to the cluster"; "by" => %asked);
+                    info!(logger, "was added to the cluster"; "client_url" => %asked);
                     return Ok(());
                 }
                 Err(NotAdded::Now(why)) => reasons.push(format!("{asked}: {why}")),

@@ -182,10 +182,10 @@ pub(super) fn tell_differences(config: &Config, node: &Node, logger: &Logger) {
     if let Some(own) = own.filter(|own| own.url != config.peer_url) {
         match config.url_given {
             true => info!(logger, "moved: telling the other members the new peer URL";
-                "from" => %own.url, "to" => %config.peer_url),
+                "former_url" => %own.url, "url" => %config.peer_url),
             false if is_newest => {
                 warn!(logger, "the cluster has another peer URL for this member; start it again, or give --peer-url";
-                    "members" => %own.url, "listening" => %config.peer_address);
+                    "url" => %own.url, "peer_address" => %config.peer_address);
             }
             false => {}
         }
@@ -200,7 +200,7 @@ pub(super) fn tell_differences(config: &Config, node: &Node, logger: &Logger) {
         let known = known.members.iter();
         let known = known.map(|(id, member)| (*id, member.url.clone()));
         info!(logger, "--cluster differs from the members: it only adds URLs to dial while no leader is known";
-            "members" => urls(&known.collect()), "--cluster" => urls(&config.cluster));
+            "known_urls" => urls(&known.collect()), "given_urls" => urls(&config.cluster));
     }
 }
 

@@ -5,9 +5,10 @@
 //! clients suggests a request to try.
 
 use super::wiring::SharedParts;
+use crate::channels::status::ClosedKind;
 use crate::limits;
 use crate::logging;
-use slog::info;
+use slog::{Drain, Level, info};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use tokio::time::{sleep, timeout};
@@ -31,9 +32,7 @@ pub(super) async fn tell(
         info!(logger, #logging::ALWAYS, "raftkvd {id} is listening: {hello}");
         return;
     };
-    let why = parts.state_machine.replay.under_way();
-    let why = why.or_else(|| parts.inbox.waits_for());
-    let why = why.unwrap_or_else(|| "this member has just started".to_owned());
+    let why = why(&parts);
     info!(logger, #logging::ALWAYS, "raftkvd {id} is listening at {scheme}://{address}; {why}");
     serves(&parts).await;
     info!(logger, #logging::ALWAYS, "raftkvd {id} serves clients: {hello}");
@@ -51,6 +50,27 @@ fn curl_with_certificates(dir: &Path) -> String {
         "curl --cacert {} --cert {own}client.pem --key {own}client.key",
         ca.display()
     )
+}
+
+/// What this member waits for. The log of a member that joins says so already, in the line `serving no clients`. So the
+/// line about the address repeats what it waits for, but not what to do.
+fn why(parts: &SharedParts) -> String {
+    if let Some(replay) = parts.state_machine.replay.under_way() {
+        return replay;
+    }
+    match parts.inbox.closed() {
+        Some(closed)
+            if closed.kind == ClosedKind::Joining
+                && Drain::is_enabled(&parts.logger, Level::Info) =>
+        {
+            let start = closed.why.split("; ").next();
+            start.unwrap_or(&closed.why).to_owned()
+        }
+        _ => {
+            let why = parts.inbox.waits_for();
+            why.unwrap_or_else(|| "this member has just started".to_owned())
+        }
+    }
 }
 
 /// Completes when this member serves clients.

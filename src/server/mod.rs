@@ -31,7 +31,7 @@ mod wiring;
 
 pub use failure::Failure;
 pub use port::Port;
-pub use signals::Signals;
+pub use signals::{Signals, check_files};
 
 use crate::channels::notice::Notice;
 use crate::config::{Asked, Config};
@@ -54,11 +54,15 @@ use wiring::{ClientPort, Daemon, Found, OpenFiles, Process, Wired};
 
 /// Runs one member until it is stopped or removed (`Ok`), or until it fails.
 pub fn run(asked: Asked, signals: io::Result<Signals>, logger: &Logger) -> Result<(), Failure> {
-    let signals = signals.map_err(|error| {
-        Failure::Fatal(format!("can't watch for signals: {error}; start again"))
-    })?;
     let begun = Instant::now();
     let descriptors = Descriptors::raise(logger)?;
+    // With few descriptors, signals can be caught only now that the limit is raised.
+    let signals = signals.or_else(|_| Signals::catch()).map_err(|error| {
+        Failure::Fatal(format!(
+            "can't watch for signals: {error}; see how many files and how much memory the process may use (ulimit -a), and \
+             start again"
+        ))
+    })?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let mut process = Process::start(signals, logger)?;
     let mut start_wait = StartWait::new(&process.runtime, &mut process.stop_reasons, logger);
@@ -230,9 +234,9 @@ fn tell_stopped_early(signal: SignalReceived, logger: &Logger) {
 }
 
 fn tell_starting(config: &Config, logger: &Logger) {
-    info!(logger, "starting"; "version" => env!("CARGO_PKG_VERSION"), "id" => config.id,
-        "data" => %config.data_dir.display(), "clients" => %config.client_address,
-        "peers" => %config.peer_address, "url" => %config.peer_url, "join" => config.join);
+    info!(logger, "starting"; "version" => env!("CARGO_PKG_VERSION"), "member" => config.id,
+        "dir" => %config.data_dir.display(), "client_address" => %config.client_address,
+        "peer_address" => %config.peer_address, "url" => %config.peer_url, "join" => config.join);
 }
 
 /// Reports the start to the log, then to systemd, then to the user.

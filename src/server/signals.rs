@@ -5,7 +5,10 @@
 //! arrives before the member can stop in order waits until the member can.
 
 use super::stop::{SignalReceived, StopReason, StopSender};
+use crate::limits;
 use crate::tls::reload::ReadAgain;
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use slog::{Logger, info};
 use std::io;
 use std::sync::{Arc, OnceLock, mpsc};
@@ -16,6 +19,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// Where SIGHUP is reported, if a part of the process has files to read again.
 pub(super) type Hangups = Arc<OnceLock<mpsc::Sender<ReadAgain>>>;
 
+/// Fails if the limit of open files is so low that tokio panics when it has to catch signals.
+pub fn check_files() -> io::Result<()> {
+    match getrlimit(Resource::Nofile).current {
+        Some(limit) if limit < limits::SIGNALS_FILES_LEAST => Err(Errno::MFILE.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Signals that are caught, but not handled yet.
 pub struct Signals {
     stopping: [(&'static str, Signal); 2],
@@ -25,6 +36,7 @@ pub struct Signals {
 impl Signals {
     /// From now on, none of these signals ends the process directly, for as long as the process lives.
     pub fn catch() -> io::Result<Signals> {
+        check_files()?;
         // Handlers belong to the process, and outlive the runtime.
         let runtime = Builder::new_current_thread().enable_io().build()?;
         let _context = runtime.enter();

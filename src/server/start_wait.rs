@@ -91,7 +91,7 @@ impl<'a> StartWait<'a> {
                 }
                 if !std::mem::replace(&mut told, true) {
                     let seconds = left.as_secs_f32().ceil();
-                    warn!(logger, "waiting for {}: {}", what, error; "seconds" => seconds);
+                    warn!(logger, "waiting for {}: {}", what, error; "seconds_left" => seconds);
                 }
                 sleep(limits::START_RETRY_INTERVAL).await;
             }

@@ -85,7 +85,7 @@ impl TransportState {
         let mut refusals = self.inbound.refusals();
         let claimant = (claims.from, source.address);
         if refusals.get(&claimant) != Some(&text) {
-            warn!(source.logger, #AUDIT, "refused a peer"; "audit" => "peer", "peer" => claims.from, "why" => &text);
+            warn!(source.logger, #AUDIT, "refused a peer"; "audit" => "peer", "member" => claims.from, "why" => &text);
             if refusals.len() >= REFUSALS_REMEMBERED {
                 refusals.clear();
             }
@@ -152,7 +152,7 @@ impl StreamEntry {
         if had_another {
             warn!(logger, "another process of this member took the place of the one that was connected: if that was not \
                 restarted, two run on copies of one data directory; stop one of them";
-                "peer" => claims.from, "url" => %claims.url);
+                "member" => claims.from, "url" => %claims.url);
         }
         Ok(StreamEntry {
             shared: shared.clone(),

@@ -16,7 +16,7 @@ use crate::channels::notice::{Met, Notice};
 use crate::identity::{Claims, PeerAnswer, PeerRefusal, Reason, Standing, View};
 use crate::limits;
 use crate::logging::AUDIT;
-use crate::metrics::Port;
+use crate::metrics::AcceptingPort;
 use crate::tls::{self, AcceptError, Credentials, Facts, Stream, Tls};
 use bytes::Bytes;
 use http_body_util::Full;
@@ -69,7 +69,7 @@ pub(super) async fn serve(
                 if !std::mem::replace(&mut failing, true) {
                     error!(shared.logger, "can't accept peer connections"; "error" => %error);
                 }
-                shared.metrics.shortages.accepts_failed(Port::Peer);
+                shared.metrics.shortages.accepts_failed(AcceptingPort::Peer);
                 let pause = timeout(limits::PEER_BACKOFF_MAX, &mut shutdown);
                 if pause.await.is_ok() {
                     return tasks.shutdown().await;
@@ -227,12 +227,12 @@ async fn connection(
         counted: 0,
     };
     match stream.run(&parts.read_buf).await {
-        Ok(()) => debug!(logger, "a stream has ended"; "peer" => from),
+        Ok(()) => debug!(logger, "a stream has ended"; "member" => from),
         // This is not a warning, because the removal and later refusals are logged elsewhere.
         Err(end @ StreamEnd::Denied(_)) => {
-            debug!(logger, "closed a peer's stream"; "peer" => from, "error" => %end);
+            debug!(logger, "closed a peer's stream"; "member" => from, "error" => %end);
         }
-        Err(end) => warn!(logger, "closed a peer's stream"; "peer" => from, "error" => %end),
+        Err(end) => warn!(logger, "closed a peer's stream"; "member" => from, "error" => %end),
     }
 }
 
@@ -246,7 +246,10 @@ async fn secure(
         return plaintext(shared, socket, source).await;
     };
     let accepted = tls.accept_peer(socket).await;
-    shared.metrics.tls.handshake(Port::Peer, accepted.is_ok());
+    shared
+        .metrics
+        .tls
+        .handshake(AcceptingPort::Peer, accepted.is_ok());
     match accepted {
         Ok((stream, facts)) => Some((stream, Some(facts))),
         // A probe that only connects.
@@ -430,7 +433,7 @@ async fn receive(
         Ok(()) => answer(StatusCode::NO_CONTENT, ""),
         Err(error) => {
             shared.metrics.snapshots.receives_failed.inc();
-            warn!(logger, "did not receive a snapshot"; "peer" => from, "error" => %error);
+            warn!(logger, "did not receive a snapshot"; "member" => from, "error" => %error);
             answer(error.status(), &error.to_string())
         }
     }

@@ -41,7 +41,7 @@ pub(super) fn start_peer(shared: &Arc<TransportState>, id: u64) -> Peer {
     let round_trip = Arc::new(RoundTrip::new(metrics.round_trips.clone()));
     let queues =
         Lane::ALL.map(|lane| Arc::new(LaneQueue::new(metrics.lanes[lane as usize].clone())));
-    let logger = shared.logger.new(o!("peer" => id));
+    let logger = shared.logger.new(o!("member" => id));
     let link = Arc::new(Link::new(logger.clone()));
     let tasks = Lane::ALL.map(|lane| {
         let outbound = Outbound {

@@ -153,7 +153,7 @@ impl TransportState {
         let strangers = peers.claimed.keys().filter(|(id, _)| stranger(id)).count();
         if known.is_none() && stranger(&claims.from) && strangers >= limits::PEERS_AHEAD_MAX {
             warn!(self.logger, "too many unknown members: this peer gets no answers until \
-                this member has caught up"; "peer" => claims.from);
+                this member has caught up"; "member" => claims.from);
             return;
         }
         peers.claimed.insert(key, claims.clone());

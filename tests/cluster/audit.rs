@@ -190,7 +190,7 @@ fn a_member_of_another_cluster_is_refused_with_its_address() {
     other.node(1).replace_in_arguments(&wrong, &right);
     other.node(1).start();
     let refused = newest(&cluster, "peer", 1);
-    assert_eq!(refused["peer"], 1, "{refused}");
+    assert_eq!(refused["member"], 1, "{refused}");
     assert!(refused["why"].is_string(), "{refused}");
     cluster.node(1).assert_alive();
 }

@@ -144,7 +144,7 @@ fn two_processes(id: u64) {
     assert!(acknowledged.is_empty(), "{acknowledged:?}");
     // The others name the member.
     let names =
-        |line: &str| line.contains(&format!("peer: {id}")) && line.contains("another process");
+        |line: &str| line.contains(&format!("member: {id}")) && line.contains("another process");
     let told = |member: &u64| cluster.nodes[member].log_text().lines().any(names);
     assert!(cluster.others(id).iter().any(told));
     // The first has not noticed.

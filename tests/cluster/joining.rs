@@ -377,11 +377,46 @@ fn a_join_that_succeeds_calls_nobody_down_and_a_restart_changes_no_members() {
         let changed = said.matches("membership changed, change: \"made a voter\"");
         assert_eq!(changed.count(), 1, "member {id}: {said}");
     }
+    eventually("both know that the changes are settled", PATIENCE, || {
+        for id in [1, 2] {
+            let said = cluster.nodes[&id].log_text();
+            let last = |words| said.rfind(words);
+            let (changed, settled) = (last("membership changed"), last("members is settled"));
+            require(changed < settled, || said.clone())?;
+        }
+        Ok(())
+    });
     cluster.kill_all();
     cluster.start_all();
     cluster.put(1, "foo", "bar");
     for id in [1, 2] {
         let said = cluster.nodes[&id].last_log();
-        assert!(!said.contains("membership changed"), "member {id}: {said}");
+        for old in [
+            "membership changed",
+            "the change of members is settled",
+            "knows another command version",
+            "the cluster has formed",
+            "cannot campaign",
+        ] {
+            assert!(!said.contains(old), "member {id}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_member_that_waits_to_be_added_says_once_what_to_do() {
+    for level in ["info", "error"] {
+        let mut cluster = Cluster::prepare(0, &["--log-level", level]);
+        cluster.lay_out_alone(1, &[]);
+        cluster.lay_out_alone(2, &[1]);
+        cluster.node(2).start();
+        let address = cluster.address(2);
+        let listening = format!("raftkvd 2 is listening at http://{address}; joining: ");
+        let said = eventually("it says where it listens", PATIENCE, || {
+            let said = cluster.nodes[&2].log_text();
+            require(said.contains(&listening), || said.clone()).map(|()| said)
+        });
+        let to_do = "http://MEMBER/-/members/2";
+        assert_eq!(said.matches(to_do).count(), 1, "{level}: {said}");
     }
 }

@@ -154,7 +154,7 @@ fn a_member_that_fails_and_returns_is_two_lines_on_the_others() {
     let mut cluster = Cluster::start_with(3, &PATIENT);
     let (leader, followers) = leader_and_followers(&cluster);
     let (gone, other) = (followers[0], followers[1]);
-    let peer = format!("peer: {gone},");
+    let peer = format!("member: {gone},");
     // At the start, a member that was not there yet may have been down.
     let before: Vec<usize> = [leader, other]
         .iter()
@@ -221,9 +221,9 @@ fn assert_a_life_is_told(log: &[Value], joiner: u64) {
         "starting",
         &[
             ("version", version),
-            ("data", None),
-            ("clients", None),
-            ("peers", None),
+            ("dir", None),
+            ("client_address", None),
+            ("peer_address", None),
         ],
     );
     assert_told(log, "started", &[("cluster", None), ("ms", None)]);

@@ -44,6 +44,7 @@ mod full_disks;
 mod gate;
 mod habits;
 mod identity;
+mod interrupted;
 mod joining;
 mod large_values;
 mod leadership;

@@ -77,7 +77,7 @@ fn a_directory_that_others_can_read_is_closed_with_a_line() {
     let quiet = cluster.nodes[&1].last_log();
     assert!(!quiet.contains("other users"), "{quiet}");
     let absolute = format!(
-        "data: {}",
+        "dir: {}",
         fs::canonicalize(&data_dir).expect("it is there").display()
     );
     assert!(quiet.contains(&absolute), "{absolute}: {quiet}");

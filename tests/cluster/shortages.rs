@@ -21,22 +21,48 @@ pub fn limited(option: &str, limit: u64) -> Vec<String> {
 #[test]
 fn too_low_a_limit_of_open_files_refuses_the_start_with_what_to_raise() {
     let directory = TempDir::new().expect("a directory");
-    let wrapper = limited("-n", 100);
-    let mut command = daemon(directory.path());
-    let program = command.get_program().to_owned();
-    command = {
-        let mut wrapped = Command::new(&wrapper[0]);
-        wrapped.args(&wrapper[1..]).arg(program);
-        wrapped.current_dir(directory.path()).env_clear();
-        wrapped
-    };
-    let Ended { code, stderr, .. } = process::run_to_end(&mut command);
-    assert_eq!(code, Some(2), "{stderr}");
-    assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    for words in ["limit of open files is 100", "LimitNOFILE", "ulimit -Hn"] {
-        assert!(stderr.contains(words), "{stderr}");
+    // With 6, the process can't even catch signals.
+    for limit in [100, 6] {
+        let Ended { code, stderr, .. } = start_limited(&directory, "-n", limit);
+        assert_eq!(code, Some(2), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        let says = format!("limit of open files is {limit}");
+        for words in [&*says, "LimitNOFILE", "ulimit -Hn"] {
+            assert!(stderr.contains(words), "{stderr}");
+        }
+        assert!(!directory.path().join("raftkvd-1").exists());
     }
-    assert!(!directory.path().join("raftkvd-1").exists());
+}
+
+/// Starts a member that its limit ends.
+fn start_limited(directory: &TempDir, option: &str, limit: u64) -> Ended {
+    let wrapper = limited(option, limit);
+    let mut command = Command::new(&wrapper[0]);
+    command
+        .args(&wrapper[1..])
+        .arg(daemon(directory.path()).get_program());
+    command.current_dir(directory.path()).env_clear();
+    process::run_to_end(&mut command)
+}
+
+/// How much a process needs before it starts its threads depends on the build and the machine.
+#[test]
+fn too_low_a_limit_of_address_space_refuses_the_start_with_what_to_raise() {
+    let directory = TempDir::new().expect("a directory");
+    let mut refused = 0;
+    for kib in (16_000..=40_000).step_by(500) {
+        let Ended { code, stderr, .. } = start_limited(&directory, "-v", kib);
+        // With less, the loader of the system can't load the program.
+        if !stderr.contains("can't start a thread") {
+            assert!(!stderr.contains("panicked"), "{kib}: {stderr}");
+            continue;
+        }
+        refused += 1;
+        assert_ne!(code, Some(0), "{kib}: {stderr}");
+        let last = stderr.lines().last().unwrap_or_default();
+        assert!(last.contains("(ulimit -v)"), "{kib}: {stderr}");
+    }
+    assert!(refused > 0);
 }
 
 /// Opens connections until it is told to stop, and holds up to 300.
@@ -65,7 +91,8 @@ fn clients_leave_descriptors_for_the_log_snapshots_and_peers() {
     cluster.start_all();
     let (leader, followers) = leader_and_followers(&cluster);
     let log = cluster.nodes[&leader].log_text();
-    let told = "divided the limit of open files, limit: 256, clients: 128, peers: 64, own: 64";
+    let told = "divided the limit of open files, files_max: 256, client_connections_max: 128, \
+                peer_connections_max: 64, own_files_max: 64";
     assert!(log.contains(told), "{log}");
     let (address, stop) = (cluster.address(leader), AtomicBool::new(false));
     std::thread::scope(|scope| {

@@ -77,7 +77,7 @@ fn stop_the_leader(signal: Signal) {
     // Survivors would also do without a handover, but then it would have led to its end.
     let said = cluster.nodes[&leader].last_log();
     assert!(
-        said.contains("became follower, was: leader"),
+        said.contains("became follower, former_role: leader"),
         "it said:\n{said}"
     );
     // It comes back as a follower with everything.

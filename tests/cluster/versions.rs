@@ -60,8 +60,9 @@ fn restart(cluster: &mut Cluster, id: u64, binary: &Path) {
 
 /// Waits until this member has heard that a member runs this version.
 fn wait_for_version(cluster: &Cluster, on: u64, member: u64, version: u64) {
-    let line =
-        format!("a member knows another command version, member: {member}, version: {version}");
+    let line = format!(
+        "a member knows another command version, member: {member}, command_version: {version}"
+    );
     eventually("the table has the version", PATIENCE, || {
         let text = cluster.nodes[&on].log_text();
         let last = text.lines().rev();

@@ -3,6 +3,7 @@
 
 use crate::assert_none;
 use crate::book::{Kind, Page, root};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -153,4 +154,112 @@ fn every_line_that_the_page_of_the_logs_names_can_be_printed() {
         }
     }
     assert_none(&wrong);
+}
+
+/// The names of the fields that a page lists: the words between backticks in the first column of a table.
+fn listed_fields(page: &Page) -> BTreeSet<String> {
+    let (_, section) = page.text.split_once("\n## Fields\n").expect("a section");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let rows = section.lines().filter_map(|row| row.strip_prefix("| `"));
+    let columns = rows.filter_map(|row| row.split(" |").next());
+    let mut listed = BTreeSet::new();
+    for name in columns.flat_map(|names| names.trim_end_matches('`').split("`, `")) {
+        assert!(listed.insert(name.to_owned()), "{name} is listed twice");
+    }
+    listed
+}
+
+/// The macros that take fields, and the methods by which a type writes its own.
+const WITH_FIELDS: [&str; 8] = [
+    "error", "warn", "info", "debug", "trace", "o", "b", "record",
+];
+const WRITTEN: [&str; 3] = ["emit_str(\"", "emit_u64(\"", "emit_arguments(\""];
+
+/// The names of the fields in this code.
+fn fields_of(code: &str) -> BTreeSet<String> {
+    let mut fields = BTreeSet::new();
+    for name in WITH_FIELDS {
+        let start = format!("{name}!(");
+        for (at, _) in code.match_indices(&start) {
+            let before = code[..at].chars().next_back();
+            if before.is_none_or(|c| !c.is_alphanumeric() && c != '_') {
+                collect_fields(&code[at + start.len()..], &mut fields);
+            }
+        }
+    }
+    for start in WRITTEN {
+        let written = code.split(start).skip(1);
+        let names = written.filter_map(|rest| rest.split('"').next());
+        fields.extend(names.map(str::to_owned));
+    }
+    fields
+}
+
+/// Collects the names of fields up to the parenthesis that closes.
+fn collect_fields(arguments: &str, fields: &mut BTreeSet<String>) {
+    let (mut depth, mut rest) = (1, arguments);
+    while let Some(at) = rest.find(['(', ')', '"']).filter(|_| depth > 0) {
+        let behind = &rest[at + 1..];
+        rest = match rest.as_bytes()[at] {
+            b'(' => {
+                depth += 1;
+                behind
+            }
+            b')' => {
+                depth -= 1;
+                behind
+            }
+            _ => {
+                let mut is_escaped = false;
+                let end = behind.find(|c| {
+                    let ends = c == '"' && !is_escaped;
+                    is_escaped = c == '\\' && !is_escaped;
+                    ends
+                });
+                let end = end.expect("a literal ends");
+                let behind_it = &behind[end + 1..];
+                if behind_it.trim_start().starts_with("=>") {
+                    fields.insert(behind[..end].to_owned());
+                }
+                behind_it
+            }
+        };
+    }
+}
+
+fn fields_in(folder: &Path, fields: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).expect("sources can be listed") {
+        let path = entry.expect("sources can be listed").path();
+        if path.is_dir() && !path.ends_with("tests") {
+            fields_in(&path, fields);
+        } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs") {
+            let text = fs::read_to_string(&path).expect("it can be read");
+            let code = text.split("\nmod tests {").next().unwrap_or_default();
+            fields.extend(fields_of(code));
+        }
+    }
+}
+
+#[test]
+fn fields_are_found_in_code() {
+    let code = r#"
+        info!(logger, "a \"quote\" => (here"; "one" => f(1, "x" ), "two" =>
+            %two); "three" => 3; logger.new(o!("four" => 4)); foo_info!(x, "five" => 5);
+        serializer.emit_str("six", six)?;"#;
+    let found: Vec<_> = fields_of(code).into_iter().collect();
+    assert_eq!(found, ["four", "one", "six", "two"]);
+}
+
+/// One word for one thing: a new field needs a row, and the rows show whether there is a word for it already.
+#[test]
+fn the_page_of_the_logs_lists_every_field_and_no_other() {
+    let mut used = BTreeSet::new();
+    fields_in(&root().join("src"), &mut used);
+    // A bar is drawn on a terminal, and no line has it as a field.
+    assert!(used.remove("bar"));
+    let listed = listed_fields(&Page::read("src/docs/reference/logs.md"));
+    let missing: Vec<_> = used.difference(&listed).collect();
+    let unused: Vec<_> = listed.difference(&used).collect();
+    assert!(missing.is_empty(), "not on the page: {missing:?}");
+    assert!(unused.is_empty(), "not in the code: {unused:?}");
 }

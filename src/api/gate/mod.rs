@@ -84,10 +84,15 @@ fn named_host<'a>(
         Field::Missing => return Err(bad_host("the header has no Host; send the one of the URL")),
         Field::Repeated => return Err(bad_host("the header has more than one Host; send one")),
     };
-    // The target of CONNECT is an authority too, and `route` refuses the method.
     let Some(target) = head.uri.authority() else {
         return Ok(in_field);
     };
+    // HTTP reads `GET key` as the name of a host. The target of CONNECT is a host, and `route` refuses the method.
+    if head.uri.scheme().is_none() && head.method != Method::CONNECT {
+        return Err(bad_host(
+            "the target of the request has no slash; write one before the key, as in GET /hello",
+        ));
+    }
     let target = Authority::parse(target.as_str().as_bytes());
     let bad = || bad_host("the target of the request does not name a host as HOST or HOST:PORT");
     target.map(Some).ok_or_else(bad)

@@ -171,6 +171,13 @@ fn what_is_wrong_with_a_target_is_said() {
         ("GET", "/a?x=1", 400, "\"x\""),
         (
             "GET",
+            "a",
+            400,
+            "has no slash; write one before the key, as in GET /hello",
+        ),
+        ("DELETE", "greeting", 400, "has no slash"),
+        (
+            "GET",
             "/a?consistency=eventual",
             400,
             "stale or linearizable",
@@ -262,4 +269,73 @@ fn status_live_and_ready_answer() {
         assert_eq!((get.status, get.text()), (200, name));
         assert_eq!(cluster.send("HEAD", &target, &[], b"").status, 200);
     }
+}
+
+#[test]
+fn an_option_of_another_store_is_refused_with_what_serves_the_same_purpose() {
+    let cluster = Cluster::start();
+    cluster.put("/a", b"1");
+    let written = "a question mark in a key is written %3F";
+    let list = "a read gives one key; to list keys, use GET /-/kv?prefix=PREFIX";
+    let follow =
+        "a read gives the current value; to follow changes, use GET /-/watch?prefix=PREFIX";
+    let expiry = "keys do not expire; delete a key when it is no longer needed";
+    let many = "to delete many, list them with GET /-/kv?prefix=PREFIX, and delete each one, or up to 1024 in a \
+                transaction (POST /-/txn)";
+    for (method, target, says) in [
+        (
+            "GET",
+            "/a?prefix=b",
+            format!("unknown option \"prefix\": {list}; {written}"),
+        ),
+        (
+            "GET",
+            "/-/kv/a?recurse",
+            format!("unknown option \"recurse\": {list}; {written}"),
+        ),
+        (
+            "GET",
+            "/a?wait=true",
+            format!("unknown option \"wait\": {follow}; {written}"),
+        ),
+        (
+            "GET",
+            "/key/a?wait=true",
+            format!("unknown option \"wait\": {follow}; {written}"),
+        ),
+        (
+            "GET",
+            "/a?ttl=5",
+            format!("unknown option \"ttl\": {expiry}; {written}"),
+        ),
+        (
+            "PUT",
+            "/a?ttl=5",
+            format!("unknown option \"ttl\": {expiry}; {written}"),
+        ),
+        (
+            "PUT",
+            "/a?cas=7",
+            format!(
+                "unknown option \"cas\": conditions are headers: send If-Match with the ETag of a read, or If-None-Match: * \
+                 for a key that must be absent; {written}"
+            ),
+        ),
+        (
+            "DELETE",
+            "/a?recursive=true",
+            format!("unknown option \"recursive\": a request deletes one key; {many}; {written}"),
+        ),
+    ] {
+        let refused = cluster.send(method, target, &[], b"");
+        assert_eq!((refused.status, refused.text()), (400, &*says), "{target}");
+    }
+    for target in ["/-/kv?prefix=a", "/-/kv"] {
+        let refused = cluster.send("DELETE", target, &[], b"");
+        let says = format!(
+            "a list of keys can't be deleted by one request; {many}; the key of that name is at /-/kv/-/kv"
+        );
+        assert_eq!((refused.status, refused.text()), (403, &*says), "{target}");
+    }
+    assert_eq!(cluster.get("/a").body, b"1");
 }

@@ -120,7 +120,7 @@ pub(super) fn recover(
     info!(logger, "recovered";
         "snapshot" => snapshot,
         "last" => scan.log.state.last,
-        "commit" => recovered.hard_state.commit,
+        "committed" => recovered.hard_state.commit,
         "term" => recovered.hard_state.term,
         "entries" => scan.log.state.last - snapshot,
         "segments" => scan.names.len(),

@@ -204,7 +204,7 @@ impl Arriving {
         if !shared.inbox.receive(vec![message], bytes, bound) {
             return Err(SnapshotReceiveError::Overloaded);
         }
-        info!(logger, "received a snapshot"; "peer" => from, "index" => index, "bytes" => file_bytes,
+        info!(logger, "received a snapshot"; "member" => from, "index" => index, "bytes" => file_bytes,
             "ms" => since.elapsed().as_millis() as u64);
         Ok(())
     }

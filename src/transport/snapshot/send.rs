@@ -90,7 +90,7 @@ impl SnapshotTransfer {
     pub(in crate::transport) async fn run(mut self, shared: Arc<TransportState>) {
         let to = self.report.to;
         let index = self.message.get_snapshot().get_metadata().index;
-        let logger = shared.logger.new(o!("peer" => to, "index" => index));
+        let logger = shared.logger.new(o!("member" => to, "index" => index));
         let since = Instant::now();
         let mut retired = self.retired.clone();
         let sent = tokio::select! {

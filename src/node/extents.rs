@@ -14,7 +14,7 @@ const FIELD: u32 = 100;
 
 /// How far the logs of the members reach.
 #[derive(Debug, Default)]
-pub(super) struct Reach {
+pub(super) struct Extents {
     heard: Heard,
     sent: Sent,
 }
@@ -39,45 +39,45 @@ struct Sent {
 impl Node {
     /// Adds what this leader knows to the first heartbeat of an interval. Under load, all heartbeats belong to read
     /// rounds, and there are many of them.
-    pub(super) fn tell_reach(&mut self, message: &mut Message) {
+    pub(super) fn tell_extents(&mut self, message: &mut Message) {
         if message.get_msg_type() != MessageType::MsgHeartbeat {
             return;
         }
         let interval = self.now / self.settings.heartbeat_ticks as u64;
-        if std::mem::replace(&mut self.reach.sent.interval, interval) != interval {
-            self.reach.sent.members.clear();
+        if std::mem::replace(&mut self.extents.sent.interval, interval) != interval {
+            self.extents.sent.members.clear();
         }
-        if !self.reach.sent.members.insert(message.to) {
+        if !self.extents.sent.members.insert(message.to) {
             return;
         }
-        let mut reach = command::Reach::new();
-        reach.committed = self.raw.raft.raft_log.committed;
+        let mut extents = command::Extents::new();
+        extents.committed = self.raw.raft.raft_log.committed;
         for (id, progress) in self.raw.raft.prs().iter() {
-            reach.members.push(*id);
-            reach.matched.push(progress.matched);
+            extents.members.push(*id);
+            extents.matched.push(progress.matched);
         }
-        let bytes = reach.write_to_bytes().expect("memory takes every byte");
+        let bytes = extents.write_to_bytes().expect("memory takes every byte");
         message
             .mut_unknown_fields()
             .add_length_delimited(FIELD, bytes);
     }
 
     /// Records what the leader says in a heartbeat.
-    pub(super) fn hear_reach(&mut self, message: &mut Message) {
+    pub(super) fn hear_extents(&mut self, message: &mut Message) {
         if message.get_msg_type() != MessageType::MsgHeartbeat {
             return;
         }
         let fields = std::mem::take(message.mut_unknown_fields());
         let said = fields.get(FIELD).and_then(|field| {
             let bytes = field.length_delimited.first()?;
-            command::Reach::parse_from_bytes(bytes).ok()
+            command::Extents::parse_from_bytes(bytes).ok()
         });
         let Some(said) = said else {
             return;
         };
         let is_member = |id: &NodeId| self.members.members.contains_key(id);
         let matched = said.members.into_iter().zip(said.matched);
-        self.reach.heard = Heard {
+        self.extents.heard = Heard {
             at: self.now,
             leader: message.from,
             committed: said.committed,
@@ -99,7 +99,7 @@ impl Node {
             leader,
             committed,
             matched,
-        } = &self.reach.heard;
+        } = &self.extents.heard;
         let is_recent = self.now - at < 2 * self.settings.election_ticks as u64;
         let matched = matched.get(&id).filter(|_| *leader == raft.leader_id)?;
         is_recent.then(|| committed.saturating_sub(*matched))
