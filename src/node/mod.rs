@@ -50,6 +50,7 @@ mod publish;
 mod reach;
 mod reads;
 mod ready;
+mod revocation;
 mod room;
 mod snapshots;
 mod status;

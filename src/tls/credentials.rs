@@ -188,10 +188,15 @@ impl Files {
 
     /// Checks that the key belongs to the certificate.
     fn with_own_key(self, key_path: &Path) -> Result<Files, TlsError> {
-        let signing = provider().key_provider.load_private_key(self.key.clone_key());
-        let signing = signing
-            .map_err(|error| malformed(key_path, format!("holds no key that can be used: {error}")))?;
-        let public = signing.public_key().map(|public| KeyFingerprint::of(&public));
+        let signing = provider()
+            .key_provider
+            .load_private_key(self.key.clone_key());
+        let signing = signing.map_err(|error| {
+            malformed(key_path, format!("holds no key that can be used: {error}"))
+        })?;
+        let public = signing
+            .public_key()
+            .map(|public| KeyFingerprint::of(&public));
         if public != Some(self.own.fingerprint) {
             return Err(TlsError::OtherKey {
                 key: key_path.to_owned(),
@@ -333,7 +338,8 @@ pub(super) fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in read_certificates(path)? {
         let added = roots.add(certificate);
-        added.map_err(|error| malformed(path, format!("holds a CA that can't be used: {error}")))?;
+        added
+            .map_err(|error| malformed(path, format!("holds a CA that can't be used: {error}")))?;
     }
     Ok(roots)
 }

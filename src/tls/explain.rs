@@ -23,8 +23,12 @@ pub(super) fn readable(error: io::Error) -> io::Error {
 pub(super) fn line(error: &Error) -> String {
     match error {
         Error::AlertReceived(alert) => said(*alert),
-        Error::InvalidCertificate(error) => format!("its certificate is not taken: {}", wrong(error)),
-        Error::NoCertificatesPresented => "it has no certificate, and this port is for members with one".to_owned(),
+        Error::InvalidCertificate(error) => {
+            format!("its certificate is not taken: {}", wrong(error))
+        }
+        Error::NoCertificatesPresented => {
+            "it has no certificate, and this port is for members with one".to_owned()
+        }
         // The first byte of an answer in HTTP.
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
             "it does not speak TLS: start it with --tls too, or this side without".to_owned()
@@ -91,7 +95,9 @@ fn wrong(error: &CertificateError) -> String {
 /// What the other side has said.
 fn said(alert: AlertDescription) -> String {
     let what = match alert {
-        AlertDescription::CertificateRequired => "it asks for a certificate, and this side has none",
+        AlertDescription::CertificateRequired => {
+            "it asks for a certificate, and this side has none"
+        }
         AlertDescription::UnknownCA => "none of the CAs that it trusts has signed our certificate",
         AlertDescription::CertificateExpired => {
             "our certificate is not valid at its time: it has expired, or one of the two clocks is wrong"

@@ -63,11 +63,7 @@ impl Tls {
 }
 
 impl Credentials {
-    async fn dial(
-        &self,
-        socket: TcpStream,
-        host: &str,
-    ) -> Result<(Stream, Option<Facts>), String> {
+    async fn dial(&self, socket: TcpStream, host: &str) -> Result<(Stream, Option<Facts>), String> {
         dial(socket, host, self.dialling.clone()).await
     }
 }
@@ -110,7 +106,9 @@ pub(super) async fn dial(
     let name = name.map_err(|error| error.to_string())?;
     let stream = TlsConnector::from(config).connect(name, socket).await;
     let mut stream = stream.map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => "it closed the connection during the TLS handshake".to_owned(),
+        io::ErrorKind::UnexpectedEof => {
+            "it closed the connection during the TLS handshake".to_owned()
+        }
         _ => explain::readable(error).to_string(),
     })?;
     let (_, connection) = stream.get_mut();
@@ -148,7 +146,10 @@ async fn answer_plaintext(mut socket: TcpStream) -> io::Result<()> {
     socket.write_all(answer.as_bytes()).await?;
     socket.shutdown().await?;
     let mut space = [0; 4096];
-    let draining = async { while socket.read(&mut space).await? > 0 {} Ok(()) };
+    let draining = async {
+        while socket.read(&mut space).await? > 0 {}
+        Ok(())
+    };
     timeout(limits::LINGER_TIMEOUT, draining)
         .await
         .unwrap_or(Ok(()))

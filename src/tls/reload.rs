@@ -94,10 +94,14 @@ impl Freshness {
         self.warned = Some(now);
         let valid_until = valid_until(credentials.own.not_after);
         match left {
-            Some(left) => warn!(logger, "the certificate of this member ends soon; renew it with `raftkvd cert renew` where \
-                the CA is, and copy it here"; "days" => left.as_secs() / 86_400, "valid_until" => valid_until),
-            None => error!(logger, "the certificate of this member has expired, so nobody connects to it; renew it with \
-                `raftkvd cert renew` where the CA is, and copy it here"; "valid_until" => valid_until),
+            Some(left) => {
+                warn!(logger, "the certificate of this member ends soon; renew it with `raftkvd cert renew` where \
+                the CA is, and copy it here"; "days" => left.as_secs() / 86_400, "valid_until" => valid_until)
+            }
+            None => {
+                error!(logger, "the certificate of this member has expired, so nobody connects to it; renew it with \
+                `raftkvd cert renew` where the CA is, and copy it here"; "valid_until" => valid_until)
+            }
         }
     }
 }

@@ -63,6 +63,7 @@ impl TransportState {
                 dialled: true,
                 // The peer states its version once it has a table of members.
                 version: 0,
+                key: None,
             }));
         }
     }
