@@ -34,6 +34,8 @@ pub const ENTRY_COMMANDS_MAX: usize = 4_096;
 pub const MEMBERS_MAX: usize = 64;
 /// Removed ids for which the state keeps the index of the removal and the incarnation. The newest are kept.
 pub const REMOVED_MAX: usize = 1_024;
+/// Revoked keys of removed members. The newest are kept.
+pub const REVOKED_KEYS_MAX: usize = 1_024;
 /// Longest client URL of a member, in bytes.
 pub const CLIENT_URL_BYTES_MAX: usize = 512;
 /// Longest fingerprint of a member's key, in bytes.

@@ -1,5 +1,6 @@
 //! Rare events of the raft loop, and the data that notices and peers' messages carry.
 
+use crate::certificates::KeyFingerprint;
 use crate::command::SnapshotHeader;
 use crate::command::proposal::Transfer;
 use crate::identity::{PeerRefusal, Reason};
@@ -47,6 +48,8 @@ pub enum Notice {
     Unfit(u64, Reason),
     /// A peer refuses this member.
     Refused(PeerRefusal),
+    /// This member proves itself with this key from now on: its certificate was replaced.
+    OwnKey(KeyFingerprint),
     /// A request for the node's status.
     Status(oneshot::Sender<crate::channels::status::Status>),
     /// A request for the map as of one index, with the header that a snapshot of it would have.
@@ -110,6 +113,8 @@ pub struct Met {
     pub dialled: bool,
     /// The command version that the peer knows, or 0 if it has not said.
     pub version: u64,
+    /// The key with which the peer proved on this connection that it is the member. `None` without TLS.
+    pub key: Option<KeyFingerprint>,
 }
 
 impl Met {

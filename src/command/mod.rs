@@ -34,7 +34,7 @@ mod generated {
 
 pub use generated::raftkvd::{
     Batch, Check, Command, Etags, Extents, Kind, Listed, Member, RemovedMember, ReplicatedState,
-    Session, SnapshotHeader, Transaction, Unsettled, Write,
+    RevokedKey, Session, SnapshotHeader, Transaction, Unsettled, Write,
 };
 
 /// Approximate memory of one check or write of a transaction, besides its key and value.

@@ -11,17 +11,22 @@
 //! members in the table know it: see [`Members::known_version`](crate::members::Members::known_version). A field number
 //! is never reused with another meaning.
 
-use crate::command::{Batch, Kind, ReplicatedState, SnapshotHeader};
+use crate::command::{Batch, Command, Kind, ReplicatedState, SnapshotHeader};
 use protobuf::UnknownFields;
 use raft::eraftpb::Entry;
 
-/// The first command version. Data that needs only this version has 0 in its version field.
-const FIRST: u64 = 2;
+// The first command version is 2. Data that needs only this version has 0 in its version field.
+
+/// The command version in which a removal can revoke the key of the removed member.
+pub const REVOKES: u64 = 3;
+
+/// The newest command version without the feature `later`.
+const NEWEST: u64 = REVOKES;
 
 /// The command version of this build.
 pub const VERSION: u64 = match cfg!(feature = "later") {
-    true => FIRST + 1,
-    false => FIRST,
+    true => NEWEST + 1,
+    false => NEWEST,
 };
 
 /// Data that needs a later version.
@@ -34,9 +39,12 @@ pub struct Later {
     pub needed: u64,
 }
 
-/// The command version that introduced this kind, in the form of [`Batch::version`]: 0 for the first version.
-pub fn needed_by(kind: Kind) -> u64 {
-    match kind {
+/// The command version that introduced the kind of this command, or a field that it uses, in the form of
+/// [`Batch::version`]: 0 for the first version.
+pub fn needed_by(command: &Command) -> u64 {
+    match command.kind {
+        // An earlier version knows the field, but only of `DescribeMember`.
+        Kind::RemoveMember if !command.member_key_fingerprint.is_empty() => REVOKES,
         Kind::Put
         | Kind::Delete
         | Kind::Transaction
@@ -50,7 +58,7 @@ pub fn needed_by(kind: Kind) -> u64 {
         | Kind::Settle
         | Kind::DescribeMember => 0,
         #[cfg(feature = "later")]
-        Kind::Later => FIRST + 1,
+        Kind::Later => NEWEST + 1,
     }
 }
 
@@ -87,6 +95,7 @@ pub fn check_state(state: &ReplicatedState) -> Result<(), Later> {
         || any_unknown(&state.sessions)
         || any_unknown(&state.forming)
         || any_unknown(&state.former)
+        || any_unknown(&state.revoked_keys)
         || has_unknown(state.unsettled.as_ref());
     check(state.version, unknown)
 }
@@ -124,7 +133,7 @@ fn is_unknown(fields: &UnknownFields) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{self, Check, Command, DecodeError, Etags, Transaction, Write};
+    use crate::command::{self, Check, DecodeError, Etags, Transaction, Write};
     use bytes::Bytes;
     use protobuf::reflect::{FieldDescriptor, MessageDescriptor};
     use protobuf::{Message, ProtobufEnum as _, UnknownValue};
@@ -159,6 +168,7 @@ mod tests {
         state.sessions.push(command::Session::new());
         state.forming.push(command::Listed::new());
         state.former.push(command::Listed::new());
+        state.revoked_keys.push(command::RevokedKey::new());
         state.unsettled = Some(command::Unsettled::new()).into();
         let mut header = SnapshotHeader::new();
         header.state = Some(state).into();
@@ -229,6 +239,7 @@ mod tests {
             ["state", "sessions"] => &mut header.mut_state().sessions[0],
             ["state", "forming"] => &mut header.mut_state().forming[0],
             ["state", "former"] => &mut header.mut_state().former[0],
+            ["state", "revoked_keys"] => &mut header.mut_state().revoked_keys[0],
             ["state", "unsettled"] => header.mut_state().mut_unsettled(),
             other => panic!("{other:?} is not searched"),
         };
@@ -255,12 +266,23 @@ mod tests {
         }
         assert_eq!(check_header(&full_header()), Ok(()));
         let headers = paths(SnapshotHeader::descriptor_static());
-        assert_eq!(headers.len(), 8, "{headers:?}");
+        assert_eq!(headers.len(), 9, "{headers:?}");
         for path in headers {
             let path: Vec<&str> = path.iter().map(|name| &**name).collect();
             let header = header_with_unknown(&path);
             assert_eq!(check_header(&header), Err(next), "{path:?}");
         }
+    }
+
+    #[test]
+    fn only_a_removal_that_revokes_a_key_needs_the_version_for_that() {
+        let mut command = Command::new();
+        command.kind = Kind::RemoveMember;
+        assert_eq!(needed_by(&command), 0);
+        command.member_key_fingerprint = vec![7; 32].into();
+        assert_eq!(needed_by(&command), REVOKES);
+        command.kind = Kind::DescribeMember;
+        assert_eq!(needed_by(&command), 0);
     }
 
     #[test]
@@ -315,7 +337,7 @@ mod tests {
     fn a_later_version_is_refused_even_if_all_fields_are_known() {
         let mut batch = full_batch();
         let mut state = ReplicatedState::new();
-        for version in [0, FIRST, VERSION] {
+        for version in [0, 2, REVOKES, VERSION] {
             (batch.version, state.version) = (version, version);
             assert_eq!(check_batch(&batch), Ok(()));
             assert_eq!(check_state(&state), Ok(()));

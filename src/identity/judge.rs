@@ -55,6 +55,9 @@ pub enum Reason {
     /// The claimant is a voter but claims that no table binds it. Everything that it has acknowledged since it was let
     /// in is lost.
     StateLost,
+    /// The claimant has proved itself with a key that was revoked when a member was removed. The connection shows the
+    /// key, and not the claims: so [`judge()`] never gives this reason.
+    KeyRevoked,
 }
 
 impl fmt::Display for Reason {
@@ -91,6 +94,10 @@ impl fmt::Display for Reason {
             Reason::StateLost => write!(
                 f,
                 "it is a voter, and its data directory is from before it was let in"
+            ),
+            Reason::KeyRevoked => write!(
+                f,
+                "the key of its certificate was revoked when its member was removed; make a new certificate with raftkvd cert member"
             ),
         }
     }

@@ -105,6 +105,8 @@ pub fn verdict(own: Own, refusal: &PeerRefusal) -> Verdict {
         (_, Twice) if known => Verdict::EndAsTwice,
         (_, Twice) => Verdict::Warn,
         (_, WrongReceiver { .. }) => Verdict::GoOn,
+        // With a new certificate the member may be let in. Whether the member itself was removed is another reason.
+        (_, KeyRevoked) => Verdict::Warn,
 
         (Own::Empty, StateLost) if known && refusal.formed => Verdict::EndAsStateLost,
         (Own::Empty, StateLost) => Verdict::Warn,
@@ -212,6 +214,7 @@ mod tests {
                 (StateLost, false, true, 90, Warn),
                 (StateLost, true, false, 90, Warn),
                 (misdirected, true, true, 90, GoOn),
+                (KeyRevoked, true, true, 90, Warn),
             ],
         );
     }
@@ -229,6 +232,7 @@ mod tests {
                 (Awaited, true, true, 90, EndAsNotJoined),
                 (Awaited, false, true, 90, Warn),
                 (Awaited, true, false, 0, Warn),
+                (KeyRevoked, true, true, 90, Warn),
                 (NotAMember, true, true, 90, Warn),
                 (REMOVED, true, true, 90, END_AS_REMOVED),
                 (REMOVED, false, true, 90, Warn),
@@ -267,6 +271,8 @@ mod tests {
                 (OTHER_LIFE, true, false, 0, GoOn),
                 (Twice, true, true, 90, EndAsTwice),
                 (Twice, true, false, 90, Warn),
+                (KeyRevoked, true, true, 90, Warn),
+                (KeyRevoked, true, true, 59, Warn),
             ],
         );
         let bound_later = Own::Member { bound_index: 80 };

@@ -41,6 +41,7 @@ impl Members {
             }
             Kind::RemoveMember => {
                 let row = self.members.remove(&id).expect("decide found the member");
+                self.revoke(command, &row, index);
                 self.leaves(id, row.url);
                 self.removed.insert(id, index);
                 if row.incarnation != 0 {

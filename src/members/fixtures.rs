@@ -24,7 +24,8 @@ pub(super) fn three() -> Members {
     Members::of((1..=3).map(|id| (id, url(id), 10 * id)))
 }
 
-/// The largest possible table: as many members as allowed, with the longest URLs, and more removals than are kept.
+/// The largest possible table: as many members as allowed, with the longest URLs, and more removals and revoked keys than
+/// are kept.
 pub(super) fn fullest() -> Members {
     let mut members = three();
     let add = |id: u64| {
@@ -36,7 +37,11 @@ pub(super) fn fullest() -> Members {
     let mut index = INDEX_MAX / 2;
     for id in 4..=3 + REMOVED_MAX as u64 + 10 {
         members.apply(&add(id), index);
-        members.apply(&command(Kind::RemoveMember, id, ""), index + 1);
+        let mut removal = command(Kind::RemoveMember, id, "");
+        let mut key = vec![7; KEY_FINGERPRINT_BYTES_MAX];
+        key[..8].copy_from_slice(&id.to_be_bytes());
+        removal.member_key_fingerprint = key.into();
+        members.apply(&removal, index + 1);
         index += 2;
     }
     let free = MEMBERS_MAX - members.members.len();

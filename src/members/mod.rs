@@ -1,4 +1,4 @@
-//! The members table: id, peer URL, voter or learner, incarnation, and the removed ids.
+//! The members table: id, peer URL, voter or learner, incarnation, the removed ids, and the revoked keys.
 //!
 //! The table is replicated state. It changes only by committed entries, is equal on every node at the same index, and
 //! travels in every snapshot. [`Members::decide`] holds all rules of membership.
@@ -27,11 +27,13 @@ mod fingerprint;
 #[cfg(test)]
 mod fixtures;
 mod list;
+mod revoked;
 mod state;
 
 pub use decide::{Decision, conf_change, is_change};
 pub use fingerprint::{cluster_id, fingerprint};
 pub use list::to_listed;
+pub use revoked::RevokedKey;
 
 use crate::command::Kind;
 use crate::command::version::VERSION;
@@ -64,6 +66,9 @@ pub struct Members {
     pub former: Vec<(u64, PeerUrl)>,
     /// The highest id that any member has ever had.
     pub highest_id: u64,
+    /// The keys of removed members, the newest last: see [`Members::is_revoked`]. At most
+    /// [`REVOKED_KEYS_MAX`](crate::limits::REVOKED_KEYS_MAX).
+    pub revoked: Vec<RevokedKey>,
 }
 
 /// One row of the members table.
@@ -91,7 +96,8 @@ pub struct Description {
     pub version: u64,
     /// The URL at which clients reach the member. Empty if it is not known.
     pub client_url: String,
-    /// A fingerprint of the member's key. Empty if it has none.
+    /// The fingerprint of the key with which the member last proved itself. Empty if it has never used TLS. A member that
+    /// is started without TLS keeps its fingerprint: its directory still has the key, and a removal has to revoke it.
     pub key_fingerprint: Vec<u8>,
 }
 

@@ -1,9 +1,9 @@
 //! Reads and writes the members in the replicated state of a snapshot header.
 
 use super::list::{listed, places};
-use super::{Description, Member, Members, Unsettled, to_listed};
-use crate::command::{self, ReplicatedState};
-use crate::limits::{MEMBERS_MAX, REMOVED_MAX};
+use super::{Description, Member, Members, RevokedKey, Unsettled, to_listed};
+use crate::command::{self, ReplicatedState, version};
+use crate::limits::{KEY_FINGERPRINT_BYTES_MAX, MEMBERS_MAX, REMOVED_MAX, REVOKED_KEYS_MAX};
 use std::collections::BTreeMap;
 
 impl Members {
@@ -15,6 +15,7 @@ impl Members {
             ("first members", state.forming.len(), MEMBERS_MAX),
             ("sessions", state.sessions.len(), MEMBERS_MAX),
             ("removed ids", state.removed.len(), REMOVED_MAX),
+            ("revoked keys", state.revoked_keys.len(), REVOKED_KEYS_MAX),
         ] {
             if count > most {
                 return Err(format!(
@@ -60,6 +61,7 @@ impl Members {
             forming: listed(&state.forming)?,
             former: places(&state.former)?,
             highest_id: state.highest_id,
+            revoked: revoked(&state.revoked_keys)?,
         })
     }
 
@@ -99,7 +101,38 @@ impl Members {
         state.forming = to_listed(&self.forming);
         state.former = to_listed(self.former.iter().map(|(id, url)| (id, url)));
         state.highest_id = self.highest_id;
+        let revoked = self.revoked.iter().map(|revoked| {
+            let mut out = command::RevokedKey::new();
+            out.key_fingerprint = revoked.key_fingerprint.clone().into();
+            out.member = revoked.member;
+            out.revoked_index = revoked.index;
+            out
+        });
+        state.revoked_keys = revoked.collect();
+        if !self.revoked.is_empty() {
+            state.version = state.version.max(version::REVOKES);
+        }
     }
+}
+
+/// Decodes the revoked keys in their order.
+fn revoked(keys: &[command::RevokedKey]) -> Result<Vec<RevokedKey>, String> {
+    let fits = |key: &command::RevokedKey| {
+        (1..=KEY_FINGERPRINT_BYTES_MAX).contains(&key.key_fingerprint.len())
+    };
+    if let Some(key) = keys.iter().find(|key| !fits(key)) {
+        let (member, bytes) = (key.member, key.key_fingerprint.len());
+        return Err(format!(
+            "the fingerprint of the revoked key of member {member} has {bytes} bytes, and the maximum is \
+             {KEY_FINGERPRINT_BYTES_MAX}"
+        ));
+    }
+    let read = |key: &command::RevokedKey| RevokedKey {
+        key_fingerprint: key.key_fingerprint.to_vec(),
+        member: key.member,
+        index: key.revoked_index,
+    };
+    Ok(keys.iter().map(read).collect())
 }
 
 #[cfg(test)]
@@ -114,13 +147,17 @@ mod tests {
     fn state_survives_a_round_trip() {
         let mut members = three();
         members.apply(&command(Kind::AddMember, 9, "http://a:9"), 5);
-        members.apply(&command(Kind::RemoveMember, 2, ""), 6);
+        let mut removal = command(Kind::RemoveMember, 2, "");
+        removal.member_key_fingerprint = vec![7; 32].into();
+        members.apply(&removal, 6);
+        assert_eq!(members.revoked.len(), 1);
         members.apply(&command(Kind::MoveMember, 3, "http://b:3"), 7);
         members.forming = BTreeMap::from([(1, url(1)), (2, url(7))]);
         members.forgotten_index = 4;
         members.describe(&description(3, 30));
         let mut state = ReplicatedState::new();
         members.write_to(&mut state);
+        assert_eq!(state.version, version::REVOKES);
         assert_eq!(Members::from_state(&state), Ok(members));
     }
 
@@ -141,5 +178,12 @@ mod tests {
         state.removed.push(command::RemovedMember::new());
         let error = Members::from_state(&state).unwrap_err();
         assert!(error.contains("1025 removed ids"), "{error}");
+        state.removed.pop();
+        state.revoked_keys[0].key_fingerprint = vec![7; KEY_FINGERPRINT_BYTES_MAX + 1].into();
+        let error = Members::from_state(&state).unwrap_err();
+        assert!(error.contains("has 65 bytes"), "{error}");
+        state.revoked_keys.push(command::RevokedKey::new());
+        let error = Members::from_state(&state).unwrap_err();
+        assert!(error.contains("1025 revoked keys"), "{error}");
     }
 }

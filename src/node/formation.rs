@@ -119,7 +119,7 @@ impl Node {
         if met.dialled {
             self.greeted(id, met.is_empty());
         }
-        self.note_version(&met);
+        self.note_statement(&met);
         if self.is_empty() {
             if !met.dialled {
                 self.note_other_place(&met);

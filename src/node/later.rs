@@ -9,12 +9,12 @@ use slog::info;
 impl Node {
     /// Proposes one such command, as the leader, as soon as all members know the kind.
     pub(super) fn attend_later(&mut self) {
-        let known = self.usable_version() >= version::needed_by(Kind::Later);
+        let mut command = Command::new();
+        command.kind = Kind::Later;
+        let known = self.usable_version() >= version::needed_by(&command);
         if self.watermarks.later_published || !known || !self.raw.raft.commit_to_current_term() {
             return;
         }
-        let mut command = Command::new();
-        command.kind = Kind::Later;
         if self.propose_own(command) {
             info!(self.logger, "proposed a command of the later kind");
         }

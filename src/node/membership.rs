@@ -10,6 +10,8 @@
 
 use super::Node;
 use super::pending::answer;
+use super::revocation::hexadecimal;
+use crate::certificates::KeyFingerprint;
 use crate::channels::notice::Met;
 use crate::command::outcome::{Outcome, Refusal};
 use crate::command::proposal::ReplySender;
@@ -53,11 +55,15 @@ struct Forwarded {
     deadline: u64,
 }
 
-/// A command version, and the incarnation of the directory whose process runs with it.
+/// What a process says about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SaidVersion {
+pub(super) struct Statement {
+    /// The incarnation of the process's directory.
     pub incarnation: u64,
+    /// The command version that the process knows.
     pub version: u64,
+    /// The key with which the process has proved itself. `None` without TLS.
+    pub key: Option<KeyFingerprint>,
 }
 
 /// What this node remembers of membership changes, and of members that it has met.
@@ -69,15 +75,15 @@ pub(super) struct Membership {
     /// Replies of changes that are not settled, each with the index of its change.
     pub replies: Vec<(Index, ReplySender)>,
     pub waiting: WaitingChanges,
-    /// The leader may have to propose something: there is a learner, a member at another place or with another version,
-    /// or the cluster forms.
+    /// The leader may have to propose something: there is a learner, a member at another place or with another version or
+    /// key, or the cluster forms.
     pub needs_care: bool,
     /// Members and listed members that answered where they were dialled. Only the newest answer of each.
     pub answered: BTreeMap<u64, Met>,
     /// Members that connected by themselves, with the place that each names.
     pub claimed: BTreeMap<u64, Met>,
-    /// By peer: the version that it stated when it was last met.
-    pub versions: BTreeMap<u64, SaidVersion>,
+    /// By peer: what it stated when it was last met.
+    pub statements: BTreeMap<u64, Statement>,
     /// The index that bound this member, or 0 while none does.
     pub own_bound_index: u64,
     /// The place of this member that was last reported to the caller.
@@ -94,7 +100,7 @@ impl Membership {
             needs_care: false,
             answered: BTreeMap::new(),
             claimed: BTreeMap::new(),
-            versions: BTreeMap::new(),
+            statements: BTreeMap::new(),
             own_bound_index,
             place_told: None,
         }
@@ -127,7 +133,10 @@ impl Node {
             self.propose_own(command);
         }
         if self.is_gate_open() {
-            if !self.membership.waiting.changes.is_empty() {
+            let first = self.membership.waiting.changes.first();
+            if first.is_some_and(|first| self.waits_to_revoke(&first.command)) {
+                // The next publication may end the wait.
+            } else if first.is_some() {
                 let first = self.membership.waiting.changes.remove(0);
                 // A member may have gone back to an older version since the change arrived. The proposer sends the
                 // change again.
@@ -168,7 +177,7 @@ impl Node {
     /// Proposes a change, as the leader. Returns false if it was not taken and has to be proposed again. Raft-rs would
     /// silently turn a change that it can't take into an empty entry.
     pub(super) fn step_conf_change(&mut self, message: Message, command: &Command) -> bool {
-        if !self.is_gate_open() {
+        if !self.is_gate_open() || self.waits_to_revoke(command) {
             return false;
         }
         let own = command.kind == Kind::RemoveMember && command.member_id == self.settings.id;
@@ -180,6 +189,7 @@ impl Node {
         if self.is_outdated_addition(command) {
             return self.raw.step(refused(message)).is_ok();
         }
+        let message = self.with_revoked_key(message, command);
         let taken = self.raw.step(message).is_ok();
         if taken {
             self.membership.conf_change_in_flight = self.raw.raft.raft_log.last_index();
@@ -271,53 +281,54 @@ impl Node {
         self.membership.needs_care = learners || moves || describes || !self.members.is_formed();
     }
 
-    /// Records which command version a peer knows. Whether the peer is the member that the table binds is checked when
-    /// its row is described.
-    pub(super) fn note_version(&mut self, met: &Met) {
-        let known = self.membership.versions.contains_key(&met.id)
-            || self.members.members.contains_key(&met.id);
-        let few = self.membership.versions.len() < limits::MEMBERS_MAX + limits::PEERS_AHEAD_MAX;
+    /// Records which command version a peer knows, and with which key it has proved itself. Whether the peer is the member
+    /// that the table binds is checked when its row is described.
+    pub(super) fn note_statement(&mut self, met: &Met) {
+        let statements = &self.membership.statements;
+        let known = statements.contains_key(&met.id) || self.members.members.contains_key(&met.id);
+        let few = statements.len() < limits::MEMBERS_MAX + limits::PEERS_AHEAD_MAX;
         if met.version == 0 || !(known || few) {
             return;
         }
-        let said = SaidVersion {
+        let said = Statement {
             incarnation: met.incarnation,
             version: met.version,
+            key: met.key,
         };
-        if self.membership.versions.insert(met.id, said) != Some(said) {
+        if self.membership.statements.insert(met.id, said) != Some(said) {
             self.note_care();
         }
     }
 
-    /// The version that this member's process knows, if it is this process or a process that was met.
-    fn said_version(&self, id: u64, row: &Member) -> Option<u64> {
-        let met = self.membership.versions.get(&id).copied();
+    /// What this member's process says about itself, if it is this process or a process that was met.
+    pub(super) fn statement(&self, id: u64, row: &Member) -> Option<Statement> {
         let said = match id == self.settings.id {
-            true => Some(SaidVersion {
+            true => Some(Statement {
                 incarnation: self.settings.incarnation,
                 version: VERSION,
+                key: self.settings.key,
             }),
-            false => met,
+            false => self.membership.statements.get(&id).copied(),
         };
-        let SaidVersion {
-            incarnation,
-            version,
-        } = said?;
-        (incarnation == row.incarnation).then_some(version)
+        said.filter(|said| said.incarnation == row.incarnation)
     }
 
-    /// Commands that describe the members whose version differs from their rows.
+    /// Commands that describe the members whose version or key differs from their rows. A member without TLS says nothing
+    /// about its key, so its row keeps the key.
     fn descriptions(&self) -> impl Iterator<Item = Command> {
         let rows = self.members.members.iter();
         rows.filter_map(|(id, row)| {
-            let version = self.said_version(*id, row)?;
-            (row.description.version != version).then(|| {
+            let said = self.statement(*id, row)?;
+            let key = said.key.map_or(Vec::new(), |key| key.0.to_vec());
+            let has_key = key.is_empty() || row.description.key_fingerprint == key;
+            (row.description.version != said.version || !has_key).then(|| {
                 let mut command = Command::new();
                 command.kind = Kind::DescribeMember;
                 command.leader_term = self.raw.raft.term;
                 command.member_id = *id;
                 command.member_incarnation = row.incarnation;
-                command.member_version = version;
+                command.member_version = said.version;
+                command.member_key_fingerprint = key.into();
                 command
             })
         })
@@ -338,32 +349,49 @@ impl Node {
     /// settled: a removed member is no longer in the table, but may still be needed. It is also 0 while a new leader
     /// has not published everything it inherited: a removal or a member's lower version may be among those entries.
     pub(super) fn usable_version(&self) -> u64 {
-        let raft = &self.raw.raft;
-        let published = raft.raft_log.term(self.watermarks.published);
-        let inherits = self.is_leader() && !published.is_ok_and(|term| term == raft.term);
-        match inherits || self.members.unsettled.is_some() {
+        match self.inherits() || self.members.unsettled.is_some() {
             true => 0,
             false => self.least_version(),
         }
     }
 
+    /// Whether this node is a new leader that has not published everything it inherited.
+    pub(super) fn inherits(&self) -> bool {
+        let raft = &self.raw.raft;
+        let published = raft.raft_log.term(self.watermarks.published);
+        self.is_leader() && !published.is_ok_and(|term| term == raft.term)
+    }
+
     /// The command version that all members in the table know, by their rows or their own newer statements.
     pub(super) fn least_version(&self) -> u64 {
-        let versions = self.members.members.iter().map(|(id, row)| {
-            let written = row.description.version;
-            let said = self.said_version(*id, row);
-            said.map_or(written, |said| said.min(written))
-        });
+        let rows = self.members.members.iter();
+        let versions = rows.map(|(id, row)| self.version_of(*id, row));
         versions.min().unwrap_or_default()
+    }
+
+    /// The command version that this member knows, by its row or its own newer statement: the lower one.
+    pub(super) fn version_of(&self, id: u64, row: &Member) -> u64 {
+        let written = row.description.version;
+        let said = self.statement(id, row);
+        said.map_or(written, |said| said.version.min(written))
     }
 
     /// Publishes a description. A description from the leader of an earlier term has been under way for long and may be
     /// out of date, so it is ignored.
     pub(super) fn publish_description(&mut self, command: &Command, entry: &Entry) {
+        let id = command.member_id;
+        let row = self.members.members.get(&id);
+        let before = row.map(|row| row.description.clone()).unwrap_or_default();
         if command.leader_term == entry.term && self.members.describe(command) {
-            if self.is_news(entry.index) {
-                info!(self.logger, "a member knows another command version"; "member" => command.member_id,
-                    "command_version" => command.member_version, "all_know" => self.members.known_version());
+            let now = &self.members.members[&id].description;
+            let is_news = self.is_news(entry.index);
+            if is_news && now.version != before.version {
+                info!(self.logger, "a member knows another command version"; "member" => id,
+                    "command_version" => now.version, "all_know" => self.members.known_version());
+            }
+            if is_news && now.key_fingerprint != before.key_fingerprint {
+                info!(self.logger, "a member has another key"; "member" => id,
+                    "key" => hexadecimal(&now.key_fingerprint));
             }
             self.note_care();
             self.tell_members(0);

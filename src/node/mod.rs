@@ -50,6 +50,7 @@ mod pending;
 mod publish;
 mod reads;
 mod ready;
+mod revocation;
 mod room;
 mod snapshots;
 mod status;

@@ -1,6 +1,7 @@
 //! The settings of a node, and the work that it hands to its caller.
 
 use super::Exit;
+use crate::certificates::KeyFingerprint;
 use crate::channels::commit::Commit;
 use crate::channels::status::{Closed, Waiting};
 use crate::command::Batch;
@@ -25,6 +26,8 @@ pub struct NodeSettings {
     pub run: u64,
     /// The URL at which peers reach this member. `None`: the URL in the members table.
     pub url: Option<PeerUrl>,
+    /// The key of this member's certificate. `None` without TLS.
+    pub key: Option<KeyFingerprint>,
     /// The first members of the cluster, if this member was started as one of several.
     pub list: BTreeMap<u64, PeerUrl>,
     /// The election timeout, in ticks.

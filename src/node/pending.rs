@@ -234,7 +234,7 @@ impl Pending {
     /// Ends the commands that need a later command version than `known`.
     pub fn give_up_later(&mut self, known: u64) {
         self.end(
-            |open| version::needed_by(open.command.kind) > known,
+            |open| version::needed_by(&open.command) > known,
             Outcome::NotProposed(NotProposed::NotTaken),
             Outcome::Unknown,
         );
@@ -291,7 +291,7 @@ impl Pending {
             let command = &open.command;
             coded.commands += 1;
             coded.last_sequence = command.sequence;
-            let version = version::needed_by(command.kind);
+            let version = version::needed_by(command);
             coded.version = coded.version.max(version);
             if is_membership(command) {
                 coded.entries.push(self.conf_change_entry(command));
@@ -324,7 +324,7 @@ impl Pending {
 
     fn conf_change_entry(&self, command: &Command) -> Entry {
         let mut batch = self.batch();
-        batch.version = version::needed_by(command.kind);
+        batch.version = version::needed_by(command);
         batch.commands.push(command.clone());
         let mut entry = Entry::default();
         entry.set_entry_type(EntryType::EntryConfChange);

@@ -163,14 +163,19 @@ impl Node {
         if self.is_news(index) {
             self.log_change(&command, index);
         }
-        let before = self.members.members.get(&id).map(|row| row.url.clone());
+        let before = self.members.members.get(&id).cloned();
         self.members.apply(&command, index);
         self.apply_conf_change(id, &change);
         match command.kind {
             Kind::RemoveMember if is_planted(Mutant::SessionKept) => {}
             Kind::RemoveMember => drop(self.sessions.remove(&id)),
-            Kind::MoveMember => self.note_moved(id, index, before),
+            Kind::MoveMember => {
+                self.note_moved(id, index, before.as_ref().map(|row| row.url.clone()));
+            }
             _ => {}
+        }
+        if let Some(row) = before.filter(|_| index > self.found_last) {
+            self.log_revocation(&row, &command, index);
         }
         self.answer_when_settled(reply, index);
         self.tell_members(0);
@@ -318,7 +323,7 @@ impl Node {
         claimed.retain(|_, met| self.may_be_member(met));
         self.membership.claimed = claimed;
         let members = &self.members.members;
-        self.membership.versions.retain(|id, said| {
+        self.membership.statements.retain(|id, said| {
             let row = members.get(id);
             row.is_none_or(|row| [0, said.incarnation].contains(&row.incarnation))
         });

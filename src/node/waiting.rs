@@ -12,6 +12,7 @@ use crate::limits;
 use crate::numbers::{NodeId, Ticks};
 use slog::{info, warn};
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 /// Whether this node has a leader, and which peers it reaches.
@@ -132,7 +133,13 @@ impl Node {
             (more, all) if more == all => format!("start members {}", listed(&missing, "and")),
             (more, _) => format!("start {more} of the members {}", listed(&missing, "and")),
         };
-        format!("waiting: {have}, {needed} needed; {start}")
+        let mut why = format!("waiting: {have}, {needed} needed; {start}");
+        // A member that refuses this one is missing too, and starting it does not help.
+        let refuses = voters.iter().filter(|id| !is_reached(id));
+        for trouble in refuses.filter_map(|id| self.formation.troubles.get(id)) {
+            let _ = write!(why, "; {trouble}");
+        }
+        why
     }
 }
 

@@ -222,7 +222,7 @@ impl Node {
     /// proposed.
     pub(super) fn propose_own(&mut self, command: Command) -> bool {
         // A member that does not know the kind would end.
-        if version::needed_by(command.kind) > self.usable_version() {
+        if version::needed_by(&command) > self.usable_version() {
             return false;
         }
         let same = |other: &Command| *other == command_without_sequence(&command, other);

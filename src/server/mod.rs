@@ -147,6 +147,7 @@ fn wire(daemon: &Daemon, opened: Opened, peer_port: TcpListener) -> Result<Wired
             "cluster" => format!("{:016x}", opened.meta.cluster()));
     }
     parts.hosts.set(node.members());
+    parts.revoked.set(node.members());
     let files = OpenFiles {
         meta: opened.meta,
         snapshots: opened.snapshots,

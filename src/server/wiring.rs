@@ -31,6 +31,7 @@ use super::systemd::{Phase, Systemd};
 use crate::api::{self, Api};
 use crate::channels::inbox::Inbox;
 use crate::channels::member_hosts::MemberHosts;
+use crate::channels::revoked_keys::RevokedKeys;
 use crate::config::Config;
 use crate::identity::View;
 use crate::limits;
@@ -67,6 +68,7 @@ pub(super) struct SharedParts {
     pub(super) inbox: Arc<Inbox>,
     pub(super) state_machine: StateMachine,
     pub(super) hosts: Arc<MemberHosts>,
+    pub(super) revoked: Arc<RevokedKeys>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) stop_sender: StopSender,
     pub(super) logger: Logger,
@@ -84,6 +86,7 @@ impl SharedParts {
             inbox: Arc::new(Inbox::default()),
             state_machine: StateMachine::new(store, tuning.log_cache_bytes / limits::HISTORY_SHARE),
             hosts: Arc::new(MemberHosts::new(urls)),
+            revoked: Arc::new(RevokedKeys::default()),
             metrics: Arc::new(Metrics::default()),
             stop_sender,
             logger: logger.clone(),
@@ -302,6 +305,7 @@ pub(super) fn node_settings(config: &Config, opened: &Opened) -> node::NodeSetti
         boot: opened.meta.boot(),
         run: opened.run,
         url: url_counts.then(|| config.peer_url.clone()),
+        key: None,
         list: match is_listed {
             true => config.cluster.clone(),
             false => BTreeMap::new(),
@@ -422,6 +426,7 @@ pub(super) fn start_threads(
         commits: commit_sender,
         transport: transport.clone(),
         hosts: parts.hosts.clone(),
+        revoked: parts.revoked.clone(),
         meta: files.meta.clone(),
         metrics: parts.metrics.clone(),
         exit: {

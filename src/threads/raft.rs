@@ -16,6 +16,7 @@ use crate::channels::commit::{Apply, Commit};
 use crate::channels::inbox::{Events, Held, Inbox};
 use crate::channels::member_hosts::MemberHosts;
 use crate::channels::notice::Notice;
+use crate::channels::revoked_keys::RevokedKeys;
 use crate::channels::status::PeerSeen;
 use crate::command::SnapshotHeader;
 use crate::members::Members;
@@ -87,6 +88,8 @@ pub struct Channels {
     pub transport: Transport,
     /// The hosts by which clients may name a member.
     pub hosts: Arc<MemberHosts>,
+    /// The keys with which nobody is a member or a client.
+    pub revoked: Arc<RevokedKeys>,
     /// Provides the cluster id, which a joining member learns late, and stores the member's own URL.
     pub meta: Arc<Meta>,
     /// Metrics of this process.
@@ -130,6 +133,7 @@ impl Ports for Channels {
 
     fn set_members(&mut self, members: &Arc<Members>) {
         self.hosts.set(members);
+        self.revoked.set(members);
         self.transport.set_members(self.meta.cluster(), members);
     }
 
@@ -337,6 +341,7 @@ impl RaftLoop {
             Notice::Greeted { id, empty } => node.greeted(id, empty),
             Notice::Unfit(id, reason) => node.unfit(id, reason),
             Notice::Refused(refusal) => node.refused(refusal),
+            Notice::OwnKey(key) => node.set_own_key(key),
             Notice::Status(reply) => {
                 let mut status = node.status();
                 status.cluster = ports.cluster();

@@ -66,6 +66,7 @@ impl TransportState {
                 dialled: true,
                 // The peer states its version once it has a table of members.
                 version: 0,
+                key: None,
             }));
         }
     }

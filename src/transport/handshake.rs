@@ -326,6 +326,8 @@ pub(super) fn refusal(refusal: &PeerRefusal) -> (StatusCode, String) {
         Reason::WrongReceiver { actual } => ("wrong-receiver", json!(actual)),
         Reason::Twice => ("twice", Value::Null),
         Reason::StateLost => ("state-lost", Value::Null),
+        // A build that does not know `key_revoked` reads the rest.
+        Reason::KeyRevoked => ("not-a-member", Value::Null),
     };
     let status = match refusal.reason {
         Reason::Removed { .. } => StatusCode::GONE,
@@ -336,6 +338,9 @@ pub(super) fn refusal(refusal: &PeerRefusal) -> (StatusCode, String) {
         json!({"by": by, "applied": applied, "formed": formed, "reason": name, "detail": detail});
     if refusal.reason == Reason::Awaited {
         body["awaited"] = json!(true);
+    }
+    if refusal.reason == Reason::KeyRevoked {
+        body["key_revoked"] = json!(true);
     }
     (status, format!("{body}\n"))
 }
@@ -366,6 +371,7 @@ pub(super) fn parse_refusal(body: &[u8], trust: Trust) -> Option<PeerRefusal> {
             "removed" => Reason::Removed {
                 removed_index: detail.as_u64()?,
             },
+            "not-a-member" if body["key_revoked"] == json!(true) => Reason::KeyRevoked,
             "not-a-member" => Reason::NotAMember,
             "other-incarnation" => Reason::OtherIncarnation {
                 bound_index: detail[0].as_u64()?,
@@ -516,6 +522,7 @@ mod tests {
             Reason::WrongReceiver { actual: 8 },
             Reason::Twice,
             Reason::StateLost,
+            Reason::KeyRevoked,
         ] {
             let (by, applied, formed) = (3, 70, true);
             let refused = PeerRefusal {

@@ -393,6 +393,7 @@ fn introduce(shared: &TransportState, claims: &Claims, standing: Standing, view:
             url: claims.url.clone(),
             dialled: false,
             version: claims.version,
+            key: None,
         }));
     }
 }

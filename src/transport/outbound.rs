@@ -330,6 +330,7 @@ impl Outbound {
                 url: answer.url.clone(),
                 dialled: true,
                 version: claims.version,
+                key: None,
             }),
             identity::PeerAnswer::Greeting(_) => Notice::Greeted { id, empty },
         });

@@ -475,6 +475,7 @@ impl World {
                     url,
                     dialled: true,
                     version: said.version,
+                    key: None,
                 };
                 self.notice(from.machine, Notice::Met(met));
             }
@@ -524,6 +525,7 @@ impl World {
             url: World::url(to.machine),
             dialled: true,
             version: 0,
+            key: None,
         };
         self.notice(from.machine, Notice::Met(met));
     }
@@ -567,6 +569,7 @@ impl World {
                 url: claims.url.clone(),
                 dialled: false,
                 version: claims.version,
+                key: None,
             };
             if claims.url_given {
                 self.notice(to.machine, Notice::Met(met));

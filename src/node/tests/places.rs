@@ -31,6 +31,7 @@ fn a_member_that_comes_from_another_place_is_moved_there() {
         url,
         dialled: false,
         version: 0,
+        key: None,
     };
     for refused in [claim(7, url(8)), claim(10 * follower, url(leader))] {
         cluster.node(leader).met(refused);

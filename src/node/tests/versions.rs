@@ -108,6 +108,7 @@ fn the_leader_writes_down_which_version_each_member_knows() {
         url: url(follower),
         dialled: true,
         version,
+        key: None,
     };
     let versions = |cluster: &Cluster, by| [1, 2, 3].map(|id| known_version(cluster, by, id));
     for said in [met(7, VERSION + 1), met(10 * follower, 0)] {
@@ -168,6 +169,7 @@ fn met_at_its_place(id: u64, version: u64) -> Met {
         url: url(id),
         dialled: true,
         version,
+        key: None,
     }
 }
 

@@ -95,6 +95,7 @@ impl Cluster {
             url: url(id),
             dialled: true,
             version: 0,
+            key: None,
         }
     }
 }

@@ -1,0 +1,115 @@
+//! Revocation: the removal of a member revokes the member's key (see [`crate::members`]).
+//!
+//! Clients, and the followers that forward their requests, ask for a removal without a key. The leader that proposes
+//! the removal adds the key, if all members know a command version in which a removal revokes: an earlier version would
+//! remove the member and revoke nothing, and the tables would differ. With an earlier version in the cluster, the
+//! removal goes on without the key, and each member logs that. A removal that can't revoke is better than none.
+
+use super::Node;
+use crate::certificates::KeyFingerprint;
+use crate::command::{self, Command, Kind, version};
+use crate::members::{Member, Members};
+use raft::eraftpb::{Entry, Message};
+use slog::{info, warn};
+
+impl Node {
+    /// This member proves itself with this key from now on.
+    pub fn set_own_key(&mut self, key: KeyFingerprint) {
+        self.settings.key = Some(key);
+        self.note_care();
+    }
+
+    /// Whether this change has to wait until this leader knows whether it can revoke a key: a member's newest statement,
+    /// or the key, may be among the entries that this leader has inherited and not published.
+    pub(super) fn waits_to_revoke(&self, command: &Command) -> bool {
+        command.kind == Kind::RemoveMember && self.inherits()
+    }
+
+    /// The proposal of a removal, with the key that it revokes. Any other proposal stays as it is.
+    pub(super) fn with_revoked_key(&self, mut message: Message, command: &Command) -> Message {
+        if command.kind != Kind::RemoveMember {
+            return message;
+        }
+        let key = self.key_to_revoke(command.member_id);
+        let entries = message.take_entries();
+        let entries = entries.into_iter().map(|entry| with_key(entry, &key));
+        message.set_entries(entries.collect());
+        message
+    }
+
+    /// The fingerprint of the key that a removal of this member revokes, as far as this leader knows. Empty if the
+    /// member has none, or if the removal can't revoke it.
+    fn key_to_revoke(&self, id: u64) -> Vec<u8> {
+        let Some(row) = self.members.members.get(&id) else {
+            return Vec::new();
+        };
+        let said = self.statement(id, row).and_then(|said| said.key);
+        match self.bound_version() >= version::REVOKES {
+            true => said.map_or_else(
+                || row.description.key_fingerprint.clone(),
+                |key| key.0.into(),
+            ),
+            false => Vec::new(),
+        }
+    }
+
+    /// The command version that all bound members know. An id that no directory is bound to has no process that could
+    /// end at a later command: only its future process, which has no power yet.
+    fn bound_version(&self) -> u64 {
+        let rows = self.members.members.iter();
+        let bound = rows.filter(|(_, row)| row.incarnation != 0);
+        let versions = bound.map(|(id, row)| self.version_of(*id, row));
+        versions.min().unwrap_or_default()
+    }
+
+    /// Logs which key the removal of this row has revoked, or why it has revoked none.
+    pub(super) fn log_revocation(&self, row: &Member, command: &Command, index: u64) {
+        let key = match row.description.key_fingerprint.is_empty() {
+            true => &command.member_key_fingerprint[..],
+            false => &row.description.key_fingerprint[..],
+        };
+        if command.kind != Kind::RemoveMember || key.is_empty() {
+            return;
+        }
+        let id = command.member_id;
+        for revoked in keys_revoked_at(&self.members, index) {
+            info!(self.logger, "revoked the key of a removed member"; "member" => id, "key" => revoked);
+        }
+        if self.members.revokes(key) {
+            return;
+        }
+        let why = match self.members.member_with_key(key) {
+            Some(other) => format!("member {other} has the same key"),
+            None => "a member runs a version that can't revoke keys".to_owned(),
+        };
+        warn!(self.logger, "did not revoke the key of a removed member: {why}; add the key to the file `revoked` of each member";
+            "member" => id, "key" => hexadecimal(key));
+    }
+}
+
+/// The fingerprints that the entry with this index has revoked.
+fn keys_revoked_at(members: &Members, index: u64) -> impl Iterator<Item = String> + '_ {
+    let revoked = members.revoked.iter();
+    let here = revoked.filter(move |revoked| revoked.index == index);
+    here.map(|revoked| hexadecimal(&revoked.key_fingerprint))
+}
+
+/// A fingerprint as in the file `revoked`.
+pub(super) fn hexadecimal(fingerprint: &[u8]) -> String {
+    let digits = fingerprint.iter().map(|byte| format!("{byte:02x}"));
+    digits.collect()
+}
+
+/// The entry of a removal, with this key in place of the one that it has.
+fn with_key(mut entry: Entry, key: &[u8]) -> Entry {
+    let Ok(Some(mut batch)) = command::of_entry(&entry) else {
+        return entry;
+    };
+    batch.version = 0;
+    for command in batch.commands.iter_mut() {
+        command.member_key_fingerprint = key.to_vec().into();
+        batch.version = batch.version.max(version::needed_by(command));
+    }
+    entry.context = command::encode(&batch);
+    entry
+}
