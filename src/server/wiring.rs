@@ -306,6 +306,7 @@ pub(super) fn transport(daemon: &Daemon, files: &OpenFiles, view: View, found: F
         metrics: parts.metrics.clone(),
         limits: transport::TransportLimits {
             connections: daemon.descriptors.peers,
+            newcomers: limits::PEER_NEWCOMERS_MAX.min(daemon.descriptors.peers / 2),
             ..transport::TransportLimits::default()
         },
         about: transport::About {

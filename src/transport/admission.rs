@@ -7,6 +7,7 @@ use crate::channels::notice::{Met, Notice};
 use crate::identity::{self, Claims, PeerRefusal, Reason, Standing, View};
 use crate::logging::AUDIT;
 use crate::members;
+use crate::metrics::peer_handshake::REFUSED;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Response, StatusCode};
@@ -88,6 +89,7 @@ impl TransportState {
             }
             refusals.insert(claimant, text);
         }
+        self.metrics.peer_handshakes_failed.add(REFUSED);
         let (status, body) = handshake::refusal(&PeerRefusal {
             by: self.me,
             applied: judged.applied,

@@ -33,6 +33,7 @@ pub mod fuzzing;
 mod handshake;
 mod inbound;
 mod link;
+mod newcomers;
 mod outbound;
 mod peers;
 mod queue;

@@ -159,6 +159,7 @@ async fn garbage_leaves_the_port_serving() {
 async fn idle_connections_do_not_keep_a_member_out() {
     let limits = TransportLimits {
         connections: 200,
+        newcomers: 100,
         ..limits()
     };
     let mut one = TestPeer::start_with(1, 100, CLUSTER, "127.0.0.1:0", limits).await;
