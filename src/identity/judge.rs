@@ -55,6 +55,8 @@ pub enum Reason {
     /// The claimant is a voter but claims that no table binds it. Everything that it has acknowledged since it was let
     /// in is lost.
     StateLost,
+    /// The peer does not say why: this member has not proved that it belongs to the peer's cluster.
+    Undisclosed,
 }
 
 impl fmt::Display for Reason {
@@ -65,6 +67,9 @@ impl fmt::Display for Reason {
                 write!(f, "it was removed at index {removed_index}")
             }
             Reason::NotAMember => write!(f, "no member has its id"),
+            Reason::OtherIncarnation { bound_index: 0, .. } => {
+                write!(f, "its id is bound to another data directory")
+            }
             Reason::OtherIncarnation { bound_index, .. } => write!(
                 f,
                 "its id is bound to another data directory, at index {bound_index}"
@@ -91,6 +96,10 @@ impl fmt::Display for Reason {
             Reason::StateLost => write!(
                 f,
                 "it is a voter, and its data directory is from before it was let in"
+            ),
+            Reason::Undisclosed => write!(
+                f,
+                "it does not say why to a process that it does not know; its log does"
             ),
         }
     }

@@ -4,7 +4,7 @@ use super::handshake::{self, Lane};
 use super::registry::{MemberKey, Turned};
 use super::state::TransportState;
 use crate::channels::notice::{Met, Notice};
-use crate::identity::{self, Claims, PeerRefusal, Reason, Standing, View};
+use crate::identity::{self, Claims, Reason, Standing, View};
 use crate::logging::AUDIT;
 use crate::members;
 use crate::metrics::peer_handshake::REFUSED;
@@ -68,7 +68,8 @@ impl TransportState {
         }
     }
 
-    /// Answers a peer that is refused. The answer contains nothing that a peer must know to be believed.
+    /// Answers a peer that is refused. The answer contains nothing that a peer must know to be believed, and to a
+    /// stranger it does not say why.
     pub(super) fn deny(
         self: &Arc<TransportState>,
         claims: &Claims,
@@ -90,13 +91,8 @@ impl TransportState {
             refusals.insert(claimant, text);
         }
         self.metrics.peer_handshakes_failed.add(REFUSED);
-        let (status, body) = handshake::refusal(&PeerRefusal {
-            by: self.me,
-            applied: judged.applied,
-            formed: !judged.view.is_empty() && judged.view.members.is_formed(),
-            dialled: true,
-            reason,
-        });
+        let refusal = judged.view.refusal(claims, reason, judged.applied);
+        let (status, body) = handshake::refusal(&refusal);
         let mut response = Response::new(Full::from(body));
         *response.status_mut() = status;
         response
