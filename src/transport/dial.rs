@@ -28,6 +28,11 @@ pub(super) enum DialError {
     Silent,
     #[error("it refuses this member: {}", .0.reason)]
     Refused(PeerRefusal),
+    /// The peer was dialled with the claims of an empty member.
+    #[error(
+        "it refuses this member, so it does not wait to be added: perhaps it belongs to another cluster, or it was added since"
+    )]
+    NotWaiting,
     #[error("it is not the peer that was expected: {0}")]
     Disliked(Reason),
     #[error("it answered {0}")]

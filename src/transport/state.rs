@@ -182,6 +182,13 @@ impl TransportState {
         places
     }
 
+    /// The claims with which this member dials a peer at this URL.
+    pub(super) fn claims_to_dial(&self, id: u64, url: &PeerUrl) -> Claims {
+        let kinds = (id, ClaimKind::Bound)..=(id, ClaimKind::Ahead);
+        let has_come = self.peers().claimed.range(kinds).next().is_some();
+        self.view().claims_to_dial(id, url, has_come)
+    }
+
     /// Records the answer of a lane that was connected, or `None` for a lane that is no longer connected. Returns false
     /// if queued messages were dropped because the peer is still waiting to be bound.
     pub(super) fn answered(

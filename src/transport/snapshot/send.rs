@@ -175,7 +175,7 @@ impl SnapshotTransfer {
         };
         let stream = dial::connect(&self.url, shared.limits.snapshot_stall).await?;
         let to = self.report.to;
-        let claims = shared.view().claims(to, Some(&self.url));
+        let claims = shared.claims_to_dial(to, &self.url);
         let request = dial::request(&claims, &self.url, "/raft/snapshot", body)?;
         let exchange = dial::exchange(stream, request, async |response| {
             if response.status() == StatusCode::NO_CONTENT {
