@@ -243,6 +243,14 @@ pub const PEER_QUEUE_BYTES_MAX: usize = 256 << 20;
 pub const PEER_QUEUE_MESSAGES_MAX: usize = 8_192;
 /// Connections that the peer port holds at one time. There are fewer where the limit of open files is low.
 pub const PEER_CONNECTIONS_MAX: usize = 1_024;
+/// Those of them that may belong to no bound member: that have not completed their handshake, wait to be bound, or
+/// can't be judged yet. At most half of all connections.
+pub const PEER_NEWCOMERS_MAX: usize = 512;
+/// Time from the accept of a connection on the peer port until its handshake is complete: the TLS handshake, if there
+/// is one, and the head of its request.
+pub const PEER_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes that a peer that waits to be bound may send of a frame. No message passes on its connection anyway.
+pub const PEER_WAITING_FRAME_BYTES_MAX: usize = 64 << 10;
 /// Bytes of incomplete frames, over all streams of peers. Beyond this limit, a stream is closed if its own frame has
 /// more than [`FRAME_BYTES_TARGET`].
 pub const PEER_FRAMES_BYTES_MAX: usize = 512 << 20;
@@ -271,6 +279,11 @@ pub const PEER_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 pub const PEER_BACKOFF_MIN: Duration = Duration::from_millis(20);
 /// Longest of these pauses.
 pub const PEER_BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Longest pause between two attempts to reach an added id that no data directory is bound to. Its URL may be a mistake,
+/// and the process there not a raftkvd.
+pub const PEER_OPEN_BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Time between two such attempts if a process claims to be the added member and connects. Any process can claim that.
+pub const PEER_OPEN_DIAL_INTERVAL: Duration = Duration::from_millis(500);
 /// Time after which a connection ends if the peer's kernel has not acknowledged sent bytes. Otherwise TCP would retry
 /// for a quarter of an hour, with pauses of up to two minutes after the network is back.
 pub const PEER_SILENCE_MAX: Duration = Duration::from_secs(3);

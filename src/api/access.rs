@@ -69,11 +69,13 @@ impl Front {
             Caller::Known(known) => known,
         };
         // A connection outlives a revocation, so each request is judged.
+        let key = known.fingerprint;
         let tls = self.api.tls.as_ref();
-        if tls.is_some_and(|tls| tls.credentials().revokes(known.fingerprint)) {
+        let by_file = tls.is_some_and(|tls| tls.credentials().revokes(key));
+        if by_file || self.api.revoked.contains(&key) {
             return Rights::None(reply::error(
                 Code::NotAllowed,
-                "the key of this certificate is revoked; make a new certificate with `raftkvd cert`",
+                "the key of this certificate is revoked; make a certificate with a new key (`raftkvd cert member` or `raftkvd cert client`)",
             ));
         }
         match known.name.subject {

@@ -66,6 +66,7 @@ mod txn;
 mod watch;
 
 use crate::channels::inbox::Inbox;
+use crate::channels::revoked_keys::RevokedKeys;
 use crate::config::Tuning;
 use crate::limits;
 use crate::metrics::{AcceptingPort, Metrics};
@@ -115,6 +116,8 @@ pub struct Api {
     pub workers: Workers,
     /// The certificates of this member. `None`: without TLS.
     pub tls: Option<Tls>,
+    /// The keys of removed members.
+    pub revoked: Arc<RevokedKeys>,
     /// Receives the log lines.
     pub logger: Logger,
 }

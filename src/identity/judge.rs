@@ -58,6 +58,8 @@ pub enum Reason {
     /// The claimant has proved itself with a key that was revoked when a member was removed. The connection shows the
     /// key, and not the claims: so [`judge()`] never gives this reason.
     KeyRevoked,
+    /// The peer does not say why: this member has not proved that it belongs to the peer's cluster.
+    Undisclosed,
 }
 
 impl fmt::Display for Reason {
@@ -68,6 +70,9 @@ impl fmt::Display for Reason {
                 write!(f, "it was removed at index {removed_index}")
             }
             Reason::NotAMember => write!(f, "no member has its id"),
+            Reason::OtherIncarnation { bound_index: 0, .. } => {
+                write!(f, "its id is bound to another data directory")
+            }
             Reason::OtherIncarnation { bound_index, .. } => write!(
                 f,
                 "its id is bound to another data directory, at index {bound_index}"
@@ -98,6 +103,10 @@ impl fmt::Display for Reason {
             Reason::KeyRevoked => write!(
                 f,
                 "the key of its certificate was revoked when its member was removed; make a new certificate with raftkvd cert member"
+            ),
+            Reason::Undisclosed => write!(
+                f,
+                "it does not say why to a process that it does not know; its log does"
             ),
         }
     }

@@ -12,10 +12,13 @@
 //! - A refusal counts only if the table that it comes from is at least as new as the binding of the member that it
 //!   refuses.
 //!
+//! A refusal tells a claimant only what the claimant has proved to know, or has to know: see `disclosure.rs`.
+//!
 //! [`verdict()`] decides what a member does when it is refused. It is a pure function, with one row for each case.
 
 mod answer;
 mod claims;
+mod disclosure;
 #[cfg(test)]
 mod fixtures;
 mod judge;

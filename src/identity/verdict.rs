@@ -117,7 +117,7 @@ pub fn verdict(own: Own, refusal: &PeerRefusal) -> Verdict {
             true => Verdict::EndAsReplacedUnlessLetIn,
             false => Verdict::Warn,
         },
-        (Own::Empty, NotAMember | Removed { .. }) => Verdict::Wait,
+        (Own::Empty, NotAMember | Removed { .. } | Undisclosed) => Verdict::Wait,
         (Own::Empty, OtherIncarnation { .. } | OtherPlace | WrongCluster { .. } | Awaited) => {
             Verdict::Warn
         }
@@ -138,6 +138,8 @@ pub fn verdict(own: Own, refusal: &PeerRefusal) -> Verdict {
         (Own::Sole, _) => Verdict::Warn,
 
         (Own::Member { .. }, _) if !known => Verdict::GoOn,
+        // The indexes of two clusters can't be compared.
+        (Own::Member { .. }, WrongCluster { .. } | Awaited) => Verdict::Warn,
         // The peer's table may be older than this member's binding.
         (Own::Member { bound_index }, _) if refusal.applied < bound_index => Verdict::GoOn,
         (Own::Member { bound_index }, Removed { removed_index }) if removed_index > bound_index => {
@@ -152,7 +154,7 @@ pub fn verdict(own: Own, refusal: &PeerRefusal) -> Verdict {
             },
         ) if later > bound_index => Verdict::EndAsRemoved { index: later },
         // Either the removal is not settled yet, which lasts a moment, or the tables contradict each other.
-        (Own::Member { .. }, NotAMember) => Verdict::GoOn,
+        (Own::Member { .. }, NotAMember | Undisclosed) => Verdict::GoOn,
         (Own::Member { .. }, _) => Verdict::Warn,
     }
 }
@@ -209,6 +211,7 @@ mod tests {
                 (OtherPlace, true, true, 90, Warn),
                 (NotAMember, true, true, 90, Wait),
                 (REMOVED, true, true, 90, Wait),
+                (Undisclosed, true, true, 0, Wait),
                 (OTHER_LIFE, true, true, 90, Warn),
                 (StateLost, true, true, 90, EndAsStateLost),
                 (StateLost, false, true, 90, Warn),
@@ -268,6 +271,7 @@ mod tests {
                 (BOUND_HERE, true, false, u64::MAX, GoOn),
                 (NotAMember, true, true, 90, GoOn),
                 (OTHER_LIFE, true, true, 90, Warn),
+                (OTHER_LIFE, true, true, 0, Warn),
                 (OTHER_LIFE, true, false, 0, GoOn),
                 (Twice, true, true, 90, EndAsTwice),
                 (Twice, true, false, 90, Warn),

@@ -2,7 +2,7 @@
 
 use super::claims::{Claims, Receiver};
 use crate::command::version::VERSION;
-use crate::members::{Member, Members};
+use crate::members::{Member, Members, fingerprint};
 use crate::peer_url::PeerUrl;
 
 /// What a member knows of itself and of the other members, as of one applied index.
@@ -57,6 +57,34 @@ impl View {
         self.members.members.is_empty()
     }
 
+    /// Whether an operator has added this id and no data directory is bound to it.
+    pub fn is_open(&self, id: u64) -> bool {
+        let row = self.members.members.get(&id);
+        row.is_some_and(|row| row.incarnation == 0)
+    }
+
+    /// The claims with which this member dials `to` at `url`. `has_come`: a peer with this id has connected to this
+    /// member, and its claims were believed.
+    ///
+    /// An open id may have any URL, even that of a server that is no raftkvd. So nothing that proves membership is sent
+    /// there before the process at the URL has answered and is bound: the claims are those of an empty member. An empty
+    /// process answers them with its fingerprint, as it answers every process that does not know its incarnation.
+    pub fn claims_to_dial(&self, to: u64, url: &PeerUrl, has_come: bool) -> Claims {
+        if !self.is_open(to) || has_come {
+            return self.claims(to, Some(url));
+        }
+        // It can't be reversed, and it is the same for all connections of this process, which therefore count as one.
+        let alias = fingerprint(self.run).max(1);
+        Claims {
+            cluster: 0,
+            incarnation: alias,
+            bound_index: 0,
+            run: alias,
+            receiver: None,
+            ..self.claims(to, Some(url))
+        }
+    }
+
     /// The claims of this member towards `to`. `url` is where this member dials that peer, or `None` if the peer
     /// dialled this member.
     pub fn claims(&self, to: u64, url: Option<&PeerUrl>) -> Claims {
@@ -105,6 +133,26 @@ mod tests {
         let applied = found.next(5, &at(7));
         let moved = applied.next(5, &at(8));
         assert_eq!((applied.url, moved.url), (url(7), url(8)));
+    }
+
+    #[test]
+    fn the_url_of_an_open_id_is_dialled_with_the_claims_of_an_empty_member() {
+        let said = view().claims_to_dial(4, &url(4), false);
+        let own = view();
+        assert_eq!((said.from, said.to, &said.url), (1, 4, &own.url));
+        assert_eq!((said.cluster, said.bound_index), (0, 0));
+        assert_eq!(said.receiver, None);
+        let secrets = [own.incarnation, own.run, own.cluster];
+        assert!(
+            ![said.incarnation, said.run]
+                .iter()
+                .any(|said| secrets.contains(said))
+        );
+        // Once the process has connected and is believed, and for every other id, the claims are whole.
+        let whole = view().claims(4, Some(&url(4)));
+        assert_eq!(view().claims_to_dial(4, &url(4), true), whole);
+        let whole = view().claims(2, Some(&url(2)));
+        assert_eq!(view().claims_to_dial(2, &url(2), false), whole);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! - The series of a peer end with the peer.
 
 mod histogram;
+pub mod peer_handshake;
 mod peers;
 mod process;
 mod requests;
@@ -46,6 +47,8 @@ pub struct Metrics {
     pub shortages: Shortages,
     /// Requests that the HTTP library refused, so that [`Metrics::requests`] does not count them.
     pub requests_refused: Reasons,
+    /// Connections to the peer port that became no stream of a peer.
+    pub peer_handshakes_failed: Reasons,
     /// Proposals without an outcome, by the error code that their clients got.
     pub proposals_failed: Reasons,
     /// Linearizable reads that were not confirmed, by the error code that their clients got.
@@ -72,6 +75,7 @@ impl Default for Metrics {
             requests: Requests::default(),
             shortages: Shortages::default(),
             requests_refused: Reasons::default(),
+            peer_handshakes_failed: Reasons::default(),
             proposals_failed: Reasons::default(),
             reads_failed: Reasons::default(),
             leader_changes: Counter::default(),
@@ -105,6 +109,14 @@ impl Default for Metrics {
         metrics.wal.register(registry);
         metrics.snapshots.register(registry);
         metrics.peers.register(registry);
+        metrics
+            .peer_handshakes_failed
+            .expect(peer_handshake::REASONS);
+        registry.register(
+            "peer_handshakes_failed",
+            "Connections to the peer port that did not become a peer's, by reason",
+            metrics.peer_handshakes_failed.0.clone(),
+        );
         metrics.requests.register(registry);
         metrics.shortages.register(registry);
         metrics.tls.register(registry);
@@ -142,6 +154,12 @@ impl Reasons {
         for reason in reasons {
             drop(self.0.get_or_create(&[("reason", reason)]));
         }
+    }
+
+    /// The failures for this reason.
+    #[cfg(test)]
+    pub fn count(&self, reason: &'static str) -> u64 {
+        self.0.get_or_create(&[("reason", reason)]).get()
     }
 
     /// Counts one failure.

@@ -371,7 +371,7 @@ impl Node {
             .or(self.settings.list.get(&by));
         let at = at.map_or(String::new(), |url| format!(" ({url})"));
         match reason {
-            Reason::NotAMember => self.formation.formed_without.insert(by),
+            Reason::NotAMember | Reason::Undisclosed => self.formation.formed_without.insert(by),
             _ => self.formation.formed_without.remove(&by),
         };
         let trouble = match reason {
@@ -382,6 +382,10 @@ impl Node {
             }
             Reason::NotAMember => format!(
                 "member {by}{at} is in a cluster that has formed without this member; to add this member, POST its peer URL to /-/members/{} there",
+                self.settings.id
+            ),
+            Reason::Undisclosed => format!(
+                "member {by}{at} is in a cluster that has formed without this member; to add this member, POST its peer URL to /-/members/{} there; the log of member {by} says if this id is taken, or was added at another peer URL",
                 self.settings.id
             ),
             Reason::Removed { .. } if self.is_empty() => format!(

@@ -131,7 +131,7 @@ fn wire(daemon: &Daemon, opened: Opened, peer_port: TcpListener) -> Result<Wired
     let Daemon { config, parts, .. } = daemon;
     let logger = &parts.logger;
     let found = Found::of(&opened.recovered);
-    let settings = wiring::node_settings(config, &opened);
+    let settings = wiring::node_settings(config, daemon.tls.as_ref(), &opened);
     let raft_logger = logging::raft_logger(logger);
     let mut node =
         Node::new(settings, opened.recovered, logger, &raft_logger).map_err(Failure::Fatal)?;

@@ -31,6 +31,7 @@ use super::systemd::{Phase, Systemd};
 use crate::api::{self, Api};
 use crate::channels::inbox::Inbox;
 use crate::channels::member_hosts::MemberHosts;
+use crate::channels::notice::Notice;
 use crate::channels::revoked_keys::RevokedKeys;
 use crate::config::Config;
 use crate::identity::View;
@@ -163,10 +164,12 @@ impl Daemon {
             metrics: parts.metrics.clone(),
             workers,
             tls: port.tls.clone(),
+            revoked: parts.revoked.clone(),
             logger: parts.logger.clone(),
         };
         if let Some(tls) = &port.tls {
             keep_fresh(tls, &parts, &hangups)?;
+            runtime.spawn(tell_own_key(tls.clone(), parts.inbox.clone()));
         }
         let (join_tls, tls) = (port.join_tls, port.tls);
         let port = into_tokio(port.listener, &runtime)?;
@@ -204,6 +207,18 @@ fn keep_fresh(tls: &Tls, parts: &SharedParts, hangups: &Hangups) -> Result<(), F
         Ok(())
     })?;
     Ok(())
+}
+
+/// Reports each new key of this member to the raft loop.
+async fn tell_own_key(tls: Tls, inbox: Arc<Inbox>) {
+    let mut renewals = tls.subscribe();
+    let mut told = tls.credentials().own.fingerprint;
+    while renewals.changed().await.is_ok() {
+        let key = renewals.borrow_and_update().own.fingerprint;
+        if std::mem::replace(&mut told, key) != key {
+            inbox.notice(Notice::OwnKey(key));
+        }
+    }
 }
 
 fn tell_systemd(parts: &SharedParts, runtime: &Runtime) -> watch::Sender<Phase> {
@@ -294,7 +309,11 @@ pub(super) struct Wired {
     pub(super) peers: ServedPort,
 }
 
-pub(super) fn node_settings(config: &Config, opened: &Opened) -> node::NodeSettings {
+pub(super) fn node_settings(
+    config: &Config,
+    tls: Option<&Tls>,
+    opened: &Opened,
+) -> node::NodeSettings {
     // A member without a table knows its URL only from the command line.
     let is_empty = opened.recovered.snapshot.is_none();
     let url_counts = config.url_given || is_empty || opened.first_start;
@@ -305,7 +324,7 @@ pub(super) fn node_settings(config: &Config, opened: &Opened) -> node::NodeSetti
         boot: opened.meta.boot(),
         run: opened.run,
         url: url_counts.then(|| config.peer_url.clone()),
-        key: None,
+        key: tls.map(|tls| tls.credentials().own.fingerprint),
         list: match is_listed {
             true => config.cluster.clone(),
             false => BTreeMap::new(),
@@ -347,6 +366,7 @@ pub(super) fn transport(daemon: &Daemon, files: &OpenFiles, view: View, found: F
         metrics: parts.metrics.clone(),
         limits: transport::TransportLimits {
             connections: daemon.descriptors.peers,
+            newcomers: limits::PEER_NEWCOMERS_MAX.min(daemon.descriptors.peers / 2),
             ..transport::TransportLimits::default()
         },
         tls: daemon.tls.clone(),

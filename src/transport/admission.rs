@@ -3,10 +3,12 @@
 use super::handshake::{self, Lane};
 use super::registry::{MemberKey, Turned};
 use super::state::TransportState;
+use crate::certificates::KeyFingerprint;
 use crate::channels::notice::{Met, Notice};
-use crate::identity::{self, Claims, PeerRefusal, Reason, Standing, View};
+use crate::identity::{self, Claims, Reason, Standing, View};
 use crate::logging::AUDIT;
 use crate::members;
+use crate::metrics::peer_handshake::REFUSED;
 use crate::tls::Facts;
 use bytes::Bytes;
 use http_body_util::Full;
@@ -27,6 +29,13 @@ pub(super) struct Source {
     pub proved: Option<Facts>,
     /// Adds the address and the port to each line.
     pub logger: Logger,
+}
+
+impl Source {
+    /// The key with which the peer has proved itself. `None`: without TLS.
+    pub(super) fn key(&self) -> Option<KeyFingerprint> {
+        self.proved.as_ref().map(|facts| facts.fingerprint)
+    }
 }
 
 /// The result of judging claims, with the state that they were judged against.
@@ -71,7 +80,8 @@ impl TransportState {
         }
     }
 
-    /// Answers a peer that is refused. The answer contains nothing that a peer must know to be believed.
+    /// Answers a peer that is refused. The answer contains nothing that a peer must know to be believed, and to a
+    /// stranger it does not say why.
     pub(super) fn deny(
         self: &Arc<TransportState>,
         claims: &Claims,
@@ -92,13 +102,9 @@ impl TransportState {
             }
             refusals.insert(claimant, text);
         }
-        let (status, body) = handshake::refusal(&PeerRefusal {
-            by: self.me,
-            applied: judged.applied,
-            formed: !judged.view.is_empty() && judged.view.members.is_formed(),
-            dialled: true,
-            reason,
-        });
+        self.metrics.peer_handshakes_failed.add(REFUSED);
+        let refusal = judged.view.refusal(claims, reason, judged.applied);
+        let (status, body) = handshake::refusal(&refusal);
         let mut response = Response::new(Full::from(body));
         *response.status_mut() = status;
         response

@@ -35,6 +35,11 @@ pub(super) enum DialError {
     Silent,
     #[error("it refuses this member: {}", .0.reason)]
     Refused(PeerRefusal),
+    /// The peer was dialled with the claims of an empty member.
+    #[error(
+        "it refuses this member, so it does not wait to be added: perhaps it belongs to another cluster, or it was added since"
+    )]
+    NotWaiting,
     #[error("it is not the peer that was expected: {0}")]
     Disliked(Reason),
     #[error("it answered {0}")]
@@ -95,7 +100,11 @@ pub(super) async fn connect(
         .map_err(|_| DialError::Silent)?
         .map_err(DialError::Tls)?;
     match facts.name.subject {
-        Subject::Member(actual) if actual == id => Ok((stream, Some(facts))),
+        Subject::Member(actual) if actual == id => match shared.is_revoked(Some(facts.fingerprint))
+        {
+            true => Err(DialError::Disliked(Reason::KeyRevoked)),
+            false => Ok((stream, Some(facts))),
+        },
         Subject::Member(actual) => Err(DialError::Disliked(Reason::WrongReceiver { actual })),
         Subject::Client { .. } => Err(DialError::Tls("its certificate is a client's".to_owned())),
     }

@@ -2,8 +2,8 @@
 //!
 //! Both directions carry claims in the same headers. [`crate::identity`] defines what claims mean and decides whether
 //! they are believed. Refusals and greetings name neither the cluster nor an incarnation, because their receiver may be
-//! a stranger, and a stranger who knew these ids could claim to be a member. A greeting is the answer to a peer that
-//! waits to be bound.
+//! a stranger, and a stranger who knew these ids could claim to be a member. A refusal of a stranger does not even say
+//! why. A greeting is the answer to a peer that waits to be bound.
 
 use crate::identity::{
     Claims, Greeting, GreetingState, Leader, PeerAnswer, PeerRefusal, Reason, Receiver,
@@ -328,6 +328,8 @@ pub(super) fn refusal(refusal: &PeerRefusal) -> (StatusCode, String) {
         Reason::StateLost => ("state-lost", Value::Null),
         // A build that does not know `key_revoked` reads the rest.
         Reason::KeyRevoked => ("not-a-member", Value::Null),
+        // A build that does not know `undisclosed` reads the rest.
+        Reason::Undisclosed => ("not-a-member", json!(UNDISCLOSED)),
     };
     let status = match refusal.reason {
         Reason::Removed { .. } => StatusCode::GONE,
@@ -344,6 +346,9 @@ pub(super) fn refusal(refusal: &PeerRefusal) -> (StatusCode, String) {
     }
     (status, format!("{body}\n"))
 }
+
+/// The detail of a refusal that does not say why.
+const UNDISCLOSED: &str = "undisclosed";
 
 /// Longest body of a refusal that is read, in bytes.
 pub(super) const REFUSAL_BYTES_MAX: usize = 1 << 10;
@@ -372,6 +377,7 @@ pub(super) fn parse_refusal(body: &[u8], trust: Trust) -> Option<PeerRefusal> {
                 removed_index: detail.as_u64()?,
             },
             "not-a-member" if body["key_revoked"] == json!(true) => Reason::KeyRevoked,
+            "not-a-member" if *detail == json!(UNDISCLOSED) => Reason::Undisclosed,
             "not-a-member" => Reason::NotAMember,
             "other-incarnation" => Reason::OtherIncarnation {
                 bound_index: detail[0].as_u64()?,
@@ -523,6 +529,7 @@ mod tests {
             Reason::Twice,
             Reason::StateLost,
             Reason::KeyRevoked,
+            Reason::Undisclosed,
         ] {
             let (by, applied, formed) = (3, 70, true);
             let refused = PeerRefusal {

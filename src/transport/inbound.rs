@@ -1,23 +1,27 @@
 //! The peer port: accepts peers, and passes their messages to the inbox.
 //!
 //! Anything that can reach the port can send anything. So before its handshake is accepted, a connection holds only a
-//! small buffer, and only for a limited time. When connections run out, the oldest connection that belongs to no bound
-//! member is closed, so that strangers never keep a member out.
+//! small buffer, and only for a limited time. A peer that waits to be bound keeps its connection, and holds a small
+//! buffer too. When connections run out, one that belongs to no bound member is closed, so that strangers never keep a
+//! member out: see `newcomers.rs`.
 
-use super::admission::{Source, StreamEntry, answer, turn_away};
+use super::admission::{Judged, Source, StreamEntry, answer, turn_away};
 use super::frame::Carries;
 use super::handshake::{self, About, Lane, UPGRADE};
+use super::newcomers::{Newcomer, Newcomers, Rank};
 use super::registry::Turned;
+use super::secure::{renewed, secure};
 use super::snapshot::receive::receive as receive_snapshot;
 use super::state::TransportState;
 use super::{dial, frame};
 use crate::certificates::{KeyFingerprint, Subject};
 use crate::channels::notice::{Met, Notice};
-use crate::identity::{Claims, PeerAnswer, PeerRefusal, Reason, Standing, View};
+use crate::identity::{Claims, PeerAnswer, PeerRefusal, Reason, Standing};
 use crate::limits;
 use crate::logging::AUDIT;
 use crate::metrics::AcceptingPort;
-use crate::tls::{self, AcceptError, Credentials, Facts, Stream, Tls};
+use crate::metrics::peer_handshake::{CROWDED, FOREIGN, LATE};
+use crate::tls::{Stream, Tls};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
@@ -25,20 +29,18 @@ use hyper::header::{ALLOW, CONNECTION, HeaderMap, HeaderValue, UPGRADE as UPGRAD
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use parking_lot::{Mutex, MutexGuard};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use raft::eraftpb::{Message, MessageType};
 use slog::{Logger, debug, error, o, warn};
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// Accepts connections until `shutdown` completes.
 pub(super) async fn serve(
@@ -49,7 +51,7 @@ pub(super) async fn serve(
     let mut shutdown = pin!(shutdown);
     let mut tasks = JoinSet::new();
     let mut renewals = shared.tls.as_ref().map(Tls::subscribe);
-    let strangers = Arc::new(Strangers::default());
+    let newcomers = Arc::new(Newcomers::default());
     let mut failing = false;
     for serial in 0.. {
         let accepted = loop {
@@ -78,23 +80,15 @@ pub(super) async fn serve(
             }
         };
         failing = false;
-        let full = tasks.len() >= shared.limits.connections;
-        if full {
-            let oldest = strangers.lock().pop_first();
-            let Some((_, Some(oldest))) = oldest else {
+        let is_full =
+            tasks.len() >= shared.limits.connections || newcomers.len() >= shared.limits.newcomers;
+        if is_full {
+            shared.metrics.peer_handshakes_failed.add(CROWDED);
+            if !newcomers.end_one() {
                 debug!(shared.logger, "no room for another connection"; "from" => %address);
                 continue;
-            };
-            oldest.abort();
+            }
         }
-        // The entry is inserted before the task exists, because the task removes the entry when it ends. The lock is
-        // not held while the task is spawned or aborted: a stopping runtime drops a task on the spot, and dropping the
-        // task takes the lock.
-        strangers.lock().insert(serial, None);
-        let stranger = Stranger {
-            serial,
-            strangers: strangers.clone(),
-        };
         let (ip, port) = (address.ip().to_canonical(), address.port());
         let from = SocketAddr::new(ip, port).to_string();
         let source = Source {
@@ -102,49 +96,10 @@ pub(super) async fn serve(
             proved: None,
             logger: shared.logger.new(o!("from" => from)),
         };
-        let task = tasks.spawn(connection(shared.clone(), stream, stranger, source));
-        if let Some(place) = strangers.lock().get_mut(&serial) {
-            *place = Some(task);
-        }
-    }
-}
-
-/// Completes when the certificates of this member were read again. Never without TLS.
-async fn renewed(renewals: &mut Option<watch::Receiver<Arc<Credentials>>>) {
-    if let Some(renewals) = renewals
-        && renewals.changed().await.is_ok()
-    {
-        return;
-    }
-    std::future::pending().await
-}
-
-/// Connections that belong to no bound member, oldest first. The newest entry has no task for a moment.
-#[derive(Default)]
-struct Strangers(Mutex<BTreeMap<u64, Option<AbortHandle>>>);
-
-impl Strangers {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Option<AbortHandle>>> {
-        self.0.lock()
-    }
-}
-
-/// The entry of a connection among the [`Strangers`]. Dropping the value removes the entry.
-struct Stranger {
-    serial: u64,
-    strangers: Arc<Strangers>,
-}
-
-impl Stranger {
-    /// Removes the entry, because the connection belongs to a member now or has ended.
-    fn leave(&self) {
-        self.strangers.lock().remove(&self.serial);
-    }
-}
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        self.leave();
+        // The connection enters before its task exists, because it leaves when the task ends.
+        let newcomer = newcomers.enter(serial, ip);
+        let task = tasks.spawn(connection(shared.clone(), stream, newcomer, source));
+        newcomers.runs(serial, task);
     }
 }
 
@@ -159,7 +114,7 @@ struct Upgrading {
 async fn connection(
     shared: Arc<TransportState>,
     socket: TcpStream,
-    stranger: Stranger,
+    newcomer: Newcomer,
     source: Source,
 ) {
     if let Err(error) = dial::prepare(&socket, limits::PEER_SILENCE_MAX) {
@@ -171,32 +126,12 @@ async fn connection(
     };
     let source = Source { proved, ..source };
     let logger = &source.logger;
-    let upgrading = Mutex::new(None);
-    let service = service_fn(async |request| {
-        let mut response = handle(&shared, request, &stranger, &upgrading, &source).await;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(CONNECTION, close);
-        }
-        Ok::<_, Infallible>(response)
-    });
-    let served = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(shared.limits.header_timeout)
-        .max_buf_size(limits::PEER_HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
-    if let Err(error) = served {
-        debug!(logger, "a connection has failed"; "error" => %error);
-    }
-    let upgrading = upgrading.into_inner();
     let Some(Upgrading {
         claims,
         standing,
         entry,
         connection,
-    }) = upgrading
+    }) = serve_request(&shared, stream, &newcomer, &source).await
     else {
         return;
     };
@@ -220,8 +155,9 @@ async fn connection(
         claims,
         standing,
         entry: &entry,
-        stranger: &stranger,
-        key: source.proved.as_ref().map(|facts| facts.fingerprint),
+        newcomer: &newcomer,
+        key: source.key(),
+        own_key: shared.own_key(),
         socket: parts.io.into_inner(),
         frames: frame::Frames::default(),
         counted: 0,
@@ -229,63 +165,80 @@ async fn connection(
     match stream.run(&parts.read_buf).await {
         Ok(()) => debug!(logger, "a stream has ended"; "member" => from),
         // This is not a warning, because the removal and later refusals are logged elsewhere.
-        Err(end @ StreamEnd::Denied(_)) => {
+        Err(end @ (StreamEnd::Denied(_) | StreamEnd::OtherKey)) => {
             debug!(logger, "closed a peer's stream"; "member" => from, "error" => %end);
         }
         Err(end) => warn!(logger, "closed a peer's stream"; "member" => from, "error" => %end),
     }
 }
 
-/// Completes the TLS handshake, if this member has TLS. `None`: there is no connection to serve.
-async fn secure(
-    shared: &TransportState,
-    socket: TcpStream,
+/// Serves the only request of a connection. Returns the stream for which the connection is upgraded, if it is.
+async fn serve_request(
+    shared: &Arc<TransportState>,
+    stream: Stream,
+    newcomer: &Newcomer,
     source: &Source,
-) -> Option<(Stream, Option<Facts>)> {
-    let Some(tls) = &shared.tls else {
-        return plaintext(shared, socket, source).await;
-    };
-    let accepted = tls.accept_peer(socket).await;
-    shared
-        .metrics
-        .tls
-        .handshake(AcceptingPort::Peer, accepted.is_ok());
-    match accepted {
-        Ok((stream, facts)) => Some((stream, Some(facts))),
-        // A probe that only connects.
-        Err(AcceptError::Closed) => None,
-        Err(error) => {
-            warn!(source.logger, #AUDIT, "refused a peer's connection"; "audit" => "tls", "why" => %error);
-            None
+) -> Option<Upgrading> {
+    // The deadline covers everything before the head of the request is read, so the HTTP library needs none of its own.
+    let deadline = Instant::now() + shared.limits.header_timeout;
+    let (upgrading, is_read) = (Mutex::new(None), AtomicBool::new(false));
+    let service = service_fn(async |request| {
+        is_read.store(true, Ordering::Relaxed);
+        let mut response = handle(shared, request, newcomer, &upgrading, source).await;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        Ok::<_, Infallible>(response)
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .header_read_timeout(None)
+        .max_buf_size(limits::PEER_HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    match unless_late(deadline, &is_read, served).await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => debug!(source.logger, "a connection has failed"; "error" => %error),
+        None => {
+            shared.metrics.peer_handshakes_failed.add(LATE);
+            debug!(source.logger, "a handshake was not complete in time");
+            return None;
         }
     }
+    upgrading.into_inner()
 }
 
-/// The connection of a peer on a port without TLS. Logs a peer that speaks TLS, whose request hyper refuses then.
-async fn plaintext(
-    shared: &TransportState,
-    socket: TcpStream,
-    source: &Source,
-) -> Option<(Stream, Option<Facts>)> {
-    let mut first = [0];
-    let peeked = timeout(shared.limits.header_timeout, socket.peek(&mut first)).await;
-    if peeked.ok()?.ok()? > 0 && tls::is_tls(first[0]) {
-        warn!(source.logger, #AUDIT, "a peer speaks TLS to the peer port, which has none: start this member with --tls too, or \
-            that one without"; "audit" => "tls");
+/// Serves a connection. Returns `None` if the head of its request is not read by the deadline.
+async fn unless_late<T>(
+    deadline: Instant,
+    is_read: &AtomicBool,
+    served: impl Future<Output = T>,
+) -> Option<T> {
+    let mut served = pin!(served);
+    tokio::select! {
+        biased;
+        served = &mut served => return Some(served),
+        () = sleep_until(deadline) => {}
     }
-    Some((socket.into(), None))
+    match is_read.load(Ordering::Relaxed) {
+        true => Some(served.await),
+        false => None,
+    }
 }
 
 async fn handle(
     shared: &Arc<TransportState>,
     mut request: Request<Incoming>,
-    stranger: &Stranger,
+    newcomer: &Newcomer,
     upgrading: &Mutex<Option<Upgrading>>,
     source: &Source,
 ) -> Response<Full<Bytes>> {
     let (claims, wanted) = match read_request(&request) {
         Ok(read) => read,
-        Err(foreign) => return foreign.answer(&source.logger),
+        Err(foreign) => {
+            shared.metrics.peer_handshakes_failed.add(FOREIGN);
+            return foreign.answer(&source.logger);
+        }
     };
     if let Some(proved) = &source.proved
         && proved.name.subject != Subject::Member(claims.from)
@@ -301,11 +254,14 @@ async fn handle(
         Ok(standing) => standing,
         Err(reason) => return shared.deny(&claims, &judged, reason, source),
     };
+    if shared.is_revoked(source.key()) {
+        return shared.deny(&claims, &judged, Reason::KeyRevoked, source);
+    }
     let Wanted::Stream(lane) = wanted else {
         let body = request.into_body();
-        return receive(shared, claims, standing, body, stranger, &source.logger).await;
+        return receive(shared, claims, standing, body, newcomer, &source.logger).await;
     };
-    let serial = stranger.serial;
+    let serial = newcomer.serial;
     let entered = StreamEntry::new(shared, &claims, standing, lane, serial, &source.logger);
     let entry = match entered {
         Ok(entry) => entry,
@@ -315,9 +271,9 @@ async fn handle(
     let mut refusals = shared.inbound.refusals();
     refusals.retain(|(id, _), _| *id != claims.from);
     drop(refusals);
-    welcome(shared, &claims, standing, stranger);
+    welcome(shared, &claims, standing, newcomer);
     if lane == Lane::Control {
-        introduce(shared, &claims, standing, &judged.view);
+        introduce(shared, &claims, &judged, source.key());
     }
     let leader = shared.leader.load(Ordering::Relaxed);
     let said = judged.view.answer(&claims, standing, leader);
@@ -381,11 +337,16 @@ fn read_request(request: &Request<Incoming>) -> Result<(Claims, Wanted), Foreign
 }
 
 /// Reports the peer that has connected.
-fn introduce(shared: &TransportState, claims: &Claims, standing: Standing, view: &View) {
-    if standing == Standing::Waiting {
+fn introduce(
+    shared: &TransportState,
+    claims: &Claims,
+    judged: &Judged,
+    key: Option<KeyFingerprint>,
+) {
+    if judged.standing == Ok(Standing::Waiting) {
         shared.recognize(claims.from);
     }
-    if claims.url_given || view.is_empty() {
+    if claims.url_given || judged.view.is_empty() {
         shared.inbox.notice(Notice::Met(Met {
             id: claims.from,
             incarnation: claims.incarnation,
@@ -393,7 +354,7 @@ fn introduce(shared: &TransportState, claims: &Claims, standing: Standing, view:
             url: claims.url.clone(),
             dialled: false,
             version: claims.version,
-            key: None,
+            key,
         }));
     }
 }
@@ -413,9 +374,11 @@ fn switch_protocols(said: &PeerAnswer, about: &About) -> Response<Full<Bytes>> {
 }
 
 /// Handles claims that have this standing, at the handshake or after a new judgement.
-fn welcome(shared: &Arc<TransportState>, claims: &Claims, standing: Standing, stranger: &Stranger) {
-    if standing == Standing::Bound {
-        stranger.leave();
+fn welcome(shared: &Arc<TransportState>, claims: &Claims, standing: Standing, newcomer: &Newcomer) {
+    match standing {
+        Standing::Bound => newcomer.leave(),
+        Standing::Ahead => newcomer.ranks(Rank::Ahead),
+        Standing::Waiting => newcomer.ranks(Rank::Unproved),
     }
     shared.welcome(claims, standing);
 }
@@ -425,10 +388,10 @@ async fn receive(
     claims: Claims,
     standing: Standing,
     body: Incoming,
-    stranger: &Stranger,
+    newcomer: &Newcomer,
     logger: &Logger,
 ) -> Response<Full<Bytes>> {
-    welcome(shared, &claims, standing, stranger);
+    welcome(shared, &claims, standing, newcomer);
     let from = claims.from;
     match receive_snapshot(shared, claims, standing, body, logger).await {
         Ok(()) => answer(StatusCode::NO_CONTENT, ""),
@@ -468,9 +431,11 @@ struct InboundStream<'a> {
     claims: Claims,
     standing: Standing,
     entry: &'a StreamEntry,
-    stranger: &'a Stranger,
+    newcomer: &'a Newcomer,
     /// The key with which the peer has proved itself. `None`: without TLS.
     key: Option<KeyFingerprint>,
+    /// The key with which this member has proved itself.
+    own_key: Option<KeyFingerprint>,
     socket: Stream,
     frames: frame::Frames,
     /// Bytes of the frames that are counted.
@@ -493,8 +458,16 @@ enum StreamEnd {
     Denied(Reason),
     #[error("the key of its certificate is revoked")]
     Revoked,
+    /// The peer connects again, and sees the new key.
+    #[error("this member has another key now")]
+    OtherKey,
     #[error("the frames that all peers have begun to send are too large together")]
     Crowded,
+    #[error(
+        "it waits to be added, and sends a frame of more than {} bytes",
+        limits::PEER_WAITING_FRAME_BYTES_MAX
+    )]
+    Verbose,
 }
 
 impl InboundStream<'_> {
@@ -533,6 +506,9 @@ impl InboundStream<'_> {
         let before = std::mem::replace(&mut self.counted, held);
         let total = all.fetch_add(held, Ordering::Relaxed) + held - before;
         all.fetch_sub(before, Ordering::Relaxed);
+        if self.standing == Standing::Waiting && held > limits::PEER_WAITING_FRAME_BYTES_MAX {
+            return Err(StreamEnd::Verbose);
+        }
         match held > limits::FRAME_BYTES_TARGET && total > limits::PEER_FRAMES_BYTES_MAX {
             true => Err(StreamEnd::Crowded),
             false => Ok(()),
@@ -544,11 +520,14 @@ impl InboundStream<'_> {
         if self.shared.is_revoked(self.key) {
             return Err(StreamEnd::Revoked);
         }
+        if self.shared.own_key() != self.own_key {
+            return Err(StreamEnd::OtherKey);
+        }
         match self.shared.judge(&self.claims).standing {
             Ok(standing) if standing == self.standing => {}
             Ok(standing) => {
                 self.standing = standing;
-                welcome(self.shared, &self.claims, standing, self.stranger);
+                welcome(self.shared, &self.claims, standing, self.newcomer);
             }
             Err(reason) => {
                 self.shared.forget(&self.claims);

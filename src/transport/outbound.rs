@@ -30,9 +30,10 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// Starts the tasks of a peer.
 pub(super) fn start_peer(shared: &Arc<TransportState>, id: u64) -> Peer {
@@ -94,7 +95,7 @@ enum Ended {
 
 impl Outbound {
     pub(super) async fn run(self) {
-        let mut pause = limits::PEER_BACKOFF_MIN;
+        let (mut pause, mut begun) = (limits::PEER_BACKOFF_MIN, Instant::now());
         let mut retired = self.retired.clone();
         // The URL of the last connection, until it is known whether the process at that URL is gone.
         let mut lost = None;
@@ -105,7 +106,10 @@ impl Outbound {
                     self.queue.clear();
                     return;
                 }
-                dialled = self.dial(&mut lost) => dialled,
+                dialled = async {
+                    begun = Instant::now();
+                    self.dial(&mut lost).await
+                } => dialled,
             };
             let mut at_once = false;
             let failure = match dialled {
@@ -150,23 +154,43 @@ impl Outbound {
             if at_once {
                 continue;
             }
-            let over = timeout(pause, async {
-                tokio::select! {
-                    _ = retired.wait_for(|retired| *retired) => (),
-                    () = self.queue.redial.notified() => (),
-                }
-            });
-            pause = match over.await {
-                Ok(()) => limits::PEER_BACKOFF_MIN,
-                Err(_) => (pause * 2).min(limits::PEER_BACKOFF_MAX),
-            };
+            pause = self.rest(pause, begun).await;
+        }
+    }
+
+    /// Waits after an attempt that failed and began at this time. Returns the next pause.
+    ///
+    /// Any process may claim to be a peer that waits, and so ask for an early attempt. Therefore two attempts are at least
+    /// the shortest pause apart, and those at the URL of an open id much more.
+    async fn rest(&self, pause: Duration, begun: Instant) -> Duration {
+        let is_open = self.shared.view().is_open(self.peer);
+        let earliest = match is_open {
+            true => begun + limits::PEER_OPEN_DIAL_INTERVAL,
+            false => begun + limits::PEER_BACKOFF_MIN,
+        };
+        let mut retired = self.retired.clone();
+        let over = timeout(pause, async {
+            tokio::select! {
+                _ = retired.wait_for(|retired| *retired) => (),
+                () = async {
+                    sleep_until(earliest).await;
+                    self.queue.redial.notified().await;
+                } => (),
+            }
+        });
+        match (over.await, is_open) {
+            (_, true) => (pause * 2).min(limits::PEER_OPEN_BACKOFF_MAX),
+            (Ok(()), false) => limits::PEER_BACKOFF_MIN,
+            (Err(_), false) => (pause * 2).min(limits::PEER_BACKOFF_MAX),
         }
     }
 
     /// Whether the peer only waits until its cluster has added this member.
     fn waits_to_be_added(&self, failure: &DialError) -> bool {
-        let is_no_member =
-            matches!(failure, DialError::Refused(refusal) if refusal.reason == Reason::NotAMember);
+        let DialError::Refused(refusal) = failure else {
+            return false;
+        };
+        let is_no_member = [Reason::NotAMember, Reason::Undisclosed].contains(&refusal.reason);
         is_no_member && self.shared.view().is_empty()
     }
 
@@ -204,7 +228,8 @@ impl Outbound {
         let PeerPlace { url, trust } = place;
         let connected = dial::connect(&self.shared, self.peer, url, limits::PEER_SILENCE_MAX);
         let (stream, facts) = connected.await?;
-        let said = self.shared.view().claims(self.peer, Some(url));
+        let said = self.shared.claims_to_dial(self.peer, url);
+        let is_alias = said.incarnation != self.shared.view().incarnation;
         let mut request = dial::request(&said, url, "/raft/stream", Empty::<Bytes>::new())?;
         let headers = request.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -212,7 +237,12 @@ impl Outbound {
         self.lane.write(headers);
         let handshake = dial::exchange(stream, request, async |mut response| {
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                return Err(dial::read_refusal(response, *trust).await);
+                let failure = dial::read_refusal(response, *trust).await;
+                return Err(match failure {
+                    // The refusal is not about this member, whose own claims were not sent.
+                    DialError::Refused(_) if is_alias => DialError::NotWaiting,
+                    failure => failure,
+                });
             }
             let answer = judge(&self.shared, self.peer, url, &response)?;
             let upgraded = hyper::upgrade::on(&mut response).await?;
@@ -244,7 +274,7 @@ impl Outbound {
         } = connection;
         let url = answer.url.clone();
         let empty = answer.said.is_empty();
-        self.introduce(&answer);
+        self.introduce(&answer, key);
         let mut view = self.shared.view.subscribe();
         view.mark_changed();
         self.answered(Some(answer));
@@ -279,7 +309,7 @@ impl Outbound {
                     changed.expect("the sender lives in what this task shares");
                     view.borrow_and_update();
                     if self.shared.is_revoked(key) {
-                        return Ended::Broken("the key of its certificate is revoked".to_owned());
+                        return Ended::Disliked(Reason::KeyRevoked);
                     }
                     match self.judge(&url, &said, &mut up) {
                         Err(reason) => return Ended::Disliked(reason),
@@ -320,7 +350,7 @@ impl Outbound {
     }
 
     /// Reports the peer that has answered.
-    fn introduce(&self, answer: &DialledAnswer) {
+    fn introduce(&self, answer: &DialledAnswer, key: Option<KeyFingerprint>) {
         let (id, empty) = (self.peer, answer.said.is_empty());
         self.tell(match &answer.said {
             identity::PeerAnswer::Claims(claims, _) => Notice::Met(Met {
@@ -330,7 +360,7 @@ impl Outbound {
                 url: answer.url.clone(),
                 dialled: true,
                 version: claims.version,
-                key: None,
+                key,
             }),
             identity::PeerAnswer::Greeting(_) => Notice::Greeted { id, empty },
         });
@@ -348,7 +378,7 @@ impl Outbound {
             self.link.found(self.lane, LaneState::Up, url);
             self.tell(Notice::Connected(peer));
         }
-        let says = shared.view().claims(peer, Some(url));
+        let says = shared.claims_to_dial(peer, url);
         let own = |claims: &Claims| (claims.cluster, claims.bound_index, claims.url.clone());
         // An empty member accepts messages only from a peer whose claims name the empty member's incarnation.
         let named = |claims: &Claims| claims.receiver.map(|receiver| receiver.incarnation);

@@ -38,7 +38,9 @@ pub struct TransportSettings {
 pub struct TransportLimits {
     /// Connections that the peer port holds at one time.
     pub connections: usize,
-    /// Time to send the head of a request.
+    /// Those of them that may belong to no bound member.
+    pub newcomers: usize,
+    /// Time from the accept of a connection until the head of its request is read.
     pub header_timeout: Duration,
     /// Time to answer a handshake.
     pub handshake_timeout: Duration,
@@ -54,7 +56,8 @@ impl Default for TransportLimits {
     fn default() -> TransportLimits {
         TransportLimits {
             connections: limits::PEER_CONNECTIONS_MAX,
-            header_timeout: limits::HEADER_TIMEOUT,
+            newcomers: limits::PEER_NEWCOMERS_MAX,
+            header_timeout: limits::PEER_HEAD_TIMEOUT,
             handshake_timeout: limits::PEER_HANDSHAKE_TIMEOUT,
             snapshot_stall: limits::SNAPSHOT_STALL_TIMEOUT,
             snapshot_pause: limits::PEER_BACKOFF_MAX,

@@ -65,7 +65,13 @@ impl TransportState {
         let (Some(tls), Some(key)) = (&self.tls, key) else {
             return false;
         };
-        tls.credentials().revokes(key)
+        tls.credentials().revokes(key) || self.view.borrow().members.is_revoked(&key)
+    }
+
+    /// The key with which this member proves itself. `None`: without TLS.
+    pub(super) fn own_key(&self) -> Option<KeyFingerprint> {
+        let tls = self.tls.as_ref()?;
+        Some(tls.credentials().own.fingerprint)
     }
 
     /// Makes every connection judge its peer again.
@@ -192,6 +198,13 @@ impl TransportState {
             add(&mut places, url, Trust::Known);
         }
         places
+    }
+
+    /// The claims with which this member dials a peer at this URL.
+    pub(super) fn claims_to_dial(&self, id: u64, url: &PeerUrl) -> Claims {
+        let kinds = (id, ClaimKind::Bound)..=(id, ClaimKind::Ahead);
+        let has_come = self.peers().claimed.range(kinds).next().is_some();
+        self.view().claims_to_dial(id, url, has_come)
     }
 
     /// Records the answer of a lane that was connected, or `None` for a lane that is no longer connected. Returns false

@@ -82,14 +82,14 @@ fn message(kind: MessageType, claims: Claims, term: u64) -> Message {
 }
 
 /// The incarnation of a member, which nobody else tells.
-fn incarnation_of(cluster: &Cluster, id: u64) -> u64 {
+pub fn incarnation_of(cluster: &Cluster, id: u64) -> u64 {
     let mut command = daemon(cluster.path());
     let ended = run_to_end(command.arg("inspect").arg(&cluster.nodes[&id].data_dir));
     let (_, rest) = ended.stdout.split_once("incarnation ").expect("it is told");
     u64::from_str_radix(&rest[..16], 16).expect("hexadecimal digits")
 }
 
-fn cluster_id(cluster: &Cluster) -> u64 {
+pub fn cluster_id(cluster: &Cluster) -> u64 {
     let id = cluster.nodes[&1].status().expect("status").cluster;
     u64::from_str_radix(id.trim_matches('"'), 16).expect("an id in hexadecimal digits")
 }
@@ -136,6 +136,13 @@ fn strangers_that_do_not_know_the_cluster_are_refused_and_learn_nothing_of_it() 
             for secret in [&*known, "raftkvd-cluster", "raftkvd-incarnation"] {
                 assert!(!said.contains(secret), "{claims:?}: {said}");
             }
+            // Neither an index, nor whether there is or was such a member.
+            let reason = match number {
+                0 => "\"detail\":\"undisclosed\",\"formed\":true,\"reason\":\"not-a-member\"",
+                _ => "\"detail\":false,\"formed\":true,\"reason\":\"wrong-cluster\"",
+            };
+            let bare = format!("{{\"applied\":0,\"by\":{to},{reason}}}\n");
+            assert_eq!(answer.text(), bare, "{claims:?}");
         }
     }
     let status = cluster.nodes[&leader].status().expect("status");

@@ -31,6 +31,7 @@ mod boot;
 mod command_line;
 mod completions;
 mod copies;
+mod crowds;
 mod disk_faults;
 mod exactly_once;
 mod failures;

@@ -2,6 +2,9 @@
 //!
 //! That one is made by `cargo build --features later`, and found at `RAFTKVD_LATER`, or beside the daemon as
 //! `raftkvd-later`. Without it the test is skipped, and says so. `ci.sh` makes it.
+//!
+//! Another test runs the daemon together with any other build of the same protocol between peers, which `RAFTKVD_PREVIOUS`
+//! names: the newest release, before another one is made.
 
 use crate::harness::{Cluster, PATIENCE, SetOnDrop, eventually, require};
 use crate::http;
@@ -168,4 +171,51 @@ fn two_versions_run_together_and_there_is_no_way_back_once_all_have_used_the_lat
     for key in acknowledged {
         cluster.assert_value(2, &key, &key);
     }
+}
+
+/// A member of one build adds a member of the other by hand; that one is emptied, and replaced, and removed.
+fn identity_across(first: &Path, second: &Path) {
+    let mut cluster = Cluster::prepare(1, &[]);
+    cluster.node(1).binary = first.to_owned();
+    cluster.start_all();
+    let id = cluster.lay_out_joiner();
+    cluster.node(id).binary = second.to_owned();
+    cluster.add_member(1, id);
+    cluster.node(id).start();
+    cluster.node(id).wait_ready();
+    cluster.wait_voters(1, &[1, id]);
+    let third = cluster.lay_out_joiner();
+    cluster.node(third).binary = first.to_owned();
+    cluster.node(third).start();
+    cluster.add_member(id, third);
+    cluster.node(third).wait_ready();
+    cluster.wait_voters(id, &[1, id, third]);
+    cluster.put(1, "k", "v");
+
+    cluster.node(id).kill();
+    cluster.node(id).wipe();
+    cluster.node(id).start_expecting_exit(5);
+    cluster.remove_member(1, id);
+    cluster.node(id).wipe();
+    cluster.node(id).start();
+    cluster.add_member(third, id);
+    cluster.node(id).wait_ready();
+    cluster.wait_voters(1, &[1, id, third]);
+    cluster.assert_value(id, "k", "v");
+
+    cluster.node(id).kill();
+    cluster.remove_member(1, id);
+    cluster.node(id).start();
+    assert_eq!(cluster.node(id).exit_code(PATIENCE), Some(0));
+    cluster.node(id).start_expecting_exit(7);
+}
+
+#[test]
+fn members_of_this_build_and_of_another_know_who_is_who() {
+    let Some(previous) = std::env::var_os("RAFTKVD_PREVIOUS") else {
+        return skipped("RAFTKVD_PREVIOUS, another build of raftkvd");
+    };
+    let (this, previous) = (Path::new(BINARY), Path::new(&previous));
+    identity_across(this, previous);
+    identity_across(previous, this);
 }

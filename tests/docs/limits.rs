@@ -258,7 +258,19 @@ fn the_guide_has_the_limits_of_the_code() {
     let connections = count(PEER_CONNECTIONS_MAX);
     assert_says(
         "src/docs/guide/security.md",
-        &[format!("The peer port holds {connections} connections")],
+        &[
+            format!("The peer port holds {connections} connections. At most {PEER_NEWCOMERS_MAX}"),
+            format!(
+                "its handshake is not complete after {}",
+                time(PEER_HEAD_TIMEOUT)
+            ),
+            format!("hold {}", bytes(PEER_WAITING_FRAME_BYTES_MAX)),
+            format!(
+                "dials it every {}, or at most every {}",
+                time(PEER_OPEN_BACKOFF_MAX),
+                time(PEER_OPEN_DIAL_INTERVAL)
+            ),
+        ],
     );
     assert_says(
         "src/docs/guide/operations.md",

@@ -298,12 +298,15 @@ impl World {
             } else if link.from == target {
                 // An empty member lets nothing pass from those that do not name it.
                 let url = World::url(link.to.machine);
-                let says = process.view.claims(key.1, Some(&url));
+                let says = process.claims_to_dial(key.1, &url);
                 let named = |claims: &Claims| claims.receiver.map(|receiver| receiver.incarnation);
+                // What it said before the other end was known does not prove who it is.
+                let is_alias = says.incarnation != link.claims.incarnation;
                 let is_outdated = named(&says) != named(&link.claims)
                     || !process.places(key.1).contains(&link.to.machine);
                 match process.judge_answer(&link.answer, link.to.machine) {
                     Err(_) => refused.push(*key),
+                    Ok(_) if is_alias => refused.push(*key),
                     Ok(Standing::Bound | Standing::Ahead) if !link.open => opened.push(*key),
                     Ok(Standing::Waiting) if is_outdated => refused.push(*key),
                     Ok(_) => {}
@@ -447,12 +450,15 @@ impl World {
             return Err(NoLink);
         }
         let (to, url) = (self.target(place), World::url(place));
-        let claims = self.at(from).view.claims(peer, Some(&url));
+        let claims = self.at(from).claims_to_dial(peer, &url);
+        let is_alias = claims.incarnation != self.at(from).view.incarnation;
         let claimant = match self.hear(to, &claims) {
             Ok(standing) => standing,
             Err(refusal) => {
                 self.count("refusals");
-                self.notice(from.machine, Notice::Refused(refusal));
+                if !is_alias {
+                    self.notice(from.machine, Notice::Refused(refusal));
+                }
                 return Err(NoLink);
             }
         };
@@ -547,13 +553,8 @@ impl World {
         let process = self.at(to);
         let view = &process.view;
         let against = PeerRefusal::of_claim(claims, view);
-        let judged = process.judge(claims).map_err(|reason| PeerRefusal {
-            by: view.me,
-            applied: process.judges_up_to,
-            formed: !view.is_empty() && view.members.is_formed(),
-            dialled: true,
-            reason,
-        });
+        let judged = process.judge(claims);
+        let judged = judged.map_err(|reason| view.refusal(claims, reason, process.judges_up_to));
         match judged {
             Ok(standing) => process.welcome(claims, standing),
             Err(_) => process.forget(claims),

@@ -121,6 +121,7 @@ impl Cluster {
             metrics: Arc::default(),
             workers: Workers::start(2).unwrap(),
             tls: None,
+            revoked: Arc::default(),
             logger: Logger::root(slog::Discard, slog::o!()),
         };
         let (stop, stopped) = signal::channel();

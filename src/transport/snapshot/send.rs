@@ -176,7 +176,7 @@ impl SnapshotTransfer {
         let to = self.report.to;
         let stall = shared.limits.snapshot_stall;
         let (stream, _) = dial::connect(shared, to, &self.url, stall).await?;
-        let claims = shared.view().claims(to, Some(&self.url));
+        let claims = shared.claims_to_dial(to, &self.url);
         let request = dial::request(&claims, &self.url, "/raft/snapshot", body)?;
         let exchange = dial::exchange(stream, request, async |response| {
             if response.status() == StatusCode::NO_CONTENT {

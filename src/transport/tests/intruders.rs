@@ -159,6 +159,7 @@ async fn garbage_leaves_the_port_serving() {
 async fn idle_connections_do_not_keep_a_member_out() {
     let limits = TransportLimits {
         connections: 200,
+        newcomers: 100,
         ..limits()
     };
     let mut one = TestPeer::start_with(1, 100, CLUSTER, "127.0.0.1:0", limits).await;
@@ -233,49 +234,66 @@ async fn a_late_handshake_does_not_replace_a_newer_stream() {
         .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refusal_tells_nothing_that_a_claim_needs() {
+/// Member 1 of a cluster of two. Member 3 was removed at 33.
+async fn one_of_two() -> (TestPeer, TestPeer) {
     let one = TestPeer::start(1).await;
     let two = TestPeer::start(2).await;
     let mut members = members(&[(1, &one, 1), (2, &two, 1)]);
     members.removed.insert(3, 33);
     one.transport.set_members(CLUSTER, &members);
     one.transport.set_applied(70);
+    (one, two)
+}
+
+/// A refusal with this status, reason, detail and applied index, and nothing else.
+async fn assert_refused(peer: &TestPeer, head: String, expected: (u16, &str, &str, u64)) {
+    let (status, reason, detail, applied) = expected;
+    let answer = talk(peer, head.as_bytes()).await;
+    let (answered, body) = answer.split_once("\r\n\r\n").unwrap();
+    let line = format!("HTTP/1.1 {status} ");
+    assert!(answered.starts_with(&line), "{answer}");
+    assert!(!answered.contains("raftkvd"), "{answer}");
+    let whole = format!(
+        "{{\"applied\":{applied},\"by\":1,\"detail\":{detail},\"formed\":true,\"reason\":\"{reason}\"}}\n"
+    );
+    assert_eq!(body, whole);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_tells_nothing_that_a_claim_needs() {
+    let (one, _two) = one_of_two().await;
     let head = good_head();
-    for (head, status, reason, detail) in [
-        (head.replace("from: 2", "from: 3"), 410, "removed", "33"),
+    for (from, to, expected) in [
+        ("from: 2", "from: 3", (410, "removed", "33", 70)),
+        ("from: 2", "from: 4", (409, "not-a-member", "null", 70)),
         (
-            head.replace("from: 2", "from: 4"),
-            409,
-            "not-a-member",
-            "null",
+            "incarnation: c8",
+            "incarnation: c9",
+            (409, "other-incarnation", "[1,false]", 70),
         ),
-        (
-            head.replace("cluster: c1", "cluster: c2"),
-            409,
-            "wrong-cluster",
-            "false",
-        ),
-        (
-            head.replace("incarnation: c8", "incarnation: c9"),
-            409,
-            "other-incarnation",
-            "[1,false]",
-        ),
-        (head.replace("to: 1", "to: 7"), 409, "wrong-receiver", "1"),
+        ("to: 1", "to: 7", (409, "wrong-receiver", "1", 70)),
     ] {
-        let answer = talk(&one, head.as_bytes()).await;
-        let (answered, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(
-            answered.starts_with(&format!("HTTP/1.1 {status} ")),
-            "{answer}"
-        );
-        assert!(!answered.contains("raftkvd"), "{answer}");
-        let whole = format!(
-            "{{\"applied\":70,\"by\":1,\"detail\":{detail},\"formed\":true,\"reason\":\"{reason}\"}}\n"
-        );
-        assert_eq!(body, whole);
+        assert_refused(&one, head.replace(from, to), expected).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_of_a_stranger_does_not_say_why_and_has_no_index() {
+    let (one, two) = one_of_two().await;
+    let stranger = good_head()
+        .replace("cluster: c1", "cluster: 0")
+        .replace("bound: 1", "bound: 0")
+        .replace("incarnation: c8", "incarnation: c9");
+    let bare = (409, "not-a-member", "\"undisclosed\"", 0);
+    for from in 2..6 {
+        let head = stranger.replace("from: 2", &format!("from: {from}"));
+        assert_refused(&one, head, bare).await;
+    }
+    let foreign = stranger.replace("cluster: 0", "cluster: c2");
+    assert_refused(&one, foreign, (409, "wrong-cluster", "false", 0)).await;
+    // An emptied member proves no more than this.
+    let emptied = stranger.replace("http://x:1", &two.url().to_string());
+    assert_refused(&one, emptied, (409, "other-incarnation", "[0,true]", 0)).await;
 }
 
 /// The head of a request from a peer that knows the receiver's incarnation.

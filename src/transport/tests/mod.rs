@@ -1,5 +1,6 @@
 //! Transports in one process, over real sockets.
 
+mod crowds;
 mod identity;
 mod intruders;
 mod membership;

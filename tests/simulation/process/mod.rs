@@ -502,6 +502,16 @@ impl Process {
         identity::judge(claims, &self.view, self.judges_up_to)
     }
 
+    /// What it says of itself where it dials.
+    pub fn claims_to_dial(&self, id: u64, url: &PeerUrl) -> Claims {
+        let has_come = self
+            .claimed
+            .range((id, false)..=(id, true))
+            .next()
+            .is_some();
+        self.view.claims_to_dial(id, url, has_come)
+    }
+
     /// The same of what a peer has answered. It may have said since, on a connection of its own, that it was bound.
     pub fn judge_answer(&self, answer: &PeerAnswer, place: usize) -> Result<Standing, Reason> {
         let from = answer.from();

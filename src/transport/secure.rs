@@ -1,0 +1,74 @@
+//! TLS on the peer port: the handshake of a peer that has connected, and the renewal of certificates.
+
+use super::admission::Source;
+use super::state::TransportState;
+use crate::logging::AUDIT;
+use crate::metrics::AcceptingPort;
+use crate::metrics::peer_handshake::{FOREIGN, LATE};
+use crate::tls::{self, AcceptError, Credentials, Facts, Stream};
+use slog::warn;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+/// Completes the TLS handshake, if this member has TLS. `None`: there is no connection to serve.
+pub(super) async fn secure(
+    shared: &TransportState,
+    socket: TcpStream,
+    source: &Source,
+) -> Option<(Stream, Option<Facts>)> {
+    let Some(tls) = &shared.tls else {
+        return plaintext(shared, socket, source).await;
+    };
+    let accepted = tls.accept_peer(socket).await;
+    let metrics = &shared.metrics;
+    metrics.tls.handshake(AcceptingPort::Peer, accepted.is_ok());
+    let error = match accepted {
+        Ok((stream, facts)) => return Some((stream, Some(facts))),
+        Err(error) => error,
+    };
+    let reason = match error {
+        AcceptError::Late => LATE,
+        _ => FOREIGN,
+    };
+    metrics.peer_handshakes_failed.add(reason);
+    // A probe only connects.
+    if !matches!(error, AcceptError::Closed) {
+        warn!(source.logger, #AUDIT, "refused a peer's connection"; "audit" => "tls", "why" => %error);
+    }
+    None
+}
+
+/// The connection of a peer on a port without TLS. Logs a peer that speaks TLS, whose request hyper refuses then.
+async fn plaintext(
+    shared: &TransportState,
+    socket: TcpStream,
+    source: &Source,
+) -> Option<(Stream, Option<Facts>)> {
+    let mut first = [0];
+    match timeout(shared.limits.header_timeout, socket.peek(&mut first)).await {
+        Ok(Ok(count)) => {
+            if count > 0 && tls::is_tls(first[0]) {
+                warn!(source.logger, #AUDIT, "a peer speaks TLS to the peer port, which has none: start this member with \
+                    --tls too, or that one without"; "audit" => "tls");
+            }
+            Some((socket.into(), None))
+        }
+        Ok(Err(_)) => None,
+        Err(_) => {
+            shared.metrics.peer_handshakes_failed.add(LATE);
+            None
+        }
+    }
+}
+
+/// Completes when the certificates of this member were read again. Never without TLS.
+pub(super) async fn renewed(renewals: &mut Option<watch::Receiver<Arc<Credentials>>>) {
+    if let Some(renewals) = renewals
+        && renewals.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
