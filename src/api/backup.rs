@@ -164,7 +164,7 @@ impl Front {
         if header.index == 0 {
             return Err(reply::unavailable(
                 Code::NoLeader,
-                "this member holds nothing yet: it waits to be added",
+                "this member holds nothing yet: it waits to be added; ask another member",
             ));
         }
         Ok(FrozenBackup { header, map, turn })

@@ -47,7 +47,9 @@ impl Body {
         let too_large = || {
             reply::error(
                 Code::TooLarge,
-                format!("the body is too large, at most {limit} bytes are allowed"),
+                format!(
+                    "the body is too large, at most {limit} bytes are allowed; send a smaller one"
+                ),
             )
         };
         let full = || reply::not_proposed(kind, NotProposed::QueueFull);
@@ -69,7 +71,7 @@ impl Body {
                 Ok(Some(Err(_))) => {
                     return Err(reply::error(
                         Code::BadBody,
-                        "the body is incomplete or malformed",
+                        "the body is incomplete or malformed; send the whole of it again",
                     ));
                 }
                 Err(_) => return Err(too_slow()),

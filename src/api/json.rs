@@ -222,7 +222,8 @@ type Refused = Option<Box<Reply>>;
 /// Sets the reply, and returns the error that stops the reader.
 fn too_many<E: Error>(refused: &mut Refused, what: &str) -> E {
     let limit = limits::TXN_OPERATIONS_MAX;
-    let line = format!("there are too many {what}, at most {limit} are allowed");
+    let line =
+        format!("there are too many {what}, at most {limit} are allowed; use several requests");
     *refused = Some(too_large(line));
     E::custom("refused")
 }

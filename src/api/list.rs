@@ -139,7 +139,7 @@ pub(super) fn list_options(query: Option<&str>) -> Result<ListOptions, Box<Reply
         };
         let refused = match given {
             Some(false) => continue,
-            Some(true) => format!("the option {name} is given twice"),
+            Some(true) => format!("the option {name} is given twice; give it once"),
             None => format!("the option {name} has to be {form}"),
         };
         return Err(reply::error(Code::BadOption, refused));

@@ -314,7 +314,7 @@ pub(super) fn no_conditions(head: &Parts) -> Result<(), Box<Reply>> {
     } else {
         Err(reply::error(
             Code::BadCondition,
-            "If-Match and If-None-Match don't apply to members",
+            "If-Match and If-None-Match don't apply to members; leave them out",
         ))
     }
 }

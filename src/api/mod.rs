@@ -221,7 +221,8 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: impl Future<Output
                 // Most likely no file descriptor is left, so the next attempt would fail at once. The loop waits
                 // instead.
                 if !failing {
-                    slog::error!(front.api.logger, "accept a client's connection: {}", error;
+                    slog::error!(front.api.logger, "can't accept a client's connection: {}; this member tries again",
+                        error;
                         "retry_ms" => limits::ACCEPT_BACKOFF.as_millis() as u64);
                 }
                 failing = true;
@@ -375,7 +376,8 @@ impl Front {
                 connections_max, ..
             } = self.api.limits;
             slog::warn!(self.api.logger, "too many connections of clients: the oldest without a request are closed, and \
-                requests beyond them are refused"; "from" => %client.ip(), "connections" => self.connections.taken(),
+                requests beyond them are refused; let clients reuse connections, or raise the limit of open files";
+                "from" => %client.ip(), "connections" => self.connections.taken(),
                 "client_connections_max" => connections_max, "connections_max_of_address" => self.api.limits.of_address(connections_max));
         }
         true

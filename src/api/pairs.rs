@@ -114,7 +114,10 @@ impl Front {
 
 /// 503: this member ends.
 pub(super) fn stopping(why: Stopped) -> Box<Reply> {
-    reply::unavailable(Code::Stopping, format!("not read: {why}"))
+    reply::unavailable(
+        Code::Stopping,
+        format!("not read: {why}; ask another member"),
+    )
 }
 
 fn not_utf8(key: &[u8]) -> Box<Reply> {

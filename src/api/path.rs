@@ -138,7 +138,7 @@ pub(super) fn read_options(query: Option<&str>) -> Result<ReadOptions, Box<Reply
         if stale.replace(asked).is_some() {
             return Err(reply::error(
                 Code::BadOption,
-                "the option consistency is given twice",
+                "the option consistency is given twice; give it once",
             ));
         }
     }

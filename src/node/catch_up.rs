@@ -164,7 +164,8 @@ impl Node {
             let kept = raft.store().bytes_behind(*index);
             if kept > self.settings.pinned_log_bytes {
                 warn!(self.logger, "a follower is too far behind: the log is no longer kept for it, and it may need \
-                    another snapshot"; "member" => *peer, "index" => *index, "bytes" => kept);
+                    another snapshot; check its disk and the network to it"; "member" => *peer, "index" => *index,
+                    "bytes" => kept);
                 return false;
             }
             true

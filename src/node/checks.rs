@@ -282,7 +282,8 @@ impl Node {
             return;
         }
         self.evidence.lost_entries = None;
-        warn!(self.logger, "a member has lost entries that it had acknowledged: they are sent again"; "member" => message.from,
+        warn!(self.logger, "a member has lost entries that it had acknowledged: they are sent again; check \
+            the disk of that member"; "member" => message.from,
             "acknowledged" => progress.matched, "last" => message.reject_hint);
         progress.matched = 0;
         progress.become_probe();

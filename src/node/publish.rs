@@ -101,7 +101,8 @@ impl Node {
             Err(DecodeError::Later(later)) => Err(later),
             Err(DecodeError::Malformed(error)) => {
                 // The entry came from a peer with another encoding. Every node skips such an entry.
-                warn!(self.logger, "skipping an entry that can't be decoded"; "index" => index, "error" => %error);
+                warn!(self.logger, "skipping an entry that can't be decoded, as every member does; compare \
+                    /-/hash of all members"; "index" => index, "error" => %error);
                 Ok(None)
             }
         }
@@ -145,7 +146,8 @@ impl Node {
     fn publish_conf_change(&mut self, entry: &Entry, batch: Batch) {
         let index = entry.index;
         let Some((batch, command)) = membership_command(batch) else {
-            warn!(self.logger, "skipping an entry that holds no membership command"; "index" => index);
+            warn!(self.logger, "skipping an entry that holds no membership command, as every member does; compare \
+                /-/hash of all members"; "index" => index);
             return;
         };
         let Some(reply) = self.admit(&batch, command.sequence) else {

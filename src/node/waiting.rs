@@ -119,7 +119,10 @@ impl Node {
         };
         let have = format!("{reached} of {} {kind} reachable", voters.len());
         if reached >= needed {
-            return format!("waiting: {have}, and they have not elected a leader yet");
+            return format!(
+                "waiting: {have}, and they have not elected a leader yet; if this lasts, see the logs of these \
+                 members"
+            );
         }
         let missing = voters.iter().filter(|id| !is_reached(id));
         let missing = missing.map(|id| match self.members.members.get(id) {

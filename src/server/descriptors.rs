@@ -29,7 +29,8 @@ impl Descriptors {
         if limit.current != limit.maximum {
             limit.current = limit.maximum;
             if let Err(error) = setrlimit(Resource::Nofile, limit) {
-                warn!(logger, "can't raise the limit of open files"; "error" => %error);
+                warn!(logger, "can't raise the limit of open files, and this member goes on with the present one; \
+                    set LimitNOFILE in the unit"; "error" => %error);
             }
         }
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);

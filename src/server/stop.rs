@@ -83,7 +83,12 @@ impl Runtime {
             .enable_all()
             .build();
         let runtime =
-            runtime.map_err(|error| Failure::Fatal(format!("can't start the runtime: {error}")))?;
+            runtime.map_err(|error| {
+                Failure::Fatal(format!(
+                    "can't start the runtime: {error}; see the limits of this process (ulimit -a), and start \
+                     again"
+                ))
+            })?;
         Ok(Runtime(Some(runtime)))
     }
 }

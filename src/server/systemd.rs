@@ -93,7 +93,8 @@ impl Systemd {
                 match self.socket.send_to_addr(news.as_bytes(), &self.address) {
                     Ok(_) => told = next,
                     Err(error) => {
-                        warn!(logger, "can't notify systemd"; "error" => %error)
+                        warn!(logger, "can't notify systemd; check that the unit has Type=notify and has started this \
+                            process"; "error" => %error)
                     }
                 }
             }

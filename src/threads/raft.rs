@@ -381,7 +381,8 @@ impl RaftLoop {
         }
         let total = ports.inbox().messages_dropped();
         if total > self.messages_dropped {
-            warn!(self.logger, "dropped messages of peers: this member can't keep up"; "messages" => total - self.messages_dropped);
+            warn!(self.logger, "dropped messages of peers: this member can't keep up; check its disk and its \
+                processors"; "messages" => total - self.messages_dropped);
             self.messages_dropped = total;
         }
     }

@@ -180,7 +180,8 @@ impl SharedWal {
         self.slow
             .store(took > limits::LONE_WRITE_SLOW, Ordering::Relaxed);
         if took > limits::SLOW_WRITE_TOLD {
-            warn!(self.logger, "the disk is slow: a write to the log and its fdatasync took long";
+            warn!(self.logger, "the disk is slow: a write to the log and its fdatasync took long; check the disk, \
+                and what else uses it";
                 "ms" => took.as_millis() as u64, "writes" => saves.len());
         }
         Ok(())
