@@ -75,6 +75,7 @@ mutants! {
     SnapshotBeforeAddition "snapshot-before-addition"
         "a member that was added again is sent a snapshot from before that";
     // Identity.
+    RevokedKeysLost "revoked-keys-lost" "a snapshot from the leader does not bring the revoked keys";
     RunIgnored "run-ignored" "two processes that count the same start of one member are taken for one";
     OlderCopyUnnoticed "older-copy-unnoticed" "a member that runs on an older copy of its directory goes on";
     IncarnationIgnored "incarnation-ignored" "a command of another directory of the same id is carried out";

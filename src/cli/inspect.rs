@@ -455,6 +455,13 @@ impl Report<'_> {
             let what = "  other members were removed by entries up to";
             writeln!(self.out, "{what} {}", state.forgotten_index)?;
         }
+        for revoked in state.revoked_keys.iter() {
+            let key = revoked.key_fingerprint.iter();
+            let key: String = key.map(|byte| format!("{byte:02x}")).collect();
+            let (member, index) = (revoked.member, revoked.revoked_index);
+            let what = format!("of member {member}, revoked by entry {index}");
+            writeln!(self.out, "  key {key} {what}")?;
+        }
         Ok(())
     }
 }

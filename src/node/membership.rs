@@ -129,7 +129,8 @@ impl Node {
             return;
         }
         self.settle();
-        if let Some(command) = self.next_description() {
+        let description = self.due_descriptions().next();
+        if let Some(command) = description {
             self.propose_own(command);
         }
         if self.is_gate_open() {
@@ -334,13 +335,16 @@ impl Node {
         })
     }
 
-    /// The next description that this leader proposes. A silent member is left out: its last statement may come from an
-    /// earlier process, and another leader may have heard a later one.
-    fn next_description(&self) -> Option<Command> {
-        let progress = self.raw.raft.prs();
-        let answers = |id| progress.get(id).is_some_and(|p| p.recent_active);
-        self.descriptions()
-            .find(|command| command.member_id == self.settings.id || answers(command.member_id))
+    /// The descriptions that this leader proposes. A silent member is left out: its last statement may come from an earlier
+    /// process, and another leader may have heard a later one.
+    pub(super) fn due_descriptions(&self) -> impl Iterator<Item = Command> {
+        let answers = |id| {
+            let progress = self.raw.raft.prs().get(id);
+            progress.is_some_and(|progress| progress.recent_active)
+        };
+        self.descriptions().filter(move |command| {
+            command.member_id == self.settings.id || answers(command.member_id)
+        })
     }
 
     /// The highest command version that may be proposed. A later one would end some member.

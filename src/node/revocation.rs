@@ -19,10 +19,17 @@ impl Node {
         self.note_care();
     }
 
-    /// Whether this change has to wait until this leader knows whether it can revoke a key: a member's newest statement,
-    /// or the key, may be among the entries that this leader has inherited and not published.
+    /// Whether this change has to wait until this leader knows whether it can revoke a key. A member's newest statement, or
+    /// the key, may be among the entries that this leader has inherited and not published. Or the table is about to have
+    /// the version of a member that was just bound.
     pub(super) fn waits_to_revoke(&self, command: &Command) -> bool {
-        command.kind == Kind::RemoveMember && self.inherits()
+        let is_late = |row: &Member| row.description.version < version::REVOKES;
+        let raises = |description: &Command| {
+            let row = self.members.members.get(&description.member_id);
+            description.member_version >= version::REVOKES && row.is_some_and(is_late)
+        };
+        command.kind == Kind::RemoveMember
+            && (self.inherits() || self.due_descriptions().any(|due| raises(&due)))
     }
 
     /// The proposal of a removal, with the key that it revokes. Any other proposal stays as it is.

@@ -138,6 +138,9 @@ impl Node {
             self.watermarks.first_state = meta.index;
         }
         self.members = Members::from_state(&meta.state).expect("step has read it before");
+        if is_planted(Mutant::RevokedKeysLost) {
+            self.members.revoked.clear();
+        }
         if !is_planted(Mutant::SnapshotWithoutSessions) {
             self.sessions = sessions_of(&meta.state);
         }

@@ -113,17 +113,17 @@ fn two_versions_run_together_and_there_is_no_way_back_once_all_have_used_the_lat
         scope.spawn(|| write(&addresses, &stop, &acknowledged));
 
         restart(&mut cluster, 3, &later);
-        wait_for_version(&cluster, 1, 3, 3);
+        wait_for_version(&cluster, 1, 3, 4);
         make_leader(&cluster, 3);
         cluster.put(1, "led-by-the-later-one", "v");
         assert_not_proposed(&cluster);
         // There still is a way back.
         restart(&mut cluster, 3, normal);
-        wait_for_version(&cluster, 1, 3, 2);
-        restart(&mut cluster, 3, &later);
         wait_for_version(&cluster, 1, 3, 3);
+        restart(&mut cluster, 3, &later);
+        wait_for_version(&cluster, 1, 3, 4);
         restart(&mut cluster, 1, &later);
-        wait_for_version(&cluster, 2, 1, 3);
+        wait_for_version(&cluster, 2, 1, 4);
         make_leader(&cluster, 3);
         cluster.put(2, "two-of-three", "v");
         assert_not_proposed(&cluster);
@@ -150,7 +150,7 @@ fn two_versions_run_together_and_there_is_no_way_back_once_all_have_used_the_lat
     cluster.node(2).binary = normal.to_owned();
     cluster.node(2).start_expecting_exit(8);
     let said = cluster.node(2).last_log();
-    let line = "needs raftkvd of command version 3, and this one knows 2";
+    let line = "needs raftkvd of command version 4, and this one knows 3";
     assert!(said.contains(line), "{said}");
     cluster.put(1, "meanwhile", "v");
     cluster.node(2).start_expecting_exit(8);

@@ -35,6 +35,7 @@ mod disk;
 mod faults;
 mod formation;
 mod handovers;
+mod keys;
 mod lists;
 mod lives;
 mod mix;

@@ -5,6 +5,7 @@
 //! transport (`src/transport`), and whom an end believes is decided by the code of the daemon, again with every message.
 
 use crate::disk::Random;
+use crate::keys::key_of;
 use crate::oracle;
 use crate::transfers::Transfers;
 use crate::world::{Event, MILLISECOND, SECOND, Target, World};
@@ -481,7 +482,7 @@ impl World {
                     url,
                     dialled: true,
                     version: said.version,
-                    key: None,
+                    key: key_of(said.incarnation),
                 };
                 self.notice(from.machine, Notice::Met(met));
             }
@@ -570,7 +571,7 @@ impl World {
                 url: claims.url.clone(),
                 dialled: false,
                 version: claims.version,
-                key: None,
+                key: key_of(claims.incarnation),
             };
             if claims.url_given {
                 self.notice(to.machine, Notice::Met(met));

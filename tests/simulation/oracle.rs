@@ -5,6 +5,7 @@
 use crate::changes::Changes;
 use crate::disk::Random;
 use crate::handovers::Standings;
+use crate::keys::{Removals, check_removal};
 use crate::world::World;
 use crate::written::{Proposer, Written};
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
@@ -55,6 +56,7 @@ pub struct Oracle {
     pub changes: Changes,
     pub written: Written,
     pub standings: Standings,
+    pub removals: Removals,
     snapshots: BTreeMap<u64, SnapshotMeta>,
     /// Each membership that was published, with the index of its first entry.
     members: Vec<(u64, Arc<Members>)>,
@@ -400,6 +402,7 @@ impl Oracle {
 
     /// A node has published everything up to `index`, and these are the members now. Gives what all nodes have there.
     pub fn publishes(&mut self, index: u64, members: &Members) -> Arc<Members> {
+        let is_new = !self.published.contains_key(&index);
         let first = match self.published.get(&index) {
             Some(first) => {
                 assert!(
@@ -433,6 +436,10 @@ impl Oracle {
                 self.told = 1;
             }
         }
+        if is_new {
+            let (committed, lives) = (&self.committed, &self.lives);
+            self.removals.check(&first, index, committed, lives);
+        }
         first
     }
 
@@ -454,6 +461,16 @@ impl Oracle {
                 explained || unseen < entries.end() + 1 - entries.start(),
                 "member {id} has changed, and no entry in {entries:?} says so: {before:?}, {after:?}"
             );
+        }
+        let mut changes = (self.committed.range(entries.clone())).flat_map(|(index, entry)| {
+            let of_entry = (*index, entry.term, 0)..=(*index, entry.term, u64::MAX);
+            self.member_changes.range(of_entry)
+        });
+        let seen = self.committed.range(entries.clone()).count() as u64;
+        if (changes.next().is_some(), changes.next()) == (true, None)
+            && seen == entries.end() + 1 - entries.start()
+        {
+            check_removal(before, after, &entries);
         }
     }
 

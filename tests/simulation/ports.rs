@@ -184,6 +184,7 @@ impl Wiring {
             for command in changes(entry) {
                 let (kind, id) = (command.kind, command.member_id);
                 oracle.stores_change(entry.index, entry.term, id);
+                oracle.removals.store(entry.index, entry.term, &command);
                 if kind == Kind::Formed {
                     oracle.forms(self.machine);
                 }

@@ -10,6 +10,7 @@ mod membership;
 mod places;
 mod reads;
 mod removal;
+mod revocation;
 mod room;
 mod snapshots;
 mod transfers;

@@ -2,6 +2,7 @@
 
 use super::{DATA_DIR, ELECTION_TICKS, HEARTBEAT_TICKS, Process, Queues, Worker};
 use crate::disk::FakeDisk;
+use crate::keys::key_of;
 use crate::oracle::{self, Shadow};
 use crate::oracles::Oracles;
 use crate::ports::Wiring;
@@ -205,7 +206,7 @@ fn settings(launch: &Launch, opened: &Opened) -> NodeSettings {
         boot: opened.meta.boot(),
         run: opened.run,
         url: url_counts.then(|| launch.url.clone()),
-        key: None,
+        key: key_of(opened.meta.incarnation()),
         list: launch.listed.clone(),
         election_ticks: ELECTION_TICKS,
         heartbeat_ticks: HEARTBEAT_TICKS,

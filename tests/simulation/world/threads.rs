@@ -132,12 +132,16 @@ impl World {
                     self.ends_now |= ends && self.formed_at.is_some();
                 }
                 let process = self.at(target);
+                let revokes = members.revoked.len() > process.view.members.revoked.len();
                 let before = process.standing();
                 process.set_members(&members);
                 let now = process.standing();
                 let own = process.view.members.members.get(&process.id);
                 let own = own.filter(|own| own.incarnation == process.view.incarnation);
                 let own = own.map(|own| own.url.clone());
+                if revokes {
+                    self.count("tables with more revoked keys");
+                }
                 let machine = &mut self.machines[target.machine];
                 machine.is_home = own.as_ref() == Some(&machine.url);
                 machine.moved_by_hand &= !machine.is_home;
