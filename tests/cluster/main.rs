@@ -33,6 +33,7 @@ mod completions;
 mod copies;
 mod disk_faults;
 mod exactly_once;
+mod exposure;
 mod failures;
 mod fairness;
 mod faults;
