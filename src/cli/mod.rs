@@ -244,6 +244,7 @@ fn check(args: Args) -> Result<Options, String> {
             data_dir: args.data_dir,
             tls_dir: args.tls,
             allows_tls12: args.tls_min == "1.2",
+            insecure: args.insecure,
             join_files,
             tuning,
         },

@@ -179,14 +179,24 @@ pub(super) fn parse_cluster(list: &str) -> Result<BTreeMap<u64, PeerUrl>, String
 
 /// Reads `--join`: whether to join, and the members to ask.
 pub(super) fn parse_join(value: Option<&str>) -> Result<(bool, Vec<PeerUrl>), String> {
-    match value.map(str::to_ascii_lowercase).as_deref() {
-        None | Some("n" | "no" | "f" | "false" | "off" | "0") => return Ok((false, Vec::new())),
-        Some("y" | "yes" | "t" | "true" | "on" | "1") => return Ok((true, Vec::new())),
-        Some(_) => {}
+    let Some(value) = value else {
+        return Ok((false, Vec::new()));
+    };
+    if let Some(joins) = parse_truth(value) {
+        return Ok((joins, Vec::new()));
     }
-    let urls = value.unwrap_or_default().split(',').map(parse_member);
+    let urls = value.split(',').map(parse_member);
     let urls = urls.collect::<Result<_, _>>();
     Ok((true, urls.map_err(|why| format!("--join: {why}"))?))
+}
+
+/// Reads a word for yes or no.
+pub(super) fn parse_truth(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "n" | "no" | "f" | "false" | "off" | "0" => Some(false),
+        "y" | "yes" | "t" | "true" | "on" | "1" => Some(true),
+        _ => None,
+    }
 }
 
 pub(super) fn parse_id(text: &str) -> Result<u64, String> {

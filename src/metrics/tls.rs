@@ -1,4 +1,4 @@
-//! TLS: handshakes, and the certificate of this member.
+//! TLS: handshakes, the certificate of this member, and ports without TLS.
 
 use super::{AcceptingPort, Counter, Label};
 use prometheus_client::metrics::family::Family;
@@ -16,6 +16,7 @@ pub struct TlsMetrics {
     /// Attempts to read the files again that found an error.
     pub reloads_failed: Counter,
     not_after: Gauge,
+    insecure: Gauge,
 }
 
 impl Default for TlsMetrics {
@@ -29,6 +30,7 @@ impl Default for TlsMetrics {
             failed,
             reloads_failed: Counter::default(),
             not_after: Gauge::default(),
+            insecure: Gauge::default(),
         }
     }
 }
@@ -47,6 +49,11 @@ impl TlsMetrics {
         let since = time.duration_since(SystemTime::UNIX_EPOCH);
         let seconds = since.map_or(0, |since| since.as_secs());
         self.not_after.set(seconds.try_into().unwrap_or(i64::MAX));
+    }
+
+    /// Sets whether a port beyond loopback lacks TLS.
+    pub fn set_insecure(&self, is_insecure: bool) {
+        self.insecure.set(is_insecure.into());
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
@@ -70,6 +77,11 @@ impl TlsMetrics {
             "End of the certificate of this member, in seconds since 1970, 0 without TLS",
             Unit::Seconds,
             self.not_after.clone(),
+        );
+        registry.register(
+            "insecure",
+            "1 if a port of this member is open beyond loopback without TLS",
+            self.insecure.clone(),
         );
     }
 }

@@ -2,7 +2,8 @@
 //! all of this.
 //!
 //! A start has these steps, in this order:
-//! 1. Find out which member this is, from the command line and the data directory (`start.rs`).
+//! 1. Find out which member this is, from the command line and the data directory (`start.rs`), and refuse ports beyond
+//!    loopback that lack TLS (`exposure.rs`).
 //! 2. Check that the data directory belongs to this user, and lock it.
 //! 3. Check whether `--cluster` fits the data directory (`list.rs`).
 //! 4. Bind both ports, so that a port in use ends the start before anything in the directory is touched. A start waits
@@ -15,6 +16,7 @@
 //! the connections of its peers waiting.
 
 mod descriptors;
+mod exposure;
 mod failure;
 mod files;
 mod join;
@@ -76,6 +78,7 @@ pub fn run(asked: Asked, signals: io::Result<Signals>, logger: &Logger) -> Resul
     };
     // This line follows the checks, so that a wrong command gets one line of output only.
     tell_starting(&plan.config, logger);
+    exposure::tell(&plan.config, logger);
     descriptors.tell(logger);
     let config = plan.config;
     let port = ClientPort {

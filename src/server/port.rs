@@ -25,7 +25,7 @@ impl Port {
     }
 
     /// The option that chooses another address.
-    fn address_option(self) -> &'static str {
+    pub(super) fn address_option(self) -> &'static str {
         match self {
             Port::Clients => "--listen",
             Port::Peers => "--listen-peer",

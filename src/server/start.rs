@@ -4,6 +4,7 @@
 //! members. If an option is missing for a new directory, the start ends with one line before anything is touched.
 //! [`prepare`] locks the directory, so that no other process uses it.
 
+use super::exposure;
 use super::failure::Failure;
 use super::list::{self, Fit};
 use super::listen::listen;
@@ -40,6 +41,7 @@ pub(super) fn prepare(
 ) -> Result<StartPlan, NotStarted> {
     let look_up = &mut |url: &PeerUrl| look_up(url, wait);
     let (config, beginning) = settle(asked, disk, look_up)?;
+    exposure::check(&config, wait)?;
     let dir = DataDir::new(disk.clone(), &config.data_dir);
     dir.check_start(&beginning.start)?;
     // The lock is held until the process ends, because a thread may still write while the main thread returns with a
@@ -321,6 +323,7 @@ fn config_of(
             member: beginning.member,
             allows_tls12: asked.allows_tls12,
         }),
+        insecure: asked.insecure,
         join_files: asked.join_files,
         tuning: asked.tuning,
     })

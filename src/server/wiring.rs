@@ -21,6 +21,7 @@
 //! then wal, read-back and apply, then remove and snapshot.
 
 use super::descriptors::Descriptors;
+use super::exposure;
 use super::failure::Failure;
 use super::files::{FailStopDirectory, SnapshotFiles};
 use super::join;
@@ -155,6 +156,8 @@ impl Daemon {
             runtime,
         } = process;
         let parts = SharedParts::new(&config, stop_sender, logger);
+        let is_open = !exposure::open_ports(&config).is_empty();
+        parts.metrics.tls.set_insecure(is_open);
         let api = Api {
             inbox: parts.inbox.clone(),
             state_machine: parts.state_machine.clone(),

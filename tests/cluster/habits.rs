@@ -401,7 +401,7 @@ fn values_of_options_in_a_query_are_decoded_and_numbers_have_no_sign() {
 
 #[test]
 fn the_line_that_says_what_to_curl_has_a_host_that_works() {
-    let cluster = Cluster::start_with(1, &["--listen", "0.0.0.0"]);
+    let cluster = Cluster::start_with(1, &["--listen", "0.0.0.0", "--insecure"]);
     let log = cluster.nodes[&1].log_text();
     let works = format!("{}/greeting", cluster.client_url(1));
     assert!(

@@ -34,6 +34,7 @@ mod copies;
 mod crowds;
 mod disk_faults;
 mod exactly_once;
+mod exposure;
 mod failures;
 mod fairness;
 mod faults;

@@ -34,8 +34,12 @@ fn the_page_has_every_option_value_variable_exit_code_and_subcommand() {
     let (options, environment) = (section(&page, "OPTIONS"), section(&page, "ENVIRONMENT"));
     for argument in root.get_arguments() {
         let long = argument.get_long().unwrap();
+        let ends = match argument.get_action().takes_values() {
+            true => " ",
+            false => "\n",
+        };
         assert!(
-            options.contains(&format!("\n.TP\n--{long} ")),
+            options.contains(&format!("\n.TP\n--{long}{ends}")),
             "{long}: {page}"
         );
         let variable = argument.get_env().unwrap().to_str().unwrap();

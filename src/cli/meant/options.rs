@@ -204,7 +204,6 @@ pub(super) const OPTIONS: &[Foreign] = &[
     ),
     foreign(
         &[
-            "tls",
             "cert-file",
             "key-file",
             "trusted-ca-file",
@@ -224,8 +223,19 @@ pub(super) const OPTIONS: &[Foreign] = &[
             "node-ca-cert",
             "encrypt",
         ],
-        "",
-        "there is no TLS; put the members into a private network, and let clients use a proxy that has TLS",
+        "--tls DIR",
+        "both ports speak TLS, with the certificates in DIR, as raftkvd cert makes them",
+    ),
+    foreign(
+        &[
+            "no-tls",
+            "disable-tls",
+            "without-tls",
+            "allow-insecure",
+            "plaintext",
+        ],
+        "--insecure",
+        "raftkvd has no TLS without --tls; --insecure opens its ports to other machines all the same",
     ),
     foreign(
         &[
@@ -237,7 +247,7 @@ pub(super) const OPTIONS: &[Foreign] = &[
             "username",
         ],
         "",
-        "there is no authentication; put the members into a private network, and let clients use a proxy that checks them",
+        "there are no users and passwords; with --tls DIR, a client shows a certificate, which raftkvd cert makes",
     ),
     foreign(
         &["listen-metrics-urls", "metrics", "metrics-addr"],
