@@ -517,12 +517,6 @@ impl InboundStream<'_> {
 
     /// Judges the peer's claims again.
     fn judge(&mut self) -> Result<(), StreamEnd> {
-        if self.shared.is_revoked(self.key) {
-            return Err(StreamEnd::Revoked);
-        }
-        if self.shared.own_key() != self.own_key {
-            return Err(StreamEnd::OtherKey);
-        }
         match self.shared.judge(&self.claims).standing {
             Ok(standing) if standing == self.standing => {}
             Ok(standing) => {
@@ -534,7 +528,14 @@ impl InboundStream<'_> {
                 return Err(StreamEnd::Denied(reason));
             }
         }
-        Ok(())
+        // After the claims: a removal revokes the key, and the peer has to learn that it was removed.
+        if self.shared.is_revoked(self.key) {
+            return Err(StreamEnd::Revoked);
+        }
+        match self.shared.own_key() == self.own_key {
+            true => Ok(()),
+            false => Err(StreamEnd::OtherKey),
+        }
     }
 
     /// Delivers all complete frames as one batch of messages, so that the raft loop wakes up once.
