@@ -80,7 +80,8 @@ impl ExitCode {
                  directory holds; this user may not use a port; the data directory belongs to another user, has a symbolic \
                  link in it, or holds files of something else; another member has the id or the peer URL of a member \
                  that joins; the limit of open files is too low; a file that the command line names can't be read; a \
-                 restore of this data directory was not completed; or a backup or a restore would replace a file."
+                 restore of this data directory was not completed; or a backup, a restore or raftkvd cert would replace a file, or a \
+                 file of certificates can't be used."
             }
             ExitCode::Locked => "Stop the other process, or choose another --data-dir.",
             ExitCode::Corrupt => {

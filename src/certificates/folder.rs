@@ -18,6 +18,7 @@ use super::pem;
 use crate::exit_code::ExitCode;
 use rcgen::{KeyPair, PublicKeyData as _};
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use thiserror::Error;
@@ -67,7 +68,7 @@ pub enum FolderError {
     /// The path is none of a CA.
     #[error(
         "{} has no {CA_KEY_FILE}, so raftkvd cert has not made it; name the directory that holds {CA_FILE} and {CA_KEY_FILE}",
-        .0.display()
+        shown(.0)
     )]
     NoCa(PathBuf),
     /// A file says something else than it should.
@@ -173,7 +174,10 @@ fn check_vacant(path: &Path) -> Result<bool, FolderError> {
         return Ok(false);
     }
     match fs::metadata(path) {
-        Ok(found) if found.is_dir() => {}
+        Ok(found) if found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() => {}
+        Ok(found) if found.is_dir() => {
+            return refused("belongs to another user; name a directory that does not exist");
+        }
         Ok(_) => return refused("is no directory; name one that does not exist"),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return refused("is a symbolic link to nothing; name a directory that does not exist");
@@ -309,6 +313,11 @@ impl Folder {
             let Some(file) = file.filter(|_| !name.ends_with(".part")) else {
                 continue;
             };
+            if directory.is_symlink() {
+                let line = format!("{}: it is a symbolic link", directory.display());
+                owners.skipped.push(line);
+                continue;
+            }
             let owner = read_owner(&directory, file)?;
             let (tag, subject) = (owner.facts.name.tag, &owner.facts.name.subject);
             let why = if tag != self.ca.facts().tag {
@@ -374,6 +383,14 @@ impl Folder {
             Ok(found) if found == text.as_bytes() => Ok(()),
             _ => Ok(files::replace(&path, text.as_bytes())?),
         }
+    }
+}
+
+/// A path in a sentence.
+fn shown(path: &Path) -> String {
+    match path == Path::new(".") {
+        true => "the current directory".to_owned(),
+        false => path.display().to_string(),
     }
 }
 

@@ -53,10 +53,10 @@ impl Validity {
     }
 }
 
-/// Whole days from now until a time; 0 if it has passed.
+/// Days from now until a time, where a part of a day counts as one; 0 if the time has passed.
 pub fn days_until(time: SystemTime, now: SystemTime) -> u64 {
     let left = time.duration_since(now).unwrap_or_default();
-    left.as_secs() / DAY.as_secs()
+    left.as_nanos().div_ceil(DAY.as_nanos()) as u64
 }
 
 impl Order {
@@ -80,6 +80,14 @@ impl Order {
     }
 }
 
+impl AltHost {
+    /// An address in its one spelling. `None` for an address that is only to listen on.
+    fn address(address: IpAddr) -> Option<AltHost> {
+        let address = address.to_canonical();
+        (!address.is_unspecified()).then_some(AltHost::Address(address))
+    }
+}
+
 /// The hosts of a certificate. Names of other kinds are left out.
 pub fn hosts(der: &[u8]) -> Result<Vec<AltHost>, FactsError> {
     let certificate = parse(der)?;
@@ -89,12 +97,11 @@ pub fn hosts(der: &[u8]) -> Result<Vec<AltHost>, FactsError> {
     let names = names.map(|names| &names.value.general_names);
     let hosts = names.into_iter().flatten().filter_map(|name| match name {
         GeneralName::DNSName(name) => name.parse().ok(),
-        GeneralName::IPAddress(bytes) => match *bytes {
-            [a, b, c, d] => Some(AltHost::Address(Ipv4Addr::new(*a, *b, *c, *d).into())),
-            bytes => <[u8; 16]>::try_from(bytes)
-                .ok()
-                .map(|bytes| AltHost::Address(Ipv6Addr::from(bytes).into())),
-        },
+        GeneralName::IPAddress(bytes) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+            let address = v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
+            AltHost::address(address.ok()?)
+        }
         _ => None,
     });
     Ok(hosts.collect())
@@ -109,13 +116,10 @@ impl FromStr for AltHost {
             .strip_prefix('[')
             .and_then(|text| text.strip_suffix(']'));
         if let Ok(address) = bare.unwrap_or(text).parse::<IpAddr>() {
-            return match address.is_unspecified() {
-                true => Err(
-                    "this address is only to listen on; write the one by which clients reach the member"
-                        .to_owned(),
-                ),
-                false => Ok(AltHost::Address(address.to_canonical())),
-            };
+            return AltHost::address(address).ok_or_else(|| {
+                "this address is only to listen on; write the one by which clients reach the member"
+                    .to_owned()
+            });
         }
         let name = text.strip_suffix('.').unwrap_or(text);
         let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
@@ -170,6 +174,7 @@ mod tests {
             "10.0.0.256",
             "0.0.0.0",
             "::",
+            "::ffff:0.0.0.0",
             "b\u{fc}cher",
             "a\n",
         ] {
@@ -186,11 +191,13 @@ mod tests {
     }
 
     #[test]
-    fn the_days_that_are_left_are_whole() {
+    fn a_part_of_a_day_counts_as_one() {
         let now = SystemTime::UNIX_EPOCH + 100 * DAY;
         let validity = Validity::days(now, 90);
         assert_eq!(days_until(validity.not_after, now), 90);
-        let later = now + Duration::from_secs(1);
+        let later = now + Duration::from_nanos(1);
+        assert_eq!(days_until(validity.not_after, later), 90);
+        let later = now + DAY + Duration::from_nanos(1);
         assert_eq!(days_until(validity.not_after, later), 89);
         assert_eq!(days_until(now, later), 0);
         assert!(validity.not_before < now);

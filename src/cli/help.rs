@@ -57,7 +57,7 @@ const DAEMON: [Example; 7] = [
 ];
 
 /// The number of examples of the daemon in `-h`.
-const SHORT_EXAMPLES: usize = 3;
+const SHORT_EXAMPLES: usize = 2;
 
 const BACKUP: [Example; 3] = [
     Example {

@@ -421,7 +421,10 @@ fn condense(error: &clap::Error, arguments: &[OsString]) -> String {
         }
         (ErrorKind::MissingRequiredArgument, ..) => match error.get(ContextKind::InvalidArg) {
             Some(ContextValue::Strings(missing)) => {
-                let missing: Vec<&str> = missing.iter().map(|name| bare(name)).collect();
+                // As above.
+                let name =
+                    |name: &'_ String| bare(name.split(' ').next().unwrap_or(name)).to_owned();
+                let missing: Vec<String> = missing.iter().map(name).collect();
                 format!("{} is missing", missing.join(", "))
             }
             _ => "an argument is missing".to_owned(),

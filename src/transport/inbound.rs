@@ -121,7 +121,9 @@ async fn connection(
         debug!(source.logger, "a connection has ended at once"; "error" => %error);
         return;
     }
-    let Some((stream, proved)) = secure(&shared, socket, &source).await else {
+    // It covers everything before the head of the request is read, so the HTTP library needs none of its own.
+    let deadline = Instant::now() + shared.limits.header_timeout;
+    let Some((stream, proved)) = secure(&shared, socket, deadline, &source).await else {
         return;
     };
     let source = Source { proved, ..source };
@@ -131,7 +133,7 @@ async fn connection(
         standing,
         entry,
         connection,
-    }) = serve_request(&shared, stream, &newcomer, &source).await
+    }) = serve_request(&shared, stream, deadline, &newcomer, &source).await
     else {
         return;
     };
@@ -176,11 +178,10 @@ async fn connection(
 async fn serve_request(
     shared: &Arc<TransportState>,
     stream: Stream,
+    deadline: Instant,
     newcomer: &Newcomer,
     source: &Source,
 ) -> Option<Upgrading> {
-    // The deadline covers everything before the head of the request is read, so the HTTP library needs none of its own.
-    let deadline = Instant::now() + shared.limits.header_timeout;
     let (upgrading, is_read) = (Mutex::new(None), AtomicBool::new(false));
     let service = service_fn(async |request| {
         is_read.store(true, Ordering::Relaxed);

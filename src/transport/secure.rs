@@ -10,18 +10,20 @@ use slog::warn;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
-/// Completes the TLS handshake, if this member has TLS. `None`: there is no connection to serve.
+/// Completes the TLS handshake by the deadline, if this member has TLS. `None`: there is no connection to serve.
 pub(super) async fn secure(
     shared: &TransportState,
     socket: TcpStream,
+    deadline: Instant,
     source: &Source,
 ) -> Option<(Stream, Option<Facts>)> {
     let Some(tls) = &shared.tls else {
-        return plaintext(shared, socket, source).await;
+        return plaintext(shared, socket, deadline, source).await;
     };
-    let accepted = tls.accept_peer(socket).await;
+    let accepted = timeout_at(deadline, tls.accept_peer(socket)).await;
+    let accepted = accepted.unwrap_or(Err(AcceptError::Late));
     let metrics = &shared.metrics;
     metrics.tls.handshake(AcceptingPort::Peer, accepted.is_ok());
     let error = match accepted {
@@ -44,10 +46,11 @@ pub(super) async fn secure(
 async fn plaintext(
     shared: &TransportState,
     socket: TcpStream,
+    deadline: Instant,
     source: &Source,
 ) -> Option<(Stream, Option<Facts>)> {
     let mut first = [0];
-    match timeout(shared.limits.header_timeout, socket.peek(&mut first)).await {
+    match timeout_at(deadline, socket.peek(&mut first)).await {
         Ok(Ok(count)) => {
             if count > 0 && tls::is_tls(first[0]) {
                 warn!(source.logger, #AUDIT, "a peer speaks TLS to the peer port, which has none: start this member with \

@@ -28,6 +28,7 @@ mod api;
 mod audit;
 mod bad_input;
 mod boot;
+mod certificates;
 mod command_line;
 mod completions;
 mod copies;

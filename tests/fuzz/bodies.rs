@@ -14,6 +14,7 @@ use crc32c::{crc32c, crc32c_append};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use protobuf::Message as _;
 use raft::eraftpb::{Entry, HardState};
+use raftkvd::certificates::{self, Name, ca_facts, facts, order, pem};
 use raftkvd::command::{self, SnapshotHeader};
 use raftkvd::limits;
 use raftkvd::members::{Decision, Members};
@@ -500,4 +501,50 @@ fn query(query: &str, limit: usize) {
         Ok((prefix, _)) => assert!(prefix.len() <= query.len()),
         Err(status) => assert_eq!(status, 400),
     }
+}
+
+// ---- certificates ----
+
+/// The certificate of a peer; its name alone; and a file of certificates.
+pub fn certificate(data: &[u8]) {
+    let (mode, rest) = split(data);
+    let limit = SOME + 64 * data.len();
+    match mode % 3 {
+        0 => der(rest, limit),
+        1 => {
+            let text = String::from_utf8_lossy(rest);
+            if let Ok(name) = bounded(limit, || text.parse::<Name>()) {
+                assert_eq!(name.to_string(), text, "a name has one spelling");
+            }
+        }
+        _ => {
+            let read = bounded(limit, || pem::read_certificates(rest));
+            for certificate in read.unwrap_or_default() {
+                let again = pem::write_certificate(&certificate);
+                let again = pem::read_certificates(again.as_bytes());
+                assert_eq!(again.as_ref(), Ok(&vec![certificate.clone()]));
+                der(&certificate, limit);
+            }
+        }
+    }
+}
+
+fn der(bytes: &[u8], limit: usize) {
+    if let Ok(facts) = bounded(limit, || facts(bytes)) {
+        let name = facts.name.to_string();
+        assert_eq!(name.parse(), Ok(facts.name));
+        assert!(
+            bytes
+                .windows(name.len())
+                .any(|part| part == name.as_bytes())
+        );
+        assert_eq!(facts.fingerprint.to_string().parse(), Ok(facts.fingerprint));
+    }
+    if let Ok(facts) = bounded(limit, || ca_facts(bytes)) {
+        assert_eq!(facts.tag.to_string().parse(), Ok(facts.tag));
+    }
+    for host in bounded(limit, || order::hosts(bytes)).unwrap_or_default() {
+        assert_eq!(host.to_string().parse(), Ok(host));
+    }
+    bounded(limit, || certificates::ca::has_issued(bytes, bytes));
 }

@@ -100,6 +100,11 @@ fn http() {
 }
 
 #[test]
+fn certificate() {
+    check("certificate", bodies::certificate);
+}
+
+#[test]
 fn json() {
     check("json", bodies::json);
 }

@@ -142,7 +142,10 @@ pub fn run(options: &CertOptions) -> Result<String, FolderError> {
             cluster,
             hosts,
             days,
-        } => new(dir, cluster, hosts, Validity::days(now, *days)),
+        } => {
+            let validity = Validity::days(now, *days);
+            new(dir, cluster, hosts, (now, validity))
+        }
         CertOptions::Add { dir, order, days } => {
             let folder = Folder::open(dir)?;
             let owner = folder.add(order, Validity::days(now, *days))?;
@@ -167,14 +170,14 @@ fn new(
     dir: &Path,
     cluster: &BTreeMap<u64, PeerUrl>,
     hosts: &[AltHost],
-    validity: Validity,
+    (now, validity): (SystemTime, Validity),
 ) -> Result<String, FolderError> {
     let members = cluster.iter().map(|(id, url)| {
         let hosts = host_of(url).into_iter().chain(hosts.iter().cloned());
         Order::member(*id, hosts)
     });
     let orders: Vec<Order> = members.chain([client(ADMIN.to_owned())]).collect();
-    folder::create(dir, new_tag()?, &orders, SystemTime::now(), validity)?;
+    folder::create(dir, new_tag()?, &orders, now, validity)?;
     Ok(next::after_new(dir, cluster, validity))
 }
 

@@ -37,7 +37,8 @@ pub(super) fn day(time: SystemTime) -> String {
 /// The day of a time, and how far away it is.
 pub(super) fn days(time: SystemTime) -> String {
     let left = days_until(time, SystemTime::now());
-    format!("{} ({left} days)", day(time))
+    let unit = if left == 1 { "day" } else { "days" };
+    format!("{} ({left} {unit})", day(time))
 }
 
 /// Directories that were left alone.

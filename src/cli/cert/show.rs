@@ -1,8 +1,8 @@
 //! `raftkvd cert show`: what certificates say.
 
-use super::next::day;
+use super::next::{day, days};
 use crate::certificates::files::{self, CA_FILE, CLIENT_FILE, MEMBER_FILE};
-use crate::certificates::order::{days_until, hosts};
+use crate::certificates::order::hosts;
 use crate::certificates::{AltHost, FolderError, KeyFingerprint, Validity, ca_facts, facts, pem};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -86,8 +86,7 @@ fn lines(
     } else if now < validity.not_before {
         format!("not valid before {from}")
     } else {
-        let left = days_until(validity.not_after, now);
-        format!("valid until {until} ({left} days)")
+        format!("valid until {}", days(validity.not_after))
     };
     let mut text = format!("  {name}\n  key {key}\n  {times}\n");
     if !hosts.is_empty() {
