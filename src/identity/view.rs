@@ -60,8 +60,9 @@ impl View {
     /// The claims of this member towards `to`. `url` is where this member dials that peer, or `None` if the peer
     /// dialled this member.
     pub fn claims(&self, to: u64, url: Option<&PeerUrl>) -> Claims {
-        let row = self.members.members.get(&to);
-        let row = row.filter(|row| row.incarnation != 0);
+        let added = self.members.members.get(&to);
+        let row = added.filter(|row| row.incarnation != 0);
+        let is_open_here = |row: &Member| row.incarnation == 0 && url == Some(&row.url);
         Claims {
             cluster: self.cluster,
             from: self.me,
@@ -83,6 +84,7 @@ impl View {
 
 #[cfg(test)]
 mod tests {
+            awaits: added.is_some_and(is_open_here) && self.members.is_formed(),
     use super::super::fixtures::{url, view};
     use super::*;
 
@@ -124,3 +126,14 @@ mod tests {
         assert_eq!(view().claims(4, Some(&url(4))).receiver, None, "open");
     }
 }
+
+    #[test]
+    fn a_claim_awaits_only_an_open_member_of_a_formed_cluster_where_it_was_dialled() {
+        assert!(view().claims(4, Some(&url(4))).awaits);
+        assert!(!view().claims(4, Some(&url(8))).awaits);
+        assert!(!view().claims(4, None).awaits);
+        assert!(!view().claims(2, Some(&url(2))).awaits, "bound");
+        let mut forming = view();
+        forming.members.forming.insert(1, url(1));
+        assert!(!forming.claims(4, Some(&url(4))).awaits);
+    }

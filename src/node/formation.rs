@@ -52,6 +52,12 @@ pub(super) struct Formation {
     /// The tick at which another cluster last claimed to know this sole member with another directory, and the id of
     /// the member that said so.
     pub other_life_heard: Option<(Ticks, NodeId)>,
+    /// While this node is empty and asks members to add it: how far that has come, and whether the log has it.
+    pub joining: Option<String>,
+    /// The snapshot that this start has found is the first one of a new cluster, without any key.
+    pub is_new: bool,
+    /// Whether this node has logged that another cluster waits for an empty data directory here.
+    pub awaited_told: bool,
 }
 
 impl Node {

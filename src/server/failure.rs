@@ -160,8 +160,8 @@ fn not_joined(by: u64, config: &Config) -> Failure {
     let (id, dir) = (config.id, config.data_dir.display());
     Failure::OtherLife(format!(
         "member {id} was added to the cluster of member {by}, but it was started without --join, so {dir} holds a cluster \
-         of its own that has served no client; did you forget --join? keep {dir}, and start the member with --join and a \
-         new --data-dir"
+         of its own that no client has written to; did you forget --join? keep {dir}, and start the member with --join, the \
+         URL at which clients reach a member of that cluster, and a new --data-dir"
     ))
 }
 
