@@ -54,6 +54,8 @@ pub enum Notice {
     /// A client wants another leader: see [`Inbox::transfer`](super::inbox::Inbox::transfer).
     Transfer(Transfer),
     /// Hand leadership over, and answer once this node no longer leads or no member can take over.
+    /// How far this member, which asks members to add it, has come. One line for people.
+    Joining(String),
     HandOver(oneshot::Sender<()>),
     /// End the loop.
     Stop,

@@ -271,17 +271,35 @@ impl Node {
         Some(std::sync::Arc::new(Closed { kind, why }))
     }
 
+    /// How far the task that asks members to add this node has come. The task logs that itself.
+    pub fn joining(&mut self, state: String) {
+        self.formation.joining = Some(state);
+    }
+
     fn why_joining(&self) -> String {
         let id = self.settings.id;
         let trouble = self.formation.troubles.values().next();
+        if let Some(through) = &self.settings.joins_through {
+            let state = self.formation.joining.as_deref();
+            let state =
+                state.map_or_else(|| format!("member {id} is not added yet"), str::to_owned);
+            let trouble = trouble.map_or(String::new(), |trouble| format!("; {trouble}"));
+            return format!("joining through {through}: {state}{trouble}");
+        }
         match trouble {
             Some(trouble) => format!("joining: {trouble}"),
             None => {
                 let url = self.settings.url.as_ref();
                 let url = url.map_or("http://HOST:PORT".to_owned(), PeerUrl::to_string);
+                let instead = match id {
+                    1 => {
+                        "; to create a cluster instead, start member 1 without --join and with a new --data-dir"
+                    }
+                    _ => "",
+                };
                 format!(
                     "joining: member {id} is not added yet; a start with --join URL asks for that, otherwise add the member through \
-                     any member: curl -X POST -d {url} http://MEMBER/-/members/{id}"
+                     any member: curl -X POST -d {url} http://MEMBER/-/members/{id}{instead}"
                 )
             }
         }

@@ -141,6 +141,8 @@ impl Node {
             Some(closed) if closed.kind == ClosedKind::OtherLife => {
                 warn!(self.logger, "serving no clients: {}", closed.why);
             }
+            // The task that asks members to add this node has logged the same.
+            Some(_) if self.is_empty() && self.formation.joining.is_some() => {}
             Some(closed) => info!(self.logger, "serving no clients: {}", closed.why),
             None => self.tell_open(),
         }

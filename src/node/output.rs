@@ -27,6 +27,8 @@ pub struct NodeSettings {
     pub url: Option<PeerUrl>,
     /// The first members of the cluster, if this member was started as one of several.
     pub list: BTreeMap<u64, PeerUrl>,
+    /// The client URLs that this member asks to add it, as text for people. `None`: it asks no member.
+    pub joins_through: Option<String>,
     /// The election timeout, in ticks.
     pub election_ticks: usize,
     /// The heartbeat interval, in ticks.

@@ -92,6 +92,7 @@ pub(super) fn settle(
         .as_ref()
         .filter(|meta| !meta.in_use() && !meta.is_restoring());
     let asked = match begun.filter(|_| is_silent(&asked)) {
+    let says_join = !asked.join_by.is_empty();
         Some(meta) => as_given(asked, meta.given()),
         None => asked,
     };
@@ -105,7 +106,8 @@ pub(super) fn settle(
     };
     let beginning = beginning.map_err(Failure::Usage)?;
     let may_join = used.is_none_or(|meta| meta.cluster() == 0);
-    let config = config_of(asked, data_dir, &beginning, may_join, look_up)?;
+    let mut config = config_of(asked, data_dir, &beginning, may_join, look_up)?;
+    config.join_remembered = !says_join && !config.join_by.is_empty();
     Ok((config, beginning))
 }
 
@@ -300,6 +302,8 @@ fn config_of(
         data_dir,
         tuning: asked.tuning,
     })
+        join_remembered: false,
+        join_urls: given.join_by.clone(),
 }
 
 /// The address of a peer URL's host.

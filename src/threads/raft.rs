@@ -338,6 +338,7 @@ impl RaftLoop {
             Notice::Unfit(id, reason) => node.unfit(id, reason),
             Notice::Refused(refusal) => node.refused(refusal),
             Notice::Status(reply) => {
+            Notice::Joining(state) => node.joining(state),
                 let mut status = node.status();
                 status.cluster = ports.cluster();
                 let mut seen = ports.members_seen();
