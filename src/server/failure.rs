@@ -86,11 +86,17 @@ impl Failure {
     pub(super) fn of_exit(exit: &Exit, config: &Config) -> Option<Failure> {
         let Config { id, peer_url, .. } = config;
         let dir = config.data_dir.display();
-        let replace = format!(
-            "replace the member: keep {dir}, take member {id} out of the cluster (curl -X DELETE \
-             http://CLIENT_ADDRESS/-/members/{id} at another member), and start it with --join http://CLIENT_ADDRESS and a new \
-             --data-dir"
-        );
+        let replace = match config.join_urls.first() {
+            Some(url) => format!(
+                "replace the member: keep {dir}, take member {id} out of the cluster (curl -X DELETE {url}/-/members/{id}), and \
+                 start it with --join {url} and a new --data-dir"
+            ),
+            None => format!(
+                "replace the member: keep {dir}, take member {id} out of the cluster (curl -X DELETE \
+                 http://CLIENT_ADDRESS/-/members/{id} at another member), and start it with --join http://CLIENT_ADDRESS and \
+                 a new --data-dir"
+            ),
+        };
         let failure = match exit {
             Exit::Removed { .. } => return None,
             Exit::Replaced { by } => Failure::OtherLife(format!(
