@@ -111,6 +111,31 @@ pub(super) fn check(disk: &Arc<dyn Disk>, config: &Config) -> Result<Fit, Failur
         .map_err(|misfit| Failure::Usage(refusal(dir.path(), &meta, &members, &misfit)))
 }
 
+/// Refuses `--join` if the data directory holds a cluster that this member was about to create, and nobody else was added
+/// to it. `--join` would have no effect there, and the member would wait for its list. Changes nothing.
+pub(super) fn check_join(disk: &Arc<dyn Disk>, config: &Config) -> Result<(), Failure> {
+    let dir = DataDir::new(disk.clone(), &config.data_dir);
+    let meta = match config.join_ignored {
+        true => inspect::meta(&dir)?.filter(Meta::in_use),
+        false => None,
+    };
+    let Some(meta) = meta else {
+        return Ok(());
+    };
+    let Some((index, members)) = dir.snapshot_members(&meta)? else {
+        return Ok(());
+    };
+    if members.is_formed() || !dir.known_members(index, members)?.has_only(config.id) {
+        return Ok(());
+    }
+    let (path, id) = (dir.path().display(), config.id);
+    Err(Failure::Usage(format!(
+        "{path} holds a cluster that member {id} has started without --join and that has never formed, so --join has no \
+         effect there; to join a cluster, keep {path}, and give --join and a new --data-dir; to go on forming the cluster \
+         of {path}, leave out --join"
+    )))
+}
+
 /// One line: what the directory holds, and what to do.
 fn refusal(dir: &Path, meta: &Meta, members: &Members, misfit: &Misfit) -> String {
     let mut line = format!(
