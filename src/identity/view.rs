@@ -52,6 +52,12 @@ impl View {
             .map_or(&self.url, |own| &own.url)
     }
 
+    /// The peer URL that the table, or the list from which the cluster forms, has for this id.
+    pub fn place_of(&self, id: u64) -> Option<&PeerUrl> {
+        let row = self.members.members.get(&id).map(|row| &row.url);
+        row.or_else(|| self.members.forming.get(&id))
+    }
+
     /// Whether this member has no table yet, and so no power.
     pub fn is_empty(&self) -> bool {
         self.members.members.is_empty()
@@ -78,13 +84,13 @@ impl View {
                 formed: self.members.is_formed(),
                 same_url: url == Some(&row.url),
             }),
+            awaits: added.is_some_and(is_open_here) && self.members.is_formed(),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-            awaits: added.is_some_and(is_open_here) && self.members.is_formed(),
     use super::super::fixtures::{url, view};
     use super::*;
 
@@ -125,7 +131,6 @@ mod tests {
         assert_eq!(view().claims(2, Some(&url(8))).receiver, elsewhere);
         assert_eq!(view().claims(4, Some(&url(4))).receiver, None, "open");
     }
-}
 
     #[test]
     fn a_claim_awaits_only_an_open_member_of_a_formed_cluster_where_it_was_dialled() {
@@ -137,3 +142,4 @@ mod tests {
         forming.members.forming.insert(1, url(1));
         assert!(!forming.claims(4, Some(&url(4))).awaits);
     }
+}

@@ -128,7 +128,7 @@ impl Node {
         self.note_version(&met);
         if self.is_empty() {
             if !met.dialled {
-                self.note_other_place(&met);
+                self.note_other_place(id, &met.url);
             }
             return;
         }
@@ -412,25 +412,38 @@ impl Node {
                 "member {by}{at} says that this member was removed; to add this member again, POST its peer URL to /-/members/{} there",
                 self.settings.id
             ),
+            Reason::OtherPlace => format!(
+                "member {by}{at} refuses this member: {reason}, and this member gives {}: correct --cluster or --peer-url, \
+                 here or there",
+                self.own_url().map_or("none".to_owned(), PeerUrl::to_string)
+            ),
             reason => format!("member {by}{at} refuses this member: {reason}"),
         };
         self.keep_trouble(by, trouble);
     }
 
-    /// Notes that a process has connected as a listed member, but gives another place than the list. This empty node
-    /// reveals its incarnation only where it dials, so it does not answer: the process may be a stranger.
-    fn note_other_place(&mut self, met: &Met) {
-        let (id, url) = (met.id, &met.url);
-        let listed = self.settings.list.get(&id);
-        if let Some(listed) =
-            listed.filter(|listed| *listed != url && !self.formation.let_in.contains(&id))
-        {
+    /// Notes that a process has connected as a listed member, but gives another place than the list. An empty node reveals
+    /// its incarnation only where it dials, and the first member adds others only where it dials, so neither lets the
+    /// process in: it may be a stranger.
+    pub fn note_other_place(&mut self, id: u64, url: &PeerUrl) {
+        let listed = match self.is_empty() {
+            true => self.settings.list.get(&id),
+            false => self.members.forming.get(&id),
+        };
+        let is_in = self.formation.let_in.contains(&id) || self.members.members.contains_key(&id);
+        if let Some(listed) = listed.filter(|listed| *listed != url && !is_in) {
             let trouble = format!(
                 "a process connected as member {id} (any process can claim that) and gives its peer URL as {url}, but \
-                 --cluster has {listed}: correct --cluster if the member has moved"
+                 --cluster has {listed} here: correct --cluster here or there"
             );
             self.keep_trouble(id, trouble);
         }
+    }
+
+    /// The peer URL that this member gives to others while it is empty.
+    fn own_url(&self) -> Option<&PeerUrl> {
+        let listed = self.settings.list.get(&self.settings.id);
+        self.settings.url.as_ref().or(listed)
     }
 
     fn keep_trouble(&mut self, by: u64, trouble: String) {
