@@ -198,7 +198,7 @@ mod tests {
         };
         let look_up = &mut |_: &PeerUrl| Ok(vec![(Ipv4Addr::LOCALHOST, 0).into()]);
         let disk = Arc::new(RealDisk) as _;
-        let (config, _) = start::settle(options.asked, &disk, look_up).unwrap();
+        let (mut config, _) = start::settle(options.asked, &disk, look_up).unwrap();
         let dir = config.data_dir.display().to_string();
         for (exit, code) in [
             (Exit::Replaced { by: 2 }, 5),
@@ -258,5 +258,21 @@ mod tests {
             }
         }
         assert!(Failure::of_exit(&Exit::Removed { index: 7 }, &config).is_none());
+        // The advice has the URL of --join, if one is known.
+        let replaced = |config: &Config| {
+            let failure = Failure::of_exit(&Exit::Replaced { by: 2 }, config);
+            failure.unwrap().to_string()
+        };
+        assert!(replaced(&config).contains("--join http://CLIENT_ADDRESS"));
+        config.join_urls = vec!["http://10.0.0.1:9121".parse().unwrap()];
+        let line = replaced(&config);
+        assert!(
+            line.contains("curl -X DELETE http://10.0.0.1:9121/-/members/1)"),
+            "{line}"
+        );
+        assert!(
+            line.contains("--join http://10.0.0.1:9121 and a new"),
+            "{line}"
+        );
     }
 }
