@@ -13,7 +13,7 @@ use crate::members::Members;
 use crate::node::Node;
 use crate::peer_url::PeerUrl;
 use crate::storage::{DataDir, Disk, Meta, inspect};
-use slog::{Logger, info, warn};
+use slog::{Logger, info};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -201,18 +201,12 @@ fn refusal(dir: &Path, meta: &Meta, members: &Members, misfit: &Misfit) -> Strin
 /// this member itself.
 pub(super) fn tell_differences(config: &Config, node: &Node, logger: &Logger) {
     let known = node.members();
-    // The log after the snapshot is not applied yet.
-    let is_newest = node.members_index() == Some(node.position().committed);
     let own = known.members.get(&config.id);
     if let Some(own) = own.filter(|own| own.url != config.peer_url) {
-        match config.url_given {
-            true => info!(logger, "moved: telling the other members the new peer URL";
-                "from" => %own.url, "to" => %config.peer_url),
-            false if is_newest => {
-                warn!(logger, "the cluster has another peer URL for this member; start it again, or give --peer-url";
-                    "members" => %own.url, "listening" => %config.peer_address);
-            }
-            false => {}
+        // Without a given URL, the node compares the two URLs itself once it knows the newest members.
+        if config.url_given {
+            info!(logger, "moved: telling the other members the new peer URL";
+                "from" => %own.url, "to" => %config.peer_url);
         }
     }
     let mut others = known.members.iter().filter(|(id, _)| **id != config.id);

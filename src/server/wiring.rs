@@ -269,6 +269,7 @@ pub(super) fn node_settings(config: &Config, opened: &Opened) -> node::NodeSetti
             true => config.cluster.clone(),
             false => BTreeMap::new(),
         },
+        served_at: Some(config.peer_url.clone()),
         joins_through: joins_through(config),
         election_ticks: config.tuning.election_ticks(),
         heartbeat_ticks: config.tuning.heartbeat_ticks(),

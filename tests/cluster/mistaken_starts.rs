@@ -210,3 +210,42 @@ fn a_typo_in_one_of_the_lists_is_named_with_both_urls() {
     cluster.start_all();
     cluster.put(2, "name", "value");
 }
+
+#[test]
+fn a_member_that_was_moved_to_a_wrong_url_says_so_and_its_next_start_is_there() {
+    let mut cluster = Cluster::grow(3, &[]);
+    let served = cluster.nodes[&2].url();
+    cluster.node(2).kill();
+    let node = cluster.node(2);
+    let at = node.arguments.iter().position(|a| a == "--peer-url");
+    let at = at.expect("it has its URL");
+    node.arguments.drain(at..at + 2);
+    node.start();
+    node.wait_ready();
+    node.move_to(free_port());
+    let wrong = cluster.nodes[&2].url();
+    let answer = cluster.send(1, "PUT", "/-/members/2", &[], wrong.as_bytes());
+    assert_eq!(answer.status, 204, "{answer:?}");
+    let said = format!("know this member at {wrong}, but it listens for peers at {served}");
+    wait_log(
+        &cluster,
+        2,
+        &format!("WARN the other members {said}: start it again"),
+    );
+    // Without connections from before the move, nobody reaches it.
+    cluster.node(3).kill();
+    cluster.node(1).kill();
+    cluster.node(1).start();
+    let ready = |cluster: &Cluster, id: u64, text: &str| {
+        eventually(text, PATIENCE, || {
+            let response = cluster.send(id, "GET", "/-/ready", &[], b"");
+            require(response.text().contains(text), || format!("{response:?}"))
+        });
+    };
+    ready(&cluster, 2, &format!("; the other members {said}"));
+    ready(&cluster, 1, &format!("start member 2 ({wrong})"));
+    cluster.node(2).kill();
+    cluster.node(2).start();
+    cluster.node(2).wait_ready();
+    cluster.put(2, "name", "value");
+}

@@ -206,6 +206,7 @@ fn settings(launch: &Launch, opened: &Opened) -> NodeSettings {
         run: opened.run,
         url: url_counts.then(|| launch.url.clone()),
         list: launch.listed.clone(),
+        served_at: Some(launch.url.clone()),
         joins_through: None,
         election_ticks: ELECTION_TICKS,
         heartbeat_ticks: HEARTBEAT_TICKS,

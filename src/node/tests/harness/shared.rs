@@ -49,6 +49,7 @@ pub fn settings(id: u64, incarnation: u64) -> NodeSettings {
         run: id,
         url: None,
         list: BTreeMap::new(),
+        served_at: None,
         joins_through: None,
         election_ticks: ELECTION_TICKS,
         heartbeat_ticks: HEARTBEAT_TICKS,
