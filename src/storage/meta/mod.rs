@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | 0 | 8 | `rkvdmeta` |
 //! | 8 | 4 | format version, 2 |
-//! | 12 | 4 | state: 1 first start not complete, 2 in use, 3 restore not complete |
+//! | 12 | 4 | state: 1 first start not complete or undone, 2 in use, 3 restore not complete |
 //! | 16 | 8 | member id |
 //! | 24 | 8 | cluster id, 0 until a cluster adds this member |
 //! | 32 | 8 | incarnation |
