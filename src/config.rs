@@ -64,6 +64,10 @@ pub struct Config {
     pub join_ignored: bool,
     /// Where clients reach the members that are asked to add this one; empty: it was added, or will be.
     pub join_by: Vec<PeerUrl>,
+    /// `join_by` was not said on the command line, and comes from the data directory.
+    pub join_remembered: bool,
+    /// `join_by`, also of a member that was added long ago, for advice.
+    pub join_urls: Vec<PeerUrl>,
     /// Where clients connect.
     pub client_address: SocketAddr,
     /// Further hosts by which clients may name this member.

@@ -79,9 +79,9 @@ impl ExitCode {
                 "An option is wrong, or options contradict each other; --cluster lists another cluster than the data \
                  directory holds; this user may not use a port; the data directory belongs to another user, has a symbolic \
                  link in it, or holds files of something else; another member has the id or the peer URL of a member \
-                 that joins; the limit of open files is too low; a file that the command line names can't be read; a \
-                 restore of this data directory was not completed; or a backup, a restore or raftkvd cert would replace a file, or a \
-                 file of certificates can't be used."
+                 that joins; --join is given for the directory of a cluster that never formed; the limit of open files is too \
+                 low; a file that the command line names can't be read; a restore of this data directory was not completed; or \
+                 a backup, a restore or raftkvd cert would replace a file, or a file of certificates can't be used."
             }
             ExitCode::Locked => "Stop the other process, or choose another --data-dir.",
             ExitCode::Corrupt => {

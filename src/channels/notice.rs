@@ -44,12 +44,21 @@ pub enum Notice {
         /// Whether no table binds the peer.
         empty: bool,
     },
+    /// A peer that connected was refused, because this member knows another peer URL for its id.
+    OtherPlace {
+        /// The member id that the peer gives.
+        id: u64,
+        /// The peer URL that the peer gives.
+        url: PeerUrl,
+    },
     /// The process that answered where this peer was dialled is not believed to be the peer.
     Unfit(u64, Reason),
     /// A peer refuses this member.
     Refused(PeerRefusal),
     /// This member proves itself with this key from now on: its certificate was replaced.
     OwnKey(KeyFingerprint),
+    /// How far this member, which asks members to add it, has come. One line for people.
+    Joining(String),
     /// A request for the node's status.
     Status(oneshot::Sender<crate::channels::status::Status>),
     /// A request for the map as of one index, with the header that a snapshot of it would have.
@@ -73,7 +82,7 @@ impl Notice {
             | Notice::Gone(id) => Some((*id, false)),
             Notice::Unfit(id, _) => Some((*id, true)),
             Notice::Met(met) => Some((met.id, met.dialled)),
-            Notice::Greeted { id, .. } => Some((*id, false)),
+            Notice::Greeted { id, .. } | Notice::OtherPlace { id, .. } => Some((*id, false)),
             Notice::Refused(refusal) => Some((refusal.by, refusal.dialled)),
             _ => None,
         }

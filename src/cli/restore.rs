@@ -118,27 +118,51 @@ pub fn run(settings: &RestoreOptions, logger: &Logger) -> Result<String, Storage
     drop(progress);
     let restored = restored?;
     restored.exposed.tell(data_dir, logger);
-    let next = match cluster.len() {
-        1 => "start it now",
-        2 => {
-            "start it with the same --cluster, and the other one empty with the same --cluster: member 1 sends it \
-             everything"
-        }
-        _ => {
-            "start it with the same --cluster, and the others empty with the same --cluster: member 1 sends them \
-             everything"
-        }
-    };
     Ok(format!(
         "restored {}: member 1 of the new cluster {:016x}, {} as of index {} of cluster {:016x}; it goes on at index {}; \
-         {next}\n",
+         {}\n",
         data_dir.display(),
         restored.cluster,
         keys(restored.entries),
         restored.from_index,
         restored.from_cluster,
         restored.index,
+        next_commands(data_dir, cluster),
     ))
+}
+
+/// The commands to type after the restore. The data directory remembers the list and the URL, so member 1 needs no more
+/// than its directory.
+fn next_commands(data_dir: &Path, cluster: &BTreeMap<u64, PeerUrl>) -> String {
+    let first = format!("raftkvd --data-dir {}", quoted(data_dir));
+    let others = cluster.len().saturating_sub(1);
+    if others == 0 {
+        return format!("start it with: {first}");
+    }
+    let urls = cluster.values().map(ToString::to_string);
+    let list = urls.collect::<Vec<_>>().join(",");
+    let empty = match others {
+        1 => "member 2, with an empty data directory,".to_owned(),
+        _ => format!(
+            "members 2 to {}, each with an empty data directory,",
+            others + 1
+        ),
+    };
+    let id = if others == 1 { "2" } else { "ID" };
+    format!(
+        "start it with: {first}; start {empty} with: raftkvd --id {id} --cluster {list}; member 1 sends all keys to {}",
+        if others == 1 { "it" } else { "them" }
+    )
+}
+
+/// The path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+@%".contains(c);
+    match text.chars().all(is_plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
 }
 
 #[cfg(test)]
@@ -150,6 +174,29 @@ mod tests {
         std::fs::write(file.path(), b"rkvdsnap").unwrap();
         let cluster = cluster.map(str::to_owned);
         check(file.path().to_owned(), id, cluster, None, None)
+    }
+
+    #[test]
+    fn the_commands_to_type_fit_the_list_and_the_shell() {
+        let list = |urls: &str| parse_cluster(urls).unwrap();
+        let next = |dir: &str, urls: &str| next_commands(Path::new(dir), &list(urls));
+        assert_eq!(
+            next("new-1", "http://a:1"),
+            "start it with: raftkvd --data-dir new-1"
+        );
+        assert_eq!(
+            next("a dir's", "http://a:1,http://a:2"),
+            "start it with: raftkvd --data-dir 'a dir'\\''s'; start member 2, with an empty data directory, with: raftkvd \
+             --id 2 --cluster http://a:1,http://a:2; member 1 sends all keys to it"
+        );
+        let three = next("d", "http://a:1,http://a:2,http://a:3");
+        assert!(
+            three.ends_with(
+                "start members 2 to 3, each with an empty data directory, with: raftkvd --id ID --cluster \
+                 http://a:1,http://a:2,http://a:3; member 1 sends all keys to them"
+            ),
+            "{three}"
+        );
     }
 
     #[test]

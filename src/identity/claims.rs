@@ -26,6 +26,9 @@ pub struct Claims {
     pub version: u64,
     /// The row of the receiver in the claimant's table, if that row is bound.
     pub receiver: Option<Receiver>,
+    /// Whether the claimant's cluster, which has formed, has added the receiver's id at the URL that the claimant has just
+    /// dialled, and waits for an empty data directory there.
+    pub awaits: bool,
 }
 
 /// What the claimant's table says about the receiver.

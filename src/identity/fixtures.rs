@@ -70,5 +70,6 @@ pub(super) fn claims(from: u64, incarnation: u64, bound_index: u64) -> Claims {
             formed: true,
             same_url: true,
         }),
+        awaits: false,
     }
 }

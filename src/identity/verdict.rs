@@ -21,12 +21,21 @@ pub struct PeerRefusal {
 }
 
 impl PeerRefusal {
-    /// The refusal that a claim implies for the member that receives it: the claimant's table binds the receiver's id,
-    /// at the URL that was dialled, to another incarnation. A claim does not carry the index up to which the claimant's
-    /// table is applied.
+    /// The refusal that a claim implies for the member that receives it: at the URL that was dialled, the claimant's table
+    /// binds the receiver's id to another incarnation, or waits for an empty data directory. A claim does not carry the
+    /// index up to which the claimant's table is applied.
     pub fn of_claim(claims: &Claims, view: &View) -> Option<PeerRefusal> {
-        let receiver = claims.receiver?;
         let other_cluster = view.cluster != 0 && claims.cluster != view.cluster;
+        if claims.to == view.me && claims.awaits && claims.bound_index > 0 && other_cluster {
+            return Some(PeerRefusal {
+                by: claims.from,
+                applied: 0,
+                formed: true,
+                dialled: false,
+                reason: Reason::Awaited,
+            });
+        }
+        let receiver = claims.receiver?;
         let is_me = receiver.incarnation == view.incarnation;
         if claims.to != view.me || is_me || !receiver.same_url {
             return None;
@@ -87,6 +96,9 @@ pub enum Verdict {
     EndAsStateLost,
     /// End with exit code 5: a cluster has added this member, but the member has started a cluster of its own.
     EndAsNotJoined,
+    /// The same, but only if no client has ever written to the cluster of this member. Otherwise go on, and tell a person
+    /// to look.
+    EndAsNotJoinedIfUnused,
     /// End with exit code 5: another process runs with this incarnation.
     EndAsTwice,
     /// End with exit code 0: the member was removed. No later start succeeds.
@@ -135,6 +147,7 @@ pub fn verdict(own: Own, refusal: &PeerRefusal) -> Verdict {
         (Own::Forming { .. }, _) => Verdict::Warn,
 
         (Own::Sole, WrongCluster { other_life: true }) if refusal.formed => Verdict::RefuseService,
+        (Own::Sole, Awaited) if refusal.formed => Verdict::EndAsNotJoinedIfUnused,
         (Own::Sole, _) => Verdict::Warn,
 
         (Own::Member { .. }, _) if !known => Verdict::GoOn,
@@ -253,7 +266,8 @@ mod tests {
                 (OTHER_LIFE, true, false, 0, RefuseService),
                 (OTHER_LIFE, false, false, 0, Warn),
                 (OTHER_CLUSTER, true, true, 90, Warn),
-                (Awaited, true, true, 90, Warn),
+                (Awaited, true, false, 0, EndAsNotJoinedIfUnused),
+                (Awaited, false, false, 0, Warn),
             ],
         );
     }
@@ -303,5 +317,19 @@ mod tests {
         };
         assert_eq!(to(10, CLUSTER), None);
         assert_eq!(to(11, 9), Some(OTHER_LIFE));
+    }
+
+    #[test]
+    fn a_member_of_another_cluster_that_awaits_this_member_says_so_by_its_claim() {
+        let of = |cluster, bound_index, awaits| {
+            let mut said = claims(2, 20, 1);
+            (said.cluster, said.bound_index) = (cluster, bound_index);
+            (said.receiver, said.awaits) = (None, awaits);
+            PeerRefusal::of_claim(&said, &view()).map(|refusal| refusal.reason)
+        };
+        assert_eq!(of(9, 1, true), Some(Awaited));
+        assert_eq!(of(9, 1, false), None);
+        assert_eq!(of(9, 0, true), None, "an empty member awaits nothing");
+        assert_eq!(of(CLUSTER, 1, true), None);
     }
 }

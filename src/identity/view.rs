@@ -52,6 +52,12 @@ impl View {
             .map_or(&self.url, |own| &own.url)
     }
 
+    /// The peer URL that the table, or the list from which the cluster forms, has for this id.
+    pub fn place_of(&self, id: u64) -> Option<&PeerUrl> {
+        let row = self.members.members.get(&id).map(|row| &row.url);
+        row.or_else(|| self.members.forming.get(&id))
+    }
+
     /// Whether this member has no table yet, and so no power.
     pub fn is_empty(&self) -> bool {
         self.members.members.is_empty()
@@ -88,8 +94,9 @@ impl View {
     /// The claims of this member towards `to`. `url` is where this member dials that peer, or `None` if the peer
     /// dialled this member.
     pub fn claims(&self, to: u64, url: Option<&PeerUrl>) -> Claims {
-        let row = self.members.members.get(&to);
-        let row = row.filter(|row| row.incarnation != 0);
+        let added = self.members.members.get(&to);
+        let row = added.filter(|row| row.incarnation != 0);
+        let is_open_here = |row: &Member| row.incarnation == 0 && url == Some(&row.url);
         Claims {
             cluster: self.cluster,
             from: self.me,
@@ -105,6 +112,7 @@ impl View {
                 formed: self.members.is_formed(),
                 same_url: url == Some(&row.url),
             }),
+            awaits: added.is_some_and(is_open_here) && self.members.is_formed(),
         }
     }
 }
@@ -170,5 +178,16 @@ mod tests {
         assert_eq!(view().claims(2, None).receiver, elsewhere);
         assert_eq!(view().claims(2, Some(&url(8))).receiver, elsewhere);
         assert_eq!(view().claims(4, Some(&url(4))).receiver, None, "open");
+    }
+
+    #[test]
+    fn a_claim_awaits_only_an_open_member_of_a_formed_cluster_where_it_was_dialled() {
+        assert!(view().claims(4, Some(&url(4))).awaits);
+        assert!(!view().claims(4, Some(&url(8))).awaits);
+        assert!(!view().claims(4, None).awaits);
+        assert!(!view().claims(2, Some(&url(2))).awaits, "bound");
+        let mut forming = view();
+        forming.members.forming.insert(1, url(1));
+        assert!(!forming.claims(4, Some(&url(4))).awaits);
     }
 }

@@ -89,6 +89,8 @@ pub(super) struct Ending {
     /// The index at which this node published its own removal. From then on the node proposes nothing, and raft keeps
     /// the old configuration until a member reports that the removal is settled.
     pub leaving: Option<u64>,
+    /// This node ends because no client has written to its cluster. So it takes no proposal any more.
+    pub takes_nothing: bool,
     /// The reason to end, until the caller takes it.
     pub exit: Option<Exit>,
     pub exit_told: bool,

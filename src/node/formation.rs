@@ -52,6 +52,12 @@ pub(super) struct Formation {
     /// The tick at which another cluster last claimed to know this sole member with another directory, and the id of
     /// the member that said so.
     pub other_life_heard: Option<(Ticks, NodeId)>,
+    /// While this node is empty and asks members to add it: how far that has come, and whether the log has it.
+    pub joining: Option<String>,
+    /// The snapshot that this start has found is the first one of a new cluster, without any key.
+    pub is_new: bool,
+    /// Whether this node has logged that another cluster waits for an empty data directory here.
+    pub awaited_told: bool,
 }
 
 impl Node {
@@ -122,7 +128,7 @@ impl Node {
         self.note_statement(&met);
         if self.is_empty() {
             if !met.dialled {
-                self.note_other_place(&met);
+                self.note_other_place(id, &met.url);
             }
             return;
         }
@@ -265,17 +271,35 @@ impl Node {
         Some(std::sync::Arc::new(Closed { kind, why }))
     }
 
+    /// How far the task that asks members to add this node has come. The task logs that itself.
+    pub fn joining(&mut self, state: String) {
+        self.formation.joining = Some(state);
+    }
+
     fn why_joining(&self) -> String {
         let id = self.settings.id;
         let trouble = self.formation.troubles.values().next();
+        if let Some(through) = &self.settings.joins_through {
+            let state = self.formation.joining.as_deref();
+            let state =
+                state.map_or_else(|| format!("member {id} is not added yet"), str::to_owned);
+            let trouble = trouble.map_or(String::new(), |trouble| format!("; {trouble}"));
+            return format!("joining through {through}: {state}{trouble}");
+        }
         match trouble {
             Some(trouble) => format!("joining: {trouble}"),
             None => {
                 let url = self.settings.url.as_ref();
                 let url = url.map_or("http://HOST:PORT".to_owned(), PeerUrl::to_string);
+                let instead = match id {
+                    1 => {
+                        "; to create a cluster instead, start member 1 without --join and with a new --data-dir"
+                    }
+                    _ => "",
+                };
                 format!(
                     "joining: member {id} is not added yet; a start with --join URL asks for that, otherwise add the member through \
-                     any member: curl -X POST -d {url} http://MEMBER/-/members/{id}"
+                     any member: curl -X POST -d {url} http://MEMBER/-/members/{id}{instead}"
                 )
             }
         }
@@ -392,25 +416,38 @@ impl Node {
                 "member {by}{at} says that this member was removed; to add this member again, POST its peer URL to /-/members/{} there",
                 self.settings.id
             ),
+            Reason::OtherPlace => format!(
+                "member {by}{at} refuses this member: {reason}, and this member gives {}: correct --cluster or --peer-url, \
+                 here or there",
+                self.own_url().map_or("none".to_owned(), PeerUrl::to_string)
+            ),
             reason => format!("member {by}{at} refuses this member: {reason}"),
         };
         self.keep_trouble(by, trouble);
     }
 
-    /// Notes that a process has connected as a listed member, but gives another place than the list. This empty node
-    /// reveals its incarnation only where it dials, so it does not answer: the process may be a stranger.
-    fn note_other_place(&mut self, met: &Met) {
-        let (id, url) = (met.id, &met.url);
-        let listed = self.settings.list.get(&id);
-        if let Some(listed) =
-            listed.filter(|listed| *listed != url && !self.formation.let_in.contains(&id))
-        {
+    /// Notes that a process has connected as a listed member, but gives another place than the list. An empty node reveals
+    /// its incarnation only where it dials, and the first member adds others only where it dials, so neither lets the
+    /// process in: it may be a stranger.
+    pub fn note_other_place(&mut self, id: u64, url: &PeerUrl) {
+        let listed = match self.is_empty() {
+            true => self.settings.list.get(&id),
+            false => self.members.forming.get(&id),
+        };
+        let is_in = self.formation.let_in.contains(&id) || self.members.members.contains_key(&id);
+        if let Some(listed) = listed.filter(|listed| *listed != url && !is_in) {
             let trouble = format!(
                 "a process connected as member {id} (any process can claim that) and gives its peer URL as {url}, but \
-                 --cluster has {listed}: correct --cluster if the member has moved"
+                 --cluster has {listed} here: correct --cluster here or there"
             );
             self.keep_trouble(id, trouble);
         }
+    }
+
+    /// The peer URL that this member gives to others while it is empty.
+    fn own_url(&self) -> Option<&PeerUrl> {
+        let listed = self.settings.list.get(&self.settings.id);
+        self.settings.url.as_ref().or(listed)
     }
 
     fn keep_trouble(&mut self, by: u64, trouble: String) {

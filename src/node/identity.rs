@@ -6,6 +6,7 @@ use crate::channels::status::{Closed, ClosedKind};
 use crate::command::outcome::Outcome;
 use crate::command::{Command, Kind};
 use crate::identity::{self, Own, PeerRefusal, Verdict};
+use crate::numbers::NodeId;
 use slog::{info, warn};
 use std::sync::Arc;
 
@@ -50,11 +51,38 @@ impl Node {
             }
             Verdict::EndAsStateLost => self.end(Exit::StateLost { by }),
             Verdict::EndAsNotJoined => self.end(Exit::NotJoined { by }),
+            Verdict::EndAsNotJoinedIfUnused => self.end_unless_used(by),
             Verdict::EndAsTwice => self.end(Exit::Twice { by }),
             Verdict::EndAsRemoved { index } => {
                 self.answer_own_removal();
                 self.end(Exit::Removed { index });
             }
+        }
+    }
+
+    /// A member of another cluster waits for an empty data directory of this sole member. Ends this node if no client has
+    /// ever written to it: then nothing is lost, even if any process may have said so. From the decision on, this node
+    /// takes no proposal.
+    fn end_unless_used(&mut self, by: NodeId) {
+        if !self.formation.is_new || !self.sessions.is_empty() {
+            if !std::mem::replace(&mut self.formation.awaited_told, true) {
+                warn!(
+                    self.logger,
+                    "another cluster has added member {0} at this peer URL, and waits for an empty data directory here, but this \
+                     member is a cluster of its own with writes of clients, and goes on; did you forget --join? To let it join, \
+                     stop it, and start it with --join and a new --data-dir; otherwise DELETE /-/members/{0} at the other cluster",
+                    self.settings.id;
+                    "by" => by
+                );
+            }
+            return;
+        }
+        // A write that is under way decides: the peer says this again.
+        let published = self.watermarks.published;
+        let is_quiet = published == self.raw.raft.raft_log.last_index();
+        if is_quiet && self.pending.held().proposals == 0 {
+            self.ending.takes_nothing = true;
+            self.end(Exit::NotJoined { by });
         }
     }
 
@@ -113,6 +141,8 @@ impl Node {
             Some(closed) if closed.kind == ClosedKind::OtherLife => {
                 warn!(self.logger, "serving no clients: {}", closed.why);
             }
+            // The task that asks members to add this node has logged the same.
+            Some(_) if self.is_empty() && self.formation.joining.is_some() => {}
             Some(closed) => info!(self.logger, "serving no clients: {}", closed.why),
             None => self.tell_open(),
         }

@@ -157,7 +157,10 @@ impl Node {
             leadership: Leadership::new(hard_state.term, published),
             transfers: Transfers::new(settings.boot),
             membership: Membership::new(bound_index(&members, &settings)),
-            formation: Formation::default(),
+            formation: Formation {
+                is_new: published == 1,
+                ..Formation::default()
+            },
             evidence: Evidence::default(),
             snapshots: SnapshotPolicy::new(last_snapshot_bytes),
             catch_up: CatchUp::default(),
@@ -198,7 +201,7 @@ impl Node {
             proposal.command.member_added_index = self.watermarks.published;
         }
         self.pending.add(proposal, self.now);
-        if self.ending.leaving.is_some() {
+        if self.ending.leaving.is_some() || self.ending.takes_nothing {
             self.pending.stop(NotProposed::Stopping);
         }
     }

@@ -30,6 +30,11 @@ pub struct NodeSettings {
     pub key: Option<KeyFingerprint>,
     /// The first members of the cluster, if this member was started as one of several.
     pub list: BTreeMap<u64, PeerUrl>,
+    /// The peer URL of this start. The process listens for peers on the port of this URL until it ends, whatever the
+    /// members table says later. `None`: it is not known.
+    pub served_at: Option<PeerUrl>,
+    /// The client URLs that this member asks to add it, as text for people. `None`: it asks no member.
+    pub joins_through: Option<String>,
     /// The election timeout, in ticks.
     pub election_ticks: usize,
     /// The heartbeat interval, in ticks.

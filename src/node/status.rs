@@ -5,6 +5,7 @@ use crate::channels::inbox::Held;
 use crate::channels::status::{MemberStatus, PeerSeen, Position, Progress, Status};
 use crate::peer_url::PeerUrl;
 use raft::StateRole;
+use slog::warn;
 
 impl Node {
     /// The status of this node. The caller fills in the cluster id, the WAL counters, and what connections show.
@@ -94,7 +95,24 @@ impl Node {
             return None;
         }
         self.membership.place_told = Some(row.url.clone());
+        if let Some((url, served)) = self.misplaced() {
+            warn!(
+                self.logger,
+                "the other members know this member at {url}, but it listens for peers at {served}: start it again, so that it \
+                 listens on the port of {url}, or, if that URL is wrong: curl -X PUT -d {served} http://MEMBER/-/members/{id}",
+                id = self.settings.id
+            );
+        }
         self.membership.place_told.clone()
+    }
+
+    /// The peer URL that the members table has for this node, and the peer URL of this start, if this node does not listen
+    /// on the port that the table names. A node that was given its URL tells the others to move it there.
+    pub(super) fn misplaced(&self) -> Option<(&PeerUrl, &PeerUrl)> {
+        let row = self.members.members.get(&self.settings.id)?;
+        let served = self.settings.served_at.as_ref()?;
+        let is_other = self.settings.url.is_none() && row.url.port() != served.port();
+        is_other.then_some((&row.url, served))
     }
 }
 

@@ -106,6 +106,16 @@ impl Node {
     }
 
     fn why_waiting(&self) -> String {
+        let missing = self.who_is_missing();
+        match self.misplaced() {
+            None => missing,
+            Some((url, served)) => format!(
+                "{missing}; the other members know this member at {url}, but it listens for peers at {served}"
+            ),
+        }
+    }
+
+    fn who_is_missing(&self) -> String {
         let own = self.settings.id;
         let is_reached = |id: &u64| {
             *id == own || self.wait.reached.contains(id) || self.leadership.heard.contains(id)

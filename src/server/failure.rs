@@ -84,11 +84,7 @@ impl Failure {
     pub(super) fn of_exit(exit: &Exit, config: &Config) -> Option<Failure> {
         let Config { id, peer_url, .. } = config;
         let dir = config.data_dir.display();
-        let replace = format!(
-            "replace the member: keep {dir}, take member {id} out of the cluster (curl -X DELETE \
-             http://CLIENT_ADDRESS/-/members/{id} at another member), and start it with --join http://CLIENT_ADDRESS and a new \
-             --data-dir"
-        );
+        let replace = replacing(config);
         let failure = match exit {
             Exit::Removed { .. } => return None,
             Exit::Replaced { by } => Failure::OtherLife(format!(
@@ -153,13 +149,29 @@ impl Failure {
     }
 }
 
+/// How a member is replaced that can't run on its data directory. With the URL of `--join`, if one is known.
+fn replacing(config: &Config) -> String {
+    let (id, dir) = (config.id, config.data_dir.display());
+    match config.join_urls.first() {
+        Some(url) => format!(
+            "replace the member: keep {dir}, take member {id} out of the cluster (curl -X DELETE {url}/-/members/{id}), and \
+             start it with --join {url} and a new --data-dir"
+        ),
+        None => format!(
+            "replace the member: keep {dir}, take member {id} out of the cluster (curl -X DELETE \
+             http://CLIENT_ADDRESS/-/members/{id} at another member), and start it with --join http://CLIENT_ADDRESS and \
+             a new --data-dir"
+        ),
+    }
+}
+
 /// The member was added to a cluster, but has started another cluster.
 fn not_joined(by: u64, config: &Config) -> Failure {
     let (id, dir) = (config.id, config.data_dir.display());
     Failure::OtherLife(format!(
         "member {id} was added to the cluster of member {by}, but it was started without --join, so {dir} holds a cluster \
-         of its own that has served no client; did you forget --join? keep {dir}, and start the member with --join and a \
-         new --data-dir"
+         of its own that no client has written to; did you forget --join? keep {dir}, and start the member with --join, the \
+         URL at which clients reach a member of that cluster, and a new --data-dir"
     ))
 }
 
@@ -183,14 +195,38 @@ mod tests {
     use std::net::Ipv4Addr;
     use std::sync::Arc;
 
-    #[test]
-    fn every_exit_of_the_node_is_one_line_and_advises_nothing_that_could_lose_data() {
+    fn settled() -> Config {
         let Ok(Task::Run(options)) = cli::parse(["raftkvd", "--data-dir", "d"]) else {
             panic!("it runs the daemon");
         };
         let look_up = &mut |_: &PeerUrl| Ok(vec![(Ipv4Addr::LOCALHOST, 0).into()]);
         let disk = Arc::new(RealDisk) as _;
-        let (config, _) = start::settle(options.asked, &disk, look_up).unwrap();
+        start::settle(options.asked, &disk, look_up).unwrap().0
+    }
+
+    #[test]
+    fn the_advice_has_the_url_of_join_if_it_is_known() {
+        let mut config = settled();
+        let replaced = |config: &Config| {
+            let failure = Failure::of_exit(&Exit::Replaced { by: 2 }, config);
+            failure.unwrap().to_string()
+        };
+        assert!(replaced(&config).contains("--join http://CLIENT_ADDRESS"));
+        config.join_urls = vec!["http://10.0.0.1:9121".parse().unwrap()];
+        let line = replaced(&config);
+        assert!(
+            line.contains("curl -X DELETE http://10.0.0.1:9121/-/members/1)"),
+            "{line}"
+        );
+        assert!(
+            line.contains("--join http://10.0.0.1:9121 and a new"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn every_exit_of_the_node_is_one_line_and_advises_nothing_that_could_lose_data() {
+        let config = settled();
         let dir = config.data_dir.display().to_string();
         for (exit, code) in [
             (Exit::Replaced { by: 2 }, 5),

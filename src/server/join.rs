@@ -13,11 +13,13 @@
 //! fails with an error that a retry would meet again.
 
 use crate::api::client;
+use crate::channels::inbox::Inbox;
+use crate::channels::notice::Notice;
 use crate::limits;
 use crate::peer_url::PeerUrl;
 use crate::tls;
 use crate::tls::client::ClientTls;
-use crate::transport::Transport;
+use crate::transport::{PEERS_ONLY, Transport};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -25,6 +27,7 @@ use hyper::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use slog::{Logger, info, warn};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tokio::time::{sleep, timeout};
 
 /// The member that asks, and the members that are asked.
@@ -62,7 +65,12 @@ pub enum NotJoined {
 }
 
 /// Asks until this member is added or has a table of members.
-pub async fn run(task: JoinTask, transport: Transport, logger: Logger) -> Result<(), NotJoined> {
+pub async fn run(
+    task: JoinTask,
+    transport: Transport,
+    inbox: Arc<Inbox>,
+    logger: Logger,
+) -> Result<(), NotJoined> {
     let JoinTask { id, url, .. } = &task;
     let mut pause = limits::JOIN_BACKOFF_MIN;
     let mut told = String::new();
@@ -73,6 +81,9 @@ pub async fn run(task: JoinTask, transport: Transport, logger: Logger) -> Result
             match ask(&task, asked, &mut in_doubt, &transport).await {
                 Ok(()) => {
                     info!(logger, "was added to the cluster"; "client_url" => %asked);
+                    inbox.notice(Notice::Joining(format!(
+                        "member {id} was added by {asked}, and waits for the leader, which has to reach it at {url}"
+                    )));
                     return Ok(());
                 }
                 Err(NotAdded::Now(why)) => reasons.push(format!("{asked}: {why}")),
@@ -93,8 +104,11 @@ pub async fn run(task: JoinTask, transport: Transport, logger: Logger) -> Result
         if why != told {
             warn!(
                 logger,
-                "not added to the cluster yet, trying again: {}", why
+                "not added to the cluster yet, but asking on: {}", why
             );
+            inbox.notice(Notice::Joining(format!(
+                "member {id} is not added yet: {why}"
+            )));
             told = why;
         }
         sleep(pause).await;
@@ -115,21 +129,10 @@ async fn ask(
     let (status, body) = request(task, asked, Method::GET, "/-/status", String::new()).await?;
     let known = serde_json::from_slice(&body).ok().and_then(members);
     let (Some(known), StatusCode::OK) = (known, status) else {
-        // If that member is not known by the host of the URL, its refusal says what to do.
-        let other = format!(
-            "the answer to GET /-/status is {status} without members; give the URL at which clients reach a member"
-        );
-        let other = match tls::is_plaintext_answer(&body) {
-            true => "this member speaks TLS only; start with --tls DIR too".to_owned(),
-            false => other,
-        };
-        let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
-        return Err(NotAdded::Now(detail(&problem).unwrap_or(other)));
+        return Err(NotAdded::Now(no_status(status, &body)));
     };
     if known.is_empty() {
-        return Err(NotAdded::Now(
-            "this member waits to be added too".to_owned(),
-        ));
+        return Err(NotAdded::Now(no_members(task, &body)));
     }
     let is_member = known.get(&task.id) == Some(&task.url);
     transport.set_list(known);
@@ -151,6 +154,38 @@ async fn ask(
         Some("id-taken" | "url-taken") => Err(NotAdded::Taken(why)),
         Some("other-incarnation") => Err(NotAdded::OtherIncarnation(why)),
         _ => Err(NotAdded::Now(why)),
+    }
+}
+
+/// Why an answer to `GET /-/status` is not that of a member to its clients. If the member is not known by the host of the
+/// URL, its refusal says what to do.
+fn no_status(status: StatusCode, body: &[u8]) -> String {
+    let problem: Value = serde_json::from_slice(body).unwrap_or_default();
+    if tls::is_plaintext_answer(body) || problem["code"] == "no-certificate" {
+        return "this member speaks TLS; start this one with --tls DIR too".to_owned();
+    }
+    if let Some(line) = detail(&problem) {
+        return line;
+    }
+    match body.trim_ascii() == PEERS_ONLY.as_bytes() {
+        true => "this is the peer URL of a member; give --join the URL at which clients reach the member"
+            .to_owned(),
+        false => format!(
+            "the answer to GET /-/status is {status} without members; give --join the URL at which clients reach a member"
+        ),
+    }
+}
+
+/// Why a member that knows no members can't add this one.
+fn no_members(task: &JoinTask, body: &[u8]) -> String {
+    let status: Value = serde_json::from_slice(body).unwrap_or_default();
+    match status["id"].as_u64() {
+        Some(id) if id == task.id => {
+            "this is the URL of this member itself; give --join the URL at which clients reach a member of the cluster"
+                .to_owned()
+        }
+        Some(id) => format!("member {id}, which answers there, waits to be added too"),
+        None => "the member that answers there waits to be added too".to_owned(),
     }
 }
 
@@ -207,12 +242,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_answer_without_members_says_which_url_is_wrong() {
+        let task = JoinTask {
+            id: 4,
+            incarnation: 0xab,
+            url: "http://10.0.0.4:9021".parse().unwrap(),
+            asked: Vec::new(),
+        };
+        let peers = format!("{PEERS_ONLY}\n");
+        let line = no_status(StatusCode::NOT_FOUND, peers.as_bytes());
+        assert!(
+            line.starts_with("this is the peer URL of a member"),
+            "{line}"
+        );
+        let line = no_status(StatusCode::BAD_GATEWAY, b"<html>");
+        assert!(line.contains("502 Bad Gateway without members"), "{line}");
+        let line = no_members(&task, b"{\"id\":4,\"members\":[]}");
+        assert!(line.contains("of this member itself"), "{line}");
+        let line = no_members(&task, b"{\"id\":5,\"members\":[]}");
+        assert!(line.starts_with("member 5, which answers there"), "{line}");
+    }
+
+    #[test]
     fn a_joiner_says_who_it_is_and_reads_who_the_others_are() {
         let task = JoinTask {
             id: 4,
             incarnation: 0xab,
             url: "http://10.0.0.4:9021".parse().unwrap(),
             asked: Vec::new(),
+            tls: None,
             tls: None,
         };
         let said: Value = serde_json::from_str(&wish(&task)).unwrap();

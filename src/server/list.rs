@@ -13,7 +13,7 @@ use crate::members::Members;
 use crate::node::Node;
 use crate::peer_url::PeerUrl;
 use crate::storage::{DataDir, Disk, Meta, inspect};
-use slog::{Logger, info, warn};
+use slog::{Logger, info};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -111,6 +111,31 @@ pub(super) fn check(disk: &Arc<dyn Disk>, config: &Config) -> Result<Fit, Failur
         .map_err(|misfit| Failure::Usage(refusal(dir.path(), &meta, &members, &misfit)))
 }
 
+/// Refuses `--join` if the data directory holds a cluster that this member was about to create, and nobody else was added
+/// to it. `--join` would have no effect there, and the member would wait for its list. Changes nothing.
+pub(super) fn check_join(disk: &Arc<dyn Disk>, config: &Config) -> Result<(), Failure> {
+    let dir = DataDir::new(disk.clone(), &config.data_dir);
+    let meta = match config.join_ignored {
+        true => inspect::meta(&dir)?.filter(Meta::in_use),
+        false => None,
+    };
+    let Some(meta) = meta else {
+        return Ok(());
+    };
+    let Some((index, members)) = dir.snapshot_members(&meta)? else {
+        return Ok(());
+    };
+    if members.is_formed() || !dir.known_members(index, members)?.has_only(config.id) {
+        return Ok(());
+    }
+    let (path, id) = (dir.path().display(), config.id);
+    Err(Failure::Usage(format!(
+        "{path} holds a cluster that member {id} has started without --join and that has never formed, so --join has no \
+         effect there; to join a cluster, keep {path}, and give --join and a new --data-dir; to go on forming the cluster \
+         of {path}, leave out --join"
+    )))
+}
+
 /// One line: what the directory holds, and what to do.
 fn refusal(dir: &Path, meta: &Meta, members: &Members, misfit: &Misfit) -> String {
     let mut line = format!(
@@ -176,18 +201,12 @@ fn refusal(dir: &Path, meta: &Meta, members: &Members, misfit: &Misfit) -> Strin
 /// this member itself.
 pub(super) fn tell_differences(config: &Config, node: &Node, logger: &Logger) {
     let known = node.members();
-    // The log after the snapshot is not applied yet.
-    let is_newest = node.members_index() == Some(node.position().committed);
     let own = known.members.get(&config.id);
     if let Some(own) = own.filter(|own| own.url != config.peer_url) {
-        match config.url_given {
-            true => info!(logger, "moved: telling the other members the new peer URL";
-                "former_url" => %own.url, "url" => %config.peer_url),
-            false if is_newest => {
-                warn!(logger, "the cluster has another peer URL for this member; start it again, or give --peer-url";
-                    "url" => %own.url, "peer_address" => %config.peer_address);
-            }
-            false => {}
+        // Without a given URL, the node compares the two URLs itself once it knows the newest members.
+        if config.url_given {
+            info!(logger, "moved: telling the other members the new peer URL";
+                "former_url" => %own.url, "url" => %config.peer_url);
         }
     }
     let mut others = known.members.iter().filter(|(id, _)| **id != config.id);

@@ -40,10 +40,10 @@ use crate::config::{Asked, Config};
 use crate::limits;
 use crate::logging;
 use crate::node::Node;
-use crate::storage::{Beginning, Disk, Opened, RealDisk};
+use crate::storage::{Beginning, Disk, Meta, Opened, RealDisk};
 use descriptors::Descriptors;
 use list::Fit;
-use slog::{Logger, info};
+use slog::{Logger, info, warn};
 use start_wait::{NotStarted, StartWait};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -196,7 +196,7 @@ fn stop(mut daemon: Daemon, wired: Wired, reason: StopReason) -> Result<(), Fail
     let logger = &daemon.parts.logger;
     let mut first_signal = None;
     let result = match reason {
-        StopReason::Failed(failure) => return Err(failure),
+        StopReason::Failed(failure) => return Err(undone(failure, &wired.meta, logger)),
         StopReason::Signal(signal) => {
             info!(logger, "stopping"; "signal" => signal.name);
             first_signal = Some(signal);
@@ -231,6 +231,17 @@ fn stop(mut daemon: Daemon, wired: Wired, reason: StopReason) -> Result<(), Fail
         info!(logger, "stopped"; "ms" => begun.elapsed().as_millis() as u64);
     }
     result
+}
+
+/// A member whose id or URL another member has can't be added as it is. So that a start with corrected options works in
+/// the same data directory, that start is a first start again.
+fn undone(failure: Failure, meta: &Meta, logger: &Logger) -> Failure {
+    if let Failure::Taken(_) = &failure
+        && let Err(error) = meta.undo_first_start()
+    {
+        warn!(logger, "can't undo the first start; give the next start a new --data-dir"; "error" => %error);
+    }
+    failure
 }
 
 fn tell_stopped_early(signal: SignalReceived, logger: &Logger) {

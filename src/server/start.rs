@@ -50,6 +50,7 @@ pub(super) fn prepare(
     dir.make_private()?.tell(&config.data_dir, wait.logger);
     let fit = list::check(disk, &config)?;
     let (tls, join_tls) = load_tls(&config)?;
+    list::check_join(disk, &config)?;
     // The ports are bound after the lock is taken, so that a second start of the same member reports the lock and not
     // the port. They are bound before the data directory is touched, so that a port in use leaves nothing behind.
     let client_port = listen(config.client_address, Port::Clients, wait)?;
@@ -111,11 +112,12 @@ pub(super) fn settle(
     let begun = meta
         .as_ref()
         .filter(|meta| !meta.in_use() && !meta.is_restoring());
+    let says_join = !asked.join_by.is_empty();
     let asked = match begun.filter(|_| is_silent(&asked)) {
         Some(meta) => as_given(asked, meta.given()),
         None => asked,
     };
-    let used = meta.filter(Meta::in_use);
+    let used = meta.filter(|meta| meta.in_use() && !founds_instead(&asked, meta, id));
     if let Some(meta) = &used {
         dir.check_owner(meta, id)?;
     }
@@ -125,8 +127,19 @@ pub(super) fn settle(
     };
     let beginning = beginning.map_err(Failure::Usage)?;
     let may_join = used.is_none_or(|meta| meta.cluster() == 0);
-    let config = config_of(asked, data_dir, &beginning, may_join, look_up)?;
+    let mut config = config_of(asked, data_dir, &beginning, may_join, look_up)?;
+    config.join_remembered = !says_join && !config.join_by.is_empty();
     Ok((config, beginning))
+}
+
+/// Whether this start creates a cluster from its list, although an earlier start has made the data directory for a member
+/// that joins: `--join` was a mistake. No cluster has let the member in, so it has never stored an entry or a vote, and a
+/// first start in its directory is as good as one in a new directory. A cluster of one would serve clients at once, so that
+/// takes a new directory.
+fn founds_instead(asked: &Asked, meta: &Meta, id: u64) -> bool {
+    let is_unused = meta.cluster() == 0 && meta.removed().is_none() && !meta.is_older_copy();
+    let forms = asked.cluster.len() > 1 && asked.cluster.keys().next() == Some(&id);
+    forms && !asked.join && is_unused && meta.member() == id
 }
 
 /// Whether the command line says nothing about the cluster.
@@ -309,6 +322,8 @@ fn config_of(
         cluster: given.list,
         join: given.joins && may_join,
         join_ignored: asked.join && !may_join,
+        join_remembered: false,
+        join_urls: given.join_by.clone(),
         join_by: match may_join {
             true => given.join_by,
             false => Vec::new(),

@@ -332,6 +332,8 @@ pub(super) fn node_settings(
             true => config.cluster.clone(),
             false => BTreeMap::new(),
         },
+        served_at: Some(config.peer_url.clone()),
+        joins_through: joins_through(config),
         election_ticks: config.tuning.election_ticks(),
         heartbeat_ticks: config.tuning.heartbeat_ticks(),
         snapshot_bytes: config.tuning.snapshot_bytes,
@@ -340,6 +342,23 @@ pub(super) fn node_settings(
         // The incarnation is random, so the members draw different sequences of timeouts.
         seed: opened.meta.incarnation(),
     }
+}
+
+/// The members that are asked to add this one. A `--join` that the command line does not repeat comes as a surprise, above
+/// all to a person who wants member 1 to create a cluster.
+fn joins_through(config: &Config) -> Option<String> {
+    if config.join_by.is_empty() {
+        return None;
+    }
+    let urls = config.join_by.iter().map(ToString::to_string);
+    let urls = urls.collect::<Vec<_>>().join(", ");
+    Some(match (config.join_remembered, config.id) {
+        (false, _) => urls,
+        (true, 1) => format!(
+            "{urls} (from the data directory; to create a cluster instead, start member 1 with a new --data-dir)"
+        ),
+        (true, _) => format!("{urls} (from the data directory)"),
+    })
 }
 
 /// This member's view of itself and of the others, before any entry of the log is applied.
@@ -541,7 +560,8 @@ pub(super) fn ask_to_join(daemon: &Daemon, meta: &Meta, transport: &Transport) {
         asked: config.join_by.clone(),
         tls: daemon.join_tls.clone(),
     };
-    let asking = join::run(task, transport.clone(), parts.logger.clone());
+    let inbox = parts.inbox.clone();
+    let asking = join::run(task, transport.clone(), inbox, parts.logger.clone());
     let stop_sender = parts.stop_sender.clone();
     daemon.runtime.spawn(async move {
         if let Err(why) = asking.await {

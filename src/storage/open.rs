@@ -82,7 +82,7 @@ impl DataDir {
         let member = beginning.member;
         let snapshots = Arc::new(Snapshots::new(self));
         let (meta, wal, recovered, first_start) = match Meta::load(self)? {
-            Some(meta) if meta.in_use() => {
+            Some(meta) if meta.in_use() && !is_replaced(&beginning.start, &meta) => {
                 let meta = Arc::new(meta);
                 self.check_owner(&meta, member)?;
                 let (wal, recovered) =
@@ -138,4 +138,10 @@ impl DataDir {
             false => Ok(()),
         }
     }
+}
+
+/// Whether a first member starts a cluster in the directory of a member that no cluster has let in. That member has never
+/// stored an entry or a vote, so its files are leftovers.
+fn is_replaced(start: &Start, meta: &Meta) -> bool {
+    matches!(start, Start::First(_)) && meta.cluster() == 0
 }

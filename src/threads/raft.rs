@@ -339,9 +339,11 @@ impl RaftLoop {
             Notice::EntriesRead(read) => node.read_back(read),
             Notice::Met(met) => node.met(met),
             Notice::Greeted { id, empty } => node.greeted(id, empty),
+            Notice::OtherPlace { id, url } => node.note_other_place(id, &url),
             Notice::Unfit(id, reason) => node.unfit(id, reason),
             Notice::Refused(refusal) => node.refused(refusal),
             Notice::OwnKey(key) => node.set_own_key(key),
+            Notice::Joining(state) => node.joining(state),
             Notice::Status(reply) => {
                 let mut status = node.status();
                 status.cluster = ports.cluster();

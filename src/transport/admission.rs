@@ -80,6 +80,18 @@ impl TransportState {
         }
     }
 
+    /// Why a peer is refused, for the log of this member. The peer itself is not told which URL is known here.
+    fn why_refused(&self, claims: &Claims, judged: &Judged, reason: Reason) -> String {
+        match judged.view.place_of(claims.from) {
+            Some(known) if reason == Reason::OtherPlace => {
+                let (id, url) = (claims.from, claims.url.clone());
+                self.inbox.notice(Notice::OtherPlace { id, url });
+                format!("{reason}: it gives {}, and here it is {known}", claims.url)
+            }
+            _ => reason.to_string(),
+        }
+    }
+
     /// Answers a peer that is refused. The answer contains nothing that a peer must know to be believed, and to a
     /// stranger it does not say why.
     pub(super) fn deny(
@@ -92,7 +104,7 @@ impl TransportState {
         if judged.standing.is_err() {
             self.forget(claims);
         }
-        let text = reason.to_string();
+        let text = self.why_refused(claims, judged, reason);
         let mut refusals = self.inbound.refusals();
         let claimant = (claims.from, source.address);
         if refusals.get(&claimant) != Some(&text) {

@@ -42,6 +42,8 @@ const HEADER_COMMANDS: &str = "raftkvd-commands";
 /// The version of the sender's build, and the URL at which it serves clients. Only for people.
 const HEADER_BUILD: &str = "raftkvd-build";
 const HEADER_CLIENTS: &str = "raftkvd-clients";
+/// If present, the sender's cluster waits for an empty data directory at the dialled URL.
+const HEADER_AWAITS: &str = "raftkvd-awaits";
 const HEADER_LANE: &str = "raftkvd-lane";
 
 const FORMED: &str = "formed";
@@ -83,6 +85,9 @@ pub(super) fn write(claims: &Claims, headers: &mut HeaderMap) {
         let place = if receiver.same_url { HERE } else { ELSEWHERE };
         let text = format!("{formed} {place} {:016x}", receiver.incarnation);
         put(HEADER_RECEIVER, text);
+    }
+    if claims.awaits {
+        put(HEADER_AWAITS, "yes".to_owned());
     }
 }
 
@@ -208,6 +213,7 @@ pub(super) fn read(headers: &HeaderMap) -> Result<Claims, Malformed> {
         url_given: text(headers, HEADER_URL_GIVEN) == Some("yes"),
         version: number(headers, HEADER_COMMANDS, 10)?,
         receiver: receiver(headers)?,
+        awaits: text(headers, HEADER_AWAITS) == Some("yes"),
     };
     let wrong = |name| Err(Malformed::Header(name));
     match () {
@@ -418,6 +424,7 @@ mod tests {
                 formed: true,
                 same_url: true,
             }),
+            awaits: false,
         }
     }
 
@@ -432,6 +439,7 @@ mod tests {
         for receiver in [None, forming, claims().receiver] {
             let claims = Claims {
                 url_given: receiver.is_some(),
+                awaits: receiver.is_none(),
                 receiver,
                 ..claims()
             };

@@ -42,6 +42,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
+/// The answer of the peer port to a request that is for the client port.
+pub const PEERS_ONLY: &str = "this port is for raftkvd's peers only";
+
 /// Accepts connections until `shutdown` completes.
 pub(super) async fn serve(
     shared: Arc<TransportState>,
@@ -304,10 +307,7 @@ enum Foreign {
 impl Foreign {
     fn answer(&self, logger: &Logger) -> Response<Full<Bytes>> {
         match self {
-            Foreign::Path => {
-                let line = "this port is for raftkvd's peers only";
-                refuse(StatusCode::NOT_FOUND, line, logger)
-            }
+            Foreign::Path => refuse(StatusCode::NOT_FOUND, PEERS_ONLY, logger),
             Foreign::Method => {
                 let line = "only POST is allowed";
                 let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, line, logger);

@@ -54,6 +54,7 @@ use crate::peer_url::PeerUrl;
 pub use files::{FileError, IdentityStore, IncomingSnapshot, OutgoingSnapshot, SnapshotStore};
 pub use handshake::About;
 use handshake::Lane;
+pub use inbound::PEERS_ONLY;
 use parking_lot::Mutex;
 use peers::{Peer, Peers};
 use raft::eraftpb::{Message, MessageType};

@@ -196,6 +196,7 @@ mod tests {
             url_given: true,
             version: 2,
             receiver: None,
+            awaits: false,
         }
     }
 

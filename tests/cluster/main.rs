@@ -55,6 +55,7 @@ mod logs;
 mod many_keys;
 mod membership;
 mod metrics;
+mod mistaken_starts;
 mod moving;
 mod names;
 mod operations;

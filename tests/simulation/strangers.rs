@@ -104,6 +104,7 @@ impl World {
             url_given: random.chance(500),
             version: 9,
             receiver,
+            awaits: false,
         };
         self.count("liars");
         self.tell(|| format!("a stranger comes to machine {place}: {claims:?}"));

@@ -143,6 +143,43 @@ fn a_sole_member_serves_nothing_while_another_cluster_knows_it_with_another_dire
 }
 
 #[test]
+fn a_sole_member_that_is_awaited_elsewhere_ends_only_if_no_client_has_written_to_it() {
+    let awaited = || {
+        let mut awaited = refusal(2, Reason::Awaited);
+        awaited.dialled = false;
+        awaited
+    };
+    let mut cluster = Cluster::new(1);
+    let mut forming = awaited();
+    forming.formed = false;
+    cluster.refuse(1, forming);
+    assert_eq!(cluster.exit(1), None);
+    cluster.refuse(1, awaited());
+    assert_eq!(cluster.exit(1), Some(Exit::NotJoined { by: 2 }));
+    // From then on it takes nothing that the end would lose.
+    let mut outcome = cluster.put(1, "late");
+    cluster.settle();
+    let stopping = Outcome::NotProposed(NotProposed::Stopping);
+    assert_eq!(outcome.try_recv(), Ok(Some(stopping)));
+
+    let mut used = Cluster::new(1);
+    used.write(1, "a");
+    used.refuse(1, awaited());
+    used.restart(1);
+    used.tick(5);
+    used.refuse(1, awaited());
+    assert_eq!(used.exit(1), None);
+    used.write(1, "b");
+    // A write that is under way decides.
+    let mut busy = Cluster::new(1);
+    drop(busy.put(1, "a"));
+    busy.node(1).refused(awaited());
+    busy.settle();
+    assert_eq!(busy.exit(1), None);
+    assert!(busy.has(1, "a"));
+}
+
+#[test]
 fn an_empty_member_has_no_power() {
     let mut cluster = Cluster::new(1);
     cluster.start_empty(2);

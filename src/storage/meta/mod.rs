@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | 0 | 8 | `rkvdmeta` |
 //! | 8 | 4 | format version, 2 |
-//! | 12 | 4 | state: 1 first start not complete, 2 in use, 3 restore not complete |
+//! | 12 | 4 | state: 1 first start not complete or undone, 2 in use, 3 restore not complete |
 //! | 16 | 8 | member id |
 //! | 24 | 8 | cluster id, 0 until a cluster adds this member |
 //! | 32 | 8 | incarnation |
@@ -44,6 +44,7 @@ use crate::limits;
 use crate::mutants::{Mutant, is_planted};
 use crate::peer_url::PeerUrl;
 use parking_lot::{Mutex, MutexGuard};
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -252,6 +253,10 @@ impl Meta {
     /// Stores the cluster id, before the first state that a cluster sends to this member is installed. Durable on
     /// return.
     pub fn pin_cluster(&self, cluster: u64) -> Result<(), DiskError> {
+        if !self.in_use() {
+            // The first start was undone, and the next start clears the directory.
+            return Err(DiskError::new("write", &self.path, Errno::CANCELED));
+        }
         self.change(|contents| {
             assert!(
                 contents.cluster == 0 || contents.cluster == cluster,
@@ -259,6 +264,16 @@ impl Meta {
                 contents.cluster
             );
             contents.cluster = cluster;
+        })
+    }
+
+    /// Undoes the first start of a member that no cluster has let in and that can't be added as it is: the next start is a
+    /// first start again, with whatever id and options it has. Durable on return.
+    pub fn undo_first_start(&self) -> Result<(), DiskError> {
+        self.change(|contents| {
+            if contents.cluster == 0 && contents.state == STATE_IN_USE {
+                contents.state = STATE_STARTING;
+            }
         })
     }
 

@@ -208,6 +208,8 @@ fn settings(launch: &Launch, opened: &Opened) -> NodeSettings {
         url: url_counts.then(|| launch.url.clone()),
         key: key_of(opened.meta.incarnation()),
         list: launch.listed.clone(),
+        served_at: Some(launch.url.clone()),
+        joins_through: None,
         election_ticks: ELECTION_TICKS,
         heartbeat_ticks: HEARTBEAT_TICKS,
         snapshot_bytes: launch.snapshot_bytes,

@@ -50,6 +50,8 @@ pub fn settings(id: u64, incarnation: u64) -> NodeSettings {
         url: None,
         key: None,
         list: BTreeMap::new(),
+        served_at: None,
+        joins_through: None,
         election_ticks: ELECTION_TICKS,
         heartbeat_ticks: HEARTBEAT_TICKS,
         snapshot_bytes: u64::MAX,
