@@ -199,7 +199,7 @@ fn params(common_name: &str, validity: &Validity) -> Result<CertificateParams, C
     // A number of its own for each certificate. By default, a renewal would have the number of the certificate before,
     // and some clients refuse both then.
     let mut serial = random_bytes::<16>()?;
-    serial[0] = serial[0] & 0x7f | 0x40;
+    serial[0] = (serial[0] & 0x7f) | 0x40;
     params.serial_number = Some(SerialNumber::from_slice(&serial));
     Ok(params)
 }

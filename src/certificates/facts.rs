@@ -146,7 +146,7 @@ impl FromStr for KeyFingerprint {
             _ => digit - b'a' + 10,
         };
         for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            *byte = value(digits[0]) << 4 | value(digits[1]);
+            *byte = (value(digits[0]) << 4) | value(digits[1]);
         }
         Ok(KeyFingerprint(bytes))
     }

@@ -422,8 +422,7 @@ fn condense(error: &clap::Error, arguments: &[OsString]) -> String {
         (ErrorKind::MissingRequiredArgument, ..) => match error.get(ContextKind::InvalidArg) {
             Some(ContextValue::Strings(missing)) => {
                 // As above.
-                let name =
-                    |name: &'_ String| bare(name.split(' ').next().unwrap_or(name)).to_owned();
+                let name = |name: &String| bare(name.split(' ').next().unwrap_or(name)).to_owned();
                 let missing: Vec<String> = missing.iter().map(name).collect();
                 format!("{} is missing", missing.join(", "))
             }

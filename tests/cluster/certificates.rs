@@ -180,6 +180,16 @@ fn openssl_finds_each_certificate_valid_for_its_purpose_and_its_hosts() {
         // Versions of openssl differ in the spaces.
         assert!(text.replace(" = ", "=").contains(part), "{part}: {text}");
     }
+}
+
+#[test]
+fn openssl_finds_the_key_of_a_certificate_and_its_last_day() {
+    if !has_openssl() {
+        return;
+    }
+    let home = made();
+    let home = home.path();
+    cert(home, "member certs --id 4 --days 7");
     // Each key goes with its certificate, and the fingerprint is that of the key.
     let shown = cert(home, "show certs/member-2");
     let of_certificate = openssl(home, "x509 -noout -pubkey -in certs/member-2/member.pem");
