@@ -248,6 +248,7 @@ mod tests {
             incarnation: 0xab,
             url: "http://10.0.0.4:9021".parse().unwrap(),
             asked: Vec::new(),
+            tls: None,
         };
         let peers = format!("{PEERS_ONLY}\n");
         let line = no_status(StatusCode::NOT_FOUND, peers.as_bytes());
@@ -270,7 +271,6 @@ mod tests {
             incarnation: 0xab,
             url: "http://10.0.0.4:9021".parse().unwrap(),
             asked: Vec::new(),
-            tls: None,
             tls: None,
         };
         let said: Value = serde_json::from_str(&wish(&task)).unwrap();

@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 pub fn key_of(incarnation: u64) -> Option<KeyFingerprint> {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&incarnation.to_be_bytes());
-    (incarnation % 4 != 0).then_some(KeyFingerprint(bytes))
+    (!incarnation.is_multiple_of(4)).then_some(KeyFingerprint(bytes))
 }
 
 /// A removal that the log of some member holds.
