@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use raftkvd::cli::{self, Task};
-use raftkvd::cli::{backup, inspect, restore};
+use raftkvd::cli::{backup, cert, inspect, restore};
 use raftkvd::exit_code::ExitCode;
 use raftkvd::logging::{Fatal, Log, LogOptions};
 use raftkvd::server::Signals;
@@ -73,6 +73,10 @@ fn carry_out(
         Task::Restore(settings) => match restore::run(&settings, logger) {
             Ok(text) => print(text.as_bytes(), log),
             Err(error) => Err(fatal(&error.without_advice(), error.exit_code())),
+        },
+        Task::Cert(settings) => match cert::run(&settings) {
+            Ok(text) => print(text.as_bytes(), log),
+            Err(error) => Err(fatal(&error, error.exit_code())),
         },
         Task::Inspect(path) => {
             inspect::run(&path, &mut io::stdout().lock(), log).or_else(|error| not_printed(&error))

@@ -206,6 +206,14 @@ fn taken(path: &Path, error: FileError) -> FolderError {
     }
 }
 
+impl Owner {
+    /// The first host in the certificate of a member.
+    pub fn first_host(&self) -> Option<String> {
+        let hosts = hosts(&self.certificate).ok()?;
+        hosts.first().map(|host| host.to_string())
+    }
+}
+
 impl Folder {
     /// Reads the CA of a directory.
     pub fn open(path: &Path) -> Result<Folder, FolderError> {

@@ -1,6 +1,7 @@
 //! The options and the subcommands, as clap reads them. The doc comment of each is its help text. `-h` shows the first
 //! paragraph. `--help` and the manual page show all paragraphs.
 
+use super::cert::CertArgs;
 use super::help;
 use super::values::{
     LOG_FORMATS, LOG_LEVELS, choice, parse_allowed_host, parse_count, parse_duration, parse_id,
@@ -42,12 +43,24 @@ pub(super) fn command(help: HelpLength) -> clap::Command {
         .after_long_help(help::long_notes())
         .mut_args(describe)
         .mut_subcommands(|subcommand| {
-            let notes = help::notes(subcommand.get_name());
-            subcommand
-                .max_term_width(HELP_COLUMNS_MAX)
-                .after_help(notes)
+            let name = subcommand.get_name().to_owned();
+            let nested = move |nested: clap::Command| {
+                let name = format!("{name} {}", nested.get_name());
+                with_notes(nested, &name).mut_args(describe)
+            };
+            let name = subcommand.get_name().to_owned();
+            with_notes(subcommand, &name)
                 .mut_args(describe)
+                .mut_subcommands(nested)
+                .disable_help_subcommand(true)
         })
+}
+
+/// Adds the examples and the width to a subcommand, which has this name behind `raftkvd`.
+fn with_notes(subcommand: clap::Command, name: &str) -> clap::Command {
+    subcommand
+        .max_term_width(HELP_COLUMNS_MAX)
+        .after_help(help::notes(name))
 }
 
 /// The text of `--version`. It shows the command version, because the reason of exit code 8 names the command version
@@ -394,6 +407,15 @@ pub(super) enum Command {
         data_dir: Option<PathBuf>,
     },
 
+    /// Make the certificates of a cluster: a CA, members and an admin
+    ///
+    /// DIR gets a private CA (ca.pem and ca.key), a directory for each member (member-1, member-2, ...), and the directory
+    /// admin for a client that may do everything. Copy each directory to the machine of its owner, and keep ca.key where
+    /// nobody else can read it. Only the owner of the files can read them, and nothing is overwritten.
+    ///
+    /// The subcommands work on a DIR that was made so.
+    Cert(CertArgs),
+
     /// Print the completion script for a shell
     Completions {
         /// Shell that runs the script
@@ -404,7 +426,7 @@ pub(super) enum Command {
     /// Print the manual page of raftkvd, or of a subcommand
     Man {
         /// Subcommand that the page describes
-        #[arg(value_parser = ["backup", "inspect", "restore", "completions", "man"])]
+        #[arg(value_parser = ["backup", "inspect", "restore", "cert", "completions", "man"])]
         command: Option<String>,
     },
 }
@@ -415,13 +437,19 @@ mod tests {
     use crate::cli::help::{VALUES, examples};
     use crate::exit_code::ExitCode;
 
+    /// The subcommands of a command, and those of each of them.
+    fn all_below(root: &clap::Command) -> impl Iterator<Item = &clap::Command> {
+        root.get_subcommands()
+            .flat_map(|command| std::iter::once(command).chain(command.get_subcommands()))
+    }
+
     /// The help of the daemon and of each subcommand, short and long.
     fn helps() -> Vec<(String, String)> {
         let mut helps = Vec::new();
         for length in [HelpLength::Short, HelpLength::Long] {
             let mut commands = vec![command(length)];
             commands[0].build();
-            let subcommands: Vec<_> = commands[0].get_subcommands().cloned().collect();
+            let subcommands: Vec<_> = all_below(&commands[0]).cloned().collect();
             commands.extend(subcommands);
             for mut command in commands {
                 let text = match length {
@@ -483,7 +511,7 @@ mod tests {
     fn every_value_has_a_meaning_and_something_to_complete() {
         let mut root = command(HelpLength::Long);
         root.build();
-        for command in std::iter::once(&root).chain(root.get_subcommands()) {
+        for command in std::iter::once(&root).chain(all_below(&root)) {
             for argument in command.get_arguments() {
                 if !argument.get_num_args().unwrap().takes_values() {
                     continue;
@@ -514,16 +542,26 @@ mod tests {
     #[test]
     fn every_example_is_a_command_line_that_is_taken() {
         let root = command(HelpLength::Long);
-        let names = root.get_subcommands().map(|command| command.get_name());
-        for name in names.chain(["raftkvd"]) {
+        let mut names = vec!["raftkvd".to_owned()];
+        for command in root.get_subcommands() {
+            let name = command.get_name();
+            let nested = command.get_subcommands();
+            names.push(name.to_owned());
+            names.extend(nested.map(|nested| format!("{name} {}", nested.get_name())));
+        }
+        for name in &names {
             for example in examples(name) {
                 let text = example.lines.join(" ").replace('\\', " ");
                 for line in text.split("&&") {
                     let line = line.split(['>', '|']).next().unwrap();
                     let line: Vec<&str> = line.split_whitespace().collect();
+                    if line[0] == "mv" {
+                        continue;
+                    }
                     let taken = command(HelpLength::Long).try_get_matches_from(&line);
                     let taken = taken.unwrap_or_else(|error| panic!("{line:?}: {error}"));
-                    let is_of_this = taken.subcommand_name() == Some(name) || name == "raftkvd";
+                    let (of, _) = name.split_once(' ').unwrap_or((name, ""));
+                    let is_of_this = taken.subcommand_name() == Some(of) || name == "raftkvd";
                     assert!(is_of_this || text.contains("&&"), "{name}: {line:?}");
                 }
                 assert!(example.what.ends_with(':'), "{}", example.what);

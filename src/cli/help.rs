@@ -99,6 +99,84 @@ const RESTORE: [Example; 2] = [
     },
 ];
 
+const CERT: [Example; 5] = [
+    Example {
+        what: "Make the certificates of three members:",
+        lines: &[
+            "raftkvd cert certs --cluster \\",
+            "  http://10.0.0.1:9021,http://10.0.0.2:9021,http://10.0.0.3:9021",
+        ],
+    },
+    Example {
+        what: "Make the certificate of a fourth member:",
+        lines: &["raftkvd cert member certs --id 4 --url http://10.0.0.4:9021"],
+    },
+    Example {
+        what: "Make the certificate of a client:",
+        lines: &["raftkvd cert client nightly-backup certs"],
+    },
+    Example {
+        what: "Renew all certificates, for the same keys:",
+        lines: &["raftkvd cert renew certs"],
+    },
+    Example {
+        what: "See until when they are valid:",
+        lines: &["raftkvd cert show certs"],
+    },
+];
+
+const CERT_MEMBER: [Example; 2] = [
+    Example {
+        what: "Make the certificate of a fourth member:",
+        lines: &["raftkvd cert member certs --id 4 --url http://10.0.0.4:9021"],
+    },
+    Example {
+        what: "Make another key for member 3, which has lost its disk:",
+        lines: &[
+            "mv certs/member-3 certs/member-3.old && \\",
+            "  raftkvd cert member certs --id 3 --url http://10.0.0.3:9021",
+        ],
+    },
+];
+
+const CERT_CLIENT: [Example; 1] = [Example {
+    what: "Make the certificate of a client, in certs/nightly-backup:",
+    lines: &["raftkvd cert client nightly-backup certs"],
+}];
+
+const CERT_RENEW: [Example; 2] = [
+    Example {
+        what: "Renew all certificates, for 90 days from now on:",
+        lines: &["raftkvd cert renew certs"],
+    },
+    Example {
+        what: "Renew the certificate of member 2 for a year:",
+        lines: &["raftkvd cert renew certs --id 2 --days 365"],
+    },
+];
+
+const CERT_ROTATE: [Example; 2] = [
+    Example {
+        what: "Make a new key for the CA; then copy each ca.pem:",
+        lines: &["raftkvd cert rotate certs"],
+    },
+    Example {
+        what: "After the renewal, trust the new CA alone; then copy each ca.pem:",
+        lines: &["raftkvd cert rotate certs --finish"],
+    },
+];
+
+const CERT_SHOW: [Example; 2] = [
+    Example {
+        what: "Show all certificates of a cluster:",
+        lines: &["raftkvd cert show certs"],
+    },
+    Example {
+        what: "Show one certificate:",
+        lines: &["raftkvd cert show certs/member-3/member.pem"],
+    },
+];
+
 const COMPLETIONS: [Example; 3] = [
     Example {
         what: "For bash:",
@@ -132,12 +210,18 @@ const MAN: [Example; 3] = [
     },
 ];
 
-/// The examples of a subcommand, or of the daemon.
+/// The examples of a subcommand, such as `backup` or `cert member`, or of the daemon.
 pub(super) fn examples(command: &str) -> &'static [Example] {
     match command {
         "backup" => &BACKUP,
         "inspect" => &INSPECT,
         "restore" => &RESTORE,
+        "cert" => &CERT,
+        "cert member" => &CERT_MEMBER,
+        "cert client" => &CERT_CLIENT,
+        "cert renew" => &CERT_RENEW,
+        "cert rotate" => &CERT_ROTATE,
+        "cert show" => &CERT_SHOW,
         "completions" => &COMPLETIONS,
         "man" => &MAN,
         _ => &DAEMON,
@@ -145,7 +229,7 @@ pub(super) fn examples(command: &str) -> &'static [Example] {
 }
 
 /// The meaning of the value names that the help shows in angle brackets.
-pub(super) const VALUES: [(&str, &str); 9] = [
+pub(super) const VALUES: [(&str, &str); 10] = [
     ("N", "a whole number, 1 or larger"),
     (
         "URL",
@@ -158,6 +242,7 @@ pub(super) const VALUES: [(&str, &str); 9] = [
         "NAMES",
         "one or more host names, *.SUFFIX or *, separated by commas",
     ),
+    ("HOST", "a host name or an IP address, without a port"),
     ("DIR", "the path of a directory"),
     (
         "SIZE",

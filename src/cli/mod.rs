@@ -6,6 +6,7 @@
 
 mod args;
 pub mod backup;
+pub mod cert;
 mod completions;
 mod environment;
 mod help;
@@ -42,6 +43,8 @@ pub enum Task {
     Restore(restore::RestoreOptions),
     /// Inspect a data directory or a file.
     Inspect(PathBuf),
+    /// Make or renew certificates.
+    Cert(cert::CertOptions),
     /// Print this to stdout.
     Print(Vec<u8>),
 }
@@ -173,6 +176,7 @@ fn task(args: Args) -> Result<Task, Quit> {
             data_dir,
         }) => restore::check(file, id, cluster, peer_url, data_dir).map(Task::Restore),
         Some(Command::Inspect { path }) => Ok(Task::Inspect(path)),
+        Some(Command::Cert(args)) => cert::check(args).map(Task::Cert),
         Some(Command::Completions { shell }) => {
             Ok(Task::Print(completions::completions(shell).into_bytes()))
         }

@@ -1,6 +1,8 @@
 //! The values of options: ids, ports, URLs, durations, sizes and choices. Each function reads one text. The error says
 //! what to write instead.
 
+use crate::certificates::AltHost;
+use crate::certificates::order::DAYS_MAX;
 use crate::config::AllowedHost;
 use crate::limits;
 use crate::logging::Format;
@@ -200,6 +202,18 @@ pub(super) fn parse_id(text: &str) -> Result<u64, String> {
         .ok_or_else(|| {
             "an id is a whole number from 1 on, the member's place in --cluster".to_owned()
         })
+}
+
+/// Reads a number of days.
+pub(super) fn parse_days(text: &str) -> Result<u32, String> {
+    let days = text.parse().ok();
+    days.filter(|days| (1..=DAYS_MAX).contains(days))
+        .ok_or_else(|| format!("a number of days is a whole number from 1 to {DAYS_MAX}"))
+}
+
+/// Reads a host for a certificate.
+pub(super) fn parse_host(text: &str) -> Result<AltHost, String> {
+    text.trim().parse()
 }
 
 pub(super) fn parse_count(text: &str) -> Result<u32, String> {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
-const SUBCOMMANDS: [&str; 5] = ["backup", "inspect", "restore", "completions", "man"];
+const SUBCOMMANDS: [&str; 6] = ["backup", "inspect", "restore", "cert", "completions", "man"];
 
 /// Runs a subcommand.
 #[track_caller]
@@ -52,6 +52,12 @@ fn completions_and_manual_pages_name_every_option() {
         &["backup"],
         &["backup", "nowhere"],
         &["restore", "x", "--id", "2"],
+        &["cert", "x"],
+        &["cert", "member"],
+        &["cert", "client", "A"],
+        &["cert", "renew", "--id", "0"],
+        &["cert", "renew", "nowhere"],
+        &["cert", "show", "a", "b"],
         &["--id", "2", "inspect", "x"],
     ] {
         let ended = printed(arguments);
@@ -95,6 +101,8 @@ fn bash_completes_options_subcommands_and_possible_values() {
         (&["ba"], &["backup"]),
         (&["completions", "z"], &["zsh"]),
         (&["restore", "file", "--cl"], &["--cluster"]),
+        (&["cert", "ro"], &["rotate"]),
+        (&["cert", "rotate", "--f"], &["--finish"]),
         // Nothing on the disk is a duration.
         (&["--heartbeat", "1"], &["1"]),
     ] {

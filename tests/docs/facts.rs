@@ -44,12 +44,14 @@ fn is_name(c: char) -> bool {
     c.is_ascii_lowercase() || c == '_'
 }
 
-const SUBCOMMANDS: [&str; 5] = ["backup", "restore", "inspect", "completions", "man"];
+const SUBCOMMANDS: [&str; 6] = ["backup", "restore", "inspect", "cert", "completions", "man"];
+const OF_CERT: [&str; 5] = ["member", "client", "renew", "rotate", "show"];
 
 /// All that the daemon and its subcommands say of their options.
 fn help() -> String {
     let subcommands = SUBCOMMANDS.map(|name| printed(&[name, "--help"]));
-    printed(&["--help"]) + &subcommands.concat()
+    let of_cert = OF_CERT.map(|name| printed(&["cert", name, "--help"]));
+    printed(&["--help"]) + &subcommands.concat() + &of_cert.concat()
 }
 
 /// The text of all files of code and configuration, which know everything; the book is none of them.
@@ -94,7 +96,8 @@ fn every_option_and_its_variable_are_on_the_page_of_the_options_and_none_else() 
         assert!(known.len() > 15, "{known:?}");
         assert_eq!(documented, known, "on the page, and by --help");
     }
-    for name in SUBCOMMANDS {
+    let of_cert = OF_CERT.map(|name| format!("cert {name}"));
+    for name in SUBCOMMANDS.map(str::to_owned).iter().chain(&of_cert) {
         assert!(page.text.contains(&format!("`raftkvd {name}")), "no {name}");
     }
 }

@@ -121,6 +121,7 @@ fn page_of_all(root: &Command) -> Page {
         page.control("PP");
         page.about_and_arguments(subcommand);
         page.examples(help::examples(subcommand.get_name()));
+        nested(&mut page, subcommand);
     }
     page.section("EXAMPLES");
     page.examples(help::examples("raftkvd"));
@@ -159,12 +160,23 @@ fn page_of_one(subcommand: &Command) -> Page {
     let mut page = Page::new(&format!("raftkvd-{name}"), subcommand);
     page.section("SYNOPSIS");
     page.line(synopsis(subcommand));
+    for nested in subcommand.get_subcommands() {
+        page.control("br");
+        page.line(synopsis_of(
+            &format!("{name} {}", nested.get_name()),
+            nested,
+        ));
+    }
     page.section("DESCRIPTION");
     page.paragraphs(&description(subcommand));
     page.section("OPTIONS");
     for argument in subcommand.get_arguments() {
         page.argument(argument);
     }
+    if subcommand.get_subcommands().next().is_some() {
+        page.section("SUBCOMMANDS");
+    }
+    nested(&mut page, subcommand);
     page.section("EXAMPLES");
     page.examples(help::examples(name));
     if variables(subcommand).next().is_some() {
@@ -177,6 +189,18 @@ fn page_of_one(subcommand: &Command) -> Page {
     page.section("SEE ALSO");
     page.line([roman("raftkvd(1)")]);
     page
+}
+
+/// Adds a subsection for each subcommand of a subcommand.
+fn nested(page: &mut Page, subcommand: &Command) {
+    for nested in subcommand.get_subcommands() {
+        let name = format!("{} {}", subcommand.get_name(), nested.get_name());
+        page.subsection(&format!("raftkvd {name}"));
+        page.line(synopsis_of(&name, nested));
+        page.control("PP");
+        page.about_and_arguments(nested);
+        page.examples(help::examples(&name));
+    }
 }
 
 /// The headings of the options, in order. `None` comes last, for the options that clap adds.
@@ -194,7 +218,12 @@ fn headings(command: &Command) -> Vec<Option<&str>> {
 
 /// The synopsis of a subcommand: its options, then its arguments.
 fn synopsis(subcommand: &Command) -> Vec<Inline> {
-    let mut line = vec![bold(format!("raftkvd {}", subcommand.get_name()))];
+    synopsis_of(subcommand.get_name(), subcommand)
+}
+
+/// `name` is what stands behind `raftkvd`.
+fn synopsis_of(name: &str, subcommand: &Command) -> Vec<Inline> {
+    let mut line = vec![bold(format!("raftkvd {name}"))];
     let own = |argument: &&Arg| argument.get_id() != "help";
     let arguments = subcommand.get_arguments().filter(own);
     for option in arguments.filter(|argument| !argument.is_positional()) {

@@ -51,7 +51,9 @@ pub(super) fn foreign_options(arguments: &[OsString]) -> Option<String> {
     let root = args::command(HelpLength::Long);
     let first = arguments.get(1)?;
     let subcommand = root.find_subcommand(first);
-    let command = subcommand.unwrap_or(&root);
+    let second = arguments.get(2);
+    let nested = subcommand.and_then(|subcommand| subcommand.find_subcommand(second?));
+    let command = nested.or(subcommand).unwrap_or(&root);
     let options = arguments.iter().skip(1).take_while(|word| *word != "--");
     let options: Vec<&str> = options.filter_map(|word| word.to_str()).collect();
     let hints = options.iter().filter_map(|word| hint(word, command));
@@ -192,6 +194,9 @@ pub(super) fn surplus_of(subcommand: &Command, word: &str) -> Option<String> {
         )),
         "backup" => Some(format!(
             "{word:?} is a word too many; backup takes one URL and one FILE"
+        )),
+        "cert" => Some(format!(
+            "{word:?} is a word too many; cert takes one DIR, or one of the subcommands member, client, renew, rotate and show"
         )),
         "inspect" => Some(format!(
             "{word:?} is a word too many; inspect takes one path at a time"
