@@ -87,13 +87,6 @@ where
 
 /// Reads the URL at which clients reach a member. The scheme may be left out.
 pub(super) fn parse_member(text: &str) -> Result<PeerUrl, String> {
-    let scheme = text.trim().get(..8);
-    if scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://")) {
-        return Err(format!(
-            "{text:?} is not the URL of a member: members have no https; write http:// and the address at which clients \
-             reach the member, as in http://127.0.0.1:9121"
-        ));
-    }
     let url = parse_peer_url(text);
     url.map_err(|why: String| why.replacen("a peer URL", "the URL of a member", 1))
 }
