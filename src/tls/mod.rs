@@ -26,6 +26,9 @@ pub mod reload;
 pub mod stream;
 mod verify;
 
+#[cfg(test)]
+mod tests;
+
 pub use crate::certificates::Facts;
 pub use credentials::{Credentials, TlsError};
 pub use handshake::{AcceptError, is_tls};
