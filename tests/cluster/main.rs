@@ -14,9 +14,11 @@
 // What it prints is for whoever runs it.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod certificates;
 #[path = "../linearizability/checker/mod.rs"]
 mod checker;
 mod clients;
+mod diallers;
 mod event_source;
 mod harness;
 mod http;
@@ -70,6 +72,7 @@ mod snapshots;
 mod stderr;
 mod stopping;
 mod supervised;
+mod tls;
 mod transfers;
 mod versions;
 mod waiting;
