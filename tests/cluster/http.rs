@@ -265,11 +265,12 @@ impl Connection {
         Ok(bytes)
     }
 
-    /// Reads whatever comes until the other side closes; an abortive close is one too.
+    /// Reads whatever comes until the other side closes; an abortive close is one too, and with TLS one without a word.
     pub fn rest(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
+        let closed = [io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof];
         match self.stream.read_to_end(&mut bytes) {
-            Err(error) if error.kind() != io::ErrorKind::ConnectionReset => Err(error),
+            Err(error) if !closed.contains(&error.kind()) => Err(error),
             _ => Ok(bytes),
         }
     }
