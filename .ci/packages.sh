@@ -4,9 +4,9 @@
 set -u
 
 # strace makes system calls of the daemon fail. With curl the commands of the documentation are tried. groff-base checks
-# the manual pages. nginx and HAProxy stand before a member. (promtool, with which a test checks the metrics, comes with
+# the manual pages. nginx and HAProxy stand before a member. openssl speaks older versions of TLS. (promtool, with which a test checks the metrics, comes with
 # Prometheus itself, which is too large for this.)
-wanted="strace curl groff-base nginx-light haproxy"
+wanted="strace curl openssl groff-base nginx-light haproxy"
 
 missing=
 for package in $wanted; do

@@ -8,7 +8,8 @@ use super::Front;
 use super::audit::Client;
 use super::error_code::Code;
 use super::reply::{self, Reply};
-use crate::certificates::{Facts, Role, Subject};
+use crate::certificates::{Facts, KeyFingerprint, Role, Subject};
+use crate::tls::Tls;
 use hyper::http::request::Parts;
 use std::sync::Arc;
 
@@ -40,6 +41,30 @@ enum Rights {
     /// Ask for the status, and add the member with this id.
     Join(u64),
     None(Box<Reply>),
+}
+
+/// The key with which a client has proved who it is. The file of revoked keys may name it later.
+#[derive(Debug)]
+pub(super) struct ShownKey {
+    tls: Tls,
+    key: KeyFingerprint,
+}
+
+impl ShownKey {
+    /// The key of this client. `None`: it has shown none.
+    pub(super) fn of(client: &Client, tls: Option<&Tls>) -> Option<Arc<ShownKey>> {
+        match (client.caller(), tls) {
+            (Caller::Known(facts), Some(tls)) => Some(Arc::new(ShownKey {
+                tls: tls.clone(),
+                key: facts.fingerprint,
+            })),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_revoked(&self) -> bool {
+        self.tls.credentials().revokes(self.key)
+    }
 }
 
 impl Front {

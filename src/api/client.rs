@@ -50,17 +50,24 @@ pub async fn exchange<T, E: From<String>>(
         .map_err(|error| error.to_string())?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| cause(&error))?;
     // The connection ends when the response was taken and the sender is dropped, or when this future is dropped.
     let answer = async move {
         let answering = sender.send_request(request);
         let answer = timeout(limits::MEMBER_ANSWER_TIMEOUT, answering).await;
         let answer = answer.map_err(|_| "no answer in time".to_owned())?;
-        take(answer.map_err(|error| error.to_string())?).await
+        take(answer.map_err(|error| cause(&error))?).await
     };
     let mut answer = std::pin::pin!(answer);
     tokio::select! {
         outcome = &mut answer => outcome,
         _ = connection => answer.await,
     }
+}
+
+/// What happened. The text of the error itself says little, for example nothing about a certificate that the member has
+/// refused.
+fn cause(error: &hyper::Error) -> String {
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    cause.unwrap_or_else(|| error.to_string())
 }

@@ -7,7 +7,7 @@
 //! - Requests that hyper refuses by itself are counted.
 
 use super::Front;
-use super::access::Caller;
+use super::access::{Caller, ShownKey};
 use super::audit::Client;
 use super::reply::{self, ReplyBody};
 use super::slots::{Full, Slot};
@@ -59,9 +59,10 @@ pub(super) async fn run(
     };
     let logger = front.api.logger.clone();
     let refused = Arc::clone(&front.api.metrics);
+    let key = ShownKey::of(&client, front.api.tls.as_ref());
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(client.clone());
-        answer(request, Arc::clone(&front), Arc::clone(&state))
+        answer(request, Arc::clone(&front), Arc::clone(&state), key.clone())
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -111,12 +112,14 @@ async fn secure(
         _ = stopping.wait_for(|stopping| *stopping) => return None,
         accepted = tls.accept_client(socket) => accepted,
     };
-    let metrics = &front.api.metrics.tls;
-    metrics.handshake(AcceptingPort::Client, accepted.is_ok());
+    // A probe that only connects is no handshake.
+    if !matches!(accepted, Err(AcceptError::Closed)) {
+        let metrics = &front.api.metrics.tls;
+        metrics.handshake(AcceptingPort::Client, accepted.is_ok());
+    }
     match accepted {
         Ok((stream, Some(facts))) => Some((stream, client.proved(Caller::Known(Arc::new(facts))))),
         Ok((stream, None)) => Some((stream, client.proved(Caller::Stranger))),
-        // A probe that only connects.
         Err(AcceptError::Closed) => None,
         Err(error) => {
             let from = client.address();
@@ -171,6 +174,7 @@ async fn answer(
     request: Request<Incoming>,
     front: Arc<Front>,
     state: Arc<ConnectionState>,
+    key: Option<Arc<ShownKey>>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     state.heads.complete(&request);
     let has_end = request.version() > Version::HTTP_10 || request.method() == Method::HEAD;
@@ -195,13 +199,19 @@ async fn answer(
         reply::close(&mut reply);
         *reply
     };
-    Ok(reply.map(|body| AnswerBody { body, state }))
+    Ok(reply.map(|body| {
+        // An answer whose length is known is short, or was read from the map before.
+        let key = key.filter(|_| body.size_hint().exact().is_none());
+        AnswerBody { body, state, key }
+    }))
 }
 
 /// The body of an answer. hyper drops it when it has taken the last byte.
 struct AnswerBody {
     body: ReplyBody,
     state: Arc<ConnectionState>,
+    /// Breaks off a long answer when this key is revoked.
+    key: Option<Arc<ShownKey>>,
 }
 
 impl Drop for AnswerBody {
@@ -219,7 +229,13 @@ impl Body for AnswerBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+        let this = self.get_mut();
+        if this.key.as_ref().is_some_and(|key| key.is_revoked()) {
+            return Poll::Ready(Some(Err(io::Error::other(
+                "the key of the client's certificate is revoked",
+            ))));
+        }
+        Pin::new(&mut this.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -20,8 +20,8 @@ use crate::storage::inspect::SnapshotContents;
 use crate::storage::{
     ArrivedSnapshot, ArrivingSnapshot, Disk as _, DiskError, ReadOnlyDisk, RealDisk, StorageError,
 };
+use crate::tls::TlsError;
 use crate::tls::client::ClientTls;
-use crate::tls::{self, TlsError};
 use crate::workers::{THREAD_ADVICE, on_a_thread};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
@@ -377,9 +377,6 @@ fn refusal(status: StatusCode, body: &Bytes) -> String {
     }
     match problem["detail"].as_str() {
         Some(line) => crate::logging::one_line(line),
-        None if tls::is_plaintext_answer(body) => {
-            "this member speaks TLS only; give --tls DIR, or --cacert FILE, --cert FILE and --key FILE".to_owned()
-        }
         None => format!(
             "the answer to GET /-/snapshot is {status}; give the URL at which clients reach a member"
         ),

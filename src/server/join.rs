@@ -17,7 +17,6 @@ use crate::channels::inbox::Inbox;
 use crate::channels::notice::Notice;
 use crate::limits;
 use crate::peer_url::PeerUrl;
-use crate::tls;
 use crate::tls::client::ClientTls;
 use crate::transport::{PEERS_ONLY, Transport};
 use bytes::Bytes;
@@ -161,7 +160,7 @@ async fn ask(
 /// URL, its refusal says what to do.
 fn no_status(status: StatusCode, body: &[u8]) -> String {
     let problem: Value = serde_json::from_slice(body).unwrap_or_default();
-    if tls::is_plaintext_answer(body) || problem["code"] == "no-certificate" {
+    if problem["code"] == "no-certificate" {
         return "this member speaks TLS; start this one with --tls DIR too".to_owned();
     }
     if let Some(line) = detail(&problem) {

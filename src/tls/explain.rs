@@ -98,7 +98,10 @@ fn said(alert: AlertDescription) -> String {
         AlertDescription::CertificateRequired => {
             "it asks for a certificate, and this side has none"
         }
-        AlertDescription::UnknownCA => "none of the CAs that it trusts has signed our certificate",
+        // The second one if a CA that it trusts has the name of ours and another key, as during a rotation.
+        AlertDescription::UnknownCA | AlertDescription::DecryptError => {
+            "none of the CAs that it trusts has signed our certificate"
+        }
         AlertDescription::CertificateExpired => {
             "our certificate is not valid at its time: it has expired, or one of the two clocks is wrong"
         }

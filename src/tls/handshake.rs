@@ -7,6 +7,7 @@ use crate::certificates::{Facts, facts};
 use crate::limits;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ServerConfig};
+use serde_json::json;
 use std::io;
 use std::sync::Arc;
 use thiserror::Error;
@@ -134,23 +135,33 @@ pub fn is_tls(first_byte: u8) -> bool {
     first_byte == HANDSHAKE_RECORD
 }
 
-/// The answer to a client that speaks HTTP.
+/// What a client that speaks HTTP is to do.
 const PLAINTEXT_ANSWER: &str = "this port speaks TLS only: use https:// and certificates, as in curl --cacert ca.pem --cert \
-    client.pem --key client.key; raftkvd itself takes --tls DIR\n";
+    client.pem --key client.key; raftkvd itself takes --tls DIR";
 
-/// Whether the body of an answer is that of a port that speaks TLS only.
-pub fn is_plaintext_answer(body: &[u8]) -> bool {
-    body == PLAINTEXT_ANSWER.as_bytes()
+/// Whether the client wants errors in JSON, as `raftkvd backup` and members that join do. Looks at what has arrived of the
+/// head of its request.
+async fn asks_for_json(socket: &TcpStream) -> io::Result<bool> {
+    let mut head = [0; 2048];
+    let count = socket.peek(&mut head).await?;
+    let head = String::from_utf8_lossy(&head[..count]).to_ascii_lowercase();
+    Ok(head.contains("\r\naccept: application/json\r\n"))
 }
 
 /// Tells a client that speaks HTTP what to do. Reads what the client still sends, because closing the connection before
 /// that can destroy the answer on its way.
 async fn answer_plaintext(mut socket: TcpStream) -> io::Result<()> {
     let line = PLAINTEXT_ANSWER;
+    let (kind, body) = match asks_for_json(&socket).await? {
+        true => {
+            let problem = json!({"type": "about:blank", "title": "Bad Request", "status": 400, "detail": line});
+            ("application/problem+json", problem.to_string())
+        }
+        false => ("text/plain; charset=utf-8", format!("{line}\n")),
+    };
     let answer = format!(
-        "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n{line}",
-        line.len()
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
     );
     socket.write_all(answer.as_bytes()).await?;
     socket.shutdown().await?;

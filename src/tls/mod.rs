@@ -26,9 +26,12 @@ pub mod reload;
 pub mod stream;
 mod verify;
 
+#[cfg(test)]
+mod tests;
+
 pub use crate::certificates::Facts;
 pub use credentials::{Credentials, TlsError};
-pub use handshake::{AcceptError, is_plaintext_answer, is_tls};
+pub use handshake::{AcceptError, is_tls};
 pub use stream::Stream;
 
 use crate::config::TlsOptions;
@@ -39,15 +42,20 @@ use tokio::sync::watch;
 #[derive(Debug, Clone)]
 pub struct Tls {
     options: Arc<TlsOptions>,
+    /// The state of the files before they were read for the first time.
+    first: reload::Stamps,
     current: Arc<watch::Sender<Arc<Credentials>>>,
 }
 
 impl Tls {
     /// Loads the directory of the options.
     pub fn load(options: TlsOptions) -> Result<Tls, TlsError> {
+        // Taken first, so that a change while the files are read is seen later.
+        let first = reload::stamps(&options.dir);
         let credentials = Credentials::load(&options)?;
         Ok(Tls {
             options: Arc::new(options),
+            first,
             current: Arc::new(watch::Sender::new(Arc::new(credentials))),
         })
     }

@@ -22,12 +22,15 @@ pub struct ReadAgain;
 /// What tells one state of a file from another: time of the change in seconds and nanoseconds, size, and inode.
 type Stamp = Option<(i64, i64, u64, u64)>;
 
+/// The state of all files.
+pub(super) type Stamps = [Stamp; 4];
+
 const FILES: [&str; 4] = ["ca.pem", "member.pem", "member.key", "revoked"];
 
 /// Keeps the credentials fresh until the sender of `asked` is gone.
 pub fn run(tls: &Tls, asked: &Receiver<ReadAgain>, metrics: &Arc<TlsMetrics>, logger: &Logger) {
     let mut freshness = Freshness {
-        stamps: stamps(&tls.options.dir),
+        stamps: tls.first,
         warned: None,
     };
     metrics.set_not_after(tls.credentials().own.not_after);
@@ -65,7 +68,8 @@ fn read_again(tls: &Tls, metrics: &TlsMetrics, logger: &Logger) {
     }
 }
 
-fn stamps(dir: &Path) -> [Stamp; 4] {
+/// The state of the files in a directory.
+pub(super) fn stamps(dir: &Path) -> Stamps {
     FILES.map(|name| {
         let file = std::fs::metadata(dir.join(name)).ok()?;
         Some((file.ctime(), file.ctime_nsec(), file.size(), file.ino()))
@@ -73,7 +77,7 @@ fn stamps(dir: &Path) -> [Stamp; 4] {
 }
 
 struct Freshness {
-    stamps: [Stamp; 4],
+    stamps: Stamps,
     /// When the end of the own certificate was logged last.
     warned: Option<Instant>,
 }

@@ -12,6 +12,7 @@ use crate::http::{Connection, Response};
 use protobuf::Message as _;
 use raft::eraftpb::{Entry, Message, MessageType};
 use raftkvd::command::{self, Batch, Command};
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -22,19 +23,25 @@ const LATER: u64 = 1_000_000_000_000;
 
 /// What a stranger claims.
 #[derive(Debug, Clone, Copy)]
-struct Claims {
-    cluster: u64,
-    from: u64,
-    to: u64,
-    bound: u64,
+pub struct Claims {
+    pub cluster: u64,
+    pub from: u64,
+    pub to: u64,
+    pub bound: u64,
     /// What it says of the receiver's incarnation; 0: nothing.
-    receiver: u64,
+    pub receiver: u64,
 }
 
 /// The answer to these claims, and the connection.
 fn shake_hands(address: SocketAddr, claims: Claims, lane: &str) -> (Response, Connection) {
     let mut connection =
         Connection::impatient(address, Duration::from_secs(5)).expect("connect to the peer port");
+    let answer = claim(&mut connection, claims, lane).expect("an answer");
+    (answer, connection)
+}
+
+/// Makes these claims on a connection.
+pub fn claim(connection: &mut Connection, claims: Claims, lane: &str) -> io::Result<Response> {
     let (cluster, incarnation) = (
         format!("{:016x}", claims.cluster),
         format!("{INCARNATION:016x}"),
@@ -58,8 +65,7 @@ fn shake_hands(address: SocketAddr, claims: Claims, lane: &str) -> (Response, Co
     if claims.receiver != 0 {
         headers.push(("raftkvd-receiver", &receiver));
     }
-    let answer = connection.send("POST", "/raft/stream", &headers, b"");
-    (answer.expect("an answer"), connection)
+    connection.send("POST", "/raft/stream", &headers, b"")
 }
 
 /// Messages in one frame.

@@ -226,10 +226,6 @@ const VALUES: &[(&str, &str)] = &[
         "write FILE behind the URL, as in raftkvd backup URL FILE",
     ),
     (
-        "backup https://127.0.0.1:9121",
-        "write http:// and the address at which clients reach the member",
-    ),
-    (
         "restore -",
         "restore reads no pipe: write the backup to a file first",
     ),

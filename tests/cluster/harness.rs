@@ -6,6 +6,7 @@
 //! on how many threads the test runner has; no node may have panicked by the end of a test, whatever the test was
 //! about.
 
+use crate::certificates::Certificates;
 use crate::http::{self, Response};
 use crate::ports::free_port;
 pub use crate::process::{BINARY, Node, daemon, refuses_connections, run_to_end};
@@ -23,6 +24,9 @@ pub const PATIENT: [&str; 2] = ["--request-timeout", "20s"];
 pub const PATIENCE: Duration = Duration::from_secs(30);
 const CLUSTERS_AT_ONCE: usize = 3;
 pub const POLL_INTERVAL: Duration = Duration::from_millis(15);
+/// With this variable all clusters have TLS. Tests that look at bytes, ports or lines of plaintext fail then, and all others
+/// have to pass.
+const SECURE_ALL: &str = "RAFTKVD_TESTS_SECURE";
 /// Lines of each node's log that a failing test prints.
 const LOG_TAIL_LINES: usize = 60;
 
@@ -87,6 +91,8 @@ impl Drop for Permit {
 /// Nodes in one temporary directory.
 pub struct Cluster {
     pub nodes: BTreeMap<u64, Node>,
+    /// With what its nodes speak TLS, if they do.
+    pub certificates: Option<Certificates>,
     /// Flags that every node gets.
     flags: Vec<String>,
     url_host: Ipv4Addr,
@@ -123,6 +129,49 @@ impl Cluster {
         Cluster::lay_out(n, &flags, host, Some(Permit::acquire()))
     }
 
+    /// Makes certificates for all nodes. From their next start on they speak TLS, and this process is the administrator;
+    /// so do all nodes that are laid out later.
+    pub fn secure(&mut self) {
+        if self.certificates.is_some() {
+            return;
+        }
+        let urls: Vec<String> = self.nodes.values().map(Node::url).collect();
+        let ids: Vec<u64> = self.nodes.keys().copied().collect();
+        assert!(ids.iter().copied().eq(1..=ids.len() as u64), "{ids:?}");
+        self.certificates = Some(Certificates::make(self.path(), &urls));
+        for id in ids {
+            self.secure_node(id);
+        }
+    }
+
+    /// This node speaks TLS from its next start on.
+    pub fn secure_node(&mut self, id: u64) {
+        let certificates = self.certificates.as_ref().expect("the cluster has some");
+        let directory = certificates.of_member(id).display().to_string();
+        let admin = certificates.admin();
+        let node = self.node(id);
+        node.set_flag("--tls", &directory);
+        http::secure(node.address, Some(admin));
+    }
+
+    /// All nodes are without TLS from their next start on.
+    pub fn expose(&mut self) {
+        self.certificates = None;
+        for node in self.nodes.values_mut() {
+            node.remove_flag("--tls");
+            http::secure(node.address, None);
+        }
+    }
+
+    /// `n` members with TLS, running and ready.
+    #[track_caller]
+    pub fn start_secure(n: usize, flags: &[&str]) -> Cluster {
+        let mut cluster = Cluster::prepare(n, flags);
+        cluster.secure();
+        cluster.start_all();
+        cluster
+    }
+
     /// A further cluster for a test that has one already: it counts as part of the first, because a test that
     /// waited for a second permit while holding its first could wait for ever.
     pub fn prepare_beside(_first: &Cluster, n: usize, flags: &[&str]) -> Cluster {
@@ -132,6 +181,7 @@ impl Cluster {
     fn lay_out(n: usize, flags: &[&str], url_host: Ipv4Addr, permit: Option<Permit>) -> Cluster {
         let mut cluster = Cluster {
             nodes: BTreeMap::new(),
+            certificates: None,
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
             url_host,
             directory: TempDir::new().expect("create the cluster's directory"),
@@ -144,6 +194,9 @@ impl Cluster {
             .collect();
         for (id, peer_port) in (1..).zip(peer_ports) {
             cluster.lay_out_node(id, peer_port, &urls.join(","), false);
+        }
+        if std::env::var_os(SECURE_ALL).is_some() {
+            cluster.secure();
         }
         cluster
     }
@@ -173,6 +226,14 @@ impl Cluster {
         node.url_host = self.url_host;
         let previous = self.nodes.insert(id, node);
         assert!(previous.is_none(), "node {id} exists already");
+        self.secure_newcomer(id);
+    }
+
+    fn secure_newcomer(&mut self, id: u64) {
+        if let Some(certificates) = &self.certificates {
+            certificates.add_member(id);
+            self.secure_node(id);
+        }
     }
 
     /// Lays out the next node, to be started with `--join` and the list of all URLs. Its id follows the last one.
@@ -202,6 +263,7 @@ impl Cluster {
         arguments.extend(self.flags.iter().cloned());
         let node = Node::with_arguments(id, port, peer_port, self.path(), data_dir, arguments);
         self.nodes.insert(id, node);
+        self.secure_newcomer(id);
     }
 
     /// Member 1 begins alone, and the others up to `n` join it by its address. All are voters.
@@ -220,7 +282,10 @@ impl Cluster {
 
     /// Where clients reach it.
     pub fn client_url(&self, id: u64) -> String {
-        format!("http://{}", self.address(id))
+        match self.certificates {
+            Some(_) => format!("https://{}", self.address(id)),
+            None => format!("http://{}", self.address(id)),
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -399,6 +464,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        for node in self.nodes.values() {
+            http::secure(node.address, None);
+        }
         if std::thread::panicking() {
             for node in self.nodes.values() {
                 let text = node.log_text();

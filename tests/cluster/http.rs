@@ -3,10 +3,16 @@
 //!
 //! It sends one request at a time on a connection that stays open, and reads one response. It never retries: a
 //! request that was sent twice would spoil every test that counts.
+//!
+//! To an address that was [given](secure) certificates it speaks TLS, so a test need not know whether its cluster does.
 
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// How long a client waits for anything; far longer than any `--request-timeout` in these tests.
@@ -62,10 +68,31 @@ impl fmt::Debug for Response {
     }
 }
 
+/// With what to dial the addresses that speak TLS.
+static SECURE: Mutex<BTreeMap<SocketAddr, Arc<ClientConfig>>> = Mutex::new(BTreeMap::new());
+
+fn secured() -> MutexGuard<'static, BTreeMap<SocketAddr, Arc<ClientConfig>>> {
+    SECURE.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// From now on connections to this address speak TLS, with these certificates. `None`: no more.
+pub fn secure(address: SocketAddr, config: Option<Arc<ClientConfig>>) {
+    match config {
+        Some(config) => drop(secured().insert(address, config)),
+        None => drop(secured().remove(&address)),
+    }
+}
+
+/// Bytes in both directions.
+trait Wire: Read + Write + Send + fmt::Debug {}
+
+impl Wire for TcpStream {}
+impl Wire for StreamOwned<ClientConnection, TcpStream> {}
+
 /// One connection to a client or peer port.
 #[derive(Debug)]
 pub struct Connection {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Box<dyn Wire>>,
 }
 
 impl Connection {
@@ -75,13 +102,38 @@ impl Connection {
 
     /// One that waits for no answer longer than this.
     pub fn impatient(address: SocketAddr, patience: Duration) -> io::Result<Connection> {
-        let stream = TcpStream::connect_timeout(&address, patience)?;
-        stream.set_read_timeout(Some(patience))?;
-        stream.set_write_timeout(Some(patience))?;
-        stream.set_nodelay(true)?;
-        Ok(Connection {
-            stream: BufReader::new(stream),
-        })
+        let config = secured().get(&address).cloned();
+        match config {
+            Some(config) => Connection::tls(address, patience, config),
+            None => Connection::plain(address, patience),
+        }
+    }
+
+    /// One without TLS.
+    pub fn plain(address: SocketAddr, patience: Duration) -> io::Result<Connection> {
+        Ok(Connection::over(connect(address, patience)?))
+    }
+
+    /// One with TLS, after its handshake. In TLS 1.3 the other side may still refuse the certificate: then the first
+    /// answer is an error.
+    pub fn tls(
+        address: SocketAddr,
+        patience: Duration,
+        config: Arc<ClientConfig>,
+    ) -> io::Result<Connection> {
+        let mut socket = connect(address, patience)?;
+        let name = ServerName::from(address.ip());
+        let mut connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut socket)?;
+        }
+        Ok(Connection::over(StreamOwned::new(connection, socket)))
+    }
+
+    fn over(wire: impl Wire + 'static) -> Connection {
+        Connection {
+            stream: BufReader::new(Box::new(wire)),
+        }
     }
 
     /// Sends a request and reads its response. `path` goes out as it is; see [`encode`].
@@ -112,7 +164,9 @@ impl Connection {
 
     /// Writes bytes as they are.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.get_mut().write_all(bytes)
+        let wire = self.stream.get_mut();
+        wire.write_all(bytes)?;
+        wire.flush()
     }
 
     /// Reads the status line and the headers of the next response, which may be a `100 Continue`.
@@ -211,11 +265,12 @@ impl Connection {
         Ok(bytes)
     }
 
-    /// Reads whatever comes until the other side closes; an abortive close is one too.
+    /// Reads whatever comes until the other side closes; an abortive close is one too, and with TLS one without a word.
     pub fn rest(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
+        let closed = [io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof];
         match self.stream.read_to_end(&mut bytes) {
-            Err(error) if error.kind() != io::ErrorKind::ConnectionReset => Err(error),
+            Err(error) if !closed.contains(&error.kind()) => Err(error),
             _ => Ok(bytes),
         }
     }
@@ -241,6 +296,14 @@ impl Connection {
         }
         String::from_utf8(line).map_err(|_| invalid("a header that is not UTF-8".to_owned()))
     }
+}
+
+fn connect(address: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 fn invalid(why: String) -> io::Error {

@@ -14,9 +14,11 @@
 // What it prints is for whoever runs it.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod cert_command;
 #[path = "../linearizability/checker/mod.rs"]
 mod checker;
 mod clients;
+mod diallers;
 mod event_source;
 mod harness;
 mod http;
@@ -75,6 +77,7 @@ mod snapshots;
 mod stderr;
 mod stopping;
 mod supervised;
+mod tls;
 mod transfers;
 mod versions;
 mod waiting;

@@ -182,6 +182,13 @@ impl Node {
         }
     }
 
+    /// Removes a flag and its value, for the next start.
+    pub fn remove_flag(&mut self, flag: &str) {
+        if let Some(at) = self.arguments.iter().position(|a| a == flag) {
+            self.arguments.drain(at..at + 2);
+        }
+    }
+
     /// From its next start on it is reached at another port, and its own arguments say so. Those of the others don't.
     pub fn move_to(&mut self, peer_port: u16) {
         let before = self.url();

@@ -11,9 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A proxy in front of a member. It ends with this value.
-struct Proxy {
+pub struct Proxy {
     process: Child,
-    address: SocketAddr,
+    pub address: SocketAddr,
 }
 
 impl Drop for Proxy {
@@ -27,38 +27,52 @@ const KINDS: [&str; 2] = ["nginx", "haproxy"];
 
 /// Starts a proxy of this kind, or returns `None` if it is not installed.
 fn start(kind: &str, before: SocketAddr, directory: &Path, pass_host: bool) -> Option<Proxy> {
+    let host = if pass_host {
+        "proxy_set_header Host $http_host;"
+    } else {
+        ""
+    };
+    run(kind, kind, directory, |listen| match kind {
+        "nginx" => format!(
+            "server {{ listen {listen};\nlocation / {{ proxy_pass http://{before}; {host} }} }}"
+        ),
+        _ => format!(
+            "defaults\n  mode http\n  timeout connect 5s\n  timeout client 50s\n  timeout server 50s\n\
+             frontend clients\n  bind {listen}\n  default_backend members\n\
+             backend members\n  server one {before}\n"
+        ),
+    })
+}
+
+/// Starts a proxy of this kind, whose files get this name. The text is its configuration, for nginx that of its servers.
+pub fn run(
+    kind: &str,
+    name: &str,
+    directory: &Path,
+    text: impl FnOnce(SocketAddr) -> String,
+) -> Option<Proxy> {
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let address = free.local_addr().expect("its address");
     drop(free);
-    let file = directory.join(format!("{kind}.conf"));
+    let file = directory.join(format!("{name}.conf"));
     let root = directory.display();
     let mut command = Command::new(kind);
-    let text = if kind == "nginx" {
+    let mut text = text(address);
+    if kind == "nginx" {
         // One process, so that it can be killed.
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
         let temporary = temporary.map(|of| format!("{of}_temp_path {root}/{of};"));
-        let host = if pass_host {
-            "proxy_set_header Host $http_host;"
-        } else {
-            ""
-        };
         command.args(["-p", &root.to_string(), "-c"]).arg(&file);
-        format!(
-            "daemon off; master_process off; pid {root}/nginx.pid; error_log {root}/nginx.log;\nevents {{}}\n\
-             http {{ access_log off; {}\nserver {{ listen {address}; client_max_body_size 64m;\n\
-             location / {{ proxy_pass http://{before}; {host} }} }} }}\n",
+        text = format!(
+            "daemon off; master_process off; pid {root}/{name}.pid; error_log {root}/{name}.log;\nevents {{}}\n\
+             http {{ access_log off; client_max_body_size 64m; {}\n{text} }}\n",
             temporary.concat()
-        )
+        );
     } else {
         command.args(["-db", "-f"]).arg(&file);
-        format!(
-            "defaults\n  mode http\n  timeout connect 5s\n  timeout client 50s\n  timeout server 50s\n\
-             frontend clients\n  bind {address}\n  default_backend members\n\
-             backend members\n  server one {before}\n"
-        )
-    };
+    }
     fs::write(&file, text).expect("write the configuration");
-    let log = fs::File::create(directory.join(format!("{kind}.out"))).expect("create a file");
+    let log = fs::File::create(directory.join(format!("{name}.out"))).expect("create a file");
     let other = log.try_clone().expect("clone the file");
     let started = command
         .stdin(Stdio::null())

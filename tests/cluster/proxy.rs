@@ -1,13 +1,14 @@
 //! The network between the nodes: a TCP proxy before each node's peer port, through which all others reach it.
 //!
 //! A proxy listens on [`HOST`], at the same port as its node on 127.0.0.1, so that peer URLs name the proxy. Who dials
-//! says so in the head of its request (`raftkvd-from`), so each connection has two directions between two known nodes,
-//! and each direction can be cut or delayed. What is cut is held back, as by a network that loses every packet, and
+//! says so in the head of its request (`raftkvd-from`), and with TLS is found by its process, so each connection has two
+//! directions between two known nodes, and each direction can be cut or delayed. What is cut is held back, as by a network that loses every packet, and
 //! comes through when the link heals, unless the connection is broken by then.
 //!
 //! A connection can also be reset, at once or after so many bytes more, which is in the middle of a frame as a rule: both
 //! ends get a RST, and what was on its way is lost.
 
+use crate::diallers::node_at;
 use rustix::net::sockopt::set_socket_linger;
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
@@ -221,7 +222,13 @@ impl Shared {
 
 /// Carries one connection to the node with this id, until it ends.
 fn carry(shared: &Arc<Shared>, mut dialling: TcpStream, id: u64, port: u16) -> io::Result<()> {
-    let (head, from) = read_head(&mut dialling)?;
+    let (head, from) = match speaks_tls(&dialling)? {
+        true => (
+            Vec::new(),
+            node_at(dialling.peer_addr()?).ok_or(io::ErrorKind::NotFound)?,
+        ),
+        false => read_head(&mut dialling)?,
+    };
     let mut dialled = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     dialling.set_nodelay(true)?;
     dialled.set_nodelay(true)?;
@@ -261,9 +268,20 @@ fn carry(shared: &Arc<Shared>, mut dialling: TcpStream, id: u64, port: u16) -> i
     Ok(())
 }
 
+/// Waits for the first byte, which shows whether a TLS handshake starts.
+fn speaks_tls(stream: &TcpStream) -> io::Result<bool> {
+    stream.set_read_timeout(Some(HEAD_TIMEOUT))?;
+    let mut first = [0];
+    let count = stream.peek(&mut first)?;
+    let speaks = count > 0 && first[0] == 0x16;
+    if speaks {
+        stream.set_read_timeout(None)?;
+    }
+    Ok(speaks)
+}
+
 /// Reads the head of the request, and who sends it.
 fn read_head(stream: &mut TcpStream) -> io::Result<(Vec<u8>, u64)> {
-    stream.set_read_timeout(Some(HEAD_TIMEOUT))?;
     let mut head = Vec::new();
     let mut buffer = [0; 1 << 10];
     while !head.windows(4).any(|four| four == b"\r\n\r\n") {

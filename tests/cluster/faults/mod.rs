@@ -2,8 +2,8 @@
 //! their disks and get older copies of them, while clients write, read, list and watch: every answer they got has to fit
 //! into one order, watchers have to hear of everything once, and all members have to hold the same in the end.
 //!
-//! One test. It runs for one minute among all others, and for five minutes if it is named: `cargo test --test cluster
-//! faults::answers -- --nocapture`. `RAFTKVD_FAULTS_SECONDS` sets another time. `RAFTKVD_FAULTS_SEED` repeats the
+//! One test, and a shorter one with TLS. It runs for one minute among all others, and for five minutes if it is named:
+//! `cargo test --test cluster faults::answers -- --nocapture`. `RAFTKVD_FAULTS_SECONDS` sets another time. `RAFTKVD_FAULTS_SEED` repeats the
 //! random choices of a run, but not its timing, so a failure may need several tries to come again.
 //!
 //! | file | |
@@ -38,6 +38,7 @@ use std::time::{Duration, Instant};
 use watchers::{PREFIXES, Watchers};
 
 const SECONDS: u64 = 60;
+const SECONDS_WITH_TLS: u64 = 15;
 const SECONDS_ALONE: u64 = 300;
 const CLIENTS: u64 = 12;
 
@@ -51,12 +52,29 @@ fn from_environment(name: &str) -> Option<u64> {
 
 #[test]
 fn answers_fit_into_one_order_whatever_fails() {
-    let seconds = from_environment("RAFTKVD_FAULTS_SECONDS").unwrap_or_else(|| {
-        let by_name = std::env::args()
-            .skip(1)
-            .any(|argument| argument.contains("faults"));
-        if by_name { SECONDS_ALONE } else { SECONDS }
-    });
+    check_answers(SECONDS, |_| ());
+}
+
+#[test]
+fn with_tls_answers_fit_into_one_order_too() {
+    check_answers(SECONDS_WITH_TLS, Cluster::secure);
+}
+
+/// How long a test runs that takes this time among all others.
+fn seconds(among_others: u64) -> u64 {
+    let by_name = || {
+        let mut arguments = std::env::args().skip(1);
+        arguments.any(|argument| argument.contains("faults"))
+    };
+    from_environment("RAFTKVD_FAULTS_SECONDS").unwrap_or_else(|| match by_name() {
+        true => SECONDS_ALONE,
+        false => among_others,
+    })
+}
+
+/// Runs for this time among all other tests. The cluster is not started when it is prepared.
+fn check_answers(seconds_among_others: u64, prepare: fn(&mut Cluster)) {
+    let seconds = seconds(seconds_among_others);
     let seed = from_environment("RAFTKVD_FAULTS_SEED").unwrap_or_else(|| {
         let now = std::time::SystemTime::UNIX_EPOCH.elapsed();
         now.expect("the clock is past 1970").as_micros() as u64
@@ -68,6 +86,7 @@ fn answers_fit_into_one_order_whatever_fails() {
     let flags: Vec<&str> = flags.split(' ').collect();
     let mut cluster = Cluster::prepare_behind(HOST, 3, &flags);
     assert_eq!(cluster.lay_out_joiner(), 4);
+    prepare(&mut cluster);
     let ids = cluster.nodes.keys();
     let spare_ports: BTreeMap<u64, u16> = ids.map(|id| (*id, free_port())).collect();
     let first_ports = cluster
