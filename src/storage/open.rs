@@ -82,7 +82,7 @@ impl DataDir {
         let member = beginning.member;
         let snapshots = Arc::new(Snapshots::new(self));
         let (meta, wal, recovered, first_start) = match Meta::load(self)? {
-            Some(meta) if meta.in_use() && !is_replaced(&beginning.start, &meta) => {
+            Some(meta) if meta.in_use() && !is_replaced(&beginning, &meta) => {
                 let meta = Arc::new(meta);
                 self.check_owner(&meta, member)?;
                 let (wal, recovered) =
@@ -142,6 +142,8 @@ impl DataDir {
 
 /// Whether a first member starts a cluster in the directory of a member that no cluster has let in. That member has never
 /// stored an entry or a vote, so its files are leftovers.
-fn is_replaced(start: &Start, meta: &Meta) -> bool {
-    matches!(start, Start::First(_)) && meta.cluster() == 0
+fn is_replaced(beginning: &Beginning, meta: &Meta) -> bool {
+    let is_unused = meta.cluster() == 0 && meta.removed().is_none() && !meta.is_older_copy();
+    let founds = matches!(beginning.start, Start::First(_));
+    founds && is_unused && meta.member() == beginning.member
 }
