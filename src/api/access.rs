@@ -6,23 +6,13 @@
 
 use super::Front;
 use super::audit::Client;
+use super::caller::Caller;
 use super::error_code::Code;
 use super::reply::{self, Reply};
-use crate::certificates::{Facts, KeyFingerprint, Role, Subject};
+use crate::certificates::{KeyFingerprint, Role, Subject};
 use crate::tls::Tls;
 use hyper::http::request::Parts;
 use std::sync::Arc;
-
-/// What a client has proved about itself.
-#[derive(Debug, Clone)]
-pub(super) enum Caller {
-    /// Nothing, because this member has no TLS.
-    Anybody,
-    /// Nothing: it has shown no certificate.
-    Stranger,
-    /// What its certificate says.
-    Known(Arc<Facts>),
-}
 
 /// For whom a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

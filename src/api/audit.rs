@@ -9,7 +9,7 @@
 //! - No line holds a key or a value.
 
 use super::Front;
-use super::access::Caller;
+use super::caller::Caller;
 use super::error_code::Code;
 use super::reply::{Reply, ReplyResult};
 use super::slots::Full;

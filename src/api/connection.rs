@@ -7,8 +7,9 @@
 //! - Requests that hyper refuses by itself are counted.
 
 use super::Front;
-use super::access::{Caller, ShownKey};
+use super::access::ShownKey;
 use super::audit::Client;
+use super::caller::Caller;
 use super::reply::{self, ReplyBody};
 use super::slots::{Full, Slot};
 use super::socket::{ConnectionState, Socket};

@@ -29,6 +29,7 @@ mod availability;
 mod backup;
 mod base64;
 mod body;
+mod caller;
 pub mod client;
 mod condition;
 mod connection;

@@ -9,7 +9,7 @@
 //!
 //! Everything is checked before anything is used, so a directory that is half replaced changes nothing.
 
-use super::verify::{Accepts, Authority, ClientCertificates, MemberCertificates};
+use super::verify::{Accepts, Authority, ClientCertificates, MemberCertificates, provider};
 use crate::certificates::{Facts, FactsError, KeyFingerprint, Subject, facts};
 use crate::config::TlsOptions;
 use rustls::pki_types::pem::{self, PemObject as _};
@@ -278,11 +278,6 @@ pub(super) fn dialling_builder(
 pub(super) fn without_resumption(mut config: ClientConfig) -> ClientConfig {
     config.resumption = rustls::client::Resumption::disabled();
     config
-}
-
-/// The cryptography of every handshake.
-pub(super) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 pub(super) fn malformed(path: &Path, why: impl Into<String>) -> TlsError {

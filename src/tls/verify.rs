@@ -4,7 +4,6 @@
 //! cluster, and its key must not be in the file `revoked`. Names and addresses of hosts are not looked at, so no answer of
 //! a DNS server can make another member of somebody.
 
-use super::credentials::provider;
 use super::explain;
 use crate::certificates::{Facts, FactsError, KeyFingerprint, Subject, Tag, facts};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -19,6 +18,11 @@ use rustls::{
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
+
+/// The cryptography of every handshake.
+pub(super) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
 
 /// Why a certificate that a CA has signed is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
