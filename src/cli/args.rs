@@ -4,8 +4,8 @@
 use super::cert::CertArgs;
 use super::help;
 use super::values::{
-    LOG_FORMATS, LOG_LEVELS, choice, parse_allowed_host, parse_count, parse_duration, parse_id,
-    parse_listen, parse_listen_peer, parse_member, parse_port, parse_size,
+    LOG_FORMATS, LOG_LEVELS, TLS_VERSIONS, choice, parse_allowed_host, parse_count, parse_duration,
+    parse_id, parse_listen, parse_listen_peer, parse_member, parse_port, parse_size,
 };
 use crate::command::version::VERSION;
 use crate::config::{AllowedHost, ClientFiles};
@@ -201,10 +201,11 @@ pub(super) struct Args {
         value_name = "VERSION",
         env = "RAFTKVD_TLS_MIN",
         default_value = "1.3",
-        value_parser = ["1.2", "1.3"],
+        value_parser = choice(&TLS_VERSIONS),
+        action = clap::ArgAction::Set,
         help_heading = "Security"
     )]
-    pub(super) tls_min: String,
+    pub(super) tls_min: bool,
 
     /// Open ports to other machines without TLS
     ///

@@ -243,7 +243,7 @@ fn check(args: Args) -> Result<Options, String> {
             listen_peer: args.listen_peer,
             data_dir: args.data_dir,
             tls_dir: args.tls,
-            allows_tls12: args.tls_min == "1.2",
+            allows_tls12: args.tls_min,
             insecure: args.insecure,
             join_files,
             tuning,

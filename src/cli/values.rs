@@ -38,6 +38,12 @@ pub(super) const LOG_FORMATS: [Choice<Format>; 2] = [
     Choice::new("json", Format::Json, "one JSON object a line"),
 ];
 
+/// The values of `--tls-min`: whether the client port also speaks TLS 1.2.
+pub(super) const TLS_VERSIONS: [Choice<bool>; 2] = [
+    Choice::new("1.2", true, "for clients that lack TLS 1.3"),
+    Choice::new("1.3", false, "refuses all older versions"),
+];
+
 /// The values of `--log-level`.
 pub(super) const LOG_LEVELS: [Choice<Level>; 5] = [
     Choice::new("error", Level::Error, "failures of this member"),
