@@ -36,9 +36,9 @@ pub struct Asked {
     pub tls_dir: Option<PathBuf>,
     /// The client port also speaks TLS 1.2.
     pub allows_tls12: bool,
-    /// `--insecure`: a port beyond loopback may lack TLS.
+    /// `--insecure`: a port beyond loopback needs no TLS.
     pub insecure: bool,
-    /// With what to dial the members of `join_by`, if not with the files of `tls_dir`.
+    /// The files with which to dial the members of `join_by`. `None`: those of `tls_dir`.
     pub join_files: Option<ClientFiles>,
     /// All that has to do with no other member and no directory.
     pub tuning: Tuning,
@@ -64,9 +64,9 @@ pub struct Config {
     pub join_ignored: bool,
     /// Where clients reach the members that are asked to add this one; empty: it was added, or will be.
     pub join_by: Vec<PeerUrl>,
-    /// `join_by` was not said on the command line, and comes from the data directory.
+    /// `join_by` is not from the command line but from the data directory.
     pub join_remembered: bool,
-    /// `join_by`, also of a member that was added long ago, for advice.
+    /// `join_by`, also if this member was added long ago. Messages name these URLs.
     pub join_urls: Vec<PeerUrl>,
     /// Where clients connect.
     pub client_address: SocketAddr,
@@ -78,15 +78,15 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The directory of `--tls` and what goes with it. `None`: no TLS.
     pub tls: Option<TlsOptions>,
-    /// A port beyond loopback may lack TLS.
+    /// A port beyond loopback needs no TLS.
     pub insecure: bool,
-    /// With what to dial the members of `join_by`, if not with the files of `tls`.
+    /// The files with which to dial the members of `join_by`. `None`: those of `tls`.
     pub join_files: Option<ClientFiles>,
     /// All that has to do with no other member and no directory.
     pub tuning: Tuning,
 }
 
-/// What `--tls` and its companions say.
+/// The options about TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsOptions {
     /// The directory.

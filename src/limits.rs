@@ -34,7 +34,7 @@ pub const ENTRY_COMMANDS_MAX: usize = 4_096;
 pub const MEMBERS_MAX: usize = 64;
 /// Removed ids for which the state keeps the index of the removal and the incarnation. The newest are kept.
 pub const REMOVED_MAX: usize = 1_024;
-/// Revoked keys of removed members. The newest are kept.
+/// Revoked keys of removed members in the table. When there are more, the oldest leave it.
 pub const REVOKED_KEYS_MAX: usize = 1_024;
 /// Longest client URL of a member, in bytes.
 pub const CLIENT_URL_BYTES_MAX: usize = 512;
@@ -243,8 +243,8 @@ pub const PEER_QUEUE_BYTES_MAX: usize = 256 << 20;
 pub const PEER_QUEUE_MESSAGES_MAX: usize = 8_192;
 /// Connections that the peer port holds at one time. There are fewer where the limit of open files is low.
 pub const PEER_CONNECTIONS_MAX: usize = 1_024;
-/// Those of them that may belong to no bound member: that have not completed their handshake, wait to be bound, or
-/// can't be judged yet. At most half of all connections.
+/// Newcomers among these connections: connections that have not completed their handshake, wait to be bound, or can't be
+/// judged yet. At most half of all connections.
 pub const PEER_NEWCOMERS_MAX: usize = 512;
 /// Time from the accept of a connection on the peer port until its handshake is complete: the TLS handshake, if there
 /// is one, and the head of its request.
@@ -266,11 +266,11 @@ pub const CONNECT_ADDRESSES_MAX: usize = 16;
 pub const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time for the TLS handshake of a connection that was accepted, on either port.
 pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the files of `--tls` are looked at.
+/// Time between two looks for changes of the files of `--tls`.
 pub const TLS_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long before the end of its certificate a member warns.
+/// A member logs a warning when its certificate ends within this time.
 pub const TLS_END_WARNED: Duration = Duration::from_secs(30 * 24 * 3600);
-/// How often the end of a certificate is logged.
+/// Time between two such warnings.
 pub const TLS_END_WARNED_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 /// Time for a peer to answer a handshake. The peer may have to sync a file first.
@@ -279,8 +279,8 @@ pub const PEER_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 pub const PEER_BACKOFF_MIN: Duration = Duration::from_millis(20);
 /// Longest of these pauses.
 pub const PEER_BACKOFF_MAX: Duration = Duration::from_secs(1);
-/// Longest pause between two attempts to reach an added id that no data directory is bound to. Its URL may be a mistake,
-/// and the process there not a raftkvd.
+/// Longest pause between two attempts to reach an open id. Its URL may be a mistake, and the process there may be another
+/// program.
 pub const PEER_OPEN_BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Time between two such attempts if a process claims to be the added member and connects. Any process can claim that.
 pub const PEER_OPEN_DIAL_INTERVAL: Duration = Duration::from_millis(500);

@@ -1,8 +1,8 @@
-//! Who may make a request: decided by the certificate of the connection, if this member has `--tls`.
+//! Which client may make which request. With `--tls`, the certificate of the connection decides.
 //!
-//! The table of routes says for whom a request is, and [`Front::check_rights`] compares that with what the client has
-//! proved. It is asked after the gate and before everything else, so a refusal tells a stranger nothing about the cluster.
-//! Without `--tls` nobody can prove anything, and everybody may do everything.
+//! The table of routes gives each request its [`Audience`], and [`Front::check_rights`] compares the audience with what
+//! the client has proved. The check comes after the gate and before everything else, so a refusal tells a stranger nothing
+//! about the cluster. Without `--tls` no client can prove anything, and every client may do everything.
 
 use super::Front;
 use super::audit::Client;
@@ -14,10 +14,10 @@ use crate::tls::Tls;
 use hyper::http::request::Parts;
 use std::sync::Arc;
 
-/// For whom a request is.
+/// The clients that may make a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Audience {
-    /// Everybody, also without a certificate: probes of supervisors.
+    /// All clients, also without a certificate: supervisors probe a member with these requests.
     Everybody,
     /// Administrators, and members that join: see [`Front::check_addition`].
     Joiners,
@@ -33,7 +33,7 @@ enum Rights {
     None(Box<Reply>),
 }
 
-/// The key with which a client has proved who it is. The file of revoked keys may name it later.
+/// The key with which a client has proved its identity. The file `revoked` may name the key while the connection is open.
 #[derive(Debug)]
 pub(super) struct ShownKey {
     tls: Tls,
@@ -41,7 +41,7 @@ pub(super) struct ShownKey {
 }
 
 impl ShownKey {
-    /// The key of this client. `None`: it has shown none.
+    /// The key of this client. `None`: the client has shown no certificate.
     pub(super) fn of(client: &Client, tls: Option<&Tls>) -> Option<Arc<ShownKey>> {
         match (client.caller(), tls) {
             (Caller::Known(facts), Some(tls)) => Some(Arc::new(ShownKey {
@@ -113,8 +113,8 @@ fn only_join(id: u64) -> Box<Reply> {
     reply::error(
         Code::NotAllowed,
         format!(
-            "the certificate of member {id} may only add member {id}; use that of a client, as `raftkvd cert client NAME` \
-             makes it"
+            "the certificate of member {id} allows only the addition of member {id}; use that of a client: \
+             `raftkvd cert client NAME` makes one"
         ),
     )
 }

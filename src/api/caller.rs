@@ -1,4 +1,4 @@
-//! Who makes a request, as far as the connection tells. [`super::access`] says what follows from that.
+//! What the connection of a request proves about the client. [`super::access`] decides what the client may do.
 
 use crate::certificates::Facts;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 pub(super) enum Caller {
     /// Nothing, because this member has no TLS.
     Anybody,
-    /// Nothing: it has shown no certificate.
+    /// Nothing, because the client has shown no certificate.
     Stranger,
     /// What its certificate says.
     Known(Arc<Facts>),

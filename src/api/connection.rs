@@ -113,7 +113,7 @@ async fn secure(
         _ = stopping.wait_for(|stopping| *stopping) => return None,
         accepted = tls.accept_client(socket) => accepted,
     };
-    // A probe that only connects is no handshake.
+    // Load balancers probe the port by a connection without a request. Such a probe is no handshake.
     if !matches!(accepted, Err(AcceptError::Closed)) {
         let metrics = &front.api.metrics.tls;
         metrics.handshake(AcceptingPort::Client, accepted.is_ok());
@@ -201,7 +201,7 @@ async fn answer(
         *reply
     };
     Ok(reply.map(|body| {
-        // An answer whose length is known is short, or was read from the map before.
+        // Only a stream lasts long enough for a key to be revoked meanwhile. Its length is not known.
         let key = key.filter(|_| body.size_hint().exact().is_none());
         AnswerBody { body, state, key }
     }))
@@ -211,7 +211,7 @@ async fn answer(
 struct AnswerBody {
     body: ReplyBody,
     state: Arc<ConnectionState>,
-    /// Breaks off a long answer when this key is revoked.
+    /// Breaks off the answer when this key is revoked. `None`: the answer is short, or the client has shown no key.
     key: Option<Arc<ShownKey>>,
 }
 

@@ -47,7 +47,7 @@ codes! {
     BadHost = BAD_REQUEST "bad-host",
     /// A web page of another site has sent the request.
     CrossSite = FORBIDDEN "cross-site",
-    /// The request needs the certificate of a client, and this one has none.
+    /// The request needs the certificate of a client, and this client has shown none.
     NoCertificate = FORBIDDEN "no-certificate",
     /// The certificate of the client does not allow the request.
     NotAllowed = FORBIDDEN "not-allowed",

@@ -5,7 +5,7 @@
 //!   long a client may take, and `heads` the memory of incomplete requests.
 //! - `Front::answer` counts requests.
 //! - `gate` refuses requests that name another host, or that come from a web page of another site.
-//! - `access` refuses requests that need a certificate which the client has not.
+//! - `access` refuses requests that the certificate of the client does not allow.
 //! - `route` has the table of all requests and calls the function for each.
 //! - `availability` refuses requests that can't be served at present.
 //! - `path`, `condition`, `body` and `json` read what the client sent; `quota` checks that the map has room for it.

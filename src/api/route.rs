@@ -82,7 +82,7 @@ impl Action {
         )
     }
 
-    /// For whom the request is. Every action has its line here, so a new one can't be forgotten.
+    /// The clients that may make the request. The match has no wildcard, so a new action needs a decision.
     fn audience(self) -> Audience {
         match self {
             Action::ShowLive | Action::ShowReady => Audience::Everybody,
@@ -319,8 +319,8 @@ impl Resource {
         }
     }
 
-    /// For whom a request with this method is. A request that no endpoint answers tells what there is, so it is for
-    /// administrators too.
+    /// The clients that may make a request with this method. The refusal of a request that no endpoint answers shows which
+    /// methods exist, so such a request is for administrators only.
     fn audience(&self, method: &Method, decoded: &[u8]) -> Audience {
         let key = &decoded[self.path.fixed.len()..];
         let endpoint = self.endpoint(method, key);

@@ -29,9 +29,9 @@ pub struct Ca {
 pub struct CaFacts {
     /// The tag of its cluster.
     pub tag: Tag,
-    /// From when to when it is valid.
+    /// The time in which it is valid.
     pub validity: Validity,
-    /// Which key it has.
+    /// The fingerprint of its key.
     pub fingerprint: KeyFingerprint,
 }
 
@@ -116,7 +116,7 @@ impl Ca {
         })
     }
 
-    /// The CA of this certificate and its key. `None` if the key is another one.
+    /// The CA of this certificate and this key. `None`: the certificate has another key.
     pub fn load(certificate: &[u8], key: KeyPair) -> Result<Option<Ca>, CaError> {
         let facts = ca_facts(certificate)?;
         if facts.fingerprint != KeyFingerprint::of(&key.subject_public_key_info()) {
@@ -139,7 +139,7 @@ impl Ca {
         &self.certificate
     }
 
-    /// Issues a certificate for a public key, in the DER form. The certificate ends with the CA if not before.
+    /// Issues a certificate for a public key, in the DER form. The certificate ends no later than that of the CA.
     pub fn issue(
         &self,
         order: &Order,
@@ -196,8 +196,8 @@ fn params(common_name: &str, validity: &Validity) -> Result<CertificateParams, C
     params
         .distinguished_name
         .push(DnType::CommonName, common_name);
-    // A number of its own for each certificate. By default, a renewal would have the number of the certificate before,
-    // and some clients refuse both then.
+    // The default number is derived from the key, so a renewal would repeat it. Some clients refuse two certificates of
+    // one CA with the same number.
     let mut serial = random_bytes::<16>()?;
     serial[0] = (serial[0] & 0x7f) | 0x40;
     params.serial_number = Some(SerialNumber::from_slice(&serial));

@@ -1,7 +1,7 @@
-//! What a certificate says: its owner, its times, and the fingerprint of its key.
+//! Reads a certificate: its owner, its times, and the fingerprint of its key.
 //!
-//! The bytes can come from a stranger, during a TLS handshake. The TLS library has checked the signature before anybody
-//! relies on what is read here.
+//! The bytes can come from a stranger, during a TLS handshake. The TLS library checks the signature before the
+//! rest of the process relies on the facts.
 
 use super::name::{Name, NameError};
 use sha2::{Digest as _, Sha256};
@@ -24,11 +24,11 @@ const SCHEME: &str = "raftkvd:";
 pub struct Facts {
     /// The owner.
     pub name: Name,
-    /// The certificate is valid from this time on.
+    /// The start of its validity.
     pub not_before: SystemTime,
-    /// The certificate is valid up to this time.
+    /// The end of its validity.
     pub not_after: SystemTime,
-    /// Which key the owner has. A renewed certificate keeps it.
+    /// The fingerprint of the owner's key. A renewed certificate has the same key.
     pub fingerprint: KeyFingerprint,
 }
 
@@ -71,7 +71,7 @@ pub fn facts(der: &[u8]) -> Result<Facts, FactsError> {
     })
 }
 
-/// Reads the whole of the bytes as one certificate.
+/// Reads all bytes as one certificate.
 pub(super) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, FactsError> {
     if der.len() > CERTIFICATE_BYTES_MAX {
         return Err(FactsError::TooLarge);
@@ -94,7 +94,7 @@ fn owner(certificate: &X509Certificate<'_>) -> Result<Name, FactsError> {
             GeneralName::Invalid(..) => return Err(FactsError::NotACertificate),
             _ => continue,
         };
-        // Another spelling of the scheme is still a name of raftkvd, one that is not valid.
+        // A name with another spelling of the scheme must not be skipped: it is a name of raftkvd that is not valid.
         let scheme = uri.as_bytes().get(..SCHEME.len());
         if !scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME.as_bytes())) {
             continue;

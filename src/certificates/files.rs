@@ -49,7 +49,7 @@ impl FileError {
         }
     }
 
-    /// The name is taken.
+    /// Whether something else has the name already.
     pub fn is_taken(&self) -> bool {
         matches!(
             self.source.kind(),
@@ -57,7 +57,7 @@ impl FileError {
         )
     }
 
-    /// Whether the disk has failed, or the path is wrong or is for another user.
+    /// The exit code distinguishes a failed disk from a wrong path and from missing permissions.
     pub fn exit_code(&self) -> ExitCode {
         use io::ErrorKind::{
             InvalidInput, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
@@ -78,7 +78,7 @@ impl FileError {
     }
 }
 
-/// Reads a regular file. A pipe is not waited for, and a large file is not read.
+/// Reads a regular file. Does not wait for a pipe, and does not read a large file.
 pub fn read(path: &Path) -> Result<Vec<u8>, FileError> {
     let wrap = |error| FileError::new("read", path, error);
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -110,7 +110,7 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
             .create_new(true)
             .mode(FILE_MODE)
             .open(path)?;
-        // The umask may have taken too much.
+        // The umask may have removed permissions of the owner.
         set_mode(path, FILE_MODE)?;
         file.write_all(bytes)?;
         file.sync_all()
@@ -135,7 +135,7 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
     sync_directory(parent(to))
 }
 
-/// A new directory under a name of its own, until it is complete. It is removed if it does not get that far.
+/// A new directory that has a temporary name until it is complete. Dropping an incomplete one removes it.
 #[derive(Debug)]
 pub struct Unfinished {
     path: PathBuf,
@@ -171,7 +171,7 @@ impl Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.is_finished {
-            // Its name is random, so all that it holds is of this run.
+            // Its name is random, so this run has made everything in it.
             let _ = fs::remove_dir_all(&self.path);
         }
     }
@@ -184,7 +184,7 @@ pub fn make_directory(path: &Path) -> Result<(), FileError> {
     made.map_err(|error| FileError::new("make", path, error))
 }
 
-/// Makes the directories above a path, as far as they are missing.
+/// Makes the missing directories above a path.
 pub fn make_directories_above(path: &Path) -> Result<(), FileError> {
     let above = parent(path);
     let missing = above
@@ -194,13 +194,13 @@ pub fn make_directories_above(path: &Path) -> Result<(), FileError> {
     missing.into_iter().rev().try_for_each(make_directory)
 }
 
-/// Makes what was renamed into a directory durable.
+/// Makes renames into a directory durable.
 pub fn sync_directory(path: &Path) -> Result<(), FileError> {
     let synced = File::open(path).and_then(|directory| directory.sync_all());
     synced.map_err(|error| FileError::new("sync", path, error))
 }
 
-/// The names in a directory, sorted. Names that are not UTF-8 are left out: none of them is of raftkvd.
+/// The names in a directory, sorted. Names that are not UTF-8 are left out, because raftkvd makes none.
 pub fn names(path: &Path) -> Result<Vec<String>, FileError> {
     let wrap = |error| FileError::new("list", path, error);
     let mut names = Vec::new();

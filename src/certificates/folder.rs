@@ -1,5 +1,5 @@
 //! The directory of a CA, as `raftkvd cert DIR` makes it: `ca.pem` and `ca.key`, and a directory for each member and
-//! each client, to copy to its machine.
+//! each client. An operator copies these directories to their machines.
 //!
 //! Invariants:
 //! - Only a renewal replaces a certificate, and only a rotation replaces a file of the CA. A key is never replaced,
@@ -45,13 +45,13 @@ pub struct Owner {
 /// All members and clients that have a directory here.
 #[derive(Debug, Default)]
 pub struct Owners {
-    /// Those whose directory has their name.
+    /// The owners whose directories have their names.
     pub found: Vec<Owner>,
-    /// Directories with a certificate that is not the one of their name: each is a path with the reason.
+    /// Directories with the certificate of another owner: for each one a path with the reason.
     pub skipped: Vec<String>,
 }
 
-/// Why a directory can't be used. Each is one line, with what to do.
+/// Why a directory can't be used. Each text is one line that says what to do.
 #[derive(Debug, Error)]
 pub enum FolderError {
     /// A file can't be read or written.
@@ -65,13 +65,13 @@ pub enum FolderError {
         /// What is there, and what to do.
         why: String,
     },
-    /// The path is none of a CA.
+    /// The directory has no CA.
     #[error(
         "{} has no {CA_KEY_FILE}, so raftkvd cert has not made it; name the directory that holds {CA_FILE} and {CA_KEY_FILE}",
         shown(.0)
     )]
     NoCa(PathBuf),
-    /// A file says something else than it should.
+    /// A file has the wrong contents.
     #[error("{}: {why}", path.display())]
     Bad {
         /// The file.
@@ -79,7 +79,7 @@ pub enum FolderError {
         /// What is wrong, and what to do.
         why: String,
     },
-    /// Something else, in one line.
+    /// The command does not fit the state of the directory. The text is one line.
     #[error("{0}")]
     Refused(String),
     /// The CA could not make a certificate.
@@ -153,7 +153,7 @@ pub fn create(
             .map(|()| folder)
             .map_err(|error| taken(path, error));
     }
-    // Without its key, which comes last, the directory is none of a CA.
+    // The key comes last, so the directory of an interrupted run counts as one without a CA.
     let mut names = files::names(unfinished.path())?;
     names.sort_by_key(|name| name == CA_KEY_FILE);
     for name in names {
@@ -182,7 +182,7 @@ fn check_vacant(path: &Path) -> Result<bool, FolderError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return refused("is a symbolic link to nothing; name a directory that does not exist");
         }
-        // The list below has the reason.
+        // The error of the list below has the reason.
         Err(_) => {}
     }
     let names = files::names(path)?;
@@ -198,7 +198,7 @@ fn check_vacant(path: &Path) -> Result<bool, FolderError> {
     }
 }
 
-/// Another process has made the directory meanwhile.
+/// The error of a rename that failed because another process has made the directory meanwhile.
 fn taken(path: &Path, error: FileError) -> FolderError {
     match error.is_taken() {
         true => FolderError::Taken {
@@ -342,7 +342,7 @@ impl Folder {
         Ok(owners)
     }
 
-    /// Replaces the certificate of an owner by another one for the same key, and its `ca.pem` by that of the CA.
+    /// Replaces the certificate of an owner by a new one for the same key, and its `ca.pem` by that of the CA.
     pub fn renew(&self, owner: &mut Owner, validity: Validity) -> Result<(), FolderError> {
         let subject = &owner.facts.name.subject;
         let (file, _) = subject.files();
@@ -376,7 +376,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Gives an owner the `ca.pem` of the CA.
+    /// Writes the `ca.pem` of the CA into the directory of an owner.
     pub(super) fn write_trusted(&self, owner: &Owner) -> Result<(), FolderError> {
         let (path, text) = (owner.directory.join(CA_FILE), self.trusted_text());
         match files::read(&path) {
@@ -420,14 +420,14 @@ fn owner_exists(directory: &Path, subject: &Subject) -> FolderError {
 
 pub(super) fn read_key(path: &Path) -> Result<KeyPair, FolderError> {
     let text = String::from_utf8(files::read(path)?).unwrap_or_default();
-    // What the library says could hold a part of the key.
+    // The error of the library could quote a part of the key.
     KeyPair::from_pem(&text).map_err(|_| FolderError::Bad {
         path: path.to_owned(),
         why: "it holds no private key in PEM that can be used; put back the file that raftkvd cert has made".to_owned(),
     })
 }
 
-/// The certificates of a `ca.pem`, all of one cluster.
+/// The certificates of a `ca.pem`. They have the same tag.
 fn read_trusted(path: &Path) -> Result<Vec<Vec<u8>>, FolderError> {
     let bad = |why: String| FolderError::Bad {
         path: path.to_owned(),

@@ -1,12 +1,12 @@
-//! Certificates: what one says, and how the private CA of a cluster is made and used.
+//! Certificates: reading one, and the private CA of a cluster that issues them.
 //!
 //! A certificate names its owner by one URI among its subject alternative names ([`name`]): a member by its id, or a
-//! client by its name and role. The URI starts with the tag of the cluster's CA, a random number, so two clusters never
-//! take each other's certificates for their own. [`facts`] reads a certificate that a file or a peer has sent.
+//! client by its name and role. The URI starts with the tag of the cluster's CA, a random number, so one cluster never
+//! accepts the certificates of another one. [`facts`] reads a certificate that a file or a peer has sent.
 //!
 //! Invariants:
 //! - Nothing here decides whether a certificate is trusted: the TLS library checks its signature and its times first.
-//! - A text or a certificate that is taken has exactly one spelling: what is read and written again is the same.
+//! - Each name has one spelling: a name that is read and written again is the same text.
 //! - No input makes a function here panic.
 
 pub mod ca;

@@ -1,13 +1,13 @@
-//! Who owns a certificate, as the URI in it: `raftkvd://<tag>/member/<id>` or `raftkvd://<tag>/client/<name>?role=admin`.
+//! The owner of a certificate, as the URI in it: `raftkvd://<tag>/member/<id>` or `raftkvd://<tag>/client/<name>?role=admin`.
 //!
-//! Each name has one spelling. Reading is strict, because a peer's identity depends on the text: what [`Name`] reads, it
-//! writes back unchanged. What a later version adds to the text, such as another role, this version refuses.
+//! Each name has one spelling. Reading is strict, because a peer's identity depends on the text: a [`Name`] that is read is
+//! written back unchanged. This version refuses additions of later versions, such as another role.
 
 use std::fmt;
 use std::str::FromStr;
 use thiserror::Error;
 
-/// The scheme of the URI, with what separates it from the tag.
+/// The scheme of the URI, with the characters between scheme and tag.
 const SCHEME: &str = "raftkvd://";
 /// A tag has 128 bits.
 const TAG_DIGITS: usize = 32;
@@ -57,7 +57,7 @@ pub enum NameError {
     /// The tag has another length, or other characters.
     #[error("its tag is not 32 hexadecimal digits in lower case")]
     Tag,
-    /// The path is neither a member's nor a client's.
+    /// The path names neither a member nor a client.
     #[error("it names neither a member nor a client")]
     Kind,
     /// The id is 0, too large, or not spelled as usual.

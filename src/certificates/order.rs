@@ -1,4 +1,4 @@
-//! What a certificate is to say: its owner, the hosts for clients that check them, and its times.
+//! The order of a certificate: its owner, the hosts for clients that check them, and its times.
 
 use super::facts::{FactsError, parse};
 use super::name::Subject;
@@ -15,12 +15,12 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Clocks of machines differ. A certificate that was issued a moment ago is valid on all of them.
 const CLOCK_DIFFERENCE: Duration = Duration::from_secs(60 * 60);
 
-/// Who gets a certificate.
+/// The owner and the hosts of a certificate that the CA is to issue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
     /// The owner.
     pub subject: Subject,
-    /// The hosts in URLs of the member. Peers don't look at them, but clients such as curl do.
+    /// The hosts in URLs of the member. Peers don't check them, but clients such as curl do.
     pub hosts: Vec<AltHost>,
 }
 
@@ -33,7 +33,7 @@ pub enum AltHost {
     Address(IpAddr),
 }
 
-/// From when to when a certificate is valid.
+/// The time in which a certificate is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
     /// The first moment.
@@ -60,7 +60,7 @@ pub fn days_until(time: SystemTime, now: SystemTime) -> u64 {
 }
 
 impl Order {
-    /// For a member. Its own machine can always use `localhost`.
+    /// The order of a member. Clients on its own machine can always use `localhost`.
     pub fn member(id: u64, hosts: impl IntoIterator<Item = AltHost>) -> Order {
         let loopback = [
             AltHost::Name("localhost".to_owned()),
@@ -81,7 +81,7 @@ impl Order {
 }
 
 impl AltHost {
-    /// An address in its one spelling. `None` for an address that is only to listen on.
+    /// An address in its only spelling. `None` for an address that is only for listening.
     fn address(address: IpAddr) -> Option<AltHost> {
         let address = address.to_canonical();
         (!address.is_unspecified()).then_some(AltHost::Address(address))

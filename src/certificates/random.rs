@@ -4,7 +4,7 @@ use rustix::io::retry_on_intr;
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::io;
 
-/// Bytes that nobody can guess.
+/// Bytes that can't be predicted.
 pub(super) fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     let mut done = 0;

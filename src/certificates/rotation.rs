@@ -1,6 +1,6 @@
-//! Replacing the key of the CA while the cluster serves, in two steps. [`Folder::rotate`] makes a new key, and every
-//! `ca.pem` gets the new and the old certificate of the CA: certificates of both are trusted. After all certificates are
-//! renewed, [`Folder::finish_rotation`] takes the old one out again. The tag stays, so every name stays.
+//! Replaces the key of the CA in two steps, while the cluster serves. [`Folder::rotate`] makes a new key, and writes the
+//! new and the old certificate of the CA into every `ca.pem`, so certificates of both are trusted. After all certificates
+//! are renewed, [`Folder::finish_rotation`] removes the old certificate. The tag stays the same, and so do all names.
 //!
 //! A rotation that is interrupted is repeated: the new key is durable, under a name of its own, before anything else
 //! changes, and gets its final name last.
@@ -16,7 +16,7 @@ use std::time::SystemTime;
 const NEXT_KEY_FILE: &str = "ca.key.next";
 
 impl Folder {
-    /// Replaces the key of the CA. Both the new and the old certificate are in every `ca.pem` then.
+    /// Replaces the key of the CA. Every `ca.pem` then has both the new and the old certificate.
     pub fn rotate(&mut self, now: SystemTime) -> Result<Owners, FolderError> {
         let next = self.path.join(NEXT_KEY_FILE);
         let was_interrupted = next.exists();
@@ -55,7 +55,7 @@ impl Folder {
         Ok(owners)
     }
 
-    /// Takes the old CA out of every `ca.pem`. Refused as long as a certificate here is of the old CA.
+    /// Removes the old CA from every `ca.pem`. Refused while the directory has a certificate that the old CA has issued.
     pub fn finish_rotation(&mut self) -> Result<Owners, FolderError> {
         if self.path.join(NEXT_KEY_FILE).exists() {
             return Err(FolderError::Refused(format!(

@@ -55,7 +55,7 @@ pub enum Notice {
     Unfit(u64, Reason),
     /// A peer refuses this member.
     Refused(PeerRefusal),
-    /// This member proves itself with this key from now on: its certificate was replaced.
+    /// The certificate of this member was replaced, and has this key from now on.
     OwnKey(KeyFingerprint),
     /// How far this member, which asks members to add it, has come. One line for people.
     Joining(String),

@@ -56,7 +56,7 @@ pub(super) fn command(help: HelpLength) -> clap::Command {
         })
 }
 
-/// Adds the examples and the width to a subcommand, which has this name behind `raftkvd`.
+/// Adds the examples and the width to the subcommand with this name, such as `cert member`.
 fn with_notes(subcommand: clap::Command, name: &str) -> clap::Command {
     subcommand
         .max_term_width(HELP_COLUMNS_MAX)
@@ -181,8 +181,8 @@ pub(super) struct Args {
 
     /// Directory with the certificates of this member: both ports speak TLS
     ///
-    /// The directory holds ca.pem, member.pem and member.key, as `raftkvd cert` makes them. The other members prove by their
-    /// certificates who they are, and a client without a certificate gets only /-/live and /-/ready. Changed files are
+    /// The directory holds ca.pem, member.pem and member.key, as `raftkvd cert` makes them. The other members prove their
+    /// ids by their certificates, and a client without a certificate gets only /-/live and /-/ready. Changed files are
     /// read again without a restart. http:// and https:// in all other options mean the same.
     #[arg(
         long,
@@ -195,7 +195,7 @@ pub(super) struct Args {
 
     /// Lowest version of TLS on the client port, 1.2 or 1.3
     ///
-    /// Members talk TLS 1.3 to each other in any case.
+    /// Members always use TLS 1.3 with each other.
     #[arg(
         long,
         value_name = "VERSION",
@@ -327,7 +327,7 @@ pub(super) struct ClientFileArgs {
 }
 
 impl ClientFileArgs {
-    /// The files that are named. `None`: none.
+    /// The files that the options name. `None`: no option names a file.
     pub(super) fn files(self) -> Result<Option<ClientFiles>, String> {
         let own = match (self.cert, self.key) {
             (Some(cert), Some(key)) => Some((cert, key)),
@@ -419,13 +419,13 @@ pub(super) enum Command {
         data_dir: Option<PathBuf>,
     },
 
-    /// Make the certificates of a cluster: a CA, members and an admin
+    /// Make the certificates of a cluster: CA, members and an admin
     ///
     /// DIR gets a private CA (ca.pem and ca.key), a directory for each member (member-1, member-2, ...), and the directory
-    /// admin for a client that may do everything. Copy each directory to the machine of its owner, and keep ca.key where
-    /// nobody else can read it. Only the owner of the files can read them, and nothing is overwritten.
+    /// admin for a client that may do everything. Copy each directory to the machine of its member or client. Keep ca.key
+    /// where no other person can read it. Only your user can read the files, and nothing is overwritten.
     ///
-    /// The subcommands work on a DIR that was made so.
+    /// The subcommands work on a DIR that this command has made.
     Cert(CertArgs),
 
     /// Print the completion script for a shell

@@ -84,7 +84,7 @@ pub enum BackupError {
     #[error("{0}")]
     Tls(#[from] TlsError),
     /// A signal has ended the command.
-    #[error("no backup: ended by {0}, and what had arrived is removed; start it again")]
+    #[error("no backup: {0} has ended the command, and its incomplete file is removed; start it again")]
     Interrupted(&'static str),
     /// The bytes that arrived can't be stored, or are damaged.
     #[error("no backup: {}", .0.without_advice())]
@@ -186,12 +186,12 @@ pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<Fetched, BackupE
     })
 }
 
-/// Fetches and checks a backup, unless a signal ends that. Then the part that has arrived is removed.
+/// Fetches and checks a backup. If a signal ends the command, the incomplete file is removed.
 async fn unless_interrupted<T>(
     to: To<'_>,
     fetching: impl Future<Output = Result<T, BackupError>>,
 ) -> Result<T, BackupError> {
-    // Nothing has to be removed from stdout. A write to a pipe may block, and a signal ends that too.
+    // A backup to stdout leaves no file to remove. A write to a pipe may block, so a signal has to end the process directly.
     let To::File(_) = to else {
         return fetching.await;
     };
@@ -426,7 +426,7 @@ impl Part {
         Ok(())
     }
 
-    /// Checks the whole file, in a thread of its own, so that a signal is noticed meanwhile.
+    /// Checks the whole file in a thread of its own, so that a signal can end the command meanwhile.
     async fn check(&self, logger: &Logger) -> Result<(), BackupError> {
         let (path, logger) = (self.temporary.clone(), logger.clone());
         let checked = on_a_thread("check", move || check_file(&path, &logger));
@@ -455,7 +455,7 @@ impl Part {
     }
 }
 
-/// Reads the whole file again, and checks every CRC, and that no key stands twice.
+/// Reads the whole file again. Checks every CRC, and that no key is there twice.
 fn check_file(path: &Path, logger: &Logger) -> Result<(), StorageError> {
     let mut contents = SnapshotContents::default();
     let mut progress = ProgressReport::of_command("checking", Unit::Bytes, logger);

@@ -155,7 +155,7 @@ pub(super) fn arguments(
     Ok(added)
 }
 
-/// What the variable of an option without a value says.
+/// Reads the variable of an option that has no value.
 fn is_set(name: &str, value: &OsStr) -> Result<bool, String> {
     let value = value.to_string_lossy();
     parse_truth(&value).ok_or_else(|| format!("{name} {value:?}: write true or false"))

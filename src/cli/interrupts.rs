@@ -1,4 +1,4 @@
-//! The signals that end a subcommand which has a file to remove first. Every other subcommand is ended by them directly.
+//! The signals that end a subcommand with a file to remove. They end every other subcommand directly.
 
 use crate::server::check_files;
 use std::io;

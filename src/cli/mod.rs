@@ -257,7 +257,7 @@ fn check(args: Args) -> Result<Options, String> {
     })
 }
 
-/// A warning for somebody who writes `https://` and gives no certificates.
+/// The warning about an option with `https://` and without certificates: the operator expects encryption.
 fn unencrypted(args: &Args) -> Option<String> {
     let urls = [
         ("--cluster", &args.cluster),

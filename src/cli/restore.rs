@@ -155,7 +155,7 @@ fn next_commands(data_dir: &Path, cluster: &BTreeMap<u64, PeerUrl>) -> String {
     )
 }
 
-/// The path as a shell takes it.
+/// The path, quoted for a shell.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let is_plain = |c: char| c.is_alphanumeric() || "/._-+@%".contains(c);

@@ -103,7 +103,7 @@ pub async fn run(
         if why != told {
             warn!(
                 logger,
-                "not added to the cluster yet, but asking on: {}", why
+                "not added to the cluster yet, and asking again: {}", why
             );
             inbox.notice(Notice::Joining(format!(
                 "member {id} is not added yet: {why}"

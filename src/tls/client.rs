@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpStream;
 
-/// What a command dials a member with.
+/// The files with which a command dials a member.
 #[derive(Debug, Clone)]
 pub struct ClientTls {
     source: Source,
@@ -21,7 +21,7 @@ pub struct ClientTls {
 #[derive(Debug, Clone)]
 enum Source {
     Fixed(Arc<ClientConfig>),
-    /// The credentials of this member, the newest of them.
+    /// The newest credentials of this member.
     Member(Tls),
 }
 
@@ -67,7 +67,7 @@ impl From<Tls> for ClientTls {
     }
 }
 
-/// The CA may be another than that of the cluster: then a proxy stands before the member.
+/// The CA may be that of a proxy in front of the member, and not that of the cluster.
 fn of_files(ca: &Path, own: Option<&(PathBuf, PathBuf)>) -> Result<ClientConfig, TlsError> {
     match own {
         Some((certificate, key)) => {

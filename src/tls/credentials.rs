@@ -1,13 +1,13 @@
-//! The directory of `--tls`: what it must hold, and the TLS configurations that follow from it.
+//! The directory of `--tls`: its files, and the TLS configurations that follow from them.
 //!
 //! ```text
 //! ca.pem                      one CA, or two while one takes the place of the other
 //! member.pem, member.key      the certificate of a member and its key
-//! client.pem, client.key      the same of a client
-//! revoked                     fingerprints of keys that count no longer, one a line; may be absent
+//! client.pem, client.key      the certificate of a client and its key, in the place of those of a member
+//! revoked                     fingerprints of revoked keys, one a line; may be absent
 //! ```
 //!
-//! Everything is checked before anything is used, so a directory that is half replaced changes nothing.
+//! All files are checked before one is used, so a directory in which only some files are replaced changes nothing.
 
 use super::verify::{Accepts, Authority, ClientCertificates, MemberCertificates, provider};
 use crate::certificates::{Facts, FactsError, KeyFingerprint, Subject, facts};
@@ -33,7 +33,7 @@ pub(super) const BUFFER_BYTES_MAX: usize = 64 << 10;
 /// Why a directory can't be used. Each text is one line and names the file.
 #[derive(Debug, Error)]
 pub enum TlsError {
-    /// A file is not there or can't be read.
+    /// A file is missing or can't be read.
     #[error("can't read {}: {error}; `raftkvd cert --help` says how the files are made", path.display())]
     Unreadable {
         /// The file.
@@ -41,7 +41,7 @@ pub enum TlsError {
         /// The reason.
         error: io::Error,
     },
-    /// A file holds something else.
+    /// A file has the wrong contents.
     #[error("{} {why}", path.display())]
     Malformed {
         /// The file.
@@ -57,7 +57,7 @@ pub enum TlsError {
         /// The certificate.
         certificate: PathBuf,
     },
-    /// The certificate is another member's.
+    /// The certificate is that of another member, or of a client.
     #[error("{} is the certificate of {actual}, and this is member {expected}; give the directory of member {expected} to --tls", path.display())]
     OtherOwner {
         /// The certificate.
@@ -67,7 +67,7 @@ pub enum TlsError {
         /// The id of this member.
         expected: u64,
     },
-    /// The CA does not vouch for the certificate.
+    /// The other members would not accept the certificate.
     #[error("{} is not valid: {why}", path.display())]
     NotTrusted {
         /// The certificate.
@@ -80,9 +80,9 @@ pub enum TlsError {
 /// The credentials of a member or of a client, checked.
 #[derive(Debug)]
 pub struct Credentials {
-    /// What this process proves about itself.
+    /// The facts of the own certificate.
     pub own: Facts,
-    /// What is revoked by the file.
+    /// The keys that the file `revoked` names.
     pub revoked: BTreeSet<KeyFingerprint>,
     pub(super) for_clients: Arc<ServerConfig>,
     pub(super) for_peers: Arc<ServerConfig>,
@@ -124,13 +124,13 @@ impl Credentials {
         self.revoked.contains(&key)
     }
 
-    /// How long the certificate of this process stays valid. `None`: it is valid no longer.
+    /// How long the certificate of this process stays valid. `None`: it has expired.
     pub fn left(&self, now: SystemTime) -> Option<Duration> {
         self.own.not_after.duration_since(now).ok()
     }
 }
 
-/// The files of a directory, each of them well-formed and the certificate with its key.
+/// The files of a directory. Each is well-formed, and the key belongs to the certificate.
 pub(super) struct Files {
     certificate_path: PathBuf,
     roots: Arc<RootCertStore>,
@@ -209,7 +209,7 @@ impl Files {
         }
     }
 
-    /// What decides about the certificates of others. Fails if it would not take the own certificate.
+    /// Decides which certificates of other processes are accepted. Fails if it would not accept the own certificate.
     pub(super) fn authority(&self) -> Result<Arc<Authority>, TlsError> {
         let tag = self.own.name.tag;
         let authority = Authority::new(self.roots.clone(), Some(tag), self.revoked.clone());
@@ -221,7 +221,7 @@ impl Files {
         Ok(Arc::new(authority))
     }
 
-    /// The same for a command, which may dial a proxy with a certificate of another CA.
+    /// The same for a command, which may dial a proxy with a certificate of another CA. It accepts any tag.
     pub(super) fn any_authority(&self) -> Authority {
         Authority::new(self.roots.clone(), None, self.revoked.clone())
     }
@@ -264,7 +264,7 @@ impl Files {
 
 type DiallingBuilder = rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>;
 
-/// The start of a configuration that dials. Members answer with TLS 1.3, a proxy before one may speak TLS 1.2 only.
+/// The start of a configuration for dialling. Members speak TLS 1.3. A proxy in front of a member may speak TLS 1.2 only.
 pub(super) fn dialling_builder(
     verifier: MemberCertificates,
 ) -> Result<DiallingBuilder, rustls::Error> {
@@ -287,7 +287,7 @@ pub(super) fn malformed(path: &Path, why: impl Into<String>) -> TlsError {
     }
 }
 
-/// Reads a file, of which more than [`FILE_BYTES_MAX`] would be something else.
+/// Reads a file of at most [`FILE_BYTES_MAX`]. A larger file is none of these files.
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     use std::io::Read as _;
     let unreadable = |error| TlsError::Unreadable {
@@ -307,7 +307,7 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     }
 }
 
-/// Reads one certificate or more.
+/// Reads the certificates in a file. There is at least one.
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let bytes = read(path)?;
     let found: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&bytes).collect();
@@ -336,7 +336,7 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
         .map_err(|_| malformed(path, "holds no private key in PEM form"))
 }
 
-/// Reads the fingerprints of revoked keys. Empty lines, and what follows a `#`, are for people.
+/// Reads the fingerprints of revoked keys. Empty lines are skipped, and so are comments after a `#`.
 fn read_revoked(path: &Path) -> Result<BTreeSet<KeyFingerprint>, TlsError> {
     let bytes = match read(path) {
         Err(TlsError::Unreadable { error, .. }) if error.kind() == io::ErrorKind::NotFound => {

@@ -1,4 +1,4 @@
-//! What a failure of TLS means, in one line for a person.
+//! Explains a failure of TLS in one line for a person.
 
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 use std::io;
@@ -19,15 +19,15 @@ pub(super) fn readable(error: io::Error) -> io::Error {
     }
 }
 
-/// What went wrong on a connection with somebody else.
+/// Explains an error of a connection. `it` is the other side.
 pub(super) fn line(error: &Error) -> String {
     match error {
         Error::AlertReceived(alert) => said(*alert),
         Error::InvalidCertificate(error) => {
-            format!("its certificate is not taken: {}", wrong(error))
+            format!("its certificate is not accepted: {}", wrong(error))
         }
         Error::NoCertificatesPresented => {
-            "it has no certificate, and this port is for members with one".to_owned()
+            "it has no certificate, and this port needs that of a member".to_owned()
         }
         // The first byte of an answer in HTTP.
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
@@ -44,7 +44,7 @@ pub(super) fn line(error: &Error) -> String {
     }
 }
 
-/// What is wrong with the own certificate, and what to do about it.
+/// Explains what is wrong with the own certificate, and what to do about it.
 pub(super) fn own(error: &Error) -> String {
     match error {
         Error::InvalidCertificate(error) => {
@@ -67,7 +67,7 @@ pub(super) fn own(error: &Error) -> String {
     }
 }
 
-/// What is wrong with a certificate.
+/// Explains what is wrong with a certificate.
 fn wrong(error: &CertificateError) -> String {
     match error {
         CertificateError::Expired => "it has expired".to_owned(),
@@ -92,13 +92,13 @@ fn wrong(error: &CertificateError) -> String {
     }
 }
 
-/// What the other side has said.
+/// Explains an alert that the other side has sent.
 fn said(alert: AlertDescription) -> String {
     let what = match alert {
         AlertDescription::CertificateRequired => {
             "it asks for a certificate, and this side has none"
         }
-        // The second one if a CA that it trusts has the name of ours and another key, as during a rotation.
+        // The second alert comes if the other side trusts a CA with the name of this CA and another key, as in a rotation.
         AlertDescription::UnknownCA | AlertDescription::DecryptError => {
             "none of the CAs that it trusts has signed our certificate"
         }
@@ -107,7 +107,7 @@ fn said(alert: AlertDescription) -> String {
         }
         AlertDescription::CertificateRevoked => "the key of our certificate is revoked there",
         AlertDescription::CertificateUnknown | AlertDescription::BadCertificate => {
-            "our certificate is not for it: its log says why"
+            "it does not accept our certificate: its log says why"
         }
         AlertDescription::ProtocolVersion => "it speaks another version of TLS",
         alert => return format!("it ended the handshake ({alert:?})"),

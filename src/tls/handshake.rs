@@ -1,4 +1,4 @@
-//! Handshakes: accepting on the two ports, and dialling.
+//! TLS handshakes: of connections that the two ports accept, and of connections that this process dials.
 
 use super::credentials::{BUFFER_BYTES_MAX, Credentials};
 use super::explain;
@@ -118,12 +118,12 @@ pub(super) async fn dial(
     Ok((Stream::Tls(Box::new(TlsStream::from(stream))), facts))
 }
 
-/// What a certificate says that the handshake has checked.
+/// The facts of a certificate that the handshake has checked.
 fn facts_of(chain: Option<&[CertificateDer<'_>]>) -> Option<Facts> {
     facts(chain?.first()?).ok()
 }
 
-/// The first byte that the other side sends, which stays unread. `None`: there is none.
+/// The first byte that the other side sends. The byte stays unread. `None`: the other side has closed the connection.
 async fn first_byte(socket: &TcpStream) -> io::Result<Option<u8>> {
     let mut byte = [0];
     let count = socket.peek(&mut byte).await?;
@@ -135,12 +135,12 @@ pub fn is_tls(first_byte: u8) -> bool {
     first_byte == HANDSHAKE_RECORD
 }
 
-/// What a client that speaks HTTP is to do.
+/// The answer to a client that speaks HTTP without TLS.
 const PLAINTEXT_ANSWER: &str = "this port speaks TLS only: use https:// and certificates, as in curl --cacert ca.pem --cert \
     client.pem --key client.key; raftkvd itself takes --tls DIR";
 
-/// Whether the client wants errors in JSON, as `raftkvd backup` and members that join do. Looks at what has arrived of the
-/// head of its request.
+/// Whether the client asks for errors in JSON, as `raftkvd backup` and members that join do. Only the part of the head
+/// that has arrived is read.
 async fn asks_for_json(socket: &TcpStream) -> io::Result<bool> {
     let mut head = [0; 2048];
     let count = socket.peek(&mut head).await?;
@@ -148,8 +148,8 @@ async fn asks_for_json(socket: &TcpStream) -> io::Result<bool> {
     Ok(head.contains("\r\naccept: application/json\r\n"))
 }
 
-/// Tells a client that speaks HTTP what to do. Reads what the client still sends, because closing the connection before
-/// that can destroy the answer on its way.
+/// Answers a client that speaks HTTP without TLS. Reads the rest of the request, because a connection that is closed with
+/// unread bytes is reset, and the answer could be lost.
 async fn answer_plaintext(mut socket: TcpStream) -> io::Result<()> {
     let line = PLAINTEXT_ANSWER;
     let (kind, body) = match asks_for_json(&socket).await? {

@@ -1,4 +1,4 @@
-//! TLS on both ports (`--tls DIR`): what the directory holds, the handshakes, and what they prove.
+//! TLS on both ports (`--tls DIR`): the files of the directory, the handshakes, and what a handshake proves.
 //!
 //! ```text
 //!  DIR ── Credentials::load ──► Tls ──► accept   api, transport: a Stream and the Facts of the other side
@@ -7,16 +7,17 @@
 //! ```
 //!
 //! - [`credentials`] reads a directory and checks it as a whole.
-//! - `verify` decides which certificates are taken: the chain, the times, the tag of the cluster, and the file `revoked`.
+//! - `verify` decides which certificates are accepted: it checks the chain, the times, the tag of the cluster, and the
+//!   file `revoked`.
 //! - `handshake` accepts and dials; `explain` turns a failure into one line.
 //! - [`reload`] replaces the credentials when a file changes. Connections that exist keep theirs.
-//! - [`stream`] is a connection with TLS or without, so the ports need not know which.
+//! - [`stream`] is a connection with TLS or without, so the code of the ports is the same for both.
 //!
 //! Invariants:
 //! - Without valid credentials there is no TLS: a directory that fails a check is not used, neither at the start nor later.
-//! - A certificate is trusted for what its URI says and for nothing else: no name or address of a host counts. The only
-//!   exception is a client that dials through a proxy with a certificate of another CA, see [`client`].
-//! - Nothing here knows the table of members. Who was removed is judged where that is known, in transport and api.
+//! - Only the URI in a certificate says who its owner is. Names and addresses of hosts are not used. The only exception
+//!   is a command that dials a proxy with a certificate of another CA: see [`client`].
+//! - Nothing here knows the table of members. Transport and api, which know the table, refuse the keys of removed members.
 
 pub mod client;
 pub mod credentials;
@@ -65,7 +66,7 @@ impl Tls {
         self.current.borrow().clone()
     }
 
-    /// Sees each replacement of the credentials.
+    /// A receiver that sees each replacement of the credentials.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Credentials>> {
         self.current.subscribe()
     }

@@ -1,8 +1,8 @@
 //! Reads the directory of `--tls` again when a file in it changes, so that renewing a certificate needs no restart.
 //!
 //! The thread of [`run`] compares the files with those that it read last, each second and on SIGHUP. A directory that
-//! fails a check is not used: the credentials before stay, and the log says why. Each state of the files is read once, so
-//! files that are copied one after the other cost at most a few lines.
+//! fails a check is not used: the earlier credentials stay in use, and the log says why. Each state of the files is read
+//! once, so files that are copied one after the other cause a few lines of errors at most.
 
 use super::{Credentials, Tls, explain};
 use crate::limits;
@@ -15,11 +15,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Reads the files again, whether they look changed or not.
+/// A request to read the files again, also if they look unchanged.
 #[derive(Debug, Clone, Copy)]
 pub struct ReadAgain;
 
-/// What tells one state of a file from another: time of the change in seconds and nanoseconds, size, and inode.
+/// Distinguishes two states of a file: time of the change in seconds and nanoseconds, size, and inode.
 type Stamp = Option<(i64, i64, u64, u64)>;
 
 /// The state of all files.
@@ -27,7 +27,7 @@ pub(super) type Stamps = [Stamp; 4];
 
 const FILES: [&str; 4] = ["ca.pem", "member.pem", "member.key", "revoked"];
 
-/// Keeps the credentials fresh until the sender of `asked` is gone.
+/// Reads changed files until the sender of `asked` is gone.
 pub fn run(tls: &Tls, asked: &Receiver<ReadAgain>, metrics: &Arc<TlsMetrics>, logger: &Logger) {
     let mut freshness = Freshness {
         stamps: tls.first,
@@ -78,7 +78,7 @@ pub(super) fn stamps(dir: &Path) -> Stamps {
 
 struct Freshness {
     stamps: Stamps,
-    /// When the end of the own certificate was logged last.
+    /// The time at which the end of the own certificate was last logged.
     warned: Option<Instant>,
 }
 
@@ -110,7 +110,7 @@ impl Freshness {
     }
 }
 
-/// A time for a person.
+/// A time as text for people.
 pub fn valid_until(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     explain::date(since.unwrap_or(Duration::ZERO).as_secs())

@@ -33,7 +33,7 @@ impl From<TcpStream> for Stream {
     }
 }
 
-/// Calls the same method of whichever stream it is.
+/// Calls the same method of the stream with TLS or of the stream without.
 macro_rules! either {
     ($this:ident, $stream:ident => $call:expr) => {
         match $this.get_mut() {
@@ -55,7 +55,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // In TLS 1.3, the refusal of a certificate arrives as an answer to the first read.
+        // In TLS 1.3, the side that dials learns only from its first read that its certificate was refused.
         either!(self, stream => stream.poll_read(cx, buffer).map_err(explain::readable))
     }
 }

@@ -281,12 +281,12 @@ fn the_ports_take_certificates_for_what_their_names_say() {
         assert_eq!(dialled_by(&made, accepts, &member), Ok(()));
         let other = made.issue(vec![uri(Tag(8), Subject::Member(2))]);
         let why = format!(
-            "its certificate is not taken: the certificate belongs to another cluster: its tag is {}, and ours is {TAG}",
+            "its certificate is not accepted: the certificate belongs to another cluster: its tag is {}, and the tag of this cluster is {TAG}",
             Tag(8)
         );
         assert_eq!(dialled_by(&made, accepts, &other), Err(why));
         let nameless = made.issue(vec![SanType::DnsName("localhost".try_into().unwrap())]);
-        let why = "its certificate is not taken: it names no member or client of raftkvd: no alternative name starts with \
+        let why = "its certificate is not accepted: it names no member or client of raftkvd: no alternative name starts with \
                    raftkvd://";
         assert_eq!(dialled_by(&made, accepts, &nameless), Err(why.to_owned()));
         let two = made.issue(vec![
@@ -294,11 +294,11 @@ fn the_ports_take_certificates_for_what_their_names_say() {
             uri(TAG, Subject::Member(3)),
         ]);
         let why =
-            "its certificate is not taken: it has more than one name that starts with raftkvd://";
+            "its certificate is not accepted: it has more than one name that starts with raftkvd://";
         assert_eq!(dialled_by(&made, accepts, &two), Err(why.to_owned()));
     }
     assert_eq!(dialled_by(&made, Accepts::AnybodyOrKnown, &client), Ok(()));
-    let why = "its certificate is not taken: the certificate is a client's, and only members have business here";
+    let why = "its certificate is not accepted: it is the certificate of a client, and only members are accepted here";
     assert_eq!(
         dialled_by(&made, Accepts::Members, &client),
         Err(why.to_owned())
@@ -306,7 +306,7 @@ fn the_ports_take_certificates_for_what_their_names_say() {
 
     let print = facts(&member).unwrap().fingerprint;
     fs::write(made.path("revoked"), print.to_string()).unwrap();
-    let why = "its certificate is not taken: its key is revoked".to_owned();
+    let why = "its certificate is not accepted: its key is revoked".to_owned();
     assert_eq!(dialled_by(&made, Accepts::Members, &member), Err(why));
 }
 
@@ -321,7 +321,7 @@ fn without_a_usable_ca_nobody_is_taken() {
     let line = explain::line(&refused.unwrap_err());
     assert_eq!(
         line,
-        "its certificate is not taken: no CA in ca.pem is usable"
+        "its certificate is not accepted: no CA in ca.pem is usable"
     );
 }
 
@@ -337,7 +337,7 @@ fn a_dialled_member_is_known_by_its_name_and_a_proxy_by_its_host() {
     let member = made.certificate("member-2/member.pem");
     assert_eq!(verify(&of_member, &member, "any.example"), Ok(()));
     let client = made.certificate("ops/client.pem");
-    let why = "its certificate is not taken: it is for another purpose".to_owned();
+    let why = "its certificate is not accepted: it is for another purpose".to_owned();
     assert_eq!(verify(&of_member, &client, "any.example"), Err(why));
     let proxy = made.issue(vec![SanType::DnsName("kv.example".try_into().unwrap())]);
     assert!(verify(&of_member, &proxy, "kv.example").is_err());
@@ -349,7 +349,7 @@ fn a_dialled_member_is_known_by_its_name_and_a_proxy_by_its_host() {
     assert!(verify(&of_host, &proxy, "other.example").is_err());
     assert_eq!(verify(&of_host, &member, "any.example"), Ok(()));
     let client = made.issue(vec![uri(TAG, ops())]);
-    let why = "its certificate is not taken: the certificate is a client's, and only members have business here";
+    let why = "its certificate is not accepted: it is the certificate of a client, and only members are accepted here";
     assert_eq!(verify(&of_host, &client, "kv.example"), Err(why.to_owned()));
 }
 
@@ -379,7 +379,7 @@ fn a_failure_becomes_one_line() {
         ),
         (
             said(AlertDescription::BadCertificate),
-            "it refuses this side: our certificate is not for it: its log says why",
+            "it refuses this side: it does not accept our certificate: its log says why",
         ),
         (
             said(AlertDescription::ProtocolVersion),
@@ -391,7 +391,7 @@ fn a_failure_becomes_one_line() {
         ),
         (
             explain::line(&Error::NoCertificatesPresented),
-            "it has no certificate, and this port is for members with one",
+            "it has no certificate, and this port needs that of a member",
         ),
         (
             explain::line(&Error::PeerIncompatible(
@@ -401,15 +401,15 @@ fn a_failure_becomes_one_line() {
         ),
         (
             explain::line(&Error::InvalidCertificate(CertificateError::Expired)),
-            "its certificate is not taken: it has expired",
+            "its certificate is not accepted: it has expired",
         ),
         (
             explain::line(&Error::InvalidCertificate(CertificateError::NotValidYet)),
-            "its certificate is not taken: it is not valid yet",
+            "its certificate is not accepted: it is not valid yet",
         ),
         (
             explain::line(&Error::InvalidCertificate(CertificateError::BadSignature)),
-            "its certificate is not taken: no CA in ca.pem has signed it",
+            "its certificate is not accepted: no CA in ca.pem has signed it",
         ),
         (explain::date(0), "1970-01-01 00:00:00 UTC"),
         (explain::date(u64::MAX), "a time that can't be shown"),

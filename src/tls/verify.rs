@@ -1,8 +1,8 @@
-//! Which certificates are taken.
+//! Decides which certificates are accepted.
 //!
 //! A certificate must be signed by one of the CAs in `ca.pem` and be within its times. Its URI must have the tag of this
-//! cluster, and its key must not be in the file `revoked`. Names and addresses of hosts are not looked at, so no answer of
-//! a DNS server can make another member of somebody.
+//! cluster, and its key must not be in the file `revoked`. Names and addresses of hosts are not checked, so no answer of
+//! a DNS server can make one member pass for another one.
 
 use super::explain;
 use crate::certificates::{Facts, FactsError, KeyFingerprint, Subject, Tag, facts};
@@ -24,14 +24,14 @@ pub(super) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Why a certificate that a CA has signed is not taken.
+/// Why a certificate that a CA has signed is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotTaken {
     #[error("{0}")]
     NoFacts(FactsError),
-    #[error("the certificate belongs to another cluster: its tag is {actual}, and ours is {own}")]
+    #[error("the certificate belongs to another cluster: its tag is {actual}, and the tag of this cluster is {own}")]
     OtherCluster { actual: Tag, own: Tag },
-    #[error("the certificate is a client's, and only members have business here")]
+    #[error("it is the certificate of a client, and only members are accepted here")]
     Client,
     #[error("no CA in ca.pem is usable")]
     NoCa,
@@ -47,7 +47,7 @@ impl From<NotTaken> for Error {
 #[derive(Debug)]
 pub(super) struct Authority {
     roots: Arc<RootCertStore>,
-    /// `None`: of any cluster.
+    /// `None`: every tag is accepted.
     tag: Option<Tag>,
     revoked: BTreeSet<KeyFingerprint>,
     algorithms: WebPkiSupportedAlgorithms,
@@ -67,7 +67,7 @@ impl Authority {
         }
     }
 
-    /// Whether the others would take the own certificate. An error says what to do.
+    /// Checks that the other members would accept the own certificate. The error says what to do.
     pub(super) fn check_own(
         &self,
         own: &CertificateDer<'_>,
@@ -81,7 +81,7 @@ impl Authority {
         Ok(())
     }
 
-    /// What a certificate says whose chain and times were checked.
+    /// Reads a certificate whose chain and times were checked, and checks its tag and its key.
     fn take(&self, certificate: &CertificateDer<'_>) -> Result<Facts, Error> {
         let facts = facts(certificate).map_err(NotTaken::NoFacts)?;
         if let Some(own) = self.tag
@@ -97,20 +97,20 @@ impl Authority {
     }
 }
 
-/// Who may dial a port.
+/// The processes that a port accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Accepts {
     /// Members only.
     Members,
-    /// Members, clients, and those without a certificate.
+    /// Members, clients, and processes without a certificate.
     AnybodyOrKnown,
 }
 
-/// Checks the certificates of those who dial this member.
+/// Checks the certificates of processes that dial this member.
 #[derive(Debug)]
 pub(super) struct ClientCertificates {
     authority: Arc<Authority>,
-    /// `None`: no CA is usable, so nobody is taken.
+    /// `None`: no CA is usable, so no certificate is accepted.
     chains: Option<Arc<dyn ClientCertVerifier>>,
     accepts: Accepts,
 }
@@ -132,7 +132,7 @@ impl ClientCertVerifier for ClientCertificates {
         self.accepts == Accepts::Members
     }
 
-    /// Empty: the names of the CAs are nobody's business, and every certificate that a client of ours has is ours.
+    /// Empty, because a stranger must not learn the names of the CAs. A client has only one certificate to choose anyway.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -182,7 +182,8 @@ impl ClientCertVerifier for ClientCertificates {
 #[derive(Debug)]
 pub(super) struct MemberCertificates {
     authority: Arc<Authority>,
-    /// A certificate without a name of raftkvd, of a proxy in front of a member, is taken if it is valid for the host.
+    /// Whether the certificate of a proxy in front of a member is accepted: one without a name of raftkvd that is valid for
+    /// the host.
     takes_hosts: bool,
 }
 
@@ -194,7 +195,7 @@ impl MemberCertificates {
         }
     }
 
-    /// Also takes the certificate of a proxy, by the name of its host.
+    /// Also accepts the certificate of a proxy that is valid for its host.
     pub(super) fn or_of_host(authority: Authority) -> MemberCertificates {
         MemberCertificates {
             authority: Arc::new(authority),

@@ -49,7 +49,7 @@ fn a_backup_that_a_signal_ends_leaves_no_file_and_says_so() {
         assert_eq!(
             String::from_utf8_lossy(&output.stderr),
             format!(
-                "raftkvd: no backup: ended by {name}, and what had arrived is removed; start it again\n"
+                "raftkvd: no backup: {name} has ended the command, and its incomplete file is removed; start it again\n"
             )
         );
         assert_eq!(names().count(), 0, "{name}");

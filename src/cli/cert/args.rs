@@ -20,7 +20,7 @@ pub(in crate::cli) struct CertArgs {
     #[arg(required = true, value_hint = ValueHint::DirPath)]
     pub(super) dir: Option<PathBuf>,
 
-    /// Peer URLs of all members, in the order of their ids, as for the members
+    /// Peer URLs of all members, in the order of their ids: the same list that the members take
     #[arg(long, value_name = "URLS", required = true, value_hint = ValueHint::Other)]
     pub(super) cluster: Option<String>,
 
@@ -38,8 +38,8 @@ pub(in crate::cli) struct CertArgs {
 pub(super) enum CertCommand {
     /// Make a key and a certificate for one more member, or for one that lost its disk
     ///
-    /// The directory member-<id> must not exist. For a member that lost its disk or its key, move the old directory away
-    /// first.
+    /// The directory member-<id> must not exist. For a member that has lost its disk or its key, first move the old directory
+    /// away.
     Member {
         /// Directory of the CA [default: the current directory]
         #[arg(value_hint = ValueHint::DirPath)]
@@ -77,9 +77,9 @@ pub(super) enum CertCommand {
         days: u32,
     },
 
-    /// Renew the certificates of all members and clients, for the keys that they have
+    /// Renew the certificates of all members and clients, which keep their keys
     ///
-    /// No private key but that of the CA is needed, so the keys of members can be on their machines alone.
+    /// This needs the key of the CA only, so you can keep the key of each member on its machine alone.
     Renew {
         /// Directory of the CA [default: the current directory]
         #[arg(value_hint = ValueHint::DirPath)]
@@ -109,7 +109,7 @@ pub(super) enum CertCommand {
         finish: bool,
     },
 
-    /// Show who owns a certificate, until when it is valid, and the fingerprint of its key
+    /// Show the owner of each certificate, the end of its validity, and the fingerprint of its key
     Show {
         /// Directory, or file with certificates [default: the current directory]
         #[arg(value_hint = ValueHint::AnyPath)]

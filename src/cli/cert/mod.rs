@@ -1,6 +1,6 @@
 //! `raftkvd cert`: makes and renews the certificates of a cluster. See `certificates::folder`.
 //!
-//! Each text that is printed ends with what to do next, as commands that can be typed as they are.
+//! Each text that is printed ends with the next step, as commands that a person can type unchanged.
 
 mod args;
 mod next;
@@ -43,7 +43,7 @@ pub enum CertOptions {
     Add {
         /// The directory of the CA.
         dir: PathBuf,
-        /// Who gets it.
+        /// The owner and the hosts of the certificate.
         order: Order,
         /// How long the certificate is valid.
         days: u32,
@@ -128,7 +128,7 @@ fn client(name: String) -> Order {
     }
 }
 
-/// A host that no certificate can name, such as one with an empty label, is left out: only clients that check it need it.
+/// `None`: no certificate can name the host, for example because of an empty label. Only clients that check hosts need it.
 fn host_of(url: &PeerUrl) -> Option<AltHost> {
     url.host().parse().ok()
 }

@@ -1,4 +1,4 @@
-//! What `raftkvd cert` prints when it has done its work: what there is now, and what to do next.
+//! What `raftkvd cert` prints at the end: the files that it has made, and the next steps.
 
 use super::{ADMIN, ends_early};
 use crate::certificates::files::{CA_FILE, CA_KEY_FILE};
@@ -14,7 +14,7 @@ use std::time::SystemTime;
 /// The default port for clients.
 const CLIENT_PORT: u16 = 9121;
 
-/// A path as a shell reads it.
+/// A path, quoted for a shell.
 pub(super) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,@%=".contains(c);
@@ -41,7 +41,7 @@ pub(super) fn days(time: SystemTime) -> String {
     format!("{} ({left} {unit})", day(time))
 }
 
-/// Directories that were left alone.
+/// The directories that were not changed, each with the reason.
 pub(super) fn skipped(owners: &Owners) -> String {
     let lines = owners.skipped.iter();
     lines.map(|line| format!("left alone {line}\n")).collect()
@@ -94,7 +94,7 @@ pub(super) fn after_new(
     text
 }
 
-/// A request of a client.
+/// An example of a request, with the files of this client.
 fn ask(directory: &Path, host: &str) -> String {
     let host = match host.contains(':') {
         true => format!("[{host}]"),

@@ -1,4 +1,4 @@
-//! `raftkvd cert show`: what certificates say.
+//! `raftkvd cert show`: prints the contents of certificates.
 
 use super::next::{day, days};
 use crate::certificates::files::{self, CA_FILE, CLIENT_FILE, MEMBER_FILE};
@@ -50,7 +50,7 @@ fn files_in(path: &Path) -> Result<Vec<PathBuf>, FolderError> {
     let own = all.map(|file| path.join(file)).into_iter();
     let mut found: Vec<PathBuf> = own.filter(|file| file.exists()).collect();
     for name in files::names(path)? {
-        // Each has the ca.pem of the directory above.
+        // Their ca.pem is a copy of that in the directory above.
         let below = [MEMBER_FILE, CLIENT_FILE].map(|file| path.join(&name).join(file));
         let below = below.into_iter().filter(|file| file.exists());
         found.extend(below.filter(|_| !name.ends_with(".part")));

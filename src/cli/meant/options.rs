@@ -235,7 +235,7 @@ pub(super) const OPTIONS: &[Foreign] = &[
             "plaintext",
         ],
         "--insecure",
-        "raftkvd has no TLS without --tls; --insecure opens its ports to other machines all the same",
+        "raftkvd has no TLS without --tls, and --insecure allows ports that other machines reach without TLS",
     ),
     foreign(
         &[

@@ -32,30 +32,30 @@ fn bad_peers(cluster: &Cluster) -> Vec<(String, Arc<ClientConfig>)> {
     let client_of = certificates.issue(&client("ops"), validity(9));
     vec![
         (
-            "its certificate is not taken: it expired on ".to_owned(),
+            "its certificate is not accepted: it expired on ".to_owned(),
             by(&certificates.issue(&member, expired())),
         ),
         (
-            "its certificate is not taken: it is valid from ".to_owned(),
+            "its certificate is not accepted: it is valid from ".to_owned(),
             by(&certificates.issue(&member, future())),
         ),
         (
-            "its certificate is not taken: no CA in ca.pem has signed it".to_owned(),
+            "its certificate is not accepted: no CA in ca.pem has signed it".to_owned(),
             by(&certificates.forge(&member)),
         ),
         (
             format!(
-                "its certificate is not taken: the certificate belongs to another cluster: its tag is {other_tag}, and ours is {}",
+                "its certificate is not accepted: the certificate belongs to another cluster: its tag is {other_tag}, and the tag of this cluster is {}",
                 certificates.tag()
             ),
             by(&certificates.issue_with_tag(other_tag, Subject::Member(3))),
         ),
         (
-            "its certificate is not taken: the certificate is a client's, and only members have business here".to_owned(),
+            "its certificate is not accepted: it is the certificate of a client, and only members are accepted here".to_owned(),
             client_config(&client_of, Some("client")),
         ),
         (
-            "it has no certificate, and this port is for members with one".to_owned(),
+            "it has no certificate, and this port needs that of a member".to_owned(),
             certificates.nobody(),
         ),
     ]
@@ -112,7 +112,7 @@ fn the_client_port_refuses_each_bad_certificate_with_one_line() {
         wait_lines(
             &cluster,
             1,
-            &format!("its certificate is not taken: {why}"),
+            &format!("its certificate is not accepted: {why}"),
             1,
         );
         wait_lines(&cluster, 1, "refused a client's connection", number);
@@ -137,7 +137,7 @@ fn a_member_with_the_files_of_another_ca_stays_out_and_says_why() {
     wait_line(
         &cluster,
         1,
-        "its certificate is not taken: no CA in ca.pem has signed it",
+        "its certificate is not accepted: no CA in ca.pem has signed it",
     );
     wait_line(&cluster, 3, "no CA in ca.pem has signed it");
     cluster.put(1, "a", "of two");

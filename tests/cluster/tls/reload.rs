@@ -107,7 +107,7 @@ fn a_revoked_client_is_refused_on_its_live_connection_and_on_new_ones() {
     wait_lines(
         &cluster,
         1,
-        "its certificate is not taken: its key is revoked",
+        "its certificate is not accepted: its key is revoked",
         1,
     );
     cluster.assert_value(1, "a", "b");

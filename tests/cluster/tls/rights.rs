@@ -44,7 +44,7 @@ fn the_certificate_of_a_member_may_add_that_member_and_nothing_else() {
         );
         assert!(
             answer.text().contains(
-                "the certificate of member 4 may only add member 4; use that of a client"
+                "the certificate of member 4 allows only the addition of member 4; use that of a client"
             ),
             "{answer:?}"
         );

@@ -216,7 +216,7 @@ fn a_backup_that_is_not_given_says_why_in_one_line() {
         (
             &["--tls", &member][..],
             1,
-            "the certificate of member 1 may only add member 1; use that of a client",
+            "the certificate of member 1 allows only the addition of member 1; use that of a client",
         ),
         (
             &["--cacert", &ca, "--cert", &cert][..],
@@ -268,7 +268,7 @@ fn a_backup_of_a_member_of_another_ca_is_refused() {
     assert!(
         ended
             .stderr
-            .contains("its certificate is not taken: no CA in ca.pem has signed it"),
+            .contains("its certificate is not accepted: no CA in ca.pem has signed it"),
         "{ended:?}"
     );
 }
