@@ -76,7 +76,7 @@ impl FromStr for PeerUrl {
         let Some((scheme, rest)) = text.split_once("://") else {
             return wrong("write it as http://HOST:PORT");
         };
-        // Whether a connection has TLS is for `--tls` to say, so both name the same place.
+        // `--tls` decides whether a connection has TLS, so both schemes name the same place.
         if !["http", "https"]
             .iter()
             .any(|known| scheme.eq_ignore_ascii_case(known))

@@ -5,14 +5,13 @@
 //! - A claimant that names the cluster id, or an incarnation that the claimed id has or had, belongs to the cluster or
 //!   did belong to it. It gets the reason with all indexes, because a removed member ends only by them.
 //! - A member whose directory was emptied can prove nothing. It names the id and the URL of a member, and learns that
-//!   they belong to another directory. That suffices for its verdict, and it tells a stranger only that its guess is
-//!   right.
+//!   they belong to another directory. That suffices for its verdict. A stranger learns only that its guess is right.
 //! - A claimant that meant another member learns which member it has reached, and a claimant of another cluster learns
 //!   that this is another cluster.
 //! - Every other claimant is a stranger, and learns no reason. The log of the refusing member has it.
 //!
-//! A cluster that has not formed serves nothing and still waits for its members. It tells the reasons, because most
-//! mistakes in a list are found then, but no index.
+//! A cluster that has not formed serves no clients and still waits for its members. Its members give the reasons, because
+//! most mistakes in a list are found then, but no index.
 
 use super::claims::Claims;
 use super::judge::Reason;

@@ -55,8 +55,8 @@ pub enum Reason {
     /// The claimant is a voter but claims that no table binds it. Everything that it has acknowledged since it was let
     /// in is lost.
     StateLost,
-    /// The claimant has proved itself with a key that was revoked when a member was removed. The connection shows the
-    /// key, and not the claims: so [`judge()`] never gives this reason.
+    /// The claimant has proved itself with a key that was revoked when a member was removed. The key is a fact of the
+    /// connection and not a claim, so [`judge()`] never gives this reason.
     KeyRevoked,
     /// The peer does not say why: this member has not proved that it belongs to the peer's cluster.
     Undisclosed,

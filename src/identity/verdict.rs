@@ -96,8 +96,8 @@ pub enum Verdict {
     EndAsStateLost,
     /// End with exit code 5: a cluster has added this member, but the member has started a cluster of its own.
     EndAsNotJoined,
-    /// The same, but only if no client has ever written to the cluster of this member. Otherwise go on, and tell a person
-    /// to look.
+    /// The same, but only if no client has ever written to the cluster of this member. Otherwise continue, and log a
+    /// warning.
     EndAsNotJoinedIfUnused,
     /// End with exit code 5: another process runs with this incarnation.
     EndAsTwice,

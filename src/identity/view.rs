@@ -79,7 +79,7 @@ impl View {
         if !self.is_open(to) || has_come {
             return self.claims(to, Some(url));
         }
-        // It can't be reversed, and it is the same for all connections of this process, which therefore count as one.
+        // The hash can't be reversed. It is the same for all connections of this process, so they count as those of one run.
         let alias = fingerprint(self.run).max(1);
         Claims {
             cluster: 0,

@@ -1,6 +1,6 @@
 //! Revoked keys: the removal of a member revokes the key with which the member proved itself.
 //!
-//! A certificate stays valid until it expires, and nobody asks its CA whether the member is still a member. So the
+//! A certificate stays valid until it expires, and no member asks the CA whether the owner is still a member. So the
 //! members keep a list of the keys of removed members, and believe no certificate with such a key. A key stays in the
 //! list when its id is added again: the new directory needs a certificate with a new key.
 //!

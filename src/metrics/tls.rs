@@ -36,7 +36,7 @@ impl Default for TlsMetrics {
 }
 
 impl TlsMetrics {
-    /// Counts a handshake that was accepted or not.
+    /// Counts a handshake, by whether it was accepted.
     pub fn handshake(&self, port: AcceptingPort, is_done: bool) {
         match is_done {
             true => self.done[port as usize].inc(),
@@ -64,17 +64,17 @@ impl TlsMetrics {
         );
         registry.register(
             "tls_handshakes_failed",
-            "TLS handshakes that failed, did not end in time, or were no TLS",
+            "TLS handshakes that failed or did not end in time, and connections that did not speak TLS",
             self.failed.clone(),
         );
         registry.register(
             "tls_reloads_failed",
-            "Attempts to read changed certificates that found an error, so that those from before stay in use",
+            "Attempts to read changed certificates that found an error, so the earlier certificates stay in use",
             self.reloads_failed.clone(),
         );
         registry.register_with_unit(
             "tls_certificate_not_after",
-            "End of the certificate of this member, in seconds since 1970, 0 without TLS",
+            "Time at which the certificate of this member ends, in seconds since 1970, 0 without TLS",
             Unit::Seconds,
             self.not_after.clone(),
         );

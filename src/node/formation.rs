@@ -271,7 +271,7 @@ impl Node {
         Some(std::sync::Arc::new(Closed { kind, why }))
     }
 
-    /// How far the task that asks members to add this node has come. The task logs that itself.
+    /// The newest progress of the task that asks members to add this node. The task logs it itself.
     pub fn joining(&mut self, state: String) {
         self.formation.joining = Some(state);
     }
@@ -426,9 +426,9 @@ impl Node {
         self.keep_trouble(by, trouble);
     }
 
-    /// Notes that a process has connected as a listed member, but gives another place than the list. An empty node reveals
-    /// its incarnation only where it dials, and the first member adds others only where it dials, so neither lets the
-    /// process in: it may be a stranger.
+    /// Notes that a process has connected as a listed member, but claims another place than that in the list. The process
+    /// may be a stranger and is not let in: an empty node reveals its incarnation only where it dials, and the first member
+    /// adds others only where it dials.
     pub fn note_other_place(&mut self, id: u64, url: &PeerUrl) {
         let listed = match self.is_empty() {
             true => self.settings.list.get(&id),

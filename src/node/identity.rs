@@ -77,7 +77,7 @@ impl Node {
             }
             return;
         }
-        // A write that is under way decides: the peer says this again.
+        // A write that is under way decides. Until its end nothing has to happen, because the peer repeats its claim.
         let published = self.watermarks.published;
         let is_quiet = published == self.raw.raft.raft_log.last_index();
         if is_quiet && self.pending.held().proposals == 0 {

@@ -82,7 +82,7 @@ pub(super) struct Membership {
     pub answered: BTreeMap<u64, Met>,
     /// Members that connected by themselves, with the place that each names.
     pub claimed: BTreeMap<u64, Met>,
-    /// By peer: what it stated when it was last met.
+    /// The newest statement of each peer.
     pub statements: BTreeMap<u64, Statement>,
     /// The index that bound this member, or 0 while none does.
     pub own_bound_index: u64,
@@ -301,7 +301,7 @@ impl Node {
         }
     }
 
-    /// What this member's process says about itself, if it is this process or a process that was met.
+    /// What the process of this member says about itself. `None`: the process has not connected to this node.
     pub(super) fn statement(&self, id: u64, row: &Member) -> Option<Statement> {
         let said = match id == self.settings.id {
             true => Some(Statement {
@@ -314,8 +314,8 @@ impl Node {
         said.filter(|said| said.incarnation == row.incarnation)
     }
 
-    /// Commands that describe the members whose version or key differs from their rows. A member without TLS says nothing
-    /// about its key, so its row keeps the key.
+    /// Commands that describe the members whose version or key differs from their rows. A member without TLS states no key,
+    /// so its row keeps the key.
     fn descriptions(&self) -> impl Iterator<Item = Command> {
         let rows = self.members.members.iter();
         rows.filter_map(|(id, row)| {
@@ -336,7 +336,7 @@ impl Node {
     }
 
     /// The descriptions that this leader proposes. A silent member is left out: its last statement may come from an earlier
-    /// process, and another leader may have heard a later one.
+    /// process, and another leader may have received a later one.
     pub(super) fn due_descriptions(&self) -> impl Iterator<Item = Command> {
         let answers = |id| {
             let progress = self.raw.raft.prs().get(id);

@@ -33,7 +33,7 @@ pub struct NodeSettings {
     /// The peer URL of this start. The process listens for peers on the port of this URL until it ends, whatever the
     /// members table says later. `None`: it is not known.
     pub served_at: Option<PeerUrl>,
-    /// The client URLs that this member asks to add it, as text for people. `None`: it asks no member.
+    /// The client URLs of the members that this member asks to add it, as text for people. `None`: it asks no member.
     pub joins_through: Option<String>,
     /// The election timeout, in ticks.
     pub election_ticks: usize,

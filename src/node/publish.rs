@@ -183,8 +183,8 @@ impl Node {
         self.tell_members(0);
     }
 
-    /// Whether the entry at this index is newer than the start. An earlier start may have logged what an entry did that
-    /// was in the log at the start.
+    /// Whether the entry at this index is newer than the start. An earlier start may have logged the effect of an older
+    /// entry.
     pub(super) fn is_news(&self, index: u64) -> bool {
         index > self.found_last
     }

@@ -13,7 +13,7 @@ use raft::eraftpb::{Entry, Message};
 use slog::{info, warn};
 
 impl Node {
-    /// This member proves itself with this key from now on.
+    /// The certificate of this member has this key from now on.
     pub fn set_own_key(&mut self, key: KeyFingerprint) {
         self.settings.key = Some(key);
         self.note_care();
@@ -60,8 +60,8 @@ impl Node {
         }
     }
 
-    /// The command version that all bound members know. An id that no directory is bound to has no process that could
-    /// end at a later command: only its future process, which has no power yet.
+    /// The command version that all bound members know. An open id does not count: it has no process yet that a later
+    /// command could end.
     fn bound_version(&self) -> u64 {
         let rows = self.members.members.iter();
         let bound = rows.filter(|(_, row)| row.incarnation != 0);

@@ -107,7 +107,7 @@ impl Node {
     }
 
     /// The peer URL that the members table has for this node, and the peer URL of this start, if this node does not listen
-    /// on the port that the table names. A node that was given its URL tells the others to move it there.
+    /// on the port that the table names. `None` for a node with a URL on its command line: the others move it there.
     pub(super) fn misplaced(&self) -> Option<(&PeerUrl, &PeerUrl)> {
         let row = self.members.members.get(&self.settings.id)?;
         let served = self.settings.served_at.as_ref()?;

@@ -13,21 +13,21 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 /// Refuses a port without TLS beyond loopback, unless `--insecure` was given.
 ///
-/// An address that this machine does not have is waited for, as for one to listen on. Nobody reaches it, and its error ends
-/// the start with a code after which a supervisor tries again: the address may come up later, or is mistyped.
+/// The start waits for an address that this machine does not have yet. No client reaches such an address. If the wait
+/// fails, the start ends with a code after which a supervisor tries again, because the address may come up later.
 pub(super) fn check(config: &Config, wait: &mut StartWait) -> Result<(), NotStarted> {
     if config.insecure {
         return Ok(());
     }
     let open = open_ports(config);
     for (port, address) in &open {
-        // A datagram socket shows that the address is there, and nobody can connect to it.
+        // A datagram socket shows whether the machine has the address, and accepts no connection.
         let mut of_any_port = *address;
         of_any_port.set_port(0);
         let is_there = || {
             std::future::ready(match UdpSocket::bind(of_any_port) {
                 Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Err(error),
-                // The start is refused, whatever else may be wrong.
+                // The start is refused, also if something else is wrong.
                 _ => Ok(()),
             })
         };

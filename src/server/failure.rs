@@ -149,7 +149,7 @@ impl Failure {
     }
 }
 
-/// How a member is replaced that can't run on its data directory. With the URL of `--join`, if one is known.
+/// Says how to replace a member that can't run on its data directory. Names the URL of `--join`, if one is known.
 fn replacing(config: &Config) -> String {
     let (id, dir) = (config.id, config.data_dir.display());
     match config.join_urls.first() {

@@ -40,7 +40,7 @@ pub struct JoinTask {
     pub url: PeerUrl,
     /// The client URLs of the members to ask, in this order.
     pub asked: Vec<PeerUrl>,
-    /// With what to dial these members. `None`: without TLS.
+    /// The files with which to dial these members. `None`: without TLS.
     pub tls: Option<ClientTls>,
 }
 
@@ -156,8 +156,8 @@ async fn ask(
     }
 }
 
-/// Why an answer to `GET /-/status` is not that of a member to its clients. If the member is not known by the host of the
-/// URL, its refusal says what to do.
+/// Why an answer to `GET /-/status` is not the answer of a member to its clients. If the member does not know the host in
+/// the URL, its refusal says what to do.
 fn no_status(status: StatusCode, body: &[u8]) -> String {
     let problem: Value = serde_json::from_slice(body).unwrap_or_default();
     if problem["code"] == "no-certificate" {

@@ -111,8 +111,8 @@ pub(super) fn check(disk: &Arc<dyn Disk>, config: &Config) -> Result<Fit, Failur
         .map_err(|misfit| Failure::Usage(refusal(dir.path(), &meta, &members, &misfit)))
 }
 
-/// Refuses `--join` if the data directory holds a cluster that this member was about to create, and nobody else was added
-/// to it. `--join` would have no effect there, and the member would wait for its list. Changes nothing.
+/// Refuses `--join` if the data directory holds a cluster that this member was about to create, and no other member was
+/// added to it. `--join` would have no effect there, and the member would wait for its list. Changes nothing.
 pub(super) fn check_join(disk: &Arc<dyn Disk>, config: &Config) -> Result<(), Failure> {
     let dir = DataDir::new(disk.clone(), &config.data_dir);
     let meta = match config.join_ignored {

@@ -16,7 +16,7 @@ use std::time::Instant;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Where SIGHUP is reported, if a part of the process has files to read again.
+/// The receiver of each SIGHUP, if a part of the process has files to read again.
 pub(super) type Hangups = Arc<OnceLock<mpsc::Sender<ReadAgain>>>;
 
 /// Fails if the limit of open files is so low that tokio panics when it has to catch signals.

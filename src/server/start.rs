@@ -66,7 +66,7 @@ pub(super) fn prepare(
     })
 }
 
-/// Reads the certificates of this member, and those with which it asks to join.
+/// Reads the certificates of this member, and the certificates with which it asks to join.
 fn load_tls(config: &Config) -> Result<(Option<Tls>, Option<ClientTls>), Failure> {
     let wrong = |option| move |error: TlsError| Failure::Usage(format!("{option}: {error}"));
     let tls = config.tls.clone().map(Tls::load).transpose();
@@ -134,8 +134,8 @@ pub(super) fn settle(
 
 /// Whether this start creates a cluster from its list, although an earlier start has made the data directory for a member
 /// that joins: `--join` was a mistake. No cluster has let the member in, so it has never stored an entry or a vote, and a
-/// first start in its directory is as good as one in a new directory. A cluster of one would serve clients at once, so that
-/// takes a new directory.
+/// first start in its directory is as good as one in a new directory. A cluster of one would serve clients at once, so it
+/// needs a new directory.
 fn founds_instead(asked: &Asked, meta: &Meta, id: u64) -> bool {
     let is_unused = meta.cluster() == 0 && meta.removed().is_none() && !meta.is_older_copy();
     let forms = asked.cluster.len() > 1 && asked.cluster.keys().next() == Some(&id);

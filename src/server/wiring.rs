@@ -129,7 +129,7 @@ pub(super) struct Daemon {
     pub(super) parts: SharedParts,
     /// The certificates of this member. `None`: without TLS.
     pub(super) tls: Option<Tls>,
-    /// With what this member asks to join. `None`: without TLS.
+    /// The files with which this member asks to join. `None`: without TLS.
     join_tls: Option<ClientTls>,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) clients: ServedPort,
@@ -172,7 +172,7 @@ impl Daemon {
         };
         if let Some(tls) = &port.tls {
             keep_fresh(tls, &parts, &hangups)?;
-            runtime.spawn(tell_own_key(tls.clone(), parts.inbox.clone()));
+            runtime.spawn(report_own_key(tls.clone(), parts.inbox.clone()));
         }
         let (join_tls, tls) = (port.join_tls, port.tls);
         let port = into_tokio(port.listener, &runtime)?;
@@ -202,7 +202,7 @@ pub(super) struct ClientPort {
 /// Starts the thread that reads changed certificates again.
 fn keep_fresh(tls: &Tls, parts: &SharedParts, hangups: &Hangups) -> Result<(), Failure> {
     let (sender, asked) = mpsc::channel();
-    // It was empty: nothing else has files to read again.
+    // The cell is empty, because only this thread has files to read again.
     let _ = hangups.set(sender);
     let (tls, metrics, logger) = (tls.clone(), parts.metrics.tls.clone(), parts.logger.clone());
     spawn("tls", &parts.stop_sender, move || {
@@ -213,12 +213,12 @@ fn keep_fresh(tls: &Tls, parts: &SharedParts, hangups: &Hangups) -> Result<(), F
 }
 
 /// Reports each new key of this member to the raft loop.
-async fn tell_own_key(tls: Tls, inbox: Arc<Inbox>) {
+async fn report_own_key(tls: Tls, inbox: Arc<Inbox>) {
     let mut renewals = tls.subscribe();
-    let mut told = tls.credentials().own.fingerprint;
+    let mut reported = tls.credentials().own.fingerprint;
     while renewals.changed().await.is_ok() {
         let key = renewals.borrow_and_update().own.fingerprint;
-        if std::mem::replace(&mut told, key) != key {
+        if std::mem::replace(&mut reported, key) != key {
             inbox.notice(Notice::OwnKey(key));
         }
     }
@@ -344,8 +344,8 @@ pub(super) fn node_settings(
     }
 }
 
-/// The members that are asked to add this one. A `--join` that the command line does not repeat comes as a surprise, above
-/// all to a person who wants member 1 to create a cluster.
+/// The members that this member asks to add it, as text for people. The text says if the URLs come from the data directory:
+/// an operator who wants member 1 to create a cluster does not expect them.
 fn joins_through(config: &Config) -> Option<String> {
     if config.join_by.is_empty() {
         return None;

@@ -88,7 +88,7 @@ pub struct Channels {
     pub transport: Transport,
     /// The hosts by which clients may name a member.
     pub hosts: Arc<MemberHosts>,
-    /// The keys with which nobody is a member or a client.
+    /// The revoked keys, for the parts that check certificates.
     pub revoked: Arc<RevokedKeys>,
     /// Provides the cluster id, which a joining member learns late, and stores the member's own URL.
     pub meta: Arc<Meta>,

@@ -80,7 +80,7 @@ impl TransportState {
         }
     }
 
-    /// Why a peer is refused, for the log of this member. The peer itself is not told which URL is known here.
+    /// Why a peer is refused, for the log of this member. The answer to the peer does not contain the known URL.
     fn why_refused(&self, claims: &Claims, judged: &Judged, reason: Reason) -> String {
         match judged.view.place_of(claims.from) {
             Some(known) if reason == Reason::OtherPlace => {
@@ -92,8 +92,8 @@ impl TransportState {
         }
     }
 
-    /// Answers a peer that is refused. The answer contains nothing that a peer must know to be believed, and to a
-    /// stranger it does not say why.
+    /// Answers a peer that is refused. The answer contains nothing that a peer must know to be believed. The answer to a
+    /// stranger does not say why.
     pub(super) fn deny(
         self: &Arc<TransportState>,
         claims: &Claims,

@@ -62,7 +62,7 @@ pub(super) async fn serve(
                 biased;
                 () = &mut shutdown => return tasks.shutdown().await,
                 Some(_) = tasks.join_next() => (),
-                // The file of revoked keys may have changed.
+                // The file `revoked` may name the key of the peer now.
                 () = renewed(&mut renewals) => shared.judge_all(),
                 accepted = listener.accept() => break accepted,
             }
@@ -124,7 +124,7 @@ async fn connection(
         debug!(source.logger, "a connection has ended at once"; "error" => %error);
         return;
     }
-    // It covers everything before the head of the request is read, so the HTTP library needs none of its own.
+    // The deadline covers everything until the head of the request is read, so the HTTP library needs no timeout.
     let deadline = Instant::now() + shared.limits.header_timeout;
     let Some((stream, proved)) = secure(&shared, socket, deadline, &source).await else {
         return;
@@ -459,7 +459,7 @@ enum StreamEnd {
     Denied(Reason),
     #[error("the key of its certificate is revoked")]
     Revoked,
-    /// The peer connects again, and sees the new key.
+    /// The certificate of this member was replaced. The peer connects again, and sees the new key.
     #[error("this member has another key now")]
     OtherKey,
     #[error("the frames that all peers have begun to send are too large together")]
@@ -529,7 +529,7 @@ impl InboundStream<'_> {
                 return Err(StreamEnd::Denied(reason));
             }
         }
-        // After the claims: a removal revokes the key, and the peer has to learn that it was removed.
+        // The key is checked after the claims, because a removal revokes the key, and the peer has to learn of the removal.
         if self.shared.is_revoked(self.key) {
             return Err(StreamEnd::Revoked);
         }

@@ -1,7 +1,7 @@
 //! The connections to the peer port that belong to no bound member.
 //!
-//! Anything that can reach the port can hold such connections, so they are few, and when they run out, one of them ends
-//! and never the stream of a member. A member that comes back is a newcomer too until the head of its request is read.
+//! Any process that reaches the port can hold such connections, so their number is limited. When it is reached, one of
+//! them ends, and never the stream of a member. A member that comes back is a newcomer too until the head of its request is read.
 //! So the connection that ends is the oldest of the source address that holds most of them: it takes a flood from
 //! many addresses to end the connection of a member in that moment, and then the member dials again.
 //!
@@ -23,7 +23,7 @@ pub(super) struct Newcomers(Mutex<BTreeMap<u64, Entry>>);
 struct Entry {
     address: IpAddr,
     rank: Rank,
-    /// `None` for a moment: the entry is older than its task.
+    /// `None` until the task exists: the entry is made first.
     task: Option<AbortHandle>,
 }
 
@@ -74,7 +74,7 @@ impl Newcomers {
     }
 }
 
-/// The oldest connection of the address that has most of the lowest rank.
+/// The oldest connection of the address that holds the most connections of the lowest rank.
 fn first_to_end(entries: &BTreeMap<u64, Entry>) -> Option<u64> {
     let ending = entries.values().filter(|entry| entry.task.is_some());
     let rank = ending.map(|entry| entry.rank).min()?;

@@ -158,7 +158,7 @@ impl Outbound {
         }
     }
 
-    /// Waits after an attempt that failed and began at this time. Returns the next pause.
+    /// Waits after an attempt that started at this time and failed. Returns the next pause.
     ///
     /// Any process may claim to be a peer that waits, and so ask for an early attempt. Therefore two attempts are at least
     /// the shortest pause apart, and those at the URL of an open id much more.
@@ -239,7 +239,7 @@ impl Outbound {
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 let failure = dial::read_refusal(response, *trust).await;
                 return Err(match failure {
-                    // The refusal is not about this member, whose own claims were not sent.
+                    // The refusal says nothing about this member, because its own claims were not sent.
                     DialError::Refused(_) if is_alias => DialError::NotWaiting,
                     failure => failure,
                 });
@@ -466,7 +466,7 @@ async fn write_queue(
         for piece in outgoing.pieces() {
             connection.write_all(piece).await?;
         }
-        // With TLS, what was written may still wait to be encrypted.
+        // With TLS, bytes that were written may still wait to be encrypted.
         connection.flush().await?;
         outgoing.clear();
     }

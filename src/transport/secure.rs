@@ -35,7 +35,7 @@ pub(super) async fn secure(
         _ => FOREIGN,
     };
     metrics.peer_handshakes_failed.add(reason);
-    // A probe only connects.
+    // A probe only connects, and is no handshake.
     if !matches!(error, AcceptError::Closed) {
         warn!(source.logger, #AUDIT, "refused a peer's connection"; "audit" => "tls", "why" => %error);
     }
@@ -66,7 +66,7 @@ async fn plaintext(
     }
 }
 
-/// Completes when the certificates of this member were read again. Never without TLS.
+/// Completes when the certificates of this member were read again. Never completes without TLS.
 pub(super) async fn renewed(renewals: &mut Option<watch::Receiver<Arc<Credentials>>>) {
     if let Some(renewals) = renewals
         && renewals.changed().await.is_ok()

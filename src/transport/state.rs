@@ -60,7 +60,7 @@ impl TransportState {
         self.view.borrow().clone()
     }
 
-    /// Whether the key with which a peer has proved itself counts no longer.
+    /// Whether the key with which a peer has proved itself is revoked.
     pub(super) fn is_revoked(&self, key: Option<KeyFingerprint>) -> bool {
         let (Some(tls), Some(key)) = (&self.tls, key) else {
             return false;
