@@ -84,7 +84,9 @@ pub enum BackupError {
     #[error("{0}")]
     Tls(#[from] TlsError),
     /// A signal has ended the command.
-    #[error("no backup: {0} has ended the command, and its incomplete file is removed; start it again")]
+    #[error(
+        "no backup: {0} has ended the command, and its incomplete file is removed; start it again"
+    )]
     Interrupted(&'static str),
     /// The bytes that arrived can't be stored, or are damaged.
     #[error("no backup: {}", .0.without_advice())]
@@ -459,8 +461,8 @@ impl Part {
 fn check_file(path: &Path, logger: &Logger) -> Result<(), StorageError> {
     let mut contents = SnapshotContents::default();
     let mut progress = ProgressReport::of_command("checking", Unit::Bytes, logger);
-    let told = |done, total| progress.at(done, total);
-    inspect::snapshot(&ReadOnlyDisk, path, &mut contents, |_, _, _| (), told)?;
+    let report = |done, total| progress.at(done, total);
+    inspect::snapshot(&ReadOnlyDisk, path, &mut contents, |_, _, _| (), report)?;
     Ok(())
 }
 

@@ -362,8 +362,8 @@ impl Report<'_> {
             ProgressReport::of_command("checking a snapshot", Unit::Bytes, self.log.logger());
         let mut hash = MapHash::default();
         let visit = |key: &[u8], index, value: &[u8]| hash.add(key, index, value);
-        let told = |done, total| progress.at(done, total);
-        let read = inspect::snapshot(&*self.disk, path, &mut contents, visit, told);
+        let report = |done, total| progress.at(done, total);
+        let read = inspect::snapshot(&*self.disk, path, &mut contents, visit, report);
         drop(progress);
         self.log.flush();
         let read = read.and_then(|()| self.check_name(path, &contents));

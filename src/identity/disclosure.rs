@@ -76,7 +76,7 @@ mod tests {
     use crate::members::Members;
 
     /// What the view tells these claims.
-    fn told(view: &View, claims: &Claims) -> PeerRefusal {
+    fn refusal_seen(view: &View, claims: &Claims) -> PeerRefusal {
         let reason = judge(claims, view, 60).unwrap_err();
         view.refusal(claims, reason, 60)
     }
@@ -105,13 +105,13 @@ mod tests {
                 dialled: true,
                 reason: Reason::Undisclosed,
             };
-            assert_eq!(told(&view(), &claims), bare, "{claims:?}");
+            assert_eq!(refusal_seen(&view(), &claims), bare, "{claims:?}");
         }
     }
 
     #[test]
     fn an_emptied_member_learns_that_its_id_and_url_belong_to_another_directory() {
-        let refusal = told(&view(), &claims(2, 21, 0));
+        let refusal = refusal_seen(&view(), &claims(2, 21, 0));
         let reason = Reason::OtherIncarnation {
             bound_index: 0,
             same_url: true,
@@ -122,7 +122,7 @@ mod tests {
         // The emptied first member of a list has started a cluster of its own.
         let mut first = claims(2, 21, 1);
         first.cluster = 9;
-        let refusal = told(&view(), &first);
+        let refusal = refusal_seen(&view(), &first);
         let ends = verdict(Own::Forming { bound_index: 1 }, &refusal);
         assert_eq!((ends, refusal.applied), (Verdict::EndAsReplaced, 0));
     }
@@ -132,15 +132,15 @@ mod tests {
         let mut view = view();
         view.members.gone.insert(5, 55);
         let removed = Reason::Removed { removed_index: 50 };
-        let refusal = told(&view, &claims(5, 55, 1));
+        let refusal = refusal_seen(&view, &claims(5, 55, 1));
         assert_eq!((refusal.reason, refusal.applied), (removed, 60));
         let own = Own::Member { bound_index: 1 };
         assert_eq!(verdict(own, &refusal), Verdict::EndAsRemoved { index: 50 });
         // Without the cluster id, the incarnation proves it.
-        let before_its_first_state = told(&view, &claims(5, 55, 0));
+        let before_its_first_state = refusal_seen(&view, &claims(5, 55, 0));
         assert_eq!(before_its_first_state.reason, removed);
         // A copy from before the member was let in.
-        let lost = told(&view, &claims(2, 20, 0));
+        let lost = refusal_seen(&view, &claims(2, 20, 0));
         assert_eq!(lost.reason, Reason::StateLost);
         assert_eq!(verdict(Own::Empty, &lost), Verdict::EndAsStateLost);
     }
@@ -157,7 +157,7 @@ mod tests {
             (claims(4, 40, 0), Reason::NotAMember),
         ];
         for (claims, reason) in reasons {
-            let refusal = told(&forming, &claims);
+            let refusal = refusal_seen(&forming, &claims);
             let seen = (refusal.reason, refusal.formed, refusal.applied);
             assert_eq!(seen, (reason, false, 0));
         }
@@ -183,7 +183,7 @@ mod tests {
                         dialled: true,
                         reason,
                     };
-                    let seen = told(&view(), &claims);
+                    let seen = refusal_seen(&view(), &claims);
                     assert_eq!(verdict(own, &seen), verdict(own, &whole), "{claims:?}");
                 }
             }

@@ -138,9 +138,9 @@ async fn ask(
     if *in_doubt && is_member {
         return Ok(());
     }
-    let wish = wish(task);
+    let body = join_body(task);
     let was_in_doubt = std::mem::replace(in_doubt, true);
-    let (status, body) = request(task, asked, Method::POST, "/join", wish).await?;
+    let (status, body) = request(task, asked, Method::POST, "/join", body).await?;
     if status.is_success() {
         return Ok(());
     }
@@ -195,7 +195,7 @@ fn detail(problem: &Value) -> Option<String> {
 }
 
 /// The body of `POST /join`. The incarnation is text, because JSON numbers are not exact beyond 2^53.
-fn wish(task: &JoinTask) -> String {
+fn join_body(task: &JoinTask) -> String {
     let incarnation = format!("{:016x}", task.incarnation);
     json!({"id": task.id, "addr": task.url.to_string(), "incarnation": incarnation}).to_string()
 }
@@ -272,7 +272,7 @@ mod tests {
             asked: Vec::new(),
             tls: None,
         };
-        let said: Value = serde_json::from_str(&wish(&task)).unwrap();
+        let said: Value = serde_json::from_str(&join_body(&task)).unwrap();
         let expected =
             json!({"id": 4, "addr": "http://10.0.0.4:9021", "incarnation": "00000000000000ab"});
         assert_eq!(said, expected);

@@ -1,4 +1,4 @@
-//! Which directories are used, and which certificates are taken: the reason of each refusal, word for word.
+//! Which directories are used, and which certificates are accepted: the reason of each refusal, word for word.
 
 use super::client::ClientTls;
 use super::credentials::{Files, read_roots};
@@ -186,7 +186,7 @@ fn a_certificate_that_others_would_refuse_is_refused_by_its_owner() {
     made.assert_refused(
         "DIR/member.pem is not valid: no CA in ca.pem has signed it; copy all files again from where `raftkvd cert` made them",
     );
-    // Both CAs, as while one takes the place of the other.
+    // Both CAs, as during a rotation.
     let both = pem::write_certificate(other.certificate())
         + &fs::read_to_string(made.ca().join("ca.pem")).unwrap();
     fs::write(made.path("ca.pem"), both).unwrap();
@@ -261,7 +261,7 @@ fn a_command_takes_the_directory_of_a_client_or_a_member_or_single_files() {
     assert!(matches!(error, TlsError::Unreadable { .. }), "{error}");
 }
 
-/// What a port that accepts these makes of a certificate.
+/// The result of a handshake with this certificate, at a port that accepts these processes.
 fn dialled_by(
     made: &Made,
     accepts: Accepts,
@@ -293,8 +293,7 @@ fn the_ports_take_certificates_for_what_their_names_say() {
             uri(TAG, Subject::Member(2)),
             uri(TAG, Subject::Member(3)),
         ]);
-        let why =
-            "its certificate is not accepted: it has more than one name that starts with raftkvd://";
+        let why = "its certificate is not accepted: it has more than one name that starts with raftkvd://";
         assert_eq!(dialled_by(&made, accepts, &two), Err(why.to_owned()));
     }
     assert_eq!(dialled_by(&made, Accepts::AnybodyOrKnown, &client), Ok(()));

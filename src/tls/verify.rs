@@ -29,7 +29,9 @@ pub(super) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 pub(super) enum NotTaken {
     #[error("{0}")]
     NoFacts(FactsError),
-    #[error("the certificate belongs to another cluster: its tag is {actual}, and the tag of this cluster is {own}")]
+    #[error(
+        "the certificate belongs to another cluster: its tag is {actual}, and the tag of this cluster is {own}"
+    )]
     OtherCluster { actual: Tag, own: Tag },
     #[error("it is the certificate of a client, and only members are accepted here")]
     Client,

@@ -106,7 +106,9 @@ pub(super) async fn connect(
             false => Ok((stream, Some(facts))),
         },
         Subject::Member(actual) => Err(DialError::Disliked(Reason::WrongReceiver { actual })),
-        Subject::Client { .. } => Err(DialError::Tls("its certificate is that of a client".to_owned())),
+        Subject::Client { .. } => Err(DialError::Tls(
+            "its certificate is that of a client".to_owned(),
+        )),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `raftkvd cert`: the files that it makes, what other programs say of them, and what it refuses.
+//! `raftkvd cert`: the files that it makes, what other programs read in them, and the command lines that it refuses.
 
 use crate::harness::{daemon, run_to_end};
 use crate::process::{BINARY, Ended};
@@ -47,7 +47,7 @@ fn made() -> TempDir {
     home
 }
 
-/// Everything in a directory: modes, and what files hold. Links are not followed.
+/// Everything in a directory: modes, and contents of files. Links are not followed.
 fn contents(path: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(path).expect("list") {
@@ -250,7 +250,7 @@ fn a_renewal_keeps_keys_and_a_rotation_keeps_names() {
             .contains("member 1, member 2, member 3, client admin")
     );
     if has_openssl() {
-        // What was issued before and after is trusted by both.
+        // Both CAs are trusted, so old and new certificates are valid.
         for file in ["member-1/member.pem", "admin/client.pem"] {
             let line = format!("verify -CAfile certs/member-3/ca.pem certs/{file}");
             assert!(openssl(home, &line).is_some(), "{file}");
@@ -296,7 +296,7 @@ fn nothing_that_exists_is_overwritten() {
         let found = refused(home, line);
         assert!(found.contains(said), "{line}: {found}");
     }
-    // As for a member that has lost its disk: another key for the same name.
+    // A member that has lost its disk gets another key for the same name.
     let before = keys(home);
     fs::rename(home.join("certs/member-3"), home.join("certs/member-3.old")).expect("move");
     cert(home, "member certs --id 3 --url http://[::1]:9021");
@@ -337,7 +337,7 @@ fn a_directory_that_is_not_that_of_a_ca_is_refused() {
         let found = refused(home, line);
         assert!(found.contains(said), "{line}: {found}");
     }
-    // An empty directory is as good as none, also through a link.
+    // An empty directory can be used like a missing one, also through a link.
     symlink("empty", home.join("to_empty")).expect("link");
     cert(home, "to_empty --cluster a:1");
     cert(&home.join("empty"), "renew");
@@ -405,7 +405,7 @@ fn a_damaged_file_is_named_and_nothing_is_renewed() {
         found.contains("left alone certs/member-2: its certificate is of the CA with the tag"),
         "{found}"
     );
-    // Others can't read a file that was replaced, also if they could before.
+    // Other users can't read a file that was replaced, also if they could read the old file.
     fs::set_permissions(pem("member-1/member.pem"), Permissions::from_mode(0o644)).expect("set");
     cert(home, "renew certs");
     let mode = fs::metadata(pem("member-1/member.pem")).expect("it is there");

@@ -103,23 +103,23 @@ impl Certificates {
         renewed.expect("a renewed certificate");
     }
 
-    /// What the administrator dials with.
+    /// The certificates with which the administrator dials.
     pub fn admin(&self) -> Arc<ClientConfig> {
         client_config(&self.of_client("admin"), Some("client"))
     }
 
-    /// What somebody without a certificate dials with.
+    /// The settings of a client without a certificate.
     pub fn nobody(&self) -> Arc<ClientConfig> {
         client_config(&self.of_client("admin"), None)
     }
 
-    /// What this member dials with.
+    /// The certificates with which this member dials.
     pub fn member(&self, id: u64) -> Arc<ClientConfig> {
         client_config(&self.of_member(id), Some("member"))
     }
 }
 
-/// From an hour ago until in this number of days.
+/// A validity that has started an hour ago and ends in this number of days.
 pub fn validity(days: u32) -> Validity {
     Validity::days(SystemTime::now(), days)
 }
@@ -154,7 +154,7 @@ pub fn client(name: &str) -> Order {
 }
 
 impl Certificates {
-    /// Makes a directory with files of this CA, for whoever is ordered, beside those of the CA.
+    /// Makes a directory with files of this CA for the owner of the order, beside the directories of the CA.
     pub fn issue(&self, order: &Order, validity: Validity) -> PathBuf {
         let folder = Folder::open(&self.directory).expect("the CA");
         let key = ca::new_key().expect("a key");
@@ -201,7 +201,7 @@ impl Certificates {
 
     fn write(&self, order: &Order, certificate: &[u8], key: &KeyPair) -> PathBuf {
         let (file, key_file) = order.subject.files();
-        // Outside of the directory, which has an order of its own.
+        // Outside of the directory, in which only `raftkvd cert` makes files.
         let beside = self.directory.with_file_name("other-certs");
         fs::create_dir_all(&beside).expect("create a directory");
         let number = fs::read_dir(&beside).expect("list a directory").count();
@@ -214,8 +214,8 @@ impl Certificates {
     }
 }
 
-/// What a client with the files of this directory dials with: `<name>.pem` and `<name>.key`, or no certificate. It checks
-/// members as any client does, by their hosts.
+/// The settings of a client with the files of this directory: `<name>.pem` and `<name>.key`, or no certificate. The client
+/// checks the hosts of members, as curl does.
 pub fn client_config(directory: &Path, name: Option<&str>) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     for certificate in read(&directory.join("ca.pem")) {

@@ -1,7 +1,7 @@
-//! Strangers at the peer port in great numbers, and servers of others that an admin adds by mistake.
+//! Many strangers at the peer port, and other servers that an operator adds by mistake.
 //!
-//! The strangers know nothing that only members know, apart from those that are to be ahead of the table: they know the
-//! incarnation of the receiver. What they can reach without it is tested together with them.
+//! Most strangers know nothing that only members know. Those whose claims have to be ahead of the table know the
+//! incarnation of the receiver.
 
 use crate::forgeries::{cluster_id, incarnation_of};
 use crate::harness::{Cluster, PATIENCE, SetOnDrop, eventually, require};
@@ -120,7 +120,7 @@ impl Crowd {
         Some(stream)
     }
 
-    /// Holds connections, and makes one of them again every millisecond, until it is stopped.
+    /// Holds connections, and replaces one of them every millisecond, until it is stopped.
     fn hold(&self, full: &AtomicUsize, stop: &AtomicBool) {
         let mut held: Vec<_> = (0..FAKES).map(|number| self.come(number)).collect();
         full.fetch_add(1, SeqCst);
@@ -185,7 +185,7 @@ fn a_thousand_fake_streams_keep_no_member_from_coming_back() {
     println!(
         "back after {alone:?} without strangers, and after {crowded:?} with {FAKES} of them at each of the others"
     );
-    // A noisy machine may delay one of them.
+    // Other work on the machine may delay one start.
     let (alone, crowded) = (best(&alone), best(&crowded));
     assert!(
         crowded < Duration::from_secs(2),
@@ -221,7 +221,7 @@ enum Answer {
     Close,
 }
 
-/// A server that is no raftkvd: it records what comes.
+/// A server that is no raftkvd. It records what it receives.
 struct Server {
     url: String,
     came: Arc<Mutex<Vec<Vec<u8>>>>,
@@ -257,7 +257,7 @@ impl Server {
         self.came.lock().expect("nobody panics with it").len()
     }
 
-    /// All that came, as text.
+    /// All bytes that came, as text.
     fn heard(&self) -> String {
         let came = self.came.lock().expect("nobody panics with it");
         let all = came.iter().map(|bytes| String::from_utf8_lossy(bytes));
@@ -310,7 +310,7 @@ fn serve(listener: &TcpListener, answer: Answer, came: &Mutex<Vec<Vec<u8>>>, sto
     }
 }
 
-/// For this time the connections to a server are counted.
+/// The time during which the connections to a server are counted.
 const COUNTED: Duration = Duration::from_secs(8);
 /// Attempts of a lane before its pause is 640 ms, the first included.
 const FIRST_ATTEMPTS: usize = 7;

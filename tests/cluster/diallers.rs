@@ -1,5 +1,5 @@
-//! Which node has dialled: found by the process that owns the other end of a connection, since with TLS the connection
-//! itself does not tell.
+//! Finds the node that has dialled, by the process that owns the other end of the connection. With TLS, the bytes of the
+//! connection do not show the node.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};

@@ -82,7 +82,7 @@ fn the_address_of_the_peer_url_counts() {
     ] {
         assert!(line.contains(&said), "{line}");
     }
-    // The others could not reach a peer port on the loopback address.
+    // The other members could not reach a peer port on the loopback address.
     assert!(!line.contains("--listen"), "{line}");
     let local = ["--peer-url", &url, "--listen", "127.0.0.1"];
     let line = refused(directory.path(), &local, &[]);
@@ -114,7 +114,7 @@ fn a_refused_start_leaves_a_data_directory_as_it_is() {
     cluster.put(1, "foo", "bar");
     cluster.node(1).kill();
     let dir = cluster.nodes[&1].data_dir.clone();
-    // A start that is not refused makes it private.
+    // A start that is not refused removes the permissions of other users.
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("open the directory");
     let home = cluster.path().to_owned();
     let before = content(&home);

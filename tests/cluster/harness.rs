@@ -91,7 +91,7 @@ impl Drop for Permit {
 /// Nodes in one temporary directory.
 pub struct Cluster {
     pub nodes: BTreeMap<u64, Node>,
-    /// With what its nodes speak TLS, if they do.
+    /// The certificates of its nodes. `None`: without TLS.
     pub certificates: Option<Certificates>,
     /// Flags that every node gets.
     flags: Vec<String>,
@@ -129,8 +129,8 @@ impl Cluster {
         Cluster::lay_out(n, &flags, host, Some(Permit::acquire()))
     }
 
-    /// Makes certificates for all nodes. From their next start on they speak TLS, and this process is the administrator;
-    /// so do all nodes that are laid out later.
+    /// Makes certificates for all nodes, and for this process as the administrator. All nodes speak TLS from their next
+    /// start on, also nodes that are laid out later.
     pub fn secure(&mut self) {
         if self.certificates.is_some() {
             return;

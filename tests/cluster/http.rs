@@ -68,7 +68,7 @@ impl fmt::Debug for Response {
     }
 }
 
-/// With what to dial the addresses that speak TLS.
+/// The certificates for each address that speaks TLS.
 static SECURE: Mutex<BTreeMap<SocketAddr, Arc<ClientConfig>>> = Mutex::new(BTreeMap::new());
 
 fn secured() -> MutexGuard<'static, BTreeMap<SocketAddr, Arc<ClientConfig>>> {
@@ -109,13 +109,13 @@ impl Connection {
         }
     }
 
-    /// One without TLS.
+    /// Without TLS.
     pub fn plain(address: SocketAddr, patience: Duration) -> io::Result<Connection> {
         Ok(Connection::over(connect(address, patience)?))
     }
 
-    /// One with TLS, after its handshake. In TLS 1.3 the other side may still refuse the certificate: then the first
-    /// answer is an error.
+    /// With TLS, after the handshake. In TLS 1.3 the other side may still refuse the certificate. Then the first read
+    /// fails.
     pub fn tls(
         address: SocketAddr,
         patience: Duration,
@@ -265,7 +265,8 @@ impl Connection {
         Ok(bytes)
     }
 
-    /// Reads whatever comes until the other side closes; an abortive close is one too, and with TLS one without a word.
+    /// Reads until the other side closes the connection. A reset counts as a close, and so does a close without the alert
+    /// of TLS.
     pub fn rest(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let closed = [io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof];

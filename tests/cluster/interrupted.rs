@@ -1,4 +1,4 @@
-//! A backup that a signal ends: nothing of it is left, and a line says so.
+//! A signal ends a backup: no file is left, and one line says so.
 
 use crate::harness::{PATIENCE, daemon, eventually, require};
 use rustix::process::{Pid, Signal, kill_process};
@@ -10,7 +10,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use tempfile::TempDir;
 
-/// The start of an answer of a member that then sends nothing more.
+/// The start of an answer. The member then sends nothing more.
 const START: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Disposition: attachment; filename=\"raftkvd-1-2.snap\"\r\n\
     Content-Length: 1000\r\n\r\n";

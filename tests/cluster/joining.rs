@@ -139,7 +139,7 @@ fn a_joiner_at_another_url_does_not_take_the_id_and_the_rightful_member_gets_in(
     stranger.start();
     stranger.wait_closed("joining");
     cluster.add_member(1, 2);
-    // It goes on trying, and is refused. Only the log of the cluster says why: the joiner may be any process.
+    // The member continues to try, and is refused. Only the log of the cluster says why, because any process can ask to join.
     eventually("the cluster says so", PATIENCE, || {
         let said = cluster.nodes[&1].last_log();
         require(said.contains("added at another peer URL"), || said)

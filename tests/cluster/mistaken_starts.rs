@@ -48,7 +48,7 @@ fn a_lone_member_that_is_awaited_elsewhere_ends_before_any_client_has_written_to
     cluster.node(1).start_expecting_exit(5);
     let log = cluster.nodes[&1].last_log();
     assert!(log.contains("did you forget --join?"), "{log}");
-    // What the line says to do works at the first try.
+    // The command in the line works at the first try.
     let asked = cluster.client_url(2);
     cluster.node(1).set_flag("--join", &asked);
     cluster.node(1).set_flag("--data-dir", "joins");
@@ -66,7 +66,7 @@ fn a_lone_member_with_writes_goes_on_when_another_cluster_awaits_it() {
     cluster.add_member(2, 1);
     wait_log(&cluster, 1, "and goes on; did you forget --join?");
     cluster.put(1, "name", "other");
-    // It is the same after a restart, which reads the write from its log.
+    // A restart, which reads the write from the log, changes nothing.
     cluster.node(1).kill();
     cluster.node(1).start();
     cluster.node(1).wait_ready();
@@ -177,7 +177,7 @@ fn a_join_in_the_directory_of_a_cluster_that_never_formed_is_refused() {
     let log = cluster.nodes[&1].last_log();
     let text = "has never formed, so --join has no effect there; to join a cluster, keep ";
     assert!(log.contains(text), "{log}");
-    // Without it, the cluster goes on forming.
+    // Without that member, the cluster continues to form.
     let node = cluster.node(1);
     let at = node.arguments.iter().position(|a| a == "--join");
     let at = at.expect("it joins");
@@ -201,7 +201,7 @@ fn a_typo_in_one_of_the_lists_is_named_with_both_urls() {
         1,
         &format!("it gives {actual}, and here it is {listed}"),
     );
-    // The member itself is not told what the other one knows.
+    // The answer to the member does not contain the URL that the other one knows.
     let own =
         format!("its id was added at another peer URL, and this member gives {actual}: correct");
     wait_said(&mut cluster, 2, "forming", &own);
@@ -232,7 +232,7 @@ fn a_member_that_was_moved_to_a_wrong_url_says_so_and_its_next_start_is_there() 
         2,
         &format!("WARN the other members {said}: start it again"),
     );
-    // Without connections from before the move, nobody reaches it.
+    // Without connections from before the move, no other member reaches this one.
     cluster.node(3).kill();
     cluster.node(1).kill();
     cluster.node(1).start();

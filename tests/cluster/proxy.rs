@@ -1,9 +1,10 @@
 //! The network between the nodes: a TCP proxy before each node's peer port, through which all others reach it.
 //!
-//! A proxy listens on [`HOST`], at the same port as its node on 127.0.0.1, so that peer URLs name the proxy. Who dials
-//! says so in the head of its request (`raftkvd-from`), and with TLS is found by its process, so each connection has two
-//! directions between two known nodes, and each direction can be cut or delayed. What is cut is held back, as by a network that loses every packet, and
-//! comes through when the link heals, unless the connection is broken by then.
+//! A proxy listens on [`HOST`], at the same port as its node on 127.0.0.1, so that peer URLs name the proxy. A node
+//! that dials names itself in the head of its request (`raftkvd-from`). With TLS, the proxy finds the node by its process.
+//! So each connection has two directions between two known nodes, and each direction can be cut or delayed. Bytes of a
+//! direction that is cut are held back, as by a network that loses every packet, and come through when the link heals,
+//! unless the connection is broken by then.
 //!
 //! A connection can also be reset, at once or after so many bytes more, which is in the middle of a frame as a rule: both
 //! ends get a RST, and what was on its way is lost.

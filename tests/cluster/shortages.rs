@@ -34,7 +34,7 @@ fn too_low_a_limit_of_open_files_refuses_the_start_with_what_to_raise() {
     }
 }
 
-/// Starts a member that its limit ends.
+/// Starts a member with a limit that ends the start.
 fn start_limited(directory: &TempDir, option: &str, limit: u64) -> Ended {
     let wrapper = limited(option, limit);
     let mut command = Command::new(&wrapper[0]);
@@ -45,7 +45,7 @@ fn start_limited(directory: &TempDir, option: &str, limit: u64) -> Ended {
     process::run_to_end(&mut command)
 }
 
-/// How much a process needs before it starts its threads depends on the build and the machine.
+/// The needs of a process before it starts its threads depend on the build and the machine.
 #[test]
 fn too_low_a_limit_of_address_space_refuses_the_start_with_what_to_raise() {
     let directory = TempDir::new().expect("a directory");
@@ -91,9 +91,9 @@ fn clients_leave_descriptors_for_the_log_snapshots_and_peers() {
     cluster.start_all();
     let (leader, followers) = leader_and_followers(&cluster);
     let log = cluster.nodes[&leader].log_text();
-    let told = "divided the limit of open files, files_max: 256, client_connections_max: 128, \
+    let line = "divided the limit of open files, files_max: 256, client_connections_max: 128, \
                 peer_connections_max: 64, own_files_max: 64";
-    assert!(log.contains(told), "{log}");
+    assert!(log.contains(line), "{log}");
     let (address, stop) = (cluster.address(leader), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let _stop = crate::harness::SetOnDrop(&stop);

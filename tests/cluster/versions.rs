@@ -173,7 +173,7 @@ fn two_versions_run_together_and_there_is_no_way_back_once_all_have_used_the_lat
     }
 }
 
-/// A member of one build adds a member of the other by hand; that one is emptied, and replaced, and removed.
+/// A member of one build adds a member of the other build. That member is emptied, replaced, and removed.
 fn identity_across(first: &Path, second: &Path) {
     let mut cluster = Cluster::prepare(1, &[]);
     cluster.node(1).binary = first.to_owned();

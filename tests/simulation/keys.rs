@@ -1,4 +1,4 @@
-//! Keys of the simulated members, and what the removal of a member has to revoke.
+//! Keys of the simulated members, and the keys that the removal of a member has to revoke.
 
 use crate::oracle::Shadow;
 use raftkvd::certificates::KeyFingerprint;
@@ -20,7 +20,7 @@ struct Removal {
     index: u64,
     term: u64,
     member: u64,
-    /// The key that it revokes. Empty: none.
+    /// The key that the removal revokes. Empty: none.
     key: Vec<u8>,
 }
 

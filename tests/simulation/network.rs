@@ -301,7 +301,7 @@ impl World {
                 let url = World::url(link.to.machine);
                 let says = process.claims_to_dial(key.1, &url);
                 let named = |claims: &Claims| claims.receiver.map(|receiver| receiver.incarnation);
-                // What it said before the other end was known does not prove who it is.
+                // Claims that were sent before the other end was known do not prove the identity of the sender.
                 let is_alias = says.incarnation != link.claims.incarnation;
                 let is_outdated = named(&says) != named(&link.claims)
                     || !process.places(key.1).contains(&link.to.machine);

@@ -156,7 +156,7 @@ fn a_sole_member_that_is_awaited_elsewhere_ends_only_if_no_client_has_written_to
     assert_eq!(cluster.exit(1), None);
     cluster.refuse(1, awaited());
     assert_eq!(cluster.exit(1), Some(Exit::NotJoined { by: 2 }));
-    // From then on it takes nothing that the end would lose.
+    // After the decision the member takes no write that its end would lose.
     let mut outcome = cluster.put(1, "late");
     cluster.settle();
     let stopping = Outcome::NotProposed(NotProposed::Stopping);

@@ -1,4 +1,5 @@
-//! A removal revokes the key of the removed member, whoever proposes it, and says so if it can't.
+//! A removal revokes the key of the removed member, on whichever member the client asks for it. If it can't revoke the
+//! key, the log says so.
 
 use super::*;
 use crate::certificates::KeyFingerprint;
@@ -95,7 +96,7 @@ fn a_removal_revokes_the_key_of_the_removed_member_everywhere() {
             assert!(members.is_revoked(&key(gone, 1)), "through {via}, on {by}");
             assert_eq!(members.revoked.len(), 1);
         }
-        // A log that is replayed revokes the same.
+        // A replay of the log revokes the same keys.
         cluster.crash(gone);
         cluster.restart(leader);
         cluster.restart(other);
@@ -126,7 +127,7 @@ fn a_removal_by_a_new_leader_waits_for_what_that_leader_has_inherited() {
             .met(met_with(gone, VERSION, Some(key(gone, 1))));
     }
     cluster.tick(5);
-    // The next leader does not remember whom it has met: only the table holds the key.
+    // The next leader has not met the member: it finds the key only in the table.
     cluster.node(next).membership.statements.clear();
     pass_leadership(&mut cluster, leader, next);
     let mut outcome = cluster.change(next, Kind::RemoveMember, gone);

@@ -3,8 +3,9 @@
 //! into one order, watchers have to hear of everything once, and all members have to hold the same in the end.
 //!
 //! One test, and a shorter one with TLS. It runs for one minute among all others, and for five minutes if it is named:
-//! `cargo test --test cluster faults::answers -- --nocapture`. `RAFTKVD_FAULTS_SECONDS` sets another time. `RAFTKVD_FAULTS_SEED` repeats the
-//! random choices of a run, but not its timing, so a failure may need several tries to come again.
+//! `cargo test --test cluster faults::answers -- --nocapture`. `RAFTKVD_FAULTS_SECONDS` sets another time.
+//! `RAFTKVD_FAULTS_SEED` repeats the random choices of a run, but not its timing, so a failure may need several tries to
+//! come again.
 //!
 //! | file | |
 //! |---|---|

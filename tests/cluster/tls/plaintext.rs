@@ -5,16 +5,16 @@ use crate::certificates::Certificates;
 use crate::harness::{Cluster, PATIENCE, daemon, eventually, require, run_to_end};
 use crate::http::{self, Connection};
 
-/// What a port with TLS answers in plaintext.
+/// The answer of a port with TLS to plaintext.
 const ANSWER: &str = "this port speaks TLS only: use https:// and certificates, as in curl --cacert ca.pem --cert client.pem --key client.key; raftkvd itself takes --tls DIR";
-/// What it logs.
+/// The line in the log of a port with TLS.
 const PLAINTEXT: &str =
     "it speaks no TLS: it needs https:// and the certificates, or --tls if it is a member";
-/// What a client port without TLS logs.
+/// The line in the log of a client port without TLS.
 const TLS_CLIENT: &str = "a client speaks TLS to the client port, which has none: it must use http://, or this member needs --tls";
-/// What a peer port without TLS logs.
+/// The line in the log of a peer port without TLS.
 const TLS_PEER: &str = "a peer speaks TLS to the peer port, which has none: start this member with --tls too, or that one without";
-/// What the side with TLS says then.
+/// The error of the side with TLS then.
 const NO_TLS: &str = "it does not speak TLS: start it with --tls too, or this side without";
 
 #[test]
@@ -105,7 +105,7 @@ fn a_member_with_tls_beside_two_without_is_named_at_both_ends() {
     cluster.node(3).start();
     for id in [1, 2] {
         wait_line(&cluster, id, TLS_PEER);
-        // What it says of its own attempts to dial.
+        // The error of its own attempts to dial.
         wait_line(&cluster, id, ANSWER);
     }
     wait_line(&cluster, 3, PLAINTEXT);

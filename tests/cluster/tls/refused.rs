@@ -23,7 +23,7 @@ fn claims(cluster: &Cluster) -> Claims {
     }
 }
 
-/// Why the peer port refuses a certificate, and with what it is shown.
+/// The reason with which the peer port refuses a certificate, and the certificate.
 fn bad_peers(cluster: &Cluster) -> Vec<(String, Arc<ClientConfig>)> {
     let certificates = certificates(cluster);
     let member = Order::member(3, []);
@@ -76,7 +76,7 @@ fn the_peer_port_refuses_each_bad_certificate_with_one_line() {
         wait_lines(&cluster, 1, "refused a peer's connection", number);
         assert_eq!(metric(&cluster, 1, series), number as u64, "{why}");
     }
-    // The certificate is good, and the claim is another's.
+    // The certificate is valid, and the claim is that of another member.
     let other = certificates(&cluster).member(2);
     let mut connection = Connection::tls(address, SHORT, other).expect("a handshake");
     let answer = claim(&mut connection, claims, "control").expect("an answer");
@@ -121,8 +121,8 @@ fn the_client_port_refuses_each_bad_certificate_with_one_line() {
     assert_eq!(metric(&cluster, 1, series), 4);
 }
 
-/// A member of another CA, or one that holds the files of another cluster, is refused by those that it dials, and
-/// refuses them.
+/// A member of another CA, or with the files of another cluster, is refused by the members that it dials, and refuses
+/// them.
 #[test]
 fn a_member_with_the_files_of_another_ca_stays_out_and_says_why() {
     let mut cluster = Cluster::start_secure(3, &[]);
@@ -147,7 +147,7 @@ fn a_member_with_the_files_of_another_ca_stays_out_and_says_why() {
     cluster.assert_value(3, "a", "of two");
 }
 
-/// The start of a ClientHello that never goes on.
+/// The start of a ClientHello without its rest.
 const HALF: &[u8] = &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, 7, 7, 7];
 
 fn half(address: SocketAddr, bytes: &[u8]) -> TcpStream {
@@ -170,7 +170,7 @@ fn half_handshakes_end_and_are_counted() {
     for mut socket in open {
         socket.set_read_timeout(Some(SHORT)).expect("set a time");
         let end = socket.read(&mut [0; 16]);
-        // Closed in an orderly way or not.
+        // By a close or by a reset.
         assert!(!matches!(end, Ok(1..)), "{end:?}");
         let kind = end.err().map(|error| error.kind());
         assert!(

@@ -12,7 +12,7 @@ const NOT_AFTER: &str = "raftkvd_tls_certificate_not_after_seconds";
 const READ_AGAIN: &str = "read the certificates again";
 const KEPT: &str = "the certificates are not read again, those from before stay in use";
 
-/// Days until the end of the certificate that the member says to use, rounded.
+/// Days until the end of the certificate that the metric of the member shows, rounded.
 fn days_left(cluster: &Cluster, id: u64) -> u64 {
     let now = SystemTime::UNIX_EPOCH.elapsed().expect("a time past 1970");
     let left = metric(cluster, id, NOT_AFTER) - now.as_secs();
@@ -34,7 +34,7 @@ fn a_renewed_certificate_is_used_without_a_restart_and_a_signal_reads_it_at_once
         },
     );
     wait_lines(&cluster, 1, READ_AGAIN, 1);
-    // A connection from before goes on.
+    // A connection from before the change continues.
     assert_eq!(
         before
             .send("PUT", "/a", &[], b"b")
@@ -72,7 +72,7 @@ fn a_bad_file_keeps_what_was_there_and_is_logged_and_counted() {
         fs::write(directory.join(file), good).expect("write a file");
         wait_lines(&cluster, 1, READ_AGAIN, number as usize);
     }
-    // A directory that is gone for a moment is no end either.
+    // A directory that is missing for a moment does not end the member either.
     let away = directory.with_extension("away");
     fs::rename(&directory, &away).expect("rename the directory");
     wait_lines(&cluster, 1, KEPT, 4);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 
 const READ_AGAIN: &str = "read the certificates again";
-/// Each step goes on until so many more writes were acknowledged.
+/// Each step lasts until this number of further writes is acknowledged.
 const WRITES: u64 = 100;
 
 /// Writes until the end, on one connection or on a new one for each write. Returns how many were acknowledged, or the
@@ -118,7 +118,7 @@ fn certificates_are_renewed_and_the_ca_replaced_under_load_without_a_failed_requ
             assert_eq!(end, key["value"].as_str(), "{key}");
         }
     }
-    // The certificates of the CA before are of no use, and members that start find each other by the new ones.
+    // The certificates of the old CA are refused, and members that start accept each other by the new ones.
     let refused = super::ask(cluster.address(1), &old, "GET", "/a", b"");
     assert!(refused.is_err(), "{refused:?}");
     cluster.node(3).kill();

@@ -5,7 +5,7 @@ use crate::harness::{Cluster, PATIENCE, PATIENT, eventually, leader_and_follower
 use rustix::process::Signal;
 use std::fs;
 
-/// No line holds anything of a private key.
+/// No line holds a part of a private key.
 #[track_caller]
 fn assert_no_key_in_logs(cluster: &Cluster) {
     for id in cluster.nodes.keys() {

@@ -1,4 +1,5 @@
-//! What others use: openssl, curl, nginx and HAProxy; and `raftkvd backup`. A tool that is not installed is skipped.
+//! Other programs with TLS: openssl, curl, nginx and HAProxy; and `raftkvd backup`. A program that is not installed is
+//! skipped.
 
 use super::{certificates, metric};
 use crate::certificates::client;
@@ -13,7 +14,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Whether this program, which tells its version when asked like this, is installed.
+/// Whether this program is installed. These arguments make it print its version.
 fn has(program: &str, version: &str) -> bool {
     let mut command = Command::new(program);
     command
@@ -27,7 +28,7 @@ fn has(program: &str, version: &str) -> bool {
     started.is_ok()
 }
 
-/// Whether `openssl s_client` with these arguments completes a handshake. Returns also what it says.
+/// Whether `openssl s_client` with these arguments completes a handshake, and the text that it prints.
 fn handshake(address: SocketAddr, ca: &Path, arguments: &[&str]) -> (bool, String) {
     let mut command = Command::new("openssl");
     command
@@ -305,7 +306,7 @@ fn nginx(cluster: &Cluster, tls_to_clients: bool) -> Option<Proxy> {
 fn haproxy(cluster: &Cluster, kind: &str) -> Option<Proxy> {
     let admin = certificates(cluster).of_client("admin");
     let member = certificates(cluster).of_member(1);
-    // HAProxy wants a certificate and its key in one file.
+    // HAProxy reads a certificate and its key from one file.
     let both = |directory: &Path, name: &str| {
         let read =
             |end| fs::read_to_string(directory.join(format!("{name}.{end}"))).expect("read a file");

@@ -502,7 +502,7 @@ impl Process {
         identity::judge(claims, &self.view, self.judges_up_to)
     }
 
-    /// What it says of itself where it dials.
+    /// The claims with which it dials.
     pub fn claims_to_dial(&self, id: u64, url: &PeerUrl) -> Claims {
         let has_come = self
             .claimed
