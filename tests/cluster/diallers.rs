@@ -1,12 +1,28 @@
 //! Which node has dialled: found by the process that owns the other end of a connection, since with TLS the connection
 //! itself does not tell.
 
+use crate::harness::POLL_INTERVAL;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// For how long a node is looked for: while other sockets come and go, the tables of the kernel may miss one.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The id of the node whose process has this local address. `None`: its connection is closed, or it is no node.
 pub fn node_at(address: SocketAddr) -> Option<u64> {
+    let begun = Instant::now();
+    loop {
+        match look_for(address) {
+            None if begun.elapsed() < PATIENCE => thread::sleep(POLL_INTERVAL),
+            found => return found,
+        }
+    }
+}
+
+fn look_for(address: SocketAddr) -> Option<u64> {
     let socket = format!("socket:[{}]", inode(address)?);
     let processes = fs::read_dir("/proc").ok()?;
     processes.flatten().find_map(|process| {
