@@ -237,7 +237,6 @@ mod tests {
             "http://127.0.0.1.:1",
             "http://a.1:1",
             "http://300.0.0.1:1",
-            "https://a:1",
             "ftp://a:1",
         ] {
             let error = text.parse::<PeerUrl>().unwrap_err();

@@ -68,6 +68,9 @@ pub async fn exchange<T, E: From<String>>(
 /// The cause of the error. The text of the error itself says little, for example nothing about a certificate that the
 /// member has refused.
 fn cause(error: &hyper::Error) -> String {
-    let cause = std::error::Error::source(error).map(ToString::to_string);
-    cause.unwrap_or_else(|| error.to_string())
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }

@@ -72,7 +72,7 @@ impl Node {
                      member is a cluster of its own with writes of clients, and goes on; did you forget --join? To let it join, \
                      stop it, and start it with --join and a new --data-dir; otherwise DELETE /-/members/{0} at the other cluster",
                     self.settings.id;
-                    "by" => by
+                    "member" => by
                 );
             }
             return;

@@ -9,6 +9,7 @@
 use crate::config::Config;
 use crate::exit_code::ExitCode;
 use crate::node::Exit;
+use crate::peer_url::PeerUrl;
 use crate::server::join::NotJoined;
 use crate::server::port::{self, Port};
 use crate::storage::{DiskError, StorageError};
@@ -152,16 +153,32 @@ impl Failure {
 /// Says how to replace a member that can't run on its data directory. Names the URL of `--join`, if one is known.
 fn replacing(config: &Config) -> String {
     let (id, dir) = (config.id, config.data_dir.display());
+    // The removal revokes the key.
+    let key = match config.tls {
+        Some(_) => format!(
+            ", make a certificate with a new key (raftkvd cert member --id {id}, where the CA is)"
+        ),
+        None => String::new(),
+    };
     match config.join_urls.first() {
         Some(url) => format!(
-            "replace the member: keep {dir}, take member {id} out of the cluster (curl -X DELETE {url}/-/members/{id}), and \
-             start it with --join {url} and a new --data-dir"
+            "replace the member: keep {dir}, take member {id} out of the cluster (curl -X DELETE {}/-/members/{id}){key}, and \
+             start it with --join {url} and a new --data-dir",
+            client_url(url, config)
         ),
         None => format!(
             "replace the member: keep {dir}, take member {id} out of the cluster (curl -X DELETE \
-             http://CLIENT_ADDRESS/-/members/{id} at another member), and start it with --join http://CLIENT_ADDRESS and \
-             a new --data-dir"
+             http://CLIENT_ADDRESS/-/members/{id} at another member){key}, and start it with --join http://CLIENT_ADDRESS \
+             and a new --data-dir"
         ),
+    }
+}
+
+/// The URL for a client of a cluster to which this member belongs.
+fn client_url(url: &PeerUrl, config: &Config) -> String {
+    match config.tls {
+        Some(_) => format!("https://{}", url.authority()),
+        None => url.to_string(),
     }
 }
 

@@ -84,8 +84,15 @@ async fn accept(
             }
             None => return Err(AcceptError::Closed),
         }
-        let stream = TlsAcceptor::from(config).accept(socket).await;
-        let mut stream = stream.map_err(|error| AcceptError::Failed(explain::readable(error)))?;
+        let accepting = TlsAcceptor::from(config).accept(socket).into_fallible();
+        let mut stream = match accepting.await {
+            Ok(stream) => stream,
+            Err((error, socket)) => {
+                // The other side may send its first request before it reads the alert.
+                let _ = drain(socket).await;
+                return Err(AcceptError::Failed(explain::readable(error)));
+            }
+        };
         let (_, connection) = stream.get_mut();
         connection.set_buffer_limit(Some(BUFFER_BYTES_MAX));
         let facts = facts_of(connection.peer_certificates());
@@ -148,8 +155,7 @@ async fn asks_for_json(socket: &TcpStream) -> io::Result<bool> {
     Ok(head.contains("\r\naccept: application/json\r\n"))
 }
 
-/// Answers a client that speaks HTTP without TLS. Reads the rest of the request, because a connection that is closed with
-/// unread bytes is reset, and the answer could be lost.
+/// Answers a client that speaks HTTP without TLS.
 async fn answer_plaintext(mut socket: TcpStream) -> io::Result<()> {
     let line = PLAINTEXT_ANSWER;
     let (kind, body) = match asks_for_json(&socket).await? {
@@ -164,6 +170,12 @@ async fn answer_plaintext(mut socket: TcpStream) -> io::Result<()> {
         body.len()
     );
     socket.write_all(answer.as_bytes()).await?;
+    drain(socket).await
+}
+
+/// Closes a connection. Reads the bytes that the other side still sends, because a connection that is closed with unread
+/// bytes is reset, and the last bytes written could be lost.
+async fn drain(mut socket: TcpStream) -> io::Result<()> {
     socket.shutdown().await?;
     let mut space = [0; 4096];
     let draining = async {

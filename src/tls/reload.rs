@@ -53,8 +53,8 @@ fn read_again(tls: &Tls, metrics: &TlsMetrics, logger: &Logger) {
     match Credentials::load(&tls.options) {
         Ok(credentials) => {
             let own = &credentials.own;
-            info!(logger, #ALWAYS, "read the certificates again"; "fingerprint" => %own.fingerprint,
-                "valid_until" => valid_until(own.not_after), "revoked" => credentials.revoked.len());
+            info!(logger, #ALWAYS, "read the certificates again"; "key" => %own.fingerprint,
+                "valid_until" => valid_until(own.not_after), "revoked_keys" => credentials.revoked.len());
             metrics.set_not_after(own.not_after);
             tls.current.send_replace(Arc::new(credentials));
         }
@@ -62,7 +62,8 @@ fn read_again(tls: &Tls, metrics: &TlsMetrics, logger: &Logger) {
             metrics.reloads_failed.inc();
             error!(
                 logger,
-                "the certificates are not read again, those from before stay in use: {}", error
+                "can't use the changed certificates; the earlier certificates stay in use: {}",
+                error
             );
         }
     }
@@ -100,10 +101,10 @@ impl Freshness {
         match left {
             Some(left) => {
                 warn!(logger, "the certificate of this member ends soon; renew it with `raftkvd cert renew` where \
-                the CA is, and copy it here"; "days" => left.as_secs() / 86_400, "valid_until" => valid_until)
+                the CA is, and copy it here"; "days_left" => left.as_secs() / 86_400, "valid_until" => valid_until)
             }
             None => {
-                error!(logger, "the certificate of this member has expired, so nobody connects to it; renew it with \
+                error!(logger, "the certificate of this member has expired, so clients and peers refuse it; renew it with \
                 `raftkvd cert renew` where the CA is, and copy it here"; "valid_until" => valid_until)
             }
         }

@@ -25,20 +25,22 @@ pub(super) async fn secure(
     let accepted = timeout_at(deadline, tls.accept_peer(socket)).await;
     let accepted = accepted.unwrap_or(Err(AcceptError::Late));
     let metrics = &shared.metrics;
-    metrics.tls.handshake(AcceptingPort::Peer, accepted.is_ok());
     let error = match accepted {
-        Ok((stream, facts)) => return Some((stream, Some(facts))),
+        Ok((stream, facts)) => {
+            metrics.tls.handshake(AcceptingPort::Peer, true);
+            return Some((stream, Some(facts)));
+        }
+        // A probe only connects, and is no handshake.
+        Err(AcceptError::Closed) => return None,
         Err(error) => error,
     };
+    metrics.tls.handshake(AcceptingPort::Peer, false);
     let reason = match error {
         AcceptError::Late => LATE,
         _ => FOREIGN,
     };
     metrics.peer_handshakes_failed.add(reason);
-    // A probe only connects, and is no handshake.
-    if !matches!(error, AcceptError::Closed) {
-        warn!(source.logger, #AUDIT, "refused a peer's connection"; "audit" => "tls", "why" => %error);
-    }
+    warn!(source.logger, #AUDIT, "refused a peer's connection"; "audit" => "tls", "why" => %error);
     None
 }
 

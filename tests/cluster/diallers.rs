@@ -1,12 +1,28 @@
 //! Finds the node that has dialled, by the process that owns the other end of the connection. With TLS, the bytes of the
 //! connection do not show the node.
 
+use crate::harness::POLL_INTERVAL;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The time in which the process is looked for. While other sockets open and close, the tables of the kernel may miss one.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The id of the node whose process has this local address. `None`: its connection is closed, or it is no node.
 pub fn node_at(address: SocketAddr) -> Option<u64> {
+    let begun = Instant::now();
+    loop {
+        match look_for(address) {
+            None if begun.elapsed() < PATIENCE => thread::sleep(POLL_INTERVAL),
+            found => return found,
+        }
+    }
+}
+
+fn look_for(address: SocketAddr) -> Option<u64> {
     let socket = format!("socket:[{}]", inode(address)?);
     let processes = fs::read_dir("/proc").ok()?;
     processes.flatten().find_map(|process| {

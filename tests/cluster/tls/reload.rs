@@ -6,11 +6,20 @@ use crate::harness::{Cluster, PATIENCE, eventually, require};
 use crate::http::Connection;
 use rustix::process::Signal;
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 const NOT_AFTER: &str = "raftkvd_tls_certificate_not_after_seconds";
 const READ_AGAIN: &str = "read the certificates again";
-const KEPT: &str = "the certificates are not read again, those from before stay in use";
+const KEPT: &str = "can't use the changed certificates; the earlier certificates stay in use";
+
+/// Replaces a file by a rename, so that a member sees the old content or the new one and no part.
+fn replace(path: impl AsRef<Path>, content: impl AsRef<[u8]>) {
+    let path = path.as_ref();
+    let next = path.with_extension("next");
+    fs::write(&next, content).expect("write a file");
+    fs::rename(&next, path).expect("rename a file");
+}
 
 /// Days until the end of the certificate that the metric of the member shows, rounded.
 fn days_left(cluster: &Cluster, id: u64) -> u64 {
@@ -61,7 +70,7 @@ fn a_bad_file_keeps_what_was_there_and_is_logged_and_counted() {
     let directory = certificates(&cluster).of_member(1);
     for (number, file) in (1..).zip(["member.pem", "ca.pem", "member.key"]) {
         let good = fs::read(directory.join(file)).expect("read a file");
-        fs::write(directory.join(file), "garbage").expect("write a file");
+        replace(directory.join(file), "garbage");
         eventually("it is counted", PATIENCE, || {
             let count = metric(&cluster, 1, series);
             require(count == number, || format!("{count}"))
@@ -69,7 +78,7 @@ fn a_bad_file_keeps_what_was_there_and_is_logged_and_counted() {
         let said = cluster.nodes[&1].last_log();
         assert_eq!(lines_with(&said, KEPT) as u64, number, "{said}");
         cluster.put(1, "a", file);
-        fs::write(directory.join(file), good).expect("write a file");
+        replace(directory.join(file), good);
         wait_lines(&cluster, 1, READ_AGAIN, number as usize);
     }
     // A directory that is missing for a moment does not end the member either.
@@ -95,7 +104,7 @@ fn a_revoked_client_is_refused_on_its_live_connection_and_on_new_ones() {
         204
     );
     let list = certificates.of_member(1).join("revoked");
-    fs::write(&list, format!("{}\n", certificates.fingerprint(&ops))).expect("write a file");
+    replace(&list, format!("{}\n", certificates.fingerprint(&ops)));
     wait_line(&cluster, 1, READ_AGAIN);
     let accept = [("Accept", "application/json")];
     let answer = live.send("PUT", "/a", &accept, b"c").expect("an answer");
@@ -135,7 +144,7 @@ fn the_watch_of_a_revoked_client_ends() {
         seen += &String::from_utf8_lossy(&chunk);
     }
     let list = certificates.of_member(1).join("revoked");
-    fs::write(&list, format!("{}\n", certificates.fingerprint(&ops))).expect("write a file");
+    replace(&list, format!("{}\n", certificates.fingerprint(&ops)));
     wait_line(&cluster, 1, READ_AGAIN);
     cluster.put(1, "hidden", "x");
     let mut rest = String::new();
@@ -152,7 +161,7 @@ fn the_streams_of_a_revoked_member_end_and_come_back() {
     let print = certificates.fingerprint(&certificates.of_member(3));
     let lists = [1, 2].map(|id| certificates.of_member(id).join("revoked"));
     for list in &lists {
-        fs::write(list, format!("{print}\n")).expect("write a file");
+        replace(list, format!("{print}\n"));
     }
     for id in [1, 2] {
         wait_line(&cluster, id, READ_AGAIN);
