@@ -80,7 +80,11 @@ pub(super) struct Socket {
     may_time_out: bool,
     /// Runs while the client takes no bytes.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// Runs after this side of the connection was shut down.
+    /// With TLS, the bytes that the kernel had taken when `stalled` was started.
+    bytes_taken: Option<u64>,
+    /// This side of the connection was shut down.
+    is_shut_down: bool,
+    /// Runs while this side is being shut down, and afterwards.
     lingering: Option<Pin<Box<Sleep>>>,
 }
 
@@ -94,6 +98,8 @@ impl Socket {
             resets: false,
             may_time_out: false,
             stalled: None,
+            bytes_taken: None,
+            is_shut_down: false,
             lingering: None,
         }
     }
@@ -159,18 +165,53 @@ impl Socket {
         cx: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        let is_endless = self.state.is_endless.load(Ordering::SeqCst);
-        self.set_may_time_out(is_endless && written.is_ready());
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
+        if written.is_pending() {
+            return self.wait_for_client(cx).map(Err);
         }
-        self.check_client(cx)?;
+        // With TLS, the bytes may wait to be sent: the flush waits for that.
+        if self.stream.bytes_taken().is_none() {
+            self.client_takes_bytes();
+        }
+        written
+    }
+
+    /// The client has taken what was sent before.
+    fn client_takes_bytes(&mut self) {
+        self.stalled = None;
+        let is_endless = self.state.is_endless.load(Ordering::SeqCst);
+        self.set_may_time_out(is_endless);
+    }
+
+    /// Returns an error when the client has taken no byte for [`limits::WRITE_STALL_TIMEOUT`].
+    fn wait_for_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.set_may_time_out(false);
+        if let Err(error) = self.check_client(cx) {
+            return Poll::Ready(error);
+        }
+        let taken = self.stream.bytes_taken();
+        if self.bytes_taken != taken {
+            self.bytes_taken = taken;
+            self.stalled = None;
+        }
         let stalled = self
             .stalled
             .get_or_insert_with(|| Box::pin(sleep(limits::WRITE_STALL_TIMEOUT)));
         ready!(stalled.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        Poll::Ready(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Shuts down this side. With TLS, that sends a last message, for which the kernel may have no room: then it is left
+    /// out after a short time.
+    fn shut_down(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Poll::Ready(done) = Pin::new(&mut self.stream).poll_shutdown(cx) {
+            return Poll::Ready(done);
+        }
+        self.linger().as_mut().poll(cx).map(Ok)
+    }
+
+    fn linger(&mut self) -> &mut Pin<Box<Sleep>> {
+        self.lingering
+            .get_or_insert_with(|| Box::pin(sleep(limits::LINGER_TIMEOUT)))
     }
 }
 
@@ -232,7 +273,11 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        match Pin::new(&mut self.stream).poll_flush(cx) {
+            Poll::Ready(flushed) => flushed?,
+            Poll::Pending => return self.wait_for_client(cx).map(Err),
+        }
+        self.client_takes_bytes();
         if !self.state.unread.load(Ordering::SeqCst) {
             self.state.progress.flushed();
         }
@@ -242,13 +287,14 @@ impl AsyncWrite for Socket {
     /// Shuts down this side, then discards what the client still sends, until the client closes its side too or a short
     /// time has passed.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.lingering.is_none() {
+        if !self.is_shut_down {
             // hyper shuts the connection down only after a whole response.
             self.state.ends_response.store(false, Ordering::SeqCst);
             self.reset_if_broken_off()?;
             self.set_may_time_out(false);
             self.state.progress.ends();
-            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            ready!(self.shut_down(cx))?;
+            self.is_shut_down = true;
             // While the process stops, an idle client may never close its side, so there is nothing to wait for.
             if self.state.stopping.load(Ordering::SeqCst)
                 && !self.state.unread.load(Ordering::SeqCst)
@@ -256,19 +302,15 @@ impl AsyncWrite for Socket {
                 return Poll::Ready(Ok(()));
             }
         }
-        let this = &mut *self;
-        let lingering = this
-            .lingering
-            .get_or_insert_with(|| Box::pin(sleep(limits::LINGER_TIMEOUT)));
         loop {
-            if lingering.as_mut().poll(cx).is_ready() {
+            if self.linger().as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(()));
             }
             let mut space = [MaybeUninit::uninit(); 4096];
             let mut buffer = ReadBuf::uninit(&mut space);
             // tokio's budget makes this read pending now and then, so a client that never stops sending can't occupy
             // the thread.
-            match ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer)) {
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {}
                 Ok(()) | Err(_) => return Poll::Ready(Ok(())),
             }

@@ -2,6 +2,7 @@
 
 use super::credentials::{BUFFER_BYTES_MAX, Credentials};
 use super::explain;
+use super::stream::Counted;
 use super::{Stream, Tls};
 use crate::certificates::{Facts, facts};
 use crate::limits;
@@ -84,12 +85,12 @@ async fn accept(
             }
             None => return Err(AcceptError::Closed),
         }
-        let accepting = TlsAcceptor::from(config).accept(socket).into_fallible();
-        let mut stream = match accepting.await {
+        let accepting = TlsAcceptor::from(config).accept(Counted::from(socket));
+        let mut stream = match accepting.into_fallible().await {
             Ok(stream) => stream,
             Err((error, socket)) => {
                 // The other side may send its first request before it reads the alert.
-                let _ = drain(socket).await;
+                let _ = drain(socket.socket).await;
                 return Err(AcceptError::Failed(explain::readable(error)));
             }
         };
@@ -112,7 +113,9 @@ pub(super) async fn dial(
     let name = ServerName::try_from(host.to_owned());
     let name = name.or_else(|_| ServerName::try_from("raftkvd.invalid".to_owned()));
     let name = name.map_err(|error| error.to_string())?;
-    let stream = TlsConnector::from(config).connect(name, socket).await;
+    let stream = TlsConnector::from(config)
+        .connect(name, Counted::from(socket))
+        .await;
     let mut stream = stream.map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof => {
             "it closed the connection during the TLS handshake".to_owned()

@@ -14,7 +14,7 @@ pub enum Stream {
     /// Without TLS.
     Plain(TcpStream),
     /// With TLS, after the handshake.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Counted>>),
 }
 
 impl Stream {
@@ -22,8 +22,87 @@ impl Stream {
     pub fn socket(&self) -> &TcpStream {
         match self {
             Stream::Plain(socket) => socket,
-            Stream::Tls(stream) => stream.get_ref().0,
+            Stream::Tls(stream) => &stream.get_ref().0.socket,
         }
+    }
+
+    /// With TLS, the number of bytes that the kernel has taken. A write with TLS is complete before the kernel has the
+    /// bytes, so only this number shows whether the other side takes any. `None`: without TLS, where a complete write shows
+    /// it.
+    pub fn bytes_taken(&self) -> Option<u64> {
+        match self {
+            Stream::Plain(_) => None,
+            Stream::Tls(stream) => Some(stream.get_ref().0.bytes_taken),
+        }
+    }
+}
+
+/// The socket below TLS.
+#[derive(Debug)]
+pub struct Counted {
+    pub(super) socket: TcpStream,
+    /// Bytes that the kernel has taken.
+    bytes_taken: u64,
+}
+
+impl From<TcpStream> for Counted {
+    fn from(socket: TcpStream) -> Counted {
+        Counted {
+            socket,
+            bytes_taken: 0,
+        }
+    }
+}
+
+impl Counted {
+    fn count(&mut self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(count)) = written {
+            self.bytes_taken += *count as u64;
+        }
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
+        self.count(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, slices);
+        self.count(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }
 
