@@ -83,6 +83,16 @@ impl Certificates {
         }
     }
 
+    /// Makes a certificate with a new key for a member: the removal of a member revokes its key.
+    #[track_caller]
+    pub fn replace_member(&self, id: u64) {
+        let directory = self.of_member(id);
+        let old = (1..).map(|number| directory.with_extension(format!("{number}.old")));
+        let old = old.into_iter().find(|old| !old.exists());
+        fs::rename(&directory, old.expect("a free name")).expect("move the old certificate away");
+        self.add_member(id);
+    }
+
     /// The fingerprint of the key of the member or client with this directory.
     pub fn fingerprint(&self, directory: &Path) -> KeyFingerprint {
         let folder = Folder::open(&self.directory).expect("the CA");

@@ -102,6 +102,9 @@ impl Nemesis<'_> {
     /// From now on it is started as a member that joins. What its line named before may be gone: an empty member tells
     /// who it is to nobody but those that its line names, and to the leader that these name.
     pub fn let_it_join(&mut self, id: u64) {
+        if let Some(certificates) = &self.cluster.certificates {
+            certificates.replace_member(id);
+        }
         let begins_alone = self.begins_alone(id);
         let node = self.cluster.node(id);
         let has_list = node.arguments.iter().any(|a| a == "--cluster");

@@ -109,7 +109,7 @@ fn a_revoked_client_is_refused_on_its_live_connection_and_on_new_ones() {
     let accept = [("Accept", "application/json")];
     let answer = live.send("PUT", "/a", &accept, b"c").expect("an answer");
     assert_eq!(status_and_code(&answer), (403, "not-allowed".to_owned()));
-    let line = "the key of this certificate is revoked; make a new certificate with `raftkvd cert`";
+    let line = "the key of this certificate is revoked; make a certificate with a new key";
     assert!(answer.text().contains(line), "{answer:?}");
     let refused = ask(address, &config, "GET", "/a", b"");
     assert!(refused.is_err(), "{refused:?}");
