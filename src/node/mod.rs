@@ -46,6 +46,7 @@ pub mod log;
 mod membership;
 mod output;
 mod pending;
+mod places;
 mod publish;
 mod reach;
 mod reads;
@@ -79,6 +80,7 @@ use formation::Formation;
 use leadership_transfer::Transfers;
 use membership::Membership;
 use pending::Pending;
+use places::Displaced;
 use publish::Watermarks;
 use raft::eraftpb::MessageType;
 use raft::{RawNode, ReadOnlyOption, StateRole};
@@ -116,6 +118,8 @@ pub struct Node {
     leadership: Leadership,
     transfers: Transfers,
     membership: Membership,
+    /// Set while the table has another place of this member than its operator has given.
+    displaced: Option<Displaced>,
     formation: Formation,
     evidence: Evidence,
     snapshots: SnapshotPolicy,
@@ -156,6 +160,7 @@ impl Node {
             leadership: Leadership::new(hard_state.term, published),
             transfers: Transfers::new(settings.boot),
             membership: Membership::new(bound_index(&members, &settings)),
+            displaced: None,
             formation: Formation::default(),
             evidence: Evidence::default(),
             snapshots: SnapshotPolicy::new(last_snapshot_bytes),
@@ -237,6 +242,7 @@ impl Node {
         };
         self.hand_over_if_stuck();
         self.expire_changes();
+        self.ask_to_be_moved();
         self.pending.expire(self.now, unsent);
         self.reads.expire(self.now, unread);
         self.reads

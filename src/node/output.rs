@@ -25,6 +25,8 @@ pub struct NodeSettings {
     pub run: u64,
     /// The URL at which peers reach this member. `None`: the URL in the members table.
     pub url: Option<PeerUrl>,
+    /// Whether an operator has given `url` for this start. Only such a URL is worth asking the leader for.
+    pub url_given: bool,
     /// The first members of the cluster, if this member was started as one of several.
     pub list: BTreeMap<u64, PeerUrl>,
     /// The election timeout, in ticks.

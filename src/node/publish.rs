@@ -184,7 +184,7 @@ impl Node {
         match command.kind {
             Kind::RemoveMember if is_planted(Mutant::SessionKept) => {}
             Kind::RemoveMember => drop(self.sessions.remove(&id)),
-            Kind::MoveMember => self.note_moved(id, index, before),
+            Kind::MoveMember => self.note_moved(&command, index, before),
             _ => {}
         }
         self.answer_when_settled(reply, index);

@@ -265,6 +265,7 @@ pub(super) fn node_settings(config: &Config, opened: &Opened) -> node::NodeSetti
         boot: opened.meta.boot(),
         run: opened.run,
         url: url_counts.then(|| config.peer_url.clone()),
+        url_given: config.url_given,
         list: match is_listed {
             true => config.cluster.clone(),
             false => BTreeMap::new(),

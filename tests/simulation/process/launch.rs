@@ -205,6 +205,7 @@ fn settings(launch: &Launch, opened: &Opened) -> NodeSettings {
         boot: opened.meta.boot(),
         run: opened.run,
         url: url_counts.then(|| launch.url.clone()),
+        url_given: launch.url_given,
         list: launch.listed.clone(),
         election_ticks: ELECTION_TICKS,
         heartbeat_ticks: HEARTBEAT_TICKS,

@@ -48,6 +48,7 @@ pub fn settings(id: u64, incarnation: u64) -> NodeSettings {
         boot: 1,
         run: id,
         url: None,
+        url_given: false,
         list: BTreeMap::new(),
         election_ticks: ELECTION_TICKS,
         heartbeat_ticks: HEARTBEAT_TICKS,
