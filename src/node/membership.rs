@@ -430,22 +430,20 @@ impl Node {
     /// The move of a member that is at another place than the table says: this member, or a member that connected and
     /// named that place.
     fn next_move(&self) -> Option<Command> {
-        let own = self.settings.url.clone();
-        let own = own.map(|url| (self.settings.id, self.settings.incarnation, url));
         let claimed = self.membership.claimed.values();
-        let claimed = claimed.map(|met| (met.id, met.incarnation, met.url.clone()));
-        let command = |(id, incarnation, url): (u64, u64, PeerUrl)| moving(id, incarnation, &url);
-        let changes = |command: &Command| {
-            let row = self.members.members.get(&command.member_id);
-            row.is_some_and(|row| row.incarnation == command.member_incarnation)
-                && matches!(self.members.decide(command), Ok(Decision::Change(_)))
-        };
-        own.into_iter().chain(claimed).map(command).find(changes)
+        let mut claimed = claimed.map(|met| moving(met.id, met.incarnation, &met.url));
+        self.own_move()
+            .or_else(|| claimed.find(|command| self.is_move(command)))
     }
 
-    /// A move was published. `from` is the previous place. The member's statement about its place is dropped if it
-    /// names either end of this move, even if an operator overruled it. A statement that names another place stays.
-    pub(super) fn note_moved(&mut self, id: u64, index: u64, from: Option<PeerUrl>) {
+    /// The move of a member was published. `from` is the previous place. The member's statement about its place is
+    /// dropped if it names either end of this move, even if an operator overruled it. A statement that names another
+    /// place stays.
+    ///
+    /// What this member states itself is dropped only if an operator overruled it. A leader may have made the move
+    /// because of an older statement: see [`ask_to_be_moved`](Node::ask_to_be_moved).
+    pub(super) fn note_moved(&mut self, command: &Command, index: u64, from: Option<PeerUrl>) {
+        let id = command.member_id;
         let to = self.members.members.get(&id).map(|row| row.url.clone());
         // A replayed move is older than anything stated in this start.
         if !self.is_news(index) {
@@ -460,7 +458,9 @@ impl Node {
         {
             self.membership.claimed.remove(&id);
         }
-        if id == self.settings.id && self.settings.url.as_ref().is_some_and(answered) {
+        // An operator does not name an incarnation.
+        let overruled = command.member_incarnation == 0 && id == self.settings.id;
+        if overruled && self.settings.url.as_ref().is_some_and(answered) {
             self.settings.url = None;
         }
         self.note_care();
@@ -544,7 +544,7 @@ impl Node {
 }
 
 /// The command that moves a member to a place.
-fn moving(id: u64, incarnation: u64, url: &PeerUrl) -> Command {
+pub(super) fn moving(id: u64, incarnation: u64, url: &PeerUrl) -> Command {
     let mut command = Command::new();
     command.kind = Kind::MoveMember;
     command.member_id = id;

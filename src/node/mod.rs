@@ -47,6 +47,7 @@ pub mod log;
 mod membership;
 mod output;
 mod pending;
+mod places;
 mod publish;
 mod reads;
 mod ready;
@@ -81,6 +82,7 @@ use formation::Formation;
 use leadership_transfer::Transfers;
 use membership::Membership;
 use pending::Pending;
+use places::Displaced;
 use publish::Watermarks;
 use raft::eraftpb::MessageType;
 use raft::{RawNode, ReadOnlyOption, StateRole};
@@ -117,6 +119,8 @@ pub struct Node {
     leadership: Leadership,
     transfers: Transfers,
     membership: Membership,
+    /// Set while the table has another place of this member than its operator has given.
+    displaced: Option<Displaced>,
     formation: Formation,
     evidence: Evidence,
     snapshots: SnapshotPolicy,
@@ -157,6 +161,7 @@ impl Node {
             leadership: Leadership::new(hard_state.term, published),
             transfers: Transfers::new(settings.boot),
             membership: Membership::new(bound_index(&members, &settings)),
+            displaced: None,
             formation: Formation {
                 is_new: published == 1,
                 ..Formation::default()
@@ -241,6 +246,7 @@ impl Node {
         };
         self.hand_over_if_stuck();
         self.expire_changes();
+        self.ask_to_be_moved();
         self.pending.expire(self.now, unsent);
         self.reads.expire(self.now, unread);
         self.reads

@@ -28,6 +28,8 @@ pub struct NodeSettings {
     pub url: Option<PeerUrl>,
     /// The key of this member's certificate. `None` without TLS.
     pub key: Option<KeyFingerprint>,
+    /// Whether an operator has given `url` for this start. Only such a URL is worth asking the leader for.
+    pub url_given: bool,
     /// The first members of the cluster, if this member was started as one of several.
     pub list: BTreeMap<u64, PeerUrl>,
     /// The peer URL of this start. The process listens for peers on the port of this URL until it ends, whatever the

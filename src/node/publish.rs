@@ -172,7 +172,7 @@ impl Node {
             Kind::RemoveMember if is_planted(Mutant::SessionKept) => {}
             Kind::RemoveMember => drop(self.sessions.remove(&id)),
             Kind::MoveMember => {
-                self.note_moved(id, index, before.as_ref().map(|row| row.url.clone()));
+                self.note_moved(&command, index, before.as_ref().map(|row| row.url.clone()));
             }
             _ => {}
         }

@@ -137,7 +137,9 @@ impl Node {
         if self.is_empty() {
             self.watermarks.first_state = meta.index;
         }
-        self.members = Members::from_state(&meta.state).expect("step has read it before");
+        let members = Members::from_state(&meta.state).expect("step has read it before");
+        let before = std::mem::replace(&mut self.members, members);
+        self.drop_statements_before_snapshot(&before);
         if is_planted(Mutant::RevokedKeysLost) {
             self.members.revoked.clear();
         }

@@ -328,6 +328,7 @@ pub(super) fn node_settings(
         run: opened.run,
         url: url_counts.then(|| config.peer_url.clone()),
         key: tls.map(|tls| tls.credentials().own.fingerprint),
+        url_given: config.url_given,
         list: match is_listed {
             true => config.cluster.clone(),
             false => BTreeMap::new(),

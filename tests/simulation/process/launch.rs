@@ -207,6 +207,7 @@ fn settings(launch: &Launch, opened: &Opened) -> NodeSettings {
         run: opened.run,
         url: url_counts.then(|| launch.url.clone()),
         key: key_of(opened.meta.incarnation()),
+        url_given: launch.url_given,
         list: launch.listed.clone(),
         served_at: Some(launch.url.clone()),
         joins_through: None,

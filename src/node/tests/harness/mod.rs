@@ -116,6 +116,7 @@ impl Cluster {
             boot: host.boot + 1,
             run: 100 * id + host.boot,
             url: Some(self.moved.clone().unwrap_or_else(|| url(id))),
+            url_given: true,
             list: self.list.clone(),
             snapshot_bytes: self.snapshot_bytes,
             log_cache_bytes: self.log_cache_bytes,

@@ -49,6 +49,7 @@ pub fn settings(id: u64, incarnation: u64) -> NodeSettings {
         run: id,
         url: None,
         key: None,
+        url_given: false,
         list: BTreeMap::new(),
         served_at: None,
         joins_through: None,
