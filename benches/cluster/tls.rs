@@ -154,7 +154,7 @@ fn large(pair: &mut Pair, options: &Options) {
     table(&title, &cells, "");
     let [plain, tls] = cells.each_ref().map(|cell| members_cpu(cell) * TO_MS);
     println!(
-        "    CPU time of the members for one MiB: {plain:.2} ms, with TLS {tls:.2} ms: {:.2} ms more",
+        "    CPU time of the members for one MiB: {plain:.2} ms, with TLS {tls:.2} ms ({:+.2} ms)",
         tls - plain
     );
 }
@@ -184,7 +184,11 @@ fn rate(cell: &Cell) -> f64 {
 }
 
 fn rate_ratio([plain, tls]: &[Cell; 2]) -> f64 {
-    rate(tls) / rate(plain).max(1e-9)
+    match rate(plain) {
+        // In a round that was too short for one answer.
+        0.0 => 0.0,
+        plain => rate(tls) / plain,
+    }
 }
 
 /// CPU seconds for 100,000 requests.
