@@ -184,11 +184,12 @@ fn rate(cell: &Cell) -> f64 {
 }
 
 fn rate_ratio([plain, tls]: &[Cell; 2]) -> f64 {
-    match rate(plain) {
-        // In a round that was too short for one answer.
-        0.0 => 0.0,
-        plain => rate(tls) / plain,
-    }
+    ratio(rate(tls), rate(plain))
+}
+
+/// 0 where a round was too short to measure anything.
+fn ratio(tls: f64, plain: f64) -> f64 {
+    if plain > 0.0 { tls / plain } else { 0.0 }
 }
 
 /// CPU seconds for 100,000 requests.
@@ -205,16 +206,16 @@ fn table(title: &str, cells: &[Cell; 2], verdict: &str) {
     let [plain, _] = cells;
     for (name, cell) in ["plaintext", "TLS"].into_iter().zip(cells) {
         let is_tls = name == "TLS";
-        let ratio = match is_tls {
+        let of_rates = match is_tls {
             true => format!("{:.2}", rate_ratio(cells)),
             false => String::new(),
         };
-        let cpu_ratio = match is_tls {
-            true => format!(" x{:.2}", members_cpu(cell) / members_cpu(plain).max(1e-9)),
+        let of_cpu = match is_tls {
+            true => format!(" x{:.2}", ratio(members_cpu(cell), members_cpu(plain))),
             false => String::new(),
         };
         println!(
-            "{name:<10}{:>9.0}{:>5.0}{ratio:>7} {:<16}{:>8.0}{:>8.0}{:>8.0}{:>5}  {:.2}{cpu_ratio} g{:.2}",
+            "{name:<10}{:>9.0}{:>5.0}{of_rates:>7} {:<16}{:>8.0}{:>8.0}{:>8.0}{:>5}  {:.2}{of_cpu} g{:.2}",
             rate(cell),
             cell.spread() * 100.0,
             if is_tls { verdict } else { "" },
