@@ -119,6 +119,7 @@ impl Ceiling {
             addresses: vec![self.address],
             pids: vec![self.child.id()],
             leader: None,
+            tls: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One figure of a table: a load on a server, over several rounds.
 
 use crate::daemons::Written;
-use crate::load::{self, Until};
+use crate::load::{self, Connecting, Until};
 use crate::options::Options;
 use crate::proc;
 use crate::request::Requests;
@@ -38,7 +38,10 @@ struct Sample {
 
 impl Sample {
     fn take(server: &Server) -> Sample {
-        let written = server.leader.map(daemons::written).unwrap_or_default();
+        let written = server
+            .leader
+            .map(|leader| daemons::written(leader, &server.tls))
+            .unwrap_or_default();
         Sample {
             cpu: server
                 .pids
@@ -58,12 +61,23 @@ pub fn measure(
     connections: usize,
     options: &Options,
 ) -> Round {
+    measure_by(server, server.connecting(), requests, connections, options)
+}
+
+/// The same with connections that may be made in another way.
+pub fn measure_by(
+    server: &Server,
+    connecting: Connecting<'_>,
+    requests: &Requests,
+    connections: usize,
+    options: &Options,
+) -> Round {
     let until = Until::Time {
         warm_up: options.warm_up(),
         measure: options.measure(),
     };
     let mut samples = Vec::new();
-    let outcome = load::run(requests, &server.addresses, connections, until, || {
+    let outcome = load::run(requests, connecting, connections, until, || {
         samples.push(Sample::take(server));
     });
     let [before, after] = &samples[..] else {
@@ -111,7 +125,7 @@ pub fn fill(server: &Server, requests: &Requests) {
     const CONNECTIONS: usize = 64;
     let outcome = load::run(
         requests,
-        &server.addresses,
+        server.connecting(),
         CONNECTIONS,
         Until::EveryKey,
         || {},

@@ -1,7 +1,9 @@
 //! raftkvd as processes: clusters of one or three members with fresh data directories and, mostly, default settings.
 
+use crate::certificates::{self, Certificates};
 use crate::process::{Process, eventually};
 use crate::server::Server;
+use crate::stream::ClientTls;
 use crate::{http, ports};
 use serde_json::Value;
 use std::fs;
@@ -9,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_raftkvd");
+pub const BINARY: &str = env!("CARGO_BIN_EXE_raftkvd");
 
 pub struct Member {
     pub address: SocketAddr,
@@ -91,14 +93,23 @@ struct Status {
 }
 
 /// What `GET /-/status` says.
-pub fn status_json(address: SocketAddr) -> Result<Value, String> {
-    let response = http::request(address, "GET", "/-/status", &[], b"")
-        .map_err(|error| format!("GET /-/status: {error}"))?;
-    serde_json::from_slice(&response.body).map_err(|_| format!("{response:?}"))
+pub fn status_json(address: SocketAddr, tls: &ClientTls) -> Result<Value, String> {
+    let (status, body) = get(address, "/-/status", tls)?;
+    let json = serde_json::from_slice(&body);
+    json.map_err(|_| format!("{status} {}", String::from_utf8_lossy(&body)))
 }
 
-fn status(address: SocketAddr) -> Result<Status, String> {
-    let json = status_json(address)?;
+/// The status and the body of an answer.
+fn get(address: SocketAddr, path: &str, tls: &ClientTls) -> Result<(u16, Vec<u8>), String> {
+    let answer = match tls {
+        None => http::request(address, "GET", path, &[], b"").map(|r| (r.status, r.body)),
+        Some(tls) => certificates::get(address, path, tls),
+    };
+    answer.map_err(|error| format!("GET {path}: {error}"))
+}
+
+fn status(address: SocketAddr, tls: &ClientTls) -> Result<Status, String> {
+    let json = status_json(address, tls)?;
     Ok(Status {
         id: json["id"].as_u64().unwrap_or(0),
         leader: json["leader"].as_u64().unwrap_or(0),
@@ -118,8 +129,8 @@ pub struct Written {
 }
 
 /// Zeros when the member does not say.
-pub fn written(address: SocketAddr) -> Written {
-    status(address).map_or_else(
+pub fn written(address: SocketAddr, tls: &ClientTls) -> Written {
+    status(address, tls).map_or_else(
         |_| Written::default(),
         |status| Written {
             committed: status.committed,
@@ -131,6 +142,8 @@ pub fn written(address: SocketAddr) -> Written {
 
 pub struct Cluster {
     pub members: Vec<Member>,
+    /// For the clients of its members.
+    pub tls: ClientTls,
 }
 
 impl Cluster {
@@ -141,17 +154,41 @@ impl Cluster {
         let members = (1..=size).map(|id| Member::new(dir, id, &urls, &[]));
         Cluster {
             members: members.collect(),
+            tls: None,
+        }
+    }
+
+    /// The same with TLS on both ports.
+    fn prepare_with_tls(dir: &Path, size: usize) -> Cluster {
+        fs::create_dir_all(dir).expect("make a directory");
+        let urls = free_urls(size);
+        let certificates = Certificates::make(dir.join("certificates"), &urls);
+        let members = (1..=size).map(|id| {
+            let tls = certificates.of_member(id).display().to_string();
+            Member::new(dir, id, &urls, &["--tls", &tls])
+        });
+        Cluster {
+            members: members.collect(),
+            tls: Some(certificates.of_client()),
         }
     }
 
     /// Members that are ready.
     pub fn start(dir: &Path, size: usize) -> Cluster {
-        let mut cluster = Cluster::prepare(dir, size);
-        for member in &mut cluster.members {
+        Cluster::prepare(dir, size).started()
+    }
+
+    /// The same with TLS on both ports.
+    pub fn start_with_tls(dir: &Path, size: usize) -> Cluster {
+        Cluster::prepare_with_tls(dir, size).started()
+    }
+
+    fn started(mut self) -> Cluster {
+        for member in &mut self.members {
             member.start();
         }
-        cluster.wait_until_settled();
-        cluster
+        self.wait_until_settled();
+        self
     }
 
     /// Until all members are ready, follow one leader and have applied what it has committed.
@@ -160,18 +197,17 @@ impl Cluster {
             eventually("a member becomes ready", || {
                 let process = member.process.as_mut().expect("the member runs");
                 process.assert_alive();
-                match http::request(member.address, "GET", "/-/ready", &[], b"") {
-                    Ok(response) if response.status == 200 => Ok(()),
-                    Ok(response) => Err(format!("{response:?}")),
-                    Err(error) => Err(error.to_string()),
+                match get(member.address, "/-/ready", &self.tls)? {
+                    (200, _) => Ok(()),
+                    (status, body) => Err(format!("{status} {}", String::from_utf8_lossy(&body))),
                 }
             });
         }
         eventually("all members have caught up", || {
             let leader = self.leader_now()?;
-            let committed = status(self.members[leader].address)?.committed;
+            let committed = status(self.members[leader].address, &self.tls)?.committed;
             for member in &self.members {
-                let status = status(member.address)?;
+                let status = status(member.address, &self.tls)?;
                 if status.applied < committed || status.leader != leader as u64 + 1 {
                     return Err(format!("member {} lags behind", status.id));
                 }
@@ -187,7 +223,7 @@ impl Cluster {
 
     fn leader_now(&self) -> Result<usize, String> {
         for (place, member) in self.members.iter().enumerate() {
-            let status = status(member.address)?;
+            let status = status(member.address, &self.tls)?;
             if status.leader == status.id {
                 return Ok(place);
             }
@@ -205,6 +241,7 @@ impl Cluster {
             addresses: places.iter().map(|place| member(place).address).collect(),
             pids: all.iter().map(|place| member(place).pid()).collect(),
             leader: Some(member(&0).address),
+            tls: self.tls.clone(),
         }
     }
 }

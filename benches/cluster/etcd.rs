@@ -148,6 +148,7 @@ impl Etcd {
             addresses: vec![member(0).1],
             pids: (0..size).map(|place| member(place).0.pid()).collect(),
             leader: None,
+            tls: None,
         }
     }
 }

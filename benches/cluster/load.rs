@@ -6,20 +6,42 @@
 use crate::histogram::Histogram;
 use crate::request::Requests;
 use crate::response::Parser;
+use crate::stream::{ClientTls, Stream};
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use std::io::{self, IoSlice, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a connection may take to be made, and what is under way to be answered.
+/// How long what is under way may take to be answered.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes that are read from a socket at one time.
 const READ_BYTES: usize = 64 << 10;
 /// Events that are taken at one time.
 const EVENTS: usize = 256;
+
+/// Where connections lead, and how they are made.
+#[derive(Clone, Copy)]
+pub struct Connecting<'a> {
+    /// The connections are spread evenly over them.
+    pub addresses: &'a [SocketAddr],
+    pub tls: &'a ClientTls,
+    /// Each request has a connection of its own. Not for large values.
+    pub per_request: bool,
+}
+
+impl<'a> Connecting<'a> {
+    /// Connections without TLS that stay.
+    pub fn plain(addresses: &'a [SocketAddr]) -> Connecting<'a> {
+        Connecting {
+            addresses,
+            tls: &None,
+            per_request: false,
+        }
+    }
+}
 
 /// How often, and for how long, to ask.
 pub enum Until<'a> {
@@ -64,28 +86,27 @@ impl Outcome {
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     address: SocketAddr,
     parser: Parser,
     /// Of the request that is under way: all but a large value.
     head: Vec<u8>,
-    /// Bytes of the request that are with the kernel.
+    /// Bytes of the request that are with the kernel, or encrypted for it.
     sent: usize,
     begun: Instant,
     /// A request is under way.
     busy: bool,
 }
 
-/// Runs a load over so many connections, spread evenly over the addresses. `edge` is called when the time that counts
-/// begins and when it ends.
+/// Runs a load over so many connections. `edge` is called when the time that counts begins and when it ends.
 pub fn run(
     requests: &Requests,
-    addresses: &[SocketAddr],
+    connecting: Connecting<'_>,
     connections: usize,
     until: Until<'_>,
     mut edge: impl FnMut(),
 ) -> Outcome {
-    let mut generator = Generator::new(requests, addresses, connections, &until);
+    let mut generator = Generator::new(requests, connecting, connections, &until);
     let begin = Instant::now();
     generator.begin_all(begin);
     match until {
@@ -120,6 +141,7 @@ pub fn run(
 
 struct Generator<'a> {
     requests: &'a Requests,
+    connecting: Connecting<'a>,
     connections: Vec<Connection>,
     epoll: rustix::fd::OwnedFd,
     buffer: Vec<u8>,
@@ -138,13 +160,14 @@ struct Generator<'a> {
 impl<'a> Generator<'a> {
     fn new(
         requests: &'a Requests,
-        addresses: &[SocketAddr],
+        connecting: Connecting<'a>,
         connections: usize,
         until: &Until<'_>,
     ) -> Generator<'a> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).expect("make an epoll");
         let mut generator = Generator {
             requests,
+            connecting,
             connections: Vec::new(),
             epoll,
             buffer: vec![0; READ_BYTES],
@@ -159,8 +182,8 @@ impl<'a> Generator<'a> {
             random: 0x9e37_79b9_7f4a_7c15,
         };
         for number in 0..connections {
-            let address = addresses[number % addresses.len()];
-            let stream = connect(address).expect("connect to the server");
+            let address = connecting.addresses[number % connecting.addresses.len()];
+            let stream = Stream::connect(address, connecting.tls).expect("connect to the server");
             generator.watch(&stream, number);
             generator.connections.push(Connection {
                 stream,
@@ -175,12 +198,12 @@ impl<'a> Generator<'a> {
         generator
     }
 
-    fn watch(&self, stream: &TcpStream, number: usize) {
+    fn watch(&self, stream: &Stream, number: usize) {
         // Told once of every change: a connection costs no call of epoll_ctl after this one.
         let events = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
         epoll::add(
             &self.epoll,
-            stream,
+            stream.socket(),
             EventData::new_u64(number as u64),
             events,
         )
@@ -243,25 +266,32 @@ impl<'a> Generator<'a> {
         self.requests.write_head(key, &mut connection.head);
         connection.sent = 0;
         connection.begun = now;
-        connection.busy = true;
+        if self.connecting.per_request && !self.connect(number) {
+            return;
+        }
+        self.connections[number].busy = true;
         self.busy += 1;
         self.send(number);
     }
 
     fn send(&mut self, number: usize) {
         let connection = &mut self.connections[number];
+        if !connection.busy {
+            return;
+        }
+        match connection.stream.flush() {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => return self.fail(number, format!("write: {error}")),
+        }
         let (head, body) = (&connection.head, self.requests.body());
-        while connection.busy && connection.sent < head.len() + body.len() {
+        while connection.sent < head.len() + body.len() {
             let in_body = connection.sent.saturating_sub(head.len());
             let rest = [
                 IoSlice::new(&head[connection.sent.min(head.len())..]),
                 IoSlice::new(&body[in_body..]),
             ];
-            let written = match body.is_empty() {
-                true => connection.stream.write(&rest[0]),
-                false => connection.stream.write_vectored(&rest),
-            };
-            match written {
+            match connection.stream.write(&rest) {
                 Ok(count) => connection.sent += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -290,8 +320,9 @@ impl<'a> Generator<'a> {
                     // The answer to the next request is not there yet. If it is, epoll tells.
                     return;
                 }
-                // A short read has emptied the socket.
-                Ok(None) if count < READ_BYTES => return,
+                Ok(None) if count < READ_BYTES && connection.stream.is_empty_after_short_read() => {
+                    return;
+                }
                 Ok(None) => {}
                 Err(error) => return self.fail(number, error),
             }
@@ -327,13 +358,31 @@ impl<'a> Generator<'a> {
         let connection = &mut self.connections[number];
         connection.busy = false;
         connection.parser = Parser::default();
-        match connect(connection.address) {
+        if self.connecting.per_request || self.connect(number) {
+            self.begin(number, Instant::now());
+        }
+    }
+
+    /// Puts a new connection in the place of this one. Whether there is one.
+    fn connect(&mut self, number: usize) -> bool {
+        let connection = &mut self.connections[number];
+        let Connecting {
+            tls, per_request, ..
+        } = self.connecting;
+        let stream = match per_request {
+            true => Stream::start(connection.address, tls),
+            false => Stream::connect(connection.address, tls),
+        };
+        match stream {
             Ok(stream) => {
                 connection.stream = stream;
                 self.watch(&self.connections[number].stream, number);
-                self.begin(number, Instant::now());
+                true
             }
-            Err(error) => self.note_error(format!("connect again: {error}")),
+            Err(error) => {
+                self.note_error(format!("connect again: {error}"));
+                false
+            }
         }
     }
 
@@ -341,11 +390,4 @@ impl<'a> Generator<'a> {
         self.outcome.errors += 1;
         self.outcome.first_error.get_or_insert(why);
     }
-}
-
-fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_nodelay(true)?;
-    stream.set_nonblocking(true)?;
-    Ok(stream)
 }

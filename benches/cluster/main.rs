@@ -1,7 +1,7 @@
 //! The daemon as its users meet it: real processes, sockets and files, measured beside what the machine allows.
 //!
 //! `cargo bench --bench cluster -- [--seconds S] [--rounds N] [--smoke] [SECTION...]`, where a section is one of load,
-//! values, failover, start, etcd; without any, all of them. Data lies in the target directory's file system, because a
+//! values, tls, failover, start, etcd; without any, all of them. Data lies in the target directory's file system, because a
 //! temporary directory may be in memory.
 //!
 //! A figure of its own says little on a machine that others share, so every one stands beside a *ceiling* that was
@@ -9,10 +9,10 @@
 //! all that is compared, medians are printed, and targets are about their ratios. A target that is missed is printed
 //! and is no failure: the exit code tells only whether everything worked.
 //!
-//! - [`load`], [`request`], [`response`], [`histogram`]: the load generator
-//! - [`server`], [`ceiling`], [`daemons`], [`etcd`], [`process`]: what it is let loose on
-//! - [`cell`], [`throughput`], [`values`], [`failover`], [`start`]: what is measured
-//! - [`disk`], [`proc`]: what the machine does meanwhile
+//! - [`load`], [`stream`], [`request`], [`response`], [`histogram`]: the load generator
+//! - [`server`], [`ceiling`], [`daemons`], [`certificates`], [`etcd`], [`process`]: what it is let loose on
+//! - [`cell`], [`throughput`], [`values`], [`tls`], [`failover`], [`start`]: what is measured
+//! - [`disk`], [`proc`], [`kernel`]: what the machine does meanwhile
 //! - [`options`], [`estimate`], [`targets`], [`verdicts`], [`table`]: what is asked and told
 
 // What it prints is for whoever runs it.
@@ -20,6 +20,7 @@
 
 mod ceiling;
 mod cell;
+mod certificates;
 mod daemons;
 mod disk;
 mod estimate;
@@ -37,11 +38,18 @@ mod request;
 mod response;
 mod server;
 mod start;
+mod stream;
 mod table;
 mod targets;
 mod throughput;
+mod tls;
 mod values;
 mod verdicts;
+
+// The other bench uses more of it.
+#[allow(dead_code)]
+#[path = "../scale/kernel.rs"]
+mod kernel;
 
 // The tests' own; they use more of it.
 #[allow(dead_code)]
@@ -86,6 +94,7 @@ fn run(section: Section, dir: &Path, options: &Options, verdicts: &mut Verdicts)
     match section {
         Section::Load => throughput::run(dir, options, verdicts),
         Section::Values => values::run(dir, options, verdicts),
+        Section::Tls => tls::run(dir, options, verdicts),
         Section::Failover => failover::run(dir, options, verdicts),
         Section::Start => start::run(dir, options, verdicts),
         Section::Etcd => etcd::run(dir, options),

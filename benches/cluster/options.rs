@@ -3,21 +3,23 @@
 use std::time::Duration;
 
 const USAGE: &str = "usage: cargo bench --bench cluster -- [--seconds S] [--rounds N] [--smoke] \
-                     [load|values|failover|start|etcd ...]";
+                     [load|values|tls|failover|start|etcd ...]";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Section {
     Load,
     Values,
+    Tls,
     Failover,
     Start,
     Etcd,
 }
 
 impl Section {
-    const ALL: [Section; 5] = [
+    const ALL: [Section; 6] = [
         Section::Load,
         Section::Values,
+        Section::Tls,
         Section::Failover,
         Section::Start,
         Section::Etcd,
@@ -27,6 +29,7 @@ impl Section {
         match self {
             Section::Load => "load",
             Section::Values => "values",
+            Section::Tls => "tls",
             Section::Failover => "failover",
             Section::Start => "start",
             Section::Etcd => "etcd",
@@ -40,6 +43,8 @@ pub struct Options {
     /// How often something is killed, handed over or started.
     pub events: usize,
     pub keys: usize,
+    /// Idle connections whose memory is measured.
+    pub idle_connections: usize,
     pub sections: Vec<Section>,
 }
 
@@ -79,6 +84,7 @@ impl Options {
             rounds: rounds.unwrap_or(if smoke { 1 } else { 3 }),
             events: if smoke { 1 } else { 10 },
             keys: if smoke { 1_000 } else { 10_000 },
+            idle_connections: if smoke { 50 } else { 1_000 },
             sections,
         })
     }

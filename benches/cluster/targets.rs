@@ -44,6 +44,15 @@ pub fn of_load(kind: Kind, connections: usize, nodes: usize, through: Through) -
     })
 }
 
+/// Share of the rate without TLS.
+pub fn of_tls(kind: Kind, connections: usize, nodes: usize) -> Option<f64> {
+    match (kind, connections, nodes) {
+        (Kind::Put, 256, 3) => Some(0.80),
+        (Kind::Get, 256, 3) => Some(0.75),
+        _ => None,
+    }
+}
+
 /// Share of the disk's bandwidth with values of 1 MiB.
 pub fn of_values(nodes: usize) -> f64 {
     if nodes == 1 { 0.6 } else { 0.3 }

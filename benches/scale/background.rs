@@ -1,7 +1,7 @@
 //! Clients that overwrite random keys while something else is measured.
 
 use crate::histogram::Histogram;
-use crate::load::{self, Answer, Outcome, Until};
+use crate::load::{self, Answer, Connecting, Outcome, Until};
 use crate::request::Requests;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ impl Background {
             move || {
                 load::run(
                     &requests,
-                    &[address],
+                    Connecting::plain(&[address]),
                     connections,
                     Until::Told(&stop),
                     || {},

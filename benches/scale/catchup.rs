@@ -150,7 +150,7 @@ fn is_voter(status: &Value, id: usize) -> bool {
 
 /// By its own account; 0 while it does not answer.
 fn applied(address: SocketAddr) -> u64 {
-    daemons::status_json(address).map_or(0, |status| number(&status, "applied"))
+    daemons::status_json(address, &None).map_or(0, |status| number(&status, "applied"))
 }
 
 /// Removes a member, which then ends by itself, and its data.

@@ -39,6 +39,9 @@ mod watch;
 #[path = "../cluster/cell.rs"]
 mod cell;
 #[allow(dead_code)]
+#[path = "../cluster/certificates.rs"]
+mod certificates;
+#[allow(dead_code)]
 #[path = "../cluster/daemons.rs"]
 mod daemons;
 #[allow(dead_code)]
@@ -60,6 +63,9 @@ mod request;
 mod response;
 #[path = "../cluster/server.rs"]
 mod server;
+#[allow(dead_code)]
+#[path = "../cluster/stream.rs"]
+mod stream;
 #[path = "../cluster/verdicts.rs"]
 mod verdicts;
 

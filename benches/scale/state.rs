@@ -5,7 +5,7 @@ use crate::daemons::{self, Cluster, Member};
 use crate::histogram::Histogram;
 use crate::http::Connection;
 use crate::kernel;
-use crate::load::{self, Until};
+use crate::load::{self, Connecting, Until};
 use crate::options::Options;
 use crate::process::eventually;
 use crate::request::{KEY_BYTES, Kind, Requests};
@@ -64,6 +64,7 @@ impl State {
         member.start();
         let mut cluster = Cluster {
             members: vec![member],
+            tls: None,
         };
         cluster.wait_until_settled();
         let (address, pid) = (cluster.members[0].address, cluster.members[0].pid());
@@ -72,7 +73,7 @@ impl State {
         let disk_bytes = kernel::disk_written_bytes(dir);
         let outcome = load::run(
             &requests,
-            &[address],
+            Connecting::plain(&[address]),
             LOAD_CONNECTIONS,
             Until::EveryKey,
             || {},
@@ -83,7 +84,7 @@ impl State {
             "every key is written"
         );
         wait_for_snapshot(&watch);
-        let wal_bytes = daemons::written(address).bytes;
+        let wal_bytes = daemons::written(address, &None).bytes;
         let disk_bytes = kernel::disk_written_bytes(dir) - disk_bytes;
         std::thread::sleep(options.warm_up());
         State {
@@ -164,7 +165,7 @@ impl State {
     /// `GET /-/status`.
     pub fn status(&self) -> serde_json::Value {
         eventually("the member tells its status", || {
-            daemons::status_json(self.address())
+            daemons::status_json(self.address(), &None)
         })
     }
 

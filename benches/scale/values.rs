@@ -3,7 +3,7 @@
 use crate::daemons::{self, Cluster, Member};
 use crate::disk;
 use crate::kernel;
-use crate::load::{self, Until};
+use crate::load::{self, Connecting, Until};
 use crate::options::Options;
 use crate::report::{self, mebibytes, megabytes};
 use crate::request::{Kind, Requests};
@@ -40,7 +40,13 @@ pub fn run(dir: &Path, options: &Options, verdicts: &mut Verdicts) {
             warm_up: Duration::ZERO,
             measure: options.measure() * 2,
         };
-        let outcome = load::run(&requests, &[address], connections, until, || {});
+        let outcome = load::run(
+            &requests,
+            Connecting::plain(&[address]),
+            connections,
+            until,
+            || {},
+        );
         let rate = megabytes(outcome.requests * bytes as u64) / outcome.seconds.max(1e-9);
         let count = format!("{} in {:.1} s", outcome.requests, outcome.seconds);
         let what = format!("PUTs, {connections} connection(s)");
@@ -81,6 +87,7 @@ fn start(dir: &Path, bytes: usize) -> Cluster {
     let members = (1..=3).map(|id| Member::new(dir, id, &urls, &words));
     let mut cluster = Cluster {
         members: members.collect(),
+        tls: None,
     };
     for member in &mut cluster.members {
         member.start();
@@ -102,6 +109,6 @@ fn report_memory(cluster: &Cluster, leader: usize, bytes: usize) {
 }
 
 fn term(address: std::net::SocketAddr) -> u64 {
-    let status = daemons::status_json(address).expect("the member tells its status");
+    let status = daemons::status_json(address, &None).expect("the member tells its status");
     status["term"].as_u64().expect("a term is a number")
 }
