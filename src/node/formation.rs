@@ -56,6 +56,9 @@ pub(super) struct Formation {
     pub joining: Option<String>,
     /// The snapshot that this start has found is the first one of a new cluster, without any key.
     pub is_new: bool,
+    /// The log behind that snapshot has a write of a client or a change of members. What the leader proposes by itself,
+    /// such as the description of a member, does not count.
+    pub is_used: bool,
     /// Whether this node has logged that another cluster waits for an empty data directory here.
     pub awaited_told: bool,
 }

@@ -64,7 +64,7 @@ impl Node {
     /// ever written to it: then nothing is lost, even if any process may have said so. From the decision on, this node
     /// takes no proposal.
     fn end_unless_used(&mut self, by: NodeId) {
-        if !self.formation.is_new || !self.sessions.is_empty() {
+        if !self.formation.is_new || self.formation.is_used {
             if !std::mem::replace(&mut self.formation.awaited_told, true) {
                 warn!(
                     self.logger,
