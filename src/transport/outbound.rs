@@ -341,12 +341,7 @@ impl Outbound {
     /// Whether to ask the peer again which member leads: this member has had no leader for long. Perhaps this member does
     /// not know the leader, or has moved, so that the leader does not find it.
     fn seeks_leader(&self) -> bool {
-        let waiting = self.shared.inbox.waiting();
-        let is_long = waiting
-            .borrow()
-            .as_ref()
-            .is_some_and(|waiting| waiting.is_long);
-        is_long && self.lane == Lane::Control
+        self.lane == Lane::Control && self.shared.is_leaderless_for_long()
     }
 
     /// Reports the peer that has answered.
