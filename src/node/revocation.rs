@@ -60,13 +60,21 @@ impl Node {
         }
     }
 
-    /// The command version that all bound members know. An id that no directory is bound to has no process that could
-    /// end at a later command: only its future process, which has no power yet.
+    /// The command version that all members with a log know. An id that no directory is bound to has no process that
+    /// could end at a later command: only its future process, which has no power yet. The same holds for a learner that
+    /// has never come up: it has stated no version, and stored nothing.
     fn bound_version(&self) -> u64 {
         let rows = self.members.members.iter();
-        let bound = rows.filter(|(_, row)| row.incarnation != 0);
-        let versions = bound.map(|(id, row)| self.version_of(*id, row));
+        let counted = rows.filter(|(id, row)| row.incarnation != 0 && !self.never_came(**id, row));
+        let versions = counted.map(|(id, row)| self.version_of(*id, row));
         versions.min().unwrap_or_default()
+    }
+
+    /// Whether this leader knows of nothing that this learner has said or stored.
+    fn never_came(&self, id: u64, row: &Member) -> bool {
+        let progress = self.raw.raft.prs().get(id);
+        let is_bare = progress.is_none_or(|progress| progress.matched == 0);
+        row.learner && row.description.version == 0 && is_bare
     }
 
     /// Logs which key the removal of this row has revoked, or why it has revoked none.
@@ -85,9 +93,15 @@ impl Node {
         if self.members.revokes(key) {
             return;
         }
-        let why = match self.members.member_with_key(key) {
-            Some(other) => format!("member {other} has the same key"),
-            None => "a member runs a version that can't revoke keys".to_owned(),
+        let unstated = self.members.members.iter();
+        let mut unstated =
+            unstated.filter(|(_, row)| row.incarnation != 0 && row.description.version == 0);
+        let why = match (self.members.member_with_key(key), unstated.next()) {
+            (Some(other), _) => format!("member {other} has the same key"),
+            (None, Some((silent, _))) => {
+                format!("member {silent} has not said yet whether its version can revoke keys")
+            }
+            (None, None) => "a member runs a version that can't revoke keys".to_owned(),
         };
         warn!(self.logger, "did not revoke the key of a removed member: {why}; add the key to the file `revoked` of each member";
             "member" => id, "key" => hexadecimal(key));
