@@ -308,10 +308,16 @@ impl Outbound {
                 changed = view.changed() => {
                     changed.expect("the sender lives in what this task shares");
                     view.borrow_and_update();
+                    let judged = self.judge(&url, &said, &mut up);
+                    // A removal revokes the key too, and the last messages still have to reach the removed peer. The
+                    // peer is retired by now, because the judgement waits for the change of the members.
+                    if *self.retired.borrow() {
+                        break;
+                    }
                     if self.shared.is_revoked(key) {
                         return Ended::Disliked(Reason::KeyRevoked);
                     }
-                    match self.judge(&url, &said, &mut up) {
+                    match judged {
                         Err(reason) => return Ended::Disliked(reason),
                         Ok(true) => {}
                         Ok(false) => {
