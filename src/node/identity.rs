@@ -5,7 +5,7 @@ use super::{Exit, Node, pending};
 use crate::channels::status::{Closed, ClosedKind};
 use crate::command::outcome::Outcome;
 use crate::command::{Command, Kind};
-use crate::identity::{self, Own, PeerRefusal, Verdict};
+use crate::identity::{self, Own, PeerRefusal, Reason, Verdict};
 use crate::numbers::NodeId;
 use slog::{info, warn};
 use std::sync::Arc;
@@ -22,7 +22,9 @@ impl Node {
                 if refusal.dialled {
                     self.formation.replaced_since = None;
                 }
-                if refusal.dialled && refusal.formed && !self.settings.list.is_empty() {
+                let is_listed = !self.settings.list.is_empty();
+                let is_hidden = refusal.reason == Reason::Undisclosed;
+                if refusal.dialled && refusal.formed && (is_listed || is_hidden) {
                     self.note_trouble(by, refusal.reason);
                 }
                 if !std::mem::replace(&mut self.formation.waiting_told, true) {

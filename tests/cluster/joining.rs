@@ -147,6 +147,8 @@ fn a_joiner_at_another_url_does_not_take_the_id_and_the_rightful_member_gets_in(
     let said = elsewhere.nodes[&2].last_log();
     assert!(said.contains("waiting to be added"), "{said}");
     assert!(!said.contains("another peer URL"), "{said}");
+    let where_to_look = "; the log of member 1 says why member 1 refuses this member";
+    assert!(said.contains(where_to_look), "{said}");
     cluster.put(1, "foo", "bar");
     let status = cluster.nodes[&1].status().expect("status");
     let row = status.member(2).expect("it was added");

@@ -43,6 +43,23 @@ fn an_empty_member_ends_when_one_that_has_formed_knows_another_directory_at_its_
 }
 
 #[test]
+fn a_joiner_that_is_not_told_why_it_is_refused_names_the_log_that_says_so() {
+    let mut cluster = Cluster::new(1);
+    cluster.start_empty(2);
+    cluster.node(2).settings.list.clear();
+    let why = |cluster: &Cluster| cluster.closed(2).unwrap().1;
+    let before = why(&cluster);
+    assert!(before.contains("curl -X POST"), "{before}");
+    cluster.refuse(2, refusal(1, Reason::Undisclosed));
+    let log = "; the log of member 1 says why member 1 refuses this member";
+    assert_eq!(why(&cluster), format!("{before}{log}"));
+    let mut lets_in = cluster.met(1);
+    lets_in.bound_index = 1;
+    cluster.node(2).met(lets_in);
+    assert_eq!(why(&cluster), before);
+}
+
+#[test]
 fn a_stale_refusal_of_a_lagging_peer_counts_for_nothing() {
     let (mut cluster, leader) = Cluster::elected(3);
     drop(cluster.put(leader, "a"));
