@@ -93,18 +93,29 @@ impl Node {
         if self.members.revokes(key) {
             return;
         }
-        let unstated = self.members.members.iter();
-        let mut unstated =
-            unstated.filter(|(_, row)| row.incarnation != 0 && row.description.version == 0);
-        let why = match (self.members.member_with_key(key), unstated.next()) {
-            (Some(other), _) => format!("member {other} has the same key"),
-            (None, Some((silent, _))) => {
-                format!("member {silent} has not said yet whether its version can revoke keys")
-            }
-            (None, None) => "a member runs a version that can't revoke keys".to_owned(),
+        let why = match self.members.member_with_key(key) {
+            Some(other) => format!("member {other} has the same key"),
+            None => self.why_not_revoked(),
         };
         warn!(self.logger, "did not revoke the key of a removed member: {why}; add the key to the file `revoked` of each member";
             "member" => id, "key" => hexadecimal(key));
+    }
+
+    /// Which member kept a removal from revoking a key that no other member has.
+    fn why_not_revoked(&self) -> String {
+        let bound = self.members.members.iter();
+        let bound = bound.filter(|(_, row)| row.incarnation != 0);
+        let versions: Vec<_> = bound
+            .map(|(id, row)| (id, self.version_of(*id, row)))
+            .collect();
+        let is_early = |(_, known): &&(_, u64)| (1..version::REVOKES).contains(known);
+        let silent = versions.iter().find(|(_, known)| *known == 0);
+        match (versions.iter().find(is_early), silent) {
+            (None, Some((id, _))) => {
+                format!("member {id} has not said yet which version it runs")
+            }
+            _ => "a member runs a version that can't revoke keys".to_owned(),
+        }
     }
 }
 
