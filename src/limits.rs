@@ -243,8 +243,8 @@ pub const PEER_QUEUE_BYTES_MAX: usize = 256 << 20;
 pub const PEER_QUEUE_MESSAGES_MAX: usize = 8_192;
 /// Connections that the peer port holds at one time. There are fewer where the limit of open files is low.
 pub const PEER_CONNECTIONS_MAX: usize = 1_024;
-/// Newcomers among these connections: connections that have not completed their handshake, wait to be bound, or can't be
-/// judged yet. At most half of all connections.
+/// Connections among these that may have proved nothing: that have not completed their handshake, or wait to be bound. At
+/// most half of all connections.
 pub const PEER_NEWCOMERS_MAX: usize = 512;
 /// Time from the accept of a connection on the peer port until its handshake is complete: the TLS handshake, if there
 /// is one, and the head of its request.

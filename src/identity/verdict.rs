@@ -23,10 +23,11 @@ pub struct PeerRefusal {
 impl PeerRefusal {
     /// The refusal that a claim implies for the member that receives it: at the URL that was dialled, the claimant's table
     /// binds the receiver's id to another incarnation, or waits for an empty data directory. A claim does not carry the
-    /// index up to which the claimant's table is applied.
+    /// index up to which the claimant's table is applied. A claimant that waits for an empty directory names no cluster:
+    /// see [`View::claims_to_dial`].
     pub fn of_claim(claims: &Claims, view: &View) -> Option<PeerRefusal> {
         let other_cluster = view.cluster != 0 && claims.cluster != view.cluster;
-        if claims.to == view.me && claims.awaits && claims.bound_index > 0 && other_cluster {
+        if claims.to == view.me && claims.awaits && other_cluster {
             return Some(PeerRefusal {
                 by: claims.from,
                 applied: 0,
@@ -175,8 +176,9 @@ pub fn verdict(own: Own, refusal: &PeerRefusal) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::super::claims::Receiver;
-    use super::super::fixtures::{CLUSTER, claims, view};
+    use super::super::fixtures::{CLUSTER, claims, url, view};
     use super::*;
+    use crate::members::Members;
     use Reason::*;
     use Verdict::*;
 
@@ -329,7 +331,28 @@ mod tests {
         };
         assert_eq!(of(9, 1, true), Some(Awaited));
         assert_eq!(of(9, 1, false), None);
-        assert_eq!(of(9, 0, true), None, "an empty member awaits nothing");
+        assert_eq!(of(0, 0, true), Some(Awaited), "it hides its cluster");
+        assert_eq!(of(0, 0, false), None);
         assert_eq!(of(CLUSTER, 1, true), None);
+    }
+
+    #[test]
+    fn the_claims_that_an_open_url_gets_tell_a_lone_member_there_that_it_is_awaited() {
+        let said = view().claims_to_dial(4, &url(4), false);
+        let mut alone = View {
+            me: 4,
+            incarnation: 40,
+            url: url(4),
+            cluster: 9,
+            members: Members::of([(4, url(4), 40)]),
+            ..view()
+        };
+        let refusal = PeerRefusal::of_claim(&said, &alone).unwrap();
+        assert_eq!((refusal.by, refusal.reason), (1, Awaited));
+        let ends = verdict(Own::Sole, &refusal);
+        assert_eq!(ends, EndAsNotJoinedIfUnused);
+        // An empty directory is what the claimant waits for.
+        (alone.cluster, alone.members) = (0, Members::default());
+        assert_eq!(PeerRefusal::of_claim(&said, &alone), None);
     }
 }

@@ -69,14 +69,14 @@ impl View {
         row.is_some_and(|row| row.incarnation == 0)
     }
 
-    /// The claims with which this member dials `to` at `url`. `has_come`: a peer with this id has connected to this
-    /// member, and its claims were believed.
+    /// The claims with which this member dials `to` at `url`. `whole`: the claims are those of this member also if `to`
+    /// is open here.
     ///
     /// An open id may have any URL, even that of a server that is no raftkvd. So nothing that proves membership is sent
     /// there before the process at the URL has answered and is bound: the claims are those of an empty member. An empty
     /// process answers them with its fingerprint, as it answers every process that does not know its incarnation.
-    pub fn claims_to_dial(&self, to: u64, url: &PeerUrl, has_come: bool) -> Claims {
-        if !self.is_open(to) || has_come {
+    pub fn claims_to_dial(&self, to: u64, url: &PeerUrl, whole: bool) -> Claims {
+        if whole || !self.is_open(to) {
             return self.claims(to, Some(url));
         }
         // The hash can't be reversed. It is the same for all connections of this process, so they count as those of one run.
@@ -156,7 +156,7 @@ mod tests {
                 .iter()
                 .any(|said| secrets.contains(said))
         );
-        // Once the process has connected and is believed, and for every other id, the claims are whole.
+        // The claims are whole if the caller asks for that, and for every other id.
         let whole = view().claims(4, Some(&url(4)));
         assert_eq!(view().claims_to_dial(4, &url(4), true), whole);
         let whole = view().claims(2, Some(&url(2)));

@@ -56,6 +56,9 @@ pub(super) struct Formation {
     pub joining: Option<String>,
     /// The snapshot that this start has found is the first one of a new cluster, without any key.
     pub is_new: bool,
+    /// The log behind that snapshot has a write of a client or a change of members. What the leader proposes by itself,
+    /// such as the description of a member, does not count.
+    pub is_used: bool,
     /// Whether this node has logged that another cluster waits for an empty data directory here.
     pub awaited_told: bool,
 }
@@ -278,7 +281,7 @@ impl Node {
 
     fn why_joining(&self) -> String {
         let id = self.settings.id;
-        let trouble = self.formation.troubles.values().next();
+        let (by, trouble) = self.formation.troubles.first_key_value().unzip();
         if let Some(through) = &self.settings.joins_through {
             let state = self.formation.joining.as_deref();
             let state =
@@ -286,9 +289,11 @@ impl Node {
             let trouble = trouble.map_or(String::new(), |trouble| format!("; {trouble}"));
             return format!("joining through {through}: {state}{trouble}");
         }
-        match trouble {
+        let is_hint = by.is_some_and(|by| self.formation.formed_without.contains(by));
+        match trouble.filter(|_| !is_hint) {
             Some(trouble) => format!("joining: {trouble}"),
             None => {
+                let hint = trouble.map_or(String::new(), |trouble| format!("; {trouble}"));
                 let url = self.settings.url.as_ref();
                 let url = url.map_or("http://HOST:PORT".to_owned(), PeerUrl::to_string);
                 let instead = match id {
@@ -299,7 +304,7 @@ impl Node {
                 };
                 format!(
                     "joining: member {id} is not added yet; a start with --join URL asks for that, otherwise add the member through \
-                     any member: curl -X POST -d {url} http://MEMBER/-/members/{id}{instead}"
+                     any member: curl -X POST -d {url} http://MEMBER/-/members/{id}{instead}{hint}"
                 )
             }
         }
@@ -408,6 +413,10 @@ impl Node {
                 "member {by}{at} is in a cluster that has formed without this member; to add this member, POST its peer URL to /-/members/{} there",
                 self.settings.id
             ),
+            // A member that joins expects that no cluster has added it yet.
+            Reason::Undisclosed if self.settings.list.is_empty() => {
+                format!("the log of member {by} says why member {by} refuses this member")
+            }
             Reason::Undisclosed => format!(
                 "member {by}{at} is in a cluster that has formed without this member; to add this member, POST its peer URL to /-/members/{} there; the log of member {by} says if this id is taken, or was added at another peer URL",
                 self.settings.id

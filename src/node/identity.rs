@@ -5,7 +5,7 @@ use super::{Exit, Node, pending};
 use crate::channels::status::{Closed, ClosedKind};
 use crate::command::outcome::Outcome;
 use crate::command::{Command, Kind};
-use crate::identity::{self, Own, PeerRefusal, Verdict};
+use crate::identity::{self, Own, PeerRefusal, Reason, Verdict};
 use crate::numbers::NodeId;
 use slog::{info, warn};
 use std::sync::Arc;
@@ -22,7 +22,9 @@ impl Node {
                 if refusal.dialled {
                     self.formation.replaced_since = None;
                 }
-                if refusal.dialled && refusal.formed && !self.settings.list.is_empty() {
+                let is_listed = !self.settings.list.is_empty();
+                let is_hidden = refusal.reason == Reason::Undisclosed;
+                if refusal.dialled && refusal.formed && (is_listed || is_hidden) {
                     self.note_trouble(by, refusal.reason);
                 }
                 if !std::mem::replace(&mut self.formation.waiting_told, true) {
@@ -64,7 +66,7 @@ impl Node {
     /// ever written to it: then nothing is lost, even if any process may have said so. From the decision on, this node
     /// takes no proposal.
     fn end_unless_used(&mut self, by: NodeId) {
-        if !self.formation.is_new || !self.sessions.is_empty() {
+        if !self.formation.is_new || self.formation.is_used {
             if !std::mem::replace(&mut self.formation.awaited_told, true) {
                 warn!(
                     self.logger,

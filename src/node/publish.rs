@@ -127,6 +127,7 @@ impl Node {
             };
             match command.kind {
                 Kind::Put | Kind::Delete | Kind::Transaction => {
+                    self.formation.is_used = true;
                     apply.commands.push((command, reply));
                 }
                 Kind::Settle => self.publish_settlement(&command, entry),
@@ -153,6 +154,7 @@ impl Node {
         let Some(reply) = self.admit(&batch, command.sequence) else {
             return;
         };
+        self.formation.is_used = true;
         let change = match self.members.decide(&command) {
             Ok(Decision::Change(change)) => change,
             Ok(Decision::Nothing) => return self.answer_when_settled(reply, index),

@@ -60,13 +60,21 @@ impl Node {
         }
     }
 
-    /// The command version that all bound members know. An open id does not count: it has no process yet that a later
-    /// command could end.
+    /// The command version that all members with a log know. An open id does not count: it has no process yet that a later
+    /// command could end. The same holds for a learner that has never come up: it has stated no version, and stored
+    /// nothing.
     fn bound_version(&self) -> u64 {
         let rows = self.members.members.iter();
-        let bound = rows.filter(|(_, row)| row.incarnation != 0);
-        let versions = bound.map(|(id, row)| self.version_of(*id, row));
+        let counted = rows.filter(|(id, row)| row.incarnation != 0 && !self.never_came(**id, row));
+        let versions = counted.map(|(id, row)| self.version_of(*id, row));
         versions.min().unwrap_or_default()
+    }
+
+    /// Whether this leader knows of nothing that this learner has said or stored.
+    fn never_came(&self, id: u64, row: &Member) -> bool {
+        let progress = self.raw.raft.prs().get(id);
+        let is_bare = progress.is_none_or(|progress| progress.matched == 0);
+        row.learner && row.description.version == 0 && is_bare
     }
 
     /// Logs which key the removal of this row has revoked, or why it has revoked none.
@@ -87,10 +95,27 @@ impl Node {
         }
         let why = match self.members.member_with_key(key) {
             Some(other) => format!("member {other} has the same key"),
-            None => "a member runs a version that can't revoke keys".to_owned(),
+            None => self.why_not_revoked(),
         };
         warn!(self.logger, "did not revoke the key of a removed member: {why}; add the key to the file `revoked` of each member";
             "member" => id, "key" => hexadecimal(key));
+    }
+
+    /// Which member kept a removal from revoking a key that no other member has.
+    fn why_not_revoked(&self) -> String {
+        let bound = self.members.members.iter();
+        let bound = bound.filter(|(_, row)| row.incarnation != 0);
+        let versions: Vec<_> = bound
+            .map(|(id, row)| (id, self.version_of(*id, row)))
+            .collect();
+        let is_early = |(_, known): &&(_, u64)| (1..version::REVOKES).contains(known);
+        let silent = versions.iter().find(|(_, known)| *known == 0);
+        match (versions.iter().find(is_early), silent) {
+            (None, Some((id, _))) => {
+                format!("member {id} has not said yet which version it runs")
+            }
+            _ => "a member runs a version that can't revoke keys".to_owned(),
+        }
     }
 }
 

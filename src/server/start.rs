@@ -135,9 +135,11 @@ pub(super) fn settle(
 /// Whether this start creates a cluster from its list, although an earlier start has made the data directory for a member
 /// that joins: `--join` was a mistake. No cluster has let the member in, so it has never stored an entry or a vote, and a
 /// first start in its directory is as good as one in a new directory. A cluster of one would serve clients at once, so it
-/// needs a new directory.
+/// needs a new directory. So does a directory that joins through a URL: a cluster may have bound the id to its incarnation,
+/// although it has not sent the first state yet.
 fn founds_instead(asked: &Asked, meta: &Meta, id: u64) -> bool {
     let is_unused = meta.cluster() == 0 && meta.removed().is_none() && !meta.is_older_copy();
+    let is_unused = is_unused && meta.given().join_by.is_empty();
     let forms = asked.cluster.len() > 1 && asked.cluster.keys().next() == Some(&id);
     forms && !asked.join && is_unused && meta.member() == id
 }
@@ -567,6 +569,18 @@ mod tests {
         for line in ["", "--join", "--join http://127.0.0.1:9"] {
             assert_eq!(joins(line), (false, 0), "{line}");
         }
+    }
+
+    #[test]
+    fn the_first_member_of_a_list_takes_a_directory_that_asked_no_cluster_to_join() {
+        let founds = |join: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            begin(dir.path(), &format!("--id 1 --cluster {THREE} {join}"));
+            let start = settled_in(dir.path(), &format!("--cluster {THREE}"));
+            matches!(start.unwrap().1.start, Start::First(_))
+        };
+        assert!(founds("--join"));
+        assert!(!founds("--join http://127.0.0.1:9"), "it may be bound");
     }
 
     #[test]

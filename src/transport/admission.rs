@@ -13,7 +13,7 @@ use crate::tls::Facts;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Response, StatusCode};
-use slog::{Logger, warn};
+use slog::{Logger, debug, warn};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -108,7 +108,14 @@ impl TransportState {
         let mut refusals = self.inbound.refusals();
         let claimant = (claims.from, source.address);
         if refusals.get(&claimant) != Some(&text) {
-            warn!(source.logger, #AUDIT, "refused a peer"; "audit" => "peer", "member" => claims.from, "why" => &text);
+            match is_fellow_dial(claims, &judged.view) {
+                true => {
+                    debug!(source.logger, "refused a member that dials an open id"; "member" => claims.from, "why" => &text);
+                }
+                false => {
+                    warn!(source.logger, #AUDIT, "refused a peer"; "audit" => "peer", "member" => claims.from, "why" => &text);
+                }
+            }
             if refusals.len() >= REFUSALS_REMEMBERED {
                 refusals.clear();
             }
@@ -121,6 +128,14 @@ impl TransportState {
         *response.status_mut() = status;
         response
     }
+}
+
+/// Whether the claims are those with which a member of this cluster dials an id that is open to it: see
+/// [`View::claims_to_dial`]. The id is bound here, and that member lags. The claims prove nothing, so only the id and the
+/// URL of a member make such claims less conspicuous than others.
+fn is_fellow_dial(claims: &Claims, view: &View) -> bool {
+    let is_borrowed = claims.awaits && claims.cluster == 0 && claims.bound_index == 0;
+    is_borrowed && view.place_of(claims.from) == Some(&claims.url)
 }
 
 /// The answer to a stream that got no place and may be retried.
@@ -192,5 +207,50 @@ impl Drop for StreamEntry {
     fn drop(&mut self) {
         let mut processes = self.shared.inbound.processes();
         processes.leave(self.key, self.lane, &self.replaced);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::members::Members;
+    use crate::peer_url::PeerUrl;
+
+    #[test]
+    fn a_dial_of_an_open_id_is_that_of_a_fellow_only_from_the_place_of_a_member() {
+        let url = |id: u64| -> PeerUrl { format!("http://a:{id}").parse().unwrap() };
+        let mut members = Members::of((1..=2).map(|id| (id, url(id), 10 * id)));
+        let bound = View {
+            me: 2,
+            incarnation: 20,
+            run: 2,
+            url: url(2),
+            url_given: true,
+            cluster: 7,
+            members: members.clone(),
+            bound_index: 1,
+        };
+        members.members.get_mut(&2).unwrap().incarnation = 0;
+        let lagging = View {
+            me: 1,
+            incarnation: 10,
+            url: url(1),
+            members,
+            ..bound.clone()
+        };
+        let said = lagging.claims_to_dial(2, &url(2), false);
+        assert!(is_fellow_dial(&said, &bound));
+        let elsewhere = Claims {
+            url: url(9),
+            ..said.clone()
+        };
+        let whole = lagging.claims_to_dial(2, &url(2), true);
+        let unexpected = Claims {
+            awaits: false,
+            ..said
+        };
+        for other in [elsewhere, whole, unexpected] {
+            assert!(!is_fellow_dial(&other, &bound), "{other:?}");
+        }
     }
 }

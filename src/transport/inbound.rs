@@ -83,8 +83,8 @@ pub(super) async fn serve(
             }
         };
         failing = false;
-        let is_full =
-            tasks.len() >= shared.limits.connections || newcomers.len() >= shared.limits.newcomers;
+        let is_full = tasks.len() >= shared.limits.connections
+            || newcomers.unproved() >= shared.limits.newcomers;
         if is_full {
             shared.metrics.peer_handshakes_failed.add(CROWDED);
             if !newcomers.end_one() {

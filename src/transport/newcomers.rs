@@ -8,7 +8,8 @@
 //! Invariants:
 //! - A connection is here from its accept until its claims are bound, or until it ends.
 //! - A connection whose claims are ahead of the applied table ends only if there is no other: the claimant knows this
-//!   member's incarnation, and may be the leader that this member needs.
+//!   member's incarnation, and may be the leader that this member needs. It counts only against the limit of all
+//!   connections.
 
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -37,8 +38,14 @@ pub(super) enum Rank {
 }
 
 impl Newcomers {
-    pub(super) fn len(&self) -> usize {
-        self.0.lock().len()
+    /// The number of those of the lowest rank. Only these count against their own limit: a member that is ahead has as
+    /// many connections as a bound one, and an empty member of a large cluster has no others.
+    pub(super) fn unproved(&self) -> usize {
+        let entries = self.0.lock();
+        let unproved = entries
+            .values()
+            .filter(|entry| entry.rank == Rank::Unproved);
+        unproved.count()
     }
 
     /// Adds a connection. Dropping the returned value removes it.
@@ -147,6 +154,6 @@ mod tests {
             ended.extend((0..6).filter(is_gone).collect::<Vec<_>>());
         }
         assert_eq!(ended, [1, 2, 3, 4, 0]);
-        assert_eq!(newcomers.len(), 1);
+        assert_eq!(newcomers.unproved(), 1);
     }
 }

@@ -308,10 +308,16 @@ impl Outbound {
                 changed = view.changed() => {
                     changed.expect("the sender lives in what this task shares");
                     view.borrow_and_update();
+                    let judged = self.judge(&url, &said, &mut up);
+                    // A removal revokes the key too, and the last messages still have to reach the removed peer. The
+                    // peer is retired by now, because the judgement waits for the change of the members.
+                    if *self.retired.borrow() {
+                        break;
+                    }
                     if self.shared.is_revoked(key) {
                         return Ended::Disliked(Reason::KeyRevoked);
                     }
-                    match self.judge(&url, &said, &mut up) {
+                    match judged {
                         Err(reason) => return Ended::Disliked(reason),
                         Ok(true) => {}
                         Ok(false) => {
@@ -341,12 +347,7 @@ impl Outbound {
     /// Whether to ask the peer again which member leads: this member has had no leader for long. Perhaps this member does
     /// not know the leader, or has moved, so that the leader does not find it.
     fn seeks_leader(&self) -> bool {
-        let waiting = self.shared.inbox.waiting();
-        let is_long = waiting
-            .borrow()
-            .as_ref()
-            .is_some_and(|waiting| waiting.is_long);
-        is_long && self.lane == Lane::Control
+        self.lane == Lane::Control && self.shared.is_leaderless_for_long()
     }
 
     /// Reports the peer that has answered.

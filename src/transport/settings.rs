@@ -38,7 +38,7 @@ pub struct TransportSettings {
 pub struct TransportLimits {
     /// Connections that the peer port holds at one time.
     pub connections: usize,
-    /// Those of them that may belong to no bound member.
+    /// Those of them that may have proved nothing.
     pub newcomers: usize,
     /// Time from the accept of a connection until the head of its request is read.
     pub header_timeout: Duration,

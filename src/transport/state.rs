@@ -200,11 +200,21 @@ impl TransportState {
         places
     }
 
-    /// The claims with which this member dials a peer at this URL.
+    /// The claims with which this member dials a peer at this URL. They are whole also for an open id if a peer with this
+    /// id has connected here and its claims were believed, or if this member has had no leader for long: this member may
+    /// lag, the id may be bound meanwhile, and that peer may be the only one that can tell this member of its removal.
     pub(super) fn claims_to_dial(&self, id: u64, url: &PeerUrl) -> Claims {
         let kinds = (id, ClaimKind::Bound)..=(id, ClaimKind::Ahead);
         let has_come = self.peers().claimed.range(kinds).next().is_some();
-        self.view().claims_to_dial(id, url, has_come)
+        let whole = has_come || self.is_leaderless_for_long();
+        self.view().claims_to_dial(id, url, whole)
+    }
+
+    /// Whether this member has had no leader for long.
+    pub(super) fn is_leaderless_for_long(&self) -> bool {
+        let waiting = self.inbox.waiting();
+        let waiting = waiting.borrow();
+        waiting.as_ref().is_some_and(|waiting| waiting.is_long)
     }
 
     /// Records the answer of a lane that was connected, or `None` for a lane that is no longer connected. Returns false

@@ -147,6 +147,8 @@ fn a_joiner_at_another_url_does_not_take_the_id_and_the_rightful_member_gets_in(
     let said = elsewhere.nodes[&2].last_log();
     assert!(said.contains("waiting to be added"), "{said}");
     assert!(!said.contains("another peer URL"), "{said}");
+    let where_to_look = "; the log of member 1 says why member 1 refuses this member";
+    assert!(said.contains(where_to_look), "{said}");
     cluster.put(1, "foo", "bar");
     let status = cluster.nodes[&1].status().expect("status");
     let row = status.member(2).expect("it was added");
@@ -411,7 +413,8 @@ fn a_member_that_waits_to_be_added_says_once_what_to_do() {
     for level in ["info", "error"] {
         let mut cluster = Cluster::prepare(0, &["--log-level", level]);
         cluster.lay_out_alone(1, &[]);
-        cluster.lay_out_alone(2, &[1]);
+        // It asks no member to add it, so a person has to.
+        assert_eq!(cluster.lay_out_joiner(), 2);
         cluster.node(2).start();
         let address = cluster.address(2);
         let listening = format!("raftkvd 2 is listening at http://{address}; joining: ");

@@ -1,6 +1,7 @@
 //! Which data directory a member is bound to: replaced directories, older copies, forged names.
 
 use super::*;
+use crate::certificates::KeyFingerprint;
 
 #[test]
 fn an_empty_member_ends_when_one_that_has_formed_knows_another_directory_at_its_place() {
@@ -39,6 +40,23 @@ fn an_empty_member_ends_when_one_that_has_formed_knows_another_directory_at_its_
     says_so(&mut cluster);
     cluster.settle();
     assert_eq!(cluster.exit(2), Some(Exit::Replaced { by: 1 }));
+}
+
+#[test]
+fn a_joiner_that_is_not_told_why_it_is_refused_names_the_log_that_says_so() {
+    let mut cluster = Cluster::new(1);
+    cluster.start_empty(2);
+    cluster.node(2).settings.list.clear();
+    let why = |cluster: &Cluster| cluster.closed(2).unwrap().1;
+    let before = why(&cluster);
+    assert!(before.contains("curl -X POST"), "{before}");
+    cluster.refuse(2, refusal(1, Reason::Undisclosed));
+    let log = "; the log of member 1 says why member 1 refuses this member";
+    assert_eq!(why(&cluster), format!("{before}{log}"));
+    let mut lets_in = cluster.met(1);
+    lets_in.bound_index = 1;
+    cluster.node(2).met(lets_in);
+    assert_eq!(why(&cluster), before);
 }
 
 #[test]
@@ -170,6 +188,12 @@ fn a_sole_member_that_is_awaited_elsewhere_ends_only_if_no_client_has_written_to
     used.refuse(1, awaited());
     assert_eq!(used.exit(1), None);
     used.write(1, "b");
+    // A change of members counts as a write.
+    let mut changed = Cluster::new(1);
+    drop(changed.propose(1, change(Kind::RemoveMember, 7)));
+    changed.tick(5);
+    changed.refuse(1, awaited());
+    assert_eq!(changed.exit(1), None);
     // A write that is under way decides.
     let mut busy = Cluster::new(1);
     drop(busy.put(1, "a"));
@@ -177,6 +201,28 @@ fn a_sole_member_that_is_awaited_elsewhere_ends_only_if_no_client_has_written_to
     busy.settle();
     assert_eq!(busy.exit(1), None);
     assert!(busy.has(1, "a"));
+}
+
+#[test]
+fn what_a_sole_member_writes_about_itself_is_no_write_of_a_client() {
+    for restarted in [false, true] {
+        let mut cluster = Cluster::new(1);
+        cluster.tick(5);
+        let key = KeyFingerprint([7; 32]);
+        cluster.node(1).set_own_key(key);
+        cluster.tick(5);
+        let row = &cluster.members(1).members[&1];
+        assert_eq!(row.description.key_fingerprint, key.0);
+        if restarted {
+            cluster.restart(1);
+            cluster.node(1).set_own_key(key);
+            cluster.tick(20);
+        }
+        let mut awaited = refusal(2, Reason::Awaited);
+        awaited.dialled = false;
+        cluster.refuse(1, awaited);
+        assert_eq!(cluster.exit(1), Some(Exit::NotJoined { by: 2 }));
+    }
 }
 
 #[test]

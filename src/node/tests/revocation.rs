@@ -190,6 +190,21 @@ fn an_id_without_a_directory_does_not_keep_a_removal_from_revoking() {
 }
 
 #[test]
+fn a_learner_that_never_came_up_does_not_keep_a_removal_from_revoking() {
+    let (mut cluster, leader) = elected_with_keys();
+    let [gone, other] = cluster.others(leader);
+    let mut command = change(Kind::AddMember, 4);
+    command.member_incarnation = 40;
+    let mut outcome = cluster.propose(leader, command);
+    cluster.tick(20);
+    applied(&mut outcome);
+    assert_eq!(cluster.members(leader).members[&4].incarnation, 40);
+    assert_eq!(cluster.members(leader).known_version(), 0);
+    cluster.remove(leader, gone);
+    assert!(cluster.members(other).is_revoked(&key(gone, 1)));
+}
+
+#[test]
 fn a_follower_can_not_choose_which_key_a_removal_revokes() {
     let (mut cluster, leader) = elected_with_keys();
     let [gone, other] = cluster.others(leader);

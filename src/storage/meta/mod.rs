@@ -253,17 +253,18 @@ impl Meta {
     /// Stores the cluster id, before the first state that a cluster sends to this member is installed. Durable on
     /// return.
     pub fn pin_cluster(&self, cluster: u64) -> Result<(), DiskError> {
-        if !self.in_use() {
-            // The first start was undone, and the next start clears the directory.
-            return Err(DiskError::new("write", &self.path, Errno::CANCELED));
-        }
-        self.change(|contents| {
+        self.change_if(|contents| {
+            if contents.state != STATE_IN_USE {
+                // The first start was undone, and the next start clears the directory.
+                return Err(DiskError::new("write", &self.path, Errno::CANCELED));
+            }
             assert!(
                 contents.cluster == 0 || contents.cluster == cluster,
                 "the cluster id is {:016x} and can't change to {cluster:016x}",
                 contents.cluster
             );
             contents.cluster = cluster;
+            Ok(())
         })
     }
 
@@ -290,13 +291,24 @@ impl Meta {
         self.change(|contents| contents.older_copy = true)
     }
 
-    /// Writes the file only if the contents change. The contents in memory change after the file, so that readers see
-    /// only durable contents.
     fn change(&self, change: impl FnOnce(&mut Contents)) -> Result<(), DiskError> {
+        self.change_if(|contents| {
+            change(contents);
+            Ok(())
+        })
+    }
+
+    /// Writes the file only if the contents change, and nothing if the change is refused. The contents in memory change
+    /// after the file, so that readers see only durable contents. A change that depends on the contents has to look at
+    /// those that it gets: other contents may be about to change.
+    fn change_if(
+        &self,
+        change: impl FnOnce(&mut Contents) -> Result<(), DiskError>,
+    ) -> Result<(), DiskError> {
         let _writing = self.writing.lock();
         let contents = self.lock().clone();
         let mut changed = contents.clone();
-        change(&mut changed);
+        change(&mut changed)?;
         if changed != contents {
             self.write(&changed)?;
             *self.lock() = changed;

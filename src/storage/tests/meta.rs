@@ -84,6 +84,40 @@ fn a_reader_of_meta_does_not_wait_for_its_sync() {
 }
 
 #[test]
+fn no_cluster_is_pinned_while_the_first_start_is_being_undone() {
+    let disk = FakeDisk::new(1);
+    drop(open_as(&disk, 4, Start::Empty, LARGE).unwrap());
+    let (entered, syncing) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let observed = Observed {
+        disk,
+        sync: Arc::new(move || {
+            let _ = entered.send(());
+            // Unblocks when the test releases it.
+            let _ = released.lock().unwrap().recv();
+        }),
+    };
+    let dir = DataDir::new(Arc::new(observed), dir());
+    let meta = Arc::new(Meta::load(&dir).unwrap().unwrap());
+    let undoing = meta.clone();
+    let undoing = thread::spawn(move || undoing.undo_first_start().unwrap());
+    syncing.recv().unwrap();
+    assert!(meta.in_use(), "the undoing is not durable yet");
+    let (starts, started) = mpsc::channel();
+    let pinning = meta.clone();
+    let pinning = thread::spawn(move || {
+        starts.send(()).unwrap();
+        pinning.pin_cluster(CLUSTER)
+    });
+    started.recv().unwrap();
+    drop(release);
+    undoing.join().unwrap();
+    pinning.join().unwrap().unwrap_err();
+    assert_eq!((meta.in_use(), meta.cluster()), (false, 0));
+}
+
+#[test]
 fn a_change_of_the_length_of_meta_leaves_a_full_disk_room_for_the_next_start() {
     let long: PeerUrl = format!("http://{}:1", "a".repeat(60)).parse().unwrap();
     let short: PeerUrl = "http://a:1".parse().unwrap();

@@ -1,6 +1,7 @@
 //! The peers that may communicate: each refusal reaches the side that it concerns.
 
 use super::*;
+use crate::channels::status::Waiting;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removed_peer_gets_its_last_messages_and_is_told() {
@@ -107,6 +108,33 @@ async fn an_open_id_is_for_the_place_at_which_it_was_added() {
     earlier.transport.set_members(CLUSTER, &before);
     earlier
         .until_refused(1, Reason::Removed { removed_index: 40 })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_member_learns_its_removal_from_a_member_whose_id_is_open_to_it() {
+    let mut two = TestPeer::start(2).await;
+    let four = TestPeer::start(4).await;
+    let mut before = members(&[(2, &two, 1), (4, &four, 20)]);
+    before.members.insert(1, absent(100));
+    before.members.get_mut(&4).unwrap().incarnation = 0;
+    let mut now = members(&[(4, &four, 30)]);
+    now.removed.insert(2, 33);
+    four.transport.set_members(CLUSTER, &now);
+    four.transport.set_applied(33);
+    two.transport.set_members(CLUSTER, &before);
+    two.until("the open URL is dialled", |two| two.unreachable(4))
+        .await;
+    let refusals = |two: &TestPeer| {
+        let is = |notice: &&Notice| matches!(notice, Notice::Refused(refusal) if refusal.by == 4);
+        two.notices.iter().filter(is).count()
+    };
+    assert_eq!(refusals(&two), 0, "it has a leader, and shows no claims");
+    two.inbox.set_waiting(Some(Arc::new(Waiting {
+        why: "1 of 2 members reachable".to_owned(),
+        is_long: true,
+    })));
+    two.until_refused(4, Reason::Removed { removed_index: 33 })
         .await;
 }
 
