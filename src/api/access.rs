@@ -28,8 +28,8 @@ pub(super) enum Audience {
 /// What a client may do.
 enum Rights {
     All,
-    /// Ask for the status, and add the member with this id.
-    Join(u64),
+    /// Ask for the status, and add the member with this id. The member has proved itself with this key.
+    Join(u64, KeyFingerprint),
     None(Box<Reply>),
 }
 
@@ -62,17 +62,23 @@ impl Front {
     pub(super) fn check_rights(&self, head: &Parts, audience: Audience) -> Result<(), Box<Reply>> {
         match (audience, self.rights(head)) {
             (Audience::Everybody, _) | (_, Rights::All) => Ok(()),
-            (Audience::Joiners, Rights::Join(_)) => Ok(()),
-            (Audience::Administrators, Rights::Join(id)) => Err(only_join(id)),
+            (Audience::Joiners, Rights::Join(..)) => Ok(()),
+            (Audience::Administrators, Rights::Join(id, _)) => Err(only_join(id)),
             (_, Rights::None(refused)) => Err(refused),
         }
     }
 
-    /// Returns 403 if the client may not add this member. A member may add itself, and no other.
-    pub(super) fn check_addition(&self, head: &Parts, id: u64) -> Result<(), Box<Reply>> {
+    /// Returns 403 if the client may not add this member. A member may add itself, and no other. Returns the key with which
+    /// the member has proved itself, if the member asks itself.
+    pub(super) fn check_addition(
+        &self,
+        head: &Parts,
+        id: u64,
+    ) -> Result<Option<KeyFingerprint>, Box<Reply>> {
         match self.rights(head) {
-            Rights::Join(own) if own != id => Err(only_join(own)),
-            Rights::All | Rights::Join(_) => Ok(()),
+            Rights::Join(own, _) if own != id => Err(only_join(own)),
+            Rights::All => Ok(None),
+            Rights::Join(_, key) => Ok(Some(key)),
             Rights::None(refused) => Err(refused),
         }
     }
@@ -94,7 +100,7 @@ impl Front {
             ));
         }
         match known.name.subject {
-            Subject::Member(id) => Rights::Join(id),
+            Subject::Member(id) => Rights::Join(id, key),
             Subject::Client {
                 role: Role::Admin, ..
             } => Rights::All,

@@ -82,11 +82,14 @@ impl Front {
         // The leader refuses an addition by a member that has not heard of the newest removal of this id.
         let caught_up = self.catch_up(deadline).await;
         caught_up.map_err(|why| self.not_proposed(RequestKind::Change, why))?;
+        // What this member has caught up with may have revoked the key.
+        let key = self.check_addition(head, id)?;
         let mut command = Command::new();
         command.kind = Kind::AddMember;
         command.member_id = id;
         command.member_url = url.to_string();
         command.member_incarnation = incarnation;
+        command.member_key_fingerprint = key.map_or(Vec::new(), |key| key.0.into()).into();
         self.change(head, command, deadline).await
     }
 

@@ -17,7 +17,7 @@ use raft::eraftpb::Entry;
 
 // The first command version is 2. Data that needs only this version has 0 in its version field.
 
-/// The command version in which a removal can revoke the key of the removed member.
+/// The command version in which the removal of a member, and a new key of a member, revoke the key that the member had.
 pub const REVOKES: u64 = 3;
 
 /// The newest command version without the feature `later`.
@@ -43,8 +43,12 @@ pub struct Later {
 /// [`Batch::version`]: 0 for the first version.
 pub fn needed_by(command: &Command) -> u64 {
     match command.kind {
-        // An earlier version knows the field, but only of `DescribeMember`.
-        Kind::RemoveMember if !command.member_key_fingerprint.is_empty() => REVOKES,
+        // An earlier version knows the field, but revokes no key because of it.
+        Kind::AddMember | Kind::RemoveMember | Kind::DescribeMember
+            if !command.member_key_fingerprint.is_empty() =>
+        {
+            REVOKES
+        }
         Kind::Put
         | Kind::Delete
         | Kind::Transaction
@@ -59,6 +63,15 @@ pub fn needed_by(command: &Command) -> u64 {
         | Kind::DescribeMember => 0,
         #[cfg(feature = "later")]
         Kind::Later => NEWEST + 1,
+    }
+}
+
+/// The command version for which this command waits at its proposer, in the form of [`Batch::version`]. An addition or a
+/// description with a key waits for none: the leader takes the key out if not all members know what the key means.
+pub fn awaited_by(command: &Command) -> u64 {
+    match command.kind {
+        Kind::AddMember | Kind::DescribeMember => 0,
+        _ => needed_by(command),
     }
 }
 
@@ -275,14 +288,18 @@ mod tests {
     }
 
     #[test]
-    fn only_a_removal_that_revokes_a_key_needs_the_version_for_that() {
-        let mut command = Command::new();
-        command.kind = Kind::RemoveMember;
-        assert_eq!(needed_by(&command), 0);
-        command.member_key_fingerprint = vec![7; 32].into();
-        assert_eq!(needed_by(&command), REVOKES);
-        command.kind = Kind::DescribeMember;
-        assert_eq!(needed_by(&command), 0);
+    fn a_change_of_a_member_with_a_key_needs_the_version_that_revokes_keys() {
+        let kinds = [Kind::AddMember, Kind::RemoveMember, Kind::DescribeMember];
+        for (kind, awaited) in kinds.into_iter().zip([0, REVOKES, 0]) {
+            let mut command = Command::new();
+            command.kind = kind;
+            assert_eq!((needed_by(&command), awaited_by(&command)), (0, 0));
+            command.member_key_fingerprint = vec![7; 32].into();
+            let versions = (needed_by(&command), awaited_by(&command));
+            assert_eq!(versions, (REVOKES, awaited), "{kind:?}");
+            command.kind = Kind::MoveMember;
+            assert_eq!(needed_by(&command), 0);
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::decide::parse_url;
 use super::list::listed;
 use super::{Description, Member, Members, Unsettled};
+use crate::command::version::REVOKES;
 use crate::command::{Command, Kind};
 use crate::limits::{FORMER_PLACES_MAX, REMOVED_MAX};
 use crate::peer_url::PeerUrl;
@@ -16,13 +17,20 @@ impl Members {
             Kind::AddMember => {
                 self.removed.remove(&id);
                 self.gone.remove(&id);
+                let mut description = Description {
+                    key_fingerprint: command.member_key_fingerprint.to_vec(),
+                    ..Description::default()
+                };
+                if !description.fits() {
+                    description = Description::default();
+                }
                 let member = Member {
                     url: parse_url(command).expect("decide parsed this URL"),
                     learner: true,
                     added_index: index,
                     incarnation,
                     bound_index: if incarnation == 0 { 0 } else { index },
-                    description: Description::default(),
+                    description,
                 };
                 self.highest_id = self.highest_id.max(id);
                 let previous = self.members.insert(id, member);
@@ -69,7 +77,13 @@ impl Members {
     ///
     /// A description changes no configuration, so it needs no settlement. A member that has applied the entry knows
     /// that it is committed, and everything that is proposed because of the entry comes after it in every log.
-    pub fn describe(&mut self, command: &Command) -> bool {
+    ///
+    /// Since the command version that revokes keys, a new key revokes the former one, and a revoked key does not come back:
+    /// a leader may have an old statement of the member. `version` is what the entry names, and `index` is its index. A
+    /// leader of an earlier version names an earlier version, and its entry means the same on all members.
+    pub fn describe(&mut self, command: &Command, version: u64, index: u64) -> bool {
+        let revokes = version >= REVOKES;
+        let is_back = revokes && self.revokes(&command.member_key_fingerprint);
         let Some(row) = self.members.get_mut(&command.member_id) else {
             return false;
         };
@@ -80,15 +94,20 @@ impl Members {
         if !command.member_client_url.is_empty() {
             description.client_url = command.member_client_url.clone();
         }
-        if !command.member_key_fingerprint.is_empty() {
+        if !command.member_key_fingerprint.is_empty() && !is_back {
             description.key_fingerprint = command.member_key_fingerprint.to_vec();
         }
         let is_it = row.incarnation != 0 && row.incarnation == command.member_incarnation;
         let changes = is_it && description.fits() && row.description != description;
-        if changes {
-            row.description = description;
+        if !changes {
+            return false;
         }
-        changes
+        let before = std::mem::replace(&mut row.description, description);
+        if revokes {
+            // If the row keeps its key, a member still uses that key.
+            self.revoke_key(&before.key_fingerprint, command.member_id, index);
+        }
+        true
     }
 
     fn decided(&mut self, id: u64) -> &mut Member {
@@ -162,19 +181,22 @@ mod tests {
             long_fingerprint,
         ];
         for command in refused {
-            assert!(!members.describe(&command), "{command:?}");
+            assert!(!members.describe(&command, REVOKES, 4), "{command:?}");
         }
         let open = command(Kind::AddMember, 4, "http://a:4");
         members.apply(&open, 5);
-        assert!(!members.describe(&description(4, 0)));
+        assert!(!members.describe(&description(4, 0), REVOKES, 4));
         members.apply(&command(Kind::RemoveMember, 4, ""), 6);
         assert_eq!(members.members, before.members);
-        assert!(members.describe(&description(2, 20)));
-        assert!(!members.describe(&description(2, 20)), "it is so already");
+        assert!(members.describe(&description(2, 20), REVOKES, 4));
+        assert!(
+            !members.describe(&description(2, 20), REVOKES, 4),
+            "it is so already"
+        );
         // Fields that a command leaves out keep their values.
         let mut version = command(Kind::DescribeMember, 2, "");
         (version.member_incarnation, version.member_version) = (20, VERSION);
-        assert!(members.describe(&version));
+        assert!(members.describe(&version, REVOKES, 4));
         let described = &members.members[&2].description;
         assert_eq!(described.version, VERSION);
         assert_eq!(described.client_url.len(), CLIENT_URL_BYTES_MAX);

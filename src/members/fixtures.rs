@@ -57,7 +57,7 @@ pub(super) fn fullest() -> Members {
     for id in members.members.keys().copied().collect::<Vec<_>>() {
         let mut command = description(id, members.members[&id].incarnation);
         command.member_version = u64::MAX;
-        assert!(members.describe(&command));
+        assert!(members.describe(&command, 0, 4));
     }
     members.forming = members
         .members

@@ -262,10 +262,10 @@ mod tests {
             command
         };
         for id in [1, 2] {
-            assert!(members.describe(&later(id)));
+            assert!(members.describe(&later(id), 0, 4));
             assert_eq!(members.known_version(), VERSION);
         }
-        assert!(members.describe(&later(3)));
+        assert!(members.describe(&later(3), 0, 4));
         assert_eq!(members.known_version(), VERSION + 1);
         // A learner counts as soon as it is added, and its version is not known then.
         members.apply(&command(Kind::AddMember, 4, "http://a:4"), 5);

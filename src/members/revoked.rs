@@ -1,7 +1,8 @@
-//! Revoked keys: the removal of a member revokes the key with which the member proved itself.
+//! Revoked keys: the removal of a member revokes the key with which the member proved itself. A new key of a member revokes
+//! the former key.
 //!
 //! A certificate stays valid until it expires, and no member asks the CA whether the owner is still a member. So the
-//! members keep a list of the keys of removed members, and believe no certificate with such a key. A key stays in the
+//! members keep a list of the keys that members had, and believe no certificate with such a key. A key stays in the
 //! list when its id is added again: the new directory needs a certificate with a new key.
 //!
 //! The list is bounded. The oldest keys leave it: by then their certificates have usually expired.
@@ -18,12 +19,12 @@ pub struct RevokedKey {
     pub key_fingerprint: Vec<u8>,
     /// The id of the member that had the key.
     pub member: u64,
-    /// Index of the entry that removed that member.
+    /// Index of the entry that removed that member or replaced the key.
     pub index: u64,
 }
 
 impl Members {
-    /// Whether the removal of a member has revoked this key.
+    /// Whether the removal of a member, or a new key, has revoked this key.
     pub fn is_revoked(&self, key: &KeyFingerprint) -> bool {
         self.revokes(&key.0)
     }
@@ -60,18 +61,23 @@ impl Members {
         }
         let of_row = &row.description.key_fingerprint[..];
         for key in [of_row, &command.member_key_fingerprint[..]] {
-            let fits = (1..=KEY_FINGERPRINT_BYTES_MAX).contains(&key.len());
-            if !fits || self.member_with_key(key).is_some() {
-                continue;
-            }
-            self.revoked
-                .retain(|revoked| revoked.key_fingerprint != key);
-            self.revoked.push(RevokedKey {
-                key_fingerprint: key.to_vec(),
-                member: command.member_id,
-                index,
-            });
+            self.revoke_key(key, command.member_id, index);
         }
+    }
+
+    /// Revokes a key that this member had, unless a row has the key.
+    pub(super) fn revoke_key(&mut self, key: &[u8], member: u64, index: u64) {
+        let fits = (1..=KEY_FINGERPRINT_BYTES_MAX).contains(&key.len());
+        if !fits || self.member_with_key(key).is_some() {
+            return;
+        }
+        self.revoked
+            .retain(|revoked| revoked.key_fingerprint != key);
+        self.revoked.push(RevokedKey {
+            key_fingerprint: key.to_vec(),
+            member,
+            index,
+        });
         let surplus = self.revoked.len().saturating_sub(REVOKED_KEYS_MAX);
         self.revoked.drain(..surplus);
     }
@@ -81,6 +87,7 @@ impl Members {
 mod tests {
     use super::super::fixtures::{command, three};
     use super::*;
+    use crate::command::version::REVOKES;
     use crate::command::{Kind, ReplicatedState};
 
     fn key(byte: u8) -> KeyFingerprint {
@@ -91,16 +98,16 @@ mod tests {
     fn three_with_keys() -> Members {
         let mut members = three();
         for id in 1..=3 {
-            describe(&mut members, id, key(id as u8));
+            describe(&mut members, id, key(id as u8), 4);
         }
         members
     }
 
-    fn describe(members: &mut Members, id: u64, key: KeyFingerprint) {
+    fn describe(members: &mut Members, id: u64, key: KeyFingerprint, index: u64) {
         let mut description = command(Kind::DescribeMember, id, "");
         description.member_incarnation = members.members[&id].incarnation;
         description.member_key_fingerprint = key.0.to_vec().into();
-        assert!(members.describe(&description));
+        assert!(members.describe(&description, REVOKES, index));
     }
 
     fn removal(id: u64, key: &[u8]) -> Command {
@@ -145,14 +152,15 @@ mod tests {
         add.member_incarnation = 21;
         members.apply(&add, 9);
         assert_eq!(members.members[&2].description, Default::default());
-        describe(&mut members, 2, key(12));
+        describe(&mut members, 2, key(12), 11);
         assert!(members.is_revoked(&key(2)) && !members.is_revoked(&key(12)));
     }
 
     #[test]
     fn a_key_that_another_member_uses_too_stays_valid() {
-        let mut members = three_with_keys();
-        describe(&mut members, 3, key(2));
+        let mut members = three();
+        describe(&mut members, 2, key(2), 4);
+        describe(&mut members, 3, key(2), 5);
         members.apply(&removal(2, &key(2).0), 7);
         assert!(!members.is_revoked(&key(2)));
         members.apply(&removal(3, &key(2).0), 9);
@@ -187,6 +195,55 @@ mod tests {
             (&numbered(1).0[..], 10_001)
         );
         assert!((1..=REVOKED_KEYS_MAX).all(|number| members.is_revoked(&numbered(number))));
+    }
+
+    #[test]
+    fn a_new_key_revokes_the_former_one_which_does_not_come_back() {
+        let mut members = three_with_keys();
+        describe(&mut members, 3, key(13), 8);
+        assert!(members.is_revoked(&key(3)) && !members.is_revoked(&key(13)));
+        let last = members.revoked.last().unwrap();
+        assert_eq!((last.member, last.index), (3, 8));
+        let mut old = command(Kind::DescribeMember, 3, "");
+        old.member_incarnation = 30;
+        old.member_key_fingerprint = key(3).0.to_vec().into();
+        assert!(!members.describe(&old, REVOKES, 9));
+        assert_eq!(members.member_with_key(&key(13).0), Some(3));
+        // Only a description that changes the key revokes one.
+        old.member_version = REVOKES + 7;
+        old.member_key_fingerprint.clear();
+        assert!(members.describe(&old, REVOKES, 10));
+        assert_eq!(members.revoked.len(), 1);
+        members.apply(&removal(3, &key(13).0), 11);
+        assert!(members.is_revoked(&key(3)) && members.is_revoked(&key(13)));
+    }
+
+    #[test]
+    fn a_former_key_stays_valid_if_another_member_has_it_or_the_entry_is_of_an_earlier_version() {
+        let mut members = three();
+        describe(&mut members, 2, key(2), 4);
+        describe(&mut members, 3, key(2), 5);
+        describe(&mut members, 3, key(3), 6);
+        assert_eq!(members.revoked, []);
+        let mut earlier = command(Kind::DescribeMember, 3, "");
+        earlier.member_incarnation = 30;
+        earlier.member_key_fingerprint = key(13).0.to_vec().into();
+        assert!(members.describe(&earlier, 0, 7));
+        assert_eq!(members.revoked, []);
+    }
+
+    #[test]
+    fn the_key_of_a_member_that_never_connected_is_revoked_with_its_removal() {
+        let mut members = three();
+        let mut add = command(Kind::AddMember, 4, "http://a:4");
+        add.member_key_fingerprint = key(4).0.to_vec().into();
+        members.apply(&add, 7);
+        assert_eq!(members.member_with_key(&key(4).0), Some(4));
+        members.apply(&removal(4, &key(4).0), 8);
+        assert!(members.is_revoked(&key(4)));
+        add.member_key_fingerprint = vec![7; KEY_FINGERPRINT_BYTES_MAX + 1].into();
+        members.apply(&add, 9);
+        assert_eq!(members.members[&4].description, Default::default());
     }
 
     #[test]

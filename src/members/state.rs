@@ -154,7 +154,7 @@ mod tests {
         members.apply(&command(Kind::MoveMember, 3, "http://b:3"), 7);
         members.forming = BTreeMap::from([(1, url(1)), (2, url(7))]);
         members.forgotten_index = 4;
-        members.describe(&description(3, 30));
+        members.describe(&description(3, 30), 0, 4);
         let mut state = ReplicatedState::new();
         members.write_to(&mut state);
         assert_eq!(state.version, version::REVOKES);

@@ -15,7 +15,7 @@ use crate::certificates::KeyFingerprint;
 use crate::channels::notice::Met;
 use crate::command::outcome::{Outcome, Refusal};
 use crate::command::proposal::ReplySender;
-use crate::command::version::VERSION;
+use crate::command::version::{self, VERSION};
 use crate::command::{Batch, Command, Kind};
 use crate::limits;
 use crate::members::{Decision, Member};
@@ -187,10 +187,10 @@ impl Node {
             self.hand_over();
             return false;
         }
-        if self.is_outdated_addition(command) {
+        if self.is_outdated_addition(command) || self.adds_revoked_key(command) {
             return self.raw.step(refused(message)).is_ok();
         }
-        let message = self.with_revoked_key(message, command);
+        let message = self.with_usable_key(message, command);
         let taken = self.raw.step(message).is_ok();
         if taken {
             self.membership.conf_change_in_flight = self.raw.raft.raft_log.last_index();
@@ -315,12 +315,13 @@ impl Node {
     }
 
     /// Commands that describe the members whose version or key differs from their rows. A member without TLS states no key,
-    /// so its row keeps the key.
+    /// so its row keeps the key. A revoked key is left out: the statement comes from before the newest key of the member.
     fn descriptions(&self) -> impl Iterator<Item = Command> {
         let rows = self.members.members.iter();
         rows.filter_map(|(id, row)| {
             let said = self.statement(*id, row)?;
-            let key = said.key.map_or(Vec::new(), |key| key.0.to_vec());
+            let key = said.key.filter(|key| !self.members.is_revoked(key));
+            let key = key.map_or(Vec::new(), |key| key.0.to_vec());
             let has_key = key.is_empty() || row.description.key_fingerprint == key;
             (row.description.version != said.version || !has_key).then(|| {
                 let mut command = Command::new();
@@ -336,14 +337,25 @@ impl Node {
     }
 
     /// The descriptions that this leader proposes. A silent member is left out: its last statement may come from an earlier
-    /// process, and another leader may have received a later one.
+    /// process, and another leader may have received a later one. A key waits until all members know that a new key revokes
+    /// the former one.
     pub(super) fn due_descriptions(&self) -> impl Iterator<Item = Command> {
+        let may_revoke = self.usable_version() >= version::REVOKES;
         let answers = |id| {
             let progress = self.raw.raft.prs().get(id);
             progress.is_some_and(|progress| progress.recent_active)
         };
-        self.descriptions().filter(move |command| {
+        let due = self.descriptions().filter(move |command| {
             command.member_id == self.settings.id || answers(command.member_id)
+        });
+        due.filter_map(move |mut command| {
+            if !may_revoke {
+                command.member_key_fingerprint.clear();
+            }
+            let row = &self.members.members[&command.member_id].description;
+            let changes =
+                !command.member_key_fingerprint.is_empty() || row.version != command.member_version;
+            changes.then_some(command)
         })
     }
 
@@ -366,10 +378,14 @@ impl Node {
         self.is_leader() && !published.is_ok_and(|term| term == raft.term)
     }
 
-    /// The command version that all members in the table know, by their rows or their own newer statements.
+    /// The command version that all members in the table know, by their rows or their own newer statements. An open id has
+    /// no process yet, so it does not keep keys from being revoked.
     pub(super) fn least_version(&self) -> u64 {
         let rows = self.members.members.iter();
-        let versions = rows.map(|(id, row)| self.version_of(*id, row));
+        let versions = rows.map(|(id, row)| match row.incarnation {
+            0 => self.version_of(*id, row).max(version::REVOKES),
+            _ => self.version_of(*id, row),
+        });
         versions.min().unwrap_or_default()
     }
 
@@ -381,12 +397,13 @@ impl Node {
     }
 
     /// Publishes a description. A description from the leader of an earlier term has been under way for long and may be
-    /// out of date, so it is ignored.
-    pub(super) fn publish_description(&mut self, command: &Command, entry: &Entry) {
+    /// out of date, so it is ignored. `version` is the command version that the entry names.
+    pub(super) fn publish_description(&mut self, command: &Command, version: u64, entry: &Entry) {
         let id = command.member_id;
         let row = self.members.members.get(&id);
         let before = row.map(|row| row.description.clone()).unwrap_or_default();
-        if command.leader_term == entry.term && self.members.describe(command) {
+        let is_current = command.leader_term == entry.term;
+        if is_current && self.members.describe(command, version, entry.index) {
             let now = &self.members.members[&id].description;
             let is_news = self.is_news(entry.index);
             if is_news && now.version != before.version {
@@ -396,6 +413,7 @@ impl Node {
             if is_news && now.key_fingerprint != before.key_fingerprint {
                 info!(self.logger, "a member has another key"; "member" => id,
                     "key" => hexadecimal(&now.key_fingerprint));
+                self.log_former_key(id, &before.key_fingerprint);
             }
             self.note_care();
             self.tell_members(0);

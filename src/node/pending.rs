@@ -234,7 +234,7 @@ impl Pending {
     /// Ends the commands that need a later command version than `known`.
     pub fn give_up_later(&mut self, known: u64) {
         self.end(
-            |open| version::needed_by(&open.command) > known,
+            |open| version::awaited_by(&open.command) > known,
             Outcome::NotProposed(NotProposed::NotTaken),
             Outcome::Unknown,
         );
@@ -291,8 +291,7 @@ impl Pending {
             let command = &open.command;
             coded.commands += 1;
             coded.last_sequence = command.sequence;
-            let version = version::needed_by(command);
-            coded.version = coded.version.max(version);
+            coded.version = coded.version.max(version::awaited_by(command));
             if is_membership(command) {
                 coded.entries.push(self.conf_change_entry(command));
                 coded.membership = Some(command.clone());
@@ -309,7 +308,7 @@ impl Pending {
             }
             keys.extend(command.written_keys());
             bytes += open.bytes();
-            batch.version = batch.version.max(version);
+            batch.version = batch.version.max(version::needed_by(command));
             batch.commands.push(command.clone());
         }
         if !batch.commands.is_empty() {
@@ -324,7 +323,8 @@ impl Pending {
 
     fn conf_change_entry(&self, command: &Command) -> Entry {
         let mut batch = self.batch();
-        batch.version = version::needed_by(command);
+        // The leader writes the version of a change with a key.
+        batch.version = version::awaited_by(command);
         batch.commands.push(command.clone());
         let mut entry = Entry::default();
         entry.set_entry_type(EntryType::EntryConfChange);

@@ -9,7 +9,7 @@ use super::{Exit, Node, Output, bound_index, sorted};
 use crate::channels::commit::{Apply, Commit};
 use crate::command::outcome::{NotProposed, Outcome, Refusal};
 use crate::command::proposal::ReplySender;
-use crate::command::version::Later;
+use crate::command::version::{self, Later};
 use crate::command::{self, Batch, Command, DecodeError, Kind};
 use crate::members::Decision;
 use crate::mutants::{Mutant, is_planted};
@@ -132,7 +132,7 @@ impl Node {
                 }
                 Kind::Settle => self.publish_settlement(&command, entry),
                 Kind::DescribeMember => {
-                    self.publish_description(&command, entry);
+                    self.publish_description(&command, batch.version, entry);
                     let index = entry.index;
                     answer(reply, Outcome::Applied { index });
                 }
@@ -146,7 +146,7 @@ impl Node {
 
     fn publish_conf_change(&mut self, entry: &Entry, batch: Batch) {
         let index = entry.index;
-        let Some((batch, command)) = membership_command(batch) else {
+        let Some((batch, mut command)) = membership_command(batch) else {
             warn!(self.logger, "skipping an entry that holds no membership command, as every member does; compare \
                 /-/hash of all members"; "index" => index);
             return;
@@ -155,6 +155,10 @@ impl Node {
             return;
         };
         self.formation.is_used = true;
+        if batch.version < version::REVOKES {
+            // A leader of an earlier version passes the key of an addition on, and ignores it.
+            command.member_key_fingerprint.clear();
+        }
         let change = match self.members.decide(&command) {
             Ok(Decision::Change(change)) => change,
             Ok(Decision::Nothing) => return self.answer_when_settled(reply, index),

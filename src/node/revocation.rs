@@ -4,10 +4,15 @@
 //! the removal adds the key, if all members know a command version in which a removal revokes: an earlier version would
 //! remove the member and revoke nothing, and the tables would differ. With an earlier version in the cluster, the
 //! removal goes on without the key, and each member logs that. A removal that can't revoke is better than none.
+//!
+//! A member that adds itself has proved itself with a key before it connects as a peer. The addition carries that key into
+//! the new row, so that a removal can revoke it. A member that replaces its key loses the former one in the same way. Both
+//! need the same command version.
 
 use super::Node;
 use crate::certificates::KeyFingerprint;
 use crate::command::{self, Command, Kind, version};
+use crate::limits;
 use crate::members::{Member, Members};
 use raft::eraftpb::{Entry, Message};
 use slog::{info, warn};
@@ -28,20 +33,39 @@ impl Node {
             let row = self.members.members.get(&description.member_id);
             description.member_version >= version::REVOKES && row.is_some_and(is_late)
         };
-        command.kind == Kind::RemoveMember
+        let has_key = command.kind == Kind::AddMember && !command.member_key_fingerprint.is_empty();
+        (command.kind == Kind::RemoveMember || has_key)
             && (self.inherits() || self.due_descriptions().any(|due| raises(&due)))
     }
 
-    /// The proposal of a removal, with the key that it revokes. Any other proposal stays as it is.
-    pub(super) fn with_revoked_key(&self, mut message: Message, command: &Command) -> Message {
-        if command.kind != Kind::RemoveMember {
-            return message;
-        }
-        let key = self.key_to_revoke(command.member_id);
+    /// The proposal of a removal, with the key that it revokes, or of an addition, with the key that the new row gets. Any
+    /// other proposal stays as it is.
+    pub(super) fn with_usable_key(&self, mut message: Message, command: &Command) -> Message {
+        let key = match command.kind {
+            Kind::RemoveMember => self.key_to_revoke(command.member_id),
+            Kind::AddMember => self.key_to_add(command),
+            _ => return message,
+        };
         let entries = message.take_entries();
         let entries = entries.into_iter().map(|entry| with_key(entry, &key));
         message.set_entries(entries.collect());
         message
+    }
+
+    /// Whether a member adds itself with a key that was revoked after the member that received the request had looked.
+    pub(super) fn adds_revoked_key(&self, command: &Command) -> bool {
+        command.kind == Kind::AddMember && self.members.revokes(&command.member_key_fingerprint)
+    }
+
+    /// The key with which a member asks for its own addition. Empty if there is none, or if a member does not know what the
+    /// key means.
+    fn key_to_add(&self, command: &Command) -> Vec<u8> {
+        let key = &command.member_key_fingerprint;
+        let fits = key.len() <= limits::KEY_FINGERPRINT_BYTES_MAX;
+        match fits && self.bound_version(None) >= version::REVOKES {
+            true => key.to_vec(),
+            false => Vec::new(),
+        }
     }
 
     /// The fingerprint of the key that a removal of this member revokes, as far as this leader knows. Empty if the
@@ -51,7 +75,10 @@ impl Node {
             return Vec::new();
         };
         let said = self.statement(id, row).and_then(|said| said.key);
-        match self.bound_version() >= version::REVOKES {
+        // The vote of a learner is not needed, so the version of a learner that leaves does not matter. The learner may
+        // never have had a process.
+        let leaves = row.learner.then_some(id);
+        match self.bound_version(leaves) >= version::REVOKES {
             true => said.map_or_else(
                 || row.description.key_fingerprint.clone(),
                 |key| key.0.into(),
@@ -62,10 +89,12 @@ impl Node {
 
     /// The command version that all members with a log know. An open id does not count: it has no process yet that a later
     /// command could end. The same holds for a learner that has never come up: it has stated no version, and stored
-    /// nothing.
-    fn bound_version(&self) -> u64 {
+    /// nothing. The member `without` does not count either.
+    fn bound_version(&self, without: Option<u64>) -> u64 {
         let rows = self.members.members.iter();
-        let counted = rows.filter(|(id, row)| row.incarnation != 0 && !self.never_came(**id, row));
+        let counted = rows.filter(|(id, row)| {
+            row.incarnation != 0 && Some(**id) != without && !self.never_came(**id, row)
+        });
         let versions = counted.map(|(id, row)| self.version_of(*id, row));
         versions.min().unwrap_or_default()
     }
@@ -117,6 +146,13 @@ impl Node {
             _ => "a member runs a version that can't revoke keys".to_owned(),
         }
     }
+
+    /// Logs that the new key of this member has revoked its former key.
+    pub(super) fn log_former_key(&self, id: u64, former: &[u8]) {
+        if !former.is_empty() && self.members.revokes(former) {
+            info!(self.logger, "revoked the former key of a member"; "member" => id, "key" => hexadecimal(former));
+        }
+    }
 }
 
 /// The fingerprints that the entry with this index has revoked.
@@ -132,7 +168,7 @@ pub(super) fn hexadecimal(fingerprint: &[u8]) -> String {
     digits.collect()
 }
 
-/// The entry of a removal, with this key in place of the one that it has.
+/// The entry of a change, with this key in place of the one that it has.
 fn with_key(mut entry: Entry, key: &[u8]) -> Entry {
     let Ok(Some(mut batch)) = command::of_entry(&entry) else {
         return entry;

@@ -1,4 +1,4 @@
-//! A removal revokes the key of the removed member, on whichever member the client asks for it. If it can't revoke the
+//! A removal revokes the key of the removed member, and a new key the former one, on whichever member the client asks for it. If it can't revoke the
 //! key, the log says so.
 
 use super::*;
@@ -239,6 +239,88 @@ fn an_id_that_is_added_again_has_no_key_until_its_new_directory_has_shown_one() 
     assert!(members.is_revoked(&key(gone, 1)) && !members.is_revoked(&key(gone, 2)));
     cluster.remove(leader, gone);
     assert_eq!(cluster.members(other).revoked.len(), 2);
+}
+
+#[test]
+fn a_member_that_adds_itself_and_never_connects_loses_its_key_with_its_removal() {
+    for (through_leader, incarnation) in [(true, 0), (false, 0), (true, 40), (false, 40)] {
+        let (mut cluster, leader) = elected_with_keys();
+        let [other, _] = cluster.others(leader);
+        let via = if through_leader { leader } else { other };
+        let mut addition = change(Kind::AddMember, 4);
+        addition.member_incarnation = incarnation;
+        addition.member_key_fingerprint = key(4, 1).0.to_vec().into();
+        let mut outcome = cluster.propose(via, addition.clone());
+        cluster.tick(20);
+        applied(&mut outcome);
+        for by in 1..=3 {
+            assert_eq!(stored_key(&cluster, by, 4), key(4, 1).0, "on {by}");
+        }
+        cluster.remove(via, 4);
+        for by in 1..=3 {
+            assert!(cluster.members(by).is_revoked(&key(4, 1)), "on {by}");
+        }
+        // The leader refuses the key, also if the member that received the request does not know yet.
+        let mut outcome = cluster.propose(via, addition);
+        cluster.tick(20);
+        let outcome = outcome.try_recv().unwrap().unwrap();
+        let refused = Outcome::Refused(Refusal::ChangeUnderWay);
+        assert_eq!(outcome, refused, "through {via}");
+        assert!(!cluster.members(leader).members.contains_key(&4));
+    }
+}
+
+#[test]
+fn with_an_earlier_version_in_the_cluster_an_addition_and_a_new_key_carry_no_key() {
+    let (mut cluster, leader) = elected_with_keys();
+    let [older, renewed] = cluster.others(leader);
+    let met = met_with(older, REVOKES - 1, Some(key(older, 1)));
+    cluster.node(leader).met(met);
+    cluster.tick(5);
+    let met = met_with(renewed, VERSION, Some(key(renewed, 2)));
+    cluster.node(leader).met(met);
+    let mut addition = change(Kind::AddMember, 4);
+    addition.member_key_fingerprint = key(4, 1).0.to_vec().into();
+    let mut outcome = cluster.propose(renewed, addition);
+    cluster.tick(20);
+    applied(&mut outcome);
+    assert_eq!(stored_key(&cluster, older, 4), Vec::<u8>::new());
+    assert_eq!(stored_key(&cluster, older, renewed), key(renewed, 1).0);
+    let state = cluster.node(leader).snapshot_meta().state;
+    assert_eq!(state.version, 0);
+    // The key is written down as soon as all members know what that means.
+    let met = met_with(older, VERSION, Some(key(older, 1)));
+    cluster.node(leader).met(met);
+    cluster.tick(20);
+    assert_eq!(stored_key(&cluster, older, renewed), key(renewed, 2).0);
+    assert!(cluster.members(older).is_revoked(&key(renewed, 1)));
+}
+
+#[test]
+fn a_new_key_revokes_the_former_one_and_an_old_statement_does_not_bring_it_back() {
+    let (mut cluster, leader) = elected_with_keys();
+    let [renewed, next] = cluster.others(leader);
+    // An id without a directory does not delay this.
+    let mut outcome = cluster.propose(leader, change(Kind::AddMember, 4));
+    cluster.tick(20);
+    applied(&mut outcome);
+    let met = met_with(renewed, VERSION, Some(key(renewed, 2)));
+    cluster.node(leader).met(met);
+    cluster.tick(5);
+    for by in 1..=3 {
+        let members = cluster.members(by);
+        assert!(members.is_revoked(&key(renewed, 1)), "on {by}");
+        assert!(!members.is_revoked(&key(renewed, 2)), "on {by}");
+    }
+    // The next leader knows the member by its former key only.
+    let last = cluster.last(leader);
+    pass_leadership(&mut cluster, leader, next);
+    cluster.tick(20);
+    assert_eq!(stored_key(&cluster, leader, renewed), key(renewed, 2).0);
+    assert_eq!(cluster.last(next), last + 1, "only the entry of the term");
+    cluster.restart_all();
+    let leader = cluster.elect();
+    assert!(cluster.members(leader).is_revoked(&key(renewed, 1)));
 }
 
 #[test]
