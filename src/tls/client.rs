@@ -35,8 +35,8 @@ impl ClientTls {
                     false => "member",
                 };
                 let files = Files::read(dir, name)?;
-                let authority = files.authority()?;
-                files.client_config(MemberCertificates::new(&authority))?
+                files.check_own()?;
+                files.client_config(MemberCertificates::new(&files.authority()))?
             }
             ClientFiles::Files { ca, own } => of_files(ca, own.as_ref())?,
         };

@@ -10,7 +10,7 @@
 //! All files are checked before one is used, so a directory in which only some files are replaced changes nothing.
 
 use super::verify::{Accepts, Authority, ClientCertificates, MemberCertificates, provider};
-use crate::certificates::{Facts, FactsError, KeyFingerprint, Subject, facts};
+use crate::certificates::{Facts, FactsError, KeyFingerprint, Subject, Tag, facts};
 use crate::config::TlsOptions;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -75,15 +75,21 @@ pub enum TlsError {
         /// What to do about it.
         why: String,
     },
+    /// The certificates are those of another cluster than the one that this member runs in.
+    #[error("the certificates in {} are of another cluster (tag {actual}); restart with them if that is meant", dir.display())]
+    OtherCluster {
+        /// The directory.
+        dir: PathBuf,
+        /// The tag of the other cluster.
+        actual: Tag,
+    },
 }
 
-/// The credentials of a member or of a client, checked.
+/// The credentials of a member, checked.
 #[derive(Debug)]
 pub struct Credentials {
-    /// The facts of the own certificate.
-    pub own: Facts,
-    /// The keys that the file `revoked` names.
-    pub revoked: BTreeSet<KeyFingerprint>,
+    files: Files,
+    allows_tls12: bool,
     pub(super) for_clients: Arc<ServerConfig>,
     pub(super) for_peers: Arc<ServerConfig>,
     pub(super) dialling: Arc<ClientConfig>,
@@ -99,11 +105,16 @@ impl Credentials {
         if id != options.member {
             return Err(files.other_owner(options.member));
         }
-        let authority = files.authority()?;
+        files.check_own()?;
+        Credentials::of(files, options.allows_tls12)
+    }
+
+    fn of(files: Files, allows_tls12: bool) -> Result<Credentials, TlsError> {
+        let authority = files.authority();
         let server = |accepts, versions: &[&'static rustls::SupportedProtocolVersion]| {
             files.server_config(ClientCertificates::new(&authority, accepts), versions)
         };
-        let client_versions: &[_] = match options.allows_tls12 {
+        let client_versions: &[_] = match allows_tls12 {
             true => &[&rustls::version::TLS13, &rustls::version::TLS12],
             false => &[&rustls::version::TLS13],
         };
@@ -114,23 +125,45 @@ impl Credentials {
             dialling: Arc::new(files.client_config(MemberCertificates::new(&authority))?),
             for_clients: Arc::new(for_clients),
             for_peers: Arc::new(for_peers),
-            own: files.own,
-            revoked: files.revoked,
+            files,
+            allows_tls12,
         })
+    }
+
+    /// The same credentials with further revoked keys. The own key may be one of them: the member keeps serving then, and
+    /// the other members decide.
+    pub(super) fn also_revoking(
+        &self,
+        keys: &BTreeSet<KeyFingerprint>,
+    ) -> Result<Credentials, TlsError> {
+        let mut files = self.files.copy();
+        files.revoked.extend(keys);
+        Credentials::of(files, self.allows_tls12)
+    }
+
+    /// The facts of the own certificate.
+    pub fn own(&self) -> &Facts {
+        &self.files.own
+    }
+
+    /// The keys that the file `revoked` names.
+    pub fn revoked(&self) -> &BTreeSet<KeyFingerprint> {
+        &self.files.revoked
     }
 
     /// Whether the file revokes this key.
     pub fn revokes(&self, key: KeyFingerprint) -> bool {
-        self.revoked.contains(&key)
+        self.files.revoked.contains(&key)
     }
 
     /// How long the certificate of this process stays valid. `None`: it has expired.
     pub fn left(&self, now: SystemTime) -> Option<Duration> {
-        self.own.not_after.duration_since(now).ok()
+        self.own().not_after.duration_since(now).ok()
     }
 }
 
 /// The files of a directory. Each is well-formed, and the key belongs to the certificate.
+#[derive(Debug)]
 pub(super) struct Files {
     certificate_path: PathBuf,
     roots: Arc<RootCertStore>,
@@ -145,7 +178,7 @@ impl Files {
     pub(super) fn read(dir: &Path, name: &str) -> Result<Files, TlsError> {
         let certificate = dir.join(format!("{name}.pem"));
         let key = dir.join(format!("{name}.key"));
-        let revoked = read_revoked(&dir.join("revoked"))?;
+        let revoked = read_revoked(dir)?;
         Files::of(&dir.join("ca.pem"), &certificate, &key, revoked)
     }
 
@@ -209,16 +242,31 @@ impl Files {
         }
     }
 
-    /// Decides which certificates of other processes are accepted. Fails if it would not accept the own certificate.
-    pub(super) fn authority(&self) -> Result<Arc<Authority>, TlsError> {
+    fn copy(&self) -> Files {
+        Files {
+            certificate_path: self.certificate_path.clone(),
+            roots: self.roots.clone(),
+            chain: self.chain.clone(),
+            key: self.key.clone_key(),
+            own: self.own.clone(),
+            revoked: self.revoked.clone(),
+        }
+    }
+
+    /// Decides which certificates of other processes are accepted.
+    pub(super) fn authority(&self) -> Arc<Authority> {
         let tag = self.own.name.tag;
         let authority = Authority::new(self.roots.clone(), Some(tag), self.revoked.clone());
-        let own = authority.check_own(&self.chain[0], &self.chain[1..]);
+        Arc::new(authority)
+    }
+
+    /// Checks that the own certificate would be accepted.
+    pub(super) fn check_own(&self) -> Result<(), TlsError> {
+        let own = self.authority().check_own(&self.chain[0], &self.chain[1..]);
         own.map_err(|why| TlsError::NotTrusted {
             path: self.certificate_path.clone(),
             why,
-        })?;
-        Ok(Arc::new(authority))
+        })
     }
 
     /// The same for a command, which may dial a proxy with a certificate of another CA. It accepts any tag.
@@ -337,7 +385,8 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
 }
 
 /// Reads the fingerprints of revoked keys. Empty lines are skipped, and so are comments after a `#`.
-fn read_revoked(path: &Path) -> Result<BTreeSet<KeyFingerprint>, TlsError> {
+pub(super) fn read_revoked(dir: &Path) -> Result<BTreeSet<KeyFingerprint>, TlsError> {
+    let path = &dir.join("revoked");
     let bytes = match read(path) {
         Err(TlsError::Unreadable { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
             return Ok(BTreeSet::new());

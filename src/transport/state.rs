@@ -71,7 +71,7 @@ impl TransportState {
     /// The key with which this member proves itself. `None`: without TLS.
     pub(super) fn own_key(&self) -> Option<KeyFingerprint> {
         let tls = self.tls.as_ref()?;
-        Some(tls.credentials().own.fingerprint)
+        Some(tls.credentials().own().fingerprint)
     }
 
     /// Makes every connection judge its peer again.
