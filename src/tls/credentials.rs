@@ -10,6 +10,8 @@
 //! All files are checked before one is used, so a directory in which only some files are replaced changes nothing.
 
 use super::verify::{Accepts, Authority, ClientCertificates, MemberCertificates, provider};
+use crate::certificates::ca::is_ca;
+use crate::certificates::files;
 use crate::certificates::{Facts, FactsError, KeyFingerprint, Subject, Tag, facts};
 use crate::config::TlsOptions;
 use rustls::pki_types::pem::{self, PemObject as _};
@@ -22,9 +24,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use thiserror::Error;
-
-/// The longest file that is read, in bytes.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Plaintext that one connection may hold before it is encrypted, in bytes. The encrypted bytes are limited by the same
 /// number.
@@ -335,24 +334,11 @@ pub(super) fn malformed(path: &Path, why: impl Into<String>) -> TlsError {
     }
 }
 
-/// Reads a file of at most [`FILE_BYTES_MAX`]. A larger file is none of these files.
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    use std::io::Read as _;
-    let unreadable = |error| TlsError::Unreadable {
+    files::read(path).map_err(|error| TlsError::Unreadable {
         path: path.to_owned(),
-        error,
-    };
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    if !file.metadata().map_err(unreadable)?.is_file() {
-        return Err(malformed(path, "is not a file"));
-    }
-    let mut bytes = Vec::new();
-    let mut limited = file.take(FILE_BYTES_MAX + 1);
-    limited.read_to_end(&mut bytes).map_err(unreadable)?;
-    match bytes.len() as u64 > FILE_BYTES_MAX {
-        true => Err(malformed(path, "is too large for what it should hold")),
-        false => Ok(bytes),
-    }
+        error: error.into_source(),
+    })
 }
 
 /// Reads the certificates in a file. There is at least one.
@@ -370,6 +356,14 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
 pub(super) fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in read_certificates(path)? {
+        // The TLS library takes every certificate for a CA that is given to it as one. The owner of its key could then
+        // issue certificates for any name.
+        if !is_ca(&certificate) {
+            return Err(malformed(
+                path,
+                "holds a certificate that is not of a CA; take it out",
+            ));
+        }
         let added = roots.add(certificate);
         added
             .map_err(|error| malformed(path, format!("holds a CA that can't be used: {error}")))?;

@@ -148,13 +148,17 @@ fn a_good_directory_is_used_and_each_bad_one_is_refused_with_its_reason() {
     fs::write(made.path("member.pem"), "no certificate").unwrap();
     made.assert_refused("DIR/member.pem holds no certificate in PEM form");
     fs::write(made.path("ca.pem"), vec![b'x'; (1 << 20) + 1]).unwrap();
-    made.assert_refused("DIR/ca.pem is too large for what it should hold");
+    made.assert_refused(
+        "can't read DIR/ca.pem: it is too large for a file of certificates; `raftkvd cert --help` says how the files are made",
+    );
     fs::remove_file(made.path("ca.pem")).unwrap();
     made.assert_refused(
         "can't read DIR/ca.pem: No such file or directory (os error 2); `raftkvd cert --help` says how the files are made",
     );
     fs::create_dir(made.path("ca.pem")).unwrap();
-    made.assert_refused("DIR/ca.pem is not a file");
+    made.assert_refused(
+        "can't read DIR/ca.pem: it is no regular file; `raftkvd cert --help` says how the files are made",
+    );
 }
 
 #[test]
@@ -207,6 +211,66 @@ fn a_certificate_that_others_would_refuse_is_refused_by_its_owner() {
 }
 
 #[test]
+fn only_the_certificate_of_a_ca_is_trusted_as_one() {
+    let made = Made::new();
+    let ca = made.path("ca.pem");
+    let leaf = fs::read_to_string(made.path("member.pem")).unwrap();
+    let both = fs::read_to_string(&ca).unwrap() + &leaf;
+    fs::write(&ca, both).unwrap();
+    made.assert_refused("DIR/ca.pem holds a certificate that is not of a CA; take it out");
+    let error = ClientTls::load(&ClientFiles::Files { ca, own: None }).unwrap_err();
+    let why = "holds a certificate that is not of a CA; take it out";
+    assert!(error.to_string().ends_with(why), "{error}");
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_holds_nothing_up() {
+    let made = Made::new();
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    for file in ["revoked", "ca.pem"] {
+        let _ = fs::remove_file(made.path(file));
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            made.path(file),
+            rustix::fs::FileType::Fifo,
+            mode,
+            0,
+        )
+        .unwrap();
+        let error = made.load().unwrap_err().to_string();
+        assert!(error.contains("it is no regular file"), "{error}");
+        fs::remove_file(made.path(file)).unwrap();
+    }
+}
+
+#[test]
+fn a_long_chain_is_refused_before_it_is_checked() {
+    let made = Made::new();
+    let member = made.certificate("member-2/member.pem");
+    let ca = made.certificate("ca.pem");
+    let name = ServerName::try_from("any.example").unwrap();
+    let authority = made.authority();
+    let accepting = ClientCertificates::new(&authority, Accepts::AnybodyOrKnown);
+    let dialling = MemberCertificates::new(&authority);
+    for (count, expected) in [(3, None), (4, Some("it comes with 4 certificates of CAs"))] {
+        let chain = vec![ca.clone(); count];
+        let now = UnixTime::now();
+        let accepted = accepting.verify_client_cert(&member, &chain, now);
+        let dialled = dialling.verify_server_cert(&member, &chain, &name, &[], now);
+        for error in [accepted.err(), dialled.err()] {
+            let line = error.as_ref().map(explain::line);
+            match expected {
+                Some(why) => assert!(
+                    line.as_ref().is_some_and(|line| line.contains(why)),
+                    "{line:?}"
+                ),
+                None => assert_eq!(line, None),
+            }
+        }
+    }
+}
+
+#[test]
 fn the_list_of_revoked_keys_is_read_as_people_write_it() {
     let made = Made::new();
     let print = facts(&made.certificate("member-2/member.pem"))
@@ -246,7 +310,9 @@ fn the_list_of_revoked_keys_is_read_as_people_write_it() {
     );
     fs::remove_file(made.path("revoked")).unwrap();
     fs::create_dir(made.path("revoked")).unwrap();
-    made.assert_refused("DIR/revoked is not a file");
+    made.assert_refused(
+        "can't read DIR/revoked: it is no regular file; `raftkvd cert --help` says how the files are made",
+    );
 }
 
 #[test]
