@@ -9,6 +9,7 @@
 //!
 //! All files are checked before one is used, so a directory in which only some files are replaced changes nothing.
 
+use super::shown::Side;
 use super::verify::{Accepts, Authority, ClientCertificates, MemberCertificates, provider};
 use crate::certificates::ca::is_ca;
 use crate::certificates::files;
@@ -89,6 +90,9 @@ pub enum TlsError {
 pub struct Credentials {
     files: Files,
     allows_tls12: bool,
+    of_clients: Arc<ClientCertificates>,
+    of_peers: Arc<ClientCertificates>,
+    of_dialled: Arc<MemberCertificates>,
     pub(super) for_clients: Arc<ServerConfig>,
     pub(super) for_peers: Arc<ServerConfig>,
     pub(super) dialling: Arc<ClientConfig>,
@@ -110,20 +114,26 @@ impl Credentials {
 
     fn of(files: Files, allows_tls12: bool) -> Result<Credentials, TlsError> {
         let authority = files.authority();
-        let server = |accepts, versions: &[&'static rustls::SupportedProtocolVersion]| {
-            files.server_config(ClientCertificates::new(&authority, accepts), versions)
-        };
+        let accepting = |accepts| Arc::new(ClientCertificates::new(&authority, accepts));
+        let (of_clients, of_peers) = (
+            accepting(Accepts::AnybodyOrKnown),
+            accepting(Accepts::Members),
+        );
+        let of_dialled = Arc::new(MemberCertificates::new(&authority));
         let client_versions: &[_] = match allows_tls12 {
             true => &[&rustls::version::TLS13, &rustls::version::TLS12],
             false => &[&rustls::version::TLS13],
         };
-        let mut for_clients = server(Accepts::AnybodyOrKnown, client_versions)?;
+        let mut for_clients = files.server_config(of_clients.clone(), client_versions)?;
         for_clients.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let for_peers = server(Accepts::Members, &[&rustls::version::TLS13])?;
+        let for_peers = files.server_config(of_peers.clone(), &[&rustls::version::TLS13])?;
         Ok(Credentials {
-            dialling: Arc::new(files.client_config(MemberCertificates::new(&authority))?),
+            dialling: Arc::new(files.client_config(of_dialled.clone())?),
             for_clients: Arc::new(for_clients),
             for_peers: Arc::new(for_peers),
+            of_clients,
+            of_peers,
+            of_dialled,
             files,
             allows_tls12,
         })
@@ -143,6 +153,24 @@ impl Credentials {
     /// The facts of the own certificate.
     pub fn own(&self) -> &Facts {
         &self.files.own
+    }
+
+    /// Whether both prove the identity of this member by the same certificate.
+    pub(super) fn has_same_certificate(&self, other: &Credentials) -> bool {
+        self.files.chain == other.files.chain
+    }
+
+    /// Checks a certificate that the other side of a connection has shown earlier.
+    pub(super) fn check(
+        &self,
+        side: Side,
+        chain: &[CertificateDer<'_>],
+    ) -> Result<(), rustls::Error> {
+        match side {
+            Side::Client => self.of_clients.check(chain),
+            Side::Peer => self.of_peers.check(chain),
+            Side::Dialled => self.of_dialled.check(chain),
+        }
     }
 
     /// The keys that the file `revoked` names.
@@ -275,14 +303,14 @@ impl Files {
 
     fn server_config(
         &self,
-        verifier: ClientCertificates,
+        verifier: Arc<ClientCertificates>,
         versions: &[&'static rustls::SupportedProtocolVersion],
     ) -> Result<ServerConfig, TlsError> {
         let config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)
             .and_then(|builder| {
                 builder
-                    .with_client_cert_verifier(Arc::new(verifier))
+                    .with_client_cert_verifier(verifier)
                     .with_single_cert(self.chain.clone(), self.key.clone_key())
             });
         let mut config = config.map_err(|error| self.unusable(&error))?;
@@ -294,7 +322,7 @@ impl Files {
 
     pub(super) fn client_config(
         &self,
-        verifier: MemberCertificates,
+        verifier: Arc<MemberCertificates>,
     ) -> Result<ClientConfig, TlsError> {
         let config = dialling_builder(verifier)
             .and_then(|builder| {
@@ -313,13 +341,13 @@ type DiallingBuilder = rustls::ConfigBuilder<ClientConfig, rustls::client::Wants
 
 /// The start of a configuration for dialling. Members speak TLS 1.3. A proxy in front of a member may speak TLS 1.2 only.
 pub(super) fn dialling_builder(
-    verifier: MemberCertificates,
+    verifier: Arc<MemberCertificates>,
 ) -> Result<DiallingBuilder, rustls::Error> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
     Ok(builder
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier)))
+        .with_custom_certificate_verifier(verifier))
 }
 
 pub(super) fn without_resumption(mut config: ClientConfig) -> ClientConfig {

@@ -144,6 +144,15 @@ impl ClientCertificates {
     }
 }
 
+impl ClientCertificates {
+    /// Checks a certificate that was accepted before.
+    pub(super) fn check(&self, chain: &[CertificateDer<'_>]) -> Result<(), Error> {
+        let (own, intermediates) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+        self.verify_client_cert(own, intermediates, UnixTime::now())?;
+        Ok(())
+    }
+}
+
 impl ClientCertVerifier for ClientCertificates {
     fn client_auth_mandatory(&self) -> bool {
         self.accepts == Accepts::Members
@@ -219,6 +228,17 @@ impl MemberCertificates {
             authority: Arc::new(authority),
             takes_hosts: true,
         }
+    }
+}
+
+impl MemberCertificates {
+    /// Checks a certificate that was accepted before.
+    pub(super) fn check(&self, chain: &[CertificateDer<'_>]) -> Result<(), Error> {
+        let (own, intermediates) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+        // Only the certificates of proxies are checked against a host.
+        let host = ServerName::try_from("raftkvd.invalid").expect("it is a name");
+        self.verify_server_cert(own, intermediates, &host, &[], UnixTime::now())?;
+        Ok(())
     }
 }
 

@@ -212,7 +212,7 @@ fn a_backup_that_is_not_given_says_why_in_one_line() {
         (
             &["--cacert", &ca][..],
             1,
-            "this request needs the certificate of a client: curl --cacert ca.pem --cert client.pem --key client.key",
+            "this member asks for the certificate of a client; give --tls DIR, or --cert FILE and --key FILE",
         ),
         (
             &["--tls", &member][..],
