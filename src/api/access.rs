@@ -78,6 +78,11 @@ impl Front {
         }
     }
 
+    /// Whether a client has proved nothing, on a member where that can be proved.
+    pub(super) fn is_stranger(&self, head: &Parts) -> bool {
+        matches!(self.rights(head), Rights::None(_))
+    }
+
     /// Returns 403 if the certificate of a client is not accepted any more.
     fn check_shown(&self, shown: &Shown) -> Result<(), Box<Reply>> {
         if self.api.revoked.contains(&shown.key()) {

@@ -86,6 +86,17 @@ fn connect_again(cluster: &Cluster, course: &Course) {
     });
 }
 
+/// A connection from before the renewal shows a certificate of the old CA.
+fn assert_stale(cluster: &Cluster, mut stale: Connection) {
+    let answer = stale.send("PUT", "/stale", &[], b"y").expect("an answer");
+    assert_eq!(answer.status, 403, "{answer:?}");
+    let why = "no CA in ca.pem has signed it; connect again with one that is valid";
+    assert!(answer.text().contains(why), "{answer:?}");
+    assert_eq!(answer.header("connection"), Some("close"));
+    assert!(stale.send("GET", "/stale", &[], b"").is_err());
+    cluster.assert_value(1, "stale", "x");
+}
+
 #[test]
 fn certificates_are_renewed_and_the_ca_replaced_under_load_without_a_failed_request() {
     let mut cluster = Cluster::start_secure(3, &[]);
@@ -141,14 +152,7 @@ fn certificates_are_renewed_and_the_ca_replaced_under_load_without_a_failed_requ
             assert_eq!(end, key["value"].as_str(), "{key}");
         }
     }
-    // A connection from before the renewal shows a certificate of the old CA.
-    let answer = stale.send("PUT", "/stale", &[], b"y").expect("an answer");
-    assert_eq!(answer.status, 403, "{answer:?}");
-    let why = "no CA in ca.pem has signed it; connect again with one that is valid";
-    assert!(answer.text().contains(why), "{answer:?}");
-    assert_eq!(answer.header("connection"), Some("close"));
-    assert!(stale.send("GET", "/stale", &[], b"").is_err());
-    cluster.assert_value(1, "stale", "x");
+    assert_stale(&cluster, stale);
     // The certificates of the old CA are refused, and members that start accept each other by the new ones.
     let refused = super::ask(cluster.address(1), &old, "GET", "/a", b"");
     assert!(refused.is_err(), "{refused:?}");
