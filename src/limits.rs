@@ -268,6 +268,8 @@ pub const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(20);
 pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time between two looks for changes of the files of `--tls`.
 pub const TLS_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two looks whether the certificates of connected peers have ended.
+pub const TLS_JUDGE_INTERVAL: Duration = Duration::from_secs(5);
 /// A member logs a warning when its certificate ends within this time.
 pub const TLS_END_WARNED: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Time between two such warnings.

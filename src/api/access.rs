@@ -10,7 +10,7 @@ use super::caller::Caller;
 use super::error_code::Code;
 use super::reply::{self, Reply};
 use crate::certificates::{KeyFingerprint, Role, Subject};
-use crate::tls::Tls;
+use crate::tls::{NoLonger, Shown, Tls};
 use hyper::http::request::Parts;
 use std::sync::Arc;
 
@@ -33,27 +33,28 @@ enum Rights {
     None(Box<Reply>),
 }
 
-/// The key with which a client has proved its identity. The file `revoked` may name the key while the connection is open.
+/// The certificate of a client. It may become invalid while the connection is open.
 #[derive(Debug)]
-pub(super) struct ShownKey {
+pub(super) struct ShownCertificate {
     tls: Tls,
-    key: KeyFingerprint,
+    shown: Arc<Shown>,
 }
 
-impl ShownKey {
-    /// The key of this client. `None`: the client has shown no certificate.
-    pub(super) fn of(client: &Client, tls: Option<&Tls>) -> Option<Arc<ShownKey>> {
+impl ShownCertificate {
+    /// The certificate of this client. `None`: the client has shown none.
+    pub(super) fn of(client: &Client, tls: Option<&Tls>) -> Option<Arc<ShownCertificate>> {
         match (client.caller(), tls) {
-            (Caller::Known(facts), Some(tls)) => Some(Arc::new(ShownKey {
+            (Caller::Known(shown), Some(tls)) => Some(Arc::new(ShownCertificate {
                 tls: tls.clone(),
-                key: facts.fingerprint,
+                shown: shown.clone(),
             })),
             _ => None,
         }
     }
 
-    pub(super) fn is_revoked(&self) -> bool {
-        self.tls.credentials().revokes(self.key)
+    /// Whether it is still accepted.
+    pub(super) fn check(&self) -> Result<(), NoLonger> {
+        self.shown.check(&self.tls)
     }
 }
 
@@ -83,29 +84,59 @@ impl Front {
         }
     }
 
+    /// Whether a client has proved nothing, on a member where that can be proved.
+    pub(super) fn is_stranger(&self, head: &Parts) -> bool {
+        matches!(self.rights(head), Rights::None(_))
+    }
+
+    /// Returns 403 if the certificate of a client is not accepted any more.
+    fn check_shown(&self, shown: &Shown) -> Result<(), Box<Reply>> {
+        if self.api.revoked.contains(&shown.key()) {
+            return Err(revoked());
+        }
+        let Some(tls) = &self.api.tls else {
+            return Ok(());
+        };
+        shown.check(tls).map_err(|no_longer| match no_longer {
+            NoLonger::Revoked => revoked(),
+            NoLonger::Invalid(why) => no_longer_valid(&why),
+        })
+    }
+
     fn rights(&self, head: &Parts) -> Rights {
         let known = match Client::of(head).caller() {
             Caller::Anybody => return Rights::All,
             Caller::Stranger => return Rights::None(no_certificate()),
             Caller::Known(known) => known,
         };
-        // A connection outlives a revocation, so each request is judged.
-        let key = known.fingerprint;
-        let tls = self.api.tls.as_ref();
-        let by_file = tls.is_some_and(|tls| tls.credentials().revokes(key));
-        if by_file || self.api.revoked.contains(&key) {
-            return Rights::None(reply::error(
-                Code::NotAllowed,
-                "the key of this certificate is revoked; make a certificate with a new key (`raftkvd cert member` or `raftkvd cert client`)",
-            ));
+        // A connection outlives its certificate, so each request is judged.
+        if let Err(refused) = self.check_shown(known) {
+            return Rights::None(refused);
         }
-        match known.name.subject {
-            Subject::Member(id) => Rights::Join(id, key),
+        match known.facts.name.subject {
+            Subject::Member(id) => Rights::Join(id, known.facts.fingerprint),
             Subject::Client {
                 role: Role::Admin, ..
             } => Rights::All,
         }
     }
+}
+
+fn revoked() -> Box<Reply> {
+    reply::error(
+        Code::NotAllowed,
+        "the key of this certificate is revoked; make a certificate with a new key (`raftkvd cert member` or `raftkvd cert client`)",
+    )
+}
+
+/// A client with a renewed certificate has to connect again to show it.
+fn no_longer_valid(why: &str) -> Box<Reply> {
+    let line = format!(
+        "the certificate of this connection is not accepted any more: {why}; connect again with one that is valid"
+    );
+    let mut reply = reply::error(Code::NotAllowed, line);
+    reply::close(&mut reply);
+    reply
 }
 
 fn no_certificate() -> Box<Reply> {

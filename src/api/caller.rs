@@ -1,6 +1,6 @@
 //! What the connection of a request proves about the client. [`super::access`] decides what the client may do.
 
-use crate::certificates::Facts;
+use crate::tls::Shown;
 use std::sync::Arc;
 
 /// What a client has proved about itself.
@@ -10,6 +10,6 @@ pub(super) enum Caller {
     Anybody,
     /// Nothing, because the client has shown no certificate.
     Stranger,
-    /// What its certificate says.
-    Known(Arc<Facts>),
+    /// What this certificate says.
+    Known(Arc<Shown>),
 }

@@ -7,7 +7,7 @@
 //! - Requests that hyper refuses by itself are counted.
 
 use super::Front;
-use super::access::ShownKey;
+use super::access::ShownCertificate;
 use super::audit::Client;
 use super::caller::Caller;
 use super::reply::{self, ReplyBody};
@@ -60,10 +60,15 @@ pub(super) async fn run(
     };
     let logger = front.api.logger.clone();
     let refused = Arc::clone(&front.api.metrics);
-    let key = ShownKey::of(&client, front.api.tls.as_ref());
+    let shown = ShownCertificate::of(&client, front.api.tls.as_ref());
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(client.clone());
-        answer(request, Arc::clone(&front), Arc::clone(&state), key.clone())
+        answer(
+            request,
+            Arc::clone(&front),
+            Arc::clone(&state),
+            shown.clone(),
+        )
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -119,7 +124,7 @@ async fn secure(
         metrics.handshake(AcceptingPort::Client, accepted.is_ok());
     }
     match accepted {
-        Ok((stream, Some(facts))) => Some((stream, client.proved(Caller::Known(Arc::new(facts))))),
+        Ok((stream, Some(shown))) => Some((stream, client.proved(Caller::Known(Arc::new(shown))))),
         Ok((stream, None)) => Some((stream, client.proved(Caller::Stranger))),
         Err(AcceptError::Closed) => None,
         Err(error) => {
@@ -175,7 +180,7 @@ async fn answer(
     request: Request<Incoming>,
     front: Arc<Front>,
     state: Arc<ConnectionState>,
-    key: Option<Arc<ShownKey>>,
+    shown: Option<Arc<ShownCertificate>>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     state.heads.complete(&request);
     let has_end = request.version() > Version::HTTP_10 || request.method() == Method::HEAD;
@@ -201,9 +206,9 @@ async fn answer(
         *reply
     };
     Ok(reply.map(|body| {
-        // Only a stream lasts long enough for a key to be revoked meanwhile. Its length is not known.
-        let key = key.filter(|_| body.size_hint().exact().is_none());
-        AnswerBody { body, state, key }
+        // Only a stream lasts long enough for the certificate to become invalid meanwhile. Its length is not known.
+        let shown = shown.filter(|_| body.size_hint().exact().is_none());
+        AnswerBody { body, state, shown }
     }))
 }
 
@@ -211,8 +216,9 @@ async fn answer(
 struct AnswerBody {
     body: ReplyBody,
     state: Arc<ConnectionState>,
-    /// Breaks off the answer when this key is revoked. `None`: the answer is short, or the client has shown no key.
-    key: Option<Arc<ShownKey>>,
+    /// Breaks off the answer when this certificate is not accepted any more. `None`: the answer is short, or the client has
+    /// shown no certificate.
+    shown: Option<Arc<ShownCertificate>>,
 }
 
 impl Drop for AnswerBody {
@@ -231,10 +237,8 @@ impl Body for AnswerBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let this = self.get_mut();
-        if this.key.as_ref().is_some_and(|key| key.is_revoked()) {
-            return Poll::Ready(Some(Err(io::Error::other(
-                "the key of the client's certificate is revoked",
-            ))));
+        if let Some(Err(no_longer)) = this.shown.as_ref().map(|shown| shown.check()) {
+            return Poll::Ready(Some(Err(io::Error::other(no_longer))));
         }
         Pin::new(&mut this.body).poll_frame(cx)
     }

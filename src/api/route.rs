@@ -523,7 +523,7 @@ impl Front {
             Action::ShowHash => self.show_hash(deadline).await,
             Action::ShowMetrics => self.show_metrics(&head.headers, deadline).await,
             Action::ShowLive => self.show_live(deadline).await,
-            Action::ShowReady => self.show_ready(deadline).await,
+            Action::ShowReady => self.show_ready(head, deadline).await,
             Action::ShowPaths => Ok(reply::page(PATHS.clone())),
         }
     }

@@ -8,11 +8,13 @@ use super::{Front, json};
 use crate::command::outcome::NotProposed;
 use crate::limits;
 use hyper::StatusCode;
+use hyper::http::request::Parts;
 use serde::Serialize;
 use std::time::Duration;
 use tokio::time::Instant;
 
 pub(super) const STUCK: &str = "the raft loop does not answer";
+const NOT_READY: &str = "not ready: the reason is in the log, and for clients with a certificate";
 const FULL: &str = "ready for reads; the disk of this member is full, and writes for which the log has no room are refused";
 
 #[derive(Serialize)]
@@ -59,8 +61,20 @@ impl Front {
     }
 
     /// `GET /-/ready`: ready if a linearizable read works, which takes a leader and a majority, and if clients are
-    /// served.
-    pub(super) async fn show_ready(&self, deadline: Instant) -> ReplyResult {
+    /// served. The reason may name members and their URLs, so it is not for strangers.
+    pub(super) async fn show_ready(&self, head: &Parts, deadline: Instant) -> ReplyResult {
+        let ready = self.ready(deadline).await;
+        ready.map_err(|refused| match self.is_stranger(head) {
+            true => {
+                let code = refused.extensions().get::<Code>().copied();
+                let code = code.expect("a refusal has a code");
+                reply::unavailable(code, NOT_READY)
+            }
+            false => refused,
+        })
+    }
+
+    async fn ready(&self, deadline: Instant) -> ReplyResult {
         if let Some(closed) = self.api.inbox.closed() {
             let line = format!("not ready: {}", closed.why);
             return Err(reply::unavailable(availability::code(&closed), line));

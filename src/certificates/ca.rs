@@ -75,6 +75,11 @@ pub fn ca_facts(der: &[u8]) -> Result<CaFacts, CaError> {
     }
 }
 
+/// Whether a certificate is that of a CA, made by raftkvd or by another program.
+pub fn is_ca(der: &[u8]) -> bool {
+    parse(der).is_ok_and(|certificate| certificate.is_ca())
+}
+
 /// Whether the key of this CA has signed the certificate.
 pub fn has_issued(ca_der: &[u8], der: &[u8]) -> bool {
     let (Ok(ca), Ok(certificate)) = (parse(ca_der), parse(der)) else {

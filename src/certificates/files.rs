@@ -57,6 +57,11 @@ impl FileError {
         )
     }
 
+    /// The reason alone, for a caller that names the file itself.
+    pub fn into_source(self) -> io::Error {
+        self.source
+    }
+
     /// The exit code distinguishes a failed disk from a wrong path and from missing permissions.
     pub fn exit_code(&self) -> ExitCode {
         use io::ErrorKind::{

@@ -4,13 +4,13 @@
 use super::cert::CertArgs;
 use super::help;
 use super::values::{
-    LOG_FORMATS, LOG_LEVELS, TLS_VERSIONS, choice, parse_allowed_host, parse_count, parse_duration,
-    parse_id, parse_listen, parse_listen_peer, parse_member, parse_port, parse_size,
+    LOG_FORMATS, LOG_LEVELS, MemberUrl, TLS_VERSIONS, choice, parse_allowed_host, parse_count,
+    parse_duration, parse_id, parse_listen, parse_listen_peer, parse_member, parse_port,
+    parse_size,
 };
 use crate::command::version::VERSION;
 use crate::config::{AllowedHost, ClientFiles};
 use crate::logging::Format;
-use crate::peer_url::PeerUrl;
 use clap::{CommandFactory as _, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use std::net::IpAddr;
@@ -362,7 +362,7 @@ pub(super) enum Command {
         ///
         /// http:// can be left out.
         #[arg(value_parser = parse_member, value_hint = ValueHint::Url)]
-        url: PeerUrl,
+        url: MemberUrl,
 
         /// File to create, or a directory for it, or - for stdout [default: raftkvd-<cluster>-<index>.snap]
         #[arg(value_hint = ValueHint::FilePath)]

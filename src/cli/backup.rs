@@ -38,11 +38,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
+const UNENCRYPTED: &str =
+    "the URL is an https:// URL, but without --tls DIR or --cacert FILE nothing is encrypted";
+
 /// What to fetch, and where to put it.
 #[derive(Debug, Clone)]
 pub struct BackupOptions {
     /// The URL at which clients reach the member.
     pub member: PeerUrl,
+    /// The URL was given with `https://`, so encryption is expected.
+    pub is_https: bool,
     /// Take what this member has, even without a majority.
     pub stale: bool,
     /// The file, or a directory in which the file gets the name that the member suggests. `None` means the current
@@ -122,6 +127,7 @@ impl BackupError {
 pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<Fetched, BackupError> {
     let BackupOptions {
         member,
+        is_https,
         stale,
         file,
         tls,
@@ -140,6 +146,7 @@ pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<Fetched, BackupE
         _ => {}
     }
     let tls = tls.as_ref().map(ClientTls::load).transpose()?;
+    let is_unencrypted = *is_https && tls.is_none();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -167,6 +174,10 @@ pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<Fetched, BackupE
         BackupError::NotGiven(why) => BackupError::NotGiven(format!("{member}: {why}")),
         other => other,
     })?;
+    // A member with TLS refuses the request, and then the error is enough.
+    if is_unencrypted {
+        warn!(logger, "{}", UNENCRYPTED);
+    }
     let summary = |name: &dyn std::fmt::Display| {
         format!(
             "{name}: {} as of index {} of cluster {:016x}, {} bytes, every CRC is right",

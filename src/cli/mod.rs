@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
-use values::{parse_cluster, parse_join, parse_peer_url};
+use values::{is_https, parse_cluster, parse_join, parse_peer_url};
 
 pub use environment::Origins;
 
@@ -164,7 +164,8 @@ fn task(args: Args) -> Result<Task, Quit> {
             tls,
             files,
         }) => Ok(Task::Backup(backup::BackupOptions {
-            member: url,
+            member: url.place,
+            is_https: url.is_https,
             stale,
             file,
             tls: client_files(tls, files).map_err(Quit::Usage)?,
@@ -264,7 +265,6 @@ fn unencrypted(args: &Args) -> Option<String> {
         ("--peer-url", &args.peer_url),
         ("--join", &args.join),
     ];
-    let is_https = |text: &str| text.to_ascii_lowercase().contains("https://");
     let (option, _) = urls
         .iter()
         .find(|(_, text)| text.as_deref().is_some_and(is_https))?;

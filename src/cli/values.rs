@@ -92,9 +92,25 @@ where
 }
 
 /// Reads the URL at which clients reach a member. The scheme may be left out.
-pub(super) fn parse_member(text: &str) -> Result<PeerUrl, String> {
-    let url = parse_peer_url(text);
-    url.map_err(|why: String| why.replacen("a peer URL", "the URL of a member", 1))
+pub(super) fn parse_member(text: &str) -> Result<MemberUrl, String> {
+    let place = parse_peer_url(text);
+    Ok(MemberUrl {
+        place: place.map_err(|why: String| why.replacen("a peer URL", "the URL of a member", 1))?,
+        is_https: is_https(text),
+    })
+}
+
+/// The URL at which clients reach a member.
+#[derive(Debug, Clone)]
+pub(super) struct MemberUrl {
+    pub(super) place: PeerUrl,
+    /// It was given with `https://`, so encryption is expected.
+    pub(super) is_https: bool,
+}
+
+/// Whether there is an `https://` URL in a text.
+pub(super) fn is_https(text: &str) -> bool {
+    text.to_ascii_lowercase().contains("https://")
 }
 
 /// Reads the URL at which peers reach a member. The scheme may be left out.
@@ -191,8 +207,8 @@ pub(super) fn parse_join(value: Option<&str>) -> Result<(bool, Vec<PeerUrl>), St
     if let Some(joins) = parse_truth(value) {
         return Ok((joins, Vec::new()));
     }
-    let urls = value.split(',').map(parse_member);
-    let urls = urls.collect::<Result<_, _>>();
+    let urls = value.split(',').map(|text| Ok(parse_member(text)?.place));
+    let urls = urls.collect::<Result<_, String>>();
     Ok((true, urls.map_err(|why| format!("--join: {why}"))?))
 }
 

@@ -215,9 +215,9 @@ fn keep_fresh(tls: &Tls, parts: &SharedParts, hangups: &Hangups) -> Result<(), F
 /// Reports each new key of this member to the raft loop.
 async fn report_own_key(tls: Tls, inbox: Arc<Inbox>) {
     let mut renewals = tls.subscribe();
-    let mut reported = tls.credentials().own.fingerprint;
+    let mut reported = tls.credentials().own().fingerprint;
     while renewals.changed().await.is_ok() {
-        let key = renewals.borrow_and_update().own.fingerprint;
+        let key = renewals.borrow_and_update().own().fingerprint;
         if std::mem::replace(&mut reported, key) != key {
             inbox.notice(Notice::OwnKey(key));
         }
@@ -327,7 +327,7 @@ pub(super) fn node_settings(
         boot: opened.meta.boot(),
         run: opened.run,
         url: url_counts.then(|| config.peer_url.clone()),
-        key: tls.map(|tls| tls.credentials().own.fingerprint),
+        key: tls.map(|tls| tls.credentials().own().fingerprint),
         url_given: config.url_given,
         list: match is_listed {
             true => config.cluster.clone(),

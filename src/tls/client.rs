@@ -35,8 +35,8 @@ impl ClientTls {
                     false => "member",
                 };
                 let files = Files::read(dir, name)?;
-                let authority = files.authority()?;
-                files.client_config(MemberCertificates::new(&authority))?
+                files.check_own()?;
+                files.client_config(Arc::new(MemberCertificates::new(&files.authority())))?
             }
             ClientFiles::Files { ca, own } => of_files(ca, own.as_ref())?,
         };
@@ -55,7 +55,8 @@ impl ClientTls {
             Source::Fixed(config) => config.clone(),
             Source::Member(tls) => tls.credentials().dialling.clone(),
         };
-        handshake::dial(socket, host, config).await
+        let (stream, chain) = handshake::dial(socket, host, config).await?;
+        Ok((stream, handshake::facts_of(&chain)))
     }
 }
 
@@ -72,12 +73,13 @@ fn of_files(ca: &Path, own: Option<&(PathBuf, PathBuf)>) -> Result<ClientConfig,
     match own {
         Some((certificate, key)) => {
             let files = Files::of(ca, certificate, key, BTreeSet::new())?;
-            files.client_config(MemberCertificates::or_of_host(files.any_authority()))
+            let verifier = MemberCertificates::or_of_host(files.any_authority());
+            files.client_config(Arc::new(verifier))
         }
         None => {
             let roots = Arc::new(read_roots(ca)?);
             let authority = Authority::new(roots, None, BTreeSet::new());
-            let builder = dialling_builder(MemberCertificates::or_of_host(authority));
+            let builder = dialling_builder(Arc::new(MemberCertificates::or_of_host(authority)));
             let builder = builder.map_err(|error| TlsError::Malformed {
                 path: ca.to_owned(),
                 why: format!("can't be used: {error}"),

@@ -9,8 +9,11 @@
 //!
 //! All files are checked before one is used, so a directory in which only some files are replaced changes nothing.
 
+use super::shown::Side;
 use super::verify::{Accepts, Authority, ClientCertificates, MemberCertificates, provider};
-use crate::certificates::{Facts, FactsError, KeyFingerprint, Subject, facts};
+use crate::certificates::ca::is_ca;
+use crate::certificates::files;
+use crate::certificates::{Facts, FactsError, KeyFingerprint, Subject, Tag, facts};
 use crate::config::TlsOptions;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -22,9 +25,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use thiserror::Error;
-
-/// The longest file that is read, in bytes.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Plaintext that one connection may hold before it is encrypted, in bytes. The encrypted bytes are limited by the same
 /// number.
@@ -75,15 +75,24 @@ pub enum TlsError {
         /// What to do about it.
         why: String,
     },
+    /// The certificates are those of another cluster than the one that this member runs in.
+    #[error("the certificates in {} are of another cluster (tag {actual}); restart with them if that is meant", dir.display())]
+    OtherCluster {
+        /// The directory.
+        dir: PathBuf,
+        /// The tag of the other cluster.
+        actual: Tag,
+    },
 }
 
-/// The credentials of a member or of a client, checked.
+/// The credentials of a member, checked.
 #[derive(Debug)]
 pub struct Credentials {
-    /// The facts of the own certificate.
-    pub own: Facts,
-    /// The keys that the file `revoked` names.
-    pub revoked: BTreeSet<KeyFingerprint>,
+    files: Files,
+    allows_tls12: bool,
+    of_clients: Arc<ClientCertificates>,
+    of_peers: Arc<ClientCertificates>,
+    of_dialled: Arc<MemberCertificates>,
     pub(super) for_clients: Arc<ServerConfig>,
     pub(super) for_peers: Arc<ServerConfig>,
     pub(super) dialling: Arc<ClientConfig>,
@@ -99,38 +108,89 @@ impl Credentials {
         if id != options.member {
             return Err(files.other_owner(options.member));
         }
-        let authority = files.authority()?;
-        let server = |accepts, versions: &[&'static rustls::SupportedProtocolVersion]| {
-            files.server_config(ClientCertificates::new(&authority, accepts), versions)
-        };
-        let client_versions: &[_] = match options.allows_tls12 {
+        files.check_own()?;
+        Credentials::of(files, options.allows_tls12)
+    }
+
+    fn of(files: Files, allows_tls12: bool) -> Result<Credentials, TlsError> {
+        let authority = files.authority();
+        let accepting = |accepts| Arc::new(ClientCertificates::new(&authority, accepts));
+        let (of_clients, of_peers) = (
+            accepting(Accepts::AnybodyOrKnown),
+            accepting(Accepts::Members),
+        );
+        let of_dialled = Arc::new(MemberCertificates::new(&authority));
+        let client_versions: &[_] = match allows_tls12 {
             true => &[&rustls::version::TLS13, &rustls::version::TLS12],
             false => &[&rustls::version::TLS13],
         };
-        let mut for_clients = server(Accepts::AnybodyOrKnown, client_versions)?;
+        let mut for_clients = files.server_config(of_clients.clone(), client_versions)?;
         for_clients.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let for_peers = server(Accepts::Members, &[&rustls::version::TLS13])?;
+        let for_peers = files.server_config(of_peers.clone(), &[&rustls::version::TLS13])?;
         Ok(Credentials {
-            dialling: Arc::new(files.client_config(MemberCertificates::new(&authority))?),
+            dialling: Arc::new(files.client_config(of_dialled.clone())?),
             for_clients: Arc::new(for_clients),
             for_peers: Arc::new(for_peers),
-            own: files.own,
-            revoked: files.revoked,
+            of_clients,
+            of_peers,
+            of_dialled,
+            files,
+            allows_tls12,
         })
+    }
+
+    /// The same credentials with further revoked keys. The own key may be one of them: the member keeps serving then, and
+    /// the other members decide.
+    pub(super) fn also_revoking(
+        &self,
+        keys: &BTreeSet<KeyFingerprint>,
+    ) -> Result<Credentials, TlsError> {
+        let mut files = self.files.copy();
+        files.revoked.extend(keys);
+        Credentials::of(files, self.allows_tls12)
+    }
+
+    /// The facts of the own certificate.
+    pub fn own(&self) -> &Facts {
+        &self.files.own
+    }
+
+    /// Whether both prove the identity of this member by the same certificate.
+    pub(super) fn has_same_certificate(&self, other: &Credentials) -> bool {
+        self.files.chain == other.files.chain
+    }
+
+    /// Checks a certificate that the other side of a connection has shown earlier.
+    pub(super) fn check(
+        &self,
+        side: Side,
+        chain: &[CertificateDer<'_>],
+    ) -> Result<(), rustls::Error> {
+        match side {
+            Side::Client => self.of_clients.check(chain),
+            Side::Peer => self.of_peers.check(chain),
+            Side::Dialled => self.of_dialled.check(chain),
+        }
+    }
+
+    /// The keys that the file `revoked` names.
+    pub fn revoked(&self) -> &BTreeSet<KeyFingerprint> {
+        &self.files.revoked
     }
 
     /// Whether the file revokes this key.
     pub fn revokes(&self, key: KeyFingerprint) -> bool {
-        self.revoked.contains(&key)
+        self.files.revoked.contains(&key)
     }
 
     /// How long the certificate of this process stays valid. `None`: it has expired.
     pub fn left(&self, now: SystemTime) -> Option<Duration> {
-        self.own.not_after.duration_since(now).ok()
+        self.own().not_after.duration_since(now).ok()
     }
 }
 
 /// The files of a directory. Each is well-formed, and the key belongs to the certificate.
+#[derive(Debug)]
 pub(super) struct Files {
     certificate_path: PathBuf,
     roots: Arc<RootCertStore>,
@@ -145,7 +205,7 @@ impl Files {
     pub(super) fn read(dir: &Path, name: &str) -> Result<Files, TlsError> {
         let certificate = dir.join(format!("{name}.pem"));
         let key = dir.join(format!("{name}.key"));
-        let revoked = read_revoked(&dir.join("revoked"))?;
+        let revoked = read_revoked(dir)?;
         Files::of(&dir.join("ca.pem"), &certificate, &key, revoked)
     }
 
@@ -209,16 +269,31 @@ impl Files {
         }
     }
 
-    /// Decides which certificates of other processes are accepted. Fails if it would not accept the own certificate.
-    pub(super) fn authority(&self) -> Result<Arc<Authority>, TlsError> {
+    fn copy(&self) -> Files {
+        Files {
+            certificate_path: self.certificate_path.clone(),
+            roots: self.roots.clone(),
+            chain: self.chain.clone(),
+            key: self.key.clone_key(),
+            own: self.own.clone(),
+            revoked: self.revoked.clone(),
+        }
+    }
+
+    /// Decides which certificates of other processes are accepted.
+    pub(super) fn authority(&self) -> Arc<Authority> {
         let tag = self.own.name.tag;
         let authority = Authority::new(self.roots.clone(), Some(tag), self.revoked.clone());
-        let own = authority.check_own(&self.chain[0], &self.chain[1..]);
+        Arc::new(authority)
+    }
+
+    /// Checks that the own certificate would be accepted.
+    pub(super) fn check_own(&self) -> Result<(), TlsError> {
+        let own = self.authority().check_own(&self.chain[0], &self.chain[1..]);
         own.map_err(|why| TlsError::NotTrusted {
             path: self.certificate_path.clone(),
             why,
-        })?;
-        Ok(Arc::new(authority))
+        })
     }
 
     /// The same for a command, which may dial a proxy with a certificate of another CA. It accepts any tag.
@@ -228,14 +303,14 @@ impl Files {
 
     fn server_config(
         &self,
-        verifier: ClientCertificates,
+        verifier: Arc<ClientCertificates>,
         versions: &[&'static rustls::SupportedProtocolVersion],
     ) -> Result<ServerConfig, TlsError> {
         let config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)
             .and_then(|builder| {
                 builder
-                    .with_client_cert_verifier(Arc::new(verifier))
+                    .with_client_cert_verifier(verifier)
                     .with_single_cert(self.chain.clone(), self.key.clone_key())
             });
         let mut config = config.map_err(|error| self.unusable(&error))?;
@@ -247,7 +322,7 @@ impl Files {
 
     pub(super) fn client_config(
         &self,
-        verifier: MemberCertificates,
+        verifier: Arc<MemberCertificates>,
     ) -> Result<ClientConfig, TlsError> {
         let config = dialling_builder(verifier)
             .and_then(|builder| {
@@ -266,13 +341,13 @@ type DiallingBuilder = rustls::ConfigBuilder<ClientConfig, rustls::client::Wants
 
 /// The start of a configuration for dialling. Members speak TLS 1.3. A proxy in front of a member may speak TLS 1.2 only.
 pub(super) fn dialling_builder(
-    verifier: MemberCertificates,
+    verifier: Arc<MemberCertificates>,
 ) -> Result<DiallingBuilder, rustls::Error> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
     Ok(builder
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier)))
+        .with_custom_certificate_verifier(verifier))
 }
 
 pub(super) fn without_resumption(mut config: ClientConfig) -> ClientConfig {
@@ -287,24 +362,11 @@ pub(super) fn malformed(path: &Path, why: impl Into<String>) -> TlsError {
     }
 }
 
-/// Reads a file of at most [`FILE_BYTES_MAX`]. A larger file is none of these files.
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    use std::io::Read as _;
-    let unreadable = |error| TlsError::Unreadable {
+    files::read(path).map_err(|error| TlsError::Unreadable {
         path: path.to_owned(),
-        error,
-    };
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    if !file.metadata().map_err(unreadable)?.is_file() {
-        return Err(malformed(path, "is not a file"));
-    }
-    let mut bytes = Vec::new();
-    let mut limited = file.take(FILE_BYTES_MAX + 1);
-    limited.read_to_end(&mut bytes).map_err(unreadable)?;
-    match bytes.len() as u64 > FILE_BYTES_MAX {
-        true => Err(malformed(path, "is too large for what it should hold")),
-        false => Ok(bytes),
-    }
+        error: error.into_source(),
+    })
 }
 
 /// Reads the certificates in a file. There is at least one.
@@ -322,6 +384,14 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
 pub(super) fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in read_certificates(path)? {
+        // The TLS library takes every certificate for a CA that is given to it as one. The owner of its key could then
+        // issue certificates for any name.
+        if !is_ca(&certificate) {
+            return Err(malformed(
+                path,
+                "holds a certificate that is not of a CA; take it out",
+            ));
+        }
         let added = roots.add(certificate);
         added
             .map_err(|error| malformed(path, format!("holds a CA that can't be used: {error}")))?;
@@ -337,7 +407,8 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
 }
 
 /// Reads the fingerprints of revoked keys. Empty lines are skipped, and so are comments after a `#`.
-fn read_revoked(path: &Path) -> Result<BTreeSet<KeyFingerprint>, TlsError> {
+pub(super) fn read_revoked(dir: &Path) -> Result<BTreeSet<KeyFingerprint>, TlsError> {
+    let path = &dir.join("revoked");
     let bytes = match read(path) {
         Err(TlsError::Unreadable { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
             return Ok(BTreeSet::new());

@@ -19,6 +19,17 @@ pub(super) fn readable(error: io::Error) -> io::Error {
     }
 }
 
+/// The same for an error of a handshake.
+pub(super) fn handshake(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => io::Error::new(
+            error.kind(),
+            "it closed the connection during the TLS handshake",
+        ),
+        _ => readable(error),
+    }
+}
+
 /// Explains an error of a connection. `it` is the other side.
 pub(super) fn line(error: &Error) -> String {
     match error {
@@ -41,6 +52,14 @@ pub(super) fn line(error: &Error) -> String {
             | PeerIncompatible::ServerDoesNotSupportTls12Or13,
         ) => "it speaks an older version of TLS only".to_owned(),
         error => error.to_string(),
+    }
+}
+
+/// Explains what is wrong with the certificate of the other side.
+pub(super) fn of_certificate(error: &Error) -> String {
+    match error {
+        Error::InvalidCertificate(error) => wrong(error),
+        error => line(error),
     }
 }
 

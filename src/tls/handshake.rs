@@ -2,6 +2,7 @@
 
 use super::credentials::{BUFFER_BYTES_MAX, Credentials};
 use super::explain;
+use super::shown::{Shown, Side};
 use super::stream::Counted;
 use super::{Stream, Tls};
 use crate::certificates::{Facts, facts};
@@ -38,45 +39,52 @@ pub enum AcceptError {
 }
 
 impl Tls {
-    /// Accepts a client. Without a certificate there are no facts about it.
+    /// Accepts a client. `None`: it has shown no certificate.
     pub async fn accept_client(
         &self,
         socket: TcpStream,
-    ) -> Result<(Stream, Option<Facts>), AcceptError> {
-        accept(socket, self.credentials().for_clients.clone()).await
+    ) -> Result<(Stream, Option<Shown>), AcceptError> {
+        let own = self.credentials();
+        let (stream, chain) = accept(socket, own.for_clients.clone()).await?;
+        Ok((stream, shown(chain, Side::Client, own)))
     }
 
     /// Accepts a peer. Its certificate is a member's.
-    pub async fn accept_peer(&self, socket: TcpStream) -> Result<(Stream, Facts), AcceptError> {
-        let accepted = accept(socket, self.credentials().for_peers.clone()).await?;
-        let (stream, Some(facts)) = accepted else {
-            let error = io::Error::other("it has no certificate");
-            return Err(AcceptError::Failed(error));
-        };
-        Ok((stream, facts))
+    pub async fn accept_peer(&self, socket: TcpStream) -> Result<(Stream, Shown), AcceptError> {
+        let own = self.credentials();
+        let (stream, chain) = accept(socket, own.for_peers.clone()).await?;
+        match shown(chain, Side::Peer, own) {
+            Some(shown) => Ok((stream, shown)),
+            None => Err(AcceptError::Failed(io::Error::other(
+                "it has no certificate",
+            ))),
+        }
     }
 
     /// Completes a connection to a member. The error is one line.
-    pub async fn dial(&self, socket: TcpStream, host: &str) -> Result<(Stream, Facts), String> {
-        let (stream, facts) = self.credentials().dial(socket, host).await?;
-        let facts = facts.ok_or("it has no certificate of a member")?;
-        Ok((stream, facts))
+    pub async fn dial(&self, socket: TcpStream, host: &str) -> Result<(Stream, Shown), String> {
+        let own = self.credentials();
+        let (stream, chain) = dial(socket, host, own.dialling.clone()).await?;
+        let shown = shown(chain, Side::Dialled, own);
+        Ok((stream, shown.ok_or("it has no certificate of a member")?))
     }
 }
 
-impl Credentials {
-    async fn dial(&self, socket: TcpStream, host: &str) -> Result<(Stream, Option<Facts>), String> {
-        dial(socket, host, self.dialling.clone()).await
-    }
+/// The certificates that the other side has sent: its own, and those of intermediate CAs.
+type Chain = Vec<CertificateDer<'static>>;
+
+fn shown(chain: Chain, side: Side, own: Arc<Credentials>) -> Option<Shown> {
+    let facts = facts_of(&chain)?;
+    Some(Shown::new(facts, side, chain, own))
 }
 
 /// Accepts a connection within [`limits::TLS_HANDSHAKE_TIMEOUT`].
 async fn accept(
     socket: TcpStream,
     config: Arc<ServerConfig>,
-) -> Result<(Stream, Option<Facts>), AcceptError> {
+) -> Result<(Stream, Chain), AcceptError> {
     let accepting = async {
-        match first_byte(&socket).await.map_err(AcceptError::Failed)? {
+        match first_byte(&socket).await? {
             Some(HANDSHAKE_RECORD) => {}
             Some(_) => {
                 // Whether this is read is the concern of the other side.
@@ -91,13 +99,13 @@ async fn accept(
             Err((error, socket)) => {
                 // The other side may send its first request before it reads the alert.
                 let _ = drain(socket.socket).await;
-                return Err(AcceptError::Failed(explain::readable(error)));
+                return Err(AcceptError::Failed(explain::handshake(error)));
             }
         };
         let (_, connection) = stream.get_mut();
         connection.set_buffer_limit(Some(BUFFER_BYTES_MAX));
-        let facts = facts_of(connection.peer_certificates());
-        Ok((Stream::Tls(Box::new(TlsStream::from(stream))), facts))
+        let chain = connection.peer_certificates().unwrap_or_default().to_vec();
+        Ok((Stream::Tls(Box::new(TlsStream::from(stream))), chain))
     };
     let accepted = timeout(limits::TLS_HANDSHAKE_TIMEOUT, accepting).await;
     accepted.unwrap_or(Err(AcceptError::Late))
@@ -108,7 +116,7 @@ pub(super) async fn dial(
     socket: TcpStream,
     host: &str,
     config: Arc<ClientConfig>,
-) -> Result<(Stream, Option<Facts>), String> {
+) -> Result<(Stream, Chain), String> {
     // Certificates of members are not checked against a host, so a host that can't be a name in TLS is no obstacle.
     let name = ServerName::try_from(host.to_owned());
     let name = name.or_else(|_| ServerName::try_from("raftkvd.invalid".to_owned()));
@@ -116,28 +124,27 @@ pub(super) async fn dial(
     let stream = TlsConnector::from(config)
         .connect(name, Counted::from(socket))
         .await;
-    let mut stream = stream.map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => {
-            "it closed the connection during the TLS handshake".to_owned()
-        }
-        _ => explain::readable(error).to_string(),
-    })?;
+    let mut stream = stream.map_err(|error| explain::handshake(error).to_string())?;
     let (_, connection) = stream.get_mut();
     connection.set_buffer_limit(Some(BUFFER_BYTES_MAX));
-    let facts = facts_of(connection.peer_certificates());
-    Ok((Stream::Tls(Box::new(TlsStream::from(stream))), facts))
+    let chain = connection.peer_certificates().unwrap_or_default().to_vec();
+    Ok((Stream::Tls(Box::new(TlsStream::from(stream))), chain))
 }
 
 /// The facts of a certificate that the handshake has checked.
-fn facts_of(chain: Option<&[CertificateDer<'_>]>) -> Option<Facts> {
-    facts(chain?.first()?).ok()
+pub(super) fn facts_of(chain: &[CertificateDer<'_>]) -> Option<Facts> {
+    facts(chain.first()?).ok()
 }
 
-/// The first byte that the other side sends. The byte stays unread. `None`: the other side has closed the connection.
-async fn first_byte(socket: &TcpStream) -> io::Result<Option<u8>> {
+/// The first byte that the other side sends. The byte stays unread. `None`: the other side has closed the connection, or has
+/// reset it, as some probes do.
+async fn first_byte(socket: &TcpStream) -> Result<Option<u8>, AcceptError> {
     let mut byte = [0];
-    let count = socket.peek(&mut byte).await?;
-    Ok((count > 0).then_some(byte[0]))
+    match socket.peek(&mut byte).await {
+        Ok(count) => Ok((count > 0).then_some(byte[0])),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
+        Err(error) => Err(AcceptError::Failed(error)),
+    }
 }
 
 /// Whether the other side starts a TLS handshake on a port without TLS.

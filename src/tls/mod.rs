@@ -1,7 +1,7 @@
 //! TLS on both ports (`--tls DIR`): the files of the directory, the handshakes, and what a handshake proves.
 //!
 //! ```text
-//!  DIR ── Credentials::load ──► Tls ──► accept   api, transport: a Stream and the Facts of the other side
+//!  DIR ── Credentials::load ──► Tls ──► accept   api, transport: a Stream and what the other side has Shown
 //!   ▲            ▲               │ └──► dial     transport, joins
 //!   └── reload, each second ─────┘
 //! ```
@@ -10,7 +10,8 @@
 //! - `verify` decides which certificates are accepted: it checks the chain, the times, the tag of the cluster, and the
 //!   file `revoked`.
 //! - `handshake` accepts and dials; `explain` turns a failure into one line.
-//! - [`reload`] replaces the credentials when a file changes. Connections that exist keep theirs.
+//! - [`reload`] replaces the credentials when a file changes.
+//! - [`shown`] checks again, while a connection is open, the certificate that the other side has shown.
 //! - [`stream`] is a connection with TLS or without, so the code of the ports is the same for both.
 //!
 //! Invariants:
@@ -24,6 +25,7 @@ pub mod credentials;
 mod explain;
 mod handshake;
 pub mod reload;
+pub mod shown;
 pub mod stream;
 mod verify;
 
@@ -33,6 +35,7 @@ mod tests;
 pub use crate::certificates::Facts;
 pub use credentials::{Credentials, TlsError};
 pub use handshake::{AcceptError, is_tls};
+pub use shown::{NoLonger, Shown};
 pub use stream::Stream;
 
 use crate::config::TlsOptions;

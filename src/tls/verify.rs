@@ -19,6 +19,10 @@ use rustls::{
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+/// Certificates of CAs that may come with a certificate. The other side may be a stranger, and each of these certificates
+/// costs a check of a signature. The CA of raftkvd needs none.
+const INTERMEDIATES_MAX: usize = 3;
+
 /// The cryptography of every handshake.
 pub(super) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
@@ -37,11 +41,21 @@ pub(super) enum NotTaken {
     Client,
     #[error("no CA in ca.pem is usable")]
     NoCa,
+    #[error("it comes with {0} certificates of CAs, and {INTERMEDIATES_MAX} are allowed")]
+    LongChain(usize),
 }
 
 impl From<NotTaken> for Error {
     fn from(reason: NotTaken) -> Error {
         Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason))))
+    }
+}
+
+/// Refuses a chain that would take long to check.
+fn check_length(intermediates: &[CertificateDer<'_>]) -> Result<(), Error> {
+    match intermediates.len() > INTERMEDIATES_MAX {
+        true => Err(NotTaken::LongChain(intermediates.len()).into()),
+        false => Ok(()),
     }
 }
 
@@ -75,6 +89,7 @@ impl Authority {
         own: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
     ) -> Result<(), String> {
+        check_length(intermediates).map_err(|error| explain::own(&error))?;
         let verifier = WebPkiClientVerifier::builder_with_provider(self.roots.clone(), provider());
         let verifier = verifier.build().map_err(|error| error.to_string())?;
         let chain = verifier.verify_client_cert(own, intermediates, UnixTime::now());
@@ -129,6 +144,15 @@ impl ClientCertificates {
     }
 }
 
+impl ClientCertificates {
+    /// Checks a certificate that was accepted before.
+    pub(super) fn check(&self, chain: &[CertificateDer<'_>]) -> Result<(), Error> {
+        let (own, intermediates) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+        self.verify_client_cert(own, intermediates, UnixTime::now())?;
+        Ok(())
+    }
+}
+
 impl ClientCertVerifier for ClientCertificates {
     fn client_auth_mandatory(&self) -> bool {
         self.accepts == Accepts::Members
@@ -145,6 +169,7 @@ impl ClientCertVerifier for ClientCertificates {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        check_length(intermediates)?;
         let chains = self.chains.as_ref().ok_or(NotTaken::NoCa)?;
         let verified = chains.verify_client_cert(certificate, intermediates, now)?;
         let facts = self.authority.take(certificate)?;
@@ -206,6 +231,17 @@ impl MemberCertificates {
     }
 }
 
+impl MemberCertificates {
+    /// Checks a certificate that was accepted before.
+    pub(super) fn check(&self, chain: &[CertificateDer<'_>]) -> Result<(), Error> {
+        let (own, intermediates) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+        // Only the certificates of proxies are checked against a host.
+        let host = ServerName::try_from("raftkvd.invalid").expect("it is a name");
+        self.verify_server_cert(own, intermediates, &host, &[], UnixTime::now())?;
+        Ok(())
+    }
+}
+
 impl ServerCertVerifier for MemberCertificates {
     fn verify_server_cert(
         &self,
@@ -215,6 +251,7 @@ impl ServerCertVerifier for MemberCertificates {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        check_length(intermediates)?;
         let parsed = ParsedCertificate::try_from(certificate)?;
         let Authority {
             roots, algorithms, ..

@@ -9,7 +9,7 @@ use crate::identity::{self, Claims, Reason, Standing, View};
 use crate::logging::AUDIT;
 use crate::members;
 use crate::metrics::peer_handshake::REFUSED;
-use crate::tls::Facts;
+use crate::tls::Shown;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Response, StatusCode};
@@ -26,7 +26,7 @@ const REFUSALS_REMEMBERED: usize = 64;
 pub(super) struct Source {
     pub address: IpAddr,
     /// What the peer has proved by its certificate. `None`: without TLS.
-    pub proved: Option<Facts>,
+    pub proved: Option<Arc<Shown>>,
     /// Adds the address and the port to each line.
     pub logger: Logger,
 }
@@ -34,7 +34,7 @@ pub(super) struct Source {
 impl Source {
     /// The key with which the peer has proved itself. `None`: without TLS.
     pub(super) fn key(&self) -> Option<KeyFingerprint> {
-        self.proved.as_ref().map(|facts| facts.fingerprint)
+        self.proved.as_ref().map(|shown| shown.key())
     }
 }
 

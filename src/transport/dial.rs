@@ -8,7 +8,7 @@ use crate::connect;
 use crate::identity::{Claims, PeerRefusal, Reason};
 use crate::limits;
 use crate::peer_url::PeerUrl;
-use crate::tls::{Facts, Stream};
+use crate::tls::{Shown, Stream};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Body, Incoming};
@@ -17,6 +17,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -87,7 +88,7 @@ pub(super) async fn connect(
     id: u64,
     url: &PeerUrl,
     silence: Duration,
-) -> Result<(Stream, Option<Facts>), DialError> {
+) -> Result<(Stream, Option<Arc<Shown>>), DialError> {
     let connected = connect::connect(url.host(), url.port()).await;
     let socket = connected.map_err(DialError::Connect)?;
     prepare(&socket, silence).map_err(DialError::Connect)?;
@@ -96,14 +97,13 @@ pub(super) async fn connect(
     };
     let securing = tls.dial(socket, url.host());
     let secured = timeout(shared.limits.handshake_timeout, securing).await;
-    let (stream, facts) = secured
+    let (stream, shown) = secured
         .map_err(|_| DialError::Silent)?
         .map_err(DialError::Tls)?;
-    match facts.name.subject {
-        Subject::Member(actual) if actual == id => match shared.is_revoked(Some(facts.fingerprint))
-        {
+    match shown.facts.name.subject {
+        Subject::Member(actual) if actual == id => match shared.is_revoked(Some(shown.key())) {
             true => Err(DialError::Disliked(Reason::KeyRevoked)),
-            false => Ok((stream, Some(facts))),
+            false => Ok((stream, Some(Arc::new(shown)))),
         },
         Subject::Member(actual) => Err(DialError::Disliked(Reason::WrongReceiver { actual })),
         Subject::Client { .. } => Err(DialError::Tls(

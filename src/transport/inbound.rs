@@ -10,7 +10,7 @@ use super::frame::Carries;
 use super::handshake::{self, About, Lane, UPGRADE};
 use super::newcomers::{Newcomer, Newcomers, Rank};
 use super::registry::Turned;
-use super::secure::{renewed, secure};
+use super::secure::{passed, renewed, secure};
 use super::snapshot::receive::receive as receive_snapshot;
 use super::state::TransportState;
 use super::{dial, frame};
@@ -21,7 +21,7 @@ use crate::limits;
 use crate::logging::AUDIT;
 use crate::metrics::AcceptingPort;
 use crate::metrics::peer_handshake::{CROWDED, FOREIGN, LATE};
-use crate::tls::{Stream, Tls};
+use crate::tls::{NoLonger, Shown, Stream, Tls};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
@@ -40,7 +40,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, interval, sleep_until, timeout};
 
 /// The answer of the peer port to a request that is for the client port.
 pub const PEERS_ONLY: &str = "this port is for raftkvd's peers only";
@@ -54,6 +54,10 @@ pub(super) async fn serve(
     let mut shutdown = pin!(shutdown);
     let mut tasks = JoinSet::new();
     let mut renewals = shared.tls.as_ref().map(Tls::subscribe);
+    let mut ends = shared
+        .tls
+        .as_ref()
+        .map(|_| interval(limits::TLS_JUDGE_INTERVAL));
     let newcomers = Arc::new(Newcomers::default());
     let mut failing = false;
     for serial in 0.. {
@@ -62,8 +66,9 @@ pub(super) async fn serve(
                 biased;
                 () = &mut shutdown => return tasks.shutdown().await,
                 Some(_) = tasks.join_next() => (),
-                // The file `revoked` may name the key of the peer now.
+                // The certificate of a peer may not be accepted any more.
                 () = renewed(&mut renewals) => shared.judge_all(),
+                () = passed(&mut ends) => shared.judge_all(),
                 accepted = listener.accept() => break accepted,
             }
         };
@@ -161,8 +166,7 @@ async fn connection(
         standing,
         entry: &entry,
         newcomer: &newcomer,
-        key: source.key(),
-        own_key: shared.own_key(),
+        shown: source.proved.clone(),
         socket: parts.io.into_inner(),
         frames: frame::Frames::default(),
         counted: 0,
@@ -245,7 +249,7 @@ async fn handle(
         }
     };
     if let Some(proved) = &source.proved
-        && proved.name.subject != Subject::Member(claims.from)
+        && proved.facts.name.subject != Subject::Member(claims.from)
     {
         let line = "the certificate is not that of the member that this peer claims to be";
         return refuse(StatusCode::FORBIDDEN, line, &source.logger);
@@ -263,7 +267,7 @@ async fn handle(
     }
     let Wanted::Stream(lane) = wanted else {
         let body = request.into_body();
-        return receive(shared, claims, standing, body, newcomer, &source.logger).await;
+        return receive(shared, claims, standing, body, newcomer, source).await;
     };
     let serial = newcomer.serial;
     let entered = StreamEntry::new(shared, &claims, standing, lane, serial, &source.logger);
@@ -390,15 +394,15 @@ async fn receive(
     standing: Standing,
     body: Incoming,
     newcomer: &Newcomer,
-    logger: &Logger,
+    source: &Source,
 ) -> Response<Full<Bytes>> {
     welcome(shared, &claims, standing, newcomer);
     let from = claims.from;
-    match receive_snapshot(shared, claims, standing, body, logger).await {
+    match receive_snapshot(shared, claims, standing, body, source).await {
         Ok(()) => answer(StatusCode::NO_CONTENT, ""),
         Err(error) => {
             shared.metrics.snapshots.receives_failed.inc();
-            warn!(logger, "did not receive a snapshot"; "member" => from, "error" => %error);
+            warn!(source.logger, "did not receive a snapshot"; "member" => from, "error" => %error);
             answer(error.status(), &error.to_string())
         }
     }
@@ -433,10 +437,8 @@ struct InboundStream<'a> {
     standing: Standing,
     entry: &'a StreamEntry,
     newcomer: &'a Newcomer,
-    /// The key with which the peer has proved itself. `None`: without TLS.
-    key: Option<KeyFingerprint>,
-    /// The key with which this member has proved itself.
-    own_key: Option<KeyFingerprint>,
+    /// The certificate that the peer has shown. `None`: without TLS.
+    shown: Option<Arc<Shown>>,
     socket: Stream,
     frames: frame::Frames,
     /// Bytes of the frames that are counted.
@@ -457,8 +459,8 @@ enum StreamEnd {
     Frame(#[from] frame::FrameError),
     #[error("the peer is no longer welcome: {0}")]
     Denied(Reason),
-    #[error("the key of its certificate is revoked")]
-    Revoked,
+    #[error(transparent)]
+    Untrusted(#[from] NoLonger),
     /// The certificate of this member was replaced. The peer connects again, and sees the new key.
     #[error("this member has another key now")]
     OtherKey,
@@ -529,11 +531,11 @@ impl InboundStream<'_> {
                 return Err(StreamEnd::Denied(reason));
             }
         }
-        // The key is checked after the claims, because a removal revokes the key, and the peer has to learn of the removal.
-        if self.shared.is_revoked(self.key) {
-            return Err(StreamEnd::Revoked);
-        }
-        match self.shared.own_key() == self.own_key {
+        // The certificate is checked after the claims, because a removal revokes the key, and the peer has to learn of the
+        // removal.
+        self.shared.check_shown(self.shown.as_ref())?;
+        let own_key = self.shown.as_ref().map(|shown| shown.own_key());
+        match self.shared.own_key() == own_key {
             true => Ok(()),
             false => Err(StreamEnd::OtherKey),
         }

@@ -18,7 +18,7 @@ use crate::channels::notice::{Met, Notice};
 use crate::identity::{self, Claims, Reason, Standing};
 use crate::limits;
 use crate::peer_url::PeerUrl;
-use crate::tls::Stream;
+use crate::tls::{NoLonger, Shown, Stream};
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::body::Incoming;
@@ -75,8 +75,8 @@ pub(super) struct Outbound {
 /// An established connection.
 struct Connection {
     stream: Stream,
-    /// The key with which the peer has proved itself. `None`: without TLS.
-    key: Option<KeyFingerprint>,
+    /// The certificate that the peer has shown. `None`: without TLS.
+    shown: Option<Arc<Shown>>,
     answer: DialledAnswer,
     /// The claims that this member made.
     said: Claims,
@@ -227,7 +227,7 @@ impl Outbound {
     async fn dial_at(&self, place: &PeerPlace) -> Result<Connection, DialError> {
         let PeerPlace { url, trust } = place;
         let connected = dial::connect(&self.shared, self.peer, url, limits::PEER_SILENCE_MAX);
-        let (stream, facts) = connected.await?;
+        let (stream, shown) = connected.await?;
         let said = self.shared.claims_to_dial(self.peer, url);
         let is_alias = said.incarnation != self.shared.view().incarnation;
         let mut request = dial::request(&said, url, "/raft/stream", Empty::<Bytes>::new())?;
@@ -254,7 +254,7 @@ impl Outbound {
             }
             Ok(Connection {
                 stream: parts.io.into_inner(),
-                key: facts.as_ref().map(|facts| facts.fingerprint),
+                shown: shown.clone(),
                 answer,
                 said: said.clone(),
             })
@@ -268,13 +268,13 @@ impl Outbound {
     async fn serve(&self, connection: Connection) -> Ended {
         let Connection {
             stream,
-            key,
+            shown,
             answer,
             said,
         } = connection;
         let url = answer.url.clone();
         let empty = answer.said.is_empty();
-        self.introduce(&answer, key);
+        self.introduce(&answer, shown.as_ref().map(|shown| shown.key()));
         let mut view = self.shared.view.subscribe();
         view.mark_changed();
         self.answered(Some(answer));
@@ -314,13 +314,14 @@ impl Outbound {
                     if *self.retired.borrow() {
                         break;
                     }
-                    if self.shared.is_revoked(key) {
-                        return Ended::Disliked(Reason::KeyRevoked);
-                    }
+                    let is_current = match self.is_current(shown.as_ref()) {
+                        Err(reason) => return Ended::Disliked(reason),
+                        Ok(is_current) => is_current,
+                    };
                     match judged {
                         Err(reason) => return Ended::Disliked(reason),
-                        Ok(true) => {}
-                        Ok(false) => {
+                        Ok(true) if is_current => {}
+                        Ok(_) => {
                             outdated.store(true, Ordering::Relaxed);
                             self.queue.wake.notify_one();
                             break;
@@ -385,6 +386,19 @@ impl Outbound {
         let named = |claims: &Claims| claims.receiver.map(|receiver| receiver.incarnation);
         let is_named = *up || named(&says) == named(said);
         Ok(is_place && is_named && own(&says) == own(said))
+    }
+
+    /// Whether both sides would show these certificates again. If not, the connection is made again, without the loss of a
+    /// message. So no connection depends on a CA any more when that CA is taken out of `ca.pem`.
+    fn is_current(&self, shown: Option<&Arc<Shown>>) -> Result<bool, Reason> {
+        match self.shared.check_shown(shown) {
+            Err(NoLonger::Revoked) => Err(Reason::KeyRevoked),
+            Err(NoLonger::Invalid(_)) => Ok(false),
+            Ok(()) => {
+                let both = shown.zip(self.shared.tls.as_ref());
+                Ok(!both.is_some_and(|(shown, tls)| shown.is_renewed(tls)))
+            }
+        }
     }
 
     /// Records the peer's answer on this lane, or `None` if the lane is not connected.

@@ -5,12 +5,12 @@ use super::state::TransportState;
 use crate::logging::AUDIT;
 use crate::metrics::AcceptingPort;
 use crate::metrics::peer_handshake::{FOREIGN, LATE};
-use crate::tls::{self, AcceptError, Credentials, Facts, Stream};
+use crate::tls::{self, AcceptError, Credentials, Shown, Stream};
 use slog::warn;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Interval, timeout_at};
 
 /// Completes the TLS handshake by the deadline, if this member has TLS. `None`: there is no connection to serve.
 pub(super) async fn secure(
@@ -18,7 +18,7 @@ pub(super) async fn secure(
     socket: TcpStream,
     deadline: Instant,
     source: &Source,
-) -> Option<(Stream, Option<Facts>)> {
+) -> Option<(Stream, Option<Arc<Shown>>)> {
     let Some(tls) = &shared.tls else {
         return plaintext(shared, socket, deadline, source).await;
     };
@@ -26,9 +26,9 @@ pub(super) async fn secure(
     let accepted = accepted.unwrap_or(Err(AcceptError::Late));
     let metrics = &shared.metrics;
     let error = match accepted {
-        Ok((stream, facts)) => {
+        Ok((stream, shown)) => {
             metrics.tls.handshake(AcceptingPort::Peer, true);
-            return Some((stream, Some(facts)));
+            return Some((stream, Some(Arc::new(shown))));
         }
         // A probe only connects, and is no handshake.
         Err(AcceptError::Closed) => return None,
@@ -50,7 +50,7 @@ async fn plaintext(
     socket: TcpStream,
     deadline: Instant,
     source: &Source,
-) -> Option<(Stream, Option<Facts>)> {
+) -> Option<(Stream, Option<Arc<Shown>>)> {
     let mut first = [0];
     match timeout_at(deadline, socket.peek(&mut first)).await {
         Ok(Ok(count)) => {
@@ -76,4 +76,12 @@ pub(super) async fn renewed(renewals: &mut Option<watch::Receiver<Arc<Credential
         return;
     }
     std::future::pending().await
+}
+
+/// Completes when it is time to look whether the certificate of a peer has ended. Never completes without TLS.
+pub(super) async fn passed(ends: &mut Option<Interval>) {
+    match ends {
+        Some(ends) => ends.tick().await,
+        None => std::future::pending().await,
+    };
 }

@@ -12,7 +12,7 @@ use crate::identity::{self, Claims, GreetingState, Reason, Standing, View};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::peer_url::PeerUrl;
-use crate::tls::Tls;
+use crate::tls::{NoLonger, Shown, Tls};
 use parking_lot::{Mutex, MutexGuard};
 use slog::{Logger, warn};
 use std::sync::Arc;
@@ -68,10 +68,21 @@ impl TransportState {
         tls.credentials().revokes(key) || self.view.borrow().members.is_revoked(&key)
     }
 
+    /// Whether the certificate that a peer has shown is still accepted.
+    pub(super) fn check_shown(&self, shown: Option<&Arc<Shown>>) -> Result<(), NoLonger> {
+        let (Some(tls), Some(shown)) = (&self.tls, shown) else {
+            return Ok(());
+        };
+        match self.view.borrow().members.is_revoked(&shown.key()) {
+            true => Err(NoLonger::Revoked),
+            false => shown.check(tls),
+        }
+    }
+
     /// The key with which this member proves itself. `None`: without TLS.
     pub(super) fn own_key(&self) -> Option<KeyFingerprint> {
         let tls = self.tls.as_ref()?;
-        Some(tls.credentials().own.fingerprint)
+        Some(tls.credentials().own().fingerprint)
     }
 
     /// Makes every connection judge its peer again.

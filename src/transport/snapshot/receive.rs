@@ -8,6 +8,8 @@ use crate::limits;
 use crate::limits::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNKS_QUEUED};
 use crate::members::Members;
 use crate::storage::SnapshotMeta;
+use crate::tls::{NoLonger, Shown};
+use crate::transport::admission::Source;
 use crate::transport::files::FileError;
 use crate::transport::frame::{self, Carries, FrameError, Frames};
 use crate::transport::state::TransportState;
@@ -57,6 +59,8 @@ pub(in crate::transport) enum SnapshotReceiveError {
     File(FileError),
     #[error("the sender is no longer welcome: {0}")]
     Denied(Reason),
+    #[error("the sender's certificate is not accepted any more: {0}")]
+    Untrusted(String),
     #[error("the sender has no power yet")]
     Powerless,
     #[error("it is of another cluster")]
@@ -74,6 +78,7 @@ impl SnapshotReceiveError {
             | SnapshotReceiveError::NoThread(_) => StatusCode::SERVICE_UNAVAILABLE,
             SnapshotReceiveError::File(_) => StatusCode::INTERNAL_SERVER_ERROR,
             SnapshotReceiveError::Denied(_)
+            | SnapshotReceiveError::Untrusted(_)
             | SnapshotReceiveError::Powerless
             | SnapshotReceiveError::OtherCluster
             | SnapshotReceiveError::NotLetIn => StatusCode::CONFLICT,
@@ -95,7 +100,7 @@ pub(in crate::transport) async fn receive(
     claims: Claims,
     standing: Standing,
     body: Incoming,
-    logger: &Logger,
+    source: &Source,
 ) -> Result<(), SnapshotReceiveError> {
     if standing == Standing::Waiting {
         return Err(SnapshotReceiveError::Powerless);
@@ -142,7 +147,8 @@ pub(in crate::transport) async fn receive(
         bytes: payload.len(),
         begun,
         permit,
-        logger: logger.clone(),
+        shown: source.proved.clone(),
+        logger: source.logger.clone(),
     };
     // The task runs on its own, because this future is dropped when the sender disconnects. A file that got its final
     // name must always be announced.
@@ -167,6 +173,8 @@ struct Arriving {
     promised: SnapshotMeta,
     begun: Instant,
     permit: OwnedSemaphorePermit,
+    /// The certificate that the sender has shown. `None`: without TLS.
+    shown: Option<Arc<Shown>>,
     logger: Logger,
 }
 
@@ -181,6 +189,7 @@ impl Arriving {
             promised,
             begun,
             permit,
+            shown,
             logger,
         } = self;
         let index = promised.index;
@@ -189,7 +198,8 @@ impl Arriving {
         let written = on_a_thread("receive", move || {
             // The permit is returned only when the file is closed, even if the request was cancelled.
             let _permit = permit;
-            write_file(&files, &claims, &promised, pieces)
+            let sender = Sender { claims, shown };
+            write_file(&files, &sender, &promised, pieces)
         });
         let written = written.map_err(|error| {
             shared.metrics.shortages.threads_refused.inc();
@@ -306,14 +316,34 @@ fn lets_in(shared: &TransportState, promised: &SnapshotMeta) -> bool {
     members.is_ok_and(|members| members.lets_in(shared.me, incarnation))
 }
 
+/// The sender, as its handshake was judged.
+struct Sender {
+    claims: Claims,
+    shown: Option<Arc<Shown>>,
+}
+
+impl Sender {
+    /// Judges the sender again.
+    fn judge(&self, shared: &TransportState) -> Result<Standing, SnapshotReceiveError> {
+        let standing = shared.judge(&self.claims).standing;
+        let standing = standing.map_err(SnapshotReceiveError::Denied)?;
+        match shared.check_shown(self.shown.as_ref()) {
+            Ok(()) => Ok(standing),
+            Err(NoLonger::Revoked) => Err(SnapshotReceiveError::Denied(Reason::KeyRevoked)),
+            Err(NoLonger::Invalid(why)) => Err(SnapshotReceiveError::Untrusted(why)),
+        }
+    }
+}
+
 /// Writes the file, and stores the cluster id if this member had none. Returns the length of the file, and the standing
 /// of the sender after the write.
 fn write_file(
     shared: &TransportState,
-    claims: &Claims,
+    sender: &Sender,
     promised: &SnapshotMeta,
     mut pieces: mpsc::Receiver<FilePiece>,
 ) -> Result<(u64, Standing), SnapshotReceiveError> {
+    let claims = &sender.claims;
     let cluster = shared.directory.cluster();
     if claims.cluster == 0 || ![0, claims.cluster].contains(&cluster) {
         return Err(SnapshotReceiveError::OtherCluster);
@@ -332,8 +362,7 @@ fn write_file(
         }
     }
     sink.finish(promised).map_err(SnapshotReceiveError::File)?;
-    let standing = shared.judge(claims).standing;
-    let standing = standing.map_err(SnapshotReceiveError::Denied)?;
+    let standing = sender.judge(shared)?;
     if cluster == 0 {
         let pinned = shared.directory.pin_cluster(claims.cluster);
         pinned.map_err(SnapshotReceiveError::File)?;

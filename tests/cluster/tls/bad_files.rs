@@ -75,7 +75,10 @@ fn a_member_refuses_each_bad_directory_with_one_line() {
         let path = directory.join(file);
         fs::remove_file(&path).expect("remove a file");
         fs::create_dir(&path).expect("create a directory");
-        let line = format!("--tls: {} is not a file", path.display());
+        let line = format!(
+            "--tls: can't read {}: it is no regular file; {how}",
+            path.display()
+        );
         assert_refused(&mut cluster, &directory, &line);
     }
 

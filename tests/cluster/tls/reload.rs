@@ -1,9 +1,10 @@
 //! Files that change while a member runs.
 
 use super::{SHORT, ask, certificates, lines_with, metric, status_and_code, wait_line, wait_lines};
-use crate::certificates::{client_config, validity};
+use crate::certificates::{client, client_config, validity};
 use crate::harness::{Cluster, PATIENCE, eventually, require};
 use crate::http::Connection;
+use raftkvd::certificates::Validity;
 use rustix::process::Signal;
 use std::fs;
 use std::path::Path;
@@ -122,8 +123,59 @@ fn a_revoked_client_is_refused_on_its_live_connection_and_on_new_ones() {
     cluster.assert_value(1, "a", "b");
     fs::remove_file(&list).expect("remove the list");
     wait_lines(&cluster, 1, READ_AGAIN, 2);
+    wait_lines(&cluster, 1, "fewer keys are revoked than before", 1);
     let answer = ask(address, &config, "GET", "/a", b"").expect("an answer");
     assert_eq!(answer.status, 200);
+}
+
+#[test]
+fn a_connection_is_refused_when_its_certificate_has_ended() {
+    let cluster = Cluster::start_secure(1, &[]);
+    let now = SystemTime::now();
+    let soon = Validity {
+        not_before: now - Duration::from_secs(60),
+        not_after: now + Duration::from_secs(8),
+    };
+    let ops = certificates(&cluster).issue(&client("ops"), soon);
+    let config = client_config(&ops, Some("client"));
+    let mut live = Connection::tls(cluster.address(1), SHORT, config).expect("connect");
+    let accept = [("Accept", "application/json")];
+    let put = live.send("PUT", "/a", &accept, b"b").expect("an answer");
+    assert_eq!(put.status, 204, "{put:?}");
+    eventually("the client is refused", PATIENCE, || {
+        let put = live.send("PUT", "/a", &accept, b"b").expect("an answer");
+        require(put.status != 204, || format!("{put:?}"))?;
+        assert_eq!(status_and_code(&put), (403, "not-allowed".to_owned()));
+        assert!(put.text().contains("it has expired"), "{put:?}");
+        assert_eq!(put.header("connection"), Some("close"));
+        Ok(())
+    });
+}
+
+/// All members may share one list, also after one of them got a new key.
+#[test]
+fn a_list_that_names_the_member_itself_still_revokes_the_others() {
+    let cluster = Cluster::start_secure(1, &[]);
+    let certificates = certificates(&cluster);
+    certificates.run(&["client", "ops"]);
+    let ops = certificates.of_client("ops");
+    let config = client_config(&ops, Some("client"));
+    let address = cluster.address(1);
+    let mut live = Connection::tls(address, SHORT, config.clone()).expect("connect");
+    let put = live.send("PUT", "/a", &[], b"b").expect("an answer");
+    assert_eq!(put.status, 204);
+    let directory = certificates.of_member(1);
+    let keys = [&directory, &ops].map(|of| certificates.fingerprint(of).to_string());
+    replace(directory.join("revoked"), keys.join("\n"));
+    wait_line(&cluster, 1, KEPT);
+    wait_line(&cluster, 1, "revoked the keys in the file revoked");
+    let accept = [("Accept", "application/json")];
+    let answer = live.send("PUT", "/a", &accept, b"c").expect("an answer");
+    assert_eq!(status_and_code(&answer), (403, "not-allowed".to_owned()));
+    let refused = ask(address, &config, "GET", "/a", b"");
+    assert!(refused.is_err(), "{refused:?}");
+    cluster.assert_value(1, "a", "b");
+    assert_eq!(metric(&cluster, 1, "raftkvd_tls_reloads_failed_total"), 1);
 }
 
 #[test]

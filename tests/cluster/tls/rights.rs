@@ -1,7 +1,7 @@
 //! What each certificate allows, and what is allowed without one.
 
 use super::{ask, certificates, status_and_code};
-use crate::harness::Cluster;
+use crate::harness::{Cluster, PATIENCE, eventually, require};
 use crate::http::Connection;
 
 #[test]
@@ -124,6 +124,34 @@ fn without_a_certificate_there_are_only_the_probes() {
     let plain = plain.and_then(|mut connection| connection.send("GET", "/a", &[], b""));
     let line = "this request needs the certificate of a client: curl --cacert ca.pem --cert client.pem --key client.key";
     assert_eq!(plain.expect("an answer").text().trim_end(), line);
+}
+
+#[test]
+fn a_stranger_does_not_learn_for_whom_a_member_waits() {
+    let mut cluster = Cluster::prepare(3, &[]);
+    cluster.secure();
+    cluster.node(1).start();
+    let address = cluster.address(1);
+    let (admin, nobody) = (
+        certificates(&cluster).admin(),
+        certificates(&cluster).nobody(),
+    );
+    let ready = |config| ask(address, config, "GET", "/-/ready", b"");
+    let url = cluster.nodes[&2].url();
+    eventually("member 1 waits for member 2", PATIENCE, || {
+        let answer = ready(&admin).map_err(|error| error.to_string())?;
+        let names = answer.text().contains(&url);
+        require(names, || format!("no {url} in {answer:?}"))
+    });
+    let (to_admin, to_nobody) = (ready(&admin).unwrap(), ready(&nobody).unwrap());
+    assert_eq!(status_and_code(&to_nobody), status_and_code(&to_admin));
+    let text = to_nobody.text();
+    let line = "not ready: the reason is in the log, and for clients with a certificate";
+    assert!(text.contains(line), "{text}");
+    for member in [1, 2, 3] {
+        let url = cluster.nodes[&member].url();
+        assert!(!text.contains(&url), "{text}");
+    }
 }
 
 #[test]

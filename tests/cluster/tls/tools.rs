@@ -195,6 +195,17 @@ fn a_backup_needs_the_certificate_of_an_administrator() {
 }
 
 #[test]
+fn a_backup_by_https_without_certificates_warns_that_nothing_is_encrypted() {
+    let cluster = Cluster::start(1);
+    let url = cluster.client_url(1).replace("http://", "https://");
+    let ended = run_to_end(daemon(cluster.path()).args(["backup", &url, "one"]));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let line =
+        "the URL is an https:// URL, but without --tls DIR or --cacert FILE nothing is encrypted";
+    assert!(ended.stderr.contains(line), "{ended:?}");
+}
+
+#[test]
 fn a_backup_that_is_not_given_says_why_in_one_line() {
     let cluster = Cluster::start_secure(1, &[]);
     let shown = certificates(&cluster)

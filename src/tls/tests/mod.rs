@@ -1,10 +1,14 @@
 //! Which directories are used, and which certificates are accepted: the reason of each refusal, word for word.
 
+mod again;
+
 use super::client::ClientTls;
 use super::credentials::{Files, read_roots};
 use super::verify::{Accepts, Authority, ClientCertificates, MemberCertificates};
 use super::{Credentials, TlsError, explain};
-use crate::certificates::{Ca, Folder, Name, Order, Role, Subject, Tag, Validity, folder, pem};
+use crate::certificates::{
+    Ca, Folder, KeyFingerprint, Name, Order, Role, Subject, Tag, Validity, folder, pem,
+};
 use crate::certificates::{ca, facts};
 use crate::config::{ClientFiles, TlsOptions};
 use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
@@ -48,11 +52,20 @@ impl Made {
     }
 
     fn load(&self) -> Result<Credentials, TlsError> {
-        Credentials::load(&TlsOptions {
+        Credentials::load(&self.options())
+    }
+
+    fn options(&self) -> TlsOptions {
+        TlsOptions {
             dir: self.ca().join("member-1"),
             member: 1,
             allows_tls12: false,
-        })
+        }
+    }
+
+    /// The fingerprint of the key of the certificate in this file.
+    fn print(&self, file: &str) -> KeyFingerprint {
+        facts(&self.certificate(file)).unwrap().fingerprint
     }
 
     /// The directory fails with this text, in which DIR stands for its path.
@@ -80,7 +93,7 @@ impl Made {
 
     fn authority(&self) -> Arc<Authority> {
         let files = Files::read(&self.ca().join("member-1"), "member").unwrap();
-        files.authority().unwrap()
+        files.authority()
     }
 
     /// A certificate of this CA with any names.
@@ -111,11 +124,11 @@ fn uri(tag: Tag, subject: Subject) -> SanType {
 fn a_good_directory_is_used_and_each_bad_one_is_refused_with_its_reason() {
     let made = Made::new();
     let loaded = made.load().unwrap();
-    assert_eq!(loaded.own.name.subject, Subject::Member(1));
-    assert_eq!((loaded.own.name.tag, loaded.revoked.len()), (TAG, 0));
+    assert_eq!(loaded.own().name.subject, Subject::Member(1));
+    assert_eq!((loaded.own().name.tag, loaded.revoked().len()), (TAG, 0));
     let left = loaded.left(SystemTime::now()).unwrap();
     assert!(left > 89 * DAY && left <= 90 * DAY, "{left:?}");
-    assert_eq!(loaded.left(loaded.own.not_after + DAY), None);
+    assert_eq!(loaded.left(loaded.own().not_after + DAY), None);
 
     made.copy("member-2/member.key", "member.key");
     made.assert_refused(
@@ -135,13 +148,17 @@ fn a_good_directory_is_used_and_each_bad_one_is_refused_with_its_reason() {
     fs::write(made.path("member.pem"), "no certificate").unwrap();
     made.assert_refused("DIR/member.pem holds no certificate in PEM form");
     fs::write(made.path("ca.pem"), vec![b'x'; (1 << 20) + 1]).unwrap();
-    made.assert_refused("DIR/ca.pem is too large for what it should hold");
+    made.assert_refused(
+        "can't read DIR/ca.pem: it is too large for a file of certificates; `raftkvd cert --help` says how the files are made",
+    );
     fs::remove_file(made.path("ca.pem")).unwrap();
     made.assert_refused(
         "can't read DIR/ca.pem: No such file or directory (os error 2); `raftkvd cert --help` says how the files are made",
     );
     fs::create_dir(made.path("ca.pem")).unwrap();
-    made.assert_refused("DIR/ca.pem is not a file");
+    made.assert_refused(
+        "can't read DIR/ca.pem: it is no regular file; `raftkvd cert --help` says how the files are made",
+    );
 }
 
 #[test]
@@ -194,6 +211,66 @@ fn a_certificate_that_others_would_refuse_is_refused_by_its_owner() {
 }
 
 #[test]
+fn only_the_certificate_of_a_ca_is_trusted_as_one() {
+    let made = Made::new();
+    let ca = made.path("ca.pem");
+    let leaf = fs::read_to_string(made.path("member.pem")).unwrap();
+    let both = fs::read_to_string(&ca).unwrap() + &leaf;
+    fs::write(&ca, both).unwrap();
+    made.assert_refused("DIR/ca.pem holds a certificate that is not of a CA; take it out");
+    let error = ClientTls::load(&ClientFiles::Files { ca, own: None }).unwrap_err();
+    let why = "holds a certificate that is not of a CA; take it out";
+    assert!(error.to_string().ends_with(why), "{error}");
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_holds_nothing_up() {
+    let made = Made::new();
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    for file in ["revoked", "ca.pem"] {
+        let _ = fs::remove_file(made.path(file));
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            made.path(file),
+            rustix::fs::FileType::Fifo,
+            mode,
+            0,
+        )
+        .unwrap();
+        let error = made.load().unwrap_err().to_string();
+        assert!(error.contains("it is no regular file"), "{error}");
+        fs::remove_file(made.path(file)).unwrap();
+    }
+}
+
+#[test]
+fn a_long_chain_is_refused_before_it_is_checked() {
+    let made = Made::new();
+    let member = made.certificate("member-2/member.pem");
+    let ca = made.certificate("ca.pem");
+    let name = ServerName::try_from("any.example").unwrap();
+    let authority = made.authority();
+    let accepting = ClientCertificates::new(&authority, Accepts::AnybodyOrKnown);
+    let dialling = MemberCertificates::new(&authority);
+    for (count, expected) in [(3, None), (4, Some("it comes with 4 certificates of CAs"))] {
+        let chain = vec![ca.clone(); count];
+        let now = UnixTime::now();
+        let accepted = accepting.verify_client_cert(&member, &chain, now);
+        let dialled = dialling.verify_server_cert(&member, &chain, &name, &[], now);
+        for error in [accepted.err(), dialled.err()] {
+            let line = error.as_ref().map(explain::line);
+            match expected {
+                Some(why) => assert!(
+                    line.as_ref().is_some_and(|line| line.contains(why)),
+                    "{line:?}"
+                ),
+                None => assert_eq!(line, None),
+            }
+        }
+    }
+}
+
+#[test]
 fn the_list_of_revoked_keys_is_read_as_people_write_it() {
     let made = Made::new();
     let print = facts(&made.certificate("member-2/member.pem"))
@@ -207,8 +284,8 @@ fn the_list_of_revoked_keys_is_read_as_people_write_it() {
     )
     .unwrap();
     let loaded = made.load().unwrap();
-    assert!(loaded.revokes(print) && loaded.revoked.len() == 1);
-    assert!(!loaded.revokes(loaded.own.fingerprint));
+    assert!(loaded.revokes(print) && loaded.revoked().len() == 1);
+    assert!(!loaded.revokes(loaded.own().fingerprint));
 
     for (list, line) in [
         ("abc", 1),
@@ -226,14 +303,16 @@ fn the_list_of_revoked_keys_is_read_as_people_write_it() {
             "{error}"
         );
     }
-    let own = loaded.own.fingerprint;
+    let own = loaded.own().fingerprint;
     fs::write(made.path("revoked"), own.to_string()).unwrap();
     made.assert_refused(
         "DIR/member.pem is not valid: its key is revoked; make a new one with `raftkvd cert`",
     );
     fs::remove_file(made.path("revoked")).unwrap();
     fs::create_dir(made.path("revoked")).unwrap();
-    made.assert_refused("DIR/revoked is not a file");
+    made.assert_refused(
+        "can't read DIR/revoked: it is no regular file; `raftkvd cert --help` says how the files are made",
+    );
 }
 
 #[test]
