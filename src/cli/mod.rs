@@ -434,7 +434,8 @@ fn condense(error: &clap::Error, arguments: &[OsString]) -> String {
             first.strip_prefix("error: ").unwrap_or(first).to_owned()
         }
     };
-    if let Some(similar) = get(ContextKind::SuggestedArg) {
+    // `--insecure` gives up protection, so that nobody should type it because a program guessed it.
+    if let Some(similar) = get(ContextKind::SuggestedArg).filter(|name| *name != "--insecure") {
         line.push_str(&format!("; there is {similar}"));
     }
     format!("{line}; see {}", meant::help_of(subcommand))
@@ -612,6 +613,15 @@ mod tests {
             let text = usage(line);
             assert!(text.contains(words), "{line}: {text}");
             assert!(!text.contains('\n') && text.len() < 250, "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn insecure_is_never_suggested() {
+        for line in ["--cipher-suites x", "--insecur", "--insecured", "--secure"] {
+            let text = usage(line);
+            assert!(!text.contains("--insecure;"), "{line}: {text}");
+            assert!(text.ends_with("; see raftkvd --help"), "{line}: {text}");
         }
     }
 
