@@ -152,9 +152,8 @@ pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<Fetched, BackupE
         .build()
         .map_err(|error| format!("can't start the runtime: {error}; try again"))?;
     let fetched = runtime.block_on(unless_interrupted(to, async {
-        let stream = client::connect(member, tls.as_ref()).await.map_err(|why| {
-            format!("{why}; give the URL at which clients reach a running member")
-        })?;
+        let stream = client::connect(member, tls.as_ref()).await;
+        let stream = stream.map_err(|why| unconnected(&why))?;
         let take = async |response| fetch(response, to, logger).await;
         let path = match stale {
             true => "/-/snapshot?consistency=stale",
@@ -171,7 +170,13 @@ pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<Fetched, BackupE
     // A lookup that gets no answer goes on in a thread of the runtime, and is not waited for.
     runtime.shutdown_background();
     let (part, arrived) = fetched.map_err(|error| match error {
-        BackupError::NotGiven(why) => BackupError::NotGiven(format!("{member}: {why}")),
+        BackupError::NotGiven(why) => {
+            let scheme = match tls.is_some() || why == NEEDS_TLS {
+                true => "https",
+                false => "http",
+            };
+            BackupError::NotGiven(format!("{scheme}://{}: {why}", member.authority()))
+        }
         other => other,
     })?;
     // A member with TLS refuses the request, and then the error is enough.
@@ -382,6 +387,18 @@ fn bytes_max(estimate: Option<u64>) -> u64 {
     (2 * estimate + limits::BACKUP_BYTES_UNANNOUNCED_MAX).min(limits::BACKUP_BYTES_MAX)
 }
 
+/// The reason if a member with TLS was asked without TLS.
+const NEEDS_TLS: &str =
+    "this member speaks TLS only; give --tls DIR, for example --tls certs/admin";
+
+/// Why there is no connection. An error of TLS says what to do.
+fn unconnected(why: &str) -> String {
+    match why.starts_with("TLS: ") {
+        true => why.to_owned(),
+        false => format!("{why}; give the URL at which clients reach a running member"),
+    }
+}
+
 /// Why the member gave no backup.
 fn refusal(status: StatusCode, body: &Bytes) -> String {
     let problem: Value = serde_json::from_slice(body).unwrap_or_default();
@@ -389,6 +406,8 @@ fn refusal(status: StatusCode, body: &Bytes) -> String {
         return "this member asks for the certificate of a client; give --tls DIR, or --cert FILE and --key FILE".to_owned();
     }
     match problem["detail"].as_str() {
+        // The advice of this line is for curl.
+        Some(line) if line.starts_with("this port speaks TLS only") => NEEDS_TLS.to_owned(),
         Some(line) => crate::logging::one_line(line),
         None => format!(
             "the answer to GET /-/snapshot is {status}; give the URL at which clients reach a member"
@@ -490,6 +509,16 @@ impl Drop for Part {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_reason_says_what_to_do_once() {
+        let answer = r#"{"detail":"this port speaks TLS only: use https:// and certificates"}"#;
+        let answer = Bytes::from_static(answer.as_bytes());
+        assert_eq!(refusal(StatusCode::BAD_REQUEST, &answer), NEEDS_TLS);
+        let why = "TLS: the CA is not the one of ca.pem; give the right --cacert";
+        assert_eq!(unconnected(why), why);
+        assert!(unconnected("connect: refused").contains("; give the URL"));
+    }
 
     #[test]
     fn a_backup_that_trickles_is_given_up_and_one_that_is_slow_is_not() {

@@ -59,7 +59,7 @@ const DAEMON: [Example; 7] = [
 /// The number of examples of the daemon in `-h`.
 const SHORT_EXAMPLES: usize = 2;
 
-const BACKUP: [Example; 3] = [
+const BACKUP: [Example; 4] = [
     Example {
         what: "Back up into the current directory; the file is named by cluster and index:",
         lines: &["raftkvd backup http://127.0.0.1:9121"],
@@ -67,6 +67,10 @@ const BACKUP: [Example; 3] = [
     Example {
         what: "Name the file:",
         lines: &["raftkvd backup http://127.0.0.1:9121 /backups/monday.snap"],
+    },
+    Example {
+        what: "Show the certificate of a client to a member with TLS:",
+        lines: &["raftkvd backup --tls certs/admin https://10.0.0.1:9121 monday.snap"],
     },
     Example {
         what: "Save what a single member has left, after most members are lost:",

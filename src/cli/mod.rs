@@ -15,6 +15,7 @@ mod interrupts;
 mod man;
 mod meant;
 pub mod restore;
+mod tls_dir;
 mod values;
 
 use crate::config::{Asked, ClientFiles, Tuning};
@@ -224,10 +225,14 @@ fn check(args: Args) -> Result<Options, String> {
     let (cluster, peer_url) = addresses(&args)?;
     let tuning = tuning(&args)?;
     let warnings = unencrypted(&args);
+    if let Some(dir) = &args.tls {
+        tls_dir::check(dir, tls_dir::Reader::Member(args.id))?;
+    }
     let join_files = args.join_files.files()?;
     if join_files.is_some() && join_by.is_empty() {
         return Err(
-            "--cacert is for --join URL; give that too, or leave out --cacert, --cert and --key"
+            "--cacert is for --join URL; give that too, or leave out --cacert, --cert and --key; for the member's own \
+             certificates use --tls DIR"
                 .to_owned(),
         );
     }
@@ -283,7 +288,10 @@ fn client_files(
         (Some(_), Some(_)) => Err(
             "--tls and --cacert are both given; leave out --tls, or leave out --cacert, --cert and --key".to_owned(),
         ),
-        (Some(dir), None) => Ok(Some(ClientFiles::Dir(dir))),
+        (Some(dir), None) => {
+            tls_dir::check(&dir, tls_dir::Reader::Client)?;
+            Ok(Some(ClientFiles::Dir(dir)))
+        }
         (None, files) => Ok(files),
     }
 }
@@ -434,7 +442,8 @@ fn condense(error: &clap::Error, arguments: &[OsString]) -> String {
             first.strip_prefix("error: ").unwrap_or(first).to_owned()
         }
     };
-    if let Some(similar) = get(ContextKind::SuggestedArg) {
+    // `--insecure` gives up protection, so that nobody should type it because a program guessed it.
+    if let Some(similar) = get(ContextKind::SuggestedArg).filter(|name| *name != "--insecure") {
         line.push_str(&format!("; there is {similar}"));
     }
     format!("{line}; see {}", meant::help_of(subcommand))
@@ -612,6 +621,15 @@ mod tests {
             let text = usage(line);
             assert!(text.contains(words), "{line}: {text}");
             assert!(!text.contains('\n') && text.len() < 250, "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn insecure_is_never_suggested() {
+        for line in ["--cipher-suites x", "--insecur", "--insecured", "--secure"] {
+            let text = usage(line);
+            assert!(!text.contains("--insecure;"), "{line}: {text}");
+            assert!(text.ends_with("; see raftkvd --help"), "{line}: {text}");
         }
     }
 

@@ -9,7 +9,7 @@ use crate::storage::inspect::{self, FileKind, keys};
 use crate::storage::restore::{Plan, restore};
 use crate::storage::{self, DataDir, ReadOnlyDisk, RealDisk, StorageError};
 use slog::Logger;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -132,27 +132,45 @@ pub fn run(settings: &RestoreOptions, logger: &Logger) -> Result<String, Storage
 }
 
 /// The commands to type after the restore. The data directory remembers the list and the URL, so member 1 needs no more
-/// than its directory.
+/// than its directory. Each of the others gets a directory of its own: without `--data-dir`, the line would start the
+/// member of the old cluster.
 fn next_commands(data_dir: &Path, cluster: &BTreeMap<u64, PeerUrl>) -> String {
-    let first = format!("raftkvd --data-dir {}", quoted(data_dir));
-    let others = cluster.len().saturating_sub(1);
-    if others == 0 {
-        return format!("start it with: {first}");
+    let first = format!("start it with: raftkvd --data-dir {}", quoted(data_dir));
+    if cluster.len() <= 1 {
+        return first;
     }
-    let urls = cluster.values().map(ToString::to_string);
-    let list = urls.collect::<Vec<_>>().join(",");
-    let empty = match others {
-        1 => "member 2, with an empty data directory,".to_owned(),
-        _ => format!(
-            "members 2 to {}, each with an empty data directory,",
-            others + 1
-        ),
+    let urls: Vec<String> = cluster.values().map(ToString::to_string).collect();
+    let list = urls.join(",");
+    let others = cluster.keys().filter(|id| **id != 1).map(|id| {
+        let dir = new_directory(data_dir, *id);
+        format!("\n  raftkvd --id {id} --data-dir {dir} --cluster {list}")
+    });
+    let others: String = others.collect();
+    let hosts: BTreeSet<&str> = cluster.values().map(PeerUrl::host).collect();
+    let port = match hosts.len() < cluster.len() {
+        true => ", and on one machine with another --port each",
+        false => "",
     };
-    let id = if others == 1 { "2" } else { "ID" };
     format!(
-        "start it with: {first}; start {empty} with: raftkvd --id {id} --cluster {list}; member 1 sends all keys to {}",
-        if others == 1 { "it" } else { "them" }
+        "{first}\nstart the other members too{port} (stop the old cluster first, and do not use its directories); member 1 \
+         sends them all keys:{others}"
     )
+}
+
+/// A directory for another member of the new cluster, quoted for a shell: `three-2` beside `three-1`. `raftkvd-2` is the
+/// default name, which the member of the old cluster may have on its machine.
+fn new_directory(of_first: &Path, id: u64) -> String {
+    let name = of_first.file_name().map(|name| name.to_string_lossy());
+    let Some(name) = name else {
+        return "EMPTY_DIR".to_owned();
+    };
+    let stem = name.strip_suffix("-1").unwrap_or(&name);
+    let plain = of_first.with_file_name(format!("{stem}-{id}"));
+    let other = of_first.with_file_name(format!("{stem}-{id}-new"));
+    let is_free = |path: &&PathBuf| path.symlink_metadata().is_err();
+    let plain = (stem != "raftkvd").then_some(&plain);
+    let found = plain.into_iter().chain([&other]).find(is_free);
+    found.map_or_else(|| "EMPTY_DIR".to_owned(), |path| quoted(path))
 }
 
 /// The path, quoted for a shell.
@@ -185,18 +203,40 @@ mod tests {
             "start it with: raftkvd --data-dir new-1"
         );
         assert_eq!(
-            next("a dir's", "http://a:1,http://a:2"),
-            "start it with: raftkvd --data-dir 'a dir'\\''s'; start member 2, with an empty data directory, with: raftkvd \
-             --id 2 --cluster http://a:1,http://a:2; member 1 sends all keys to it"
+            next("a dir's", "http://a:1,http://b:1"),
+            "start it with: raftkvd --data-dir 'a dir'\\''s'\nstart the other members too (stop the old cluster first, and do not \
+             use its directories); member 1 sends them all keys:\n  raftkvd --id 2 --data-dir 'a dir'\\''s-2' --cluster \
+             http://a:1,http://b:1"
         );
-        let three = next("d", "http://a:1,http://a:2,http://a:3");
+        let three = next("d-1", "http://a:1,http://a:2,http://a:3");
         assert!(
             three.ends_with(
-                "start members 2 to 3, each with an empty data directory, with: raftkvd --id ID --cluster \
-                 http://a:1,http://a:2,http://a:3; member 1 sends all keys to them"
+                ":\n  raftkvd --id 2 --data-dir d-2 --cluster http://a:1,http://a:2,http://a:3\n  raftkvd --id 3 --data-dir \
+                 d-3 --cluster http://a:1,http://a:2,http://a:3"
             ),
             "{three}"
         );
+        assert!(
+            three.contains("on one machine with another --port each"),
+            "{three}"
+        );
+    }
+
+    #[test]
+    fn the_commands_name_no_directory_that_an_old_member_may_have() {
+        let place = tempfile::tempdir().unwrap();
+        let first = place.path().join("three-1");
+        let name = |id| {
+            let dir = new_directory(&first, id);
+            dir.rsplit('/').next().map(str::to_owned).unwrap()
+        };
+        assert_eq!(name(2), "three-2");
+        std::fs::create_dir(place.path().join("three-2")).unwrap();
+        assert_eq!(name(2), "three-2-new");
+        std::fs::create_dir(place.path().join("three-2-new")).unwrap();
+        assert_eq!(name(2), "EMPTY_DIR");
+        assert_eq!(new_directory(Path::new("raftkvd-1"), 2), "raftkvd-2-new");
+        assert_eq!(new_directory(Path::new(".."), 2), "EMPTY_DIR");
     }
 
     #[test]

@@ -303,8 +303,8 @@ impl Node {
                     _ => "",
                 };
                 format!(
-                    "joining: member {id} is not added yet; a start with --join URL asks for that, otherwise add the member through \
-                     any member: curl -X POST -d {url} http://MEMBER/-/members/{id}{instead}{hint}"
+                    "joining: member {id} is not added yet; a start with --join http://CLIENT_ADDRESS of any member asks for \
+                     that, otherwise add the member: curl -X POST -d {url} http://CLIENT_ADDRESS/-/members/{id}{instead}{hint}"
                 )
             }
         }
@@ -316,8 +316,9 @@ impl Node {
         if let Some(by) = self.formation.formed_without.first() {
             let own = self.settings.list.get(&id).unwrap_or(url);
             return format!(
-                "forming: the cluster of member {by} has formed without this member; did you forget --join? Otherwise add this \
-                 member through any member: curl -X POST -d {own} http://MEMBER/-/members/{id}"
+                "forming: the cluster of member {by} has formed without this member; did you forget --join? Start it with \
+                 --join http://CLIENT_ADDRESS of any member, or add it: curl -X POST -d {own} \
+                 http://CLIENT_ADDRESS/-/members/{id}"
             );
         }
         if *first == id {

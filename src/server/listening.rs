@@ -52,8 +52,8 @@ fn curl_with_certificates(dir: &Path) -> String {
     )
 }
 
-/// What this member waits for. The log of a member that joins says so already, in the line `serving no clients`. So the
-/// line about the address repeats what it waits for, but not what to do.
+/// What this member waits for. The log of a member that waits to be added says so already, in the line `serving no
+/// clients`. So the line about the address repeats what it waits for, but not what to do.
 fn why(parts: &SharedParts) -> String {
     if let Some(replay) = parts.state_machine.replay.under_way() {
         return replay;
@@ -63,8 +63,11 @@ fn why(parts: &SharedParts) -> String {
             if closed.kind == ClosedKind::Joining
                 && Drain::is_enabled(&parts.logger, Level::Info) =>
         {
-            let start = closed.why.split("; ").next();
-            start.unwrap_or(&closed.why).to_owned()
+            // The line `serving no clients` comes before the first answer of a member that was asked, and lacks the advice.
+            match closed.why.starts_with("joining through ") {
+                true => closed.why.clone(),
+                false => first_statement(&closed.why).to_owned(),
+            }
         }
         _ => {
             let why = parts.inbox.waits_for();
@@ -73,10 +76,44 @@ fn why(parts: &SharedParts) -> String {
     }
 }
 
+/// The text before the first `; ` that is not inside brackets.
+fn first_statement(text: &str) -> &str {
+    let is_complete = |start: &str| {
+        let count = |bracket| start.matches(bracket).count();
+        count('(') == count(')') && count('[') == count(']')
+    };
+    let mut starts = text.match_indices("; ").map(|(at, _)| &text[..at]);
+    starts.find(|start| is_complete(start)).unwrap_or(text)
+}
+
 /// Completes when this member serves clients.
 async fn serves(parts: &SharedParts) {
     while parts.state_machine.replay.under_way().is_some() {
         sleep(limits::LISTENING_POLL).await;
     }
     parts.inbox.serves().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_between_statements_and_never_inside_brackets() {
+        for (text, start) in [
+            ("joining", "joining"),
+            ("joining: not added; add it", "joining: not added"),
+            (
+                "not added (TLS: expired; renew it); add it",
+                "not added (TLS: expired; renew it)",
+            ),
+            (
+                "not added (TLS: expired; renew it",
+                "not added (TLS: expired; renew it",
+            ),
+            ("at http://[::1]:9121; wait", "at http://[::1]:9121"),
+        ] {
+            assert_eq!(first_statement(text), start);
+        }
+    }
 }

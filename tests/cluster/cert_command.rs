@@ -317,6 +317,10 @@ fn a_directory_that_is_not_that_of_a_ca_is_refused() {
     fs::create_dir(home.join("empty")).expect("make");
     for (line, said) in [
         ("renew", "the current directory has no ca.key"),
+        (
+            "client certs",
+            "certs was taken for the name of the client; write raftkvd cert client NAME certs",
+        ),
         ("renew empty", "empty has no ca.key"),
         ("renew certs/member-1", "certs/member-1 has no ca.key"),
         ("renew nowhere", "can't read nowhere/ca.key"),

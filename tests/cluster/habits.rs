@@ -189,6 +189,21 @@ const OF_ETCD: &[(&str, &str)] = &[
         "there is no subcommand \"member list\": curl http://127.0.0.1:9121/-/members lists the members",
     ),
     (
+        "tls ca create",
+        "there is no subcommand \"tls ca\": raftkvd cert DIR --cluster URLS makes the certificates of a cluster, and raftkvd \
+         cert --help has the rest",
+    ),
+    (
+        "cert list",
+        "there is no subcommand \"cert list\": raftkvd cert show DIR lists the certificates; revoked keys are in the file \
+         revoked in the directory of --tls of each member",
+    ),
+    (
+        "--crl-file revoked.pem",
+        "--crl-file is no option of raftkvd: with --tls DIR, the file revoked in DIR has the fingerprints of revoked keys, one \
+         a line",
+    ),
+    (
         "lease grant 60",
         "there is no subcommand \"lease\": keys do not expire; a client that needs this deletes its keys",
     ),
@@ -224,6 +239,14 @@ const VALUES: &[(&str, &str)] = &[
     (
         "backup -o f http://a:1",
         "write FILE behind the URL, as in raftkvd backup URL FILE",
+    ),
+    (
+        "cert revoke nightly-backup certs",
+        "write the fingerprint of the key, as raftkvd cert show prints it, into the file revoked",
+    ),
+    (
+        "--cacert ca.pem",
+        "for the member's own certificates use --tls DIR",
     ),
     (
         "restore -",

@@ -422,7 +422,7 @@ fn a_member_that_waits_to_be_added_says_once_what_to_do() {
             let said = cluster.nodes[&2].log_text();
             require(said.contains(&listening), || said.clone()).map(|()| said)
         });
-        let to_do = "http://MEMBER/-/members/2";
+        let to_do = "http://CLIENT_ADDRESS/-/members/2";
         assert_eq!(said.matches(to_do).count(), 1, "{level}: {said}");
     }
 }

@@ -1,6 +1,7 @@
 //! `raftkvd cert`: makes and renews the certificates of a cluster. See `certificates::folder`.
 //!
-//! Each text that is printed ends with the next step, as commands that a person can type unchanged.
+//! Each text that is printed ends with the next step, as commands that a person can type. Words in capitals stand for values
+//! that this command does not know.
 
 mod args;
 mod next;
@@ -9,6 +10,7 @@ mod show;
 use super::Quit;
 use super::values::parse_cluster;
 use crate::certificates::ca::{Ca, new_tag};
+use crate::certificates::files::{CA_FILE, CA_KEY_FILE};
 use crate::certificates::name::is_client_name;
 use crate::certificates::{
     AltHost, Folder, FolderError, Order, Owner, Role, Subject, Validity, folder,
@@ -45,6 +47,8 @@ pub enum CertOptions {
         dir: PathBuf,
         /// The owner and the hosts of the certificate.
         order: Order,
+        /// The peer URL of a member, if it is known.
+        url: Option<PeerUrl>,
         /// How long the certificate is valid.
         days: u32,
     },
@@ -90,9 +94,19 @@ pub(super) fn check(args: CertArgs) -> Result<CertOptions, Quit> {
         } => CertOptions::Add {
             dir: here(dir),
             order: Order::member(id, url.iter().filter_map(host_of).chain(host)),
+            url,
             days,
         },
         CertCommand::Client { name, dir, days } => {
+            if dir.is_none()
+                && is_ca_directory(Path::new(&name))
+                && !is_ca_directory(Path::new("."))
+            {
+                let dir = quoted(Path::new(&name));
+                return Err(Quit::Usage(format!(
+                    "{name} was taken for the name of the client; write raftkvd cert client NAME {dir}"
+                )));
+            }
             if !is_client_name(&name) || name.starts_with("member-") {
                 return Err(Quit::Usage(format!(
                     "{name:?} can't be the name of a client; use 1 to 64 of the characters a-z 0-9 . _ - with a letter or a digit \
@@ -102,6 +116,7 @@ pub(super) fn check(args: CertArgs) -> Result<CertOptions, Quit> {
             CertOptions::Add {
                 dir: here(dir),
                 order: client(name),
+                url: None,
                 days,
             }
         }
@@ -128,6 +143,10 @@ fn client(name: String) -> Order {
     }
 }
 
+fn is_ca_directory(path: &Path) -> bool {
+    path.join(CA_FILE).is_file() && path.join(CA_KEY_FILE).is_file()
+}
+
 /// `None`: no certificate can name the host, for example because of an empty label. Only clients that check hosts need it.
 fn host_of(url: &PeerUrl) -> Option<AltHost> {
     url.host().parse().ok()
@@ -146,11 +165,16 @@ pub fn run(options: &CertOptions) -> Result<String, FolderError> {
             let validity = Validity::days(now, *days);
             new(dir, cluster, hosts, (now, validity))
         }
-        CertOptions::Add { dir, order, days } => {
+        CertOptions::Add {
+            dir,
+            order,
+            url,
+            days,
+        } => {
             let folder = Folder::open(dir)?;
             let owner = folder.add(order, Validity::days(now, *days))?;
             let owners = folder.owners()?;
-            Ok(next::after_add(&folder, &owner, &owners))
+            Ok(next::after_add(&folder, &owner, &owners, url.as_ref()))
         }
         CertOptions::Renew { dir, id, days } => renew(dir, *id, Validity::days(now, *days)),
         CertOptions::Rotate { dir, finish } => {

@@ -109,7 +109,12 @@ fn ask(directory: &Path, host: &str) -> String {
     )
 }
 
-pub(super) fn after_add(folder: &Folder, owner: &Owner, owners: &Owners) -> String {
+pub(super) fn after_add(
+    folder: &Folder,
+    owner: &Owner,
+    owners: &Owners,
+    url: Option<&PeerUrl>,
+) -> String {
     let directory = &owner.directory;
     let mut text = format!(
         "made {}: the certificate of {}, valid until {}\n\n",
@@ -119,10 +124,12 @@ pub(super) fn after_add(folder: &Folder, owner: &Owner, owners: &Owners) -> Stri
     );
     match owner.facts.name.subject {
         Subject::Member(id) => {
+            let url = url.map_or("http://HOST:PORT".to_owned(), PeerUrl::to_string);
             let _ = writeln!(
                 text,
-                "Copy the directory to the machine of member {id}, and start the member with --id {id} --tls {}, beside its \
-                 other options.",
+                "Copy the directory to the machine of member {id}. To add the member to a running cluster, start it with the \
+                 address at which clients reach any member:\n\n  raftkvd --id {id} --peer-url {url} --join \
+                 https://CLIENT_ADDRESS --tls {}",
                 quoted(directory)
             );
         }

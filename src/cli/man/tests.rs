@@ -49,7 +49,9 @@ fn the_page_has_every_option_value_variable_exit_code_and_subcommand() {
             let line = format!("\nDefault: {}.\n", default.to_str().unwrap());
             assert!(options.contains(&line), "{line}: {page}");
         }
-        for choice in argument.get_possible_values() {
+        // Clap gives those of a truth value to an option that takes none.
+        let choices = argument.get_possible_values().into_iter();
+        for choice in choices.filter(|_| argument.get_action().takes_values()) {
             let line = format!("\n.TP\n{}\n", choice.get_name());
             assert!(options.contains(&line), "{line}: {page}");
         }

@@ -178,6 +178,9 @@ fn of_subcommand(subcommand: &str, name: &str) -> Option<&'static str> {
         "backup" if matches!(name, "endpoints" | "endpoint" | "url") => {
             Some("write the URL without an option, as in raftkvd backup URL FILE")
         }
+        "backup" if matches!(name, "cert-file" | "client-cert") => Some("use --cert FILE"),
+        "backup" if matches!(name, "key-file" | "client-key") => Some("use --key FILE"),
+        "backup" if matches!(name, "ca-file" | "trusted-ca-file") => Some("use --cacert FILE"),
         "restore" if is_output => Some("use --data-dir DIR for the directory to make"),
         _ => None,
     }
@@ -314,6 +317,12 @@ mod tests {
             ("restore f -data-dir d", Some("two dashes: --data-dir")),
             ("restore f --http-addr d", None),
             ("backup -stale", Some("two dashes: --stale")),
+            ("backup u --cert-file c", Some("use --cert FILE")),
+            ("backup u --key-file=k", Some("use --key FILE")),
+            ("backup u -ca-file c", Some("use --cacert FILE")),
+            ("-client-key k", Some("use --tls DIR")),
+            ("-http-verify-client", Some("use --tls DIR")),
+            ("--crl-file f", Some("the file revoked")),
             ("--id -1", None),
             ("-h", None),
             ("-V", None),

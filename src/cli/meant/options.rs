@@ -221,10 +221,19 @@ pub(super) const OPTIONS: &[Foreign] = &[
             "node-cert",
             "node-key",
             "node-ca-cert",
+            "client-cert",
+            "client-key",
+            "http-verify-client",
+            "node-verify-client",
             "encrypt",
         ],
         "--tls DIR",
         "both ports speak TLS, with the certificates in DIR, as raftkvd cert makes them",
+    ),
+    foreign(
+        &["crl-file", "client-crl-file", "peer-crl-file"],
+        "",
+        "with --tls DIR, the file revoked in DIR has the fingerprints of revoked keys, one a line",
     ),
     foreign(
         &[

@@ -109,6 +109,20 @@ pub(super) const WORDS: &[(&[&str], &str)] = &[
         "raftkvd completions prints the script for a shell",
     ),
     (
+        &["gencert", "tls ca", "tls cert", "tls"],
+        "raftkvd cert DIR --cluster URLS makes the certificates of a cluster, and raftkvd cert --help has the rest",
+    ),
+    (
+        &["cert revoke"],
+        "write the fingerprint of the key, as raftkvd cert show prints it, into the file revoked in the directory of --tls of \
+         each member; DELETE /-/members/ID revokes the key of a member",
+    ),
+    (
+        &["cert list", "cert ls"],
+        "raftkvd cert show DIR lists the certificates; revoked keys are in the file revoked in the directory of --tls of each \
+         member",
+    ),
+    (
         &["lease"],
         "keys do not expire; a client that needs this deletes its keys",
     ),
