@@ -99,7 +99,7 @@ impl Node {
             warn!(
                 self.logger,
                 "the other members know this member at {url}, but it listens for peers at {served}: start it again, so that it \
-                 listens on the port of {url}, or, if that URL is wrong: curl -X PUT -d {served} http://MEMBER/-/members/{id}",
+                 listens on the port of {url}, or, if that URL is wrong: curl -X PUT -d {served} http://CLIENT_ADDRESS/-/members/{id}",
                 id = self.settings.id
             );
         }

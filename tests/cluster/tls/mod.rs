@@ -8,6 +8,7 @@
 //! | `plaintext` | plaintext to a port with TLS, and TLS to a port without |
 //! | `bad_files` | directories with which a member does not start |
 //! | `reload` | files that change while a member runs |
+//! | `revocation` | removed members and replaced keys |
 //! | `rotation` | renewals and a new CA under load |
 //! | `tools` | openssl, curl, nginx and HAProxy |
 
@@ -15,6 +16,7 @@ mod bad_files;
 mod plaintext;
 mod refused;
 mod reload;
+mod revocation;
 mod rights;
 mod rotation;
 mod serving;
