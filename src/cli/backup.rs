@@ -169,16 +169,7 @@ pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<Fetched, BackupE
     }));
     // A lookup that gets no answer goes on in a thread of the runtime, and is not waited for.
     runtime.shutdown_background();
-    let (part, arrived) = fetched.map_err(|error| match error {
-        BackupError::NotGiven(why) => {
-            let scheme = match tls.is_some() || why == NEEDS_TLS {
-                true => "https",
-                false => "http",
-            };
-            BackupError::NotGiven(format!("{scheme}://{}: {why}", member.authority()))
-        }
-        other => other,
-    })?;
+    let (part, arrived) = fetched.map_err(|error| named(error, member, tls.is_some()))?;
     // A member with TLS refuses the request, and then the error is enough.
     if is_unencrypted {
         warn!(logger, "{}", UNENCRYPTED);
@@ -202,6 +193,20 @@ pub fn run(settings: &BackupOptions, logger: &Logger) -> Result<Fetched, BackupE
             is_on_stdout: true,
         },
     })
+}
+
+/// The same error, with the URL of the member that gave no backup.
+fn named(error: BackupError, member: &PeerUrl, has_tls: bool) -> BackupError {
+    match error {
+        BackupError::NotGiven(why) => {
+            let scheme = match has_tls || why == NEEDS_TLS {
+                true => "https",
+                false => "http",
+            };
+            BackupError::NotGiven(format!("{scheme}://{}: {why}", member.authority()))
+        }
+        other => other,
+    }
 }
 
 /// Fetches and checks a backup. If a signal ends the command, the incomplete file is removed.
