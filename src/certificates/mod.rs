@@ -2,7 +2,7 @@
 //!
 //! A certificate names its owner by one URI among its subject alternative names ([`name`]): a member by its id, or a
 //! client by its name and role. The URI starts with the tag of the cluster's CA, a random number, so one cluster never
-//! accepts the certificates of another one. [`facts`] reads a certificate that a file or a peer has sent.
+//! accepts the certificates of another one. [`mod@facts`] reads a certificate that a file or a peer has sent.
 //!
 //! Invariants:
 //! - Nothing here decides whether a certificate is trusted: the TLS library checks its signature and its times first.
