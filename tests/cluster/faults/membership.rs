@@ -40,11 +40,20 @@ impl Nemesis<'_> {
 
     fn remove_member(&mut self) {
         let mut candidates = self.running();
+        // A member that has no table of members yet can't prove that it belongs to the cluster. It would not learn of its
+        // removal, and would go on waiting to be added.
+        candidates.retain(|id| {
+            let status = self.status_of(*id);
+            status.is_ok_and(|status| !status.members.is_empty())
+        });
         let down = self.faults.iter().filter_map(|fault| match fault {
             Fault::Down(id) => Some(*id),
             _ => None,
         });
         candidates.extend(down);
+        if candidates.is_empty() {
+            return;
+        }
         let id = self.random.pick(&candidates);
         let was_down = !self.cluster.nodes[&id].has_process();
         let how = if was_down { ", which is down" } else { "" };
